@@ -1,0 +1,41 @@
+"""nbray: a cluster for a notebook, with Ray's programming model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbray import exceptions
+from nbray.actor import ActorClass, ActorHandle, method
+from nbray.api import (
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    get_actor,
+    get_runtime_context,
+    kill,
+    nodes,
+    put,
+    remote,
+    wait,
+)
+from nbray.common.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
+from nbray.driver import init, is_initialized, shutdown
+from nbray.object_ref import ObjectRef
+from nbray.remote_function import RemoteFunction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ActorClass", "ActorHandle", "ActorID", "JobID", "NodeID", "ObjectID", "ObjectRef",
+    "RemoteFunction", "TaskID", "WorkerID", "__version__", "available_resources", "cancel",
+    "cluster_resources", "exceptions", "get", "get_actor", "get_runtime_context", "init",
+    "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown", "wait",
+]  # fmt: skip
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """``%load_ext nbray``: the magics."""
+    from nbray.jupyter_ext import load_ipython_extension as load
+
+    load(ipython)

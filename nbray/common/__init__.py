@@ -1,0 +1,1 @@
+"""Ids, resources, configuration, sessions and processes: what every part rests on."""

@@ -1,0 +1,103 @@
+"""Ids of the things of a cluster: bytes of a fixed length, with Ray's names and sizes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Self
+
+
+class BaseID:
+    """An id: compares, hashes and prints by its bytes."""
+
+    SIZE = 0
+    __slots__ = ("_bytes",)
+
+    def __init__(self, value: bytes) -> None:
+        if len(value) != self.SIZE:
+            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, not {len(value)}")
+        self._bytes = value
+
+    @classmethod
+    def from_random(cls) -> Self:
+        """A new id that nobody else has."""
+        return cls(os.urandom(cls.SIZE))
+
+    @classmethod
+    def from_hex(cls, text: str) -> Self:
+        """The id that `hex` printed."""
+        return cls(bytes.fromhex(text))
+
+    def binary(self) -> bytes:
+        """The id as bytes."""
+        return self._bytes
+
+    def hex(self) -> str:
+        """The id as hexadecimal text."""
+        return self._bytes.hex()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._bytes == self._bytes
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.hex()})"
+
+
+class JobID(BaseID):
+    """One driver's time in the cluster."""
+
+    SIZE = 4
+
+
+class NodeID(BaseID):
+    """One raylet."""
+
+    SIZE = 28
+
+
+class WorkerID(BaseID):
+    """One worker or driver process."""
+
+    SIZE = 28
+
+
+class ActorID(BaseID):
+    """One actor; its last 4 bytes are its job's id."""
+
+    SIZE = 16
+
+
+class TaskID(BaseID):
+    """One task; its last 4 bytes are its job's id."""
+
+    SIZE = 24
+
+
+class ObjectID(BaseID):
+    """One object: the task that makes it and the number of the return value."""
+
+    SIZE = 28
+
+    def task_id(self) -> TaskID:
+        """The task that makes the object."""
+        return TaskID(self._bytes[:24])
+
+
+class TaskIDFactory:
+    """Makes the task ids of one process: unique, and cheap on the hot path."""
+
+    def __init__(self, job_id: bytes) -> None:
+        self._prefix = os.urandom(12)
+        self._job_id = job_id
+        self._counter = itertools.count(1)
+
+    def __call__(self) -> bytes:
+        return self._prefix + next(self._counter).to_bytes(8, "little") + self._job_id
+
+
+def return_id(task_id: bytes, index: int) -> bytes:
+    """The object id of return value ``index`` (from 0) of a task."""
+    return task_id + (index + 1).to_bytes(4, "little")

@@ -1,0 +1,127 @@
+"""Starting processes: the one place that says what dies with what.
+
+A child is exec'ed in a session of its own, so that no interrupt of the starter's terminal or
+kernel reaches it. It tells that it is ready, or why it cannot be, by one JSON line on a pipe.
+A fate-shared child holds a pipe of its parent and leaves when that closes, however the
+parent ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class ProcessStartError(Exception):
+    """A process of the cluster did not start; the text says why."""
+
+
+class Child:
+    """A process that this one started."""
+
+    def __init__(
+        self, module: str, process: subprocess.Popen[bytes], log: Path, ready: int, alive: int | None
+    ) -> None:
+        self._module = module
+        self._process = process
+        self._log = log
+        self._ready = ready
+        self._alive = alive
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def wait_ready(self, timeout_s: float) -> dict[str, Any]:
+        """What the child reported when it was ready.
+
+        Raises:
+            ProcessStartError: it reported an error, ended, or took longer than ``timeout_s``.
+        """
+        deadline = time.monotonic() + timeout_s
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([self._ready], [], [], left)[0]:
+                    raise ProcessStartError(
+                        f"{self._module} was not ready in {timeout_s:.0f} s. {self._log_end()}"
+                    )
+                part = os.read(self._ready, 65536)
+                if not part:
+                    raise ProcessStartError(f"{self._module} ended at once. {self._log_end()}")
+                line += part
+        finally:
+            os.close(self._ready)
+        report: dict[str, Any] = json.loads(line)
+        if "error" in report:
+            raise ProcessStartError(str(report["error"]))
+        return report
+
+    def _log_end(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-12:]
+        return f"The end of its log {self._log}:\n" + "\n".join(lines)
+
+    def terminate(self, timeout_s: float = 5.0) -> None:
+        """Ask it to leave, and kill it after ``timeout_s`` seconds."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._alive is not None:
+            os.close(self._alive)
+            self._alive = None
+
+
+def spawn(
+    module: str, args: Sequence[str], log: Path, *, fate_shared: bool, pass_fds: Sequence[int] = ()
+) -> Child:
+    """Start ``python -m module``; see the head of this file."""
+    ready_read, ready_write = os.pipe()
+    inherited = [ready_write, *pass_fds]
+    command = [sys.executable, "-m", module, *args, "--ready-fd", str(ready_write)]
+    alive_write = None
+    if fate_shared:
+        alive_read, alive_write = os.pipe()
+        inherited.append(alive_read)
+        command += ["--parent-fd", str(alive_read)]
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True, pass_fds=inherited,
+        )  # fmt: skip
+    os.close(ready_write)
+    if fate_shared:
+        os.close(alive_read)
+    return Child(module, process, log, ready_read, alive_write)
+
+
+def report_ready(fd: int, report: dict[str, Any]) -> None:
+    """Tell the starter that this process is ready, or by ``error`` why not."""
+    os.write(fd, json.dumps(report).encode() + b"\n")
+    os.close(fd)
+
+
+class _Loop(Protocol):
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
+    def remove_reader(self, fd: int) -> bool: ...
+
+
+def watch_parent(loop: _Loop, fd: int, stop: Callable[[], None]) -> None:
+    """Call ``stop`` when the parent's end of the pipe ``fd`` closes."""
+
+    def closed() -> None:
+        loop.remove_reader(fd)
+        stop()
+
+    loop.add_reader(fd, closed)

@@ -1,0 +1,1 @@
+"""What a driver and a worker share: submit, execute, own, count references, retry."""

@@ -1,0 +1,144 @@
+"""Calls to actors: in the order of submission, over one connection to the actor's process.
+
+The client of an actor follows its state by the raylet. Calls wait while the actor is being
+created or restarted; calls that were in flight when it died are repeated if the actor's
+``max_task_retries`` allows it, and fail otherwise. Every call gets an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from nbray.exceptions import ActorDiedError, ActorUnavailableError
+from nbray.wire.messages import ActorState, PushTask, TaskDone, TaskSpec, WatchActor
+from nbray.wire.reactor import Connection
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+logger = logging.getLogger(__name__)
+
+
+class ActorCall:
+    """One call whose reply has not come."""
+
+    __slots__ = ("retries", "spec", "unresolved")
+
+    def __init__(self, spec: TaskSpec, retries: int) -> None:
+        self.spec = spec
+        self.retries = retries
+        self.unresolved = 0
+
+
+class ActorClient:
+    """This process's side of one actor."""
+
+    def __init__(self, core: CoreWorker, actor_id: bytes) -> None:
+        self._core = core
+        self._actor_id = actor_id
+        self._queue: deque[ActorCall] = deque()
+        self._in_flight: dict[bytes, ActorCall] = {}
+        self._connection: Connection | None = None
+        self._version = -1
+        self._death_cause: str | None = None
+        self._lost: list[ActorCall] = []
+        self._watching = False
+
+    def submit(self, call: ActorCall) -> None:
+        """Take a call; its dependencies may still be incomplete."""
+        if self._death_cause is not None:
+            self._fail_dead(call)
+            return
+        self._queue.append(call)
+        self._watch()
+
+    def _watch(self) -> None:
+        if not self._watching and self._death_cause is None:
+            self._watching = True
+            self._core.raylet.send(WatchActor(self._actor_id, self._version))
+
+    def dispatch(self) -> None:
+        """Send the calls at the head of the queue whose dependencies are complete."""
+        connection = self._connection
+        if connection is None:
+            return
+        queue = self._queue
+        while queue and not queue[0].unresolved:
+            call = queue.popleft()
+            self._in_flight[call.spec.task_id] = call
+            connection.send(PushTask(call.spec))
+
+    def on_state(self, state: ActorState) -> None:
+        """News of the actor from the raylet."""
+        self._watching = False
+        if state.version <= self._version:
+            self._watch()
+            return
+        self._version = state.version
+        lost, self._lost = self._lost, []
+        for call in lost:
+            cause = state.death_cause if state.state == "DEAD" else None
+            self._fail_lost(call.spec, cause)
+        if state.state == "DEAD":
+            self._death_cause = state.death_cause or "the actor has ended"
+            self._lose_connection()
+            while self._queue:
+                self._fail_dead(self._queue.popleft())
+            return
+        if state.state == "ALIVE" and state.address is not None:
+            try:
+                self._connection = self._core.connect(state.address)
+            except OSError as error:
+                logger.warning("Actor %s is not reachable: %s.", self._actor_id.hex(), error)
+        self._watch()
+
+    def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
+        """A reply came; False when the call is not one of this actor's."""
+        call = self._in_flight.pop(message.task_id, None)
+        if call is None:
+            return False
+        self._core.finish_task(call.spec, worker_id, message)
+        return True
+
+    def on_connection_closed(self, connection: Connection) -> None:
+        """The actor's process went."""
+        if connection is self._connection:
+            self._lose_connection()
+            self._watch()
+
+    def _lose_connection(self) -> None:
+        self._connection = None
+        lost, self._in_flight = list(self._in_flight.values()), {}
+        again: list[ActorCall] = []
+        for call in lost:
+            if call.retries != 0 and self._death_cause is None:
+                call.retries -= call.retries > 0
+                call.spec.attempt += 1
+                again.append(call)
+            elif self._death_cause is not None:
+                self._fail_dead(call)
+            else:
+                self._lost.append(call)
+        self._queue.extendleft(reversed(again))
+
+    def _fail_dead(self, call: ActorCall) -> None:
+        self._core.fail_task(
+            call.spec,
+            ActorDiedError(f"{call.spec.name}: the actor is dead: {self._death_cause}."),
+        )
+
+    def _fail_lost(self, spec: TaskSpec, cause: str | None) -> None:
+        if cause is None:
+            self._core.fail_task(
+                spec,
+                ActorUnavailableError(
+                    f"{spec.name}: the actor's process ended during the call; the actor is "
+                    "being restarted. Set max_task_retries to repeat such calls."
+                ),
+            )
+        else:
+            self._core.fail_task(
+                spec, ActorDiedError(f"{spec.name}: the actor died during the call: {cause}.")
+            )

@@ -1,0 +1,122 @@
+"""The table of the objects that this process owns or borrows, and their reference counts.
+
+An entry lives as long as anything needs it: ObjectRefs in this process (``local``), pins by
+pending tasks, enclosing values and handovers (``pins``), and other processes (``borrowers``).
+Registrations of a borrower are counted rather than noted, since the report of a new one and
+the removal of an older one may overtake each other on different connections: sums commute.
+
+The table decides and changes only itself; what follows from the end of an object (free its
+memory, tell its owner) is given back by `release` for the caller to do. All of it runs under
+the reactor's baton, except `add_owned` and `get`, which touch one dict once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nbray.wire.messages import Address, Value
+from nbray.wire.reactor import Waiter
+
+
+class ObjectEntry:
+    """What is known of one object."""
+
+    __slots__ = (
+        "borrowers", "callbacks", "contained", "local", "owner", "pins", "registered",
+        "requested", "value", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, owner: Address | None = None, local: int = 0) -> None:
+        self.owner = owner
+        self.local = local
+        self.pins = 0
+        self.value: Value | None = None
+        self.waiters: list[Waiter] | None = None
+        self.callbacks: list[Callable[[], None]] | None = None
+        self.borrowers: dict[bytes, int] | None = None
+        self.contained: list[bytes] | None = None
+        self.registered = 0
+        self.requested = False
+
+
+class OwnershipTable:
+    """All entries of one process."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, ObjectEntry] = {}
+        self._borrowed_by: dict[bytes, set[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add_owned(self, object_id: bytes) -> ObjectEntry:
+        """A new object of this process, with one local reference."""
+        entry = self._entries[object_id] = ObjectEntry(local=1)
+        return entry
+
+    def get(self, object_id: bytes) -> ObjectEntry | None:
+        """The entry, if there is one."""
+        return self._entries.get(object_id)
+
+    def borrow(self, object_id: bytes, owner: Address) -> ObjectEntry:
+        """The entry of a ref that came from elsewhere, made when it is new here."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            entry = self._entries[object_id] = ObjectEntry(owner=owner)
+        return entry
+
+    def complete(self, object_id: bytes, value: Value) -> None:
+        """The value is known: whoever waits for it goes on. A second value is ignored."""
+        entry = self._entries.get(object_id)
+        if entry is None or entry.value is not None:
+            return
+        entry.value = value
+        waiters, entry.waiters = entry.waiters, None
+        callbacks, entry.callbacks = entry.callbacks, None
+        for waiter in waiters or ():
+            waiter.complete_one()
+        for callback in callbacks or ():
+            callback()
+
+    def add_borrower(self, object_id: bytes, borrower_id: bytes, count: int) -> None:
+        """Add ``count`` (negative: remove) registrations of a borrower."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            return
+        if entry.borrowers is None:
+            entry.borrowers = {}
+        total = entry.borrowers.get(borrower_id, 0) + count
+        held = self._borrowed_by.setdefault(borrower_id, set())
+        if total:
+            entry.borrowers[borrower_id] = total
+            held.add(object_id)
+        else:
+            entry.borrowers.pop(borrower_id, None)
+            held.discard(object_id)
+
+    def requested_from(self, owner_id: bytes) -> list[bytes]:
+        """The borrowed objects whose values that owner has still to send."""
+        return [
+            object_id
+            for object_id, entry in self._entries.items()
+            if entry.requested
+            and entry.value is None
+            and entry.owner is not None
+            and entry.owner.worker_id == owner_id
+        ]
+
+    def drop_borrower(self, borrower_id: bytes) -> set[bytes]:
+        """A borrower died; returns the objects that it held."""
+        held = self._borrowed_by.pop(borrower_id, set())
+        for object_id in held:
+            entry = self._entries.get(object_id)
+            if entry is not None and entry.borrowers:
+                entry.borrowers.pop(borrower_id, None)
+        return held
+
+    def release(self, object_id: bytes) -> ObjectEntry | None:
+        """Remove and return the entry if nothing needs it any more."""
+        entry = self._entries.get(object_id)
+        if entry is None or entry.local > 0 or entry.pins > 0 or entry.borrowers:
+            return None
+        return self._entries.pop(object_id)

@@ -1,0 +1,164 @@
+"""Values to bytes and back: pickle protocol 5, with buffers out of band.
+
+A serialized value is: a 32-bit number of buffers, the 64-bit length of the pickle and of each
+buffer, the pickle, and the buffers, each at a multiple of 64 bytes so that arrays are aligned
+when they are read in place.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from nbray.wire.messages import Address, ContainedRef
+
+if TYPE_CHECKING:
+    from nbray.object_ref import ObjectRef
+
+_PLAIN = struct.Struct("<I")
+_SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
+_ALIGN = 64
+
+
+class _Context(threading.local):
+    """What this thread meets while it pickles or unpickles."""
+
+    contained: list[ContainedRef] | None = None
+    rebuild: Callable[[bytes, Address], ObjectRef] | None = None
+
+
+context = _Context()
+
+
+class Serialized:
+    """A pickled value: its stream, its buffers and the refs that stand in it."""
+
+    __slots__ = ("buffers", "contained", "size", "stream")
+
+    def __init__(
+        self, stream: bytes, buffers: list[memoryview], contained: list[ContainedRef]
+    ) -> None:
+        self.stream = stream
+        self.buffers = buffers
+        self.contained = contained
+        if buffers:
+            size = _header_size(len(buffers)) + len(stream)
+            for buffer in buffers:
+                size = _aligned(size) + buffer.nbytes
+            self.size = size
+        else:
+            self.size = 4 + len(stream)
+
+    def to_bytes(self) -> bytes:
+        """The flat form, for a value that travels inline."""
+        if not self.buffers:
+            return b"\0\0\0\0" + self.stream
+        flat = bytearray(self.size)
+        self.write_into(memoryview(flat))
+        return bytes(flat)
+
+    def write_into(self, target: memoryview) -> None:
+        """Write the flat form into ``target``, which has at least `size` bytes."""
+        count = len(self.buffers)
+        if not count:
+            target[:4] = b"\0\0\0\0"
+            target[4 : 4 + len(self.stream)] = self.stream
+            return
+        lengths = [len(self.stream), *(buffer.nbytes for buffer in self.buffers)]
+        struct.pack_into(f"<I4x{count + 1}Q", target, 0, count, *lengths)
+        position = _header_size(count)
+        target[position : position + len(self.stream)] = self.stream
+        position += len(self.stream)
+        for buffer in self.buffers:
+            position = _aligned(position)
+            target[position : position + buffer.nbytes] = buffer
+            position += buffer.nbytes
+
+
+def _header_size(buffers: int) -> int:
+    return 8 + 8 * (buffers + 1)
+
+
+def _aligned(position: int) -> int:
+    return (position + _ALIGN - 1) // _ALIGN * _ALIGN
+
+
+def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
+    """How an ObjectRef pickles: noted as contained in the value that is being pickled."""
+    owner = ref._owner
+    if context.contained is not None:
+        context.contained.append(ContainedRef(ref._id, owner))
+    return _rebuild_ref, (
+        ref._id, owner.worker_id, owner.node_id, owner.unix_path, owner.host, owner.port,
+    )  # fmt: skip
+
+
+def _rebuild_ref(object_id: bytes, *owner: Any) -> ObjectRef:
+    rebuild = context.rebuild
+    if rebuild is None:
+        raise RuntimeError("An ObjectRef can only be unpickled where nbray is initialized.")
+    return rebuild(object_id, Address(*owner))
+
+
+def serialize(value: Any) -> Serialized:
+    """Pickle ``value``.
+
+    Raises:
+        TypeError, pickle.PicklingError: it cannot be pickled.
+    """
+    if type(value) in _SIMPLE:
+        return Serialized(pickle.dumps(value, 5), [], [])
+    buffers: list[memoryview] = []
+    contained: list[ContainedRef] = []
+    outer, context.contained = context.contained, contained
+    try:
+        stream = io.BytesIO()
+        # PickleBuffer.raw() refuses strided memory, which then stays in the stream.
+        cloudpickle.Pickler(
+            stream, protocol=5, buffer_callback=lambda b: _out_of_band(b, buffers)
+        ).dump(value)
+    finally:
+        context.contained = outer
+    return Serialized(stream.getvalue(), buffers, contained)
+
+
+def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
+    try:
+        raw = buffer.raw()
+    except BufferError:
+        return True
+    buffers.append(raw)
+    return False
+
+
+def deserialize(
+    data: bytes | memoryview, rebuild: Callable[[bytes, Address], ObjectRef] | None
+) -> Any:
+    """The value of a flat form; arrays refer to ``data`` without a copy.
+
+    ``rebuild`` makes the ObjectRefs that stand in the value.
+    """
+    outer, context.rebuild = context.rebuild, rebuild
+    try:
+        view = memoryview(data)
+        (count,) = _PLAIN.unpack_from(view)
+        if not count:
+            return pickle.loads(view[4:])
+        stream_length, *lengths = struct.unpack_from(f"<{count + 1}Q", view, 8)
+        position = _header_size(count)
+        stream = view[position : position + stream_length]
+        position += stream_length
+        buffers = []
+        for length in lengths:
+            position = _aligned(position)
+            buffers.append(view[position : position + length].toreadonly())
+            position += length
+        return pickle.loads(stream, buffers=buffers)
+    finally:
+        context.rebuild = outer

@@ -1,0 +1,302 @@
+"""Normal tasks from submission to reply: leases, windows and retries.
+
+Tasks of the same resource shape and job share a queue and its leases. A worker gets more
+tasks at once the shorter they are: the window aims at `_WINDOW_S` of work and starts at one,
+so that long tasks spread over all workers and short ones travel in large batches. A worker
+that finds itself busy with a long task gives those behind it back (`TasksReturned`).
+A lease is kept for `lease_idle_s` after its last task, or until the raylet asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from nbray.wire.messages import (
+    Address,
+    CancelLeaseRequest,
+    LeaseGranted,
+    LeaseRefused,
+    LeaseSpilled,
+    PushTask,
+    RequestLease,
+    ReturnLease,
+    TaskDone,
+    TaskSpec,
+)
+from nbray.wire.reactor import Connection
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+logger = logging.getLogger(__name__)
+
+_WINDOW_S = 0.005
+_MAX_WINDOW = 512
+_MAX_REQUESTS = 16
+
+
+class PendingTask:
+    """A task whose reply has not come."""
+
+    __slots__ = (
+        "function", "lease", "resources", "retries", "retry_exceptions", "spec", "unresolved",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        function: bytes,
+        resources: tuple[tuple[str, int], ...],
+        retries: int,
+        retry_exceptions: bool,
+    ) -> None:
+        self.spec = spec
+        self.function = function
+        self.resources = resources
+        self.retries = retries
+        self.retry_exceptions = retry_exceptions
+        self.unresolved = 0
+        self.lease: Lease | None = None
+
+
+class Lease:
+    """A worker that this process may use now."""
+
+    __slots__ = ("connection", "idle_since", "in_flight", "lease_id", "raylet", "worker")
+
+    def __init__(
+        self, lease_id: int, worker: Address, connection: Connection, raylet: Connection
+    ) -> None:
+        self.lease_id = lease_id
+        self.worker = worker
+        self.connection = connection
+        self.raylet = raylet
+        self.in_flight: dict[bytes, PendingTask] = {}
+        self.idle_since = 0.0
+
+
+class _Shape:
+    """The queue and the leases of one resource shape."""
+
+    __slots__ = ("leases", "queue", "requests", "resources", "seconds")
+
+    def __init__(self, resources: tuple[tuple[str, int], ...]) -> None:
+        self.resources = resources
+        self.queue: deque[PendingTask] = deque()
+        self.leases: list[Lease] = []
+        self.requests: dict[int, Connection] = {}
+        self.seconds = -1.0
+
+    def window(self) -> int:
+        if self.seconds < 0:
+            return 1
+        return max(1, min(_MAX_WINDOW, int(_WINDOW_S / max(self.seconds, 1e-6))))
+
+
+class TaskSubmitter:
+    """Gets this process's tasks run."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._shapes: dict[tuple[tuple[str, int], ...], _Shape] = {}
+        self._tasks: dict[bytes, PendingTask] = {}
+        self._request_shapes: dict[int, _Shape] = {}
+        self._next_request = 0
+        self._checking_idle = False
+
+    def enqueue(self, task: PendingTask) -> None:
+        """Take a task whose dependencies are complete."""
+        self._tasks[task.spec.task_id] = task
+        shape = self._shapes.get(task.resources)
+        if shape is None:
+            shape = self._shapes[task.resources] = _Shape(task.resources)
+        shape.queue.append(task)
+
+    def dispatch(self) -> None:
+        """Push what the windows allow and ask for leases for the rest."""
+        for shape in self._shapes.values():
+            queue = shape.queue
+            if not queue:
+                continue
+            window = shape.window()
+            # Level by level, so that the last tasks of a burst are spread over the workers.
+            for lease in sorted(shape.leases, key=lambda lease: len(lease.in_flight)):
+                share = min(window, -(-len(queue) // len(shape.leases)) + len(lease.in_flight))
+                while queue and len(lease.in_flight) < share:
+                    self._push(lease, queue.popleft())
+            if queue:
+                self._request_leases(shape)
+
+    def _push(self, lease: Lease, task: PendingTask) -> None:
+        task.lease = lease
+        lease.in_flight[task.spec.task_id] = task
+        known = lease.connection.known_functions
+        function = None
+        if task.spec.function_id not in known:
+            known.add(task.spec.function_id)
+            function = task.function
+        lease.connection.send(PushTask(task.spec, function))
+
+    def _request_leases(self, shape: _Shape) -> None:
+        wanted = min(len(shape.queue), _MAX_REQUESTS) - len(shape.requests)
+        for _ in range(wanted):
+            self._request(shape, self._core.raylet, spilled=False)
+
+    def _request(self, shape: _Shape, raylet: Connection, spilled: bool) -> None:
+        self._next_request += 1
+        shape.requests[self._next_request] = raylet
+        self._request_shapes[self._next_request] = shape
+        raylet.send(
+            RequestLease(
+                self._next_request,
+                self._core.job,
+                dict(shape.resources),
+                len(shape.queue),
+                spilled,
+            )
+        )
+
+    def on_granted(self, raylet: Connection, message: LeaseGranted) -> None:
+        shape = self._request_shapes.pop(message.request_id, None)
+        if shape is not None:
+            shape.requests.pop(message.request_id, None)
+        if shape is None or not shape.queue:
+            raylet.send(ReturnLease(message.lease_id))
+            return
+        try:
+            connection = self._core.connect(message.worker)
+        except OSError as error:
+            logger.warning("A leased worker is not reachable (%s); asking for another.", error)
+            raylet.send(ReturnLease(message.lease_id, broken=True))
+            return
+        lease = Lease(message.lease_id, message.worker, connection, raylet)
+        lease.idle_since = time.monotonic()
+        shape.leases.append(lease)
+        self._check_idle_later()
+
+    def on_spilled(self, message: LeaseSpilled) -> None:
+        shape = self._request_shapes.pop(message.request_id, None)
+        if shape is None:
+            return
+        shape.requests.pop(message.request_id, None)
+        try:
+            raylet = self._core.raylet_at(message.node_id, message.host, message.port)
+        except OSError as error:
+            logger.warning("The raylet at %s is not reachable: %s.", message.host, error)
+            return
+        self._request(shape, raylet, spilled=True)
+
+    def on_refused(self, message: LeaseRefused) -> None:
+        shape = self._request_shapes.pop(message.request_id, None)
+        if shape is None:
+            return
+        shape.requests.pop(message.request_id, None)
+        while shape.queue:
+            task = shape.queue.popleft()
+            self._tasks.pop(task.spec.task_id, None)
+            self._core.fail_task(task.spec, RuntimeError(message.reason))
+
+    def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
+        """A reply came. False when the task is not one of this submitter's."""
+        task = self._tasks.pop(message.task_id, None)
+        if task is None:
+            return False
+        lease = task.lease
+        shape = self._shapes[task.resources]
+        if lease is not None:
+            lease.in_flight.pop(message.task_id, None)
+            if not lease.in_flight:
+                lease.idle_since = time.monotonic()
+        if shape.seconds < 0:
+            shape.seconds = message.seconds
+        else:
+            shape.seconds += 0.2 * (message.seconds - shape.seconds)
+        if message.retry and task.retry_exceptions and task.retries != 0:
+            self._retry(task)
+        else:
+            self._core.finish_task(task.spec, worker_id, message)
+        return True
+
+    def on_returned(self, task_ids: list[bytes]) -> None:
+        """Not started: they go to the front of the queue, in their order."""
+        for task_id in reversed(task_ids):
+            task = self._tasks.get(task_id)
+            if task is None or task.lease is None:
+                continue
+            task.lease.in_flight.pop(task_id, None)
+            task.lease = None
+            shape = self._shapes[task.resources]
+            shape.seconds = max(shape.seconds, _WINDOW_S)
+            shape.queue.appendleft(task)
+
+    def _retry(self, task: PendingTask) -> None:
+        if task.retries > 0:
+            task.retries -= 1
+        task.lease = None
+        task.spec.attempt += 1
+        self._tasks[task.spec.task_id] = task
+        self._shapes[task.resources].queue.append(task)
+
+    def cancel(self, task_id: bytes) -> Connection | None:
+        """Forget a queued task and fail it; the worker's connection of one that runs."""
+        task = self._tasks.get(task_id)
+        if task is None:
+            return None
+        if task.lease is not None:
+            return task.lease.connection
+        shape = self._shapes[task.resources]
+        if task in shape.queue:
+            shape.queue.remove(task)
+            del self._tasks[task_id]
+            self._core.fail_cancelled(task.spec)
+        return None
+
+    def on_connection_closed(self, connection: Connection) -> None:
+        """A worker or raylet went: run its tasks again, or fail them."""
+        for shape in self._shapes.values():
+            for request_id, raylet in list(shape.requests.items()):
+                if raylet is connection:
+                    del shape.requests[request_id]
+                    del self._request_shapes[request_id]
+            for lease in [lease for lease in shape.leases if lease.connection is connection]:
+                shape.leases.remove(lease)
+                if not lease.raylet.closed:
+                    lease.raylet.send(ReturnLease(lease.lease_id, broken=True))
+                for task in lease.in_flight.values():
+                    if task.retries != 0:
+                        self._retry(task)
+                    else:
+                        self._tasks.pop(task.spec.task_id, None)
+                        self._core.fail_crashed(task.spec, lease.worker)
+
+    def reclaim(self) -> None:
+        """The raylet has other customers: return what is idle, and drop requests in vain."""
+        self._return_idle(0.0)
+
+    def _check_idle_later(self) -> None:
+        if not self._checking_idle:
+            self._checking_idle = True
+            self._core.reactor.call_later(self._core.config.lease_idle_s, self._check_idle)
+
+    def _check_idle(self) -> None:
+        self._checking_idle = False
+        self._return_idle(self._core.config.lease_idle_s * 0.9)
+        if any(shape.leases or shape.requests for shape in self._shapes.values()):
+            self._check_idle_later()
+
+    def _return_idle(self, idle_s: float) -> None:
+        until = time.monotonic() - idle_s
+        for shape in self._shapes.values():
+            if shape.queue:
+                continue
+            for request_id, raylet in list(shape.requests.items()):
+                raylet.send(CancelLeaseRequest(request_id))
+                del shape.requests[request_id]
+                del self._request_shapes[request_id]
+            for lease in list(shape.leases):
+                if not lease.in_flight and lease.idle_since <= until:
+                    shape.leases.remove(lease)
+                    lease.raylet.send(ReturnLease(lease.lease_id))

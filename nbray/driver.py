@@ -1,0 +1,172 @@
+"""The driver: this program's part of a cluster, from `init` to `shutdown`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from nbray.common.config import Config
+from nbray.common.session import Session, sessions_root
+from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.current import find_core, set_core
+from nbray.exceptions import NbrayError
+from nbray.launcher.local import RunningNode, start_head
+from nbray.util import output
+from nbray.wire import messages as m
+
+
+class Driver:
+    """What `init` made: the runtime, and the node if it was started here."""
+
+    def __init__(self, core: CoreWorker, node: RunningNode | None, address: str) -> None:
+        self.core = core
+        self.node = node
+        self.address = address
+
+    def close(self) -> None:
+        """Leave the cluster; end it if it was started here."""
+        set_core(None)
+        self.core.stop()
+        if self.node is not None:
+            self.node.stop()
+
+
+_driver: Driver | None = None
+
+
+def current_core() -> CoreWorker:
+    """The runtime; a local cluster is started if there is none, as Ray does."""
+    core = find_core()
+    if core is None:
+        init()
+        core = find_core()
+        assert core is not None
+    return core
+
+
+def is_initialized() -> bool:
+    """Whether this process belongs to a cluster."""
+    return find_core() is not None
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    object_store_memory: int | None = None,
+    namespace: str | None = None,
+    ignore_reinit_error: bool = False,
+) -> dict[str, Any]:
+    """Start a cluster on this machine, or join one that runs.
+
+    Args:
+        address: None starts a cluster (or takes ``NBRAY_ADDRESS``); "auto" joins the newest of
+            this user; "host:port" the one whose GCS is there.
+        num_cpus: CPUs of the new node; the machine's by default.
+        num_gpus: GPUs of the new node.
+        resources: custom resources of the new node.
+        object_store_memory: bytes of the new node's object store.
+        namespace: where names of actors live; a new one by default.
+        ignore_reinit_error: a second `init` does nothing instead of raising.
+
+    Returns:
+        Facts of the cluster: ``address``, ``node_id``, ``session_dir``.
+
+    Raises:
+        RuntimeError: it was called already.
+        ConnectionError: there is no cluster at ``address``.
+    """
+    global _driver
+    if _driver is not None or find_core() is not None:
+        if ignore_reinit_error and _driver is not None:
+            return _facts(_driver)
+        raise RuntimeError(
+            "Maybe you called nbray.init twice by accident? This error can be suppressed by "
+            "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' before."
+        )
+    address = address or os.environ.get("NBRAY_ADDRESS")
+    node: RunningNode | None = None
+    if address is None or address == "local":
+        wanted = dict(resources or {})
+        if num_cpus is not None:
+            wanted["CPU"] = num_cpus
+        if num_gpus is not None:
+            wanted["GPU"] = num_gpus
+        node = start_head(resources=wanted, object_store_memory=object_store_memory)
+        session, info = node.session, node.session.read_info()
+    else:
+        session, info = find_session(address)
+    try:
+        core = _join(session, info, namespace)
+    except BaseException:
+        if node is not None:
+            node.stop()
+        raise
+    _driver = Driver(core, node, info["gcs_address"])
+    set_core(core)
+    return _facts(_driver)
+
+
+def _facts(driver: Driver) -> dict[str, Any]:
+    return {"address": driver.address, "node_id": driver.core.address.node_id.hex()}
+
+
+def find_session(address: str) -> tuple[Session, dict[str, Any]]:
+    """The session folder of a cluster of this user on this machine.
+
+    Raises:
+        ConnectionError: there is none at ``address``.
+    """
+    for path in sorted(sessions_root().iterdir(), reverse=True):
+        session = Session(Path(path))
+        try:
+            info = session.read_info()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if address in ("auto", info["gcs_address"]) and Path(f"/proc/{info['pids'][0]}").exists():
+            return session, info
+    raise ConnectionError(
+        f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
+    )
+
+
+def _join(session: Session, info: dict[str, Any], namespace: str | None) -> CoreWorker:
+    worker_id = os.urandom(28)
+    core = CoreWorker(
+        Config.from_env(), session.token, worker_id,
+        session.socket_path(f"d-{worker_id.hex()[:12]}"),
+    )  # fmt: skip
+    host = str(info["gcs_address"]).rpartition(":")[0]
+    core.start(info["raylet_socket"], host)
+    core.on_output = output.deliver
+    core.reactor.start()
+    namespace = namespace or os.urandom(8).hex()
+    sys_path = [entry or os.getcwd() for entry in sys.path]
+    reply: m.DriverRegistered = core.request(
+        "registered",
+        m.RegisterDriver(
+            core.address, os.getpid(), namespace, sys_path, os.getcwd(), " ".join(sys.argv[:1])
+        ),
+    )
+    if reply.error:
+        core.stop()
+        raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
+    core.joined(reply.node_id, reply.arena_path, reply.arena_size)
+    core.set_job(m.JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))
+    return core
+
+
+def shutdown() -> None:
+    """Leave the cluster, and end it if `init` started it. Harmless when there is none."""
+    global _driver
+    driver, _driver = _driver, None
+    if driver is not None:
+        driver.close()
+
+
+atexit.register(shutdown)

@@ -1,0 +1,146 @@
+"""``python -m nbray.gcs``: the process of the GCS."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import time
+from pathlib import Path
+
+import uvloop
+
+from nbray.common.config import Config
+from nbray.common.process import report_ready, watch_parent
+from nbray.common.session import Session
+from nbray.gcs.actors import ActorTable
+from nbray.wire import gcs_messages as g
+from nbray.wire.grpc_service import GrpcClient, serve
+from nbray.wire.messages import ActorState, NodeInfo
+
+logger = logging.getLogger(__name__)
+
+
+class GcsServer:
+    """The tables, and the methods that raylets call."""
+
+    def __init__(self, token: bytes, config: Config) -> None:
+        self._token = token
+        self._config = config
+        self._nodes: dict[bytes, NodeInfo] = {}
+        self._seen: dict[bytes, float] = {}
+        self._clients: dict[bytes, GrpcClient] = {}
+        self._jobs = 0
+        self.actors = ActorTable(lambda: list(self._nodes.values()), self._raylet)
+
+    def _raylet(self, node: NodeInfo) -> GrpcClient:
+        client = self._clients.get(node.node_id)
+        if client is None:
+            client = GrpcClient(f"{node.host}:{node.grpc_port}", self._token)
+            self._clients[node.node_id] = client
+        return client
+
+    async def report(self, request: g.Report) -> g.Nodes:
+        """A raylet's row; the first one registers it."""
+        node = request.node
+        known = self._nodes.get(node.node_id)
+        if known is not None and not known.alive:
+            return g.Nodes([], rejected=True)
+        if known is None:
+            logger.info("Node %s joined from %s.", node.node_id.hex()[:8], node.host)
+        self._nodes[node.node_id] = node
+        self._seen[node.node_id] = time.monotonic()
+        if not node.alive:
+            await self.actors.node_died(node.node_id, "its node has left the cluster")
+        return g.Nodes(list(self._nodes.values()))
+
+    async def nodes(self, _request: g.Empty) -> g.Nodes:
+        """All rows."""
+        return g.Nodes(list(self._nodes.values()))
+
+    async def register_job(self, request: g.RegisterJob) -> g.JobId:
+        """A number for a new driver."""
+        self._jobs += 1
+        logger.info("Job %d: %s (pid %d).", self._jobs, request.entrypoint, request.pid)
+        return g.JobId(self._jobs.to_bytes(4, "big"))
+
+    async def finish_job(self, request: g.JobId) -> g.Empty:
+        """A driver has gone."""
+        await self.actors.finish_job(request.job_id)
+        return g.Empty()
+
+    async def wait_actor(self, request: g.WaitActor) -> ActorState:
+        """The next news of an actor."""
+        return await self.actors.wait(request.actor_id, request.after)
+
+    async def kill_actor(self, request: g.KillActorRequest) -> g.Empty:
+        """End an actor."""
+        await self.actors.kill(request.actor_id, request.no_restart, "it was killed by nbray.kill")
+        return g.Empty()
+
+    async def worker_died(self, request: g.WorkerDied) -> g.Empty:
+        """A raylet lost a worker."""
+        self.actors.worker_died(request.worker_id, request.cause)
+        return g.Empty()
+
+    async def watch_health(self) -> None:
+        """Declare nodes dead that were silent for too long."""
+        while True:
+            await asyncio.sleep(self._config.health_check_period_s)
+            limit = time.monotonic() - self._config.health_check_timeout_s
+            for node_id, node in list(self._nodes.items()):
+                if node.alive and self._seen[node_id] < limit:
+                    logger.warning("Node %s is dead: no report.", node_id.hex()[:8])
+                    node.alive = False
+                    node.death_cause = "no report in time"
+                    await self.actors.node_died(node_id, "its node died")
+
+
+async def _main(args: argparse.Namespace) -> None:
+    token = Session(Path(args.session_dir)).token
+    gcs = GcsServer(token, Config.from_env())
+    try:
+        server, port = await serve(
+            args.host, args.port, token,
+            {
+                "Report": (g.Report, gcs.report),
+                "ListNodes": (g.Empty, gcs.nodes),
+                "RegisterJob": (g.RegisterJob, gcs.register_job),
+                "FinishJob": (g.JobId, gcs.finish_job),
+                "CreateActor": (g.CreateActorRequest, gcs.actors.create),
+                "WaitActor": (g.WaitActor, gcs.wait_actor),
+                "KillActor": (g.KillActorRequest, gcs.kill_actor),
+                "FindActor": (g.NamedActor, gcs.actors.find),
+                "WorkerDied": (g.WorkerDied, gcs.worker_died),
+            },
+        )  # fmt: skip
+    except OSError as error:
+        report_ready(args.ready_fd, {"error": f"The GCS could not start: {error}."})
+        raise SystemExit(1) from error
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    if args.parent_fd is not None:
+        watch_parent(loop, args.parent_fd, stopped.set)
+    report_ready(args.ready_fd, {"port": port})
+    health = loop.create_task(gcs.watch_health())
+    await stopped.wait()
+    health.cancel()
+    await server.stop(0.2)
+
+
+def main() -> None:
+    """Run the GCS until SIGTERM or the end of its parent."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=6379)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    uvloop.run(_main(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""One shared mapping per node: anonymous memory that no name in /dev/shm leads to.
+
+The raylet makes it by memfd_create; others open it through ``/proc``, which only the same
+user may. It is gone when the last process that maps it ends, whatever killed them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+
+
+class Arena:
+    """The mapping in one process."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._fd = fd
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED)
+
+    @classmethod
+    def create(cls, size: int) -> Arena:
+        """A new arena of ``size`` bytes; pages cost memory when they are first written."""
+        fd = os.memfd_create("nbray-arena", os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        return cls(fd, size)
+
+    @classmethod
+    def attach(cls, path: str, size: int) -> Arena:
+        """Map the arena that another process made."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return cls(fd, size)
+
+    @property
+    def path(self) -> str:
+        """Where other processes of this user open it."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """A writable view of a block."""
+        return memoryview(self._map)[offset : offset + size]
+
+    def pinned_view(self, offset: int, size: int, on_release: Callable[[], None]) -> memoryview:
+        """A read-only view; ``on_release`` runs when the last array over it has gone."""
+        block = (ctypes.c_char * size).from_buffer(self._map, offset)
+        weakref.finalize(block, on_release).atexit = False
+        return memoryview(block).cast("B").toreadonly()

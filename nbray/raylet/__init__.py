@@ -1,0 +1,1 @@
+"""The raylet: a node's scheduler, worker pool and object store."""

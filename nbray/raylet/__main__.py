@@ -1,0 +1,92 @@
+"""``python -m nbray.raylet``: the process of a raylet."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+from pathlib import Path
+
+import uvloop
+
+from nbray.common.config import Config
+from nbray.common.process import report_ready, watch_parent
+from nbray.common.session import Session
+from nbray.raylet.server import Raylet
+from nbray.wire import gcs_messages as g
+from nbray.wire.aio import serve_tcp, serve_unix
+from nbray.wire.grpc_service import GrpcClient, RpcError, serve
+
+
+async def _main(args: argparse.Namespace) -> None:
+    session = Session(Path(args.session_dir))
+    token = session.token
+    gcs = GrpcClient(args.gcs_address, token)
+    raylet = Raylet(
+        session, args.node_ip, gcs, json.loads(args.resources), args.object_store_memory,
+        args.head, Config.from_env(),
+    )  # fmt: skip
+    raylet.start_workers()
+    unix = await serve_unix(raylet.socket_path, token, raylet)
+    tcp = await serve_tcp(args.node_ip, 0, token, raylet)
+    raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    server, raylet.grpc_port = await serve(
+        args.node_ip, 0, token,
+        {
+            "StartActor": (g.StartActor, raylet.start_actor),
+            "KillWorker": (g.KillWorker, raylet.kill_worker),
+        },
+    )  # fmt: skip
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    if args.parent_fd is not None:
+        watch_parent(loop, args.parent_fd, stopped.set)
+    try:
+        await gcs.call("Report", g.Report(raylet.row()), g.Nodes)
+    except RpcError as error:
+        report_ready(args.ready_fd, {"error": f"No GCS answers at {args.gcs_address}: {error}"})
+        raylet.stop()
+        raise SystemExit(1) from error
+    report_ready(
+        args.ready_fd,
+        {
+            "node_id": raylet.node_id.hex(),
+            "socket": raylet.socket_path,
+            "frame_port": raylet.frame_port,
+            "grpc_port": raylet.grpc_port,
+        },
+    )
+    reporting = loop.create_task(raylet.report())
+    reporting.add_done_callback(lambda _task: stopped.set())
+    await stopped.wait()
+    reporting.cancel()
+    raylet.stop()
+    try:
+        await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Nodes, 0.5)
+    except RpcError as error:
+        logging.info("The GCS was not told that this node leaves: %s", error)
+    unix.close()
+    tcp.close()
+    await server.stop(0.2)
+
+
+def main() -> None:
+    """Run a raylet until SIGTERM, the end of its parent, or the loss of the GCS."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--node-ip", default="127.0.0.1")
+    parser.add_argument("--gcs-address", required=True)
+    parser.add_argument("--resources", required=True)
+    parser.add_argument("--object-store-memory", type=int, required=True)
+    parser.add_argument("--head", action="store_true")
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    uvloop.run(_main(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""``@nbray.remote`` functions."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from nbray.driver import current_core
+from nbray.object_ref import ObjectRef
+from nbray.options import check_options, option, resource_units
+
+
+class RemoteFunction:
+    """A function whose calls run as tasks: ``f.remote(...)``."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self._function = function
+        self._options = check_options(options, actor=False)
+        self._pickle: tuple[bytes, bytes] | None = None
+        self._name = option(options, "name") or getattr(function, "__qualname__", repr(function))
+        self._resources = tuple(sorted(resource_units(options, 1).items()))
+        self._num_returns: int = option(options, "num_returns")
+        self._retries: int = option(options, "max_retries")
+        self._retry_exceptions: bool = option(options, "retry_exceptions")
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"Remote functions cannot be called directly. Instead of running '{self._name}()', "
+            f"try '{self._name}.remote()'."
+        )
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options."""
+        other = RemoteFunction(self._function, {**self._options, **options})
+        other._pickle = self._pickle
+        return other
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a task; returns its ref, a list of refs, or None for ``num_returns=0``.
+
+        Raises:
+            TypeError: the function or an argument cannot be pickled.
+        """
+        core = current_core()
+        if self._pickle is None:
+            data = cloudpickle.dumps(self._function)
+            self._pickle = hashlib.blake2b(data, digest_size=16).digest(), data
+        function_id, data = self._pickle
+        refs = core.submit_task(
+            function_id, data, self._name, args, kwargs, self._num_returns, self._resources,
+            self._retries, self._retry_exceptions,
+        )  # fmt: skip
+        return returned(refs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFunction, (self._function, self._options)
+
+
+def returned(refs: list[ObjectRef]) -> Any:
+    """What ``.remote`` gives back for these refs."""
+    if len(refs) == 1:
+        return refs[0]
+    return refs or None

@@ -1,0 +1,75 @@
+"""Frames: bytes in, messages out, without a socket anywhere.
+
+A frame is a little-endian 32-bit length and then a MessagePack list of
+:data:`nbray.wire.messages.Message`. The length is checked before anything is set aside
+for the body, so a peer that announces 4 GB costs four bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import msgspec
+
+from nbray.wire.messages import Message
+
+_LENGTH = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Message])
+
+
+class FrameError(Exception):
+    """The peer broke the protocol; its connection has to be closed."""
+
+
+def encode_frame(messages: Sequence[Message]) -> bytearray:
+    """One frame that holds ``messages`` in order."""
+    buffer = bytearray(4)
+    _encoder.encode_into(messages, buffer, 4)
+    _LENGTH.pack_into(buffer, 0, len(buffer) - 4)
+    return buffer
+
+
+class FrameDecoder:
+    """Collects received bytes and gives back the messages of every complete frame."""
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
+        """Take ``data`` and return the messages that are complete now.
+
+        Raises:
+            FrameError: a frame is longer than allowed, or is not a list of messages.
+        """
+        buffer = self._buffer
+        buffer += data
+        size = len(buffer)
+        if size < 4:
+            return []
+        messages: list[Message] = []
+        start = 0
+        view = memoryview(buffer)
+        try:
+            while size - start >= 4:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                if length > self._max_frame_bytes:
+                    raise FrameError(
+                        f"a frame of {length} bytes was announced; "
+                        f"{self._max_frame_bytes} are allowed"
+                    )
+                end = start + 4 + length
+                if end > size:
+                    break
+                try:
+                    messages += _decoder.decode(view[start + 4 : end])
+                except msgspec.MsgspecError as error:
+                    raise FrameError(f"a malformed message: {error}") from error
+                start = end
+        finally:
+            view.release()
+        if start:
+            del buffer[:start]
+        return messages

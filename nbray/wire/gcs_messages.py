@@ -1,0 +1,110 @@
+"""The messages of the gRPC services: raylet to GCS, and GCS to raylet."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nbray.wire.messages import ActorSpec, Address, JobConfig, NodeInfo
+
+
+class Report(msgspec.Struct, array_like=True):
+    """Raylet to GCS, every period: its row. Answered by all rows (`Nodes`)."""
+
+    node: NodeInfo
+
+
+class Nodes(msgspec.Struct, array_like=True):
+    """The node table; ``rejected`` tells a raylet that was declared dead to leave."""
+
+    nodes: list[NodeInfo]
+    rejected: bool = False
+
+
+class Empty(msgspec.Struct, array_like=True):
+    """Nothing to say."""
+
+
+class RegisterJob(msgspec.Struct, array_like=True):
+    """Raylet to GCS: a driver came. Answered by `JobId`."""
+
+    driver: Address
+    namespace: str
+    entrypoint: str
+    pid: int
+
+
+class JobId(msgspec.Struct, array_like=True):
+    """A job, by its 4 bytes."""
+
+    job_id: bytes
+
+
+class CreateActorRequest(msgspec.Struct, array_like=True):
+    """Raylet to GCS, for a driver or worker. Answered by `Outcome`."""
+
+    spec: ActorSpec
+    job: JobConfig
+
+
+class Outcome(msgspec.Struct, array_like=True):
+    """Empty text: done."""
+
+    error: str = ""
+
+
+class WaitActor(msgspec.Struct, array_like=True):
+    """Raylet to GCS: answered by `ActorState` once its version is newer than ``after``."""
+
+    actor_id: bytes
+    after: int
+
+
+class KillActorRequest(msgspec.Struct, array_like=True):
+    """Raylet to GCS. Answered by `Empty`."""
+
+    actor_id: bytes
+    no_restart: bool
+
+
+class WorkerDied(msgspec.Struct, array_like=True):
+    """Raylet to GCS: a worker ended, and how."""
+
+    worker_id: bytes
+    cause: str
+
+
+class NamedActor(msgspec.Struct, array_like=True):
+    """Anybody to GCS: who has that name? Answered by `FoundActor`."""
+
+    name: str
+    namespace: str
+
+
+class FoundActor(msgspec.Struct, array_like=True):
+    """The actor of a name; an empty id when there is none."""
+
+    actor_id: bytes
+    class_name: str = ""
+    methods: dict[str, int] = {}
+    max_task_retries: int = 0
+
+
+class StartActor(msgspec.Struct, array_like=True):
+    """GCS to raylet: give it a worker and create it. Answered by `ActorStarted`."""
+
+    spec: ActorSpec
+    job: JobConfig
+
+
+class ActorStarted(msgspec.Struct, array_like=True):
+    """Raylet to GCS: where it lives, or why it does not."""
+
+    address: Address | None
+    error: str = ""
+    retriable: bool = False
+
+
+class KillWorker(msgspec.Struct, array_like=True):
+    """GCS to raylet: end the process of an actor."""
+
+    worker_id: bytes

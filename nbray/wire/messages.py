@@ -1,0 +1,476 @@
+"""Every message that travels in frames between drivers, workers and raylets.
+
+A frame is a batch: a MessagePack list of these structs (see :mod:`nbray.wire.frames`).
+They are grouped by conversation; each docstring says who sends it, when, and what
+comes back. Fields named ``*_id`` are raw bytes. Payloads named ``value``, ``args`` or
+``error`` are the user's own pickles: only drivers and workers ever open them.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+
+class Address(msgspec.Struct, array_like=True, frozen=True):
+    """Where a driver or worker listens: Unix socket on its own node, TCP from others."""
+
+    worker_id: bytes
+    node_id: bytes
+    unix_path: str
+    host: str
+    port: int
+
+
+class ContainedRef(msgspec.Struct, array_like=True, frozen=True):
+    """A ref that stands inside a value: the receiver becomes a borrower of it."""
+
+    object_id: bytes
+    owner: Address
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True):
+    """A value that lies in the arena of the named nodes rather than in a message."""
+
+    size: int
+    node_ids: list[bytes]
+
+
+class Value(msgspec.Struct, array_like=True):
+    """One object as it travels: inline bytes, or the place where it is stored."""
+
+    inline: bytes | None
+    stored: Stored | None = None
+    is_error: bool = False
+    contained: list[ContainedRef] = []
+
+
+class Dependency(msgspec.Struct, array_like=True):
+    """One ref argument of a task: always the ref, and its value when it is small."""
+
+    object_id: bytes
+    owner: Address
+    value: Value | None = None
+
+
+class TaskSpec(msgspec.Struct, array_like=True):
+    """One task or actor call, as its owner pushes it to a worker."""
+
+    task_id: bytes
+    job_id: bytes
+    function_id: bytes
+    name: str
+    args: bytes
+    dependencies: list[Dependency] = []
+    contained: list[ContainedRef] = []
+    num_returns: int = 1
+    actor_id: bytes = b""
+    method: str = ""
+    attempt: int = 0
+
+
+class ActorOptions(msgspec.Struct, array_like=True):
+    """What the creator of an actor asked for."""
+
+    resources: dict[str, int]
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    max_restarts: int = 0
+    max_task_retries: int = 0
+    max_concurrency: int = 0
+    is_async: bool = False
+
+
+class ActorSpec(msgspec.Struct, array_like=True):
+    """Everything that is needed to create an actor, also to create it again."""
+
+    actor_id: bytes
+    job_id: bytes
+    class_name: str
+    class_id: bytes
+    class_pickle: bytes
+    args: bytes
+    dependencies: list[Dependency]
+    contained: list[ContainedRef]
+    methods: dict[str, int]
+    options: ActorOptions
+    owner: Address
+
+
+class JobConfig(msgspec.Struct, array_like=True):
+    """What a worker needs to know of the program that it works for."""
+
+    job_id: bytes
+    namespace: str
+    driver: Address
+    sys_path: list[str]
+    working_dir: str
+
+
+class NodeInfo(msgspec.Struct, array_like=True):
+    """A row of the node table; resources in units of 1/10000."""
+
+    node_id: bytes
+    host: str
+    frame_port: int
+    grpc_port: int
+    hostname: str
+    is_head: bool
+    alive: bool
+    total: dict[str, int]
+    available: dict[str, int]
+    stats: dict[str, float] = {}
+    death_cause: str = ""
+
+
+# --- registration: every process with its raylet ------------------------------------
+
+
+class RegisterDriver(msgspec.Struct, array_like=True, tag=1):
+    """Driver to raylet, first message. Answered by `DriverRegistered`."""
+
+    address: Address
+    pid: int
+    namespace: str
+    sys_path: list[str]
+    working_dir: str
+    entrypoint: str
+
+
+class DriverRegistered(msgspec.Struct, array_like=True, tag=2):
+    """Raylet to driver; the arena's descriptor follows by SCM_RIGHTS via /proc."""
+
+    node_id: bytes
+    job_id: bytes
+    host: str
+    arena_path: str
+    arena_size: int
+    error: str = ""
+
+
+class RegisterWorker(msgspec.Struct, array_like=True, tag=3):
+    """Worker to raylet, first message. Answered by `WorkerRegistered`."""
+
+    address: Address
+    pid: int
+
+
+class WorkerRegistered(msgspec.Struct, array_like=True, tag=4):
+    """Raylet to worker."""
+
+    node_id: bytes
+    host: str
+    arena_path: str
+    arena_size: int
+
+
+class Hello(msgspec.Struct, array_like=True, tag=5):
+    """Driver or worker to another, first message of whoever connects: who it is, and its job."""
+
+    address: Address
+    job: JobConfig
+
+
+# --- leases: a submitter and a raylet -------------------------------------------------
+
+
+class RequestLease(msgspec.Struct, array_like=True, tag=10):
+    """Submitter to raylet. Answered by one `LeaseGranted`, `LeaseSpilled` or `LeaseRefused`."""
+
+    request_id: int
+    job: JobConfig
+    resources: dict[str, int]
+    backlog: int = 1
+    spilled: bool = False
+
+
+class LeaseGranted(msgspec.Struct, array_like=True, tag=11):
+    """Raylet to submitter: this worker is yours until you return it."""
+
+    request_id: int
+    lease_id: int
+    worker: Address
+
+
+class LeaseSpilled(msgspec.Struct, array_like=True, tag=12):
+    """Raylet to submitter: ask that raylet instead."""
+
+    request_id: int
+    node_id: bytes
+    host: str
+    port: int
+
+
+class LeaseRefused(msgspec.Struct, array_like=True, tag=13):
+    """Raylet to submitter: the request failed and why."""
+
+    request_id: int
+    reason: str
+
+
+class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
+    """Submitter to raylet: the request is not needed any more (a crossing grant is returned)."""
+
+    request_id: int
+
+
+class ReturnLease(msgspec.Struct, array_like=True, tag=15):
+    """Submitter to raylet: the worker is free again; ``broken`` when its connection was lost."""
+
+    lease_id: int
+    broken: bool = False
+
+
+class ReclaimLeases(msgspec.Struct, array_like=True, tag=16):
+    """Raylet to submitters: somebody waits; give back what is idle."""
+
+
+class WorkerBlocked(msgspec.Struct, array_like=True, tag=17):
+    """Worker to raylet: my task waits in get; my CPUs may be lent out meanwhile."""
+
+
+class WorkerUnblocked(msgspec.Struct, array_like=True, tag=18):
+    """Worker to raylet: it goes on."""
+
+
+# --- tasks: a submitter and a worker --------------------------------------------------
+
+
+class PushTask(msgspec.Struct, array_like=True, tag=20):
+    """Submitter to worker. Answered by `TaskDone` or `TaskReturned`.
+
+    ``function`` is the pickled function the first time it goes over a connection.
+    """
+
+    spec: TaskSpec
+    function: bytes | None = None
+
+
+class TaskDone(msgspec.Struct, array_like=True, tag=21):
+    """Worker to submitter: the values, how long it ran, and which argument refs it keeps."""
+
+    task_id: bytes
+    values: list[Value]
+    seconds: float
+    borrowed: list[bytes] = []
+    retry: bool = False
+
+
+class TasksReturned(msgspec.Struct, array_like=True, tag=22):
+    """Worker to submitter: not started, since a task before them blocks or is long."""
+
+    task_ids: list[bytes]
+
+
+class HandoverDone(msgspec.Struct, array_like=True, tag=23):
+    """Submitter to worker: refs inside the task's values are registered; drop your hold."""
+
+    task_id: bytes
+
+
+class CancelTask(msgspec.Struct, array_like=True, tag=24):
+    """Owner to worker: stop that task; ``force`` ends the process."""
+
+    task_id: bytes
+    force: bool = False
+
+
+# --- ownership: a borrower and an owner -----------------------------------------------
+
+
+class RequestValue(msgspec.Struct, array_like=True, tag=30):
+    """Borrower to owner. Answered by `ValueReady` once the object is complete."""
+
+    object_id: bytes
+
+
+class ValueReady(msgspec.Struct, array_like=True, tag=31):
+    """Owner to borrower; ``value`` is None when the owner does not know the object."""
+
+    object_id: bytes
+    value: Value | None
+
+
+class AddBorrower(msgspec.Struct, array_like=True, tag=32):
+    """To an owner: that worker holds the object too. Answered by `BorrowerAdded`."""
+
+    object_id: bytes
+    borrower: Address
+    request_id: int = 0
+
+
+class BorrowerAdded(msgspec.Struct, array_like=True, tag=33):
+    """Owner: noted; the sender may drop its own hold."""
+
+    request_id: int
+
+
+class RemoveBorrower(msgspec.Struct, array_like=True, tag=34):
+    """Borrower to owner: ``count`` registrations of mine are over."""
+
+    object_id: bytes
+    borrower_id: bytes
+    count: int
+
+
+# --- objects: a process and its raylet ------------------------------------------------
+
+
+class CreateObject(msgspec.Struct, array_like=True, tag=40):
+    """Process to raylet: room for an object of ``size`` bytes. Answered by `ObjectCreated`."""
+
+    object_id: bytes
+    size: int
+    owner_id: bytes
+
+
+class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
+    """Raylet to process: write at ``offset``, then seal; ``error`` when the store is full."""
+
+    object_id: bytes
+    offset: int
+    error: str = ""
+
+
+class SealObject(msgspec.Struct, array_like=True, tag=42):
+    """Process to raylet: the object is complete and may be read."""
+
+    object_id: bytes
+
+
+class GetObject(msgspec.Struct, array_like=True, tag=43):
+    """Process to raylet: bring it here if needed and pin it. Answered by `ObjectPinned`."""
+
+    object_id: bytes
+    stored: Stored
+    owner: Address
+
+
+class ObjectPinned(msgspec.Struct, array_like=True, tag=44):
+    """Raylet to process: it stays at ``offset`` until unpinned; ``error`` when it is lost."""
+
+    object_id: bytes
+    offset: int
+    size: int
+    error: str = ""
+
+
+class UnpinObjects(msgspec.Struct, array_like=True, tag=45):
+    """Process to raylet: one pin less for each."""
+
+    object_ids: list[bytes]
+
+
+class FreeObjects(msgspec.Struct, array_like=True, tag=46):
+    """Owner to its raylet: nobody refers to them; every node forgets its copy."""
+
+    object_ids: list[bytes]
+    node_ids: list[bytes] = []
+
+
+# --- actors: a process and its raylet, which speaks to the GCS --------------------------
+
+
+class CreateActor(msgspec.Struct, array_like=True, tag=50):
+    """Process to raylet. Answered by `ActorRegistered`."""
+
+    spec: ActorSpec
+    job: JobConfig
+
+
+class ActorRegistered(msgspec.Struct, array_like=True, tag=51):
+    """Raylet to process; ``error`` when the name is taken."""
+
+    actor_id: bytes
+    error: str = ""
+
+
+class WatchActor(msgspec.Struct, array_like=True, tag=52):
+    """Process to raylet: answered by `ActorState` when the version is newer than ``after``."""
+
+    actor_id: bytes
+    after: int
+
+
+class ActorState(msgspec.Struct, array_like=True, tag=53):
+    """Raylet to process: state is PENDING, ALIVE, RESTARTING or DEAD."""
+
+    actor_id: bytes
+    version: int
+    state: str
+    address: Address | None
+    death_cause: str = ""
+
+
+class KillActor(msgspec.Struct, array_like=True, tag=54):
+    """Process to raylet: end it; ``out_of_scope`` when its last handle went."""
+
+    actor_id: bytes
+    no_restart: bool = True
+    out_of_scope: bool = False
+
+
+class BecomeActor(msgspec.Struct, array_like=True, tag=55):
+    """Raylet to a fresh worker: create this actor. Answered by `ActorCreated`."""
+
+    spec: ActorSpec
+    job: JobConfig
+
+
+class ActorCreated(msgspec.Struct, array_like=True, tag=56):
+    """Worker to raylet: its constructor ran, or raised ``error`` (pickled)."""
+
+    actor_id: bytes
+    error: bytes | None = None
+    error_text: str = ""
+
+
+class ExitWorker(msgspec.Struct, array_like=True, tag=57):
+    """Raylet to worker: finish what runs and leave."""
+
+
+# --- the GCS, asked through the raylet --------------------------------------------------
+
+
+class GcsRequest(msgspec.Struct, array_like=True, tag=60):
+    """Process to raylet: pass ``body`` to that GCS method. Answered by `GcsReply`."""
+
+    request_id: int
+    method: str
+    body: bytes
+
+
+class GcsReply(msgspec.Struct, array_like=True, tag=61):
+    """Raylet to process."""
+
+    request_id: int
+    body: bytes
+    error: str = ""
+
+
+# --- output -----------------------------------------------------------------------------
+
+
+class OutputLines(msgspec.Struct, array_like=True, tag=70):
+    """Worker to the driver of its job: what user code printed, and where it comes from."""
+
+    stream: str
+    text: str
+    pid: int
+    node_id: bytes
+    task_id: bytes
+    name: str
+
+
+Message = Union[
+    RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
+    RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
+    ReclaimLeases, WorkerBlocked, WorkerUnblocked,
+    PushTask, TaskDone, TasksReturned, HandoverDone, CancelTask,
+    RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
+    CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
+    CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
+    ExitWorker, GcsRequest, GcsReply, OutputLines,
+]  # fmt: skip

@@ -1,0 +1,471 @@
+"""The sockets of a driver or worker, driven by whichever thread waits.
+
+Theory. One thread hop costs more than a whole round trip on a Unix socket, so a thread that
+waits for a result reads the sockets itself. Exactly one thread at a time holds the *baton*;
+it alone touches the sockets and the state that message handlers change, so none of that needs
+a lock. A thread that waits takes the baton if it is free and drives until its `Waiter` is
+done; otherwise it sleeps on the waiter and is woken when it is done, or when the baton is
+free for it to take over. A background thread drives when nobody waits.
+
+The background thread never contends with a busy foreground: after a foreground use it naps
+for `TICK_S` and takes the baton only if there was no use since; while a foreground thread
+drives for long it sleeps until that one leaves. A thread that only submits puts work into
+`inbox` and calls `notify`; the next holder of the baton runs it.
+
+An interrupt (SIGINT) must not tear a half-handled message apart, so while the main thread
+drives, the signal is only noted, and raised after the baton is given back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from nbray.common.config import Config
+from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
+from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.messages import Message
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.002
+_READ_BYTES = 1 << 18
+
+
+class Waiter:
+    """Something a thread waits for: done after ``remaining`` completions."""
+
+    __slots__ = ("_lock", "remaining")
+
+    def __init__(self, remaining: int = 1) -> None:
+        self.remaining = remaining
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def complete_one(self) -> None:
+        """Count one completion and wake the thread at the last one."""
+        self.remaining -= 1
+        if self.remaining <= 0:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the waiting thread look again."""
+        if self._lock.locked():
+            try:
+                self._lock.release()
+            except RuntimeError:
+                return  # another thread woke it at the same moment
+
+    def sleep(self, timeout: float) -> None:
+        """Sleep until woken; ``timeout`` in seconds, negative for no limit."""
+        self._lock.acquire(timeout=timeout)
+
+
+class Connection:
+    """An authenticated frame connection. Only the holder of the baton may use it."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_message: Callable[[Connection, Message], None],
+        on_closed: Callable[[Connection], None],
+        handshake: ServerHandshake | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.sock = sock
+        self.on_message = on_message
+        self.on_closed = on_closed
+        self.closed = False
+        self.state: Any = None
+        self.known_functions: set[bytes] = set()
+        self._handshake = handshake
+        self._decoder = FrameDecoder(reactor.config.max_frame_bytes)
+        self._queued: list[Message] = []
+        self._unsent: deque[memoryview] = deque()
+        self._writable_wanted = False
+
+    def send(self, message: Message) -> None:
+        """Queue ``message``; it leaves with the others at the end of this turn."""
+        if not self._queued:
+            self.reactor.dirty.append(self)
+        self._queued.append(message)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the socket takes it."""
+        if self.closed:
+            self._queued.clear()
+            return
+        if self._queued:
+            self._unsent.append(memoryview(encode_frame(self._queued)))
+            self._queued = []
+        try:
+            while self._unsent:
+                head = self._unsent[0]
+                sent = self.sock.send(head)
+                if sent < len(head):
+                    self._unsent[0] = head[sent:]
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            pass  # the poller says when there is room again
+        except OSError as error:
+            self.close(str(error))
+            return
+        if bool(self._unsent) != self._writable_wanted:
+            self._writable_wanted = bool(self._unsent)
+            mask = select.EPOLLIN | (select.EPOLLOUT if self._writable_wanted else 0)
+            self.reactor.poller.modify(self.sock.fileno(), mask)
+
+    def handle_events(self, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self.flush()
+        if not self.closed and events & ~select.EPOLLOUT:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            data = self.sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(str(error))
+            return
+        if not data:
+            self.close("the peer closed the connection")
+            return
+        try:
+            if self._handshake is not None:
+                done = self._handshake.feed(data)
+                if done is None:
+                    return
+                proof, data = done
+                self._handshake = None
+                self.sock.send(proof)
+            messages = self._decoder.feed(data)
+        except (HandshakeError, FrameError) as error:
+            logger.warning("Closed a connection: %s.", error)
+            self.close(str(error))
+            return
+        for message in messages:
+            self.on_message(self, message)
+
+    def close(self, reason: str) -> None:
+        """End the connection; its `on_closed` is called once."""
+        if self.closed:
+            return
+        self.closed = True
+        self.reactor.forget(self)
+        self.sock.close()
+        if self._handshake is None:
+            self.on_closed(self)
+
+    def close_unless_authenticated(self) -> None:
+        """Half-open connections end when their time for the handshake is over."""
+        if self._handshake is not None:
+            logger.warning("Closed a connection: no handshake in time.")
+            self.close("no handshake in time")
+
+
+class _DeferredInterrupt:
+    """Notes SIGINT while the main thread holds the baton and raises it afterwards."""
+
+    def __init__(self, reactor: Reactor, waiter: Waiter) -> None:
+        self._reactor = reactor
+        self._waiter = waiter
+        self.noted = False
+        self._previous: Any = None
+
+    def __enter__(self) -> _DeferredInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            previous = signal.getsignal(signal.SIGINT)
+            if callable(previous):
+                self._previous = previous
+                signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.noted = True
+        self._reactor.wake()
+        self._waiter.wake()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            if self.noted:
+                self._previous(signal.SIGINT, None)
+
+
+class Reactor:
+    """All connections, timers and posted work of one process."""
+
+    def __init__(self, token: bytes, config: Config) -> None:
+        self.token = token
+        self.config = config
+        self.poller = select.epoll()
+        self.dirty: list[Connection] = []
+        self.inbox: deque[Callable[[], None]] = deque()
+        self.on_turn: Callable[[], None] = lambda: None
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._baton = allocate_lock()
+        self._waiting: deque[Waiter] = deque()
+        self._uses = 0
+        self._driving = False
+        self._polling = False
+        self._foreground_left = threading.Event()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_ids = itertools.count()
+        self._stopped = False
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._watch(self._wake_fd, self._drain_wake)
+        self._thread = threading.Thread(
+            target=self._background, name="nbray-reactor", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the background thread that drives when nobody waits."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Flush, close every connection and end the background thread."""
+        self._stopped = True
+        self._foreground_left.set()
+        self.wake()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5.0)
+        if self._baton.acquire(timeout=5.0):
+            self._turn(0.0)
+            for fd in list(self._handlers):
+                self.poller.unregister(fd)
+            self._handlers.clear()
+            self.poller.close()
+            os.close(self._wake_fd)
+
+    # --- sockets ------------------------------------------------------------------
+
+    def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
+        self._handlers[fd] = handler
+        self.poller.register(fd, select.EPOLLIN)
+
+    def forget(self, connection: Connection) -> None:
+        fd = connection.sock.fileno()
+        if self._handlers.pop(fd, None) is not None:
+            self.poller.unregister(fd)
+
+    def listen(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[Connection, Message], None],
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        """Accept authenticated connections on the listening ``sock``."""
+        sock.setblocking(False)
+
+        def accept(_events: int) -> None:
+            try:
+                peer, _ = sock.accept()
+            except OSError as error:
+                logger.warning("A connection could not be accepted: %s.", error)
+                return
+            peer.setblocking(False)
+            handshake = ServerHandshake(self.token)
+            connection = Connection(self, peer, on_message, on_closed, handshake)
+            self._watch(peer.fileno(), connection.handle_events)
+            peer.send(handshake.hello)
+            self.call_later(
+                self.config.handshake_timeout_s, connection.close_unless_authenticated
+            )
+
+        self._watch(sock.fileno(), accept)
+
+    def connect(
+        self,
+        unix_path: str,
+        host: str,
+        port: int,
+        on_message: Callable[[Connection, Message], None],
+        on_closed: Callable[[Connection], None],
+    ) -> Connection:
+        """Connect by the Unix socket when ``unix_path`` is given, else by TCP.
+
+        Raises:
+            OSError: nobody listens there.
+            HandshakeError: one side has a wrong token or version.
+        """
+        timeout = self.config.handshake_timeout_s
+        if unix_path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(timeout)
+            sock.connect(unix_path)
+        else:
+            sock = socket.create_connection((host, port), timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handshake = ClientHandshake(self.token)
+        sock.sendall(handshake.answer(_read_exactly(sock, handshake.hello_bytes)))
+        handshake.check(_read_exactly(sock, handshake.proof_bytes))
+        sock.setblocking(False)
+        connection = Connection(self, sock, on_message, on_closed)
+        self._watch(sock.fileno(), connection.handle_events)
+        return connection
+
+    # --- timers and posted work -----------------------------------------------------
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run ``action`` under the baton after ``seconds``."""
+        heapq.heappush(
+            self._timers, (time.monotonic() + seconds, next(self._timer_ids), action)
+        )
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Run ``action`` under the baton soon; from any thread."""
+        self.inbox.append(action)
+        self.notify()
+
+    def notify(self) -> None:
+        """Tell that there is work in an inbox; cheap when somebody is about to look anyway."""
+        if self._polling:
+            self.wake()
+
+    def wake(self) -> None:
+        """Interrupt whoever polls."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _drain_wake(self, _events: int) -> None:
+        try:
+            os.eventfd_read(self._wake_fd)
+        except BlockingIOError:
+            return  # somebody else drained it
+
+    # --- driving ----------------------------------------------------------------------
+
+    def _turn(self, timeout: float) -> None:
+        """One turn: posted work, writes, then reads for at most ``timeout`` s (-1: any)."""
+        self._work()
+        if self.inbox:
+            timeout = 0.0
+        if self._timers:
+            until = max(0.0, self._timers[0][0] - time.monotonic())
+            timeout = until if timeout < 0 else min(timeout, until)
+        self._polling = True
+        if self.inbox:
+            timeout = 0.0
+        events = self.poller.poll(timeout)
+        self._polling = False
+        for fd, mask in events:
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler(mask)
+        if self._timers:
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                heapq.heappop(self._timers)[2]()
+        self._work()
+
+    def _work(self) -> None:
+        inbox = self.inbox
+        while inbox:
+            inbox.popleft()()
+        self.on_turn()
+        while self.dirty:
+            dirty, self.dirty = self.dirty, []
+            for connection in dirty:
+                connection.flush()
+
+    def _leave(self) -> None:
+        """Give the baton back and wake one waiting thread to take it."""
+        self._driving = False
+        self._uses += 1
+        self._baton.release()
+        for waiter in list(self._waiting):
+            if waiter.remaining > 0:
+                waiter.wake()
+                return
+        if not self._foreground_left.is_set():
+            self._foreground_left.set()
+
+    def try_turn(self) -> None:
+        """Do one turn without waiting, if no other thread holds the baton."""
+        if self._baton.acquire(blocking=False):
+            waiter = Waiter()
+            with _DeferredInterrupt(self, waiter):
+                try:
+                    self._turn(0.0)
+                finally:
+                    self._leave()
+
+    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
+        """Wait until ``waiter`` is done; False after ``timeout`` seconds (None: no limit).
+
+        Raises:
+            KeyboardInterrupt: the user interrupted; no state is torn.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with _DeferredInterrupt(self, waiter) as interrupt:
+            while waiter.remaining > 0 and not interrupt.noted:
+                left = -1.0 if deadline is None else deadline - time.monotonic()
+                if deadline is not None and left <= 0:
+                    break
+                if self._baton.acquire(blocking=False):
+                    self._driving = True
+                    try:
+                        while waiter.remaining > 0 and not interrupt.noted:
+                            left = -1.0 if deadline is None else deadline - time.monotonic()
+                            if deadline is not None and left <= 0:
+                                break
+                            self._turn(left)
+                    finally:
+                        self._leave()
+                    break
+                self._waiting.append(waiter)
+                try:
+                    self.notify()
+                    if self._baton.locked():
+                        waiter.sleep(left)
+                finally:
+                    self._waiting.remove(waiter)
+        return waiter.remaining <= 0
+
+    def _background(self) -> None:
+        while not self._stopped:
+            seen = self._uses
+            time.sleep(TICK_S)
+            if self._driving:
+                self._foreground_left.clear()
+                if self._driving:
+                    self._foreground_left.wait()
+                continue
+            if self._uses != seen or not self._baton.acquire(blocking=False):
+                continue
+            try:
+                while not self._waiting and not self._stopped:
+                    self._turn(-1.0)
+            except Exception:
+                logger.exception("A message handler failed; the process goes on.")
+            finally:
+                uses = self._uses
+                self._leave()
+                self._uses = uses
+
+
+def _read_exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        if not part:
+            raise HandshakeError(
+                "the peer closed the connection during the handshake: is the token the same?"
+            )
+        data += part
+    return data
