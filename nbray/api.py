@@ -16,7 +16,7 @@ from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 from nbray.wire.gcs_messages import Empty, Nodes
-from nbray.wire.messages import KillActor, NodeInfo
+from nbray.wire.messages import NodeInfo
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -116,9 +116,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor's process at once."""
     if not isinstance(actor, ActorHandle):
         raise ValueError("nbray.kill() only supported for actors.")
-    core = current_core()
-    actor_id = actor._actor_id
-    core.reactor.post(lambda: core.raylet.send(KillActor(actor_id, no_restart)))
+    current_core().kill_actor(actor._actor_id, no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

@@ -112,7 +112,3 @@ class OwnerDiedError(ObjectLostError):
 
 class ObjectStoreFullError(NbrayError):
     """The node's object store has no room."""
-
-
-class NodeStartError(NbrayError):
-    """A process of the cluster could not be started."""

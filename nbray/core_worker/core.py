@@ -79,7 +79,7 @@ class CoreWorker:
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
         self._replies: dict[object, Callable[[Any], None]] = {}
-        self._handovers: dict[bytes, list[bytes]] = {}
+        self.handovers: dict[bytes, list[bytes]] = {}
         self._pinned: dict[bytes, list[Callable[[m.ObjectPinned], None]]] = {}
         self._freed_actors: dict[bytes, bytes] = {}
         self._unpins: deque[bytes] = deque()
@@ -224,6 +224,8 @@ class CoreWorker:
             task_id, self.job.job_id, b"", name, payload, dependencies, contained,
             num_returns, actor_id, method,
         )  # fmt: skip
+        # A pending call keeps the actor alive, also when its handle has gone.
+        self.released.append((handle_id(actor_id), 1))
         refs = self._new_refs(task_id, num_returns)
         self._new_calls.append(ActorCall(spec, retries))
         if len(self._new_calls) >= 64:
@@ -290,9 +292,20 @@ class CoreWorker:
         else:
             self.reactor.post(lambda: self.raylet.send(m.CreateActor(spec, self.job)))
 
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        """End an actor; for this process it is dead at once when it does not restart."""
+
+        def act() -> None:
+            self.raylet.send(m.KillActor(actor_id, no_restart))
+            if no_restart:
+                dead = m.ActorState(actor_id, 1 << 29, "DEAD", None, "nbray.kill ended it")
+                self._actor(actor_id).on_state(dead)
+
+        self.reactor.post(act)
+
     def actor_ref(self, actor_id: bytes) -> ObjectRef:
         """The ref that a new actor's handles carry: when it dies, the actor ends."""
-        object_id = actor_id + bytes(12)
+        object_id = handle_id(actor_id)
         self.table.add_owned(object_id)
         self._freed_actors[object_id] = actor_id
         return ObjectRef(object_id, self.address, self)
@@ -703,6 +716,8 @@ class CoreWorker:
             self.released.append((dependency.object_id, -1))
         for ref in spec.contained:
             self.released.append((ref.object_id, -1))
+        if spec.actor_id:
+            self.released.append((handle_id(spec.actor_id), -1))
 
     def fail_task(self, spec: m.TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
@@ -803,8 +818,8 @@ class CoreWorker:
                 self.submitter.on_returned(message.task_ids)
                 self.submitter_dirty = True
             case m.HandoverDone():
-                for object_id in self._handovers.pop(message.task_id, ()):
-                    self._hold(object_id, -1)
+                for object_id in self.handovers.pop(message.task_id, ()):
+                    self.released.append((object_id, -1))
             case m.RequestValue():
                 self._serve_value(connection, message.object_id)
             case m.ValueReady():
@@ -865,11 +880,10 @@ class CoreWorker:
         else:
             entry.callbacks.append(answer)
 
-    def hold_for_handover(self, task_id: bytes, object_ids: list[bytes]) -> None:
-        """Keep refs inside returned values until the receiver has registered them."""
-        for object_id in object_ids:
-            self._hold(object_id, 1)
-        self._handovers.setdefault(task_id, []).extend(object_ids)
+
+def handle_id(actor_id: bytes) -> bytes:
+    """The object id by which the handles of an actor are counted."""
+    return actor_id + bytes(12)
 
 
 class ArgumentSlot:

@@ -108,7 +108,7 @@ class Executor:
             done.borrowed = self._kept_arguments(spec)
             held = [ref.object_id for value in done.values for ref in value.contained]
             if held:
-                self._core.hold_for_handover(spec.task_id, held)
+                self._core.handovers[spec.task_id] = held
             connection.send(done)
 
     def _kept_arguments(self, spec: m.TaskSpec) -> list[bytes]:
@@ -283,6 +283,7 @@ class Executor:
         values = []
         for index, item in enumerate(results):
             packed = serialize(item)
+            # Held until the receiver has registered them: `HandoverDone` takes this back.
             for ref in packed.contained:
                 self._core.released.append((ref.object_id, 1))
             values.append(
@@ -290,13 +291,17 @@ class Executor:
                     return_id(spec.task_id, index), packed, self._core.job.driver.worker_id
                 )
             )
-            for ref in packed.contained:
-                self._core.released.append((ref.object_id, -1))
         return values
 
     def _error_values(self, spec: m.TaskSpec, error: BaseException) -> list[m.Value]:
-        if isinstance(error, TaskCancelledError):
-            wrapped: BaseException = error
+        text = str(error)
+        if isinstance(error, TaskError):
+            # An argument's task failed: its error is this task's too, as it stands.
+            wrapped: BaseException = TaskError(
+                error.function_name, error.traceback_text, error.cause, error.pid
+            )
+        elif isinstance(error, TaskCancelledError):
+            wrapped = error
         else:
             text = _user_traceback(error)
             wrapped = TaskError(spec.name, text, error, os.getpid())

@@ -76,7 +76,7 @@ class GcsServer:
 
     async def kill_actor(self, request: g.KillActorRequest) -> g.Empty:
         """End an actor."""
-        await self.actors.kill(request.actor_id, request.no_restart, "it was killed by nbray.kill")
+        await self.actors.kill(request.actor_id, request.no_restart, request.cause)
         return g.Empty()
 
     async def worker_died(self, request: g.WorkerDied) -> g.Empty:

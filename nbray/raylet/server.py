@@ -438,10 +438,10 @@ class Raylet:
             return
 
     async def _kill_actor(self, message: m.KillActor) -> None:
+        cause = "all its handles are gone" if message.out_of_scope else "nbray.kill ended it"
+        request = g.KillActorRequest(message.actor_id, message.no_restart, cause)
         try:
-            await self._gcs.call(
-                "KillActor", g.KillActorRequest(message.actor_id, message.no_restart), g.Empty
-            )
+            await self._gcs.call("KillActor", request, g.Empty)
         except RpcError as error:
             logger.warning("An actor was not killed: %s", error)
 

@@ -64,6 +64,7 @@ class KillActorRequest(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     no_restart: bool
+    cause: str
 
 
 class WorkerDied(msgspec.Struct, array_like=True):

@@ -1,0 +1,60 @@
+"""Every test has a cluster of its own, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import nbray
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
+    """Wait for a condition; fail with ``what`` after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.01)
+
+
+def processes_of(root: Path) -> list[psutil.Process]:
+    """The processes of clusters whose sessions are below ``root``."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if any(str(root) in part for part in process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def session_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for sessions; afterwards no process and no file of theirs may be left."""
+    root = Path(tempfile.mkdtemp(prefix="nbt"))
+    monkeypatch.setenv("NBRAY_TMPDIR", str(root))
+    shared_before = set(os.listdir("/dev/shm"))
+    yield root
+    nbray.shutdown()
+    try:
+        wait_until(lambda: not processes_of(root), "the end of all processes of the test")
+        assert not list(root.iterdir()), "a session folder is left"
+        assert set(os.listdir("/dev/shm")) <= shared_before, "a file is left in /dev/shm"
+    finally:
+        for process in processes_of(root):
+            process.kill()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(session_root: Path) -> Path:
+    """A cluster with two CPUs and a 200 MB object store."""
+    nbray.init(num_cpus=2, object_store_memory=200 << 20, resources={"custom": 1})
+    return session_root

@@ -1,0 +1,109 @@
+"""Frames and the handshake: pure parts, and what a hostile peer meets at a real raylet."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nbray
+from nbray.common.session import Session
+from nbray.driver import find_session
+from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
+from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.messages import ReclaimLeases, TasksReturned
+
+
+@given(
+    ids=st.lists(st.lists(st.binary(max_size=40), max_size=5), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(1, 50), min_size=1),
+)
+def test_frames_survive_any_cut(ids: list[list[bytes]], cuts: list[int]) -> None:
+    sent = [TasksReturned(batch) for batch in ids]
+    data = b"".join(bytes(encode_frame([message, ReclaimLeases()])) for message in sent)
+    decoder, received, position, turn = FrameDecoder(1 << 20), [], 0, 0
+    while position < len(data):
+        step = cuts[turn % len(cuts)]
+        received += decoder.feed(data[position : position + step])
+        position, turn = position + step, turn + 1
+    assert received[::2] == sent
+    assert len(received) == 2 * len(sent)
+
+
+def test_a_frame_of_4_gb_is_refused_by_its_length() -> None:
+    with pytest.raises(FrameError, match="were announced|was announced"):
+        FrameDecoder(1 << 20).feed(b"\xff\xff\xff\xff")
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_random_bytes_are_an_error_with_a_name_or_a_message(body: bytes) -> None:
+    decoder = FrameDecoder(1 << 20)
+    try:
+        messages = decoder.feed(struct.pack("<I", len(body)) + body)
+    except FrameError as error:
+        assert "malformed" in str(error)
+    else:
+        assert isinstance(messages, list)
+
+
+def test_both_sides_prove_the_token() -> None:
+    server, client = ServerHandshake(b"secret"), ClientHandshake(b"secret")
+    done = server.feed(client.answer(server.hello) + b"rest")
+    assert done is not None
+    client.check(done[0])
+    assert done[1] == b"rest"
+
+
+def test_a_wrong_token_is_refused_on_both_sides() -> None:
+    server, client = ServerHandshake(b"secret"), ClientHandshake(b"guess")
+    with pytest.raises(HandshakeError, match="wrong token"):
+        server.feed(client.answer(server.hello))
+    with pytest.raises(HandshakeError, match="wrong token"):
+        client.check(os.urandom(32))
+
+
+@pytest.mark.parametrize(
+    ("attack", "log_line"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "does not speak nbray's protocol"),
+        (b"NBRY" + b"\0" * 80, "protocol version"),
+        (b"NBRY\x01\0" + b"\0" * 64, "wrong token"),
+    ],
+    ids=["port scanner", "other version", "wrong token"],
+)
+def test_a_stranger_is_disconnected_with_a_log_line(
+    cluster: Path, attack: bytes, log_line: str
+) -> None:
+    session, info = find_session("auto")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(info["raylet_socket"])
+        sock.sendall(attack)
+        while sock.recv(4096):
+            pass
+    _expect_in_log(session, log_line)
+    assert nbray.get(nbray.remote(lambda: 1).remote(), timeout=20) == 1
+
+
+def test_a_member_with_a_huge_frame_is_disconnected(cluster: Path) -> None:
+    session, info = find_session("auto")
+    client = ClientHandshake(session.token)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(info["raylet_socket"])
+        sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
+        client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))
+        sock.sendall(b"\xff\xff\xff\xff")
+        assert sock.recv(1) == b""
+    _expect_in_log(session, "4294967295 bytes")
+
+
+def _expect_in_log(session: Session, text: str) -> None:
+    log = session.log_path("raylet.log")
+    wait_until(lambda: text in log.read_text(), f"{text!r} in the raylet's log")
