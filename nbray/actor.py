@@ -86,9 +86,7 @@ class ActorClass:
             core.address,
         )  # fmt: skip
         core.create_actor(spec, wait=bool(name))
-        return ActorHandle(
-            actor_id, self.__name__, methods, spec.options.max_task_retries, ref
-        )
+        return ActorHandle(actor_id, self.__name__, methods, spec.options.max_task_retries, ref)
 
 
 def _is_method(name: str) -> bool:

@@ -212,5 +212,3 @@ def get_runtime_context() -> RuntimeContext:
         task.actor_id.hex() if task and task.actor_id else None,
         core.job.namespace,
     )  # fmt: skip
-
-

@@ -27,8 +27,10 @@ def main() -> int:
         print("\n".join(f"    {line}" for line in cell.source.splitlines()))
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            text = output.get("text") or data.get("text/plain") or "\n".join(
-                output.get("traceback", [])
+            text = (
+                output.get("text")
+                or data.get("text/plain")
+                or "\n".join(output.get("traceback", []))
             )
             kinds = [kind for kind in data if kind.startswith("image/")]
             print(text.rstrip() + "".join(f" [{kind}]" for kind in kinds))

@@ -107,9 +107,7 @@ def test_refs_inside_values_are_passed_on_and_freed(cluster: Path) -> None:
     assert nbray.get(inner)[0] == 7
     assert nbray.get(use.remote([inner])) == 7
     del inner
-    wait_until(
-        lambda: nbray.nodes()[0]["Stats"]["objects"] == 0, "the arena to be empty again"
-    )
+    wait_until(lambda: nbray.nodes()[0]["Stats"]["objects"] == 0, "the arena to be empty again")
 
 
 def test_a_killed_workers_tasks_run_again(cluster: Path, tmp_path: Path) -> None:

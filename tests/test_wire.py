@@ -37,7 +37,7 @@ def test_frames_survive_any_cut(ids: list[list[bytes]], cuts: list[int]) -> None
 
 
 def test_a_frame_of_4_gb_is_refused_by_its_length() -> None:
-    with pytest.raises(FrameError, match="were announced|was announced"):
+    with pytest.raises(FrameError, match="was announced"):
         FrameDecoder(1 << 20).feed(b"\xff\xff\xff\xff")
 
 

@@ -41,5 +41,5 @@ class Config:
         for field in fields(cls):
             text = os.environ.get(f"NBRAY_{field.name.upper()}")
             if text is not None:
-                values[field.name] = type(field.default)(text)  # type: ignore[call-overload]
+                values[field.name] = float(text) if field.type == "float" else int(text)
         return cls(**values)  # type: ignore[arg-type]

@@ -27,7 +27,12 @@ class Child:
     """A process that this one started."""
 
     def __init__(
-        self, module: str, process: subprocess.Popen[bytes], log: Path, ready: int, alive: int | None
+        self,
+        module: str,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        ready: int,
+        alive: int | None,
     ) -> None:
         self._module = module
         self._process = process

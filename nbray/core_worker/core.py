@@ -84,7 +84,7 @@ class CoreWorker:
         self._freed_actors: dict[bytes, bytes] = {}
         self._unpins: deque[bytes] = deque()
 
-    # --- start and stop ---------------------------------------------------------------
+    # --- start and stop --------------------
 
     def start(self, raylet_socket: str, host: str) -> None:
         """Listen, and connect to the raylet of this node.
@@ -96,12 +96,8 @@ class CoreWorker:
         unix.bind(self._socket_path)
         unix.listen(512)
         tcp = socket.create_server((host, 0), backlog=512)
-        self.address = m.Address(
-            self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1]
-        )
-        self.raylet = self.reactor.connect(
-            raylet_socket, "", 0, self._on_message, self._on_closed
-        )
+        self.address = m.Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
+        self.raylet = self.reactor.connect(raylet_socket, "", 0, self._on_message, self._on_closed)
         self.reactor.listen(unix, self._on_message, self._on_closed)
         self.reactor.listen(tcp, self._on_message, self._on_closed)
 
@@ -126,7 +122,7 @@ class CoreWorker:
         except FileNotFoundError:
             logger.debug("The socket %s was gone already.", self._socket_path)
 
-    # --- requests with a reply -----------------------------------------------------------
+    # --- requests with a reply --------------------
 
     def request(
         self, key: object, message: m.Message, timeout: float = 30.0, conn: Connection | None = None
@@ -168,7 +164,7 @@ class CoreWorker:
             raise NbrayError(f"The GCS could not do {method}: {reply.error}")
         return reply.body
 
-    # --- submission (any thread) -----------------------------------------------------------
+    # --- submission (any thread) --------------------
 
     def _new_refs(self, task_id: bytes, count: int) -> list[ObjectRef]:
         refs = []
@@ -198,9 +194,7 @@ class CoreWorker:
             num_returns,
         )  # fmt: skip
         refs = self._new_refs(task_id, num_returns)
-        self._new_tasks.append(
-            PendingTask(spec, function, resources, retries, retry_exceptions)
-        )
+        self._new_tasks.append(PendingTask(spec, function, resources, retries, retry_exceptions))
         if len(self._new_tasks) >= 64:
             self.reactor.try_turn()
         else:
@@ -310,7 +304,7 @@ class CoreWorker:
         self._freed_actors[object_id] = actor_id
         return ObjectRef(object_id, self.address, self)
 
-    # --- values ---------------------------------------------------------------------------
+    # --- values --------------------
 
     def put(self, value: Any) -> ObjectRef:
         """Make an object of ``value``; this process owns it."""
@@ -516,7 +510,7 @@ class CoreWorker:
                 return
             try:
                 future.set_result(self._open(ref, entry, None))
-            except BaseException as error:  # noqa: BLE001 - it is handed to the waiter
+            except BaseException as error:
                 future.set_exception(error)
 
         def enlist() -> None:
@@ -542,7 +536,7 @@ class CoreWorker:
 
         self.reactor.post(act)
 
-    # --- under the baton ----------------------------------------------------------------------
+    # --- under the baton --------------------
 
     def _turn(self) -> None:
         """Everything that other threads left for the holder of the baton."""
@@ -644,9 +638,7 @@ class CoreWorker:
             if entry.registered:
                 connection = self._peers.get(entry.owner.worker_id)
                 if connection is not None:
-                    connection.send(
-                        m.RemoveBorrower(object_id, self.worker_id, entry.registered)
-                    )
+                    connection.send(m.RemoveBorrower(object_id, self.worker_id, entry.registered))
             return
         actor_id = self._freed_actors.pop(object_id, None)
         if actor_id is not None:
@@ -654,7 +646,7 @@ class CoreWorker:
         elif entry.value is not None and entry.value.stored is not None:
             self.raylet.send(m.FreeObjects([object_id], entry.value.stored.node_ids))
 
-    # --- the ends of tasks ------------------------------------------------------------------------
+    # --- the ends of tasks --------------------
 
     def finish_task(self, spec: m.TaskSpec, worker_id: bytes, done: m.TaskDone) -> None:
         """Complete a task's objects and let go of its arguments."""
@@ -740,7 +732,7 @@ class CoreWorker:
             ),
         )
 
-    # --- connections --------------------------------------------------------------------------------
+    # --- connections --------------------
 
     def connect(self, address: m.Address) -> Connection:
         """The connection to a driver or worker, made when there is none.

@@ -68,7 +68,7 @@ class Executor:
         core.on_executor_turn = self._turn
         core.before_blocking = self._before_blocking
 
-    # --- under the baton -----------------------------------------------------------------
+    # --- under the baton --------------------
 
     def _on_message(self, connection: Connection, message: m.Message) -> None:
         match message:
@@ -151,7 +151,7 @@ class Executor:
         core.reactor.inbox.append(blocked)
         return lambda: core.reactor.post(lambda: core.raylet.send(m.WorkerUnblocked()))
 
-    # --- the main thread --------------------------------------------------------------------
+    # --- the main thread --------------------
 
     def run(self) -> None:
         """Serve until the raylet says to leave."""
@@ -244,7 +244,7 @@ class Executor:
         known = self._functions[spec.function_id]
         if isinstance(known, bytes):
             known = self._functions[spec.function_id] = cloudpickle.loads(known)
-        return known  # type: ignore[return-value]
+        return known
 
     def _arguments(self, spec: m.TaskSpec) -> tuple[list[Any], dict[str, Any]]:
         if not spec.args:
@@ -321,11 +321,13 @@ class Executor:
         seconds: float,
         retry: bool = False,
     ) -> None:
-        self._replies.append((connection, spec, m.TaskDone(spec.task_id, values, seconds, [], retry)))
+        self._replies.append(
+            (connection, spec, m.TaskDone(spec.task_id, values, seconds, [], retry))
+        )
         if self._threads is not None:
             self._core.reactor.notify()
 
-    # --- becoming an actor ---------------------------------------------------------------------
+    # --- becoming an actor --------------------
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         spec = message.spec

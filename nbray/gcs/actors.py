@@ -137,11 +137,12 @@ class ActorTable:
         return True
 
     def worker_died(self, worker_id: bytes, cause: str) -> None:
-        """Restart or bury the actor of a dead worker, and bury those it created."""
+        """Restart or bury the actor of a dead worker."""
         for actor in list(self._actors.values()):
-            if actor.address is not None and actor.address.worker_id == worker_id:
-                if actor.state == "ALIVE" and self._restart(actor, cause):
-                    self._spawn_place(actor)
+            if actor.address is None or actor.address.worker_id != worker_id:
+                continue
+            if actor.state == "ALIVE" and self._restart(actor, cause):
+                self._spawn_place(actor)
 
     async def node_died(self, node_id: bytes, cause: str) -> None:
         """All workers of a node are gone."""
@@ -166,7 +167,9 @@ class ActorTable:
         for node in self._nodes():
             if node.node_id == address.node_id and node.alive:
                 try:
-                    await self._raylet(node).call("KillWorker", KillWorker(address.worker_id), Empty)
+                    await self._raylet(node).call(
+                        "KillWorker", KillWorker(address.worker_id), Empty
+                    )
                 except RpcError as error:
                     logger.warning("A worker was not killed: %s", error)
 
@@ -194,6 +197,4 @@ class ActorTable:
         if actor_id is None:
             return FoundActor(b"")
         spec = self._actors[actor_id].spec
-        return FoundActor(
-            actor_id, spec.class_name, spec.methods, spec.options.max_task_retries
-        )
+        return FoundActor(actor_id, spec.class_name, spec.methods, spec.options.max_task_retries)

@@ -79,7 +79,7 @@ class Raylet:
         self._nodes: list[m.NodeInfo] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # --- life -----------------------------------------------------------------------
+    # --- life --------------------
 
     def start_workers(self) -> None:
         """Start the template and the first workers."""
@@ -130,7 +130,7 @@ class Raylet:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- the frame server's handler ---------------------------------------------------------
+    # --- the frame server's handler --------------------
 
     def on_message(self, conn: FrameConnection, message: m.Message) -> None:
         match message:
@@ -200,7 +200,7 @@ class Raylet:
         self._create_objects()
         self._schedule()
 
-    # --- who is here ----------------------------------------------------------------------------
+    # --- who is here --------------------
 
     def _register_worker(self, conn: FrameConnection, message: m.RegisterWorker) -> None:
         worker = self._pool.workers.get(message.address.worker_id)
@@ -212,9 +212,7 @@ class Raylet:
         worker.address = m.Address(a.worker_id, self.node_id, a.unix_path, a.host, a.port)
         worker.connection = conn
         conn.state = _Peer(a.worker_id, worker=worker)
-        conn.send(
-            m.WorkerRegistered(self.node_id, self._host, self._arena.path, self._arena.size)
-        )
+        conn.send(m.WorkerRegistered(self.node_id, self._host, self._arena.path, self._arena.size))
         self._pool.registered(worker)
 
     async def _register_driver(self, conn: FrameConnection, message: m.RegisterDriver) -> None:
@@ -261,7 +259,7 @@ class Raylet:
         except RpcError as error:
             logger.warning("The death of a worker was not reported: %s", error)
 
-    # --- leases -------------------------------------------------------------------------------------
+    # --- leases --------------------
 
     def _request_lease(self, conn: FrameConnection, request: m.RequestLease) -> None:
         if not self._scheduler.feasible(request.resources):
@@ -329,7 +327,7 @@ class Raylet:
         if isinstance(peer, _Peer) and peer.worker_id in self._lent:
             self._scheduler.take(self._lent.pop(peer.worker_id))
 
-    # --- objects ------------------------------------------------------------------------------------------
+    # --- objects --------------------
 
     def _create_objects(self) -> None:
         """Serve creations in order; one that does not fit waits for room, then fails."""
@@ -356,7 +354,8 @@ class Raylet:
     def _full(self, size: int) -> str:
         allocator = self._store.allocator
         return (
-            f"The object store of node {self.node_id.hex()[:8]} has no room for {size / 1e6:.1f} MB: "
+            f"The object store of node {self.node_id.hex()[:8]} has no room for "
+            f"{size / 1e6:.1f} MB: "
             f"{allocator.used / 1e6:.1f} of {allocator.capacity / 1e6:.1f} MB are in use. "
             f"The largest: {self._store.holders() or 'none'}. "
             "Drop refs, or start the node with a larger --object-store-memory."
@@ -375,7 +374,7 @@ class Raylet:
 
         answer()
 
-    # --- actors and the GCS ---------------------------------------------------------------------------------
+    # --- actors and the GCS --------------------
 
     async def start_actor(self, request: g.StartActor) -> g.ActorStarted:
         """Give an actor a worker and have it created (called by the GCS)."""

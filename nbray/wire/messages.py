@@ -464,7 +464,7 @@ class OutputLines(msgspec.Struct, array_like=True, tag=70):
     name: str
 
 
-Message = Union[
+Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
     ReclaimLeases, WorkerBlocked, WorkerUnblocked,

@@ -230,9 +230,7 @@ class Reactor:
         self._stopped = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watch(self._wake_fd, self._drain_wake)
-        self._thread = threading.Thread(
-            target=self._background, name="nbray-reactor", daemon=True
-        )
+        self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
 
     def start(self) -> None:
         """Start the background thread that drives when nobody waits."""
@@ -253,7 +251,7 @@ class Reactor:
             self.poller.close()
             os.close(self._wake_fd)
 
-    # --- sockets ------------------------------------------------------------------
+    # --- sockets --------------------
 
     def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
         self._handlers[fd] = handler
@@ -284,9 +282,7 @@ class Reactor:
             connection = Connection(self, peer, on_message, on_closed, handshake)
             self._watch(peer.fileno(), connection.handle_events)
             peer.send(handshake.hello)
-            self.call_later(
-                self.config.handshake_timeout_s, connection.close_unless_authenticated
-            )
+            self.call_later(self.config.handshake_timeout_s, connection.close_unless_authenticated)
 
         self._watch(sock.fileno(), accept)
 
@@ -320,13 +316,11 @@ class Reactor:
         self._watch(sock.fileno(), connection.handle_events)
         return connection
 
-    # --- timers and posted work -----------------------------------------------------
+    # --- timers and posted work --------------------
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """Run ``action`` under the baton after ``seconds``."""
-        heapq.heappush(
-            self._timers, (time.monotonic() + seconds, next(self._timer_ids), action)
-        )
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_ids), action))
 
     def post(self, action: Callable[[], None]) -> None:
         """Run ``action`` under the baton soon; from any thread."""
@@ -348,7 +342,7 @@ class Reactor:
         except BlockingIOError:
             return  # somebody else drained it
 
-    # --- driving ----------------------------------------------------------------------
+    # --- driving --------------------
 
     def _turn(self, timeout: float) -> None:
         """One turn: posted work, writes, then reads for at most ``timeout`` s (-1: any)."""
