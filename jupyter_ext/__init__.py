@@ -18,6 +18,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, the resolving of remote names and the output handler."""
     from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse
     from nbray.jupyter_ext.output import OutputRouter
+
     from nbray.util.output import set_output_handler
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
@@ -25,7 +26,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     router = OutputRouter(getattr(shell, "kernel", None))
     shell.register_magics(NbrayMagics(shell, router))
     shell.ast_transformers.append(ResolveOnUse(shell.user_ns))
-    shell.events.register("pre_run_cell", router.before_cell)  # type: ignore[no-untyped-call]
+    shell.events.register("pre_run_cell", router.before_cell)
     set_output_handler(router)
 
 
@@ -33,6 +34,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
     from nbray.jupyter_ext.magics import ResolveOnUse
     from nbray.jupyter_ext.output import OutputRouter
+
     from nbray.util.output import set_output_handler
 
     shell.ast_transformers[:] = [
@@ -42,5 +44,5 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     ]
     for callback in list(shell.events.callbacks["pre_run_cell"]):
         if isinstance(getattr(callback, "__self__", None), OutputRouter):
-            shell.events.unregister("pre_run_cell", callback)  # type: ignore[no-untyped-call]
+            shell.events.unregister("pre_run_cell", callback)
     set_output_handler(None)

@@ -1,4 +1,9 @@
-"""A head node on this machine: a session, a GCS and a raylet."""
+"""The processes of a node on this machine: started, found and stopped.
+
+A head node is a session folder, a GCS and a raylet; a node that joins is a session folder and
+a raylet. Either leaves with its starter (a program, a notebook kernel) or is detached, as
+`nbray start` wants it. A start that fails leaves no process and no folder behind.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from nbray.common.config import Config
 from nbray.common.process import Child, spawn
 from nbray.common.resources import to_units
-from nbray.common.session import Session
+from nbray.common.session import Session, sessions_root
+
+_SMALLEST_STORE = 1 << 20
 
 
 @dataclass
@@ -38,52 +46,153 @@ def start_head(
     object_store_memory: int | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    fate_shared: bool = True,
+    token: bytes | None = None,
 ) -> RunningNode:
-    """Start a head node that leaves when this process ends, however it ends.
+    """Start a head node.
 
     Args:
         resources: amounts by name; CPU, memory (bytes) get defaults from the machine.
         object_store_memory: bytes of the arena; 30% of the free memory by default.
         host: the address to listen on.
         port: the port of the GCS; 0 takes a free one.
+        fate_shared: the node leaves when this process ends, however it ends.
+        token: the cluster's secret; a random one by default.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
+        ValueError: an amount of a resource is negative or too fine, or the store too small.
     """
-    config = Config.from_env()
-    free = psutil.virtual_memory().available
-    store = int(free * 0.3) if object_store_memory is None else object_store_memory
-    store = store // 4096 * 4096
-    total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
-    total.update(resources)
-    session = Session.create()
-    children: list[Child] = []
+    demand = _node_arguments(resources, object_store_memory)
+    node = RunningNode(Session.create(token), "", "", "", [])
     try:
         gcs = spawn(
             "nbray.gcs",
-            ["--session-dir", str(session.path), "--host", host, "--port", str(port)],
-            session.log_path("gcs.log"), fate_shared=True,
+            ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
+            node.session.log_path("gcs.log"), fate_shared=fate_shared,
         )  # fmt: skip
-        children.append(gcs)
-        address = f"{host}:{gcs.wait_ready(config.start_timeout_s)['port']}"
-        raylet = spawn(
-            "nbray.raylet",
-            [
-                "--session-dir", str(session.path), "--node-ip", host,
-                "--gcs-address", address, "--resources", json.dumps(to_units(total)),
-                "--object-store-memory", str(store), "--head",
-            ],
-            session.log_path("raylet.log"), fate_shared=True,
-        )  # fmt: skip
-        children.append(raylet)
-        report = raylet.wait_ready(config.start_timeout_s)
+        node.children.append(gcs)
+        gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+        node.gcs_address = f"{host}:{gcs_port}"
+        _start_raylet(node, [*demand, "--node-ip", host, "--head"], fate_shared)
     except BaseException:
-        for child in reversed(children):
-            child.terminate()
-        session.remove()
+        node.stop()
         raise
-    session.write_info(
-        {"gcs_address": address, "raylet_socket": report["socket"], "node_id": report["node_id"],
-         "pids": [child.pid for child in children]}
+    return node
+
+
+def join(
+    address: str,
+    *,
+    resources: Mapping[str, float],
+    token: bytes,
+    object_store_memory: int | None = None,
+    host: str = "127.0.0.1",
+    fate_shared: bool = False,
+) -> RunningNode:
+    """Start a node of the cluster whose GCS is at ``address``; arguments as for `start_head`.
+
+    Raises:
+        ProcessStartError: no GCS answers there, or it refused the token; nothing is left running.
+        ValueError: an amount of a resource is negative or too fine, or the store too small.
+    """
+    demand = _node_arguments(resources, object_store_memory)
+    node = RunningNode(Session.create(token), address, "", "", [])
+    try:
+        _start_raylet(node, [*demand, "--node-ip", host], fate_shared)
+    except BaseException:
+        node.stop()
+        raise
+    return node
+
+
+def _node_arguments(resources: Mapping[str, float], object_store_memory: int | None) -> list[str]:
+    free = psutil.virtual_memory().available
+    store = int(free * 0.3) if object_store_memory is None else object_store_memory
+    if store < _SMALLEST_STORE:
+        raise ValueError(
+            f"The object store needs at least {_SMALLEST_STORE} bytes, not {store}: "
+            "raise object_store_memory, or free memory."
+        )
+    store = store // 4096 * 4096
+    total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
+    total.update(resources)
+    return ["--resources", json.dumps(to_units(total)), "--object-store-memory", str(store)]
+
+
+def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) -> None:
+    session = node.session
+    raylet = spawn(
+        "nbray.raylet",
+        ["--session-dir", str(session.path), "--gcs-address", node.gcs_address, *arguments],
+        session.log_path("raylet.log"), fate_shared=fate_shared,
     )  # fmt: skip
-    return RunningNode(session, address, report["socket"], report["node_id"], children)
+    node.children.append(raylet)
+    report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    node.raylet_socket, node.node_id = report["socket"], report["node_id"]
+    session.write_info(
+        {
+            "gcs_address": node.gcs_address,
+            "raylet_socket": node.raylet_socket,
+            "node_id": node.node_id,
+            "pids": [child.pid for child in node.children],
+            "fate_shared": fate_shared,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class FoundNode:
+    """A node of this user on this machine, whoever started it, as its session folder tells.
+
+    Attributes:
+        session: its folder.
+        gcs_address: the GCS of its cluster.
+        fate_shared: it ends with the program that started it.
+        processes: those of its raylet and GCS that still run, in the order of their start.
+    """
+
+    session: Session
+    gcs_address: str
+    fate_shared: bool
+    processes: list[psutil.Process]
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End its processes, the last started first, and delete its folder.
+
+        One that has not left within ``timeout_s`` seconds is killed.
+        """
+        for process in reversed(self.processes):
+            try:
+                process.terminate()
+                process.wait(timeout_s)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait()
+            except psutil.NoSuchProcess:
+                continue
+        self.session.remove()
+
+
+def found_nodes() -> list[FoundNode]:
+    """The nodes of this user on this machine, the newest first, also those that ended."""
+    nodes = []
+    for path in sorted(sessions_root().iterdir(), reverse=True):
+        session = Session(Path(path))
+        try:
+            info = session.read_info()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it is starting or leaving
+        processes = [process for pid in info["pids"] for process in _process_of(session, pid)]
+        nodes.append(FoundNode(session, info["gcs_address"], bool(info["fate_shared"]), processes))
+    return nodes
+
+
+def _process_of(session: Session, pid: int) -> list[psutil.Process]:
+    """The process ``pid`` if it still is this session's: a pid may have a new owner."""
+    try:
+        process = psutil.Process(pid)
+        ours = str(session.path) in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return []
+    return [process] if ours else []

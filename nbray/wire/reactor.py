@@ -160,7 +160,11 @@ class Connection:
             self.close(str(error))
             return
         for message in messages:
-            self.on_message(self, message)
+            try:
+                self.on_message(self, message)
+            except Exception:
+                # One message's failure must not lose those behind it.
+                logger.exception("The handler of a %s failed.", type(message).__name__)
 
     def close(self, reason: str) -> None:
         """End the connection; its `on_closed` is called once."""

@@ -1,0 +1,20 @@
+"""The command ``nbray``: start, watch and stop nodes from a shell."""
+
+from __future__ import annotations
+
+import click
+
+from nbray.cli.start import start
+from nbray.cli.status import status
+from nbray.cli.stop import stop
+
+
+@click.group()
+@click.version_option(package_name="nbray")
+def main() -> None:
+    """A cluster for a notebook, with Ray's programming model."""
+
+
+main.add_command(start)
+main.add_command(status)
+main.add_command(stop)

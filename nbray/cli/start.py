@@ -1,0 +1,156 @@
+"""``nbray start``: a head node, or a node that joins a cluster."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import signal
+import socket
+import threading
+from types import FrameType
+
+import click
+import psutil
+from rich.console import Console
+
+from nbray.common.process import ProcessStartError
+from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.token import load_token, token_path
+
+
+@click.command()
+@click.option("--head", is_flag=True, help="Start a head node: a cluster begins here.")
+@click.option("--address", help="Join the cluster whose head node is at HOST:PORT.")
+@click.option("--port", type=click.IntRange(0, 65535), default=6379, show_default=True,
+              help="Port of a head node's GCS; 0 takes a free one.")  # fmt: skip
+@click.option("--node-ip-address", help="Address to listen on. A head node: 127.0.0.1 by default. "
+              "A joining node: the one from which it reaches the head.")  # fmt: skip
+@click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs; the machine's by default.")
+@click.option("--num-gpus", type=click.FloatRange(min=0), help="GPUs; none by default.")
+@click.option("--resources", default="{}", help="Custom resources, as JSON: '{\"disk\": 2}'.")
+@click.option("--object-store-memory", type=click.IntRange(min=1), help="Bytes of the object "
+              "store; 30% of the free memory by default.")  # fmt: skip
+@click.option("--block", is_flag=True, help="Stay, and stop the node when interrupted.")
+def start(
+    head: bool,
+    address: str | None,
+    port: int,
+    node_ip_address: str | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: str,
+    object_store_memory: int | None,
+    block: bool,
+) -> None:
+    """Start a node on this machine."""
+    if head == (address is not None):
+        raise click.UsageError("Give either --head or --address HOST:PORT.")
+    if node_ip_address in ("0.0.0.0", "::"):
+        raise click.BadParameter(
+            f"{node_ip_address} is no address that others can reach: give one of this machine",
+            param_hint="--node-ip-address",
+        )
+    amounts = _amounts(resources)
+    amounts.update({name: n for name, n in (("CPU", num_cpus), ("GPU", num_gpus)) if n is not None})
+    try:
+        if address is None:
+            node = start_head(
+                resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
+                host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
+            )  # fmt: skip
+        else:
+            node = join(
+                address, resources=amounts, object_store_memory=object_store_memory,
+                host=node_ip_address or _own_address(address), fate_shared=block,
+                token=load_token(create=False),
+            )  # fmt: skip
+    except (ProcessStartError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    _tell(node, head, block)
+    if block:
+        _stay(node)
+
+
+def _amounts(text: str) -> dict[str, float]:
+    try:
+        amounts = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--resources") from error
+    if not isinstance(amounts, dict) or not all(
+        isinstance(amount, int | float) and not isinstance(amount, bool)
+        for amount in amounts.values()
+    ):
+        raise click.BadParameter("a JSON object of numbers is needed", param_hint="--resources")
+    reserved = {"CPU", "GPU", "memory", "object_store_memory"} & amounts.keys()
+    if reserved:
+        raise click.BadParameter(
+            f"{', '.join(sorted(reserved))}: there are options of their own for CPU, GPU and "
+            "object store; memory is what the machine has",
+            param_hint="--resources",
+        )
+    return amounts
+
+
+def _own_address(head: str) -> str:
+    """The address of this machine from which ``head`` is reached.
+
+    Raises:
+        ValueError: ``head`` is not HOST:PORT. OSError: there is no such host, or no way to it.
+    """
+    host, _, port = head.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--address needs HOST:PORT, not {head!r}.")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))
+        except (OSError, OverflowError) as error:
+            raise OSError(f"There is no way to the head node {head}: {error}") from error
+        found: str = probe.getsockname()[0]
+    return found
+
+
+def _tell(node: RunningNode, head: bool, block: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[green]Node {node.node_id[:8]} runs[/green], cluster {node.gcs_address}.")
+    console.print(f"Logs: {node.session.path / 'logs'}")
+    if head:
+        host = node.gcs_address.rpartition(":")[0]
+        console.print('Use it:    import nbray; nbray.init("auto")')
+        if _is_loopback(host):
+            console.print("Others cannot join: for that, give --node-ip-address.")
+        else:
+            console.print(
+                f"Add nodes: nbray start --address={node.gcs_address}"
+                f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
+            )
+    console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _stay(node: RunningNode) -> None:
+    """Until SIGINT or SIGTERM, or until a process of the node ends."""
+    left = threading.Event()
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        left.set()
+
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+    processes = [psutil.Process(child.pid) for child in node.children]
+    while not left.wait(0.2):
+        ended = [p for p in processes if p.status() == psutil.STATUS_ZOMBIE]
+        if ended:
+            name = "raylet" if ended[0] is processes[-1] else "gcs"
+            log = node.session.log_path(f"{name}.log").read_text(errors="replace")
+            node.stop()
+            raise click.ClickException(
+                f"The {name} of the node ended by itself (pid {ended[0].pid}), so the node was "
+                f"stopped. The end of its log:\n{log[-2000:].strip() or '(it is empty)'}"
+            )
+    node.stop()

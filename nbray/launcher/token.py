@@ -1,0 +1,45 @@
+"""The secret of clusters that `nbray start` makes: one token of the user for all machines."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+
+def token_path() -> Path:
+    """The token file: ``NBRAY_AUTH_TOKEN_PATH``, or ``~/.nbray/auth_token``."""
+    return Path(os.environ.get("NBRAY_AUTH_TOKEN_PATH") or Path.home() / ".nbray" / "auth_token")
+
+
+def load_token(*, create: bool) -> bytes:
+    """The token of ``NBRAY_AUTH_TOKEN``, or else of the token file.
+
+    Args:
+        create: make the file, with mode 0600, when there is none.
+
+    Raises:
+        FileNotFoundError: there is no token, and ``create`` is false.
+        PermissionError: others may read the file.
+        ValueError: the token is empty.
+    """
+    given = os.environ.get("NBRAY_AUTH_TOKEN")
+    path = token_path()
+    if given is None:
+        if create and not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+        if not path.exists():
+            raise FileNotFoundError(
+                f"This machine has no cluster token. Copy {path} from the head node, "
+                "or set NBRAY_AUTH_TOKEN."
+            )
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise PermissionError(f"Others may read the token file {path}: run chmod 600 {path}")
+        given = path.read_text()
+    if not given.strip():
+        raise ValueError(f"The cluster token (NBRAY_AUTH_TOKEN or {path}) is empty.")
+    return given.strip().encode()
