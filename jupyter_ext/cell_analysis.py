@@ -31,6 +31,7 @@ class CellNames:
         deletes: names that the cell deletes without having bound them.
         assigns: names that exist at top level when the cell ends, in order of appearance.
         certain: those of them that are bound whichever way the cell goes.
+        imports: those that only import statements bind, with what they name.
     """
 
     reads: frozenset[str]
@@ -38,6 +39,7 @@ class CellNames:
     deletes: frozenset[str]
     assigns: tuple[str, ...]
     certain: frozenset[str]
+    imports: dict[str, str]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -61,6 +63,7 @@ def analyse(cell: str | ast.Module) -> CellNames:
         deletes=frozenset(flow.deletes),
         assigns=tuple(flow.assigned),
         certain=frozenset(flow.bound & flow.assigned.keys()),
+        imports={name: path for name, path in flow.imports.items() if name in flow.assigned},
     )
 
 
@@ -141,6 +144,7 @@ class _Flow(ast.NodeVisitor):
         self.bound: set[str] = set()
         self.assigned: dict[str, None] = {}
         self.functions: dict[str, frozenset[str]] = {}
+        self.imports: dict[str, str] = {}
         self._shadows: list[set[str]] = []
 
     def load(self, name: str) -> None:
@@ -157,6 +161,7 @@ class _Flow(ast.NodeVisitor):
         self.bound.add(name)
         self.assigned[name] = None
         self.functions.pop(name, None)
+        self.imports.pop(name, None)
 
     def branches(self, *bodies: Sequence[ast.AST]) -> None:
         """Exactly one of ``bodies`` runs (an empty one: perhaps nothing does)."""
@@ -216,12 +221,15 @@ class _Flow(ast.NodeVisitor):
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
-            self.store(alias.asname or alias.name.partition(".")[0])
+            name = alias.asname or alias.name.partition(".")[0]
+            self.store(name)
+            self.imports[name] = alias.name if alias.asname else name
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         for alias in node.names:
             if alias.name != "*" and node.module != "__future__":
                 self.store(alias.asname or alias.name)
+                self.imports[alias.asname or alias.name] = f"{node.module}.{alias.name}"
 
     # --- statements that may or may not run --------------------------------------------
 

@@ -7,7 +7,6 @@ import ast
 import html
 import json
 import shlex
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,7 +24,6 @@ from nbray.jupyter_ext.remote_value import (
     remote_names,
     rendered,
     resolve_names,
-    with_lines,
 )
 
 import nbray
@@ -235,8 +233,7 @@ class NbrayMagics(Magics):
         except CannotSendError as error:
             raise UsageError(str(error)) from error
         except SyntaxError as error:
-            lines = "".join(traceback.format_exception_only(error)).rstrip().split("\n")
-            raise with_lines(error, lines) from None
+            raise error.with_traceback(None) from None
         self.router.leave_unmarked(run.summary_ref.task_id().binary())
         namespace.update(values)
         if arguments.noblock:

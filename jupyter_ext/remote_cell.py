@@ -115,16 +115,17 @@ def submit(
     modules, small, large = _sort_values(names, namespace)
     passed = {name: value.ref for name, value in inputs.items()}
     passed.update((name, nbray.put(value)) for name, value in large.items())
+    wanted = tuple(name for name in names.assigns if not _is_here(name, names, namespace))
     cell = Cell(
         source=source,
         filename=filename,
         modules=modules,
         passed=tuple(passed),
-        assigns=names.assigns,
+        assigns=wanted,
         show=not body.rstrip().endswith(";"),
     )
     task = nbray.remote(run_cell).options(
-        **{"name": f"cell {label}", **options, "num_returns": 1 + len(names.assigns)}
+        **{"name": f"cell {label}", **options, "num_returns": 1 + len(wanted)}
     )
     made = task.remote(cell, (_anchor(namespace), small), *passed.values())
     refs = made if isinstance(made, list) else [made]
@@ -134,7 +135,7 @@ def submit(
             name, ref, run, name in names.certain,
             *([namespace[name]] if name in namespace else []),
         )
-        for name, ref in zip(names.assigns, refs[1:], strict=True)
+        for name, ref in zip(wanted, refs[1:], strict=True)
     }  # fmt: skip
     return run, values
 
@@ -161,6 +162,12 @@ def _sort_values(
             target = large if _size(name, value) > LARGE_BYTES else small
             target[name] = value
     return modules, small, large
+
+
+def _is_here(name: str, names: CellNames, namespace: Mapping[str, Any]) -> bool:
+    """Whether the cell only imports a module that the notebook has under that name already."""
+    value = namespace.get(name)
+    return isinstance(value, ModuleType) and names.imports.get(name) == value.__name__
 
 
 def _is_uncertain(value: Any) -> bool:

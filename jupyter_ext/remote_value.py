@@ -307,11 +307,8 @@ def _user_lines(text: str) -> Iterator[str]:
 def rendered(error: BaseException, run: RemoteRun, namespace: Mapping[str, Any]) -> BaseException:
     """``error``, which IPython now shows by the remote cell's lines instead of nbray's."""
     if isinstance(error, KeyboardInterrupt):
-        return with_lines(error, [f"KeyboardInterrupt: remote cell {run.label} was cancelled."])
-    return with_lines(error, error_lines(error, run, namespace))
-
-
-def with_lines(error: BaseException, lines: list[str]) -> BaseException:
-    """``error``, which IPython now shows as just these lines."""
+        lines = [f"KeyboardInterrupt: remote cell {run.label} was cancelled."]
+    else:
+        lines = error_lines(error, run, namespace)
     error.__dict__["_render_traceback_"] = lambda: lines
     return error

@@ -1,97 +1,227 @@
-"""The magics, in a real kernel."""
+"""The magics in a real kernel: what a person sees in each cell."""
 
 from __future__ import annotations
 
+import queue
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import nbformat
-from conftest import processes_of, wait_until
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from nbclient import NotebookClient
 
 
-def run_cells(*sources: str, allow_errors: bool = False) -> list[str]:
-    """Execute the cells in a new kernel; what each of them shows, as text."""
-    cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=60, allow_errors=allow_errors).execute()
-    shown = []
-    for cell in notebook.cells:
-        parts = []
-        for output in cell.outputs:
-            parts.append(output.get("text", ""))
-            parts.append(output.get("data", {}).get("text/plain", ""))
-            parts.extend(output.get("traceback", []))
-        shown.append("\n".join(parts))
-    return shown
+class Cell:
+    """One executed cell and everything that was published for it."""
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+
+    def texts(self, kind: str) -> str:
+        return "".join(content["text"] for name, content in self.messages if name == kind)
+
+    @property
+    def printed(self) -> str:
+        return self.texts("stream")
+
+    @property
+    def result(self) -> str:
+        for name, content in self.messages:
+            if name in ("execute_result", "display_data"):
+                return str(content["data"]["text/plain"])
+        return ""
+
+    @property
+    def error(self) -> str:
+        for name, content in self.messages:
+            if name == "error":
+                return content["ename"] + "\n" + "\n".join(content["traceback"])
+        return ""
+
+    @property
+    def idle(self) -> bool:
+        return ("status", {"execution_state": "idle"}) in self.messages
 
 
-def test_a_remote_cells_names_are_used_in_the_next_cell(session_root: Path) -> None:
-    shown = run_cells(
-        "%load_ext nbray",
-        "%nbray start --head --num-cpus 2",
-        "%nbray start --head --num-cpus 2",
-        "x = 3",
-        "%%remote\nprint('printed in a worker')\ny = [x * 2] * 3\nx + 1",
-        "y",
-        "%%remote --noblock\nimport time\ntime.sleep(0.5)\nz = y + [1]",
-        "len(z)",
-        "%nbray status",
-        "%nbray stop",
-    )
-    assert "printed in a worker" in shown[4]
-    assert "4" in shown[4]
-    assert "[6, 6, 6]" in shown[5]
-    assert "running" in shown[6]
-    assert "4" in shown[7]
-    assert "1 node" in shown[8]
+class Notebook:
+    """Runs cells one after the other and sorts what the kernel publishes by cell."""
+
+    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+        self.manager = manager
+        self._client = client
+        self._cells: dict[str, Cell] = {}
+
+    def start(self, code: str) -> Cell:
+        message_id = self._client.execute(code)
+        cell = self._cells[message_id] = Cell(message_id)
+        return cell
+
+    def run(self, code: str, timeout: float = 30.0) -> Cell:
+        cell = self.start(code)
+        self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
+        return cell
+
+    def wait(self, condition: Any, what: str, timeout: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            try:
+                message = self._client.get_iopub_msg(timeout=0.1)
+            except queue.Empty:
+                continue
+            cell = self._cells.get(message["parent_header"].get("msg_id", ""))
+            if cell is not None:
+                cell.messages.append((message["msg_type"], message["content"]))
 
 
-def test_a_remote_cells_error_shows_its_own_line(session_root: Path) -> None:
-    shown = run_cells(
-        "%load_ext nbray",
-        "%nbray start --head --num-cpus 1",
-        "%%remote\n1 / 0",
-        "%nbray stop",
-        allow_errors=True,
-    )
-    assert "1 / 0" in shown[2]
-    assert "ZeroDivisionError" in shown[2]
-
-
-def test_an_interrupt_returns_the_prompt_and_a_killed_kernel_leaves_nothing(
-    session_root: Path,
-) -> None:
+@pytest.fixture
+def notebook(session_root: Path) -> Iterator[Notebook]:
+    """A kernel with the extension and a cluster of two CPUs; no colours."""
     manager = KernelManager()
-    manager.start_kernel()
+    manager.start_kernel(extra_arguments=["--colors=NoColor"])
     client = manager.blocking_client()
     client.start_channels()
-    try:
-        client.wait_for_ready(timeout=60)
-        for source in ("%load_ext nbray", "%nbray start --head --num-cpus 1"):
-            reply = client.execute_interactive(source, timeout=60, output_hook=lambda _: None)
-            assert reply["content"]["status"] == "ok"
-        request = client.execute(
-            "import nbray, time\nnbray.get(nbray.remote(time.sleep).remote(600))"
-        )
-        wait_until(lambda: _busy(client, request), "the cell to run")
-        manager.interrupt_kernel()
-        reply = client.get_shell_msg(timeout=30)
-        assert reply["content"]["ename"] == "KeyboardInterrupt"
-        reply = client.execute_interactive("1 + 1", timeout=30, output_hook=lambda _: None)
-        assert reply["content"]["status"] == "ok"
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-    wait_until(lambda: not processes_of(session_root), "the cluster to leave with its kernel")
-    for left in session_root.iterdir():  # a killed kernel cannot delete its folder
-        for path in sorted(left.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        left.rmdir()
+    client.wait_for_ready(timeout=30)
+    notebook = Notebook(manager, client)
+    assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
+    assert "1 node" in notebook.run("%nbray start --head --num-cpus 2").result
+    yield notebook
+    client.stop_channels()
+    manager.shutdown_kernel()
 
 
-def _busy(client: object, request: str) -> bool:
-    message = client.get_iopub_msg(timeout=30)  # type: ignore[attr-defined]
-    return (
-        message["parent_header"].get("msg_id") == request and message["msg_type"] == "execute_input"
+def test_values_go_and_come_by_name(notebook: Notebook) -> None:
+    notebook.run("import numpy as np\nscale = 3\nbig = np.arange(100_000.0)")
+    notebook.run("def times(x):\n    return x * scale")
+    cell = notebook.run(
+        "%%remote\nimport os\nprint('made in a worker')\nscale = 10\n"
+        "total = times(big.sum())\npid = os.getpid()\ntotal"
     )
+    assert cell.printed == "made in a worker\n"
+    assert cell.result == "np.float64(49999500000.0)"
+    shown = notebook.run("globals()['total'], globals()['total']._repr_html_()").result
+    assert "<RemoteValue total: float64 () float64, done, In [" in shown
+    assert "from In [" in shown
+    assert notebook.run("import os as here\nint(total), pid != here.getpid(), scale").result == (
+        "(49999500000, True, 10)"
+    )
+    assert "RemoteValue" not in notebook.run("repr(total)").result
+
+
+def test_functions_and_classes_come_home(notebook: Notebook) -> None:
+    notebook.run(
+        "%%remote\nrate = 2\ndef f(x):\n    return x * rate\n"
+        "class A:\n    def m(self):\n        return f(10)\na = A()"
+    )
+    assert notebook.run("a.m()").result == "20"
+    assert notebook.run("rate = 5\nf(1), a.m(), type(a) is A").result == "(5, 50, True)"
+
+
+def test_remote_cells_feed_each_other_without_blocking(notebook: Notebook) -> None:
+    first = notebook.run(
+        "%%remote --noblock\nimport time\ntime.sleep(0.5)\nprint('late')\nx = 20\nx"
+    )
+    assert first.idle and not first.printed
+    notebook.run("%%remote --noblock\ny = x + 1")
+    assert notebook.run("type(globals()['y']).__name__").result == "'RemoteValue'"
+    notebook.run("def use():\n    return y * 2")
+    last = notebook.run("use()")
+    assert last.result == "42"
+    notebook.wait(lambda: "late" in first.printed, "late output in the cell that made it")
+    notebook.wait(
+        lambda: any(name == "display_data" for name, _ in first.messages), "the late result"
+    )
+    assert not last.printed
+
+
+def test_output_of_tasks_goes_to_the_cell_that_submitted_them(notebook: Notebook) -> None:
+    notebook.run(
+        "import nbray, time\n@nbray.remote\ndef speak(i):\n    time.sleep(0.5)\n    print('said', i)"
+    )
+    first = notebook.run("refs = [speak.remote(1)]")
+    second = notebook.run("refs += [speak.remote(2)]\nnbray.get(refs)")
+    notebook.wait(lambda: "said 1" in first.printed, "the first task's output")
+    notebook.wait(lambda: "said 2" in second.printed, "the second task's output")
+    assert first.printed.startswith("(speak pid=")
+    assert "said 1" not in second.printed
+
+
+def test_an_error_shows_the_cells_line_and_what_hangs_on_it(notebook: Notebook) -> None:
+    cell = notebook.run("%%remote\nx = 1\ny = x / 0")
+    assert "ZeroDivisionError" in cell.error
+    assert "line 3, in <module>\n    y = x / 0" in cell.error
+    assert "Without a value because of it: x (In [3]), y (In [3])." in cell.error
+    assert "nbray/" not in cell.error and "jupyter_ext/" not in cell.error
+    assert "line 3, in <module>" in notebook.run("y").error
+    dependent = notebook.run("%%remote\nz = y")
+    assert "line 3, in <module>" in dependent.error
+    assert "z (In [5])" in dependent.error
+    assert notebook.run("%%remote\ny = 1\ny").result == "1"
+
+
+def test_what_cannot_be_sent_is_named_before_anything_runs(notebook: Notebook) -> None:
+    notebook.run("import threading\nlock = threading.Lock()")
+    cell = notebook.run("%%remote\nprint('ran')\nlock.acquire()")
+    assert "The cell reads 'lock', a lock that cannot be sent to a worker" in cell.printed
+    assert "ran" not in cell.printed
+    stays = notebook.run("%%remote\nimport threading as t\nmade = t.Lock()\nkept = 1")
+    assert not stays.error
+    assert "'made' is a lock that stayed in its worker" in notebook.run("made").error
+    assert notebook.run("kept").result == "1"
+
+
+def test_a_branch_that_does_not_bind_leaves_the_name(notebook: Notebook) -> None:
+    notebook.run("x = 7")
+    notebook.run("%%remote\nfor x in []:\n    new = 1")
+    assert notebook.run("x").result == "7"
+    assert "NameError: The remote cell In [4] did not assign 'new'." in notebook.run("new").error
+
+
+def test_plots_and_await_work(notebook: Notebook) -> None:
+    cell = notebook.run(
+        "%%remote\nimport asyncio\nimport matplotlib.pyplot as plt\n"
+        "await asyncio.sleep(0.01)\nplt.plot([1, 2]);"
+    )
+    assert not cell.error
+    pictures = [c["data"] for name, c in cell.messages if name == "display_data"]
+    assert ["image/png" in data for data in pictures] == [True]
+
+
+def test_an_interrupt_returns_the_prompt_and_cancels(notebook: Notebook) -> None:
+    cell = notebook.start("%%remote\nprint('begun')\nimport time\ntime.sleep(60)\nx = 1")
+    notebook.wait(lambda: "begun" in cell.printed, "the start of the cell")
+    started = time.monotonic()
+    notebook.manager.interrupt_kernel()
+    notebook.wait(lambda: cell.idle, "the prompt", timeout=10)
+    assert time.monotonic() - started < 5
+    assert "KeyboardInterrupt: remote cell In [3] was cancelled." in cell.error
+    assert "TaskCancelledError" in notebook.run("x").error
+    assert notebook.run("%%remote\n6 * 7").result == "42"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%nbray frob", "UsageError: %nbray: argument COMMAND: invalid choice: 'frob'"),
+        ("%nbray start --cpus 3", "UsageError: %nbray: unrecognized arguments: --cpus 3"),
+        ("%%remote --resources {x\n1", "'{x' is not JSON"),
+        ("%nbray attach nowhere:1", "this kernel is in a cluster"),
+    ],
+)
+def test_wrong_lines_are_answered_in_one(notebook: Notebook, line: str, said: str) -> None:
+    printed = notebook.run(line).printed.strip()
+    assert said in printed
+    assert "\n" not in printed
+
+
+def test_start_and_stop_may_be_repeated(notebook: Notebook) -> None:
+    assert "runs already" in notebook.run("%nbray start --head").printed
+    assert "CPU: 2 of 2 free" in notebook.run("%nbray status").result
+    assert notebook.run("%nbray stop").printed == "nbray is stopped.\n"
+    assert notebook.run("%nbray stop").printed == "nbray does not run.\n"
+    assert "no cluster yet" in notebook.run("%%remote\n1").printed
+    assert "1 node" in notebook.run("%nbray start --head --num-cpus 1").result
+    assert notebook.run("%%remote\n1 + 1").result == "2"

@@ -21,7 +21,7 @@ def stop() -> None:
     stopped = 0
     for node in nodes:
         if node.processes and node.fate_shared:
-            click.echo(f"Left alone: the cluster {node.gcs_address} ends with the program that holds it.")
+            click.echo(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
             continue
         stopped += bool(node.processes)
         node.stop()

@@ -1,0 +1,55 @@
+"""The command, as a user types it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import processes_of, wait_until
+
+import nbray
+
+
+def command(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run ``nbray ARGS``."""
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def home(session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, where the command keeps its token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return session_root
+
+
+def test_start_status_use_and_stop(home: Path) -> None:
+    started = command("start", "--head", "--port=0", "--num-cpus=2")
+    assert started.returncode == 0, started.stderr
+    assert "nbray stop" in started.stdout
+    try:
+        assert "alive" in command("status").stdout
+        nbray.init("auto")
+        assert nbray.get(nbray.remote(lambda: 42).remote(), timeout=30) == 42
+        nbray.shutdown()
+    finally:
+        stopped = command("stop")
+    assert stopped.returncode == 0
+    wait_until(lambda: not processes_of(home), "all processes to end")
+
+
+def test_a_port_in_use_and_no_head_are_one_clear_line(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        failed = command("start", "--head", f"--port={port}")
+        assert failed.returncode == 1
+        assert f"port {port} of 127.0.0.1 is in use" in failed.stderr
+    failed = command("start", f"--address=127.0.0.1:{port}")
+    assert failed.returncode == 1
+    assert "No GCS answers" in failed.stderr
+    assert not processes_of(home)
