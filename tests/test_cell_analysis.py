@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import pytest
-
 from nbray.jupyter_ext.cell_analysis import analyse, names_reached
 
 

@@ -139,7 +139,8 @@ def test_remote_cells_feed_each_other_without_blocking(notebook: Notebook) -> No
 
 def test_output_of_tasks_goes_to_the_cell_that_submitted_them(notebook: Notebook) -> None:
     notebook.run(
-        "import nbray, time\n@nbray.remote\ndef speak(i):\n    time.sleep(0.5)\n    print('said', i)"
+        "import nbray, time\n@nbray.remote\ndef speak(i):\n"
+        "    time.sleep(0.5)\n    print('said', i)"
     )
     first = notebook.run("refs = [speak.remote(1)]")
     second = notebook.run("refs += [speak.remote(2)]\nnbray.get(refs)")
