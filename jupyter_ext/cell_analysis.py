@@ -365,8 +365,7 @@ def _inner_globals(
         in_class = table.get_type() == "class"
         for symbol in table.get_symbols():
             if symbol.is_global():
-                if symbol.is_referenced():
-                    reads.add(symbol.get_name())
+                reads.add(symbol.get_name())  # also when assigned: it may be ``n += 1``
                 if symbol.is_declared_global() and symbol.is_assigned():
                     stores.add(symbol.get_name())
             elif in_class and symbol.is_assigned() and symbol.is_referenced():
