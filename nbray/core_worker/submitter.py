@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from nbray.wire.handshake import HandshakeError
 from nbray.wire.messages import (
     Address,
     CancelLeaseRequest,
@@ -184,8 +185,10 @@ class TaskSubmitter:
         shape.requests.pop(message.request_id, None)
         try:
             raylet = self._core.raylet_at(message.node_id, message.host, message.port)
-        except OSError as error:
+        except (OSError, HandshakeError) as error:
+            # The node has just died and its raylet does not know yet: ask again soon.
             logger.warning("The raylet at %s is not reachable: %s.", message.host, error)
+            self._core.reactor.call_later(self._core.config.lease_idle_s, self.dispatch)
             return
         self._request(shape, raylet, spilled=True)
 

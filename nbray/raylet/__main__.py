@@ -32,13 +32,7 @@ async def _main(args: argparse.Namespace) -> None:
     unix = await serve_unix(raylet.socket_path, token, raylet)
     tcp = await serve_tcp(args.node_ip, 0, token, raylet)
     raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-    server, raylet.grpc_port = await serve(
-        args.node_ip, 0, token,
-        {
-            "StartActor": (g.StartActor, raylet.start_actor),
-            "KillWorker": (g.KillWorker, raylet.kill_worker),
-        },
-    )  # fmt: skip
+    server, raylet.grpc_port = await serve(args.node_ip, 0, token, raylet.services())
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)

@@ -1,19 +1,26 @@
-"""Who gets the node's resources: pure decisions, first come first served per shape."""
+"""Who gets the node's resources, and who is sent to another node: pure decisions.
+
+Requests are served first come first served per shape. One that has to wait here goes to a node
+where it fits now; one that could never run here goes to a node where it could.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from nbray.common.resources import add, fits, subtract
+from nbray.common.resources import add, fits, from_units, subtract
+from nbray.wire.messages import NodeInfo
 
 
 @dataclass
 class LeaseRequest:
-    """A wish for a worker of a resource shape; ``key`` is the caller's."""
+    """A wish for resources; ``key`` is the caller's, ``movable``: another node may serve it."""
 
     key: object
     resources: dict[str, int]
+    movable: bool = False
 
 
 @dataclass
@@ -68,10 +75,61 @@ class Scheduler:
                 passed.append(request.resources)
         return granted
 
-    def take(self, resources: dict[str, int]) -> None:
-        """Take resources that are in use already (an actor, a worker that goes on)."""
-        subtract(self.available, resources)
+    def spill(self, others: Iterable[NodeInfo]) -> list[tuple[LeaseRequest, NodeInfo]]:
+        """Take out the waiting requests that go to another node, each with its node.
+
+        What they need is subtracted from the rows, so that a burst does not go to one node.
+        """
+        nodes = list(others)
+        spilled: list[tuple[LeaseRequest, NodeInfo]] = []
+        for request in list(self._waiting):
+            node = self._better_node(request.resources, nodes) if request.movable else None
+            if node is not None:
+                subtract(node.available, request.resources)
+                self._waiting.remove(request)
+                spilled.append((request, node))
+        return spilled
+
+    def _better_node(self, demand: dict[str, int], nodes: list[NodeInfo]) -> NodeInfo | None:
+        able = [node for node in nodes if fits(demand, node.available)]
+        if not able and not self.feasible(demand):
+            able = [node for node in nodes if fits(demand, node.total)]
+        return max(able, key=lambda node: _headroom(demand, node), default=None)
 
     def give_back(self, resources: dict[str, int]) -> None:
         """Resources are free again."""
         add(self.available, resources)
+
+    def take(self, resources: dict[str, int]) -> None:
+        """Take resources that are in use already (a worker that goes on)."""
+        subtract(self.available, resources)
+
+
+def _headroom(demand: dict[str, int], node: NodeInfo) -> float:
+    """What share of its scarcest demanded resource the node would have left."""
+    return min(
+        (
+            (node.available.get(name, 0) - amount) / max(1, node.total.get(name, 0))
+            for name, amount in demand.items()
+        ),
+        default=1.0,
+    )
+
+
+def infeasible_text(demand: dict[str, int], nodes: Iterable[NodeInfo]) -> str:
+    """A sentence on a shape that no node could ever serve, with the node that lacks least."""
+
+    def lacks(node: NodeInfo) -> dict[str, int]:
+        missing = {name: amount - node.total.get(name, 0) for name, amount in demand.items()}
+        return {name: amount for name, amount in missing.items() if amount > 0}
+
+    def distance(node: NodeInfo) -> tuple[int, float]:
+        missing = lacks(node)
+        return len(missing), sum(amount / demand[name] for name, amount in missing.items())
+
+    nearest = min(nodes, key=distance)
+    return (
+        f"No node of the cluster can ever serve {from_units(demand)}. Nearest is node "
+        f"{nearest.node_id.hex()[:8]} on {nearest.host}, which lacks {from_units(lacks(nearest))}. "
+        "The request waits: ask for less, or add a node that has it."
+    )

@@ -21,6 +21,9 @@ from nbray.wire.messages import Address, ExitWorker
 
 logger = logging.getLogger(__name__)
 
+_FAILED_START_DELAY_S = 0.5
+_LOG_TAIL_BYTES = 16 << 10
+
 
 @dataclass(eq=False)
 class Worker:
@@ -35,6 +38,13 @@ class Worker:
     actor_id: bytes = b""
 
 
+@dataclass(eq=False)
+class _Want:
+    job_id: bytes
+    use: Callable[[Worker | None], None]
+    fresh: bool
+
+
 class WorkerPool:
     """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause."""
 
@@ -45,7 +55,7 @@ class WorkerPool:
         self.on_exit: Callable[[Worker, str], None] = lambda worker, cause: None
         self.workers: dict[bytes, Worker] = {}
         self._idle: dict[bytes, list[Worker]] = {b"": []}
-        self._wanted: deque[tuple[bytes, Callable[[Worker], None]]] = deque()
+        self._wanted: deque[_Want] = deque()
         self._starting = 0
         self._control: socket.socket
         self._template: subprocess.Popen[bytes]
@@ -96,7 +106,10 @@ class WorkerPool:
         self._control.sendall(line.encode())
 
     def _read_control(self) -> None:
-        data = self._control.recv(65536)
+        try:
+            data = self._control.recv(65536)
+        except ConnectionError:
+            data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._control.fileno())
             logger.error("The worker template ended; see template.log. The raylet leaves.")
@@ -126,12 +139,15 @@ class WorkerPool:
 
     def _remove(self, worker: Worker) -> None:
         self.workers.pop(worker.worker_id, None)
-        if worker.address is None:
-            self._starting -= 1
         for idle in self._idle.values():
             if worker in idle:
                 idle.remove(worker)
-        self._satisfy()
+        if worker.address is None:
+            self._starting -= 1
+            logger.error("A worker ended before it was ready; see %s.err.", worker.log)
+            asyncio.get_running_loop().call_later(_FAILED_START_DELAY_S, self._satisfy)
+        else:
+            self._satisfy()
 
     def registered(self, worker: Worker) -> None:
         """A worker connected and is ready."""
@@ -139,50 +155,70 @@ class WorkerPool:
         self._idle[b""].append(worker)
         self._satisfy()
 
-    def want(self, job_id: bytes, use: Callable[[Worker], None], fresh: bool = False) -> None:
-        """Call ``use`` with a worker of the job, forked if none is idle."""
+    def want(
+        self, job_id: bytes, use: Callable[[Worker | None], None], fresh: bool = False
+    ) -> None:
+        """Call ``use`` with a worker of the job, forked if none is idle.
+
+        It is called with None if the job ends before. With ``fresh``, for an actor, only with
+        a worker that has not run anything; that wish outlives the job, as detached actors do.
+        """
         idle = [] if fresh else self._idle.get(job_id, [])
         if idle:
             use(idle.pop())
             return
-        self._wanted.append((job_id, use))
+        self._wanted.append(_Want(job_id, use, fresh))
         self._satisfy()
 
     def _satisfy(self) -> None:
         unbound = self._idle[b""]
         while self._wanted and unbound:
-            job_id, use = self._wanted.popleft()
+            want = self._wanted.popleft()
             worker = unbound.pop()
-            worker.job_id = job_id
-            use(worker)
+            worker.job_id = want.job_id
+            want.use(worker)
         while len(self._wanted) > self._starting:
             self._fork()
 
     def give_back(self, worker: Worker) -> None:
         """The worker is idle again, and stays with its job."""
         if worker.worker_id in self.workers and not worker.actor_id:
+            for want in self._wanted:
+                if want.job_id == worker.job_id and not want.fresh:
+                    self._wanted.remove(want)
+                    want.use(worker)
+                    return
             self._idle.setdefault(worker.job_id, []).append(worker)
 
     def kill(self, worker: Worker) -> None:
-        """End a worker at once."""
-        if worker.pid:
+        """End a worker at once, unless it has ended: its pid may be somebody else's by now."""
+        if worker.pid and worker.worker_id in self.workers:
             _kill(worker.pid)
 
     def finish_job(self, job_id: bytes) -> None:
-        """End all workers of a job."""
+        """End all workers of a job but its actors, whose ends are the GCS's matter."""
         self._idle.pop(job_id, None)
-        self._wanted = deque(item for item in self._wanted if item[0] != job_id)
+        over = [want for want in self._wanted if want.job_id == job_id and not want.fresh]
+        for want in over:
+            self._wanted.remove(want)
         for worker in list(self.workers.values()):
             if worker.job_id == job_id and not worker.actor_id:
                 self.kill(worker)
+        for want in over:
+            want.use(None)
 
     def trim(self, most_idle: int) -> None:
-        """Let idle workers above ``most_idle`` leave."""
-        for idle in self._idle.values():
-            while len(idle) > most_idle:
+        """Let idle workers above ``most_idle`` leave, those that are bound to a job first."""
+        surplus = sum(len(idle) for idle in self._idle.values()) - most_idle
+        for job_id in sorted(self._idle, reverse=True):
+            idle = self._idle[job_id]
+            while surplus > 0 and idle:
+                surplus -= 1
                 worker = idle.pop(0)
                 if worker.connection is not None:
                     worker.connection.send(ExitWorker())
+            if job_id and not idle:
+                del self._idle[job_id]
 
 
 def _kill(pid: int) -> None:
@@ -194,7 +230,8 @@ def _kill(pid: int) -> None:
 
 def _last_lines(path: str, most: int = 20) -> str:
     try:
-        with open(path, errors="replace") as file:
-            return "".join(deque(file, most))
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
+            return b"".join(deque(file, most)).decode(errors="replace")
     except FileNotFoundError:
         return ""
