@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo lab test lint format clean
+.PHONY: demo lab test test-slow lint format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'
@@ -18,6 +18,9 @@ lab: .venv/ready ## The tour in JupyterLab
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-slow: .venv/ready ## The tests that the default run leaves out
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

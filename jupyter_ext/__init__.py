@@ -18,7 +18,6 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, the resolving of remote names and the output handler."""
     from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse
     from nbray.jupyter_ext.output import OutputRouter
-
     from nbray.util.output import set_output_handler
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
@@ -34,7 +33,6 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
     from nbray.jupyter_ext.magics import ResolveOnUse
     from nbray.jupyter_ext.output import OutputRouter
-
     from nbray.util.output import set_output_handler
 
     shell.ast_transformers[:] = [

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.display import display
+
+import nbray
 from nbray.jupyter_ext.cell_analysis import analyse
 from nbray.jupyter_ext.output import OutputRouter
 from nbray.jupyter_ext.remote_cell import CannotSendError, submit
@@ -25,8 +27,6 @@ from nbray.jupyter_ext.remote_value import (
     rendered,
     resolve_names,
 )
-
-import nbray
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

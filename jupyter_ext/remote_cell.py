@@ -25,6 +25,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
+
+import nbray
 from nbray.jupyter_ext.cell_analysis import CellNames, analyse, names_reached
 from nbray.jupyter_ext.remote_value import (
     CELL_FILE,
@@ -35,8 +37,6 @@ from nbray.jupyter_ext.remote_value import (
     Unset,
     resolve_names,
 )
-
-import nbray
 
 LARGE_BYTES = 100 * 1024
 """Values above this size go into the object store once instead of into the task."""

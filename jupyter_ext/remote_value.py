@@ -15,10 +15,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from nbray.jupyter_ext.cell_analysis import names_reached
-
 import nbray
 from nbray.exceptions import TaskCancelledError, TaskError
+from nbray.jupyter_ext.cell_analysis import names_reached
 
 CELL_FILE = "<remote cell"
 _MISSING = object()

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import pytest
+
 from nbray.jupyter_ext.cell_analysis import analyse, names_reached
 
 
