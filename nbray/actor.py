@@ -71,7 +71,7 @@ class ActorClass:
         members = inspect.getmembers(self._cls, callable)
         methods = {n: getattr(f, "__nbray_num_returns__", 1) for n, f in members if _is_method(n)}
         actor_id = os.urandom(12) + core.job.job_id
-        payload, dependencies, contained = core.serialize_actor_args(args, kwargs)
+        payload, dependencies, contained = core.actor_arguments(args, kwargs)
         detached = options.get("lifetime") == "detached"
         ref = None if detached else core.actor_ref(actor_id)
         spec = ActorSpec(
@@ -85,7 +85,7 @@ class ActorClass:
             ),
             core.address,
         )  # fmt: skip
-        core.create_actor(spec, wait=bool(name))
+        core.actor_calls.create(spec, wait=bool(name))
         return ActorHandle(actor_id, self.__name__, methods, spec.options.max_task_retries, ref)
 
 
@@ -163,7 +163,7 @@ class ActorHandle:
 def find_actor(name: str, namespace: str) -> ActorHandle | None:
     """The actor of that name, or None."""
     body = msgspec.msgpack.encode(NamedActor(name, namespace))
-    reply = current_core().gcs_call("FindActor", body)
+    reply = current_core().peers.gcs_call("FindActor", body)
     found = msgspec.msgpack.decode(reply, type=FoundActor)
     if not found.actor_id:
         return None

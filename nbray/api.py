@@ -101,7 +101,7 @@ def wait(
         raise ValueError(f"Invalid number of objects to return {num_returns}.")
     if num_returns > len(refs):
         raise ValueError("num_returns cannot be greater than the number of refs given to wait().")
-    return current_core().wait(refs, num_returns, timeout)
+    return current_core().values.wait(refs, num_returns, timeout)
 
 
 def cancel(ref: ObjectRef, *, force: bool = False) -> None:
@@ -116,7 +116,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor's process at once."""
     if not isinstance(actor, ActorHandle):
         raise ValueError("nbray.kill() only supported for actors.")
-    current_core().kill_actor(actor._actor_id, no_restart)
+    current_core().actor_calls.kill(actor._actor_id, no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
@@ -132,7 +132,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def _node_rows() -> list[NodeInfo]:
-    reply = current_core().gcs_call("ListNodes", msgspec.msgpack.encode(Empty()))
+    reply = current_core().peers.gcs_call("ListNodes", msgspec.msgpack.encode(Empty()))
     return msgspec.msgpack.decode(reply, type=Nodes).nodes
 
 

@@ -29,7 +29,7 @@ class Driver:
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
         set_core(None)
-        self.core.stop()
+        self.core.peers.stop()
         if self.node is not None:
             self.node.stop()
 
@@ -141,20 +141,19 @@ def _join(session: Session, info: dict[str, Any], namespace: str | None) -> Core
         Config.from_env(), session.token, worker_id,
         session.socket_path(f"d-{worker_id.hex()[:12]}"),
     )  # fmt: skip
-    host = str(info["gcs_address"]).rpartition(":")[0]
-    core.start(info["raylet_socket"], host)
+    core.peers.start(info["raylet_socket"], info["node_ip"])
     core.on_output = output.deliver
     core.reactor.start()
     namespace = namespace or os.urandom(8).hex()
     sys_path = [entry or os.getcwd() for entry in sys.path]
-    reply: m.DriverRegistered = core.request(
+    reply: m.DriverRegistered = core.peers.request(
         "registered",
         m.RegisterDriver(
             core.address, os.getpid(), namespace, sys_path, os.getcwd(), " ".join(sys.argv[:1])
         ),
     )
     if reply.error:
-        core.stop()
+        core.peers.stop()
         raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     core.set_job(m.JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))

@@ -112,3 +112,7 @@ class OwnerDiedError(ObjectLostError):
 
 class ObjectStoreFullError(NbrayError):
     """The node's object store has no room."""
+
+
+class LocalRayletDiedError(NbrayError):
+    """The raylet of this node ended; nothing can be asked of the cluster from here."""

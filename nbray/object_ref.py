@@ -41,7 +41,7 @@ class ObjectRef:
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value."""
-        return self._core.future(self)
+        return self._core.values.future(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self.future()).__await__()

@@ -54,10 +54,11 @@ def test_random_bytes_are_an_error_with_a_name_or_a_message(body: bytes) -> None
 
 def test_both_sides_prove_the_token() -> None:
     server, client = ServerHandshake(b"secret"), ClientHandshake(b"secret")
-    done = server.feed(client.answer(server.hello) + b"rest")
-    assert done is not None
-    client.check(done[0])
-    assert done[1] == b"rest"
+    answer, left = client.feed(server.hello)
+    assert left is None
+    proof, left = server.feed(answer + b"rest")
+    assert left == b"rest"
+    assert client.feed(proof + b"more") == (b"", b"more")
 
 
 def test_a_wrong_token_is_refused_on_both_sides() -> None:

@@ -101,3 +101,8 @@ class TaskIDFactory:
 def return_id(task_id: bytes, index: int) -> bytes:
     """The object id of return value ``index`` (from 0) of a task."""
     return task_id + (index + 1).to_bytes(4, "little")
+
+
+def handle_id(actor_id: bytes) -> bytes:
+    """The object id by which the handles of an actor are counted."""
+    return actor_id + bytes(12)

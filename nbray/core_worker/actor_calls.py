@@ -12,7 +12,17 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from nbray.exceptions import ActorDiedError, ActorUnavailableError
-from nbray.wire.messages import ActorState, PushTask, TaskDone, TaskSpec, WatchActor
+from nbray.wire.messages import (
+    ActorRegistered,
+    ActorSpec,
+    ActorState,
+    CreateActor,
+    KillActor,
+    PushTask,
+    TaskDone,
+    TaskSpec,
+    WatchActor,
+)
 from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
@@ -32,11 +42,81 @@ class ActorCall:
         self.unresolved = 0
 
 
+class ActorCalls:
+    """The clients of all actors that this process knows, by actor and by connection."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._clients: dict[bytes, ActorClient] = {}
+        self._connected: dict[Connection, ActorClient] = {}
+        peers = core.peers
+        peers.handlers[ActorState] = self._on_state
+        peers.handlers[ActorRegistered] = lambda _peer, reply: peers.answer(
+            ("actor", reply.actor_id), reply
+        )
+        peers.on_closed.append(self._on_closed)
+
+    def client(self, actor_id: bytes) -> ActorClient:
+        """The client of an actor, made when it is new here."""
+        client = self._clients.get(actor_id)
+        if client is None:
+            client = self._clients[actor_id] = ActorClient(self._core, self, actor_id)
+        return client
+
+    def create(self, spec: ActorSpec, wait: bool) -> None:
+        """Register an actor; with ``wait``, only return once the GCS has it. From any thread.
+
+        Raises:
+            ValueError: its name is taken.
+        """
+        core = self._core
+        message = CreateActor(spec, core.job)
+        if wait:
+            reply: ActorRegistered = core.peers.request(("actor", spec.actor_id), message)
+            if reply.error:
+                raise ValueError(reply.error)
+        else:
+            core.reactor.post(lambda: core.peers.raylet.send(message))
+
+    def kill(self, actor_id: bytes, no_restart: bool) -> None:
+        """End an actor; for this process it is dead at once when it does not restart."""
+        core = self._core
+
+        def act() -> None:
+            core.peers.raylet.send(KillActor(actor_id, no_restart))
+            if no_restart:
+                dead = ActorState(actor_id, 1 << 29, "DEAD", None, "nbray.kill ended it")
+                self.client(actor_id).on_state(dead)
+
+        core.reactor.post(act)
+
+    def connected(self, connection: Connection, client: ActorClient) -> None:
+        """That connection leads to the actor."""
+        self._connected[connection] = client
+
+    def on_done(self, connection: Connection, worker_id: bytes, message: TaskDone) -> None:
+        """A reply came from an actor."""
+        client = self._connected.get(connection)
+        if client is not None:
+            client.on_done(worker_id, message)
+
+    def _on_state(self, _peer: Connection, message: ActorState) -> None:
+        client = self.client(message.actor_id)
+        client.on_state(message)
+        client.dispatch()
+
+    def _on_closed(self, connection: Connection) -> None:
+        client = self._connected.pop(connection, None)
+        if client is not None:
+            client.on_connection_closed()
+
+
 class ActorClient:
     """This process's side of one actor."""
 
-    def __init__(self, core: CoreWorker, actor_id: bytes) -> None:
+    def __init__(self, core: CoreWorker, calls: ActorCalls, actor_id: bytes) -> None:
         self._core = core
+        self._calls = calls
         self._actor_id = actor_id
         self._queue: deque[ActorCall] = deque()
         self._in_flight: dict[bytes, ActorCall] = {}
@@ -57,7 +137,7 @@ class ActorClient:
     def _watch(self) -> None:
         if not self._watching and self._death_cause is None:
             self._watching = True
-            self._core.raylet.send(WatchActor(self._actor_id, self._version))
+            self._core.peers.raylet.send(WatchActor(self._actor_id, self._version))
 
     def dispatch(self) -> None:
         """Send the calls at the head of the queue whose dependencies are complete."""
@@ -88,25 +168,20 @@ class ActorClient:
                 self._fail_dead(self._queue.popleft())
             return
         if state.state == "ALIVE" and state.address is not None:
-            try:
-                self._connection = self._core.connect(state.address)
-            except OSError as error:
-                logger.warning("Actor %s is not reachable: %s.", self._actor_id.hex(), error)
+            self._connection = self._core.peers.connect(state.address)
+            self._calls.connected(self._connection, self)
         self._watch()
 
-    def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
-        """A reply came; False when the call is not one of this actor's."""
+    def on_done(self, worker_id: bytes, message: TaskDone) -> None:
+        """A reply came."""
         call = self._in_flight.pop(message.task_id, None)
-        if call is None:
-            return False
-        self._core.finish_task(call.spec, worker_id, message)
-        return True
+        if call is not None:
+            self._core.results.finish(call.spec, worker_id, message)
 
-    def on_connection_closed(self, connection: Connection) -> None:
+    def on_connection_closed(self) -> None:
         """The actor's process went."""
-        if connection is self._connection:
-            self._lose_connection()
-            self._watch()
+        self._lose_connection()
+        self._watch()
 
     def _lose_connection(self) -> None:
         self._connection = None
@@ -124,14 +199,14 @@ class ActorClient:
         self._queue.extendleft(reversed(again))
 
     def _fail_dead(self, call: ActorCall) -> None:
-        self._core.fail_task(
+        self._core.results.fail(
             call.spec,
             ActorDiedError(f"{call.spec.name}: the actor is dead: {self._death_cause}."),
         )
 
     def _fail_lost(self, spec: TaskSpec, cause: str | None) -> None:
         if cause is None:
-            self._core.fail_task(
+            self._core.results.fail(
                 spec,
                 ActorUnavailableError(
                     f"{spec.name}: the actor's process ended during the call; the actor is "
@@ -139,6 +214,6 @@ class ActorClient:
                 ),
             )
         else:
-            self._core.fail_task(
+            self._core.results.fail(
                 spec, ActorDiedError(f"{spec.name}: the actor died during the call: {cause}.")
             )

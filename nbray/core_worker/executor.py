@@ -27,11 +27,11 @@ from typing import Any
 import cloudpickle
 
 from nbray.common.ids import return_id
+from nbray.core_worker.arguments import unpack
 from nbray.core_worker.context import TaskContext, running
-from nbray.core_worker.core import ArgumentSlot, CoreWorker
+from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.exceptions import TaskCancelledError, TaskError
-from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire.reactor import Connection, Waiter
 
@@ -64,7 +64,8 @@ class Executor:
         self._threads: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limit: asyncio.Semaphore | None = None
-        core.on_executor_message = self._on_message
+        for kind in (m.PushTask, m.CancelTask, m.BecomeActor, m.ExitWorker):
+            core.peers.handlers[kind] = self._on_message
         core.on_executor_turn = self._turn
         core.before_blocking = self._before_blocking
 
@@ -108,7 +109,7 @@ class Executor:
             done.borrowed = self._kept_arguments(spec)
             held = [ref.object_id for value in done.values for ref in value.contained]
             if held:
-                self._core.handovers[spec.task_id] = held
+                self._core.references.hand_over(spec.task_id, held)
             connection.send(done)
 
     def _kept_arguments(self, spec: m.TaskSpec) -> list[bytes]:
@@ -146,10 +147,10 @@ class Executor:
 
         def blocked() -> None:
             self._return_queue()
-            core.raylet.send(m.WorkerBlocked())
+            core.peers.raylet.send(m.WorkerBlocked())
 
         core.reactor.inbox.append(blocked)
-        return lambda: core.reactor.post(lambda: core.raylet.send(m.WorkerUnblocked()))
+        return lambda: core.reactor.post(lambda: core.peers.raylet.send(m.WorkerUnblocked()))
 
     # --- the main thread --------------------
 
@@ -201,7 +202,7 @@ class Executor:
         token = running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
         try:
             function = self._function(spec)
-            args, kwargs = self._arguments(spec)
+            args, kwargs = unpack(self._core, spec)
             result = function(*args, **kwargs)
             del args, kwargs
             values = self._values(spec, result)
@@ -223,7 +224,7 @@ class Executor:
             started = time.monotonic()
             running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
             try:
-                args, kwargs = self._arguments(spec)
+                args, kwargs = unpack(self._core, spec)
                 result = self._function(spec)(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
@@ -246,29 +247,6 @@ class Executor:
             known = self._functions[spec.function_id] = cloudpickle.loads(known)
         return known
 
-    def _arguments(self, spec: m.TaskSpec) -> tuple[list[Any], dict[str, Any]]:
-        if not spec.args:
-            return [], {}
-        args, kwargs = deserialize(spec.args, self._rebuild_argument)
-        values = []
-        for dependency in spec.dependencies:
-            self._core.table.borrow(dependency.object_id, dependency.owner)
-            assert dependency.value is not None
-            values.append(
-                self._core.open_value(dependency.object_id, dependency.owner, dependency.value)
-            )
-
-        def fill(value: Any) -> Any:
-            return values[value.index] if type(value) is ArgumentSlot else value
-
-        return [fill(a) for a in args], {k: fill(v) for k, v in kwargs.items()}
-
-    def _rebuild_argument(self, object_id: bytes, owner: m.Address) -> ObjectRef:
-        # The submitter holds arguments until the reply, which names those that are kept.
-        self._core.table.borrow(object_id, owner)
-        self._core.released.append((object_id, 1))
-        return ObjectRef(object_id, owner, self._core)
-
     def _values(self, spec: m.TaskSpec, result: Any) -> list[m.Value]:
         if spec.num_returns == 0:
             return []
@@ -287,7 +265,7 @@ class Executor:
             for ref in packed.contained:
                 self._core.released.append((ref.object_id, 1))
             values.append(
-                self._core.store(
+                self._core.values.store(
                     return_id(spec.task_id, index), packed, self._core.job.driver.worker_id
                 )
             )
@@ -341,7 +319,7 @@ class Executor:
         token = running.set(TaskContext(b"", creation.name, spec.actor_id, 0))
         try:
             actor_class = cloudpickle.loads(spec.class_pickle)
-            args, kwargs = self._arguments(creation)
+            args, kwargs = unpack(self._core, creation)
             self._actor = actor_class(*args, **kwargs)
         except BaseException as error:
             text = f"its constructor raised:\n{_user_traceback(error)}"

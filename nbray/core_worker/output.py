@@ -48,7 +48,7 @@ class TaskOutput(io.TextIOBase):
         message = OutputLines(
             self._stream, text, os.getpid(), core.address.node_id, task.task_id, task.name
         )
-        core.reactor.post(lambda: core.connect(core.job.driver).send(message))
+        core.reactor.post(lambda: core.peers.connect(core.job.driver).send(message))
 
 
 def capture_output(core: CoreWorker) -> None:

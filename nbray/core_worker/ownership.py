@@ -38,6 +38,15 @@ class ObjectEntry:
         self.registered = 0
         self.requested = False
 
+    def when_complete(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once the value is known, now or later."""
+        if self.value is not None:
+            callback()
+        elif self.callbacks is None:
+            self.callbacks = [callback]
+        else:
+            self.callbacks.append(callback)
+
 
 class OwnershipTable:
     """All entries of one process."""

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from nbray.wire.handshake import HandshakeError
 from nbray.wire.messages import (
     Address,
     CancelLeaseRequest,
@@ -22,10 +21,12 @@ from nbray.wire.messages import (
     LeaseRefused,
     LeaseSpilled,
     PushTask,
+    ReclaimLeases,
     RequestLease,
     ReturnLease,
     TaskDone,
     TaskSpec,
+    TasksReturned,
 )
 from nbray.wire.reactor import Connection
 
@@ -107,6 +108,16 @@ class TaskSubmitter:
         self._request_shapes: dict[int, _Shape] = {}
         self._next_request = 0
         self._checking_idle = False
+        core.peers.handlers.update(
+            {
+                LeaseGranted: self._on_granted,
+                LeaseSpilled: self._on_spilled,
+                LeaseRefused: self._on_refused,
+                ReclaimLeases: self._on_reclaim,
+                TasksReturned: self._on_returned,
+            }
+        )
+        core.peers.on_closed.append(self._on_closed)
 
     def enqueue(self, task: PendingTask) -> None:
         """Take a task whose dependencies are complete."""
@@ -144,7 +155,7 @@ class TaskSubmitter:
     def _request_leases(self, shape: _Shape) -> None:
         wanted = min(len(shape.queue), _MAX_REQUESTS) - len(shape.requests)
         for _ in range(wanted):
-            self._request(shape, self._core.raylet, spilled=False)
+            self._request(shape, self._core.peers.raylet, spilled=False)
 
     def _request(self, shape: _Shape, raylet: Connection, spilled: bool) -> None:
         self._next_request += 1
@@ -160,39 +171,29 @@ class TaskSubmitter:
             )
         )
 
-    def on_granted(self, raylet: Connection, message: LeaseGranted) -> None:
+    def _on_granted(self, raylet: Connection, message: LeaseGranted) -> None:
         shape = self._request_shapes.pop(message.request_id, None)
         if shape is not None:
             shape.requests.pop(message.request_id, None)
         if shape is None or not shape.queue:
             raylet.send(ReturnLease(message.lease_id))
             return
-        try:
-            connection = self._core.connect(message.worker)
-        except OSError as error:
-            logger.warning("A leased worker is not reachable (%s); asking for another.", error)
-            raylet.send(ReturnLease(message.lease_id, broken=True))
-            return
+        connection = self._core.peers.connect(message.worker)
         lease = Lease(message.lease_id, message.worker, connection, raylet)
         lease.idle_since = time.monotonic()
         shape.leases.append(lease)
         self._check_idle_later()
+        self._core.submitter_dirty = True
 
-    def on_spilled(self, message: LeaseSpilled) -> None:
+    def _on_spilled(self, _raylet: Connection, message: LeaseSpilled) -> None:
         shape = self._request_shapes.pop(message.request_id, None)
         if shape is None:
             return
         shape.requests.pop(message.request_id, None)
-        try:
-            raylet = self._core.raylet_at(message.node_id, message.host, message.port)
-        except (OSError, HandshakeError) as error:
-            # The node has just died and its raylet does not know yet: ask again soon.
-            logger.warning("The raylet at %s is not reachable: %s.", message.host, error)
-            self._core.reactor.call_later(self._core.config.lease_idle_s, self.dispatch)
-            return
+        raylet = self._core.peers.raylet_at(message.node_id, message.host, message.port)
         self._request(shape, raylet, spilled=True)
 
-    def on_refused(self, message: LeaseRefused) -> None:
+    def _on_refused(self, _raylet: Connection, message: LeaseRefused) -> None:
         shape = self._request_shapes.pop(message.request_id, None)
         if shape is None:
             return
@@ -200,7 +201,7 @@ class TaskSubmitter:
         while shape.queue:
             task = shape.queue.popleft()
             self._tasks.pop(task.spec.task_id, None)
-            self._core.fail_task(task.spec, RuntimeError(message.reason))
+            self._core.results.fail(task.spec, RuntimeError(message.reason))
 
     def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
         """A reply came. False when the task is not one of this submitter's."""
@@ -220,12 +221,13 @@ class TaskSubmitter:
         if message.retry and task.retry_exceptions and task.retries != 0:
             self._retry(task)
         else:
-            self._core.finish_task(task.spec, worker_id, message)
+            self._core.results.finish(task.spec, worker_id, message)
         return True
 
-    def on_returned(self, task_ids: list[bytes]) -> None:
+    def _on_returned(self, _worker: Connection, message: TasksReturned) -> None:
         """Not started: they go to the front of the queue, in their order."""
-        for task_id in reversed(task_ids):
+        self._core.submitter_dirty = True
+        for task_id in reversed(message.task_ids):
             task = self._tasks.get(task_id)
             if task is None or task.lease is None:
                 continue
@@ -254,28 +256,37 @@ class TaskSubmitter:
         if task in shape.queue:
             shape.queue.remove(task)
             del self._tasks[task_id]
-            self._core.fail_cancelled(task.spec)
+            self._core.results.fail_cancelled(task.spec)
         return None
 
-    def on_connection_closed(self, connection: Connection) -> None:
+    def _on_closed(self, connection: Connection) -> None:
         """A worker or raylet went: run its tasks again, or fail them."""
         for shape in self._shapes.values():
             for request_id, raylet in list(shape.requests.items()):
                 if raylet is connection:
                     del shape.requests[request_id]
                     del self._request_shapes[request_id]
+                    # This node's raylet may not know yet that the other is dead: not at once.
+                    self._core.reactor.call_later(self._core.config.lease_idle_s, self._ask_again)
             for lease in [lease for lease in shape.leases if lease.connection is connection]:
                 shape.leases.remove(lease)
+                self._core.submitter_dirty = True
                 if not lease.raylet.closed:
                     lease.raylet.send(ReturnLease(lease.lease_id, broken=True))
                 for task in lease.in_flight.values():
-                    if task.retries != 0:
+                    if not connection.established:
+                        task.lease = None
+                        shape.queue.append(task)
+                    elif task.retries != 0:
                         self._retry(task)
                     else:
                         self._tasks.pop(task.spec.task_id, None)
-                        self._core.fail_crashed(task.spec, lease.worker)
+                        self._core.results.fail_crashed(task.spec, lease.worker)
 
-    def reclaim(self) -> None:
+    def _ask_again(self) -> None:
+        self._core.submitter_dirty = True
+
+    def _on_reclaim(self, _raylet: Connection, _message: ReclaimLeases) -> None:
         """The raylet has other customers: return what is idle, and drop requests in vain."""
         self._return_idle(0.0)
 

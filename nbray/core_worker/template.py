@@ -107,19 +107,19 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, str]) 
 def _run_worker(session: Session, raylet_socket: str, worker_id: bytes, host: str) -> None:
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
     core = CoreWorker(Config.from_env(), session.token, worker_id, path)
-    core.start(raylet_socket, host)
+    core.peers.start(raylet_socket, host)
     core.on_raylet_lost = lambda: os._exit(0)
     set_core(core)
     executor = Executor(core)
     core.on_job = enter_job
     core.reactor.start()
-    reply: m.WorkerRegistered = core.request(
+    reply: m.WorkerRegistered = core.peers.request(
         "registered", m.RegisterWorker(core.address, os.getpid())
     )
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     capture_output(core)
     executor.run()
-    core.stop()
+    core.peers.stop()
 
 
 def main() -> None:

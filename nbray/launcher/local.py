@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -28,10 +28,11 @@ class RunningNode:
     """The processes that were started, and where they are reached."""
 
     session: Session
-    gcs_address: str
-    raylet_socket: str
-    node_id: str
-    children: list[Child]
+    node_ip: str
+    gcs_address: str = ""
+    raylet_socket: str = ""
+    node_id: str = ""
+    children: list[Child] = field(default_factory=list)
 
     def stop(self) -> None:
         """End the processes, the last started first, and delete the session folder."""
@@ -64,7 +65,7 @@ def start_head(
         ValueError: an amount of a resource is negative or too fine, or the store too small.
     """
     demand = _node_arguments(resources, object_store_memory)
-    node = RunningNode(Session.create(token), "", "", "", [])
+    node = RunningNode(Session.create(token), host)
     try:
         gcs = spawn(
             "nbray.gcs",
@@ -74,7 +75,7 @@ def start_head(
         node.children.append(gcs)
         gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
-        _start_raylet(node, [*demand, "--node-ip", host, "--head"], fate_shared)
+        _start_raylet(node, [*demand, "--head"], fate_shared)
     except BaseException:
         node.stop()
         raise
@@ -97,9 +98,9 @@ def join(
         ValueError: an amount of a resource is negative or too fine, or the store too small.
     """
     demand = _node_arguments(resources, object_store_memory)
-    node = RunningNode(Session.create(token), address, "", "", [])
+    node = RunningNode(Session.create(token), host, address)
     try:
-        _start_raylet(node, [*demand, "--node-ip", host], fate_shared)
+        _start_raylet(node, demand, fate_shared)
     except BaseException:
         node.stop()
         raise
@@ -124,7 +125,8 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
     session = node.session
     raylet = spawn(
         "nbray.raylet",
-        ["--session-dir", str(session.path), "--gcs-address", node.gcs_address, *arguments],
+        ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
+         "--node-ip", node.node_ip, *arguments],
         session.log_path("raylet.log"), fate_shared=fate_shared,
     )  # fmt: skip
     node.children.append(raylet)
@@ -133,6 +135,7 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
     session.write_info(
         {
             "gcs_address": node.gcs_address,
+            "node_ip": node.node_ip,
             "raylet_socket": node.raylet_socket,
             "node_id": node.node_id,
             "pids": [child.pid for child in node.children],

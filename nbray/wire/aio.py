@@ -52,19 +52,19 @@ class FrameConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._handshake is not None:
             try:
-                done = self._handshake.feed(data)
+                proof, rest = self._handshake.feed(data)
             except HandshakeError as error:
                 self.close(str(error))
                 return
-            if done is None:
+            if rest is None:
                 return
-            proof, data = done
             self._handshake = None
             assert self._transport is not None and self._deadline is not None
             self._deadline.cancel()
             self._transport.write(proof)
-            if not data:
+            if not rest:
                 return
+            data = rest
         try:
             messages = self._decoder.feed(data)
         except FrameError as error:

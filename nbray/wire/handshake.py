@@ -3,6 +3,9 @@
 The server speaks first with a nonce; the client answers with its own nonce and an HMAC
 over both; the server checks it in constant time and answers with its HMAC. All three
 parts have fixed sizes, so nothing of an unknown peer is parsed beyond a comparison.
+
+Both sides are fed with what arrives. They give back what to send, and the bytes that follow
+the handshake once it is complete (None before).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ _MAGIC = b"NBRY"
 _MAC_BYTES = 32
 
 
-class HandshakeError(Exception):
+class HandshakeError(ConnectionError):
     """The peer is not a member of this cluster, or not an nbray process at all."""
 
 
@@ -47,8 +50,8 @@ class ServerHandshake:
         self._received = b""
         self.hello = _HELLO.pack(_MAGIC, PROTOCOL_VERSION, self._nonce)
 
-    def feed(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Take received bytes; the proof to send and the bytes left over, once complete.
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take received bytes: the proof to send and the bytes left over, once complete.
 
         Raises:
             HandshakeError: wrong token, wrong version or another protocol.
@@ -57,7 +60,7 @@ class ServerHandshake:
         if self._received[:4] != _MAGIC[: len(self._received)]:
             raise HandshakeError("the peer does not speak nbray's protocol")
         if len(self._received) < _HELLO.size + _MAC_BYTES:
-            return None
+            return b"", None
         client_nonce = _open_hello(self._received)
         end = _HELLO.size + _MAC_BYTES
         expected = _mac(self._token, b"client", self._nonce, client_nonce)
@@ -76,9 +79,30 @@ class ClientHandshake:
         self._token = token
         self._nonce = os.urandom(32)
         self._server_nonce = b""
+        self._received = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Take received bytes: the answer to send, then the bytes left over, once complete.
+
+        Raises:
+            HandshakeError: wrong token, wrong version or another protocol.
+        """
+        self._received += data
+        reply = b""
+        if not self._server_nonce:
+            if self._received[:4] != _MAGIC[: len(self._received)]:
+                raise HandshakeError("the peer does not speak nbray's protocol")
+            if len(self._received) < _HELLO.size:
+                return b"", None
+            reply = self.answer(self._received[: _HELLO.size])
+            self._received = self._received[_HELLO.size :]
+        if len(self._received) < _MAC_BYTES:
+            return reply, None
+        self.check(self._received[:_MAC_BYTES])
+        return reply, self._received[_MAC_BYTES:]
 
     def answer(self, hello: bytes) -> bytes:
-        """The reply to the server's hello of `hello_bytes` bytes."""
+        """The reply to the server's hello."""
         self._server_nonce = _open_hello(hello)
         own = _HELLO.pack(_MAGIC, PROTOCOL_VERSION, self._nonce)
         return own + _mac(self._token, b"client", self._server_nonce, self._nonce)

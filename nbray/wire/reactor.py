@@ -18,6 +18,7 @@ drives, the signal is only noted, and raised after the baton is given back.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
@@ -74,7 +75,10 @@ class Waiter:
 
 
 class Connection:
-    """An authenticated frame connection. Only the holder of the baton may use it."""
+    """A frame connection; what is sent before the handshake is done waits for it.
+
+    Only the holder of the baton may use it.
+    """
 
     def __init__(
         self,
@@ -82,7 +86,7 @@ class Connection:
         sock: socket.socket,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
-        handshake: ServerHandshake | None = None,
+        handshake: ClientHandshake | ServerHandshake,
     ) -> None:
         self.reactor = reactor
         self.sock = sock
@@ -91,11 +95,17 @@ class Connection:
         self.closed = False
         self.state: Any = None
         self.known_functions: set[bytes] = set()
-        self._handshake = handshake
+        self._handshake: ClientHandshake | ServerHandshake | None = handshake
+        self._accepted = isinstance(handshake, ServerHandshake)
         self._decoder = FrameDecoder(reactor.config.max_frame_bytes)
         self._queued: list[Message] = []
         self._unsent: deque[memoryview] = deque()
         self._writable_wanted = False
+
+    @property
+    def established(self) -> bool:
+        """Whether the peer has proved that it belongs to the cluster."""
+        return self._handshake is None
 
     def send(self, message: Message) -> None:
         """Queue ``message``; it leaves with the others at the end of this turn."""
@@ -108,7 +118,7 @@ class Connection:
         if self.closed:
             self._queued.clear()
             return
-        if self._queued:
+        if self._queued and self._handshake is None:
             self._unsent.append(memoryview(encode_frame(self._queued)))
             self._queued = []
         try:
@@ -148,12 +158,15 @@ class Connection:
             return
         try:
             if self._handshake is not None:
-                done = self._handshake.feed(data)
-                if done is None:
+                reply, rest = self._handshake.feed(data)
+                if reply:
+                    self._unsent.append(memoryview(reply))
+                if rest is not None:
+                    self._handshake = None
+                self.flush()
+                if not rest:
                     return
-                proof, data = done
-                self._handshake = None
-                self.sock.send(proof)
+                data = rest
             messages = self._decoder.feed(data)
         except (HandshakeError, FrameError) as error:
             logger.warning("Closed a connection: %s.", error)
@@ -166,6 +179,23 @@ class Connection:
                 # One message's failure must not lose those behind it.
                 logger.exception("The handler of a %s failed.", type(message).__name__)
 
+    def receive_handshake(self) -> None:
+        """Take one part of the handshake, on a socket that blocks.
+
+        Raises:
+            OSError: the peer went. HandshakeError: it is not of this cluster.
+        """
+        assert self._handshake is not None
+        data = self.sock.recv(_READ_BYTES)
+        if not data:
+            raise HandshakeError(
+                "the peer closed the connection during the handshake: is the token the same?"
+            )
+        reply, rest = self._handshake.feed(data)
+        self.sock.sendall(reply)
+        if rest is not None:
+            self._handshake = None
+
     def close(self, reason: str) -> None:
         """End the connection; its `on_closed` is called once."""
         if self.closed:
@@ -173,7 +203,7 @@ class Connection:
         self.closed = True
         self.reactor.forget(self)
         self.sock.close()
-        if self._handshake is None:
+        if self._handshake is None or not self._accepted:
             self.on_closed(self)
 
     def close_unless_authenticated(self) -> None:
@@ -298,25 +328,48 @@ class Reactor:
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
     ) -> Connection:
-        """Connect by the Unix socket when ``unix_path`` is given, else by TCP.
+        """Connect by the Unix socket when ``unix_path`` is given, else by TCP; never waits.
+
+        Two processes may connect to each other at the same moment, so neither may wait for the
+        other's handshake. When nobody is there, the connection ends soon.
+        """
+        if unix_path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            failed = sock.connect_ex(unix_path)
+        else:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            failed = sock.connect_ex((host, port))
+        connection = Connection(self, sock, on_message, on_closed, ClientHandshake(self.token))
+        if failed in (0, errno.EINPROGRESS):
+            self._watch(sock.fileno(), connection.handle_events)
+            self.call_later(self.config.handshake_timeout_s, connection.close_unless_authenticated)
+        else:
+            reason = os.strerror(failed)
+            self.inbox.append(lambda: connection.close(reason))
+        return connection
+
+    def connect_now(
+        self,
+        unix_path: str,
+        on_message: Callable[[Connection, Message], None],
+        on_closed: Callable[[Connection], None],
+    ) -> Connection:
+        """Connect to a server of this machine and wait for its handshake, before `start`.
 
         Raises:
             OSError: nobody listens there.
             HandshakeError: one side has a wrong token or version.
         """
-        timeout = self.config.handshake_timeout_s
-        if unix_path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(timeout)
-            sock.connect(unix_path)
-        else:
-            sock = socket.create_connection((host, port), timeout)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(self.config.handshake_timeout_s)
         handshake = ClientHandshake(self.token)
-        sock.sendall(handshake.answer(_read_exactly(sock, handshake.hello_bytes)))
-        handshake.check(_read_exactly(sock, handshake.proof_bytes))
+        connection = Connection(self, sock, on_message, on_closed, handshake)
+        sock.connect(unix_path)
+        while not connection.established:
+            connection.receive_handshake()
         sock.setblocking(False)
-        connection = Connection(self, sock, on_message, on_closed)
         self._watch(sock.fileno(), connection.handle_events)
         return connection
 
@@ -455,15 +508,3 @@ class Reactor:
                 uses = self._uses
                 self._leave()
                 self._uses = uses
-
-
-def _read_exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            raise HandshakeError(
-                "the peer closed the connection during the handshake: is the token the same?"
-            )
-        data += part
-    return data

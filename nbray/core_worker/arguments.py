@@ -1,0 +1,82 @@
+"""The arguments of a task: packed by its submitter, unpacked by the worker that runs it.
+
+A ref that is an argument itself stands for its value: it becomes a `Dependency`, and a slot in
+the pickle. A ref inside an argument stays a ref. Large argument values are `put` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nbray.core_worker.serialization import deserialize, serialize
+from nbray.object_ref import ObjectRef
+from nbray.wire import messages as m
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentSlot:
+    """Stands in a pickled argument list for the ref argument of that number."""
+
+    index: int
+
+
+Packed = tuple[bytes, list[m.Dependency], list[m.ContainedRef]]
+
+
+def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """Pickled arguments, ref arguments, and refs inside arguments; each ref counted once more.
+
+    Raises:
+        TypeError, pickle.PicklingError: an argument cannot be pickled.
+    """
+    if not args and not kwargs:
+        return b"", [], []
+    dependencies: list[m.Dependency] = []
+    keep: list[ObjectRef] = []
+
+    def slot(value: Any) -> Any:
+        large = getattr(value, "nbytes", 0)
+        if isinstance(value, (bytes, bytearray)):
+            large = len(value)
+        if isinstance(large, int) and large > core.config.max_inline_bytes:
+            value = core.put(value)
+            keep.append(value)
+        if isinstance(value, ObjectRef):
+            dependencies.append(m.Dependency(value._id, value._owner))
+            return ArgumentSlot(len(dependencies) - 1)
+        return value
+
+    packed = serialize(([slot(a) for a in args], {k: slot(v) for k, v in kwargs.items()}))
+    for dependency in dependencies:
+        core.released.append((dependency.object_id, 1))
+    for ref in packed.contained:
+        core.released.append((ref.object_id, 1))
+    return packed.to_bytes(), dependencies, packed.contained
+
+
+def unpack(core: CoreWorker, spec: m.TaskSpec) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a task that runs here; raises what an argument's task raised."""
+    if not spec.args:
+        return [], {}
+
+    def rebuild(object_id: bytes, owner: m.Address) -> ObjectRef:
+        # The submitter holds arguments until the reply, which names those that are kept.
+        core.table.borrow(object_id, owner)
+        core.released.append((object_id, 1))
+        return ObjectRef(object_id, owner, core)
+
+    args, kwargs = deserialize(spec.args, rebuild)
+    values = []
+    for dependency in spec.dependencies:
+        core.table.borrow(dependency.object_id, dependency.owner)
+        assert dependency.value is not None
+        values.append(core.values.open(dependency.object_id, dependency.owner, dependency.value))
+
+    def fill(value: Any) -> Any:
+        return values[value.index] if type(value) is ArgumentSlot else value
+
+    return [fill(a) for a in args], {k: fill(v) for k, v in kwargs.items()}

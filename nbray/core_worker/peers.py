@@ -1,0 +1,193 @@
+"""The processes that this one talks to: connections, and requests that wait for a reply.
+
+Connections to drivers and workers are made when they are needed and never waited for: what is
+sent meanwhile leaves when the handshake is done, and a peer that is not there shows itself as
+a connection that ends. Whoever waits for a reply over a connection hears of its end, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from nbray.common.config import Config
+from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
+from nbray.wire import messages as m
+from nbray.wire.reactor import Connection, Reactor, Waiter
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Connection, Any], None]
+
+
+class Peers:
+    """All connections of one process. Except `request`, its methods run under the baton.
+
+    Attributes:
+        handlers: who takes the messages of a type; each part of the core enters its own.
+        on_closed: who hears of the end of a connection, in this order.
+        hello: makes the first message over a new connection.
+    """
+
+    def __init__(self, token: bytes, config: Config, worker_id: bytes, socket_path: str) -> None:
+        self.reactor = Reactor(token, config)
+        self.worker_id = worker_id
+        self.handlers: dict[type[m.Message], Handler] = {}
+        self.on_closed: list[Callable[[Connection], None]] = []
+        self.hello: Callable[[], m.Hello]
+        self.address: m.Address
+        self.raylet: Connection
+        self._socket_path = socket_path
+        self._peers: dict[bytes, Connection] = {}
+        self._raylets: dict[bytes, Connection] = {}
+        self._requests = itertools.count(1)
+        self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
+
+    def start(self, raylet_socket: str, host: str) -> None:
+        """Listen on ``host`` and a Unix socket, and connect to the raylet of this node.
+
+        Raises:
+            OSError: the raylet is not there, or the token is wrong.
+        """
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        unix.bind(self._socket_path)
+        unix.listen(512)
+        tcp = socket.create_server((host, 0), backlog=512)
+        self.address = m.Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
+        self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
+        self.reactor.listen(unix, self._on_message, self._closed)
+        self.reactor.listen(tcp, self._on_message, self._closed)
+
+    def joined(self, node_id: bytes) -> None:
+        """The raylet of that node took this process in."""
+        a = self.address
+        self.address = m.Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
+        self._raylets[node_id] = self.raylet
+
+    def stop(self) -> None:
+        """Close all connections."""
+        self.reactor.stop()
+        try:
+            os.unlink(self._socket_path)
+        except FileNotFoundError:
+            logger.debug("The socket %s was gone already.", self._socket_path)
+
+    # --- connections --------------------
+
+    def connect(self, address: m.Address) -> Connection:
+        """The connection to a driver or worker, made when there is none."""
+        connection = self._peers.get(address.worker_id)
+        if connection is None or connection.closed:
+            local = address.node_id == self.address.node_id
+            connection = self.reactor.connect(
+                address.unix_path if local else "", address.host, address.port,
+                self._on_message, self._closed,
+            )  # fmt: skip
+            connection.state = address
+            connection.send(self.hello())
+            self._peers[address.worker_id] = connection
+        return connection
+
+    def introduced(self, connection: Connection, address: m.Address) -> None:
+        """A process that connected to this one said who it is."""
+        connection.state = address
+        self._peers.setdefault(address.worker_id, connection)
+
+    def find(self, worker_id: bytes) -> Connection | None:
+        """The connection to a process, if there is one."""
+        return self._peers.get(worker_id)
+
+    def raylet_at(self, node_id: bytes, host: str, port: int) -> Connection:
+        """The connection to a node's raylet, made when there is none."""
+        connection = self._raylets.get(node_id)
+        if connection is None or connection.closed:
+            connection = self.reactor.connect("", host, port, self._on_message, self._closed)
+            self._raylets[node_id] = connection
+        return connection
+
+    def _on_message(self, connection: Connection, message: m.Message) -> None:
+        handler = self.handlers.get(type(message))
+        if handler is None:
+            logger.warning("An unexpected %s arrived.", type(message).__name__)
+        else:
+            handler(connection, message)
+
+    def _closed(self, connection: Connection) -> None:
+        peer = connection.state
+        if isinstance(peer, m.Address) and self._peers.get(peer.worker_id) is connection:
+            del self._peers[peer.worker_id]
+        orphans = [key for key, (over, _) in self._replies.items() if over is connection]
+        for key in orphans:
+            self._replies.pop(key)[1](None)
+        for hook in self.on_closed:
+            hook(connection)
+
+    # --- requests --------------------
+
+    def next_request(self) -> int:
+        """A number for a request."""
+        return next(self._requests)
+
+    def ask(
+        self,
+        connection: Connection,
+        key: object,
+        message: m.Message,
+        then: Callable[[Any], None],
+    ) -> None:
+        """Send ``message``; ``then`` gets the reply for ``key``, or None if the peer ends first."""
+        if connection.closed:
+            then(None)
+            return
+        self._replies[key] = (connection, then)
+        connection.send(message)
+
+    def answer(self, key: object, reply: m.Message) -> None:
+        """The reply for ``key`` came; nothing happens when nobody waits for it."""
+        waiting = self._replies.pop(key, None)
+        if waiting is not None:
+            waiting[1](reply)
+
+    def request(self, key: object, message: m.Message, timeout: float = 30.0) -> Any:
+        """Send ``message`` to the raylet and wait for the reply for ``key``; from any thread.
+
+        Raises:
+            GetTimeoutError: no reply in ``timeout`` seconds.
+            LocalRayletDiedError: the raylet ended.
+        """
+        waiter = Waiter()
+        answer: list[Any] = []
+
+        def on_reply(reply: Any) -> None:
+            answer.append(reply)
+            waiter.complete_one()
+
+        self.reactor.post(lambda: self.ask(self.raylet, key, message, on_reply))
+        if not self.reactor.wait(waiter, timeout):
+            raise GetTimeoutError(
+                f"The raylet did not answer {type(message).__name__} within {timeout:.0f} s."
+            )
+        if answer[0] is None:
+            raise LocalRayletDiedError(
+                "The raylet of this node has died. Its log, raylet.log, says why; "
+                "connect anew with nbray.shutdown() and nbray.init()."
+            )
+        return answer[0]
+
+    def gcs_call(self, method: str, body: bytes) -> bytes:
+        """Call a method of the GCS through the raylet; from any thread.
+
+        Raises:
+            NbrayError: the GCS answered with an error.
+        """
+        request_id = self.next_request()
+        reply: m.GcsReply = self.request(
+            ("gcs", request_id), m.GcsRequest(request_id, method, body)
+        )
+        if reply.error:
+            raise NbrayError(f"The GCS could not do {method}: {reply.error}")
+        return reply.body

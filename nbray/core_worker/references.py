@@ -1,0 +1,214 @@
+"""Who holds which object: the references of this process, and the protocol of borrowers.
+
+Refs that die, in any thread, leave a note in `released`; the notes are counted down under the
+baton. A ref that came from elsewhere makes this process a borrower, which its owner has to know
+before whoever handed it over lets go:
+
+- an argument is held by the submitter until the reply, which names the refs that are kept;
+- a ref inside a returned value is held by the worker until the receiver has registered with
+  its owner (`HandoverDone`);
+- a ref found in a fetched value holds the outer object until the owner answered `AddBorrower`.
+
+When nothing needs an object any more, `_release` frees what it held, here or at its owner.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from nbray.core_worker.ownership import ObjectEntry, OwnershipTable
+from nbray.core_worker.peers import Peers
+from nbray.core_worker.serialization import serialize
+from nbray.exceptions import OwnerDiedError
+from nbray.wire import messages as m
+from nbray.wire.reactor import Connection
+
+
+class References:
+    """The ownership table of this process and what keeps it true between processes."""
+
+    def __init__(self, peers: Peers) -> None:
+        self.table = OwnershipTable()
+        self.released: deque[tuple[bytes, int]] = deque()
+        self._peers = peers
+        self._handovers: dict[bytes, list[bytes]] = {}
+        self._handles: dict[bytes, bytes] = {}
+        peers.handlers.update(
+            {
+                m.RequestValue: self._serve_value,
+                m.ValueReady: self._on_value,
+                m.AddBorrower: self._on_add_borrower,
+                m.BorrowerAdded: lambda _peer, reply: peers.answer(
+                    ("borrow", reply.request_id), reply
+                ),
+                m.RemoveBorrower: self._on_remove_borrower,
+                m.HandoverDone: self._on_handover_done,
+            }
+        )
+        peers.on_closed.append(self._on_closed)
+
+    # --- local references --------------------
+
+    def count_released(self) -> None:
+        """Count down the refs that have died since the last turn."""
+        released, table = self.released, self.table
+        while released:
+            object_id, change = released.popleft()
+            entry = table.get(object_id)
+            if entry is not None:
+                entry.local += change
+                if entry.local <= 0:
+                    self.release(object_id)
+
+    def hold(self, object_id: bytes, change: int) -> None:
+        """Add ``change`` pins that are not refs of this process."""
+        entry = self.table.get(object_id)
+        if entry is not None:
+            entry.pins += change
+            if change < 0:
+                self.release(object_id)
+
+    def hold_handles(self, object_id: bytes, actor_id: bytes) -> None:
+        """The actor ends when nothing refers to ``object_id`` any more."""
+        self.table.add_owned(object_id)
+        self._handles[object_id] = actor_id
+
+    def release(self, object_id: bytes) -> None:
+        """End the object if nothing needs it any more."""
+        entry = self.table.release(object_id)
+        if entry is None:
+            return
+        for inner in entry.contained or ():
+            self.released.append((inner, -1))
+        if self.is_borrowed(entry):
+            assert entry.owner is not None
+            owner = self._peers.find(entry.owner.worker_id)
+            if entry.registered and owner is not None:
+                owner.send(m.RemoveBorrower(object_id, self._peers.worker_id, entry.registered))
+            return
+        actor_id = self._handles.pop(object_id, None)
+        if actor_id is not None:
+            self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
+        elif entry.value is not None:
+            self.free(object_id, entry.value)
+
+    def free(self, object_id: bytes, value: m.Value) -> None:
+        """Give back what a value of this process takes in arenas."""
+        if value.stored is not None:
+            self._peers.raylet.send(m.FreeObjects([object_id], value.stored.node_ids))
+
+    def is_borrowed(self, entry: ObjectEntry) -> bool:
+        """Whether another process owns the object."""
+        return entry.owner is not None and entry.owner.worker_id != self._peers.worker_id
+
+    # --- borrowing: this process borrows --------------------
+
+    def fetch(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Ask the owner of a borrowed object for its value, once."""
+        if entry.requested or not self.is_borrowed(entry):
+            return
+        assert entry.owner is not None
+        entry.requested = True
+        self._peers.connect(entry.owner).send(m.RequestValue(object_id))
+
+    def _on_value(self, _peer: Connection, message: m.ValueReady) -> None:
+        if message.value is None:
+            self._owner_died(message.object_id)
+        else:
+            self.table.complete(message.object_id, message.value)
+
+    def _owner_died(self, object_id: bytes) -> None:
+        error = OwnerDiedError(
+            f"The owner of object {object_id.hex()} died, and the object with it."
+        )
+        self.table.complete(object_id, m.Value(serialize(error).to_bytes(), None, True))
+
+    def found_in(self, outer: bytes, object_id: bytes) -> None:
+        """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
+        entry = self.table.get(object_id)
+        if entry is None or entry.owner is None or entry.registered:
+            return
+        entry.registered = 1
+        self.hold(outer, 1)
+        me = self._peers.address
+        self._tell_owner(object_id, entry.owner, me, lambda: self.hold(outer, -1))
+
+    def take_over(self, refs: list[m.ContainedRef], then: Callable[[], None]) -> None:
+        """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
+        pending = 1
+
+        def registered() -> None:
+            nonlocal pending
+            pending -= 1
+            if not pending:
+                then()
+
+        for ref in refs:
+            inner = self.table.borrow(ref.object_id, ref.owner)
+            inner.local += 1
+            if inner.owner is not None and not inner.registered:
+                inner.registered = 1
+                pending += 1
+                self._tell_owner(ref.object_id, ref.owner, self._peers.address, registered)
+        registered()
+
+    def _tell_owner(
+        self, object_id: bytes, owner: m.Address, borrower: m.Address, then: Callable[[], None]
+    ) -> None:
+        request_id = self._peers.next_request()
+        message = m.AddBorrower(object_id, borrower, request_id)
+        self._peers.ask(
+            self._peers.connect(owner), ("borrow", request_id), message, lambda _reply: then()
+        )
+
+    # --- borrowing: others borrow --------------------
+
+    def _serve_value(self, connection: Connection, message: m.RequestValue) -> None:
+        object_id = message.object_id
+        entry = self.table.get(object_id)
+        if entry is None:
+            connection.send(m.ValueReady(object_id, None))
+            return
+        entry.when_complete(lambda: connection.send(m.ValueReady(object_id, entry.value)))
+
+    def _on_add_borrower(self, connection: Connection, message: m.AddBorrower) -> None:
+        self.table.add_borrower(message.object_id, message.borrower.worker_id, 1)
+        connection.send(m.BorrowerAdded(message.request_id))
+
+    def _on_remove_borrower(self, _peer: Connection, message: m.RemoveBorrower) -> None:
+        self.table.add_borrower(message.object_id, message.borrower_id, -message.count)
+        self.release(message.object_id)
+
+    def kept_by(self, object_id: bytes, worker_id: bytes) -> None:
+        """A worker's reply says that it keeps an argument ref."""
+        entry = self.table.get(object_id)
+        if entry is None:
+            return
+        if not self.is_borrowed(entry):
+            self.table.add_borrower(object_id, worker_id, 1)
+            return
+        connection = self._peers.find(worker_id)
+        if connection is not None and connection.state is not None:
+            assert entry.owner is not None
+            self.hold(object_id, 1)
+            self._tell_owner(
+                object_id, entry.owner, connection.state, lambda: self.hold(object_id, -1)
+            )
+
+    def hand_over(self, task_id: bytes, object_ids: list[bytes]) -> None:
+        """Refs leave in a task's values; `HandoverDone` takes the holds on them back."""
+        self._handovers[task_id] = object_ids
+
+    def _on_handover_done(self, _peer: Connection, message: m.HandoverDone) -> None:
+        for object_id in self._handovers.pop(message.task_id, ()):
+            self.released.append((object_id, -1))
+
+    def _on_closed(self, connection: Connection) -> None:
+        peer = connection.state
+        if not isinstance(peer, m.Address) or self._peers.find(peer.worker_id) is not None:
+            return
+        for object_id in self.table.drop_borrower(peer.worker_id):
+            self.release(object_id)
+        for object_id in self.table.requested_from(peer.worker_id):
+            self._owner_died(object_id)

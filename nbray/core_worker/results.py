@@ -1,0 +1,81 @@
+"""How tasks end: their objects are completed, and their arguments let go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nbray.common.ids import handle_id, return_id
+from nbray.core_worker.serialization import serialize
+from nbray.exceptions import TaskCancelledError, WorkerCrashedError
+from nbray.wire import messages as m
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+
+class Results:
+    """The ends of the tasks that this process submitted. All of it runs under the baton."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+
+    def finish(self, spec: m.TaskSpec, worker_id: bytes, done: m.TaskDone) -> None:
+        """Complete a task's objects and let go of its arguments."""
+        core = self._core
+        references = core.references
+        for object_id in done.borrowed:
+            references.kept_by(object_id, worker_id)
+        handed_over: list[m.ContainedRef] = []
+        any_refs = False
+        for index, value in enumerate(done.values):
+            object_id = return_id(spec.task_id, index)
+            any_refs = any_refs or bool(value.contained)
+            entry = references.table.get(object_id)
+            if entry is None:
+                references.free(object_id, value)
+                continue
+            if value.contained:
+                entry.contained = [ref.object_id for ref in value.contained]
+                handed_over += value.contained
+            references.table.complete(object_id, value)
+            if entry.local <= 0:
+                references.release(object_id)
+        if any_refs:
+            references.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
+        self._let_go_of_arguments(spec)
+        core.submitter_dirty = True
+
+    def _handover_done(self, spec: m.TaskSpec, worker_id: bytes) -> None:
+        connection = self._core.peers.find(worker_id)
+        if connection is not None:
+            connection.send(m.HandoverDone(spec.task_id))
+
+    def _let_go_of_arguments(self, spec: m.TaskSpec) -> None:
+        released = self._core.released
+        for dependency in spec.dependencies:
+            released.append((dependency.object_id, -1))
+        for ref in spec.contained:
+            released.append((ref.object_id, -1))
+        if spec.actor_id:
+            released.append((handle_id(spec.actor_id), -1))
+
+    def fail(self, spec: m.TaskSpec, error: Exception) -> None:
+        """Complete a task's objects with ``error``."""
+        value = m.Value(serialize(error).to_bytes(), None, True)
+        for index in range(spec.num_returns):
+            self._core.table.complete(return_id(spec.task_id, index), value)
+        self._let_go_of_arguments(spec)
+
+    def fail_cancelled(self, spec: m.TaskSpec) -> None:
+        """The task was cancelled before it started."""
+        self.fail(spec, TaskCancelledError(f"Task {spec.name} was cancelled."))
+
+    def fail_crashed(self, spec: m.TaskSpec, worker: m.Address) -> None:
+        """The task's worker died and no retry is left."""
+        self.fail(
+            spec,
+            WorkerCrashedError(
+                f"The worker that ran {spec.name}() died on node {worker.node_id.hex()[:8]} and "
+                "no retry is left. The raylet's log has its exit status and last lines."
+            ),
+        )
