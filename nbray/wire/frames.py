@@ -39,37 +39,46 @@ class FrameDecoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
-        """Take ``data`` and return the messages that are complete now.
+        """Take ``data`` and return the messages that are complete now; ``data`` is not kept.
 
         Raises:
             FrameError: a frame is longer than allowed, or is not a list of messages.
         """
-        buffer = self._buffer
-        buffer += data
-        size = len(buffer)
-        if size < 4:
-            return []
-        messages: list[Message] = []
-        start = 0
-        view = memoryview(buffer)
-        try:
-            while size - start >= 4:
-                (length,) = _LENGTH.unpack_from(buffer, start)
-                if length > self._max_frame_bytes:
-                    raise FrameError(
-                        f"a frame of {length} bytes was announced; "
-                        f"{self._max_frame_bytes} are allowed"
-                    )
-                end = start + 4 + length
-                if end > size:
-                    break
-                try:
-                    messages += _decoder.decode(view[start + 4 : end])
-                except msgspec.MsgspecError as error:
-                    raise FrameError(f"a malformed message: {error}") from error
-                start = end
-        finally:
-            view.release()
-        if start:
-            del buffer[:start]
+        if self._buffer:
+            self._buffer += data
+            view = memoryview(self._buffer)
+            try:
+                messages, end = self._decode(view)
+            finally:
+                view.release()
+            del self._buffer[:end]
+            return messages
+        view = memoryview(data)
+        messages, end = self._decode(view)
+        if end < len(view):
+            self._buffer += view[end:]
         return messages
+
+    def _decode(self, view: memoryview) -> tuple[list[Message], int]:
+        """The messages of the complete frames in ``view``, and where those end."""
+        messages: list[Message] = []
+        start, size = 0, len(view)
+        while size - start >= 4:
+            (length,) = _LENGTH.unpack_from(view, start)
+            if length > self._max_frame_bytes:
+                raise FrameError(
+                    f"a frame of {length} bytes was announced; {self._max_frame_bytes} are allowed"
+                )
+            end = start + 4 + length
+            if end > size:
+                break
+            try:
+                batch = _decoder.decode(view[start + 4 : end])
+            except msgspec.MsgspecError as error:
+                raise FrameError(f"a malformed message: {error}") from error
+            if messages:
+                messages += batch
+            else:
+                messages = batch
+            start = end
+        return messages, start
