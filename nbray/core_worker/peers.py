@@ -46,6 +46,7 @@ class Peers:
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
         self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
+        self.handlers[m.NodeDied] = self._on_node_died
 
     def start(self, raylet_socket: str, host: str) -> None:
         """Listen on ``host`` and a Unix socket, and connect to the raylet of this node.
@@ -125,6 +126,18 @@ class Peers:
             self._replies.pop(key)[1](None)
         for hook in self.on_closed:
             hook(connection)
+
+    def _on_node_died(self, _raylet: Connection, message: m.NodeDied) -> None:
+        """A machine that lost its network closes nothing: its connections end here."""
+        gone = [
+            connection
+            for connection in self._peers.values()
+            if isinstance(connection.state, m.Address)
+            and connection.state.node_id == message.node_id
+        ]
+        raylet = self._raylets.pop(message.node_id, None)
+        for connection in [*gone, raylet] if raylet is not None else gone:
+            connection.close("its node is dead")
 
     # --- requests --------------------
 

@@ -55,6 +55,7 @@ class Raylet:
         self._leases = LeaseManager(self.row, self._scheduler, self._pool, self._nodes)
         self._actors = ActorManager(gcs, self._leases, self._pool)
         self._job_homes: dict[bytes, bytes] = {}
+        self._processes: set[Process] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life --------------------
@@ -121,6 +122,8 @@ class Raylet:
         for job_id, home in list(self._job_homes.items()):
             if home == node_id:
                 self._end_job(job_id)
+        for process in self._processes:
+            process.send(m.NodeDied(node_id))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -132,6 +135,7 @@ class Raylet:
     def on_message(self, conn: FrameConnection, message: m.Message) -> None:
         if conn.state is None:
             conn.state = Process(conn)
+            self._processes.add(conn.state)
         process: Process = conn.state
         match message:
             case m.RequestLease():
@@ -177,6 +181,7 @@ class Raylet:
         if process is None:
             return
         process.closed = True
+        self._processes.discard(process)
         self._leases.process_gone(process)
         self._objects.process_gone(process)
         if process.is_driver:

@@ -450,6 +450,12 @@ class GcsReply(msgspec.Struct, array_like=True, tag=61):
     error: str = ""
 
 
+class NodeDied(msgspec.Struct, array_like=True, tag=150):
+    """Raylet to its processes: that node is dead; connections to it may hang for ever."""
+
+    node_id: bytes
+
+
 # --- output -----------------------------------------------------------------------------
 
 
@@ -472,5 +478,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
-    ExitWorker, GcsRequest, GcsReply, OutputLines,
+    ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied,
 ]  # fmt: skip
