@@ -19,7 +19,7 @@ import nbray
 from nbray.common.resources import to_units
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
-from nbray.raylet.scheduler import LeaseRequest, Scheduler, infeasible_text
+from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.wire.messages import NodeInfo
 
 MB = 1 << 20

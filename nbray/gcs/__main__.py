@@ -15,6 +15,7 @@ from nbray.common.config import Config
 from nbray.common.process import report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
+from nbray.gcs.state import StateTables
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, serve
 from nbray.wire.messages import ActorState, NodeInfo
@@ -33,6 +34,9 @@ class GcsServer:
         self._clients: dict[bytes, GrpcClient] = {}
         self._jobs = 0
         self.actors = ActorTable(lambda: list(self._nodes.values()), self._raylet)
+        self.state = StateTables(
+            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time
+        )
 
     def _raylet(self, node: NodeInfo) -> GrpcClient:
         client = self._clients.get(node.node_id)
@@ -51,6 +55,8 @@ class GcsServer:
             logger.info("Node %s joined from %s.", node.node_id.hex()[:8], node.host)
         self._nodes[node.node_id] = node
         self._seen[node.node_id] = time.monotonic()
+        if request.load is not None:
+            self.state.reported(node.node_id, request.load)
         if not node.alive:
             await self.actors.node_died(node.node_id, "its node has left the cluster")
         return g.Nodes(list(self._nodes.values()))
@@ -63,10 +69,13 @@ class GcsServer:
         """A number for a new driver."""
         self._jobs += 1
         logger.info("Job %d: %s (pid %d).", self._jobs, request.entrypoint, request.pid)
-        return g.JobId(self._jobs.to_bytes(4, "big"))
+        job_id = self._jobs.to_bytes(4, "big")
+        self.state.job_began(job_id, request)
+        return g.JobId(job_id)
 
     async def finish_job(self, request: g.JobId) -> g.Empty:
         """A driver has gone."""
+        self.state.job_ended(request.job_id)
         await self.actors.finish_job(request.job_id)
         return g.Empty()
 
@@ -94,6 +103,7 @@ class GcsServer:
                     logger.warning("Node %s is dead: no report.", node_id.hex()[:8])
                     node.alive = False
                     node.death_cause = "no report in time"
+                    self.state.node_failed(node, node.death_cause)
                     await self.actors.node_died(node_id, "its node died")
 
 
@@ -113,6 +123,7 @@ async def _main(args: argparse.Namespace) -> None:
                 "KillActor": (g.KillActorRequest, gcs.kill_actor),
                 "FindActor": (g.NamedActor, gcs.actors.find),
                 "WorkerDied": (g.WorkerDied, gcs.worker_died),
+                **gcs.state.services(),
             },
         )  # fmt: skip
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from nbray.wire.gcs_messages import (
 )
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.messages import ActorSpec, ActorState, Address, JobConfig, NodeInfo
+from nbray.wire.state_messages import ActorRow, DemandRow
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,10 @@ class _Actor:
     version: int = 0
     address: Address | None = None
     cause: str = ""
+    pid: int = 0
+    restarts: int = 0
+    started: float = 0.0
+    unplaced_since: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -61,6 +67,7 @@ class ActorTable:
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
 
     async def create(self, request: CreateActorRequest) -> Outcome:
         """Register an actor and start to place it."""
@@ -106,8 +113,10 @@ class ActorTable:
             able = [n for n in self._nodes() if n.alive and fits(demand, n.total)]
             able.sort(key=lambda node: not fits(demand, node.available))
             if not able:
+                actor.unplaced_since = actor.unplaced_since or time.monotonic()
                 await asyncio.sleep(0.2)
                 continue
+            actor.unplaced_since = 0.0
             try:
                 started = await self._raylet(able[0]).call(
                     "StartActor", StartActor(actor.spec, actor.job), ActorStarted, 3600.0
@@ -120,19 +129,24 @@ class ActorTable:
                 if started.address is not None:
                     await self._kill(started.address)
             elif started.address is not None:
-                actor.address = started.address
+                actor.address, actor.pid = started.address, started.pid
+                actor.started = time.time()
                 self._move(actor, "ALIVE")
             elif not started.retriable:
                 self._move(actor, "DEAD", started.error)
+                self.on_failed(actor.spec, b"", started.error)
             elif not self._restart(actor, started.error):
                 return
 
     def _restart(self, actor: _Actor, cause: str) -> bool:
+        node_id = actor.address.node_id if actor.address is not None else b""
         actor.address = None
         if actor.restarts_left == 0:
             self._move(actor, "DEAD", cause)
+            self.on_failed(actor.spec, node_id, cause)
             return False
         actor.restarts_left -= actor.restarts_left > 0
+        actor.restarts += 1
         self._move(actor, "RESTARTING", cause)
         return True
 
@@ -198,3 +212,33 @@ class ActorTable:
             return FoundActor(b"")
         spec = self._actors[actor_id].spec
         return FoundActor(actor_id, spec.class_name, spec.methods, spec.options.max_task_retries)
+
+    # --- the state API --------------------
+
+    def rows(self) -> list[ActorRow]:
+        """All actors: those that live, and the newest that died."""
+        return [
+            ActorRow(
+                a.spec.actor_id, a.spec.job_id, a.spec.class_name, a.spec.options.name,
+                a.spec.options.namespace, a.spec.options.detached, a.state,
+                a.address.node_id if a.address else b"",
+                a.address.worker_id if a.address else b"",
+                a.pid, a.restarts, a.spec.options.resources, a.cause, a.started,
+            )
+            for a in self._actors.values()
+        ]  # fmt: skip
+
+    def unplaced(self) -> list[DemandRow]:
+        """The actors for which no node has the resources at all, by shape."""
+        rows: dict[tuple[tuple[str, int], ...], DemandRow] = {}
+        now = time.monotonic()
+        for actor in self._actors.values():
+            if not actor.unplaced_since or actor.state not in ("PENDING", "RESTARTING"):
+                continue
+            demand = actor.spec.options.resources
+            row = rows.setdefault(
+                tuple(sorted(demand.items())), DemandRow(demand, 0, 0.0, True, b"")
+            )
+            row.count += 1
+            row.waiting_s = max(row.waiting_s, now - actor.unplaced_since)
+        return list(rows.values())

@@ -61,7 +61,7 @@ class ActorManager:
         if result.error_text:
             self._pool.kill(given[0])
             return g.ActorStarted(None, result.error_text)
-        return g.ActorStarted(given[0].address)
+        return g.ActorStarted(given[0].address, pid=given[0].pid)
 
     async def _take(self, demand: dict[str, int]) -> None:
         """Wait, in the queue of all requests, until the actor's resources are taken."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import cast
 
+from nbray.common.infeasible import infeasible_text
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.scheduler import LeaseRequest, Scheduler, infeasible_text
+from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
+from nbray.wire.state_messages import WaitingShape
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ class Wish:
     resources: dict[str, int]
     on_granted: Callable[[], None]
     on_spilled: Callable[[m.NodeInfo], None] | None = None
+    backlog: int = 1
+    since: float = field(default_factory=time.monotonic)
 
 
 class LeaseManager:
@@ -92,7 +97,7 @@ class LeaseManager:
                 m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
             )
 
-        wish = self._wishes[key] = Wish(message.resources, granted, spilled)
+        wish = self._wishes[key] = Wish(message.resources, granted, spilled, message.backlog)
         self.submit(wish, may_spill=not message.spilled)
 
     def cancel(self, process: Process, request_id: int) -> None:
@@ -139,6 +144,28 @@ class LeaseManager:
         self._warned.add(shape)
         logger.warning("%s", infeasible_text(resources, [self._row(), *self._nodes.others()]))
 
+    def waiting(self) -> list[WaitingShape]:
+        """What waits here, by shape, for the state API."""
+        asked: dict[tuple[Hashable, ...], list[Wish]] = {}
+        for request in self._scheduler.requests():
+            wish = cast(Wish, request.key)
+            shape = (wish.on_spilled is None, *sorted(wish.resources.items()))
+            asked.setdefault(shape, []).append(wish)
+        now = time.monotonic()
+        return [
+            WaitingShape(
+                wishes[0].resources,
+                max(len(wishes), max(wish.backlog for wish in wishes)),
+                now - min(wish.since for wish in wishes),
+                for_actor=wishes[0].on_spilled is None,
+            )
+            for wishes in asked.values()
+        ]
+
+    def is_leased(self, worker: Worker) -> bool:
+        """Whether somebody holds a lease of the worker."""
+        return worker.worker_id in self._lease_of
+
     # --- leases --------------------
 
     def _grant(self, process: Process, request: m.RequestLease, worker: Worker | None) -> None:
@@ -158,15 +185,15 @@ class LeaseManager:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""
         lease = process.leases.get(lease_id)
         if lease is not None:
-            self._end(lease, broken)
+            self._end(lease, broken, lost=broken)
 
-    def _end(self, lease: Lease, broken: bool) -> None:
+    def _end(self, lease: Lease, broken: bool, lost: bool = False) -> None:
         del self._leases[lease.lease_id]
         del self._lease_of[lease.worker.worker_id]
         del lease.holder.leases[lease.lease_id]
         lent = self._lent.pop(lease.worker.worker_id, {})
         if broken:
-            self._pool.kill(lease.worker)
+            self._pool.kill(lease.worker, intended=not lost)
         else:
             self._pool.give_back(lease.worker)
         self.give_back({name: n - lent.get(name, 0) for name, n in lease.resources.items()})

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from nbray.common.resources import add, fits, from_units, subtract
+from nbray.common.resources import add, fits, subtract
 from nbray.wire.messages import NodeInfo
 
 
@@ -45,6 +45,10 @@ class Scheduler:
     def feasible(self, resources: dict[str, int]) -> bool:
         """Whether the node could ever serve this shape."""
         return fits(resources, self.total)
+
+    def requests(self) -> list[LeaseRequest]:
+        """The requests that wait."""
+        return list(self._waiting)
 
     def submit(self, request: LeaseRequest) -> None:
         """Put a request into the queue."""
@@ -113,23 +117,4 @@ def _headroom(demand: dict[str, int], node: NodeInfo) -> float:
             for name, amount in demand.items()
         ),
         default=1.0,
-    )
-
-
-def infeasible_text(demand: dict[str, int], nodes: Iterable[NodeInfo]) -> str:
-    """A sentence on a shape that no node could ever serve, with the node that lacks least."""
-
-    def lacks(node: NodeInfo) -> dict[str, int]:
-        missing = {name: amount - node.total.get(name, 0) for name, amount in demand.items()}
-        return {name: amount for name, amount in missing.items() if amount > 0}
-
-    def distance(node: NodeInfo) -> tuple[int, float]:
-        missing = lacks(node)
-        return len(missing), sum(amount / demand[name] for name, amount in missing.items())
-
-    nearest = min(nodes, key=distance)
-    return (
-        f"No node of the cluster can ever serve {from_units(demand)}. Nearest is node "
-        f"{nearest.node_id.hex()[:8]} on {nearest.host}, which lacks {from_units(lacks(nearest))}. "
-        "The request waits: ask for less, or add a node that has it."
     )

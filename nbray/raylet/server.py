@@ -19,6 +19,7 @@ from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.object_manager import DropObjects, ObjectManager, ProcessGone, PullChunk
 from nbray.raylet.scheduler import Scheduler
+from nbray.raylet.state import NodeState
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
@@ -27,7 +28,11 @@ from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 
 logger = logging.getLogger(__name__)
 
-_GCS_METHODS = {"ListNodes", "FindActor"}
+_GCS_METHODS = {
+    "ListNodes", "FindActor",
+    "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
+    "GetDashboard",
+}  # fmt: skip
 _GCS_SILENCE_S = 30.0
 
 
@@ -54,6 +59,7 @@ class Raylet:
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self.row, self._scheduler, self._pool, self._nodes)
         self._actors = ActorManager(gcs, self._leases, self._pool)
+        self._state = NodeState(self.node_id, gcs, self._pool, self._leases)
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,6 +82,7 @@ class Raylet:
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
+            "ListWorkers": (g.Empty, self._state.list_workers),
         }
 
     def row(self, alive: bool = True) -> m.NodeInfo:
@@ -102,7 +109,9 @@ class Raylet:
         heard = time.monotonic()
         while True:
             try:
-                reply = await self._gcs.call("Report", g.Report(self.row()), g.Nodes, 2.0)
+                reply = await self._gcs.call(
+                    "Report", g.Report(self.row(), self._state.load()), g.Nodes, 2.0
+                )
                 heard = time.monotonic()
                 if reply.rejected:
                     logger.error("The GCS declared this node dead; it leaves.")
@@ -184,11 +193,12 @@ class Raylet:
         self._processes.discard(process)
         self._leases.process_gone(process)
         self._objects.process_gone(process)
+        self._state.process_gone(process)
         if process.is_driver:
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)
             self._end_job(process.job_id)
         elif process.worker is not None:
-            self._pool.kill(process.worker)
+            self._pool.kill(process.worker, intended=False)
 
     # --- who is here --------------------
 
@@ -219,6 +229,7 @@ class Raylet:
         process.worker_id, process.job_id = message.address.worker_id, job.job_id
         process.is_driver = True
         self._job_homes[job.job_id] = self.node_id
+        self._state.driver_joined(process, message.pid)
         arena = self._objects.arena
         process.send(
             m.DriverRegistered(self.node_id, job.job_id, self._host, arena.path, arena.size)
@@ -247,6 +258,8 @@ class Raylet:
         self._leases.worker_gone(worker)
         if worker.actor_id:
             self._spawn(self._actors.worker_gone(worker, cause))
+        if not worker.end_intended:
+            self._spawn(self._state.worker_failed(worker, cause))
 
     # --- the GCS --------------------
 

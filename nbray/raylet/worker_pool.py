@@ -36,6 +36,8 @@ class Worker:
     connection: FrameConnection | None = None
     job_id: bytes = b""
     actor_id: bytes = b""
+    lost: bool = False
+    end_intended: bool = False
 
 
 @dataclass(eq=False)
@@ -190,9 +192,18 @@ class WorkerPool:
                     return
             self._idle.setdefault(worker.job_id, []).append(worker)
 
-    def kill(self, worker: Worker) -> None:
-        """End a worker at once, unless it has ended: its pid may be somebody else's by now."""
-        if worker.pid and worker.worker_id in self.workers:
+    def kill(self, worker: Worker, intended: bool = True) -> None:
+        """End a worker at once, unless it has ended: its pid may be somebody else's by now.
+
+        ``intended``: by somebody's wish, and not because it was lost already.
+        """
+        if worker.worker_id not in self.workers:
+            return
+        if intended:
+            worker.end_intended = worker.end_intended or not worker.lost
+        else:
+            worker.lost = True
+        if worker.pid:
             _kill(worker.pid)
 
     def finish_job(self, job_id: bytes) -> None:
@@ -215,6 +226,7 @@ class WorkerPool:
             while surplus > 0 and idle:
                 surplus -= 1
                 worker = idle.pop(0)
+                worker.end_intended = True
                 if worker.connection is not None:
                     worker.connection.send(ExitWorker())
             if job_id and not idle:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from nbray.wire.messages import ActorSpec, Address, JobConfig, NodeInfo
+from nbray.wire.state_messages import NodeLoad
 
 
 class Report(msgspec.Struct, array_like=True):
-    """Raylet to GCS, every period: its row. Answered by all rows (`Nodes`)."""
+    """Raylet to GCS, every period: its row and load. Answered by all rows (`Nodes`)."""
 
     node: NodeInfo
+    load: NodeLoad | None = None
 
 
 class Nodes(msgspec.Struct, array_like=True):
@@ -103,6 +105,7 @@ class ActorStarted(msgspec.Struct, array_like=True):
     address: Address | None
     error: str = ""
     retriable: bool = False
+    pid: int = 0
 
 
 class KillWorker(msgspec.Struct, array_like=True):

@@ -1,0 +1,167 @@
+"""What the state API shows beyond nodes and actors: jobs, demand, failures, task counts.
+
+Everything here is bounded: ended jobs and failures are rings, and a node's load is replaced by
+its next report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from nbray.common.infeasible import infeasible_text
+from nbray.common.resources import fits
+from nbray.gcs.actors import ActorTable
+from nbray.wire import state_messages as s
+from nbray.wire.gcs_messages import Empty, RegisterJob
+from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
+from nbray.wire.messages import ActorSpec, NodeInfo
+
+logger = logging.getLogger(__name__)
+
+_ENDED_JOBS_KEPT = 1000
+_FAILURES_KEPT = 200
+_ASK_RAYLET_S = 3.0
+
+
+class StateTables:
+    """Answers the state API. ``clock`` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        nodes: Callable[[], list[NodeInfo]],
+        actors: ActorTable,
+        raylet: Callable[[NodeInfo], GrpcClient],
+        clock: Callable[[], float],
+    ) -> None:
+        self._nodes = nodes
+        self._actors = actors
+        self._raylet = raylet
+        self._clock = clock
+        self._jobs: dict[bytes, s.JobRow] = {}
+        self._ended_jobs: deque[bytes] = deque()
+        self._failures: deque[s.Failure] = deque(maxlen=_FAILURES_KEPT)
+        self._loads: dict[bytes, s.NodeLoad] = {}
+        self._dashboard = ""
+        actors.on_failed = self.actor_failed
+
+    def services(self) -> dict[str, tuple[Any, Handler]]:
+        """The methods, for the gRPC server."""
+        return {
+            "ListActors": (Empty, self._list_actors),
+            "ListJobs": (Empty, self._list_jobs),
+            "ListWorkers": (Empty, self._list_workers),
+            "Demand": (Empty, self._demand),
+            "RecentFailures": (Empty, self._recent_failures),
+            "TaskTotals": (Empty, self._task_totals),
+            "ReportFailure": (s.Failure, self._report_failure),
+            "SetDashboard": (s.DashboardAddress, self._set_dashboard),
+            "GetDashboard": (Empty, self._get_dashboard),
+        }
+
+    # --- what happens --------------------
+
+    def job_began(self, job_id: bytes, request: RegisterJob) -> None:
+        """A driver was taken in."""
+        driver = request.driver
+        self._jobs[job_id] = s.JobRow(
+            job_id, request.namespace, request.entrypoint, request.pid, driver.node_id,
+            driver.host, self._clock(),
+        )  # fmt: skip
+
+    def job_ended(self, job_id: bytes) -> None:
+        """A driver has gone; said once or more often."""
+        job = self._jobs.get(job_id)
+        if job is None or job.ended:
+            return
+        job.ended, job.state = self._clock(), "SUCCEEDED"
+        self._ended_jobs.append(job_id)
+        if len(self._ended_jobs) > _ENDED_JOBS_KEPT:
+            del self._jobs[self._ended_jobs.popleft()]
+
+    def reported(self, node_id: bytes, load: s.NodeLoad) -> None:
+        """A raylet's report came."""
+        self._loads[node_id] = load
+
+    def node_failed(self, node: NodeInfo, cause: str) -> None:
+        """A node was declared dead."""
+        self._failures.append(
+            s.Failure("node", node.node_id, node.node_id, node.host, cause, self._clock())
+        )
+
+    def actor_failed(self, spec: ActorSpec, node_id: bytes, cause: str) -> None:
+        """An actor died and does not come back, without being told to."""
+        self._failures.append(
+            s.Failure("actor", spec.actor_id, node_id, spec.class_name, cause, self._clock())
+        )
+
+    # --- what is asked --------------------
+
+    async def _list_actors(self, _request: Empty) -> s.Actors:
+        return s.Actors(self._actors.rows())
+
+    async def _list_jobs(self, _request: Empty) -> s.Jobs:
+        return s.Jobs(list(self._jobs.values()))
+
+    async def _list_workers(self, _request: Empty) -> s.Workers:
+        alive = [node for node in self._nodes() if node.alive]
+        answers = await asyncio.gather(*(self._workers_of(node) for node in alive))
+        reply = s.Workers([])
+        for node, answer in zip(alive, answers, strict=True):
+            if answer is None:
+                reply.unreachable.append(node.node_id)
+            else:
+                reply.rows += answer.rows
+        return reply
+
+    async def _workers_of(self, node: NodeInfo) -> s.Workers | None:
+        try:
+            return await self._raylet(node).call("ListWorkers", Empty(), s.Workers, _ASK_RAYLET_S)
+        except RpcError as error:
+            logger.warning("Node %s did not list its workers: %s", node.node_id.hex()[:8], error)
+            return None
+
+    async def _demand(self, _request: Empty) -> s.Demand:
+        alive = [node for node in self._nodes() if node.alive]
+        rows = [
+            s.DemandRow(w.resources, w.count, w.waiting_s, w.for_actor, node.node_id)
+            for node in alive
+            if (load := self._loads.get(node.node_id)) is not None
+            for w in load.waiting
+        ]
+        rows += self._actors.unplaced()
+        for row in rows:
+            if alive and not any(fits(row.resources, node.total) for node in alive):
+                row.reason = infeasible_text(row.resources, alive)
+        return s.Demand(rows)
+
+    async def _recent_failures(self, _request: Empty) -> s.Failures:
+        return s.Failures(list(self._failures))
+
+    async def _report_failure(self, failure: s.Failure) -> Empty:
+        self._failures.append(failure)
+        return Empty()
+
+    async def _task_totals(self, _request: Empty) -> s.TaskTotals:
+        functions: dict[str, s.FunctionCounts] = {}
+        by_node: dict[bytes, int] = {}
+        for node_id, load in self._loads.items():
+            for name, (finished, failed) in load.counts.items():
+                counts = functions.setdefault(name, s.FunctionCounts(name, 0, 0))
+                counts.finished += finished
+                counts.failed += failed
+                by_node[node_id] = by_node.get(node_id, 0) + finished + failed
+        rows = sorted(functions.values(), key=lambda row: -(row.finished + row.failed))
+        return s.TaskTotals(
+            sum(row.finished for row in rows), sum(row.failed for row in rows), rows, by_node
+        )
+
+    async def _set_dashboard(self, request: s.DashboardAddress) -> Empty:
+        self._dashboard = request.url
+        return Empty()
+
+    async def _get_dashboard(self, _request: Empty) -> s.DashboardAddress:
+        return s.DashboardAddress(self._dashboard)

@@ -1,0 +1,84 @@
+"""What a raylet tells of itself to the state API: its processes, what waits, what failed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from nbray.raylet.leases import LeaseManager, Process
+from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.wire.gcs_messages import Empty
+from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.state_messages import Failure, NodeLoad, WorkerRow, Workers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Driver:
+    worker_id: bytes
+    job_id: bytes
+    pid: int
+
+
+class NodeState:
+    """The rows of this node."""
+
+    def __init__(
+        self, node_id: bytes, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager
+    ) -> None:
+        self._node_id = node_id
+        self._gcs = gcs
+        self._pool = pool
+        self._leases = leases
+        self._drivers: dict[Process, _Driver] = {}
+
+    def load(self) -> NodeLoad:
+        """What the next report to the GCS says."""
+        return NodeLoad(self._leases.waiting())
+
+    def driver_joined(self, process: Process, pid: int) -> None:
+        """A driver was taken in."""
+        self._drivers[process] = _Driver(process.worker_id, process.job_id, pid)
+
+    def process_gone(self, process: Process) -> None:
+        """A connection ended."""
+        self._drivers.pop(process, None)
+
+    async def list_workers(self, _request: Empty) -> Workers:
+        """The workers and drivers that are connected to this raylet."""
+        rows = [
+            self._row(d.worker_id, d.pid, "DRIVER", d.job_id, b"") for d in self._drivers.values()
+        ]
+        for worker in self._pool.workers.values():
+            if worker.address is None:
+                continue
+            busy = "BUSY" if self._leases.is_leased(worker) else "IDLE"
+            state = "ACTOR" if worker.actor_id else busy
+            rows.append(
+                self._row(worker.worker_id, worker.pid, state, worker.job_id, worker.actor_id)
+            )
+        return Workers([row for row in rows if row is not None])
+
+    def _row(
+        self, worker_id: bytes, pid: int, state: str, job_id: bytes, actor_id: bytes
+    ) -> WorkerRow | None:
+        try:
+            process = psutil.Process(pid)
+            rss, started = process.memory_info().rss, process.create_time()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return None  # it has just ended
+        return WorkerRow(worker_id, self._node_id, pid, state, job_id, actor_id, rss, started)
+
+    async def worker_failed(self, worker: Worker, cause: str) -> None:
+        """Tell the GCS of a worker that ended although nobody meant it to."""
+        failure = Failure(
+            "worker", worker.worker_id, self._node_id, f"pid {worker.pid}", cause, time.time()
+        )
+        try:
+            await self._gcs.call("ReportFailure", failure, Empty)
+        except RpcError as error:
+            logger.warning("The end of worker pid %d was not reported: %s", worker.pid, error)

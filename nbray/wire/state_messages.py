@@ -1,0 +1,158 @@
+"""The messages of the state API: what raylets tell the GCS of their load, and what is asked.
+
+Times are seconds since the epoch, durations seconds, resources units of 1/10000.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class WaitingShape(msgspec.Struct, array_like=True):
+    """Requests of one resource shape that wait at one raylet, oldest since ``waiting_s``.
+
+    ``count`` is what the submitters knew when they asked: at least so many tasks wait.
+    """
+
+    resources: dict[str, int]
+    count: int
+    waiting_s: float
+    for_actor: bool = False
+
+
+class NodeLoad(msgspec.Struct, array_like=True):
+    """A raylet's part of every report to the GCS.
+
+    ``counts``: tasks finished and failed on the node since it began, by function name.
+    """
+
+    waiting: list[WaitingShape]
+    counts: dict[str, tuple[int, int]] = {}
+
+
+class DemandRow(msgspec.Struct, array_like=True):
+    """Requests of one shape that wait; ``reason`` when no node can ever serve them.
+
+    ``node_id`` is the raylet where they wait; empty for actors that wait at the GCS.
+    """
+
+    resources: dict[str, int]
+    count: int
+    waiting_s: float
+    for_actor: bool
+    node_id: bytes
+    reason: str = ""
+
+
+class Demand(msgspec.Struct, array_like=True):
+    """GCS, answer to ``Demand``: everything that waits for resources."""
+
+    rows: list[DemandRow]
+
+
+class ActorRow(msgspec.Struct, array_like=True):
+    """One actor, alive or dead."""
+
+    actor_id: bytes
+    job_id: bytes
+    class_name: str
+    name: str
+    namespace: str
+    detached: bool
+    state: str
+    node_id: bytes
+    worker_id: bytes
+    pid: int
+    restarts: int
+    resources: dict[str, int]
+    death_cause: str
+    started: float
+
+
+class Actors(msgspec.Struct, array_like=True):
+    """GCS, answer to ``ListActors``."""
+
+    rows: list[ActorRow]
+
+
+class JobRow(msgspec.Struct, array_like=True):
+    """One driver's time in the cluster; ``ended`` is 0 while it runs."""
+
+    job_id: bytes
+    namespace: str
+    entrypoint: str
+    pid: int
+    node_id: bytes
+    host: str
+    started: float
+    ended: float = 0.0
+    state: str = "RUNNING"
+
+
+class Jobs(msgspec.Struct, array_like=True):
+    """GCS, answer to ``ListJobs``: all that run, and the newest that ended."""
+
+    rows: list[JobRow]
+
+
+class WorkerRow(msgspec.Struct, array_like=True):
+    """One worker or driver; state is IDLE, BUSY (leased), ACTOR or DRIVER."""
+
+    worker_id: bytes
+    node_id: bytes
+    pid: int
+    state: str
+    job_id: bytes
+    actor_id: bytes
+    rss_bytes: int
+    started: float
+
+
+class Workers(msgspec.Struct, array_like=True):
+    """Raylet or GCS, answer to ``ListWorkers``.
+
+    ``unreachable``: nodes that did not answer, whose workers are missing.
+    """
+
+    rows: list[WorkerRow]
+    unreachable: list[bytes] = []
+
+
+class Failure(msgspec.Struct, array_like=True):
+    """Something that ended although nobody meant it to; kind is worker, actor or node."""
+
+    kind: str
+    entity_id: bytes
+    node_id: bytes
+    name: str
+    cause: str
+    when: float
+
+
+class Failures(msgspec.Struct, array_like=True):
+    """GCS, answer to ``RecentFailures``, the newest last."""
+
+    rows: list[Failure]
+
+
+class FunctionCounts(msgspec.Struct, array_like=True):
+    """Tasks of one function on all nodes since the cluster began."""
+
+    name: str
+    finished: int
+    failed: int
+
+
+class TaskTotals(msgspec.Struct, array_like=True):
+    """GCS, answer to ``TaskTotals``; ``by_node`` finished plus failed."""
+
+    finished: int
+    failed: int
+    functions: list[FunctionCounts]
+    by_node: dict[bytes, int]
+
+
+class DashboardAddress(msgspec.Struct, array_like=True):
+    """Dashboard to GCS (``SetDashboard``), and the answer to ``GetDashboard``; "" is none."""
+
+    url: str
