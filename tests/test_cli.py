@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from conftest import processes_of, wait_until
 
 import nbray
+from nbray.exceptions import WorkerCrashedError
+from nbray.util.state import list_demand, list_failures
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
@@ -53,3 +56,19 @@ def test_a_port_in_use_and_no_head_are_one_clear_line(home: Path) -> None:
     assert failed.returncode == 1
     assert "No GCS answers" in failed.stderr
     assert not processes_of(home)
+
+
+def test_status_tells_what_waits_and_why_and_what_failed(home: Path) -> None:
+    nbray.init(num_cpus=2, object_store_memory=64 << 20)
+    crashing = nbray.remote(max_retries=0)(lambda: os._exit(7)).remote()
+    with pytest.raises(WorkerCrashedError):
+        nbray.get(crashing, timeout=30)
+    waiting = nbray.remote(os.getpid).options(num_cpus=64).remote()
+    wait_until(lambda: bool(list_demand()) and bool(list_failures()), "both to be reported")
+    shown = command("status", "-v").stdout
+    assert "CPU 0 of 2" in shown
+    assert "1 task of CPU 64" in shown
+    assert "which lacks {'CPU': 62.0}" in shown
+    assert "at node" in shown
+    assert "ended with exit status 7" in shown
+    del waiting

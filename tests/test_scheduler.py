@@ -16,6 +16,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
+from nbray.common.infeasible import infeasible_text
 from nbray.common.resources import to_units
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join

@@ -1,76 +1,135 @@
-"""``nbray status``: the nodes of a cluster, as its GCS knows them."""
+"""``nbray status``: nodes, resources, what waits and why, and what failed lately."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from nbray.common.resources import from_units
-from nbray.launcher.local import found_nodes
-from nbray.launcher.token import load_token
-from nbray.wire.gcs_messages import Empty, Nodes
-from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.messages import NodeInfo
+from nbray.state import queries as q
+from nbray.state.client import StateClient, find_cluster
+from nbray.state.rows import DemandState, FailureState, NodeState
+from nbray.wire.grpc_service import RpcError
+
+_FAILURES_SHOWN = 10
+_BYTES = ("memory", "object_store_memory")
+
+
+@dataclass
+class _Status:
+    nodes: list[NodeState]
+    demand: list[DemandState]
+    failures: list[FailureState]
 
 
 @click.command()
 @click.option("--address", help="HOST:PORT of the head node; the newest cluster here by default.")
-def status(address: str | None) -> None:
-    """Show the nodes of a cluster and what they have left."""
+@click.option("-v", "--verbose", is_flag=True, help="Also all that waits, node by node.")
+def status(address: str | None, verbose: bool) -> None:
+    """Show a cluster: its nodes, what is in use, what waits and why, what failed lately."""
     try:
-        found, token = _cluster(address)
-        nodes = asyncio.run(_nodes(found, token))
+        found, token = find_cluster(address)
+        state = asyncio.run(_ask(found, token))
     except (RpcError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    _show(found, nodes)
+    console = Console(highlight=False, soft_wrap=False)
+    _show_nodes(console, found, state.nodes)
+    _show_usage(console, state.nodes)
+    _show_demand(console, state.demand, verbose)
+    _show_failures(console, state.failures)
 
 
-def _cluster(address: str | None) -> tuple[str, bytes]:
-    """Address and token: of a cluster with a node here, or of the user's token elsewhere."""
-    for node in found_nodes():
-        if node.processes and address in (None, node.gcs_address):
-            return node.gcs_address, node.session.token
-    if address is None:
-        raise ConnectionError("No cluster runs here. Start one with: nbray start --head")
-    return address, load_token(create=False)
+async def _ask(address: str, token: bytes) -> _Status:
+    async with StateClient(address, token) as client:
+        return _Status(
+            *await asyncio.gather(
+                client.ask(q.NODES, 5.0), client.ask(q.DEMAND, 5.0), client.ask(q.FAILURES, 5.0)
+            )
+        )
 
 
-async def _nodes(address: str, token: bytes) -> list[NodeInfo]:
-    client = GrpcClient(address, token)
-    try:
-        return (await client.call("ListNodes", Empty(), Nodes, timeout=5.0)).nodes
-    finally:
-        await client.close()
-
-
-def _show(address: str, nodes: list[NodeInfo]) -> None:
+def _show_nodes(console: Console, address: str, nodes: list[NodeState]) -> None:
     table = Table(title=f"Cluster {address}", title_justify="left")
-    for column in ("node", "host", "state", "in use", "object store", "pending leases"):
+    for column in ("node", "host", "state", "in use", "object store"):
         table.add_column(column)
-    for node in sorted(nodes, key=lambda row: (not row.is_head, row.node_id)):
-        name = node.node_id.hex()[:8] + (" (head)" if node.is_head else "")
-        if not node.alive:
-            table.add_row(name, node.host, f"dead: {node.death_cause or 'it left'}", "", "", "")
+    for node in sorted(nodes, key=lambda row: (not row.is_head_node, row.node_id)):
+        name = node.node_id[:8] + (" (head)" if node.is_head_node else "")
+        if node.state != "ALIVE":
+            table.add_row(name, node.node_ip, f"dead: {escape(node.state_message or '')}", "", "")
             continue
         used, capacity = (node.stats.get(key, 0.0) for key in ("store_used", "store_total"))
         table.add_row(
-            name, node.host, "alive", _usage(node), f"{_size(used)} of {_size(capacity)}",
-            f"{node.stats.get('pending_leases', 0.0):.0f}",
+            name, node.node_ip, "alive",
+            "\n".join(_usage(node.resources_total, node.resources_available)),
+            f"{_size(used)} of {_size(capacity)}",
         )  # fmt: skip
-    Console().print(table)
+    console.print(table)
 
 
-def _usage(node: NodeInfo) -> str:
-    free = from_units(node.available)
-    lines = []
-    for name, total in sorted(from_units(node.total).items()):
-        used = total - free.get(name, 0.0)
-        amounts = (_size(used), _size(total)) if name == "memory" else (f"{used:g}", f"{total:g}")
-        lines.append(f"{name} {amounts[0]} of {amounts[1]}")
-    return "\n".join(lines)
+def _show_usage(console: Console, nodes: list[NodeState]) -> None:
+    alive = [node for node in nodes if node.state == "ALIVE"]
+    total = _sum([node.resources_total for node in alive])
+    available = _sum([node.resources_available for node in alive])
+    console.print("[bold]Resources in use[/bold]")
+    for line in _usage(total, available):
+        console.print(f"  {escape(line)}")
+
+
+def _show_demand(console: Console, demand: list[DemandState], verbose: bool) -> None:
+    """What can never be served is always told, node by node only if ``verbose``."""
+    console.print("[bold]Demand[/bold]")
+    if not demand:
+        console.print("  Nothing waits for resources.")
+    for row in sorted(demand, key=lambda row: (row.reason is None, -row.waiting_s)):
+        shape = ", ".join(f"{name} {_amount(name, n)}" for name, n in row.resources.items())
+        kind = row.kind if row.count == 1 else f"{row.kind}s"
+        where = ""
+        if verbose:
+            where = f", at node {row.node_id[:8]}" if row.node_id else ", at the GCS"
+        line = (
+            f"  {row.count} {kind} of {shape or 'no resources'}, for {row.waiting_s:.0f} s{where}"
+        )
+        console.print(escape(line), soft_wrap=True)
+        why = row.reason or "It fits a node, and waits until what others use there is free."
+        if row.reason or verbose:
+            style = "red" if row.reason else "default"
+            console.print(f"    {why}", style=style, markup=False, soft_wrap=True)
+
+
+def _show_failures(console: Console, failures: list[FailureState]) -> None:
+    console.print("[bold]Recent failures[/bold]")
+    if not failures:
+        console.print("  None.")
+    for row in failures[-_FAILURES_SHOWN:]:
+        when = time.strftime("%H:%M:%S", time.localtime(row.time_ms / 1000))
+        where = f" on node {row.node_id[:8]}" if row.node_id and row.kind != "node" else ""
+        first_line = row.cause.partition("\n")[0]
+        line = f"  {when} {row.kind} {row.name}{where}: {first_line}"
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _sum(amounts: list[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for one in amounts:
+        for name, amount in one.items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def _usage(total: dict[str, float], available: dict[str, float]) -> list[str]:
+    return [
+        f"{name} {_amount(name, amount - available.get(name, 0.0))} of {_amount(name, amount)}"
+        for name, amount in sorted(total.items())
+    ]
+
+
+def _amount(name: str, amount: float) -> str:
+    return _size(amount) if name in _BYTES else f"{amount:g}"
 
 
 def _size(count: float) -> str:

@@ -59,7 +59,7 @@ class Raylet:
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self.row, self._scheduler, self._pool, self._nodes)
         self._actors = ActorManager(gcs, self._leases, self._pool)
-        self._state = NodeState(self.node_id, gcs, self._pool, self._leases)
+        self._state = NodeState(self.node_id, host, gcs, self._pool, self._leases)
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
         self._tasks: set[asyncio.Task[None]] = set()

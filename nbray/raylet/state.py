@@ -28,9 +28,10 @@ class NodeState:
     """The rows of this node."""
 
     def __init__(
-        self, node_id: bytes, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager
+        self, node_id: bytes, host: str, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager
     ) -> None:
         self._node_id = node_id
+        self._host = host
         self._gcs = gcs
         self._pool = pool
         self._leases = leases
@@ -71,7 +72,9 @@ class NodeState:
             rss, started = process.memory_info().rss, process.create_time()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return None  # it has just ended
-        return WorkerRow(worker_id, self._node_id, pid, state, job_id, actor_id, rss, started)
+        return WorkerRow(
+            worker_id, self._node_id, self._host, pid, state, job_id, actor_id, rss, started
+        )
 
     async def worker_failed(self, worker: Worker, cause: str) -> None:
         """Tell the GCS of a worker that ended although nobody meant it to."""

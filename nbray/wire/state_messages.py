@@ -100,6 +100,7 @@ class WorkerRow(msgspec.Struct, array_like=True):
 
     worker_id: bytes
     node_id: bytes
+    host: str
     pid: int
     state: str
     job_id: bytes

@@ -1,0 +1,82 @@
+"""The state API over gRPC: for the dashboard, the command, and programs that are no drivers."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from nbray.launcher.local import found_nodes
+from nbray.launcher.token import load_token
+from nbray.state.queries import REQUEST, Query
+from nbray.wire.gcs_messages import Empty
+from nbray.wire.grpc_service import GrpcClient
+from nbray.wire.state_messages import DashboardAddress
+
+T = TypeVar("T")
+
+
+class StateClient:
+    """Asks the GCS at ``address`` ("host:port"); use it with ``async with``."""
+
+    def __init__(self, address: str, token: bytes) -> None:
+        self.address = address
+        self._client = GrpcClient(address, token)
+
+    async def ask(self, query: Query[T], timeout: float = 10.0) -> T:
+        """The rows of a query.
+
+        Raises:
+            RpcError: the GCS did not answer within ``timeout`` seconds, or refused the token.
+        """
+        return query.read(await self._client.call_raw(query.method, REQUEST, timeout))
+
+    async def set_dashboard(self, url: str) -> None:
+        """Tell the GCS where the dashboard is.
+
+        Raises:
+            RpcError: the GCS did not answer.
+        """
+        await self._client.call("SetDashboard", DashboardAddress(url), Empty)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()
+
+    async def __aenter__(self) -> StateClient:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+
+def ask_once(address: str, token: bytes, query: Query[T], timeout: float = 10.0) -> T:
+    """One query, from code that is not asynchronous; also where an event loop runs.
+
+    Raises:
+        RpcError: as `StateClient.ask`.
+    """
+
+    async def ask() -> T:
+        async with StateClient(address, token) as client:
+            return await client.ask(query, timeout)
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, ask()).result()
+
+
+def find_cluster(address: str | None) -> tuple[str, bytes]:
+    """GCS address and token: of a cluster with a node here, or of the user's token elsewhere.
+
+    Args:
+        address: host:port of a GCS; None takes the newest cluster of this machine.
+
+    Raises:
+        ConnectionError: none runs here. FileNotFoundError: there is no token for ``address``.
+    """
+    for node in found_nodes():
+        if node.processes and address in (None, node.gcs_address):
+            return node.gcs_address, node.session.token
+    if address is None:
+        raise ConnectionError("No cluster runs here. Start one with: nbray start --head")
+    return address, load_token(create=False)

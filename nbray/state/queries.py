@@ -1,0 +1,123 @@
+"""The questions of the state API: a method of the GCS, and how its answer becomes rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from nbray.common.resources import from_units
+from nbray.state import rows as r
+from nbray.wire import state_messages as s
+from nbray.wire.gcs_messages import Empty, Nodes
+
+T = TypeVar("T")
+REQUEST = msgspec.msgpack.encode(Empty())
+
+
+@dataclass(frozen=True)
+class Query(Generic[T]):
+    """One question; ``read`` makes rows of the encoded reply."""
+
+    method: str
+    reply: Any
+    convert: Callable[[Any], T]
+
+    def read(self, body: bytes) -> T:
+        """The rows of a reply."""
+        return self.convert(msgspec.msgpack.decode(body, type=self.reply))
+
+
+def _nodes(reply: Nodes) -> list[r.NodeState]:
+    return [
+        r.NodeState(
+            row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
+            None if row.alive else row.death_cause or "it left the cluster", row.hostname,
+            from_units(row.total), {},
+            resources_available=from_units(row.available) if row.alive else {},
+            stats=row.stats if row.alive else {},
+        )
+        for row in reply.nodes
+    ]  # fmt: skip
+
+
+def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
+    """The rows, and the nodes that did not answer."""
+    rows = [
+        r.WorkerState(
+            row.worker_id.hex(), True, "DRIVER" if row.state == "DRIVER" else "WORKER", None,
+            row.node_id.hex(), row.host, row.pid, row.state, row.job_id.hex() or None,
+            row.actor_id.hex() or None, row.rss_bytes, start_time_ms=int(row.started * 1000),
+        )
+        for row in reply.rows
+    ]  # fmt: skip
+    return rows, [node_id.hex() for node_id in reply.unreachable]
+
+
+def _actors(reply: s.Actors) -> list[r.ActorState]:
+    return [
+        r.ActorState(
+            row.actor_id.hex(), row.class_name,
+            "PENDING_CREATION" if row.state == "PENDING" else row.state,
+            row.job_id.hex(), row.name or None, row.node_id.hex() or None, row.pid or None,
+            row.namespace, required_resources=from_units(row.resources),
+            death_cause=row.death_cause or None, is_detached=row.detached,
+            num_restarts=row.restarts, worker_id=row.worker_id.hex() or None,
+            start_time_ms=int(row.started * 1000) or None,
+        )
+        for row in reply.rows
+    ]  # fmt: skip
+
+
+def _jobs(reply: s.Jobs) -> list[r.JobState]:
+    return [
+        r.JobState(
+            "DRIVER", row.job_id.hex(), None,
+            r.DriverInfo(row.job_id.hex(), row.host, str(row.pid)), row.state, row.entrypoint,
+            namespace=row.namespace, start_time=int(row.started * 1000),
+            end_time=int(row.ended * 1000) or None, driver_node_id=row.node_id.hex(),
+        )
+        for row in reply.rows
+    ]  # fmt: skip
+
+
+def _demand(reply: s.Demand) -> list[r.DemandState]:
+    return [
+        r.DemandState(
+            from_units(row.resources), row.count, row.waiting_s,
+            "actor" if row.for_actor else "task", row.node_id.hex() or None, row.reason or None,
+        )
+        for row in reply.rows
+    ]  # fmt: skip
+
+
+def _failures(reply: s.Failures) -> list[r.FailureState]:
+    return [
+        r.FailureState(
+            row.kind, row.entity_id.hex(), row.node_id.hex() or None, row.name, row.cause,
+            int(row.when * 1000),
+        )
+        for row in reply.rows
+    ]  # fmt: skip
+
+
+def _totals(reply: s.TaskTotals) -> r.TaskTotals:
+    functions = [r.FunctionCount(row.name, row.finished, row.failed) for row in reply.functions]
+    by_node = {node_id.hex(): count for node_id, count in reply.by_node.items()}
+    return r.TaskTotals(reply.finished, reply.failed, functions, by_node)
+
+
+def _url(reply: s.DashboardAddress) -> str:
+    return reply.url
+
+
+NODES = Query("ListNodes", Nodes, _nodes)
+WORKERS = Query("ListWorkers", s.Workers, _workers)
+ACTORS = Query("ListActors", s.Actors, _actors)
+JOBS = Query("ListJobs", s.Jobs, _jobs)
+DEMAND = Query("Demand", s.Demand, _demand)
+FAILURES = Query("RecentFailures", s.Failures, _failures)
+TASK_TOTALS = Query("TaskTotals", s.TaskTotals, _totals)
+DASHBOARD = Query("GetDashboard", s.DashboardAddress, _url)

@@ -1,0 +1,159 @@
+"""The rows of the state API, with Ray's field names where Ray has the field.
+
+Ids are hexadecimal text, resources amounts, times milliseconds since the epoch when their names
+end with ``_ms``. A field with ``detail`` in its metadata is None unless details were asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_DETAIL = {"detail": True}
+
+
+@dataclass
+class NodeState:
+    """One node."""
+
+    node_id: str
+    node_ip: str
+    is_head_node: bool
+    state: str
+    state_message: str | None
+    node_name: str
+    resources_total: dict[str, float]
+    labels: dict[str, str] = field(default_factory=dict)
+    start_time_ms: int | None = None
+    end_time_ms: int | None = None
+    resources_available: dict[str, float] = field(default_factory=dict)
+    stats: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class WorkerState:
+    """One worker or driver process; ``activity`` is IDLE, BUSY, ACTOR or DRIVER."""
+
+    worker_id: str
+    is_alive: bool
+    worker_type: str
+    exit_type: str | None
+    node_id: str
+    ip: str
+    pid: int
+    activity: str = ""
+    job_id: str | None = None
+    actor_id: str | None = None
+    rss_bytes: int = 0
+    exit_detail: str | None = field(default=None, metadata=_DETAIL)
+    worker_launch_time_ms: int | None = field(default=None, metadata=_DETAIL)
+    worker_launched_time_ms: int | None = field(default=None, metadata=_DETAIL)
+    start_time_ms: int | None = field(default=None, metadata=_DETAIL)
+    end_time_ms: int | None = field(default=None, metadata=_DETAIL)
+    debugger_port: int | None = field(default=None, metadata=_DETAIL)
+    num_paused_threads: int | None = field(default=None, metadata=_DETAIL)
+
+
+@dataclass
+class ActorState:
+    """One actor."""
+
+    actor_id: str
+    class_name: str
+    state: str
+    job_id: str
+    name: str | None
+    node_id: str | None
+    pid: int | None
+    ray_namespace: str | None
+    serialized_runtime_env: str | None = field(default=None, metadata=_DETAIL)
+    required_resources: dict[str, float] | None = field(default=None, metadata=_DETAIL)
+    death_cause: str | None = field(default=None, metadata=_DETAIL)
+    is_detached: bool | None = field(default=None, metadata=_DETAIL)
+    placement_group_id: str | None = field(default=None, metadata=_DETAIL)
+    repr_name: str | None = field(default=None, metadata=_DETAIL)
+    num_restarts: int | None = field(default=None, metadata=_DETAIL)
+    worker_id: str | None = field(default=None, metadata=_DETAIL)
+    start_time_ms: int | None = field(default=None, metadata=_DETAIL)
+
+
+@dataclass
+class DriverInfo:
+    """Where a job's driver runs."""
+
+    id: str
+    node_ip_address: str
+    pid: str
+
+
+@dataclass
+class JobState:
+    """One job: a driver's time in the cluster."""
+
+    type: str
+    job_id: str
+    submission_id: str | None
+    driver_info: DriverInfo
+    status: str
+    entrypoint: str
+    message: str | None = None
+    error_type: str | None = None
+    namespace: str = ""
+    start_time: int | None = field(default=None, metadata=_DETAIL)
+    end_time: int | None = field(default=None, metadata=_DETAIL)
+    metadata: dict[str, str] | None = field(default=None, metadata=_DETAIL)
+    runtime_env: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
+    driver_agent_http_address: str | None = field(default=None, metadata=_DETAIL)
+    driver_node_id: str | None = field(default=None, metadata=_DETAIL)
+    driver_exit_code: int | None = field(default=None, metadata=_DETAIL)
+
+
+@dataclass
+class DemandState:
+    """Requests of one resource shape that wait.
+
+    Attributes:
+        count: at least so many tasks or actors wait.
+        waiting_s: since so many seconds.
+        kind: "task" or "actor".
+        node_id: the node whose raylet has them; None when they wait at the GCS.
+        reason: why no node can ever serve them; None when they only wait for their turn.
+    """
+
+    resources: dict[str, float]
+    count: int
+    waiting_s: float
+    kind: str
+    node_id: str | None
+    reason: str | None
+
+
+@dataclass
+class FailureState:
+    """Something that ended although nobody meant it to; ``kind`` is worker, actor or node."""
+
+    kind: str
+    id: str
+    node_id: str | None
+    name: str
+    cause: str
+    time_ms: int
+
+
+@dataclass
+class FunctionCount:
+    """How often a function's tasks finished and failed, on all nodes."""
+
+    name: str
+    finished: int
+    failed: int
+
+
+@dataclass
+class TaskTotals:
+    """Exact counts of tasks since the cluster began."""
+
+    finished: int
+    failed: int
+    functions: list[FunctionCount]
+    by_node: dict[str, int]

@@ -1,0 +1,37 @@
+"""What the cluster is doing, asked with Ray's names: ``list_nodes()``, ``get_actor(id)`` and kin.
+
+In a driver or worker the questions go through its raylet; elsewhere, or with an address, to the
+GCS of the newest cluster of this machine, or of that address.
+"""
+
+from nbray.state.rows import (
+    ActorState,
+    DemandState,
+    FailureState,
+    JobState,
+    NodeState,
+    WorkerState,
+)
+from nbray.util.state.api import (
+    StateApiException,
+    get_actor,
+    get_job,
+    get_node,
+    get_worker,
+    list_actors,
+    list_demand,
+    list_failures,
+    list_jobs,
+    list_nodes,
+    list_workers,
+    summarize_actors,
+)
+
+RayStateApiException = StateApiException
+
+__all__ = [
+    "ActorState", "DemandState", "FailureState", "JobState", "NodeState", "RayStateApiException",
+    "StateApiException", "WorkerState", "get_actor", "get_job", "get_node", "get_worker",
+    "list_actors", "list_demand", "list_failures", "list_jobs", "list_nodes", "list_workers",
+    "summarize_actors",
+]  # fmt: skip

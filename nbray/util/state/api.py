@@ -1,0 +1,205 @@
+"""The functions of `nbray.util.state`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from nbray.common.ids import ActorID, BaseID, JobID, NodeID, WorkerID
+from nbray.core_worker.current import find_core
+from nbray.exceptions import NbrayError
+from nbray.state import queries as q
+from nbray.state.rows import (
+    ActorState,
+    DemandState,
+    FailureState,
+    JobState,
+    NodeState,
+    WorkerState,
+)
+
+Filter = tuple[str, str, str | bool | int | float]
+Row = TypeVar("Row")
+T = TypeVar("T")
+MAX_LIMIT = 10_000
+DEFAULT_LIMIT = 100
+
+
+class StateApiException(NbrayError):
+    """The state API was asked for something that it cannot answer."""
+
+
+def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
+    """Ask through this process's raylet, or the GCS itself; see the head of the package.
+
+    Raises:
+        StateApiException: the cluster did not answer. ConnectionError: there is none.
+    """
+    core = find_core()
+    if core is not None and address is None:
+        return query.read(core.peers.gcs_call(query.method, q.REQUEST))
+    from nbray.state.client import ask_once, find_cluster  # gRPC: never in a worker's template
+    from nbray.wire.grpc_service import RpcError
+
+    try:
+        return ask_once(*find_cluster(address), query, timeout)
+    except RpcError as error:
+        raise StateApiException(str(error)) from error
+
+
+def list_nodes(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[NodeState]:  # fmt: skip
+    """The nodes of the cluster, also the dead.
+
+    Args:
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        filters: triples like ``("state", "=", "ALIVE")``; "=" and "!=" are known.
+        limit: at most so many rows, up to 10,000.
+        timeout: seconds.
+        detail: fill also the fields that are None otherwise.
+        raise_on_missing_output: taken for Ray's sake; what is missing always raises.
+
+    Raises:
+        StateApiException: a filter or the limit is impossible, or the cluster did not answer.
+    """
+    return select(NodeState, ask(q.NODES, address, timeout), filters, limit, detail)
+
+
+def list_workers(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[WorkerState]:  # fmt: skip
+    """The workers and drivers that run; arguments as for `list_nodes`.
+
+    With ``raise_on_missing_output``, a node that does not answer is an error.
+    """
+    rows, unreachable = ask(q.WORKERS, address, timeout)
+    if unreachable and raise_on_missing_output:
+        raise StateApiException(
+            f"{len(unreachable)} node(s) did not list their workers: {', '.join(unreachable)}. "
+            "Pass raise_on_missing_output=False to take the others."
+        )
+    return select(WorkerState, rows, filters, limit, detail)
+
+
+def list_actors(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[ActorState]:  # fmt: skip
+    """The actors that live, and the newest that died; arguments as for `list_nodes`."""
+    return select(ActorState, ask(q.ACTORS, address, timeout), filters, limit, detail)
+
+
+def list_jobs(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[JobState]:  # fmt: skip
+    """The jobs that run, and the newest that ended; arguments as for `list_nodes`."""
+    return select(JobState, ask(q.JOBS, address, timeout), filters, limit, detail)
+
+
+def list_demand(address: str | None = None, timeout: int = 30) -> list[DemandState]:
+    """What waits for resources, and why if no node can ever serve it. Not in Ray."""
+    return ask(q.DEMAND, address, timeout)
+
+
+def list_failures(address: str | None = None, timeout: int = 30) -> list[FailureState]:
+    """The newest workers, actors and nodes that ended unmeant, oldest first. Not in Ray."""
+    return ask(q.FAILURES, address, timeout)
+
+
+def get_node(id: str, address: str | None = None, timeout: int = 30) -> NodeState | None:
+    """The node of that id as hexadecimal text, with details; None when there is none."""
+    _check_id(id, NodeID)
+    rows = list_nodes(address, [("node_id", "=", id)], MAX_LIMIT, timeout, True)
+    return rows[0] if rows else None
+
+
+def get_worker(id: str, address: str | None = None, timeout: int = 30) -> WorkerState | None:
+    """The worker or driver of that id, with details; None when there is none."""
+    _check_id(id, WorkerID)
+    rows = list_workers(address, [("worker_id", "=", id)], MAX_LIMIT, timeout, True, False)
+    return rows[0] if rows else None
+
+
+def get_actor(id: str, address: str | None = None, timeout: int = 30) -> ActorState | None:
+    """The actor of that id, with details; None when there is none."""
+    _check_id(id, ActorID)
+    rows = list_actors(address, [("actor_id", "=", id)], MAX_LIMIT, timeout, True)
+    return rows[0] if rows else None
+
+
+def get_job(id: str, address: str | None = None, timeout: int = 30) -> JobState | None:
+    """The job of that id, with details; None when there is none."""
+    _check_id(id, JobID)
+    rows = list_jobs(address, [("job_id", "=", id)], MAX_LIMIT, timeout, True)
+    return rows[0] if rows else None
+
+
+def summarize_actors(
+    address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
+) -> dict[str, Any]:
+    """How many actors of each class are in which state."""
+    actors = ask(q.ACTORS, address, timeout)
+    classes: dict[str, Counter[str]] = {}
+    for actor in actors:
+        classes.setdefault(actor.class_name, Counter())[actor.state] += 1
+    summary = {
+        name: {"class_name": name, "state_counts": dict(counts)} for name, counts in classes.items()
+    }
+    return {
+        "cluster": {"summary": summary, "total_actors": len(actors), "summary_by": "class"},
+    }
+
+
+def _check_id(text: str, kind: type[BaseID]) -> None:
+    try:
+        kind.from_hex(text)
+    except ValueError as error:
+        raise StateApiException(f"{text!r} is not the id of such a thing: {error}") from error
+
+
+def select(
+    kind: type[Row], rows: list[Row], filters: Sequence[Filter] | None, limit: int, detail: bool
+) -> list[Row]:
+    """The rows that pass all filters, at most ``limit``, without their details unless wanted.
+
+    Raises:
+        StateApiException: a column is unknown, a predicate is not = or !=, the limit too high.
+    """
+    if not 0 < limit <= MAX_LIMIT:
+        raise StateApiException(
+            f"Given limit {limit} exceeds the supported limit {MAX_LIMIT}. Use a lower limit."
+            if limit > 0 else f"The limit must be positive, not {limit}."
+        )  # fmt: skip
+    columns = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    for key, predicate, _value in filters or ():
+        if key not in columns:
+            raise StateApiException(
+                f"The given filter column {key} is not supported. "
+                f"Supported filter columns: {', '.join(sorted(columns))}"
+            )
+        if predicate not in ("=", "!="):
+            raise StateApiException(
+                f"Unsupported filter predicate {predicate} is given. Available predicates: =, !=."
+            )
+    kept = [row for row in rows if all(_passes(row, *f) for f in filters or ())][:limit]
+    if not detail:
+        hidden = [f.name for f in fields(kind) if f.metadata.get("detail")]  # type: ignore[arg-type]
+        for row in kept:
+            for name in hidden:
+                setattr(row, name, None)
+    return kept
+
+
+def _passes(row: object, key: str, predicate: str, value: object) -> bool:
+    """Text is compared without regard to case, as Ray does."""
+    return (str(getattr(row, key)).lower() == str(value).lower()) == (predicate == "=")

@@ -1,0 +1,148 @@
+"""What a cluster tells of itself: rows with Ray's names, what waits and why, what failed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+
+import nbray
+from nbray.exceptions import WorkerCrashedError
+from nbray.state.rows import NodeState
+from nbray.util import state
+from nbray.util.state.api import select
+
+
+@nbray.remote
+class Counter:
+    def pid(self) -> int:
+        return os.getpid()
+
+    def crash(self) -> None:
+        os._exit(3)
+
+
+def test_nodes_workers_actors_and_jobs_are_listed_with_rays_fields(cluster: Path) -> None:
+    actor = Counter.options(name="bob").remote()
+    pid = nbray.get(actor.pid.remote(), timeout=30)
+
+    (node,) = state.list_nodes()
+    assert (node.state, node.is_head_node) == ("ALIVE", True)
+    assert node.resources_total["CPU"] == 2
+    assert state.get_node(node.node_id) is not None
+
+    workers = state.list_workers()
+    assert {w.pid for w in workers if w.worker_type == "DRIVER"} == {os.getpid()}
+    (worker,) = [w for w in workers if w.pid == pid]
+    assert worker.activity == "ACTOR"
+    found = state.get_worker(worker.worker_id)
+    assert found is not None and found.start_time_ms is not None
+
+    (row,) = state.list_actors(filters=[("state", "=", "ALIVE")])
+    assert (row.class_name, row.name, row.pid) == ("Counter", "bob", pid)
+    assert row.num_restarts is None, "a detail, and details were not asked for"
+    detailed = state.get_actor(row.actor_id)
+    assert detailed is not None and detailed.num_restarts == 0
+    assert state.list_actors(filters=[("name", "!=", "bob")]) == []
+    summary = state.summarize_actors()["cluster"]
+    assert summary["summary"]["Counter"]["state_counts"] == {"ALIVE": 1}
+
+    (job,) = state.list_jobs(detail=True)
+    assert job.status == "RUNNING" and job.driver_info.pid == str(os.getpid())
+    assert job.start_time is not None and job.end_time is None
+
+
+def test_an_ended_job_is_kept_with_its_end_and_is_no_failure(cluster: Path) -> None:
+    program = "import nbray, os; nbray.init('auto'); nbray.get(nbray.remote(os.getpid).remote())"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+    def ended() -> list[state.JobState]:
+        return state.list_jobs(filters=[("status", "=", "SUCCEEDED")], detail=True)
+
+    wait_until(ended, "the program's job to be told as ended")
+    (job,) = ended()
+    assert job.end_time is not None and job.start_time is not None
+    assert job.end_time >= job.start_time
+    wait_until(
+        lambda: not any(w.job_id == job.job_id for w in state.list_workers()),
+        "the workers of the job to end",
+    )
+    assert state.list_failures() == []
+
+
+def test_what_cannot_be_served_is_told_with_the_node_that_lacks_least(cluster: Path) -> None:
+    refs = [nbray.remote(os.getpid).options(num_cpus=64).remote() for _ in range(3)]
+    actor = Counter.options(num_gpus=5).remote()
+    wait_until(lambda: len(state.list_demand()) == 2, "both shapes to be reported")
+    by_kind = {row.kind: row for row in state.list_demand()}
+    assert by_kind["task"].resources == {"CPU": 64}
+    assert "which lacks {'CPU': 62.0}" in (by_kind["task"].reason or "")
+    assert "which lacks {'GPU': 5.0}" in (by_kind["actor"].reason or "")
+    del refs, actor
+
+
+def test_demand_that_only_waits_for_its_turn_has_no_reason(cluster: Path) -> None:
+    @nbray.remote
+    def hold(path: str) -> None:
+        while not os.path.exists(path):
+            continue
+
+    release = cluster / "release"
+    refs = [hold.remote(str(release)) for _ in range(6)]
+    wait_until(lambda: bool(state.list_demand()), "tasks to wait")
+    assert [row.reason for row in state.list_demand()] == [None]
+    release.touch()
+    nbray.get(refs, timeout=30)
+    release.unlink()
+    wait_until(lambda: not state.list_demand(), "nothing to wait any more")
+
+
+def test_workers_and_actors_that_died_unmeant_are_told_with_their_cause(cluster: Path) -> None:
+    with pytest.raises(WorkerCrashedError):
+        nbray.get(nbray.remote(max_retries=0)(lambda: os._exit(7)).remote(), timeout=30)
+    actor = Counter.remote()
+    actor.crash.remote()
+    killed = Counter.remote()
+    nbray.get(killed.pid.remote(), timeout=30)
+    nbray.kill(killed)
+    wait_until(lambda: len(state.list_failures()) >= 3, "the failures to be told")
+    causes = {row.kind: row.cause for row in state.list_failures()}
+    assert "exit status 3" in causes["actor"]
+    assert any("exit status 7" in row.cause for row in state.list_failures())
+    assert not any("SIGKILL" in row.cause for row in state.list_failures()), "a kill is meant"
+
+
+def test_without_a_driver_the_newest_cluster_is_asked(cluster: Path) -> None:
+    from nbray.core_worker.current import find_core, set_core
+
+    core = find_core()
+    set_core(None)
+    try:
+        assert [node.state for node in state.list_nodes()] == ["ALIVE"]
+    finally:
+        set_core(core)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"filters": [("nope", "=", 1)]}, "filter column nope is not supported"),
+        ({"filters": [("state", ">", 1)]}, "filter predicate > is given"),
+        ({"limit": 10_001}, "exceeds the supported limit 10000"),
+        ({"limit": 0}, "must be positive"),
+    ],
+)
+def test_impossible_questions_are_refused(arguments: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"filters": None, "limit": 1, "detail": False, **arguments}
+    with pytest.raises(state.RayStateApiException, match=message):
+        select(NodeState, [], **given)
+
+
+def test_an_id_that_is_none_is_refused() -> None:
+    with pytest.raises(state.StateApiException, match="is not the id"):
+        state.get_actor("00")
