@@ -6,13 +6,13 @@ import inspect
 import os
 from typing import Any
 
-import cloudpickle
 import msgspec
 
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.options import check_options, option, resource_units
 from nbray.remote_function import returned
+from nbray.util.function_pickles import KeptPickle
 from nbray.wire.gcs_messages import FoundActor, NamedActor
 from nbray.wire.messages import ActorOptions, ActorSpec
 
@@ -33,7 +33,7 @@ class ActorClass:
     def __init__(self, cls: type, options: dict[str, Any]) -> None:
         self._cls = cls
         self._options = check_options(options, actor=True)
-        self._pickle: bytes | None = None
+        self._pickle = KeptPickle(cls)
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
 
@@ -66,8 +66,6 @@ class ActorClass:
                 return found
         if options.get("lifetime") not in (None, "detached", "non_detached"):
             raise ValueError("lifetime must be 'detached', 'non_detached' or None.")
-        if self._pickle is None:
-            self._pickle = cloudpickle.dumps(self._cls)
         members = inspect.getmembers(self._cls, callable)
         methods = {n: getattr(f, "__nbray_num_returns__", 1) for n, f in members if _is_method(n)}
         actor_id = os.urandom(12) + core.job.job_id
@@ -75,7 +73,7 @@ class ActorClass:
         detached = options.get("lifetime") == "detached"
         ref = None if detached else core.actor_ref(actor_id)
         spec = ActorSpec(
-            actor_id, core.job.job_id, self.__name__, actor_id, self._pickle, payload,
+            actor_id, core.job.job_id, self.__name__, actor_id, self._pickle.get()[1], payload,
             dependencies, contained, methods,
             ActorOptions(
                 resource_units(options, 0), name, namespace, detached,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from typing import Any
-
-import cloudpickle
 
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.options import check_options, option, resource_units
+from nbray.util.function_pickles import KeptPickle
 
 
 class RemoteFunction:
@@ -20,7 +18,7 @@ class RemoteFunction:
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         self._function = function
         self._options = check_options(options, actor=False)
-        self._pickle: tuple[bytes, bytes] | None = None
+        self._pickle = KeptPickle(function)
         self._name = option(options, "name") or getattr(function, "__qualname__", repr(function))
         self._resources = tuple(sorted(resource_units(options, 1).items()))
         self._num_returns: int = option(options, "num_returns")
@@ -47,10 +45,7 @@ class RemoteFunction:
             TypeError: the function or an argument cannot be pickled.
         """
         core = current_core()
-        if self._pickle is None:
-            data = cloudpickle.dumps(self._function)
-            self._pickle = hashlib.blake2b(data, digest_size=16).digest(), data
-        function_id, data = self._pickle
+        function_id, data = self._pickle.get()
         refs = core.submit_task(
             function_id, data, self._name, args, kwargs, self._num_returns, self._resources,
             self._retries, self._retry_exceptions,

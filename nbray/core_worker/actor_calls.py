@@ -90,6 +90,13 @@ class ActorCalls:
 
         core.reactor.post(act)
 
+    def cancel(self, task_id: bytes) -> Connection | None:
+        """Forget a queued call and fail it; the connection of the actor that runs it."""
+        for client in self._clients.values():
+            if client.knows(task_id):
+                return client.cancel(task_id)
+        return None
+
     def connected(self, connection: Connection, client: ActorClient) -> None:
         """That connection leads to the actor."""
         self._connected[connection] = client
@@ -149,6 +156,21 @@ class ActorClient:
             call = queue.popleft()
             self._in_flight[call.spec.task_id] = call
             connection.send(PushTask(call.spec))
+
+    def knows(self, task_id: bytes) -> bool:
+        """Whether that call waits here or is with the actor."""
+        return task_id in self._in_flight or any(c.spec.task_id == task_id for c in self._queue)
+
+    def cancel(self, task_id: bytes) -> Connection | None:
+        """Fail a call that still waits; the connection for one that is with the actor."""
+        if task_id in self._in_flight:
+            return self._connection
+        for call in self._queue:
+            if call.spec.task_id == task_id:
+                self._queue.remove(call)
+                self._core.results.fail_cancelled(call.spec)
+                break
+        return None
 
     def on_state(self, state: ActorState) -> None:
         """News of the actor from the raylet."""

@@ -196,14 +196,25 @@ class CoreWorker:
 
     def cancel(self, ref: ObjectRef, force: bool) -> None:
         """Stop the task that makes ``ref``, if it is one of this process's."""
-        task_id = ref._id[:24]
+        self.cancel_task(ref._id[:24], force)
+
+    def cancel_task(self, task_id: bytes, force: bool) -> None:
+        """Stop a task of this process, queued or running; a call of an actor never by force."""
 
         def act() -> None:
-            connection = self.submitter.cancel(task_id)
+            connection = self.submitter.cancel(task_id, force)
             if connection is not None:
                 connection.send(m.CancelTask(task_id, force))
+                return
+            connection = self.actor_calls.cancel(task_id)
+            if connection is not None:
+                connection.send(m.CancelTask(task_id, False))
 
         self.reactor.post(act)
+
+    def unfinished_tasks(self) -> list[bytes]:
+        """The ids of the tasks and calls of this process whose results are not there yet."""
+        return self.table.unfinished_tasks(self.job.job_id)
 
     # --- under the baton --------------------
 

@@ -114,6 +114,15 @@ class OwnershipTable:
             and entry.owner.worker_id == owner_id
         ]
 
+    def unfinished_tasks(self, job_id: bytes) -> list[bytes]:
+        """The tasks of a job that have still to make an object of this process, oldest first."""
+        found = dict.fromkeys(
+            object_id[:24]
+            for object_id, entry in list(self._entries.items())
+            if entry.value is None and entry.owner is None and object_id[20:24] == job_id
+        )
+        return list(found)
+
     def drop_borrower(self, borrower_id: bytes) -> set[bytes]:
         """A borrower died; returns the objects that it held."""
         held = self._borrowed_by.pop(borrower_id, set())

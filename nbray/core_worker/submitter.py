@@ -44,7 +44,8 @@ class PendingTask:
     """A task whose reply has not come."""
 
     __slots__ = (
-        "function", "lease", "resources", "retries", "retry_exceptions", "spec", "unresolved",
+        "function", "killed", "lease", "resources", "retries", "retry_exceptions", "spec",
+        "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class PendingTask:
         self.retries = retries
         self.retry_exceptions = retry_exceptions
         self.unresolved = 0
+        self.killed = False
         self.lease: Lease | None = None
 
 
@@ -245,11 +247,16 @@ class TaskSubmitter:
         self._tasks[task.spec.task_id] = task
         self._shapes[task.resources].queue.append(task)
 
-    def cancel(self, task_id: bytes) -> Connection | None:
-        """Forget a queued task and fail it; the worker's connection of one that runs."""
+    def cancel(self, task_id: bytes, force: bool) -> Connection | None:
+        """Forget a queued task and fail it; the worker's connection of one that runs.
+
+        One that is cancelled is not run again when its worker goes.
+        """
         task = self._tasks.get(task_id)
         if task is None:
             return None
+        task.retries = 0
+        task.killed = task.killed or force
         if task.lease is not None:
             return task.lease.connection
         shape = self._shapes[task.resources]
@@ -281,7 +288,10 @@ class TaskSubmitter:
                         self._retry(task)
                     else:
                         self._tasks.pop(task.spec.task_id, None)
-                        self._core.results.fail_crashed(task.spec, lease.worker)
+                        if task.killed:
+                            self._core.results.fail_cancelled(task.spec)
+                        else:
+                            self._core.results.fail_crashed(task.spec, lease.worker)
 
     def _ask_again(self) -> None:
         self._core.submitter_dirty = True

@@ -1,0 +1,58 @@
+"""Pickles of functions and classes, kept as long as what they refer to stays the same.
+
+A program's functions are pickled once. In a notebook, a helper or a global may be another one
+in the next cell: the notebook begins a new epoch with each cell, and a function is pickled
+again before its first use in it. The same bytes have the same hash, so an unchanged function
+is not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+_epoch = 0
+_wrap: Callable[[Any], Any] | None = None
+
+
+def new_epoch() -> None:
+    """Everything may have changed: pickle functions and classes again before their next use."""
+    global _epoch
+    _epoch += 1
+
+
+def set_wrapper(wrap: Callable[[Any], Any] | None) -> None:
+    """Pickle ``wrap(function)`` in place of each function; None ends that.
+
+    What comes back must unpickle as the function.
+    """
+    global _wrap
+    _wrap = wrap
+    new_epoch()
+
+
+class KeptPickle:
+    """The pickle of one function or class, and its hash."""
+
+    __slots__ = ("_data", "_epoch", "_hash", "_target")
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._epoch = -1
+        self._data = self._hash = b""
+
+    def get(self) -> tuple[bytes, bytes]:
+        """The hash (16 bytes) and the pickle.
+
+        Raises:
+            TypeError, pickle.PicklingError: it cannot be pickled.
+        """
+        if self._epoch != _epoch:
+            epoch = _epoch
+            self._data = cloudpickle.dumps(self._target if _wrap is None else _wrap(self._target))
+            self._hash = hashlib.blake2b(self._data, digest_size=16).digest()
+            self._epoch = epoch
+        return self._hash, self._data

@@ -1,0 +1,56 @@
+"""What this process knows of its own refs and tasks, without asking anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nbray.common.ids import TaskID
+from nbray.driver import current_core
+from nbray.object_ref import ObjectRef
+
+
+@dataclass(frozen=True)
+class RefFacts:
+    """One ref at one moment.
+
+    Attributes:
+        state: ``pending``, ``ready``, ``failed``, or ``unknown`` in this process.
+        size: bytes of its value, None while that is not known.
+        inline: whether the value is small and in this process, not in an object store.
+        nodes: the ids of the nodes that hold it.
+    """
+
+    state: str
+    size: int | None = None
+    inline: bool = False
+    nodes: tuple[bytes, ...] = ()
+
+
+def describe(ref: ObjectRef) -> RefFacts:
+    """State, size and place of a ref's value; fetches nothing."""
+    entry = current_core().table.get(ref.binary())
+    if entry is None:
+        return RefFacts("unknown")
+    value = entry.value
+    if value is None:
+        return RefFacts("pending")
+    state = "failed" if value.is_error else "ready"
+    if value.stored is not None:
+        return RefFacts(state, value.stored.size, nodes=tuple(value.stored.node_ids))
+    return RefFacts(state, len(value.inline or b""), inline=True)
+
+
+def unfinished_tasks() -> list[TaskID]:
+    """The tasks and calls of this process whose results are not there yet."""
+    return [TaskID(task_id) for task_id in current_core().unfinished_tasks()]
+
+
+def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:
+    """Cancel each of these tasks of this process, as `nbray.cancel` does with a ref.
+
+    A call of an actor is only asked to stop: ``force`` would end the actor.
+    """
+    core = current_core()
+    for task in tasks:
+        core.cancel_task(task.binary(), force)
