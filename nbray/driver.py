@@ -59,6 +59,7 @@ def init(
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     namespace: str | None = None,
     ignore_reinit_error: bool = False,
 ) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def init(
         num_gpus: GPUs of the new node.
         resources: custom resources of the new node.
         object_store_memory: bytes of the new node's object store.
+        object_spilling_directory: where the new node writes values that its store has no room
+            for; ``NBRAY_SPILL_DIR`` or the session folder by default.
         namespace: where names of actors live; a new one by default.
         ignore_reinit_error: a second `init` does nothing instead of raising.
 
@@ -97,7 +100,10 @@ def init(
             wanted["CPU"] = num_cpus
         if num_gpus is not None:
             wanted["GPU"] = num_gpus
-        node = start_head(resources=wanted, object_store_memory=object_store_memory)
+        node = start_head(
+            resources=wanted, object_store_memory=object_store_memory,
+            object_spilling_directory=object_spilling_directory,
+        )  # fmt: skip
         session, info = node.session, node.session.read_info()
     else:
         session, info = find_session(address)

@@ -116,3 +116,7 @@ class ObjectStoreFullError(NbrayError):
 
 class LocalRayletDiedError(NbrayError):
     """The raylet of this node ended; nothing can be asked of the cluster from here."""
+
+
+class OutOfDiskError(NbrayError):
+    """The node's object store has no room, and neither has the disk it spills to."""

@@ -25,7 +25,9 @@ class ObjectRef:
         self._core = core
 
     def __del__(self) -> None:
-        self._core.released.append((self._id, -1))
+        core = self._core
+        core.released.append((self._id, -1))
+        core.reactor.nudge()
 
     def binary(self) -> bytes:
         """The id as 28 bytes."""

@@ -49,7 +49,8 @@ def test_a_freed_object_keeps_its_block_until_the_last_pin_has_gone() -> None:
     table = ObjectTable(1024)
     assert table.create(b"a", 1024, b"owner") == 0
     table.seal(b"a")
-    assert table.pin(b"a", "reader") == (0, 1024)
+    pinned = table.pin(b"a", "reader")
+    assert pinned is not None and (pinned.block, pinned.size) == (0, 1024)
     table.free(b"a")
     assert table.create(b"b", 64, b"owner") is None
     table.unpin(b"a", "reader")

@@ -71,16 +71,6 @@ def test_arrays_are_read_in_place_and_their_memory_is_used_again(cluster: Path) 
     assert kept.sum() == 10  # the slice outlives its ref
 
 
-def test_a_full_store_is_an_error_that_names_the_holders(
-    session_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NBRAY_STORE_FULL_WAIT_S", "0.3")
-    nbray.init(num_cpus=1, object_store_memory=50 << 20)
-    held = nbray.put(np.zeros(4_000_000))
-    with pytest.raises(nbray.exceptions.ObjectStoreFullError, match=held.hex()[:16]):
-        nbray.put(np.zeros(4_000_000))
-
-
 def test_tasks_submit_tasks_on_a_full_node(cluster: Path) -> None:
     @nbray.remote
     def tree(depth: int) -> int:

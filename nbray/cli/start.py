@@ -30,6 +30,8 @@ from nbray.launcher.token import load_token, token_path
 @click.option("--resources", default="{}", help="Custom resources, as JSON: '{\"disk\": 2}'.")
 @click.option("--object-store-memory", type=click.IntRange(min=1), help="Bytes of the object "
               "store; 30% of the free memory by default.")  # fmt: skip
+@click.option("--object-spilling-directory", type=click.Path(file_okay=False), help="Where "
+              "values go when the store is full; the session folder by default.")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay, and stop the node when interrupted.")
 def start(
     head: bool,
@@ -40,6 +42,7 @@ def start(
     num_gpus: float | None,
     resources: str,
     object_store_memory: int | None,
+    object_spilling_directory: str | None,
     block: bool,
 ) -> None:
     """Start a node on this machine."""
@@ -56,11 +59,13 @@ def start(
         if address is None:
             node = start_head(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
+                object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
             )  # fmt: skip
         else:
             node = join(
                 address, resources=amounts, object_store_memory=object_store_memory,
+                object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or _own_address(address), fate_shared=block,
                 token=load_token(create=False),
             )  # fmt: skip

@@ -19,6 +19,16 @@ class Config:
         lease_idle_s: how long a submitter keeps an idle worker.
         start_timeout_s: a process of the cluster must be ready by then.
         store_full_wait_s: how long a `put` waits for room.
+        object_spilling_threshold: the part of the object store above which values go to disk.
+        spill_file_bytes: values are written to disk together, in files of about this size.
+        spill_retry_s: how long a disk that refused a file is left alone.
+        local_fs_capacity_threshold: no value goes to a disk that is fuller than this part.
+        store_prefault_bytes: so much of the store gets its memory soon after the start.
+        put_room_bytes: how much of the store a process that puts many values takes at once.
+        put_room_idle_s: room so taken is given back when it is not used for so long.
+        pull_chunk_bytes: objects travel between nodes in parts of this size.
+        pull_chunks_in_flight: how many parts of an object are asked for at once.
+        pull_timeout_s: a node that does not send a part by then does not have it.
     """
 
     max_inline_bytes: int = 100 * 1024
@@ -29,6 +39,16 @@ class Config:
     lease_idle_s: float = 0.2
     start_timeout_s: float = 20.0
     store_full_wait_s: float = 10.0
+    object_spilling_threshold: float = 0.8
+    spill_file_bytes: int = 100 << 20
+    spill_retry_s: float = 1.0
+    local_fs_capacity_threshold: float = 0.95
+    store_prefault_bytes: int = 256 << 20
+    put_room_bytes: int = 16 << 20
+    put_room_idle_s: float = 1.0
+    pull_chunk_bytes: int = 4 << 20
+    pull_chunks_in_flight: int = 3
+    pull_timeout_s: float = 30.0
 
     @classmethod
     def from_env(cls) -> Config:

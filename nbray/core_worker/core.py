@@ -182,8 +182,12 @@ class CoreWorker:
         """Make an object of ``value``; this process owns it."""
         object_id = return_id(self.new_task_id(), 0)
         entry = self.table.add_owned(object_id)
-        packed = serialize(value)
-        entry.value = self.values.store(object_id, packed, self.worker_id)
+        try:
+            packed = serialize(value)
+            entry.value = self.values.store(object_id, packed, self.worker_id)
+        except BaseException:
+            self.released.append((object_id, -1))
+            raise
         if packed.contained:
             entry.contained = [ref.object_id for ref in packed.contained]
             for ref in packed.contained:

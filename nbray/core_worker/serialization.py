@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from nbray.core_worker.copying import copy_into
 from nbray.wire.messages import Address, ContainedRef
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Serialized:
         position += len(self.stream)
         for buffer in self.buffers:
             position = _aligned(position)
-            target[position : position + buffer.nbytes] = buffer
+            copy_into(target[position : position + buffer.nbytes], buffer)
             position += buffer.nbytes
 
 

@@ -45,6 +45,7 @@ def start_head(
     *,
     resources: Mapping[str, float],
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     fate_shared: bool = True,
@@ -55,6 +56,8 @@ def start_head(
     Args:
         resources: amounts by name; CPU, memory (bytes) get defaults from the machine.
         object_store_memory: bytes of the arena; 30% of the free memory by default.
+        object_spilling_directory: where values go when the arena is full; the session folder
+            by default.
         host: the address to listen on.
         port: the port of the GCS; 0 takes a free one.
         fate_shared: the node leaves when this process ends, however it ends.
@@ -64,7 +67,7 @@ def start_head(
         ProcessStartError: a process did not start; nothing is left running.
         ValueError: an amount of a resource is negative or too fine, or the store too small.
     """
-    demand = _node_arguments(resources, object_store_memory)
+    demand = _node_arguments(resources, object_store_memory, object_spilling_directory)
     node = RunningNode(Session.create(token), host)
     try:
         gcs = spawn(
@@ -88,6 +91,7 @@ def join(
     resources: Mapping[str, float],
     token: bytes,
     object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     fate_shared: bool = False,
 ) -> RunningNode:
@@ -97,7 +101,7 @@ def join(
         ProcessStartError: no GCS answers there, or it refused the token; nothing is left running.
         ValueError: an amount of a resource is negative or too fine, or the store too small.
     """
-    demand = _node_arguments(resources, object_store_memory)
+    demand = _node_arguments(resources, object_store_memory, object_spilling_directory)
     node = RunningNode(Session.create(token), host, address)
     try:
         _start_raylet(node, demand, fate_shared)
@@ -107,7 +111,9 @@ def join(
     return node
 
 
-def _node_arguments(resources: Mapping[str, float], object_store_memory: int | None) -> list[str]:
+def _node_arguments(
+    resources: Mapping[str, float], object_store_memory: int | None, spill: str | None
+) -> list[str]:
     free = psutil.virtual_memory().available
     store = int(free * 0.3) if object_store_memory is None else object_store_memory
     if store < _SMALLEST_STORE:
@@ -118,7 +124,8 @@ def _node_arguments(resources: Mapping[str, float], object_store_memory: int | N
     store = store // 4096 * 4096
     total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
     total.update(resources)
-    return ["--resources", json.dumps(to_units(total)), "--object-store-memory", str(store)]
+    arguments = ["--resources", json.dumps(to_units(total)), "--object-store-memory", str(store)]
+    return arguments + (["--object-spilling-directory", os.path.abspath(spill)] if spill else [])
 
 
 def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) -> None:

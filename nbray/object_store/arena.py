@@ -39,6 +39,10 @@ class Arena:
         """Where other processes of this user open it."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
+    def prefault(self, offset: int, size: int) -> None:
+        """Get memory for a part of the arena before somebody writes it."""
+        os.posix_fallocate(self._fd, offset, size)
+
     def view(self, offset: int, size: int) -> memoryview:
         """A writable view of a block."""
         return memoryview(self._map)[offset : offset + size]
@@ -48,3 +52,18 @@ class Arena:
         block = (ctypes.c_char * size).from_buffer(self._map, offset)
         weakref.finalize(block, on_release).atexit = False
         return memoryview(block).cast("B").toreadonly()
+
+
+def map_file(path: str, offset: int, size: int) -> memoryview:
+    """A read-only view of a part of a file; unmapped when the last array over it has gone.
+
+    Args:
+        path: the file.
+        offset: a multiple of the page size.
+        size: bytes.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset))
+    finally:
+        os.close(fd)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -26,7 +27,7 @@ async def _main(args: argparse.Namespace) -> None:
     gcs = GrpcClient(args.gcs_address, token)
     raylet = Raylet(
         session, args.node_ip, gcs, json.loads(args.resources), args.object_store_memory,
-        args.head, Config.from_env(),
+        args.head, Config.from_env(), _spill_folder(args, session),
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
@@ -67,6 +68,11 @@ async def _main(args: argparse.Namespace) -> None:
     await server.stop(0.2)
 
 
+def _spill_folder(args: argparse.Namespace, session: Session) -> Path:
+    named = args.object_spilling_directory or os.environ.get("NBRAY_SPILL_DIR")
+    return Path(named) if named else session.path / "spilled"
+
+
 def main() -> None:
     """Run a raylet until SIGTERM, the end of its parent, or the loss of the GCS."""
     parser = argparse.ArgumentParser()
@@ -75,6 +81,7 @@ def main() -> None:
     parser.add_argument("--gcs-address", required=True)
     parser.add_argument("--resources", required=True)
     parser.add_argument("--object-store-memory", type=int, required=True)
+    parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,7 +18,7 @@ from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.object_manager import DropObjects, ObjectManager, ProcessGone, PullChunk
+from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
 from nbray.raylet.worker_pool import Worker, WorkerPool
@@ -25,6 +26,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
+from nbray.wire.raylet_messages import DropObjects, ProcessGone, PullChunk
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Raylet:
 
     def __init__(
         self, session: Session, host: str, gcs: GrpcClient, total: dict[str, int], store_bytes: int,
-        is_head: bool, config: Config,
+        is_head: bool, config: Config, spill_folder: Path,
     ) -> None:  # fmt: skip
         self.node_id = os.urandom(28)
         self.socket_path = session.socket_path(f"raylet-{self.node_id.hex()[:8]}")
@@ -54,7 +56,8 @@ class Raylet:
         self._cpus = total.get("CPU", 0) // 10_000
         self._scheduler = Scheduler(total)
         self._nodes = NodeTable(self.node_id, gcs, session.token)
-        self._objects = ObjectManager(self.node_id, store_bytes, self._nodes, config)
+        self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
+        self._store = self._objects.store
         self._pool = WorkerPool(session, self.socket_path, host)
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self.row, self._scheduler, self._pool, self._nodes)
@@ -69,10 +72,12 @@ class Raylet:
     def start_workers(self) -> None:
         """Start the template and the first workers."""
         self._pool.start(min(4, self._cpus))
+        self._store.start()
 
     def stop(self) -> None:
         """End all workers."""
         self._pool.stop()
+        self._store.stop()
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """What the GCS and other raylets may call by gRPC."""
@@ -88,13 +93,15 @@ class Raylet:
     def row(self, alive: bool = True) -> m.NodeInfo:
         """This node's row in the node table."""
         memory = psutil.virtual_memory()
-        store = self._objects.table
+        store = self._store.table
+        state = store.state(0)
         stats = {
             "cpu_percent": psutil.cpu_percent(),
             "memory_used": float(memory.used),
             "memory_total": float(memory.total),
-            "store_used": float(store.allocator.used),
+            "store_used": float(state.used - state.clean),
             "store_total": float(store.allocator.capacity),
+            "store_spilled": float(store.spilled_bytes),
             "objects": float(len(store)),
             "workers": float(len(self._pool.workers)),
             "pending_leases": float(self._scheduler.waiting),
@@ -159,13 +166,19 @@ class Raylet:
             case m.WorkerUnblocked():
                 self._leases.take_back(process)
             case m.CreateObject():
-                self._objects.create(process, message)
+                self._store.create(process, message)
             case m.SealObject():
-                self._objects.seal(message.object_id)
+                self._store.seal(message.object_id)
             case m.GetObject():
                 self._objects.get(process, message)
             case m.UnpinObjects():
-                self._objects.unpin(process, message.object_ids)
+                self._store.unpin(process, message.object_ids)
+            case m.ObjectWritten():
+                self._store.written(process, message)
+            case m.RequestRoom():
+                self._store.lend_room(process)
+            case m.ReturnRoom():
+                self._store.return_room(process, message)
             case m.FreeObjects():
                 self._objects.free(message.object_ids, message.node_ids)
             case m.RegisterWorker():
@@ -212,7 +225,8 @@ class Raylet:
         worker.address = m.Address(a.worker_id, self.node_id, a.unix_path, a.host, a.port)
         worker.connection = process.connection
         process.worker_id, process.worker = a.worker_id, worker
-        arena = self._objects.arena
+        self._store.introduce(process, f"worker pid {message.pid}")
+        arena = self._store.arena
         process.send(m.WorkerRegistered(self.node_id, self._host, arena.path, arena.size))
         self._pool.registered(worker)
 
@@ -228,9 +242,10 @@ class Raylet:
             return
         process.worker_id, process.job_id = message.address.worker_id, job.job_id
         process.is_driver = True
+        self._store.introduce(process, f"driver pid {message.pid}")
         self._job_homes[job.job_id] = self.node_id
         self._state.driver_joined(process, message.pid)
-        arena = self._objects.arena
+        arena = self._store.arena
         process.send(
             m.DriverRegistered(self.node_id, job.job_id, self._host, arena.path, arena.size)
         )

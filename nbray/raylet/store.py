@@ -1,39 +1,75 @@
-"""The table of the objects in this node's arena: blocks, seals, pins and owners."""
+"""The table of a node's objects: blocks, seals, pins, owners, and what lies on disk.
+
+Theory. An object is *written* first (its creator fills the block), then *sealed*. A sealed one
+has a block in the arena, a place on disk, or both. Which blocks may be dropped follows from
+what is known of the object, and is kept in two ordered sets, the one that was not used for
+longest first:
+
+- *clean*: sealed, not pinned, and not the only copy: it lies on disk too, or is a secondary
+  copy of another node's object. Dropped whenever room is needed.
+- *dirty*: sealed, not pinned, and the only copy: to be written to disk before it may go.
+
+A pin belongs to the process (``holder``) that asked. While an object goes to disk it is
+``moving``, which holds its block as a pin does. A freed object keeps block and place until the
+last pin has gone, nobody writes it and it does not move. Places that nothing needs any more are
+collected in `dropped_places`, secondary copies that made room in `evicted`, for the caller.
+
+All of it is pure: the caller sends the messages and touches the disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
-from nbray.object_store.allocator import Allocator
+from nbray.object_store.allocator import Allocator, aligned
+from nbray.object_store.spilling import StoreState
 
 
-@dataclass
-class _Stored:
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies on disk: from ``offset`` on in the file that ``file`` stands for."""
+
+    file: Hashable
     offset: int
+
+
+@dataclass(eq=False)
+class Stored:
+    """One object. ``block`` and ``place`` say where it lies; see the head of this module."""
+
     size: int
     owner_id: bytes
     creator: Hashable
     secondary: bool
+    label: str
+    block: int | None = None
+    place: Place | None = None
     sealed: bool = False
     freed: bool = False
+    moving: bool = False
     pins: dict[Hashable, int] = field(default_factory=dict)
 
 
 class ObjectTable:
-    """What lies in the arena. Pure: the caller sends the messages.
-
-    A pin belongs to the process (``holder``) that asked. A freed object keeps its block until the
-    last pin has gone and nobody writes it any more. Secondary copies, pulled from
-    another node, make room for new objects when nobody has them pinned.
-    """
+    """All objects of this node."""
 
     def __init__(self, capacity: int) -> None:
         self.allocator = Allocator(capacity)
-        self._objects: dict[bytes, _Stored] = {}
+        self.dropped_places: list[Place] = []
+        self.evicted: list[bytes] = []
+        self._objects: dict[bytes, Stored] = {}
+        self._clean: dict[bytes, int] = {}
+        self._dirty: dict[bytes, int] = {}
+        self._clean_bytes = 0
+        self._moving_bytes = 0
+        self._spilled_bytes = 0
+        self._rooms: dict[int, Hashable] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
+
+    # --- writing --------------------
 
     def create(
         self,
@@ -42,40 +78,68 @@ class ObjectTable:
         owner_id: bytes,
         creator: Hashable = None,
         secondary: bool = False,
+        label: str = "",
     ) -> int | None:
         """The offset of room for a new object that ``creator`` will write and seal.
 
         None when there is no room, or when the object exists and is still read or written: a
         retried task makes its value again, but not under the eyes of a reader.
         """
-        known = self._objects.get(object_id)
-        if known is not None:
-            if known.pins or not known.sealed:
-                return None
+        if self.is_busy(object_id):
+            return None
+        if object_id in self._objects:
             self._forget(object_id)
-        offset = self.allocator.allocate(size)
-        if offset is None and self._evict(size):
-            offset = self.allocator.allocate(size)
+        offset = self._room(size)
         if offset is not None:
-            self._objects[object_id] = _Stored(offset, size, owner_id, creator, secondary)
+            self._objects[object_id] = Stored(size, owner_id, creator, secondary, label, offset)
         return offset
 
-    def _evict(self, size: int) -> bool:
-        """Forget unpinned secondary copies, oldest first, until ``size`` more bytes are free."""
-        wanted = self.allocator.used - size
-        for object_id, stored in list(self._objects.items()):
-            if stored.secondary and stored.sealed and not stored.pins:
-                self._forget(object_id)
-                if self.allocator.used <= wanted:
-                    break
-        return self.allocator.used <= self.allocator.capacity - size
+    def is_busy(self, object_id: bytes) -> bool:
+        """Whether the object exists and is read, written or moved."""
+        known = self._objects.get(object_id)
+        return known is not None and bool(known.pins or known.moving or not known.sealed)
+
+    def create_on_disk(self, object_id: bytes, size: int, owner_id: bytes, place: Place) -> None:
+        """A secondary copy of another node's object that has no block, only a place on disk."""
+        if object_id in self._objects:
+            self.dropped_places.append(place)
+            return
+        stored = Stored(size, owner_id, None, True, "", None, place, sealed=True)
+        self._objects[object_id] = stored
+        self._spilled_bytes += size
+
+    def _room(self, size: int) -> int | None:
+        """A block; clean ones are dropped for it, but only if that can be enough."""
+        allocator = self.allocator
+        offset = allocator.allocate(size)
+        size = aligned(size)
+        if offset is not None or allocator.used - self._clean_bytes + size > allocator.capacity:
+            return offset
+        for object_id in list(self._clean):
+            self._drop_block(object_id)
+            if allocator.used + size <= allocator.capacity:
+                offset = allocator.allocate(size)
+                if offset is not None:
+                    return offset
+        return None
+
+    def _drop_block(self, object_id: bytes) -> None:
+        stored = self._objects[object_id]
+        if stored.place is None:
+            self._forget(object_id)
+            self.evicted.append(object_id)
+            return
+        assert stored.block is not None
+        self.allocator.free(stored.block)
+        stored.block = None
+        self._sort(object_id, stored)
 
     def seal(self, object_id: bytes) -> None:
         """The object is complete and may be read."""
         stored = self._objects.get(object_id)
         if stored is not None:
             stored.sealed = True
-            self._collect(object_id, stored)
+            self._settle(object_id, stored)
 
     def abort(self, object_id: bytes) -> None:
         """The object will not be completed."""
@@ -83,25 +147,90 @@ class ObjectTable:
         if stored is not None and not stored.sealed:
             self._forget(object_id)
 
+    # --- room in advance --------------------
+
+    def lend_room(self, size: int, holder: Hashable) -> int | None:
+        """A block that ``holder`` will put objects into by itself; None when none is free.
+
+        No byte of it is anybody else's until it was `take_room`-ed, or the holder has ended.
+        """
+        offset = self.allocator.allocate(size)
+        if offset is not None:
+            self._rooms[offset] = holder
+        return offset
+
+    def take_room(self, offset: int, size: int, holder: Hashable) -> bool:
+        """Cut a block out of room that ``holder`` has; False when it is not all the holder's."""
+        end = offset + aligned(size)
+        for start, owner in self._rooms.items():
+            room_end = start + self.allocator.size_of(start)
+            if owner == holder and start <= offset and end <= room_end:
+                break
+        else:
+            return False
+        del self._rooms[start]
+        if start < offset:
+            self.allocator.split(start, offset)
+            self._rooms[start] = holder
+        if end < room_end:
+            self.allocator.split(offset, end)
+            self._rooms[end] = holder
+        return True
+
+    def add_written(
+        self,
+        object_id: bytes,
+        offset: int,
+        size: int,
+        owner_id: bytes,
+        creator: Hashable,
+        label: str,
+    ) -> bool:
+        """An object was written into room that its creator had; False when it had not.
+
+        One that exists stays as it is: its readers see it, and the values are equal.
+        """
+        if not self.take_room(offset, size, creator):
+            return False
+        if object_id in self._objects:
+            self.allocator.free(offset)
+            return True
+        stored = Stored(size, owner_id, creator, False, label, offset, sealed=True)
+        self._objects[object_id] = stored
+        self._settle(object_id, stored)
+        return True
+
+    def return_room(self, offset: int, size: int, holder: Hashable) -> bool:
+        """The holder does not need that part of its room; False when it is not the holder's."""
+        taken = self.take_room(offset, size, holder)
+        if taken:
+            self.allocator.free(offset)
+        return taken
+
+    @property
+    def room_holders(self) -> set[Hashable]:
+        """Who has room in advance."""
+        return set(self._rooms.values())
+
+    # --- reading --------------------
+
     def is_written(self, object_id: bytes) -> bool:
         """Whether the object has room and is not sealed yet."""
         stored = self._objects.get(object_id)
         return stored is not None and not stored.sealed
 
-    def locate(self, object_id: bytes) -> tuple[int, int] | None:
-        """Offset and size of a sealed object, or None when it is not here."""
+    def locate(self, object_id: bytes) -> Stored | None:
+        """A sealed object, or None when it is not here."""
         stored = self._objects.get(object_id)
-        if stored is None or not stored.sealed or stored.freed:
-            return None
-        return stored.offset, stored.size
+        return stored if stored is not None and stored.sealed and not stored.freed else None
 
-    def pin(self, object_id: bytes, holder: Hashable) -> tuple[int, int] | None:
-        """Pin a sealed object: its offset and size, or None when it is not here."""
-        place = self.locate(object_id)
-        if place is not None:
-            pins = self._objects[object_id].pins
-            pins[holder] = pins.get(holder, 0) + 1
-        return place
+    def pin(self, object_id: bytes, holder: Hashable) -> Stored | None:
+        """Pin a sealed object: it stays where it is now. None when it is not here."""
+        stored = self.locate(object_id)
+        if stored is not None:
+            stored.pins[holder] = stored.pins.get(holder, 0) + 1
+            self._sort(object_id, stored)
+        return stored
 
     def unpin(self, object_id: bytes, holder: Hashable) -> None:
         """One pin less."""
@@ -111,29 +240,71 @@ class ObjectTable:
         stored.pins[holder] -= 1
         if not stored.pins[holder]:
             del stored.pins[holder]
-            self._collect(object_id, stored)
+            self._settle(object_id, stored)
+
+    # --- to disk --------------------
+
+    def state(self, wanted: int) -> StoreState:
+        """What the arena is used for, when creations that need ``wanted`` bytes wait."""
+        return StoreState(
+            self.allocator.capacity, self._clean_bytes, self.allocator.used, self._moving_bytes,
+            wanted,
+        )  # fmt: skip
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes of values that lie on disk."""
+        return self._spilled_bytes
+
+    def dirty(self) -> Iterator[tuple[bytes, int]]:
+        """Objects that may go to disk and their sizes, those not used for longest first."""
+        return iter(self._dirty.items())
+
+    def start_moving(self, object_id: bytes) -> int:
+        """The object goes to disk: its block, which stays until `moved`."""
+        stored = self._objects[object_id]
+        assert object_id in self._dirty and stored.block is not None
+        stored.moving = True
+        self._moving_bytes += aligned(stored.size)
+        self._sort(object_id, stored)
+        return stored.block
+
+    def moved(self, object_id: bytes, place: Place | None) -> None:
+        """The object is on disk too, or with None: it could not be written."""
+        stored = self._objects[object_id]
+        stored.moving = False
+        self._moving_bytes -= aligned(stored.size)
+        if place is not None:
+            stored.place = place
+            self._spilled_bytes += stored.size
+        self._settle(object_id, stored)
+
+    # --- ends --------------------
 
     def free(self, object_id: bytes) -> None:
         """Nobody refers to the object any more."""
         stored = self._objects.get(object_id)
         if stored is not None:
             stored.freed = True
-            self._collect(object_id, stored)
+            self._settle(object_id, stored)
 
     def process_gone(self, holder: Hashable, worker_id: bytes) -> list[bytes]:
-        """Drop a process's pins, what it was writing, and the objects that it owned.
+        """Drop a process's pins, its room, what it was writing, and the objects it owned.
 
         Returns:
             the objects that it owned or was writing.
         """
+        for offset in [offset for offset, owner in self._rooms.items() if owner == holder]:
+            del self._rooms[offset]
+            self.allocator.free(offset)
         unfinished = []
         for object_id, stored in list(self._objects.items()):
-            stored.pins.pop(holder, None)
+            pinned = stored.pins.pop(holder, None)
             if not stored.sealed and stored.creator == holder:
                 self._forget(object_id)
                 unfinished.append(object_id)
-            else:
-                self._collect(object_id, stored)
+            elif pinned:
+                self._settle(object_id, stored)
         return unfinished + self.owner_gone(worker_id)
 
     def owner_gone(self, worker_id: bytes) -> list[bytes]:
@@ -143,18 +314,41 @@ class ObjectTable:
             self.free(object_id)
         return owned
 
-    def _collect(self, object_id: bytes, stored: _Stored) -> None:
-        if stored.freed and stored.sealed and not stored.pins:
+    def _settle(self, object_id: bytes, stored: Stored) -> None:
+        if stored.freed and stored.sealed and not stored.pins and not stored.moving:
             self._forget(object_id)
+        else:
+            self._sort(object_id, stored)
 
     def _forget(self, object_id: bytes) -> None:
-        self.allocator.free(self._objects.pop(object_id).offset)
+        stored = self._objects.pop(object_id)
+        self._unsort(object_id)
+        if stored.block is not None:
+            self.allocator.free(stored.block)
+        if stored.place is not None:
+            self.dropped_places.append(stored.place)
+            self._spilled_bytes -= stored.size
 
-    def holders(self) -> str:
-        """A sentence about the largest objects, for the error of a full store."""
-        largest = sorted(self._objects.items(), key=lambda item: -item[1].size)[:3]
-        return "; ".join(
-            f"{stored.size / 1e6:.1f} MB of object {object_id.hex()[:16]} owned by "
-            f"{stored.owner_id.hex()[:8]}"
-            for object_id, stored in largest
-        )
+    def _unsort(self, object_id: bytes) -> None:
+        self._dirty.pop(object_id, None)
+        size = self._clean.pop(object_id, None)
+        if size is not None:
+            self._clean_bytes -= aligned(size)
+
+    def _sort(self, object_id: bytes, stored: Stored) -> None:
+        """Keep the object in the set it belongs to now, as the one that was used last."""
+        self._unsort(object_id)
+        if stored.block is None or not stored.sealed or stored.pins or stored.moving:
+            return
+        if stored.secondary or stored.place is not None:
+            self._clean[object_id] = stored.size
+            self._clean_bytes += aligned(stored.size)
+        else:
+            self._dirty[object_id] = stored.size
+
+    # --- for people --------------------
+
+    def largest(self, count: int) -> list[tuple[bytes, Stored]]:
+        """The largest objects that have a block."""
+        held = [(i, stored) for i, stored in self._objects.items() if stored.block is not None]
+        return sorted(held, key=lambda item: -item[1].size)[:count]

@@ -324,14 +324,19 @@ class CreateObject(msgspec.Struct, array_like=True, tag=40):
     object_id: bytes
     size: int
     owner_id: bytes
+    label: str = ""
 
 
 class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
-    """Raylet to process: write at ``offset``, then seal; ``error`` when the store is full."""
+    """Raylet to process: write at ``offset``, then seal; or ``error``, of a ``kind``.
+
+    Kinds of errors of a store: "full" (the arena), "disk" (the disk is full), "lost".
+    """
 
     object_id: bytes
     offset: int
     error: str = ""
+    kind: str = ""
 
 
 class SealObject(msgspec.Struct, array_like=True, tag=42):
@@ -349,12 +354,17 @@ class GetObject(msgspec.Struct, array_like=True, tag=43):
 
 
 class ObjectPinned(msgspec.Struct, array_like=True, tag=44):
-    """Raylet to process: it stays at ``offset`` until unpinned; ``error`` when it is lost."""
+    """Raylet to process: it stays at ``offset`` until unpinned, of the arena or of ``path``.
+
+    Or ``error``, of a ``kind`` as in `ObjectCreated`.
+    """
 
     object_id: bytes
     offset: int
     size: int
     error: str = ""
+    kind: str = ""
+    path: str = ""
 
 
 class UnpinObjects(msgspec.Struct, array_like=True, tag=45):
@@ -368,6 +378,41 @@ class FreeObjects(msgspec.Struct, array_like=True, tag=46):
 
     object_ids: list[bytes]
     node_ids: list[bytes] = []
+
+
+# --- room in advance: a process that puts many values, and its raylet -------------------
+
+
+class RequestRoom(msgspec.Struct, array_like=True, tag=140):
+    """Process to raylet: room for values that I am going to put. Answered by `RoomLent`."""
+
+
+class RoomLent(msgspec.Struct, array_like=True, tag=141):
+    """Raylet to process: ``size`` bytes from ``offset`` on are yours; none when it is scarce."""
+
+    offset: int
+    size: int
+
+
+class ObjectWritten(msgspec.Struct, array_like=True, tag=142):
+    """Process to raylet: a complete object lies at ``offset`` of my room."""
+
+    object_id: bytes
+    offset: int
+    size: int
+    owner_id: bytes
+    label: str = ""
+
+
+class ReturnRoom(msgspec.Struct, array_like=True, tag=143):
+    """Process to raylet: I do not need that part of my room."""
+
+    offset: int
+    size: int
+
+
+class ReclaimRoom(msgspec.Struct, array_like=True, tag=144):
+    """Raylet to processes: somebody waits; return your room."""
 
 
 # --- actors: a process and its raylet, which speaks to the GCS --------------------------
@@ -479,4 +524,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied,
+    RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
 ]  # fmt: skip

@@ -44,6 +44,7 @@ from nbray.wire.messages import Message
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.002
+NUDGE_S = 0.02
 SPIN_S = 0.0002
 _SIGINT = int(signal.SIGINT)
 Poll = Callable[[float], list[tuple[int, int]]]
@@ -311,6 +312,8 @@ class Reactor:
         self._uses = 0
         self._driving = False
         self._polling = False
+        self._asleep = False
+        self._nudged = False
         self._foreground_left = threading.Event()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
@@ -443,6 +446,17 @@ class Reactor:
         if self._polling:
             self.wake()
 
+    def nudge(self) -> None:
+        """Tell that there is work which can wait for `NUDGE_S`; from any thread, any often.
+
+        A reader that sleeps for long is woken once; then it looks again after `NUDGE_S`, so that
+        a loop which drops a ref each time does not wake another thread each time.
+        """
+        self._nudged = True
+        if self._asleep:
+            self._asleep = False
+            self.wake()
+
     def wake(self) -> None:
         """Interrupt whoever polls."""
         os.eventfd_write(self._wake_fd, 1)
@@ -462,10 +476,14 @@ class Reactor:
             until = max(0.0, self._timers[0][0] - time.monotonic())
             timeout = until if timeout < 0 else min(timeout, until)
         self._polling = True
+        self._asleep = timeout < 0 or timeout > NUDGE_S
+        if self._nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
+            self._nudged = self._asleep = False
+            timeout = NUDGE_S if timeout < 0 else min(timeout, NUDGE_S)
         if self.inbox:
             timeout = 0.0
         events = poll(timeout)
-        self._polling = False
+        self._asleep = self._polling = False
         for fd, mask in events:
             handler = self._handlers.get(fd)
             if handler is not None:

@@ -1,0 +1,34 @@
+"""The messages of the gRPC service between raylets."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PullChunk(msgspec.Struct, array_like=True):
+    """Raylet to raylet: the bytes of an object from ``offset`` on. Answered by `Chunk`."""
+
+    object_id: bytes
+    offset: int
+    length: int
+    node_id: bytes
+
+
+class Chunk(msgspec.Struct, array_like=True):
+    """Raylet to raylet; ``error`` says why there are no bytes."""
+
+    data: bytes
+    error: str = ""
+
+
+class DropObjects(msgspec.Struct, array_like=True):
+    """Raylet to raylet: nobody refers to these objects any more. Answered by `Empty`."""
+
+    object_ids: list[bytes]
+
+
+class ProcessGone(msgspec.Struct, array_like=True):
+    """Raylet to the others: that process ended, and with ``job_id`` its job. By `Empty`."""
+
+    worker_id: bytes
+    job_id: bytes = b""
