@@ -20,6 +20,7 @@ from nbray.api import (
     wait,
 )
 from nbray.common.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
+from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
@@ -27,10 +28,11 @@ from nbray.remote_function import RemoteFunction
 __version__ = "0.1.0"
 
 __all__ = [
-    "ActorClass", "ActorHandle", "ActorID", "JobID", "NodeID", "ObjectID", "ObjectRef",
-    "RemoteFunction", "TaskID", "WorkerID", "__version__", "available_resources", "cancel",
-    "cluster_resources", "exceptions", "get", "get_actor", "get_runtime_context", "init",
-    "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown", "wait",
+    "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",
+    "ObjectID", "ObjectRef", "ObjectRefGenerator", "RemoteFunction", "TaskID", "WorkerID",
+    "__version__", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
+    "get_actor", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes",
+    "put", "remote", "shutdown", "wait",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import msgspec
 from nbray.actor import ActorClass, ActorHandle, find_actor
 from nbray.common.resources import from_units
 from nbray.core_worker.context import running
+from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
@@ -57,6 +58,8 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
     """
     if isinstance(refs, ObjectRef):
         return current_core().get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs
     if not isinstance(refs, list | tuple) or not all(isinstance(r, ObjectRef) for r in refs):
         raise ValueError(
             f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be "
@@ -104,12 +107,31 @@ def wait(
     return current_core().values.wait(refs, num_returns, timeout)
 
 
-def cancel(ref: ObjectRef, *, force: bool = False) -> None:
-    """Stop the task that makes ``ref``: queued, or running (by an exception in it).
+def cancel(
+    ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
+) -> None:
+    """Stop the task that makes ``ref``: queued, or running (by a KeyboardInterrupt in it).
 
-    ``force`` ends its worker process.
+    A running call of an async actor is cancelled as a coroutine; one that runs in a thread of a
+    concurrent actor goes on.
+
+    Args:
+        ref: a ref, or the generator of a stream.
+        force: end the worker's process; not for calls of actors.
+        recursive: stop the tasks that the task submitted, too.
+
+    Raises:
+        TypeError: something else was given.
+        ValueError: ``force`` was given for a call of an actor.
     """
-    current_core().cancel(ref, force)
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"nbray.cancel() only supported for object refs. Got: {type(ref)}.")
+    core = current_core()
+    if force and core.actor_calls.knows(ref._id[:24]):
+        raise ValueError("force=True is not supported for actor tasks.")
+    core.cancel(ref._id, force, recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

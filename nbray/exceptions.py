@@ -120,3 +120,11 @@ class LocalRayletDiedError(NbrayError):
 
 class OutOfDiskError(NbrayError):
     """The node's object store has no room, and neither has the disk it spills to."""
+
+
+class PendingCallsLimitExceeded(NbrayError):
+    """An actor has ``max_pending_calls`` calls of this process without a reply."""
+
+
+class ExitActor(BaseException):
+    """Raised by a method to end its actor."""

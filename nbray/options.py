@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nbray.common.resources import to_units
+from nbray.core_worker.streams import DYNAMIC, STREAMING
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,21 @@ OPTIONS: dict[str, Option] = {
     "num_gpus": Option((int, float), None, True, True, "GPUs"),
     "memory": Option((int, float), None, True, True, "bytes of memory"),
     "resources": Option((dict,), None, True, True, "custom resources by name"),
-    "num_returns": Option((int,), 1, True, False, "how many values the task returns"),
+    "num_returns": Option(
+        (int, str),
+        None,
+        True,
+        False,
+        "how many values; 'streaming' (the default of generators) or 'dynamic'",
+    ),
     "max_retries": Option((int,), 3, True, False, "runs again after a worker died; -1: always"),
-    "retry_exceptions": Option((bool,), False, True, False, "run again after an exception"),
+    "retry_exceptions": Option(
+        (bool, list, tuple), False, True, False, "run again after an exception, or after these"
+    ),
+    "max_calls": Option((int,), None, True, False, "calls after which the worker leaves; 0: never"),
+    "_generator_backpressure_num_objects": Option(
+        (int,), None, True, False, "items that a stream may be ahead of its reader"
+    ),
     "name": Option((str,), None, True, True, "a name to show, or to find an actor by"),
     "namespace": Option((str,), None, False, True, "the namespace of an actor's name"),
     "lifetime": Option((str,), None, False, True, "'detached' actors outlive their driver"),
@@ -35,6 +49,12 @@ OPTIONS: dict[str, Option] = {
     "max_restarts": Option((int,), 0, False, True, "restarts after a crash; -1: always"),
     "max_task_retries": Option((int,), 0, False, True, "repeats of calls after a crash"),
     "max_concurrency": Option((int,), 0, False, True, "calls at the same time"),
+    "max_pending_calls": Option(
+        (int,), -1, False, True, "calls without a reply that one caller may have; -1: any number"
+    ),
+    "concurrency_groups": Option(
+        (dict,), None, False, True, "calls at the same time, by the name of the group"
+    ),
 }
 
 
@@ -80,3 +100,45 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     custom["GPU"] = options.get("num_gpus") or 0
     custom["memory"] = options.get("memory") or 0
     return to_units(custom)
+
+
+def num_returns_code(value: int | str | None, function: Any) -> int:
+    """How many values a function returns, as the runtime counts: negative for streams.
+
+    Args:
+        value: the option; None is 1, or a stream for generator functions.
+        function: the user's function.
+
+    Raises:
+        ValueError: it is another text, or negative.
+    """
+    if value is None:
+        function = inspect.unwrap(function)
+        streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        return STREAMING if streams else 1
+    codes: dict[int | str, int] = {"streaming": STREAMING, "dynamic": DYNAMIC}
+    if value in codes:
+        return codes[value]
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(
+            "The keyword 'num_returns' only accepts None, a non-negative integer, "
+            f"'streaming' (for generators), or 'dynamic', not {value!r}."
+        )
+    return value
+
+
+def exception_classes(value: Any) -> bool | tuple[type[BaseException], ...]:
+    """The option ``retry_exceptions``, checked.
+
+    Raises:
+        TypeError: it holds something else than exception classes.
+    """
+    if isinstance(value, bool) or value is None:
+        return bool(value)
+    classes = tuple(value)
+    if not all(isinstance(c, type) and issubclass(c, BaseException) for c in classes):
+        raise TypeError(
+            "retry_exceptions must be either a boolean or a list of exceptions, "
+            f"but received {value!r}."
+        )
+    return classes

@@ -6,9 +6,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from nbray.core_worker.streams import ObjectRefGenerator
+from nbray.core_worker.task_options import TaskOptions
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
-from nbray.options import check_options, option, resource_units
+from nbray.options import (
+    check_options,
+    exception_classes,
+    num_returns_code,
+    option,
+    resource_units,
+)
 from nbray.util.function_pickles import KeptPickle
 
 
@@ -20,10 +28,14 @@ class RemoteFunction:
         self._options = check_options(options, actor=False)
         self._pickle = KeptPickle(function)
         self._name = option(options, "name") or getattr(function, "__qualname__", repr(function))
-        self._resources = tuple(sorted(resource_units(options, 1).items()))
-        self._num_returns: int = option(options, "num_returns")
-        self._retries: int = option(options, "max_retries")
-        self._retry_exceptions: bool = option(options, "retry_exceptions")
+        self._task_options = TaskOptions(
+            resources=tuple(sorted(resource_units(options, 1).items())),
+            num_returns=num_returns_code(option(options, "num_returns"), function),
+            retries=option(options, "max_retries"),
+            retry_exceptions=exception_classes(option(options, "retry_exceptions")),
+            max_calls=option(options, "max_calls") or 0,
+            backpressure=option(options, "_generator_backpressure_num_objects") or 0,
+        )
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -41,23 +53,24 @@ class RemoteFunction:
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; returns its ref, a list of refs, or None for ``num_returns=0``.
 
+        A generator function's call returns an `ObjectRefGenerator`.
+
         Raises:
             TypeError: the function or an argument cannot be pickled.
         """
         core = current_core()
         function_id, data = self._pickle.get()
-        refs = core.submit_task(
-            function_id, data, self._name, args, kwargs, self._num_returns, self._resources,
-            self._retries, self._retry_exceptions,
-        )  # fmt: skip
+        refs = core.submit_task(function_id, data, self._name, args, kwargs, self._task_options)
         return returned(refs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options)
 
 
-def returned(refs: list[ObjectRef]) -> Any:
+def returned(refs: list[ObjectRef] | ObjectRefGenerator) -> Any:
     """What ``.remote`` gives back for these refs."""
+    if isinstance(refs, ObjectRefGenerator):
+        return refs
     if len(refs) == 1:
         return refs[0]
     return refs or None

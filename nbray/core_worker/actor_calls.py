@@ -11,7 +11,12 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from nbray.exceptions import ActorDiedError, ActorUnavailableError
+from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    PendingCallsLimitExceeded,
+)
 from nbray.wire.messages import (
     ActorRegistered,
     ActorSpec,
@@ -34,11 +39,13 @@ logger = logging.getLogger(__name__)
 class ActorCall:
     """One call whose reply has not come."""
 
-    __slots__ = ("retries", "spec", "unresolved")
+    __slots__ = ("options", "parent", "retries", "spec", "unresolved")
 
-    def __init__(self, spec: TaskSpec, retries: int) -> None:
+    def __init__(self, spec: TaskSpec, options: TaskOptions, parent: bytes = b"") -> None:
         self.spec = spec
-        self.retries = retries
+        self.options = options
+        self.retries = options.retries
+        self.parent = parent
         self.unresolved = 0
 
 
@@ -96,6 +103,34 @@ class ActorCalls:
             if client.knows(task_id):
                 return client.cancel(task_id)
         return None
+
+    def knows(self, task_id: bytes) -> bool:
+        """Whether that is an unfinished call of this process; from any thread."""
+        return any(client.knows(task_id) for client in list(self._clients.values()))
+
+    def children(self, parent: bytes) -> list[bytes]:
+        """The unfinished calls that a task of this process made."""
+        return [
+            call.spec.task_id
+            for client in self._clients.values()
+            for call in client.unfinished()
+            if call.parent == parent
+        ]
+
+    def check_room(self, actor_id: bytes, limit: int) -> None:
+        """Raise if the actor has ``limit`` calls of this process without a reply; any thread.
+
+        Raises:
+            PendingCallsLimitExceeded: it has.
+        """
+        client = self._clients.get(actor_id)
+        pending = client.pending() if client is not None else 0
+        pending += self._core.new_calls(actor_id)
+        if pending >= limit:
+            raise PendingCallsLimitExceeded(
+                f"The actor {actor_id.hex()} has {pending} pending calls, and its "
+                f"max_pending_calls is {limit}. Wait for some of them first."
+            )
 
     def connected(self, connection: Connection, client: ActorClient) -> None:
         """That connection leads to the actor."""
@@ -157,6 +192,14 @@ class ActorClient:
             self._in_flight[call.spec.task_id] = call
             connection.send(PushTask(call.spec))
 
+    def unfinished(self) -> list[ActorCall]:
+        """The calls without a reply."""
+        return [*self._in_flight.values(), *self._queue]
+
+    def pending(self) -> int:
+        """How many calls have no reply."""
+        return len(self._in_flight) + len(self._queue)
+
     def knows(self, task_id: bytes) -> bool:
         """Whether that call waits here or is with the actor."""
         return task_id in self._in_flight or any(c.spec.task_id == task_id for c in self._queue)
@@ -197,8 +240,22 @@ class ActorClient:
     def on_done(self, worker_id: bytes, message: TaskDone) -> None:
         """A reply came."""
         call = self._in_flight.pop(message.task_id, None)
-        if call is not None:
+        if call is None:
+            return
+        if (
+            message.retry
+            and call.retries != 0
+            and self._core.results.is_retriable(message, call.options)
+        ):
+            self._again(call)
+            self._queue.append(call)
+            self.dispatch()
+        else:
             self._core.results.finish(call.spec, worker_id, message)
+
+    def _again(self, call: ActorCall) -> None:
+        call.retries -= call.retries > 0
+        call.spec.attempt += 1
 
     def on_connection_closed(self) -> None:
         """The actor's process went."""
@@ -211,8 +268,7 @@ class ActorClient:
         again: list[ActorCall] = []
         for call in lost:
             if call.retries != 0 and self._death_cause is None:
-                call.retries -= call.retries > 0
-                call.spec.attempt += 1
+                self._again(call)
                 again.append(call)
             elif self._death_cause is not None:
                 self._fail_dead(call)

@@ -20,12 +20,15 @@ from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
+from nbray.core_worker.context import running
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.serialization import serialize
+from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
 from nbray.core_worker.submitter import PendingTask, TaskSubmitter
+from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
@@ -47,6 +50,7 @@ class CoreWorker:
         self.released = self.references.released
         self.values = Values(self)
         self.results = Results(self)
+        self.streams = Streams(self)
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.on_executor_turn: Callable[[], None] | None = None
@@ -70,6 +74,9 @@ class CoreWorker:
                     ("gcs", reply.request_id), reply
                 ),
                 m.OutputLines: self._on_output,
+                m.CancelObject: lambda _peer, message: self._cancel(
+                    message.object_id[:24], message.force, message.recursive
+                ),
             }
         )
         self.peers.on_closed.append(self._on_closed)
@@ -101,20 +108,17 @@ class CoreWorker:
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        num_returns: int,
-        resources: tuple[tuple[str, int], ...],
-        retries: int,
-        retry_exceptions: bool,
-    ) -> list[ObjectRef]:
-        """Submit a task; its refs come back at once."""
+        options: TaskOptions,
+    ) -> list[ObjectRef] | ObjectRefGenerator:
+        """Submit a task; its refs, or the generator of them, come back at once."""
         task_id = self.new_task_id()
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         spec = m.TaskSpec(
             task_id, self.job.job_id, function_id, name, payload, dependencies, contained,
-            num_returns,
+            options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
         )  # fmt: skip
-        refs = self._new_refs(task_id, num_returns)
-        self._new_tasks.append(PendingTask(spec, function, resources, retries, retry_exceptions))
+        refs = self._new_refs(spec)
+        self._new_tasks.append(PendingTask(spec, function, options, self._parent()))
         self._submitted(len(self._new_tasks))
         return refs
 
@@ -125,29 +129,41 @@ class CoreWorker:
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        num_returns: int,
-        retries: int,
-    ) -> list[ObjectRef]:
-        """Call a method of an actor."""
+        options: TaskOptions,
+    ) -> list[ObjectRef] | ObjectRefGenerator:
+        """Call a method of an actor; like `submit_task`."""
         task_id = self.new_task_id()
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         spec = m.TaskSpec(
             task_id, self.job.job_id, b"", name, payload, dependencies, contained,
-            num_returns, actor_id, method,
+            options.num_returns, actor_id, method, 0, 0, options.backpressure,
+            options.concurrency_group,
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
         self.released.append((handle_id(actor_id), 1))
-        refs = self._new_refs(task_id, num_returns)
-        self._new_calls.append(ActorCall(spec, retries))
+        refs = self._new_refs(spec)
+        self._new_calls.append(ActorCall(spec, options, self._parent()))
         self._submitted(len(self._new_calls))
         return refs
 
-    def _new_refs(self, task_id: bytes, count: int) -> list[ObjectRef]:
+    def new_calls(self, actor_id: bytes) -> int:
+        """How many calls of an actor have not been taken by the holder of the baton yet."""
+        return sum(call.spec.actor_id == actor_id for call in list(self._new_calls))
+
+    def _parent(self) -> bytes:
+        task = running.get()
+        return task.task_id if task is not None else b""
+
+    def _new_refs(self, spec: m.TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
         refs = []
-        for index in range(count):
-            object_id = return_id(task_id, index)
+        for index in range(spec.return_count()):
+            object_id = return_id(spec.task_id, index)
             self.table.add_owned(object_id)
             refs.append(ObjectRef(object_id, self.peers.address, self))
+        if spec.num_returns < 0:
+            stream = self.streams.open(spec.task_id, bool(spec.backpressure))
+            if spec.num_returns == STREAMING:
+                return ObjectRefGenerator(self, stream, refs[0])
         return refs
 
     def _submitted(self, waiting: int) -> None:
@@ -198,23 +214,38 @@ class CoreWorker:
         """The values of ``refs``; see `Values.get`."""
         return self.values.get(refs, timeout)
 
-    def cancel(self, ref: ObjectRef, force: bool) -> None:
-        """Stop the task that makes ``ref``, if it is one of this process's."""
-        self.cancel_task(ref._id[:24], force)
-
-    def cancel_task(self, task_id: bytes, force: bool) -> None:
-        """Stop a task of this process, queued or running; a call of an actor never by force."""
+    def cancel(self, object_id: bytes, force: bool, recursive: bool = True) -> None:
+        """Stop the task that makes an object, queued or running, wherever it was submitted."""
 
         def act() -> None:
-            connection = self.submitter.cancel(task_id, force)
-            if connection is not None:
-                connection.send(m.CancelTask(task_id, force))
-                return
-            connection = self.actor_calls.cancel(task_id)
-            if connection is not None:
-                connection.send(m.CancelTask(task_id, False))
+            entry = self.table.get(object_id)
+            if entry is not None and self.references.is_borrowed(entry):
+                assert entry.owner is not None
+                message = m.CancelObject(object_id, force, recursive)
+                self.peers.connect(entry.owner).send(message)
+            else:
+                self._cancel(object_id[:24], force, recursive)
 
         self.reactor.post(act)
+
+    def cancel_task(self, task_id: bytes, force: bool, recursive: bool = True) -> None:
+        """Stop a task of this process; a call of an actor never by force."""
+        self.reactor.post(lambda: self._cancel(task_id, force, recursive))
+
+    def _cancel(self, task_id: bytes, force: bool, recursive: bool) -> None:
+        self._take_new()
+        connection = self.submitter.cancel(task_id, force)
+        if connection is not None:
+            connection.send(m.CancelTask(task_id, force, recursive))
+            return
+        connection = self.actor_calls.cancel(task_id)
+        if connection is not None:
+            connection.send(m.CancelTask(task_id, False, recursive))
+
+    def cancel_children(self, parent: bytes, force: bool) -> None:
+        """Stop the tasks that a task of this process submitted. Under the baton."""
+        for task_id in [*self.submitter.children(parent), *self.actor_calls.children(parent)]:
+            self._cancel(task_id, force, True)
 
     def unfinished_tasks(self) -> list[bytes]:
         """The ids of the tasks and calls of this process whose results are not there yet."""
@@ -227,18 +258,25 @@ class CoreWorker:
         if self.released:
             self.references.count_released()
         self.values.send_unpins()
-        new_tasks = self._new_tasks
-        if new_tasks or self.submitter_dirty:
-            while new_tasks:
-                task = new_tasks.popleft()
-                if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
-                    self.submitter.enqueue(task)
+        self._take_new()
+        if self.submitter_dirty:
             self.submitter_dirty = False
             self.submitter.dispatch()
-        if self._new_calls:
-            self._pass_new_calls()
         if self.on_executor_turn is not None:
             self.on_executor_turn()
+
+    def _take_new(self) -> None:
+        """Take over what was submitted since the last turn."""
+        new_tasks = self._new_tasks
+        if new_tasks:
+            self.submitter_dirty = True
+            while new_tasks:
+                task = new_tasks.popleft()
+                self.submitter.accept(task)
+                if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
+                    self.submitter.enqueue(task)
+        if self._new_calls:
+            self._pass_new_calls()
 
     def _pass_new_calls(self) -> None:
         touched = set()

@@ -9,29 +9,20 @@ one queued behind it.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any
 
-import cloudpickle
-
-from nbray.common.ids import return_id
-from nbray.core_worker.arguments import unpack
-from nbray.core_worker.context import TaskContext, running
+from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.serialization import deserialize, serialize
-from nbray.exceptions import TaskCancelledError, TaskError
+from nbray.core_worker.task_runner import TaskRunner
+from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
 from nbray.wire.reactor import Connection, Waiter
 
@@ -40,30 +31,24 @@ logger = logging.getLogger(__name__)
 _LONG_S = 0.02
 
 
-class ExitActor(BaseException):
-    """Raised by a method to end its actor."""
-
-
 class Executor:
     """Runs the tasks that are pushed to this worker."""
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._main = threading.get_ident()
+        self._runner = TaskRunner(core)
         self._queue: deque[tuple[Connection, m.TaskSpec]] = deque()
         self._replies: deque[tuple[Connection, m.TaskSpec, m.TaskDone]] = deque()
-        self._functions: dict[bytes, bytes | Callable[..., Any]] = {}
         self._waiter: Waiter | None = None
         self._current: bytes = b""
         self._cancelled: bytes = b""
         self._started = 0.0
         self._leaving = False
+        self._calls: dict[bytes, int] = {}
+        self._worn_out = False
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
-        self._actor: Any = None
-        self._actor_id = b""
-        self._threads: ThreadPoolExecutor | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._limit: asyncio.Semaphore | None = None
+        self._actor: ActorHost | None = None
         for kind in (m.PushTask, m.CancelTask, m.BecomeActor, m.ExitWorker):
             core.peers.handlers[kind] = self._on_message
         core.on_executor_turn = self._turn
@@ -74,11 +59,7 @@ class Executor:
     def _on_message(self, connection: Connection, message: m.Message) -> None:
         match message:
             case m.PushTask():
-                if message.function is not None:
-                    self._functions.setdefault(message.spec.function_id, message.function)
-                self._queue.append((connection, message.spec))
-                if self._current and not self._actor_id and len(self._queue) == 1:
-                    self._core.reactor.call_later(_LONG_S, self._return_if_long)
+                self._on_push(connection, message)
             case m.CancelTask():
                 self._cancel(message)
             case m.BecomeActor():
@@ -90,15 +71,28 @@ class Executor:
         if self._waiter is not None:
             self._waiter.complete_one()
 
+    def _on_push(self, connection: Connection, message: m.PushTask) -> None:
+        if message.function is not None:
+            self._runner.learn(message.spec.function_id, message.function)
+        if self._worn_out:
+            connection.send(m.TasksReturned([message.spec.task_id]))
+            return
+        self._queue.append((connection, message.spec))
+        if self._current and self._actor is None and len(self._queue) == 1:
+            self._core.reactor.call_later(_LONG_S, self._return_if_long)
+
     def _cancel(self, message: m.CancelTask) -> None:
+        if message.recursive:
+            self._core.cancel_children(message.task_id, message.force)
         if message.force and message.task_id == self._current:
             os._exit(1)
         for connection, spec in self._queue:
             if spec.task_id == message.task_id:
                 self._queue.remove((connection, spec))
-                error = TaskCancelledError(f"Task {spec.name} was cancelled.")
-                self._reply(connection, spec, self._error_values(spec, error), 0.0)
+                self._replies.append((connection, spec, self._runner.cancelled(spec)))
                 return
+        if self._actor is not None:
+            self._actor.cancel(message.task_id)
         if message.task_id == self._current:
             self._cancelled = message.task_id
             signal.pthread_kill(self._main, signal.SIGINT)
@@ -113,6 +107,8 @@ class Executor:
             connection.send(done)
 
     def _kept_arguments(self, spec: m.TaskSpec) -> list[bytes]:
+        if not spec.dependencies and not spec.contained:
+            return []
         kept = []
         arguments = {d.object_id for d in spec.dependencies}
         arguments.update(ref.object_id for ref in spec.contained)
@@ -142,7 +138,7 @@ class Executor:
     def _before_blocking(self) -> Callable[[], None]:
         """The running task waits for others: make way for them."""
         core = self._core
-        if self._actor_id or not self._current:
+        if self._actor is not None or not self._current:
             return lambda: None
 
         def blocked() -> None:
@@ -163,7 +159,7 @@ class Executor:
             if self._becoming is not None:
                 self._become_actor(*self._becoming)
                 self._becoming = None
-            if not self._queue:
+            if not self._queue or self._worn_out:
                 unsent = 0
                 if self._leaving and not self._replies:
                     return
@@ -173,168 +169,74 @@ class Executor:
                 self._waiter = None
                 continue
             connection, spec = self._queue.popleft()
-            if self._threads is not None:
-                self._threads.submit(self._run_one, connection, spec)
-            elif self._loop is not None:
-                asyncio.run_coroutine_threadsafe(self._run_async(connection, spec), self._loop)
-            else:
-                self._run_one(connection, spec)
-                unsent += 1
-                if unsent >= 32:
-                    unsent = 0
-                    reactor.try_turn()
+            if self._actor is not None and self._actor.takes(connection, spec):
+                continue
+            self.run_here(connection, spec)
+            unsent += 1
+            if unsent >= 32:
+                unsent = 0
+                reactor.try_turn()
 
     def _wake_if_work(self) -> None:
-        if self._waiter is not None and (self._queue or self._leaving or self._becoming):
+        if self._waiter is not None and (
+            (self._queue and not self._worn_out) or self._leaving or self._becoming
+        ):
             self._waiter.complete_one()
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         if self._cancelled and self._cancelled == self._current:
-            self._cancelled = b""
-            raise TaskCancelledError("The task was cancelled while it ran.")
+            raise KeyboardInterrupt("The task was cancelled while it ran.")
 
-    def _run_one(self, connection: Connection, spec: m.TaskSpec) -> None:
-        started = self._started = time.monotonic()
-        main = threading.get_ident() == self._main
-        if main:
-            self._current = spec.task_id
-        retry = False
-        token = running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
+    def run_here(self, connection: Connection, spec: m.TaskSpec) -> None:
+        """Run a task in the main thread and queue its reply."""
+        self._started = time.monotonic()
+        self._current = spec.task_id
         try:
-            function = self._function(spec)
-            args, kwargs = unpack(self._core, spec)
-            result = function(*args, **kwargs)
-            del args, kwargs
-            values = self._values(spec, result)
-            del result
-        except ExitActor:
-            os._exit(0)
-        except BaseException as error:
-            retry = True
-            values = self._error_values(spec, error)
-        finally:
-            running.reset(token)
-            if main:
-                self._current = b""
-        self._reply(connection, spec, values, time.monotonic() - started, retry)
+            done = self._runner.run(connection, spec)
+        except (ExitActor, SystemExit) as leaving:
+            self._current = b""
+            self.leave(leaving)
+            return
+        self._current = b""
+        if self._cancelled == spec.task_id and done.retry:
+            done.values, done.retry = self._runner.cancelled(spec).values, False
+        self._cancelled = b""
+        if spec.max_calls:
+            self._count_call(spec, done)
+        self._replies.append((connection, spec, done))
 
-    async def _run_async(self, connection: Connection, spec: m.TaskSpec) -> None:
-        assert self._limit is not None
-        async with self._limit:
-            started = time.monotonic()
-            running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
-            try:
-                args, kwargs = unpack(self._core, spec)
-                result = self._function(spec)(*args, **kwargs)
-                if inspect.isawaitable(result):
-                    result = await result
-                values = self._values(spec, result)
-            except ExitActor:
-                os._exit(0)
-            except BaseException as error:
-                values = self._error_values(spec, error)
-            self._reply(connection, spec, values, time.monotonic() - started)
-            self._core.reactor.notify()
+    def _count_call(self, spec: m.TaskSpec, done: m.TaskDone) -> None:
+        calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1
+        if calls >= spec.max_calls:
+            self._worn_out = done.leaving = True
+            self._core.reactor.post(self._return_queue)
 
-    def _function(self, spec: m.TaskSpec) -> Callable[..., Any]:
-        if spec.actor_id:
-            if spec.method == "__nbray_ready__":
-                return lambda: True
-            bound: Callable[..., Any] = getattr(self._actor, spec.method)
-            return bound
-        known = self._functions[spec.function_id]
-        if isinstance(known, bytes):
-            known = self._functions[spec.function_id] = cloudpickle.loads(known)
-        return known
+    def reply(self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone) -> None:
+        """Queue the reply of a task that ran in another thread."""
+        self._replies.append((connection, spec, done))
+        self._core.reactor.notify()
 
-    def _values(self, spec: m.TaskSpec, result: Any) -> list[m.Value]:
-        if spec.num_returns == 0:
-            return []
-        results = [result]
-        if spec.num_returns > 1:
-            results = list(result)
-            if len(results) != spec.num_returns:
-                raise ValueError(
-                    f"{spec.name} has num_returns={spec.num_returns} but returned "
-                    f"{len(results)} objects."
-                )
-        values = []
-        for index, item in enumerate(results):
-            packed = serialize(item)
-            # Held until the receiver has registered them: `HandoverDone` takes this back.
-            for ref in packed.contained:
-                self._core.released.append((ref.object_id, 1))
-            values.append(
-                self._core.values.store(
-                    return_id(spec.task_id, index), packed, self._core.job.driver.worker_id
-                )
-            )
-        return values
-
-    def _error_values(self, spec: m.TaskSpec, error: BaseException) -> list[m.Value]:
-        text = str(error)
-        if isinstance(error, TaskError):
-            # An argument's task failed: its error is this task's too, as it stands.
-            wrapped: BaseException = TaskError(
-                error.function_name, error.traceback_text, error.cause, error.pid
-            )
-        elif isinstance(error, TaskCancelledError):
-            wrapped = error
-        else:
-            text = _user_traceback(error)
-            wrapped = TaskError(spec.name, text, error, os.getpid())
-        try:
-            data = serialize(wrapped).to_bytes()
-            deserialize(data, None)
-        except Exception:
-            logger.info("The exception of %s cannot be sent; its text is.", spec.name)
-            data = serialize(TaskError(spec.name, text, None, os.getpid())).to_bytes()
-        return [m.Value(data, None, True)] * spec.num_returns
-
-    def _reply(
-        self,
-        connection: Connection,
-        spec: m.TaskSpec,
-        values: list[m.Value],
-        seconds: float,
-        retry: bool = False,
-    ) -> None:
-        self._replies.append(
-            (connection, spec, m.TaskDone(spec.task_id, values, seconds, [], retry))
+    def leave(self, how: BaseException) -> None:
+        """User code ends this process: an actor for good, a task's worker as if it crashed."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        core = self._core
+        if self._actor is None:
+            code = how.code if isinstance(how, SystemExit) else 0
+            os._exit(code if isinstance(code, int) else 1)
+        actor_id = self._actor.actor_id
+        cause = "it exited by exit_actor()" if isinstance(how, ExitActor) else "it called sys.exit"
+        core.reactor.post(
+            lambda: core.peers.raylet.send(m.KillActor(actor_id, no_restart=True, cause=cause))
         )
-        if self._threads is not None:
-            self._core.reactor.notify()
-
-    # --- becoming an actor --------------------
+        # Replies before this one still leave; then the raylet ends this process.
+        self._queue.clear()
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
-        spec = message.spec
         self._core.set_job(message.job)
         enter_job(message.job)
-        self._actor_id = spec.actor_id
-        creation = m.TaskSpec(
-            b"", spec.job_id, b"", f"{spec.class_name}.__init__", spec.args, spec.dependencies,
-            spec.contained,
-        )  # fmt: skip
-        token = running.set(TaskContext(b"", creation.name, spec.actor_id, 0))
-        try:
-            actor_class = cloudpickle.loads(spec.class_pickle)
-            args, kwargs = unpack(self._core, creation)
-            self._actor = actor_class(*args, **kwargs)
-        except BaseException as error:
-            text = f"its constructor raised:\n{_user_traceback(error)}"
-            created = m.ActorCreated(spec.actor_id, None, text)
-        else:
-            created = m.ActorCreated(spec.actor_id)
-        finally:
-            running.reset(token)
-        options = spec.options
-        if options.is_async:
-            self._loop = asyncio.new_event_loop()
-            self._limit = asyncio.Semaphore(options.max_concurrency or 1000)
-            threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        elif options.max_concurrency > 1:
-            self._threads = ThreadPoolExecutor(options.max_concurrency)
+        self._actor = ActorHost(self._core, self._runner, self, message.spec)
+        created = self._actor.create()
         self._core.reactor.post(lambda: connection.send(created))
 
 
@@ -345,15 +247,3 @@ def enter_job(job: m.JobConfig) -> None:
             sys.path.insert(0, entry)
     if os.path.isdir(job.working_dir):
         os.chdir(job.working_dir)
-
-
-def _user_traceback(error: BaseException) -> str:
-    """The traceback without the frames of this module."""
-    frames = traceback.TracebackException.from_exception(error)
-    part: traceback.TracebackException | None = frames
-    while part is not None:
-        part.stack = traceback.StackSummary.from_list(
-            [frame for frame in part.stack if frame.filename != __file__]
-        )
-        part = part.__cause__ or part.__context__
-    return "".join(frames.format())

@@ -7,7 +7,8 @@ the removal of an older one may overtake each other on different connections: su
 
 The table decides and changes only itself; what follows from the end of an object (free its
 memory, tell its owner) is given back by `release` for the caller to do. All of it runs under
-the reactor's baton, except `add_owned` and `get`, which touch one dict once.
+the reactor's baton, except `add_owned`, `ensure_owned` and
+`get`, which touch one dict once.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class OwnershipTable:
         """A new object of this process, with one local reference."""
         entry = self._entries[object_id] = ObjectEntry(local=1)
         return entry
+
+    def ensure_owned(self, object_id: bytes) -> ObjectEntry:
+        """The entry of an object of this process, made with one reference if it is new."""
+        return self._entries.setdefault(object_id, ObjectEntry(local=1))
 
     def get(self, object_id: bytes) -> ObjectEntry | None:
         """The entry, if there is one."""

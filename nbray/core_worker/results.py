@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbray.common.ids import handle_id, return_id
-from nbray.core_worker.serialization import serialize
-from nbray.exceptions import TaskCancelledError, WorkerCrashedError
+from nbray.core_worker.serialization import deserialize, serialize
+from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Results:
                 references.release(object_id)
         if any_refs:
             references.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
+        if spec.num_returns < 0:
+            if done.values[0].is_error:
+                core.streams.failed(spec, done.values[0], done.items)
+            else:
+                core.streams.ended(spec, done.items)
         self._let_go_of_arguments(spec)
         core.submitter_dirty = True
 
@@ -59,10 +65,23 @@ class Results:
         if spec.actor_id:
             released.append((handle_id(spec.actor_id), -1))
 
+    def is_retriable(self, done: m.TaskDone, options: TaskOptions) -> bool:
+        """Whether a task that raised is to be run again, by its ``retry_exceptions``."""
+        wanted = options.retry_exceptions
+        if isinstance(wanted, bool):
+            return wanted
+        value = done.values[0] if done.values else None
+        if value is None or value.inline is None:
+            return False
+        error = deserialize(value.inline, None)
+        return isinstance(error, TaskError) and isinstance(error.cause, wanted)
+
     def fail(self, spec: m.TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
         value = m.Value(serialize(error).to_bytes(), None, True)
-        for index in range(spec.num_returns):
+        if spec.num_returns < 0:
+            self._core.streams.failed(spec, value)
+        for index in range(spec.return_count()):
             self._core.table.complete(return_id(spec.task_id, index), value)
         self._let_go_of_arguments(spec)
 

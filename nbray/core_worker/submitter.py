@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from nbray.core_worker.task_options import TaskOptions
 from nbray.wire.messages import (
     Address,
     CancelLeaseRequest,
@@ -41,26 +42,26 @@ _MAX_REQUESTS = 16
 
 
 class PendingTask:
-    """A task whose reply has not come."""
+    """A task whose reply has not come.
+
+    Attributes:
+        retries: how often it may still be run again; -1 for ever.
+        unresolved: how many of its arguments are not complete yet.
+        parent: the task that submitted it, if one of this process did.
+    """
 
     __slots__ = (
-        "function", "killed", "lease", "resources", "retries", "retry_exceptions", "spec",
-        "unresolved",
+        "function", "killed", "lease", "options", "parent", "retries", "spec", "unresolved",
     )  # fmt: skip
 
     def __init__(
-        self,
-        spec: TaskSpec,
-        function: bytes,
-        resources: tuple[tuple[str, int], ...],
-        retries: int,
-        retry_exceptions: bool,
+        self, spec: TaskSpec, function: bytes, options: TaskOptions, parent: bytes = b""
     ) -> None:
         self.spec = spec
         self.function = function
-        self.resources = resources
-        self.retries = retries
-        self.retry_exceptions = retry_exceptions
+        self.options = options
+        self.retries = options.retries
+        self.parent = parent
         self.unresolved = 0
         self.killed = False
         self.lease: Lease | None = None
@@ -69,7 +70,9 @@ class PendingTask:
 class Lease:
     """A worker that this process may use now."""
 
-    __slots__ = ("connection", "idle_since", "in_flight", "lease_id", "raylet", "worker")
+    __slots__ = (
+        "connection", "idle_since", "in_flight", "lease_id", "leaving", "raylet", "worker",
+    )  # fmt: skip
 
     def __init__(
         self, lease_id: int, worker: Address, connection: Connection, raylet: Connection
@@ -80,6 +83,7 @@ class Lease:
         self.raylet = raylet
         self.in_flight: dict[bytes, PendingTask] = {}
         self.idle_since = 0.0
+        self.leaving = False
 
 
 class _Shape:
@@ -121,12 +125,18 @@ class TaskSubmitter:
         )
         core.peers.on_closed.append(self._on_closed)
 
-    def enqueue(self, task: PendingTask) -> None:
-        """Take a task whose dependencies are complete."""
+    def accept(self, task: PendingTask) -> None:
+        """Take a task whose arguments may still be incomplete."""
         self._tasks[task.spec.task_id] = task
-        shape = self._shapes.get(task.resources)
+
+    def enqueue(self, task: PendingTask) -> None:
+        """An accepted task's arguments are complete."""
+        if task.spec.task_id not in self._tasks:
+            return  # it was cancelled meanwhile
+        resources = task.options.resources
+        shape = self._shapes.get(resources)
         if shape is None:
-            shape = self._shapes[task.resources] = _Shape(task.resources)
+            shape = self._shapes[resources] = _Shape(resources)
         shape.queue.append(task)
 
     def dispatch(self) -> None:
@@ -137,8 +147,9 @@ class TaskSubmitter:
                 continue
             window = shape.window()
             # Level by level, so that the last tasks of a burst are spread over the workers.
-            for lease in sorted(shape.leases, key=lambda lease: len(lease.in_flight)):
-                share = min(window, -(-len(queue) // len(shape.leases)) + len(lease.in_flight))
+            leases = [lease for lease in shape.leases if not lease.leaving]
+            for lease in sorted(leases, key=lambda lease: len(lease.in_flight)):
+                share = min(window, -(-len(queue) // len(leases)) + len(lease.in_flight))
                 while queue and len(lease.in_flight) < share:
                     self._push(lease, queue.popleft())
             if queue:
@@ -211,16 +222,22 @@ class TaskSubmitter:
         if task is None:
             return False
         lease = task.lease
-        shape = self._shapes[task.resources]
+        shape = self._shapes[task.options.resources]
         if lease is not None:
             lease.in_flight.pop(message.task_id, None)
             if not lease.in_flight:
                 lease.idle_since = time.monotonic()
+            lease.leaving = lease.leaving or message.leaving
+            self._retire_if_leaving(shape, lease)
         if shape.seconds < 0:
             shape.seconds = message.seconds
         else:
             shape.seconds += 0.2 * (message.seconds - shape.seconds)
-        if message.retry and task.retry_exceptions and task.retries != 0:
+        if (
+            message.retry
+            and task.retries != 0
+            and self._core.results.is_retriable(message, task.options)
+        ):
             self._retry(task)
         else:
             self._core.results.finish(task.spec, worker_id, message)
@@ -233,11 +250,20 @@ class TaskSubmitter:
             task = self._tasks.get(task_id)
             if task is None or task.lease is None:
                 continue
-            task.lease.in_flight.pop(task_id, None)
-            task.lease = None
-            shape = self._shapes[task.resources]
-            shape.seconds = max(shape.seconds, _WINDOW_S)
+            lease, task.lease = task.lease, None
+            lease.in_flight.pop(task_id, None)
+            shape = self._shapes[task.options.resources]
+            if not lease.leaving:
+                shape.seconds = max(shape.seconds, _WINDOW_S)
             shape.queue.appendleft(task)
+            self._retire_if_leaving(shape, lease)
+
+    def _retire_if_leaving(self, shape: _Shape, lease: Lease) -> None:
+        """Give a worker that takes no more tasks back, once it has answered for all it got."""
+        if lease.leaving and not lease.in_flight and lease in shape.leases:
+            shape.leases.remove(lease)
+            lease.raylet.send(ReturnLease(lease.lease_id, broken=True))
+            self._core.submitter_dirty = True
 
     def _retry(self, task: PendingTask) -> None:
         if task.retries > 0:
@@ -245,7 +271,8 @@ class TaskSubmitter:
         task.lease = None
         task.spec.attempt += 1
         self._tasks[task.spec.task_id] = task
-        self._shapes[task.resources].queue.append(task)
+        self._shapes[task.options.resources].queue.append(task)
+        self._core.submitter_dirty = True
 
     def cancel(self, task_id: bytes, force: bool) -> Connection | None:
         """Forget a queued task and fail it; the worker's connection of one that runs.
@@ -259,12 +286,15 @@ class TaskSubmitter:
         task.killed = task.killed or force
         if task.lease is not None:
             return task.lease.connection
-        shape = self._shapes[task.resources]
-        if task in shape.queue:
-            shape.queue.remove(task)
-            del self._tasks[task_id]
-            self._core.results.fail_cancelled(task.spec)
+        if not task.unresolved:
+            self._shapes[task.options.resources].queue.remove(task)
+        del self._tasks[task_id]
+        self._core.results.fail_cancelled(task.spec)
         return None
+
+    def children(self, parent: bytes) -> list[bytes]:
+        """The unfinished tasks that a task of this process submitted."""
+        return [task_id for task_id, task in self._tasks.items() if task.parent == parent]
 
     def _on_closed(self, connection: Connection) -> None:
         """A worker or raylet went: run its tasks again, or fail them."""

@@ -27,6 +27,7 @@ from nbray.wire.reactor import Connection, Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
+    from nbray.core_worker.streams import ObjectRefGenerator
 
 
 _CREATE_TIMEOUT_S = 600.0
@@ -108,23 +109,34 @@ class Values:
             TaskError: a task failed; also an instance of the user's exception class.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        entries = [self._entry(ref) for ref in refs]
-        if not self.wait_for(refs, entries, len(entries), timeout):
+        entries = [(ref._id, self._entry(ref)) for ref in refs]
+        if not self.wait_for(entries, len(entries), timeout):
             raise GetTimeoutError(
-                f"Get timed out: {sum(e.value is None for e in entries)} of {len(refs)} objects "
+                f"Get timed out: {sum(e.value is None for _, e in entries)} of {len(refs)} objects "
                 f"were not ready within {timeout} s."
             )
-        return [self._open(ref, entry, deadline) for ref, entry in zip(refs, entries, strict=True)]
+        return [
+            self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)
+        ]
 
     def wait(
-        self, refs: Sequence[ObjectRef], num_returns: int, timeout: float | None
-    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """Split ``refs`` into at most ``num_returns`` that are ready and the rest."""
-        entries = [self._entry(ref) for ref in refs]
-        self.wait_for(refs, entries, num_returns, timeout)
-        ready: list[ObjectRef] = []
-        rest: list[ObjectRef] = []
-        for ref, entry in zip(refs, entries, strict=True):
+        self,
+        refs: Sequence[ObjectRef | ObjectRefGenerator],
+        num_returns: int,
+        timeout: float | None,
+    ) -> tuple[list[Any], list[Any]]:
+        """Split ``refs`` into at most ``num_returns`` that are ready and the rest.
+
+        A generator is ready when its next item is, or when it has ended.
+        """
+        entries = [
+            (ref._id, self._entry(ref)) if isinstance(ref, ObjectRef) else ref.peek()
+            for ref in refs
+        ]
+        self.wait_for(entries, num_returns, timeout)
+        ready: list[Any] = []
+        rest: list[Any] = []
+        for ref, (_, entry) in zip(refs, entries, strict=True):
             done = entry.value is not None and len(ready) < num_returns
             (ready if done else rest).append(ref)
         return ready, rest
@@ -132,7 +144,7 @@ class Values:
     def complete(self, ref: ObjectRef) -> m.Value:
         """The value of ``ref`` as it travels, once it is there."""
         entry = self._entry(ref)
-        self.wait_for([ref], [entry], 1, None)
+        self.wait_for([(ref._id, entry)], 1, None)
         assert entry.value is not None
         return entry.value
 
@@ -143,19 +155,11 @@ class Values:
         return entry
 
     def wait_for(
-        self,
-        refs: Sequence[ObjectRef],
-        entries: list[ObjectEntry],
-        count: int,
-        timeout: float | None,
+        self, entries: Sequence[tuple[bytes, ObjectEntry]], count: int, timeout: float | None
     ) -> bool:
         """Wait until ``count`` of the entries have values; False after ``timeout`` seconds."""
         core = self._core
-        missing = [
-            (ref._id, entry)
-            for ref, entry in zip(refs, entries, strict=True)
-            if entry.value is None
-        ]
+        missing = [pair for pair in entries if pair[1].value is None]
         needed = count - (len(entries) - len(missing))
         if needed <= 0:
             return True
@@ -176,6 +180,11 @@ class Values:
         if timeout is not None and timeout <= 0:
             core.reactor.try_turn()
             return waiter.remaining <= 0
+        return self.block_on(waiter, timeout)
+
+    def block_on(self, waiter: Waiter, timeout: float | None) -> bool:
+        """Wait in the middle of a task, whose CPUs others may use meanwhile."""
+        core = self._core
         resume = core.before_blocking() if core.before_blocking is not None else None
         try:
             return core.reactor.wait(waiter, timeout)

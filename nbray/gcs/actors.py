@@ -211,7 +211,11 @@ class ActorTable:
         if actor_id is None:
             return FoundActor(b"")
         spec = self._actors[actor_id].spec
-        return FoundActor(actor_id, spec.class_name, spec.methods, spec.options.max_task_retries)
+        options = spec.options
+        return FoundActor(
+            actor_id, spec.class_name, spec.methods, options.max_task_retries,
+            options.max_pending_calls,
+        )  # fmt: skip
 
     # --- the state API --------------------
 

@@ -136,7 +136,9 @@ class ActorManager:
 
     async def kill(self, message: m.KillActor) -> None:
         """Have an actor ended by the GCS."""
-        cause = "all its handles are gone" if message.out_of_scope else "nbray.kill ended it"
+        cause = message.cause or (
+            "all its handles are gone" if message.out_of_scope else "nbray.kill ended it"
+        )
         request = g.KillActorRequest(message.actor_id, message.no_restart, cause)
         try:
             await self._gcs.call("KillActor", request, g.Empty)

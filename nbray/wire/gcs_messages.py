@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import ActorSpec, Address, JobConfig, NodeInfo
+from nbray.wire.messages import ActorSpec, Address, JobConfig, MethodOptions, NodeInfo
 from nbray.wire.state_messages import NodeLoad
 
 
@@ -88,8 +88,9 @@ class FoundActor(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     class_name: str = ""
-    methods: dict[str, int] = {}
+    methods: dict[str, MethodOptions] = {}
     max_task_retries: int = 0
+    max_pending_calls: int = -1
 
 
 class StartActor(msgspec.Struct, array_like=True):

@@ -55,7 +55,12 @@ class Dependency(msgspec.Struct, array_like=True):
 
 
 class TaskSpec(msgspec.Struct, array_like=True):
-    """One task or actor call, as its owner pushes it to a worker."""
+    """One task or actor call, as its owner pushes it to a worker.
+
+    A negative ``num_returns`` is a stream (see `core_worker.streams`), whose worker may be at most
+    ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
+    worker leaves (0: never).
+    """
 
     task_id: bytes
     job_id: bytes
@@ -68,6 +73,13 @@ class TaskSpec(msgspec.Struct, array_like=True):
     actor_id: bytes = b""
     method: str = ""
     attempt: int = 0
+    max_calls: int = 0
+    backpressure: int = 0
+    concurrency_group: str = ""
+
+    def return_count(self) -> int:
+        """How many objects complete with the task; a stream has one, that of its end."""
+        return self.num_returns if self.num_returns >= 0 else 1
 
 
 class ActorOptions(msgspec.Struct, array_like=True):
@@ -81,6 +93,21 @@ class ActorOptions(msgspec.Struct, array_like=True):
     max_task_retries: int = 0
     max_concurrency: int = 0
     is_async: bool = False
+    concurrency_groups: dict[str, int] = {}
+    max_pending_calls: int = -1
+
+
+class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
+    """What `nbray.method` said of one method.
+
+    ``max_task_retries`` None: the actor's. ``retry_exceptions``: pickled, False when empty.
+    """
+
+    num_returns: int = 1
+    max_task_retries: int | None = None
+    retry_exceptions: bytes = b""
+    concurrency_group: str = ""
+    backpressure: int = 0
 
 
 class ActorSpec(msgspec.Struct, array_like=True):
@@ -94,7 +121,7 @@ class ActorSpec(msgspec.Struct, array_like=True):
     args: bytes
     dependencies: list[Dependency]
     contained: list[ContainedRef]
-    methods: dict[str, int]
+    methods: dict[str, MethodOptions]
     options: ActorOptions
     owner: Address
 
@@ -249,13 +276,19 @@ class PushTask(msgspec.Struct, array_like=True, tag=20):
 
 
 class TaskDone(msgspec.Struct, array_like=True, tag=21):
-    """Worker to submitter: the values, how long it ran, and which argument refs it keeps."""
+    """Worker to submitter: the values, how long it ran, and which argument refs it keeps.
+
+    ``retry``: the function raised. ``items``: how many a stream had. ``leaving``: the worker takes
+    no more tasks.
+    """
 
     task_id: bytes
     values: list[Value]
     seconds: float
     borrowed: list[bytes] = []
     retry: bool = False
+    items: int = 0
+    leaving: bool = False
 
 
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
@@ -271,10 +304,34 @@ class HandoverDone(msgspec.Struct, array_like=True, tag=23):
 
 
 class CancelTask(msgspec.Struct, array_like=True, tag=24):
-    """Owner to worker: stop that task; ``force`` ends the process."""
+    """Owner to worker: stop that task; ``force`` ends the process, ``recursive`` its children."""
 
     task_id: bytes
     force: bool = False
+    recursive: bool = False
+
+
+class GeneratorItem(msgspec.Struct, array_like=True, tag=151):
+    """Worker to submitter: a streaming task yielded its item ``index`` (from 0)."""
+
+    task_id: bytes
+    index: int
+    value: Value
+
+
+class ItemsTaken(msgspec.Struct, array_like=True, tag=152):
+    """Submitter to worker, with back-pressure: the reader of a stream took ``count`` items."""
+
+    task_id: bytes
+    count: int
+
+
+class CancelObject(msgspec.Struct, array_like=True, tag=153):
+    """Borrower to owner: stop the task that makes that object."""
+
+    object_id: bytes
+    force: bool = False
+    recursive: bool = True
 
 
 # --- ownership: a borrower and an owner -----------------------------------------------
@@ -455,6 +512,7 @@ class KillActor(msgspec.Struct, array_like=True, tag=54):
     actor_id: bytes
     no_restart: bool = True
     out_of_scope: bool = False
+    cause: str = ""
 
 
 class BecomeActor(msgspec.Struct, array_like=True, tag=55):
@@ -525,4 +583,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
+    GeneratorItem, ItemsTaken, CancelObject,
 ]  # fmt: skip

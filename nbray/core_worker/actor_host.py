@@ -1,0 +1,134 @@
+"""The process of an actor: where its calls run.
+
+A plain actor runs its calls one by one in the main thread. With ``max_concurrency``, or concurrency
+groups, each group has its own pool of threads; an actor with coroutine methods has one
+event loop, in which a semaphore bounds each group. Calls of different groups do not wait for each
+other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from nbray.core_worker.arguments import unpack
+from nbray.core_worker.context import TaskContext, running
+from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.task_runner import TaskRunner, user_traceback
+from nbray.exceptions import ExitActor
+from nbray.wire import messages as m
+from nbray.wire.reactor import Connection
+
+if TYPE_CHECKING:
+    from nbray.core_worker.executor import Executor
+
+_ASYNC_DEFAULT = 1000
+
+
+class ActorHost:
+    """One actor in its process."""
+
+    def __init__(
+        self, core: CoreWorker, runner: TaskRunner, executor: Executor, spec: m.ActorSpec
+    ) -> None:
+        self.actor_id = spec.actor_id
+        self._core = core
+        self._runner = runner
+        self._executor = executor
+        self._spec = spec
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limits: dict[str, asyncio.Semaphore] = {}
+        self._coroutines: dict[bytes, asyncio.Task[None]] = {}
+
+    def create(self) -> m.ActorCreated:
+        """Run the constructor, and make ready for calls."""
+        spec = self._spec
+        creation = m.TaskSpec(
+            b"", spec.job_id, b"", f"{spec.class_name}.__init__", spec.args, spec.dependencies,
+            spec.contained,
+        )  # fmt: skip
+        options = spec.options
+        if options.is_async:
+            self._start_loop()
+        elif options.max_concurrency > 1 or options.concurrency_groups:
+            sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
+            self._pools = {name: ThreadPoolExecutor(size) for name, size in sizes.items()}
+        token = running.set(TaskContext(b"", creation.name, spec.actor_id, 0))
+        try:
+            actor_class = cloudpickle.loads(spec.class_pickle)
+            args, kwargs = unpack(self._core, creation)
+            self._runner.actor = self._construct(actor_class, args, kwargs)
+        except BaseException as error:
+            text = f"its constructor raised:\n{user_traceback(error)}"
+            return m.ActorCreated(spec.actor_id, None, text)
+        finally:
+            running.reset(token)
+        return m.ActorCreated(spec.actor_id)
+
+    def _construct(self, actor_class: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._loop is None:
+            return actor_class(*args, **kwargs)
+
+        async def construct() -> Any:  # in the loop, so that it finds it running
+            return actor_class(*args, **kwargs)
+
+        return asyncio.run_coroutine_threadsafe(construct(), self._loop).result()
+
+    def _start_loop(self) -> None:
+        options = self._spec.options
+        self._loop = asyncio.new_event_loop()
+        sizes = {"": options.max_concurrency or _ASYNC_DEFAULT, **options.concurrency_groups}
+        self._limits = {name: asyncio.Semaphore(size) for name, size in sizes.items()}
+        threading.Thread(target=self._loop.run_forever, name="nbray-actor", daemon=True).start()
+
+    def takes(self, connection: Connection, spec: m.TaskSpec) -> bool:
+        """Start a call elsewhere; False when it is to run in the main thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._start, connection, spec)
+            return True
+        if self._pools:
+            pool = self._pools.get(spec.concurrency_group) or self._pools[""]
+            pool.submit(self._run_in_pool, connection, spec)
+            return True
+        return False
+
+    def _run_in_pool(self, connection: Connection, spec: m.TaskSpec) -> None:
+        try:
+            done = self._runner.run(connection, spec)
+        except (ExitActor, SystemExit) as leaving:
+            self._executor.leave(leaving)
+        else:
+            self._executor.reply(connection, spec, done)
+
+    def _start(self, connection: Connection, spec: m.TaskSpec) -> None:
+        assert self._loop is not None
+        self._coroutines[spec.task_id] = self._loop.create_task(self._run(connection, spec))
+
+    async def _run(self, connection: Connection, spec: m.TaskSpec) -> None:
+        try:
+            async with self._limits.get(spec.concurrency_group) or self._limits[""]:
+                done = await self._runner.run_async(connection, spec)
+        except (ExitActor, SystemExit) as leaving:
+            self._executor.leave(leaving)
+            return
+        except asyncio.CancelledError:
+            done = self._runner.cancelled(spec)
+        finally:
+            self._coroutines.pop(spec.task_id, None)
+        self._executor.reply(connection, spec, done)
+
+    def cancel(self, task_id: bytes) -> None:
+        """Cancel a coroutine; a call that runs in a thread cannot be stopped."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel, task_id)
+
+    def _cancel(self, task_id: bytes) -> None:
+        coroutine = self._coroutines.get(task_id)
+        if coroutine is not None:
+            coroutine.cancel()

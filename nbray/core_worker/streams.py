@@ -1,0 +1,278 @@
+"""Streaming generators at their owner: tasks whose values arrive one by one.
+
+The worker sends each value as the generator yields it (`GeneratorItem`), and how many there were
+with the task's reply. The owner makes an object of each; its number makes its id, so a retried
+task, which yields again from the start, makes the same objects. An exception is the last item.
+Whoever iterates peeks at the next object before it exists: the entry is completed by the item, or
+by the end of the stream.
+
+With back-pressure, the worker may be that many items ahead of the reader; the owner reports how
+many have been taken (`ItemsTaken`), and that all were when nobody reads any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from nbray.common.ids import return_id
+from nbray.core_worker.ownership import ObjectEntry
+from nbray.object_ref import ObjectRef
+from nbray.wire import messages as m
+from nbray.wire.reactor import Connection
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+STREAMING = -1
+DYNAMIC = -2
+_END = m.Value(b"")
+NO_READER = 1 << 62
+
+
+class Stream:
+    """What the owner keeps of one generator task.
+
+    Attributes:
+        taken: items that the reader has.
+        arrived: items that the worker has sent.
+        length: how many there are, once the task has ended.
+    """
+
+    def __init__(self, task_id: bytes) -> None:
+        self.task_id = task_id
+        self.taken = 0
+        self.arrived = 0
+        self.length: int | None = None
+        self.worker: Connection | None = None
+        self.backpressure = False
+        self.abandoned = False
+
+    def item_id(self, index: int) -> bytes:
+        """The object id of an item (from 0); the task's own value 0 is its completion."""
+        return return_id(self.task_id, index + 1)
+
+
+class Streams:
+    """The streams that this process reads."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._streams: dict[bytes, Stream] = {}
+        core.peers.handlers[m.GeneratorItem] = self._on_item
+
+    def open(self, task_id: bytes, backpressure: bool) -> Stream:
+        """A stream for a task that is about to be submitted; from any thread."""
+        stream = self._streams[task_id] = Stream(task_id)
+        stream.backpressure = backpressure
+        return stream
+
+    # --- under the baton --------------------
+
+    def _on_item(self, connection: Connection, message: m.GeneratorItem) -> None:
+        core = self._core
+        stream = self._streams.get(message.task_id)
+        object_id = return_id(message.task_id, message.index + 1)
+        if stream is None or stream.abandoned:
+            core.references.free(object_id, message.value)
+            if message.value.contained:
+                connection.send(m.HandoverDone(object_id))
+            if stream is not None:
+                connection.send(m.ItemsTaken(message.task_id, NO_READER))
+            return
+        stream.worker = connection
+        stream.arrived = max(stream.arrived, message.index + 1)
+        if message.index < stream.taken and stream.backpressure:
+            connection.send(m.ItemsTaken(message.task_id, stream.taken))
+        entry = core.table.ensure_owned(object_id)
+        self._complete(connection, object_id, entry, message.value)
+
+    def _complete(
+        self, connection: Connection, object_id: bytes, entry: ObjectEntry, value: m.Value
+    ) -> None:
+        references = self._core.references
+        if entry.value is not None:
+            # A retried task made it again; both places are freed in the end.
+            if entry.value.stored is not None and value.stored is not None:
+                entry.value.stored.node_ids.extend(
+                    n for n in value.stored.node_ids if n not in entry.value.stored.node_ids
+                )
+            if value.contained:
+                connection.send(m.HandoverDone(object_id))
+            return
+        if value.contained:
+            entry.contained = [ref.object_id for ref in value.contained]
+            references.take_over(
+                value.contained, lambda: connection.send(m.HandoverDone(object_id))
+            )
+        references.table.complete(object_id, value)
+
+    def ended(self, spec: m.TaskSpec, length: int) -> None:
+        """The task has ended, and yielded ``length`` items in all."""
+        stream = self._streams.pop(spec.task_id, None)
+        if stream is None:
+            return
+        stream.length = length
+        end = self._core.table.get(stream.item_id(length))
+        if end is not None and end.value is None:
+            self._core.table.complete(stream.item_id(length), _END)
+        if spec.num_returns == DYNAMIC:
+            self._abandon(stream)
+
+    def failed(self, spec: m.TaskSpec, error: m.Value, length: int | None = None) -> None:
+        """The task failed after ``length`` items: the error is the next one, and the last."""
+        stream = self._streams.get(spec.task_id)
+        if stream is not None:
+            index = stream.arrived if length is None else length
+            object_id = stream.item_id(index)
+            self._core.table.ensure_owned(object_id)
+            self._core.table.complete(object_id, error)
+            stream.arrived = index + 1
+            self.ended(spec, stream.arrived)
+
+    def _abandon(self, stream: Stream) -> None:
+        """Nobody takes items any more: those that are here are let go."""
+        stream.abandoned = True
+        for index in range(stream.taken, stream.arrived + 1):
+            self._core.released.append((stream.item_id(index), -1))
+        if stream.backpressure and stream.worker is not None:
+            stream.worker.send(m.ItemsTaken(stream.task_id, NO_READER))
+
+    # --- the reader (any thread) --------------------
+
+    def abandon(self, stream: Stream) -> None:
+        """The reader has gone."""
+        self._core.reactor.inbox.append(lambda: self._abandon(stream))
+
+    def peek(self, stream: Stream) -> tuple[bytes, ObjectEntry]:
+        """The next object, which may be the end."""
+        object_id = stream.item_id(stream.taken)
+        entry = self._core.table.ensure_owned(object_id)
+        # Again after the entry exists: the end may have come in between.
+        if stream.length is not None and stream.taken >= stream.length:
+            self._core.table.complete(object_id, _END)
+        return object_id, entry
+
+    def take(self, stream: Stream, object_id: bytes, entry: ObjectEntry) -> ObjectRef | None:
+        """The ref of the completed next object, or None when it is the end."""
+        if entry.value is _END:
+            self._core.released.append((object_id, -1))
+            return None
+        stream.taken += 1
+        if stream.backpressure:
+            taken = stream.taken
+
+            def report() -> None:
+                if stream.worker is not None:
+                    stream.worker.send(m.ItemsTaken(stream.task_id, taken))
+
+            self._core.reactor.post(report)
+        return ObjectRef(object_id, self._core.address, self._core)
+
+
+class ObjectRefGenerator:
+    """Iterates over the refs of a streaming task's values, as they are yielded.
+
+    ``for ref in f.remote()`` or ``async for``. Each ref is ready when it comes. An exception of the
+    task is raised by `get` of its last ref.
+    """
+
+    def __init__(self, core: CoreWorker, stream: Stream, completion: ObjectRef) -> None:
+        self._core = core
+        self._stream = stream
+        self._completion = completion
+        self._ended = False
+
+    def __iter__(self) -> ObjectRefGenerator:
+        return self
+
+    def __next__(self) -> ObjectRef:
+        return self._next_sync()
+
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef:
+        """The next ref; a ref that `is_nil` after ``timeout_s`` seconds without one.
+
+        Raises:
+            StopIteration: there are no more.
+        """
+        if self._ended:
+            raise StopIteration
+        object_id, entry = self.peek()
+        if not self._core.values.wait_for([(object_id, entry)], 1, timeout_s):
+            return ObjectRef(bytes(28), self._core.address, self._core)
+        ref = self._take(object_id, entry)
+        if ref is None:
+            raise StopIteration
+        return ref
+
+    def __aiter__(self) -> ObjectRefGenerator:
+        return self
+
+    async def __anext__(self) -> ObjectRef:
+        if self._ended:
+            raise StopAsyncIteration
+        object_id, entry = self.peek()
+        if entry.value is None:
+            ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+            self._core.reactor.post(lambda: entry.when_complete(lambda: ready.set_result(None)))
+            await asyncio.wrap_future(ready)
+        ref = self._take(object_id, entry)
+        if ref is None:
+            raise StopAsyncIteration
+        return ref
+
+    def peek(self) -> tuple[bytes, ObjectEntry]:
+        """The next object before it is taken; for `nbray.wait`."""
+        return self._core.streams.peek(self._stream)
+
+    def _take(self, object_id: bytes, entry: ObjectEntry) -> ObjectRef | None:
+        ref = self._core.streams.take(self._stream, object_id, entry)
+        self._ended = ref is None
+        return ref
+
+    def completed(self) -> ObjectRef:
+        """A ref that is ready when the task has ended; it raises what the task raised."""
+        return self._completion
+
+    def next_ready(self) -> bool:
+        """Whether the next ref, or the end, comes without waiting."""
+        return self._ended or self.peek()[1].value is not None
+
+    def is_finished(self) -> bool:
+        """Whether the task has ended and all its refs were taken."""
+        stream = self._stream
+        return stream.length is not None and stream.taken >= stream.length
+
+    def task_id(self) -> Any:
+        """The id of the task."""
+        return self._completion.task_id()
+
+    def __del__(self) -> None:
+        self._core.streams.abandon(self._stream)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "An ObjectRefGenerator cannot be sent to another process: "
+            "only the process that submitted the task may read it. Send its refs."
+        )
+
+    def __repr__(self) -> str:
+        return f"ObjectRefGenerator({self._completion.hex()})"
+
+
+class DynamicObjectRefGenerator:
+    """The value of a task with ``num_returns="dynamic"``: the refs of what it yielded."""
+
+    def __init__(self, refs: Iterable[ObjectRef]) -> None:
+        self._refs = list(refs)
+
+    def __iter__(self) -> Any:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __repr__(self) -> str:
+        return f"DynamicObjectRefGenerator({self._refs})"

@@ -1,0 +1,227 @@
+"""Runs one task or call: its function, its arguments, its values or its error.
+
+Where it runs (the main thread, a pool, an event loop) is decided by `executor` and `actor_host`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from nbray.common.ids import return_id
+from nbray.core_worker.arguments import unpack
+from nbray.core_worker.context import TaskContext, running
+from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.serialization import deserialize, serialize
+from nbray.core_worker.stream_writer import StreamWriters
+from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
+from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
+from nbray.object_ref import ObjectRef
+from nbray.wire import messages as m
+from nbray.wire.reactor import Connection
+
+logger = logging.getLogger(__name__)
+
+
+class TaskRunner:
+    """What this worker can run: functions by id, and the methods of its actor."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._functions: dict[bytes, bytes | Callable[..., Any]] = {}
+        self._writers = StreamWriters(core)
+        self.actor: Any = None
+
+    def learn(self, function_id: bytes, pickled: bytes) -> None:
+        """A function came along with a task."""
+        self._functions.setdefault(function_id, pickled)
+
+    def run(self, owner: Connection, spec: m.TaskSpec) -> m.TaskDone:
+        """Run it in this thread.
+
+        Raises:
+            ExitActor, SystemExit: the user's code ends this process.
+        """
+        started = time.monotonic()
+        done = m.TaskDone(spec.task_id, [], 0.0)
+        token = running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
+        try:
+            args, kwargs = unpack(self._core, spec)
+            result = self._function(spec)(*args, **kwargs)
+            del args, kwargs
+            if spec.num_returns < 0:
+                for item in self._iterator(spec, result):
+                    self._writers.wait_for_reader(owner, spec, done.items)
+                    self._writers.send(owner, spec, done.items, serialize(item))
+                    done.items += 1
+                result = self._collected(owner, spec, done.items)
+            done.values = self._values(owner, spec, result)
+            del result
+        except (ExitActor, SystemExit):
+            raise
+        except BaseException as error:
+            done.retry = True
+            done.values = self.errors(spec, error)
+        finally:
+            running.reset(token)
+            if spec.num_returns < 0:
+                self._writers.end(spec)
+        done.seconds = time.monotonic() - started
+        return done
+
+    async def run_async(self, owner: Connection, spec: m.TaskSpec) -> m.TaskDone:
+        """Run it as a coroutine of this thread's event loop; raises like `run`."""
+        started = time.monotonic()
+        done = m.TaskDone(spec.task_id, [], 0.0)
+        running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
+        try:
+            args, kwargs = unpack(self._core, spec)
+            result = self._function(spec)(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+            if spec.num_returns < 0:
+                await self._stream_async(owner, spec, result, done)
+                result = self._collected(owner, spec, done.items)
+            done.values = self._values(owner, spec, result)
+        except (ExitActor, SystemExit):
+            raise
+        except asyncio.CancelledError:
+            done.values = self.cancelled(spec).values
+        except BaseException as error:
+            done.retry = True
+            done.values = self.errors(spec, error)
+        finally:
+            if spec.num_returns < 0:
+                self._writers.end(spec)
+        done.seconds = time.monotonic() - started
+        return done
+
+    async def _stream_async(
+        self, owner: Connection, spec: m.TaskSpec, result: Any, done: m.TaskDone
+    ) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def send(item: Any) -> None:
+            if self._writers.is_behind(spec, done.items):
+                await loop.run_in_executor(
+                    None, self._writers.wait_for_reader, owner, spec, done.items
+                )
+            self._writers.send(owner, spec, done.items, serialize(item))
+            done.items += 1
+
+        if inspect.isasyncgen(result):
+            async for item in result:
+                await send(item)
+        else:
+            for item in self._iterator(spec, result):
+                await send(item)
+
+    def _iterator(self, spec: m.TaskSpec, result: Any) -> Any:
+        if not inspect.isgenerator(result) and not hasattr(result, "__next__"):
+            raise TypeError(
+                f"{spec.name} has num_returns='streaming' or 'dynamic', so it must return a "
+                f"generator, not {type(result).__name__}."
+            )
+        return result
+
+    def _collected(self, owner: Connection, spec: m.TaskSpec, items: int) -> Any:
+        """The task's own value after its items: none, or with "dynamic" the refs of all."""
+        if spec.num_returns == STREAMING:
+            return None
+        core, address = self._core, owner.state
+        refs = []
+        for index in range(items):
+            object_id = return_id(spec.task_id, index + 1)
+            core.table.borrow(object_id, address)
+            core.released.append((object_id, 1))
+            refs.append(ObjectRef(object_id, address, core))
+        return DynamicObjectRefGenerator(refs)
+
+    def _function(self, spec: m.TaskSpec) -> Callable[..., Any]:
+        if not spec.actor_id:
+            known = self._functions[spec.function_id]
+            if isinstance(known, bytes):
+                known = self._functions[spec.function_id] = cloudpickle.loads(known)
+            return known
+        if spec.method == "__ray_ready__":
+            return lambda: True
+        if spec.method == "__ray_terminate__":
+            return _leave
+        if spec.method == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.actor, *args, **kwargs)
+        bound: Callable[..., Any] = getattr(self.actor, spec.method)
+        return bound
+
+    def _values(self, owner: Connection, spec: m.TaskSpec, result: Any) -> list[m.Value]:
+        if spec.num_returns == 0:
+            return []
+        results = [result]
+        if spec.num_returns > 1:
+            results = list(result)
+            if len(results) != spec.num_returns:
+                raise ValueError(
+                    f"{spec.name} has num_returns={spec.num_returns} but returned "
+                    f"{len(results)} objects."
+                )
+        values = []
+        for index, item in enumerate(results):
+            packed = serialize(item)
+            # Held until the receiver has registered them: `HandoverDone` takes this back.
+            for ref in packed.contained:
+                self._core.released.append((ref.object_id, 1))
+            values.append(
+                self._core.values.store(
+                    return_id(spec.task_id, index), packed, owner.state.worker_id
+                )
+            )
+        return values
+
+    def cancelled(self, spec: m.TaskSpec) -> m.TaskDone:
+        """The reply of a task that was cancelled."""
+        error = TaskCancelledError(f"Task {spec.name} was cancelled.")
+        return m.TaskDone(spec.task_id, self.errors(spec, error), 0.0)
+
+    def errors(self, spec: m.TaskSpec, error: BaseException) -> list[m.Value]:
+        """The task's values when it raised."""
+        text = str(error)
+        if isinstance(error, TaskError):
+            # An argument's task failed: its error is this task's too, as it stands.
+            wrapped: BaseException = TaskError(
+                error.function_name, error.traceback_text, error.cause, error.pid
+            )
+        elif isinstance(error, TaskCancelledError):
+            wrapped = error
+        else:
+            text = user_traceback(error)
+            wrapped = TaskError(spec.name, text, error, os.getpid())
+        try:
+            data = serialize(wrapped).to_bytes()
+            deserialize(data, None)
+        except Exception:
+            logger.info("The exception of %s cannot be sent; its text is.", spec.name)
+            data = serialize(TaskError(spec.name, text, None, os.getpid())).to_bytes()
+        return [m.Value(data, None, True)] * spec.return_count()
+
+
+def _leave() -> None:
+    raise ExitActor
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback without the frames of this module."""
+    frames = traceback.TracebackException.from_exception(error)
+    part: traceback.TracebackException | None = frames
+    while part is not None:
+        part.stack = traceback.StackSummary.from_list(
+            [frame for frame in part.stack if frame.filename != __file__]
+        )
+        part = part.__cause__ or part.__context__
+    return "".join(frames.format())

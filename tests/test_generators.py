@@ -1,0 +1,190 @@
+"""Streaming generators: refs come as they are yielded, to one reader, and are freed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import wait_until
+
+import nbray
+
+
+@nbray.remote
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+def test_a_generator_streams_by_default(cluster: Path) -> None:
+    stream = count.remote(100)
+    assert isinstance(stream, nbray.ObjectRefGenerator)
+    assert [nbray.get(ref) for ref in stream] == list(range(100))
+    with pytest.raises(StopIteration):
+        next(stream)
+    assert stream.is_finished()
+    assert nbray.get(stream.completed(), timeout=30) is None
+
+
+def test_items_come_before_the_task_ends(cluster: Path) -> None:
+    @nbray.remote
+    def slow(gate: str) -> Iterator[str]:
+        yield "first"
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        yield "second"
+
+    gate = cluster / "gate"
+    stream = slow.remote(str(gate))
+    assert nbray.get(next(stream), timeout=30) == "first"
+    assert not stream.next_ready()
+    gate.touch()
+    try:
+        assert nbray.get(next(stream), timeout=30) == "second"
+    finally:
+        gate.unlink()
+
+
+def test_an_exception_is_the_last_item(cluster: Path) -> None:
+    @nbray.remote
+    def breaks() -> Iterator[int]:
+        yield 1
+        raise ValueError("after one")
+
+    stream = breaks.remote()
+    assert nbray.get(next(stream), timeout=30) == 1
+    with pytest.raises(ValueError, match="after one"):
+        nbray.get(next(stream), timeout=30)
+    with pytest.raises(StopIteration):
+        next(stream)
+    with pytest.raises(ValueError, match="after one"):
+        nbray.get(stream.completed(), timeout=30)
+
+
+def test_back_pressure_holds_the_worker_back(cluster: Path) -> None:
+    @nbray.remote
+    class Seen:
+        def __init__(self) -> None:
+            self.most = 0
+
+        def note(self, i: int) -> None:
+            self.most = max(self.most, i)
+
+        def get(self) -> int:
+            return self.most
+
+    @nbray.remote(_generator_backpressure_num_objects=3)
+    def ahead(seen: nbray.ActorHandle) -> Iterator[int]:
+        for i in range(20):
+            nbray.get(seen.note.remote(i))
+            yield i
+
+    seen = Seen.remote()
+    stream = ahead.remote(seen)
+    assert nbray.get(next(stream), timeout=30) == 0
+    wait_until(lambda: nbray.get(seen.get.remote()) == 4, "the worker to be three items ahead")
+    assert nbray.get(seen.get.remote()) == 4
+    assert [nbray.get(ref, timeout=30) for ref in stream] == list(range(1, 20))
+
+
+def test_large_items_are_freed_when_the_reader_goes(cluster: Path) -> None:
+    @nbray.remote
+    def arrays(n: int) -> Iterator[np.ndarray]:
+        for i in range(n):
+            yield np.full(100_000, i)
+
+    def objects() -> float:
+        return float(nbray.nodes()[0]["Stats"]["objects"])
+
+    stream = arrays.remote(10)
+    kept = [next(stream) for _ in range(3)]
+    assert [int(nbray.get(ref)[0]) for ref in kept] == [0, 1, 2]
+    nbray.get(stream.completed(), timeout=30)
+    wait_until(lambda: objects() == 10, "all items in the store")
+    del stream
+    wait_until(lambda: objects() == 3, "the items that nobody took to be freed")
+    del kept
+    wait_until(lambda: objects() == 0, "all to be freed")
+
+
+def test_a_stream_goes_on_after_its_worker_died(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote(max_retries=1)
+    def fragile(marker: str) -> Iterator[int]:
+        for i in range(6):
+            if i == 3 and not os.path.exists(marker):
+                open(marker, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield i
+
+    stream = fragile.remote(str(tmp_path / "died"))
+    assert [nbray.get(ref, timeout=30) for ref in stream] == list(range(6))
+
+
+def test_streams_of_actors_and_async_iteration(cluster: Path) -> None:
+    @nbray.remote
+    class Sync:
+        def up_to(self, n: int) -> Iterator[int]:
+            yield from range(n)
+
+    @nbray.remote
+    class Async:
+        async def up_to(self, n: int) -> AsyncIterator[int]:
+            for i in range(n):
+                await asyncio.sleep(0)
+                yield i
+
+    async def read(stream: nbray.ObjectRefGenerator) -> list[int]:
+        return [await ref async for ref in stream]
+
+    for actor in (Sync.remote(), Async.remote()):
+        assert asyncio.run(read(actor.up_to.remote(20))) == list(range(20))
+
+
+def test_wait_takes_generators(cluster: Path) -> None:
+    stream, ref = count.remote(1), nbray.put(1)
+    ready, rest = nbray.wait([stream, ref], num_returns=2, timeout=30)
+    assert ready == [stream, ref]
+    assert rest == []
+
+
+def test_refs_inside_items_stay_alive(cluster: Path) -> None:
+    @nbray.remote
+    def nested(n: int) -> Iterator[list[nbray.ObjectRef]]:
+        for i in range(n):
+            yield [nbray.put(np.full(50_000, i))]
+
+    items = [nbray.get(ref, timeout=30) for ref in nested.remote(4)]
+    assert [int(nbray.get(inner, timeout=30)[0]) for (inner,) in items] == [0, 1, 2, 3]
+
+
+def test_dynamic_returns_come_all_at_once(cluster: Path) -> None:
+    @nbray.remote(num_returns="dynamic")
+    def some(n: int) -> Iterator[np.ndarray]:
+        for i in range(n):
+            yield np.full(30_000, i)
+
+    refs = nbray.get(some.remote(3), timeout=30)
+    assert len(refs) == 3
+    assert [int(nbray.get(ref, timeout=30)[0]) for ref in refs] == [0, 1, 2]
+
+
+def test_a_cancelled_stream_ends_with_the_error(cluster: Path) -> None:
+    @nbray.remote
+    def endless() -> Iterator[int]:
+        i = 0
+        while True:
+            yield i
+            i += 1
+            time.sleep(0.01)
+
+    stream = endless.remote()
+    assert nbray.get(next(stream), timeout=30) == 0
+    nbray.cancel(stream)
+    with pytest.raises(nbray.exceptions.TaskCancelledError):
+        for ref in stream:
+            nbray.get(ref, timeout=30)
