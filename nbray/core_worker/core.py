@@ -26,6 +26,7 @@ from nbray.core_worker.peers import Peers
 from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.serialization import serialize
+from nbray.core_worker.stored_values import StoredValues
 from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
 from nbray.core_worker.submitter import PendingTask, TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
@@ -48,6 +49,7 @@ class CoreWorker:
         self.references = References(self.peers)
         self.table = self.references.table
         self.released = self.references.released
+        self.stored = StoredValues(self)
         self.values = Values(self)
         self.results = Results(self)
         self.streams = Streams(self)
@@ -91,7 +93,7 @@ class CoreWorker:
     def joined(self, node_id: bytes, arena_path: str, arena_size: int) -> None:
         """The raylet took this process in."""
         self.peers.joined(node_id)
-        self.values.attach(arena_path, arena_size)
+        self.stored.attach(arena_path, arena_size)
 
     def set_job(self, job: m.JobConfig) -> None:
         """Work for this job from now on."""
@@ -200,7 +202,7 @@ class CoreWorker:
         entry = self.table.add_owned(object_id)
         try:
             packed = serialize(value)
-            entry.value = self.values.store(object_id, packed, self.worker_id)
+            entry.value = self.stored.store(object_id, packed, self.peers.address)
         except BaseException:
             self.released.append((object_id, -1))
             raise
@@ -257,7 +259,7 @@ class CoreWorker:
         """Everything that other threads left for the holder of the baton."""
         if self.released:
             self.references.count_released()
-        self.values.send_unpins()
+        self.stored.send_unpins()
         self._take_new()
         if self.submitter_dirty:
             self.submitter_dirty = False

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nbray.wire.messages import Address, Value
+from nbray.wire.messages import Address, Stored, Value
 from nbray.wire.reactor import Waiter
 
 
@@ -91,6 +91,14 @@ class OwnershipTable:
             waiter.complete_one()
         for callback in callbacks or ():
             callback()
+
+    def in_arenas(self) -> list[tuple[bytes, Stored]]:
+        """The values of this process that lie in arenas."""
+        return [
+            (object_id, entry.value.stored)
+            for object_id, entry in self._entries.copy().items()
+            if entry.owner is None and entry.value is not None and entry.value.stored is not None
+        ]
 
     def add_borrower(self, object_id: bytes, borrower_id: bytes, count: int) -> None:
         """Add ``count`` (negative: remove) registrations of a borrower."""

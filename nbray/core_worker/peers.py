@@ -30,6 +30,7 @@ class Peers:
     Attributes:
         handlers: who takes the messages of a type; each part of the core enters its own.
         on_closed: who hears of the end of a connection, in this order.
+        on_node_died: who hears of the end of a node, after the ends of its connections.
         hello: makes the first message over a new connection.
     """
 
@@ -38,6 +39,7 @@ class Peers:
         self.worker_id = worker_id
         self.handlers: dict[type[m.Message], Handler] = {}
         self.on_closed: list[Callable[[Connection], None]] = []
+        self.on_node_died: list[Callable[[bytes], None]] = []
         self.hello: Callable[[], m.Hello]
         self.address: m.Address
         self.raylet: Connection
@@ -138,6 +140,8 @@ class Peers:
         raylet = self._raylets.pop(message.node_id, None)
         for connection in [*gone, raylet] if raylet is not None else gone:
             connection.close("its node is dead")
+        for hook in self.on_node_died:
+            hook(message.node_id)
 
     # --- requests --------------------
 

@@ -68,7 +68,7 @@ class StreamWriters:
         object_id = return_id(spec.task_id, index + 1)
         for ref in packed.contained:
             core.released.append((ref.object_id, 1))
-        value = core.values.store(object_id, packed, owner.state.worker_id)
+        value = core.stored.store(object_id, packed, owner.state)
 
         def pass_on() -> None:
             if packed.contained:

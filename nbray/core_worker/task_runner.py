@@ -178,9 +178,7 @@ class TaskRunner:
             for ref in packed.contained:
                 self._core.released.append((ref.object_id, 1))
             values.append(
-                self._core.values.store(
-                    return_id(spec.task_id, index), packed, owner.state.worker_id
-                )
+                self._core.stored.store(return_id(spec.task_id, index), packed, owner.state)
             )
         return values
 

@@ -1,37 +1,27 @@
-"""The values of objects: made, stored, waited for and opened."""
+"""The values of objects: waited for and opened."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbray.core_worker.call_site import where_made
 from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.serialization import Serialized, deserialize
+from nbray.core_worker.serialization import deserialize
 from nbray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
-    ObjectStoreFullError,
-    OutOfDiskError,
     TaskError,
 )
 from nbray.object_ref import ObjectRef
-from nbray.object_store.arena import Arena, map_file
-from nbray.object_store.client import Room
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Waiter
+from nbray.wire.reactor import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
     from nbray.core_worker.streams import ObjectRefGenerator
-
-
-_CREATE_TIMEOUT_S = 600.0
-_STORE_ERRORS = {"full": ObjectStoreFullError, "disk": OutOfDiskError, "lost": ObjectLostError}
 
 
 class Values:
@@ -39,65 +29,6 @@ class Values:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._arena: Arena | None = None
-        self._pinned: dict[bytes, list[Callable[[m.ObjectPinned], None]]] = {}
-        self._unpins: deque[bytes] = deque()
-        peers = core.peers
-        self._room = Room(
-            core.config,
-            self._send_soon,
-            core.reactor.call_later,
-        )
-        peers.handlers[m.ObjectCreated] = lambda _peer, reply: peers.answer(
-            ("create", reply.object_id), reply
-        )
-        peers.handlers[m.ObjectPinned] = self._on_pinned
-        peers.handlers[m.RoomLent] = lambda _peer, message: self._room.lent(message)
-        peers.handlers[m.ReclaimRoom] = lambda _peer, _message: self._room.reclaim()
-
-    def attach(self, path: str, size: int) -> None:
-        """Map the arena of this node."""
-        self._arena = Arena.attach(path, size)
-
-    # --- made --------------------
-
-    def store(self, object_id: bytes, packed: Serialized, owner_id: bytes) -> m.Value:
-        """The value inline when it is small, else written into the arena.
-
-        Raises:
-            ObjectStoreFullError: there was no room in time.
-            OutOfDiskError: nor was there room on the disk for what lies in the arena.
-        """
-        core = self._core
-        if packed.size <= core.config.max_inline_bytes:
-            return m.Value(packed.to_bytes(), None, False, packed.contained)
-        assert self._arena is not None
-        size = packed.size
-        label = where_made()
-        # Only the owner announces by itself: then its free cannot overtake its announcement.
-        offset = self._room.cut(size) if owner_id == core.worker_id else None
-        complete: m.Message
-        if offset is not None:
-            complete = m.ObjectWritten(object_id, offset, size, owner_id, label)
-        else:
-            created: m.ObjectCreated = core.peers.request(
-                ("create", object_id), m.CreateObject(object_id, size, owner_id, label),
-                _CREATE_TIMEOUT_S,
-            )  # fmt: skip
-            if created.error:
-                raise _STORE_ERRORS[created.kind](created.error)
-            offset = created.offset
-            complete = m.SealObject(object_id)
-        packed.write_into(self._arena.view(offset, size))
-        self._send_soon(complete)
-        stored = m.Stored(size, [core.address.node_id])
-        return m.Value(None, stored, False, packed.contained)
-
-    def _send_soon(self, message: m.Message) -> None:
-        """To the raylet, before anything that this process sends later; from any thread."""
-        reactor, raylet = self._core.reactor, self._core.peers.raylet
-        reactor.inbox.append(lambda: raylet.send(message))
-        reactor.nudge()
 
     # --- waited for --------------------
 
@@ -231,7 +162,7 @@ class Values:
         """Unpickle a complete value, or raise what it says."""
         data: bytes | memoryview
         if value.stored is not None:
-            data = self._map(object_id, owner, value.stored, deadline)
+            data = self._core.stored.map(object_id, owner, value.stored, deadline)
         else:
             assert value.inline is not None
             data = value.inline
@@ -248,63 +179,3 @@ class Values:
         if entry.owner is not None and not entry.registered:
             core.reactor.post(lambda: core.references.found_in(outer, object_id))
         return ObjectRef(object_id, owner, core)
-
-    def _map(
-        self, object_id: bytes, owner: m.Address, stored: m.Stored, deadline: float | None
-    ) -> memoryview:
-        reactor, raylet = self._core.reactor, self._core.peers.raylet
-        waiter = Waiter()
-        answers: list[m.ObjectPinned] = []
-        abandoned = False
-
-        def on_pinned(reply: m.ObjectPinned) -> None:
-            answers.append(reply)
-            waiter.complete_one()
-            if abandoned:
-                abandon()
-
-        def abandon() -> None:
-            nonlocal abandoned
-            abandoned = True
-            if answers and not answers[0].error:
-                self._unpins.append(object_id)
-
-        def ask() -> None:
-            self._pinned.setdefault(object_id, []).append(on_pinned)
-            raylet.send(m.GetObject(object_id, stored, owner))
-
-        reactor.post(ask)
-        left = None if deadline is None else max(0.001, deadline - time.monotonic())
-        try:
-            if not reactor.wait(waiter, left):
-                raise GetTimeoutError(f"Get timed out while object {object_id.hex()} was fetched.")
-        except BaseException:
-            reactor.post(abandon)
-            raise
-        reply = answers[0]
-        if reply.error:
-            raise _STORE_ERRORS[reply.kind](reply.error)
-        if reply.path:
-            try:
-                return map_file(reply.path, reply.offset, reply.size)
-            finally:
-                self._unpin(object_id)  # the mapping keeps what it shows
-        assert self._arena is not None
-        return self._arena.pinned_view(reply.offset, reply.size, lambda: self._unpin(object_id))
-
-    def _unpin(self, object_id: bytes) -> None:
-        self._unpins.append(object_id)
-        self._core.reactor.nudge()
-
-    def _on_pinned(self, _peer: Connection, reply: m.ObjectPinned) -> None:
-        waiting = self._pinned.get(reply.object_id)
-        if waiting:
-            waiting.pop(0)(reply)
-            if not waiting:
-                del self._pinned[reply.object_id]
-
-    def send_unpins(self) -> None:
-        """Tell the raylet which mapped values have gone since the last turn."""
-        if self._unpins:
-            unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
-            self._core.peers.raylet.send(m.UnpinObjects(unpins))

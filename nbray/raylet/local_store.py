@@ -53,7 +53,7 @@ class _Creation:
     since: float
     object_id: bytes
     size: int
-    owner_id: bytes
+    owner: m.Address
     creator: Hashable
     secondary: bool
     label: str
@@ -70,7 +70,7 @@ class LocalStore:
         self.table = ObjectTable(store_bytes)
         self.files = SpillFiles(spill_folder, config.local_fs_capacity_threshold)
         self.on_change: Callable[[bytes], None] = lambda object_id: None
-        self.on_evicted: Callable[[list[bytes]], None] = lambda object_ids: None
+        self.on_evicted: Callable[[list[tuple[bytes, Stored]]], None] = lambda evicted: None
         self._node_id = node_id
         self._config = config
         capacity = self.table.allocator.capacity
@@ -118,12 +118,12 @@ class LocalStore:
 
         self._create(
             _Creation(
-                time.monotonic(), message.object_id, message.size, message.owner_id, process,
+                time.monotonic(), message.object_id, message.size, message.owner, process,
                 False, message.label, answer,
             )
         )  # fmt: skip
 
-    async def room_for_copy(self, object_id: bytes, size: int, owner_id: bytes) -> int | None:
+    async def room_for_copy(self, object_id: bytes, size: int, owner: m.Address) -> int | None:
         """Room for a copy of another node's object; None when no room can be made now."""
         room: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
@@ -131,7 +131,7 @@ class LocalStore:
             if not room.done():
                 room.set_result(None if refused else offset)
 
-        self._create(_Creation(time.monotonic(), object_id, size, owner_id, self, True, "", answer))
+        self._create(_Creation(time.monotonic(), object_id, size, owner, self, True, "", answer))
         return await room
 
     def _create(self, creation: _Creation) -> None:
@@ -146,8 +146,8 @@ class LocalStore:
             offset = None
             if not hold_back:
                 offset = self.table.create(
-                    creation.object_id, creation.size, creation.owner_id, creation.creator,
-                    creation.secondary, creation.label,
+                    creation.object_id, creation.size, creation.owner.worker_id,
+                    creation.creator, creation.secondary, creation.label, creation.owner.node_id,
                 )  # fmt: skip
             if offset is not None:
                 creation.answer(offset, None)
@@ -264,7 +264,7 @@ class LocalStore:
     def written(self, process: Process, message: m.ObjectWritten) -> None:
         """A process wrote an object into room that it had."""
         known = self.table.add_written(
-            message.object_id, message.offset, message.size, message.owner_id, process,
+            message.object_id, message.offset, message.size, process.worker_id, process,
             message.label,
         )  # fmt: skip
         if not known:

@@ -18,15 +18,26 @@ from nbray.raylet.leases import Process
 from nbray.raylet.local_store import LocalStore
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.spill_files import DiskFullError
+from nbray.raylet.store import Stored
 from nbray.wire import messages as m
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import RpcError
-from nbray.wire.raylet_messages import Chunk, DropObjects, ProcessGone, PullChunk
+from nbray.wire.raylet_messages import (
+    Chunk,
+    DropObjects,
+    KeepObjects,
+    ProcessGone,
+    PullChunk,
+    TellOwner,
+)
 
 logger = logging.getLogger(__name__)
 
 _DROP_DELAY_S = 0.02
 _ANNOUNCE_S = 0.5
+
+
+_Request = DropObjects | KeepObjects | ProcessGone | TellOwner
 
 
 class ObjectManager:
@@ -38,6 +49,7 @@ class ObjectManager:
     ) -> None:  # fmt: skip
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
+        self.store.on_evicted = self._on_evicted
         self._node_id = node_id
         self._nodes = nodes
         self._config = config
@@ -45,7 +57,14 @@ class ObjectManager:
         self._pulls: dict[bytes, asyncio.Task[None]] = {}
         self._copies: dict[bytes, set[bytes]] = {}
         self._drops: dict[bytes, list[bytes]] = {}
+        self._processes: dict[bytes, Process] = {}
+        self._news: dict[tuple[bytes, bytes, bool], list[bytes]] = {}
         self._sending: set[asyncio.Task[None]] = set()
+
+    def introduce(self, process: Process, name: str) -> None:
+        """A process of this node, by the name that errors call it."""
+        self._processes[process.worker_id] = process
+        self.store.introduce(process, name)
 
     # --- a process of this node reads --------------------
 
@@ -93,8 +112,7 @@ class ObjectManager:
         store = self.store
         cause, kind = "the transfer failed", "lost"
         try:
-            owner_id = message.owner.worker_id
-            offset = await store.room_for_copy(object_id, size, owner_id)
+            offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
                 view = store.arena.view(offset, size)
 
@@ -105,7 +123,9 @@ class ObjectManager:
                 if not cause:
                     store.table.seal(object_id)
             else:
-                cause = await self._pull_to_disk(sources, object_id, size, owner_id)
+                cause = await self._pull_to_disk(sources, object_id, size, message.owner)
+            if not cause:
+                self._tell_owner(object_id, message.owner.worker_id, message.owner.node_id, True)
         except DiskFullError as error:
             cause, kind = str(error), "disk"
         except OSError as error:
@@ -117,7 +137,7 @@ class ObjectManager:
             store.serve()
 
     async def _pull_to_disk(
-        self, sources: list[bytes], object_id: bytes, size: int, owner_id: bytes
+        self, sources: list[bytes], object_id: bytes, size: int, owner: m.Address
     ) -> str:
         files = self.store.files
         place = await files.new_copy(size)
@@ -129,7 +149,9 @@ class ObjectManager:
 
             cause = await self._pull_from(sources, object_id, size, into_file)
             if not cause:
-                self.store.table.create_on_disk(object_id, size, owner_id, place)
+                self.store.table.create_on_disk(
+                    object_id, size, owner.worker_id, owner.node_id, place
+                )
                 kept = True
             return cause
         finally:
@@ -213,7 +235,7 @@ class ObjectManager:
         for node_id, object_ids in drops.items():
             self._tell(node_id, "DropObjects", DropObjects(object_ids))
 
-    def _tell(self, node_id: bytes, method: str, request: DropObjects | ProcessGone) -> None:
+    def _tell(self, node_id: bytes, method: str, request: _Request) -> None:
         async def send() -> None:
             try:
                 client = await self._nodes.client(node_id)
@@ -231,10 +253,62 @@ class ObjectManager:
         self.free(request.object_ids)
         return Empty()
 
+    # --- owners hear where copies are --------------------
+
+    def _on_evicted(self, evicted: list[tuple[bytes, Stored]]) -> None:
+        for object_id, stored in evicted:
+            self._tell_owner(object_id, stored.owner_id, stored.owner_node, False)
+
+    def _tell_owner(self, object_id: bytes, owner_id: bytes, owner_node: bytes, has: bool) -> None:
+        if not self._news:
+            asyncio.get_running_loop().call_later(_DROP_DELAY_S, self._send_news)
+        # What was told before and is not true any more must not arrive last.
+        opposite = self._news.get((owner_node, owner_id, not has))
+        if opposite is not None and object_id in opposite:
+            opposite.remove(object_id)
+        self._news.setdefault((owner_node, owner_id, has), []).append(object_id)
+
+    def _send_news(self) -> None:
+        news, self._news = self._news, {}
+        for (owner_node, owner_id, added), object_ids in news.items():
+            changed = m.CopiesChanged(object_ids, self._node_id, added)
+            if owner_node == self._node_id:
+                self._pass_on(owner_id, changed)
+            else:
+                self._tell(owner_node, "TellOwner", TellOwner(owner_id, changed))
+
+    def _pass_on(self, owner_id: bytes, news: m.CopiesChanged) -> None:
+        owner = self._processes.get(owner_id)
+        if owner is not None:
+            owner.send(news)
+
+    async def tell_owner(self, request: TellOwner) -> Empty:
+        """Another raylet has news for a process of this node."""
+        self._pass_on(request.owner_id, request.news)
+        return Empty()
+
+    def keep(self, message: m.KeepCopies) -> None:
+        """The node that made objects died; the copies of ``node_id`` are the only ones now."""
+        if message.node_id == self._node_id:
+            self._keep(message.object_ids)
+        else:
+            self._tell(message.node_id, "KeepObjects", KeepObjects(message.object_ids))
+
+    async def keep_objects(self, request: KeepObjects) -> Empty:
+        """An owner says that these copies are the only ones."""
+        self._keep(request.object_ids)
+        return Empty()
+
+    def _keep(self, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            self.store.table.keep(object_id)  # one that was evicted: its owner hears of that
+        self.store.serve()
+
     # --- ends --------------------
 
     def process_gone(self, process: Process) -> None:
         """Drop what a process of this node wrote, read and owned, here and on other nodes."""
+        self._processes.pop(process.worker_id, None)
         gone = self.store.process_gone(process)
         self.free(gone)
         for object_id in gone:
@@ -247,3 +321,7 @@ class ObjectManager:
     def owner_gone(self, worker_id: bytes) -> None:
         """A process of another node ended: so do its objects here."""
         self.free(self.store.table.owner_gone(worker_id))
+
+    def node_gone(self, node_id: bytes) -> None:
+        """A node died: so did the processes that owned objects here."""
+        self.free(self.store.table.node_gone(node_id))

@@ -26,7 +26,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
-from nbray.wire.raylet_messages import DropObjects, ProcessGone, PullChunk
+from nbray.wire.raylet_messages import DropObjects, KeepObjects, ProcessGone, PullChunk, TellOwner
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ class Raylet:
             "KillWorker": (g.KillWorker, self._actors.kill_worker),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
+            "TellOwner": (TellOwner, self._objects.tell_owner),
+            "KeepObjects": (KeepObjects, self._objects.keep_objects),
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
             "ListWorkers": (g.Empty, self._state.list_workers),
         }
@@ -135,6 +137,7 @@ class Raylet:
 
     def _on_node_died(self, node_id: bytes) -> None:
         logger.warning("Node %s has left or died.", node_id.hex()[:8])
+        self._objects.node_gone(node_id)
         for job_id, home in list(self._job_homes.items()):
             if home == node_id:
                 self._end_job(job_id)
@@ -173,6 +176,8 @@ class Raylet:
                 self._objects.get(process, message)
             case m.UnpinObjects():
                 self._store.unpin(process, message.object_ids)
+            case m.KeepCopies():
+                self._objects.keep(message)
             case m.ObjectWritten():
                 self._store.written(process, message)
             case m.RequestRoom():
@@ -225,7 +230,7 @@ class Raylet:
         worker.address = m.Address(a.worker_id, self.node_id, a.unix_path, a.host, a.port)
         worker.connection = process.connection
         process.worker_id, process.worker = a.worker_id, worker
-        self._store.introduce(process, f"worker pid {message.pid}")
+        self._objects.introduce(process, f"worker pid {message.pid}")
         arena = self._store.arena
         process.send(m.WorkerRegistered(self.node_id, self._host, arena.path, arena.size))
         self._pool.registered(worker)
@@ -242,7 +247,7 @@ class Raylet:
             return
         process.worker_id, process.job_id = message.address.worker_id, job.job_id
         process.is_driver = True
-        self._store.introduce(process, f"driver pid {message.pid}")
+        self._objects.introduce(process, f"driver pid {message.pid}")
         self._job_homes[job.job_id] = self.node_id
         self._state.driver_joined(process, message.pid)
         arena = self._store.arena

@@ -40,6 +40,7 @@ class Stored:
 
     size: int
     owner_id: bytes
+    owner_node: bytes
     creator: Hashable
     secondary: bool
     label: str
@@ -57,7 +58,7 @@ class ObjectTable:
     def __init__(self, capacity: int) -> None:
         self.allocator = Allocator(capacity)
         self.dropped_places: list[Place] = []
-        self.evicted: list[bytes] = []
+        self.evicted: list[tuple[bytes, Stored]] = []
         self._objects: dict[bytes, Stored] = {}
         self._clean: dict[bytes, int] = {}
         self._dirty: dict[bytes, int] = {}
@@ -79,6 +80,7 @@ class ObjectTable:
         creator: Hashable = None,
         secondary: bool = False,
         label: str = "",
+        owner_node: bytes = b"",
     ) -> int | None:
         """The offset of room for a new object that ``creator`` will write and seal.
 
@@ -91,7 +93,9 @@ class ObjectTable:
             self._forget(object_id)
         offset = self._room(size)
         if offset is not None:
-            self._objects[object_id] = Stored(size, owner_id, creator, secondary, label, offset)
+            self._objects[object_id] = Stored(
+                size, owner_id, owner_node, creator, secondary, label, offset
+            )
         return offset
 
     def is_busy(self, object_id: bytes) -> bool:
@@ -99,12 +103,14 @@ class ObjectTable:
         known = self._objects.get(object_id)
         return known is not None and bool(known.pins or known.moving or not known.sealed)
 
-    def create_on_disk(self, object_id: bytes, size: int, owner_id: bytes, place: Place) -> None:
+    def create_on_disk(
+        self, object_id: bytes, size: int, owner_id: bytes, owner_node: bytes, place: Place
+    ) -> None:
         """A secondary copy of another node's object that has no block, only a place on disk."""
         if object_id in self._objects:
             self.dropped_places.append(place)
             return
-        stored = Stored(size, owner_id, None, True, "", None, place, sealed=True)
+        stored = Stored(size, owner_id, owner_node, None, True, "", None, place, sealed=True)
         self._objects[object_id] = stored
         self._spilled_bytes += size
 
@@ -127,7 +133,7 @@ class ObjectTable:
         stored = self._objects[object_id]
         if stored.place is None:
             self._forget(object_id)
-            self.evicted.append(object_id)
+            self.evicted.append((object_id, stored))
             return
         assert stored.block is not None
         self.allocator.free(stored.block)
@@ -195,7 +201,7 @@ class ObjectTable:
         if object_id in self._objects:
             self.allocator.free(offset)
             return True
-        stored = Stored(size, owner_id, creator, False, label, offset, sealed=True)
+        stored = Stored(size, owner_id, b"", creator, False, label, offset, sealed=True)
         self._objects[object_id] = stored
         self._settle(object_id, stored)
         return True
@@ -313,6 +319,22 @@ class ObjectTable:
         for object_id in owned:
             self.free(object_id)
         return owned
+
+    def node_gone(self, node_id: bytes) -> list[bytes]:
+        """Free what processes of a dead node owned; returns those objects."""
+        owned = [i for i, stored in self._objects.items() if stored.owner_node == node_id]
+        for object_id in owned:
+            self.free(object_id)
+        return owned
+
+    def keep(self, object_id: bytes) -> bool:
+        """This copy is the only one now; False when it has been evicted."""
+        stored = self._objects.get(object_id)
+        if stored is None:
+            return False
+        stored.secondary = False
+        self._settle(object_id, stored)
+        return True
 
     def _settle(self, object_id: bytes, stored: Stored) -> None:
         if stored.freed and stored.sealed and not stored.pins and not stored.moving:

@@ -380,7 +380,7 @@ class CreateObject(msgspec.Struct, array_like=True, tag=40):
 
     object_id: bytes
     size: int
-    owner_id: bytes
+    owner: Address
     label: str = ""
 
 
@@ -452,12 +452,11 @@ class RoomLent(msgspec.Struct, array_like=True, tag=141):
 
 
 class ObjectWritten(msgspec.Struct, array_like=True, tag=142):
-    """Process to raylet: a complete object lies at ``offset`` of my room."""
+    """Process to raylet: a complete object, which I own, lies at ``offset`` of my room."""
 
     object_id: bytes
     offset: int
     size: int
-    owner_id: bytes
     label: str = ""
 
 
@@ -470,6 +469,38 @@ class ReturnRoom(msgspec.Struct, array_like=True, tag=143):
 
 class ReclaimRoom(msgspec.Struct, array_like=True, tag=144):
     """Raylet to processes: somebody waits; return your room."""
+
+
+# --- where the copies of an object are ----------------------------------------------------
+
+
+class CopiesChanged(msgspec.Struct, array_like=True, tag=145):
+    """Raylet to owner: node ``node_id`` has copies of these objects, or has them no more."""
+
+    object_ids: list[bytes]
+    node_id: bytes
+    added: bool
+
+
+class RequestLocations(msgspec.Struct, array_like=True, tag=146):
+    """Borrower to owner: no node that I know has it; who does? Answered by `Locations`."""
+
+    request_id: int
+    object_id: bytes
+
+
+class Locations(msgspec.Struct, array_like=True, tag=147):
+    """Owner to borrower; ``stored`` is None when the owner does not know the object."""
+
+    request_id: int
+    stored: Stored | None
+
+
+class KeepCopies(msgspec.Struct, array_like=True, tag=148):
+    """Owner to its raylet: those of ``node_id`` are the only copies now; it must keep them."""
+
+    object_ids: list[bytes]
+    node_id: bytes
 
 
 # --- actors: a process and its raylet, which speaks to the GCS --------------------------
@@ -584,4 +615,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
+    CopiesChanged, RequestLocations, Locations, KeepCopies,
 ]  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from nbray.wire.messages import CopiesChanged
+
 
 class PullChunk(msgspec.Struct, array_like=True):
     """Raylet to raylet: the bytes of an object from ``offset`` on. Answered by `Chunk`."""
@@ -23,6 +25,19 @@ class Chunk(msgspec.Struct, array_like=True):
 
 class DropObjects(msgspec.Struct, array_like=True):
     """Raylet to raylet: nobody refers to these objects any more. Answered by `Empty`."""
+
+    object_ids: list[bytes]
+
+
+class TellOwner(msgspec.Struct, array_like=True):
+    """Raylet to the raylet of an owner: pass that on to it. Answered by `Empty`."""
+
+    owner_id: bytes
+    news: CopiesChanged
+
+
+class KeepObjects(msgspec.Struct, array_like=True):
+    """Raylet to raylet: your copies of these are the only ones. Answered by `Empty`."""
 
     object_ids: list[bytes]
 
