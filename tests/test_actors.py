@@ -133,3 +133,18 @@ def test_context(cluster: Path) -> None:
     task_id = nbray.get(nbray.remote(lambda: nbray.get_runtime_context().get_task_id()).remote())
     assert task_id is not None
     assert nbray.get_runtime_context().get_task_id() is None
+
+
+def test_no_reply_of_an_async_actor_is_left_lying(cluster: Path) -> None:
+    """A reply made on the actor's loop just before its socket thread sleeps must wake it."""
+
+    @nbray.remote
+    class Quick:
+        async def value(self) -> bytes:
+            return b"ok"
+
+    actor = Quick.remote()
+    for _ in range(10):
+        assert nbray.get([actor.value.remote() for _ in range(500)], timeout=20) == [b"ok"] * 500
+        for _ in range(100):
+            assert nbray.get(actor.value.remote(), timeout=20) == b"ok"

@@ -312,6 +312,7 @@ class Reactor:
         self._uses = 0
         self._driving = False
         self._polling = False
+        self._notified = False
         self._asleep = False
         self._nudged = False
         self._foreground_left = threading.Event()
@@ -443,6 +444,7 @@ class Reactor:
 
     def notify(self) -> None:
         """Tell that there is work in an inbox; cheap when somebody is about to look anyway."""
+        self._notified = True
         if self._polling:
             self.wake()
 
@@ -480,10 +482,11 @@ class Reactor:
         if self._nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
             self._nudged = self._asleep = False
             timeout = NUDGE_S if timeout < 0 else min(timeout, NUDGE_S)
-        if self.inbox:
+        if self.inbox or self._notified:  # after `_work` had looked, and before `_polling` was set
             timeout = 0.0
         events = poll(timeout)
-        self._asleep = self._polling = False
+        # Cleared before the next look at the inboxes and at who waits, never after it.
+        self._asleep = self._polling = self._notified = False
         for fd, mask in events:
             handler = self._handlers.get(fd)
             if handler is not None:
@@ -557,6 +560,7 @@ class Reactor:
         That is this thread's next wait, or the background thread's, a few ticks later.
         """
         self._driving = True
+        self._notified = False  # `_work` looks after this
         left = -1.0
         try:
             while waiter.remaining > 0 and not interrupt.noted:
