@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+RAY_PYTHON ?= .venv-ray/bin/python
+RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-slow lint format clean
+.PHONY: demo lab test test-slow bench lint format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'
@@ -22,6 +24,15 @@ test: .venv/ready
 test-slow: .venv/ready ## The tests that the default run leaves out
 	$(BIN)/python -m pytest -m slow
 
+bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rounds 3 --quick'
+	RAY_PYTHON=$(RAY_PYTHON) $(BIN)/python -m benchmarks $(BENCH)
+
+.venv-ray/ready: benchmarks/requirements-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --upgrade pip
+	.venv-ray/bin/python -m pip install --quiet -r $<
+	touch $@
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +44,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-ray build *.egg-info

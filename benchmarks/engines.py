@@ -1,0 +1,76 @@
+"""The two engines: where each one's interpreter is, and how its commands are called."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "benchmarks" / "requirements-ray.txt"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine.
+
+    Attributes:
+        name: the module to import.
+        python: the interpreter that has it.
+        program: what the interpreter runs as the engine's command.
+        folder_variable: names the folder for sessions in the environment.
+    """
+
+    name: str
+    python: str
+    program: str
+    folder_variable: str
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """The environment of its processes; sessions go to ``folder``."""
+        return {
+            **os.environ,
+            self.folder_variable: str(folder),
+            "NBRAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+
+    def command(
+        self, *args: str, env: Mapping[str, str], timeout_s: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the engine's command; it must succeed.
+
+        Raises:
+            subprocess.CalledProcessError: it did not. TimeoutExpired: it took too long.
+        """
+        return subprocess.run(
+            [self.python, "-c", self.program, *args],
+            env=dict(env), text=True, capture_output=True, timeout=timeout_s, check=True,
+        )  # fmt: skip
+
+
+def nbray() -> Engine:
+    """This repository's engine, in this interpreter."""
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    return Engine("nbray", sys.executable, program, "NBRAY_TMPDIR")
+
+
+def ray() -> Engine:
+    """Ray, in the interpreter that RAY_PYTHON names, or in .venv-ray."""
+    python = os.environ.get("RAY_PYTHON") or str(ROOT / ".venv-ray" / "bin" / "python")
+    program = "import sys; sys.argv[0] = 'ray'; from ray.scripts.scripts import main; main()"
+    return Engine("ray", python, program, "RAY_TMPDIR")
+
+
+def pinned_ray() -> str:
+    """The version of Ray that figures are compared with."""
+    for line in REQUIREMENTS.read_text().splitlines():
+        name, _, version = line.partition("==")
+        if name.startswith("ray"):
+            return version.strip()
+    raise ValueError(f"{REQUIREMENTS} pins no version of ray")

@@ -1,0 +1,108 @@
+"""The rows of the table: what is measured, which way is better, and what is asked of nbray.
+
+The rows up to the placement groups are the same work as `ray microbenchmark`, so that anybody's
+figures of Ray compare; the others are the start-up, scale and memory that users meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Better(Enum):
+    """Which way a row is better."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured quantity.
+
+    Attributes:
+        name: its line in the table.
+        workload: what measures it: a function of `benchmarks.workloads`, or "commands".
+        unit: of the figures.
+        better: the good direction.
+        times: how many times better than Ray it has to be; None asks nothing.
+        limit: the worst figure that is good enough, whatever Ray needs; None asks nothing.
+    """
+
+    name: str
+    workload: str
+    unit: str = "1/s"
+    better: Better = Better.HIGHER
+    times: float | None = 10.0
+    limit: float | None = None
+
+    def ratio(self, ours: float, theirs: float) -> float:
+        """How many times better ``ours`` is."""
+        if self.better is Better.HIGHER:
+            return ours / theirs if theirs else float("inf")
+        return theirs / ours if ours else float("inf")
+
+    def meets_limit(self, ours: float) -> bool:
+        """Whether ``ours`` is good enough by itself."""
+        if self.limit is None:
+            return True
+        return ours >= self.limit if self.better is Better.HIGHER else ours <= self.limit
+
+
+def _seconds(
+    name: str, workload: str, *, times: float | None = None, limit: float | None = None
+) -> Row:
+    return Row(name, workload, "s", Better.LOWER, times, limit)
+
+
+def _megabytes(name: str, workload: str) -> Row:
+    return Row(name, workload, "MB", Better.LOWER, None)
+
+
+ROWS: tuple[Row, ...] = (
+    Row("get small", "small_objects"),
+    Row("put small", "small_objects"),
+    Row("put small, many clients", "small_objects"),
+    Row("put, GB/s", "large_objects", "GB/s", times=None),
+    Row("put, many clients, GB/s", "large_objects", "GB/s", times=None),
+    Row("1,000 tasks and get", "tasks"),
+    Row("tasks sync", "tasks"),
+    Row("tasks async", "tasks"),
+    Row("tasks async, many clients", "tasks_of_many"),
+    Row("get object holding 10k refs", "many_refs"),
+    Row("wait on 1k refs one by one", "many_refs"),
+    Row("1:1 actor calls sync", "actor_calls"),
+    Row("1:1 actor calls async", "actor_calls"),
+    Row("1:1 actor calls concurrent", "actor_calls"),
+    Row("1:n actor calls async", "actor_calls_of_many"),
+    Row("n:n actor calls async", "actor_calls_of_many"),
+    Row("n:n actor calls with arg", "actor_calls_of_many"),
+    Row("1:1 async-actor calls sync", "async_actor_calls"),
+    Row("1:1 async-actor calls async", "async_actor_calls"),
+    Row("1:1 async-actor calls with arg", "async_actor_calls"),
+    Row("1:n async-actor calls async", "async_actor_calls_of_many"),
+    Row("n:n async-actor calls async", "async_actor_calls_of_many"),
+    Row("placement group create and remove", "placement_groups"),
+    Row("actors created and called", "actor_creation"),
+    _seconds("first init", "init", limit=1.0),
+    _seconds("start --head", "commands", limit=1.5),
+    _seconds("second node", "commands"),
+    _seconds("stop", "commands"),
+    _seconds("20 actors created and called", "twenty_actors", limit=1.5),
+    _seconds("10,000 ref arguments", "ten_thousand_arguments", times=10.0),
+    _seconds("3,000 returns", "three_thousand_returns", times=10.0),
+    _seconds("10,000 small arrays put", "ten_thousand_arrays", times=10.0),
+    _seconds("10,000 small arrays got", "ten_thousand_arrays", times=10.0),
+    _seconds("100,000 queued tasks submitted", "queued_tasks"),
+    _seconds("100,000 queued tasks drained", "queued_tasks"),
+    _seconds("100,000 queued tasks in all", "queued_tasks", times=10.0),
+    _megabytes("100,000 queued tasks, peak of the driver", "queued_tasks"),
+    _megabytes("100,000 queued tasks, peak of the GCS", "queued_tasks"),
+    _megabytes("100,000 queued tasks, peak of the raylet", "queued_tasks"),
+    _megabytes("idle cluster", "idle_memory"),
+    _megabytes("idle cluster, shared memory", "idle_memory"),
+    Row("put of 400 MB, warm", "put_beside_a_copy", "GB/s", times=None),
+    Row("NumPy copy of 400 MB", "put_beside_a_copy", "GB/s", times=None),
+    Row("put of 400 MB as part of a copy", "put_beside_a_copy", "", times=None, limit=0.7),
+)

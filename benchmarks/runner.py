@@ -1,0 +1,234 @@
+"""Runs one workload of one engine in a process of its own, and collects what it reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.engines import ROOT, Engine
+from benchmarks.memory import ProcessMemory, measure_tree
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        seconds: of one sample of a rate.
+        samples: of a rate in one round.
+        timeout_s: a workload that takes longer has failed.
+    """
+
+    seconds: float = 1.0
+    samples: int = 2
+    timeout_s: float = 600.0
+
+
+@dataclass
+class Outcome:
+    """What one run of a workload gave.
+
+    Attributes:
+        samples: the figures by row.
+        processes: the memory of each process, where the workload had it measured.
+        problem: why it ended early; empty when it did not.
+    """
+
+    version: str = ""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    processes: list[ProcessMemory] = field(default_factory=list)
+    problem: str = ""
+
+
+def run(engine: Engine, workload: str, pattern: str, effort: Effort) -> Outcome:
+    """Run ``workload``, measuring the rows that match ``pattern``."""
+    folder = Path(tempfile.mkdtemp(prefix="nbb"))
+    try:
+        if workload == "commands":
+            return _run_commands(engine, engine.environment(folder))
+        return _run_workload(engine, workload, pattern, effort, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- workloads --------------------
+
+
+def _run_workload(
+    engine: Engine, workload: str, pattern: str, effort: Effort, folder: Path
+) -> Outcome:
+    outcome = Outcome()
+    read_end, write_end = os.pipe()
+    log = folder / "log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [
+                engine.python, "-m", "benchmarks.workloads", workload, "--engine", engine.name,
+                "--rows", pattern, "--seconds", str(effort.seconds),
+                "--samples", str(effort.samples), "--output-fd", str(write_end),
+            ],
+            cwd=ROOT, env=engine.environment(folder), stdin=subprocess.PIPE, stdout=output,
+            stderr=output, pass_fds=[write_end], start_new_session=True,
+        )  # fmt: skip
+    os.close(write_end)
+    try:
+        _collect(process, read_end, outcome, time.monotonic() + effort.timeout_s)
+    except TimeoutError:
+        outcome.problem = f"not done in {effort.timeout_s:.0f} s"
+    finally:
+        os.close(read_end)
+        _end(process)
+    if not outcome.problem and process.returncode:
+        outcome.problem = f"exit status {process.returncode}"
+    if outcome.problem and not outcome.problem.startswith("it has no"):
+        last = log.read_text(errors="replace").strip().splitlines()[-15:]
+        outcome.problem += "\n" + "\n".join(last)
+    return outcome
+
+
+def _collect(
+    process: subprocess.Popen[bytes], read_end: int, outcome: Outcome, deadline: float
+) -> None:
+    """Take the lines of the report until its pipe closes.
+
+    Raises:
+        TimeoutError: it is still open at ``deadline``.
+    """
+    received = b""
+    while True:
+        left = deadline - time.monotonic()
+        # A worker that outlives the driver for a moment may hold the pipe too.
+        if left <= 0:
+            raise TimeoutError
+        if not select.select([read_end], [], [], min(left, 0.5))[0]:
+            if process.poll() is not None:
+                return
+            continue
+        part = os.read(read_end, 65536)
+        if not part:
+            process.wait(max(1.0, left))
+            return
+        *lines, received = (received + part).split(b"\n")
+        for line in lines:
+            _take(process, json.loads(line), outcome)
+
+
+def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outcome) -> None:
+    if "row" in line:
+        outcome.samples.setdefault(line["row"], []).extend(line["samples"])
+    elif "version" in line:
+        outcome.version = line["version"]
+    elif "missing" in line:
+        outcome.problem = f"it has no {line['missing']}"
+    elif "probe" in line:
+        outcome.processes = measure_tree(process.pid)
+        outcome.samples.update(summarize(line["probe"], outcome.processes))
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+
+
+def summarize(probe: str, processes: list[ProcessMemory]) -> dict[str, list[float]]:
+    """The rows of a probe, from the memory of the processes."""
+    peaks: dict[str, float] = {}
+    for process in processes:
+        peaks[process.role] = max(peaks.get(process.role, 0.0), process.peak)
+    if probe == "idle cluster":
+        return {
+            probe: [sum(process.pss for process in processes)],
+            f"{probe}, shared memory": [sum(process.shared for process in processes)],
+        }
+    names = {"driver": "driver", "gcs": "GCS", "raylet": "raylet"}
+    return {f"{probe}, peak of the {name}": [peaks.get(role, 0.0)] for role, name in names.items()}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the driver and every process of its cluster that is left."""
+    try:
+        left = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        left = []
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _, alive = psutil.wait_procs(left, timeout=10.0)
+    for child in alive:
+        child.kill()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+# --- commands --------------------
+
+
+def _run_commands(engine: Engine, env: dict[str, str]) -> Outcome:
+    outcome = Outcome()
+    if engine.name == "ray" and _rays():
+        outcome.problem = "a Ray runs on this machine already, and `ray stop` would end it"
+        return outcome
+    port = _free_port()
+    started = False
+
+    def timed(row: str, work: Callable[[], object]) -> None:
+        begun = time.perf_counter()
+        work()
+        outcome.samples[row] = [time.perf_counter() - begun]
+
+    try:
+        started = True
+        timed(
+            "start --head",
+            lambda: engine.command(
+                "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", env=env
+            ),
+        )
+        timed(
+            "second node",
+            lambda: engine.command("start", f"--address=127.0.0.1:{port}", env=env),
+        )
+        timed("stop", lambda: engine.command("stop", env=env))
+        started = False
+    except subprocess.CalledProcessError as error:
+        outcome.problem = f"{error}\n{(error.stdout + error.stderr)[-2000:]}"
+    except subprocess.TimeoutExpired as error:
+        outcome.problem = str(error)
+    finally:
+        if started:
+            engine.command("stop", env=env)
+    return outcome
+
+
+def _free_port() -> int:
+    """A free port that the kernel gives to nobody else in between."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue  # it is taken
+
+
+def _rays() -> list[int]:
+    """The raylets of Ray that run on this machine."""
+    pattern = re.compile(r"ray/core/src/ray/raylet/raylet")
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if pattern.search(" ".join(process.info["cmdline"] or ()))
+    ]

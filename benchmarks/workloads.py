@@ -1,0 +1,499 @@
+"""The work itself, written against Ray's API; the engine is imported by name.
+
+Run as ``python -m benchmarks.workloads`` by either engine's interpreter, with nothing but the
+engine and NumPy. Each run is one workload in a fresh process with a cluster of its own. It
+writes JSON lines to a pipe: ``{"row": name, "samples": [...]}``, ``{"missing": what}``, and
+``{"probe": name}``, after which it waits for a line on standard input while the other side
+measures the memory of the cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+class MissingApi(Exception):
+    """The engine does not have what a workload needs."""
+
+
+class Bench:
+    """What a workload measures with, and reports to."""
+
+    def __init__(self, engine: Any, args: argparse.Namespace) -> None:
+        self.engine = engine
+        self.cores = os.cpu_count() or 1
+        self._pattern = re.compile(args.rows)
+        self._seconds: float = args.seconds
+        self._samples: int = args.samples
+        self._output = os.fdopen(args.output_fd, "w", buffering=1)
+
+    def start(self, **options: Any) -> None:
+        """Start the cluster."""
+        self.engine.init(**options)
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Write one line of the report."""
+        self._output.write(json.dumps(line) + "\n")
+
+    def report(self, row: str, *samples: float) -> None:
+        """Samples of a row that is measured once."""
+        self.tell({"row": row, "samples": samples})
+
+    def probe(self, name: str) -> None:
+        """Let the other side measure the processes, and wait until it has."""
+        self.tell({"probe": name})
+        sys.stdin.readline()
+
+    def rate(self, row: str, work: Callable[[], Any], count: float = 1) -> None:
+        """Measure how often per second ``work``, which does ``count`` operations, can be done."""
+        if not self._pattern.search(row):
+            return
+        calls, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < self._seconds / 2 or not calls:
+            work()
+            calls += 1
+        step = calls // 10 + 1
+        samples = []
+        for _ in range(self._samples):
+            calls, begun = 0, time.perf_counter()
+            while time.perf_counter() - begun < self._seconds:
+                for _ in range(step):
+                    work()
+                calls += step
+            samples.append(count * calls / (time.perf_counter() - begun))
+        self.report(row, *samples)
+
+    def need(self, path: str) -> Any:
+        """The attribute ``path`` of the engine, its modules imported.
+
+        Raises:
+            MissingApi: it is not there.
+        """
+        found = self.engine
+        name = self.engine.__name__
+        for part in path.split("."):
+            name = f"{name}.{part}"
+            if not hasattr(found, part):
+                try:
+                    importlib.import_module(name)
+                except ImportError as error:
+                    raise MissingApi(name) from error
+            found = getattr(found, part)
+        return found
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long ``work`` takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+# --- objects --------------------
+
+
+def small_objects(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    ref = engine.put(0)
+
+    @engine.remote
+    def put_100() -> None:
+        for _ in range(100):
+            engine.put(0)
+
+    bench.rate("get small", lambda: engine.get(ref))
+    bench.rate("put small", lambda: engine.put(0))
+    bench.rate(
+        "put small, many clients", lambda: engine.get([put_100.remote() for _ in range(10)]), 1000
+    )
+
+
+def large_objects(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    array = np.zeros(100 << 20, dtype=np.int64)
+
+    @engine.remote
+    def put_10() -> None:
+        for _ in range(10):
+            engine.put(np.zeros(10 << 20, dtype=np.int64))
+
+    bench.rate("put, GB/s", lambda: engine.put(array), array.nbytes / 1e9)
+    bench.rate(
+        "put, many clients, GB/s",
+        lambda: engine.get([put_10.remote() for _ in range(10)]),
+        100 * (80 << 20) / 1e9,
+    )
+
+
+def put_beside_a_copy(bench: Bench) -> None:
+    """Puts and plain copies by turns, so that both see the same machine."""
+    engine = bench.engine
+    bench.start(object_store_memory=2 << 30)
+    array = np.random.default_rng(0).integers(0, 255, 400_000_000, dtype=np.uint8)
+    target = np.zeros_like(array)
+    for _ in range(3):  # every page of the store that will be used is touched once
+        engine.put(array)
+    puts, copies = [], []
+    for _ in range(5):
+        puts.append(0.4 / seconds_of(lambda: engine.put(array)))
+        copies.append(0.4 / seconds_of(lambda: np.copyto(target, array)))
+    bench.report("put of 400 MB, warm", *puts)
+    bench.report("NumPy copy of 400 MB", *copies)
+    bench.report("put of 400 MB as part of a copy", float(np.median(puts) / np.median(copies)))
+
+
+def many_refs(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def small_value() -> bytes:
+        return b"ok"
+
+    @engine.remote
+    def make_refs() -> list[Any]:
+        return [engine.put(1) for _ in range(10_000)]
+
+    holder = make_refs.remote()
+    engine.get(holder)
+    bench.rate("get object holding 10k refs", lambda: engine.get(holder))
+
+    def wait_one_by_one() -> None:
+        pending = [small_value.remote() for _ in range(1000)]
+        fetch = True  # once is enough: Ray keeps the requests
+        while pending:
+            _, pending = engine.wait(pending, fetch_local=fetch)
+            fetch = False
+
+    bench.rate("wait on 1k refs one by one", wait_one_by_one)
+
+
+def ten_thousand_arrays(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    engine.get(engine.put(np.zeros(10)))
+    refs: list[Any] = []
+    put = seconds_of(lambda: refs.extend(engine.put(np.zeros(10)) for _ in range(10_000)))
+    bench.report("10,000 small arrays put", put)
+    bench.report("10,000 small arrays got", seconds_of(lambda: engine.get(refs)))
+
+
+# --- tasks --------------------
+
+
+def tasks(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def small_value() -> bytes:
+        return b"ok"
+
+    def thousand() -> None:
+        engine.get([small_value.remote() for _ in range(1000)])
+
+    bench.rate("1,000 tasks and get", thousand)
+    bench.rate("tasks sync", lambda: engine.get(small_value.remote()))
+    bench.rate("tasks async", thousand, 1000)
+
+
+def tasks_of_many(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def small_value() -> bytes:
+        return b"ok"
+
+    class Submitter:
+        def run(self, count: int) -> None:
+            engine.get([small_value.remote() for _ in range(count)])
+
+    cls = engine.remote(num_cpus=0)(Submitter)
+    submitters = [cls.remote() for _ in range(4)]
+    bench.rate(
+        "tasks async, many clients",
+        lambda: engine.get([s.run.remote(10_000) for s in submitters]),
+        40_000,
+    )
+
+
+def ten_thousand_arguments(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def count(*values: int) -> int:
+        return len(values)
+
+    assert engine.get(count.remote(1)) == 1
+    refs = [engine.put(i) for i in range(10_000)]
+    bench.report(
+        "10,000 ref arguments", seconds_of(lambda: _expect(engine.get(count.remote(*refs)), 10_000))
+    )
+
+
+def three_thousand_returns(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote(num_returns=3000)
+    def numbers() -> tuple[int, ...]:
+        return tuple(range(3000))
+
+    @engine.remote
+    def ready() -> None:
+        return None
+
+    engine.get(ready.remote())
+    bench.report(
+        "3,000 returns", seconds_of(lambda: _expect(engine.get(numbers.remote())[-1], 2999))
+    )
+
+
+def queued_tasks(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def small_value(i: int) -> int:
+        return i
+
+    engine.get(small_value.remote(0))
+    refs: list[Any] = []
+    submitted = seconds_of(lambda: refs.extend(small_value.remote(i) for i in range(100_000)))
+    drained = seconds_of(lambda: _expect(sum(engine.get(refs)), sum(range(100_000))))
+    bench.report("100,000 queued tasks submitted", submitted)
+    bench.report("100,000 queued tasks drained", drained)
+    bench.report("100,000 queued tasks in all", submitted + drained)
+    bench.probe("100,000 queued tasks")
+
+
+def _expect(found: object, wanted: object) -> None:
+    if found != wanted:
+        raise AssertionError(f"{found!r} came back instead of {wanted!r}")
+
+
+# --- actors --------------------
+
+
+def _actor_class(engine: Any) -> Any:
+    @engine.remote(num_cpus=0)
+    class Actor:
+        def small_value(self) -> bytes:
+            return b"ok"
+
+        def small_value_arg(self, _x: int) -> bytes:
+            return b"ok"
+
+    return Actor
+
+
+def _async_actor_class(engine: Any) -> Any:
+    @engine.remote
+    class AsyncActor:
+        async def small_value(self) -> bytes:
+            return b"ok"
+
+        async def small_value_arg(self, _x: int) -> bytes:
+            return b"ok"
+
+    return AsyncActor
+
+
+def _client_class(engine: Any) -> Any:
+    @engine.remote(num_cpus=0)
+    class Client:
+        def __init__(self, *servers: Any) -> None:
+            self._servers = servers
+
+        def call(self, count: int) -> None:
+            engine.get([s.small_value.remote() for s in self._servers for _ in range(count)])
+
+        def call_with_arg(self, count: int) -> None:
+            x = engine.put(0)
+            engine.get([s.small_value_arg.remote(x) for s in self._servers for _ in range(count)])
+
+    return Client
+
+
+def _single_calls(bench: Bench, kind: str, cls: Any) -> None:
+    engine = bench.engine
+    one, two = cls.remote(), cls.remote()
+    bench.rate(f"1:1 {kind} calls sync", lambda: engine.get(one.small_value.remote()))
+    bench.rate(
+        f"1:1 {kind} calls async",
+        lambda: engine.get([two.small_value.remote() for _ in range(1000)]),
+        1000,
+    )
+
+
+def actor_calls(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    cls = _actor_class(engine)
+    _single_calls(bench, "actor", cls)
+    wide = cls.options(max_concurrency=16).remote()
+    bench.rate(
+        "1:1 actor calls concurrent",
+        lambda: engine.get([wide.small_value.remote() for _ in range(1000)]),
+        1000,
+    )
+
+
+def async_actor_calls(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    cls = _async_actor_class(engine)
+    _single_calls(bench, "async-actor", cls)
+    actor = cls.remote()
+    bench.rate(
+        "1:1 async-actor calls with arg",
+        lambda: engine.get([actor.small_value_arg.remote(i) for i in range(1000)]),
+        1000,
+    )
+
+
+def _calls_of_many(bench: Bench, kind: str, cls: Any) -> None:
+    engine = bench.engine
+    half = max(1, bench.cores // 2)
+    servers = [cls.remote() for _ in range(half)]
+    client = _client_class(engine).remote(*servers)
+    bench.rate(f"1:n {kind} calls async", lambda: engine.get(client.call.remote(5000)), 5000 * half)
+    others = [cls.remote() for _ in range(half)]
+
+    @engine.remote
+    def work(actors: list[Any]) -> None:
+        engine.get([actors[i % half].small_value.remote() for i in range(5000)])
+
+    bench.rate(
+        f"n:n {kind} calls async",
+        lambda: engine.get([work.remote(others) for _ in range(4)]),
+        20_000,
+    )
+
+
+def actor_calls_of_many(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    cls = _actor_class(engine)
+    _calls_of_many(bench, "actor", cls)
+    clients = [_client_class(engine).remote(cls.remote()) for _ in range(max(1, bench.cores // 2))]
+    bench.rate(
+        "n:n actor calls with arg",
+        lambda: engine.get([c.call_with_arg.remote(1000) for c in clients]),
+        1000 * len(clients),
+    )
+
+
+def async_actor_calls_of_many(bench: Bench) -> None:
+    bench.start()
+    _calls_of_many(bench, "async-actor", _async_actor_class(bench.engine))
+
+
+def actor_creation(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    cls = _actor_class(engine)
+
+    def create_and_call() -> None:
+        engine.get(cls.remote().small_value.remote())
+
+    bench.rate("actors created and called", create_and_call)
+
+
+def twenty_actors(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+    cls = _actor_class(engine)
+
+    def create_and_call() -> None:
+        actors = [cls.remote() for _ in range(20)]
+        engine.get([actor.small_value.remote() for actor in actors])
+
+    bench.report("20 actors created and called", seconds_of(create_and_call))
+
+
+def placement_groups(bench: Bench) -> None:
+    create = bench.need("util.placement_group")
+    remove = bench.need("util.remove_placement_group")
+    if not callable(create):  # a module of that name without the function
+        raise MissingApi(f"{bench.engine.__name__}.util.placement_group()")
+    bench.start(resources={"custom": 100})
+
+    def create_and_remove() -> None:
+        groups = [create(bundles=[{"custom": 0.001}]) for _ in range(100)]
+        for group in groups:
+            group.wait(timeout_seconds=30)
+        for group in groups:
+            remove(group)
+
+    bench.rate("placement group create and remove", create_and_remove, 100)
+
+
+# --- the cluster --------------------
+
+
+def init(bench: Bench) -> None:
+    bench.report("first init", seconds_of(bench.start))
+
+
+def idle_memory(bench: Bench) -> None:
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def small_value() -> bytes:
+        return b"ok"
+
+    engine.get([small_value.remote() for _ in range(1000)])
+    time.sleep(3)  # idle is what is measured
+    bench.probe("idle cluster")
+
+
+WORKLOADS: dict[str, Callable[[Bench], None]] = {
+    work.__name__: work
+    for work in (
+        small_objects, large_objects, tasks, tasks_of_many, many_refs, actor_calls,
+        actor_calls_of_many, async_actor_calls, async_actor_calls_of_many, placement_groups,
+        actor_creation, init, twenty_actors, ten_thousand_arguments, three_thousand_returns,
+        ten_thousand_arrays, queued_tasks, idle_memory, put_beside_a_copy,
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run one workload."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workload", choices=sorted(WORKLOADS))
+    parser.add_argument("--engine", required=True)
+    parser.add_argument("--rows", default="", help="measure only the rows that match this")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one sample of a rate")
+    parser.add_argument("--samples", type=int, default=2, help="of each rate")
+    parser.add_argument("--output-fd", type=int, required=True)
+    args = parser.parse_args()
+    engine = importlib.import_module(args.engine)
+    bench = Bench(engine, args)
+    bench.tell({"version": engine.__version__, "python": sys.version.split()[0]})
+    try:
+        WORKLOADS[args.workload](bench)
+    except MissingApi as missing:
+        bench.tell({"missing": str(missing)})
+    finally:
+        engine.shutdown()
+
+
+if __name__ == "__main__":
+    main()

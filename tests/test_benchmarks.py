@@ -1,0 +1,79 @@
+"""The benchmarks run and report sensible figures; how fast they are is not a test's matter."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import engines, memory
+from benchmarks.report import row_results
+from benchmarks.rows import ROWS, Better, Row
+from benchmarks.workloads import WORKLOADS
+
+
+def test_every_row_has_a_workload_and_every_workload_a_row() -> None:
+    assert {row.workload for row in ROWS} - {"commands"} == set(WORKLOADS)
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_two_quick_rows_report_figures_and_the_machine(session_root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks", "--engines", "nbray", "--quick",
+            "--rows", "^(tasks sync|idle cluster)$", "--output", str(output),
+        ],
+        cwd=engines.ROOT, capture_output=True, text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tasks sync" in done.stdout and "Memory in MB: nbray, idle_memory" in done.stdout
+    found = json.loads(output.read_text())
+    assert found["machine"]["cores"] == os.cpu_count()
+    assert found["versions"]["nbray"]
+    rows = {row["row"]: row for row in found["rows"]}
+    assert rows["tasks sync"]["nbray"]["median"] > 1
+    assert "put small" not in rows
+    processes = {process["role"]: process for process in found["processes"]["idle_memory"]["nbray"]}
+    assert {"driver", "gcs", "raylet", "template", "worker"} <= set(processes)
+    for process in processes.values():
+        assert 1 < process["uss"] < process["pss"] + process["shared"] + 1
+        assert process["pss"] < process["peak"] < 1000
+    assert math.isclose(
+        rows["idle cluster"]["nbray"]["median"],
+        sum(process["pss"] for process in found["processes"]["idle_memory"]["nbray"]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "ours", "times_better", "reached"),
+    [
+        (Row("rate", "tasks"), 1000.0, 10.0, True),
+        (Row("rate", "tasks"), 999.0, 9.99, False),
+        (Row("start", "init", "s", Better.LOWER, None, 1.0), 0.5, 200.0, True),
+        (Row("start", "init", "s", Better.LOWER, None, 1.0), 1.5, 100.0 / 1.5, False),
+        (Row("memory", "idle_memory", "MB", Better.LOWER, None), 50.0, 2.0, None),
+    ],
+)
+def test_ratios_say_how_many_times_better(
+    row: Row, ours: float, times_better: float, reached: bool | None
+) -> None:
+    entry = row_results(row, {"nbray": [ours, ours * 3, ours / 3], "ray": [100.0]})
+    assert entry["times_better"] == pytest.approx(times_better)
+    assert entry.get("reached") is reached
+    assert entry["nbray"]["low"] < entry["nbray"]["median"] < entry["nbray"]["high"]
+
+
+def test_a_process_is_measured_with_its_children() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        found = {process.pid: process for process in memory.measure_tree(os.getpid())}
+    finally:
+        child.communicate(b"\n")
+    assert found[os.getpid()].role == "driver"
+    assert 0 < found[child.pid].uss <= found[child.pid].peak
