@@ -15,24 +15,33 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Register magics, the resolving of remote names and the output handler."""
-    from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse
+    """Register magics, completion, the resolving of remote names and the output handler."""
+    from nbray.jupyter_ext.completion import install_completers
+    from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
+    from nbray.jupyter_ext.workspace import Workspace
     from nbray.util.output import set_output_handler
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
     router = OutputRouter(getattr(shell, "kernel", None))
-    shell.register_magics(NbrayMagics(shell, router))
-    shell.ast_transformers.append(ResolveOnUse(shell.user_ns))
+    workspace = Workspace(shell, router)
+    set_workspace(workspace)
+    shell.register_magics(NbrayMagics(workspace))
+    shell.ast_transformers.append(ResolveOnUse(workspace))
     shell.events.register("pre_run_cell", router.before_cell)
+    shell.events.register("pre_run_cell", workspace.before_cell)
+    shell.events.register("post_run_cell", workspace.after_cell)
+    workspace.errors.install()
+    install_completers(shell, workspace)
     set_output_handler(router)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
-    from nbray.jupyter_ext.magics import ResolveOnUse
+    from nbray.jupyter_ext.magics import ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
+    from nbray.jupyter_ext.workspace import Workspace
     from nbray.util.output import set_output_handler
 
     shell.ast_transformers[:] = [
@@ -40,7 +49,12 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
         for transformer in shell.ast_transformers
         if not isinstance(transformer, ResolveOnUse)
     ]
-    for callback in list(shell.events.callbacks["pre_run_cell"]):
-        if isinstance(getattr(callback, "__self__", None), OutputRouter):
-            shell.events.unregister("pre_run_cell", callback)
+    for event in ("pre_run_cell", "post_run_cell"):
+        for callback in list(shell.events.callbacks[event]):
+            owner = getattr(callback, "__self__", None)
+            if isinstance(owner, OutputRouter | Workspace):
+                shell.events.unregister(event, callback)
+            if isinstance(owner, Workspace):
+                owner.errors.uninstall()
+    set_workspace(None)
     set_output_handler(None)

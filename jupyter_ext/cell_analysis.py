@@ -32,6 +32,7 @@ class CellNames:
         assigns: names that exist at top level when the cell ends, in order of appearance.
         certain: those of them that are bound whichever way the cell goes.
         imports: those that only import statements bind, with what they name.
+        mutates: names that the cell did not bind whose items or attributes it sets or deletes.
     """
 
     reads: frozenset[str]
@@ -40,6 +41,7 @@ class CellNames:
     assigns: tuple[str, ...]
     certain: frozenset[str]
     imports: dict[str, str]
+    mutates: frozenset[str] = frozenset()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -64,6 +66,7 @@ def analyse(cell: str | ast.Module) -> CellNames:
         assigns=tuple(flow.assigned),
         certain=frozenset(flow.bound & flow.assigned.keys()),
         imports={name: path for name, path in flow.imports.items() if name in flow.assigned},
+        mutates=frozenset(flow.mutates),
     )
 
 
@@ -141,6 +144,7 @@ class _Flow(ast.NodeVisitor):
     def __init__(self) -> None:
         self.reads: set[str] = set()
         self.deletes: set[str] = set()
+        self.mutates: set[str] = set()
         self.bound: set[str] = set()
         self.assigned: dict[str, None] = {}
         self.functions: dict[str, frozenset[str]] = {}
@@ -195,6 +199,19 @@ class _Flow(ast.NodeVisitor):
             self.bound.discard(node.id)
             self.assigned.pop(node.id, None)
             self.functions.pop(node.id, None)
+
+    def visit_Attribute(self, node: ast.Attribute | ast.Subscript) -> None:
+        if not isinstance(node.ctx, ast.Load):
+            root: ast.expr = node
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            if isinstance(root, ast.Name) and not (
+                root.id in self.bound or any(root.id in shadow for shadow in self._shadows)
+            ):
+                self.mutates.add(root.id)
+        self.generic_visit(node)
+
+    visit_Subscript = visit_Attribute
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.visit(node.value)

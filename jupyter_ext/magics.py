@@ -1,282 +1,296 @@
-"""The magics: ``%nbray`` for the cluster and ``%%remote`` for cells that run in it."""
+"""The magics: ``%nbray`` for the cluster, ``%%remote`` and ``%remote`` for code that runs in it."""
 
 from __future__ import annotations
 
-import argparse
 import ast
-import html
-import json
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magic import (
+    Magics,
+    line_cell_magic,
+    line_magic,
+    magics_class,
+    no_var_expand,
+)
 from IPython.display import display
 
 import nbray
+from nbray import ObjectRef
 from nbray.jupyter_ext.cell_analysis import analyse
-from nbray.jupyter_ext.output import OutputRouter
-from nbray.jupyter_ext.remote_cell import CannotSendError, submit
-from nbray.jupyter_ext.remote_value import (
-    RemoteRun,
-    Summary,
-    error_lines,
-    remote_names,
-    rendered,
-    resolve_names,
+from nbray.jupyter_ext.cell_running import LAST, SetupCell
+from nbray.jupyter_ext.cell_sending import (
+    NotRemoteError,
+    ReadyCell,
+    Wanted,
+    prepare,
+    remote_values,
+    submit,
 )
+from nbray.jupyter_ext.command_line import HelpShown, did_you_mean, split
+from nbray.jupyter_ext.commands import COMMANDS
+from nbray.jupyter_ext.commands.base import require_cluster
+from nbray.jupyter_ext.remote_actors import find_or_make, submit_to_actors
+from nbray.jupyter_ext.remote_options import RemoteOptions, parse_cell, parse_line
+from nbray.jupyter_ext.remote_run import Detached, Patience, RemoteRun, Summary
+from nbray.jupyter_ext.remote_value import remote_names
+from nbray.jupyter_ext.sent_values import CannotSendError
+from nbray.jupyter_ext.spread_cell import SpreadRun, run_spread
+from nbray.jupyter_ext.tables import Table
 
 if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line in the cell."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message instead of leaving the kernel."""
-        raise UsageError(
-            f"{self.prog}: {message}. Usage: {' '.join(self.format_usage().split()[1:])}"
-        )
-
-    def parse_line(self, line: str) -> argparse.Namespace:
-        """Parse what stands behind the magic."""
-        try:
-            return self.parse_args(shlex.split(line, comments=True))
-        except ValueError as error:  # an open quote
-            raise UsageError(f"{self.prog}: {error}.") from error
-
-
-def _resources(text: str) -> dict[str, float]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
-    if not isinstance(value, dict) or not all(
-        isinstance(amount, int | float) for amount in value.values()
-    ):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like '{{\"name\": 1}}'")
-    return value
-
-
-def _add_resources(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-cpus", type=float)
-    parser.add_argument("--num-gpus", type=float)
-    parser.add_argument("--resources", type=_resources, metavar="JSON")
-
-
-def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    values = {name: getattr(arguments, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _cluster_parser() -> _Parser:
-    parser = _Parser(prog="%nbray", add_help=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    start = commands.add_parser("start", add_help=False)
-    start.add_argument("--head", action="store_true", help="accepted as the shell's command has it")
-    _add_resources(start)
-    start.add_argument("--object-store-memory", type=int, metavar="BYTES")
-    start.add_argument("--namespace")
-    attach = commands.add_parser("attach", add_help=False)
-    attach.add_argument("address", metavar="ADDRESS")
-    attach.add_argument("--namespace")
-    commands.add_parser("status", add_help=False)
-    commands.add_parser("stop", add_help=False)
-    return parser
-
-
-def _cell_parser() -> _Parser:
-    parser = _Parser(prog="%%remote", add_help=False)
-    _add_resources(parser)
-    parser.add_argument("--name")
-    parser.add_argument("--noblock", action="store_true")
-    return parser
-
-
-class ClusterStatus:
-    """A picture of the cluster at one moment: its nodes and what is free on them."""
-
-    def __init__(
-        self,
-        nodes: Sequence[dict[str, Any]],
-        total: dict[str, float],
-        available: dict[str, float],
-    ) -> None:
-        self.rows = [
-            (
-                str(node.get("NodeID", ""))[:12],
-                str(node.get("NodeManagerAddress", "")),
-                "alive" if node.get("Alive") else "dead",
-                ", ".join(_amounts(node.get("Resources", {}))),
-            )
-            for node in nodes
-        ]
-        self.resources = [
-            f"{name}: {_amount(name, available.get(name, 0.0))} of {_amount(name, amount)} free"
-            for name, amount in sorted(total.items())
-            if not name.startswith("node:")
-        ]
-
-    def __repr__(self) -> str:
-        lines = [f"{len(self.rows)} node{'s' if len(self.rows) != 1 else ''}"]
-        lines += ["  " + "  ".join(row) for row in self.rows]
-        return "\n".join(lines + self.resources)
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{title}</th>" for title in ("node", "address", "state", "resources"))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.rows
-        )
-        free = "<br>".join(html.escape(line) for line in self.resources)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{free}</p>"
-
-
-def _amount(name: str, value: float) -> str:
-    return f"{value / 2**30:.2f} GiB" if name.endswith("memory") else f"{value:g}"
-
-
-def _amounts(resources: dict[str, float]) -> list[str]:
-    return [
-        f"{name} {_amount(name, value)}"
-        for name, value in sorted(resources.items())
-        if not name.startswith("node:")
-    ]
+    from nbray.jupyter_ext.workspace import Workspace
 
 
 @magics_class
 class NbrayMagics(Magics):
-    """``%nbray`` and ``%%remote``."""
+    """``%nbray``, ``%%remote`` and ``%remote``."""
 
-    def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
-        super().__init__(shell)
-        self.notebook = shell
-        self.router = router
-        self.cluster_parser = _cluster_parser()
-        self.cell_parser = _cell_parser()
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace.shell)
+        self.workspace = workspace
 
+    @no_var_expand
     @line_magic
     def nbray(self, line: str) -> None:
-        """Start, attach, look at or stop the cluster.
-
-        ``%nbray start --head [--num-cpus N] [--num-gpus N] [--resources JSON]
-        [--object-store-memory BYTES] [--namespace NAME]``, ``%nbray attach ADDRESS``,
-        ``%nbray status``, ``%nbray stop``. Starting what runs and stopping what does not is
-        harmless.
+        """Start, look at and stop the cluster: ``%nbray help`` lists the commands.
 
         Raises:
             UsageError: the line is wrong, or there is no cluster to look at.
         """
-        arguments = self.cluster_parser.parse_line(line)
-        commands: dict[str, Callable[[argparse.Namespace], None]] = {
-            "start": self._start, "attach": self._attach, "status": self._status,
-            "stop": self._stop,
-        }  # fmt: skip
-        commands[arguments.command](arguments)
+        words = split(line, "%nbray")
+        if not words or words[0] in ("help", "--help", "-h"):
+            command = COMMANDS.get(words[1]) if len(words) > 1 else None
+            if command is not None:
+                command.parser().print_help()
+                return
+            _show(_overview())
+            return
+        command = COMMANDS.get(words[0])
+        if command is None:
+            hint = did_you_mean(words[0], COMMANDS)
+            raise UsageError(f"%nbray: there is no command {words[0]!r}.{hint} See %nbray help.")
+        try:
+            shown = command(self.workspace, words[1:])
+        except HelpShown:
+            return
+        if shown is not None:
+            _show(shown)
 
-    def _start(self, arguments: argparse.Namespace) -> None:
-        if nbray.is_initialized():
-            print("nbray runs already; %nbray stop ends it.")
-        else:
-            options = _given(
-                arguments, "num_cpus", "num_gpus", "resources", "object_store_memory", "namespace"
-            )
-            nbray.init(**options)
-        self.router.mark()
-        display(_status())  # type: ignore[no-untyped-call]
-
-    def _attach(self, arguments: argparse.Namespace) -> None:
-        if nbray.is_initialized():
-            raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
-        nbray.init(address=arguments.address, **_given(arguments, "namespace"))
-        self.router.mark()
-        display(_status())  # type: ignore[no-untyped-call]
-
-    def _status(self, _arguments: argparse.Namespace) -> None:
-        _require_cluster("%nbray status")
-        display(_status())  # type: ignore[no-untyped-call]
-
-    def _stop(self, _arguments: argparse.Namespace) -> None:
-        if nbray.is_initialized():
-            nbray.shutdown()
-            print("nbray is stopped.")
-        else:
-            print("nbray does not run.")
-
+    @no_var_expand
     @line_cell_magic
-    def remote(self, line: str, cell: str | None = None) -> RemoteRun | None:
-        """Run the cell in a worker; the names that it assigns stay there until they are used.
-
-        ``%%remote [--num-cpus N] [--num-gpus N] [--resources JSON] [--name TEXT] [--noblock]``
-
-        With ``--noblock`` the notebook goes on at once; output, plots and errors appear here
-        when they are made.
+    def remote(self, line: str, cell: str | None = None) -> Any:
+        """Run the cell, or the rest of the line, in a worker; ``%%remote --help`` has the options.
 
         Raises:
             UsageError: the line is wrong, there is no cluster, or a value cannot be sent.
-            SyntaxError: the cell is not Python.
-            BaseException: what the cell raised.
+            SyntaxError: the code is not Python.
+            BaseException: what the code raised.
         """
-        if cell is None:
-            raise UsageError("%%remote runs a whole cell: write it with two % in the first line.")
-        arguments = self.cell_parser.parse_line(line)
-        _require_cluster("%%remote")
-        label = f"In [{self._cell_number()}]"
-        options = _given(arguments, "num_cpus", "num_gpus", "resources", "name")
-        source = f"%%remote {line}".rstrip() + "\n" + cell
-        namespace = self.notebook.user_ns
         try:
-            run, values = submit(source, label, namespace, options)
-        except CannotSendError as error:
+            if cell is None:
+                options, code = parse_line(line)
+                source, one_line = "%remote\n" + code, True
+            else:
+                options = parse_cell(line)
+                source, one_line = f"%%remote {line}".rstrip() + "\n" + cell, False
+        except HelpShown:
+            return None
+        require_cluster("%remote" if one_line else "%%remote")
+        try:
+            return self._run(options, source, one_line)
+        except (CannotSendError, NotRemoteError) as error:
             raise UsageError(str(error)) from error
         except SyntaxError as error:
             raise error.with_traceback(None) from None
-        self.router.leave_unmarked(run.summary_ref.task_id().binary())
-        namespace.update(values)
-        if arguments.noblock:
+
+    def _run(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
+        if options.every:
+            return self._set_up(options, source)
+        if options.spread is not None:
+            return self._spread(options, source)
+        if options.targets or options.actor is not None:
+            return self._in_actors(options, source, one_line)
+        workspace = self.workspace
+        wanted = Wanted(options.out, last=one_line)
+        ready = prepare(workspace, source, workspace.cell_label(), wanted)
+        run, refs = submit(workspace, ready, options.task, self._patience(options))
+        workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
+        workspace.namespace.update(remote_values(ready, run, refs, workspace.namespace))
+        if options.noblock:
             self._show_later(run)
             return run
-        try:
-            summary = run.wait()
-        except BaseException as error:  # whatever the user's cell raised
-            raise rendered(error, run, namespace) from None
-        for bundle in summary.displays:
-            display(bundle, raw=True)  # type: ignore[no-untyped-call]
-        return None
+        self._finish(run)
+        if options.gather:
+            workspace.resolve(ready.names)
+        return nbray.get(refs[-1]) if one_line else None
 
-    def _cell_number(self) -> int:
-        """The number of the cell that runs now; IPython counts it before or after, by version."""
-        history = self.notebook.history_manager
-        return len(history.input_hist_parsed) - 1 if history is not None else 0
+    def _patience(self, options: RemoteOptions) -> Patience:
+        settings = self.workspace.settings
+        return Patience(
+            options.timeout,
+            options.on_interrupt or settings.on_interrupt,
+            settings.interrupt_grace,
+        )
+
+    def _finish(self, run: RemoteRun, titles: Sequence[str] = ()) -> None:
+        """Wait for a run and show what it displays."""
+        try:
+            summaries = run.wait()
+        except Detached as error:
+            self._show_later(run)
+            raise self.workspace.rendered(error, run) from None
+        except BaseException as error:  # whatever the user's cell raised
+            raise self.workspace.rendered(error, run) from None
+        for number, summary in enumerate(summaries):
+            if titles and summary.displays:
+                print(f"{titles[number]}:")
+            for bundle in summary.displays:
+                display(bundle, raw=True)  # type: ignore[no-untyped-call]
+        self._tell_changes(summaries)
+
+    def _tell_changes(self, summaries: Sequence[Summary]) -> None:
+        changed = sorted({name for summary in summaries for name in summary.changed})
+        if changed:
+            names = ", ".join(changed)
+            print(f"Changed in the worker only: {names}. -o {','.join(changed)} brings it back.")
 
     def _show_later(self, run: RemoteRun) -> None:
         """Show what the run displays or raises in this cell, once it has ended."""
-        router, cell = self.router, self.router.current_cell()
-        namespace = self.notebook.user_ns
+        workspace = self.workspace
+        router, cell = workspace.router, workspace.router.current_cell()
 
         def show(done: Future[Summary]) -> None:
             error = done.exception()
             if error is not None:
-                text = "\n".join(error_lines(error, run, namespace)) + "\n"
+                text = "\n".join(workspace.error_lines(error, run)) + "\n"
                 router.publish("stream", {"name": "stderr", "text": text}, cell)
                 return
             for bundle in done.result().displays:
                 content = {"data": bundle, "metadata": {}, "transient": {}}
                 router.publish("display_data", content, cell)
 
-        run.summary_ref.future().add_done_callback(show)
+        for ref in run.refs:
+            ref.future().add_done_callback(show)
+
+    # --- other ways to run a cell --------------------
+
+    def _set_up(self, options: RemoteOptions, source: str) -> None:
+        workspace = self.workspace
+        label = workspace.cell_label()
+        ready = prepare(workspace, source, label, Wanted())
+        first = RemoteRun(label, [nbray.put(None)], (), source=source).what()
+        name = options.task.get("name") or first
+        setup = SetupCell("", ready.cell, tuple(ready.arguments))
+        workspace.setup.make(name, label, first, setup)
+        check = prepare(workspace, "%remote\npass", label, Wanted(()))
+        run, _ = submit(workspace, check, options.task, self._patience(options))
+        workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
+        try:
+            self._finish(run)
+        except BaseException:
+            workspace.setup.drop(name)
+            raise
+        print(f"Every worker runs this before its next remote cell (set-up cell {name!r}).")
+
+    def _spread(self, options: RemoteOptions, source: str) -> list[Any] | None:
+        workspace = self.workspace
+        spread = options.spread
+        assert spread is not None
+        names = analyse(spread.expression).needs
+        workspace.resolve(sorted(names & workspace.namespace.keys()))
+        try:
+            elements = list(eval(spread.expression, workspace.namespace))
+        except Exception as error:  # the user's expression
+            raise UsageError(f"%%remote --map: {spread.expression}: {error}") from error
+        count = len(spread.variables)
+        if count > 1 and any(len(element) != count for element in elements):
+            raise UsageError(f"%%remote --map: an element does not have {count} values.")
+        wanted = Wanted(options.out or (), last=options.out is None)
+        ready = prepare(workspace, source, workspace.cell_label(), wanted, spread.variables)
+        if not elements:
+            columns: list[list[Any]] = [[] for _ in ready.cell.assigns]
+        else:
+            try:
+                run, columns = run_spread(
+                    workspace, ready, elements, count, options.task, self._patience(options)
+                )
+            except BaseException as error:  # whatever the user's cell raised
+                raise self._spread_error(error, spread.variables) from None
+            self._finish(run)
+        if options.out is None:
+            return columns[0]
+        workspace.namespace.update(zip(ready.names, columns, strict=True))
+        return None
+
+    def _spread_error(self, error: BaseException, variables: Sequence[str]) -> BaseException:
+        run = self.workspace.runs[-1]
+        rendered: BaseException = self.workspace.rendered(error, run)
+        if isinstance(run, SpreadRun) and (place := run.failed_at) is not None:
+            value = repr(run.elements[place])
+            short = value if len(value) <= 80 else value[:77] + "..."
+            lines = rendered.__dict__["_render_traceback_"]()
+            where = f"Element {place} of {len(run.refs)}: {', '.join(variables)} = {short}"
+            rendered.__dict__["_render_traceback_"] = lambda: [*lines, where]
+        return rendered
+
+    def _in_actors(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
+        workspace = self.workspace
+        names = (options.actor,) if options.actor is not None else options.targets
+        actors = {
+            name: find_or_make(workspace, name, options.task, make=options.actor is not None)
+            for name in names
+            if name is not None
+        }
+        wanted = Wanted(options.out or (), last=one_line)
+        ready = prepare(workspace, source, workspace.cell_label(), wanted)
+        run, columns = submit_to_actors(workspace, ready, actors, self._patience(options))
+        for ref in run.refs:
+            if len(actors) == 1:
+                workspace.router.leave_unmarked(ref.task_id().binary())
+        return self._results(options, ready, run, columns, list(actors))
+
+    def _results(
+        self,
+        options: RemoteOptions,
+        ready: ReadyCell,
+        run: RemoteRun,
+        columns: list[list[ObjectRef]],
+        titles: list[str],
+    ) -> Any:
+        """What comes back from one target is a value, from several a list in their order."""
+        namespace = self.workspace.namespace
+        several = len(titles) > 1
+        if not several:
+            namespace.update(remote_values(ready, run, columns[0], namespace))
+        if options.noblock:
+            self._show_later(run)
+            return run
+        self._finish(run, titles if several else ())
+        if several:
+            for place, name in enumerate(ready.names):
+                namespace[name] = nbray.get([column[place] for column in columns])
+        elif options.gather:
+            self.workspace.resolve(ready.names)
+        if LAST in ready.cell.assigns:
+            values = nbray.get([column[-1] for column in columns])
+            return values if several else values[0]
+        return None
 
 
-def _status() -> ClusterStatus:
-    return ClusterStatus(nbray.nodes(), nbray.cluster_resources(), nbray.available_resources())
+def _overview() -> Table:
+    rows = [(f"%nbray {command.name}", command.help) for command in COMMANDS.values()]
+    notes = [
+        "%nbray COMMAND --help tells more of one.",
+        "%%remote runs a cell in the cluster, %remote one line: %%remote --help.",
+    ]
+    return Table(("command", "what it does"), rows, notes=notes)
 
 
-def _require_cluster(magic: str) -> None:
-    if not nbray.is_initialized():
-        raise UsageError(f"{magic}: no cluster yet. Start one with %nbray start --head.")
+def _show(value: object) -> None:
+    display(value)  # type: ignore[no-untyped-call]
 
 
 class ResolveOnUse(ast.NodeTransformer):
@@ -286,22 +300,29 @@ class ResolveOnUse(ast.NodeTransformer):
     and can be interrupted. A cell which reads no remote name stays as it is.
     """
 
-    def __init__(self, namespace: dict[str, Any]) -> None:
-        self._namespace = namespace
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
         """Put the statement in front."""
-        reads = sorted(analyse(node).reads & self._namespace.keys())
-        if remote_names(reads, self._namespace):
+        namespace = self._workspace.namespace
+        reads = sorted(analyse(node).reads & namespace.keys())
+        if remote_names(reads, namespace):
             call = f"__import__('sys').modules[{__name__!r}].resolve({reads!r})"
             node.body.insert(0, ast.parse(call).body[0])
         return node
 
 
+_workspace: Workspace | None = None
+
+
+def set_workspace(workspace: Workspace | None) -> None:
+    """The workspace that `resolve` works on."""
+    global _workspace
+    _workspace = workspace
+
+
 def resolve(names: list[str]) -> None:
     """What the statement in front of a cell calls."""
-    from IPython.core.getipython import get_ipython
-
-    shell = get_ipython()
-    assert shell is not None, "called outside of IPython"
-    resolve_names(shell.user_ns, names)
+    assert _workspace is not None, "called outside of IPython"
+    _workspace.resolve(names)

@@ -1,28 +1,28 @@
 """What a remote cell leaves in the notebook: names whose values stay in the cluster.
 
-A `RemoteRun` is one submission of a remote cell. Each name that the cell assigns becomes a
-`RemoteValue`: a picture and a promise, never a copy. Just before a later cell which reads
-such a name runs, `resolve_names` waits for the value and puts it in the name's place.
+Each name that the cell assigns becomes a `RemoteValue`: a picture and a promise, never a copy.
+Just before a later cell which reads such a name runs, `nbray.jupyter_ext.resolving` waits for
+the value and puts it in the name's place.
 """
 
 from __future__ import annotations
 
 import html
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
 import nbray
-from nbray.exceptions import TaskCancelledError, TaskError
+from nbray.exceptions import NbrayError
 from nbray.jupyter_ext.cell_analysis import names_reached
+from nbray.jupyter_ext.remote_run import RemoteRun
 
-CELL_FILE = "<remote cell"
 _MISSING = object()
-_HERE = str(Path(__file__).parent)
-_RUNTIME = str(Path(nbray.__file__).parent)
+
+
+class LostWithClusterError(NbrayError):
+    """The value of a name was in a cluster that has been stopped."""
 
 
 @dataclass(frozen=True)
@@ -46,93 +46,6 @@ class Unpicklable:
             f"{self.name!r} is a {self.type_name} that stayed in its worker, since it cannot be "
             f"pickled ({self.reason}). Use it inside the remote cell that makes it."
         )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What comes back first from a remote cell.
-
-    Attributes:
-        displays: MIME bundles to show, in order.
-        types: for each assigned name what its value is, in a few words.
-    """
-
-    displays: list[dict[str, Any]] = field(default_factory=list)
-    types: dict[str, str] = field(default_factory=dict)
-
-
-class RemoteRun:
-    """One submission of a remote cell.
-
-    Attributes:
-        label: which cell, as ``In [3]``.
-        summary_ref: ready (or failed) as soon as the cell has run.
-        inputs: the earlier runs whose values this one reads.
-    """
-
-    def __init__(
-        self, label: str, summary_ref: nbray.ObjectRef, inputs: Sequence[RemoteRun]
-    ) -> None:
-        self.label = label
-        self.summary_ref = summary_ref
-        self.inputs = tuple(inputs)
-        self._outcome: Summary | BaseException | None = None
-
-    def outcome(self, timeout: float | None = 0.0) -> Summary | BaseException | None:
-        """The summary, the error, or None while the cell has not ended within ``timeout``."""
-        if self._outcome is None:
-            ready, _ = nbray.wait([self.summary_ref], num_returns=1, timeout=timeout)
-            if ready:
-                try:
-                    self._outcome = nbray.get(self.summary_ref)
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # whatever the user's cell raised
-                    self._outcome = error
-        return self._outcome
-
-    def wait(self) -> Summary:
-        """Wait for the end of the cell; an interrupt cancels it.
-
-        The first interrupt asks the cell to stop and gives it a second to do so. Another one
-        within that second kills its worker.
-
-        Raises:
-            BaseException: what the cell raised, rendered with the cell's own lines.
-            KeyboardInterrupt: the wait was interrupted.
-        """
-        try:
-            outcome = self.outcome(timeout=None)
-        except KeyboardInterrupt:
-            self._cancel()
-            raise
-        if isinstance(outcome, Summary):
-            return outcome
-        assert outcome is not None
-        raise outcome
-
-    def _cancel(self) -> None:
-        nbray.cancel(self.summary_ref)
-        try:
-            nbray.wait([self.summary_ref], num_returns=1, timeout=1.0)
-        except KeyboardInterrupt:
-            nbray.cancel(self.summary_ref, force=True)
-
-    def state(self) -> str:
-        """``running`` (or waiting to run), ``done``, ``cancelled`` or ``failed``."""
-        outcome = self.outcome()
-        if outcome is None:
-            return "running"
-        if isinstance(outcome, Summary):
-            return "done"
-        return "cancelled" if isinstance(outcome, TaskCancelledError) else "failed"
-
-    def depends_on(self, other: RemoteRun) -> bool:
-        """Whether this run needs a value of ``other``, directly or through other runs."""
-        return self is other or any(run.depends_on(other) for run in self.inputs)
-
-    def __repr__(self) -> str:
-        return f"<remote cell {self.label}: {self.state()}>"
 
 
 class RemoteValue:
@@ -170,6 +83,11 @@ class RemoteValue:
             NameError: the cell ended without binding the name, and it had no value before.
             TypeError: the value cannot leave its worker.
         """
+        if not nbray.is_initialized():
+            raise LostWithClusterError(
+                f"The value of {self.name!r} ({self.run.label}) was in a cluster that has been "
+                "stopped. Run that cell again."
+            )
         self.run.wait()
         value = _fetch(self.ref)
         if isinstance(value, Unset):
@@ -181,9 +99,9 @@ class RemoteValue:
 
     def describe(self) -> tuple[str, str]:
         """State and type, as far as known."""
-        outcome = self.run.outcome()
-        known = outcome.types.get(self.name, "") if isinstance(outcome, Summary) else ""
-        return self.run.state(), known
+        state = self.run.state()
+        summary = self.run.summary() if state == "done" else None
+        return state, summary.types.get(self.name, "") if summary is not None else ""
 
     def __repr__(self) -> str:
         state, kind = self.describe()
@@ -208,24 +126,6 @@ def _fetch(ref: nbray.ObjectRef) -> Any:
     return value
 
 
-def resolve_names(namespace: MutableMapping[str, Any], names: Sequence[str]) -> None:
-    """Put the values of all RemoteValues that using ``names`` reads in their places.
-
-    A function that arrives may read further names, so this looks again until none is left.
-
-    Raises:
-        BaseException: what the remote cell raised, with its traceback.
-    """
-    while waiting := remote_names(names, namespace):
-        for name in waiting:
-            remote = namespace[name]
-            try:
-                value = remote.get()
-            except BaseException as error:  # the cell's error, whatever its class
-                raise rendered(error, remote.run, namespace) from None
-            namespace[name] = _at_home(value, namespace)
-
-
 def remote_names(names: Iterable[str], namespace: Mapping[str, Any]) -> list[str]:
     """The names bound to RemoteValues that using ``names`` reads, as far as can be seen now."""
     if not any(isinstance(value, RemoteValue) for value in list(namespace.values())):
@@ -234,7 +134,7 @@ def remote_names(names: Iterable[str], namespace: Mapping[str, Any]) -> list[str
     return sorted(name for name in reached if isinstance(namespace[name], RemoteValue))
 
 
-def _at_home(value: Any, namespace: MutableMapping[str, Any]) -> Any:
+def at_home(value: Any, namespace: MutableMapping[str, Any]) -> Any:
     """Functions and classes from a remote cell see the notebook's globals, as if made here."""
     if isinstance(value, FunctionType):
         return _moved(value, namespace) if value.__module__ == "__main__" else value
@@ -256,58 +156,3 @@ def _moved(function: FunctionType, namespace: MutableMapping[str, Any]) -> Funct
         setattr(moved, name, getattr(function, name))
     moved.__dict__.update(function.__dict__)
     return moved
-
-
-def _root(run: RemoteRun) -> RemoteRun:
-    """The first run that failed, among this one and those whose values it reads."""
-    for earlier in run.inputs:
-        if earlier.state() in ("failed", "cancelled"):
-            return _root(earlier)
-    return run
-
-
-def dependents(run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
-    """The names of ``namespace`` that have no value when ``run`` fails."""
-    return [
-        f"{name} ({value.run.label})"
-        for name, value in namespace.items()
-        if isinstance(value, RemoteValue) and value.run.depends_on(run)
-    ]
-
-
-def error_lines(error: BaseException, run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
-    """The error of a remote cell as text: the user's own frames first to last."""
-    if isinstance(error, TaskError):
-        lines = list(_user_lines(error.traceback_text))
-    else:
-        lines = traceback.format_exception_only(error)
-        lines = [line for text in lines for line in text.rstrip("\n").split("\n")]
-    if run.state() in ("failed", "cancelled"):
-        root = _root(run)
-        lines += ["", f"Remote cell {root.label} did not finish."]
-        names = dependents(root, namespace)
-        if names:
-            lines.append(f"Without a value because of it: {', '.join(names)}.")
-    return lines
-
-
-def _user_lines(text: str) -> Iterator[str]:
-    """``text`` without the frames of nbray itself."""
-    ours = False
-    for line in text.rstrip("\n").split("\n"):
-        if line.startswith('  File "'):
-            ours = line.startswith((f'  File "{_HERE}', f'  File "{_RUNTIME}'))
-        elif not line.startswith("    "):
-            ours = False
-        if not ours:
-            yield line
-
-
-def rendered(error: BaseException, run: RemoteRun, namespace: Mapping[str, Any]) -> BaseException:
-    """``error``, which IPython now shows by the remote cell's lines instead of nbray's."""
-    if isinstance(error, KeyboardInterrupt):
-        lines = [f"KeyboardInterrupt: remote cell {run.label} was cancelled."]
-    else:
-        lines = error_lines(error, run, namespace)
-    error.__dict__["_render_traceback_"] = lambda: lines
-    return error

@@ -2,95 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+from kernel import Notebook, notebook
 
-
-class Cell:
-    """One executed cell and everything that was published for it."""
-
-    def __init__(self, message_id: str) -> None:
-        self.message_id = message_id
-        self.messages: list[tuple[str, dict[str, Any]]] = []
-
-    def texts(self, kind: str) -> str:
-        return "".join(content["text"] for name, content in self.messages if name == kind)
-
-    @property
-    def printed(self) -> str:
-        return self.texts("stream")
-
-    @property
-    def result(self) -> str:
-        for name, content in self.messages:
-            if name in ("execute_result", "display_data"):
-                return str(content["data"]["text/plain"])
-        return ""
-
-    @property
-    def error(self) -> str:
-        for name, content in self.messages:
-            if name == "error":
-                return content["ename"] + "\n" + "\n".join(content["traceback"])
-        return ""
-
-    @property
-    def idle(self) -> bool:
-        return ("status", {"execution_state": "idle"}) in self.messages
-
-
-class Notebook:
-    """Runs cells one after the other and sorts what the kernel publishes by cell."""
-
-    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
-        self.manager = manager
-        self._client = client
-        self._cells: dict[str, Cell] = {}
-
-    def start(self, code: str) -> Cell:
-        message_id = self._client.execute(code)
-        cell = self._cells[message_id] = Cell(message_id)
-        return cell
-
-    def run(self, code: str, timeout: float = 30.0) -> Cell:
-        cell = self.start(code)
-        self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
-        return cell
-
-    def wait(self, condition: Any, what: str, timeout: float = 30.0) -> None:
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-            try:
-                message = self._client.get_iopub_msg(timeout=0.1)
-            except queue.Empty:
-                continue
-            cell = self._cells.get(message["parent_header"].get("msg_id", ""))
-            if cell is not None:
-                cell.messages.append((message["msg_type"], message["content"]))
-
-
-@pytest.fixture
-def notebook(session_root: Path) -> Iterator[Notebook]:
-    """A kernel with the extension and a cluster of two CPUs; no colours."""
-    manager = KernelManager()
-    manager.start_kernel(extra_arguments=["--colors=NoColor"])
-    client = manager.blocking_client()
-    client.start_channels()
-    client.wait_for_ready(timeout=30)
-    notebook = Notebook(manager, client)
-    assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
-    assert "1 node" in notebook.run("%nbray start --head --num-cpus 2").result
-    yield notebook
-    client.stop_channels()
-    manager.shutdown_kernel()
+__all__ = ["notebook"]
 
 
 def test_values_go_and_come_by_name(notebook: Notebook) -> None:
@@ -206,8 +123,8 @@ def test_an_interrupt_returns_the_prompt_and_cancels(notebook: Notebook) -> None
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("%nbray frob", "UsageError: %nbray: argument COMMAND: invalid choice: 'frob'"),
-        ("%nbray start --cpus 3", "UsageError: %nbray: unrecognized arguments: --cpus 3"),
+        ("%nbray frob", "UsageError: %nbray: there is no command 'frob'."),
+        ("%nbray start --cpus 3", "there is no option --cpus. Did you mean --num-cpus?"),
         ("%%remote --resources {x\n1", "'{x' is not JSON"),
         ("%nbray attach nowhere:1", "this kernel is in a cluster"),
     ],

@@ -1,0 +1,14 @@
+"""The subcommands of ``%nbray``: one module per group, one table of all."""
+
+from __future__ import annotations
+
+from nbray.jupyter_ext.commands import cells, cluster, objects, state
+from nbray.jupyter_ext.commands.base import Command
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        *cluster.COMMANDS, *state.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
+    )
+}  # fmt: skip
+"""All subcommands by name, in the order in which ``%nbray help`` lists them."""

@@ -1,0 +1,111 @@
+"""``%nbray start``, ``attach``, ``status``, ``stop``, ``nodes``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+
+import nbray
+from nbray.exceptions import NbrayError
+from nbray.jupyter_ext.command_line import Parser, add_resources, given, size
+from nbray.jupyter_ext.commands.base import Command
+from nbray.jupyter_ext.tables import Table, count, resource_amount, resource_amounts
+
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.workspace import Workspace
+
+
+def status() -> Table:
+    """The cluster at this moment: its nodes and what is free on them."""
+    total, free = nbray.cluster_resources(), nbray.available_resources()
+    table = nodes()
+    table.title = count(len(table.rows), "node")
+    table.notes = [
+        f"{name}: {resource_amount(name, free.get(name, 0.0))} of "
+        f"{resource_amount(name, amount)} free"
+        for name, amount in sorted(total.items())
+        if not name.startswith("node:")
+    ]
+    return table
+
+
+def nodes() -> Table:
+    """A row for each node."""
+    rows = [
+        (
+            node["NodeID"][:12],
+            node["NodeManagerAddress"],
+            node["NodeManagerHostname"],
+            "alive" if node["Alive"] else "dead",
+            ", ".join(resource_amounts(node["Resources"])),
+        )
+        for node in nbray.nodes()
+    ]
+    return Table(("node", "address", "host", "state", "resources"), rows)
+
+
+def _start_arguments(parser: Parser) -> None:
+    parser.add_argument("--head", action="store_true", help="as the shell's command has it")
+    add_resources(parser)
+    parser.add_argument(
+        "--object-store-memory", type=size, metavar="SIZE", help="of the object store, like 2GB"
+    )
+    parser.add_argument("--namespace", help="where the names of actors live")
+
+
+def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    if nbray.is_initialized():
+        print("nbray runs already; %nbray stop ends it.")
+    else:
+        options = given(
+            arguments, "num_cpus", "num_gpus", "resources", "object_store_memory", "namespace"
+        )
+        try:
+            nbray.init(**options)
+        except (NbrayError, OSError, ValueError) as error:
+            raise UsageError(f"%nbray start: {error}") from error
+    workspace.joined()
+    return status()
+
+
+def _attach_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "address", metavar="ADDRESS", nargs="?", default="auto",
+        help="HOST:PORT of the cluster; by default the newest of this machine",
+    )  # fmt: skip
+    parser.add_argument("--namespace", help="where the names of actors live")
+
+
+def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    if nbray.is_initialized():
+        raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
+    try:
+        nbray.init(address=arguments.address, **given(arguments, "namespace"))
+    except (NbrayError, OSError) as error:
+        raise UsageError(f"%nbray attach: {error}") from error
+    workspace.joined()
+    return status()
+
+
+def _stop(workspace: Workspace, _arguments: argparse.Namespace) -> object:
+    if not nbray.is_initialized():
+        print("nbray does not run.")
+        return None
+    workspace.left()
+    nbray.shutdown()
+    print("nbray is stopped.")
+    return None
+
+
+COMMANDS = (
+    Command("start", "Start a cluster on this machine; harmless when one runs.", _start,
+            _start_arguments, needs_cluster=False),
+    Command("attach", "Join a cluster that runs.", _attach, _attach_arguments,
+            needs_cluster=False),
+    Command("status", "Nodes and free resources.", lambda _w, _a: status()),
+    Command("stop", "End the cluster that this notebook started, or leave the one it joined.",
+            _stop, needs_cluster=False),
+    Command("nodes", "The nodes.", lambda _w, _a: nodes()),
+)  # fmt: skip

@@ -1,0 +1,161 @@
+"""``%nbray objects``: what this notebook keeps in the object store, and how to let it go."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+
+import nbray
+from nbray.jupyter_ext.command_line import Parser, did_you_mean
+from nbray.jupyter_ext.commands.base import Command
+from nbray.jupyter_ext.remote_value import RemoteValue
+from nbray.jupyter_ext.tables import Table, as_bytes, count
+from nbray.util import local_state
+
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.workspace import Workspace
+
+_OUT = re.compile(r"Out\[?(\d+)\]?|_(\d+)")
+_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """One thing of the notebook that keeps memory of the object store.
+
+    Attributes:
+        name: the name, or ``Out[3]``.
+        what: in a few words.
+        size: bytes, None while not known.
+        state: of the object.
+    """
+
+    name: str
+    what: str
+    size: int | None
+    state: str
+
+
+def held(workspace: Workspace) -> list[Held]:
+    """Everything in names and in ``Out[]`` that refers to objects, the largest first."""
+    found = []
+    for name, value in _places(workspace):
+        refs = list(_refs_in(value, _DEPTH))
+        if refs:
+            facts = [local_state.describe(ref) for ref in refs]
+            sizes = [fact.size for fact in facts if fact.size is not None]
+            states = sorted({fact.state for fact in facts})
+            what = type(value).__name__
+            if not isinstance(value, nbray.ObjectRef | RemoteValue):
+                what += f" with {count(len(refs), 'ref')}"
+            size = sum(sizes) if sizes else None
+            found.append(Held(name, what, size, ", ".join(states)))
+        elif (size := _mapped_bytes(value)) is not None:
+            found.append(Held(name, f"{type(value).__name__} read in place", size, "ready"))
+    for entry in workspace.sent.entries():
+        found.append(Held(entry.name, "as sent to remote cells", entry.size, "ready"))
+    return sorted(found, key=lambda item: -(item.size or 0))
+
+
+def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
+    namespace = workspace.namespace
+    outputs: dict[int, Any] = namespace.get("Out", {})
+    for number, value in list(outputs.items()):
+        yield f"Out[{number}]", value
+    hidden = {"In", "Out", "_ih", "_oh", "_dh"}
+    for name, value in list(namespace.items()):
+        if name not in hidden and not re.fullmatch(r"_+|_\d+|_i+|_i\d+", name):
+            yield name, value
+
+
+def _refs_in(value: Any, depth: int) -> Iterator[nbray.ObjectRef]:
+    if isinstance(value, nbray.ObjectRef):
+        yield value
+    elif isinstance(value, RemoteValue):
+        yield value.ref
+    elif depth and isinstance(value, list | tuple | set | frozenset):
+        for item in list(value)[:10_000]:
+            yield from _refs_in(item, depth - 1)
+    elif depth and type(value) is dict:
+        for item in list(value.values())[:10_000]:
+            yield from _refs_in(item, depth - 1)
+
+
+def _mapped_bytes(value: Any) -> int | None:
+    """The size of an array that lies in the object store, None for one that does not."""
+    base, seen = value, 0
+    while type(base).__module__ == "numpy" and getattr(base, "base", None) is not None:
+        base = base.base
+        seen += 1
+    in_store = seen and isinstance(base, memoryview) and isinstance(base.obj, ctypes.Array)
+    return base.nbytes if in_store else None
+
+
+def _keeps(value: Any) -> bool:
+    return bool(list(_refs_in(value, _DEPTH))) or _mapped_bytes(value) is not None
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--release", metavar="NAME", action="append", default=[],
+        help="let go of that name or Out[N]; may be given several times",
+    )  # fmt: skip
+
+
+def _names(workspace: Workspace) -> list[str]:
+    return [item.name for item in held(workspace)] if nbray.is_initialized() else []
+
+
+def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    for name in arguments.release:
+        _release(workspace, name)
+    items = held(workspace)
+    if not items:
+        return Table((), (), notes=["This notebook keeps nothing in the object store."])
+    rows = [
+        (item.name, item.what, "?" if item.size is None else as_bytes(item.size), item.state)
+        for item in items
+    ]
+    note = "%nbray objects --release NAME lets go of one."
+    return Table(("held by", "what", "size", "state"), rows, notes=[note])
+
+
+def _release(workspace: Workspace, name: str) -> None:
+    """Remove a name, or a past output wherever IPython keeps it.
+
+    Raises:
+        UsageError: nothing here has that name.
+    """
+    namespace = workspace.namespace
+    sent = workspace.sent.drop(name)
+    if found := _OUT.fullmatch(name):
+        number = int(found[1] or found[2])
+        outputs: dict[int, Any] = namespace.get("Out", {})
+        if number not in outputs:
+            raise UsageError(f"%nbray objects: there is no Out[{number}].")
+        value = outputs.pop(number)
+        for other in [f"_{number}", "_", "__", "___"]:
+            if namespace.get(other) is value:
+                namespace.pop(other)
+        hook = workspace.shell.displayhook
+        for other in ("_", "__", "___"):
+            if getattr(hook, other, None) is value:
+                setattr(hook, other, "")
+        return
+    if name in namespace and _keeps(namespace[name]):
+        del namespace[name]
+    elif not sent:
+        hint = did_you_mean(name, _names(workspace))
+        raise UsageError(f"%nbray objects: {name!r} keeps nothing in the object store.{hint}")
+
+
+COMMANDS = (
+    Command("objects", "What names and Out[] keep in the object store; --release lets go.",
+            _run, _arguments, _names),
+)  # fmt: skip

@@ -1,0 +1,179 @@
+"""Remote errors as a person reads them: the user's own frames, with cell numbers, root cause first.
+
+The frames of nbray itself are never shown, those of other libraries are counted; the whole
+traceback stays one command away (``%nbray tb``). Cells are known by the files that IPython
+compiles them under, also in the tracebacks of workers, which keep these names.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbray
+from nbray.exceptions import NbrayError, TaskError
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+CELL_FILE = "<remote cell"
+_FRAME = re.compile(r'  File "(?P<file>.*?)", line (?P<line>\d+)(?:, in (?P<name>.*))?')
+_OURS = (str(Path(__file__).parent), str(Path(nbray.__file__).parent))
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+@dataclass
+class LastError:
+    """The last remote error of this notebook.
+
+    Attributes:
+        title: where it came from.
+        text: its whole traceback; empty while there was none.
+    """
+
+    title: str = ""
+    text: str = ""
+
+    def keep(self, error: BaseException, title: str) -> None:
+        """This is the last one now."""
+        parts = []
+        if isinstance(error, TaskError):
+            parts += [f"In the worker (pid {error.pid}):", error.traceback_text.rstrip(), ""]
+            parts += ["Here:"]
+        parts += ["".join(traceback.format_exception(error, chain=False)).rstrip()]
+        self.title, self.text = title, "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class CellNames:
+    """Which cell a file of code is."""
+
+    shell: InteractiveShell | None = field(default=None, compare=False)
+
+    def of(self, file: str) -> str | None:
+        """``In [3]``, or None for a file that is no cell."""
+        if file.startswith(CELL_FILE):
+            return file.removeprefix(CELL_FILE).strip(" >")
+        known: dict[str, int] = getattr(getattr(self.shell, "compile", None), "_filename_map", {})
+        return f"In [{known[file]}]" if file in known else None
+
+
+def user_lines(text: str, cells: CellNames) -> Iterator[str]:
+    """A traceback with the user's frames only, cells by number and with their source lines."""
+    hidden: dict[str, int] = {}
+    lines = text.rstrip("\n").split("\n")
+    position = 0
+    while position < len(lines):
+        frame = _FRAME.match(lines[position])
+        position += 1
+        if frame is None:
+            yield from _hidden_note(hidden)
+            yield lines[position - 1]
+            continue
+        source = []
+        while position < len(lines) and lines[position].startswith("    "):
+            source.append(lines[position])
+            position += 1
+        file, number = frame["file"], int(frame["line"])
+        cell = cells.of(file)
+        if cell is None and file.startswith((*_OURS, *_LIBRARIES, "<frozen")):
+            if not file.startswith(_OURS):
+                library = _library_of(file)
+                hidden[library] = hidden.get(library, 0) + 1
+            continue
+        yield from _hidden_note(hidden)
+        place = f"  Cell {cell}" if cell is not None else f'  File "{file}"'
+        yield f"{place}, line {number}" + (f", in {frame['name']}" if frame["name"] else "")
+        if not source and (line := linecache.getline(file, number).strip()):
+            source = [f"    {line}"]
+        yield from source
+
+
+def _hidden_note(hidden: dict[str, int]) -> Iterator[str]:
+    if hidden:
+        calls = ", ".join(
+            f"{number} call{'s' if number > 1 else ''} in {name}" for name, number in hidden.items()
+        )
+        hidden.clear()
+        yield f"  ... {calls} (%nbray tb shows all)"
+
+
+def _library_of(file: str) -> str:
+    for folder in sorted(_LIBRARIES, key=len, reverse=True):
+        if file.startswith(folder + "/"):
+            return file[len(folder) + 1 :].partition("/")[0].removesuffix(".py")
+    return "Python"
+
+
+def remote_lines(error: BaseException, cells: CellNames) -> list[str]:
+    """What happened on the other side, or the error's own text."""
+    if isinstance(error, TaskError):
+        return list(user_lines(error.traceback_text, cells))
+    lines = traceback.format_exception_only(error)
+    return [line for text in lines for line in text.rstrip("\n").split("\n")]
+
+
+def local_lines(error: BaseException, cells: CellNames) -> list[str]:
+    """Where the notebook met the error: its own frames."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [
+        frame
+        for frame in frames
+        if cells.of(frame.filename) is not None
+        or not frame.filename.startswith((*_OURS, *_LIBRARIES, "<"))
+    ]
+    text = "".join(traceback.StackSummary.from_list(mine).format())
+    return list(user_lines(text, cells)) if text else []
+
+
+class ErrorDisplay:
+    """Shows nbray's exceptions in cells, and keeps the last one whole."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.cells = CellNames(shell)
+        self.last = LastError()
+
+    def install(self) -> None:
+        """From now on IPython renders them by this."""
+        display = self
+
+        def _render_traceback_(error: NbrayError) -> list[str]:
+            return display.render(error)
+
+        NbrayError._render_traceback_ = _render_traceback_  # type: ignore[attr-defined]
+
+    def uninstall(self) -> None:
+        """IPython shows them as any other exception again."""
+        if "_render_traceback_" in vars(NbrayError):
+            del NbrayError._render_traceback_  # type: ignore[attr-defined]
+
+    def render(self, error: BaseException) -> list[str]:
+        """The lines for an error that a cell met."""
+        self.last.keep(error, "the last remote error")
+        lines = remote_lines(error, self.cells)
+        met = local_lines(error, self.cells)
+        if isinstance(error, TaskError):
+            lines.append("")
+            lines.append(f"{error.function_name}() failed in a worker (pid {error.pid}).")
+        if met:
+            lines += ["It was met here:", *met]
+        return lines
+
+    def rendered(self, error: BaseException, lines: list[str], title: str) -> BaseException:
+        """``error``, which IPython shows by these lines."""
+        self.last.keep(error, title)
+        error.__dict__["_render_traceback_"] = lambda: lines
+        return error
+
+
+def error_text(error: BaseException) -> str:
+    """An error in one line."""
+    cause: Any = error.cause if isinstance(error, TaskError) and error.cause else error
+    kind = type(cause).__name__
+    return f"{kind}: {cause}".split("\n")[0] if str(cause) else kind

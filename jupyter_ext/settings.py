@@ -1,0 +1,53 @@
+"""What a person may set for this notebook: ``%nbray config``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, fields
+
+from nbray.jupyter_ext.command_line import positive, size
+
+
+def _setting(default: object, help: str) -> object:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Settings:
+    """Each with its default; the help of a field is what ``%nbray config`` shows."""
+
+    on_interrupt: str = _setting(  # type: ignore[assignment]
+        "cancel", "cancel: an interrupt stops a cell's tasks; detach: it only returns the prompt"
+    )
+    interrupt_grace: float = _setting(  # type: ignore[assignment]
+        3.0, "seconds that an interrupted cell has to stop by itself"
+    )
+    tell_bytes: int = _setting(  # type: ignore[assignment]
+        50_000_000, "a remote cell that sends more than so many bytes says what they are"
+    )
+
+    def set(self, name: str, text: str) -> None:
+        """Set one from text.
+
+        Raises:
+            ValueError: the text is not right for it.
+        """
+        if name == "on_interrupt":
+            if text not in ("cancel", "detach"):
+                raise ValueError("on_interrupt is cancel or detach")
+            self.on_interrupt = text
+            return
+        try:
+            value = size(text) if name == "tell_bytes" else positive(text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{name}: {error}") from error
+        setattr(self, name, value)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Name, value and meaning of each."""
+        return [(f.name, str(getattr(self, f.name)), f.metadata["help"]) for f in fields(self)]
+
+    @staticmethod
+    def names() -> list[str]:
+        """All names."""
+        return [f.name for f in fields(Settings)]

@@ -1,0 +1,71 @@
+"""What the commands show: tables that read well as text and as HTML, and numbers for people."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+
+class Table:
+    """Rows under titles, with an optional line above and lines below."""
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        title: str = "",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.columns = list(columns)
+        self.rows = [["" if cell is None else str(cell) for cell in row] for row in rows]
+        self.title = title
+        self.notes = list(notes)
+
+    def __repr__(self) -> str:
+        lines = [self.title] if self.title else []
+        if self.rows:
+            table = [self.columns, *self.rows]
+            widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
+            for row in table:
+                cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+                lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines + self.notes)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        title = f"<p><b>{html.escape(self.title)}</b></p>" if self.title else ""
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "<br>".join(html.escape(note) for note in self.notes)
+        return title + (table if self.rows else "") + (f"<p>{notes}</p>" if notes else "")
+
+
+def as_bytes(number: float) -> str:
+    """``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    raise AssertionError("unreachable")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def resource_amount(name: str, value: float) -> str:
+    """An amount of a resource; memory in GiB."""
+    return f"{value / 2**30:.2f} GiB" if name.endswith("memory") else f"{value:g}"
+
+
+def resource_amounts(resources: dict[str, float]) -> list[str]:
+    """``CPU 2``, one for each resource that is not a node's own name."""
+    return [
+        f"{name} {resource_amount(name, value)}"
+        for name, value in sorted(resources.items())
+        if not name.startswith("node:")
+    ]

@@ -1,0 +1,163 @@
+"""What the extension knows of one notebook; the magics and commands work on this."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import nbray
+from nbray.jupyter_ext.errors import ErrorDisplay, remote_lines
+from nbray.jupyter_ext.interrupts import CellTasks
+from nbray.jupyter_ext.output import OutputRouter
+from nbray.jupyter_ext.remote_run import Detached, RemoteRun
+from nbray.jupyter_ext.remote_value import RemoteValue, at_home, remote_names
+from nbray.jupyter_ext.sent_values import Packed, SentValues
+from nbray.jupyter_ext.settings import Settings
+from nbray.jupyter_ext.setup_cells import SetupCells
+from nbray.jupyter_ext.tables import as_bytes
+from nbray.util.function_pickles import new_epoch
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+_RUNS = 200
+
+
+class Workspace:
+    """One notebook, its shell, and everything that its remote cells left here.
+
+    Attributes:
+        key: under which actors keep the names of this notebook's cells.
+        runs: the last remote cells, oldest first.
+        sent: what their values left in the object store.
+        setup: the set-up cells.
+        actors: the actors that ``%%remote --actor`` made, by name.
+        errors: how remote errors are shown, and the last one.
+    """
+
+    def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
+        self.shell = shell
+        self.router = router
+        self.settings = Settings()
+        self.errors = ErrorDisplay(shell)
+        self.runs: deque[RemoteRun] = deque(maxlen=_RUNS)
+        self.sent = SentValues()
+        self.setup = SetupCells()
+        self.key = os.urandom(8).hex()
+        self.actors: dict[str, nbray.ActorHandle] = {}
+        self.tasks = CellTasks(self.settings)
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The names of the notebook."""
+        names: dict[str, Any] = self.shell.user_ns
+        return names
+
+    def transform(self, text: str) -> str:
+        """Magics as Python, by the notebook's own IPython."""
+        code: str = self.shell.transform_cell(text)  # type: ignore[no-untyped-call]
+        return code
+
+    def before_cell(self, _info: object = None) -> None:
+        """IPython calls this before each cell."""
+        self.tasks.begin()
+        new_epoch()
+
+    def after_cell(self, result: object) -> None:
+        """IPython calls this after each cell."""
+        self.tasks.end(result)
+
+    def joined(self) -> None:
+        """This kernel has come into a cluster: what its cell submits is the cell's."""
+        self.router.mark()
+        self.tasks.begin()
+
+    def left(self) -> None:
+        """The cluster goes, and what was kept in it."""
+        self.sent.clear()
+        self.setup.clear()
+        self.actors.clear()
+
+    def cell_label(self) -> str:
+        """The number of the cell that runs now; IPython counts it before or after, by version."""
+        history = self.shell.history_manager
+        number = len(history.input_hist_parsed) - 1 if history is not None else 0
+        return f"In [{number}]"
+
+    def tell_what_was_sent(self, packed: Packed) -> None:
+        """One line when it was much."""
+        total = sum(packed.new_bytes.values())
+        if total >= self.settings.tell_bytes:
+            sizes = sorted(packed.new_bytes.items(), key=lambda item: -item[1])
+            names = ", ".join(f"{name or 'a copy'} {as_bytes(size)}" for name, size in sizes)
+            print(f"Sent {as_bytes(total)} ({names}); later cells read it from the object store.")
+
+    # --- remote names --------------------
+
+    def resolve(self, names: Sequence[str]) -> None:
+        """Put the values of all RemoteValues that using ``names`` reads in their places.
+
+        A function that arrives may read further names, so this looks again until none is left.
+
+        Raises:
+            BaseException: what the remote cell raised, with its traceback.
+        """
+        while waiting := remote_names(names, self.namespace):
+            for name in waiting:
+                remote = self.namespace[name]
+                try:
+                    value = remote.get()
+                except BaseException as error:  # the cell's error, whatever its class
+                    raise self.rendered(error, remote.run) from None
+                self.namespace[name] = at_home(value, self.namespace)
+                self.sent.came_from(name, value, remote.ref)
+
+    # --- errors --------------------
+
+    def rendered(self, error: BaseException, run: RemoteRun) -> BaseException:
+        """``error``, which IPython now shows by the remote cell's lines instead of nbray's."""
+        lines = self.error_lines(error, run)
+        if isinstance(error, KeyboardInterrupt):
+            self.tasks.handled = True
+        shown: BaseException = self.errors.rendered(error, lines, f"remote cell {run.label}")
+        return shown
+
+    def error_lines(self, error: BaseException, run: RemoteRun) -> list[str]:
+        """The error of a remote cell as text: the user's own frames first to last."""
+        if isinstance(error, Detached):
+            return [f"{run.label} goes on in the cluster; what it makes appears in its cell."]
+        if isinstance(error, KeyboardInterrupt):
+            lines = [f"KeyboardInterrupt: remote cell {run.label} was cancelled."]
+            if run.stopped == "killed":
+                lines = [f"KeyboardInterrupt: remote cell {run.label} was killed."]
+            elif run.stopped == "still running":
+                number = run.label.replace(" ", "")
+                lines.append(f"It has not stopped: %nbray cancel {number} --force kills it.")
+            return lines
+        lines = list(remote_lines(error, self.errors.cells))
+        if nbray.is_initialized() and run.state() in ("failed", "cancelled"):
+            root = _root(run)
+            lines += ["", f"Remote cell {root.label} did not finish."]
+            names = dependents(root, self.namespace)
+            if names:
+                lines.append(f"Without a value because of it: {', '.join(names)}.")
+        return lines
+
+
+def _root(run: RemoteRun) -> RemoteRun:
+    """The first run that failed, among this one and those whose values it reads."""
+    for earlier in run.inputs:
+        if earlier.state() in ("failed", "cancelled"):
+            return _root(earlier)
+    return run
+
+
+def dependents(run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
+    """The names of ``namespace`` that have no value when ``run`` fails."""
+    return [
+        f"{name} ({value.run.label})"
+        for name, value in namespace.items()
+        if isinstance(value, RemoteValue) and value.run.depends_on(run)
+    ]
