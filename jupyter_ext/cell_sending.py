@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ def prepare(
     label: str,
     wanted: Wanted,
     variables: Sequence[str] = (),
+    also: Iterable[str] = (),
 ) -> ReadyCell:
     """Read a cell and send what it needs.
 
@@ -79,6 +80,7 @@ def prepare(
         label: what the cell is called in messages.
         wanted: what should come back.
         variables: names that the caller passes as the first arguments.
+        also: names that are needed as well, those of them that the notebook has.
 
     Raises:
         SyntaxError: the cell is not Python.
@@ -91,7 +93,8 @@ def prepare(
     remember(filename, source)
     names = text.names
     own = set(variables)
-    reached = names_reached(names.needs - own, namespace) - own
+    needs = (names.needs | set(also)) - own
+    reached = names_reached(needs, namespace) - own
     uncertain = [name for name in sorted(reached) if _is_uncertain(namespace[name])]
     workspace.resolve(uncertain)
     passed: dict[str, nbray.ObjectRef] = {}
@@ -109,7 +112,7 @@ def prepare(
     come_back = _names_back(names, namespace, wanted, own)
     modules: dict[str, str] = {}
     values: dict[str, Any] = {}
-    for name in sorted((names.needs - own) & namespace.keys() - passed.keys()):
+    for name in sorted(needs & namespace.keys() - passed.keys()):
         value = namespace[name]
         if isinstance(value, ModuleType):
             modules[name] = value.__name__

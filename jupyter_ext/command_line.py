@@ -10,7 +10,6 @@ import argparse
 import difflib
 import json
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -71,15 +70,42 @@ class Parser(argparse.ArgumentParser):
 
 
 def split(line: str, prog: str) -> list[str]:
-    """The words of a line, by the shell's quoting rules.
+    """The words of a line.
+
+    Spaces inside quotes and brackets do not part words, so that expressions and JSON may be written
+    as they are; quotes around a whole word are dropped; a word that begins with # ends the line.
 
     Raises:
         UsageError: a quote is left open.
     """
-    try:
-        return shlex.split(line, comments=True)
-    except ValueError as error:
-        raise UsageError(f"{prog}: {str(error).lower()} in {line!r}.") from error
+    words: list[str] = []
+    word, quote, depth = "", "", 0
+    for character in line:
+        if not quote and not depth and character.isspace():
+            words += [word] if word else []
+            word = ""
+            continue
+        if not word and character == "#" and not quote:
+            break
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth = max(0, depth - 1)
+        word += character
+    if quote:
+        raise UsageError(f"{prog}: no closing {quote} in {line.strip()!r}.")
+    words += [word] if word else []
+    return [unquoted(word) for word in words]
+
+
+def unquoted(word: str) -> str:
+    """``word`` without quotes around the whole of it."""
+    whole = len(word) > 1 and word[0] == word[-1] and word[0] in "\"'"
+    return word[1:-1] if whole and word[0] not in word[1:-1] else word
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

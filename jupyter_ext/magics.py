@@ -123,7 +123,7 @@ class NbrayMagics(Magics):
             self._show_later(run)
             return run
         self._finish(run)
-        if options.gather:
+        if options.gather or one_line:
             workspace.resolve(ready.names)
         return nbray.get(refs[-1]) if one_line else None
 
@@ -245,7 +245,10 @@ class NbrayMagics(Magics):
             if name is not None
         }
         wanted = Wanted(options.out or (), last=one_line)
-        ready = prepare(workspace, source, workspace.cell_label(), wanted)
+        later = {name for actor in actors for name in workspace.actor_reads.get(actor, ())}
+        ready = prepare(workspace, source, workspace.cell_label(), wanted, also=later)
+        for actor in actors:
+            workspace.actor_reads.setdefault(actor, set()).update(ready.text.names.deferred)
         run, columns = submit_to_actors(workspace, ready, actors, self._patience(options))
         for ref in run.refs:
             if len(actors) == 1:

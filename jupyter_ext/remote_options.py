@@ -9,7 +9,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from nbray.jupyter_ext.command_line import Parser, add_resources, given, positive, split
+from nbray.jupyter_ext.command_line import Parser, add_resources, given, positive, split, unquoted
 
 _CELL_EPILOG = """\
 Names that the cell reads are sent, names that it assigns stay in the cluster until a cell reads
@@ -151,11 +151,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _spread(text: str) -> Spread:
     left, equals, expression = text.partition("=")
+    expression = unquoted(expression.strip())
     variables = tuple(name.strip() for name in left.split(","))
     if not equals or not all(name.isidentifier() for name in variables):
         raise argparse.ArgumentTypeError(f"{text!r} is not like x=xs or x,y=pairs")
     try:
-        ast.parse(expression.strip(), mode="eval")
+        ast.parse(expression, mode="eval")
     except SyntaxError as error:
         raise argparse.ArgumentTypeError(f"{expression!r} is not an expression") from error
-    return Spread(variables, expression.strip())
+    return Spread(variables, expression)

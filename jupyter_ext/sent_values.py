@@ -164,7 +164,7 @@ class SentValues:
         both = {**reached, **values}
         for name in sorted(both, key=lambda name: (_is_code(both[name]), name)):
             value = both[name]
-            if name not in values and _is_code(value):
+            if name not in values and isinstance(value, FunctionType | type | nbray.RemoteFunction):
                 continue  # pickled with the function that reads it
             found: list[nbray.ObjectRef] = []
             try:
@@ -173,7 +173,7 @@ class SentValues:
                 raise _cannot_send(name, value, known, error) from error
             for number, buffer in enumerate(buffers):
                 if buffer.nbytes > LARGE_BYTES:
-                    places[_address(buffer)] = name, "memory", number
+                    places.setdefault(_address(buffer), (name, "memory", number))
             if len(stream) > LARGE_BYTES:
                 stream, buffers = dump(value, known, refs)
                 bulky[name] = stream, buffers

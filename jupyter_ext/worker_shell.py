@@ -24,6 +24,13 @@ def shell_for(namespace: dict[str, Any]) -> InteractiveShell:
             InteractiveShell.instance(
                 config=config, ipython_dir=folder, user_module=sys.modules["__main__"], user_ns={}
             )
+        # Figures are collected when the cell ends, whatever backend the notebook has.
+        made: Any = InteractiveShell.instance()
+        made.register_magic_function(_nothing, "line", "matplotlib")
     shell: InteractiveShell = InteractiveShell.instance()
     shell.user_ns = namespace
     return shell
+
+
+def _nothing(_line: str) -> None:
+    """``%matplotlib`` in a worker."""

@@ -33,6 +33,7 @@ class Workspace:
         runs: the last remote cells, oldest first.
         sent: what their values left in the object store.
         setup: the set-up cells.
+        actor_reads: what the functions that cells defined in an actor read, by its name.
         actors: the actors that ``%%remote --actor`` made, by name.
         errors: how remote errors are shown, and the last one.
     """
@@ -46,6 +47,7 @@ class Workspace:
         self.sent = SentValues()
         self.setup = SetupCells()
         self.key = os.urandom(8).hex()
+        self.actor_reads: dict[str, set[str]] = {}
         self.actors: dict[str, nbray.ActorHandle] = {}
         self.tasks = CellTasks(self.settings)
 
@@ -79,6 +81,7 @@ class Workspace:
         self.sent.clear()
         self.setup.clear()
         self.actors.clear()
+        self.actor_reads.clear()
 
     def cell_label(self) -> str:
         """The number of the cell that runs now; IPython counts it before or after, by version."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class Notebook:
         self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
         return cell
 
+    def complete(self, code: str) -> list[str]:
+        """What tab completion offers at the end of ``code``."""
+        reply = self._client.complete(code, reply=True, timeout=30)
+        matches: list[str] = reply["content"]["matches"]
+        return matches
+
     def wait(self, condition: Any, what: str, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
@@ -77,17 +84,26 @@ class Notebook:
                 cell.messages.append((message["msg_type"], message["content"]))
 
 
-@pytest.fixture
-def notebook(session_root: Path) -> Iterator[Notebook]:
-    """A kernel with the extension and a cluster of two CPUs; no colours."""
+@contextmanager
+def running_notebook(num_cpus: int = 2) -> Iterator[Notebook]:
+    """A kernel with the extension and a cluster; no colours."""
     manager = KernelManager()
     manager.start_kernel(extra_arguments=["--colors=NoColor"])
     client = manager.blocking_client()
     client.start_channels()
-    client.wait_for_ready(timeout=30)
-    notebook = Notebook(manager, client)
-    assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
-    assert "1 node" in notebook.run("%nbray start --head --num-cpus 2").result
-    yield notebook
-    client.stop_channels()
-    manager.shutdown_kernel()
+    try:
+        client.wait_for_ready(timeout=60)
+        notebook = Notebook(manager, client)
+        assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
+        assert "1 node" in notebook.run(f"%nbray start --head --num-cpus {num_cpus}").result
+        yield notebook
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+
+
+@pytest.fixture
+def notebook(session_root: Path) -> Iterator[Notebook]:
+    """A kernel with the extension and a cluster of two CPUs."""
+    with running_notebook() as found:
+        yield found
