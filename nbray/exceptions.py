@@ -106,6 +106,18 @@ class ObjectLostError(NbrayError):
     """No copy of the object is left."""
 
 
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The object is lost, and what made it may not be run again."""
+
+
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectLostError):
+    """The object is lost, and its task has used up its retries."""
+
+
+class ObjectReconstructionFailedLineageEvictedError(ObjectLostError):
+    """The object is lost, and its task was forgotten to save memory."""
+
+
 class OwnerDiedError(ObjectLostError):
     """The process that owned the object died, and the object with it."""
 

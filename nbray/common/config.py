@@ -16,6 +16,7 @@ class Config:
         handshake_timeout_s: a peer that has not authenticated by then is disconnected.
         health_check_period_s: how often a raylet reports to the GCS.
         health_check_timeout_s: a raylet silent for so long is dead.
+        max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
         lease_idle_s: how long a submitter keeps an idle worker.
         start_timeout_s: a process of the cluster must be ready by then.
         store_full_wait_s: how long a `put` waits for room.
@@ -36,6 +37,7 @@ class Config:
     handshake_timeout_s: float = 5.0
     health_check_period_s: float = 0.5
     health_check_timeout_s: float = 3.0
+    max_lineage_bytes: int = 1 << 30
     lease_idle_s: float = 0.2
     start_timeout_s: float = 20.0
     store_full_wait_s: float = 10.0

@@ -251,7 +251,7 @@ class ActorClient:
             self._queue.append(call)
             self.dispatch()
         else:
-            self._core.results.finish(call.spec, worker_id, message)
+            self._core.results.finish(call, worker_id, message)
 
     def _again(self, call: ActorCall) -> None:
         call.retries -= call.retries > 0

@@ -21,6 +21,7 @@ from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.context import running
+from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.references import References
@@ -55,6 +56,7 @@ class CoreWorker:
         self.streams = Streams(self)
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
+        self.lineage = Lineage(self)
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
@@ -243,6 +245,18 @@ class CoreWorker:
         connection = self.actor_calls.cancel(task_id)
         if connection is not None:
             connection.send(m.CancelTask(task_id, False, recursive))
+
+    def is_unfinished(self, task_id: bytes) -> bool:
+        """Whether a task or call of this process has no reply. Under the baton."""
+        return self.submitter.knows(task_id) or self.actor_calls.knows(task_id)
+
+    def resubmit(self, task: PendingTask | ActorCall) -> None:
+        """Run a finished task once more. Under the baton."""
+        if isinstance(task, ActorCall):
+            self._new_calls.append(task)
+        else:
+            self._new_tasks.append(task)
+        self._take_new()
 
     def cancel_children(self, parent: bytes, force: bool) -> None:
         """Stop the tasks that a task of this process submitted. Under the baton."""

@@ -3,12 +3,14 @@
 The owner notes the node on which the value was made (the primary copy, the first of
 `Stored.node_ids`), and hears from raylets that pull or evict a copy (`CopiesChanged`). When the
 primary's node dies, the first of the others becomes the primary, and its raylet is told to keep
-it. A process whose raylet finds no copy asks the owner for newer locations before it gives up.
+it. A process whose raylet finds no copy asks the owner, who names another or makes the value again
+(see `lineage`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.wire import messages as m
@@ -16,8 +18,6 @@ from nbray.wire.reactor import Connection, Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
-
-_ASK_TIMEOUT_S = 30.0
 
 
 class Locations:
@@ -53,7 +53,27 @@ class Locations:
             self._core.peers.raylet.send(m.FreeObjects(freed, [message.node_id]))
 
     def _serve(self, connection: Connection, message: m.RequestLocations) -> None:
-        connection.send(m.Locations(message.request_id, self._stored(message.object_id)))
+        self._current(
+            message.object_id,
+            message.tried,
+            lambda value: connection.send(m.Locations(message.request_id, value)),
+        )
+
+    def _current(
+        self, object_id: bytes, tried: list[bytes], then: Callable[[m.Value | None], None]
+    ) -> None:
+        """``then`` gets a value that has a copy on another node than ``tried``, made if need be."""
+        entry = self._core.table.get(object_id)
+        if entry is None:
+            then(None)
+            return
+        value = entry.value
+        if value is not None and value.stored is not None:
+            if not set(value.stored.node_ids).difference(tried):
+                self._core.lineage.recover(object_id, entry)
+        else:
+            self._core.references.fetch(object_id, entry)
+        entry.when_complete(lambda: then(entry.value))
 
     def _on_node_died(self, node_id: bytes) -> None:
         heirs: dict[bytes, list[bytes]] = {}
@@ -71,33 +91,34 @@ class Locations:
 
     def newer(
         self, object_id: bytes, owner: m.Address, tried: set[bytes], deadline: float | None
-    ) -> m.Stored | None:
-        """Where the object is, if its owner knows of a node that is not in ``tried``."""
-        core = self._core
-        if owner.worker_id == core.worker_id:
-            stored = self._stored(object_id)
-        else:
-            stored = self._ask(object_id, owner, deadline)
-        return stored if stored is not None and set(stored.node_ids) - tried else None
+    ) -> m.Value | None:
+        """The value as its owner knows it, when no node of ``tried`` has it any more.
 
-    def _ask(self, object_id: bytes, owner: m.Address, deadline: float | None) -> m.Stored | None:
-        peers = self._core.peers
+        None when the owner is gone or knows nothing of it, or at the ``deadline``.
+        """
+        core, peers = self._core, self._core.peers
         waiter = Waiter()
-        answer: list[m.Locations | None] = []
+        answer: list[m.Value | None] = []
 
-        def on_reply(reply: m.Locations | None) -> None:
-            answer.append(reply)
+        def on_value(value: m.Value | None) -> None:
+            entry = core.table.get(object_id)
+            if entry is not None and entry.owner is not None:
+                entry.value = value
+            answer.append(value)
             waiter.complete_one()
 
         def ask() -> None:
+            nodes = list(tried)
+            if owner.worker_id == core.worker_id:
+                self._current(object_id, nodes, on_value)
+                return
             request_id = peers.next_request()
             peers.ask(
                 peers.connect(owner), ("locations", request_id),
-                m.RequestLocations(request_id, object_id), on_reply,
+                m.RequestLocations(request_id, object_id, nodes),
+                lambda reply: on_value(None if reply is None else reply.value),
             )  # fmt: skip
 
-        peers.reactor.post(ask)
-        left = _ASK_TIMEOUT_S if deadline is None else max(0.001, deadline - time.monotonic())
-        if not peers.reactor.wait(waiter, min(left, _ASK_TIMEOUT_S)) or answer[0] is None:
-            return None
-        return answer[0].stored
+        peers.reactor.inbox.append(ask)
+        left = None if deadline is None else max(0.001, deadline - time.monotonic())
+        return answer[0] if core.values.block_on(waiter, left) else None

@@ -20,11 +20,18 @@ from nbray.wire.reactor import Waiter
 
 
 class ObjectEntry:
-    """What is known of one object."""
+    """What is known of one object.
+
+    Attributes:
+        lineage: how many finished tasks may need it to be run again; see `lineage`.
+        made_by: the task that could make it again.
+        freed: its value was given back; it is made again when somebody needs it.
+        stale_nodes: where copies of a value may be that was taken for lost.
+    """
 
     __slots__ = (
-        "borrowers", "callbacks", "contained", "local", "owner", "pins", "registered",
-        "requested", "value", "waiters",
+        "borrowers", "callbacks", "contained", "freed", "lineage", "local", "made_by", "owner",
+        "pins", "registered", "requested", "stale_nodes", "value", "waiters",
     )  # fmt: skip
 
     def __init__(self, owner: Address | None = None, local: int = 0) -> None:
@@ -38,6 +45,10 @@ class ObjectEntry:
         self.contained: list[bytes] | None = None
         self.registered = 0
         self.requested = False
+        self.lineage = 0
+        self.made_by = b""
+        self.freed = False
+        self.stale_nodes: list[bytes] | None = None
 
     def when_complete(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once the value is known, now or later."""
@@ -68,6 +79,9 @@ class OwnershipTable:
         """The entry of an object of this process, made with one reference if it is new."""
         return self._entries.setdefault(object_id, ObjectEntry(local=1))
 
+    def __getitem__(self, object_id: bytes) -> ObjectEntry:
+        return self._entries[object_id]
+
     def get(self, object_id: bytes) -> ObjectEntry | None:
         """The entry, if there is one."""
         return self._entries.get(object_id)
@@ -80,11 +94,17 @@ class OwnershipTable:
         return entry
 
     def complete(self, object_id: bytes, value: Value) -> None:
-        """The value is known: whoever waits for it goes on. A second value is ignored."""
+        """The value is known: whoever waits for it goes on. A second value is another copy."""
         entry = self._entries.get(object_id)
-        if entry is None or entry.value is not None:
+        if entry is None:
+            return
+        if entry.value is not None:
+            _merge(entry.value.stored, value.stored)
             return
         entry.value = value
+        if entry.stale_nodes is not None:
+            _merge(value.stored, Stored(0, entry.stale_nodes))
+            entry.stale_nodes = None
         waiters, entry.waiters = entry.waiters, None
         callbacks, entry.callbacks = entry.callbacks, None
         for waiter in waiters or ():
@@ -145,9 +165,19 @@ class OwnershipTable:
                 entry.borrowers.pop(borrower_id, None)
         return held
 
-    def release(self, object_id: bytes) -> ObjectEntry | None:
-        """Remove and return the entry if nothing needs it any more."""
+    def unneeded(self, object_id: bytes) -> ObjectEntry | None:
+        """The entry if there is one whose value nothing needs any more."""
         entry = self._entries.get(object_id)
         if entry is None or entry.local > 0 or entry.pins > 0 or entry.borrowers:
             return None
-        return self._entries.pop(object_id)
+        return entry
+
+    def remove(self, object_id: bytes) -> None:
+        """The object has ended."""
+        del self._entries[object_id]
+
+
+def _merge(stored: Stored | None, other: Stored | None) -> None:
+    """The copies of ``other`` are copies of the same value: they are freed with it."""
+    if stored is not None and other is not None:
+        stored.node_ids.extend(n for n in other.node_ids if n not in stored.node_ids)

@@ -26,12 +26,19 @@ from nbray.wire.reactor import Connection
 
 
 class References:
-    """The ownership table of this process and what keeps it true between processes."""
+    """The ownership table of this process and what keeps it true between processes.
+
+    Attributes:
+        on_ended: hears of every owned object whose entry has ended.
+        on_missing: is to provide for an owned object whose value was given back.
+    """
 
     def __init__(self, peers: Peers) -> None:
         self.table = OwnershipTable()
         self.released: deque[tuple[bytes, int]] = deque()
         self._peers = peers
+        self.on_ended: Callable[[bytes, ObjectEntry], None]
+        self.on_missing: Callable[[bytes, ObjectEntry], None]
         self._handovers: dict[bytes, list[bytes]] = {}
         self._handles: dict[bytes, bytes] = {}
         peers.handlers.update(
@@ -75,13 +82,18 @@ class References:
         self._handles[object_id] = actor_id
 
     def release(self, object_id: bytes) -> None:
-        """End the object if nothing needs it any more."""
-        entry = self.table.release(object_id)
+        """End the object if nothing needs it any more; with lineage, only its value."""
+        entry = self.table.unneeded(object_id)
         if entry is None:
             return
-        for inner in entry.contained or ():
-            self.released.append((inner, -1))
+        if entry.lineage:
+            if entry.value is not None and entry.value.stored is not None:
+                self._give_back(object_id, entry)
+                entry.value, entry.freed = None, True
+            return
+        self.table.remove(object_id)
         if self.is_borrowed(entry):
+            self._drop_contained(entry)
             assert entry.owner is not None
             owner = self._peers.find(entry.owner.worker_id)
             if entry.registered and owner is not None:
@@ -90,8 +102,19 @@ class References:
         actor_id = self._handles.pop(object_id, None)
         if actor_id is not None:
             self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
-        elif entry.value is not None:
+        self._give_back(object_id, entry)
+        if entry.made_by:
+            self.on_ended(object_id, entry)
+
+    def _give_back(self, object_id: bytes, entry: ObjectEntry) -> None:
+        self._drop_contained(entry)
+        if entry.value is not None:
             self.free(object_id, entry.value)
+
+    def _drop_contained(self, entry: ObjectEntry) -> None:
+        for inner in entry.contained or ():
+            self.released.append((inner, -1))
+        entry.contained = None
 
     def free(self, object_id: bytes, value: m.Value) -> None:
         """Give back what a value of this process takes in arenas."""
@@ -105,8 +128,12 @@ class References:
     # --- borrowing: this process borrows --------------------
 
     def fetch(self, object_id: bytes, entry: ObjectEntry) -> None:
-        """Ask the owner of a borrowed object for its value, once."""
-        if entry.requested or not self.is_borrowed(entry):
+        """Have a value that is not here brought: by the owner, once, or by lineage."""
+        if not self.is_borrowed(entry):
+            if entry.freed:
+                self.on_missing(object_id, entry)
+            return
+        if entry.requested:
             return
         assert entry.owner is not None
         entry.requested = True
@@ -171,6 +198,7 @@ class References:
             connection.send(m.ValueReady(object_id, None))
             return
         entry.when_complete(lambda: connection.send(m.ValueReady(object_id, entry.value)))
+        self.fetch(object_id, entry)
 
     def _on_add_borrower(self, connection: Connection, message: m.AddBorrower) -> None:
         self.table.add_borrower(message.object_id, message.borrower.worker_id, 1)

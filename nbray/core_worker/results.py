@@ -11,7 +11,9 @@ from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
 
 if TYPE_CHECKING:
+    from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
+    from nbray.core_worker.submitter import PendingTask
 
 
 class Results:
@@ -20,9 +22,9 @@ class Results:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
 
-    def finish(self, spec: m.TaskSpec, worker_id: bytes, done: m.TaskDone) -> None:
+    def finish(self, task: PendingTask | ActorCall, worker_id: bytes, done: m.TaskDone) -> None:
         """Complete a task's objects and let go of its arguments."""
-        core = self._core
+        core, spec = self._core, task.spec
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)
@@ -35,10 +37,12 @@ class Results:
             if entry is None:
                 references.free(object_id, value)
                 continue
-            if value.contained:
+            if value.contained and entry.value is None:
                 entry.contained = [ref.object_id for ref in value.contained]
                 handed_over += value.contained
             references.table.complete(object_id, value)
+            if value.stored is not None:
+                core.lineage.keep(task, object_id, entry)
             if entry.local <= 0:
                 references.release(object_id)
         if any_refs:
@@ -48,6 +52,7 @@ class Results:
                 core.streams.failed(spec, done.values[0], done.items)
             else:
                 core.streams.ended(spec, done.items)
+            core.streams.keep_lineage(task, done.items)
         self._let_go_of_arguments(spec)
         core.submitter_dirty = True
 

@@ -96,8 +96,10 @@ class StoredValues:
 
     def map(
         self, object_id: bytes, owner: m.Address, stored: m.Stored, deadline: float | None
-    ) -> memoryview:
+    ) -> memoryview | m.Value:
         """A read-only view of the value, pinned until the last array over it has gone.
+
+        Another value instead, when the owner says that it is not in an arena any more.
 
         Raises:
             GetTimeoutError: it was not here by ``deadline``.
@@ -114,7 +116,9 @@ class StoredValues:
                 newer = self._locations.newer(object_id, owner, tried, deadline)
             if newer is None:
                 raise _STORE_ERRORS[reply.kind](reply.error)
-            stored = newer
+            if newer.stored is None:
+                return newer
+            stored = newer.stored
 
     def _view(self, reply: m.ObjectPinned) -> memoryview:
         object_id = reply.object_id

@@ -24,7 +24,9 @@ from nbray.wire import messages as m
 from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
+    from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
+    from nbray.core_worker.submitter import PendingTask
 
 STREAMING = -1
 DYNAMIC = -2
@@ -75,6 +77,10 @@ class Streams:
         core = self._core
         stream = self._streams.get(message.task_id)
         object_id = return_id(message.task_id, message.index + 1)
+        known = core.table.get(object_id)
+        if known is not None and stream is None:  # made again after it was lost
+            self._complete(connection, object_id, known, message.value)
+            return
         if stream is None or stream.abandoned:
             core.references.free(object_id, message.value)
             if message.value.contained:
@@ -93,21 +99,22 @@ class Streams:
         self, connection: Connection, object_id: bytes, entry: ObjectEntry, value: m.Value
     ) -> None:
         references = self._core.references
-        if entry.value is not None:
-            # A retried task made it again; both places are freed in the end.
-            if entry.value.stored is not None and value.stored is not None:
-                entry.value.stored.node_ids.extend(
-                    n for n in value.stored.node_ids if n not in entry.value.stored.node_ids
-                )
-            if value.contained:
-                connection.send(m.HandoverDone(object_id))
-            return
-        if value.contained:
+        if value.contained and entry.value is None:
             entry.contained = [ref.object_id for ref in value.contained]
             references.take_over(
                 value.contained, lambda: connection.send(m.HandoverDone(object_id))
             )
+        elif value.contained:
+            connection.send(m.HandoverDone(object_id))
         references.table.complete(object_id, value)
+
+    def keep_lineage(self, task: PendingTask | ActorCall, items: int) -> None:
+        """The stream has ended: its large items can be made again."""
+        for index in range(items):
+            object_id = return_id(task.spec.task_id, index + 1)
+            entry = self._core.table.get(object_id)
+            if entry is not None and entry.value is not None and entry.value.stored is not None:
+                self._core.lineage.keep(task, object_id, entry)
 
     def ended(self, spec: m.TaskSpec, length: int) -> None:
         """The task has ended, and yielded ``length`` items in all."""
@@ -121,11 +128,12 @@ class Streams:
         if spec.num_returns == DYNAMIC:
             self._abandon(stream)
 
-    def failed(self, spec: m.TaskSpec, error: m.Value, length: int | None = None) -> None:
-        """The task failed after ``length`` items: the error is the next one, and the last."""
+    def failed(self, spec: m.TaskSpec, error: m.Value, length: int = 0) -> None:
+        """The task failed after ``length`` items or more: the error is the next and the last."""
         stream = self._streams.get(spec.task_id)
         if stream is not None:
-            index = stream.arrived if length is None else length
+            # An interrupt may fall between the sending of an item and its counting.
+            index = max(stream.arrived, length)
             object_id = stream.item_id(index)
             self._core.table.ensure_owned(object_id)
             self._core.table.complete(object_id, error)

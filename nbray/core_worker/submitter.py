@@ -127,6 +127,7 @@ class TaskSubmitter:
 
     def accept(self, task: PendingTask) -> None:
         """Take a task whose arguments may still be incomplete."""
+        task.unresolved, task.lease = 0, None
         self._tasks[task.spec.task_id] = task
 
     def enqueue(self, task: PendingTask) -> None:
@@ -240,7 +241,7 @@ class TaskSubmitter:
         ):
             self._retry(task)
         else:
-            self._core.results.finish(task.spec, worker_id, message)
+            self._core.results.finish(task, worker_id, message)
         return True
 
     def _on_returned(self, _worker: Connection, message: TasksReturned) -> None:
@@ -291,6 +292,10 @@ class TaskSubmitter:
         del self._tasks[task_id]
         self._core.results.fail_cancelled(task.spec)
         return None
+
+    def knows(self, task_id: bytes) -> bool:
+        """Whether that task has no reply yet."""
+        return task_id in self._tasks
 
     def children(self, parent: bytes) -> list[bytes]:
         """The unfinished tasks that a task of this process submitted."""

@@ -153,19 +153,24 @@ class Values:
     # --- opened --------------------
 
     def _open(self, ref: ObjectRef, entry: ObjectEntry, deadline: float | None) -> Any:
-        assert entry.value is not None
-        return self.open(ref._id, ref._owner, entry.value, deadline)
+        while (value := entry.value) is None:  # it was lost meanwhile, and is made again
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.wait_for([(ref._id, entry)], 1, left):
+                raise GetTimeoutError(f"Get timed out while {ref!r} was made again.")
+        return self.open(ref._id, ref._owner, value, deadline)
 
     def open(
         self, object_id: bytes, owner: m.Address, value: m.Value, deadline: float | None = None
     ) -> Any:
         """Unpickle a complete value, or raise what it says."""
-        data: bytes | memoryview
-        if value.stored is not None:
-            data = self._core.stored.map(object_id, owner, value.stored, deadline)
-        else:
-            assert value.inline is not None
-            data = value.inline
+        data: bytes | memoryview | m.Value | None = value
+        while isinstance(data, m.Value):
+            value = data
+            if value.stored is not None:
+                data = self._core.stored.map(object_id, owner, value.stored, deadline)
+            else:
+                data = value.inline
+        assert data is not None
         result = deserialize(data, lambda *ref: self._rebuild(object_id, *ref))
         if value.is_error:
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result

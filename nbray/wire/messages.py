@@ -483,17 +483,21 @@ class CopiesChanged(msgspec.Struct, array_like=True, tag=145):
 
 
 class RequestLocations(msgspec.Struct, array_like=True, tag=146):
-    """Borrower to owner: no node that I know has it; who does? Answered by `Locations`."""
+    """Borrower to owner: no node of ``tried`` has it; who does? Answered by `Locations`.
+
+    When every copy is lost, the answer comes when the value has been made again.
+    """
 
     request_id: int
     object_id: bytes
+    tried: list[bytes]
 
 
 class Locations(msgspec.Struct, array_like=True, tag=147):
-    """Owner to borrower; ``stored`` is None when the owner does not know the object."""
+    """Owner to borrower: the value now; None when the owner does not know the object."""
 
     request_id: int
-    stored: Stored | None
+    value: Value | None
 
 
 class KeepCopies(msgspec.Struct, array_like=True, tag=148):
