@@ -87,6 +87,10 @@ class WorkerCrashedError(NbrayError):
     """The worker died while it ran the task, and no retry was left."""
 
 
+class OutOfMemoryError(NbrayError):
+    """The worker was ended while it ran the task, since the machine ran out of memory."""
+
+
 class ActorError(NbrayError):
     """Something is wrong with the actor."""
 

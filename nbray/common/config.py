@@ -30,6 +30,13 @@ class Config:
         pull_chunk_bytes: objects travel between nodes in parts of this size.
         pull_chunks_in_flight: how many parts of an object are asked for at once.
         pull_timeout_s: a node that does not send a part by then does not have it.
+        worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
+        memory_usage_threshold: the memory monitor ends workers above this part of the memory.
+        memory_monitor_refresh_ms: how often it looks; 0 switches it off.
+        node_memory_limit_bytes: what a node's processes may use together beside the store;
+            0: what the machine or the cgroup has.
+        task_oom_retries: how often a task is run again that was ended for its memory; -1: always.
+        task_oom_retry_delay_s: how long it waits at first; twice as long each time.
     """
 
     max_inline_bytes: int = 100 * 1024
@@ -51,6 +58,12 @@ class Config:
     pull_chunk_bytes: int = 4 << 20
     pull_chunks_in_flight: int = 3
     pull_timeout_s: float = 30.0
+    worker_death_wait_s: float = 2.0
+    memory_usage_threshold: float = 0.95
+    memory_monitor_refresh_ms: int = 250
+    node_memory_limit_bytes: int = 0
+    task_oom_retries: int = -1
+    task_oom_retry_delay_s: float = 1.0
 
     @classmethod
     def from_env(cls) -> Config:

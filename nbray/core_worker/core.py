@@ -21,6 +21,7 @@ from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.context import running
+from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
@@ -54,6 +55,7 @@ class CoreWorker:
         self.values = Values(self)
         self.results = Results(self)
         self.streams = Streams(self)
+        self.crashes = Crashes(self)
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)

@@ -94,12 +94,16 @@ class Results:
         """The task was cancelled before it started."""
         self.fail(spec, TaskCancelledError(f"Task {spec.name} was cancelled."))
 
-    def fail_crashed(self, spec: m.TaskSpec, worker: m.Address) -> None:
+    def fail_crashed(self, spec: m.TaskSpec, worker: m.Address, death: m.WorkerDied | None) -> None:
         """The task's worker died and no retry is left."""
+        if death is not None:
+            cause = death.cause
+        else:
+            cause = f"its node {worker.node_id.hex()[:8]} died too, or did not say why in time"
         self.fail(
             spec,
             WorkerCrashedError(
-                f"The worker that ran {spec.name}() died on node {worker.node_id.hex()[:8]} and "
-                "no retry is left. The raylet's log has its exit status and last lines."
+                "The worker died unexpectedly while executing this task, and no retry is left.\n"
+                f"Task {spec.name}: {cause}"
             ),
         )

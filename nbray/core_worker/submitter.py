@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import OutOfMemoryError
 from nbray.wire.messages import (
     Address,
     CancelLeaseRequest,
@@ -28,6 +30,7 @@ from nbray.wire.messages import (
     TaskDone,
     TaskSpec,
     TasksReturned,
+    WorkerDied,
 )
 from nbray.wire.reactor import Connection
 
@@ -39,6 +42,7 @@ logger = logging.getLogger(__name__)
 _WINDOW_S = 0.005
 _MAX_WINDOW = 512
 _MAX_REQUESTS = 16
+_MAX_OOM_DELAY_S = 60.0
 
 
 class PendingTask:
@@ -47,11 +51,13 @@ class PendingTask:
     Attributes:
         retries: how often it may still be run again; -1 for ever.
         unresolved: how many of its arguments are not complete yet.
+        out_of_memory: how often it was ended since memory ran out.
         parent: the task that submitted it, if one of this process did.
     """
 
     __slots__ = (
-        "function", "killed", "lease", "options", "parent", "retries", "spec", "unresolved",
+        "function", "killed", "lease", "options", "out_of_memory", "parent", "retries", "spec",
+        "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +70,7 @@ class PendingTask:
         self.parent = parent
         self.unresolved = 0
         self.killed = False
+        self.out_of_memory = 0
         self.lease: Lease | None = None
 
 
@@ -182,6 +189,7 @@ class TaskSubmitter:
                 dict(shape.resources),
                 len(shape.queue),
                 spilled,
+                bool(shape.queue) and shape.queue[0].retries != 0,
             )
         )
 
@@ -315,18 +323,51 @@ class TaskSubmitter:
                 self._core.submitter_dirty = True
                 if not lease.raylet.closed:
                     lease.raylet.send(ReturnLease(lease.lease_id, broken=True))
-                for task in lease.in_flight.values():
-                    if not connection.established:
+                if not connection.established:
+                    for task in lease.in_flight.values():
                         task.lease = None
                         shape.queue.append(task)
-                    elif task.retries != 0:
-                        self._retry(task)
-                    else:
-                        self._tasks.pop(task.spec.task_id, None)
-                        if task.killed:
-                            self._core.results.fail_cancelled(task.spec)
-                        else:
-                            self._core.results.fail_crashed(task.spec, lease.worker)
+                elif lease.in_flight:
+                    self._core.crashes.when_known(
+                        lease.worker.worker_id, lease.raylet, partial(self._on_crash, lease)
+                    )
+
+    def _on_crash(self, lease: Lease, death: WorkerDied | None) -> None:
+        """A worker died: run its tasks again, or fail them."""
+        for task in lease.in_flight.values():
+            if death is not None and death.out_of_memory and not task.killed:
+                if death.retry and self._retry_later(task):
+                    continue
+                self._tasks.pop(task.spec.task_id, None)
+                self._core.results.fail(task.spec, OutOfMemoryError(death.cause))
+            elif task.retries != 0:
+                self._retry(task)
+            else:
+                self._tasks.pop(task.spec.task_id, None)
+                if task.killed:
+                    self._core.results.fail_cancelled(task.spec)
+                else:
+                    self._core.results.fail_crashed(task.spec, lease.worker, death)
+
+    def _retry_later(self, task: PendingTask) -> bool:
+        """Run a task again whose memory was missing, after a while; False if it may not be."""
+        config = self._core.config
+        if task.retries == 0 or task.out_of_memory == config.task_oom_retries:
+            return False
+        delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**task.out_of_memory)
+        task.out_of_memory += 1
+        task.lease = None
+        task.spec.attempt += 1
+        task.unresolved += 1  # it does not stand in the queue meanwhile
+
+        def again() -> None:
+            task.unresolved -= 1
+            if not task.unresolved:
+                self.enqueue(task)
+                self._core.submitter_dirty = True
+
+        self._core.reactor.call_later(delay, again)
+        return True
 
     def _ask_again(self) -> None:
         self._core.submitter_dirty = True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from nbray.raylet.leases import LeaseManager, Process, Wish
+from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
@@ -24,6 +26,7 @@ class ActorManager:
         self._leases = leases
         self._pool = pool
         self._resources: dict[bytes, dict[str, int]] = {}
+        self._candidates: dict[bytes, Candidate] = {}
         self._starting: dict[bytes, asyncio.Future[m.ActorCreated]] = {}
 
     # --- for the GCS --------------------
@@ -45,6 +48,10 @@ class ActorManager:
             given.append(worker)
             worker.actor_id = spec.actor_id
             self._resources[worker.worker_id] = demand
+            self._candidates[worker.worker_id] = Candidate(
+                worker.worker_id, spec.owner.worker_id, spec.options.max_restarts != 0,
+                time.monotonic(),
+            )  # fmt: skip
             self._starting[worker.worker_id] = created
             assert worker.connection is not None
             worker.connection.send(m.BecomeActor(spec, request.job))
@@ -88,8 +95,13 @@ class ActorManager:
         if starting is not None and not starting.done():
             starting.set_result(message)
 
+    def candidates(self) -> list[Candidate]:
+        """Who may be ended when memory runs out."""
+        return list(self._candidates.values())
+
     async def worker_gone(self, worker: Worker, cause: str) -> None:
         """The worker of an actor ended: whoever waits for it hears, and so does the GCS."""
+        self._candidates.pop(worker.worker_id, None)
         resources = self._resources.pop(worker.worker_id, None)
         if resources is not None:
             self._leases.give_back(resources)

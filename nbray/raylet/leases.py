@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from nbray.common.infeasible import infeasible_text
+from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.raylet.worker_pool import Worker, WorkerPool
@@ -27,6 +28,8 @@ class Lease:
     worker: Worker
     holder: Process
     resources: dict[str, int]
+    retriable: bool
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(eq=False)
@@ -77,6 +80,7 @@ class LeaseManager:
         self._lent: dict[bytes, dict[str, int]] = {}
         self._wishes: dict[tuple[Process, int], Wish] = {}
         self._warned: set[tuple[tuple[str, int], ...]] = set()
+        self._mourners: dict[bytes, Process] = {}
         self._next_lease = 1
 
     # --- requests --------------------
@@ -175,7 +179,7 @@ class LeaseManager:
             self.give_back(request.resources)
             return
         assert worker.address is not None
-        lease = Lease(self._next_lease, worker, process, request.resources)
+        lease = Lease(self._next_lease, worker, process, request.resources, request.retriable)
         self._next_lease += 1
         self._leases[lease.lease_id] = process.leases[lease.lease_id] = lease
         self._lease_of[worker.worker_id] = lease
@@ -185,6 +189,8 @@ class LeaseManager:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""
         lease = process.leases.get(lease_id)
         if lease is not None:
+            if broken and lease.worker.worker_id in self._pool.workers:
+                self._mourners[lease.worker.worker_id] = process
             self._end(lease, broken, lost=broken)
 
     def _end(self, lease: Lease, broken: bool, lost: bool = False) -> None:
@@ -209,12 +215,26 @@ class LeaseManager:
             self._scheduler.cancel(self._wishes.pop(key))
         for lease in list(process.leases.values()):
             self._end(lease, broken=True)
+        self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
 
-    def worker_gone(self, worker: Worker) -> None:
-        """A worker ended: so does its lease."""
+    def worker_gone(self, worker: Worker, cause: str) -> None:
+        """A worker ended: so does its lease, and who had it hears the cause."""
         lease = self._lease_of.get(worker.worker_id)
+        mourner = self._mourners.pop(worker.worker_id, None)
         if lease is not None:
+            mourner = lease.holder
             self._end(lease, broken=True)
+        if mourner is not None:
+            mourner.send(
+                m.WorkerDied(worker.worker_id, cause, bool(worker.out_of_memory), worker.retry)
+            )
+
+    def candidates(self) -> list[Candidate]:
+        """Who may be ended when memory runs out."""
+        return [
+            Candidate(lease.worker.worker_id, lease.holder, lease.retriable, lease.since)
+            for lease in self._leases.values()
+        ]
 
     # --- blocked tasks --------------------
 

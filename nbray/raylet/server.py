@@ -17,6 +17,7 @@ from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
 from nbray.raylet.leases import LeaseManager, Process
+from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.scheduler import Scheduler
@@ -73,6 +74,8 @@ class Raylet:
         """Start the template and the first workers."""
         self._pool.start(min(4, self._cpus))
         self._store.start()
+        monitor = MemoryMonitor(self._name(), self._config, self._candidates, self._pids, self._end)
+        self._spawn(monitor.run())
 
     def stop(self) -> None:
         """End all workers."""
@@ -275,11 +278,28 @@ class Raylet:
         return g.Empty()
 
     def _on_worker_exit(self, worker: Worker, cause: str) -> None:
-        self._leases.worker_gone(worker)
+        cause = worker.story(worker.out_of_memory or f"{cause}, on {self._name()}")
+        self._leases.worker_gone(worker, cause)
         if worker.actor_id:
             self._spawn(self._actors.worker_gone(worker, cause))
         if not worker.end_intended:
             self._spawn(self._state.worker_failed(worker, cause))
+
+    # --- memory --------------------
+
+    def _name(self) -> str:
+        return f"node {self.node_id.hex()[:8]}, {socket.gethostname()}"
+
+    def _candidates(self) -> list[Candidate]:
+        return self._leases.candidates() + self._actors.candidates()
+
+    def _pids(self) -> dict[bytes, int]:
+        return {w.worker_id: w.pid for w in self._pool.workers.values() if w.pid}
+
+    def _end(self, worker_id: bytes, reason: str, retry: bool) -> None:
+        worker = self._pool.workers[worker_id]
+        worker.out_of_memory, worker.retry = reason, retry
+        self._pool.kill(worker, intended=False)
 
     # --- the GCS --------------------
 

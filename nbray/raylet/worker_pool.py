@@ -38,6 +38,14 @@ class Worker:
     actor_id: bytes = b""
     lost: bool = False
     end_intended: bool = False
+    last_lines: str = ""
+    out_of_memory: str = ""
+    retry: bool = False
+
+    def story(self, cause: str) -> str:
+        """How it ended, with the last lines that it wrote to stderr."""
+        lines = self.last_lines.strip()
+        return f"{cause}; its last lines of stderr:\n{lines}" if lines else cause
 
 
 @dataclass(eq=False)
@@ -134,9 +142,9 @@ class WorkerPool:
         else:
             how = f"exit status {os.WEXITSTATUS(status)}"
         cause = f"worker pid {worker.pid} ended with {how}, {report['max_rss_bytes'] >> 20} MB peak"
-        tail = _last_lines(worker.log + ".err")
+        worker.last_lines = _last_lines(worker.log + ".err")
         self._remove(worker)
-        logger.info("%s%s", cause, f"; its last lines:\n{tail}" if tail else "")
+        logger.info("%s", worker.story(worker.out_of_memory or cause))
         self.on_exit(worker, cause)
 
     def _remove(self, worker: Worker) -> None:

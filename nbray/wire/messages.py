@@ -211,6 +211,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     resources: dict[str, int]
     backlog: int = 1
     spilled: bool = False
+    retriable: bool = True
 
 
 class LeaseGranted(msgspec.Struct, array_like=True, tag=11):
@@ -248,6 +249,19 @@ class ReturnLease(msgspec.Struct, array_like=True, tag=15):
 
     lease_id: int
     broken: bool = False
+
+
+class WorkerDied(msgspec.Struct, array_like=True, tag=149):
+    """Raylet to whoever leased the worker: how it ended.
+
+    ``out_of_memory``: the raylet ended it, since memory ran out; with ``retry`` what it ran is
+    to be run again later, and else it failed.
+    """
+
+    worker_id: bytes
+    cause: str
+    out_of_memory: bool = False
+    retry: bool = False
 
 
 class ReclaimLeases(msgspec.Struct, array_like=True, tag=16):
@@ -619,5 +633,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
-    CopiesChanged, RequestLocations, Locations, KeepCopies,
+    CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
 ]  # fmt: skip
