@@ -64,10 +64,9 @@ def _matching(pattern: str) -> list[Row]:
 
 
 def _engine(name: str) -> known.Engine:
-    makers = {"nbray": known.nbray, "ray": known.ray}
-    if name not in makers:
+    if name not in known.BY_NAME:
         raise click.BadParameter(f"{name!r} is none of nbray, ray", param_hint="--engines")
-    engine = makers[name]()
+    engine = known.BY_NAME[name]()
     if not Path(engine.python).exists():
         raise click.ClickException(
             f"There is no {engine.python}: `make bench` installs Ray {known.pinned_ray()} there, "

@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,34 +23,37 @@ class Engine:
         python: the interpreter that has it.
         program: what the interpreter runs as the engine's command.
         folder_variable: names the folder for sessions in the environment.
+        stops_others: its stop command ends processes that others started.
     """
 
     name: str
     python: str
     program: str
     folder_variable: str
+    stops_others: bool = False
 
     def environment(self, folder: Path) -> dict[str, str]:
         """The environment of its processes; sessions go to ``folder``."""
+        token = secrets.token_hex(32)
         return {
             **os.environ,
             self.folder_variable: str(folder),
-            "NBRAY_AUTH_TOKEN": secrets.token_hex(16),
+            "NBRAY_AUTH_TOKEN": token,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
 
-    def command(
-        self, *args: str, env: Mapping[str, str], timeout_s: float = 120.0
-    ) -> subprocess.CompletedProcess[str]:
+    def command(self, *args: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run the engine's command; it must succeed.
 
         Raises:
             subprocess.CalledProcessError: it did not. TimeoutExpired: it took too long.
         """
         return subprocess.run(
-            [self.python, "-c", self.program, *args],
-            env=dict(env), text=True, capture_output=True, timeout=timeout_s, check=True,
+            [self.python, "-c", self.program, *args], stdin=subprocess.DEVNULL,
+            text=True, capture_output=True, timeout=timeout_s, check=True,
         )  # fmt: skip
 
 
@@ -64,7 +67,10 @@ def ray() -> Engine:
     """Ray, in the interpreter that RAY_PYTHON names, or in .venv-ray."""
     python = os.environ.get("RAY_PYTHON") or str(ROOT / ".venv-ray" / "bin" / "python")
     program = "import sys; sys.argv[0] = 'ray'; from ray.scripts.scripts import main; main()"
-    return Engine("ray", python, program, "RAY_TMPDIR")
+    return Engine("ray", python, program, "RAY_TMPDIR", stops_others=True)
+
+
+BY_NAME: dict[str, Callable[[], Engine]] = {"nbray": nbray, "ray": ray}
 
 
 def pinned_ray() -> str:

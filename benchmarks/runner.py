@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks import commands
 from benchmarks.engines import ROOT, Engine
 from benchmarks.memory import ProcessMemory, measure_tree
 
@@ -59,8 +56,6 @@ def run(engine: Engine, workload: str, pattern: str, effort: Effort) -> Outcome:
     """Run ``workload``, measuring the rows that match ``pattern``."""
     folder = Path(tempfile.mkdtemp(prefix="nbb"))
     try:
-        if workload == "commands":
-            return _run_commands(engine, engine.environment(folder))
         return _run_workload(engine, workload, pattern, effort, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,11 +72,7 @@ def _run_workload(
     log = folder / "log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [
-                engine.python, "-m", "benchmarks.workloads", workload, "--engine", engine.name,
-                "--rows", pattern, "--seconds", str(effort.seconds),
-                "--samples", str(effort.samples), "--output-fd", str(write_end),
-            ],
+            _command_line(engine, workload, pattern, effort, write_end),
             cwd=ROOT, env=engine.environment(folder), stdin=subprocess.PIPE, stdout=output,
             stderr=output, pass_fds=[write_end], start_new_session=True,
         )  # fmt: skip
@@ -99,6 +90,22 @@ def _run_workload(
         last = log.read_text(errors="replace").strip().splitlines()[-15:]
         outcome.problem += "\n" + "\n".join(last)
     return outcome
+
+
+def _command_line(
+    engine: Engine, workload: str, pattern: str, effort: Effort, write_end: int
+) -> list[str]:
+    if workload == "commands":
+        own = [
+            engine.python, "-m", "benchmarks.commands", "--engine", engine.name,
+            "--output-fd", str(write_end), "--outside", commands.namespace(),
+        ]  # fmt: skip
+        return commands.secluded(own) if engine.stops_others else own
+    return [
+        engine.python, "-m", "benchmarks.workloads", workload, "--engine", engine.name,
+        "--rows", pattern, "--seconds", str(effort.seconds),
+        "--samples", str(effort.samples), "--output-fd", str(write_end),
+    ]  # fmt: skip
 
 
 def _collect(
@@ -135,6 +142,8 @@ def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outco
         outcome.version = line["version"]
     elif "missing" in line:
         outcome.problem = f"it has no {line['missing']}"
+    elif "problem" in line:
+        outcome.problem = line["problem"]
     elif "probe" in line:
         outcome.processes = measure_tree(process.pid)
         outcome.samples.update(summarize(line["probe"], outcome.processes))
@@ -171,64 +180,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         child.kill()
     if process.stdin is not None:
         process.stdin.close()
-
-
-# --- commands --------------------
-
-
-def _run_commands(engine: Engine, env: dict[str, str]) -> Outcome:
-    outcome = Outcome()
-    if engine.name == "ray" and _rays():
-        outcome.problem = "a Ray runs on this machine already, and `ray stop` would end it"
-        return outcome
-    port = _free_port()
-    started = False
-
-    def timed(row: str, work: Callable[[], object]) -> None:
-        begun = time.perf_counter()
-        work()
-        outcome.samples[row] = [time.perf_counter() - begun]
-
-    try:
-        started = True
-        timed(
-            "start --head",
-            lambda: engine.command(
-                "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", env=env
-            ),
-        )
-        timed(
-            "second node",
-            lambda: engine.command("start", f"--address=127.0.0.1:{port}", env=env),
-        )
-        timed("stop", lambda: engine.command("stop", env=env))
-        started = False
-    except subprocess.CalledProcessError as error:
-        outcome.problem = f"{error}\n{(error.stdout + error.stderr)[-2000:]}"
-    except subprocess.TimeoutExpired as error:
-        outcome.problem = str(error)
-    finally:
-        if started:
-            engine.command("stop", env=env)
-    return outcome
-
-
-def _free_port() -> int:
-    """A free port that the kernel gives to nobody else in between."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        try:
-            with socket.create_server(("127.0.0.1", port)):
-                return port
-        except OSError:
-            continue  # it is taken
-
-
-def _rays() -> list[int]:
-    """The raylets of Ray that run on this machine."""
-    pattern = re.compile(r"ray/core/src/ray/raylet/raylet")
-    return [
-        process.pid
-        for process in psutil.process_iter(["cmdline"])
-        if pattern.search(" ".join(process.info["cmdline"] or ()))
-    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import engines, memory
+from benchmarks import commands, engines, memory
 from benchmarks.report import row_results
 from benchmarks.rows import ROWS, Better, Row
 from benchmarks.workloads import WORKLOADS
@@ -77,3 +77,19 @@ def test_a_process_is_measured_with_its_children() -> None:
         child.communicate(b"\n")
     assert found[os.getpid()].role == "driver"
     assert 0 < found[child.pid].uss <= found[child.pid].peak
+
+
+def test_the_command_that_ends_others_runs_only_where_it_sees_none() -> None:
+    """Outside a PID namespace of its own, Ray's stop is not even begun."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as report:
+        subprocess.run(
+            [
+                sys.executable, "-m", "benchmarks.commands", "--engine", "ray",
+                "--output-fd", str(write_end), "--outside", commands.namespace(),
+            ],
+            cwd=engines.ROOT, pass_fds=[write_end], check=True, timeout=60,
+            env={**os.environ, "RAY_PYTHON": "/nowhere"},
+        )  # fmt: skip
+        os.close(write_end)
+        assert "not in a PID namespace of its own" in json.loads(report.read())["problem"]
