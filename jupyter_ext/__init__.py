@@ -19,8 +19,10 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     from nbray.jupyter_ext.completion import install_completers
     from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
+    from nbray.jupyter_ext.shipping import Shipped
     from nbray.jupyter_ext.workspace import Workspace
-    from nbray.util.output import set_output_handler
+    from nbray.util.function_pickles import set_wrapper
+    from nbray.util.output import set_origin_finder, set_output_handler
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
@@ -32,9 +34,13 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.register("pre_run_cell", router.before_cell)
     shell.events.register("pre_run_cell", workspace.before_cell)
     shell.events.register("post_run_cell", workspace.after_cell)
+    shell.events.register("post_run_cell", router.after_cell)
     workspace.errors.install()
     install_completers(shell, workspace)
+    router.before_cell()
+    set_origin_finder(router.number_here)
     set_output_handler(router)
+    set_wrapper(Shipped)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
@@ -42,7 +48,8 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     from nbray.jupyter_ext.magics import ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
     from nbray.jupyter_ext.workspace import Workspace
-    from nbray.util.output import set_output_handler
+    from nbray.util.function_pickles import set_wrapper
+    from nbray.util.output import set_origin_finder, set_output_handler
 
     shell.ast_transformers[:] = [
         transformer
@@ -56,5 +63,9 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
                 shell.events.unregister(event, callback)
             if isinstance(owner, Workspace):
                 owner.errors.uninstall()
+            if isinstance(owner, OutputRouter):
+                owner.close()
     set_workspace(None)
     set_output_handler(None)
+    set_origin_finder(lambda: 0)
+    set_wrapper(None)

@@ -1,67 +1,109 @@
-"""What tasks print goes to the cell that submitted them, also when it arrives late.
+"""What tasks print and display goes to the cell that submitted them, also when it arrives late.
 
-Before each cell the router takes a mark: the number of the task id that would be next. Task
-ids of one process are a prefix, a counter and the job (24 bytes), so a task belongs to the
-last cell whose mark is not above its number, and submitting costs nothing extra. Tasks that
-other tasks submitted have another prefix: their output goes to the cell that runs now, or ran
-last. The runtime calls the router on a background thread; only the table of marks is shared,
-and the messages leave through ipykernel's own IO thread.
+Each cell has a number, which travels with the tasks that the cell submits, with what these submit,
+and with their output (see `nbray.util.output`). The runtime hands output over on whichever thread
+drives its sockets; here it is only put into a queue. A thread of the router's own takes it from
+there: a `CellOutput` decides what the cell shows, which leaves through ipykernel's IO thread
+with the cell's request as its parent.
+
+What is not lines (progress bars, counts of lines that are not shown, the progress of tasks)
+stands in one panel for each cell: a display that is updated, at most four times a second.
 """
 
 from __future__ import annotations
 
-import bisect
+import json
+import logging
 import sys
 import threading
+import time
 from collections import OrderedDict, deque
 from typing import Any, Protocol
 
-import nbray
+from nbray.jupyter_ext.cell_output import CellOutput, Source
+from nbray.jupyter_ext.progress import Panel, TaskProgress
+from nbray.util.output import OutputDisplay, OutputLines, set_origin
 
-CELL_LIMIT_BYTES = 1_000_000
-"""How much output of its tasks one cell shows."""
-_MARKS = 1000
+logger = logging.getLogger(__name__)
+
+_CELLS = 1000
+_QUEUED = 20_000
+_TICK_S = 0.05
+_PANEL_S = 0.25
 
 
-class Lines(Protocol):
-    """What the runtime hands over: text that a task printed, and where it comes from."""
+class _Cell:
+    """One cell's request and what it shows of its tasks."""
 
-    stream: str
-    text: str
-    pid: int
-    node_id: bytes
-    task_id: bytes
-    name: str
+    def __init__(self, number: int, parent: dict[str, Any]) -> None:
+        self.number = number
+        self.parent = parent
+        self.output = CellOutput()
+        self.panel = Panel()
+        self.panel_shown = ""
+        self.panel_time = 0.0
+
+
+class Kernel(Protocol):
+    """What the router needs of ipykernel's kernel."""
+
+    session: Any
+    iopub_socket: Any
+    ident: str
+
+    def get_parent(self) -> dict[str, Any]:
+        """The request that runs now, in this thread."""
 
 
 class OutputRouter:
     """Sends output to cells. Callable, as `nbray.util.output.set_output_handler` wants it."""
 
-    def __init__(self, kernel: Any | None) -> None:
+    def __init__(self, kernel: Kernel | None) -> None:
         """``kernel`` is ipykernel's kernel, or None in a terminal."""
         self._kernel = kernel
-        self._lock = threading.Lock()
-        self._prefix = b""
-        self._numbers: list[int] = []
-        self._cells: list[dict[str, Any]] = []
-        self._plain: deque[bytes] = deque(maxlen=_MARKS)
-        self._shown: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.RLock()
+        self._queue: deque[OutputLines | OutputDisplay] = deque()
+        self._cells: OrderedDict[int, _Cell] = OrderedDict()
+        self._numbers: dict[str, int] = {}
+        self._active: set[int] = set()
+        self._latest = 0
+        self._plain: deque[bytes] = deque(maxlen=_CELLS)
+        self._wake = threading.Event()
+        self._closed = False
+        self._terminal_panel = ""
+        self.progress = TaskProgress()
+        self._thread = threading.Thread(target=self._serve, name="nbray-output", daemon=True)
+        self._thread.start()
 
-    def mark(self) -> None:
-        """The tasks that are submitted from here on belong to the cell that runs now."""
-        if self._kernel is None or not nbray.is_initialized():
-            return
-        prefix, number = _order(nbray.put(None).task_id().binary())
+    # --- cells --------------------
+
+    def before_cell(self, _info: object = None) -> None:
+        """What is submitted from here on belongs to the cell that runs now."""
+        parent: dict[str, Any] = {} if self._kernel is None else self._kernel.get_parent()
         with self._lock:
-            if prefix != self._prefix:
-                self._prefix, self._numbers, self._cells = prefix, [], []
-            self._numbers.append(number)
-            self._cells.append(self._kernel.get_parent())
-            del self._numbers[:-_MARKS], self._cells[:-_MARKS]
+            self._latest += 1
+            self._cells[self._latest] = _Cell(self._latest, parent)
+            self._numbers[_message_id(parent)] = self._latest
+            if len(self._cells) > _CELLS:
+                _, old = self._cells.popitem(last=False)
+                self._numbers.pop(_message_id(old.parent), None)
+        set_origin(self._latest)
+        self.progress.cell_began(self._latest, time.monotonic())
+        self._wake.set()
 
-    def before_cell(self, _info: object) -> None:
-        """IPython calls this before each cell."""
-        self.mark()
+    def after_cell(self, _result: object = None) -> None:
+        """The cell ends: what has arrived is shown before its prompt returns."""
+        with self._lock:
+            self._deliver()
+            cell = self._cells.get(self._latest)
+            if cell is not None:
+                self.progress.cell_ended(cell.number)
+                self._flush(cell, time.monotonic(), final=True)
+
+    def number_here(self) -> int:
+        """The number of the cell that this thread works for, as far as the kernel knows it."""
+        parent = self.current_cell()
+        return self._numbers.get(_message_id(parent), self._latest)
 
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
@@ -72,23 +114,131 @@ class OutputRouter:
         parent: dict[str, Any] = {} if self._kernel is None else self._kernel.get_parent()
         return parent
 
-    def __call__(self, lines: Lines) -> None:
-        cell = self._cell_of(lines.task_id)
-        text = lines.text
-        if lines.task_id not in self._plain:
-            text = text if text.endswith("\n") else text + "\n"
-            who = f"({lines.name} pid={lines.pid}) " if lines.name else f"(pid={lines.pid}) "
-            text = "".join(who + line for line in text.splitlines(keepends=True))
-        text = self._within_limit(cell, text)
-        if text:
-            self.publish("stream", {"name": lines.stream, "text": text}, cell)
+    # --- output --------------------
+
+    def __call__(self, message: OutputLines | OutputDisplay) -> None:
+        if len(self._queue) < _QUEUED:
+            self._queue.append(message)
+        elif isinstance(message, OutputLines):
+            lines = message.text.count("\n") + message.dropped
+            self._queue.append(OutputLines(message.source, message.stream, "", lines))
+        self._wake.set()
+
+    def close(self) -> None:
+        """Show what is left and end the thread."""
+        self._closed = True
+        self._wake.set()
+        self._thread.join(timeout=5.0)
+
+    def _serve(self) -> None:
+        while not self._closed:
+            busy = self.progress.is_live() or self._has_more()
+            self._wake.wait(_PANEL_S if busy else None)
+            self._wake.clear()
+            time.sleep(_TICK_S)
+            try:
+                self._tick()
+            except Exception:
+                logger.exception("The output of tasks could not be shown.")
+
+    def _has_more(self) -> bool:
+        with self._lock:
+            return bool(self._queue or self._active)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.progress.ask()
+        with self._lock:
+            self._deliver()
+            self._active.update(self.progress.cells())
+            for number in list(self._active):
+                cell = self._cells.get(number)
+                if cell is not None:
+                    self._flush(cell, now, final=self._closed)
+                if cell is None or not (cell.output.waits or cell.output.changed):
+                    self._active.discard(number)
+
+    def _deliver(self) -> None:
+        """Sort what has arrived by cell."""
+        now = time.monotonic()
+        while self._queue:
+            message = self._queue.popleft()
+            origin = message.source
+            cell = self._cells.get(origin.origin) or self._cells.get(self._latest)
+            if cell is None:
+                cell = _Cell(0, self.current_cell())
+            if isinstance(message, OutputDisplay):
+                self._flush(cell, now, panel=False)
+                self._publish_display(message, cell.parent)
+                continue
+            source = Source(
+                origin.task_id, origin.name, origin.pid, origin.log,
+                plain=origin.task_id in self._plain,
+            )  # fmt: skip
+            cell.output.feed(source, message.stream, message.text, message.dropped, now)
+            self._active.add(cell.number)
+            if cell.number == 0:
+                self._flush(cell, now, final=True)
+
+    def _flush(self, cell: _Cell, now: float, final: bool = False, panel: bool = True) -> None:
+        if cell.output.waits or final:
+            for stream, text in cell.output.take(now, final):
+                self.publish("stream", {"name": stream, "text": text}, cell.parent)
+        rows = self.progress.rows(cell.number, now)
+        if rows is not None or cell.output.changed:
+            if not panel or (not final and now - cell.panel_time < _PANEL_S):
+                return
+            cell.output.changed = False
+            cell.panel.set(rows, cell.output.bars, cell.output.hidden, list(cell.output.logs))
+            self._show_panel(cell, now)
+
+    def _show_panel(self, cell: _Cell, now: float) -> None:
+        content = cell.panel.bundle()
+        cell.panel_time = now
+        if content["text/plain"] == cell.panel_shown:
+            return
+        first, cell.panel_shown = not cell.panel_shown, content["text/plain"]
+        if self._kernel is None or not cell.parent:
+            self._print_panel(cell)
+            return
+        self.publish(
+            "display_data" if first else "update_display_data",
+            {
+                "data": content,
+                "metadata": {},
+                "transient": {"display_id": f"nbray-{_message_id(cell.parent)}"},
+            },
+            cell.parent,
+        )
+
+    def _print_panel(self, cell: _Cell) -> None:
+        """In a terminal: on one line that is rewritten, and in full once it is final."""
+        if cell.panel.is_final:
+            clear = "\r\x1b[K" if sys.stderr.isatty() and self._terminal_panel else ""
+            sys.stderr.write(clear + cell.panel_shown + "\n")
+            self._terminal_panel = ""
+        elif sys.stderr.isatty():
+            self._terminal_panel = cell.panel_shown.partition("\n")[0]
+            sys.stderr.write("\r\x1b[K" + self._terminal_panel)
+        sys.stderr.flush()
+
+    def _publish_display(self, message: OutputDisplay, parent: dict[str, Any]) -> None:
+        content = json.loads(message.content)
+        if self._kernel is not None and parent:
+            self.publish(message.kind, content, parent)
+        elif "data" in content:
+            self.publish("display_data", content, parent)
 
     def publish(self, kind: str, content: dict[str, Any], cell: dict[str, Any]) -> None:
         """Send an IOPub message that belongs to ``cell``; in a terminal, print its text."""
         if self._kernel is None or not cell:
-            text = content["text"] if kind == "stream" else content["data"]["text/plain"] + "\n"
+            if kind == "stream":
+                text = content["text"]
+            else:
+                text = content["data"].get("text/plain", "") + "\n"
             print(text, end="", file=sys.stderr if content.get("name") == "stderr" else sys.stdout)
             return
+        sys.stdout.flush()  # what the cell itself has printed stands before it
         self._kernel.session.send(
             self._kernel.iopub_socket,
             kind,
@@ -97,32 +247,6 @@ class OutputRouter:
             ident=f"kernel.{self._kernel.ident}.{kind}".encode(),
         )
 
-    def _cell_of(self, task_id: bytes) -> dict[str, Any]:
-        prefix, number = _order(task_id)
-        with self._lock:
-            place = bisect.bisect_right(self._numbers, number) - 1
-            if prefix == self._prefix and place >= 0:
-                return self._cells[place]
-        return self.current_cell()
 
-    def _within_limit(self, cell: dict[str, Any], text: str) -> str:
-        """``text``, or what of it the cell still shows."""
-        key = str(cell.get("header", {}).get("msg_id", ""))
-        before = self._shown.get(key, 0)
-        self._shown[key] = before + len(text)
-        if len(self._shown) > _MARKS:
-            self._shown.popitem(last=False)
-        if not key or before + len(text) <= CELL_LIMIT_BYTES:
-            return text
-        if before >= CELL_LIMIT_BYTES:
-            return ""
-        return (
-            text[: CELL_LIMIT_BYTES - before]
-            + f"\n... more than {CELL_LIMIT_BYTES:,} characters from this cell's tasks. The rest "
-            "is in the worker's log in the session folder.\n"
-        )
-
-
-def _order(task_id: bytes) -> tuple[bytes, int]:
-    """Who made a task id, and its number among those."""
-    return task_id[:12], int.from_bytes(task_id[12:20], "little")
+def _message_id(parent: dict[str, Any]) -> str:
+    return str(parent.get("header", {}).get("msg_id", ""))

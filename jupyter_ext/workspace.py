@@ -73,7 +73,6 @@ class Workspace:
 
     def joined(self) -> None:
         """This kernel has come into a cluster: what its cell submits is the cell's."""
-        self.router.mark()
         self.tasks.begin()
 
     def left(self) -> None:

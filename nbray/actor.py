@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 import msgspec
 
-from nbray.core_worker.context import running
+from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.driver import current_core
 from nbray.exceptions import ExitActor
@@ -132,7 +132,7 @@ class ActorClass:
                 any(_is_async(f) for _, f in members), groups,
                 option(options, "max_pending_calls"),
             ),
-            core.address,
+            core.address, current_origin(),
         )  # fmt: skip
         core.actor_calls.create(spec, wait=bool(name))
         return ActorHandle(

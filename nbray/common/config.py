@@ -37,6 +37,9 @@ class Config:
             0: what the machine or the cgroup has.
         task_oom_retries: how often a task is run again that was ended for its memory; -1: always.
         task_oom_retry_delay_s: how long it waits at first; twice as long each time.
+        output_batch_s: how long a worker collects output before it sends it to the driver.
+        output_batch_lines: lines of output that a worker sends at once; more are counted.
+        output_batch_bytes: characters of output that a worker sends at once.
     """
 
     max_inline_bytes: int = 100 * 1024
@@ -64,6 +67,9 @@ class Config:
     node_memory_limit_bytes: int = 0
     task_oom_retries: int = -1
     task_oom_retry_delay_s: float = 1.0
+    output_batch_s: float = 0.1
+    output_batch_lines: int = 1000
+    output_batch_bytes: int = 256 * 1024
 
     @classmethod
     def from_env(cls) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.task_options import TaskOptions
@@ -132,6 +133,13 @@ class ActorCalls:
                 f"max_pending_calls is {limit}. Wait for some of them first."
             )
 
+    def running(self) -> Iterator[TaskSpec]:
+        """The first call that each actor has been sent and not answered."""
+        for client in self._clients.values():
+            call = client.first_in_flight()
+            if call is not None:
+                yield call.spec
+
     def connected(self, connection: Connection, client: ActorClient) -> None:
         """That connection leads to the actor."""
         self._connected[connection] = client
@@ -214,6 +222,10 @@ class ActorClient:
                 self._core.results.fail_cancelled(call.spec)
                 break
         return None
+
+    def first_in_flight(self) -> ActorCall | None:
+        """The oldest call that the actor has not answered."""
+        return next(iter(self._in_flight.values()), None)
 
     def on_state(self, state: ActorState) -> None:
         """News of the actor from the raylet."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from nbray.core_worker.arguments import unpack
-from nbray.core_worker.context import TaskContext, running
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.task_runner import TaskRunner, user_traceback
 from nbray.exceptions import ExitActor
@@ -51,7 +50,7 @@ class ActorHost:
         spec = self._spec
         creation = m.TaskSpec(
             b"", spec.job_id, b"", f"{spec.class_name}.__init__", spec.args, spec.dependencies,
-            spec.contained,
+            spec.contained, actor_id=spec.actor_id, origin=spec.origin,
         )  # fmt: skip
         options = spec.options
         if options.is_async:
@@ -59,7 +58,7 @@ class ActorHost:
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
             self._pools = {name: ThreadPoolExecutor(size) for name, size in sizes.items()}
-        token = running.set(TaskContext(b"", creation.name, spec.actor_id, 0))
+        token = self._core.enter_task(creation)
         try:
             actor_class = cloudpickle.loads(spec.class_pickle)
             args, kwargs = unpack(self._core, creation)
@@ -68,7 +67,7 @@ class ActorHost:
             text = f"its constructor raised:\n{user_traceback(error)}"
             return m.ActorCreated(spec.actor_id, None, text)
         finally:
-            running.reset(token)
+            self._core.leave_task(token)
         return m.ActorCreated(spec.actor_id)
 
     def _construct(self, actor_class: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Which task this thread or coroutine runs."""
+"""Which task this thread or coroutine runs, and what its submissions belong to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -14,6 +15,26 @@ class TaskContext:
     name: str
     actor_id: bytes
     attempt: int
+    origin: int = 0
 
 
 running: ContextVar[TaskContext | None] = ContextVar("nbray_running_task", default=None)
+
+origin: ContextVar[int] = ContextVar("nbray_origin", default=0)
+"""In a driver: what this thread's or coroutine's submissions belong to (see `TaskSpec`)."""
+
+_find_origin: Callable[[], int] = lambda: 0  # noqa: E731 - typed, and replaced by a setter
+
+
+def set_origin_finder(find: Callable[[], int]) -> None:
+    """``find`` is asked in threads that know no origin."""
+    global _find_origin
+    _find_origin = find
+
+
+def current_origin() -> int:
+    """What a submission that is made now belongs to."""
+    task = running.get()
+    if task is not None:
+        return task.origin
+    return origin.get() or _find_origin()

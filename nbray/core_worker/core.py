@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Token
 from typing import Any
 
 from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
-from nbray.core_worker.context import running
+from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.ownership import ObjectEntry
@@ -31,6 +32,7 @@ from nbray.core_worker.serialization import serialize
 from nbray.core_worker.stored_values import StoredValues
 from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
 from nbray.core_worker.submitter import PendingTask, TaskSubmitter
+from nbray.core_worker.task_counts import TaskCounts
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
@@ -53,6 +55,7 @@ class CoreWorker:
         self.released = self.references.released
         self.stored = StoredValues(self)
         self.values = Values(self)
+        self.counts = TaskCounts(self)
         self.results = Results(self)
         self.streams = Streams(self)
         self.crashes = Crashes(self)
@@ -62,7 +65,10 @@ class CoreWorker:
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
-        self.on_output: Callable[[m.OutputLines], None] | None = None
+        self.on_output: Callable[[m.OutputLines | m.OutputDisplay], None] | None = None
+        self.on_task_start: Callable[[], None] = lambda: None
+        self.on_task_end: Callable[[], None] = lambda: None
+        self.newest_task: TaskContext | None = None
         self.on_job: Callable[[m.JobConfig], None] = lambda job: None
         self.submitter_dirty = False
         self.job: m.JobConfig
@@ -80,6 +86,7 @@ class CoreWorker:
                     ("gcs", reply.request_id), reply
                 ),
                 m.OutputLines: self._on_output,
+                m.OutputDisplay: self._on_output,
                 m.CancelObject: lambda _peer, message: self._cancel(
                     message.object_id[:24], message.force, message.recursive
                 ),
@@ -122,6 +129,7 @@ class CoreWorker:
         spec = m.TaskSpec(
             task_id, self.job.job_id, function_id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
+            origin=current_origin(),
         )  # fmt: skip
         refs = self._new_refs(spec)
         self._new_tasks.append(PendingTask(spec, function, options, self._parent()))
@@ -143,7 +151,7 @@ class CoreWorker:
         spec = m.TaskSpec(
             task_id, self.job.job_id, b"", name, payload, dependencies, contained,
             options.num_returns, actor_id, method, 0, 0, options.backpressure,
-            options.concurrency_group,
+            options.concurrency_group, current_origin(),
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
         self.released.append((handle_id(actor_id), 1))
@@ -197,6 +205,20 @@ class CoreWorker:
         object_id = handle_id(actor_id)
         self.references.hold_handles(object_id, actor_id)
         return ObjectRef(object_id, self.peers.address, self)
+
+    # --- the task of this thread or coroutine --------------------
+
+    def enter_task(self, spec: m.TaskSpec) -> Token[TaskContext | None]:
+        """What this thread or coroutine does from now on belongs to the task."""
+        task = TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin)
+        self.newest_task = task
+        self.on_task_start()
+        return running.set(task)
+
+    def leave_task(self, token: Token[TaskContext | None]) -> None:
+        """The task has ended, but for its reply."""
+        self.on_task_end()
+        running.reset(token)
 
     # --- values (any thread) --------------------
 
@@ -290,6 +312,7 @@ class CoreWorker:
             self.submitter_dirty = True
             while new_tasks:
                 task = new_tasks.popleft()
+                self.counts.submitted(task.spec)
                 self.submitter.accept(task)
                 if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
                     self.submitter.enqueue(task)
@@ -300,6 +323,7 @@ class CoreWorker:
         touched = set()
         while self._new_calls:
             call = self._new_calls.popleft()
+            self.counts.submitted(call.spec)
             client = self.actor_calls.client(call.spec.actor_id)
             if call.spec.dependencies:
                 self._resolve(call, lambda _call, client=client: client.dispatch())  # type: ignore[misc]
@@ -348,7 +372,7 @@ class CoreWorker:
     ) -> None:
         self.peers.answer("registered", message)
 
-    def _on_output(self, _peer: Connection, message: m.OutputLines) -> None:
+    def _on_output(self, _peer: Connection, message: m.OutputLines | m.OutputDisplay) -> None:
         if self.on_output is not None:
             self.on_output(message)
 

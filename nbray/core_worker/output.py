@@ -1,57 +1,294 @@
-"""What user code prints in a worker: kept in the worker's log and sent to its driver."""
+"""What user code writes in a worker: kept in the worker's log, and sent to its driver.
+
+Python's ``sys.stdout`` and ``sys.stderr`` write to the log at once and into a `Batch`. What is
+written below Python (by C code, by subprocesses) goes straight to the log, since descriptors 1 and
+2 are the log files: no pipe that dies with the process, so that a crash leaves its last words.
+It is found by reading the log's tail, from which Python's own writes are left out: they are made
+through a file description of their own that appends, so its offset tells where each one ended.
+
+The batch leaves every `output_batch_s`, and before the reply of a task that has printed. While
+the driver does not read, nothing more is sent: the batch keeps its bounds, and what comes on top
+is counted.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import io
+import json
+import logging
 import os
 import sys
-from typing import TextIO
+import threading
+from collections import deque
+from typing import Any
 
-from nbray.core_worker.context import running
+from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.core import CoreWorker
-from nbray.wire.messages import OutputLines
+from nbray.core_worker.output_batch import Batch
+from nbray.wire.messages import OutputDisplay, OutputSource
+from nbray.wire.reactor import Connection
+
+logger = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 18
+_MAX_DISPLAY_BYTES = 32 << 20
+_MAX_SOURCES = 1000
+_current: WorkerOutput | None = None
 
 
-class TaskOutput(io.TextIOBase):
-    """A text stream that sends complete lines to the driver, tagged with their task."""
+class LogFile:
+    """One of the worker's two logs: written by Python here, and by others beside it."""
 
-    def __init__(self, core: CoreWorker, stream: str, log: TextIO) -> None:
-        self._core = core
-        self._stream = stream
+    def __init__(self, path: str) -> None:
+        self.path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._writer = os.open(path, flags, 0o600)
+        self._reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._position = os.lseek(self._reader, 0, os.SEEK_END)
+        self._own: deque[list[int]] = deque()
+
+    def write(self, text: str) -> None:
+        """Append text that needs not be read back."""
+        data = text.encode("utf-8", "replace")
+        while data:
+            written = os.write(self._writer, data)
+            end = os.lseek(self._writer, 0, os.SEEK_CUR)
+            if self._own and self._own[-1][1] == end - written:
+                self._own[-1][1] = end
+            else:
+                self._own.append([end - written, end])
+            data = data[written:]
+
+    def read_others(self) -> str:
+        """What others have appended since the last call, at most 256 KB."""
+        size = os.lseek(self._reader, 0, os.SEEK_END)
+        found = b""
+        while self._position < size and len(found) < _READ_BYTES:
+            until = size
+            if self._own:
+                start, end = self._own[0]
+                if start <= self._position:
+                    self._position = max(self._position, end)
+                    self._own.popleft()
+                    continue
+                until = min(size, start)
+            part = os.pread(self._reader, min(until - self._position, _READ_BYTES), self._position)
+            self._position += len(part)
+            found += part
+        return found.decode("utf-8", "replace")
+
+
+class _Stream(io.TextIOBase):
+    """``sys.stdout`` or ``sys.stderr`` of user code."""
+
+    def __init__(self, output: WorkerOutput, name: str, log: LogFile) -> None:
+        self._output = output
+        self._name = name
         self._log = log
-        self._pending = ""
+
+    encoding = "utf-8"
+    errors = "replace"
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        self._log.write(text)
-        self._pending += text
-        if "\n" in self._pending:
-            lines, _, self._pending = self._pending.rpartition("\n")
-            self._send(lines + "\n")
+        self._output.write(self._name, self._log, text)
         return len(text)
 
     def flush(self) -> None:
-        self._log.flush()
-        if self._pending:
-            text, self._pending = self._pending, ""
-            self._send(text)
+        self._output.flush(self._name)
 
     def fileno(self) -> int:
-        return self._log.fileno()
+        return 1 if self._name == "stdout" else 2
 
-    def _send(self, text: str) -> None:
-        core, task = self._core, running.get()
+
+class WorkerOutput:
+    """The output of one worker; its methods may be called from any thread."""
+
+    def __init__(self, core: CoreWorker, log_path: str) -> None:
+        self._core = core
+        self._batch = Batch(core.config.output_batch_lines, core.config.output_batch_bytes)
+        self._lock = threading.RLock()
+        self._logs = {name: LogFile(f"{log_path}.{name[3:]}") for name in ("stdout", "stderr")}
+        self._sources: dict[bytes, OutputSource] = {}
+        self._scheduled = False
+        self._watching = False
+        self._busy = 0
+        self._connection: Connection | None = None
+
+    def install(self) -> None:
+        """Take what is written from now on."""
+        core = self._core
+        _line_buffer_c_stdout()
+        sys.stdout = _Stream(self, "stdout", self._logs["stdout"])
+        sys.stderr = _Stream(self, "stderr", self._logs["stderr"])
+        # nbray's own messages are for the log; the root logger is the user's.
+        own, root = logging.getLogger("nbray"), logging.getLogger()
+        own.propagate = False
+        own.setLevel(root.level)
+        for handler in root.handlers[:]:
+            root.removeHandler(handler)
+            own.addHandler(handler)
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(_LogOnly(self._logs["stderr"]))
+        root.setLevel(logging.WARNING)
+        core.on_task_start = self.task_started
+        core.on_task_end = self.task_ended
+        set_origin_finder(lambda: 0 if core.newest_task is None else core.newest_task.origin)
+
+    # --- what user code does (any thread) --------------------
+
+    def write(self, stream: str, log: LogFile, text: str) -> None:
+        """Text was printed."""
+        with self._lock:
+            log.write(text)
+            source = self._source()
+            if source is not None:
+                self._batch.write(source, stream, text)
+                self._schedule()
+
+    def flush(self, stream: str) -> None:
+        """A line may be unfinished, and is to be seen."""
+        with self._lock:
+            source = self._source()
+            if source is not None:
+                self._batch.flush(source, stream)
+                self._schedule()
+
+    def display(self, kind: str, content: dict[str, Any]) -> None:
+        """Something rich was displayed: one of Jupyter's messages."""
+        encoded = json.dumps(content).encode()
+        if len(encoded) > _MAX_DISPLAY_BYTES:
+            shown = content["data"].get("text/plain", "")
+            note = f"{shown}\n(too large to be shown: {len(encoded) / 1e6:.0f} MB)"
+            encoded = json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
+        with self._lock:
+            source = self._source()
+            if source is not None:
+                self._batch.display(OutputDisplay(source, kind, encoded))
+                self._schedule()
+
+    def task_started(self) -> None:
+        """A task begins: while it runs, the logs are looked at."""
+        self._busy += 1
+        if not self._watching:
+            self._watching = True
+            self._core.reactor.post(self._watch)
+
+    def task_ended(self) -> None:
+        """The task of this thread or coroutine ends: its output goes before its reply."""
+        self._busy -= 1
+        with self._lock:
+            self._read_logs()
+            if not self._sources:
+                return
+            task = running.get()
+            source = self._sources.pop(task.task_id, None) if task is not None else None
+            if source is not None:
+                self._batch.end(source)
+            if self._batch:
+                self._core.reactor.inbox.append(self._send)
+
+    def finish(self) -> None:
+        """The worker leaves: what is left goes with its last turn."""
+        with self._lock:
+            self._read_logs()
+        self._core.reactor.inbox.append(self._send)
+
+    # --- sources --------------------
+
+    def _source(self) -> OutputSource | None:
+        core = self._core
+        task = running.get() or core.newest_task
         if task is None:
-            return
-        message = OutputLines(
-            self._stream, text, os.getpid(), core.address.node_id, task.task_id, task.name
-        )
-        core.reactor.post(lambda: core.peers.connect(core.job.driver).send(message))
+            return None
+        source = self._sources.get(task.task_id)
+        if source is None:
+            if len(self._sources) >= _MAX_SOURCES:  # ended tasks whose threads print
+                del self._sources[next(iter(self._sources))]
+            source = self._sources[task.task_id] = OutputSource(
+                task.task_id, task.name, task.origin, core.address.node_id, os.getpid(),
+                self._logs["stdout"].path,
+            )  # fmt: skip
+        return source
+
+    # --- sending (under the baton) --------------------
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._batch:
+            self._scheduled = True
+            core = self._core
+            core.reactor.post(
+                lambda: core.reactor.call_later(core.config.output_batch_s, self._on_time)
+            )
+
+    def _on_time(self) -> None:
+        self._scheduled = False
+        self._send()
+
+    def _send(self) -> None:
+        core = self._core
+        if self._connection is None and self._batch:
+            self._connection = core.peers.connect(core.job.driver)
+        connection = self._connection
+        with self._lock:
+            if connection is not None and not connection.closed and connection.congested:
+                self._schedule()
+                return
+            messages = self._batch.take()
+        # The connection of a driver that has left is closed: the log alone has the rest.
+        if connection is not None and not connection.closed:
+            for message in messages:
+                connection.send(message)
+
+    def _watch(self) -> None:
+        with self._lock:
+            self._read_logs()
+        if self._busy:
+            self._core.reactor.call_later(self._core.config.output_batch_s, self._watch)
+        else:
+            self._watching = False
+
+    def _read_logs(self) -> None:
+        for stream, log in self._logs.items():
+            text = log.read_others()
+            source = self._source() if text else None
+            if source is not None:
+                self._batch.write(source, stream, text)
+                self._batch.flush(source, stream)
+                self._schedule()
 
 
-def capture_output(core: CoreWorker) -> None:
-    """Send what is printed from now on."""
-    sys.stdout = TaskOutput(core, "stdout", sys.stdout)
-    sys.stderr = TaskOutput(core, "stderr", sys.stderr)
+class _LogOnly(io.TextIOBase):
+    """A stream whose text goes to a log and nowhere else."""
+
+    def __init__(self, log: LogFile) -> None:
+        self._log = log
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        return len(text)
+
+
+def _line_buffer_c_stdout() -> None:
+    """C code's ``printf`` reaches a file line by line, as it would a terminal."""
+    try:
+        c = ctypes.CDLL(None)
+        c.setvbuf(ctypes.c_void_p.in_dll(c, "stdout"), None, 1, 0)  # 1: _IOLBF
+    except (AttributeError, OSError, ValueError) as error:
+        logger.info("The C library's output stays buffered: %s.", error)
+
+
+def capture_output(core: CoreWorker, log_path: str) -> WorkerOutput:
+    """Send what is written from now on; the logs are ``log_path`` with .out and .err."""
+    global _current
+    _current = WorkerOutput(core, log_path)
+    _current.install()
+    return _current
+
+
+def current_output() -> WorkerOutput | None:
+    """The output of this worker; None in a driver."""
+    return _current

@@ -25,6 +25,7 @@ class Results:
     def finish(self, task: PendingTask | ActorCall, worker_id: bytes, done: m.TaskDone) -> None:
         """Complete a task's objects and let go of its arguments."""
         core, spec = self._core, task.spec
+        core.counts.ended(spec, bool(done.values) and done.values[0].is_error)
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)
@@ -83,6 +84,7 @@ class Results:
 
     def fail(self, spec: m.TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
+        self._core.counts.ended(spec, failed=True)
         value = m.Value(serialize(error).to_bytes(), None, True)
         if spec.num_returns < 0:
             self._core.streams.failed(spec, value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -146,6 +147,14 @@ class TaskSubmitter:
         if shape is None:
             shape = self._shapes[resources] = _Shape(resources)
         shape.queue.append(task)
+
+    def running(self) -> Iterator[TaskSpec]:
+        """The task that each leased worker runs, as far as this process knows."""
+        for shape in self._shapes.values():
+            for lease in shape.leases:
+                for task in lease.in_flight.values():
+                    yield task.spec
+                    break
 
     def dispatch(self) -> None:
         """Push what the windows allow and ask for leases for the rest."""

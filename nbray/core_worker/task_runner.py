@@ -18,7 +18,6 @@ import cloudpickle
 
 from nbray.common.ids import return_id
 from nbray.core_worker.arguments import unpack
-from nbray.core_worker.context import TaskContext, running
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.core_worker.stream_writer import StreamWriters
@@ -52,7 +51,7 @@ class TaskRunner:
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
-        token = running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
+        token = self._core.enter_task(spec)
         try:
             args, kwargs = unpack(self._core, spec)
             result = self._function(spec)(*args, **kwargs)
@@ -71,7 +70,7 @@ class TaskRunner:
             done.retry = True
             done.values = self.errors(spec, error)
         finally:
-            running.reset(token)
+            self._core.leave_task(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         done.seconds = time.monotonic() - started
@@ -81,7 +80,7 @@ class TaskRunner:
         """Run it as a coroutine of this thread's event loop; raises like `run`."""
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
-        running.set(TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt))
+        token = self._core.enter_task(spec)
         try:
             args, kwargs = unpack(self._core, spec)
             result = self._function(spec)(*args, **kwargs)
@@ -99,6 +98,7 @@ class TaskRunner:
             done.retry = True
             done.values = self.errors(spec, error)
         finally:
+            self._core.leave_task(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         done.seconds = time.monotonic() - started

@@ -94,7 +94,7 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, str]) 
             os.close(log)
         random.seed(time.time_ns() ^ os.getpid())
         numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
-        _run_worker(session, raylet_socket, bytes.fromhex(order["fork"]), order["host"])
+        _run_worker(session, raylet_socket, order)
         status = 0
     except BaseException:
         logger.exception("The worker failed")
@@ -104,10 +104,11 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, str]) 
         os._exit(status)
 
 
-def _run_worker(session: Session, raylet_socket: str, worker_id: bytes, host: str) -> None:
+def _run_worker(session: Session, raylet_socket: str, order: dict[str, str]) -> None:
+    worker_id = bytes.fromhex(order["fork"])
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
     core = CoreWorker(Config.from_env(), session.token, worker_id, path)
-    core.peers.start(raylet_socket, host)
+    core.peers.start(raylet_socket, order["host"])
     core.on_raylet_lost = lambda: os._exit(0)
     set_core(core)
     executor = Executor(core)
@@ -117,8 +118,9 @@ def _run_worker(session: Session, raylet_socket: str, worker_id: bytes, host: st
         "registered", m.RegisterWorker(core.address, os.getpid())
     )
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
-    capture_output(core)
+    output = capture_output(core, order["log"])
     executor.run()
+    output.finish()
     core.peers.stop()
 
 

@@ -1,28 +1,104 @@
-"""Where the output of remote code goes in the driver."""
+"""Where the output of remote code goes in the driver, and what submissions belong to.
+
+A driver may number what it submits: a notebook gives each cell a number. The number (the origin)
+travels with tasks, with what they submit and with their output.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from collections.abc import Callable
+from typing import Any
 
-from nbray.wire.messages import OutputLines
+from nbray.core_worker.context import origin as _origin
+from nbray.core_worker.context import set_origin_finder
+from nbray.core_worker.output import current_output
+from nbray.wire.messages import OutputDisplay, OutputLines, OutputSource
 
-OutputHandler = Callable[[OutputLines], None]
+__all__ = [
+    "OutputDisplay",
+    "OutputLines",
+    "OutputSource",
+    "deliver",
+    "display",
+    "in_worker",
+    "set_origin",
+    "set_origin_finder",
+    "set_output_handler",
+]
+
+logger = logging.getLogger(__name__)
+
+OutputHandler = Callable[[OutputLines | OutputDisplay], None]
 _handler: OutputHandler | None = None
+_unfinished: dict[tuple[bytes, str], str] = {}
 
 
 def set_output_handler(handler: OutputHandler | None) -> None:
-    """Give printed text of tasks to ``handler`` (on a background thread) instead of printing it."""
+    """Give the output of tasks to ``handler`` instead of printing it; None prints it again.
+
+    It is called by whichever thread drives the sockets, which may be one that waits in `get`:
+    it must return at once, and must not call nbray.
+    """
     global _handler
     _handler = handler
 
 
-def deliver(lines: OutputLines) -> None:
-    """Show one message of output."""
-    if _handler is not None:
-        _handler(lines)
-        return
-    stream = sys.stderr if lines.stream == "stderr" else sys.stdout
-    for line in lines.text.splitlines():
-        stream.write(f"({lines.name} pid={lines.pid}) {line}\n")
-    stream.flush()
+def set_origin(number: int) -> None:
+    """What this thread or coroutine submits from now on belongs to ``number``, 0 to nothing."""
+    _origin.set(number)
+
+
+def in_worker() -> bool:
+    """Whether this process is a worker, whose output goes to a driver."""
+    return current_output() is not None
+
+
+def display(kind: str, content: dict[str, Any]) -> None:
+    """Send something rich to this worker's driver.
+
+    Args:
+        kind: ``display_data``, ``update_display_data`` or ``clear_output``.
+        content: that message's content as Jupyter defines it; JSON, pictures as base64.
+
+    Raises:
+        RuntimeError: this process is not a worker.
+    """
+    worker = current_output()
+    if worker is None:
+        raise RuntimeError("nbray.util.output.display is for workers.")
+    worker.display(kind, content)
+
+
+def deliver(message: OutputLines | OutputDisplay) -> None:
+    """Show one message of output. An error of the handler is logged: whoever waits goes on."""
+    try:
+        (_handler or _print)(message)
+    except Exception:
+        logger.exception("Output of %s could not be shown.", message.source.name)
+
+
+def _print(message: OutputLines | OutputDisplay) -> None:
+    source = message.source
+    who = f"({source.name} pid={source.pid})"
+    if isinstance(message, OutputDisplay):
+        plain = json.loads(message.content).get("data", {}).get("text/plain", "")
+        text, stream, dropped = f"{plain}\n" if plain else "", "stdout", 0
+    else:
+        text, stream, dropped = message.text, message.stream, message.dropped
+    key = (source.task_id, stream)
+    *lines, rest = (_unfinished.pop(key, "") + text).split("\n")
+    if "\r" in rest:  # a progress bar: only its last state is printed
+        _unfinished[key] = rest
+        while len(_unfinished) > 1000:
+            del _unfinished[next(iter(_unfinished))]
+    elif rest:
+        lines.append(rest)
+    shown = [f"{who} {line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines]
+    if dropped:
+        shown.append(f"{who} ... {dropped:,} more lines are in {source.log}\n")
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    target.write("".join(shown))
+    target.flush()

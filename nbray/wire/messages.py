@@ -59,7 +59,8 @@ class TaskSpec(msgspec.Struct, array_like=True):
 
     A negative ``num_returns`` is a stream (see `core_worker.streams`), whose worker may be at most
     ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
-    worker leaves (0: never).
+    worker leaves (0: never). ``origin`` is the driver's number for what submitted it (a
+    notebook's cell), 0 for none; what the task submits has the same.
     """
 
     task_id: bytes
@@ -76,6 +77,7 @@ class TaskSpec(msgspec.Struct, array_like=True):
     max_calls: int = 0
     backpressure: int = 0
     concurrency_group: str = ""
+    origin: int = 0
 
     def return_count(self) -> int:
         """How many objects complete with the task; a stream has one, that of its end."""
@@ -124,6 +126,7 @@ class ActorSpec(msgspec.Struct, array_like=True):
     methods: dict[str, MethodOptions]
     options: ActorOptions
     owner: Address
+    origin: int = 0
 
 
 class JobConfig(msgspec.Struct, array_like=True):
@@ -611,15 +614,41 @@ class NodeDied(msgspec.Struct, array_like=True, tag=150):
 # --- output -----------------------------------------------------------------------------
 
 
-class OutputLines(msgspec.Struct, array_like=True, tag=70):
-    """Worker to the driver of its job: what user code printed, and where it comes from."""
+class OutputSource(msgspec.Struct, array_like=True, frozen=True):
+    """Where output comes from: the task, its submission's ``origin``, and the worker."""
 
-    stream: str
-    text: str
-    pid: int
-    node_id: bytes
     task_id: bytes
     name: str
+    origin: int
+    node_id: bytes
+    pid: int
+    log: str
+
+
+class OutputLines(msgspec.Struct, array_like=True, tag=70):
+    """Worker to the driver of its job: what user code wrote to ``stream``.
+
+    ``text`` goes on where the last message of this task and stream ended, perhaps inside a
+    line. A carriage return in front of a line's text takes the place of what the line held.
+    After it ``dropped`` lines were left out; the worker's log has them.
+    """
+
+    source: OutputSource
+    stream: str
+    text: str
+    dropped: int = 0
+
+
+class OutputDisplay(msgspec.Struct, array_like=True, tag=71):
+    """Worker to the driver of its job: user code displayed something rich.
+
+    ``kind`` is ``display_data``, ``update_display_data`` or ``clear_output``; ``content`` that
+    message's content as JSON, as Jupyter defines it.
+    """
+
+    source: OutputSource
+    kind: str
+    content: bytes
 
 
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
@@ -634,4 +663,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
+    OutputDisplay,
 ]  # fmt: skip

@@ -113,6 +113,11 @@ class Connection:
         """Whether the peer has proved that it belongs to the cluster."""
         return self._handshake is None
 
+    @property
+    def congested(self) -> bool:
+        """Whether the peer has not yet read all that was sent."""
+        return bool(self._unsent)
+
     def send(self, message: Message) -> None:
         """Queue ``message``; it leaves with the others at the end of this turn."""
         if not self._queued:

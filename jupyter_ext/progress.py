@@ -1,0 +1,209 @@
+"""The progress of a cell's tasks, and the panel that shows it.
+
+A bar appears by itself when the tasks of a cell have not ended after `AFTER_S` seconds: one for
+each function, with how many are queued, running, done and failed, and a rate. It stays, and its
+last state is final. `TaskProgress` knows the counts; `Panel` says how they look, as text and HTML.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nbray.jupyter_ext import theme
+from nbray.jupyter_ext.cell_output import LINE_LIMIT, bar
+from nbray.util.task_counts import FunctionCounts, request_counts
+
+AFTER_S = 2.0
+"""How long work goes on before its progress is shown."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The tasks of one function of a cell."""
+
+    name: str
+    total: int
+    done: int
+    failed: int
+    running: int
+    seconds: float
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all have ended."""
+        return self.done + self.failed >= self.total
+
+    def words(self) -> str:
+        """The numbers, for people."""
+        words = [f"{self.done + self.failed:,}/{self.total:,}"]
+        if not self.is_final:
+            words.append(f"{self.running:,} running")
+            queued = self.total - self.done - self.failed - self.running
+            if queued:
+                words.append(f"{queued:,} queued")
+        if self.failed:
+            words.append(f"{self.failed:,} failed")
+        ended = self.done + self.failed
+        if ended and self.total > 1 and self.seconds > 0:
+            words.append(f"{ended / self.seconds:,.3g}/s")
+        return ", ".join([*words, f"{self.seconds:.1f} s"])
+
+
+class TaskProgress:
+    """What is known of the tasks of each cell. Used under the router's lock, but for `_take`."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, list[FunctionCounts]] = {}
+        self._running = 0
+        self._unfinished = False
+        self._shown: set[tuple[int, str]] = set()
+        self._final: set[int] = set()
+        self._asked = 0.0
+
+    def cell_began(self, number: int, now: float) -> None:
+        """The cell of that number runs."""
+        self._running = number
+
+    def cell_ended(self, number: int) -> None:
+        """It has ended; what its panel shows is brought up to date before the prompt returns."""
+        if self._running == number:
+            self._running = 0
+        if any(origin == number for origin, _ in self._shown):
+            arrived = threading.Event()
+
+            def take(counts: list[FunctionCounts]) -> None:
+                self._take(counts)
+                arrived.set()
+
+            if request_counts(take):
+                arrived.wait(0.5)
+
+    def is_live(self) -> bool:
+        """Whether a cell runs, or tasks have not ended."""
+        return bool(self._running) or self._unfinished
+
+    def ask(self) -> None:
+        """Ask for new counts, at most four times a second."""
+        now = time.monotonic()
+        if self.is_live() and now - self._asked >= 0.25:
+            self._asked = now
+            if not request_counts(self._take):
+                self._counts, self._unfinished = {}, False
+
+    def _take(self, counts: list[FunctionCounts]) -> None:
+        by_cell: dict[int, list[FunctionCounts]] = {}
+        for row in counts:
+            by_cell.setdefault(row.origin, []).append(row)
+        self._counts = by_cell
+        self._unfinished = any(row.unfinished for row in counts)
+
+    def cells(self) -> list[int]:
+        """The cells whose progress may have to be shown."""
+        return [number for number in self._counts if number not in self._final]
+
+    def rows(self, number: int, now: float) -> list[Row] | None:
+        """The bars of a cell, or None when nothing new is to be shown."""
+        counts = self._counts.get(number)
+        if counts is None or number in self._final:
+            return None
+        rows = []
+        for row in counts:
+            key = (number, row.name)
+            if row.unfinished and now - row.began >= AFTER_S:
+                self._shown.add(key)
+            if key in self._shown:
+                until = now if row.unfinished else row.ended
+                rows.append(
+                    Row(
+                        row.name, row.submitted, row.done, row.failed, row.running,
+                        until - row.began,
+                    )
+                )  # fmt: skip
+        if not any(row.unfinished for row in counts) and number != self._running:
+            self._final.add(number)
+        return rows or None
+
+
+class Panel:
+    """One cell's panel: progress of tasks, progress bars from tasks, and what is not shown."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._bars: list[str] = []
+        self._hidden: dict[str, int] = {}
+        self._logs: list[str] = []
+
+    def set(
+        self,
+        rows: list[Row] | None,
+        bars: Sequence[str],
+        hidden: dict[str, int],
+        logs: Sequence[str],
+    ) -> None:
+        """What to show from now on; ``rows`` None leaves them as they are."""
+        if rows is not None:
+            self._rows = rows
+        self._bars, self._hidden, self._logs = list(bars), dict(hidden), list(logs)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all tasks that it shows have ended."""
+        return all(row.is_final for row in self._rows)
+
+    def bundle(self) -> dict[str, str]:
+        """The panel as text and as HTML."""
+        return {"text/plain": self.text(), "text/html": self.html()}
+
+    def text(self) -> str:
+        """The panel as lines."""
+        width = max((len(row.name) for row in self._rows), default=0)
+        lines = [
+            f"{row.name:<{width}} {bar(row.done + row.failed, row.total)} {row.words()}"
+            for row in self._rows
+        ]
+        lines += self._bars
+        if self._hidden:
+            lines.append(self._hidden_words())
+            lines += [f"  {log}" for log in self._logs[:8]]
+        return "\n".join(lines)
+
+    def _hidden_words(self) -> str:
+        total = sum(self._hidden.values())
+        names = ", ".join(f"{name} {count:,}" for name, count in self._hidden.items())
+        return f"{total:,} more lines after the first {LINE_LIMIT} ({names}) are in the logs:"
+
+    def html(self) -> str:
+        """The panel as HTML."""
+        rows = [
+            (
+                f"<b>{theme.escape(row.name)}</b>",
+                theme.bar(
+                    (row.done + row.failed) / row.total if row.total else 0.0,
+                    theme.GOOD if row.is_final else theme.BRAND,
+                    row.failed / row.total if row.total else 0.0,
+                ),
+                theme.escape(row.words()),
+            )
+            for row in self._rows
+        ]
+        parts = [theme.grid((), rows)] if rows else []
+        if self._bars:
+            text = "\n".join(theme.escape(line) for line in self._bars)
+            parts.append(
+                '<pre style="margin:2px 0;background:none;color:inherit;padding:0;'
+                f'overflow:auto">{text}</pre>'
+            )
+        if self._hidden:
+            logs = "".join(
+                f'<div><a href="file://{theme.escape(log)}">{theme.escape(log)}</a></div>'
+                for log in self._logs[:8]
+            )
+            parts.append(
+                f'<details><summary style="cursor:pointer">{theme.escape(self._hidden_words())}'
+                f"</summary>{logs}</details>"
+            )
+        shown: str = theme.card("".join(parts), "panel")
+        return shown

@@ -1,0 +1,81 @@
+"""How nbray's pictures look: one small set of HTML pieces, right in dark and in light.
+
+Colours are JupyterLab's variables where they exist; elsewhere the text's own colour and tints of
+it, which are right on any ground (so VS Code, nbconvert's pages and `prefers-color-scheme` need no
+case of their own). Everything is inline style, so a saved notebook needs no style sheet.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+BORDER = "var(--jp-border-color2, rgba(128,128,128,.35))"
+MUTED = "var(--jp-ui-font-color2, rgba(128,128,128,1))"
+BRAND = "var(--jp-brand-color1, #2a7fd4)"
+GOOD = "var(--jp-success-color1, #2e9d4c)"
+BAD = "var(--jp-error-color1, #d64541)"
+TRACK = "rgba(128,128,128,.22)"
+
+_CARD = (
+    f"border:1px solid {BORDER};border-radius:4px;padding:6px 10px;margin:2px 0;"
+    "display:inline-block;max-width:100%;box-sizing:border-box;"
+    "font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
+    "font-size:var(--jp-ui-font-size1, 13px);line-height:1.5;"
+    "color:var(--jp-ui-font-color1, inherit)"
+)
+
+
+def escape(text: object) -> str:
+    """``text`` as HTML."""
+    return html.escape(str(text))
+
+
+def card(body: str, kind: str) -> str:
+    """A frame; ``kind`` becomes its class, ``nbray-KIND``."""
+    return f'<div class="nbray-{kind}" style="{_CARD}">{body}</div>'
+
+
+def muted(text: object) -> str:
+    """Text that steps back."""
+    return f'<span style="color:{MUTED}">{escape(text)}</span>'
+
+
+def bar(share: float, colour: str = BRAND, failed: float = 0.0, width: str = "160px") -> str:
+    """A bar that is ``share`` full, of which ``failed`` stands at its end in red."""
+    share, failed = min(max(share, 0.0), 1.0), min(max(failed, 0.0), 1.0)
+    parts = "".join(
+        f'<span style="display:block;height:100%;width:{part:.1%};background:{tint}"></span>'
+        for part, tint in ((max(0.0, share - failed), colour), (failed, BAD))
+        if part
+    )
+    return (
+        f'<span role="progressbar" aria-valuenow="{share:.0%}" style="display:inline-flex;'
+        f"width:{width};height:8px;border-radius:4px;overflow:hidden;background:{TRACK};"
+        f'vertical-align:middle">{parts}</span>'
+    )
+
+
+def facts(title: str, pairs: Iterable[tuple[str, object]], kind: str) -> str:
+    """A card with a title and named facts in one line."""
+    shown = " &middot; ".join(
+        f"{muted(name)} {escape(value)}" for name, value in pairs if value not in ("", None)
+    )
+    return card(f"<b>{escape(title)}</b>&ensp;{shown}", kind)
+
+
+def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; its cells are HTML."""
+    cell = 'style="text-align:left;padding:1px 12px 1px 0;border:none;white-space:nowrap"'
+    head = "".join(f"<th {cell}>{muted(column)}</th>" for column in columns)
+    body = "".join(
+        '<tr style="background:none">'
+        + "".join(f"<td {cell}>{item}</td>" for item in row)
+        + "</tr>"
+        for row in rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
+    return (
+        '<table style="border-collapse:collapse;margin:2px 0;font-size:inherit;color:inherit">'
+        f"{head}<tbody>{body}</tbody></table>"
+    )
