@@ -16,6 +16,8 @@ class Config:
         handshake_timeout_s: a peer that has not authenticated by then is disconnected.
         health_check_period_s: how often a raylet reports to the GCS.
         health_check_timeout_s: a raylet silent for so long is dead.
+        gcs_rpc_server_reconnect_timeout_s: calls wait for a GCS that is away for so long; then
+            they fail, and raylets leave.
         max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
         lease_idle_s: how long a submitter keeps an idle worker.
         start_timeout_s: a process of the cluster must be ready by then.
@@ -47,6 +49,7 @@ class Config:
     handshake_timeout_s: float = 5.0
     health_check_period_s: float = 0.5
     health_check_timeout_s: float = 3.0
+    gcs_rpc_server_reconnect_timeout_s: float = 60.0
     max_lineage_bytes: int = 1 << 30
     lease_idle_s: float = 0.2
     start_timeout_s: float = 20.0

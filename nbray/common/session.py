@@ -59,10 +59,25 @@ class Session:
         """Where the log ``name`` is."""
         return self.path / "logs" / name
 
+    @property
+    def storage(self) -> str:
+        """Where the GCS keeps its tables: what `keep_storage` wrote, or "sqlite"."""
+        try:
+            return (self.path / "storage").read_text()
+        except FileNotFoundError:
+            return "sqlite"
+
+    def keep_storage(self, url: str) -> None:
+        """Choose the storage; it may hold a password, so that it is on no command line."""
+        self._write("storage", url.encode())
+
     def _write(self, name: str, data: bytes) -> None:
+        """Write a file in one step: who reads it sees the old one or the new one."""
+        new = self.path / f".{name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with os.fdopen(os.open(self.path / name, flags, 0o600), "wb") as file:
+        with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
             file.write(data)
+        new.rename(self.path / name)
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Keep addresses and pids for those who look for the cluster."""
@@ -72,6 +87,12 @@ class Session:
         """What `write_info` kept."""
         info: dict[str, Any] = json.loads((self.path / "session.json").read_bytes())
         return info
+
+    def replace_pid(self, old: int, new: int) -> None:
+        """A process of the node was started again."""
+        info = self.read_info()
+        info["pids"] = [new if pid == old else pid for pid in info["pids"]]
+        self.write_info(info)
 
     def remove(self) -> None:
         """Delete the folder."""

@@ -44,6 +44,8 @@ class Peers:
         self.address: m.Address
         self.raylet: Connection
         self._socket_path = socket_path
+        # The raylet waits so long for the GCS, and then says that it did not come back.
+        self._gcs_patience_s = config.gcs_rpc_server_reconnect_timeout_s + 10.0
         self._peers: dict[bytes, Connection] = {}
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
@@ -203,7 +205,7 @@ class Peers:
         """
         request_id = self.next_request()
         reply: m.GcsReply = self.request(
-            ("gcs", request_id), m.GcsRequest(request_id, method, body)
+            ("gcs", request_id), m.GcsRequest(request_id, method, body), self._gcs_patience_s
         )
         if reply.error:
             raise NbrayError(f"The GCS could not do {method}: {reply.error}")

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 
 import uvloop
+from msgspec import structs
 
 from nbray.common.config import Config
 from nbray.common.process import report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
+from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.state import StateTables
+from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, serve
 from nbray.wire.messages import ActorState, NodeInfo
@@ -24,18 +27,29 @@ logger = logging.getLogger(__name__)
 
 
 class GcsServer:
-    """The tables, and the methods that raylets call."""
+    """The tables, and the methods that raylets call.
 
-    def __init__(self, token: bytes, config: Config) -> None:
+    Every table is on the store, and read from it at the start: after a crash the cluster goes on
+    where it was. What is acknowledged is durable. Every method may be repeated, since a raylet
+    whose call broke off cannot know whether it was heard.
+    """
+
+    def __init__(self, token: bytes, config: Config, store: Store) -> None:
         self._token = token
         self._config = config
-        self._nodes: dict[bytes, NodeInfo] = {}
-        self._seen: dict[bytes, float] = {}
+        self._store = store
+        self._node_table = Table(store, "nodes", NodeInfo)
+        self._nodes = self._node_table.all()
+        # Raylets need a moment to find a GCS that has come back.
+        heard = time.monotonic() + config.health_check_timeout_s
+        self._seen = dict.fromkeys(self._nodes, heard)
         self._clients: dict[bytes, GrpcClient] = {}
-        self._jobs = 0
+        self._counters = Table(store, "counters", int)
+        self._jobs = self._counters.all().get(b"jobs", 0)
+        self.kv = KeyValueSpace(store)
         self.actors = ActorTable(lambda: list(self._nodes.values()), self._raylet)
         self.state = StateTables(
-            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time
+            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store, self.kv
         )
 
     def _raylet(self, node: NodeInfo) -> GrpcClient:
@@ -55,10 +69,14 @@ class GcsServer:
             logger.info("Node %s joined from %s.", node.node_id.hex()[:8], node.host)
         self._nodes[node.node_id] = node
         self._seen[node.node_id] = time.monotonic()
+        if known is None or not node.alive:
+            self._node_table.put(node.node_id, structs.replace(node, stats={}))
         if request.load is not None:
             self.state.reported(node.node_id, request.load)
         if not node.alive:
-            await self.actors.node_died(node.node_id, "its node has left the cluster")
+            await self._node_gone(node.node_id, "its node has left the cluster")
+        if known is None or not node.alive:
+            await self._store.durable()
         return g.Nodes(list(self._nodes.values()))
 
     async def nodes(self, _request: g.Empty) -> g.Nodes:
@@ -67,16 +85,22 @@ class GcsServer:
 
     async def register_job(self, request: g.RegisterJob) -> g.JobId:
         """A number for a new driver."""
+        for job in self.state.running_jobs():
+            if job.driver_id == request.driver.worker_id:
+                return g.JobId(job.job_id)
         self._jobs += 1
+        self._counters.put(b"jobs", self._jobs)
         logger.info("Job %d: %s (pid %d).", self._jobs, request.entrypoint, request.pid)
         job_id = self._jobs.to_bytes(4, "big")
         self.state.job_began(job_id, request)
+        await self._store.durable()
         return g.JobId(job_id)
 
     async def finish_job(self, request: g.JobId) -> g.Empty:
         """A driver has gone."""
         self.state.job_ended(request.job_id)
         await self.actors.finish_job(request.job_id)
+        await self._store.durable()
         return g.Empty()
 
     async def wait_actor(self, request: g.WaitActor) -> ActorState:
@@ -93,24 +117,40 @@ class GcsServer:
         self.actors.worker_died(request.worker_id, request.cause)
         return g.Empty()
 
+    async def _node_gone(self, node_id: bytes, cause: str) -> None:
+        """The actors of a node, and the jobs whose drivers were there, end with it."""
+        await self.actors.node_died(node_id, cause)
+        for job in self.state.running_jobs():
+            if job.node_id == node_id:
+                await self.finish_job(g.JobId(job.job_id))
+
     async def watch_health(self) -> None:
         """Declare nodes dead that were silent for too long."""
+        period = self._config.health_check_period_s
         while True:
-            await asyncio.sleep(self._config.health_check_period_s)
+            slept = time.monotonic()
+            await asyncio.sleep(period)
+            late = time.monotonic() - slept - period
+            if late > period:  # it was this process that was not there
+                logger.warning("The GCS stood still for %.1f s.", late)
+                self._seen = {node_id: seen + late for node_id, seen in self._seen.items()}
             limit = time.monotonic() - self._config.health_check_timeout_s
             for node_id, node in list(self._nodes.items()):
                 if node.alive and self._seen[node_id] < limit:
                     logger.warning("Node %s is dead: no report.", node_id.hex()[:8])
                     node.alive = False
                     node.death_cause = "no report in time"
+                    self._node_table.put(node_id, structs.replace(node, stats={}))
                     self.state.node_failed(node, node.death_cause)
-                    await self.actors.node_died(node_id, "its node died")
+                    await self._node_gone(node_id, "its node died")
 
 
 async def _main(args: argparse.Namespace) -> None:
-    token = Session(Path(args.session_dir)).token
-    gcs = GcsServer(token, Config.from_env())
+    session = Session(Path(args.session_dir))
+    token = session.token
     try:
+        store = open_store(session.storage, session.path)
+        gcs = GcsServer(token, Config.from_env(), store)
         server, port = await serve(
             args.host, args.port, token,
             {
@@ -124,13 +164,15 @@ async def _main(args: argparse.Namespace) -> None:
                 "FindActor": (g.NamedActor, gcs.actors.find),
                 "WorkerDied": (g.WorkerDied, gcs.worker_died),
                 **gcs.state.services(),
+                **gcs.kv.services(),
             },
         )  # fmt: skip
-    except OSError as error:
+    except (OSError, StorageError, ValueError) as error:
         report_ready(args.ready_fd, {"error": f"The GCS could not start: {error}."})
         raise SystemExit(1) from error
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    store.on_broken = lambda _reason: stopped.set()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if args.parent_fd is not None:
         watch_parent(loop, args.parent_fd, stopped.set)
@@ -138,7 +180,8 @@ async def _main(args: argparse.Namespace) -> None:
     health = loop.create_task(gcs.watch_health())
     await stopped.wait()
     health.cancel()
-    await server.stop(0.2)
+    await server.stop(None)
+    await store.close()
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """What the state API shows beyond nodes and actors: jobs, demand, failures, task counts.
 
 Everything here is bounded: ended jobs and failures are rings, and a node's load is replaced by
-its next report.
+its next report. Jobs are stored; loads come anew with the next reports, and failures are forgotten
+with the process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 from nbray.common.infeasible import infeasible_text
 from nbray.common.resources import fits
 from nbray.gcs.actors import ActorTable
+from nbray.gcs.kv import KeyValueSpace
+from nbray.gcs.storage import Store, Table
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, RegisterJob
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 _ENDED_JOBS_KEPT = 1000
 _FAILURES_KEPT = 200
 _ASK_RAYLET_S = 3.0
+_OWN_NAMESPACE = b"_nbray"
+_DASHBOARD_KEY = b"dashboard"
 
 
 class StateTables:
@@ -36,16 +41,20 @@ class StateTables:
         actors: ActorTable,
         raylet: Callable[[NodeInfo], GrpcClient],
         clock: Callable[[], float],
+        store: Store,
+        kv: KeyValueSpace,
     ) -> None:
         self._nodes = nodes
         self._actors = actors
         self._raylet = raylet
         self._clock = clock
-        self._jobs: dict[bytes, s.JobRow] = {}
-        self._ended_jobs: deque[bytes] = deque()
+        self._kv = kv
+        self._job_table = Table(store, "jobs", s.JobRow)
+        self._jobs = dict(sorted(self._job_table.all().items()))
+        ended = sorted((job for job in self._jobs.values() if job.ended), key=lambda job: job.ended)
+        self._ended_jobs = deque(job.job_id for job in ended)
         self._failures: deque[s.Failure] = deque(maxlen=_FAILURES_KEPT)
         self._loads: dict[bytes, s.NodeLoad] = {}
-        self._dashboard = ""
         actors.on_failed = self.actor_failed
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
@@ -69,8 +78,13 @@ class StateTables:
         driver = request.driver
         self._jobs[job_id] = s.JobRow(
             job_id, request.namespace, request.entrypoint, request.pid, driver.node_id,
-            driver.host, self._clock(),
+            driver.host, self._clock(), driver_id=driver.worker_id,
         )  # fmt: skip
+        self._job_table.put(job_id, self._jobs[job_id])
+
+    def running_jobs(self) -> list[s.JobRow]:
+        """The jobs whose drivers have not gone."""
+        return [job for job in self._jobs.values() if not job.ended]
 
     def job_ended(self, job_id: bytes) -> None:
         """A driver has gone; said once or more often."""
@@ -78,9 +92,12 @@ class StateTables:
         if job is None or job.ended:
             return
         job.ended, job.state = self._clock(), "SUCCEEDED"
+        self._job_table.put(job_id, job)
         self._ended_jobs.append(job_id)
         if len(self._ended_jobs) > _ENDED_JOBS_KEPT:
-            del self._jobs[self._ended_jobs.popleft()]
+            oldest = self._ended_jobs.popleft()
+            del self._jobs[oldest]
+            self._job_table.delete(oldest)
 
     def reported(self, node_id: bytes, load: s.NodeLoad) -> None:
         """A raylet's report came."""
@@ -160,8 +177,9 @@ class StateTables:
         )
 
     async def _set_dashboard(self, request: s.DashboardAddress) -> Empty:
-        self._dashboard = request.url
+        self._kv.put(_OWN_NAMESPACE, _DASHBOARD_KEY, request.url.encode())
         return Empty()
 
     async def _get_dashboard(self, _request: Empty) -> s.DashboardAddress:
-        return s.DashboardAddress(self._dashboard)
+        url = self._kv.get(_OWN_NAMESPACE, _DASHBOARD_KEY) or b""
+        return s.DashboardAddress(url.decode())

@@ -24,10 +24,11 @@ from nbray.wire.grpc_service import GrpcClient, RpcError, serve
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
-    gcs = GrpcClient(args.gcs_address, token)
+    config = Config.from_env()
+    gcs = GrpcClient(args.gcs_address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
         session, args.node_ip, gcs, json.loads(args.resources), args.object_store_memory,
-        args.head, Config.from_env(), _spill_folder(args, session),
+        args.head, config, _spill_folder(args, session),
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
@@ -40,7 +41,7 @@ async def _main(args: argparse.Namespace) -> None:
     if args.parent_fd is not None:
         watch_parent(loop, args.parent_fd, stopped.set)
     try:
-        await gcs.call("Report", g.Report(raylet.row()), g.Nodes)
+        await GrpcClient(args.gcs_address, token).call("Report", g.Report(raylet.row()), g.Nodes)
     except RpcError as error:
         report_ready(args.ready_fd, {"error": f"No GCS answers at {args.gcs_address}: {error}"})
         raylet.stop()

@@ -35,8 +35,8 @@ _GCS_METHODS = {
     "ListNodes", "FindActor",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard",
+    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
-_GCS_SILENCE_S = 30.0
 
 
 class Raylet:
@@ -132,8 +132,11 @@ class Raylet:
                     self._on_node_died(node_id)
                 self._leases.spill()
             except RpcError as error:
-                if time.monotonic() - heard > _GCS_SILENCE_S:
-                    logger.error("The GCS did not answer for 30 s (%s); the node leaves.", error)
+                silence = time.monotonic() - heard
+                if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
+                    logger.error(
+                        "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
+                    )
                     return
             self._pool.trim(max(1, self._cpus))
             await asyncio.sleep(self._config.health_check_period_s)

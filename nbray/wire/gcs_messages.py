@@ -113,3 +113,44 @@ class KillWorker(msgspec.Struct, array_like=True):
     """GCS to raylet: end the process of an actor."""
 
     worker_id: bytes
+
+
+# --- the key-value space --------------------------------------------------------------------
+
+
+class KvPut(msgspec.Struct, array_like=True):
+    """Anybody to GCS. Answered by `KvCount`: 1 when the key is new."""
+
+    namespace: bytes
+    key: bytes
+    value: bytes
+    overwrite: bool = True
+
+
+class KvKey(msgspec.Struct, array_like=True):
+    """Anybody to GCS: ``KvGet`` (by `KvValue`), ``KvExists`` and ``KvDel`` (by `KvCount`).
+
+    Also ``KvKeys``, where the key is a prefix; ``KvDel`` may say that it is.
+    """
+
+    namespace: bytes
+    key: bytes
+    is_prefix: bool = False
+
+
+class KvValue(msgspec.Struct, array_like=True):
+    """The value of a key; None when there is none."""
+
+    value: bytes | None
+
+
+class KvCount(msgspec.Struct, array_like=True):
+    """How many keys were added, deleted or found."""
+
+    count: int
+
+
+class KvKeys(msgspec.Struct, array_like=True):
+    """The keys of a namespace that begin with the prefix."""
+
+    keys: list[bytes]

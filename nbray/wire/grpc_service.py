@@ -6,8 +6,10 @@ metadata of a call, before its body is looked at.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -23,7 +25,20 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", 128 << 20),
     ("grpc.so_reuseport", 0),
+    # A peer that comes back is found at once, one that vanished without a word within seconds.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
 ]
+_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_RETRY_DELAY_S = 0.05
+_TIMEOUT_S = 10.0
 Reply = TypeVar("Reply")
 Handler = Callable[[Any], Awaitable[Any]]
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,29 +100,42 @@ def _adapt(handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
 
 
 class GrpcClient:
-    """Calls the service at ``address`` ("host:port")."""
+    """Calls the service at ``address`` ("host:port").
 
-    def __init__(self, address: str, token: bytes) -> None:
+    With ``patience_s``, calls are made again as long as nobody is there, up to so many seconds:
+    then every method must be one that may be repeated.
+    """
+
+    def __init__(self, address: str, token: bytes, patience_s: float = 0.0) -> None:
         self.address = address
+        self._patience_s = patience_s
         self._metadata = ((_KEY, token.hex()),)
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
 
-    async def call_raw(self, method: str, body: bytes, timeout: float = 10.0) -> bytes:
+    async def call_raw(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
         """Send an encoded request and return the encoded reply.
 
         Raises:
-            RpcError: the call failed, or took longer than ``timeout`` seconds.
+            RpcError: the call failed, or took longer than ``timeout`` seconds, by default the
+                patience, or 10 s without one.
         """
-        try:
-            reply: bytes = await self._channel.unary_unary(f"/{_SERVICE}/{method}")(
-                body, timeout=timeout, metadata=self._metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            raise RpcError(f"{method} at {self.address}: {error.details()}") from error
-        return reply
+        patient = self._patience_s > 0
+        deadline = time.monotonic() + (timeout or self._patience_s or _TIMEOUT_S)
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                reply: bytes = await self._channel.unary_unary(f"/{_SERVICE}/{method}")(
+                    body, timeout=max(left, 0.001), metadata=self._metadata, wait_for_ready=patient
+                )
+            except grpc.aio.AioRpcError as error:
+                if not patient or error.code() not in _GONE or left < _RETRY_DELAY_S:
+                    raise RpcError(f"{method} at {self.address}: {error.details()}") from error
+                await asyncio.sleep(_RETRY_DELAY_S)
+            else:
+                return reply
 
     async def call(
-        self, method: str, request: Any, reply_type: type[Reply], timeout: float = 10.0
+        self, method: str, request: Any, reply_type: type[Reply], timeout: float | None = None
     ) -> Reply:
         """Send a typed request and return the typed reply; raises like `call_raw`."""
         reply = await self.call_raw(method, _encode(request), timeout)

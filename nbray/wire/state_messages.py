@@ -76,7 +76,10 @@ class Actors(msgspec.Struct, array_like=True):
 
 
 class JobRow(msgspec.Struct, array_like=True):
-    """One driver's time in the cluster; ``ended`` is 0 while it runs."""
+    """One driver's time in the cluster; ``ended`` is 0 while it runs.
+
+    ``driver_id`` is the driver's worker id.
+    """
 
     job_id: bytes
     namespace: str
@@ -87,6 +90,7 @@ class JobRow(msgspec.Struct, array_like=True):
     started: float
     ended: float = 0.0
     state: str = "RUNNING"
+    driver_id: bytes = b""
 
 
 class Jobs(msgspec.Struct, array_like=True):
