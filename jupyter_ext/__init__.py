@@ -26,7 +26,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
-    router = OutputRouter(getattr(shell, "kernel", None))
+    router = OutputRouter(getattr(shell, "kernel", None), lambda: _next_label(shell))
     workspace = Workspace(shell, router)
     set_workspace(workspace)
     shell.register_magics(NbrayMagics(workspace))
@@ -36,11 +36,18 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.register("post_run_cell", workspace.after_cell)
     shell.events.register("post_run_cell", router.after_cell)
     workspace.errors.install()
+    workspace.pictures.install(shell)
     install_completers(shell, workspace)
     router.before_cell()
     set_origin_finder(router.number_here)
     set_output_handler(router)
     set_wrapper(Shipped)
+
+
+def _next_label(shell: InteractiveShell) -> str:
+    """The cell that is about to run: history has those before it, whatever IPython counts."""
+    history = shell.history_manager
+    return f"In [{len(history.input_hist_parsed)}]" if history is not None else ""
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
@@ -63,6 +70,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
                 shell.events.unregister(event, callback)
             if isinstance(owner, Workspace):
                 owner.errors.uninstall()
+                owner.pictures.uninstall(shell)
             if isinstance(owner, OutputRouter):
                 owner.close()
     set_workspace(None)

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from nbray.jupyter_ext.cell_output import CellOutput, Source
@@ -35,8 +36,9 @@ _PANEL_S = 0.25
 class _Cell:
     """One cell's request and what it shows of its tasks."""
 
-    def __init__(self, number: int, parent: dict[str, Any]) -> None:
+    def __init__(self, number: int, parent: dict[str, Any], label: str = "") -> None:
         self.number = number
+        self.label = label
         self.parent = parent
         self.output = CellOutput()
         self.panel = Panel()
@@ -58,9 +60,13 @@ class Kernel(Protocol):
 class OutputRouter:
     """Sends output to cells. Callable, as `nbray.util.output.set_output_handler` wants it."""
 
-    def __init__(self, kernel: Kernel | None) -> None:
-        """``kernel`` is ipykernel's kernel, or None in a terminal."""
+    def __init__(self, kernel: Kernel | None, cell_label: Callable[[], str]) -> None:
+        """``kernel`` is ipykernel's kernel, or None in a terminal.
+
+        ``cell_label`` says which cell runs now, as ``In [3]``.
+        """
         self._kernel = kernel
+        self._cell_label = cell_label
         self._lock = threading.RLock()
         self._queue: deque[OutputLines | OutputDisplay] = deque()
         self._cells: OrderedDict[int, _Cell] = OrderedDict()
@@ -82,7 +88,7 @@ class OutputRouter:
         parent: dict[str, Any] = {} if self._kernel is None else self._kernel.get_parent()
         with self._lock:
             self._latest += 1
-            self._cells[self._latest] = _Cell(self._latest, parent)
+            self._cells[self._latest] = _Cell(self._latest, parent, self._cell_label())
             self._numbers[_message_id(parent)] = self._latest
             if len(self._cells) > _CELLS:
                 _, old = self._cells.popitem(last=False)
@@ -99,6 +105,11 @@ class OutputRouter:
             if cell is not None:
                 self.progress.cell_ended(cell.number)
                 self._flush(cell, time.monotonic(), final=True)
+
+    def label(self, number: int) -> str:
+        """The cell of that number, as ``In [3]``; "" when it is not known any more."""
+        cell = self._cells.get(number)
+        return cell.label if cell is not None else ""
 
     def number_here(self) -> int:
         """The number of the cell that this thread works for, as far as the kernel knows it."""

@@ -13,6 +13,7 @@ from nbray.jupyter_ext.interrupts import CellTasks
 from nbray.jupyter_ext.output import OutputRouter
 from nbray.jupyter_ext.remote_run import Detached, RemoteRun
 from nbray.jupyter_ext.remote_value import RemoteValue, at_home, remote_names
+from nbray.jupyter_ext.representations import Pictures
 from nbray.jupyter_ext.sent_values import Packed, SentValues
 from nbray.jupyter_ext.settings import Settings
 from nbray.jupyter_ext.setup_cells import SetupCells
@@ -36,6 +37,7 @@ class Workspace:
         actor_reads: what the functions that cells defined in an actor read, by its name.
         actors: the actors that ``%%remote --actor`` made, by name.
         errors: how remote errors are shown, and the last one.
+        pictures: how handles are shown.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -43,6 +45,7 @@ class Workspace:
         self.router = router
         self.settings = Settings()
         self.errors = ErrorDisplay(shell)
+        self.pictures = Pictures(router.label)
         self.runs: deque[RemoteRun] = deque(maxlen=_RUNS)
         self.sent = SentValues()
         self.setup = SetupCells()

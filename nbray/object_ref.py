@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 class ObjectRef:
     """A future of one value. `get` it, pass it to tasks, or `await` it."""
 
-    __slots__ = ("__weakref__", "_core", "_id", "_owner")
+    __slots__ = ("__weakref__", "_core", "_id", "_origin", "_owner")
 
-    def __init__(self, object_id: bytes, owner: Address, core: CoreWorker) -> None:
+    def __init__(self, object_id: bytes, owner: Address, core: CoreWorker, origin: int = 0) -> None:
+        self._origin = origin
         self._id = object_id
         self._owner = owner
         self._core = core

@@ -327,3 +327,31 @@ def test_5_4_a_remote_traceback_has_the_lines_of_cells(notebook: Notebook) -> No
     ).printed
     assert "return helper(x)" in told
     assert "return 1 / x" in told
+
+
+def test_5_6_every_handle_has_a_picture_that_fetches_nothing(notebook: Notebook) -> None:
+    notebook.run(
+        "import nbray, numpy as np, time\n@nbray.remote\ndef late(): time.sleep(30)\n"
+        "@nbray.remote\nclass Counter:\n    def add(self, n): pass\n"
+        "big = nbray.put(np.zeros((300, 1000)))\nsmall = nbray.put({'a': 1})\n"
+        "later = late.remote()\ncounter = Counter.options(name='c').remote()\n"
+        "nbray.get(counter.__ray_ready__.remote())"
+    )
+
+    def picture(name: str) -> tuple[str, str]:
+        cell = notebook.run(name)
+        data = next(c["data"] for kind, c in cell.messages if kind == "execute_result")
+        return data["text/plain"], data["text/html"]
+
+    text, html = picture("big")
+    assert "ready, ndarray (300, 1000) float64, size 2.4 MB, on node" in text
+    assert text.endswith("from In [3]>")
+    assert "float64" in html and "var(--jp-" in html and "<script" not in html
+    assert "ready, dict of 1, size" in picture("small")[0]
+    assert ": pending, from In [3]>" in picture("later")[0]
+    text, html = picture("counter")
+    assert text.startswith("<Actor Counter(")
+    assert "alive, name c, node" in text and "methods add" in text
+    text, _ = picture("from nbray.util.state import list_nodes\nlist_nodes()[0]")
+    assert text.startswith("<Node ") and "CPU" in text
+    notebook.run("nbray.cancel(later)")

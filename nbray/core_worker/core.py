@@ -173,7 +173,7 @@ class CoreWorker:
         for index in range(spec.return_count()):
             object_id = return_id(spec.task_id, index)
             self.table.add_owned(object_id)
-            refs.append(ObjectRef(object_id, self.peers.address, self))
+            refs.append(ObjectRef(object_id, self.peers.address, self, spec.origin))
         if spec.num_returns < 0:
             stream = self.streams.open(spec.task_id, bool(spec.backpressure))
             if spec.num_returns == STREAMING:
@@ -236,7 +236,7 @@ class CoreWorker:
             entry.contained = [ref.object_id for ref in packed.contained]
             for ref in packed.contained:
                 self.released.append((ref.object_id, 1))
-        return ObjectRef(object_id, self.peers.address, self)
+        return ObjectRef(object_id, self.peers.address, self, current_origin())
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """The values of ``refs``; see `Values.get`."""

@@ -40,11 +40,16 @@ context = _Context()
 class Serialized:
     """A pickled value: its stream, its buffers and the refs that stand in it."""
 
-    __slots__ = ("buffers", "contained", "size", "stream")
+    __slots__ = ("buffers", "contained", "size", "stream", "value")
 
     def __init__(
-        self, stream: bytes, buffers: list[memoryview], contained: list[ContainedRef]
+        self,
+        value: Any,
+        stream: bytes,
+        buffers: list[memoryview],
+        contained: list[ContainedRef],
     ) -> None:
+        self.value = value
         self.stream = stream
         self.buffers = buffers
         self.contained = contained
@@ -114,7 +119,7 @@ def serialize(value: Any) -> Serialized:
         TypeError, pickle.PicklingError: it cannot be pickled.
     """
     if type(value) in _SIMPLE:
-        return Serialized(pickle.dumps(value, 5), [], [])
+        return Serialized(value, pickle.dumps(value, 5), [], [])
     buffers: list[memoryview] = []
     contained: list[ContainedRef] = []
     outer, context.contained = context.contained, contained
@@ -126,7 +131,7 @@ def serialize(value: Any) -> Serialized:
         ).dump(value)
     finally:
         context.contained = outer
-    return Serialized(stream.getvalue(), buffers, contained)
+    return Serialized(value, stream.getvalue(), buffers, contained)
 
 
 def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:

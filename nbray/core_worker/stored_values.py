@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.locations import Locations
 from nbray.core_worker.serialization import Serialized
+from nbray.core_worker.value_kind import kind_of
 from nbray.exceptions import (
     GetTimeoutError,
     LocalRayletDiedError,
@@ -83,7 +84,7 @@ class StoredValues:
             complete = m.SealObject(object_id)
         packed.write_into(self._arena.view(offset, size))
         self._send_soon(complete)
-        stored = m.Stored(size, [core.address.node_id])
+        stored = m.Stored(size, [core.address.node_id], kind_of(packed.value))
         return m.Value(None, stored, False, packed.contained)
 
     def _send_soon(self, message: m.Message) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nbray.common.ids import TaskID
+from nbray.core_worker.value_kind import kind_in
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 
@@ -19,26 +20,34 @@ class RefFacts:
         size: bytes of its value, None while that is not known.
         inline: whether the value is small and in this process, not in an object store.
         nodes: the ids of the nodes that hold it.
+        kind: what the value is, in a few words, as far as that shows without opening it.
+        origin: the driver's number for what made it (see `nbray.util.output`), 0 for none.
     """
 
     state: str
     size: int | None = None
     inline: bool = False
     nodes: tuple[bytes, ...] = ()
+    kind: str = ""
+    origin: int = 0
 
 
 def describe(ref: ObjectRef) -> RefFacts:
     """State, size and place of a ref's value; fetches nothing."""
     entry = current_core().table.get(ref.binary())
+    origin = ref._origin
     if entry is None:
-        return RefFacts("unknown")
+        return RefFacts("unknown", origin=origin)
     value = entry.value
     if value is None:
-        return RefFacts("pending")
+        return RefFacts("pending", origin=origin)
     state = "failed" if value.is_error else "ready"
     if value.stored is not None:
-        return RefFacts(state, value.stored.size, nodes=tuple(value.stored.node_ids))
-    return RefFacts(state, len(value.inline or b""), inline=True)
+        return RefFacts(
+            state, value.stored.size, False, tuple(value.stored.node_ids), value.stored.kind, origin
+        )
+    data = value.inline or b""
+    return RefFacts(state, len(data), True, (), kind_in(data), origin)
 
 
 def unfinished_tasks() -> list[TaskID]:

@@ -31,10 +31,14 @@ class ContainedRef(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True):
-    """A value that lies in the arena of the named nodes rather than in a message."""
+    """A value that lies in the arena of the named nodes rather than in a message.
+
+    ``kind`` says in a few words what it is.
+    """
 
     size: int
     node_ids: list[bytes]
+    kind: str = ""
 
 
 class Value(msgspec.Struct, array_like=True):

@@ -1,0 +1,149 @@
+"""Pictures of nbray's handles, as HTML and as text, registered with IPython's formatters.
+
+They stand here and not on the classes: the runtime knows nothing of notebooks, cells or colours.
+A picture fetches nothing; it says what this process knows at the moment when it is made, and a
+saved notebook keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import nbray
+from nbray.exceptions import NbrayError
+from nbray.jupyter_ext import theme
+from nbray.jupyter_ext.tables import as_bytes
+from nbray.util import local_state, state
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+Facts = list[tuple[str, object]]
+CellLabel = Callable[[int], str]
+
+
+class Pictures:
+    """Makes the pictures of one notebook."""
+
+    def __init__(self, cell_label: CellLabel) -> None:
+        """``cell_label`` says which cell an origin is, as ``In [3]``, or "" if it knows none."""
+        self._cell_label = cell_label
+
+    def install(self, shell: InteractiveShell) -> None:
+        """Show handles by these pictures from now on."""
+        self._each(shell, self._for_types())
+
+    def uninstall(self, shell: InteractiveShell) -> None:
+        """Show them as any other object again."""
+        assert shell.display_formatter is not None
+        for kind in self._for_types():
+            for mime in ("text/html", "text/plain"):
+                shell.display_formatter.formatters[mime].pop(kind, None)
+
+    def _each(self, shell: InteractiveShell, pictures: dict[type, Picture]) -> None:
+        assert shell.display_formatter is not None
+        formatters = shell.display_formatter.formatters
+        for kind, picture in pictures.items():
+            formatters["text/html"].for_type(kind, _html(picture))
+            formatters["text/plain"].for_type(kind, _text(picture))
+
+    def _for_types(self) -> dict[type, Picture]:
+        return {
+            nbray.ObjectRef: self.ref,
+            nbray.ActorHandle: self.actor,
+            nbray.ObjectRefGenerator: self.generator,
+            state.NodeState: self.node,
+            state.ActorState: self.actor_state,
+        }
+
+    # --- what is said of each --------------------
+
+    def ref(self, ref: nbray.ObjectRef) -> tuple[str, Facts]:
+        """State, type, size, place and origin of a ref's value."""
+        title = f"ObjectRef({ref.hex()[-16:]})"
+        if not nbray.is_initialized():
+            return title, [("", "no cluster")]
+        facts = local_state.describe(ref)
+        where = "this process" if facts.inline else ", ".join(n.hex()[:8] for n in facts.nodes)
+        return title, [
+            ("", facts.state),
+            ("", facts.kind if facts.state == "ready" else ""),
+            ("size", as_bytes(facts.size) if facts.size is not None else ""),
+            ("in" if facts.inline else "on node", where),
+            ("from", self._cell_label(facts.origin)),
+        ]
+
+    def generator(self, generator: nbray.ObjectRefGenerator) -> tuple[str, Facts]:
+        """A stream of refs: of which task."""
+        ref = generator.completed()
+        facts = local_state.describe(ref) if nbray.is_initialized() else None
+        running = facts is not None and facts.state == "pending"
+        return f"ObjectRefGenerator({ref.task_id().hex()[-16:]})", [
+            ("", "its task runs or waits" if running else "its task has ended"),
+            ("from", self._cell_label(facts.origin) if facts is not None else ""),
+        ]
+
+    def actor(self, handle: nbray.ActorHandle) -> tuple[str, Facts]:
+        """Class, state, name, place and methods of an actor."""
+        title = f"Actor {handle._class_name}({handle._actor_id.hex()[:12]})"
+        row = None
+        if nbray.is_initialized():
+            try:
+                row = state.get_actor(handle._actor_id.hex(), timeout=2)
+            except NbrayError:
+                row = None  # the picture says less while the cluster does not answer
+        facts: Facts = self._actor_facts(row) if row is not None else [("", "state unknown")]
+        methods = ", ".join(sorted(name for name in handle._methods if not name.startswith("_")))
+        return title, [*facts, ("methods", methods)]
+
+    def actor_state(self, row: state.ActorState) -> tuple[str, Facts]:
+        """A row of the table of actors."""
+        return f"Actor {row.class_name}({row.actor_id[:12]})", self._actor_facts(row)
+
+    def _actor_facts(self, row: state.ActorState) -> Facts:
+        return [
+            ("", row.state.lower()),
+            ("name", row.name or ""),
+            ("node", (row.node_id or "")[:8]),
+            ("pid", row.pid or ""),
+            ("because", row.death_cause or ""),
+        ]
+
+    def node(self, row: state.NodeState) -> tuple[str, Facts]:
+        """A row of the table of nodes."""
+        return f"Node {row.node_id[:12]}", [
+            ("", row.state.lower()),
+            ("", "head" if row.is_head_node else ""),
+            ("at", f"{row.node_name} ({row.node_ip})"),
+            *(
+                (name, f"{row.resources_available.get(name, 0.0):g} of {amount:g} free")
+                for name, amount in sorted(row.resources_total.items())
+                if not name.startswith("node:") and not name.endswith("memory")
+            ),
+        ]
+
+
+Picture = Callable[[Any], tuple[str, Facts]]
+
+
+def _shown(facts: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
+    return [(name, value) for name, value in facts if value not in ("", None)]
+
+
+def _html(picture: Picture) -> Callable[[Any], str]:
+    def render(value: Any) -> str:
+        title, facts = picture(value)
+        html: str = theme.facts(title, facts, "picture")
+        return html
+
+    return render
+
+
+def _text(picture: Picture) -> Callable[[Any, Any, bool], None]:
+    def render(value: Any, printer: Any, _cycle: bool) -> None:
+        title, facts = picture(value)
+        words = ", ".join(f"{name} {value}".strip() for name, value in _shown(facts))
+        printer.text(f"<{title}: {words}>")
+
+    return render
