@@ -134,11 +134,16 @@ def find_session(address: str) -> tuple[Session, dict[str, Any]]:
             info = session.read_info()
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if address in ("auto", info["gcs_address"]) and Path(f"/proc/{info['pids'][0]}").exists():
+        if address in ("auto", info["gcs_address"]) and _is_there(info["pids"]):
             return session, info
     raise ConnectionError(
         f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
     )
+
+
+def _is_there(pids: list[int]) -> bool:
+    """Whether the node still runs; its GCS alone may be away for a moment."""
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def _join(session: Session, info: dict[str, Any], namespace: str | None) -> CoreWorker:

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import threading
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -32,6 +33,11 @@ from nbray.launcher.token import load_token, token_path
               "store; 30% of the free memory by default.")  # fmt: skip
 @click.option("--object-spilling-directory", type=click.Path(file_okay=False), help="Where "
               "values go when the store is full; the session folder by default.")  # fmt: skip
+@click.option("--storage", default="sqlite", envvar="NBRAY_STORAGE", show_default=True,
+              help="Where a head node keeps the cluster's tables: sqlite (in its session folder), "
+              "memory, or redis://[USER:PASSWORD@]HOST:PORT.")  # fmt: skip
+@click.option("--session", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Bring a head node that has crashed back: its session folder.")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay, and stop the node when interrupted.")
 def start(
     head: bool,
@@ -43,9 +49,13 @@ def start(
     resources: str,
     object_store_memory: int | None,
     object_spilling_directory: str | None,
+    storage: str,
+    session: Path | None,
     block: bool,
 ) -> None:
     """Start a node on this machine."""
+    if session is not None and not head:
+        raise click.UsageError("--session needs --head.")
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
     if node_ip_address in ("0.0.0.0", "::"):
@@ -61,6 +71,7 @@ def start(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
+                storage=storage, session=session,
             )  # fmt: skip
         else:
             node = join(
@@ -139,7 +150,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _stay(node: RunningNode) -> None:
-    """Until SIGINT or SIGTERM, or until a process of the node ends."""
+    """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
     left = threading.Event()
 
     def leave(_number: int, _frame: FrameType | None) -> None:
@@ -147,15 +158,13 @@ def _stay(node: RunningNode) -> None:
 
     signal.signal(signal.SIGINT, leave)
     signal.signal(signal.SIGTERM, leave)
-    processes = [psutil.Process(child.pid) for child in node.children]
+    raylet = psutil.Process(node.children[-1].pid)
     while not left.wait(0.2):
-        ended = [p for p in processes if p.status() == psutil.STATUS_ZOMBIE]
-        if ended:
-            name = "raylet" if ended[0] is processes[-1] else "gcs"
-            log = node.session.log_path(f"{name}.log").read_text(errors="replace")
+        if raylet.status() == psutil.STATUS_ZOMBIE:
+            log = node.session.log_path("raylet.log").read_text(errors="replace")
             node.stop()
             raise click.ClickException(
-                f"The {name} of the node ended by itself (pid {ended[0].pid}), so the node was "
+                f"The raylet of the node ended by itself (pid {raylet.pid}), so the node was "
                 f"stopped. The end of its log:\n{log[-2000:].strip() or '(it is empty)'}"
             )
     node.stop()

@@ -89,9 +89,13 @@ class Child:
 
 
 def spawn(
-    module: str, args: Sequence[str], log: Path, *, fate_shared: bool, pass_fds: Sequence[int] = ()
-) -> Child:
-    """Start ``python -m module``; see the head of this file."""
+    module: str, args: Sequence[str], log: Path, *, fate_shared: bool,
+    pass_fds: Sequence[int] = (), parent_fd: int | None = None,
+) -> Child:  # fmt: skip
+    """Start ``python -m module``; see the head of this file.
+
+    With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
+    """
     ready_read, ready_write = os.pipe()
     inherited = [ready_write, *pass_fds]
     command = [sys.executable, "-m", module, *args, "--ready-fd", str(ready_write)]
@@ -100,6 +104,9 @@ def spawn(
         alive_read, alive_write = os.pipe()
         inherited.append(alive_read)
         command += ["--parent-fd", str(alive_read)]
+    elif parent_fd is not None:
+        inherited.append(parent_fd)
+        command += ["--parent-fd", str(parent_fd)]
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,

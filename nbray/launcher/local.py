@@ -21,6 +21,7 @@ from nbray.common.resources import to_units
 from nbray.common.session import Session, sessions_root
 
 _SMALLEST_STORE = 1 << 20
+_STOP_S = 5.0
 
 
 @dataclass
@@ -34,11 +35,12 @@ class RunningNode:
     node_id: str = ""
     children: list[Child] = field(default_factory=list)
 
-    def stop(self) -> None:
+    def stop(self, *, keep_session: bool = False) -> None:
         """End the processes, the last started first, and delete the session folder."""
         for child in reversed(self.children):
             child.terminate()
-        self.session.remove()
+        if not keep_session:
+            self.session.remove()
 
 
 def start_head(
@@ -50,6 +52,8 @@ def start_head(
     port: int = 0,
     fate_shared: bool = True,
     token: bytes | None = None,
+    storage: str = "sqlite",
+    session: Path | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -62,13 +66,24 @@ def start_head(
         port: the port of the GCS; 0 takes a free one.
         fate_shared: the node leaves when this process ends, however it ends.
         token: the cluster's secret; a random one by default.
+        storage: where the GCS keeps its tables: "sqlite", in the session folder, "memory", or
+            "redis://host:port".
+        session: the session folder of a head node that has crashed: the cluster goes on, at its
+            old address, with its tables. ``host``, ``port``, ``token`` and ``storage`` are of old.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, or the store too small.
+        ValueError: an amount of a resource is negative or too fine, or the store too small; or
+            the node of ``session`` still runs, or there is none.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory)
-    node = RunningNode(Session.create(token), host)
+    if session is not None:
+        address = _crashed_head(session)
+        node = RunningNode(Session(session), address.rpartition(":")[0])
+        host, port = node.node_ip, int(address.rpartition(":")[2])
+    else:
+        node = RunningNode(Session.create(token), host)
+        node.session.keep_storage(storage)
     try:
         gcs = spawn(
             "nbray.gcs",
@@ -78,11 +93,26 @@ def start_head(
         node.children.append(gcs)
         gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
-        _start_raylet(node, [*demand, "--head"], fate_shared)
+        _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared)
     except BaseException:
-        node.stop()
+        node.stop(keep_session=session is not None)
         raise
     return node
+
+
+def _crashed_head(folder: Path) -> str:
+    """The address of the cluster; a GCS that is left is ended, and loses nothing by it."""
+    for node in found_nodes():
+        if node.session.path.resolve() != folder.resolve():
+            continue
+        for process in node.processes:
+            if "nbray.raylet" in process.cmdline():
+                raise ValueError(f"The node of {folder} runs: its raylet is pid {process.pid}.")
+        for process in node.processes:
+            process.terminate()
+            process.wait(_STOP_S)
+        return node.gcs_address
+    raise ValueError(f"{folder} is no session folder of yours. They are in {sessions_root()}.")
 
 
 def join(

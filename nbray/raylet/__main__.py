@@ -15,6 +15,7 @@ import uvloop
 from nbray.common.config import Config
 from nbray.common.process import report_ready, watch_parent
 from nbray.common.session import Session
+from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
@@ -57,16 +58,24 @@ async def _main(args: argparse.Namespace) -> None:
     )
     reporting = loop.create_task(raylet.report())
     reporting.add_done_callback(lambda _task: stopped.set())
+    supervisor: GcsSupervisor | None = None
+    if args.gcs_pid is not None:
+        supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
+        supervising = loop.create_task(supervisor.run())
     await stopped.wait()
     reporting.cancel()
+    if supervisor is not None:
+        supervising.cancel()
     raylet.stop()
     try:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Nodes, 0.5)
     except RpcError as error:
         logging.info("The GCS was not told that this node leaves: %s", error)
+    if supervisor is not None:
+        supervisor.stop()
     unix.close()
     tcp.close()
-    await server.stop(0.2)
+    await server.stop(None)
 
 
 def _spill_folder(args: argparse.Namespace, session: Session) -> Path:
@@ -84,6 +93,7 @@ def main() -> None:
     parser.add_argument("--object-store-memory", type=int, required=True)
     parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
+    parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -1,0 +1,98 @@
+"""The head node's raylet starts the GCS again when it ends.
+
+The first GCS is started before the raylet, by whoever starts the node; its successors are children
+of the raylet, with the same session folder and port, and leave with the node's starter as it does.
+One that ends soon after its start is started again after a pause, which doubles from `_PAUSE_S` up
+to `_LONGEST_PAUSE_S`. When none comes up at all, the raylets leave for want of a GCS after
+``gcs_rpc_server_reconnect_timeout_s``, and say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from nbray.common.config import Config
+from nbray.common.process import Child, ProcessStartError, spawn
+from nbray.common.session import Session
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_STABLE_S = 10.0
+
+
+class GcsSupervisor:
+    """Watches the GCS at ``address`` ("host:port"), whose process is ``pid``."""
+
+    def __init__(
+        self, session: Session, address: str, pid: int, parent_fd: int | None, config: Config
+    ) -> None:
+        self._session = session
+        self._host, _, self._port = address.rpartition(":")
+        self._pid = pid
+        self._parent_fd = parent_fd
+        self._config = config
+        self._child: Child | None = None
+
+    async def run(self) -> None:
+        """Watch and restart until cancelled."""
+        pause = 0.0
+        while True:
+            began = time.monotonic()
+            await _end_of(self._pid)
+            if self._child is not None:
+                self._child.terminate()  # it has ended, and is reaped
+                self._child = None
+            pause = 0.0 if time.monotonic() - began > _STABLE_S else max(_PAUSE_S, 2 * pause)
+            while True:
+                # Let a stop of the whole node, which ends both of us, be seen first.
+                await asyncio.sleep(max(_PAUSE_S, min(pause, _LONGEST_PAUSE_S)))
+                logger.warning("The GCS (pid %d) has ended; it is started again.", self._pid)
+                if await self._start():
+                    break
+                pause = max(_PAUSE_S, 2 * pause)
+
+    async def _start(self) -> bool:
+        child = spawn(
+            "nbray.gcs",
+            ["--session-dir", str(self._session.path), "--host", self._host, "--port", self._port],
+            self._session.log_path("gcs.log"), fate_shared=False, parent_fd=self._parent_fd,
+        )  # fmt: skip
+        self._child = child
+        before = time.monotonic()
+        try:
+            await asyncio.to_thread(child.wait_ready, self._config.start_timeout_s)
+        except ProcessStartError as error:
+            logger.error("The GCS did not come back: %s", error)
+            child.terminate()
+            self._child = None
+            return False
+        logger.info("The GCS is back in %.2f s, pid %d.", time.monotonic() - before, child.pid)
+        self._session.replace_pid(self._pid, child.pid)
+        self._pid = child.pid
+        return True
+
+    def stop(self) -> None:
+        """End the GCS if it is a child of this process; whoever started the first one ends it."""
+        if self._child is not None:
+            self._child.terminate()
+
+
+async def _end_of(pid: int) -> None:
+    """Wait for the end of a process, a child or not."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
