@@ -41,7 +41,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     router.before_cell()
     set_origin_finder(router.number_here)
     set_output_handler(router)
-    set_wrapper(Shipped)
+    set_wrapper(lambda target: workspace.modules.wrap(Shipped(target)))
 
 
 def _next_label(shell: InteractiveShell) -> str:

@@ -92,6 +92,7 @@ def prepare(
     text = read_cell(source, filename, namespace, workspace.transform)
     remember(filename, source)
     names = text.names
+    workspace.modules.watch(names.imports.values())
     own = set(variables)
     needs = (names.needs | set(also)) - own
     reached = names_reached(needs, namespace) - own
@@ -104,6 +105,8 @@ def prepare(
         value = namespace[name]
         ref = workspace.sent.origin(name, value)
         if isinstance(value, RemoteValue):
+            if value.run.is_lost():
+                workspace.resolve([name])  # raises, and says so
             ref = value.ref
             inputs.append(value.run)
         if ref is not None:

@@ -75,6 +75,7 @@ class RemoteRun:
         self.patience = patience or Patience()
         self.stopped = ""
         self._source = source
+        self._cluster = _membership()
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
@@ -138,7 +139,7 @@ class RemoteRun:
 
     def state(self) -> str:
         """``running`` (or waiting to run), ``done``, ``cancelled`` or ``failed``."""
-        if not nbray.is_initialized() and self._outcome is None:
+        if self.is_lost():
             return "lost with its cluster"
         outcome = self.outcome()
         if outcome is None:
@@ -146,6 +147,10 @@ class RemoteRun:
         if isinstance(outcome, list):
             return "done"
         return "cancelled" if isinstance(outcome, TaskCancelledError) else "failed"
+
+    def is_lost(self) -> bool:
+        """Whether the cluster that it ran in has been left, with its values."""
+        return _membership() != self._cluster
 
     def seconds(self) -> float:
         """Since it was submitted, until it was seen to have ended."""
@@ -173,3 +178,8 @@ class RemoteRun:
             f"<div>remote cell <b>{html.escape(self.label)}</b> &middot; {self.state()} &middot; "
             f"{self.seconds():.1f} s &middot; <code>{what}</code></div>"
         )
+
+
+def _membership() -> str:
+    """This kernel's name in its cluster, another one each time that it joins; "" outside."""
+    return nbray.get_runtime_context().get_worker_id() if nbray.is_initialized() else ""

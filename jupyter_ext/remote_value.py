@@ -83,7 +83,7 @@ class RemoteValue:
             NameError: the cell ended without binding the name, and it had no value before.
             TypeError: the value cannot leave its worker.
         """
-        if not nbray.is_initialized():
+        if self.run.is_lost():
             raise LostWithClusterError(
                 f"The value of {self.name!r} ({self.run.label}) was in a cluster that has been "
                 "stopped. Run that cell again."

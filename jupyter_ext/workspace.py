@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import nbray
 from nbray.jupyter_ext.errors import ErrorDisplay, remote_lines
 from nbray.jupyter_ext.interrupts import CellTasks
+from nbray.jupyter_ext.local_modules import LocalModules
 from nbray.jupyter_ext.output import OutputRouter
 from nbray.jupyter_ext.remote_run import Detached, RemoteRun
 from nbray.jupyter_ext.remote_value import RemoteValue, at_home, remote_names
@@ -53,6 +54,7 @@ class Workspace:
         self.actor_reads: dict[str, set[str]] = {}
         self.actors: dict[str, nbray.ActorHandle] = {}
         self.tasks = CellTasks(self.settings)
+        self.modules = LocalModules()
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -68,6 +70,7 @@ class Workspace:
     def before_cell(self, _info: object = None) -> None:
         """IPython calls this before each cell."""
         self.tasks.begin()
+        self.modules.new_cell()
         new_epoch()
 
     def after_cell(self, result: object) -> None:
@@ -77,6 +80,7 @@ class Workspace:
     def joined(self) -> None:
         """This kernel has come into a cluster: what its cell submits is the cell's."""
         self.tasks.begin()
+        self.modules.joined()
 
     def left(self) -> None:
         """The cluster goes, and what was kept in it."""
@@ -142,7 +146,7 @@ class Workspace:
                 lines.append(f"It has not stopped: %nbray cancel {number} --force kills it.")
             return lines
         lines = list(remote_lines(error, self.errors.cells))
-        if nbray.is_initialized() and run.state() in ("failed", "cancelled"):
+        if run.state() in ("failed", "cancelled"):
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
             names = dependents(root, self.namespace)
