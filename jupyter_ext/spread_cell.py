@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from IPython.display import DisplayHandle, display
-
 import nbray
 from nbray.exceptions import GetTimeoutError
 from nbray.jupyter_ext.cell_sending import RUN_CELL, ReadyCell
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
 
 _TICK_S = 0.1
-_SHOW_AFTER_S = 1.0
-_REDRAW_S = 0.5
 
 
 class SpreadRun(RemoteRun):  # type: ignore[misc]
@@ -28,35 +24,6 @@ class SpreadRun(RemoteRun):  # type: ignore[misc]
 
     elements: Sequence[Any] = ()
     failed_at: int | None = None
-
-
-class Progress:
-    """How far it is: one line, drawn again in its place, final when the work is."""
-
-    def __init__(self, total: int, live: bool) -> None:
-        self._total = total
-        self._live = live
-        self._started = self._drawn = time.monotonic()
-        self._handle: DisplayHandle | None = None
-        self._text = ""
-
-    def tell(self, done: int, final: str = "") -> None:
-        """So many are done; ``final`` says how it ended."""
-        now = time.monotonic()
-        if not self._live or now - self._started < _SHOW_AFTER_S:
-            return
-        if not final and now - self._drawn < _REDRAW_S:
-            return
-        self._drawn = now
-        rate = done / (now - self._started)
-        self._text = f"{done} of {self._total} done, {rate:.3g}/s" + (f", {final}" if final else "")
-        if self._handle is None:
-            self._handle = display(self, display_id=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(self)  # type: ignore[no-untyped-call]
-
-    def __repr__(self) -> str:
-        return self._text
 
 
 def run_spread(
@@ -98,22 +65,19 @@ def run_spread(
     )  # fmt: skip
     run.elements = elements
     workspace.runs.append(run)
-    progress = Progress(len(made), getattr(workspace.shell, "kernel", None) is not None)
     try:
-        _wait(run, progress)
+        _wait(run)
     except KeyboardInterrupt:
         run.stopped = stop(
             lambda seconds: run.outcome(timeout=seconds) is not None, run.cancel, patience.grace
         )
-        progress.tell(_done(run), run.stopped)
         raise
-    progress.tell(len(made), "all done")
     run.outcome()
     columns = [nbray.get([refs[1 + i] for refs in made]) for i in range(len(ready.cell.assigns))]
     return run, columns
 
 
-def _wait(run: SpreadRun, progress: Progress) -> None:
+def _wait(run: SpreadRun) -> None:
     limit = run.patience.timeout
     until = None if limit is None else time.monotonic() + limit
     pending = list(run.refs)
@@ -125,16 +89,10 @@ def _wait(run: SpreadRun, progress: Progress) -> None:
             run.failed_at = places[failed[0]]
             for ref in pending:
                 nbray.cancel(ref)
-            progress.tell(_done(run), "one failed, the others are cancelled")
             nbray.get(failed[0])
-        progress.tell(len(run.refs) - len(pending))
         if until is not None and pending and time.monotonic() > until:
             run.cancel()
             raise GetTimeoutError(
                 f"Remote cell {run.label} did not end within {limit:g} s and was cancelled; "
                 f"{len(run.refs) - len(pending)} of {len(run.refs)} elements were done."
             )
-
-
-def _done(run: RemoteRun) -> int:
-    return sum(local_state.describe(ref).state == "ready" for ref in run.refs)

@@ -1,33 +1,24 @@
 """IPython in a worker, for remote cells that have magics or ``!commands``.
 
-It is made when the first such cell runs; its namespace is the cell's. It keeps no history and
-writes no profile.
+The shell is the one of `nbray.jupyter_ext.worker_display`, made when the first such cell runs; its
+namespace is that cell's.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from typing import Any
 
-from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
+from nbray.jupyter_ext import worker_display
 
 
-def shell_for(namespace: dict[str, Any]) -> InteractiveShell:
+def shell_for(namespace: dict[str, Any]) -> Any:
     """The shell of this worker, with the names of the cell that runs now."""
-    if not InteractiveShell.initialized():
-        config = Config()
-        config.HistoryManager.enabled = False
-        config.InteractiveShell.colors = "nocolor"
-        with tempfile.TemporaryDirectory(prefix="nbray-ipython-") as folder:  # for its start only
-            InteractiveShell.instance(
-                config=config, ipython_dir=folder, user_module=sys.modules["__main__"], user_ns={}
-            )
-        # Figures are collected when the cell ends, whatever backend the notebook has.
-        made: Any = InteractiveShell.instance()
-        made.register_magic_function(_nothing, "line", "matplotlib")
-    shell: InteractiveShell = InteractiveShell.instance()
+    worker_display.install()
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell: Any = InteractiveShell.instance()
+    # Figures are collected when the cell ends, whatever backend the notebook has.
+    shell.register_magic_function(_nothing, "line", "matplotlib")
     shell.user_ns = namespace
     return shell
 

@@ -36,6 +36,11 @@ class Cell:
         return ""
 
     @property
+    def results(self) -> list[str]:
+        kinds = ("execute_result", "display_data", "update_display_data")
+        return [c["data"]["text/plain"] for name, c in self.messages if name in kinds]
+
+    @property
     def error(self) -> str:
         for name, content in self.messages:
             if name == "error":
