@@ -33,6 +33,9 @@ bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rou
 	.venv-ray/bin/python -m pip install --quiet -r $<
 	touch $@
 
+chaos: .venv/ready ## Ten minutes of chaos, from a random seed that it prints
+	$(BIN)/python tests/chaos.py --seconds 60 --runs 10
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,0 +1,24 @@
+"""The chaos suite; see `chaos`, which can also be run by itself with any seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from chaos import run
+
+
+@pytest.mark.timeout(300)
+def test_a_short_chaos(session_root: Path) -> None:
+    faults, work = run(seed=1, seconds=12)
+    assert sum(faults.values()) > 3
+    assert sum(work.values()) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_chaos(session_root: Path, seed: int) -> None:
+    faults, work = run(seed, seconds=40)
+    assert sum(faults.values()) > 10
+    assert sum(work.values()) > 50
