@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,13 +206,24 @@ class FoundNode:
         for process in reversed(self.processes):
             try:
                 process.terminate()
-                process.wait(timeout_s)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait()
-            except psutil.NoSuchProcess:
+                if not _has_ended(process.pid, timeout_s):
+                    process.kill()
+                    _has_ended(process.pid, timeout_s)
+            except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
         self.session.remove()
+
+
+def _has_ended(pid: int, timeout_s: float) -> bool:
+    """Whether a process ended within ``timeout_s``; one that nobody has reaped yet has ended.
+
+    The first process of a container may take seconds to reap, so its waiting is not ours.
+    """
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
 
 
 def found_nodes() -> list[FoundNode]:
