@@ -19,7 +19,7 @@ from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
-from nbray.wire.grpc_service import GrpcClient, RpcError, serve
+from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 
 
 async def _main(args: argparse.Namespace) -> None:
@@ -44,7 +44,9 @@ async def _main(args: argparse.Namespace) -> None:
     try:
         await GrpcClient(args.gcs_address, token).call("Report", g.Report(raylet.row()), g.Nodes)
     except RpcError as error:
-        report_ready(args.ready_fd, {"error": f"No GCS answers at {args.gcs_address}: {error}"})
+        refused = isinstance(error, RefusedError)
+        said = str(error) if refused else f"No GCS answers at {args.gcs_address}: {error}"
+        report_ready(args.ready_fd, {"error": said})
         raylet.stop()
         raise SystemExit(1) from error
     report_ready(

@@ -11,16 +11,19 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 import msgspec
 
+from nbray.wire import handshake
+
 logger = logging.getLogger(__name__)
 
 _SERVICE = "nbray"
 _KEY = "nbray-token"
+_VERSION_KEY = "nbray-version"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", 128 << 20),
@@ -36,6 +39,7 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
 ]
+_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION)
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _RETRY_DELAY_S = 0.05
 _TIMEOUT_S = 10.0
@@ -48,22 +52,42 @@ class RpcError(Exception):
     """A call between nodes failed; the text names the method, the address and the cause."""
 
 
-class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class RefusedError(RpcError):
+    """The other side is there, and does not take this one in: another token, or version."""
+
+
+async def _refuse(context: Any, code: grpc.StatusCode, reason: str) -> NoReturn:
+    """Answer a call by an error, with one line in the log."""
+    logger.warning("Refused a call of %s: %s.", context.peer(), reason)
+    await context.abort(code, reason)
+    raise AssertionError("abort raises")
+
+
+class _MemberCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Whether the caller has the token, and then whether it speaks this protocol."""
+
     def __init__(self, token: bytes) -> None:
         self._expected = token.hex()
-
-        async def refuse(_request: bytes, context: Any) -> bytes:
-            logger.warning("Refused a call of %s: a wrong token.", context.peer())
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong cluster token")
-            raise AssertionError("abort raises")
-
-        self._refuse = grpc.unary_unary_rpc_method_handler(refuse)
+        self._version = str(handshake.PROTOCOL_VERSION)
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        given = dict(details.invocation_metadata or ()).get(_KEY, "")
-        if hmac.compare_digest(str(given).encode(), self._expected.encode()):
+        given = dict(details.invocation_metadata or ())
+        version = given.get(_VERSION_KEY, "none")
+        if not hmac.compare_digest(str(given.get(_KEY, "")).encode(), self._expected.encode()):
+            code, reason = grpc.StatusCode.UNAUTHENTICATED, "wrong cluster token"
+        elif version != self._version:
+            code = grpc.StatusCode.FAILED_PRECONDITION
+            reason = (
+                f"the caller speaks protocol version {version}, this cluster {self._version}: "
+                "install the same nbray on both"
+            )
+        else:
             return await continuation(details)
-        return self._refuse
+
+        async def refuse(_request: bytes, context: Any) -> bytes:
+            await _refuse(context, code, reason)
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 async def serve(
@@ -74,12 +98,10 @@ async def serve(
     Raises:
         OSError: the port is in use.
     """
-    server = grpc.aio.server(interceptors=[_TokenCheck(token)], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[_MemberCheck(token)], options=_OPTIONS)
     methods = {
         name: grpc.unary_unary_rpc_method_handler(
-            _adapt(handler),
-            request_deserializer=msgspec.msgpack.Decoder(request_type).decode,
-            response_serializer=_encode,
+            _adapt(msgspec.msgpack.Decoder(request_type), handler), response_serializer=_encode
         )
         for name, (request_type, handler) in handlers.items()
     }
@@ -92,8 +114,13 @@ async def serve(
     return server, bound
 
 
-def _adapt(handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def call(request: Any, _context: Any) -> Any:
+def _adapt(decoder: Any, handler: Handler) -> Callable[[bytes, Any], Awaitable[Any]]:
+    async def call(body: bytes, context: Any) -> Any:
+        try:
+            request = decoder.decode(body)
+        except msgspec.MsgspecError as error:
+            reason = f"a malformed request: {error}"
+            await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
         return await handler(request)
 
     return call
@@ -109,13 +136,17 @@ class GrpcClient:
     def __init__(self, address: str, token: bytes, patience_s: float = 0.0) -> None:
         self.address = address
         self._patience_s = patience_s
-        self._metadata = ((_KEY, token.hex()),)
+        self._metadata = (
+            (_KEY, token.hex()),
+            (_VERSION_KEY, str(handshake.PROTOCOL_VERSION)),
+        )
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
 
     async def call_raw(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
         """Send an encoded request and return the encoded reply.
 
         Raises:
+            RefusedError: this process is not of that cluster.
             RpcError: the call failed, or took longer than ``timeout`` seconds, by default the
                 patience, or 10 s without one.
         """
@@ -128,6 +159,10 @@ class GrpcClient:
                     body, timeout=max(left, 0.001), metadata=self._metadata, wait_for_ready=patient
                 )
             except grpc.aio.AioRpcError as error:
+                if error.code() in _REFUSED:
+                    raise RefusedError(
+                        f"{self.address} refuses {method}: {error.details()}"
+                    ) from error
                 if not patient or error.code() not in _GONE or left < _RETRY_DELAY_S:
                     raise RpcError(f"{method} at {self.address}: {error.details()}") from error
                 await asyncio.sleep(_RETRY_DELAY_S)
