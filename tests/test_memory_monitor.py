@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbray
+from nbray.common.memory import MemoryReader, Usage
 from nbray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
-from nbray.raylet.memory_monitor import Candidate, MemoryReader, Usage, Victim, choose
+from nbray.raylet.memory_monitor import Candidate, Victim, choose
 
 MB = 1 << 20
 candidates = st.lists(

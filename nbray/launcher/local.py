@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from nbray.common.config import Config
+from nbray.common.memory import MemoryReader
 from nbray.common.process import Child, spawn
 from nbray.common.resources import to_units
 from nbray.common.session import Session, sessions_root
@@ -151,6 +152,13 @@ def _node_arguments(
         raise ValueError(
             f"The object store needs at least {_SMALLEST_STORE} bytes, not {store}: "
             "raise object_store_memory, or free memory."
+        )
+    there_is = MemoryReader(0).total()
+    if store > there_is:
+        raise ValueError(
+            f"The object store cannot have {store} bytes: all memory of this machine, or of this "
+            f"container, is {there_is}. Give less by object_store_memory (--object-store-memory); "
+            "values that do not fit go to disk."
         )
     store = store // 4096 * 4096
     total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
