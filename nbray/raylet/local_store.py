@@ -303,23 +303,25 @@ class LocalStore:
         places: list[Place | None] = [None] * len(object_ids)
         try:
             places[:] = await self.files.write(values)
-            self._disk_error = None
             self._last_progress = time.monotonic()
+            if self._last_progress >= self._disk_rests_until:  # not one that began before it
+                self._disk_error = None
         except DiskFullError as error:
-            self._disk_error = NoRoom(
-                "disk",
+            self._rest(
                 "Local disk is full\nThe object cannot be created because the local object store "
-                f"is full and the local disk's utilization is over capacity: {error}.",
+                f"is full and the local disk's utilization is over capacity: {error}."
             )
             logger.warning("Values stay in memory: %s.", error)
         except OSError as error:
-            self._disk_error = NoRoom("disk", f"The disk failed: {error}.")
+            self._rest(f"The disk failed: {error}.")
             logger.error("Values stay in memory: %s.", error)
         finally:
-            if self._disk_error is not None:
-                self._disk_rests_until = time.monotonic() + self._config.spill_retry_s
             for object_id, place in zip(object_ids, places, strict=True):
                 self.table.moved(object_id, place)
+
+    def _rest(self, text: str) -> None:
+        self._disk_error = NoRoom("disk", text)
+        self._disk_rests_until = time.monotonic() + self._config.spill_retry_s
 
     def _written(self, write: asyncio.Task[None]) -> None:
         self._writes.discard(write)
