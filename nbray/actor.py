@@ -131,6 +131,7 @@ class ActorClass:
                 option(options, "max_concurrency"),
                 any(_is_async(f) for _, f in members), groups,
                 option(options, "max_pending_calls"),
+                core.runtime_envs.text_for(option(options, "runtime_env")),
             ),
             core.address, current_origin(),
         )  # fmt: skip

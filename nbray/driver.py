@@ -14,6 +14,7 @@ from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
 from nbray.exceptions import NbrayError
 from nbray.launcher.local import RunningNode, start_head
+from nbray.runtime_env.spec import validate
 from nbray.util import output
 from nbray.wire import messages as m
 
@@ -61,6 +62,7 @@ def init(
     object_store_memory: int | None = None,
     object_spilling_directory: str | None = None,
     namespace: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
 ) -> dict[str, Any]:
     """Start a cluster on this machine, or join one that runs.
@@ -75,6 +77,8 @@ def init(
         object_spilling_directory: where the new node writes values that its store has no room
             for; ``NBRAY_SPILL_DIR`` or the session folder by default.
         namespace: where names of actors live; a new one by default.
+        runtime_env: variables, files and packages for all tasks and actors of this program; see
+            `nbray.runtime_env.RuntimeEnv`.
         ignore_reinit_error: a second `init` does nothing instead of raising.
 
     Returns:
@@ -92,6 +96,7 @@ def init(
             "Maybe you called nbray.init twice by accident? This error can be suppressed by "
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' before."
         )
+    env = validate(runtime_env or {})
     address = address or os.environ.get("NBRAY_ADDRESS")
     node: RunningNode | None = None
     if address is None or address == "local":
@@ -109,6 +114,11 @@ def init(
         session, info = find_session(address)
     try:
         core = _join(session, info, namespace)
+        try:
+            core.runtime_envs.set_own(env)
+        except BaseException:
+            core.peers.stop()
+            raise
     except BaseException:
         if node is not None:
             node.stop()

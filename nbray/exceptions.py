@@ -87,6 +87,10 @@ class WorkerCrashedError(NbrayError):
     """The worker died while it ran the task, and no retry was left."""
 
 
+class RuntimeEnvSetupError(NbrayError):
+    """The runtime environment of a task or actor could not be set up; the text says why."""
+
+
 class OutOfMemoryError(NbrayError):
     """The worker was ended while it ran the task, since the machine ran out of memory."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbray.common.resources import to_units
 from nbray.core_worker.streams import DYNAMIC, STREAMING
+from nbray.runtime_env.spec import validate
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ OPTIONS: dict[str, Option] = {
     "max_calls": Option((int,), None, True, False, "calls after which the worker leaves; 0: never"),
     "_generator_backpressure_num_objects": Option(
         (int,), None, True, False, "items that a stream may be ahead of its reader"
+    ),
+    "runtime_env": Option(
+        (dict,), None, True, True, "variables, files and packages; see nbray.runtime_env"
     ),
     "name": Option((str,), None, True, True, "a name to show, or to find an actor by"),
     "namespace": Option((str,), None, False, True, "the namespace of an actor's name"),
@@ -76,7 +80,10 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
             raise TypeError(
                 f"The type of keyword '{name}' must be {names}, but received type {type(value)}"
             )
-    return dict(given)
+    checked = dict(given)
+    if checked.get("runtime_env") is not None:
+        checked["runtime_env"] = validate(checked["runtime_env"])
+    return checked
 
 
 def option(options: Mapping[str, Any], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,9 @@ class RemoteFunction:
             TypeError: the function or an argument cannot be pickled.
         """
         core = current_core()
+        env = core.runtime_envs.text_for(option(self._options, "runtime_env"))
+        if env != self._task_options.runtime_env:
+            self._task_options = dataclasses.replace(self._task_options, runtime_env=env)
         function_id, data = self._pickle.get()
         refs = core.submit_task(function_id, data, self._name, args, kwargs, self._task_options)
         return returned(refs)

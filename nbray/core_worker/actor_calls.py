@@ -17,6 +17,7 @@ from nbray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     PendingCallsLimitExceeded,
+    RuntimeEnvSetupError,
 )
 from nbray.wire.messages import (
     ActorRegistered,
@@ -289,10 +290,13 @@ class ActorClient:
         self._queue.extendleft(reversed(again))
 
     def _fail_dead(self, call: ActorCall) -> None:
-        self._core.results.fail(
-            call.spec,
-            ActorDiedError(f"{call.spec.name}: the actor is dead: {self._death_cause}."),
-        )
+        cause = self._death_cause or ""
+        error: Exception
+        if cause.startswith("Failed to set up runtime environment"):
+            error = RuntimeEnvSetupError(cause)
+        else:
+            error = ActorDiedError(f"{call.spec.name}: the actor is dead: {cause}.")
+        self._core.results.fail(call.spec, error)
 
     def _fail_lost(self, spec: TaskSpec, cause: str | None) -> None:
         if cause is None:

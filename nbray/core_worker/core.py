@@ -28,6 +28,7 @@ from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
+from nbray.core_worker.runtime_envs import RuntimeEnvs
 from nbray.core_worker.serialization import serialize
 from nbray.core_worker.stored_values import StoredValues
 from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
@@ -59,6 +60,7 @@ class CoreWorker:
         self.results = Results(self)
         self.streams = Streams(self)
         self.crashes = Crashes(self)
+        self.runtime_envs = RuntimeEnvs(self)
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)

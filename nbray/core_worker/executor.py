@@ -234,16 +234,7 @@ class Executor:
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         self._core.set_job(message.job)
-        enter_job(message.job)
+        self._core.runtime_envs.enter_job(message.job)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
         created = self._actor.create()
         self._core.reactor.post(lambda: connection.send(created))
-
-
-def enter_job(job: m.JobConfig) -> None:
-    """Make the driver's modules importable and its working directory ours."""
-    for entry in reversed(job.sys_path):
-        if entry not in sys.path:
-            sys.path.insert(0, entry)
-    if os.path.isdir(job.working_dir):
-        os.chdir(job.working_dir)

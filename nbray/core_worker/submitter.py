@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.task_options import TaskOptions
-from nbray.exceptions import OutOfMemoryError
+from nbray.core_worker.task_options import Shape, TaskOptions
+from nbray.exceptions import OutOfMemoryError, RuntimeEnvSetupError
 from nbray.wire.messages import (
     Address,
     CancelLeaseRequest,
@@ -95,12 +95,12 @@ class Lease:
 
 
 class _Shape:
-    """The queue and the leases of one resource shape."""
+    """The queue and the leases of one resource shape and runtime environment."""
 
-    __slots__ = ("leases", "queue", "requests", "resources", "seconds")
+    __slots__ = ("leases", "queue", "requests", "resources", "runtime_env", "seconds")
 
-    def __init__(self, resources: tuple[tuple[str, int], ...]) -> None:
-        self.resources = resources
+    def __init__(self, key: Shape) -> None:
+        self.resources, self.runtime_env = key
         self.queue: deque[PendingTask] = deque()
         self.leases: list[Lease] = []
         self.requests: dict[int, Connection] = {}
@@ -117,7 +117,7 @@ class TaskSubmitter:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._shapes: dict[tuple[tuple[str, int], ...], _Shape] = {}
+        self._shapes: dict[Shape, _Shape] = {}
         self._tasks: dict[bytes, PendingTask] = {}
         self._request_shapes: dict[int, _Shape] = {}
         self._next_request = 0
@@ -142,10 +142,10 @@ class TaskSubmitter:
         """An accepted task's arguments are complete."""
         if task.spec.task_id not in self._tasks:
             return  # it was cancelled meanwhile
-        resources = task.options.resources
-        shape = self._shapes.get(resources)
+        key = task.options.shape
+        shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[resources] = _Shape(resources)
+            shape = self._shapes[key] = _Shape(key)
         shape.queue.append(task)
 
     def running(self) -> Iterator[TaskSpec]:
@@ -199,6 +199,7 @@ class TaskSubmitter:
                 len(shape.queue),
                 spilled,
                 bool(shape.queue) and shape.queue[0].retries != 0,
+                shape.runtime_env,
             )
         )
 
@@ -232,7 +233,8 @@ class TaskSubmitter:
         while shape.queue:
             task = shape.queue.popleft()
             self._tasks.pop(task.spec.task_id, None)
-            self._core.results.fail(task.spec, RuntimeError(message.reason))
+            error = RuntimeEnvSetupError if message.kind == "runtime_env" else RuntimeError
+            self._core.results.fail(task.spec, error(message.reason))
 
     def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
         """A reply came. False when the task is not one of this submitter's."""
@@ -240,7 +242,7 @@ class TaskSubmitter:
         if task is None:
             return False
         lease = task.lease
-        shape = self._shapes[task.options.resources]
+        shape = self._shapes[task.options.shape]
         if lease is not None:
             lease.in_flight.pop(message.task_id, None)
             if not lease.in_flight:
@@ -270,7 +272,7 @@ class TaskSubmitter:
                 continue
             lease, task.lease = task.lease, None
             lease.in_flight.pop(task_id, None)
-            shape = self._shapes[task.options.resources]
+            shape = self._shapes[task.options.shape]
             if not lease.leaving:
                 shape.seconds = max(shape.seconds, _WINDOW_S)
             shape.queue.appendleft(task)
@@ -289,7 +291,7 @@ class TaskSubmitter:
         task.lease = None
         task.spec.attempt += 1
         self._tasks[task.spec.task_id] = task
-        self._shapes[task.options.resources].queue.append(task)
+        self._shapes[task.options.shape].queue.append(task)
         self._core.submitter_dirty = True
 
     def cancel(self, task_id: bytes, force: bool) -> Connection | None:
@@ -305,7 +307,7 @@ class TaskSubmitter:
         if task.lease is not None:
             return task.lease.connection
         if not task.unresolved:
-            self._shapes[task.options.resources].queue.remove(task)
+            self._shapes[task.options.shape].queue.remove(task)
         del self._tasks[task_id]
         self._core.results.fail_cancelled(task.spec)
         return None

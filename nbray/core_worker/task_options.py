@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+Shape = tuple[tuple[tuple[str, int], ...], str]
+
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
@@ -16,6 +18,7 @@ class TaskOptions:
         retry_exceptions: also when the function raised: always, never, or for these classes.
         max_calls: a worker leaves after so many runs of the function; 0 for never.
         backpressure: how many items a stream may be ahead of its reader; 0 for any number.
+        runtime_env: the text form of the environment that the task runs in.
         concurrency_group: which threads or semaphore of an actor the call uses.
     """
 
@@ -26,3 +29,9 @@ class TaskOptions:
     max_calls: int = 0
     backpressure: int = 0
     concurrency_group: str = ""
+    runtime_env: str = ""
+
+    @property
+    def shape(self) -> Shape:
+        """What tasks must have in common to use the same workers."""
+        return self.resources, self.runtime_env

@@ -26,8 +26,9 @@ from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
-from nbray.core_worker.executor import Executor, enter_job
+from nbray.core_worker.executor import Executor
 from nbray.core_worker.output import capture_output
+from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def _tell(control: socket.socket, report: dict[str, Any]) -> None:
     control.sendall(json.dumps(report).encode() + b"\n")
 
 
-def _become_worker(session: Session, raylet_socket: str, order: dict[str, str]) -> None:
+def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
     """The child's whole life; it never returns."""
     status = 1
     try:
@@ -94,6 +95,7 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, str]) 
             os.close(log)
         random.seed(time.time_ns() ^ os.getpid())
         numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+        enter_variables(order["env_vars"])
         _run_worker(session, raylet_socket, order)
         status = 0
     except BaseException:
@@ -104,15 +106,16 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, str]) 
         os._exit(status)
 
 
-def _run_worker(session: Session, raylet_socket: str, order: dict[str, str]) -> None:
+def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
     worker_id = bytes.fromhex(order["fork"])
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
     core = CoreWorker(Config.from_env(), session.token, worker_id, path)
     core.peers.start(raylet_socket, order["host"])
+    core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
     core.on_raylet_lost = lambda: os._exit(0)
     set_core(core)
     executor = Executor(core)
-    core.on_job = enter_job
+    core.on_job = core.runtime_envs.enter_job
     core.reactor.start()
     reply: m.WorkerRegistered = core.peers.request(
         "registered", m.RegisterWorker(core.address, os.getpid())

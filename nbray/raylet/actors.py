@@ -9,6 +9,7 @@ import time
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.runtime_env.setup import EnvError
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -35,6 +36,10 @@ class ActorManager:
         """Give an actor its resources and a worker, and have it created."""
         spec = request.spec
         demand = spec.options.resources
+        try:
+            env = await self._pool.envs.prepare(spec.options.runtime_env)
+        except EnvError as error:
+            return g.ActorStarted(None, str(error))
         await self._take(demand)
         created: asyncio.Future[m.ActorCreated] = asyncio.get_running_loop().create_future()
         given: list[Worker] = []
@@ -56,11 +61,18 @@ class ActorManager:
             assert worker.connection is not None
             worker.connection.send(m.BecomeActor(spec, request.job))
 
-        self._pool.want(spec.job_id, use, fresh=True)
+        def refuse(text: str) -> None:
+            self._leases.give_back(demand)
+            if not created.done():
+                created.set_exception(EnvError(text))
+
+        self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
         try:
             result = await created
         except ConnectionError as error:
             return g.ActorStarted(None, str(error), retriable=True)
+        except EnvError as error:
+            return g.ActorStarted(None, str(error))
         except asyncio.CancelledError:
             for worker in given:
                 self._pool.kill(worker)

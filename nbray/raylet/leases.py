@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Hashable
@@ -12,7 +13,8 @@ from nbray.common.infeasible import infeasible_text
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
-from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
+from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.state_messages import WaitingShape
@@ -81,19 +83,43 @@ class LeaseManager:
         self._wishes: dict[tuple[Process, int], Wish] = {}
         self._warned: set[tuple[tuple[str, int], ...]] = set()
         self._mourners: dict[bytes, Process] = {}
+        self._preparing: dict[tuple[Process, int], asyncio.Task[None]] = {}
         self._next_lease = 1
 
     # --- requests --------------------
 
     def request(self, process: Process, message: m.RequestLease) -> None:
         """A submitter wants a worker; it is answered when there is one, here or elsewhere."""
+        if message.runtime_env:
+            task = asyncio.get_running_loop().create_task(self._request_in_env(process, message))
+            self._preparing[(process, message.request_id)] = task
+        else:
+            self._request(process, message, PLAIN)
+
+    async def _request_in_env(self, process: Process, message: m.RequestLease) -> None:
+        """Set the environment up before resources are taken."""
+        try:
+            env = await self._pool.envs.prepare(message.runtime_env)
+        except EnvError as error:
+            process.send(m.LeaseRefused(message.request_id, str(error), "runtime_env"))
+            return
+        finally:
+            self._preparing.pop((process, message.request_id), None)
+        self._request(process, message, env)
+
+    def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
         key = (process, message.request_id)
 
         def granted() -> None:
             del self._wishes[key]
             self._pool.want(
-                message.job.job_id, lambda worker: self._grant(process, message, worker)
-            )
+                message.job.job_id, lambda worker: self._grant(process, message, worker),
+                env=env, refuse=refuse,
+            )  # fmt: skip
+
+        def refuse(text: str) -> None:
+            self.give_back(message.resources)
+            process.send(m.LeaseRefused(message.request_id, text, "runtime_env"))
 
         def spilled(node: m.NodeInfo) -> None:
             del self._wishes[key]
@@ -106,6 +132,9 @@ class LeaseManager:
 
     def cancel(self, process: Process, request_id: int) -> None:
         """A submitter does not want it any more; nothing happens when it crossed the grant."""
+        preparing = self._preparing.pop((process, request_id), None)
+        if preparing is not None:
+            preparing.cancel()  # the environment itself is set up all the same
         wish = self._wishes.get((process, request_id))
         if wish is not None and self._scheduler.cancel(wish):
             del self._wishes[(process, request_id)]
@@ -211,6 +240,8 @@ class LeaseManager:
 
     def process_gone(self, process: Process) -> None:
         """Drop a submitter's requests and end its leases: their work has no owner any more."""
+        for key in [key for key in self._preparing if key[0] is process]:
+            self._preparing.pop(key).cancel()
         for key in [key for key in self._wishes if key[0] is process]:
             self._scheduler.cancel(self._wishes.pop(key))
         for lease in list(process.leases.values()):

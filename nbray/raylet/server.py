@@ -23,6 +23,8 @@ from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
 from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.runtime_env.packaging import NAMESPACE
+from nbray.runtime_env.setup import EnvManager
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
@@ -59,7 +61,8 @@ class Raylet:
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store
-        self._pool = WorkerPool(session, self.socket_path, host)
+        envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
+        self._pool = WorkerPool(session, self.socket_path, host, envs)
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self.row, self._scheduler, self._pool, self._nodes)
         self._actors = ActorManager(gcs, self._leases, self._pool)
@@ -303,6 +306,13 @@ class Raylet:
         worker = self._pool.workers[worker_id]
         worker.out_of_memory, worker.retry = reason, retry
         self._pool.kill(worker, intended=False)
+
+    async def _fetch_env_file(self, key: bytes) -> bytes | None:
+        try:
+            found = await self._gcs.call("KvGet", g.KvKey(NAMESPACE, key), g.KvValue, 60.0)
+        except RpcError as error:
+            raise OSError(f"The GCS did not send a package: {error}") from error
+        return found.value
 
     # --- the GCS --------------------
 

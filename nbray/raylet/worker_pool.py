@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from nbray.common.session import Session
+from nbray.raylet.templates import Template
+from nbray.runtime_env.setup import EnvManager, Prepared
 from nbray.wire.aio import FrameConnection
 from nbray.wire.messages import Address, ExitWorker
 
 logger = logging.getLogger(__name__)
 
 _FAILED_START_DELAY_S = 0.5
+_FAILED_STARTS = 3
 _LOG_TAIL_BYTES = 16 << 10
+PLAIN = Prepared()
 
 
 @dataclass(eq=False)
@@ -31,6 +31,7 @@ class Worker:
 
     worker_id: bytes
     log: str
+    env: Prepared
     pid: int = 0
     address: Address | None = None
     connection: FrameConnection | None = None
@@ -53,81 +54,80 @@ class _Want:
     job_id: bytes
     use: Callable[[Worker | None], None]
     fresh: bool
+    env: Prepared
+    refuse: Callable[[str], None]
 
 
 class WorkerPool:
-    """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause."""
+    """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause.
 
-    def __init__(self, session: Session, socket_path: str, host: str) -> None:
+    Workers are kept by job and by runtime environment. An environment with an interpreter of its
+    own has a template of its own.
+    """
+
+    def __init__(self, session: Session, socket_path: str, host: str, envs: EnvManager) -> None:
+        self.envs = envs
         self._host = host
         self._session = session
         self._socket_path = socket_path
         self.on_exit: Callable[[Worker, str], None] = lambda worker, cause: None
         self.workers: dict[bytes, Worker] = {}
-        self._idle: dict[bytes, list[Worker]] = {b"": []}
+        self._idle: dict[tuple[bytes, str], list[Worker]] = {}
         self._wanted: deque[_Want] = deque()
-        self._starting = 0
-        self._control: socket.socket
-        self._template: subprocess.Popen[bytes]
-        self._input = b""
+        self._starting: Counter[str] = Counter()
+        self._failed_starts: Counter[str] = Counter()
+        self._templates: dict[str, Template] = {}
 
     def start(self, prestart: int) -> None:
         """Start the template, and ``prestart`` workers."""
-        mine, theirs = socket.socketpair()
-        env = dict(os.environ)
-        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            env.setdefault(name, "1")
-        with open(self._session.log_path("template.log"), "ab") as log:
-            self._template = subprocess.Popen(
-                [
-                    sys.executable, "-m", "nbray.core_worker.template",
-                    "--session-dir", str(self._session.path),
-                    "--raylet-socket", self._socket_path,
-                    "--control-fd", str(theirs.fileno()),
-                ],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env=env,
-            )  # fmt: skip
-        theirs.close()
-        mine.setblocking(False)
-        self._control = mine
-        asyncio.get_running_loop().add_reader(mine.fileno(), self._read_control)
         for _ in range(prestart):
-            self._fork()
+            self._fork(PLAIN)
 
     def stop(self) -> None:
-        """End the template; the workers leave with it."""
-        asyncio.get_running_loop().remove_reader(self._control.fileno())
-        self._control.close()
-        try:
-            self._template.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._template.kill()
-            self._template.wait()
+        """End the templates; the workers leave with the raylet."""
+        self.envs.stop()
+        for template in self._templates.values():
+            template.stop()
         for worker in self.workers.values():
-            _kill(worker.pid)
+            if worker.pid:
+                _kill(worker.pid)
 
-    def _fork(self) -> None:
+    def _fork(self, env: Prepared) -> None:
+        template = self._templates.get(env.python)
+        if template is None:
+            template = self._templates[env.python] = Template(
+                self._session, self._socket_path, env.python, self._on_template, self._on_end
+            )
         worker_id = os.urandom(28)
         log = str(self._session.log_path(f"worker-{worker_id.hex()[:12]}"))
-        self.workers[worker_id] = Worker(worker_id, log)
-        self._starting += 1
-        line = json.dumps({"fork": worker_id.hex(), "log": log, "host": self._host}) + "\n"
-        self._control.sendall(line.encode())
+        self.workers[worker_id] = Worker(worker_id, log, env)
+        self._starting[env.text] += 1
+        template.fork(
+            {
+                "fork": worker_id.hex(), "log": log, "host": self._host, "env": env.text,
+                "env_vars": env.env_vars, "working_dir": env.working_dir, "sys_path": env.sys_path,
+            }
+        )  # fmt: skip
 
-    def _read_control(self) -> None:
-        try:
-            data = self._control.recv(65536)
-        except ConnectionError:
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._control.fileno())
+    def _on_end(self, template: Template) -> None:
+        """A template ended by itself; without the raylet's own, nothing can go on."""
+        if not template.python:
             logger.error("The worker template ended; see template.log. The raylet leaves.")
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        *lines, self._input = (self._input + data).split(b"\n")
-        for line in lines:
-            self._on_template(json.loads(line))
+        del self._templates[template.python]
+        text = f"Its interpreter ended:\n{_last_lines(str(template.log))}"
+        for worker in [w for w in self.workers.values() if w.env.python == template.python]:
+            if worker.address is None:
+                del self.workers[worker.worker_id]
+                self._starting[worker.env.text] -= 1
+                self._refuse(worker.env.text, text)
+
+    def _refuse(self, env: str, text: str) -> None:
+        """Workers of an environment do not start: whoever waits for one hears why."""
+        for want in [want for want in self._wanted if want.env.text == env]:
+            self._wanted.remove(want)
+            want.refuse(f"Failed to set up runtime environment.\n{text}")
 
     def _on_template(self, report: dict[str, Any]) -> None:
         worker = self.workers.get(bytes.fromhex(report.get("forked") or report.get("exited") or ""))
@@ -152,53 +152,70 @@ class WorkerPool:
         for idle in self._idle.values():
             if worker in idle:
                 idle.remove(worker)
-        if worker.address is None:
-            self._starting -= 1
-            logger.error("A worker ended before it was ready; see %s.err.", worker.log)
-            asyncio.get_running_loop().call_later(_FAILED_START_DELAY_S, self._satisfy)
-        else:
+        if worker.address is not None:
             self._satisfy()
+            return
+        env = worker.env.text
+        self._starting[env] -= 1
+        logger.error("A worker ended before it was ready; see %s.err.", worker.log)
+        self._failed_starts[env] += 1
+        if env and self._failed_starts[env] >= _FAILED_STARTS:
+            self._failed_starts[env] = 0
+            self._refuse(env, worker.story("Its workers end before they are ready"))
+        asyncio.get_running_loop().call_later(_FAILED_START_DELAY_S, self._satisfy)
 
     def registered(self, worker: Worker) -> None:
         """A worker connected and is ready."""
-        self._starting -= 1
-        self._idle[b""].append(worker)
+        self._starting[worker.env.text] -= 1
+        self._failed_starts[worker.env.text] = 0
+        self._idle.setdefault((b"", worker.env.text), []).append(worker)
         self._satisfy()
 
     def want(
-        self, job_id: bytes, use: Callable[[Worker | None], None], fresh: bool = False
+        self,
+        job_id: bytes,
+        use: Callable[[Worker | None], None],
+        fresh: bool = False,
+        env: Prepared = PLAIN,
+        refuse: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Call ``use`` with a worker of the job, forked if none is idle.
+        """Call ``use`` with a worker of the job and environment, forked if none is idle.
 
         It is called with None if the job ends before. With ``fresh``, for an actor, only with
         a worker that has not run anything; that wish outlives the job, as detached actors do.
+        ``refuse`` is called instead, with the cause, when the environment's workers do not start.
         """
-        idle = [] if fresh else self._idle.get(job_id, [])
+        idle = [] if fresh else self._idle.get((job_id, env.text), [])
         if idle:
             use(idle.pop())
             return
-        self._wanted.append(_Want(job_id, use, fresh))
+        self._wanted.append(_Want(job_id, use, fresh, env, refuse))
         self._satisfy()
 
     def _satisfy(self) -> None:
-        unbound = self._idle[b""]
-        while self._wanted and unbound:
-            want = self._wanted.popleft()
-            worker = unbound.pop()
-            worker.job_id = want.job_id
-            want.use(worker)
-        while len(self._wanted) > self._starting:
-            self._fork()
+        for want in list(self._wanted):
+            unbound = self._idle.get((b"", want.env.text))
+            if unbound and want in self._wanted:
+                self._wanted.remove(want)
+                worker = unbound.pop()
+                worker.job_id = want.job_id
+                want.use(worker)
+        missing = Counter(want.env.text for want in self._wanted)
+        envs = {want.env.text: want.env for want in self._wanted}
+        for text, count in missing.items():
+            for _ in range(count - self._starting[text]):
+                self._fork(envs[text])
 
     def give_back(self, worker: Worker) -> None:
-        """The worker is idle again, and stays with its job."""
+        """The worker is idle again, and stays with its job and environment."""
         if worker.worker_id in self.workers and not worker.actor_id:
             for want in self._wanted:
-                if want.job_id == worker.job_id and not want.fresh:
+                same = want.job_id == worker.job_id and want.env.text == worker.env.text
+                if same and not want.fresh:
                     self._wanted.remove(want)
                     want.use(worker)
                     return
-            self._idle.setdefault(worker.job_id, []).append(worker)
+            self._idle.setdefault((worker.job_id, worker.env.text), []).append(worker)
 
     def kill(self, worker: Worker, intended: bool = True) -> None:
         """End a worker at once, unless it has ended: its pid may be somebody else's by now.
@@ -216,7 +233,8 @@ class WorkerPool:
 
     def finish_job(self, job_id: bytes) -> None:
         """End all workers of a job but its actors, whose ends are the GCS's matter."""
-        self._idle.pop(job_id, None)
+        for key in [key for key in self._idle if key[0] == job_id]:
+            del self._idle[key]
         over = [want for want in self._wanted if want.job_id == job_id and not want.fresh]
         for want in over:
             self._wanted.remove(want)
@@ -229,16 +247,16 @@ class WorkerPool:
     def trim(self, most_idle: int) -> None:
         """Let idle workers above ``most_idle`` leave, those that are bound to a job first."""
         surplus = sum(len(idle) for idle in self._idle.values()) - most_idle
-        for job_id in sorted(self._idle, reverse=True):
-            idle = self._idle[job_id]
+        for key in sorted(self._idle, reverse=True):
+            idle = self._idle[key]
             while surplus > 0 and idle:
                 surplus -= 1
                 worker = idle.pop(0)
                 worker.end_intended = True
                 if worker.connection is not None:
                     worker.connection.send(ExitWorker())
-            if job_id and not idle:
-                del self._idle[job_id]
+            if not idle:
+                del self._idle[key]
 
 
 def _kill(pid: int) -> None:

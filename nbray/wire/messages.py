@@ -101,6 +101,7 @@ class ActorOptions(msgspec.Struct, array_like=True):
     is_async: bool = False
     concurrency_groups: dict[str, int] = {}
     max_pending_calls: int = -1
+    runtime_env: str = ""
 
 
 class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -219,6 +220,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     backlog: int = 1
     spilled: bool = False
     retriable: bool = True
+    runtime_env: str = ""
 
 
 class LeaseGranted(msgspec.Struct, array_like=True, tag=11):
@@ -243,6 +245,7 @@ class LeaseRefused(msgspec.Struct, array_like=True, tag=13):
 
     request_id: int
     reason: str
+    kind: str = ""
 
 
 class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):

@@ -1,0 +1,113 @@
+"""The submitter's side of runtime environments: inheritance, and the upload of local files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from nbray.exceptions import RuntimeEnvSetupError
+from nbray.runtime_env import packaging
+from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.spec import URI_PREFIX, from_text, merge, to_text
+from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
+from nbray.wire.messages import JobConfig
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+
+class RuntimeEnvs:
+    """The environment of this process, and those of what it submits. From any thread."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._own: dict[str, Any] = {}
+        self.text = ""
+        self._known: dict[str, str] = {}
+        self._working_dir = ""
+        self._sys_path: Sequence[str] = ()
+
+    def enter(self, text: str, working_dir: str = "", sys_path: Sequence[str] = ()) -> None:
+        """This process runs in that environment, whose files are here."""
+        self._own = from_text(text)
+        self.text = text
+        self._working_dir = working_dir
+        self._sys_path = sys_path
+
+    def set_own(self, env: Mapping[str, Any]) -> None:
+        """The environment of a driver, which only its tasks and actors run in."""
+        self.text = self.text_for(env)
+        self._own = from_text(self.text)
+        self._known.clear()
+
+    def enter_job(self, job: JobConfig) -> None:
+        """Make the driver's modules importable, and the driver's folder or our own the current."""
+        for entry in reversed(job.sys_path):
+            if entry not in sys.path:
+                sys.path.insert(0, entry)
+        for entry in reversed(self._sys_path):  # the environment's files come first
+            sys.path.insert(0, entry)
+        folder = self._working_dir or job.working_dir
+        if os.path.isdir(folder):
+            os.chdir(folder)
+
+    def text_for(self, env: Mapping[str, Any] | None) -> str:
+        """The environment of a task or actor that sets ``env`` itself; "" for none.
+
+        Raises:
+            RuntimeEnvSetupError: a folder is too large, or could not be sent.
+        """
+        if not env:
+            return self.text
+        given = to_text(env)
+        known = self._known.get(given)
+        if known is None:
+            merged = merge(self._own, self._uploaded(env))
+            merged.pop("excludes", None)
+            known = self._known[given] = to_text(merged)
+        return known
+
+    def _uploaded(self, env: Mapping[str, Any]) -> dict[str, Any]:
+        sent = dict(env)
+        excludes = env.get("excludes", [])
+        try:
+            if "working_dir" in env:
+                sent["working_dir"] = self._upload(env["working_dir"], excludes, False)
+            if "py_modules" in env:
+                sent["py_modules"] = [
+                    self._upload(path, excludes, True) for path in env["py_modules"]
+                ]
+        except (PackageError, OSError) as error:
+            raise RuntimeEnvSetupError(str(error)) from error
+        return sent
+
+    def _upload(self, path: str, excludes: list[str], keep_name: bool) -> str:
+        if path.startswith(URI_PREFIX):
+            return path
+        uri, data = packaging.pack(Path(path), excludes, keep_name)
+        if not self._count("KvExists", KvKey(packaging.NAMESPACE, uri.encode())):
+            parts = packaging.parts(data)
+            for number, part in enumerate(parts):
+                key = packaging.part_key(uri, number)
+                self._count("KvPut", KvPut(packaging.NAMESPACE, key, part))
+            count = str(len(parts)).encode()  # last: a package with it is complete
+            self._count("KvPut", KvPut(packaging.NAMESPACE, uri.encode(), count))
+        return uri
+
+    def _count(self, method: str, request: KvKey | KvPut) -> int:
+        reply = self._core.peers.gcs_call(method, msgspec.msgpack.encode(request))
+        return msgspec.msgpack.decode(reply, type=KvCount).count
+
+
+def enter_variables(env_vars: Mapping[str, str]) -> None:
+    """Set the variables of an environment in a worker, before it runs anything."""
+    variables = {name: os.path.expandvars(value) for name, value in env_vars.items()}
+    os.environ.update(variables)
+    for entry in reversed(variables.get("PYTHONPATH", "").split(os.pathsep)):
+        if entry and entry not in sys.path:
+            sys.path.insert(0, entry)

@@ -1,0 +1,5 @@
+"""Runtime environments: variables, files and packages that a job, task or actor runs with."""
+
+from nbray.runtime_env.spec import RuntimeEnv
+
+__all__ = ["RuntimeEnv"]

@@ -1,0 +1,123 @@
+"""The raylet's side: what an environment needs is brought to this node once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nbray.runtime_env import packaging
+from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.spec import from_text
+from nbray.runtime_env.venv import VenvError, make_venv
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 600.0
+Fetch = Callable[[bytes], Awaitable[bytes | None]]
+
+
+class EnvError(Exception):
+    """The environment cannot be set up; the text says why."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An environment that is complete on this node; what a worker needs to enter it.
+
+    Attributes:
+        text: the text form of the environment, by which workers are pooled.
+        python: the interpreter; empty: the raylet's own.
+        env_vars: variables to set.
+        working_dir: where to run; empty: the driver's.
+        sys_path: what comes first in ``sys.path``.
+    """
+
+    text: str = ""
+    python: str = ""
+    env_vars: dict[str, str] = field(default_factory=dict)
+    working_dir: str = ""
+    sys_path: list[str] = field(default_factory=list)
+
+
+class EnvManager:
+    """All environments of this node.
+
+    Args:
+        folder: where packages are unpacked and virtual environments made.
+        fetch: gets the value of a key from the GCS's key-value space.
+    """
+
+    def __init__(self, folder: Path, fetch: Fetch) -> None:
+        self._folder = folder
+        self._fetch = fetch
+        self._ready: dict[str, asyncio.Task[Prepared]] = {}
+        self._locks: dict[Path, asyncio.Lock] = {}
+
+    async def prepare(self, text: str) -> Prepared:
+        """Bring what the environment needs here; once, whoever asks.
+
+        Raises:
+            EnvError: it cannot be set up. The next call tries again.
+        """
+        if not text:
+            return Prepared()
+        task = self._ready.get(text)
+        if task is None:
+            task = self._ready[text] = asyncio.get_running_loop().create_task(self._make(text))
+        try:
+            return await asyncio.shield(task)
+        except (PackageError, VenvError, OSError) as error:
+            self._ready.pop(text, None)
+            raise EnvError(f"Failed to set up runtime environment.\n{error}") from error
+
+    def stop(self) -> None:
+        """End what is being set up."""
+        for task in self._ready.values():
+            task.cancel()
+
+    async def _make(self, text: str) -> Prepared:
+        env = from_text(text)
+        sys_path = []
+        working_dir = ""
+        if "working_dir" in env:
+            working_dir = str(await self._unpacked(env["working_dir"]))
+            sys_path.append(working_dir)
+        for uri in env.get("py_modules", ()):
+            sys_path.append(str(await self._unpacked(uri)))
+        python = ""
+        if "pip" in env:
+            limit = float(env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S))
+            python = await self._venv(env["pip"], limit)
+        return Prepared(text, python, env.get("env_vars", {}), working_dir, sys_path)
+
+    async def _unpacked(self, uri: str) -> Path:
+        folder = self._folder / "packages" / uri.rpartition("/")[2].removesuffix(".zip")
+        async with self._locks.setdefault(folder, asyncio.Lock()):
+            if not folder.exists():
+                count = await self._fetch(uri.encode())
+                if count is None:
+                    raise PackageError(f"The GCS does not have the package {uri}.")
+                found = []
+                for number in range(int(count)):
+                    part = await self._fetch(packaging.part_key(uri, number))
+                    if part is None:
+                        raise PackageError(f"The GCS has only a part of the package {uri}.")
+                    found.append(part)
+                await asyncio.to_thread(packaging.unpack, b"".join(found), folder)
+        return folder
+
+    async def _venv(self, pip: dict[str, object], timeout_s: float) -> str:
+        name = hashlib.sha256(json.dumps(pip, sort_keys=True).encode()).hexdigest()[:32]
+        folder = self._folder / "pip" / name
+        async with self._locks.setdefault(folder, asyncio.Lock()):
+            if (folder / "installed.json").exists():
+                return str(folder / "bin" / "python")
+            os.makedirs(folder.parent, exist_ok=True)
+            logger.info("Installing %s into %s.", pip["packages"], folder)
+            return await make_venv(folder, pip, timeout_s)

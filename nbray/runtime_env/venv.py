@@ -1,0 +1,78 @@
+"""A virtual environment for a set of requirements, on top of what the raylet itself can import."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import site
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SHOWN_BYTES = 4000
+
+
+class VenvError(Exception):
+    """The requirements could not be installed; the text is what pip said."""
+
+
+async def make_venv(folder: Path, pip: Mapping[str, Any], timeout_s: float) -> str:
+    """Make a virtual environment and install the requirements; returns its interpreter.
+
+    Raises:
+        VenvError: pip failed, or it took longer than ``timeout_s`` seconds.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _make(folder, pip)
+    except TimeoutError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise VenvError(f"pip took longer than {timeout_s:.0f} s.") from None
+    except VenvError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+async def _make(folder: Path, pip: Mapping[str, Any]) -> str:
+    await _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    python = str(folder / "bin" / "python")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # Not --system-site-packages: of a virtual environment, that shows the packages of its base.
+    inherited = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE
+                                            else [])]  # fmt: skip
+    lines = [f"import site; site.addsitedir({path!r})" for path in inherited]
+    pth = folder / "lib" / version / "site-packages" / "_inherited.pth"
+    pth.write_text("\n".join(lines) + "\n")
+    requirements = folder / "requirements.txt"
+    requirements.write_text("\n".join(pip["packages"]) + "\n")
+    options = pip.get("pip_install_options") or []
+    await _pip(python, "install", "--disable-pip-version-check", "--no-input", *options, "-r",
+               str(requirements))  # fmt: skip
+    if pip.get("pip_check"):
+        await _pip(python, "check")
+    (folder / "installed.json").write_text(json.dumps(dict(pip)))
+    return python
+
+
+async def _pip(python: str, *args: str) -> None:
+    await _run(sys.executable, "-m", "pip", "--python", python, *args)
+
+
+async def _run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT, env={**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"},
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        text = output.decode(errors="replace")[-_SHOWN_BYTES:]
+        raise VenvError(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
