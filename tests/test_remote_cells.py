@@ -298,12 +298,3 @@ def test_names_of_outputs_and_variables_let_objects_go(notebook: Notebook) -> No
     assert "ndarray read in place" in shown
     notebook.run("%nbray objects --release Out[4] --release kept --release array")
     assert "keeps nothing" in notebook.run("%nbray objects").result
-
-
-def test_completion_knows_words_options_and_live_names(notebook: Notebook) -> None:
-    notebook.run("%remote --actor deskname -- 1")
-    assert "status" in notebook.complete("%nbray sta")
-    assert "--num-cpus" in notebook.complete("%nbray start --num")
-    assert "deskname" in notebook.complete("%%remote --actor desk")
-    assert "--on-interrupt" in notebook.complete("%%remote --on-")
-    assert "interrupt_grace" in notebook.complete("%nbray config inter")

@@ -1,28 +1,96 @@
-"""``%nbray actors``: what the cluster is doing."""
+"""``%nbray actors``, ``workers``, ``tasks``: what the cluster is doing."""
 
 from __future__ import annotations
 
 import argparse
+import threading
 from typing import TYPE_CHECKING
 
+from nbray.jupyter_ext.command_line import Parser
 from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.tables import Table
+from nbray.jupyter_ext.tables import Table, as_bytes, resource_amounts
+from nbray.util.state import list_actors, list_workers
+from nbray.util.task_counts import FunctionCounts, request_counts
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
 
-
-def actor_names(workspace: Workspace) -> list[str]:
-    """The names of actors that cells can run in."""
-    return sorted(workspace.actors)
+_COUNTS_S = 5.0
 
 
-def _actors(workspace: Workspace, _arguments: argparse.Namespace) -> object:
-    rows = [
-        (name, handle._actor_id.hex()[:12], handle._class_name)
-        for name, handle in workspace.actors.items()
+def actor_names(_workspace: Workspace) -> list[str]:
+    """The names of the actors that live."""
+    return sorted({actor.name for actor in list_actors() if actor.name and actor.state != "DEAD"})
+
+
+def actor_words(workspace: Workspace) -> list[str]:
+    """Names and ids of the actors that live."""
+    ids = [actor.actor_id[:12] for actor in list_actors() if actor.state != "DEAD"]
+    return actor_names(workspace) + ids
+
+
+def _actor_arguments(parser: Parser) -> None:
+    parser.add_argument("actor", metavar="ACTOR", nargs="?", help="a name, or how an id begins")
+    parser.add_argument("--all", action="store_true", help="also the dead ones")
+
+
+def _actors(_workspace: Workspace, arguments: argparse.Namespace) -> object:
+    wanted = arguments.actor
+    actors = [
+        actor
+        for actor in list_actors(detail=True, limit=10_000)
+        if (arguments.all or wanted or actor.state != "DEAD")
+        and (wanted is None or actor.name == wanted or actor.actor_id.startswith(wanted))
     ]
-    return Table(("name", "id", "class"), rows)
+    rows = [
+        (
+            actor.actor_id[:12], actor.name or "", actor.class_name, actor.state,
+            (actor.node_id or "")[:12], actor.pid or "",
+            ", ".join(resource_amounts(actor.required_resources or {})),
+        )
+        for actor in actors
+    ]  # fmt: skip
+    notes = [
+        f"{actor.class_name} {actor.actor_id[:12]} died: {actor.death_cause}"
+        for actor in actors
+        if actor.death_cause
+    ]
+    if not rows:
+        return Table((), (), notes=["No actor" + (f" is called {wanted!r}." if wanted else ".")])
+    return Table(("id", "name", "class", "state", "node", "pid", "resources"), rows, notes=notes)
 
 
-COMMANDS = (Command("actors", "The actors.", _actors, values=actor_names),)
+def _workers(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
+    rows = [
+        (worker.pid, worker.worker_type.lower(), worker.activity.lower(), worker.node_id[:12],
+         as_bytes(worker.rss_bytes))
+        for worker in list_workers(limit=10_000, raise_on_missing_output=False)
+        if worker.is_alive
+    ]  # fmt: skip
+    return Table(("pid", "type", "activity", "node", "memory"), rows)
+
+
+def _tasks(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
+    arrived = threading.Event()
+    counts: list[FunctionCounts] = []
+
+    def take(found: list[FunctionCounts]) -> None:
+        counts.extend(found)
+        arrived.set()
+
+    if request_counts(take):
+        arrived.wait(_COUNTS_S)
+    rows = [
+        (row.name, row.submitted, row.unfinished - row.running, row.running, row.done, row.failed)
+        for row in counts
+    ]
+    if not rows:
+        return Table((), (), notes=["This notebook has submitted no task yet."])
+    return Table(("function", "submitted", "queued", "running", "done", "failed"), rows)
+
+
+COMMANDS = (
+    Command("actors", "The actors, or one of them.", _actors, _actor_arguments, actor_words),
+    Command("workers", "The processes that run tasks and actors.", _workers),
+    Command("tasks", "The tasks of this notebook, by function.", _tasks),
+)

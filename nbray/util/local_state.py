@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from nbray.common.ids import TaskID
 from nbray.core_worker.value_kind import kind_in
@@ -63,3 +64,8 @@ def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:
     core = current_core()
     for task in tasks:
         core.cancel_task(task.binary(), force)
+
+
+def session_dir() -> Path:
+    """The folder of this node's sockets and logs."""
+    return Path(current_core().address.unix_path).parent.parent

@@ -1,0 +1,60 @@
+"""`%nbray`'s looks at the cluster, and completion, in a real kernel."""
+
+from __future__ import annotations
+
+from kernel import Notebook, notebook
+
+__all__ = ["notebook"]
+
+
+def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
+    notebook.run("import nbray\n@nbray.remote\ndef task():\n    print('in the task')\n")
+    notebook.run("nbray.get([task.remote() for _ in range(3)])")
+    notebook.run("%%remote --actor desk --num-cpus 0.5\nprint('at the desk')")
+    actors = notebook.run("%nbray actors").result
+    assert "desk" in actors and "ALIVE" in actors and "CPU 0.5" in actors
+    identity = actors.splitlines()[1].split()[0]
+    assert identity in notebook.run(f"%nbray actors {identity}").result
+    assert "No actor is called 'nobody'" in notebook.run("%nbray actors nobody").result
+    tasks = [line.split() for line in notebook.run("%nbray tasks").result.splitlines()]
+    assert ["task", "3", "0", "0", "3", "0"] in tasks
+    workers = notebook.run("%nbray workers").result
+    assert "actor" in workers and "driver" in workers
+    assert "alive" in notebook.run("%nbray nodes").result
+    assert "raylet.log" in notebook.run("%nbray logs").result
+    assert "at the desk" in notebook.run("%nbray logs desk").printed
+    assert "in the task" in notebook.run("%nbray logs worker --grep task").printed
+    assert "Did you mean raylet.log?" in notebook.run("%nbray logs raylt").printed
+    assert "no worker of the cluster has pid 1." in notebook.run("%nbray logs 1").printed
+    notebook.run("import nbray\nnbray.kill(nbray.get_actor('desk'))")
+    notebook.wait(
+        lambda: "desk" not in notebook.run("%nbray actors").result, "the end of the actor"
+    )
+    assert "DEAD" in notebook.run("%nbray actors desk --all").result
+
+
+def test_help_lists_every_command(notebook: Notebook) -> None:
+    shown = notebook.run("%nbray").result
+    for command in ("start", "attach", "status", "stop", "nodes", "actors", "tasks", "objects",
+                    "logs", "tb", "config"):  # fmt: skip
+        assert f"%nbray {command} " in shown
+        assert notebook.run(f"%nbray help {command}").printed.startswith("usage:")
+
+
+def test_completion_knows_words_options_and_live_names(notebook: Notebook) -> None:
+    notebook.run("%remote --actor deskname -- 1")
+    assert "status" in notebook.complete("%nbray sta")
+    assert "--num-cpus" in notebook.complete("%nbray start --num")
+    assert "deskname" in notebook.complete("%nbray actors desk")
+    assert "deskname" in notebook.complete("%%remote --actor desk")
+    assert "--on-interrupt" in notebook.complete("%%remote --on-")
+    assert "interrupt_grace" in notebook.complete("%nbray config inter")
+    assert "raylet.log" in notebook.complete("%nbray logs rayl")
+
+
+def test_settings_are_shown_and_set(notebook: Notebook) -> None:
+    assert "interrupt_grace" in notebook.run("%nbray config").result
+    shown = notebook.run("%nbray config tell_bytes 2GiB").result
+    assert str(2 * 2**30) in shown and "on_interrupt" not in shown
+    assert "'much' is not a size" in notebook.run("%nbray config tell_bytes much").printed
+    assert "cancel or detach" in notebook.run("%nbray config on_interrupt never").printed
