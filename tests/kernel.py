@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import processes_of, wait_until
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
@@ -112,3 +114,21 @@ def notebook(session_root: Path) -> Iterator[Notebook]:
     """A kernel with the extension and a cluster of two CPUs."""
     with running_notebook() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def shared_notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """One kernel for the tests of a module that do not disturb each other."""
+    root = tmp_path_factory.mktemp("nb")
+    root.chmod(0o700)
+    before = os.environ.get("NBRAY_TMPDIR")
+    os.environ["NBRAY_TMPDIR"] = str(root)
+    try:
+        with running_notebook() as found:
+            yield found
+        wait_until(lambda: not processes_of(root), "the end of all processes of the module")
+    finally:
+        if before is None:
+            del os.environ["NBRAY_TMPDIR"]
+        else:
+            os.environ["NBRAY_TMPDIR"] = before

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel import Notebook, notebook
+from kernel import Notebook, running_notebook, shared_notebook
 
-__all__ = ["notebook"]
+__all__ = ["shared_notebook"]
+
+
+@pytest.fixture(name="notebook")
+def one_kernel_for_most(shared_notebook: Notebook) -> Notebook:
+    return shared_notebook
+
+
+@pytest.fixture
+def fresh_notebook(session_root: Path) -> Iterator[Notebook]:
+    with running_notebook() as found:
+        yield found
 
 
 def test_only_the_names_that_are_asked_for_come_back(notebook: Notebook) -> None:
@@ -58,59 +70,38 @@ def test_one_line_runs_remotely_and_has_a_value(notebook: Notebook) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_answered_in_one_that_helps(
-    started: Notebook, line: str, said: str
+    notebook: Notebook, line: str, said: str
 ) -> None:
-    cell = started.run(line)
+    cell = notebook.run(line)
     assert said in cell.printed.strip()
     assert "\n" not in cell.printed.strip()
     assert not cell.error
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """One kernel for many wrong lines."""
-    import os
-
-    from kernel import running_notebook
-
-    before = os.environ.get("NBRAY_TMPDIR")
-    root = tmp_path_factory.mktemp("nb")
-    root.chmod(0o700)
-    os.environ["NBRAY_TMPDIR"] = str(root)
-    try:
-        with running_notebook() as found:
-            yield found
-    finally:
-        if before is None:
-            del os.environ["NBRAY_TMPDIR"]
-        else:
-            os.environ["NBRAY_TMPDIR"] = before
-
-
 @pytest.mark.parametrize("line", ["%nbray start --help", "%%remote --help\n1", "%remote -h"])
-def test_help_is_printed_and_nothing_else_happens(started: Notebook, line: str) -> None:
-    cell = started.run(line)
+def test_help_is_printed_and_nothing_else_happens(notebook: Notebook, line: str) -> None:
+    cell = notebook.run(line)
     assert cell.printed.startswith("usage: %") and "--num-cpus" in cell.printed
     assert not cell.error and not cell.result
 
 
-def test_a_cell_that_takes_too_long_is_cancelled(notebook: Notebook) -> None:
-    cell = notebook.run("%%remote --timeout 0.5\nimport time\ntime.sleep(60)\nx = 1")
+def test_a_cell_that_takes_too_long_is_cancelled(fresh_notebook: Notebook) -> None:
+    cell = fresh_notebook.run("%%remote --timeout 0.5\nimport time\ntime.sleep(60)\nx = 1")
     assert "GetTimeoutError: Remote cell In [3] did not end within 0.5 s" in cell.error
-    assert notebook.run("%%remote\n6 * 7").result == "42"
+    assert fresh_notebook.run("%%remote\n6 * 7").result == "42"
 
 
-def test_a_handle_waits_cancels_and_is_awaited(notebook: Notebook) -> None:
-    first = notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.3)\ndone = 5")
+def test_a_handle_waits_cancels_and_is_awaited(fresh_notebook: Notebook) -> None:
+    first = fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.3)\ndone = 5")
     assert first.result == "<remote cell In [3]: running>"
-    assert notebook.run("await Out[3]\nOut[3]").result == "<remote cell In [3]: done>"
-    assert notebook.run("done").result == "5"
-    notebook.run("%%remote --noblock\nimport time\ntime.sleep(60)")
-    assert notebook.run("%nbray cancel 6").printed == "In [6] asked to stop.\n"
-    notebook.wait(
-        lambda: notebook.run("Out[6]").result.endswith("cancelled>"), "the end of the cell"
+    assert fresh_notebook.run("await Out[3]\nOut[3]").result == "<remote cell In [3]: done>"
+    assert fresh_notebook.run("done").result == "5"
+    fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(60)")
+    assert fresh_notebook.run("%nbray cancel 6").printed == "In [6] asked to stop.\n"
+    fresh_notebook.wait(
+        lambda: fresh_notebook.run("Out[6]").result.endswith("cancelled>"), "the end of the cell"
     )
-    cells = notebook.run("%nbray cells").result
+    cells = fresh_notebook.run("%nbray cells").result
     assert "In [3]  done" in cells and "In [6]  cancelled" in cells
 
 
@@ -275,26 +266,28 @@ def test_what_a_cell_calls_is_what_is_defined_now(notebook: Notebook) -> None:
     assert notebook.run("%remote helper()").result == "'new'"
 
 
-def test_an_error_of_a_task_shows_cells_and_the_rest_on_demand(notebook: Notebook) -> None:
-    notebook.run("import nbray, json\n@nbray.remote\ndef parse(text):\n    return json.loads(text)")
-    cell = notebook.run("ref = parse.remote('{x')\nnbray.get(ref)")
+def test_an_error_of_a_task_shows_cells_and_the_rest_on_demand(fresh_notebook: Notebook) -> None:
+    fresh_notebook.run(
+        "import nbray, json\n@nbray.remote\ndef parse(text):\n    return json.loads(text)"
+    )
+    cell = fresh_notebook.run("ref = parse.remote('{x')\nnbray.get(ref)")
     assert "Cell In [3], line 4, in parse" in cell.error
     assert "return json.loads(text)" in cell.error
     assert "calls in json (%nbray tb shows all)" in cell.error
     assert "Cell In [4], line 2" in cell.error
     assert "decoder.py" not in cell.error and "nbray/" not in cell.error
-    whole = notebook.run("%nbray tb").printed
+    whole = fresh_notebook.run("%nbray tb").printed
     assert "decoder.py" in whole and "JSONDecodeError" in whole
 
 
-def test_names_of_outputs_and_variables_let_objects_go(notebook: Notebook) -> None:
-    notebook.run("import nbray, numpy as np")
-    notebook.run("nbray.put(np.ones(1_000_000))")
-    notebook.run("kept = [nbray.put(bytes(500_000)) for _ in range(3)]")
-    notebook.run("array = nbray.get(nbray.put(np.ones(300_000)))")
-    shown = notebook.run("%nbray objects").result
+def test_names_of_outputs_and_variables_let_objects_go(fresh_notebook: Notebook) -> None:
+    fresh_notebook.run("import nbray, numpy as np")
+    fresh_notebook.run("nbray.put(np.ones(1_000_000))")
+    fresh_notebook.run("kept = [nbray.put(bytes(500_000)) for _ in range(3)]")
+    fresh_notebook.run("array = nbray.get(nbray.put(np.ones(300_000)))")
+    shown = fresh_notebook.run("%nbray objects").result
     assert "Out[4]" in shown and "8.0 MB" in shown
     assert "list with 3 refs" in shown and "1.5 MB" in shown
     assert "ndarray read in place" in shown
-    notebook.run("%nbray objects --release Out[4] --release kept --release array")
-    assert "keeps nothing" in notebook.run("%nbray objects").result
+    fresh_notebook.run("%nbray objects --release Out[4] --release kept --release array")
+    assert "keeps nothing" in fresh_notebook.run("%nbray objects").result
