@@ -45,8 +45,9 @@ class LastError:
         parts = []
         if isinstance(error, TaskError):
             parts += [f"In the worker (pid {error.pid}):", error.traceback_text.rstrip(), ""]
-            parts += ["Here:"]
-        parts += ["".join(traceback.format_exception(error, chain=False)).rstrip()]
+            parts += ["Here:", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
+        else:
+            parts += ["".join(traceback.format_exception(error, chain=False)).rstrip()]
         self.title, self.text = title, "\n".join(parts)
 
 
