@@ -81,7 +81,9 @@ class ActorCalls:
         core = self._core
         message = CreateActor(spec, core.job)
         if wait:
-            reply: ActorRegistered = core.peers.request(("actor", spec.actor_id), message)
+            reply: ActorRegistered = core.peers.request(
+                ("actor", spec.actor_id), message, core.peers.gcs_patience_s
+            )
             if reply.error:
                 raise ValueError(reply.error)
         else:

@@ -32,6 +32,7 @@ class Peers:
         on_closed: who hears of the end of a connection, in this order.
         on_node_died: who hears of the end of a node, after the ends of its connections.
         hello: makes the first message over a new connection.
+        gcs_patience_s: by then the raylet has answered what it has to ask the GCS.
     """
 
     def __init__(self, token: bytes, config: Config, worker_id: bytes, socket_path: str) -> None:
@@ -45,7 +46,7 @@ class Peers:
         self.raylet: Connection
         self._socket_path = socket_path
         # The raylet waits so long for the GCS, and then says that it did not come back.
-        self._gcs_patience_s = config.gcs_rpc_server_reconnect_timeout_s + 10.0
+        self.gcs_patience_s = config.gcs_rpc_server_reconnect_timeout_s + 10.0
         self._peers: dict[bytes, Connection] = {}
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
@@ -205,7 +206,7 @@ class Peers:
         """
         request_id = self.next_request()
         reply: m.GcsReply = self.request(
-            ("gcs", request_id), m.GcsRequest(request_id, method, body), self._gcs_patience_s
+            ("gcs", request_id), m.GcsRequest(request_id, method, body), self.gcs_patience_s
         )
         if reply.error:
             raise NbrayError(f"The GCS could not do {method}: {reply.error}")

@@ -47,7 +47,12 @@ class GcsServer:
         self._counters = Table(store, "counters", int)
         self._jobs = self._counters.all().get(b"jobs", 0)
         self.kv = KeyValueSpace(store)
-        self.actors = ActorTable(lambda: list(self._nodes.values()), self._raylet)
+        self._unreconciled = {node_id for node_id, node in self._nodes.items() if node.alive}
+        self._reconciling: set[asyncio.Task[None]] = set()
+        self.actors = ActorTable(
+            lambda: list(self._nodes.values()), self._raylet, store,
+            lambda job_id: self.state.job_is_over(job_id),
+        )  # fmt: skip
         self.state = StateTables(
             lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store, self.kv
         )
@@ -58,6 +63,13 @@ class GcsServer:
             client = GrpcClient(f"{node.host}:{node.grpc_port}", self._token)
             self._clients[node.node_id] = client
         return client
+
+    async def resume(self) -> None:
+        """Go on with what the store told of; called once, when raylets can call."""
+        for node in list(self._nodes.values()):
+            if not node.alive:
+                await self._node_gone(node.node_id, "its node died")
+        self.actors.resume()
 
     async def report(self, request: g.Report) -> g.Nodes:
         """A raylet's row; the first one registers it."""
@@ -71,6 +83,11 @@ class GcsServer:
         self._seen[node.node_id] = time.monotonic()
         if known is None or not node.alive:
             self._node_table.put(node.node_id, structs.replace(node, stats={}))
+        if node.node_id in self._unreconciled and node.alive:
+            self._unreconciled.discard(node.node_id)
+            task = asyncio.get_running_loop().create_task(self.actors.reconcile(node))
+            self._reconciling.add(task)
+            task.add_done_callback(self._reconciling.discard)
         if request.load is not None:
             self.state.reported(node.node_id, request.load)
         if not node.alive:
@@ -98,8 +115,9 @@ class GcsServer:
 
     async def finish_job(self, request: g.JobId) -> g.Empty:
         """A driver has gone."""
-        self.state.job_ended(request.job_id)
         await self.actors.finish_job(request.job_id)
+        self.state.job_ended(request.job_id)
+        await self.actors.finish_job(request.job_id)  # those that came meanwhile
         await self._store.durable()
         return g.Empty()
 
@@ -109,12 +127,12 @@ class GcsServer:
 
     async def kill_actor(self, request: g.KillActorRequest) -> g.Empty:
         """End an actor."""
-        await self.actors.kill(request.actor_id, request.no_restart, request.cause)
+        await self.actors.kill(request)
         return g.Empty()
 
     async def worker_died(self, request: g.WorkerDied) -> g.Empty:
         """A raylet lost a worker."""
-        self.actors.worker_died(request.worker_id, request.cause)
+        await self.actors.worker_died(request)
         return g.Empty()
 
     async def _node_gone(self, node_id: bytes, cause: str) -> None:
@@ -176,6 +194,7 @@ async def _main(args: argparse.Namespace) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if args.parent_fd is not None:
         watch_parent(loop, args.parent_fd, stopped.set)
+    await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
     health = loop.create_task(gcs.watch_health())
     await stopped.wait()

@@ -1,23 +1,38 @@
-"""The life of every actor: placed, alive, restarted, dead."""
+"""All actors of the cluster: placed, restarted, found by name, waited for, ended.
+
+What an actor may go through is decided in `actor_life`. Here it is carried out, so that a GCS
+killed at any moment changes nothing: the node that is asked to start an attempt is stored before
+it is asked, and asked again by a GCS that comes back. The raylet makes one process for an attempt,
+however often it is asked, and answers for it. What it has and should not have, it is told to end
+when it first reports to a GCS that came back (`reconcile`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from nbray.common.resources import fits
+from nbray.gcs.actor_life import ActorLife, State
+from nbray.gcs.storage import StorageError, Store, Table
 from nbray.wire.gcs_messages import (
+    ActorsHere,
     ActorStarted,
     CreateActorRequest,
     Empty,
+    EndActor,
     FoundActor,
-    KillWorker,
+    KillActorRequest,
     NamedActor,
     Outcome,
     StartActor,
+    WorkerDied,
 )
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.messages import ActorSpec, ActorState, Address, JobConfig, NodeInfo
@@ -26,54 +41,86 @@ from nbray.wire.state_messages import ActorRow, DemandRow
 logger = logging.getLogger(__name__)
 
 _DEAD_KEPT = 1000
-TRANSITIONS = {
-    "PENDING": {"ALIVE", "RESTARTING", "DEAD"},
-    "ALIVE": {"RESTARTING", "DEAD"},
-    "RESTARTING": {"ALIVE", "RESTARTING", "DEAD"},
-    "DEAD": set(),
-}
+_RETRY_S = 0.2
+_KNOWN_WITHIN_S = 5.0
+_START_TIMEOUT_S = 3600.0
 
 
 @dataclass
 class _Actor:
     spec: ActorSpec
     job: JobConfig
-    restarts_left: int
-    state: str = "PENDING"
-    version: int = 0
-    address: Address | None = None
-    cause: str = ""
-    pid: int = 0
-    restarts: int = 0
-    started: float = 0.0
+    life: ActorLife
     unplaced_since: float = 0.0
+    placer: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ActorTable:
     """All actors of the cluster.
 
-    ``nodes`` gives the node rows, ``raylet`` the client of a node.
+    ``nodes`` gives the node rows, ``raylet`` the client of a node, ``job_ended`` whether a job is
+    over.
     """
 
     def __init__(
         self,
         nodes: Callable[[], list[NodeInfo]],
         raylet: Callable[[NodeInfo], GrpcClient],
+        store: Store,
+        job_ended: Callable[[bytes], bool],
     ) -> None:
         self._nodes = nodes
         self._raylet = raylet
+        self._store = store
+        self._job_ended = job_ended
+        self._lives = Table(store, "actors", ActorLife)
+        self._specs = Table(store, "actor_specs", CreateActorRequest)
         self._actors: dict[bytes, _Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
-        self._dead: list[bytes] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._dead: deque[bytes] = deque()
+        self._starting: dict[bytes, set[asyncio.Future[ActorStarted]]] = {}
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
+        self._load()
+
+    def _load(self) -> None:
+        specs = self._specs.all()
+        lives = [life for life in self._lives.all().values() if life.actor_id in specs]
+        for life in sorted(lives, key=lambda life: life.ended):
+            made = specs[life.actor_id]
+            self._actors[life.actor_id] = _Actor(made.spec, made.job, life)
+            options = made.spec.options
+            if life.state is State.DEAD:
+                self._dead.append(life.actor_id)
+            elif options.name:
+                self._names[(options.namespace, options.name)] = life.actor_id
+
+    def resume(self) -> None:
+        """Go on after a restart: what waited for a process, and what was lost meanwhile."""
+        alive = {node.node_id for node in self._nodes() if node.alive}
+        for actor in list(self._actors.values()):
+            life = actor.life
+            if life.state is State.ALIVE and life.node_id() not in alive:
+                self._lost(actor, "its node died")
+            elif life.unplaced:
+                self._place_soon(actor)
+
+    # --- created --------------------
 
     async def create(self, request: CreateActorRequest) -> Outcome:
-        """Register an actor and start to place it."""
+        """Register an actor and start to place it; a second time, only the answer is given."""
+        outcome = self._create(request)
+        await self._store.durable()
+        return outcome
+
+    def _create(self, request: CreateActorRequest) -> Outcome:
         spec = request.spec
         options = spec.options
         key = (options.namespace, options.name)
+        if spec.actor_id in self._actors:
+            return Outcome()
+        if self._job_ended(spec.job_id) and not (options.detached or self._is_actor(spec.owner)):
+            return Outcome("Its job has ended.")
         if options.name:
             if key in self._names:
                 return Outcome(
@@ -82,128 +129,242 @@ class ActorTable:
                     f"ray.get_actor('{options.name}', namespace='{options.namespace}')"
                 )
             self._names[key] = spec.actor_id
-        actor = _Actor(spec, request.job, options.max_restarts)
-        self._actors[spec.actor_id] = actor
-        self._spawn_place(actor)
+        life = ActorLife(spec.actor_id, options.max_restarts)
+        actor = self._actors[spec.actor_id] = _Actor(spec, request.job, life)
+        self._specs.put(spec.actor_id, request)
+        self._lives.put(spec.actor_id, life)
+        self._place_soon(actor)
         return Outcome()
 
-    def _spawn_place(self, actor: _Actor) -> None:
-        task = asyncio.get_running_loop().create_task(self._place(actor))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _is_actor(self, owner: Address) -> bool:
+        """Whether an actor lives there; a detached one may create actors when its job is over."""
+        return any(
+            actor.life.address is not None and actor.life.address.worker_id == owner.worker_id
+            for actor in self._actors.values()
+        )
 
-    def _move(self, actor: _Actor, state: str, cause: str = "") -> None:
-        if state not in TRANSITIONS[actor.state]:
-            raise ValueError(f"An actor does not go from {actor.state} to {state}.")
-        actor.state, actor.cause = state, cause
-        actor.version += 1
-        actor.changed.set()
-        actor.changed = asyncio.Event()
-        if state == "DEAD":
-            options = actor.spec.options
-            if self._names.get((options.namespace, options.name)) == actor.spec.actor_id:
-                del self._names[(options.namespace, options.name)]
-            self._dead.append(actor.spec.actor_id)
-            if len(self._dead) > _DEAD_KEPT:
-                self._actors.pop(self._dead.pop(0), None)
+    # --- placed --------------------
+
+    def _place_soon(self, actor: _Actor) -> None:
+        if actor.placer is None or actor.placer.done():
+            actor.placer = asyncio.get_running_loop().create_task(self._place(actor))
 
     async def _place(self, actor: _Actor) -> None:
-        while actor.state in ("PENDING", "RESTARTING"):
-            demand = actor.spec.options.resources
-            able = [n for n in self._nodes() if n.alive and fits(demand, n.total)]
-            able.sort(key=lambda node: not fits(demand, node.available))
-            if not able:
+        life = actor.life
+        while life.unplaced:
+            attempt = life.restarts
+            node = self._choose(actor)
+            if node is None:
                 actor.unplaced_since = actor.unplaced_since or time.monotonic()
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(_RETRY_S)
                 continue
             actor.unplaced_since = 0.0
-            try:
-                started = await self._raylet(able[0]).call(
-                    "StartActor", StartActor(actor.spec, actor.job), ActorStarted, 3600.0
-                )
-            except RpcError as error:
-                logger.warning("Actor %s was not started: %s", actor.spec.class_name, error)
-                await asyncio.sleep(0.2)
-                continue
-            if actor.state == "DEAD":
-                if started.address is not None:
-                    await self._kill(started.address)
-            elif started.address is not None:
-                actor.address, actor.pid = started.address, started.pid
-                actor.started = time.time()
-                self._move(actor, "ALIVE")
-            elif not started.retriable:
-                self._move(actor, "DEAD", started.error)
-                self.on_failed(actor.spec, b"", started.error)
-            elif not self._restart(actor, started.error):
-                return
+            if life.placing != node.node_id:
+                life.placing = node.node_id
+                self._lives.put(life.actor_id, life)
+                try:
+                    await self._store.durable()
+                except StorageError:
+                    return  # the GCS leaves
+                if not life.unplaced or life.restarts != attempt:
+                    continue
+            started = await self._ask(actor, node, attempt)
+            if started is None:
+                await asyncio.sleep(_RETRY_S)
+            elif not life.unplaced or life.restarts != attempt:
+                await self._kill(node.node_id, life.actor_id, attempt)
+            else:
+                self._on_answer(actor, started)
 
-    def _restart(self, actor: _Actor, cause: str) -> bool:
-        node_id = actor.address.node_id if actor.address is not None else b""
-        actor.address = None
-        if actor.restarts_left == 0:
-            self._move(actor, "DEAD", cause)
+    def _choose(self, actor: _Actor) -> NodeInfo | None:
+        """The node that was asked for this attempt, as long as it lives; else one that fits."""
+        alive = [node for node in self._nodes() if node.alive]
+        for node in alive:
+            if node.node_id == actor.life.placing:
+                return node
+        demand = actor.spec.options.resources
+        able = [node for node in alive if fits(demand, node.total)]
+        able.sort(key=lambda node: not fits(demand, node.available))
+        return able[0] if able else None
+
+    async def _ask(self, actor: _Actor, node: NodeInfo, attempt: int) -> ActorStarted | None:
+        """Have an attempt started by a raylet; None when that was not heard of."""
+        request = StartActor(actor.spec, actor.job, attempt=attempt)
+        call = asyncio.ensure_future(
+            self._raylet(node).call("StartActor", request, ActorStarted, _START_TIMEOUT_S)
+        )
+        calls = self._starting.setdefault(node.node_id, set())
+        calls.add(call)
+        try:
+            return await call
+        except RpcError as error:
+            logger.warning("Actor %s was not started: %s", actor.spec.class_name, error)
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise
+            logger.warning("Actor %s was not started: the node died.", actor.spec.class_name)
+        finally:
+            calls.discard(call)
+        return None
+
+    def _on_answer(self, actor: _Actor, started: ActorStarted) -> None:
+        if started.address is not None:
+            actor.life.start(started.address, started.pid, time.time())
+            self._changed(actor)
+        elif started.retriable:
+            self._lost(actor, started.error)
+        else:
+            self._end(actor, started.error)
+            self.on_failed(actor.spec, b"", started.error)
+
+    # --- lost and ended --------------------
+
+    def _changed(self, actor: _Actor) -> None:
+        """Store a new state and tell those who wait for it."""
+        life = actor.life
+        self._lives.put(life.actor_id, life)
+        actor.changed.set()
+        actor.changed = asyncio.Event()
+        if life.state is not State.DEAD:
+            return
+        options = actor.spec.options
+        if self._names.get((options.namespace, options.name)) == life.actor_id:
+            del self._names[(options.namespace, options.name)]
+        # Of the dead, only what is shown is kept.
+        actor.spec = structs.replace(
+            actor.spec, class_pickle=b"", args=b"", dependencies=[], contained=[], methods={}
+        )
+        self._specs.put(life.actor_id, CreateActorRequest(actor.spec, actor.job))
+        self._dead.append(life.actor_id)
+        if len(self._dead) > _DEAD_KEPT:
+            oldest = self._dead.popleft()
+            self._actors.pop(oldest, None)
+            self._lives.delete(oldest)
+            self._specs.delete(oldest)
+
+    def _lost(self, actor: _Actor, cause: str) -> None:
+        node_id = actor.life.node_id()
+        again = actor.life.lose(cause, time.time())
+        self._changed(actor)
+        if again:
+            self._place_soon(actor)
+        else:
             self.on_failed(actor.spec, node_id, cause)
-            return False
-        actor.restarts_left -= actor.restarts_left > 0
-        actor.restarts += 1
-        self._move(actor, "RESTARTING", cause)
-        return True
 
-    def worker_died(self, worker_id: bytes, cause: str) -> None:
+    def _end(self, actor: _Actor, cause: str) -> None:
+        actor.life.end(cause, time.time())
+        self._changed(actor)
+
+    async def worker_died(self, request: WorkerDied) -> None:
         """Restart or bury the actor of a dead worker."""
-        for actor in list(self._actors.values()):
-            if actor.address is None or actor.address.worker_id != worker_id:
-                continue
-            if actor.state == "ALIVE" and self._restart(actor, cause):
-                self._spawn_place(actor)
+        actor = self._actors.get(request.actor_id)
+        if (
+            actor is not None
+            and actor.life.restarts == request.attempt
+            and actor.life.state is not State.DEAD
+        ):
+            self._lost(actor, request.cause)
+        await self._store.durable()
 
     async def node_died(self, node_id: bytes, cause: str) -> None:
         """All workers of a node are gone."""
+        for call in self._starting.pop(node_id, ()):
+            call.cancel()
         for actor in list(self._actors.values()):
-            if actor.address is not None and actor.address.node_id == node_id:
-                self.worker_died(actor.address.worker_id, cause)
+            life = actor.life
+            if life.address is not None and life.address.node_id == node_id:
+                self._lost(actor, cause)
+            elif life.placing == node_id:
+                life.placing = b""
+                self._lives.put(life.actor_id, life)
 
-    async def kill(self, actor_id: bytes, no_restart: bool, cause: str) -> None:
+    async def kill(self, request: KillActorRequest) -> None:
         """End an actor's process; with ``no_restart``, for good."""
-        actor = self._actors.get(actor_id)
-        if actor is None or actor.state == "DEAD":
+        actor = await self._known(request.actor_id)
+        if actor is None or actor.life.state is State.DEAD:
             return
-        address, actor.address = actor.address, None
-        if no_restart:
-            self._move(actor, "DEAD", cause)
-        elif actor.state == "ALIVE" and self._restart(actor, cause):
-            self._spawn_place(actor)
-        if address is not None:
-            await self._kill(address)
+        life = actor.life
+        if request.request_id and life.last_kill == request.request_id:
+            await self._store.durable()
+            return
+        life.last_kill = request.request_id
+        node_id, attempt = life.node_id(), life.restarts
+        if request.no_restart:
+            self._end(actor, request.cause)
+        elif life.state is State.ALIVE:
+            self._lost(actor, request.cause)
+        else:
+            return
+        await self._store.durable()
+        if node_id:
+            await self._kill(node_id, life.actor_id, attempt)
 
-    async def _kill(self, address: Address) -> None:
+    async def _kill(self, node_id: bytes, actor_id: bytes, attempt: int) -> None:
         for node in self._nodes():
-            if node.node_id == address.node_id and node.alive:
+            if node.node_id == node_id and node.alive:
                 try:
-                    await self._raylet(node).call(
-                        "KillWorker", KillWorker(address.worker_id), Empty
-                    )
+                    await self._raylet(node).call("EndActor", EndActor(actor_id, attempt), Empty)
                 except RpcError as error:
-                    logger.warning("A worker was not killed: %s", error)
+                    logger.warning("The process of an actor was not ended: %s", error)
 
     async def finish_job(self, job_id: bytes) -> None:
         """The driver left: its actors end, but for the detached."""
-        for actor in list(self._actors.values()):
-            if actor.spec.job_id == job_id and not actor.spec.options.detached:
-                await self.kill(actor.spec.actor_id, True, "its driver has ended")
+        await asyncio.gather(
+            *(
+                self.kill(KillActorRequest(actor.spec.actor_id, True, "its driver has ended"))
+                for actor in list(self._actors.values())
+                if actor.spec.job_id == job_id and not actor.spec.options.detached
+            )
+        )
+
+    async def reconcile(self, node: NodeInfo) -> None:
+        """Compare a node with the table, once after a restart."""
+        expected = [
+            (actor, actor.life.restarts)
+            for actor in self._actors.values()
+            if actor.life.address is not None and actor.life.address.node_id == node.node_id
+        ]
+        try:
+            here = await self._raylet(node).call("ActorsHere", Empty(), ActorsHere)
+        except RpcError as error:
+            logger.warning("Node %s did not list its actors: %s", node.node_id.hex()[:8], error)
+            return
+        found = {(row.actor_id, row.attempt) for row in here.rows}
+        for row in here.rows:
+            actor = self._actors.get(row.actor_id)
+            if (
+                actor is None
+                or actor.life.restarts != row.attempt
+                or actor.life.node_id() != node.node_id
+            ):
+                logger.warning("Actor %s should not be there any more.", row.actor_id.hex())
+                await self._kill(node.node_id, row.actor_id, row.attempt)
+        for actor, attempt in expected:
+            life = actor.life
+            missing = (life.actor_id, attempt) not in found
+            if missing and life.state is State.ALIVE and life.restarts == attempt:
+                self._lost(actor, "its worker ended while the GCS was away")
+
+    # --- asked --------------------
+
+    async def _known(self, actor_id: bytes) -> _Actor | None:
+        """An actor; a handle may arrive before the registration."""
+        deadline = time.monotonic() + _KNOWN_WITHIN_S
+        while actor_id not in self._actors and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        return self._actors.get(actor_id)
 
     async def wait(self, actor_id: bytes, after: int) -> ActorState:
         """The state, once it is newer than ``after``."""
-        deadline = asyncio.get_running_loop().time() + 5.0
-        while actor_id not in self._actors and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.005)  # a handle may arrive before the registration
-        actor = self._actors.get(actor_id)
+        actor = await self._known(actor_id)
         if actor is None:
             return ActorState(actor_id, 1 << 30, "DEAD", None, "it is not known to the cluster")
-        while actor.version <= after or actor.state == "PENDING":
+        life = actor.life
+        while life.version <= after or life.state is State.PENDING:
             await actor.changed.wait()
-        return ActorState(actor_id, actor.version, actor.state, actor.address, actor.cause)
+        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause)
+        await self._store.durable()
+        return answer
 
     async def find(self, request: NamedActor) -> FoundActor:
         """The actor of a name."""
@@ -221,23 +382,24 @@ class ActorTable:
 
     def rows(self) -> list[ActorRow]:
         """All actors: those that live, and the newest that died."""
-        return [
-            ActorRow(
-                a.spec.actor_id, a.spec.job_id, a.spec.class_name, a.spec.options.name,
-                a.spec.options.namespace, a.spec.options.detached, a.state,
-                a.address.node_id if a.address else b"",
-                a.address.worker_id if a.address else b"",
-                a.pid, a.restarts, a.spec.options.resources, a.cause, a.started,
-            )
-            for a in self._actors.values()
-        ]  # fmt: skip
+        return [self._row(actor) for actor in self._actors.values()]
+
+    def _row(self, actor: _Actor) -> ActorRow:
+        spec, life = actor.spec, actor.life
+        options, address = spec.options, life.address
+        return ActorRow(
+            spec.actor_id, spec.job_id, spec.class_name, options.name, options.namespace,
+            options.detached, life.state,
+            address.node_id if address else b"", address.worker_id if address else b"",
+            life.pid, life.restarts, options.resources, life.cause, life.started,
+        )  # fmt: skip
 
     def unplaced(self) -> list[DemandRow]:
         """The actors for which no node has the resources at all, by shape."""
         rows: dict[tuple[tuple[str, int], ...], DemandRow] = {}
         now = time.monotonic()
         for actor in self._actors.values():
-            if not actor.unplaced_since or actor.state not in ("PENDING", "RESTARTING"):
+            if not actor.unplaced_since or not actor.life.unplaced:
                 continue
             demand = actor.spec.options.resources
             row = rows.setdefault(

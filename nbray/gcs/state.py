@@ -82,6 +82,11 @@ class StateTables:
         )  # fmt: skip
         self._job_table.put(job_id, self._jobs[job_id])
 
+    def job_is_over(self, job_id: bytes) -> bool:
+        """Whether the driver has gone."""
+        job = self._jobs.get(job_id)
+        return job is None or bool(job.ended)
+
     def running_jobs(self) -> list[s.JobRow]:
         """The jobs whose drivers have not gone."""
         return [job for job in self._jobs.values() if not job.ended]

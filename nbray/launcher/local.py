@@ -23,7 +23,6 @@ from nbray.common.resources import to_units
 from nbray.common.session import Session, sessions_root
 
 _SMALLEST_STORE = 1 << 20
-_STOP_S = 5.0
 
 
 @dataclass
@@ -108,13 +107,18 @@ def _crashed_head(folder: Path) -> str:
         if node.session.path.resolve() != folder.resolve():
             continue
         for process in node.processes:
-            if "nbray.raylet" in process.cmdline():
+            if _is_raylet(process):
                 raise ValueError(f"The node of {folder} runs: its raylet is pid {process.pid}.")
-        for process in node.processes:
-            process.terminate()
-            process.wait(_STOP_S)
+        node.end_processes()
         return node.gcs_address
     raise ValueError(f"{folder} is no session folder of yours. They are in {sessions_root()}.")
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    try:
+        return "nbray.raylet" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def join(
@@ -206,8 +210,13 @@ class FoundNode:
     fate_shared: bool
     processes: list[psutil.Process]
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """End its processes, the last started first, and delete its folder.
+    def stop(self) -> None:
+        """End its processes and delete its folder."""
+        self.end_processes()
+        self.session.remove()
+
+    def end_processes(self, timeout_s: float = 5.0) -> None:
+        """End its processes, the last started first.
 
         One that has not left within ``timeout_s`` seconds is killed.
         """
@@ -219,7 +228,6 @@ class FoundNode:
                     _has_ended(process.pid, timeout_s)
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
-        self.session.remove()
 
 
 def _has_ended(pid: int, timeout_s: float) -> bool:

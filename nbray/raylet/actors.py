@@ -1,10 +1,18 @@
-"""Actors on this node: started for the GCS, and asked for by its processes."""
+"""Actors on this node: started for the GCS, and asked for by its processes.
+
+The GCS may be killed at any moment, and asks again when it is back. So a creation does not depend
+on the call that asked for it, an attempt at an actor has one process however often it is asked
+for, and what became of it is kept for the next who asks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from collections import deque
+from dataclasses import dataclass
 
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
@@ -17,6 +25,18 @@ from nbray.wire.grpc_service import GrpcClient, RpcError
 logger = logging.getLogger(__name__)
 
 _WATCH_S = 3600.0
+_ENDED_KEPT = 1000
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """One attempt at an actor: its creation, then its worker, then how it ended."""
+
+    actor_id: bytes
+    number: int
+    creation: asyncio.Task[g.ActorStarted] | None = None
+    worker: Worker | None = None
+    ended: str = ""
 
 
 class ActorManager:
@@ -29,10 +49,37 @@ class ActorManager:
         self._resources: dict[bytes, dict[str, int]] = {}
         self._candidates: dict[bytes, Candidate] = {}
         self._starting: dict[bytes, asyncio.Future[m.ActorCreated]] = {}
+        self._attempts: dict[bytes, _Attempt] = {}
+        self._ended: deque[_Attempt] = deque()
+        self._registering: dict[bytes, asyncio.Event] = {}
 
     # --- for the GCS --------------------
 
     async def start(self, request: g.StartActor) -> g.ActorStarted:
+        """Have an attempt at an actor created, or say what became of it."""
+        actor_id = request.spec.actor_id
+        attempt = self._attempts.get(actor_id)
+        if attempt is not None and attempt.number < request.attempt:
+            self._end(attempt)
+            attempt = None
+        if attempt is None:
+            attempt = self._attempts[actor_id] = _Attempt(actor_id, request.attempt)
+            attempt.creation = asyncio.get_running_loop().create_task(
+                self._create(attempt, request)
+            )
+        if attempt.number > request.attempt:
+            return g.ActorStarted(None, "A newer attempt is here.", retriable=True)
+        if attempt.ended:
+            return g.ActorStarted(None, attempt.ended, retriable=True)
+        assert attempt.creation is not None
+        try:
+            return await asyncio.shield(attempt.creation)
+        except asyncio.CancelledError:
+            if not attempt.creation.cancelled():
+                raise
+            return g.ActorStarted(None, "It was ended while it was being started.", retriable=True)
+
+    async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         """Give an actor its resources and a worker, and have it created."""
         spec = request.spec
         demand = spec.options.resources
@@ -45,12 +92,13 @@ class ActorManager:
         given: list[Worker] = []
 
         def use(worker: Worker | None) -> None:
-            if worker is None or created.done():  # the GCS has gone, and its call with it
+            if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
                     self._pool.give_back(worker)
                 self._leases.give_back(demand)
                 return
             given.append(worker)
+            attempt.worker = worker
             worker.actor_id = spec.actor_id
             self._resources[worker.worker_id] = demand
             self._candidates[worker.worker_id] = Candidate(
@@ -70,6 +118,7 @@ class ActorManager:
         try:
             result = await created
         except ConnectionError as error:
+            self._keep_ended(attempt)
             return g.ActorStarted(None, str(error), retriable=True)
         except EnvError as error:
             return g.ActorStarted(None, str(error))
@@ -79,8 +128,27 @@ class ActorManager:
             raise
         if result.error_text:
             self._pool.kill(given[0])
+            attempt.worker = None  # the end of its process is no news
+            self._keep_ended(attempt)
             return g.ActorStarted(None, result.error_text)
         return g.ActorStarted(given[0].address, pid=given[0].pid)
+
+    def _end(self, attempt: _Attempt) -> None:
+        """End what there is of an attempt."""
+        if self._attempts.get(attempt.actor_id) is attempt:
+            del self._attempts[attempt.actor_id]
+        if attempt.creation is not None and not attempt.creation.done():
+            attempt.creation.cancel()
+        elif attempt.worker is not None:
+            self._pool.kill(attempt.worker)
+
+    def _keep_ended(self, attempt: _Attempt) -> None:
+        """Keep how an attempt ended for a GCS that has not heard of it."""
+        self._ended.append(attempt)
+        if len(self._ended) > _ENDED_KEPT:
+            oldest = self._ended.popleft()
+            if self._attempts.get(oldest.actor_id) is oldest:
+                del self._attempts[oldest.actor_id]
 
     async def _take(self, demand: dict[str, int]) -> None:
         """Wait, in the queue of all requests, until the actor's resources are taken."""
@@ -121,28 +189,50 @@ class ActorManager:
         if starting is not None and not starting.done():
             starting.set_exception(ConnectionError(cause))
             return
+        attempt = self._attempts.get(worker.actor_id)
+        if attempt is None or attempt.worker is not worker:
+            return  # the GCS had it ended
+        if not attempt.ended:
+            attempt.ended = cause
+            self._keep_ended(attempt)
+        died = g.WorkerDied(worker.worker_id, cause, worker.actor_id, attempt.number)
         try:
-            await self._gcs.call("WorkerDied", g.WorkerDied(worker.worker_id, cause), g.Empty)
+            await self._gcs.call("WorkerDied", died, g.Empty)
         except RpcError as error:
             logger.warning("The death of an actor's worker was not reported: %s", error)
 
-    async def kill_worker(self, request: g.KillWorker) -> g.Empty:
-        """End a worker's process."""
-        worker = self._pool.workers.get(request.worker_id)
-        if worker is not None:
-            self._pool.kill(worker)
+    async def end(self, request: g.EndActor) -> g.Empty:
+        """End the process of an attempt, or do not start it."""
+        attempt = self._attempts.get(request.actor_id)
+        if attempt is not None and attempt.number == request.attempt:
+            self._end(attempt)
         return g.Empty()
+
+    async def here(self, _request: g.Empty) -> g.ActorsHere:
+        """The attempts that are being started, or live."""
+        rows = [
+            g.ActorHere(attempt.actor_id, attempt.number)
+            for attempt in self._attempts.values()
+            if (attempt.creation is not None and not attempt.creation.done())
+            or (attempt.worker is not None and attempt.worker.worker_id in self._pool.workers)
+        ]
+        return g.ActorsHere(rows)
 
     # --- for drivers and workers --------------------
 
     async def create(self, process: Process, message: m.CreateActor) -> None:
         """Register an actor at the GCS."""
+        actor_id = message.spec.actor_id
+        registered = self._registering[actor_id] = asyncio.Event()
         try:
             outcome = await self._gcs.call(
                 "CreateActor", g.CreateActorRequest(message.spec, message.job), g.Outcome
             )
         except RpcError as error:
             outcome = g.Outcome(str(error))
+        finally:
+            del self._registering[actor_id]
+            registered.set()
         process.send(m.ActorRegistered(message.spec.actor_id, outcome.error))
 
     async def watch(self, process: Process, message: m.WatchActor) -> None:
@@ -163,7 +253,10 @@ class ActorManager:
         cause = message.cause or (
             "all its handles are gone" if message.out_of_scope else "nbray.kill ended it"
         )
-        request = g.KillActorRequest(message.actor_id, message.no_restart, cause)
+        request = g.KillActorRequest(message.actor_id, message.no_restart, cause, os.urandom(8))
+        registering = self._registering.get(message.actor_id)
+        if registering is not None:
+            await registering.wait()
         try:
             await self._gcs.call("KillActor", request, g.Empty)
         except RpcError as error:

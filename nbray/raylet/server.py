@@ -89,7 +89,8 @@ class Raylet:
         """What the GCS and other raylets may call by gRPC."""
         return {
             "StartActor": (g.StartActor, self._start_actor),
-            "KillWorker": (g.KillWorker, self._actors.kill_worker),
+            "EndActor": (g.EndActor, self._actors.end),
+            "ActorsHere": (g.Empty, self._actors.here),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
             "TellOwner": (TellOwner, self._objects.tell_owner),

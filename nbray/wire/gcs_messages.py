@@ -62,18 +62,21 @@ class WaitActor(msgspec.Struct, array_like=True):
 
 
 class KillActorRequest(msgspec.Struct, array_like=True):
-    """Raylet to GCS. Answered by `Empty`."""
+    """Raylet to GCS. Answered by `Empty`. A request that is repeated is done once."""
 
     actor_id: bytes
     no_restart: bool
     cause: str
+    request_id: bytes = b""
 
 
 class WorkerDied(msgspec.Struct, array_like=True):
-    """Raylet to GCS: a worker ended, and how."""
+    """Raylet to GCS: the process of that attempt at an actor ended, and how."""
 
     worker_id: bytes
     cause: str
+    actor_id: bytes = b""
+    attempt: int = 0
 
 
 class NamedActor(msgspec.Struct, array_like=True):
@@ -94,10 +97,14 @@ class FoundActor(msgspec.Struct, array_like=True):
 
 
 class StartActor(msgspec.Struct, array_like=True):
-    """GCS to raylet: give it a worker and create it. Answered by `ActorStarted`."""
+    """GCS to raylet: give it a worker and create it. Answered by `ActorStarted`.
+
+    For one attempt there is one process, however often the raylet is asked.
+    """
 
     spec: ActorSpec
     job: JobConfig
+    attempt: int = 0
 
 
 class ActorStarted(msgspec.Struct, array_like=True):
@@ -109,10 +116,24 @@ class ActorStarted(msgspec.Struct, array_like=True):
     pid: int = 0
 
 
-class KillWorker(msgspec.Struct, array_like=True):
-    """GCS to raylet: end the process of an actor."""
+class EndActor(msgspec.Struct, array_like=True):
+    """GCS to raylet: end the process of that attempt at an actor, or do not start it."""
 
-    worker_id: bytes
+    actor_id: bytes
+    attempt: int
+
+
+class ActorHere(msgspec.Struct, array_like=True):
+    """An attempt at an actor on a node, being started or alive."""
+
+    actor_id: bytes
+    attempt: int
+
+
+class ActorsHere(msgspec.Struct, array_like=True):
+    """Raylet to GCS, answer to ``ActorsHere``."""
+
+    rows: list[ActorHere]
 
 
 # --- the key-value space --------------------------------------------------------------------

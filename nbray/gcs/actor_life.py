@@ -1,0 +1,122 @@
+"""The life of one actor: a table of transitions over the row that is stored.
+
+It decides and does not act: no clock, no messages. An *attempt* is one try to have the actor's
+process: 0 at first, one more after every loss. Whatever is said of an actor names its attempt, so
+that news of an older one, which may arrive at any time and more than once, changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+
+import msgspec
+
+from nbray.wire.messages import Address
+
+_STORY_KEPT = 12
+
+
+class State(StrEnum):
+    """Where an actor is; the names are those of the messages."""
+
+    PENDING = "PENDING"
+    ALIVE = "ALIVE"
+    RESTARTING = "RESTARTING"
+    DEAD = "DEAD"
+
+
+class Event(StrEnum):
+    """What happens to an actor."""
+
+    STARTED = "started"  # its process is ready for calls
+    LOST = "lost"  # its process ended, and it may have another
+    ENDED = "ended"  # it does not come back
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.PENDING, Event.STARTED): State.ALIVE,
+    (State.PENDING, Event.LOST): State.RESTARTING,
+    (State.PENDING, Event.ENDED): State.DEAD,
+    (State.ALIVE, Event.LOST): State.RESTARTING,
+    (State.ALIVE, Event.ENDED): State.DEAD,
+    (State.RESTARTING, Event.STARTED): State.ALIVE,
+    (State.RESTARTING, Event.LOST): State.RESTARTING,
+    (State.RESTARTING, Event.ENDED): State.DEAD,
+}
+
+
+class IllegalTransition(Exception):
+    """Our own bug: that does not happen to an actor in this state. The text tells its story."""
+
+
+class ActorLife(msgspec.Struct, array_like=True):
+    """The row of an actor that changes; what it is made of is stored apart.
+
+    Attributes:
+        restarts_left: how often it may still be lost; -1 for ever.
+        version: grows with every change of state.
+        address: where it lives, when it is alive.
+        placing: the node that was asked to start this attempt.
+        restarts: the number of the attempt.
+        last_kill: the request of the last kill, which may be repeated.
+        story: the last events, the newest last.
+    """
+
+    actor_id: bytes
+    restarts_left: int
+    state: State = State.PENDING
+    version: int = 0
+    address: Address | None = None
+    cause: str = ""
+    pid: int = 0
+    restarts: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    placing: bytes = b""
+    last_kill: bytes = b""
+    story: list[str] = []
+
+    @property
+    def unplaced(self) -> bool:
+        """Whether it waits for a process."""
+        return self.state in (State.PENDING, State.RESTARTING)
+
+    def node_id(self) -> bytes:
+        """The node where its process is, or is being made."""
+        return self.address.node_id if self.address is not None else self.placing
+
+    def start(self, address: Address, pid: int, now: float) -> None:
+        """Its process is ready. ``now`` in seconds since the epoch."""
+        self._move(Event.STARTED, now, f"pid {pid} on node {address.node_id.hex()[:8]}")
+        self.address, self.pid, self.started, self.placing = address, pid, now, b""
+
+    def lose(self, cause: str, now: float) -> bool:
+        """Its process ended; returns whether there is another attempt."""
+        again = self.restarts_left != 0
+        if not again:
+            self.end(cause, now)
+            return False
+        self._move(Event.LOST, now, cause)
+        self.restarts_left -= self.restarts_left > 0
+        self.restarts += 1
+        self.address, self.placing = None, b""
+        return True
+
+    def end(self, cause: str, now: float) -> None:
+        """It does not come back."""
+        self._move(Event.ENDED, now, cause)
+        self.address, self.placing, self.ended = None, b"", now
+
+    def _move(self, event: Event, now: float, detail: str) -> None:
+        state = TRANSITIONS.get((self.state, event))
+        if state is None:
+            raise IllegalTransition(
+                f"Actor {self.actor_id.hex()} is {self.state} and cannot be {event} ({detail}). "
+                "Its story:\n" + "\n".join(self.story)
+            )
+        when = time.strftime("%H:%M:%S", time.gmtime(now))
+        line = f"{when} {self.state} -> {state}, attempt {self.restarts}, {event}: {detail}"
+        self.story = [*self.story, line][-_STORY_KEPT:]
+        self.state, self.version = state, self.version + 1
+        self.cause = "" if state is State.ALIVE else detail
