@@ -21,8 +21,8 @@ from nbray.common.session import Session
 logger = logging.getLogger(__name__)
 
 _PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 5.0
-_STABLE_S = 10.0
+_LONGEST_PAUSE_S = 1.0
+_STABLE_S = 2.0
 
 
 class GcsSupervisor:
