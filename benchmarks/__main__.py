@@ -49,7 +49,7 @@ def main(pattern: str, rounds: int, quick: bool, names: str, output: Path | None
     report.write(path, rows, results)
     report.show(console, rows, results, [engine.name for engine in engines])
     console.print(f"Written to {path}.")
-    if any(problem for by_engine in results.problems.values() for problem in by_engine.values()):
+    if results.problems:
         raise SystemExit(1)
 
 
@@ -85,6 +85,8 @@ def _measure(
         results.samples.setdefault(row, {}).setdefault(engine.name, []).extend(samples)
     if outcome.processes:
         results.processes.setdefault(workload, {})[engine.name] = outcome.processes
+    if outcome.missing:
+        results.missing.setdefault(workload, {})[engine.name] = outcome.missing
     if outcome.problem:
         results.problems.setdefault(workload, {})[engine.name] = outcome.problem
 

@@ -28,6 +28,7 @@ class Results:
         samples: figures by row and engine.
         processes: the memory of each process, by workload and engine.
         problems: what went wrong, by workload and engine.
+        missing: what an engine does not have, by workload and engine.
     """
 
     machine: dict[str, Any]
@@ -35,6 +36,7 @@ class Results:
     samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     processes: dict[str, dict[str, list[ProcessMemory]]] = field(default_factory=dict)
     problems: dict[str, dict[str, str]] = field(default_factory=dict)
+    missing: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def as_json(rows: Sequence[Row], results: Results) -> dict[str, Any]:
             for workload, engines in results.processes.items()
         },
         "problems": results.problems,
+        "missing": results.missing,
     }
 
 
@@ -128,6 +131,9 @@ def show(console: Console, rows: Sequence[Row], results: Results, engines: Seque
     for workload, by_engine in results.processes.items():
         for engine, processes in by_engine.items():
             _show_processes(console, f"{engine}, {workload}", processes)
+    for workload, absent in results.missing.items():
+        for engine, what in absent.items():
+            console.print(f"{engine}, {workload}: not measured, there is no {what} yet")
     for workload, problems in results.problems.items():
         for engine, problem in problems.items():
             console.print(f"[red]{engine}, {workload}:[/red]", end=" ")

@@ -43,13 +43,15 @@ class Outcome:
     Attributes:
         samples: the figures by row.
         processes: the memory of each process, where the workload had it measured.
-        problem: why it ended early; empty when it did not.
+        problem: why it failed; empty when it did not.
+        missing: what the engine does not have, so that there was nothing to measure.
     """
 
     version: str = ""
     samples: dict[str, list[float]] = field(default_factory=dict)
     processes: list[ProcessMemory] = field(default_factory=list)
     problem: str = ""
+    missing: str = ""
 
 
 def run(engine: Engine, workload: str, pattern: str, effort: Effort) -> Outcome:
@@ -86,7 +88,7 @@ def _run_workload(
         _end(process)
     if not outcome.problem and process.returncode:
         outcome.problem = f"exit status {process.returncode}"
-    if outcome.problem and not outcome.problem.startswith("it has no"):
+    if outcome.problem:
         last = log.read_text(errors="replace").strip().splitlines()[-15:]
         outcome.problem += "\n" + "\n".join(last)
     return outcome
@@ -141,7 +143,7 @@ def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outco
     elif "version" in line:
         outcome.version = line["version"]
     elif "missing" in line:
-        outcome.problem = f"it has no {line['missing']}"
+        outcome.missing = line["missing"]
     elif "problem" in line:
         outcome.problem = line["problem"]
     elif "probe" in line:
