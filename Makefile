@@ -1,3 +1,4 @@
+# Which Python .venv is made with: `make clean`, then `make test PYTHON=python3.13`.
 PYTHON ?= python3
 BIN := .venv/bin
 RAY_PYTHON ?= .venv-ray/bin/python
