@@ -315,6 +315,12 @@ class _Flow(ast.NodeVisitor):
         for part in (*node.decorator_list, *arguments.defaults, *arguments.kw_defaults):
             if part is not None:
                 self.visit(part)
+        every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        for argument in (*every, arguments.vararg, arguments.kwarg):
+            if argument is not None and argument.annotation is not None:
+                self.visit(argument.annotation)
+        if node.returns is not None:
+            self.visit(node.returns)
         reads, stores = _inner_globals(node)
         self.store(node.name)
         for name in stores:
