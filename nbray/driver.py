@@ -12,7 +12,7 @@ from nbray.common.config import Config
 from nbray.common.session import Session, sessions_root
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
-from nbray.exceptions import NbrayError
+from nbray.exceptions import LocalRayletDiedError, NbrayError
 from nbray.launcher.local import RunningNode, start_head
 from nbray.runtime_env.spec import validate
 from nbray.util import output
@@ -30,6 +30,7 @@ class Driver:
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
         set_core(None)
+        self.core.on_raylet_lost = lambda: None
         self.core.peers.stop()
         if self.node is not None:
             self.node.stop()
@@ -177,6 +178,12 @@ def _join(session: Session, info: dict[str, Any], namespace: str | None) -> Core
         core.peers.stop()
         raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
+    lost = LocalRayletDiedError(
+        f"The task's local raylet died. Check {session.log_path('raylet.log')} for more "
+        f"information.\nIt was that of node {reply.node_id.hex()[:8]}. This driver has lost the "
+        "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
+    )
+    core.on_raylet_lost = lambda: core.give_up(lost)
     core.set_job(m.JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))
     return core
 

@@ -143,6 +143,11 @@ class ActorCalls:
             if call is not None:
                 yield call.spec
 
+    def fail_all(self, error: Exception) -> None:
+        """Give all calls up."""
+        for client in self._clients.values():
+            client.fail_all(error)
+
     def connected(self, connection: Connection, client: ActorClient) -> None:
         """That connection leads to the actor."""
         self._connected[connection] = client
@@ -290,6 +295,14 @@ class ActorClient:
             else:
                 self._lost.append(call)
         self._queue.extendleft(reversed(again))
+
+    def fail_all(self, error: Exception) -> None:
+        """Give all calls up."""
+        calls = [*self._lost, *self.unfinished()]
+        for waiting in (self._lost, self._in_flight, self._queue):
+            waiting.clear()
+        for call in calls:
+            self._core.results.fail(call.spec, error)
 
     def _fail_dead(self, call: ActorCall) -> None:
         cause = self._death_cause or ""

@@ -67,6 +67,7 @@ class CoreWorker:
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
+        self._given_up: Exception | None = None
         self.on_output: Callable[[m.OutputLines | m.OutputDisplay], None] | None = None
         self.on_task_start: Callable[[], None] = lambda: None
         self.on_task_end: Callable[[], None] = lambda: None
@@ -301,11 +302,20 @@ class CoreWorker:
             self.references.count_released()
         self.stored.send_unpins()
         self._take_new()
+        if self._given_up is not None:
+            self.give_up(self._given_up)
         if self.submitter_dirty:
             self.submitter_dirty = False
             self.submitter.dispatch()
         if self.on_executor_turn is not None:
             self.on_executor_turn()
+
+    def give_up(self, error: Exception) -> None:
+        """The cluster cannot be reached any more: all that waits fails, and all that comes."""
+        self._given_up = error
+        self.submitter.fail_all(error)
+        self.actor_calls.fail_all(error)
+        self.table.complete_all(m.Value(serialize(error).to_bytes(), None, True))
 
     def _take_new(self) -> None:
         """Take over what was submitted since the last turn."""

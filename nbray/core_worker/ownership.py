@@ -156,6 +156,12 @@ class OwnershipTable:
         )
         return list(found)
 
+    def complete_all(self, value: Value) -> None:
+        """Whatever has no value yet gets this one."""
+        for object_id, entry in list(self._entries.items()):
+            if entry.value is None:
+                self.complete(object_id, value)
+
     def drop_borrower(self, borrower_id: bytes) -> set[bytes]:
         """A borrower died; returns the objects that it held."""
         held = self._borrowed_by.pop(borrower_id, set())

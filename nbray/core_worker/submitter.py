@@ -312,6 +312,17 @@ class TaskSubmitter:
         self._core.results.fail_cancelled(task.spec)
         return None
 
+    def fail_all(self, error: Exception) -> None:
+        """Give all tasks up."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for shape in self._shapes.values():
+            shape.queue.clear()
+            for lease in shape.leases:
+                lease.in_flight.clear()
+        for task in tasks:
+            self._core.results.fail(task.spec, error)
+
     def knows(self, task_id: bytes) -> bool:
         """Whether that task has no reply yet."""
         return task_id in self._tasks
