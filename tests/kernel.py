@@ -92,21 +92,27 @@ class Notebook:
 
 
 @contextmanager
-def running_notebook(num_cpus: int = 2) -> Iterator[Notebook]:
-    """A kernel with the extension and a cluster; no colours."""
+def running_kernel() -> Iterator[Notebook]:
+    """A kernel; no colours."""
     manager = KernelManager()
     manager.start_kernel(extra_arguments=["--colors=NoColor"])
     client = manager.blocking_client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
-        notebook = Notebook(manager, client)
-        assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
-        assert "1 node" in notebook.run(f"%nbray start --head --num-cpus {num_cpus}").result
-        yield notebook
+        yield Notebook(manager, client)
     finally:
         client.stop_channels()
         manager.shutdown_kernel()
+
+
+@contextmanager
+def running_notebook(options: str = "") -> Iterator[Notebook]:
+    """A kernel with the extension and a cluster of two CPUs."""
+    with running_kernel() as notebook:
+        assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
+        assert "1 node" in notebook.run(f"%nbray start --head --num-cpus 2 {options}").result
+        yield notebook
 
 
 @pytest.fixture

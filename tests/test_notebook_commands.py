@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from kernel import Notebook, notebook
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernel import Notebook, notebook, running_kernel, running_notebook
 
 __all__ = ["notebook"]
 
@@ -58,3 +63,23 @@ def test_settings_are_shown_and_set(notebook: Notebook) -> None:
     assert str(2 * 2**30) in shown and "on_interrupt" not in shown
     assert "'much' is not a size" in notebook.run("%nbray config tell_bytes much").printed
     assert "cancel or detach" in notebook.run("%nbray config on_interrupt never").printed
+
+
+def test_a_detached_cluster_outlives_its_kernel(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    stop = [sys.executable, "-c", "from nbray.cli import main; main()", "stop"]
+    try:
+        with running_notebook("--detach") as first:
+            node = first.run("import nbray\nnbray.nodes()[0]['NodeID']").result
+        with running_kernel() as second:
+            second.run("%load_ext nbray\nimport nbray")
+            assert "1 node" in second.run("%nbray attach").result
+            assert second.run("nbray.nodes()[0]['NodeID']").result == node
+            assert second.run("%remote 6 * 7").result == "42"
+            assert second.run("%nbray stop").printed == "nbray is stopped.\n"
+            assert "1 node" in second.run("%nbray attach").result
+    finally:
+        ended = subprocess.run(stop, capture_output=True, text=True, timeout=60, check=False)
+    assert "Stopped 1 node" in ended.stdout

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -53,6 +57,34 @@ def _start_arguments(parser: Parser) -> None:
         "--object-store-memory", type=size, metavar="SIZE", help="of the object store, like 2GB"
     )
     parser.add_argument("--namespace", help="where the names of actors live")
+    parser.add_argument(
+        "--detach", action="store_true",
+        help="the cluster outlives this kernel: %%nbray attach finds it, the shell's "
+        "`nbray stop` ends it",
+    )  # fmt: skip
+
+
+def _start_detached(arguments: argparse.Namespace) -> str:
+    """Start a cluster by the command, apart from this kernel; returns its address.
+
+    Raises:
+        UsageError: it did not start.
+    """
+    words = ["start", "--head", "--port=0"]
+    for name in ("num_cpus", "num_gpus", "object_store_memory"):
+        if (value := getattr(arguments, name)) is not None:
+            words.append(f"--{name.replace('_', '-')}={value}")
+    if arguments.resources is not None:
+        words.append(f"--resources={json.dumps(arguments.resources)}")
+    program = "from nbray.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True, text=True, check=False, start_new_session=True,
+    )  # fmt: skip
+    found = re.search(r"cluster (\S+:\d+)", ended.stdout)
+    if ended.returncode or found is None:
+        raise UsageError(f"%nbray start --detach: {ended.stderr.strip() or ended.stdout.strip()}")
+    return found[1]
 
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
@@ -62,6 +94,8 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         options = given(
             arguments, "num_cpus", "num_gpus", "resources", "object_store_memory", "namespace"
         )
+        if arguments.detach:
+            options = {"address": _start_detached(arguments), **given(arguments, "namespace")}
         try:
             nbray.init(**options)
         except (NbrayError, OSError, ValueError) as error:
