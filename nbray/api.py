@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
+from nbray.runtime_env.spec import from_text
 from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.messages import NodeInfo
 
@@ -202,6 +204,11 @@ class RuntimeContext:
     task_id: str | None
     actor_id: str | None
     namespace: str
+    runtime_env: dict[str, Any]
+
+    def get_runtime_env_string(self) -> str:
+        """The runtime environment as JSON."""
+        return json.dumps(self.runtime_env)
 
     def get_job_id(self) -> str:
         """The job's id as hexadecimal text."""
@@ -232,5 +239,5 @@ def get_runtime_context() -> RuntimeContext:
         core.job.job_id.hex(), core.address.node_id.hex(), core.worker_id.hex(),
         task.task_id.hex() if task and task.task_id else None,
         task.actor_id.hex() if task and task.actor_id else None,
-        core.job.namespace,
+        core.job.namespace, from_text(core.runtime_envs.text),
     )  # fmt: skip

@@ -152,6 +152,7 @@ def test_variables_of_the_job_the_parent_and_the_task_are_merged(session_root: P
     def parent() -> list[list[str | None]]:
         again = {"env_vars": {"OWN": "child"}}
         wanted = ("FROM_JOB", "BOTH", "PATHS", "OWN")
+        assert nbray.get_runtime_context().runtime_env["env_vars"]["BOTH"] == "task"
         return nbray.get(
             [variables.remote(*wanted), variables.options(runtime_env=again).remote(*wanted)]
         )

@@ -344,6 +344,17 @@ def test_a_put_waits_for_room(session_root: Path) -> None:
     assert held == []
 
 
+def test_a_killed_raylet_leaves_nothing_on_the_disk(session_root: Path, tmp_path: Path) -> None:
+    nbray.init(num_cpus=1, object_store_memory=STORE, object_spilling_directory=str(tmp_path))
+    refs = [nbray.put(np.zeros(MB)) for _ in range(20)]
+    wait_until(lambda: spilled() > STORE, "values on disk")
+    raylet = next(p for p in psutil.process_iter(["cmdline"]) if is_raylet(p, session_root))
+    raylet.kill()
+    with pytest.raises(nbray.exceptions.RayError):
+        nbray.get(refs[0], timeout=30)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class Template:
         on_report: Callable[[Report], None], on_end: Callable[[Template], None],
     ) -> None:  # fmt: skip
         self.python = python
+        self.used = time.monotonic()
         self.log = session.log_path(f"template-{os.urandom(4).hex()}.log" if python else
                                     "template.log")  # fmt: skip
         self._on_report = on_report

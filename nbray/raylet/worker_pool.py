@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
+_TEMPLATE_IDLE_S = 60.0
 _LOG_TAIL_BYTES = 16 << 10
 PLAIN = Prepared()
 
@@ -245,7 +247,17 @@ class WorkerPool:
             want.use(None)
 
     def trim(self, most_idle: int) -> None:
-        """Let idle workers above ``most_idle`` leave, those that are bound to a job first."""
+        """Let idle workers above ``most_idle`` leave, those that are bound to a job first.
+
+        And the templates of environments that had no worker for a while.
+        """
+        now = time.monotonic()
+        for python, template in list(self._templates.items()):
+            if not python or any(w.env.python == python for w in self.workers.values()):
+                template.used = now
+            elif now - template.used > _TEMPLATE_IDLE_S:
+                del self._templates[python]
+                template.stop()
         surplus = sum(len(idle) for idle in self._idle.values()) - most_idle
         for key in sorted(self._idle, reverse=True):
             idle = self._idle[key]
