@@ -122,7 +122,7 @@ class WorkerPool:
         for worker in [w for w in self.workers.values() if w.env.python == template.python]:
             if worker.address is None:
                 del self.workers[worker.worker_id]
-                self._starting[worker.env.text] -= 1
+                self._started(worker.env.text)
                 self._refuse(worker.env.text, text)
 
     def _refuse(self, env: str, text: str) -> None:
@@ -158,18 +158,24 @@ class WorkerPool:
             self._satisfy()
             return
         env = worker.env.text
-        self._starting[env] -= 1
+        self._started(env)
         logger.error("A worker ended before it was ready; see %s.err.", worker.log)
         self._failed_starts[env] += 1
         if env and self._failed_starts[env] >= _FAILED_STARTS:
-            self._failed_starts[env] = 0
+            del self._failed_starts[env]
             self._refuse(env, worker.story("Its workers end before they are ready"))
         asyncio.get_running_loop().call_later(_FAILED_START_DELAY_S, self._satisfy)
 
+    def _started(self, env: str) -> None:
+        """One worker of the environment starts no more: it is ready, or has ended."""
+        self._starting[env] -= 1
+        if not self._starting[env]:
+            del self._starting[env]
+
     def registered(self, worker: Worker) -> None:
         """A worker connected and is ready."""
-        self._starting[worker.env.text] -= 1
-        self._failed_starts[worker.env.text] = 0
+        self._started(worker.env.text)
+        self._failed_starts.pop(worker.env.text, None)
         self._idle.setdefault((b"", worker.env.text), []).append(worker)
         self._satisfy()
 

@@ -19,6 +19,7 @@ from nbray.runtime_env.venv import VenvError, make_venv
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 600.0
+_KEPT = 1000
 Fetch = Callable[[bytes], Awaitable[bytes | None]]
 
 
@@ -69,12 +70,21 @@ class EnvManager:
             return Prepared()
         task = self._ready.get(text)
         if task is None:
+            self._forget_oldest()
             task = self._ready[text] = asyncio.get_running_loop().create_task(self._make(text))
         try:
             return await asyncio.shield(task)
         except (PackageError, VenvError, OSError) as error:
             self._ready.pop(text, None)
             raise EnvError(f"Failed to set up runtime environment.\n{error}") from error
+
+    def _forget_oldest(self) -> None:
+        """Only what is known of it: its files stay, and are found again."""
+        while len(self._ready) >= _KEPT:
+            oldest = next(iter(self._ready))
+            if not self._ready[oldest].done():
+                return
+            del self._ready[oldest]
 
     def stop(self) -> None:
         """End what is being set up."""
