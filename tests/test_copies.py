@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +140,72 @@ def test_what_a_dead_nodes_processes_owned_is_freed_elsewhere(nodes: list[Runnin
     kill(a)
     wait_until(lambda: objects_on(b) == 0, "the object to go with its owner", 30)
     del pending
+
+
+# --- what nobody heard of --------------------
+
+
+class Bomb:
+    """Ends the process that pickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it has ended")
+
+
+def used() -> float:
+    return sum(float(row["Stats"]["store_used"]) for row in nbray.nodes() if row["Alive"])
+
+
+def test_a_value_whose_maker_died_before_it_could_tell_is_freed(cluster: Path) -> None:
+    @nbray.remote(num_returns=2, max_retries=0)
+    def half() -> tuple[np.ndarray, Bomb]:
+        return np.ones(MB), Bomb()
+
+    first, _second = half.remote()
+    with pytest.raises(nbray.exceptions.WorkerCrashedError):
+        nbray.get(first, timeout=30)
+    wait_until(lambda: used() == 0, "the value to be freed while its ref is held")
+
+
+def test_a_value_that_is_told_of_outlives_its_maker(cluster: Path) -> None:
+    @nbray.remote
+    class Maker:
+        def make(self) -> np.ndarray:
+            return np.ones(MB)
+
+    maker = Maker.remote()
+    ref = maker.make.remote()
+    nbray.wait([ref], timeout=30)
+    nbray.kill(maker)
+    with pytest.raises(nbray.exceptions.ActorDiedError):
+        nbray.get(maker.make.remote(), timeout=30)
+    time.sleep(0.3)  # longer than the news of the death takes
+    assert nbray.get(ref, timeout=30).sum() == MB
+
+
+def test_a_value_made_for_a_dead_owner_is_freed(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote(num_cpus=0)
+    class Slow:
+        def make(self, folder: str) -> np.ndarray:
+            Path(folder, "began").touch()
+            while not Path(folder, "go").exists():
+                time.sleep(0.01)
+            return np.ones(MB)
+
+        def ping(self) -> None: ...
+
+    @nbray.remote(max_retries=0)
+    def caller(slow: Any, folder: str) -> None:
+        ref = slow.make.remote(folder)
+        while not Path(folder, "began").exists():
+            time.sleep(0.01)
+        del ref
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    slow = Slow.remote()
+    with pytest.raises(nbray.exceptions.WorkerCrashedError):
+        nbray.get(caller.remote(slow, str(tmp_path)), timeout=30)
+    (tmp_path / "go").touch()
+    nbray.get(slow.ping.remote(), timeout=30)
+    wait_until(lambda: used() == 0, "the value without an owner to be freed")

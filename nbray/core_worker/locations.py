@@ -32,6 +32,8 @@ class Locations:
             ("locations", reply.request_id), reply
         )
         peers.on_node_died.append(self._on_node_died)
+        peers.on_closed.append(self._on_closed)
+        self._dying: dict[bytes, list[m.CopiesChanged]] = {}
 
     # --- the owner, under the baton --------------------
 
@@ -40,6 +42,9 @@ class Locations:
         return None if entry is None or entry.value is None else entry.value.stored
 
     def _on_copies_changed(self, _raylet: Connection, message: m.CopiesChanged) -> None:
+        if message.maker:
+            self._on_maker_died(message)
+            return
         freed = []
         for object_id in message.object_ids:
             stored = self._stored(object_id)
@@ -51,6 +56,30 @@ class Locations:
                 stored.node_ids.remove(message.node_id)
         if freed and message.added:  # the copy was made while the object ended
             self._core.peers.raylet.send(m.FreeObjects(freed, [message.node_id]))
+
+    def _on_maker_died(self, message: m.CopiesChanged) -> None:
+        """What it told of before it died is all read once its connection has ended."""
+        connection = self._core.peers.find(message.maker)
+        if connection is None or connection.closed:
+            self._drop_unknown(message)
+        else:
+            self._dying.setdefault(message.maker, []).append(message)
+
+    def _on_closed(self, connection: Connection) -> None:
+        peer = connection.state
+        if isinstance(peer, m.Address):
+            for message in self._dying.pop(peer.worker_id, ()):
+                self._drop_unknown(message)
+
+    def _drop_unknown(self, message: m.CopiesChanged) -> None:
+        unknown = []
+        for object_id in message.object_ids:
+            stored = self._stored(object_id)
+            if stored is None or message.node_id not in stored.node_ids:
+                unknown.append(object_id)
+        if unknown:
+            raylet = self._core.peers.raylet
+            raylet.send(m.FreeObjects(unknown, [message.node_id], message.maker))
 
     def _serve(self, connection: Connection, message: m.RequestLocations) -> None:
         self._current(

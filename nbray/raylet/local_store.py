@@ -70,6 +70,7 @@ class LocalStore:
         self.table = ObjectTable(store_bytes)
         self.files = SpillFiles(spill_folder, config.local_fs_capacity_threshold)
         self.on_change: Callable[[bytes], None] = lambda object_id: None
+        self.is_gone: Callable[[m.Address], bool] = lambda owner: False
         self.on_evicted: Callable[[list[tuple[bytes, Stored]]], None] = lambda evicted: None
         self._node_id = node_id
         self._config = config
@@ -150,6 +151,8 @@ class LocalStore:
                     creation.creator, creation.secondary, creation.label, creation.owner.node_id,
                 )  # fmt: skip
             if offset is not None:
+                if self.is_gone(creation.owner):  # it ends as soon as it is complete
+                    self.table.free(creation.object_id)
                 creation.answer(offset, None)
             elif (refused := self._refusal(creation)) is not None:
                 creation.answer(0, refused)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _DROP_DELAY_S = 0.02
 _ANNOUNCE_S = 0.5
+_GONE_KEPT = 10_000
 
 
 _Request = DropObjects | KeepObjects | ProcessGone | TellOwner
@@ -50,15 +52,19 @@ class ObjectManager:
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
         self.store.on_evicted = self._on_evicted
+        self.store.is_gone = lambda owner: bool(
+            {owner.worker_id, owner.node_id} & self._gone.keys()
+        )
         self._node_id = node_id
         self._nodes = nodes
         self._config = config
         self._readers: dict[bytes, list[Process]] = {}
         self._pulls: dict[bytes, asyncio.Task[None]] = {}
         self._copies: dict[bytes, set[bytes]] = {}
-        self._drops: dict[bytes, list[bytes]] = {}
+        self._drops: dict[tuple[bytes, bytes], list[bytes]] = {}
         self._processes: dict[bytes, Process] = {}
-        self._news: dict[tuple[bytes, bytes, bool], list[bytes]] = {}
+        self._news: dict[tuple[bytes, bytes, bool, bytes], list[bytes]] = {}
+        self._gone: OrderedDict[bytes, None] = OrderedDict()
         self._sending: set[asyncio.Task[None]] = set()
 
     def introduce(self, process: Process, name: str) -> None:
@@ -219,21 +225,33 @@ class ObjectManager:
         self._copies.setdefault(object_id, set()).add(request.node_id)
         return Chunk(data)
 
-    def free(self, object_ids: Iterable[bytes], node_ids: Iterable[bytes] = ()) -> None:
-        """Nobody refers to the objects: forget them here, on ``node_ids``, and all copies."""
+    def free(
+        self, object_ids: Iterable[bytes], node_ids: Iterable[bytes] = (), maker: bytes = b""
+    ) -> None:
+        """Nobody refers to the objects: forget them here, on ``node_ids``, and all copies.
+
+        With ``maker``: only the copies on ``node_ids`` that this worker made.
+        """
         for object_id in object_ids:
-            self.store.free(object_id)
-            holders = self._copies.pop(object_id, set()).union(node_ids)
+            holders = set(node_ids)
+            if not maker:
+                self.store.free(object_id)
+                holders |= self._copies.pop(object_id, set())
+            elif self._node_id in holders or not holders:
+                stored = self.store.table.locate(object_id)
+                creator = stored.creator if stored is not None else None
+                if isinstance(creator, Process) and creator.worker_id == maker:
+                    self.store.free(object_id)
             for node_id in holders - {self._node_id}:
                 if not self._drops:
                     asyncio.get_running_loop().call_later(_DROP_DELAY_S, self._send_drops)
-                self._drops.setdefault(node_id, []).append(object_id)
+                self._drops.setdefault((node_id, maker), []).append(object_id)
         self.store.serve()
 
     def _send_drops(self) -> None:
         drops, self._drops = self._drops, {}
-        for node_id, object_ids in drops.items():
-            self._tell(node_id, "DropObjects", DropObjects(object_ids))
+        for (node_id, maker), object_ids in drops.items():
+            self._tell(node_id, "DropObjects", DropObjects(object_ids, maker))
 
     def _tell(self, node_id: bytes, method: str, request: _Request) -> None:
         async def send() -> None:
@@ -250,7 +268,7 @@ class ObjectManager:
 
     async def drop_objects(self, request: DropObjects) -> Empty:
         """Another raylet says that objects are free."""
-        self.free(request.object_ids)
+        self.free(request.object_ids, maker=request.maker)
         return Empty()
 
     # --- owners hear where copies are --------------------
@@ -259,19 +277,21 @@ class ObjectManager:
         for object_id, stored in evicted:
             self._tell_owner(object_id, stored.owner_id, stored.owner_node, False)
 
-    def _tell_owner(self, object_id: bytes, owner_id: bytes, owner_node: bytes, has: bool) -> None:
+    def _tell_owner(
+        self, object_id: bytes, owner_id: bytes, owner_node: bytes, has: bool, maker: bytes = b""
+    ) -> None:
         if not self._news:
             asyncio.get_running_loop().call_later(_DROP_DELAY_S, self._send_news)
         # What was told before and is not true any more must not arrive last.
-        opposite = self._news.get((owner_node, owner_id, not has))
+        opposite = self._news.get((owner_node, owner_id, not has, b""))
         if opposite is not None and object_id in opposite:
             opposite.remove(object_id)
-        self._news.setdefault((owner_node, owner_id, has), []).append(object_id)
+        self._news.setdefault((owner_node, owner_id, has, maker), []).append(object_id)
 
     def _send_news(self) -> None:
         news, self._news = self._news, {}
-        for (owner_node, owner_id, added), object_ids in news.items():
-            changed = m.CopiesChanged(object_ids, self._node_id, added)
+        for (owner_node, owner_id, added, maker), object_ids in news.items():
+            changed = m.CopiesChanged(object_ids, self._node_id, added, maker)
             if owner_node == self._node_id:
                 self._pass_on(owner_id, changed)
             else:
@@ -309,6 +329,9 @@ class ObjectManager:
     def process_gone(self, process: Process) -> None:
         """Drop what a process of this node wrote, read and owned, here and on other nodes."""
         self._processes.pop(process.worker_id, None)
+        for object_id, stored in self.store.table.made_for_others(process, process.worker_id):
+            self._tell_owner(object_id, stored.owner_id, stored.owner_node, True, process.worker_id)
+        self._note_gone(process.worker_id)
         gone = self.store.process_gone(process)
         self.free(gone)
         for object_id in gone:
@@ -318,10 +341,19 @@ class ObjectManager:
                 job_id = process.job_id if process.is_driver else b""
                 self._tell(node.node_id, "ProcessGone", ProcessGone(process.worker_id, job_id))
 
+    def _note_gone(self, some_id: bytes) -> None:
+        """What is made for it from now on has no owner; it may still be on its way."""
+        if some_id:
+            self._gone[some_id] = None
+            if len(self._gone) > _GONE_KEPT:
+                self._gone.popitem(last=False)
+
     def owner_gone(self, worker_id: bytes) -> None:
         """A process of another node ended: so do its objects here."""
+        self._note_gone(worker_id)
         self.free(self.store.table.owner_gone(worker_id))
 
     def node_gone(self, node_id: bytes) -> None:
         """A node died: so did the processes that owned objects here."""
+        self._note_gone(node_id)
         self.free(self.store.table.node_gone(node_id))

@@ -195,7 +195,7 @@ class Raylet:
             case m.ReturnRoom():
                 self._store.return_room(process, message)
             case m.FreeObjects():
-                self._objects.free(message.object_ids, message.node_ids)
+                self._objects.free(message.object_ids, message.node_ids, message.maker)
             case m.RegisterWorker():
                 self._register_worker(process, message)
             case m.RegisterDriver():

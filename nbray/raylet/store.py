@@ -294,6 +294,14 @@ class ObjectTable:
             stored.freed = True
             self._settle(object_id, stored)
 
+    def made_for_others(self, creator: Hashable, worker_id: bytes) -> list[tuple[bytes, Stored]]:
+        """The complete objects that ``creator``, of that id, made and does not own."""
+        return [
+            (object_id, stored)
+            for object_id, stored in self._objects.items()
+            if stored.creator is creator and stored.sealed and stored.owner_id != worker_id
+        ]
+
     def process_gone(self, holder: Hashable, worker_id: bytes) -> list[bytes]:
         """Drop a process's pins, its room, what it was writing, and the objects it owned.
 

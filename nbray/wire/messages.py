@@ -455,10 +455,14 @@ class UnpinObjects(msgspec.Struct, array_like=True, tag=45):
 
 
 class FreeObjects(msgspec.Struct, array_like=True, tag=46):
-    """Owner to its raylet: nobody refers to them; every node forgets its copy."""
+    """Owner to its raylet: nobody refers to them; every node forgets its copy.
+
+    With ``maker``: only the copies that this worker made.
+    """
 
     object_ids: list[bytes]
     node_ids: list[bytes] = []
+    maker: bytes = b""
 
 
 # --- room in advance: a process that puts many values, and its raylet -------------------
@@ -499,11 +503,16 @@ class ReclaimRoom(msgspec.Struct, array_like=True, tag=144):
 
 
 class CopiesChanged(msgspec.Struct, array_like=True, tag=145):
-    """Raylet to owner: node ``node_id`` has copies of these objects, or has them no more."""
+    """Raylet to owner: node ``node_id`` has copies of these objects, or has them no more.
+
+    With ``maker``: that worker made them and has died. It may not have told the owner, who then
+    never heard of them, and sends `FreeObjects`.
+    """
 
     object_ids: list[bytes]
     node_id: bytes
     added: bool
+    maker: bytes = b""
 
 
 class RequestLocations(msgspec.Struct, array_like=True, tag=146):

@@ -24,9 +24,13 @@ class Chunk(msgspec.Struct, array_like=True):
 
 
 class DropObjects(msgspec.Struct, array_like=True):
-    """Raylet to raylet: nobody refers to these objects any more. Answered by `Empty`."""
+    """Raylet to raylet: nobody refers to these objects any more. Answered by `Empty`.
+
+    With ``maker``: those of them that this worker made.
+    """
 
     object_ids: list[bytes]
+    maker: bytes = b""
 
 
 class TellOwner(msgspec.Struct, array_like=True):
