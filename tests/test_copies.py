@@ -149,6 +149,7 @@ class Bomb:
     """Ends the process that pickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
+        time.sleep(0.2)  # what was stored before is sealed by then
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("it has ended")
 
@@ -157,15 +158,29 @@ def used() -> float:
     return sum(float(row["Stats"]["store_used"]) for row in nbray.nodes() if row["Alive"])
 
 
+class Markers:
+    """Objects of one size: a report of the store that counts the last one is a new report."""
+
+    def __init__(self) -> None:
+        self._refs = [nbray.put(np.zeros(MB // 8))]
+        wait_until(lambda: used() > 0, "a report of the marker")
+        self._size = used()
+
+    def wait_until_nothing_else_is_left(self, what: str) -> None:
+        self._refs.append(nbray.put(np.zeros(MB // 8)))
+        wait_until(lambda: used() == 2 * self._size, f"{what} to be freed")
+
+
 def test_a_value_whose_maker_died_before_it_could_tell_is_freed(cluster: Path) -> None:
     @nbray.remote(num_returns=2, max_retries=0)
     def half() -> tuple[np.ndarray, Bomb]:
         return np.ones(MB), Bomb()
 
+    markers = Markers()
     first, _second = half.remote()
     with pytest.raises(nbray.exceptions.WorkerCrashedError):
         nbray.get(first, timeout=30)
-    wait_until(lambda: used() == 0, "the value to be freed while its ref is held")
+    markers.wait_until_nothing_else_is_left("the value whose ref is held")
 
 
 def test_a_value_that_is_told_of_outlives_its_maker(cluster: Path) -> None:
@@ -203,9 +218,10 @@ def test_a_value_made_for_a_dead_owner_is_freed(cluster: Path, tmp_path: Path) -
         del ref
         os.kill(os.getpid(), signal.SIGKILL)
 
+    markers = Markers()
     slow = Slow.remote()
     with pytest.raises(nbray.exceptions.WorkerCrashedError):
         nbray.get(caller.remote(slow, str(tmp_path)), timeout=30)
     (tmp_path / "go").touch()
     nbray.get(slow.ping.remote(), timeout=30)
-    wait_until(lambda: used() == 0, "the value without an owner to be freed")
+    markers.wait_until_nothing_else_is_left("the value without an owner")

@@ -402,6 +402,7 @@ def test_values_put_from_many_threads_and_room_in_advance_are_right(small: Path)
         thread.start()
     for thread in threads:
         thread.join()
+    wait_until(lambda: used() > 0, "a report of the values")
     for i, ref in refs.items():
         assert (nbray.get(ref, timeout=30) == i).all()
     del ref
@@ -414,6 +415,9 @@ def test_room_of_a_killed_process_comes_back(small: Path) -> None:
     def hoard() -> None:
         refs = [nbray.put(np.zeros(15_000)) for _ in range(50)]
         assert nbray.get(refs[-1])[0] == 0
+        while not used():
+            refs.append(nbray.put(np.zeros(15_000)))
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(nbray.exceptions.WorkerCrashedError):
