@@ -4,7 +4,7 @@ BIN := .venv/bin
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-slow bench lint format clean
+.PHONY: demo lab test test-browser test-slow bench lint format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'
@@ -21,6 +21,10 @@ lab: .venv/ready ## The tour in JupyterLab
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
+	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
+	$(BIN)/python -m pytest -m slow tests/test_jupyterlab.py
 
 test-slow: .venv/ready ## The tests that the default run leaves out
 	$(BIN)/python -m pytest -m slow

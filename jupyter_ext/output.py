@@ -99,12 +99,14 @@ class OutputRouter:
 
     def after_cell(self, _result: object = None) -> None:
         """The cell ends: what has arrived is shown before its prompt returns."""
+        cell = self._cells.get(self._latest)
+        if cell is None:
+            return
+        self.progress.cell_ended(cell.number)  # may wait for the sockets: not under the lock
         with self._lock:
             self._deliver()
-            cell = self._cells.get(self._latest)
-            if cell is not None:
-                self.progress.cell_ended(cell.number)
-                self._flush(cell, time.monotonic(), final=True)
+            self._flush(cell, time.monotonic(), final=True)
+        self._wake.set()
 
     def label(self, number: int) -> str:
         """The cell of that number, as ``In [3]``; "" when it is not known any more."""
@@ -133,6 +135,13 @@ class OutputRouter:
         elif isinstance(message, OutputLines):
             lines = message.text.count("\n") + message.dropped
             self._queue.append(OutputLines(message.source, message.stream, "", lines))
+        # At once if nobody else is at it, so that it stands before what the cell does with the
+        # result. A cell shows so few lines that this costs whoever drives the sockets little.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._deliver()
+            finally:
+                self._lock.release()
         self._wake.set()
 
     def close(self) -> None:
@@ -188,17 +197,16 @@ class OutputRouter:
             )  # fmt: skip
             cell.output.feed(source, message.stream, message.text, message.dropped, now)
             self._active.add(cell.number)
-            if cell.number == 0:
-                self._flush(cell, now, final=True)
+            self._flush(cell, now, final=cell.number == 0, panel=False)
 
     def _flush(self, cell: _Cell, now: float, final: bool = False, panel: bool = True) -> None:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
                 self.publish("stream", {"name": stream, "text": text}, cell.parent)
+        if not panel or (not final and now - cell.panel_time < _PANEL_S):
+            return
         rows = self.progress.rows(cell.number, now)
         if rows is not None or cell.output.changed:
-            if not panel or (not final and now - cell.panel_time < _PANEL_S):
-                return
             cell.output.changed = False
             cell.panel.set(rows, cell.output.bars, cell.output.hidden, list(cell.output.logs))
             self._show_panel(cell, now)

@@ -71,6 +71,7 @@ class TaskProgress:
         """It has ended; what its panel shows is brought up to date before the prompt returns."""
         if self._running == number:
             self._running = 0
+        self._unfinished = True  # as far as is known: the next counts tell
         if any(origin == number for origin, _ in self._shown):
             arrived = threading.Event()
 

@@ -61,9 +61,9 @@ class Pictures:
 
     def ref(self, ref: nbray.ObjectRef) -> tuple[str, Facts]:
         """State, type, size, place and origin of a ref's value."""
-        title = f"ObjectRef({ref.hex()[-16:]})"
+        title = "ObjectRef"
         if not nbray.is_initialized():
-            return title, [("", "no cluster")]
+            return title, [("", "no cluster"), ("id", ref.hex())]
         facts = local_state.describe(ref)
         where = "this process" if facts.inline else ", ".join(n.hex()[:8] for n in facts.nodes)
         return title, [
@@ -72,6 +72,7 @@ class Pictures:
             ("size", as_bytes(facts.size) if facts.size is not None else ""),
             ("in" if facts.inline else "on node", where),
             ("from", self._cell_label(facts.origin)),
+            ("id", ref.hex()),
         ]
 
     def generator(self, generator: nbray.ObjectRefGenerator) -> tuple[str, Facts]:
@@ -79,9 +80,10 @@ class Pictures:
         ref = generator.completed()
         facts = local_state.describe(ref) if nbray.is_initialized() else None
         running = facts is not None and facts.state == "pending"
-        return f"ObjectRefGenerator({ref.task_id().hex()[-16:]})", [
+        return "ObjectRefGenerator", [
             ("", "its task runs or waits" if running else "its task has ended"),
             ("from", self._cell_label(facts.origin) if facts is not None else ""),
+            ("task", ref.task_id().hex()),
         ]
 
     def actor(self, handle: nbray.ActorHandle) -> tuple[str, Facts]:

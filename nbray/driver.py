@@ -26,17 +26,25 @@ class Driver:
         self.core = core
         self.node = node
         self.address = address
+        self.added_nodes: list[RunningNode] = []
 
     def close(self) -> None:
-        """Leave the cluster; end it if it was started here."""
+        """Leave the cluster; end it if it was started here, and the nodes that were added here."""
         set_core(None)
         self.core.on_raylet_lost = lambda: None
         self.core.peers.stop()
+        while self.added_nodes:
+            self.added_nodes.pop().stop()
         if self.node is not None:
             self.node.stop()
 
 
 _driver: Driver | None = None
+
+
+def current_driver() -> Driver | None:
+    """What `init` made; None before it and in workers."""
+    return _driver
 
 
 def current_core() -> CoreWorker:

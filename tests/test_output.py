@@ -304,6 +304,9 @@ def test_5_5_progress_appears_by_itself_and_ends_final(notebook: Notebook) -> No
     assert "running" not in panel(cell)
     updates = sum(name == "update_display_data" for name, _ in cell.messages)
     assert 1 <= updates <= 4 * 5
+    left = notebook.run("refs = [slow.remote(1) for _ in range(10)]")
+    assert left.idle and panel(left) == ""
+    notebook.wait(lambda: "10/10" in panel(left), "the bar of a cell that has long ended")
 
 
 def test_5_5_bars_in_remote_code_are_one_for_each_name(notebook: Notebook) -> None:
@@ -345,10 +348,10 @@ def test_5_6_every_handle_has_a_picture_that_fetches_nothing(notebook: Notebook)
 
     text, html = picture("big")
     assert "ready, ndarray (300, 1000) float64, size 2.4 MB, on node" in text
-    assert text.endswith("from In [3]>")
+    assert ", from In [3], id " in text
     assert "float64" in html and "var(--jp-" in html and "<script" not in html
     assert "ready, dict of 1, size" in picture("small")[0]
-    assert ": pending, from In [3]>" in picture("later")[0]
+    assert ": pending, from In [3], id " in picture("later")[0]
     text, html = picture("counter")
     assert text.startswith("<Actor Counter(")
     assert "alive, name c, node" in text and "methods add" in text

@@ -13,6 +13,7 @@ from IPython.core.error import UsageError
 
 import nbray
 from nbray.exceptions import NbrayError
+from nbray.jupyter_ext import widgets
 from nbray.jupyter_ext.command_line import Parser, add_resources, given, size
 from nbray.jupyter_ext.commands.base import Command
 from nbray.jupyter_ext.tables import Table, count, resource_amount, resource_amounts
@@ -33,6 +34,13 @@ def status() -> Table:
         if not name.startswith("node:")
     ]
     return table
+
+
+def _status(workspace: Workspace, _arguments: argparse.Namespace) -> object:
+    """A live widget in a notebook, which falls back to the table; in a terminal the table."""
+    if getattr(workspace.shell, "kernel", None) is None or not widgets.available():
+        return status()
+    return widgets.cluster(status())
 
 
 def nodes() -> Table:
@@ -138,7 +146,7 @@ COMMANDS = (
             _start_arguments, needs_cluster=False),
     Command("attach", "Join a cluster that runs.", _attach, _attach_arguments,
             needs_cluster=False),
-    Command("status", "Nodes and free resources.", lambda _w, _a: status()),
+    Command("status", "Nodes and work, live where widgets work.", _status),
     Command("stop", "End the cluster that this notebook started, or leave the one it joined.",
             _stop, needs_cluster=False),
     Command("nodes", "The nodes.", lambda _w, _a: nodes()),

@@ -1,0 +1,172 @@
+"""The cluster as a widget: what `%nbray status` shows where widgets work.
+
+Only ipywidgets' core controls. Live while at least one of its views is open (`_view_count` is
+kept by the front end); buttons that destroy ask first. The feed's thread and the kernel's
+callbacks may come at the same time: both go through one lock, and slow work is done in threads
+of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+
+import nbray
+from nbray.jupyter_ext import theme
+from nbray.jupyter_ext.widgets import cluster_view
+from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot
+from nbray.jupyter_ext.widgets.feed import Feed
+from nbray.util import local_nodes
+
+shared_feed = Feed()
+
+
+class ClusterWidget(ipywidgets.VBox):  # type: ignore[misc]
+    """Nodes, work and buttons, live.
+
+    ``display(ClusterWidget())``, or `%nbray status`.
+    """
+
+    def __init__(self, fallback: object = None, feed: Feed = shared_feed) -> None:
+        """``fallback`` is shown, as text and HTML, where there are no widgets."""
+        self._fallback = fallback
+        self._feed = feed
+        self._lock = threading.RLock()
+        self._pending: Callable[[], None] | None = None
+        self._title = ipywidgets.HTML()
+        self._node_table = ipywidgets.HTML()
+        self._work = ipywidgets.HTML()
+        self._notice = ipywidgets.HTML()
+        self._add = self._button("Add a node", "plus", self._on_add)
+        self._remove = self._button("Remove a node", "minus", self._on_remove)
+        self._stop = self._button("Stop", "power-off", self._on_stop)
+        self._yes = self._button("Yes", "check", self._on_yes, style="danger")
+        self._no = self._button("No", "times", self._on_no)
+        self._question = ipywidgets.HTML()
+        self._asking = ipywidgets.HBox([self._question, self._yes, self._no])
+        self._asking.layout.display = "none"
+        self._asking.layout.align_items = "center"
+        buttons = ipywidgets.HBox([self._add, self._remove, self._stop])
+        super().__init__(
+            [self._title, self._node_table, self._work, buttons, self._asking, self._notice],
+            layout=ipywidgets.Layout(
+                border=f"1px solid {theme.BORDER}", padding="6px 10px", width="fit-content"
+            ),
+        )
+        self.add_class("nbray-cluster")
+        self._view_count = 0
+        self.observe(self._on_views, "_view_count")
+        self._show(feed.snapshot())
+
+    def _button(
+        self,
+        label: str,
+        icon: str,
+        action: Callable[[ipywidgets.Button], None],
+        style: str = "",
+    ) -> ipywidgets.Button:
+        button = ipywidgets.Button(description=label, icon=icon, button_style=style)
+        button.layout.width = "auto"
+        button.on_click(action)
+        return button
+
+    # --- live while shown --------------------
+
+    def _on_views(self, _change: object) -> None:
+        if self._view_count:
+            self._feed.subscribe(self._show)
+        else:
+            self._feed.unsubscribe(self._show)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
+        if self._fallback is not None:
+            bundle["text/plain"] = repr(self._fallback)
+            html = getattr(self._fallback, "_repr_html_", None)
+            if html is not None:
+                bundle["text/html"] = html()
+        return bundle
+
+    def close(self) -> None:
+        """End the widget."""
+        self._feed.unsubscribe(self._show)
+        super().close()
+
+    def _show(self, snapshot: ClusterSnapshot) -> None:
+        address = local_nodes.cluster_address()
+        with self._lock:
+            self._set(self._title, cluster_view.title_html(snapshot, address))
+            self._set(self._node_table, cluster_view.nodes_html(snapshot))
+            self._set(self._work, "" if snapshot.error else cluster_view.work_html(snapshot))
+            self._add.disabled = self._stop.disabled = not nbray.is_initialized()
+            self._remove.disabled = not local_nodes.added_nodes()
+
+    def _set(self, widget: ipywidgets.HTML, html: str) -> None:
+        if widget.value != html:
+            widget.value = html
+
+    # --- buttons --------------------
+
+    def _on_add(self, _button: ipywidgets.Button) -> None:
+        self._work_on("Starting a node ...", _add_node)
+
+    def _on_remove(self, _button: ipywidgets.Button) -> None:
+        self._ask(
+            "Remove the node that was added last? What runs there is run again elsewhere.",
+            lambda: self._work_on("Removing the node ...", _remove_node),
+        )
+
+    def _on_stop(self, _button: ipywidgets.Button) -> None:
+        self._ask(
+            "Stop the cluster? Its tasks, actors and values end.",
+            lambda: self._work_on("Stopping ...", self._stop_cluster),
+        )
+
+    def _stop_cluster(self) -> str:
+        nbray.shutdown()
+        return "nbray is stopped."
+
+    def _ask(self, question: str, action: Callable[[], None]) -> None:
+        with self._lock:
+            self._pending = action
+            self._question.value = f"<b>{theme.escape(question)}</b>"
+            self._asking.layout.display = ""
+
+    def _on_yes(self, _button: ipywidgets.Button) -> None:
+        with self._lock:
+            action, self._pending = self._pending, None
+            self._asking.layout.display = "none"
+        if action is not None:
+            action()
+
+    def _on_no(self, _button: ipywidgets.Button) -> None:
+        with self._lock:
+            self._pending = None
+            self._asking.layout.display = "none"
+
+    def _work_on(self, notice: str, action: Callable[[], str]) -> None:
+        """Do something slow without holding up the kernel, and say how it went."""
+
+        def work() -> None:
+            try:
+                said = action()
+            except Exception as error:  # whatever it was, the person who clicked is told
+                said = f'<span style="color:{theme.BAD}">{theme.escape(error)}</span>'
+            with self._lock:
+                self._notice.value = said
+            self._feed.refresh()
+
+        with self._lock:
+            self._notice.value = str(theme.muted(notice))
+        threading.Thread(target=work, name="nbray-widget", daemon=True).start()
+
+
+def _add_node() -> str:
+    return f"Node {local_nodes.add_node()[:8]} is there."
+
+
+def _remove_node() -> str:
+    return f"Node {local_nodes.remove_node()[:8]} is gone."

@@ -1,0 +1,98 @@
+"""One subscription to the cluster for all widgets of a notebook: it runs while one is shown."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import nbray
+from nbray.exceptions import NbrayError
+from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot, take_snapshot
+from nbray.util.task_counts import FunctionCounts, request_counts
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 0.5
+Subscriber = Callable[[ClusterSnapshot], None]
+
+
+class Feed:
+    """Asks twice a second while there are subscribers, in a thread of its own, and tells them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subscribers: list[Subscriber] = []
+        self._changed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the cluster is asked now."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Tell ``subscriber`` from now on, on the feed's thread."""
+        with self._lock:
+            if subscriber not in self._subscribers:
+                self._subscribers.append(subscriber)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="nbray-feed", daemon=True)
+                self._thread.start()
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Do not tell it any more; without subscribers the thread ends."""
+        with self._lock:
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
+        self._changed.set()
+
+    def refresh(self) -> None:
+        """Ask at once."""
+        self._changed.set()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                subscribers = list(self._subscribers)
+                if not subscribers:
+                    self._thread = None
+                    return
+            snapshot = self.snapshot()
+            for subscriber in subscribers:
+                try:
+                    subscriber(snapshot)
+                except Exception:
+                    logger.exception("A view of the cluster could not be brought up to date.")
+            self._changed.wait(PERIOD_S)
+            self._changed.clear()
+
+    def snapshot(self) -> ClusterSnapshot:
+        """The cluster now, or why it cannot be told."""
+        if not nbray.is_initialized():
+            return ClusterSnapshot(error="This notebook is in no cluster: %nbray start --head.")
+        try:
+            return take_snapshot(self._in_flight())
+        except (NbrayError, OSError) as error:
+            return ClusterSnapshot(error=f"The cluster does not answer: {error}")
+
+    def _in_flight(self) -> dict[str, tuple[int, int]]:
+        arrived = threading.Event()
+        rows: list[FunctionCounts] = []
+
+        def take(counts: list[FunctionCounts]) -> None:
+            rows.extend(counts)
+            arrived.set()
+
+        if not request_counts(take) or not arrived.wait(1.0):
+            return {}
+        found: dict[str, tuple[int, int]] = {}
+        for row in rows:
+            if row.unfinished:
+                running, waiting = found.get(row.name, (0, 0))
+                found[row.name] = (
+                    running + row.running,
+                    waiting + row.unfinished - row.running,
+                )
+        return found

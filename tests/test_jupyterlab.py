@@ -1,0 +1,387 @@
+"""JupyterLab in Chromium: what a person sees and clicks.
+
+With ``NBRAY_SCREENSHOTS=FOLDER`` each step leaves a picture there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from conftest import processes_of, wait_until
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+class Page:
+    """One notebook in one tab."""
+
+    def __init__(self, page: Any, path: Path, name: str) -> None:
+        self.page = page
+        self.path = path
+        self._name = name
+
+    def cell(self, number: int) -> Any:
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
+
+    def output(self, number: int) -> Any:
+        return self.cell(number).locator(".jp-Cell-outputArea")
+
+    def start(self, number: int) -> None:
+        """Run a cell without waiting for it."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        before = prompt.inner_text()
+
+        def begun() -> bool:
+            return bool(prompt.inner_text() != before)
+
+        for _attempt in range(5):  # a key that comes while the page still settles is lost
+            self.cell(number).locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            deadline = time.monotonic() + 5
+            while not begun() and time.monotonic() < deadline:
+                self.page.wait_for_timeout(50)
+            if begun():
+                return
+        raise AssertionError(f"cell {number} did not start")
+
+    def run(self, number: int, timeout_s: float = 60.0) -> None:
+        """Run a cell to its end."""
+        self.start(number)
+        self.ended(number, timeout_s)
+
+    def ended(self, number: int, timeout_s: float = 60.0) -> None:
+        """Wait until a cell has its number."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        playwright.expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=timeout_s * 1000)
+
+    def shows(self, number: int, text: str | re.Pattern[str], timeout_s: float = 30.0) -> None:
+        playwright.expect(self.output(number)).to_contain_text(text, timeout=timeout_s * 1000)
+
+    def menu(self, *items: str) -> None:
+        """Click through a menu."""
+        self.page.locator(".lm-MenuBar-item", has_text=items[0]).first.click()
+        for item in items[1:]:
+            self.page.locator(".lm-Menu-item", has_text=item).first.click()
+
+    def picture(self, step: str) -> None:
+        """Keep what is seen now."""
+        folder = os.environ.get("NBRAY_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=str(Path(folder) / f"{self._name}-{step}.png"))
+
+    def saved(self) -> Any:
+        """The notebook as it is in its file after a save."""
+        before = self.path.stat().st_mtime_ns
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("Control+s")
+        wait_until(
+            lambda: self.path.stat().st_mtime_ns > before and self.path.read_text().endswith("}\n"),
+            "the notebook was saved",
+        )
+        return nbformat.read(self.path, as_version=4)
+
+
+class Lab:
+    """A JupyterLab server and a browser."""
+
+    def __init__(self, root: Path, url: str, token: str, browser: Any) -> None:
+        self._root = root
+        self._url = url
+        self._token = token
+        self._browser = browser
+
+    def open(self, name: str, cells: list[str], dark: bool = False) -> Page:
+        """A notebook with these cells, opened; its kernel is ready."""
+        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+        _settings(self._root, {"apputils-extension/themes": {"theme": theme}})
+        path = self._root / f"{name}.ipynb"
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        nbformat.write(notebook, path)
+        context = self._browser.new_context(
+            viewport={"width": 1280, "height": 1000},
+            color_scheme="dark" if dark else "light",
+        )
+        page = context.new_page()
+        page.goto(f"{self._url}lab/tree/{path.name}?reset&token={self._token}")
+        shown = Page(page, path, name)
+        shown.cell(0).wait_for(timeout=60_000)
+        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+        idle.first.wait_for(timeout=60_000)
+        return shown
+
+
+def _settings(root: Path, settings: dict[str, Any]) -> None:
+    for name, values in settings.items():
+        path = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+
+@pytest.fixture
+def lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
+    """JupyterLab on a free port, with nothing of the user's own."""
+    _settings(tmp_path, SETTINGS)
+    environment = {
+        **os.environ,
+        "NBRAY_TMPDIR": str(session_root),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+    }
+    log = (tmp_path / "lab.log").open("wb")
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
+            "--ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}",
+        ],
+        env=environment, stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        found = tmp_path / "runtime" / f"jpserver-{server.pid}.json"
+        wait_until(found.exists, "JupyterLab's start", timeout=60)
+        time_left = time.monotonic() + 10
+        while not (text := found.read_text()):
+            assert time.monotonic() < time_left, "the server's address was never written"
+        url = json.loads(text)["url"]
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            )
+            try:
+                yield Lab(tmp_path, url, "secret", browser)
+            finally:
+                browser.close()
+    finally:
+        children = psutil.Process(server.pid).children(recursive=True)
+        server.terminate()
+        server.wait(30)
+        for child in children:
+            if child.is_running():
+                child.kill()
+        log.close()
+
+
+START = "%load_ext nbray\n%nbray start --head --num-cpus 2"
+
+
+def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None:
+    page = lab.open(
+        "work",
+        [
+            START,
+            "%%remote\nimport matplotlib.pyplot as plt\nprint('drawn in a worker')\n"
+            "plt.figure(figsize=(4, 2)); plt.plot([3, 1, 2]);",
+            "import nbray, time\n@nbray.remote\ndef slow(i):\n    time.sleep(0.5)\n"
+            "    print('done with', i)\nrefs = [slow.remote(i) for i in range(16)]\n"
+            "nbray.get(refs)[:2]",
+            "refs[0]",
+            "@nbray.remote\ndef flood():\n    for i in range(30000): print('line', i)\n"
+            "nbray.get(flood.remote())",
+        ],
+    )
+    page.run(0)
+    page.shows(0, "1 node")
+    page.run(1)
+    page.shows(1, "drawn in a worker")
+    page.output(1).locator("img").wait_for(timeout=30_000)
+    page.picture("plot")
+    page.start(2)
+    page.shows(2, "running")
+    page.picture("progress")
+    page.ended(2)
+    page.shows(2, "16/16")
+    page.run(3)
+    page.shows(3, "ready")
+    page.run(4)
+    page.shows(4, "29,800 more lines")
+    page.cell(3).scroll_into_view_if_needed()
+    page.picture("final")
+    saved = page.saved()
+    outputs = [output for cell in saved.cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    html = "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
+    assert "16/16" in html and "ObjectRef(" in html
+
+
+def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
+    page = lab.open(
+        "interrupt",
+        [
+            START,
+            "import nbray, time\n@nbray.remote(num_cpus=0.02)\ndef long(i):\n    time.sleep(120)\n"
+            "nbray.get([long.remote(i) for i in range(50)])",
+            "@nbray.remote\ndef quick(): return 6 * 7\nnbray.get(quick.remote())",
+            "until = time.monotonic() + 20\n"
+            "while nbray.available_resources()['CPU'] < 2 and time.monotonic() < until:\n"
+            "    time.sleep(0.1)\n"
+            "nbray.available_resources()['CPU']",
+        ],
+    )
+    page.run(0)
+    page.start(1)
+    page.shows(1, "50 running", timeout_s=60)
+    page.picture("running")
+    started = time.monotonic()
+    page.menu("Kernel", "Interrupt Kernel")
+    page.ended(1, timeout_s=30)
+    assert time.monotonic() - started < 20
+    page.shows(1, "KeyboardInterrupt")
+    page.shows(1, re.compile(r"50/50, 50 failed"))
+    page.picture("interrupted")
+    page.run(2)
+    page.shows(2, "42")
+    page.run(3)
+    page.shows(3, "2.0")
+
+
+def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> None:
+    page = lab.open(
+        "widget",
+        [
+            START,
+            "%nbray status",
+            "import nbray, time\n@nbray.remote\ndef busy(i): time.sleep(2)\n"
+            "@nbray.remote(resources={'gold': 1})\ndef never(): pass\n"
+            "refs = [busy.remote(i) for i in range(8)] + [never.remote()]",
+            "from nbray.jupyter_ext.widgets.cluster_widget import shared_feed\nshared_feed.running",
+        ],
+    )
+    page.run(0)
+    page.run(1)
+    widget = page.output(1).locator(".nbray-cluster")
+    widget.wait_for(timeout=30_000)
+    shows = playwright.expect(widget)
+    shows.to_contain_text("1 node")
+    shows.to_contain_text("Nothing runs")
+    page.run(2)
+    shows.to_contain_text("busy 2 running", timeout=20_000)
+    shows.to_contain_text("gold", timeout=20_000)
+    page.picture("busy")
+    widget.locator("button[title='Add a node']").click()
+    shows.to_contain_text("2 nodes", timeout=60_000)
+    page.picture("two-nodes")
+    widget.locator("button[title='Remove a node']").click()
+    page.picture("asks")
+    widget.locator("button[title='No']").click()
+    shows.to_contain_text("2 nodes")
+    widget.locator("button[title='Remove a node']").click()
+    widget.locator("button[title='Yes']").click()
+    shows.to_contain_text("1 node ", timeout=60_000)
+    page.run(3)
+    page.shows(3, "True")
+    page.cell(1).click()
+    page.menu("Edit", "Clear Cell Output")
+    wait_until(lambda: _feed_has_ended(page), "the end of the feed", timeout=30)
+    page.run(1)
+    page.picture("again")
+    widget.wait_for(timeout=30_000)
+    widget.locator("button[title='Stop']").click()
+    widget.locator("button[title='Yes']").click()
+    shows.to_contain_text("nbray is stopped", timeout=60_000)
+    page.picture("stopped")
+
+
+def _feed_has_ended(page: Page) -> bool:
+    page.run(3)
+    return "False" in page.output(3).inner_text()
+
+
+def test_a_kernel_restart_leaves_no_process(lab: Lab, session_root: Path) -> None:
+    page = lab.open(
+        "restart",
+        [
+            START,
+            "import nbray, time\nrefs = [nbray.remote(time.sleep).remote(60) for _ in range(4)]",
+            "1+1",
+        ],
+    )
+    page.run(0)
+    page.run(1)
+    assert processes_of(session_root)
+    page.menu("Kernel", "Restart Kernel")
+    page.page.locator(".jp-Dialog .jp-mod-accept").click()
+    wait_until(lambda: not processes_of(session_root), "the end of the cluster", timeout=60)
+    page.run(2)
+    page.shows(2, "2")
+
+
+def test_everything_is_legible_in_the_dark(lab: Lab) -> None:
+    page = lab.open(
+        "dark",
+        [
+            START,
+            "import nbray, time, numpy as np\n@nbray.remote\ndef slow(i):\n    time.sleep(0.4)\n"
+            "    return 1 / (i - 3)\nrefs = [slow.remote(i) for i in range(12)]\n"
+            "nbray.wait(refs, num_returns=12)[0][:2]",
+            "big = nbray.put(np.zeros((300, 1000)))\nbig",
+            "%nbray status",
+            "nbray.get(refs)",
+        ],
+        dark=True,
+    )
+    for number in (0, 1, 2, 3):
+        page.run(number)
+    page.output(3).locator(".nbray-cluster").wait_for(timeout=30_000)
+    page.start(4)
+    page.shows(4, "ZeroDivisionError")
+    page.cell(1).scroll_into_view_if_needed()
+    page.picture("top")
+    page.cell(4).scroll_into_view_if_needed()
+    page.picture("bottom")
+    for place in (page.output(1).locator(".nbray-panel"), page.output(2).locator(".nbray-picture")):
+        assert _contrast(place) >= 4.5
+
+
+def _contrast(place: Any) -> float:
+    """The contrast of an element's text against what lies under it, as WCAG defines it."""
+    colours = place.first.evaluate(
+        """element => {
+            const colour = getComputedStyle(element).color;
+            let ground = 'rgba(0, 0, 0, 0)';
+            for (let e = element; e && /rgba\\(.*, 0\\)/.test(ground); e = e.parentElement)
+                ground = getComputedStyle(e).backgroundColor;
+            return [colour, ground];
+        }"""
+    )
+    light = sorted(_luminance(colour) for colour in colours)
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    red, green, blue = (float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3])
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (red, green, blue)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
