@@ -173,7 +173,9 @@ class OutputRouter:
             self._active.update(self.progress.cells())
             for number in list(self._active):
                 cell = self._cells.get(number)
-                if cell is not None:
+                if cell is None:
+                    self.progress.forget(number)
+                else:
                     self._flush(cell, now, final=self._closed)
                 if cell is None or not (cell.output.waits or cell.output.changed):
                     self._active.discard(number)

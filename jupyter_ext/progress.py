@@ -83,8 +83,8 @@ class TaskProgress:
                 arrived.wait(0.5)
 
     def is_live(self) -> bool:
-        """Whether a cell runs, or tasks have not ended."""
-        return bool(self._running) or self._unfinished
+        """Whether a cell runs, tasks have not ended, or their last state is not shown yet."""
+        return bool(self._running) or self._unfinished or bool(self.cells())
 
     def ask(self) -> None:
         """Ask for new counts, at most four times a second."""
@@ -99,11 +99,20 @@ class TaskProgress:
         for row in counts:
             by_cell.setdefault(row.origin, []).append(row)
         self._counts = by_cell
+        self._final = {
+            number
+            for number in self._final & by_cell.keys()
+            if not any(row.unfinished for row in by_cell[number])
+        }
         self._unfinished = any(row.unfinished for row in counts)
 
     def cells(self) -> list[int]:
         """The cells whose progress may have to be shown."""
-        return [number for number in self._counts if number not in self._final]
+        return [number for number in list(self._counts) if number not in self._final]
+
+    def forget(self, number: int) -> None:
+        """Nobody shows that cell's progress."""
+        self._final.add(number)
 
     def rows(self, number: int, now: float) -> list[Row] | None:
         """The bars of a cell, or None when nothing new is to be shown."""

@@ -304,7 +304,6 @@ def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> Non
     page.menu("Edit", "Clear Cell Output")
     wait_until(lambda: _feed_has_ended(page), "the end of the feed", timeout=30)
     page.run(1)
-    page.picture("again")
     widget.wait_for(timeout=30_000)
     widget.locator("button[title='Stop']").click()
     widget.locator("button[title='Yes']").click()
