@@ -231,7 +231,7 @@ def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     html = "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
-    assert "16/16" in html and "ObjectRef(" in html
+    assert "16/16" in html and 'class="nbray-picture"' in html
 
 
 def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
