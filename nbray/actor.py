@@ -21,6 +21,8 @@ from nbray.options import (
     num_returns_code,
     option,
     resource_units,
+    selector_of,
+    strategy_of,
 )
 from nbray.remote_function import returned
 from nbray.util.function_pickles import KeptPickle
@@ -132,6 +134,7 @@ class ActorClass:
                 any(_is_async(f) for _, f in members), groups,
                 option(options, "max_pending_calls"),
                 core.runtime_envs.text_for(option(options, "runtime_env")),
+                strategy_of(options), selector_of(options),
             ),
             core.address, current_origin(),
         )  # fmt: skip

@@ -171,6 +171,7 @@ def nodes() -> list[dict[str, Any]]:
             "NodeManagerPort": row.frame_port,
             "Resources": from_units(row.total) if row.alive else {},
             "Stats": row.stats,
+            "Labels": row.labels,
         }
         for row in _node_rows()
     ]

@@ -73,6 +73,7 @@ def init(
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
+    labels: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Start a cluster on this machine, or join one that runs.
 
@@ -89,6 +90,7 @@ def init(
         runtime_env: variables, files and packages for all tasks and actors of this program; see
             `nbray.runtime_env.RuntimeEnv`.
         ignore_reinit_error: a second `init` does nothing instead of raising.
+        labels: labels of the new node.
 
     Returns:
         Facts of the cluster: ``address``, ``node_id``, ``session_dir``.
@@ -116,7 +118,7 @@ def init(
             wanted["GPU"] = num_gpus
         node = start_head(
             resources=wanted, object_store_memory=object_store_memory,
-            object_spilling_directory=object_spilling_directory,
+            object_spilling_directory=object_spilling_directory, labels=labels,
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     else:

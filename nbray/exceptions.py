@@ -148,3 +148,39 @@ class PendingCallsLimitExceeded(NbrayError):
 
 class ExitActor(BaseException):
     """Raised by a method to end its actor."""
+
+
+class TaskUnschedulableError(NbrayError):
+    """No node may run the task, as when the one that it was bound to is dead."""
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return f"The task is not schedulable: {self.error_message}"
+
+
+class ActorUnschedulableError(NbrayError):
+    """No node may run the actor, as when the one that it was bound to is dead."""
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return f"The actor is not schedulable: {self.error_message}"
+
+
+class TaskPlacementGroupRemoved(NbrayError):
+    """The placement group of the task was removed."""
+
+    def __str__(self) -> str:
+        return "The placement group corresponding to this task has been removed."
+
+
+class ActorPlacementGroupRemoved(NbrayError):
+    """The placement group of the actor was removed."""
+
+    def __str__(self) -> str:
+        return "The placement group corresponding to this Actor has been removed."

@@ -10,6 +10,12 @@ from typing import Any
 from nbray.common.resources import to_units
 from nbray.core_worker.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
+from nbray.scheduling.labels import parse_selector
+from nbray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+)
+from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,15 @@ OPTIONS: dict[str, Option] = {
     "concurrency_groups": Option(
         (dict,), None, False, True, "calls at the same time, by the name of the group"
     ),
+    "scheduling_strategy": Option(
+        (str, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy),
+        None,
+        True,
+        True,
+        "DEFAULT, SPREAD, or an object of util.scheduling_strategies",
+    ),
+    "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
+    "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
 }
 
 
@@ -106,6 +121,8 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     custom["CPU"] = default_cpus if cpus is None else cpus
     custom["GPU"] = options.get("num_gpus") or 0
     custom["memory"] = options.get("memory") or 0
+    if options.get("accelerator_type"):
+        custom[f"accelerator_type:{options['accelerator_type']}"] = 0.001
     return to_units(custom)
 
 
@@ -149,3 +166,33 @@ def exception_classes(value: Any) -> bool | tuple[type[BaseException], ...]:
             f"but received {value!r}."
         )
     return classes
+
+
+def strategy_of(options: Mapping[str, Any]) -> Strategy:
+    """The option ``scheduling_strategy`` as it travels.
+
+    Raises:
+        ValueError: there is no such strategy.
+    """
+    match options.get("scheduling_strategy"):
+        case None | "DEFAULT":
+            return ANYWHERE
+        case "SPREAD":
+            return Spread()
+        case NodeAffinitySchedulingStrategy() | NodeLabelSchedulingStrategy() as strategy:
+            return strategy.on_wire()
+        case other:
+            raise ValueError(
+                f"Invalid scheduling_strategy value {other}. Valid values are [`DEFAULT` | "
+                "`SPREAD` | `PlacementGroupSchedulingStrategy` | "
+                "`NodeAffinitySchedulingStrategy` | `NodeLabelSchedulingStrategy`]"
+            )
+
+
+def selector_of(options: Mapping[str, Any]) -> tuple[LabelTerm, ...]:
+    """The option ``label_selector`` as it travels.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    return parse_selector(options.get("label_selector") or {})

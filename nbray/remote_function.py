@@ -17,8 +17,11 @@ from nbray.options import (
     num_returns_code,
     option,
     resource_units,
+    selector_of,
+    strategy_of,
 )
 from nbray.util.function_pickles import KeptPickle
+from nbray.wire.strategies import Shape
 
 
 class RemoteFunction:
@@ -30,13 +33,16 @@ class RemoteFunction:
         self._pickle = KeptPickle(function)
         self._name = option(options, "name") or getattr(function, "__qualname__", repr(function))
         self._task_options = TaskOptions(
-            resources=tuple(sorted(resource_units(options, 1).items())),
+            shape=Shape(
+                tuple(sorted(resource_units(options, 1).items())),
+                strategy_of(options), selector_of(options),
+            ),
             num_returns=num_returns_code(option(options, "num_returns"), function),
             retries=option(options, "max_retries"),
             retry_exceptions=exception_classes(option(options, "retry_exceptions")),
             max_calls=option(options, "max_calls") or 0,
             backpressure=option(options, "_generator_backpressure_num_objects") or 0,
-        )
+        )  # fmt: skip
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

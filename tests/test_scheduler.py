@@ -1,4 +1,4 @@
-"""Where work runs: the decisions of the scheduler, and two real nodes that follow them."""
+"""Where work runs: two real nodes that follow the scheduler's decisions."""
 
 from __future__ import annotations
 
@@ -16,70 +16,16 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.common.infeasible import infeasible_text
-from nbray.common.resources import to_units
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
-from nbray.raylet.scheduler import LeaseRequest, Scheduler
-from nbray.wire.messages import NodeInfo
+from nbray.util.scheduling_strategies import (
+    Exists,
+    In,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+)
 
 MB = 1 << 20
-
-
-def node(name: str, total: dict[str, float], available: dict[str, float]) -> NodeInfo:
-    return NodeInfo(
-        name.encode(), name, 1, 2, name, False, True, to_units(total), to_units(available)
-    )
-
-
-def waiting(here: dict[str, float], *demands: dict[str, float]) -> Scheduler:
-    """A scheduler that has granted what fits of the ``demands`` and holds the rest."""
-    scheduler = Scheduler(to_units(here))
-    for number, demand in enumerate(demands):
-        scheduler.submit(LeaseRequest(number, to_units(demand), movable=True))
-    scheduler.grant(100)
-    return scheduler
-
-
-def targets(scheduler: Scheduler, *nodes: NodeInfo) -> list[tuple[object, str]]:
-    return [(request.key, node.host) for request, node in scheduler.spill(nodes)]
-
-
-def test_what_has_to_wait_goes_where_it_fits_now_and_where_most_is_left() -> None:
-    scheduler = waiting({"CPU": 1}, {"CPU": 1}, {"CPU": 1})
-    full = node("full", {"CPU": 64}, {"CPU": 0})
-    busy = node("busy", {"CPU": 4}, {"CPU": 1})
-    idle = node("idle", {"CPU": 4}, {"CPU": 4})
-    assert targets(scheduler, full, busy, idle) == [(1, "idle")]
-    assert scheduler.waiting == 0
-
-
-def test_a_burst_does_not_go_to_one_node() -> None:
-    scheduler = waiting({"CPU": 1}, *[{"CPU": 1}] * 6)
-    nodes = [node(name, {"CPU": 2}, {"CPU": 2}) for name in "ab"]
-    spilled = targets(scheduler, *nodes)
-    assert sorted(host for _, host in spilled) == ["a", "a", "b", "b"]
-    assert scheduler.waiting == 1
-
-
-def test_what_never_fits_here_goes_where_it_could_and_else_waits() -> None:
-    scheduler = waiting({"CPU": 1}, {"GPU": 1}, {"CPU": 1}, {"CPU": 1}, {"TPU": 1})
-    assert targets(scheduler, node("gpu", {"GPU": 1}, {"GPU": 0})) == [(0, "gpu")]
-    assert scheduler.waiting == 2
-
-
-def test_what_may_not_move_waits() -> None:
-    scheduler = Scheduler({})
-    scheduler.submit(LeaseRequest("actor", to_units({"CPU": 1})))
-    assert targets(scheduler, node("idle", {"CPU": 4}, {"CPU": 4})) == []
-    assert scheduler.waiting == 1
-
-
-def test_an_infeasible_request_names_the_nearest_node_and_what_it_lacks() -> None:
-    nodes = [node("none", {}, {}), node("near", {"CPU": 2, "GPU": 1}, {})]
-    text = infeasible_text(to_units({"CPU": 8, "GPU": 1}), nodes)
-    assert "on near" in text
-    assert "lacks {'CPU': 6.0}" in text
 
 
 # --- two nodes --------------------
@@ -92,7 +38,7 @@ def second(session_root: Path) -> Iterator[RunningNode]:
     head, info = find_session(facts["address"])
     joined = join(
         info["gcs_address"], resources={"CPU": 2, "far": 4}, token=head.token,
-        object_store_memory=200 * MB, fate_shared=True,
+        object_store_memory=200 * MB, fate_shared=True, labels={"zone": "far", "disk": "ssd"},
     )  # fmt: skip
     try:
         yield joined
@@ -136,20 +82,152 @@ def test_tasks_go_where_their_resource_is_and_where_room_is(second: RunningNode)
     wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be given back")
 
 
-def test_a_request_that_no_node_can_serve_is_served_when_a_node_joins(
-    session_root: Path,
+def test_a_request_that_no_node_can_serve_warns_and_is_served_when_a_node_joins(
+    session_root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     facts = nbray.init(num_cpus=1, object_store_memory=50 * MB)
     head, info = find_session(facts["address"])
     pending = where.options(resources={"late": 1}).remote()
-    log = head.log_path("raylet.log")
-    wait_until(lambda: "can ever serve {'CPU': 1.0, 'late': 1.0}" in log.read_text(), "a warning")
+    said = ""
+
+    def warned() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "can ever serve {'CPU': 1.0, 'late': 1.0}" in said
+
+    wait_until(warned, "a warning at the driver")
+    assert "which lacks {'late': 1.0}" in said
     late = join(
         info["gcs_address"], resources={"CPU": 1, "late": 1}, token=head.token,
         object_store_memory=50 * MB, fate_shared=True,
     )  # fmt: skip
     try:
         assert nbray.get(pending, timeout=20) == late.node_id
+    finally:
+        late.stop()
+
+
+def test_an_actor_that_no_node_can_serve_warns_its_driver(
+    session_root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 * MB)
+
+    @nbray.remote(resources={"moon": 1})
+    class Far:
+        pass
+
+    handle = Far.remote()
+    said = ""
+
+    def warned() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "Actor Far: No node of the cluster can ever serve {'moon': 1.0}" in said
+
+    wait_until(warned, "a warning at the driver")
+    del handle
+
+
+def home_id(second: RunningNode) -> str:
+    (row,) = [n for n in nbray.nodes() if n["NodeID"] != second.node_id]
+    return str(row["NodeID"])
+
+
+def test_spread_tasks_use_both_nodes(second: RunningNode) -> None:
+    spread = where.options(scheduling_strategy="SPREAD")
+    places = nbray.get([spread.remote() for _ in range(20)], timeout=30)
+    assert set(places) == {home_id(second), second.node_id}
+
+
+def test_node_affinity_is_kept_and_a_dead_node_fails_what_is_bound_to_it(
+    second: RunningNode,
+) -> None:
+    def on(node_id: str, soft: bool) -> nbray.RemoteFunction:
+        return where.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft))
+
+    home = home_id(second)
+    for node_id in (second.node_id, home):
+        places = nbray.get([on(node_id, False).remote() for _ in range(8)], timeout=30)
+        assert set(places) == {node_id}
+
+    @nbray.remote
+    class Bound:
+        def where(self) -> str:
+            return nbray.get_runtime_context().get_node_id()
+
+    bound = Bound.options(scheduling_strategy=NodeAffinitySchedulingStrategy(second.node_id, False))
+    actor = bound.remote()
+    assert nbray.get(actor.where.remote(), timeout=30) == second.node_id
+    second.stop()
+    wait_until(lambda: sum(n["Alive"] for n in nbray.nodes()) == 1, "the node to be dead")
+    with pytest.raises(nbray.exceptions.TaskUnschedulableError, match="soft=False was specified"):
+        nbray.get(on(second.node_id, False).remote(), timeout=30)
+    assert nbray.get(on(second.node_id, True).remote(), timeout=30) == home
+    late = bound.remote()
+    with pytest.raises(nbray.exceptions.ActorUnschedulableError):
+        nbray.get(late.where.remote(), timeout=30)
+    unknown = NodeAffinitySchedulingStrategy("ab" * 28, soft=False)
+    with pytest.raises(nbray.exceptions.TaskUnschedulableError):
+        nbray.get(where.options(scheduling_strategy=unknown).remote(), timeout=30)
+
+
+def test_labels_choose_the_node(second: RunningNode) -> None:
+    home = home_id(second)
+
+    def place(**options: object) -> str:
+        return str(nbray.get(where.options(**options).remote(), timeout=30))
+
+    assert place(label_selector={"zone": "in(near,far)"}) == second.node_id
+    assert place(label_selector={"zone": "!far"}) == home
+    assert place(label_selector={"ray.io/node-id": home}) == home
+    far = NodeLabelSchedulingStrategy({"zone": In("far"), "disk": Exists()})
+    assert place(scheduling_strategy=far) == second.node_id
+    liked = NodeLabelSchedulingStrategy({}, soft={"zone": In("mars")})
+    assert place(scheduling_strategy=liked) in (home, second.node_id)
+
+    @nbray.remote(label_selector={"zone": "far"})
+    class There:
+        def where(self) -> str:
+            return nbray.get_runtime_context().get_node_id()
+
+    assert nbray.get(There.remote().where.remote(), timeout=30) == second.node_id
+    row = next(n for n in nbray.nodes() if n["NodeID"] == second.node_id)
+    assert row["Labels"]["zone"] == "far"
+
+
+def test_a_task_goes_where_its_large_arguments_lie(second: RunningNode) -> None:
+    @nbray.remote
+    def where_is(array: np.ndarray) -> str:
+        return nbray.get_runtime_context().get_node_id()
+
+    far = ones.options(resources={"far": 1}).remote(1_000_000)
+    nbray.wait([far], timeout=30)
+    near = nbray.put(np.ones(1_000_000))
+    wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be free")
+    assert nbray.get(where_is.remote(far), timeout=30) == second.node_id
+    wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be free")
+    assert nbray.get(where_is.remote(near), timeout=30) == home_id(second)
+
+
+def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_root: Path) -> None:
+    facts = nbray.init(num_cpus=1, object_store_memory=50 * MB)
+    head, info = find_session(facts["address"])
+
+    @nbray.remote(num_cpus=1)
+    class Holder:
+        def where(self) -> str:
+            return nbray.get_runtime_context().get_node_id()
+
+    first, waits = Holder.remote(), Holder.remote()
+    assert nbray.get(first.where.remote(), timeout=30) == facts["node_id"]
+    call = waits.where.remote()
+    assert nbray.wait([call], timeout=1.5) == ([], [call])
+    late = join(
+        info["gcs_address"], resources={"CPU": 1}, token=head.token,
+        object_store_memory=50 * MB, fate_shared=True,
+    )  # fmt: skip
+    try:
+        assert nbray.get(call, timeout=30) == late.node_id
     finally:
         late.stop()
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from nbray.common.process import ProcessStartError
 from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.token import load_token, token_path
+from nbray.scheduling.labels import parse_node_labels
 
 
 @click.command()
@@ -29,6 +30,7 @@ from nbray.launcher.token import load_token, token_path
 @click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs; the machine's by default.")
 @click.option("--num-gpus", type=click.FloatRange(min=0), help="GPUs; none by default.")
 @click.option("--resources", default="{}", help="Custom resources, as JSON: '{\"disk\": 2}'.")
+@click.option("--labels", default="", help='Labels of the node: \'{"zone": "b"}\' or zone=b.')
 @click.option("--object-store-memory", type=click.IntRange(min=1), help="Bytes of the object "
               "store; 30% of the free memory by default.")  # fmt: skip
 @click.option("--object-spilling-directory", type=click.Path(file_okay=False), help="Where "
@@ -47,6 +49,7 @@ def start(
     num_cpus: float | None,
     num_gpus: float | None,
     resources: str,
+    labels: str,
     object_store_memory: int | None,
     object_spilling_directory: str | None,
     storage: str,
@@ -64,6 +67,10 @@ def start(
             param_hint="--node-ip-address",
         )
     amounts = _amounts(resources)
+    try:
+        named = parse_node_labels(labels)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--labels") from error
     amounts.update({name: n for name, n in (("CPU", num_cpus), ("GPU", num_gpus)) if n is not None})
     try:
         if address is None:
@@ -71,14 +78,14 @@ def start(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
-                storage=storage, session=session,
+                storage=storage, session=session, labels=named,
             )  # fmt: skip
         else:
             node = join(
                 address, resources=amounts, object_store_memory=object_store_memory,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or _own_address(address), fate_shared=block,
-                token=load_token(create=False),
+                token=load_token(create=False), labels=named,
             )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import (
     ActorDiedError,
+    ActorPlacementGroupRemoved,
     ActorUnavailableError,
+    ActorUnschedulableError,
     PendingCallsLimitExceeded,
     RuntimeEnvSetupError,
 )
@@ -181,6 +183,7 @@ class ActorClient:
         self._connection: Connection | None = None
         self._version = -1
         self._death_cause: str | None = None
+        self._death_kind = ""
         self._lost: list[ActorCall] = []
         self._watching = False
 
@@ -248,6 +251,7 @@ class ActorClient:
             self._fail_lost(call.spec, cause)
         if state.state == "DEAD":
             self._death_cause = state.death_cause or "the actor has ended"
+            self._death_kind = state.death_kind
             self._lose_connection()
             while self._queue:
                 self._fail_dead(self._queue.popleft())
@@ -307,7 +311,11 @@ class ActorClient:
     def _fail_dead(self, call: ActorCall) -> None:
         cause = self._death_cause or ""
         error: Exception
-        if cause.startswith("Failed to set up runtime environment"):
+        if self._death_kind == "unschedulable":
+            error = ActorUnschedulableError(cause)
+        elif self._death_kind == "group_removed":
+            error = ActorPlacementGroupRemoved()
+        elif cause.startswith("Failed to set up runtime environment"):
             error = RuntimeEnvSetupError(cause)
         else:
             error = ActorDiedError(f"{call.spec.name}: the actor is dead: {cause}.")

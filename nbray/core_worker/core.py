@@ -12,6 +12,7 @@ ownership table and borrowing), `values` (store, get, wait), `submitter`, `actor
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Token
@@ -93,6 +94,7 @@ class CoreWorker:
                 m.CancelObject: lambda _peer, message: self._cancel(
                     message.object_id[:24], message.force, message.recursive
                 ),
+                m.SchedulingWarning: self._on_warning,
             }
         )
         self.peers.on_closed.append(self._on_closed)
@@ -387,6 +389,10 @@ class CoreWorker:
     def _on_output(self, _peer: Connection, message: m.OutputLines | m.OutputDisplay) -> None:
         if self.on_output is not None:
             self.on_output(message)
+
+    def _on_warning(self, _raylet: Connection, message: m.SchedulingWarning) -> None:
+        # A worker's stderr reaches its driver.
+        print(f"(raylet) {message.text}", file=sys.stderr, flush=True)
 
     def _on_closed(self, connection: Connection) -> None:
         if connection is self.peers.raylet:

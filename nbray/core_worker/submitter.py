@@ -1,6 +1,7 @@
 """Normal tasks from submission to reply: leases, windows and retries.
 
-Tasks of the same resource shape and job share a queue and its leases. A worker gets more
+Tasks of the same shape, and with their large arguments on the same node, share a queue and its
+leases; a SPREAD task has its lease for itself. A worker gets more
 tasks at once the shorter they are: the window aims at `_WINDOW_S` of work and starts at one,
 so that long tasks spread over all workers and short ones travel in large batches. A worker
 that finds itself busy with a long task gives those behind it back (`TasksReturned`).
@@ -16,8 +17,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.task_options import Shape, TaskOptions
-from nbray.exceptions import OutOfMemoryError, RuntimeEnvSetupError
+from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import (
+    OutOfMemoryError,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
+)
 from nbray.wire.messages import (
     Address,
     CancelLeaseRequest,
@@ -34,6 +40,7 @@ from nbray.wire.messages import (
     WorkerDied,
 )
 from nbray.wire.reactor import Connection
+from nbray.wire.strategies import ANYWHERE, Shape, Spread
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -57,7 +64,8 @@ class PendingTask:
     """
 
     __slots__ = (
-        "function", "killed", "lease", "options", "out_of_memory", "parent", "retries", "spec",
+        "function", "key", "killed", "lease", "options", "out_of_memory", "parent", "retries",
+        "spec",
         "unresolved",
     )  # fmt: skip
 
@@ -67,6 +75,7 @@ class PendingTask:
         self.spec = spec
         self.function = function
         self.options = options
+        self.key: _Key = (options.shape, options.runtime_env, b"")
         self.retries = options.retries
         self.parent = parent
         self.unresolved = 0
@@ -94,22 +103,41 @@ class Lease:
         self.leaving = False
 
 
+_Key = tuple[Shape, str, bytes]
+
+
 class _Shape:
-    """The queue and the leases of one resource shape and runtime environment."""
+    """The queue and the leases of one shape, environment, and node where arguments lie, if any."""
 
-    __slots__ = ("leases", "queue", "requests", "resources", "runtime_env", "seconds")
+    __slots__ = (
+        "key", "leases", "near", "once", "queue", "requests", "runtime_env", "seconds", "shape",
+    )  # fmt: skip
 
-    def __init__(self, key: Shape) -> None:
-        self.resources, self.runtime_env = key
+    def __init__(self, key: _Key) -> None:
+        self.key = key
+        self.shape, self.runtime_env, self.near = key
+        self.once = isinstance(self.shape.strategy, Spread)
         self.queue: deque[PendingTask] = deque()
         self.leases: list[Lease] = []
         self.requests: dict[int, Connection] = {}
         self.seconds = -1.0
 
     def window(self) -> int:
-        if self.seconds < 0:
+        if self.seconds < 0 or self.once:
             return 1
         return max(1, min(_MAX_WINDOW, int(_WINDOW_S / max(self.seconds, 1e-6))))
+
+
+def _refusal(message: LeaseRefused) -> Exception:
+    match message.kind:
+        case "runtime_env":
+            return RuntimeEnvSetupError(message.reason)
+        case "unschedulable":
+            return TaskUnschedulableError(message.reason)
+        case "group_removed":
+            return TaskPlacementGroupRemoved()
+        case _:
+            return RuntimeError(message.reason)
 
 
 class TaskSubmitter:
@@ -117,7 +145,7 @@ class TaskSubmitter:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._shapes: dict[Shape, _Shape] = {}
+        self._shapes: dict[_Key, _Shape] = {}
         self._tasks: dict[bytes, PendingTask] = {}
         self._request_shapes: dict[int, _Shape] = {}
         self._next_request = 0
@@ -142,11 +170,27 @@ class TaskSubmitter:
         """An accepted task's arguments are complete."""
         if task.spec.task_id not in self._tasks:
             return  # it was cancelled meanwhile
-        key = task.options.shape
-        shape = self._shapes.get(key)
+        near = self._node_of_arguments(task.spec) if task.spec.dependencies else b""
+        task.key = (task.options.shape, task.options.runtime_env, near)
+        self._queue_of(task).queue.append(task)
+
+    def _queue_of(self, task: PendingTask) -> _Shape:
+        shape = self._shapes.get(task.key)
         if shape is None:
-            shape = self._shapes[key] = _Shape(key)
-        shape.queue.append(task)
+            shape = self._shapes[task.key] = _Shape(task.key)
+        return shape
+
+    def _node_of_arguments(self, spec: TaskSpec) -> bytes:
+        """The other node that has most bytes of the large arguments; empty if it is this one."""
+        held: dict[bytes, int] = {}
+        for dependency in spec.dependencies:
+            stored = dependency.value.stored if dependency.value is not None else None
+            for node_id in stored.node_ids if stored is not None else ():
+                held[node_id] = held.get(node_id, 0) + stored.size  # type: ignore[union-attr]
+        here = self._core.address.node_id
+        if not held or held.get(here, 0) == max(held.values()):
+            return b""
+        return max(held, key=lambda node_id: (held[node_id], node_id))
 
     def running(self) -> Iterator[TaskSpec]:
         """The task that each leased worker runs, as far as this process knows."""
@@ -195,11 +239,14 @@ class TaskSubmitter:
             RequestLease(
                 self._next_request,
                 self._core.job,
-                dict(shape.resources),
+                dict(shape.shape.resources),
                 len(shape.queue),
                 spilled,
                 bool(shape.queue) and shape.queue[0].retries != 0,
                 shape.runtime_env,
+                shape.shape.strategy,
+                shape.shape.selector,
+                shape.near,
             )
         )
 
@@ -233,8 +280,7 @@ class TaskSubmitter:
         while shape.queue:
             task = shape.queue.popleft()
             self._tasks.pop(task.spec.task_id, None)
-            error = RuntimeEnvSetupError if message.kind == "runtime_env" else RuntimeError
-            self._core.results.fail(task.spec, error(message.reason))
+            self._core.results.fail(task.spec, _refusal(message))
 
     def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
         """A reply came. False when the task is not one of this submitter's."""
@@ -242,13 +288,17 @@ class TaskSubmitter:
         if task is None:
             return False
         lease = task.lease
-        shape = self._shapes[task.options.shape]
+        shape = self._queue_of(task)
         if lease is not None:
             lease.in_flight.pop(message.task_id, None)
             if not lease.in_flight:
                 lease.idle_since = time.monotonic()
-            lease.leaving = lease.leaving or message.leaving
+            if message.leaving:
+                lease.leaving = True
             self._retire_if_leaving(shape, lease)
+            if shape.once and not lease.in_flight and lease in shape.leases:
+                shape.leases.remove(lease)
+                lease.raylet.send(ReturnLease(lease.lease_id))
         if shape.seconds < 0:
             shape.seconds = message.seconds
         else:
@@ -272,7 +322,7 @@ class TaskSubmitter:
                 continue
             lease, task.lease = task.lease, None
             lease.in_flight.pop(task_id, None)
-            shape = self._shapes[task.options.shape]
+            shape = self._queue_of(task)
             if not lease.leaving:
                 shape.seconds = max(shape.seconds, _WINDOW_S)
             shape.queue.appendleft(task)
@@ -291,7 +341,7 @@ class TaskSubmitter:
         task.lease = None
         task.spec.attempt += 1
         self._tasks[task.spec.task_id] = task
-        self._shapes[task.options.shape].queue.append(task)
+        self._queue_of(task).queue.append(task)
         self._core.submitter_dirty = True
 
     def cancel(self, task_id: bytes, force: bool) -> Connection | None:
@@ -307,7 +357,7 @@ class TaskSubmitter:
         if task.lease is not None:
             return task.lease.connection
         if not task.unresolved:
-            self._shapes[task.options.shape].queue.remove(task)
+            self._queue_of(task).queue.remove(task)
         del self._tasks[task_id]
         self._core.results.fail_cancelled(task.spec)
         return None
@@ -411,7 +461,7 @@ class TaskSubmitter:
 
     def _return_idle(self, idle_s: float) -> None:
         until = time.monotonic() - idle_s
-        for shape in self._shapes.values():
+        for shape in list(self._shapes.values()):
             if shape.queue:
                 continue
             for request_id, raylet in list(shape.requests.items()):
@@ -422,3 +472,5 @@ class TaskSubmitter:
                 if not lease.in_flight and lease.idle_since <= until:
                     shape.leases.remove(lease)
                     lease.raylet.send(ReturnLease(lease.lease_id))
+            if not shape.leases and shape.shape.strategy is not ANYWHERE:
+                del self._shapes[shape.key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Shape = tuple[tuple[tuple[str, int], ...], str]
+from nbray.wire.strategies import NOTHING, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class TaskOptions:
     """Resolved once per remote function, or actor method, and shared by its tasks.
 
     Attributes:
-        resources: the shape that a normal task's lease has, in units.
+        shape: the resources that a normal task's lease has, and how its node is chosen.
         num_returns: how many values; negative for streams.
         retries: runs after the first one when a worker died; -1 for ever.
         retry_exceptions: also when the function raised: always, never, or for these classes.
@@ -22,7 +22,7 @@ class TaskOptions:
         concurrency_group: which threads or semaphore of an actor the call uses.
     """
 
-    resources: tuple[tuple[str, int], ...] = ()
+    shape: Shape = NOTHING
     num_returns: int = 1
     retries: int = 0
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
@@ -30,8 +30,3 @@ class TaskOptions:
     backpressure: int = 0
     concurrency_group: str = ""
     runtime_env: str = ""
-
-    @property
-    def shape(self) -> Shape:
-        """What tasks must have in common to use the same workers."""
-        return self.resources, self.runtime_env

@@ -20,8 +20,8 @@ from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
-from nbray.wire.grpc_service import GrpcClient, serve
-from nbray.wire.messages import ActorState, NodeInfo
+from nbray.wire.grpc_service import GrpcClient, RpcError, serve
+from nbray.wire.messages import ActorState, JobConfig, NodeInfo
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class GcsServer:
         self._reconciling: set[asyncio.Task[None]] = set()
         self.actors = ActorTable(
             lambda: list(self._nodes.values()), self._raylet, store,
-            lambda job_id: self.state.job_is_over(job_id),
+            lambda job_id: self.state.job_is_over(job_id), self._warn,
         )  # fmt: skip
         self.state = StateTables(
             lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store, self.kv
@@ -71,6 +71,17 @@ class GcsServer:
                 await self._node_gone(node.node_id, "its node died")
         self.actors.resume()
 
+    async def _warn(self, job: JobConfig, text: str) -> None:
+        """Show a driver why something of its job waits."""
+        logger.warning("%s", text)
+        node = self._nodes.get(job.driver.node_id)
+        if node is None or not node.alive:
+            return
+        try:
+            await self._raylet(node).call("WarnJob", g.WarnJob(job.job_id, text), g.Empty)
+        except RpcError as error:
+            logger.warning("The driver of job %s was not warned: %s", job.job_id.hex(), error)
+
     async def report(self, request: g.Report) -> g.Nodes:
         """A raylet's row; the first one registers it."""
         node = request.node
@@ -80,6 +91,8 @@ class GcsServer:
         if known is None:
             logger.info("Node %s joined from %s.", node.node_id.hex()[:8], node.host)
         self._nodes[node.node_id] = node
+        if known is None or known.available != node.available:
+            self.actors.placement.nodes_changed()
         self._seen[node.node_id] = time.monotonic()
         if known is None or not node.alive:
             self._node_table.put(node.node_id, structs.replace(node, stats={}))
@@ -90,11 +103,28 @@ class GcsServer:
             task.add_done_callback(self._reconciling.discard)
         if request.load is not None:
             self.state.reported(node.node_id, request.load)
+        if known is None:
+            # When its starter hears that the node is there, every raylet knows it.
+            await self._tell_raylets(but=node.node_id)
         if not node.alive:
             await self._node_gone(node.node_id, "its node has left the cluster")
         if known is None or not node.alive:
             await self._store.durable()
         return g.Nodes(list(self._nodes.values()))
+
+    async def _tell_raylets(self, but: bytes) -> None:
+        """Send the node table to the raylets, which else have it from their next report."""
+        rows = g.Nodes(list(self._nodes.values()))
+        others = [n for n in rows.nodes if n.alive and n.node_id != but]
+        results = await asyncio.gather(
+            *(self._raylet(n).call("NodesChanged", rows, g.Empty, 1.0) for n in others),
+            return_exceptions=True,
+        )
+        for node, result in zip(others, results, strict=True):
+            if isinstance(result, RpcError):
+                logger.info("Node %s was not told: %s", node.node_id.hex()[:8], result)
+            elif isinstance(result, BaseException):
+                raise result
 
     async def nodes(self, _request: g.Empty) -> g.Nodes:
         """All rows."""

@@ -61,6 +61,7 @@ class ActorLife(msgspec.Struct, array_like=True):
         restarts: the number of the attempt.
         last_kill: the request of the last kill, which may be repeated.
         story: the last events, the newest last.
+        kind: what sort of end it was, as in `ActorState.death_kind`.
     """
 
     actor_id: bytes
@@ -76,6 +77,7 @@ class ActorLife(msgspec.Struct, array_like=True):
     placing: bytes = b""
     last_kill: bytes = b""
     story: list[str] = []
+    kind: str = ""
 
     @property
     def unplaced(self) -> bool:

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from nbray.common.resources import fits
 from nbray.gcs.actor_life import ActorLife, State
+from nbray.gcs.placement import ActorPlacement, shape_of
 from nbray.gcs.storage import StorageError, Store, Table
+from nbray.scheduling.explain import infeasible_text
+from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire.gcs_messages import (
     ActorsHere,
     ActorStarted,
@@ -37,6 +40,7 @@ from nbray.wire.gcs_messages import (
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.messages import ActorSpec, ActorState, Address, JobConfig, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
+from nbray.wire.strategies import Shape
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ _DEAD_KEPT = 1000
 _RETRY_S = 0.2
 _KNOWN_WITHIN_S = 5.0
 _START_TIMEOUT_S = 3600.0
+_LONGEST_WAIT_S = 5.0
 
 
 @dataclass
@@ -60,7 +65,7 @@ class ActorTable:
     """All actors of the cluster.
 
     ``nodes`` gives the node rows, ``raylet`` the client of a node, ``job_ended`` whether a job is
-    over.
+    over; ``warn`` shows a driver why something of its job waits.
     """
 
     def __init__(
@@ -69,7 +74,10 @@ class ActorTable:
         raylet: Callable[[NodeInfo], GrpcClient],
         store: Store,
         job_ended: Callable[[bytes], bool],
+        warn: Callable[[JobConfig, str], Awaitable[None]],
     ) -> None:
+        self.placement = ActorPlacement(nodes, random.Random())
+        self._warn = warn
         self._nodes = nodes
         self._raylet = raylet
         self._store = store
@@ -151,12 +159,21 @@ class ActorTable:
 
     async def _place(self, actor: _Actor) -> None:
         life = actor.life
+        busy: set[bytes] = set()
+        warned = False
         while life.unplaced:
             attempt = life.restarts
-            node = self._choose(actor)
+            choice = self._choose(actor, busy)
+            node = choice.node
+            if choice.verdict is Verdict.UNSCHEDULABLE:
+                self._end(actor, choice.reason, "unschedulable")
+                return
             if node is None:
                 actor.unplaced_since = actor.unplaced_since or time.monotonic()
-                await asyncio.sleep(_RETRY_S)
+                if not warned:
+                    warned = True
+                    await self._warn_infeasible(actor)
+                await self.placement.wait_for_change(_LONGEST_WAIT_S)
                 continue
             actor.unplaced_since = 0.0
             if life.placing != node.node_id:
@@ -168,34 +185,44 @@ class ActorTable:
                     return  # the GCS leaves
                 if not life.unplaced or life.restarts != attempt:
                     continue
-            started = await self._ask(actor, node, attempt)
+            started = await self._ask(actor, choice, attempt)
             if started is None:
                 await asyncio.sleep(_RETRY_S)
             elif not life.unplaced or life.restarts != attempt:
                 await self._kill(node.node_id, life.actor_id, attempt)
+            elif started.busy:
+                life.placing = b""
+                busy.add(node.node_id)
             else:
                 self._on_answer(actor, started)
 
-    def _choose(self, actor: _Actor) -> NodeInfo | None:
-        """The node that was asked for this attempt, as long as it lives; else one that fits."""
-        alive = [node for node in self._nodes() if node.alive]
-        for node in alive:
-            if node.node_id == actor.life.placing:
-                return node
-        demand = actor.spec.options.resources
-        able = [node for node in alive if fits(demand, node.total)]
-        able.sort(key=lambda node: not fits(demand, node.available))
-        return able[0] if able else None
+    def _choose(self, actor: _Actor, busy: set[bytes]) -> Choice:
+        """The node that was asked for this attempt, as long as it lives; else a new choice."""
+        for node in self._nodes():
+            if node.alive and node.node_id == actor.life.placing:
+                return Choice(Verdict.LATER, node)
+        return self.placement.choose(actor.spec.options, busy)
 
-    async def _ask(self, actor: _Actor, node: NodeInfo, attempt: int) -> ActorStarted | None:
+    async def _warn_infeasible(self, actor: _Actor) -> None:
+        options = actor.spec.options
+        demand = Demand(options.resources, options.strategy, options.selector)
+        text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
+        await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
+
+    async def _ask(self, actor: _Actor, choice: Choice, attempt: int) -> ActorStarted | None:
         """Have an attempt started by a raylet; None when that was not heard of."""
-        request = StartActor(actor.spec, actor.job, attempt=attempt)
+        node = choice.node
+        assert node is not None
+        request = StartActor(actor.spec, actor.job, attempt, self.placement.wait_s)
         call = asyncio.ensure_future(
             self._raylet(node).call("StartActor", request, ActorStarted, _START_TIMEOUT_S)
         )
         calls = self._starting.setdefault(node.node_id, set())
         calls.add(call)
         try:
+            if choice.verdict is Verdict.LATER:
+                async with self.placement.turn(actor.spec.options):
+                    await asyncio.wait({call}, timeout=self.placement.wait_s + 1)
             return await call
         except RpcError as error:
             logger.warning("Actor %s was not started: %s", actor.spec.class_name, error)
@@ -251,7 +278,8 @@ class ActorTable:
         else:
             self.on_failed(actor.spec, node_id, cause)
 
-    def _end(self, actor: _Actor, cause: str) -> None:
+    def _end(self, actor: _Actor, cause: str, kind: str = "") -> None:
+        actor.life.kind = kind
         actor.life.end(cause, time.time())
         self._changed(actor)
 
@@ -362,7 +390,7 @@ class ActorTable:
         life = actor.life
         while life.version <= after or life.state is State.PENDING:
             await actor.changed.wait()
-        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause)
+        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause, life.kind)
         await self._store.durable()
         return answer
 
@@ -396,14 +424,17 @@ class ActorTable:
 
     def unplaced(self) -> list[DemandRow]:
         """The actors for which no node has the resources at all, by shape."""
-        rows: dict[tuple[tuple[str, int], ...], DemandRow] = {}
+        rows: dict[Shape, DemandRow] = {}
         now = time.monotonic()
         for actor in self._actors.values():
             if not actor.unplaced_since or not actor.life.unplaced:
                 continue
-            demand = actor.spec.options.resources
+            shape = shape_of(actor.spec.options)
             row = rows.setdefault(
-                tuple(sorted(demand.items())), DemandRow(demand, 0, 0.0, True, b"")
+                shape,
+                DemandRow(
+                    dict(shape.resources), 0, 0.0, True, b"", "", shape.strategy, shape.selector
+                ),
             )
             row.count += 1
             row.waiting_s = max(row.waiting_s, now - actor.unplaced_since)

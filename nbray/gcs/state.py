@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from nbray.common.infeasible import infeasible_text
-from nbray.common.resources import fits
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.storage import Store, Table
+from nbray.scheduling.explain import feasible, infeasible_text
+from nbray.scheduling.policy import Demand
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, RegisterJob
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
@@ -149,15 +149,25 @@ class StateTables:
     async def _demand(self, _request: Empty) -> s.Demand:
         alive = [node for node in self._nodes() if node.alive]
         rows = [
-            s.DemandRow(w.resources, w.count, w.waiting_s, w.for_actor, node.node_id)
+            s.DemandRow(
+                w.resources,
+                w.count,
+                w.waiting_s,
+                w.for_actor,
+                node.node_id,
+                "",
+                w.strategy,
+                w.selector,
+            )
             for node in alive
             if (load := self._loads.get(node.node_id)) is not None
             for w in load.waiting
         ]
         rows += self._actors.unplaced()
         for row in rows:
-            if alive and not any(fits(row.resources, node.total) for node in alive):
-                row.reason = infeasible_text(row.resources, alive)
+            demand = Demand(row.resources, row.strategy, row.selector)
+            if alive and not feasible(demand, alive):
+                row.reason = infeasible_text(demand, alive)
         return s.Demand(rows)
 
     async def _recent_failures(self, _request: Empty) -> s.Failures:

@@ -21,6 +21,7 @@ from nbray.common.memory import MemoryReader
 from nbray.common.process import Child, spawn
 from nbray.common.resources import to_units
 from nbray.common.session import Session, sessions_root
+from nbray.scheduling.labels import check_node_labels
 
 _SMALLEST_STORE = 1 << 20
 
@@ -55,6 +56,7 @@ def start_head(
     token: bytes | None = None,
     storage: str = "sqlite",
     session: Path | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -71,13 +73,14 @@ def start_head(
             "redis://host:port".
         session: the session folder of a head node that has crashed: the cluster goes on, at its
             old address, with its tables. ``host``, ``port``, ``token`` and ``storage`` are of old.
+        labels: labels of the node, for label selectors.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, or the store too small; or
-            the node of ``session`` still runs, or there is none.
+        ValueError: an amount of a resource is negative or too fine, the store too small, or a
+            label malformed; or the node of ``session`` still runs, or there is none.
     """
-    demand = _node_arguments(resources, object_store_memory, object_spilling_directory)
+    demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
     if session is not None:
         address = _crashed_head(session)
         node = RunningNode(Session(session), address.rpartition(":")[0])
@@ -130,14 +133,16 @@ def join(
     object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     fate_shared: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> RunningNode:
     """Start a node of the cluster whose GCS is at ``address``; arguments as for `start_head`.
 
     Raises:
         ProcessStartError: no GCS answers there, or it refused the token; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, or the store too small.
+        ValueError: an amount of a resource is negative or too fine, the store too small, or a
+            label malformed.
     """
-    demand = _node_arguments(resources, object_store_memory, object_spilling_directory)
+    demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
     node = RunningNode(Session.create(token), host, address)
     try:
         _start_raylet(node, demand, fate_shared)
@@ -148,7 +153,10 @@ def join(
 
 
 def _node_arguments(
-    resources: Mapping[str, float], object_store_memory: int | None, spill: str | None
+    resources: Mapping[str, float],
+    object_store_memory: int | None,
+    spill: str | None,
+    labels: Mapping[str, str] | None,
 ) -> list[str]:
     free = psutil.virtual_memory().available
     store = int(free * 0.3) if object_store_memory is None else object_store_memory
@@ -167,7 +175,10 @@ def _node_arguments(
     store = store // 4096 * 4096
     total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
     total.update(resources)
-    arguments = ["--resources", json.dumps(to_units(total)), "--object-store-memory", str(store)]
+    arguments = [
+        "--resources", json.dumps(to_units(total)), "--object-store-memory", str(store),
+        "--labels", json.dumps(check_node_labels(dict(labels or {}))),
+    ]  # fmt: skip
     return arguments + (["--object-spilling-directory", os.path.abspath(spill)] if spill else [])
 
 

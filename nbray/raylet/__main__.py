@@ -29,7 +29,7 @@ async def _main(args: argparse.Namespace) -> None:
     gcs = GrpcClient(args.gcs_address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
         session, args.node_ip, gcs, json.loads(args.resources), args.object_store_memory,
-        args.head, config, _spill_folder(args, session),
+        args.head, config, _spill_folder(args, session), json.loads(args.labels),
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
+    parser.add_argument("--labels", default="{}")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
+from nbray.raylet.resource_set import Allocation
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
+from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -46,7 +48,7 @@ class ActorManager:
         self._gcs = gcs
         self._leases = leases
         self._pool = pool
-        self._resources: dict[bytes, dict[str, int]] = {}
+        self._taken: dict[bytes, Allocation] = {}
         self._candidates: dict[bytes, Candidate] = {}
         self._starting: dict[bytes, asyncio.Future[m.ActorCreated]] = {}
         self._attempts: dict[bytes, _Attempt] = {}
@@ -82,12 +84,18 @@ class ActorManager:
     async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         """Give an actor its resources and a worker, and have it created."""
         spec = request.spec
-        demand = spec.options.resources
+        options = spec.options
         try:
-            env = await self._pool.envs.prepare(spec.options.runtime_env)
+            env = await self._pool.envs.prepare(options.runtime_env)
         except EnvError as error:
             return g.ActorStarted(None, str(error))
-        await self._take(demand)
+        taken = await self._take(
+            Demand(options.resources, options.strategy, options.selector), request.wait_s
+        )
+        if taken is None:
+            if self._attempts.get(attempt.actor_id) is attempt:
+                del self._attempts[attempt.actor_id]  # it may be asked for again
+            return g.ActorStarted(None, busy=True)
         created: asyncio.Future[m.ActorCreated] = asyncio.get_running_loop().create_future()
         given: list[Worker] = []
 
@@ -95,12 +103,12 @@ class ActorManager:
             if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
                     self._pool.give_back(worker)
-                self._leases.give_back(demand)
+                self._leases.give_back(taken)
                 return
             given.append(worker)
             attempt.worker = worker
             worker.actor_id = spec.actor_id
-            self._resources[worker.worker_id] = demand
+            self._taken[worker.worker_id] = taken
             self._candidates[worker.worker_id] = Candidate(
                 worker.worker_id, spec.owner.worker_id, spec.options.max_restarts != 0,
                 time.monotonic(),
@@ -110,7 +118,7 @@ class ActorManager:
             worker.connection.send(m.BecomeActor(spec, request.job))
 
         def refuse(text: str) -> None:
-            self._leases.give_back(demand)
+            self._leases.give_back(taken)
             if not created.done():
                 created.set_exception(EnvError(text))
 
@@ -150,23 +158,21 @@ class ActorManager:
             if self._attempts.get(oldest.actor_id) is oldest:
                 del self._attempts[oldest.actor_id]
 
-    async def _take(self, demand: dict[str, int]) -> None:
-        """Wait, in the queue of all requests, until the actor's resources are taken."""
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _take(self, demand: Demand, wait_s: float) -> Allocation | None:
+        """What the actor needs, taken within ``wait_s`` in the queue of all requests, or None."""
+        granted: asyncio.Future[Allocation] = asyncio.get_running_loop().create_future()
 
-        def granted() -> None:
-            if taken.cancelled():
-                self._leases.give_back(demand)
-            else:
-                taken.set_result(None)
-
-        wish = Wish(demand, granted)
-        self._leases.submit(wish)
+        wish = Wish(demand, granted.set_result)
+        self._leases.submit(wish, placed=True)
         try:
-            await taken
+            return await asyncio.wait_for(asyncio.shield(granted), wait_s)
+        except TimeoutError:
+            if self._leases.withdraw(wish):
+                return None
+            return granted.result()
         except asyncio.CancelledError:
-            if not self._leases.withdraw(wish) and not taken.cancelled():
-                self._leases.give_back(demand)
+            if not self._leases.withdraw(wish):
+                self._leases.give_back(granted.result())
             raise
 
     def created(self, process: Process, message: m.ActorCreated) -> None:
@@ -182,9 +188,9 @@ class ActorManager:
     async def worker_gone(self, worker: Worker, cause: str) -> None:
         """The worker of an actor ended: whoever waits for it hears, and so does the GCS."""
         self._candidates.pop(worker.worker_id, None)
-        resources = self._resources.pop(worker.worker_id, None)
-        if resources is not None:
-            self._leases.give_back(resources)
+        taken = self._taken.pop(worker.worker_id, None)
+        if taken is not None:
+            self._leases.give_back(taken)
         starting = self._starting.pop(worker.worker_id, None)
         if starting is not None and not starting.done():
             starting.set_exception(ConnectionError(cause))

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
-from nbray.common.infeasible import infeasible_text
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
+from nbray.raylet.resource_set import Allocation
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError, Prepared
+from nbray.scheduling.explain import infeasible_text
+from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.state_messages import WaitingShape
+from nbray.wire.strategies import OnNode, Shape
 
 logger = logging.getLogger(__name__)
+
+_MOST_WARNINGS = 100
 
 
 @dataclass(eq=False)
@@ -29,7 +34,7 @@ class Lease:
     lease_id: int
     worker: Worker
     holder: Process
-    resources: dict[str, int]
+    taken: Allocation
     retriable: bool
     since: float = field(default_factory=time.monotonic)
 
@@ -48,6 +53,14 @@ class Process:
     worker: Worker | None = None
     leases: dict[int, Lease] = field(default_factory=dict)
     closed: bool = False
+    warned: set[str] = field(default_factory=set)
+
+    def warn(self, text: str) -> None:
+        """Have a warning shown at the process, once."""
+        if text not in self.warned and len(self.warned) < _MOST_WARNINGS:
+            self.warned.add(text)
+            logger.warning("%s", text)
+            self.send(m.SchedulingWarning(text))
 
     def send(self, message: m.Message) -> None:
         """Queue a message; dropped when the process has gone."""
@@ -57,34 +70,44 @@ class Process:
 
 @dataclass(eq=False)
 class Wish:
-    """Resources that somebody waits for: a lease request, or an actor that is to start."""
+    """Resources that somebody waits for: a lease request, or an actor that is to start.
 
-    resources: dict[str, int]
-    on_granted: Callable[[], None]
-    on_spilled: Callable[[m.NodeInfo], None] | None = None
+    ``on_moved`` hears that another node serves it, or why none does; without it, it stays here.
+    ``warn`` shows its driver why it waits.
+    """
+
+    demand: Demand
+    on_granted: Callable[[Allocation], None]
+    on_moved: Callable[[Choice], None] | None = None
+    warn: Callable[[str], None] | None = None
+    near: bytes = b""
+    looked_up: bool = False
     backlog: int = 1
     since: float = field(default_factory=time.monotonic)
 
 
 class LeaseManager:
-    """Grants, spills, lends and takes back. Resources are given back exactly once."""
+    """Grants, spills, lends and takes back. Resources are given back exactly once.
+
+    ``on_unknown_node`` looks for new nodes, and then calls what it is given. ``changed`` is set
+    when the node's resources, or those of others by what was moved there, have changed.
+    """
 
     def __init__(
-        self, row: Callable[[], m.NodeInfo], scheduler: Scheduler, pool: WorkerPool,
-        nodes: NodeTable,
-    ) -> None:  # fmt: skip
+        self, row: m.NodeInfo, scheduler: Scheduler, pool: WorkerPool, nodes: NodeTable
+    ) -> None:
         self._row = row
         self._scheduler = scheduler
         self._pool = pool
         self._nodes = nodes
         self._leases: dict[int, Lease] = {}
         self._lease_of: dict[bytes, Lease] = {}
-        self._lent: dict[bytes, dict[str, int]] = {}
         self._wishes: dict[tuple[Process, int], Wish] = {}
-        self._warned: set[tuple[tuple[str, int], ...]] = set()
         self._mourners: dict[bytes, Process] = {}
         self._preparing: dict[tuple[Process, int], asyncio.Task[None]] = {}
         self._next_lease = 1
+        self.changed = asyncio.Event()
+        self.on_unknown_node: Callable[[Callable[[], None]], None] = lambda then: then()
 
     # --- requests --------------------
 
@@ -110,25 +133,34 @@ class LeaseManager:
     def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
         key = (process, message.request_id)
 
-        def granted() -> None:
-            del self._wishes[key]
-            self._pool.want(
-                message.job.job_id, lambda worker: self._grant(process, message, worker),
-                env=env, refuse=refuse,
-            )  # fmt: skip
+        def granted(taken: Allocation) -> None:
+            self._wishes.pop(key, None)
 
-        def refuse(text: str) -> None:
-            self.give_back(message.resources)
-            process.send(m.LeaseRefused(message.request_id, text, "runtime_env"))
+            def use(worker: Worker | None) -> None:
+                self._grant(process, message, taken, worker)
 
-        def spilled(node: m.NodeInfo) -> None:
-            del self._wishes[key]
-            process.send(
-                m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
-            )
+            def refuse(text: str) -> None:
+                self.give_back(taken)
+                process.send(m.LeaseRefused(message.request_id, text, "runtime_env"))
 
-        wish = self._wishes[key] = Wish(message.resources, granted, spilled, message.backlog)
-        self.submit(wish, may_spill=not message.spilled)
+            self._pool.want(message.job.job_id, use, env=env, refuse=refuse)
+
+        def moved(choice: Choice) -> None:
+            self._wishes.pop(key, None)
+            node = choice.node
+            if node is None:
+                process.send(m.LeaseRefused(message.request_id, choice.reason, "unschedulable"))
+            else:
+                process.send(
+                    m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
+                )
+
+        demand = Demand(message.resources, message.strategy, message.selector)
+        wish = Wish(
+            demand, granted, moved, process.warn, message.near, backlog=message.backlog
+        )  # fmt: skip
+        self._wishes[key] = wish
+        self.submit(wish, placed=message.spilled)
 
     def cancel(self, process: Process, request_id: int) -> None:
         """A submitter does not want it any more; nothing happens when it crossed the grant."""
@@ -136,20 +168,41 @@ class LeaseManager:
         if preparing is not None:
             preparing.cancel()  # the environment itself is set up all the same
         wish = self._wishes.get((process, request_id))
-        if wish is not None and self._scheduler.cancel(wish):
+        if wish is not None and self.withdraw(wish):
             del self._wishes[(process, request_id)]
 
-    def submit(self, wish: Wish, may_spill: bool = False) -> None:
-        """Grant a wish now or later; ``may_spill``: or hand it to a node that can now."""
-        movable = wish.on_spilled is not None
-        self._scheduler.submit(LeaseRequest(wish, wish.resources, movable))
+    def submit(self, wish: Wish, placed: bool = False) -> None:
+        """Grant a wish now or later, or move it; ``placed``: another raylet or the GCS chose us."""
+        request = LeaseRequest(wish, wish.demand, wish.on_moved is not None, wish.near)
+        if not placed and request.movable:
+            choice = self._scheduler.place(request, self._nodes.others())
+            if self._is_news_of_a_node(wish, choice):
+                self.on_unknown_node(lambda: self.submit(wish))
+                return
+            if choice.node is not None or choice.verdict is Verdict.UNSCHEDULABLE:
+                self._move(wish, choice)
+                return
+            if choice.verdict is Verdict.INFEASIBLE:
+                self._warn(wish)
+        self._scheduler.submit(request)
         self.schedule()
-        if may_spill:
-            self.spill()
         if self._scheduler.waiting:
-            self._warn_of(wish.resources)
             for holder in {lease.holder for lease in self._leases.values()}:
                 holder.send(m.ReclaimLeases())
+
+    def _is_news_of_a_node(self, wish: Wish, choice: Choice) -> bool:
+        """Whether it names a node of which this raylet has not heard, once."""
+        strategy = wish.demand.strategy
+        if choice.verdict is not Verdict.UNSCHEDULABLE or not isinstance(strategy, OnNode):
+            return False
+        unknown = not self._nodes.knows(strategy.node_id) and not wish.looked_up
+        wish.looked_up = True
+        return unknown
+
+    def _move(self, wish: Wish, choice: Choice) -> None:
+        assert wish.on_moved is not None
+        self.changed.set()
+        wish.on_moved(choice)
 
     def withdraw(self, wish: Wish) -> bool:
         """Take a wish back; False when it is granted already."""
@@ -157,43 +210,43 @@ class LeaseManager:
 
     def schedule(self) -> None:
         """Grant what fits; to be called whenever resources may have become free."""
-        for granted in self._scheduler.grant(1 << 30):
-            cast(Wish, granted.key).on_granted()
+        for request, taken in self._scheduler.grant():
+            self.changed.set()
+            wish = cast(Wish, request.key)
+            wish.on_granted(taken)
 
-    def spill(self) -> None:
-        """Hand waiting requests to nodes that can serve them; called after every report."""
-        others = self._nodes.others()
-        if not others or not self._scheduler.waiting:
-            return
-        for request, node in self._scheduler.spill(others):
-            spilled = cast(Wish, request.key).on_spilled
-            assert spilled is not None
-            spilled(node)
+    def on_nodes_changed(self) -> None:
+        """Move waiting requests to nodes that can serve them; called after every report."""
+        if self._scheduler.waiting:
+            moved, infeasible = self._scheduler.move(self._nodes.others())
+            for request, choice in moved:
+                self._move(cast(Wish, request.key), choice)
+            for request in infeasible:
+                self._warn(cast(Wish, request.key))
 
-    def _warn_of(self, resources: dict[str, int]) -> None:
-        shape = tuple(sorted(resources.items()))
-        if shape in self._warned or self._scheduler.feasible(resources):
-            return
-        self._warned.add(shape)
-        logger.warning("%s", infeasible_text(resources, [self._row(), *self._nodes.others()]))
+    def _warn(self, wish: Wish) -> None:
+        """Tell the owner of a wish that no node can ever serve it."""
+        if wish.warn is not None:
+            wish.warn(infeasible_text(wish.demand, [self._row, *self._nodes.others()]))
 
     def waiting(self) -> list[WaitingShape]:
         """What waits here, by shape, for the state API."""
-        asked: dict[tuple[Hashable, ...], list[Wish]] = {}
+        asked: dict[tuple[bool, Shape], list[Wish]] = {}
         for request in self._scheduler.requests():
             wish = cast(Wish, request.key)
-            shape = (wish.on_spilled is None, *sorted(wish.resources.items()))
-            asked.setdefault(shape, []).append(wish)
+            demand = wish.demand
+            shape = Shape(tuple(sorted(demand.resources.items())), demand.strategy, demand.selector)
+            asked.setdefault((wish.on_moved is None, shape), []).append(wish)
         now = time.monotonic()
         return [
             WaitingShape(
-                wishes[0].resources,
+                dict(shape.resources),
                 max(len(wishes), max(wish.backlog for wish in wishes)),
                 now - min(wish.since for wish in wishes),
-                for_actor=wishes[0].on_spilled is None,
+                for_actor, shape.strategy, shape.selector,
             )
-            for wishes in asked.values()
-        ]
+            for (for_actor, shape), wishes in asked.items()
+        ]  # fmt: skip
 
     def is_leased(self, worker: Worker) -> bool:
         """Whether somebody holds a lease of the worker."""
@@ -201,14 +254,16 @@ class LeaseManager:
 
     # --- leases --------------------
 
-    def _grant(self, process: Process, request: m.RequestLease, worker: Worker | None) -> None:
+    def _grant(
+        self, process: Process, request: m.RequestLease, taken: Allocation, worker: Worker | None
+    ) -> None:
         if worker is None or process.closed:
             if worker is not None:
                 self._pool.give_back(worker)
-            self.give_back(request.resources)
+            self.give_back(taken)
             return
         assert worker.address is not None
-        lease = Lease(self._next_lease, worker, process, request.resources, request.retriable)
+        lease = Lease(self._next_lease, worker, process, taken, request.retriable)
         self._next_lease += 1
         self._leases[lease.lease_id] = process.leases[lease.lease_id] = lease
         self._lease_of[worker.worker_id] = lease
@@ -226,16 +281,16 @@ class LeaseManager:
         del self._leases[lease.lease_id]
         del self._lease_of[lease.worker.worker_id]
         del lease.holder.leases[lease.lease_id]
-        lent = self._lent.pop(lease.worker.worker_id, {})
         if broken:
             self._pool.kill(lease.worker, intended=not lost)
         else:
             self._pool.give_back(lease.worker)
-        self.give_back({name: n - lent.get(name, 0) for name, n in lease.resources.items()})
+        self.give_back(lease.taken)
 
-    def give_back(self, resources: dict[str, int]) -> None:
+    def give_back(self, taken: Allocation) -> None:
         """Resources are free again; whoever waits for them is served."""
-        self._scheduler.give_back(resources)
+        taken.free()
+        self.changed.set()
         self.schedule()
 
     def process_gone(self, process: Process) -> None:
@@ -243,7 +298,7 @@ class LeaseManager:
         for key in [key for key in self._preparing if key[0] is process]:
             self._preparing.pop(key).cancel()
         for key in [key for key in self._wishes if key[0] is process]:
-            self._scheduler.cancel(self._wishes.pop(key))
+            self.withdraw(self._wishes.pop(key))
         for lease in list(process.leases.values()):
             self._end(lease, broken=True)
         self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
@@ -272,13 +327,12 @@ class LeaseManager:
     def lend(self, process: Process) -> None:
         """The worker's task blocks: its CPUs may be used by others meanwhile."""
         lease = self._lease_of.get(process.worker_id)
-        if lease is not None and process.worker_id not in self._lent:
-            lent = {"CPU": lease.resources.get("CPU", 0)}
-            self._lent[process.worker_id] = lent
-            self.give_back(lent)
+        if lease is not None:
+            lease.taken.lend()
+            self.schedule()
 
     def take_back(self, process: Process) -> None:
         """It goes on, also when that makes the node's CPUs negative for a while."""
-        lent = self._lent.pop(process.worker_id, None)
-        if lent is not None:
-            self._scheduler.take(lent)
+        lease = self._lease_of.get(process.worker_id)
+        if lease is not None:
+            lease.taken.take_back()

@@ -30,6 +30,20 @@ class NodeTable:
             self._clients.pop(node_id, None)
         return died
 
+    def knows(self, node_id: bytes) -> bool:
+        """Whether the node is in the rows, dead or alive."""
+        return node_id == self._node_id or node_id in self._rows
+
+    async def look_up(self) -> None:
+        """Ask the GCS for nodes that are new.
+
+        Raises:
+            RpcError: the GCS does not answer.
+        """
+        reply = await self._gcs.call("ListNodes", g.Empty(), g.Nodes)
+        for row in reply.nodes:
+            self._rows.setdefault(row.node_id, row)
+
     async def client(self, node_id: bytes) -> GrpcClient | None:
         """The client of a node; None when it is dead or not known to the GCS.
 
@@ -37,8 +51,7 @@ class NodeTable:
             RpcError: the node is new here, and the GCS does not answer.
         """
         if node_id not in self._rows:
-            reply = await self._gcs.call("ListNodes", g.Empty(), g.Nodes)
-            self._rows.update((row.node_id, row) for row in reply.nodes)
+            await self.look_up()
         row = self._rows.get(node_id)
         if row is None or not row.alive:
             return None

@@ -1,50 +1,68 @@
 """Who gets the node's resources, and who is sent to another node: pure decisions.
 
-Requests are served first come first served per shape. One that has to wait here goes to a node
-where it fits now; one that could never run here goes to a node where it could.
+Requests are served first come first served per shape; one may pass an earlier one of another
+shape. Where a request goes at first is the policy's choice (`nbray.scheduling.policy`). One that
+waits here moves when the policy finds a node where it fits now, or when it could never run here.
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from nbray.common.resources import add, fits, subtract
+from nbray.common.resources import subtract
+from nbray.raylet.resource_set import Allocation, Devices, ResourceSet
+from nbray.scheduling.policy import Choice, Demand, Verdict, choose, may_run
 from nbray.wire.messages import NodeInfo
+from nbray.wire.strategies import Spread
 
 
-@dataclass
+@dataclass(eq=False)
 class LeaseRequest:
-    """A wish for resources; ``key`` is the caller's, ``movable``: another node may serve it."""
+    """A wish for resources.
+
+    Attributes:
+        key: the caller's name for it.
+        demand: what is needed.
+        movable: another node may serve it.
+        near: the node that goes first, where its arguments lie; empty: this one.
+    """
 
     key: object
-    resources: dict[str, int]
+    demand: Demand
     movable: bool = False
+    near: bytes = b""
 
 
-@dataclass
 class Scheduler:
     """Resources of one node and the requests that wait for them.
 
-    A request may pass an earlier one of another shape, never one of its own.
+    ``row`` is this node's row in the node table: its ``available`` is this scheduler's own.
     """
 
-    total: dict[str, int]
-    available: dict[str, int] = field(default_factory=dict)
-    _waiting: deque[LeaseRequest] = field(default_factory=deque)
-
-    def __post_init__(self) -> None:
-        self.available = dict(self.total)
+    def __init__(
+        self, row: NodeInfo, generator: random.Random, devices: Devices | None = None
+    ) -> None:
+        self.node = ResourceSet(row.total, devices)
+        row.available = self.node.available
+        self._row = row
+        self._generator = generator
+        self._waiting: deque[LeaseRequest] = deque()
+        self._turn = 0
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)
 
-    def feasible(self, resources: dict[str, int]) -> bool:
-        """Whether the node could ever serve this shape."""
-        return fits(resources, self.total)
+    def place(self, request: LeaseRequest, others: Sequence[NodeInfo]) -> Choice:
+        """Where a new request goes. It is not queued yet; a node that was chosen is charged."""
+        if isinstance(request.demand.strategy, Spread):
+            self._turn += 1
+        choice = self._choose(request, others)
+        return self._charged(request, choice)
 
     def requests(self) -> list[LeaseRequest]:
         """The requests that wait."""
@@ -62,59 +80,58 @@ class Scheduler:
                 return True
         return False
 
-    def grant(self, most: int) -> list[LeaseRequest]:
-        """Up to ``most`` requests that are served now; their resources are taken."""
-        granted: list[LeaseRequest] = []
-        passed: list[dict[str, int]] = []
+    def grant(self) -> list[tuple[LeaseRequest, Allocation]]:
+        """The requests that are served now, with what was taken for them."""
+        granted: list[tuple[LeaseRequest, Allocation]] = []
+        passed: list[Demand] = []
         for request in list(self._waiting):
-            if len(granted) >= most:
-                break
-            if request.resources in passed:
+            demand = request.demand
+            if demand in passed:
                 continue
-            if fits(request.resources, self.available):
-                subtract(self.available, request.resources)
-                self._waiting.remove(request)
-                granted.append(request)
+            taken = self.node.take(demand.resources) if may_run(demand, self._row) else None
+            if taken is None:
+                passed.append(demand)
             else:
-                passed.append(request.resources)
+                self._waiting.remove(request)
+                granted.append((request, taken))
         return granted
 
-    def spill(self, others: Iterable[NodeInfo]) -> list[tuple[LeaseRequest, NodeInfo]]:
-        """Take out the waiting requests that go to another node, each with its node.
+    def move(
+        self, others: Sequence[NodeInfo]
+    ) -> tuple[list[tuple[LeaseRequest, Choice]], list[LeaseRequest]]:
+        """Take out the waiting requests that go elsewhere, or that must fail by now.
 
         What they need is subtracted from the rows, so that a burst does not go to one node.
+        Also returns the requests that no node could ever serve, which go on waiting.
         """
-        nodes = list(others)
-        spilled: list[tuple[LeaseRequest, NodeInfo]] = []
-        for request in list(self._waiting):
-            node = self._better_node(request.resources, nodes) if request.movable else None
-            if node is not None:
-                subtract(node.available, request.resources)
+        moved: list[tuple[LeaseRequest, Choice]] = []
+        infeasible: list[LeaseRequest] = []
+        for request in [request for request in self._waiting if request.movable]:
+            choice = self._charged(request, self._choose(request, others))
+            if choice.node is not None or choice.verdict is Verdict.UNSCHEDULABLE:
                 self._waiting.remove(request)
-                spilled.append((request, node))
-        return spilled
+                moved.append((request, choice))
+            elif choice.verdict is Verdict.INFEASIBLE:
+                infeasible.append(request)
+        return moved, infeasible
 
-    def _better_node(self, demand: dict[str, int], nodes: list[NodeInfo]) -> NodeInfo | None:
-        able = [node for node in nodes if fits(demand, node.available)]
-        if not able and not self.feasible(demand):
-            able = [node for node in nodes if fits(demand, node.total)]
-        return max(able, key=lambda node: _headroom(demand, node), default=None)
+    def _choose(self, request: LeaseRequest, others: Sequence[NodeInfo]) -> Choice:
+        """The policy's choice, with ``node`` only if the request goes to another node."""
+        demand, row = request.demand, self._row
+        choice = choose(
+            demand, [row, *others], request.near or row.node_id, self._generator, self._turn
+        )
+        stays = choice.verdict is Verdict.LATER and self.serves(demand)
+        if choice.node is row or stays:
+            return Choice(choice.verdict)
+        return choice
 
-    def give_back(self, resources: dict[str, int]) -> None:
-        """Resources are free again."""
-        add(self.available, resources)
+    def serves(self, demand: Demand) -> bool:
+        """Whether this node could ever serve a demand."""
+        return self.node.could(demand.resources) and may_run(demand, self._row)
 
-    def take(self, resources: dict[str, int]) -> None:
-        """Take resources that are in use already (a worker that goes on)."""
-        subtract(self.available, resources)
-
-
-def _headroom(demand: dict[str, int], node: NodeInfo) -> float:
-    """What share of its scarcest demanded resource the node would have left."""
-    return min(
-        (
-            (node.available.get(name, 0) - amount) / max(1, node.total.get(name, 0))
-            for name, amount in demand.items()
-        ),
-        default=1.0,
-    )
+    @staticmethod
+    def _charged(request: LeaseRequest, choice: Choice) -> Choice:
+        if choice.node is not None:
+            subtract(choice.node.available, request.demand.resources)
+        return choice

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from nbray.raylet.state import NodeState
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.packaging import NAMESPACE
 from nbray.runtime_env.setup import EnvManager
+from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
@@ -39,6 +41,7 @@ _GCS_METHODS = {
     "GetDashboard",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
+_SOONEST_REPORT_S = 0.1
 
 
 class Raylet:
@@ -46,29 +49,33 @@ class Raylet:
 
     def __init__(
         self, session: Session, host: str, gcs: GrpcClient, total: dict[str, int], store_bytes: int,
-        is_head: bool, config: Config, spill_folder: Path,
+        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str],
     ) -> None:  # fmt: skip
         self.node_id = os.urandom(28)
         self.socket_path = session.socket_path(f"raylet-{self.node_id.hex()[:8]}")
         self.frame_port = 0
         self.grpc_port = 0
-        self._host = host
         self._gcs = gcs
         self._config = config
-        self._is_head = is_head
         self._cpus = total.get("CPU", 0) // 10_000
-        self._scheduler = Scheduler(total)
+        self._row = m.NodeInfo(
+            self.node_id, host, 0, 0, socket.gethostname(), is_head, True, total, {},
+            labels={**labels, NODE_ID: self.node_id.hex()},
+        )  # fmt: skip
+        self._scheduler = Scheduler(self._row, random.Random(self.node_id))
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store
         envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
         self._pool = WorkerPool(session, self.socket_path, host, envs)
         self._pool.on_exit = self._on_worker_exit
-        self._leases = LeaseManager(self.row, self._scheduler, self._pool, self._nodes)
+        self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
+        self._leases.on_unknown_node = lambda then: self._spawn(self._look_for_nodes(then))
         self._actors = ActorManager(gcs, self._leases, self._pool)
         self._state = NodeState(self.node_id, host, gcs, self._pool, self._leases)
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
+        self._drivers: dict[bytes, Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life --------------------
@@ -91,6 +98,8 @@ class Raylet:
             "StartActor": (g.StartActor, self._start_actor),
             "EndActor": (g.EndActor, self._actors.end),
             "ActorsHere": (g.Empty, self._actors.here),
+            "NodesChanged": (g.Nodes, self._nodes_changed),
+            "WarnJob": (g.WarnJob, self._warn_job),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
             "TellOwner": (TellOwner, self._objects.tell_owner),
@@ -115,13 +124,16 @@ class Raylet:
             "workers": float(len(self._pool.workers)),
             "pending_leases": float(self._scheduler.waiting),
         }
-        return m.NodeInfo(
-            self.node_id, self._host, self.frame_port, self.grpc_port, socket.gethostname(),
-            self._is_head, alive, self._scheduler.total, self._scheduler.available, stats,
-        )  # fmt: skip
+        row = self._row
+        row.frame_port, row.grpc_port, row.alive = self.frame_port, self.grpc_port, alive
+        row.stats = stats
+        return row
 
     async def report(self) -> None:
-        """Report to the GCS for ever; returns when this node has to leave."""
+        """Report to the GCS for ever; returns when this node has to leave.
+
+        After a change of resources it reports soon, and so hears soon of others' changes.
+        """
         heard = time.monotonic()
         while True:
             try:
@@ -132,9 +144,7 @@ class Raylet:
                 if reply.rejected:
                     logger.error("The GCS declared this node dead; it leaves.")
                     return
-                for node_id in self._nodes.update(reply.nodes):
-                    self._on_node_died(node_id)
-                self._leases.spill()
+                self._update_nodes(reply.nodes)
             except RpcError as error:
                 silence = time.monotonic() - heard
                 if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
@@ -143,7 +153,31 @@ class Raylet:
                     )
                     return
             self._pool.trim(max(1, self._cpus))
-            await asyncio.sleep(self._config.health_check_period_s)
+            await asyncio.sleep(_SOONEST_REPORT_S)
+            try:
+                left = self._config.health_check_period_s - _SOONEST_REPORT_S
+                await asyncio.wait_for(self._leases.changed.wait(), left)
+            except TimeoutError:
+                continue
+            finally:
+                self._leases.changed.clear()
+
+    async def _nodes_changed(self, request: g.Nodes) -> g.Empty:
+        """The GCS has news of nodes between two reports."""
+        self._update_nodes(request.nodes)
+        return g.Empty()
+
+    def _update_nodes(self, rows: list[m.NodeInfo]) -> None:
+        for node_id in self._nodes.update(rows):
+            self._on_node_died(node_id)
+        self._leases.on_nodes_changed()
+
+    async def _look_for_nodes(self, then: Callable[[], None]) -> None:
+        try:
+            await self._nodes.look_up()
+        except RpcError as error:
+            logger.warning("The GCS was not asked for new nodes: %s", error)
+        then()
 
     def _on_node_died(self, node_id: bytes) -> None:
         logger.warning("Node %s has left or died.", node_id.hex()[:8])
@@ -223,6 +257,7 @@ class Raylet:
         self._objects.process_gone(process)
         self._state.process_gone(process)
         if process.is_driver:
+            del self._drivers[process.job_id]
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)
             self._end_job(process.job_id)
         elif process.worker is not None:
@@ -242,7 +277,7 @@ class Raylet:
         process.worker_id, process.worker = a.worker_id, worker
         self._objects.introduce(process, f"worker pid {message.pid}")
         arena = self._store.arena
-        process.send(m.WorkerRegistered(self.node_id, self._host, arena.path, arena.size))
+        process.send(m.WorkerRegistered(self.node_id, self._row.host, arena.path, arena.size))
         self._pool.registered(worker)
 
     async def _register_driver(self, process: Process, message: m.RegisterDriver) -> None:
@@ -258,11 +293,12 @@ class Raylet:
         process.worker_id, process.job_id = message.address.worker_id, job.job_id
         process.is_driver = True
         self._objects.introduce(process, f"driver pid {message.pid}")
+        self._drivers[job.job_id] = process
         self._job_homes[job.job_id] = self.node_id
         self._state.driver_joined(process, message.pid)
         arena = self._store.arena
         process.send(
-            m.DriverRegistered(self.node_id, job.job_id, self._host, arena.path, arena.size)
+            m.DriverRegistered(self.node_id, job.job_id, self._row.host, arena.path, arena.size)
         )
 
     def _end_job(self, job_id: bytes) -> None:
@@ -320,6 +356,13 @@ class Raylet:
     async def _start_actor(self, request: g.StartActor) -> g.ActorStarted:
         self._job_homes.setdefault(request.spec.job_id, request.job.driver.node_id)
         return await self._actors.start(request)
+
+    async def _warn_job(self, request: g.WarnJob) -> g.Empty:
+        """Something of a job whose driver is here waits."""
+        driver = self._drivers.get(request.job_id)
+        if driver is not None:
+            driver.warn(request.text)
+        return g.Empty()
 
     async def _pass_to_gcs(self, process: Process, message: m.GcsRequest) -> None:
         body, error = b"", ""

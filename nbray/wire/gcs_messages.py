@@ -100,20 +100,23 @@ class StartActor(msgspec.Struct, array_like=True):
     """GCS to raylet: give it a worker and create it. Answered by `ActorStarted`.
 
     For one attempt there is one process, however often the raylet is asked.
+    ``wait_s``: for how long it may wait for resources there.
     """
 
     spec: ActorSpec
     job: JobConfig
     attempt: int = 0
+    wait_s: float = 1.0
 
 
 class ActorStarted(msgspec.Struct, array_like=True):
-    """Raylet to GCS: where it lives, or why it does not."""
+    """Raylet to GCS: where it lives, or why it does not; ``busy``: no resources were free."""
 
     address: Address | None
     error: str = ""
     retriable: bool = False
     pid: int = 0
+    busy: bool = False
 
 
 class EndActor(msgspec.Struct, array_like=True):
@@ -175,3 +178,10 @@ class KvKeys(msgspec.Struct, array_like=True):
     """The keys of a namespace that begin with the prefix."""
 
     keys: list[bytes]
+
+
+class WarnJob(msgspec.Struct, array_like=True):
+    """GCS to a driver's raylet: show this to the user. Answered by `Empty`."""
+
+    job_id: bytes
+    text: str

@@ -12,6 +12,8 @@ from typing import Union
 
 import msgspec
 
+from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+
 
 class Address(msgspec.Struct, array_like=True, frozen=True):
     """Where a driver or worker listens: Unix socket on its own node, TCP from others."""
@@ -102,6 +104,8 @@ class ActorOptions(msgspec.Struct, array_like=True):
     concurrency_groups: dict[str, int] = {}
     max_pending_calls: int = -1
     runtime_env: str = ""
+    strategy: Strategy = ANYWHERE
+    selector: tuple[LabelTerm, ...] = ()
 
 
 class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
@@ -158,6 +162,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     available: dict[str, int]
     stats: dict[str, float] = {}
     death_cause: str = ""
+    labels: dict[str, str] = {}
 
 
 # --- registration: every process with its raylet ------------------------------------
@@ -212,7 +217,10 @@ class Hello(msgspec.Struct, array_like=True, tag=5):
 
 
 class RequestLease(msgspec.Struct, array_like=True, tag=10):
-    """Submitter to raylet. Answered by one `LeaseGranted`, `LeaseSpilled` or `LeaseRefused`."""
+    """Submitter to raylet. Answered by one `LeaseGranted`, `LeaseSpilled` or `LeaseRefused`.
+
+    ``near`` is the node where most bytes of the arguments lie, if that is another one.
+    """
 
     request_id: int
     job: JobConfig
@@ -221,6 +229,9 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     spilled: bool = False
     retriable: bool = True
     runtime_env: str = ""
+    strategy: Strategy = ANYWHERE
+    selector: tuple[LabelTerm, ...] = ()
+    near: bytes = b""
 
 
 class LeaseGranted(msgspec.Struct, array_like=True, tag=11):
@@ -241,7 +252,7 @@ class LeaseSpilled(msgspec.Struct, array_like=True, tag=12):
 
 
 class LeaseRefused(msgspec.Struct, array_like=True, tag=13):
-    """Raylet to submitter: the request failed and why."""
+    """Raylet to submitter: the request failed and why; ``kind`` names an exception of nbray."""
 
     request_id: int
     reason: str
@@ -565,13 +576,17 @@ class WatchActor(msgspec.Struct, array_like=True, tag=52):
 
 
 class ActorState(msgspec.Struct, array_like=True, tag=53):
-    """Raylet to process: state is PENDING, ALIVE, RESTARTING or DEAD."""
+    """Raylet to process: state is PENDING, ALIVE, RESTARTING or DEAD.
+
+    ``death_kind`` names an exception of nbray when it is not `ActorDiedError`.
+    """
 
     actor_id: bytes
     version: int
     state: str
     address: Address | None
     death_cause: str = ""
+    death_kind: str = ""
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=54):
@@ -667,6 +682,15 @@ class OutputDisplay(msgspec.Struct, array_like=True, tag=71):
     content: bytes
 
 
+# --- scheduling -------------------------------------------------------------------------
+
+
+class SchedulingWarning(msgspec.Struct, array_like=True, tag=130):
+    """Raylet to the process that asked, or to a job's driver: what waits, and why."""
+
+    text: str
+
+
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
@@ -680,4 +704,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,
+    SchedulingWarning,
 ]  # fmt: skip

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+
 
 class WaitingShape(msgspec.Struct, array_like=True):
     """Requests of one resource shape that wait at one raylet, oldest since ``waiting_s``.
@@ -18,6 +20,8 @@ class WaitingShape(msgspec.Struct, array_like=True):
     count: int
     waiting_s: float
     for_actor: bool = False
+    strategy: Strategy = ANYWHERE
+    selector: tuple[LabelTerm, ...] = ()
 
 
 class NodeLoad(msgspec.Struct, array_like=True):
@@ -42,6 +46,8 @@ class DemandRow(msgspec.Struct, array_like=True):
     for_actor: bool
     node_id: bytes
     reason: str = ""
+    strategy: Strategy = ANYWHERE
+    selector: tuple[LabelTerm, ...] = ()
 
 
 class Demand(msgspec.Struct, array_like=True):

@@ -1,0 +1,171 @@
+"""Which node serves a task or an actor: a pure function of the node table.
+
+The default is Ray's hybrid policy. A node's score is the share of its scarcest resource that is
+used, and zero below one half: so nodes are filled to one half first, the asking node before all
+others, and then evenly. Among the best fifth of the nodes one is drawn by the generator that the
+caller passes, so that many askers with the same old view do not all choose the same node. Work
+that needs no GPU avoids nodes that have some, as long as another has room.
+
+A node where it fits now goes before one where it could ever fit; where none could, the request
+waits for a node to join. ``available`` in the rows is what the caller believes: after a choice it
+subtracts the demand, so that a burst is spread.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from nbray.common.resources import fits
+from nbray.scheduling.labels import matches
+from nbray.wire.messages import NodeInfo
+from nbray.wire.strategies import Anywhere, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
+
+_PACK_BELOW = 0.5
+_TOP_SHARE = 0.2
+_ALWAYS_CRITICAL = ("CPU", "memory")
+
+
+class Verdict(Enum):
+    """What a choice means: it fits now, it fits later, no node could ever, or it must fail."""
+
+    NOW = "now"
+    LATER = "later"
+    INFEASIBLE = "infeasible"
+    UNSCHEDULABLE = "unschedulable"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A wish for a node."""
+
+    resources: Mapping[str, int]
+    strategy: Strategy
+    selector: tuple[LabelTerm, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The node, when there is one; ``reason`` says why it is unschedulable."""
+
+    verdict: Verdict
+    node: NodeInfo | None = None
+    reason: str = ""
+
+
+def choose(
+    demand: Demand,
+    nodes: Sequence[NodeInfo],
+    here: bytes,
+    generator: random.Random,
+    turn: int = 0,
+) -> Choice:
+    """Choose a node.
+
+    Args:
+        demand: the wish; one for a placement group is not decided here.
+        nodes: all rows; dead ones are passed over.
+        here: the node that goes first: the asking one, or the one with most of the arguments.
+        generator: draws among equally good nodes.
+        turn: how many SPREAD wishes were served before.
+    """
+    assert not isinstance(demand.strategy, InGroup)
+    alive = [n for n in nodes if n.alive and matches(demand.selector, n.labels)]
+    strategy = demand.strategy
+    if isinstance(strategy, OnNode):
+        node = next((n for n in alive if n.node_id == strategy.node_id), None)
+        if node is not None and fits(demand.resources, node.total):
+            if fits(demand.resources, node.available):
+                return Choice(Verdict.NOW, node)
+            if strategy.fail_on_unavailable:
+                return Choice(Verdict.UNSCHEDULABLE, None, _UNAVAILABLE)
+            if not strategy.spill_on_unavailable:
+                return Choice(Verdict.LATER, node)
+        elif not strategy.soft:
+            return Choice(Verdict.UNSCHEDULABLE, None, _NO_SUCH_NODE)
+        strategy = Anywhere()
+    if isinstance(strategy, Labelled):
+        alive = [n for n in alive if matches(strategy.hard, n.labels)]
+        liked = [n for n in alive if matches(strategy.soft, n.labels)]
+        first = _hybrid(demand.resources, liked, here, generator)
+        if first.verdict is Verdict.NOW:
+            return first
+        other = _hybrid(demand.resources, alive, here, generator)
+        return first if other.verdict is first.verdict else other
+    if isinstance(strategy, Spread):
+        return _spread(demand.resources, alive, turn)
+    return _hybrid(demand.resources, alive, here, generator)
+
+
+_NO_SUCH_NODE = (
+    "The node specified via NodeAffinitySchedulingStrategy doesn't exist any more or is "
+    "infeasible, and soft=False was specified."
+)
+_UNAVAILABLE = (
+    "The node specified via NodeAffinitySchedulingStrategy doesn't have the available resources, "
+    "and _fail_on_unavailable=True was specified."
+)
+
+
+def may_run(demand: Demand, node: NodeInfo) -> bool:
+    """Whether a wish that waits at a node may be served there, resources aside."""
+    strategy = demand.strategy
+    if not matches(demand.selector, node.labels):
+        return False
+    if isinstance(strategy, OnNode):
+        return strategy.soft or strategy.node_id == node.node_id
+    return not isinstance(strategy, Labelled) or matches(strategy.hard, node.labels)
+
+
+def utilisation(demand: Mapping[str, int], node: NodeInfo) -> float:
+    """The used share of the node's scarcest resource among CPU, memory and what is demanded."""
+    shares = [
+        1 - node.available.get(name, 0) / node.total[name]
+        for name in {*demand, *_ALWAYS_CRITICAL}
+        if node.total.get(name, 0) > 0
+    ]
+    return max(shares, default=0.0)
+
+
+def _hybrid(
+    demand: Mapping[str, int], nodes: Sequence[NodeInfo], here: bytes, generator: random.Random
+) -> Choice:
+    able = [n for n in nodes if fits(demand, n.total)]
+    if not able:
+        return Choice(Verdict.INFEASIBLE)
+    now = [n for n in able if fits(demand, n.available)]
+    if not demand.get("GPU"):
+        now = [n for n in now if not n.total.get("GPU")] or now
+    if not now:
+        return Choice(Verdict.LATER, _draw(demand, able, here, generator))
+    return Choice(Verdict.NOW, _draw(demand, now, here, generator))
+
+
+def _draw(
+    demand: Mapping[str, int], nodes: Sequence[NodeInfo], here: bytes, generator: random.Random
+) -> NodeInfo:
+    scores = {n.node_id: _score(utilisation(demand, n)) for n in nodes}
+    best = min(scores.values())
+    for node in nodes:
+        if node.node_id == here and scores[here] == best:
+            return node
+    ordered = sorted(nodes, key=lambda n: (scores[n.node_id], n.node_id))
+    return generator.choice(ordered[: max(1, int(len(ordered) * _TOP_SHARE))])
+
+
+def _score(used: float) -> float:
+    return used if used >= _PACK_BELOW else 0.0
+
+
+def _spread(demand: Mapping[str, int], nodes: Sequence[NodeInfo], turn: int) -> Choice:
+    able = sorted((n for n in nodes if fits(demand, n.total)), key=lambda n: n.node_id)
+    if not able:
+        return Choice(Verdict.INFEASIBLE)
+    start = turn % len(able)
+    in_turn = able[start:] + able[:start]
+    for node in in_turn:
+        if fits(demand, node.available):
+            return Choice(Verdict.NOW, node)
+    return Choice(Verdict.LATER, in_turn[0])

@@ -1,0 +1,65 @@
+"""How a task, actor or bundle wants its node chosen, as it travels in messages.
+
+All are frozen and hashable: a submitter keeps a queue for each `Shape`.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+
+class LabelTerm(msgspec.Struct, array_like=True, frozen=True):
+    """One condition on a node's label; ``operator`` is in, !in, exists or !exists."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class Anywhere(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """DEFAULT: packed on nodes until they are half used, then spread."""
+
+
+class Spread(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """SPREAD: one node after the other."""
+
+
+class OnNode(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """A node by its id; ``soft``: any other if that one is dead or can never serve it."""
+
+    node_id: bytes
+    soft: bool = False
+    spill_on_unavailable: bool = False
+    fail_on_unavailable: bool = False
+
+
+class Labelled(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """Nodes that meet ``hard``, those first that meet ``soft`` too."""
+
+    hard: tuple[LabelTerm, ...]
+    soft: tuple[LabelTerm, ...] = ()
+
+
+class InGroup(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """A bundle of a placement group, any for -1; ``capture``: what it submits goes there too."""
+
+    group_id: bytes
+    index: int = -1
+    capture: bool = False
+
+
+Strategy = Union[Anywhere, Spread, OnNode, Labelled, InGroup]  # noqa: UP007 - built once
+ANYWHERE = Anywhere()
+
+
+class Shape(msgspec.Struct, array_like=True, frozen=True):
+    """What a task needs of a node: resources in units of 1/10000, and how it is chosen."""
+
+    resources: tuple[tuple[str, int], ...]
+    strategy: Strategy = ANYWHERE
+    selector: tuple[LabelTerm, ...] = ()
+
+
+NOTHING = Shape(())
