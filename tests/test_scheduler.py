@@ -203,14 +203,15 @@ def test_a_task_goes_where_its_large_arguments_lie(second: RunningNode) -> None:
     far = ones.options(resources={"far": 1}).remote(1_000_000)
     nbray.wait([far], timeout=30)
     near = nbray.put(np.ones(1_000_000))
-    wait_until(  # the raylet here must have heard that the other is idle
-        lambda: nbray.get(where_is.remote(far), timeout=30) == second.node_id,
-        "a task to go to the idle node where its argument is",
-    )
-    wait_until(
-        lambda: nbray.get(where_is.remote(near), timeout=30) == home_id(second),
-        "a task to stay where its argument is",
-    )
+
+    def goes_to(array: nbray.ObjectRef, node_id: str) -> bool:
+        # A lease of the last try would be used again.
+        wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be free")
+        return bool(nbray.get(where_is.remote(array), timeout=30) == node_id)
+
+    # The raylet here hears of the other's idle CPUs a moment later than the GCS.
+    wait_until(lambda: goes_to(far, second.node_id), "a task to go where its argument is")
+    wait_until(lambda: goes_to(near, home_id(second)), "a task to stay where its argument is")
 
 
 def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_root: Path) -> None:
