@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -200,18 +200,20 @@ def test_a_task_goes_where_its_large_arguments_lie(second: RunningNode) -> None:
     def where_is(array: np.ndarray) -> str:
         return nbray.get_runtime_context().get_node_id()
 
-    far = ones.options(resources={"far": 1}).remote(1_000_000)
-    nbray.wait([far], timeout=30)
-    near = nbray.put(np.ones(1_000_000))
+    far = ones.options(resources={"far": 1})
 
-    def goes_to(array: nbray.ObjectRef, node_id: str) -> bool:
-        # A lease of the last try would be used again.
+    def goes_to(make: Callable[[], nbray.ObjectRef], node_id: str) -> bool:
+        array = make()
+        nbray.wait([array], timeout=30)
         wait_until(lambda: nbray.available_resources().get("CPU") == 3, "all CPUs to be free")
         return bool(nbray.get(where_is.remote(array), timeout=30) == node_id)
 
     # The raylet here hears of the other's idle CPUs a moment later than the GCS.
-    wait_until(lambda: goes_to(far, second.node_id), "a task to go where its argument is")
-    wait_until(lambda: goes_to(near, home_id(second)), "a task to stay where its argument is")
+    wait_until(
+        lambda: goes_to(lambda: far.remote(1_000_000), second.node_id),
+        "a task to go where its argument is",
+    )
+    assert goes_to(lambda: nbray.put(np.ones(1_000_000)), home_id(second))
 
 
 def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_root: Path) -> None:
