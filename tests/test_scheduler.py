@@ -225,8 +225,9 @@ def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_roo
         def where(self) -> str:
             return nbray.get_runtime_context().get_node_id()
 
-    first, waits = Holder.remote(), Holder.remote()
+    first = Holder.remote()
     assert nbray.get(first.where.remote(), timeout=30) == facts["node_id"]
+    waits = Holder.remote()
     call = waits.where.remote()
     assert nbray.wait([call], timeout=1.5) == ([], [call])
     late = join(
