@@ -357,8 +357,11 @@ class ActorTable:
         except RpcError as error:
             logger.warning("Node %s did not list its actors: %s", node.node_id.hex()[:8], error)
             return
-        found = {(row.actor_id, row.attempt) for row in here.rows}
+        found = {(row.actor_id, row.attempt) for row in here.rows if not row.ended}
+        causes = {(row.actor_id, row.attempt): row.ended for row in here.rows if row.ended}
         for row in here.rows:
+            if row.ended:
+                continue
             actor = self._actors.get(row.actor_id)
             if (
                 actor is None
@@ -371,7 +374,8 @@ class ActorTable:
             life = actor.life
             missing = (life.actor_id, attempt) not in found
             if missing and life.state is State.ALIVE and life.restarts == attempt:
-                self._lost(actor, "its worker ended while the GCS was away")
+                away = "its worker ended while the GCS was away"
+                self._lost(actor, causes.get((life.actor_id, attempt), away))
 
     # --- asked --------------------
 

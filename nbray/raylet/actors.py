@@ -215,12 +215,13 @@ class ActorManager:
         return g.Empty()
 
     async def here(self, _request: g.Empty) -> g.ActorsHere:
-        """The attempts that are being started, or live."""
+        """The attempts that are being started, or live, or of whose end nobody may have heard."""
         rows = [
-            g.ActorHere(attempt.actor_id, attempt.number)
+            g.ActorHere(attempt.actor_id, attempt.number, attempt.ended)
             for attempt in self._attempts.values()
             if (attempt.creation is not None and not attempt.creation.done())
             or (attempt.worker is not None and attempt.worker.worker_id in self._pool.workers)
+            or attempt.ended
         ]
         return g.ActorsHere(rows)
 

@@ -131,6 +131,7 @@ class ActorHere(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     attempt: int
+    ended: str = ""
 
 
 class ActorsHere(msgspec.Struct, array_like=True):
