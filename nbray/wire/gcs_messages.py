@@ -127,7 +127,7 @@ class EndActor(msgspec.Struct, array_like=True):
 
 
 class ActorHere(msgspec.Struct, array_like=True):
-    """An attempt at an actor on a node, being started or alive."""
+    """An attempt at an actor on a node, being started or alive, or how it ``ended``."""
 
     actor_id: bytes
     attempt: int
