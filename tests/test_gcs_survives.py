@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import processes_of, wait_until
+from test_gcs_storage import redis_url  # noqa: F401
 
 import nbray
 from nbray.exceptions import ActorDiedError
@@ -116,6 +117,26 @@ def test_a_head_node_that_crashed_is_brought_back_by_hand(detached: Path) -> Non
     assert nbray.get(nbray.remote(lambda: 42).remote(), timeout=30) == 42
     nbray.shutdown()
     assert "Stopped 1 node" in command("stop").stdout
+
+
+def test_redis_keeps_the_tables_as_well(
+    session_root: Path,
+    redis_url: str,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    started = command("start", "--head", "--port=0", "--num-cpus=2", "--storage", redis_url)
+    assert started.returncode == 0, started.stderr
+    try:
+        nbray.init("auto", namespace="here")
+        actor = Counter.options(name="kept", lifetime="detached").remote()
+        assert nbray.get(actor.add.remote(), timeout=30) == 1
+        kill_gcs(session_root)
+        assert nbray.get(nbray.get_actor("kept").add.remote(), timeout=30) == 2
+        nbray.shutdown()
+    finally:
+        command("stop")
 
 
 def test_stopping_is_quick(cluster: Path) -> None:
