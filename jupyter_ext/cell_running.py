@@ -51,7 +51,7 @@ class Cell:
         modules: name in the cell -> module to import.
         passed: the names whose values follow as arguments.
         parcel: everything else that the cell reads.
-        small: the names whose values are in the parcel.
+        watched: the names of small values that may change in place, which is told.
         thaws: the names whose values would be read-only here, but the cell changes them.
         assigns: the names whose values are wanted.
         show: whether the value of the last expression is displayed.
@@ -63,7 +63,7 @@ class Cell:
     modules: dict[str, str]
     passed: tuple[str, ...]
     parcel: Parcel
-    small: tuple[str, ...]
+    watched: tuple[str, ...]
     thaws: frozenset[str]
     assigns: tuple[str, ...]
     show: bool
@@ -160,7 +160,7 @@ def _run(cell: Cell, namespace: dict[str, Any]) -> Any:
     remember(cell.filename, cell.source)
     builtins.input = _no_input
     plots = _Plots()
-    marks = {name: mark for name in cell.small if (mark := _mark(namespace.get(name)))}
+    marks = {name: mark for name in cell.watched if (mark := _mark(namespace.get(name)))}
     try:
         _execute(cell, namespace)
     finally:

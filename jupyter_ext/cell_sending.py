@@ -138,7 +138,7 @@ def prepare(
         modules=modules,
         passed=(*variables, *passed),
         parcel=packed.parcel,
-        small=packed.small,
+        watched=tuple(name for name in packed.small if name not in packed.in_place),
         thaws=names.mutates & (packed.in_place | packed.parcel.bulky.keys() | passed.keys()),
         assigns=(*come_back, *([LAST] if wanted.last else [])),
         show=text.show,

@@ -38,6 +38,12 @@ class Cell:
         return ""
 
     @property
+    def label(self) -> str:
+        """As messages name the cell: ``In [3]``."""
+        counts = [c["execution_count"] for name, c in self.messages if name == "execute_input"]
+        return f"In [{counts[0]}]" if counts else "In [?]"
+
+    @property
     def results(self) -> list[str]:
         kinds = ("execute_result", "display_data", "update_display_data")
         return [c["data"]["text/plain"] for name, c in self.messages if name in kinds]

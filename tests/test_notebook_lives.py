@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel import Notebook, notebook
+from kernel import Notebook, running_notebook, shared_notebook
 
-__all__ = ["notebook"]
+__all__ = ["shared_notebook"]
+
+
+@pytest.fixture(name="notebook")
+def one_kernel_for_most(shared_notebook: Notebook) -> Notebook:
+    return shared_notebook
+
+
+@pytest.fixture
+def fresh_notebook(session_root: Path) -> Iterator[Notebook]:
+    with running_notebook() as found:
+        yield found
+
 
 STUBBORN = (
     "import time\nwhile True:\n    try:\n        time.sleep(1)\n"
@@ -69,7 +82,7 @@ def test_the_second_interrupt_kills_a_stubborn_cell(notebook: Notebook) -> None:
     pid = int(cell.printed.split()[1])
     _interrupt_until(notebook, cell)
     notebook.wait(lambda: cell.idle, "the prompt")
-    assert "remote cell In [4] was killed" in cell.error
+    assert f"remote cell {cell.label} was killed" in cell.error
     notebook.wait(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the worker")
     assert notebook.run("%%remote\n6 * 7").result == "42"
 
@@ -82,10 +95,11 @@ def test_a_stubborn_cell_gives_the_prompt_back_and_can_be_killed_later(
     notebook.wait(lambda: "begun" in cell.printed, "the start of the cell")
     notebook.manager.interrupt_kernel()
     notebook.wait(lambda: cell.idle, "the prompt")
-    assert "%nbray cancel In[4] --force kills it" in cell.error
-    assert notebook.run("%nbray cancel In[4] --force").printed == "In [4] killed.\n"
+    short = cell.label.replace(" ", "")
+    assert f"%nbray cancel {short} --force kills it" in cell.error
+    assert notebook.run(f"%nbray cancel {short} --force").printed == f"{cell.label} killed.\n"
     notebook.wait(
-        lambda: "In [4]  cancelled" in notebook.run("%nbray cells").result, "the end of the cell"
+        lambda: f"{cell.label}  cancelled" in notebook.run("%nbray cells").result, "its end"
     )
 
 
@@ -135,7 +149,7 @@ def test_a_detached_cell_goes_on(notebook: Notebook) -> None:
     notebook.wait(lambda: "begun" in cell.printed, "the start of the cell")
     notebook.manager.interrupt_kernel()
     notebook.wait(lambda: cell.idle, "the prompt")
-    assert "In [3] goes on in the cluster" in cell.error
+    assert f"{cell.label} goes on in the cluster" in cell.error
     assert notebook.run("z").result == "9"
     notebook.wait(lambda: "ended" in cell.printed, "the late output")
     notebook.wait(lambda: "9" in cell.results, "the late result")
@@ -153,13 +167,13 @@ def test_an_interrupt_stops_an_actors_cell_and_keeps_its_names(notebook: Noteboo
 
 @pytest.mark.parametrize("again", ["%nbray stop\n%nbray start --num-cpus 1", "%nbray start"])
 def test_starting_again_is_harmless_and_old_names_say_what_became_of_them(
-    notebook: Notebook, again: str
+    fresh_notebook: Notebook, again: str
 ) -> None:
-    notebook.run("%%remote\nx = 1\ny = 2")
-    assert notebook.run("x").result == "1"
-    notebook.run(again)
-    assert notebook.run("%remote x + 1").result == "2"
-    read = notebook.run("y")
+    fresh_notebook.run("%%remote\nx = 1\ny = 2")
+    assert fresh_notebook.run("x").result == "1"
+    fresh_notebook.run(again)
+    assert fresh_notebook.run("%remote x + 1").result == "2"
+    read = fresh_notebook.run("y")
     if "stop" in again:
         assert "was in a cluster that has been stopped. Run that cell again." in read.error
     else:

@@ -85,24 +85,24 @@ def test_help_is_printed_and_nothing_else_happens(notebook: Notebook, line: str)
     assert not cell.error and not cell.result
 
 
-def test_a_cell_that_takes_too_long_is_cancelled(fresh_notebook: Notebook) -> None:
-    cell = fresh_notebook.run("%%remote --timeout 0.5\nimport time\ntime.sleep(60)\nx = 1")
-    assert "GetTimeoutError: Remote cell In [3] did not end within 0.5 s" in cell.error
-    assert fresh_notebook.run("%%remote\n6 * 7").result == "42"
+def test_a_cell_that_takes_too_long_is_cancelled(notebook: Notebook) -> None:
+    cell = notebook.run("%%remote --timeout 0.5\nimport time\ntime.sleep(60)\nx = 1")
+    assert f"GetTimeoutError: Remote cell {cell.label} did not end within 0.5 s" in cell.error
+    assert notebook.run("%%remote\n6 * 7").result == "42"
 
 
-def test_a_handle_waits_cancels_and_is_awaited(fresh_notebook: Notebook) -> None:
-    first = fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.3)\ndone = 5")
-    assert first.result == "<remote cell In [3]: running>"
-    assert fresh_notebook.run("await Out[3]\nOut[3]").result == "<remote cell In [3]: done>"
-    assert fresh_notebook.run("done").result == "5"
-    fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(60)")
-    assert fresh_notebook.run("%nbray cancel 6").printed == "In [6] asked to stop.\n"
-    fresh_notebook.wait(
-        lambda: fresh_notebook.run("Out[6]").result.endswith("cancelled>"), "the end of the cell"
-    )
-    cells = fresh_notebook.run("%nbray cells").result
-    assert "In [3]  done" in cells and "In [6]  cancelled" in cells
+def test_a_handle_waits_cancels_and_is_awaited(notebook: Notebook) -> None:
+    first = notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.3)\ndone = 5")
+    assert first.result == f"<remote cell {first.label}: running>"
+    assert notebook.run("await _\n_").result == f"<remote cell {first.label}: done>"
+    assert notebook.run("done").result == "5"
+    second = notebook.run("%%remote --noblock\nimport time\ntime.sleep(60)")
+    notebook.run("handle = _")
+    number = second.label.strip("In []")
+    assert notebook.run(f"%nbray cancel {number}").printed == f"{second.label} asked to stop.\n"
+    notebook.wait(lambda: notebook.run("handle").result.endswith("cancelled>"), "its end")
+    cells = notebook.run("%nbray cells").result
+    assert f"{first.label}  " in cells and f"{second.label}  cancelled" in cells
 
 
 def test_a_worker_that_dies_is_replaced_as_often_as_asked(
@@ -266,17 +266,17 @@ def test_what_a_cell_calls_is_what_is_defined_now(notebook: Notebook) -> None:
     assert notebook.run("%remote helper()").result == "'new'"
 
 
-def test_an_error_of_a_task_shows_cells_and_the_rest_on_demand(fresh_notebook: Notebook) -> None:
-    fresh_notebook.run(
+def test_an_error_of_a_task_shows_cells_and_the_rest_on_demand(notebook: Notebook) -> None:
+    made = notebook.run(
         "import nbray, json\n@nbray.remote\ndef parse(text):\n    return json.loads(text)"
     )
-    cell = fresh_notebook.run("ref = parse.remote('{x')\nnbray.get(ref)")
-    assert "Cell In [3], line 4, in parse" in cell.error
+    cell = notebook.run("ref = parse.remote('{x')\nnbray.get(ref)")
+    assert f"Cell {made.label}, line 4, in parse" in cell.error
     assert "return json.loads(text)" in cell.error
     assert "calls in json (%nbray tb shows all)" in cell.error
-    assert "Cell In [4], line 2" in cell.error
+    assert f"Cell {cell.label}, line 2" in cell.error
     assert "decoder.py" not in cell.error and "nbray/" not in cell.error
-    whole = fresh_notebook.run("%nbray tb").printed
+    whole = notebook.run("%nbray tb").printed
     assert "decoder.py" in whole and "JSONDecodeError" in whole
 
 
