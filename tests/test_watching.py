@@ -1,0 +1,35 @@
+"""The notebook about watching a cluster, executed in a real kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+
+def test_watching_a_cluster_shows_what_it_says(session_root: Path, tmp_path: Path) -> None:
+    path = Path(__file__).parent.parent / "notebooks" / "watching-a-cluster.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=100, resources=resources).execute()
+    shown = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not [output for output in cell.outputs if output.output_type == "error"]
+            data = [output.get("data", {}) for output in cell.outputs]
+            texts = [output.get("text", "") for output in cell.outputs]
+            texts += [bundle.get("text/plain", "") for bundle in data]
+            pictures = sum("image/png" in bundle for bundle in data)
+            shown[cell.source.split("(")[0].split("\n")[-1]] = ("\n".join(texts), pictures)
+    text = "\n".join(words for words, _ in shown.values())
+    for number in range(6):
+        assert f"step {number}" in text
+    assert "the same for all  [5 times" in text
+    assert "14/14" in text
+    assert "40/40 in 2 tasks" in text
+    assert sum(pictures for _, pictures in shown.values()) == 1
+    assert "4,800 more lines" in text
+    assert "ready, ndarray (300, 1000) float64, size 2.4 MB" in text
+    assert "CPU:" in text
+    assert "nbray is stopped." in text
