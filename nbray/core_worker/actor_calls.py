@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LAST_REPLIES_S = 1.0
+
 
 class ActorCall:
     """One call whose reply has not come."""
@@ -99,7 +101,7 @@ class ActorCalls:
             core.peers.raylet.send(KillActor(actor_id, no_restart))
             if no_restart:
                 dead = ActorState(actor_id, 1 << 29, "DEAD", None, "nbray.kill ended it")
-                self.client(actor_id).on_state(dead)
+                self.client(actor_id).on_state(dead, at_once=True)
 
         core.reactor.post(act)
 
@@ -238,8 +240,12 @@ class ActorClient:
         """The oldest call that the actor has not answered."""
         return next(iter(self._in_flight.values()), None)
 
-    def on_state(self, state: ActorState) -> None:
-        """News of the actor from the raylet."""
+    def on_state(self, state: ActorState, *, at_once: bool = False) -> None:
+        """News of the actor from the raylet.
+
+        News of its death may overtake the replies that it sent before, so calls in flight fail
+        when their connection closes, or ``LAST_REPLIES_S`` later, unless ``at_once``.
+        """
         self._watching = False
         if state.version <= self._version:
             self._watch()
@@ -252,7 +258,10 @@ class ActorClient:
         if state.state == "DEAD":
             self._death_cause = state.death_cause or "the actor has ended"
             self._death_kind = state.death_kind
-            self._lose_connection()
+            if at_once or not self._in_flight:
+                self._lose_connection()
+            else:
+                self._core.reactor.call_later(LAST_REPLIES_S, self._lose_connection)
             while self._queue:
                 self._fail_dead(self._queue.popleft())
             return

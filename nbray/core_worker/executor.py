@@ -226,9 +226,12 @@ class Executor:
             os._exit(code if isinstance(code, int) else 1)
         actor_id = self._actor.actor_id
         cause = "it exited by exit_actor()" if isinstance(how, ExitActor) else "it called sys.exit"
-        core.reactor.post(
-            lambda: core.peers.raylet.send(m.KillActor(actor_id, no_restart=True, cause=cause))
-        )
+
+        def end() -> None:
+            core.peers.raylet.send(m.KillActor(actor_id, no_restart=True, cause=cause))
+
+        # A timer runs after what is posted and after the replies of this turn.
+        core.reactor.post(lambda: core.reactor.call_later(0.0, end))
         # Replies before this one still leave; then the raylet ends this process.
         self._queue.clear()
 
