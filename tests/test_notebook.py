@@ -105,7 +105,8 @@ def test_plots_and_await_work(notebook: Notebook) -> None:
     )
     assert not cell.error
     pictures = [c["data"] for name, c in cell.messages if name == "display_data"]
-    assert ["image/png" in data for data in pictures] == [True]
+    # A slow machine shows the progress of the cell beside it.
+    assert ["image/png" in data for data in pictures].count(True) == 1
 
 
 def test_an_interrupt_returns_the_prompt_and_cancels(notebook: Notebook) -> None:
