@@ -33,6 +33,7 @@ from nbray.jupyter_ext.command_line import HelpShown, did_you_mean, split
 from nbray.jupyter_ext.commands import COMMANDS
 from nbray.jupyter_ext.commands.base import require_cluster
 from nbray.jupyter_ext.remote_actors import find_or_make, submit_to_actors
+from nbray.jupyter_ext.remote_nodes import submit_to_nodes
 from nbray.jupyter_ext.remote_options import RemoteOptions, parse_cell, parse_line
 from nbray.jupyter_ext.remote_run import Detached, Patience, RemoteRun, Summary
 from nbray.jupyter_ext.remote_value import remote_names
@@ -111,6 +112,8 @@ class NbrayMagics(Magics):
             return self._set_up(options, source)
         if options.spread is not None:
             return self._spread(options, source)
+        if options.targets == ("nodes",):
+            return self._on_nodes(options, source, one_line)
         if options.targets or options.actor is not None:
             return self._in_actors(options, source, one_line)
         workspace = self.workspace
@@ -255,6 +258,15 @@ class NbrayMagics(Magics):
                 workspace.router.leave_unmarked(ref.task_id().binary())
         return self._results(options, ready, run, columns, list(actors))
 
+    def _on_nodes(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
+        workspace = self.workspace
+        wanted = Wanted(options.out or (), last=one_line)
+        ready = prepare(workspace, source, workspace.cell_label(), wanted)
+        run, columns, titles = submit_to_nodes(
+            workspace, ready, options.task, self._patience(options)
+        )
+        return self._results(options, ready, run, columns, titles, always_list=True)
+
     def _results(
         self,
         options: RemoteOptions,
@@ -262,10 +274,11 @@ class NbrayMagics(Magics):
         run: RemoteRun,
         columns: list[list[ObjectRef]],
         titles: list[str],
+        always_list: bool = False,
     ) -> Any:
         """What comes back from one target is a value, from several a list in their order."""
         namespace = self.workspace.namespace
-        several = len(titles) > 1
+        several = always_list or len(titles) > 1
         if not several:
             namespace.update(remote_values(ready, run, columns[0], namespace))
         if options.noblock:

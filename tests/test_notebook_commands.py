@@ -83,3 +83,19 @@ def test_a_detached_cluster_outlives_its_kernel(
     finally:
         ended = subprocess.run(stop, capture_output=True, text=True, timeout=60, check=False)
     assert "Stopped 1 node" in ended.stdout
+
+
+def test_a_cell_runs_once_on_every_node(notebook: Notebook) -> None:
+    added = notebook.run("from nbray.util.local_nodes import add_node\nadd_node(num_cpus=1)")
+    notebook.wait(lambda: "2 nodes" in notebook.run("%nbray status").result, "the second node")
+    base = notebook.run("base = 40")
+    assert not base.error
+    cell = notebook.run(
+        "%%remote --targets nodes -o where,total\nimport nbray, os\n"
+        "where = nbray.get_runtime_context().get_node_id()\ntotal = base + 2\n"
+        "print('on', where[:8])"
+    )
+    assert not cell.error
+    assert notebook.run("len(set(where)), total").result == "(2, [42, 42])"
+    assert added.result.strip("'") in notebook.run("where").result
+    notebook.wait(lambda: cell.printed.count("on ") >= 2, "what both nodes print")
