@@ -12,6 +12,7 @@ from nbray.api import (
     cluster_resources,
     get,
     get_actor,
+    get_gpu_ids,
     get_runtime_context,
     kill,
     nodes,
@@ -31,8 +32,8 @@ __all__ = [
     "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",
     "ObjectID", "ObjectRef", "ObjectRefGenerator", "RemoteFunction", "TaskID", "WorkerID",
     "__version__", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
-    "get_actor", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes",
-    "put", "remote", "shutdown", "wait",
+    "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method",
+    "nodes", "put", "remote", "shutdown", "wait",
 ]  # fmt: skip
 
 

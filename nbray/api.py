@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from nbray.actor import ActorClass, ActorHandle, find_actor
+from nbray.common.accelerators import VISIBLE_DEVICES
 from nbray.common.resources import from_units
 from nbray.core_worker.context import running
 from nbray.core_worker.streams import ObjectRefGenerator
@@ -230,6 +231,17 @@ class RuntimeContext:
     def get_actor_id(self) -> str | None:
         """The actor's id, None outside an actor."""
         return self.actor_id
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """The ids of the accelerators that the task or actor may use, by resource name."""
+        ids = current_core().devices.ids
+        return {name: list(ids.get(name, ())) for name in VISIBLE_DEVICES}
+
+
+def get_gpu_ids() -> list[int | str]:
+    """The ids of the GPUs that the task or actor may use; those that are numbers as numbers."""
+    ids = current_core().devices.ids.get("GPU", [])
+    return [int(device) if device.isdigit() else device for device in ids]
 
 
 def get_runtime_context() -> RuntimeContext:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextvars import Token
 from typing import Any
 
+from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.core_worker import arguments
@@ -48,6 +49,7 @@ class CoreWorker:
     def __init__(self, config: Config, token: bytes, worker_id: bytes, socket_path: str) -> None:
         self.config = config
         self.worker_id = worker_id
+        self.devices = VisibleDevices()
         self.peers = Peers(token, config, worker_id, socket_path)
         self.peers.hello = lambda: m.Hello(self.peers.address, self.job)
         self.reactor = self.peers.reactor

@@ -72,6 +72,9 @@ class Executor:
             self._waiter.complete_one()
 
     def _on_push(self, connection: Connection, message: m.PushTask) -> None:
+        if self._actor is None:
+            # Of the lease before, no task is left: the variables are nobody else's.
+            self._core.devices.use(message.devices or {}, os.environ)
         if message.function is not None:
             self._runner.learn(message.spec.function_id, message.function)
         if self._worn_out:
@@ -237,6 +240,7 @@ class Executor:
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         self._core.set_job(message.job)
+        self._core.devices.use(message.devices, os.environ)
         self._core.runtime_envs.enter_job(message.job)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
         created = self._actor.create()

@@ -88,7 +88,8 @@ class Lease:
     """A worker that this process may use now."""
 
     __slots__ = (
-        "connection", "idle_since", "in_flight", "lease_id", "leaving", "raylet", "worker",
+        "connection", "devices", "idle_since", "in_flight", "lease_id", "leaving", "raylet",
+        "worker",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,7 @@ class Lease:
         self.in_flight: dict[bytes, PendingTask] = {}
         self.idle_since = 0.0
         self.leaving = False
+        self.devices: dict[str, list[str]] | None = None
 
 
 _Key = tuple[Shape, str, bytes]
@@ -224,7 +226,7 @@ class TaskSubmitter:
         if task.spec.function_id not in known:
             known.add(task.spec.function_id)
             function = task.function
-        lease.connection.send(PushTask(task.spec, function))
+        lease.connection.send(PushTask(task.spec, function, lease.devices))
 
     def _request_leases(self, shape: _Shape) -> None:
         wanted = min(len(shape.queue), _MAX_REQUESTS) - len(shape.requests)
@@ -259,6 +261,7 @@ class TaskSubmitter:
             return
         connection = self._core.peers.connect(message.worker)
         lease = Lease(message.lease_id, message.worker, connection, raylet)
+        lease.devices = message.devices or None
         lease.idle_since = time.monotonic()
         shape.leases.append(lease)
         self._check_idle_later()

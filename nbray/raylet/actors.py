@@ -115,7 +115,7 @@ class ActorManager:
             )  # fmt: skip
             self._starting[worker.worker_id] = created
             assert worker.connection is not None
-            worker.connection.send(m.BecomeActor(spec, request.job))
+            worker.connection.send(m.BecomeActor(spec, request.job, taken.device_ids()))
 
         def refuse(text: str) -> None:
             self._leases.give_back(taken)

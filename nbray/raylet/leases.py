@@ -267,7 +267,9 @@ class LeaseManager:
         self._next_lease += 1
         self._leases[lease.lease_id] = process.leases[lease.lease_id] = lease
         self._lease_of[worker.worker_id] = lease
-        process.send(m.LeaseGranted(request.request_id, lease.lease_id, worker.address))
+        process.send(
+            m.LeaseGranted(request.request_id, lease.lease_id, worker.address, taken.device_ids())
+        )
 
     def return_lease(self, process: Process, lease_id: int, broken: bool) -> None:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from nbray.common.accelerators import devices_of
 from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
@@ -62,7 +63,9 @@ class Raylet:
             self.node_id, host, 0, 0, socket.gethostname(), is_head, True, total, {},
             labels={**labels, NODE_ID: self.node_id.hex()},
         )  # fmt: skip
-        self._scheduler = Scheduler(self._row, random.Random(self.node_id))
+        self._scheduler = Scheduler(
+            self._row, random.Random(self.node_id), devices_of(total, os.environ)
+        )
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store

@@ -235,11 +235,15 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
 
 
 class LeaseGranted(msgspec.Struct, array_like=True, tag=11):
-    """Raylet to submitter: this worker is yours until you return it."""
+    """Raylet to submitter: this worker is yours until you return it.
+
+    ``devices``: the ids of accelerators that come with it, by resource name.
+    """
 
     request_id: int
     lease_id: int
     worker: Address
+    devices: dict[str, list[str]] = {}
 
 
 class LeaseSpilled(msgspec.Struct, array_like=True, tag=12):
@@ -303,11 +307,13 @@ class WorkerUnblocked(msgspec.Struct, array_like=True, tag=18):
 class PushTask(msgspec.Struct, array_like=True, tag=20):
     """Submitter to worker. Answered by `TaskDone` or `TaskReturned`.
 
-    ``function`` is the pickled function the first time it goes over a connection.
+    ``function`` is the pickled function the first time it goes over a connection; ``devices``
+    are those of the lease.
     """
 
     spec: TaskSpec
     function: bytes | None = None
+    devices: dict[str, list[str]] | None = None
 
 
 class TaskDone(msgspec.Struct, array_like=True, tag=21):
@@ -603,6 +609,7 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 
     spec: ActorSpec
     job: JobConfig
+    devices: dict[str, list[str]] = {}
 
 
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
