@@ -30,6 +30,7 @@ import psutil
 
 import nbray
 from nbray import exceptions as ex
+from nbray.common.session import Session
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
 
@@ -208,6 +209,7 @@ class Faults:
     nodes: list[RunningNode]
     start_node: Callable[[], RunningNode]
     head_pids: tuple[int, ...]
+    head: Session
     done: Counter[str] = field(default_factory=Counter)
     over: threading.Event = field(default_factory=threading.Event)
     failed: BaseException | None = None
@@ -229,7 +231,7 @@ class Faults:
         """One fault, chosen by the seed."""
         chosen = self.rng.choice(
             [self.kill_worker, self.kill_worker, self.kill_node, self.stop_worker, self.stop_raylet,
-             self.kill_driver]
+             self.kill_driver, self.kill_gcs, self.stop_gcs]
         )  # fmt: skip
         with contextlib.suppress(psutil.NoSuchProcess):
             chosen()
@@ -261,6 +263,19 @@ class Faults:
             victim = self.rng.choice(workers)
             self._note("stop a worker for a while", victim)
             self._stop_for_a_while(victim, self.rng.uniform(0.05, 3.0))
+
+    def _gcs(self) -> psutil.Process:
+        return psutil.Process(self.head.read_info()["pids"][0])
+
+    def kill_gcs(self) -> None:
+        victim = self._gcs()
+        self._note("kill the GCS", victim)
+        victim.kill()
+
+    def stop_gcs(self) -> None:
+        victim = self._gcs()
+        self._note("stop the GCS for a while", victim)
+        self._stop_for_a_while(victim, self.rng.uniform(0.1, 5.0))
 
     def stop_raylet(self) -> None:
         victim = psutil.Process(self.rng.choice(self.nodes).children[-1].pid)
@@ -363,6 +378,7 @@ def run(seed: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
             nodes,
             start_node,
             (psutil.Process(info["pids"][-1]).pid,),
+            head,
         )
         work = Workload(random.Random(rng.random()), say)
         try:

@@ -21,6 +21,9 @@ from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 
+# A GCS that was killed is back by then; who gave a wrong address does not wait long.
+_FIRST_REPORT_S = 5.0
+
 
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
@@ -42,7 +45,8 @@ async def _main(args: argparse.Namespace) -> None:
     if args.parent_fd is not None:
         watch_parent(loop, args.parent_fd, stopped.set)
     try:
-        await GrpcClient(args.gcs_address, token).call("Report", g.Report(raylet.row()), g.Nodes)
+        first = g.Report(raylet.row())
+        await gcs.call("Report", first, g.Nodes, _FIRST_REPORT_S)
     except RpcError as error:
         refused = isinstance(error, RefusedError)
         said = str(error) if refused else f"No GCS answers at {args.gcs_address}: {error}"
