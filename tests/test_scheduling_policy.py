@@ -6,6 +6,8 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbray.common.resources import to_units
 from nbray.options import check_options, selector_of, strategy_of
@@ -251,3 +253,20 @@ def test_options_become_strategies() -> None:
     assert selector_of({"label_selector": {"a": "b"}}) == (LabelTerm("a", "in", ("b",)),)
     with pytest.raises(TypeError, match="The type of keyword 'scheduling_strategy' must be"):
         check_options({"scheduling_strategy": 7}, actor=False)
+
+
+@given(st.lists(st.integers(1, 4), max_size=30))
+def test_no_more_is_granted_than_there_is(cpus: list[int]) -> None:
+    requests = Scheduler(node("here", {"CPU": 4}), random.Random(0))
+    for number, count in enumerate(cpus):
+        requests.submit(LeaseRequest(number, demand({"CPU": count})))
+    served = 0
+    while requests.waiting:
+        granted = requests.grant()
+        assert granted, "a feasible request waits on an idle node"
+        assert sum(taken.amounts["CPU"] for _, taken in granted) <= 40_000
+        served += len(granted)
+        for _, taken in granted:
+            taken.free()
+    assert served == len(cpus)
+    assert requests.node.available == to_units({"CPU": 4})

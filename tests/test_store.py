@@ -1,4 +1,4 @@
-"""The allocator, the object table, the scheduler and resource arithmetic: pure parts."""
+"""The allocator, the object table and resource arithmetic: pure parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from nbray.common.resources import from_units, to_units
 from nbray.object_store.allocator import Allocator
-from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.raylet.store import ObjectTable
 
 
@@ -74,20 +73,3 @@ def test_fractions_add_up_exactly() -> None:
         to_units({"CPU": -1})
     with pytest.raises(ValueError, match="finer"):
         to_units({"CPU": 0.00001})
-
-
-@given(st.lists(st.integers(1, 40_000), max_size=30))
-def test_no_more_is_granted_than_there_is(demands: list[int]) -> None:
-    scheduler = Scheduler({"CPU": 40_000})
-    for number, demand in enumerate(demands):
-        scheduler.submit(LeaseRequest(number, {"CPU": demand}))
-    served = 0
-    while scheduler.waiting:
-        granted = scheduler.grant(100)
-        assert granted, "a feasible request waits on an idle node"
-        assert sum(request.resources["CPU"] for request in granted) <= 40_000
-        served += len(granted)
-        for request in granted:
-            scheduler.give_back(request.resources)
-    assert served == len(demands)
-    assert scheduler.available == scheduler.total
