@@ -203,7 +203,8 @@ def _execute(cell: Cell, namespace: dict[str, Any]) -> None:
 
 def remember(filename: str, source: str) -> None:
     """Let tracebacks in this process show the lines of ``source``."""
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    text = source if source.endswith("\n") else source + "\n"  # carets count on it
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
 
 
 def _no_input(prompt: object = "", /) -> str:

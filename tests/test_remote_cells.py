@@ -43,7 +43,7 @@ def test_one_line_runs_remotely_and_has_a_value(notebook: Notebook) -> None:
     assert notebook.run("there != here").result == "True"
     assert notebook.run("%remote --num-cpus 0.5 -- f({'a': 2})").result == "3"
     assert notebook.run("%remote x = f({'a': 3})\nx").result == "4"
-    assert "ZeroDivisionError" in notebook.run("%remote 1 / 0").error
+    assert "    1 / 0\n    ~~^~~\nZeroDivisionError" in notebook.run("%remote 1 / 0").error
 
 
 @pytest.mark.parametrize(
