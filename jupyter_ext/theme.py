@@ -59,7 +59,9 @@ def bar(share: float, colour: str = BRAND, failed: float = 0.0, width: str = "16
 def facts(title: str, pairs: Iterable[tuple[str, object]], kind: str) -> str:
     """A card with a title and named facts in one line."""
     shown = " &middot; ".join(
-        f"{muted(name)} {escape(value)}" for name, value in pairs if value not in ("", None)
+        f'<span style="white-space:nowrap">{muted(name)} {escape(value)}</span>'
+        for name, value in pairs
+        if value not in ("", None)
     )
     return card(f"<b>{escape(title)}</b>&ensp;{shown}", kind)
 
