@@ -86,7 +86,9 @@ def test_what_cannot_be_served_is_told_with_the_node_that_lacks_least(cluster: P
     del refs, actor
 
 
-def test_demand_that_only_waits_for_its_turn_has_no_reason(cluster: Path) -> None:
+def test_demand_that_only_waits_for_its_turn_has_no_reason_but_says_what_is_lacking(
+    cluster: Path,
+) -> None:
     @nbray.remote
     def hold(path: str) -> None:
         while not os.path.exists(path):
@@ -96,6 +98,11 @@ def test_demand_that_only_waits_for_its_turn_has_no_reason(cluster: Path) -> Non
     refs = [hold.remote(str(release)) for _ in range(6)]
     wait_until(lambda: bool(state.list_demand()), "tasks to wait")
     assert [row.reason for row in state.list_demand()] == [None]
+
+    def lacking() -> str:
+        return " ".join(text for row in state.list_demand() for text in row.lacking)
+
+    wait_until(lambda: "could serve {'CPU': 1.0}, but lacks {'CPU': 1.0} now" in lacking(), "why")
     release.touch()
     nbray.get(refs, timeout=30)
     release.unlink()

@@ -95,8 +95,7 @@ def _show_demand(console: Console, demand: list[DemandState], verbose: bool) -> 
             f"  {row.count} {kind} of {shape or 'no resources'}, for {row.waiting_s:.0f} s{where}"
         )
         console.print(escape(line), soft_wrap=True)
-        why = row.reason or "It fits a node, and waits until what others use there is free."
-        if row.reason or verbose:
+        for why in [row.reason] if row.reason else row.lacking if verbose else []:
             style = "red" if row.reason else "default"
             console.print(f"    {why}", style=style, markup=False, soft_wrap=True)
 

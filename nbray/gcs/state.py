@@ -16,7 +16,7 @@ from typing import Any
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.storage import Store, Table
-from nbray.scheduling.explain import feasible, infeasible_text
+from nbray.scheduling.explain import feasible, infeasible_text, why_pending
 from nbray.scheduling.policy import Demand
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, RegisterJob
@@ -168,6 +168,8 @@ class StateTables:
             demand = Demand(row.resources, row.strategy, row.selector)
             if alive and not feasible(demand, alive):
                 row.reason = infeasible_text(demand, alive)
+            else:
+                row.lacking = why_pending(demand, alive)
         return s.Demand(rows)
 
     async def _recent_failures(self, _request: Empty) -> s.Failures:

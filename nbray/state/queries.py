@@ -88,6 +88,7 @@ def _demand(reply: s.Demand) -> list[r.DemandState]:
         r.DemandState(
             from_units(row.resources), row.count, row.waiting_s,
             "actor" if row.for_actor else "task", row.node_id.hex() or None, row.reason or None,
+            list(row.lacking),
         )
         for row in reply.rows
     ]  # fmt: skip

@@ -118,6 +118,7 @@ class DemandState:
         kind: "task" or "actor".
         node_id: the node whose raylet has them; None when they wait at the GCS.
         reason: why no node can ever serve them; None when they only wait for their turn.
+        lacking: then, sentences on the nodes that could serve them, and what these lack now.
     """
 
     resources: dict[str, float]
@@ -126,6 +127,7 @@ class DemandState:
     kind: str
     node_id: str | None
     reason: str | None
+    lacking: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -37,6 +37,8 @@ class NodeLoad(msgspec.Struct, array_like=True):
 class DemandRow(msgspec.Struct, array_like=True):
     """Requests of one shape that wait; ``reason`` when no node can ever serve them.
 
+    ``lacking``, when some can: sentences on what these lack now.
+
     ``node_id`` is the raylet where they wait; empty for actors that wait at the GCS.
     """
 
@@ -48,6 +50,7 @@ class DemandRow(msgspec.Struct, array_like=True):
     reason: str = ""
     strategy: Strategy = ANYWHERE
     selector: tuple[LabelTerm, ...] = ()
+    lacking: list[str] = []
 
 
 class Demand(msgspec.Struct, array_like=True):
