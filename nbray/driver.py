@@ -5,16 +5,21 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
 from nbray.common.session import Session, sessions_root
+from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
 from nbray.exceptions import LocalRayletDiedError, NbrayError
+from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, start_head
 from nbray.runtime_env.spec import validate
+from nbray.state.dashboard import login_link
+from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
 
@@ -22,11 +27,12 @@ from nbray.wire import messages as m
 class Driver:
     """What `init` made: the runtime, and the node if it was started here."""
 
-    def __init__(self, core: CoreWorker, node: RunningNode | None, address: str) -> None:
+    def __init__(self, core: CoreWorker, node: RunningNode | None, context: NbrayContext) -> None:
         self.core = core
         self.node = node
-        self.address = address
         self.added_nodes: list[RunningNode] = []
+        self.context = context
+        self.address: str = context["address"]
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
@@ -74,7 +80,10 @@ def init(
     runtime_env: dict[str, Any] | None = None,
     ignore_reinit_error: bool = False,
     labels: dict[str, str] | None = None,
-) -> dict[str, Any]:
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+) -> NbrayContext:
     """Start a cluster on this machine, or join one that runs.
 
     Args:
@@ -91,9 +100,12 @@ def init(
             `nbray.runtime_env.RuntimeEnv`.
         ignore_reinit_error: a second `init` does nothing instead of raising.
         labels: labels of the new node.
+        include_dashboard: False starts a cluster without dashboard, True insists on one.
+        dashboard_host: the address on which the dashboard listens.
+        dashboard_port: its port; 8265 or the next that is free by default.
 
     Returns:
-        Facts of the cluster: ``address``, ``node_id``, ``session_dir``.
+        Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
 
     Raises:
         RuntimeError: it was called already.
@@ -102,7 +114,7 @@ def init(
     global _driver
     if _driver is not None or find_core() is not None:
         if ignore_reinit_error and _driver is not None:
-            return _facts(_driver)
+            return _driver.context
         raise RuntimeError(
             "Maybe you called nbray.init twice by accident? This error can be suppressed by "
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' before."
@@ -119,6 +131,7 @@ def init(
         node = start_head(
             resources=wanted, object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory, labels=labels,
+            dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     else:
@@ -134,13 +147,28 @@ def init(
         if node is not None:
             node.stop()
         raise
-    _driver = Driver(core, node, info["gcs_address"])
+    _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
-    return _facts(_driver)
+    return _driver.context
 
 
-def _facts(driver: Driver) -> dict[str, Any]:
-    return {"address": driver.address, "node_id": driver.core.address.node_id.hex()}
+def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayContext:
+    """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
+    url = info["dashboard"] or DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
+    facts = {
+        "node_ip_address": info["node_ip"],
+        "redis_address": None,
+        "raylet_socket_name": info["raylet_socket"],
+        "webui_url": url or None,
+        "session_dir": str(session.path),
+        "gcs_address": info["gcs_address"],
+        "address": info["gcs_address"],
+        "node_id": core.address.node_id.hex(),
+    }
+    token = session.token
+    return NbrayContext(
+        url or None, facts, lambda: login_link(url, token, time.time()) if url else None
+    )
 
 
 def find_session(address: str) -> tuple[Session, dict[str, Any]]:
@@ -155,7 +183,7 @@ def find_session(address: str) -> tuple[Session, dict[str, Any]]:
             info = session.read_info()
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if address in ("auto", info["gcs_address"]) and _is_there(info["pids"]):
+        if address in ("auto", info["gcs_address"]) and _is_there(info["pids"][:2]):
             return session, info
     raise ConnectionError(
         f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."

@@ -40,6 +40,7 @@ def session_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for sessions; afterwards no process and no file of theirs may be left."""
     root = Path(tempfile.mkdtemp(prefix="nbt"))
     monkeypatch.setenv("NBRAY_TMPDIR", str(root))
+    monkeypatch.setenv("NBRAY_INCLUDE_DASHBOARD", "0")  # its own tests ask for it
     shared_before = set(os.listdir("/dev/shm"))
     yield root
     nbray.shutdown()

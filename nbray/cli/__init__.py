@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nbray.cli.dashboard import dashboard
 from nbray.cli.start import start
 from nbray.cli.status import status
 from nbray.cli.stop import stop
@@ -15,6 +16,7 @@ def main() -> None:
     """A cluster for a notebook, with Ray's programming model."""
 
 
+main.add_command(dashboard)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)

@@ -15,6 +15,7 @@ import psutil
 from rich.console import Console
 
 from nbray.common.process import ProcessStartError
+from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.token import load_token, token_path
 from nbray.scheduling.labels import parse_node_labels
@@ -40,6 +41,12 @@ from nbray.scheduling.labels import parse_node_labels
               "memory, or redis://[USER:PASSWORD@]HOST:PORT.")  # fmt: skip
 @click.option("--session", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Bring a head node that has crashed back: its session folder.")  # fmt: skip
+@click.option("--include-dashboard", type=bool, help="False: no dashboard. True: fail without it. "
+              "By default it is started if it can be.")  # fmt: skip
+@click.option("--dashboard-host", default="127.0.0.1", show_default=True,
+              help="Address on which a head node's dashboard listens.")  # fmt: skip
+@click.option("--dashboard-port", type=click.IntRange(0, 65535),
+              help="Its port; 8265 or the next that is free by default.")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay, and stop the node when interrupted.")
 def start(
     head: bool,
@@ -54,6 +61,9 @@ def start(
     object_spilling_directory: str | None,
     storage: str,
     session: Path | None,
+    include_dashboard: bool | None,
+    dashboard_host: str,
+    dashboard_port: int | None,
     block: bool,
 ) -> None:
     """Start a node on this machine."""
@@ -79,6 +89,7 @@ def start(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named,
+                dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         else:
             node = join(
@@ -139,6 +150,10 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     if head:
         host = node.gcs_address.rpartition(":")[0]
         console.print('Use it:    import nbray; nbray.init("auto")')
+        if node.dashboard is not None:
+            console.print("Watch it:  nbray dashboard")
+        elif node.dashboard_error:
+            console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
         if _is_loopback(host):
             console.print("Others cannot join: for that, give --node-ip-address.")
         else:

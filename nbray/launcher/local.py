@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,18 @@ from nbray.common.memory import MemoryReader
 from nbray.common.process import Child, spawn
 from nbray.common.resources import to_units
 from nbray.common.session import Session, sessions_root
+from nbray.launcher.dashboard import (
+    DashboardOptions,
+    RunningDashboard,
+    bind,
+    dashboard_log,
+    missing_packages,
+    start_dashboard,
+)
 from nbray.scheduling.labels import check_node_labels
 
 _SMALLEST_STORE = 1 << 20
+_SWITCH = "NBRAY_INCLUDE_DASHBOARD"
 
 
 @dataclass
@@ -36,9 +46,13 @@ class RunningNode:
     raylet_socket: str = ""
     node_id: str = ""
     children: list[Child] = field(default_factory=list)
+    dashboard: RunningDashboard | None = None
+    dashboard_error: str = ""
 
     def stop(self, *, keep_session: bool = False) -> None:
         """End the processes, the last started first, and delete the session folder."""
+        if self.dashboard is not None:
+            self.dashboard.child.terminate()
         for child in reversed(self.children):
             child.terminate()
         if not keep_session:
@@ -57,6 +71,7 @@ def start_head(
     storage: str = "sqlite",
     session: Path | None = None,
     labels: Mapping[str, str] | None = None,
+    dashboard: DashboardOptions = DashboardOptions(),  # noqa: B008 - it is frozen
 ) -> RunningNode:
     """Start a head node.
 
@@ -74,13 +89,17 @@ def start_head(
         session: the session folder of a head node that has crashed: the cluster goes on, at its
             old address, with its tables. ``host``, ``port``, ``token`` and ``storage`` are of old.
         labels: labels of the node, for label selectors.
+        dashboard: whether and where it serves.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
         ValueError: an amount of a resource is negative or too fine, the store too small, or a
-            label malformed; or the node of ``session`` still runs, or there is none.
+            label malformed; or the node of ``session`` still runs, or there is none; or the
+            dashboard's port is in use.
+        OSError: the dashboard's address is none of this machine's.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    listener, without = _dashboard_listener(dashboard)
     if session is not None:
         address = _crashed_head(session)
         node = RunningNode(Session(session), address.rpartition(":")[0])
@@ -88,6 +107,7 @@ def start_head(
     else:
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
+    node.dashboard_error = without
     try:
         gcs = spawn(
             "nbray.gcs",
@@ -98,7 +118,16 @@ def start_head(
         gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
         _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared)
+        if node.dashboard_error:
+            dashboard_log(node.session).write_text(node.dashboard_error + "\n")
+        if listener is not None:
+            node.dashboard = start_dashboard(
+                listener, node.session, node.gcs_address, host, fate_shared
+            )
+        _write_info(node, fate_shared)
     except BaseException:
+        if listener is not None:
+            listener.close()
         node.stop(keep_session=session is not None)
         raise
     return node
@@ -124,6 +153,23 @@ def _is_raylet(process: psutil.Process) -> bool:
         return False
 
 
+def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None, str]:
+    """The socket of a dashboard that is to be started, or why there is none.
+
+    Raises:
+        ValueError: it is wanted, and its port is in use or a package is missing.
+    """
+    if options.include is False or (options.include is None and os.environ.get(_SWITCH) == "0"):
+        return None, ""
+    missing = missing_packages()
+    if missing:
+        reason = f"The dashboard needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+        if options.include:
+            raise ValueError(f"{reason}, or leave it out with include_dashboard=False.")
+        return None, reason
+    return bind(options), ""
+
+
 def join(
     address: str,
     *,
@@ -146,6 +192,7 @@ def join(
     node = RunningNode(Session.create(token), host, address)
     try:
         _start_raylet(node, demand, fate_shared)
+        _write_info(node, fate_shared)
     except BaseException:
         node.stop()
         raise
@@ -193,13 +240,20 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
     node.children.append(raylet)
     report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
-    session.write_info(
+
+
+def _write_info(node: RunningNode, fate_shared: bool) -> None:
+    """What others find in the session folder; the raylet's pid comes after the GCS's."""
+    dashboard = [] if node.dashboard is None else [node.dashboard.child]
+    node.session.write_info(
         {
             "gcs_address": node.gcs_address,
             "node_ip": node.node_ip,
             "raylet_socket": node.raylet_socket,
             "node_id": node.node_id,
-            "pids": [child.pid for child in node.children],
+            "pids": [child.pid for child in [*node.children, *dashboard]],
+            "dashboard": "" if node.dashboard is None else node.dashboard.url,
+            "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
         }
     )
@@ -213,13 +267,17 @@ class FoundNode:
         session: its folder.
         gcs_address: the GCS of its cluster.
         fate_shared: it ends with the program that started it.
-        processes: those of its raylet and GCS that still run, in the order of their start.
+        processes: its GCS, raylet and dashboard as far as they run, in the order of their start.
+        dashboard: where its dashboard is, as "host:port"; empty when it has none.
+        dashboard_error: why it has none although nobody refused it.
     """
 
     session: Session
     gcs_address: str
     fate_shared: bool
     processes: list[psutil.Process]
+    dashboard: str = ""
+    dashboard_error: str = ""
 
     def stop(self) -> None:
         """End its processes and delete its folder."""
@@ -263,7 +321,12 @@ def found_nodes() -> list[FoundNode]:
         except (FileNotFoundError, NotADirectoryError):
             continue  # it is starting or leaving
         processes = [process for pid in info["pids"] for process in _process_of(session, pid)]
-        nodes.append(FoundNode(session, info["gcs_address"], bool(info["fate_shared"]), processes))
+        nodes.append(
+            FoundNode(
+                session, info["gcs_address"], bool(info["fate_shared"]), processes,
+                info["dashboard"], info["dashboard_error"],
+            )
+        )  # fmt: skip
     return nodes
 
 

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 from nbray.launcher.local import found_nodes
 from nbray.launcher.token import load_token
-from nbray.state.queries import REQUEST, Query
+from nbray.state.queries import DASHBOARD, REQUEST, Query
 from nbray.wire.gcs_messages import Empty
-from nbray.wire.grpc_service import GrpcClient
+from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.state_messages import DashboardAddress
+
+__all__ = ["RpcError", "StateClient", "ask_once", "dashboard_url", "find_cluster"]
 
 T = TypeVar("T")
 
@@ -63,6 +65,20 @@ def ask_once(address: str, token: bytes, query: Query[T], timeout: float = 10.0)
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, ask()).result()
+
+
+def dashboard_url(address: str, token: bytes) -> str:
+    """Where the dashboard of a cluster is, as "host:port"; empty when it has none.
+
+    The session folder of the head node knows it before the dashboard has come up.
+
+    Raises:
+        RpcError: the GCS did not answer.
+    """
+    for node in found_nodes():
+        if node.gcs_address == address and node.processes and node.dashboard:
+            return node.dashboard
+    return ask_once(address, token, DASHBOARD)
 
 
 def find_cluster(address: str | None) -> tuple[str, bytes]:

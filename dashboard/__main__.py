@@ -1,0 +1,96 @@
+"""``python -m nbray.dashboard``: the process of the dashboard."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import Router
+
+from nbray.common.process import watch_parent
+from nbray.common.session import Session
+from nbray.dashboard.gate import Doorkeeper, Gate
+from nbray.dashboard.rest import rest
+from nbray.dashboard.watcher import Watcher
+from nbray.state.client import StateClient
+
+logger = logging.getLogger(__name__)
+
+_NICE = 5  # a page may be late, a task must not
+_LARGEST_REQUEST = 1 << 20
+
+
+async def _main(args: argparse.Namespace) -> None:
+    token = Session(Path(args.session_dir)).token
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    if args.parent_fd is not None:
+        watch_parent(loop, args.parent_fd, stopped.set)
+    listener = socket.socket(fileno=args.listen_fd)
+    listener.setblocking(False)
+    async with StateClient(args.gcs_address, token) as client:
+        watcher = Watcher(client, args.url)
+        doorkeeper = Doorkeeper(token, listener.getsockname()[1])
+        server = HTTPServer(
+            Gate(doorkeeper, _inside(watcher)),
+            max_body_size=_LARGEST_REQUEST, max_buffer_size=_LARGEST_REQUEST,
+            idle_connection_timeout=120,
+        )  # fmt: skip
+        server.add_sockets([listener])
+        logger.info("The dashboard serves http://%s/", args.url)
+        watching = loop.create_task(watcher.run())
+        watching.add_done_callback(lambda _task: stopped.set())
+        await stopped.wait()
+        if watching.done():
+            watching.result()
+        watching.cancel()
+        server.stop()
+
+
+def _inside(watcher: Watcher) -> Callable[[HTTPServerRequest], Router]:
+    """Which application a request that may come in belongs to."""
+    api = rest(watcher)
+    pages: list[Router] = []
+
+    def choose(request: HTTPServerRequest) -> Router:
+        found: Router
+        if request.path.startswith("/api/"):
+            found = api
+            return found
+        if not pages:
+            from nbray.dashboard.page import serve_page  # Bokeh: 0.7 s, 30 MB
+
+            pages.append(serve_page(watcher))
+        return pages[0]
+
+    return choose
+
+
+def main() -> None:
+    """Serve until SIGTERM, the end of the parent, or a GCS that is silent for a minute."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--gcs-address", required=True)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int)
+    args = parser.parse_args()
+    os.close(args.ready_fd)  # nobody waits for it
+    os.nice(_NICE)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("bokeh").setLevel(logging.WARNING)
+    asyncio.run(_main(args))
+
+
+if __name__ == "__main__":
+    main()

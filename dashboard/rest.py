@@ -1,0 +1,92 @@
+"""``/api``: the state of the cluster as JSON. The gate has judged the request already."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from tornado.web import Application, RequestHandler
+
+from nbray.dashboard.gate import log_request
+from nbray.dashboard.watcher import Watcher
+from nbray.state import queries as q
+from nbray.state.client import RpcError
+
+_TABLES: dict[str, q.Query[Any]] = {
+    "nodes": q.NODES,
+    "actors": q.ACTORS,
+    "jobs": q.JOBS,
+    "demand": q.DEMAND,
+    "failures": q.FAILURES,
+}
+
+
+class _Handler(RequestHandler):
+    def initialize(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+
+    def set_default_headers(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        _kind, error, _trace = kwargs.get("exc_info", (None, None, None))
+        if isinstance(error, RpcError):
+            self.set_status(503)
+        self.finish({"error": str(error) if error is not None else self._reason})
+
+
+class _Version(_Handler):
+    def get(self) -> None:
+        self.write({"version": version("nbray"), "gcs_address": self.watcher.client.address})
+
+
+class _Table(_Handler):
+    async def get(self, name: str) -> None:
+        if name not in _TABLES:
+            self.set_status(404)
+            self.write({"error": f"There is no table {name}: {', '.join(_TABLES)}."})
+            return
+        rows = await self.watcher.client.ask(_TABLES[name])
+        self.write({name: [asdict(row) for row in rows]})
+
+
+class _ClusterStatus(_Handler):
+    async def get(self) -> None:
+        ask = self.watcher.client.ask
+        nodes = [node for node in await ask(q.NODES) if node.state == "ALIVE"]
+        total: dict[str, float] = {}
+        available: dict[str, float] = {}
+        for node in nodes:
+            for name, amount in node.resources_total.items():
+                total[name] = total.get(name, 0.0) + amount
+            for name, amount in node.resources_available.items():
+                available[name] = available.get(name, 0.0) + amount
+        self.write(
+            {
+                "nodes_alive": len(nodes),
+                "resources_total": total,
+                "resources_available": available,
+                "demand": [asdict(row) for row in await ask(q.DEMAND)],
+            }
+        )
+
+
+def rest(watcher: Watcher) -> Application:
+    """The application of everything below ``/api``."""
+    mine = {"watcher": watcher}
+    return Application(
+        [
+            (r"/api/version", _Version, mine),
+            (r"/api/cluster_status", _ClusterStatus, mine),
+            (r"/api/([a-z]+)", _Table, mine),
+            (r".*", _Missing, mine),
+        ],
+        log_function=log_request,
+    )
+
+
+class _Missing(_Handler):
+    def get(self) -> None:
+        self.set_status(404)
+        self.write({"error": "There is no such page of the API."})

@@ -1,0 +1,95 @@
+"""Starting the dashboard beside a head node, without waiting for it.
+
+The listening socket is bound here, so that the address is known and answers at once: the
+connections wait in its queue until the process has come up.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbray.common.process import Child, spawn
+from nbray.common.session import Session
+
+DEFAULT_PORT = 8265
+_PORTS_TRIED = 50
+
+
+@dataclass(frozen=True)
+class DashboardOptions:
+    """What the user said of the dashboard.
+
+    Attributes:
+        include: False leaves it out; True insists; None starts it if it can be, unless
+            ``NBRAY_INCLUDE_DASHBOARD`` is 0.
+        host: the address to listen on.
+        port: None takes 8265, or the next that is free; 0 any; else exactly this one.
+    """
+
+    include: bool | None = None
+    host: str = "127.0.0.1"
+    port: int | None = None
+
+
+@dataclass
+class RunningDashboard:
+    """The process, and its address as "host:port"."""
+
+    child: Child
+    url: str
+
+
+def missing_packages() -> list[str]:
+    """The packages of the dashboard that are not installed."""
+    return [name for name in ("bokeh", "tornado") if importlib.util.find_spec(name) is None]
+
+
+def bind(options: DashboardOptions) -> socket.socket:
+    """The listening socket of a dashboard.
+
+    Raises:
+        ValueError: the port that was asked for is in use. OSError: there is no such address.
+    """
+    first = DEFAULT_PORT if options.port is None else options.port
+    last = first + _PORTS_TRIED if options.port is None else first
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    for port in range(first, last + 1):
+        try:
+            return socket.create_server((options.host, port), family=family, backlog=128)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise OSError(
+                    f"The dashboard cannot listen on {options.host}:{port}: {error.strerror}."
+                ) from error
+    raise ValueError(
+        f"Failed to bind to {options.host}:{first} because it's already occupied. Choose another "
+        "port with `nbray start --dashboard-port ...` or `nbray.init(dashboard_port=...)`."
+    )
+
+
+def start_dashboard(
+    listener: socket.socket, session: Session, gcs_address: str, node_ip: str, fate_shared: bool
+) -> RunningDashboard:
+    """Start the process on ``listener``, which is closed here; it comes up by itself."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = node_ip
+    url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with listener:
+        child = spawn(
+            "nbray.dashboard",
+            ["--session-dir", str(session.path), "--gcs-address", gcs_address, "--url", url,
+             "--listen-fd", str(listener.fileno())],
+            dashboard_log(session), fate_shared=fate_shared, pass_fds=[listener.fileno()],
+        )  # fmt: skip
+    child.do_not_wait()
+    return RunningDashboard(child, url)
+
+
+def dashboard_log(session: Session) -> Path:
+    """Where the dashboard says what went wrong."""
+    return session.log_path("dashboard.log")

@@ -1,0 +1,165 @@
+"""The dashboard: nobody comes in without the token, and who does sees the cluster live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.websocket import websocket_connect
+
+import nbray
+from nbray.context import NbrayContext
+from nbray.state.dashboard import LOGIN, check_key, make_key
+
+
+@pytest.fixture
+def context(session_root: Path) -> NbrayContext:
+    """A cluster with a dashboard on a free port."""
+    return nbray.init(
+        num_cpus=2, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0
+    )
+
+
+def fetch(url: str, headers: dict[str, str] | None = None) -> tuple[int, str, Any]:
+    """Status, body and headers; redirects are not followed."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_args: Any) -> None:
+            return None
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Stay())
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers or {}), timeout=60) as reply:
+            return reply.status, reply.read().decode(), reply.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(), error.headers
+
+
+def bearer(context: NbrayContext) -> dict[str, str]:
+    token = (Path(context["session_dir"]) / "token").read_bytes()
+    return {"Authorization": f"Bearer {token.hex()}"}
+
+
+def log_in(context: NbrayContext) -> str:
+    """The cookie that the login link gives."""
+    link = context.login_link()
+    assert link is not None
+    status, _body, headers = fetch(link)
+    assert status == 302
+    cookie = str(headers["Set-Cookie"])
+    assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
+    again, body, _headers = fetch(link)
+    assert again == 401 and "nbray dashboard" in body, "a link opens once"
+    return cookie.partition(";")[0]
+
+
+def test_without_the_token_nothing_is_served(context: NbrayContext) -> None:
+    base = f"http://{context.dashboard_url}"
+    for path in ("/", "/ws", "/static/js/bokeh.min.js", "/api/nodes", "/login", "/login?key=1.a.b"):
+        status, body, _headers = fetch(base + path)
+        assert status == 401, path
+        assert "cluster" in body
+    assert fetch(base + "/api/nodes", {"Authorization": "Bearer 00"})[0] == 401
+    assert context.dashboard_url == context["webui_url"]
+
+
+def test_programs_read_json_with_the_token(context: NbrayContext) -> None:
+    base = f"http://{context.dashboard_url}/api"
+    _status, body, _headers = fetch(f"{base}/nodes", bearer(context))
+    (node,) = json.loads(body)["nodes"]
+    assert node["state"] == "ALIVE" and node["resources_total"]["CPU"] == 2
+    status, body, _headers = fetch(f"{base}/cluster_status", bearer(context))
+    assert status == 200 and json.loads(body)["nodes_alive"] == 1
+    assert fetch(f"{base}/nothing", bearer(context))[0] == 404
+
+
+def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> None:
+    cookie = log_in(context)
+    status, page, _headers = fetch(f"http://{context.dashboard_url}/", {"Cookie": cookie})
+    assert status == 200
+    found = re.search(r'"token":"([^"]+)"', page)
+    assert found is not None
+
+    class Watched:
+        def ping(self) -> int:
+            return 1
+
+    actor = nbray.remote(Watched).options(name="<b>bold</b>").remote()
+    assert nbray.get(actor.ping.remote(), timeout=60) == 1
+
+    def request(origin: str) -> HTTPRequest:
+        return HTTPRequest(
+            f"ws://{context.dashboard_url}/ws",
+            headers={
+                "Cookie": cookie, "Origin": origin,
+                "Sec-WebSocket-Protocol": f"bokeh, {found[1]}",
+            },
+        )  # fmt: skip
+
+    async def until(wanted: Callable[[str], bool]) -> None:
+        with pytest.raises(HTTPClientError, match="403"):
+            await websocket_connect(request("http://elsewhere.example"))
+        socket_ = await websocket_connect(request(f"http://{context.dashboard_url}"))
+        try:
+            while True:
+                message = await socket_.read_message()
+                assert message is not None, "the dashboard closed the connection"
+                if isinstance(message, str) and wanted(message):
+                    return
+        finally:
+            socket_.close()
+
+    def shows_the_actor(message: str) -> bool:
+        assert "<b>bold" not in message, "names are escaped"
+        return "Watched" in message and "&lt;b&gt;bold" in message
+
+    asyncio.run(asyncio.wait_for(until(shows_the_actor), 60))
+
+
+def test_a_port_in_use_is_one_clear_line_when_it_was_asked_for(session_root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"Failed to bind to 127.0.0.1:{port}"):
+            nbray.init(num_cpus=1, include_dashboard=True, dashboard_port=port)
+    assert not nbray.is_initialized()
+
+
+def test_the_cluster_goes_on_when_the_dashboard_dies(context: NbrayContext) -> None:
+    from nbray.driver import _driver
+
+    assert _driver is not None and _driver.node is not None and _driver.node.dashboard is not None
+    os.kill(_driver.node.dashboard.child.pid, signal.SIGKILL)
+    wait_until(
+        lambda: not _answers(str(context.dashboard_url)), "the dashboard to be gone", timeout=30
+    )
+    assert nbray.get(nbray.remote(os.getpid).remote(), timeout=60) > 0
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_key_holds_for_its_purpose_and_its_time() -> None:
+    key = make_key(b"token", LOGIN, 1000.0, 60.0)
+    assert check_key(b"token", LOGIN, key, 1059.0)
+    assert not check_key(b"token", LOGIN, key, 1061.0)
+    assert not check_key(b"token", "session", key, 1001.0)
+    assert not check_key(b"other", LOGIN, key, 1001.0)
+    assert not check_key(b"token", LOGIN, "9999999999.a.b", 1001.0)
