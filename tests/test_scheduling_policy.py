@@ -23,7 +23,7 @@ from nbray.util.scheduling_strategies import (
     NotIn,
 )
 from nbray.wire.messages import NodeInfo
-from nbray.wire.strategies import ANYWHERE, Labelled, LabelTerm, OnNode, Spread, Strategy
+from nbray.wire.strategies import ANYWHERE, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
 
 
 def node(
@@ -143,6 +143,10 @@ def test_node_labels_come_as_json_or_pairs_and_reserved_keys_are_refused() -> No
         parse_node_labels("a")
     with pytest.raises(ValueError, match="Invalid label key"):
         parse_node_labels("/a=b")
+
+
+def test_a_placement_group_that_nobody_knows_is_refused() -> None:
+    assert chosen(demand({"CPU": 1}, InGroup(b"g")), [node("a", {"CPU": 1})]) == "unschedulable"
 
 
 # --- the scheduler of one node --------------------

@@ -65,13 +65,14 @@ def choose(
     """Choose a node.
 
     Args:
-        demand: the wish; one for a placement group is not decided here.
+        demand: the wish; no node is chosen here for one in a placement group.
         nodes: all rows; dead ones are passed over.
         here: the node that goes first: the asking one, or the one with most of the arguments.
         generator: draws among equally good nodes.
         turn: how many SPREAD wishes were served before.
     """
-    assert not isinstance(demand.strategy, InGroup)
+    if isinstance(demand.strategy, InGroup):
+        return Choice(Verdict.UNSCHEDULABLE, None, _NO_SUCH_GROUP)
     alive = [n for n in nodes if n.alive and matches(demand.selector, n.labels)]
     strategy = demand.strategy
     if isinstance(strategy, OnNode):
@@ -103,6 +104,7 @@ _NO_SUCH_NODE = (
     "The node specified via NodeAffinitySchedulingStrategy doesn't exist any more or is "
     "infeasible, and soft=False was specified."
 )
+_NO_SUCH_GROUP = "Its placement group is not known here."
 _UNAVAILABLE = (
     "The node specified via NodeAffinitySchedulingStrategy doesn't have the available resources, "
     "and _fail_on_unavailable=True was specified."
