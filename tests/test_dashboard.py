@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
+from test_cli import command
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -145,6 +146,15 @@ def test_the_cluster_goes_on_when_the_dashboard_dies(context: NbrayContext) -> N
         lambda: not _answers(str(context.dashboard_url)), "the dashboard to be gone", timeout=30
     )
     assert nbray.get(nbray.remote(os.getpid).remote(), timeout=60) > 0
+
+
+def test_the_command_prints_the_link_and_status_tells_of_the_dashboard(
+    context: NbrayContext,
+) -> None:
+    shown = command("dashboard").stdout
+    assert shown.startswith(f"http://{context.dashboard_url}/login?key=")
+    assert fetch(shown.strip())[0] == 302
+    assert f"http://{context.dashboard_url}/" in command("status").stdout
 
 
 def _answers(address: str) -> bool:

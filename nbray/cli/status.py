@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nbray.state import queries as q
-from nbray.state.client import StateClient, find_cluster
+from nbray.state.client import StateClient, dashboard_trouble, dashboard_url, find_cluster
+from nbray.state.dashboard import probe
 from nbray.state.rows import DemandState, FailureState, NodeState
 from nbray.wire.grpc_service import RpcError
 
@@ -42,6 +43,7 @@ def status(address: str | None, verbose: bool) -> None:
     _show_usage(console, state.nodes)
     _show_demand(console, state.demand, verbose)
     _show_failures(console, state.failures)
+    _show_dashboard(console, found, token)
 
 
 async def _ask(address: str, token: bytes) -> _Status:
@@ -110,6 +112,19 @@ def _show_failures(console: Console, failures: list[FailureState]) -> None:
         first_line = row.cause.partition("\n")[0]
         line = f"  {when} {row.kind} {row.name}{where}: {first_line}"
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_dashboard(console: Console, address: str, token: bytes) -> None:
+    """Where it is, or in one line why it is not there."""
+    url = dashboard_url(address, token)
+    trouble = probe(url, token) if url else dashboard_trouble(address)
+    if not url and not trouble:
+        return  # it was left out
+    console.print("[bold]Dashboard[/bold]")
+    if url and trouble:
+        trouble = f"The dashboard at {url} does not serve: {trouble}. Its log is dashboard.log."
+    line = trouble or f"http://{url}/ (nbray dashboard prints a link that logs you in)"
+    console.print(f"  {line}", style="red" if trouble else "default", markup=False, soft_wrap=True)
 
 
 def _sum(amounts: list[dict[str, float]]) -> dict[str, float]:

@@ -13,7 +13,14 @@ from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.state_messages import DashboardAddress
 
-__all__ = ["RpcError", "StateClient", "ask_once", "dashboard_url", "find_cluster"]
+__all__ = [
+    "RpcError",
+    "StateClient",
+    "ask_once",
+    "dashboard_trouble",
+    "dashboard_url",
+    "find_cluster",
+]
 
 T = TypeVar("T")
 
@@ -79,6 +86,14 @@ def dashboard_url(address: str, token: bytes) -> str:
         if node.gcs_address == address and node.processes and node.dashboard:
             return node.dashboard
     return ask_once(address, token, DASHBOARD)
+
+
+def dashboard_trouble(address: str) -> str:
+    """Why a head node of this machine was started without its dashboard; empty if it was not."""
+    for node in found_nodes():
+        if node.gcs_address == address and node.processes and node.dashboard_error:
+            return node.dashboard_error
+    return ""
 
 
 def find_cluster(address: str | None) -> tuple[str, bytes]:
