@@ -4,7 +4,7 @@ BIN := .venv/bin
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-browser test-slow bench lint format clean
+.PHONY: demo lab test test-browser test-slow chaos bench lint format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'

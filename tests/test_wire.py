@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbray
+from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.driver import find_session
 from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.messages import ReclaimLeases, TasksReturned
+from nbray.wire.reactor import Reactor, Waiter
 
 
 @given(
@@ -108,3 +111,14 @@ def test_a_member_with_a_huge_frame_is_disconnected(cluster: Path) -> None:
 def _expect_in_log(session: Session, text: str) -> None:
     log = session.log_path("raylet.log")
     wait_until(lambda: text in log.read_text(), f"{text!r} in the raylet's log")
+
+
+def test_a_wait_ends_when_posted_work_completes_it() -> None:
+    """What is waited for may be there since before the thread asked; nothing arrives any more."""
+    reactor = Reactor(b"token", Config())
+    waiter = Waiter()
+    reactor.inbox.append(waiter.complete_one)
+    began = time.monotonic()
+    assert reactor.wait(waiter, timeout=20)
+    assert time.monotonic() - began < 10
+    reactor.stop()

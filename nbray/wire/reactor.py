@@ -477,8 +477,12 @@ class Reactor:
     # --- driving --------------------
 
     def _turn(self, timeout: float, poll: Poll) -> None:
-        """One turn: posted work, writes, then reads for at most ``timeout`` s (-1: any)."""
+        """One turn: posted work, writes, then reads."""
         self._work()
+        self._read(timeout, poll)
+
+    def _read(self, timeout: float, poll: Poll) -> None:
+        """Wait for messages for at most ``timeout`` s (-1: any), and handle them."""
         if self._timers:
             until = max(0.0, self._timers[0][0] - time.monotonic())
             timeout = until if timeout < 0 else min(timeout, until)
@@ -569,12 +573,15 @@ class Reactor:
         left = -1.0
         try:
             while waiter.remaining > 0 and not interrupt.noted:
+                self._work()
+                # That may have been all: what it waits for can be there since before it asked.
+                if waiter.remaining <= 0 or interrupt.noted:
+                    break
                 if deadline is not None:
                     left = deadline - time.monotonic()
                     if left <= 0:
-                        self._work()
                         break
-                self._turn(left, self._spinner.poll)
+                self._read(left, self._spinner.poll)
         finally:
             self._leave()
 
