@@ -377,7 +377,7 @@ def run(seed: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
             say,
             nodes,
             start_node,
-            (psutil.Process(info["pids"][-1]).pid,),
+            (psutil.Process(info["pids"][1]).pid,),
             head,
         )
         work = Workload(random.Random(rng.random()), say)
