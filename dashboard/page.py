@@ -14,7 +14,7 @@ from typing import Any
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
-from bokeh.models import ColumnDataSource, InlineStyleSheet
+from bokeh.models import ColumnDataSource, DataRange1d, InlineStyleSheet
 from bokeh.models.annotations import Title
 from bokeh.models.widgets import Div
 from bokeh.plotting import figure
@@ -30,12 +30,12 @@ _HERE = Path(__file__).parent / "templates"
 _POLL_MS = 500
 _ROWS_SHOWN = 200
 _GREY, _GRID = "#8a919c", "#8a919c33"
-_PARTS = ("summary", "nodes", "demand", "failures", "actors", "workers", "jobs")
+_PARTS = ("summary", "nodes", "tasks", "demand", "failures", "actors", "workers", "jobs")
 _GRAPHS: dict[str, tuple[str, dict[str, str]]] = {
-    "processors": ("CPU, %", {"cpu": "#2f81f7"}),
-    "memories": (
-        "Memory and object store, %",
-        {"memory": "#bb8009", "store": "#2da44e"},
+    "rates": ("Tasks per second", {"finished": "#2f81f7", "failed": "#e5534b"}),
+    "use": (
+        "CPU, memory and object store, %",
+        {"cpu": "#2f81f7", "memory": "#bb8009", "store": "#2da44e"},
     ),
 }
 
@@ -130,9 +130,11 @@ _SHARE: Any = (0, 100)  # Bokeh takes a pair for a range, its annotations do not
 
 
 def _graph(name: str, title: str, lines: dict[str, str], source: ColumnDataSource) -> Any:
+    share = title.endswith("%")
     graph = figure(
         name=name, title=Title(text=title, text_color=_GREY), height=200,
-        y_range=_SHARE, sizing_mode="stretch_width", x_axis_type="datetime",
+        y_range=_SHARE if share else DataRange1d(start=0), sizing_mode="stretch_width",
+        x_axis_type="datetime",
         tools="", toolbar_location=None, background_fill_alpha=0, border_fill_alpha=0,
         outline_line_color=None,
     )  # fmt: skip

@@ -55,6 +55,7 @@ class _ClusterStatus(_Handler):
     async def get(self) -> None:
         ask = self.watcher.client.ask
         nodes = [node for node in await ask(q.NODES) if node.state == "ALIVE"]
+        totals = await ask(q.TASK_TOTALS)
         total: dict[str, float] = {}
         available: dict[str, float] = {}
         for node in nodes:
@@ -68,6 +69,7 @@ class _ClusterStatus(_Handler):
                 "resources_total": total,
                 "resources_available": available,
                 "demand": [asdict(row) for row in await ask(q.DEMAND)],
+                "tasks": {"finished": totals.finished, "failed": totals.failed},
             }
         )
 

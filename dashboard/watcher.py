@@ -20,6 +20,7 @@ from nbray.state.rows import (
     FailureState,
     JobState,
     NodeState,
+    TaskTotals,
     WorkerState,
 )
 
@@ -33,9 +34,11 @@ _GCS_SILENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Point:
-    """One moment of the graphs, in percent."""
+    """One moment of the graphs: tasks per second, and use in percent."""
 
     time: float
+    finished: float
+    failed: float
     cpu: float
     memory: float
     store: float
@@ -47,6 +50,7 @@ class Snapshot:
 
     number: int = 0
     nodes: list[NodeState] = field(default_factory=list)
+    totals: TaskTotals = field(default_factory=lambda: TaskTotals(0, 0, [], {}))
     workers: list[WorkerState] = field(default_factory=list)
     actors: list[ActorState] = field(default_factory=list)
     jobs: list[JobState] = field(default_factory=list)
@@ -65,6 +69,7 @@ class Watcher:
         self._url = url
         self._viewers = 0
         self._wanted = asyncio.Event()
+        self._before: tuple[float, TaskTotals] | None = None
 
     def joined(self) -> None:
         """A page was opened: the tables are asked for at once."""
@@ -102,8 +107,8 @@ class Watcher:
     async def _look(self) -> None:
         ask = self.client.ask
         snapshot = self.snapshot
-        snapshot.nodes = await ask(q.NODES)
-        self._add_point(time.time(), snapshot.nodes)
+        snapshot.nodes, snapshot.totals = await asyncio.gather(ask(q.NODES), ask(q.TASK_TOTALS))
+        self._add_point(time.time(), snapshot.nodes, snapshot.totals)
         if self._viewers:
             (
                 (snapshot.workers, _unreachable), snapshot.actors, snapshot.jobs,
@@ -114,12 +119,22 @@ class Watcher:
         snapshot.error = ""
         snapshot.number += 1
 
-    def _add_point(self, now: float, nodes: list[NodeState]) -> None:
-        if self.points and now - self.points[-1].time < PERIOD_S / 2:
+    def _add_point(self, now: float, nodes: list[NodeState], totals: TaskTotals) -> None:
+        then, before = self._before or (now - PERIOD_S, totals)
+        if now - then < PERIOD_S / 2:
             return  # a page was just opened
+        self._before = (now, totals)
         alive = [node.stats for node in nodes if node.state == "ALIVE"]
-        cpu = sum(stats.get("cpu_percent", 0.0) for stats in alive) / max(1, len(alive))
-        self.points.append(Point(now, cpu, _share(alive, "memory"), _share(alive, "store")))
+        self.points.append(
+            Point(
+                now,
+                max(0, totals.finished - before.finished) / (now - then),
+                max(0, totals.failed - before.failed) / (now - then),
+                sum(stats.get("cpu_percent", 0.0) for stats in alive) / max(1, len(alive)),
+                _share(alive, "memory"),
+                _share(alive, "store"),
+            )
+        )
 
 
 def _share(stats: list[dict[str, float]], what: str) -> float:

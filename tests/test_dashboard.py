@@ -86,6 +86,23 @@ def test_programs_read_json_with_the_token(context: NbrayContext) -> None:
     assert fetch(f"{base}/nothing", bearer(context))[0] == 404
 
 
+def test_counts_of_tasks_are_exact(context: NbrayContext) -> None:
+    @nbray.remote(max_retries=0)
+    def odd_fails(i: int) -> None:
+        if i % 2:
+            raise ValueError(i)
+
+    refs = [odd_fails.remote(i) for i in range(100)]
+    nbray.wait(refs, num_returns=100, timeout=60)
+
+    def counts() -> dict[str, int]:
+        url = f"http://{context.dashboard_url}/api/cluster_status"
+        found: dict[str, int] = json.loads(fetch(url, bearer(context))[1])["tasks"]
+        return found
+
+    wait_until(lambda: counts() == {"finished": 50, "failed": 50}, "all 100 tasks in the counts")
+
+
 def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> None:
     cookie = log_in(context)
     status, page, _headers = fetch(f"http://{context.dashboard_url}/", {"Cookie": cookie})

@@ -21,6 +21,7 @@ from types import FrameType
 
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
@@ -38,6 +39,7 @@ class Executor:
         self._core = core
         self._main = threading.get_ident()
         self._runner = TaskRunner(core)
+        self._counts = RunCounts(core)
         self._queue: deque[tuple[Connection, m.TaskSpec]] = deque()
         self._replies: deque[tuple[Connection, m.TaskSpec, m.TaskDone]] = deque()
         self._waiter: Waiter | None = None
@@ -108,6 +110,7 @@ class Executor:
             if held:
                 self._core.references.hand_over(spec.task_id, held)
             connection.send(done)
+            self._counts.add(spec, done)
 
     def _kept_arguments(self, spec: m.TaskSpec) -> list[bytes]:
         if not spec.dependencies and not spec.contained:

@@ -243,6 +243,8 @@ class Raylet:
                 self._spawn(self._actors.watch(process, message))
             case m.KillActor():
                 self._spawn(self._actors.kill(message))
+            case m.TasksRan():
+                self._state.tasks_ran(message.counts)
             case m.ActorCreated():
                 self._actors.created(process, message)
             case m.GcsRequest():

@@ -16,6 +16,9 @@ from nbray.wire.state_messages import Failure, NodeLoad, WorkerRow, Workers
 
 logger = logging.getLogger(__name__)
 
+_MOST_NAMES = 1000
+_OTHERS = "(other functions)"
+
 
 @dataclass
 class _Driver:
@@ -36,10 +39,19 @@ class NodeState:
         self._pool = pool
         self._leases = leases
         self._drivers: dict[Process, _Driver] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
 
     def load(self) -> NodeLoad:
         """What the next report to the GCS says."""
-        return NodeLoad(self._leases.waiting())
+        return NodeLoad(self._leases.waiting(), self._counts)
+
+    def tasks_ran(self, counts: dict[str, tuple[int, int]]) -> None:
+        """A worker tells what has run in it; past `_MOST_NAMES` functions, they share a row."""
+        for name, (finished, failed) in counts.items():
+            if name not in self._counts and len(self._counts) >= _MOST_NAMES:
+                name = _OTHERS
+            before = self._counts.get(name, (0, 0))
+            self._counts[name] = (before[0] + finished, before[1] + failed)
 
     def driver_joined(self, process: Process, pid: int) -> None:
         """A driver was taken in."""

@@ -643,6 +643,12 @@ class GcsReply(msgspec.Struct, array_like=True, tag=61):
     error: str = ""
 
 
+class TasksRan(msgspec.Struct, array_like=True, tag=110):
+    """Worker to raylet, about once a second: tasks finished and failed since, by function."""
+
+    counts: dict[str, tuple[int, int]]
+
+
 class NodeDied(msgspec.Struct, array_like=True, tag=150):
     """Raylet to its processes: that node is dead; connections to it may hang for ever."""
 
@@ -706,7 +712,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
-    ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied,
+    ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,

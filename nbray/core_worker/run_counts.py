@@ -1,0 +1,40 @@
+"""How many tasks of each function have run in this worker: exact, and told once a second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nbray.wire.messages import TaskDone, TaskSpec, TasksRan
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+_PERIOD_S = 1.0
+
+
+class RunCounts:
+    """Counts replies as they leave, for the raylet's statistics. Under the baton."""
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self._finished: dict[str, int] = {}
+        self._failed: dict[str, int] = {}
+        self._telling = False
+
+    def add(self, spec: TaskSpec, done: TaskDone) -> None:
+        """A task has run."""
+        failed = bool(done.values) and done.values[0].is_error
+        counts = self._failed if failed else self._finished
+        counts[spec.name] = counts.get(spec.name, 0) + 1
+        if not self._telling:
+            self._telling = True
+            self._core.reactor.call_later(_PERIOD_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        finished, self._finished = self._finished, {}
+        failed, self._failed = self._failed, {}
+        counts = {
+            name: (finished.get(name, 0), failed.get(name, 0)) for name in {**finished, **failed}
+        }
+        self._core.peers.raylet.send(TasksRan(counts))
