@@ -20,6 +20,7 @@ class Config:
             they fail, and raylets leave.
         max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
         lease_idle_s: how long a submitter keeps an idle worker.
+        lease_share_s: how long one keeps a worker that it has work for while others wait.
         start_timeout_s: a process of the cluster must be ready by then.
         store_full_wait_s: how long a `put` waits for room.
         object_spilling_threshold: the part of the object store above which values go to disk.
@@ -52,6 +53,7 @@ class Config:
     gcs_rpc_server_reconnect_timeout_s: float = 60.0
     max_lineage_bytes: int = 1 << 30
     lease_idle_s: float = 0.2
+    lease_share_s: float = 0.5
     start_timeout_s: float = 20.0
     store_full_wait_s: float = 10.0
     object_spilling_threshold: float = 0.8

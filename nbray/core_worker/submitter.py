@@ -5,6 +5,8 @@ leases; a SPREAD task has its lease for itself. A worker gets more
 tasks at once the shorter they are: the window aims at `_WINDOW_S` of work and starts at one,
 so that long tasks spread over all workers and short ones travel in large batches. A worker
 that finds itself busy with a long task gives those behind it back (`TasksReturned`).
+A task that may not be run again is pushed to an idle worker only: of several, nobody could say
+which had begun when the worker dies.
 A lease is kept for `lease_idle_s` after its last task, or until the raylet asks for it.
 """
 
@@ -85,11 +87,16 @@ class PendingTask:
 
 
 class Lease:
-    """A worker that this process may use now."""
+    """A worker that this process may use now.
+
+    Attributes:
+        leaving: it gets no more tasks, and is given back when it has answered for all it got.
+        worn: its process ends then.
+    """
 
     __slots__ = (
         "connection", "devices", "idle_since", "in_flight", "lease_id", "leaving", "raylet",
-        "worker",
+        "worker", "worn",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +109,7 @@ class Lease:
         self.in_flight: dict[bytes, PendingTask] = {}
         self.idle_since = 0.0
         self.leaving = False
+        self.worn = False
         self.devices: dict[str, list[str]] | None = None
 
 
@@ -214,6 +222,8 @@ class TaskSubmitter:
             for lease in sorted(leases, key=lambda lease: len(lease.in_flight)):
                 share = min(window, -(-len(queue) // len(leases)) + len(lease.in_flight))
                 while queue and len(lease.in_flight) < share:
+                    if not queue[0].retries and lease.in_flight:
+                        break  # it must be known whether a worker that dies had begun it
                     self._push(lease, queue.popleft())
             if queue:
                 self._request_leases(shape)
@@ -297,7 +307,7 @@ class TaskSubmitter:
             if not lease.in_flight:
                 lease.idle_since = time.monotonic()
             if message.leaving:
-                lease.leaving = True
+                lease.leaving = lease.worn = True
             self._retire_if_leaving(shape, lease)
             if shape.once and not lease.in_flight and lease in shape.leases:
                 shape.leases.remove(lease)
@@ -335,7 +345,7 @@ class TaskSubmitter:
         """Give a worker that takes no more tasks back, once it has answered for all it got."""
         if lease.leaving and not lease.in_flight and lease in shape.leases:
             shape.leases.remove(lease)
-            lease.raylet.send(ReturnLease(lease.lease_id, broken=True))
+            lease.raylet.send(ReturnLease(lease.lease_id, broken=lease.worn))
             self._core.submitter_dirty = True
 
     def _retry(self, task: PendingTask) -> None:
@@ -408,21 +418,32 @@ class TaskSubmitter:
                     )
 
     def _on_crash(self, lease: Lease, death: WorkerDied | None) -> None:
-        """A worker died: run its tasks again, or fail them."""
-        for task in lease.in_flight.values():
-            if death is not None and death.out_of_memory and not task.killed:
-                if death.retry and self._retry_later(task):
-                    continue
-                self._tasks.pop(task.spec.task_id, None)
-                self._core.results.fail(task.spec, OutOfMemoryError(death.cause))
-            elif task.retries != 0:
-                self._retry(task)
+        """A worker died: run its tasks again, or fail them.
+
+        It was the first that ran; those behind it may be run again and are not charged for it.
+        """
+        tasks = list(lease.in_flight.values())
+        for task in reversed(tasks[1:]):
+            task.lease = None
+            self._queue_of(task).queue.appendleft(task)
+        self._end_of(tasks[0], lease, death)
+        self._core.submitter_dirty = True
+
+    def _end_of(self, task: PendingTask, lease: Lease, death: WorkerDied | None) -> None:
+        """Run the task again that a worker died of, or fail it."""
+        if death is not None and death.out_of_memory and not task.killed:
+            if death.retry and self._retry_later(task):
+                return
+            self._tasks.pop(task.spec.task_id, None)
+            self._core.results.fail(task.spec, OutOfMemoryError(death.cause))
+        elif task.retries != 0:
+            self._retry(task)
+        else:
+            self._tasks.pop(task.spec.task_id, None)
+            if task.killed:
+                self._core.results.fail_cancelled(task.spec)
             else:
-                self._tasks.pop(task.spec.task_id, None)
-                if task.killed:
-                    self._core.results.fail_cancelled(task.spec)
-                else:
-                    self._core.results.fail_crashed(task.spec, lease.worker, death)
+                self._core.results.fail_crashed(task.spec, lease.worker, death)
 
     def _retry_later(self, task: PendingTask) -> bool:
         """Run a task again whose memory was missing, after a while; False if it may not be."""
@@ -447,9 +468,14 @@ class TaskSubmitter:
     def _ask_again(self) -> None:
         self._core.submitter_dirty = True
 
-    def _on_reclaim(self, _raylet: Connection, _message: ReclaimLeases) -> None:
-        """The raylet has other customers: return what is idle, and drop requests in vain."""
+    def _on_reclaim(self, raylet: Connection, message: ReclaimLeases) -> None:
+        """The raylet has other customers: return what is idle, and those leases in time."""
         self._return_idle(0.0)
+        for shape in list(self._shapes.values()) if message.lease_ids else ():
+            for lease in list(shape.leases):
+                if lease.raylet is raylet and lease.lease_id in message.lease_ids:
+                    lease.leaving = True
+                    self._retire_if_leaving(shape, lease)
 
     def _check_idle_later(self) -> None:
         if not self._checking_idle:

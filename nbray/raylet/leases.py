@@ -35,6 +35,7 @@ class Lease:
     worker: Worker
     holder: Process
     taken: Allocation
+    resources: dict[str, int]
     retriable: bool
     since: float = field(default_factory=time.monotonic)
 
@@ -81,6 +82,7 @@ class Wish:
     on_moved: Callable[[Choice], None] | None = None
     warn: Callable[[str], None] | None = None
     near: bytes = b""
+    process: Process | None = None
     looked_up: bool = False
     backlog: int = 1
     since: float = field(default_factory=time.monotonic)
@@ -157,7 +159,7 @@ class LeaseManager:
 
         demand = Demand(message.resources, message.strategy, message.selector)
         wish = Wish(
-            demand, granted, moved, process.warn, message.near, backlog=message.backlog
+            demand, granted, moved, process.warn, message.near, process, backlog=message.backlog
         )  # fmt: skip
         self._wishes[key] = wish
         self.submit(wish, placed=message.spilled)
@@ -189,6 +191,31 @@ class LeaseManager:
         if self._scheduler.waiting:
             for holder in {lease.holder for lease in self._leases.values()}:
                 holder.send(m.ReclaimLeases())
+
+    def share(self, after_s: float) -> None:
+        """Ask for the oldest leases back while others wait, so that nobody has a worker for ever.
+
+        Both must have been so for ``after_s`` seconds: the lease held, and the request waiting.
+        """
+        now = time.monotonic()
+        requests = [cast(Wish, request.key) for request in self._scheduler.requests()]
+        waiting = [
+            wish
+            for wish in requests
+            if now - wish.since > after_s and self._scheduler.serves(wish.demand)
+        ]
+        wanted: dict[Process, list[int]] = {}
+        for lease in self._leases.values():  # in the order of their grants
+            if not waiting or now - lease.since < after_s:
+                break
+            for wish in waiting:
+                if wish.process is not lease.holder or wish.demand.resources != lease.resources:
+                    waiting.remove(wish)
+                    self._scheduler.advance(wish)
+                    wanted.setdefault(lease.holder, []).append(lease.lease_id)
+                    break
+        for holder, lease_ids in wanted.items():
+            holder.send(m.ReclaimLeases(lease_ids))
 
     def _is_news_of_a_node(self, wish: Wish, choice: Choice) -> bool:
         """Whether it names a node of which this raylet has not heard, once."""
@@ -263,7 +290,9 @@ class LeaseManager:
             self.give_back(taken)
             return
         assert worker.address is not None
-        lease = Lease(self._next_lease, worker, process, taken, request.retriable)
+        lease = Lease(
+            self._next_lease, worker, process, taken, request.resources, request.retriable
+        )
         self._next_lease += 1
         self._leases[lease.lease_id] = process.leases[lease.lease_id] = lease
         self._lease_of[worker.worker_id] = lease

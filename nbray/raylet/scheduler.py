@@ -80,6 +80,14 @@ class Scheduler:
                 return True
         return False
 
+    def advance(self, key: object) -> None:
+        """Put a waiting request before all others: it is its turn."""
+        for request in self._waiting:
+            if request.key is key:
+                self._waiting.remove(request)
+                self._waiting.appendleft(request)
+                return
+
     def grant(self) -> list[tuple[LeaseRequest, Allocation]]:
         """The requests that are served now, with what was taken for them."""
         granted: list[tuple[LeaseRequest, Allocation]] = []

@@ -156,6 +156,7 @@ class Raylet:
                     )
                     return
             self._pool.trim(max(1, self._cpus))
+            self._leases.share(self._config.lease_share_s)
             await asyncio.sleep(_SOONEST_REPORT_S)
             try:
                 left = self._config.health_check_period_s - _SOONEST_REPORT_S

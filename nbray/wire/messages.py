@@ -290,7 +290,9 @@ class WorkerDied(msgspec.Struct, array_like=True, tag=149):
 
 
 class ReclaimLeases(msgspec.Struct, array_like=True, tag=16):
-    """Raylet to submitters: somebody waits; give back what is idle."""
+    """Raylet to submitters: somebody waits; give back what is idle, and these once they are."""
+
+    lease_ids: list[int] = []
 
 
 class WorkerBlocked(msgspec.Struct, array_like=True, tag=17):
