@@ -266,12 +266,15 @@ def test_copies_make_room_for_new_objects(second: RunningNode) -> None:
 
 
 def test_an_object_of_a_dead_node_is_lost_and_the_rest_goes_on(second: RunningNode) -> None:
-    ref = ones.options(resources={"far": 1}).remote(1_000_000)
-    nbray.wait([ref], timeout=30)
+    far = ones.options(resources={"far": 1})
+    lost, waits = far.options(max_retries=0).remote(1_000_000), far.remote(1_000_000)
+    nbray.wait([lost, waits], num_returns=2, timeout=30)
     raylet = psutil.Process(second.children[-1].pid)
     raylet.send_signal(signal.SIGKILL)
     with pytest.raises(nbray.exceptions.ObjectLostError):
-        nbray.get(ref, timeout=30)
+        nbray.get(lost, timeout=30)
+    with pytest.raises(nbray.exceptions.GetTimeoutError, match="made again"):
+        nbray.get(waits, timeout=2)  # no node is left that could
     assert nbray.get(where.remote(), timeout=30) != second.node_id
 
 

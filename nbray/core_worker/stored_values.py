@@ -115,6 +115,11 @@ class StoredValues:
             newer = None
             if reply.kind == "lost":
                 newer = self._locations.newer(object_id, owner, tried, deadline)
+            if newer is None and deadline is not None and time.monotonic() >= deadline:
+                raise GetTimeoutError(
+                    f"Get timed out while object {object_id.hex()} was looked for or made again: "
+                    f"{reply.error}"
+                )
             if newer is None:
                 raise _STORE_ERRORS[reply.kind](reply.error)
             if newer.stored is None:

@@ -36,7 +36,7 @@ _SMALLEST_STORE = 1 << 20
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
 
 
-@dataclass
+@dataclass(eq=False)
 class RunningNode:
     """The processes that were started, and where they are reached."""
 

@@ -1,0 +1,64 @@
+"""Results as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from nbray.api import get, wait
+from nbray.object_ref import ObjectRef
+from nbray.remote_function import RemoteFunction
+
+
+def as_completed(
+    refs: Sequence[ObjectRef], *, chunk_size: int = 10, yield_obj_refs: bool = False
+) -> Iterator[Any]:
+    """Yield the values of ``refs`` as they are ready.
+
+    Args:
+        refs: what to wait for.
+        chunk_size: how many are waited for at once, to wait less often.
+        yield_obj_refs: yield the refs rather than their values.
+
+    Raises:
+        ValueError: ``chunk_size`` is less than 1.
+    """
+    if chunk_size < 1:
+        raise ValueError("`chunk_size` must be >= 1")
+    waiting = list(refs)
+    while waiting:
+        ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)))
+        yield from ready if yield_obj_refs else get(ready)
+
+
+def map_unordered(
+    fn: RemoteFunction | Callable[..., ObjectRef],
+    items: Iterable[Any],
+    *,
+    backpressure_size: int | None = 100,
+    chunk_size: int = 10,
+    yield_obj_refs: bool = False,
+) -> Iterator[Any]:
+    """Run a remote function on each item, and yield the results as they are ready.
+
+    Args:
+        fn: a remote function or an actor's method.
+        items: its argument, one by one.
+        backpressure_size: most tasks that are unfinished at once; None: any number.
+        chunk_size, yield_obj_refs: as for `as_completed`.
+
+    Raises:
+        ValueError: ``chunk_size`` or ``backpressure_size`` is impossible.
+    """
+    if chunk_size < 1:
+        raise ValueError("`chunk_size` must be >= 1")
+    if backpressure_size is not None and backpressure_size < chunk_size:
+        raise ValueError("backpressure_size cannot be smaller than chunk_size")
+    remote: Callable[[Any], ObjectRef] = fn.remote if hasattr(fn, "remote") else fn
+    source = iter(items)
+    waiting = [remote(item) for item in islice(source, backpressure_size)]
+    while waiting:
+        ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)))
+        waiting += [remote(item) for item in islice(source, len(ready))]
+        yield from ready if yield_obj_refs else get(ready)
