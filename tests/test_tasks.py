@@ -172,3 +172,24 @@ def test_unknown_options_and_direct_calls_are_errors(cluster: Path) -> None:
         add(1)
     with pytest.raises(ValueError, match="ObjectRef"):
         nbray.get(1)
+
+
+def test_idle_workers_stay_while_others_need_what_they_own(cluster: Path) -> None:
+    @nbray.remote(num_cpus=0)
+    def make(i: int) -> list[nbray.ObjectRef]:
+        time.sleep(0.3)  # so that each has a worker for itself
+        return [nbray.put(np.full(30_000, i)), nbray.put(i)]
+
+    made = nbray.get([make.remote(i) for i in range(8)], timeout=60)
+
+    def workers() -> float:
+        return float(nbray.nodes()[0]["Stats"]["workers"])
+
+    assert workers() >= 8
+    nbray.get(
+        [nbray.remote(time.sleep).remote(1.5) for _ in range(2)], timeout=60
+    )  # trims meanwhile
+    for i, (large, small) in enumerate(made):
+        assert int(nbray.get(large, timeout=30)[0]) == nbray.get(small, timeout=30) == i
+    del made, large, small
+    wait_until(lambda: workers() <= 2, "the idle workers to leave", timeout=30)

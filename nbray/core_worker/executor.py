@@ -67,7 +67,10 @@ class Executor:
             case m.BecomeActor():
                 self._becoming = (connection, message)
             case m.ExitWorker():
-                self._leaving = True
+                if self._core.table.owns_any():
+                    self._core.peers.raylet.send(m.WorkerStays())
+                else:
+                    self._leaving = True
             case _:
                 raise AssertionError(f"not a message for an executor: {message!r}")
         if self._waiter is not None:

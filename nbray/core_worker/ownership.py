@@ -112,6 +112,10 @@ class OwnershipTable:
         for callback in callbacks or ():
             callback()
 
+    def owns_any(self) -> bool:
+        """Whether an object of this process is still needed by somebody."""
+        return any(entry.owner is None for entry in self._entries.copy().values())
+
     def in_arenas(self) -> list[tuple[bytes, Stored]]:
         """The values of this process that lie in arenas."""
         return [

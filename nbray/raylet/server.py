@@ -244,6 +244,9 @@ class Raylet:
                 self._spawn(self._actors.watch(process, message))
             case m.KillActor():
                 self._spawn(self._actors.kill(message))
+            case m.WorkerStays():
+                if process.worker is not None:
+                    self._pool.stays(process.worker)
             case m.TasksRan():
                 self._state.tasks_ran(message.counts)
             case m.ActorCreated():

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
+_OWNER_STAYS_S = 5.0
 _TEMPLATE_IDLE_S = 60.0
 _LOG_TAIL_BYTES = 16 << 10
 PLAIN = Prepared()
@@ -41,6 +42,7 @@ class Worker:
     actor_id: bytes = b""
     lost: bool = False
     end_intended: bool = False
+    stays_until: float = 0.0
     last_lines: str = ""
     out_of_memory: str = ""
     retry: bool = False
@@ -225,6 +227,12 @@ class WorkerPool:
                     return
             self._idle.setdefault((worker.job_id, worker.env.text), []).append(worker)
 
+    def stays(self, worker: Worker) -> None:
+        """A worker that was to leave owns what others need: it is idle again, for a while."""
+        worker.end_intended = False
+        worker.stays_until = time.monotonic() + _OWNER_STAYS_S
+        self.give_back(worker)
+
     def kill(self, worker: Worker, intended: bool = True) -> None:
         """End a worker at once, unless it has ended: its pid may be somebody else's by now.
 
@@ -267,9 +275,11 @@ class WorkerPool:
         surplus = sum(len(idle) for idle in self._idle.values()) - most_idle
         for key in sorted(self._idle, reverse=True):
             idle = self._idle[key]
-            while surplus > 0 and idle:
+            for worker in [worker for worker in idle if worker.stays_until < now]:
+                if surplus <= 0:
+                    break
                 surplus -= 1
-                worker = idle.pop(0)
+                idle.remove(worker)
                 worker.end_intended = True
                 if worker.connection is not None:
                     worker.connection.send(ExitWorker())

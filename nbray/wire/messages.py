@@ -626,6 +626,10 @@ class ExitWorker(msgspec.Struct, array_like=True, tag=57):
     """Raylet to worker: finish what runs and leave."""
 
 
+class WorkerStays(msgspec.Struct, array_like=True, tag=154):
+    """Worker to raylet, after `ExitWorker`: others still need values that this process owns."""
+
+
 # --- the GCS, asked through the raylet --------------------------------------------------
 
 
@@ -714,7 +718,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
-    ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan,
+    ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
