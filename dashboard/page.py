@@ -25,6 +25,7 @@ from tornado.ioloop import IOLoop
 
 from nbray.dashboard.gate import log_request
 from nbray.dashboard.watcher import POINTS_KEPT, Point, Watcher
+from nbray.state.text import size_text
 
 _HERE = Path(__file__).parent / "templates"
 _POLL_MS = 500
@@ -50,7 +51,7 @@ class _Pages(BokehTornado):
 def serve_page(watcher: Watcher) -> BokehTornado:
     """The Bokeh application, started on the running event loop."""
     templates = Environment(loader=FileSystemLoader(_HERE), autoescape=select_autoescape())
-    templates.filters.update(bytes=_bytes, ago=_ago, amounts=_amounts)
+    templates.filters.update(bytes=size_text, ago=_ago, amounts=_amounts)
 
     def fill(document: Document) -> None:
         _Page(document, watcher, templates)
@@ -153,14 +154,6 @@ def _graph(name: str, title: str, lines: dict[str, str], source: ColumnDataSourc
     return graph
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
 def _ago(time_ms: float | None, now_ms: float) -> str:
     if not time_ms:
         return ""
@@ -173,6 +166,6 @@ def _ago(time_ms: float | None, now_ms: float) -> str:
 
 def _amounts(resources: dict[str, float]) -> str:
     return ", ".join(
-        f"{name} {_bytes(n) if name == 'memory' else format(n, 'g')}"
+        f"{name} {size_text(n) if name == 'memory' else format(n, 'g')}"
         for name, n in resources.items()
     )

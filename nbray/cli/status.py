@@ -15,6 +15,7 @@ from nbray.state import queries as q
 from nbray.state.client import StateClient, dashboard_trouble, dashboard_url, find_cluster
 from nbray.state.dashboard import probe
 from nbray.state.rows import DemandState, FailureState, NodeState
+from nbray.state.text import size_text
 from nbray.wire.grpc_service import RpcError
 
 _FAILURES_SHOWN = 10
@@ -68,7 +69,7 @@ def _show_nodes(console: Console, address: str, nodes: list[NodeState]) -> None:
         table.add_row(
             name, node.node_ip, "alive",
             "\n".join(_usage(node.resources_total, node.resources_available)),
-            f"{_size(used)} of {_size(capacity)}",
+            f"{size_text(used)} of {size_text(capacity)}",
         )  # fmt: skip
     console.print(table)
 
@@ -143,13 +144,4 @@ def _usage(total: dict[str, float], available: dict[str, float]) -> list[str]:
 
 
 def _amount(name: str, amount: float) -> str:
-    return _size(amount) if name in _BYTES else f"{amount:g}"
-
-
-def _size(count: float) -> str:
-    """Bytes as people read them."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+    return size_text(amount) if name in _BYTES else f"{amount:g}"
