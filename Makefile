@@ -26,7 +26,8 @@ test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER ke
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow tests/test_jupyterlab.py
 
-test-slow: .venv/ready ## The tests that the default run leaves out
+test-slow: .venv/ready ## The tests that the default run leaves out: chaos, tutorials, the browser
+	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow
 
 bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rounds 3 --quick'

@@ -14,7 +14,12 @@ def main() -> int:
     """Execute the tour; returns the exit code."""
     path = Path(__file__).with_name("tour.ipynb")
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        iopub_timeout=60,
+        resources={"metadata": {"path": path.parent}},
+    )
     failed: CellExecutionError | None = None
     try:
         client.execute()

@@ -290,6 +290,7 @@ def notebooks(session_root: Path) -> Iterator[list[Notebook]]:
                 assert notebook.is_alive()
 
 
+@pytest.mark.slow
 def test_ten_notebooks_share_a_cluster_and_nothing_else(notebooks: list[Notebook]) -> None:
     actor = (
         "import nbray\n@nbray.remote(num_cpus=0)\nclass Mine:\n"

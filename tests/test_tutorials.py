@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
 Shown = list[tuple[str, str]]
@@ -106,7 +108,7 @@ def test_every_cell_shows_what_the_text_says(
 ) -> None:
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=60, resources=resources).execute()
+    NotebookClient(notebook, timeout=60, iopub_timeout=60, resources=resources).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) == len(shown)
     for cell, (begins, expected) in zip(cells, shown, strict=True):

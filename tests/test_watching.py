@@ -12,7 +12,7 @@ def test_watching_a_cluster_shows_what_it_says(session_root: Path, tmp_path: Pat
     path = Path(__file__).parent.parent / "notebooks" / "watching-a-cluster.ipynb"
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=100, resources=resources).execute()
+    NotebookClient(notebook, timeout=100, iopub_timeout=60, resources=resources).execute()
     shown = {}
     for cell in notebook.cells:
         if cell.cell_type == "code":
