@@ -113,6 +113,30 @@ def test_what_cannot_be_sent_is_named_by_its_path() -> None:
     assert inspect_serializability({"a": [1, 2]}, print_file=out) == (True, set())
 
 
+def test_what_cannot_be_sent_is_named_when_it_is_submitted(cluster: Path) -> None:
+    config = {"inner": {"lock": threading.Lock()}}
+
+    @nbray.remote
+    def uses_it() -> bool:
+        return bool(config)
+
+    @nbray.remote
+    class Holder:
+        kept = config
+
+    @nbray.remote
+    def takes(*values: object, **named: object) -> None: ...
+
+    with pytest.raises(TypeError, match=r"uses_it.closure.config\['inner'\]\['lock'\]"):
+        uses_it.remote()
+    with pytest.raises(TypeError, match=r"Holder.kept\['inner'\]\['lock'\]"):
+        Holder.remote()
+    with pytest.raises(TypeError, match=r"\['argument 1'\]\['inner'\]\['lock'\]"):
+        takes.remote(1, config)
+    with pytest.raises(TypeError, match=r"\['by_name'\]\['inner'\]\['lock'\]"):
+        takes.remote(by_name=config)
+
+
 def test_an_executor_runs_calls_as_tasks(cluster: Path) -> None:
     with NbrayExecutor() as executor:
         assert executor.submit(pow, 2, 5).result(timeout=30) == 32

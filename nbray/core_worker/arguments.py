@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.object_ref import ObjectRef
+from nbray.util.serializability import unpicklable
 from nbray.wire import messages as m
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
             return ArgumentSlot(len(dependencies) - 1)
         return value
 
-    packed = serialize(([slot(a) for a in args], {k: slot(v) for k, v in kwargs.items()}))
+    try:
+        packed = serialize(([slot(a) for a in args], {k: slot(v) for k, v in kwargs.items()}))
+    except TypeError as error:
+        named = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
+        raise unpicklable(named, "the arguments", "arguments", error) from error
     for dependency in dependencies:
         core.released.append((dependency.object_id, 1))
     for ref in packed.contained:

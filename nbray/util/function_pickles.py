@@ -14,6 +14,8 @@ from typing import Any
 
 import cloudpickle
 
+from nbray.util.serializability import unpicklable
+
 _epoch = 0
 _wrap: Callable[[Any], Any] | None = None
 
@@ -48,11 +50,17 @@ class KeptPickle:
         """The hash (16 bytes) and the pickle.
 
         Raises:
-            TypeError, pickle.PicklingError: it cannot be pickled.
+            TypeError: it cannot be pickled; the text names the variable that holds the cause.
         """
         if self._epoch != _epoch:
             epoch = _epoch
-            self._data = cloudpickle.dumps(self._target if _wrap is None else _wrap(self._target))
+            target = self._target
+            try:
+                self._data = cloudpickle.dumps(target if _wrap is None else _wrap(target))
+            except Exception as error:  # a value's own code may raise whatever it likes
+                kind = "the actor class" if isinstance(target, type) else "the function"
+                name = getattr(target, "__name__", repr(target))
+                raise unpicklable(target, kind, name, error) from error
             self._hash = hashlib.blake2b(self._data, digest_size=16).digest()
             self._epoch = epoch
         return self._hash, self._data

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 import cloudpickle
 
+_DEPTH = 4
+
 
 @dataclass(frozen=True)
 class FailureTuple:
@@ -50,8 +52,23 @@ def inspect_serializability(
     return not failures, set(failures)
 
 
+def unpicklable(value: Any, what: str, name: str, error: BaseException) -> TypeError:
+    """The error for a value that could not be pickled, with the paths of what cannot be.
+
+    Args:
+        what: what it is, as "the function" or "the arguments".
+        name: what to call it, which begins the paths.
+        error: what pickling raised.
+    """
+    failures = [f for f in _failures(value, name, None, _DEPTH, set()) if f.name != name]
+    paths = "; ".join(f"{failure.name} ({_why(failure.obj)})" for failure in failures)
+    found = f" What cannot be sent: {paths}." if paths else ""
+    return TypeError(f"Could not serialize {what} {name}: {error}.{found}")
+
+
 def _why(value: Any) -> str:
     """What pickling it raises; empty when it can be pickled."""
+    value = value.value if isinstance(value, _Hashable) else value
     try:
         cloudpickle.dumps(value)
     except Exception as error:  # a value's own code may raise whatever it likes
