@@ -26,7 +26,7 @@ test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER ke
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow tests/test_jupyterlab.py
 
-test-slow: .venv/ready ## The tests that the default run leaves out: chaos, tutorials, the browser
+test-slow: .venv/ready ## The tests that the default run leaves out: tutorials, ten kernels, the browser
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow
 

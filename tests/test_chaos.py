@@ -15,7 +15,7 @@ def test_a_short_chaos(session_root: Path) -> None:
     assert sum(work.values()) > 20
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(100, 106))
 def test_chaos(session_root: Path, seed: int) -> None:

@@ -16,6 +16,7 @@ from conftest import wait_until
 import nbray
 from nbray.driver import current_core, find_session
 from nbray.launcher.local import RunningNode, join
+from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MB = 1 << 20
 
@@ -106,7 +107,8 @@ def test_a_borrower_asks_the_owner_when_it_knows_only_dead_nodes(
 ) -> None:
     a = nodes[0]
     ref = make.options(resources={"a": 1}).remote(3)
-    reader = Reader.options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(nbray.get_runtime_context().get_node_id(), soft=False)
+    reader = Reader.options(num_cpus=0, scheduling_strategy=here).remote()
     nbray.wait([ref], timeout=30)
     nbray.get(reader.hold.remote([ref]), timeout=30)
     assert nbray.get(first.options(resources={"b": 1}).remote(ref), timeout=30) == 3

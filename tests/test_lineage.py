@@ -15,6 +15,7 @@ from conftest import wait_until
 import nbray
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
+from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MB = 1 << 20
 
@@ -120,7 +121,8 @@ def test_a_borrower_hears_when_it_is_there_again(far: Far, tmp_path: Path) -> No
 
     ref = make.remote(5.0, str(tmp_path / "log"))
     nbray.wait([ref], timeout=30)
-    reader = Reader.remote()
+    here = NodeAffinitySchedulingStrategy(nbray.get_runtime_context().get_node_id(), soft=False)
+    reader = Reader.options(scheduling_strategy=here).remote()
     nbray.get(reader.keep.remote([ref]), timeout=30)
     far.kill()
     far.start()
