@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+from nbray.util.closures import bound_cells
+
 
 @dataclass(frozen=True)
 class CellNames:
@@ -98,8 +100,7 @@ def _codes_of(value: Any, namespace: Mapping[str, Any]) -> Iterator[CodeType]:
         if isinstance(item, FunctionType):
             if item.__globals__ is namespace:
                 yield item.__code__
-            cells = [cell for cell in item.__closure__ or () if _is_filled(cell)]
-            waiting.extend(cell.cell_contents for cell in cells)
+            waiting.extend(value for _name, value in bound_cells(item))
             waiting.append(item.__dict__.get("__wrapped__"))
         elif isinstance(item, MethodType):
             waiting.extend((item.__func__, item.__self__))
@@ -115,14 +116,6 @@ def _codes_of(value: Any, namespace: Mapping[str, Any]) -> Iterator[CodeType]:
                 waiting.extend(item.__bases__)
         elif type(item).__module__ == "__main__":
             waiting.append(type(item))
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:  # the enclosing function has not bound it yet
-        return False
-    return True
 
 
 @functools.lru_cache(maxsize=4096)

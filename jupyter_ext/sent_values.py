@@ -24,8 +24,8 @@ import numpy
 
 import nbray
 from nbray.exceptions import ObjectStoreFullError
-from nbray.jupyter_ext.blame import Culprit, find_culprit
 from nbray.jupyter_ext.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
+from nbray.util.blame import Culprit, find_culprit
 
 Key = tuple[str, str, int]
 """Name in the notebook, pickle or memory, and its number in the value."""

@@ -14,6 +14,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from nbray.util import output
+from nbray.util.closures import bound_cells
 
 _MAX_SOURCE = 1 << 20
 
@@ -67,11 +68,7 @@ def _codes(target: Any) -> Iterator[CodeType]:
                 continue
             yield item.__code__
             waiting += [item.__globals__.get(name) for name in _names(item.__code__)]
-            for cell in item.__closure__ or ():
-                try:
-                    waiting.append(cell.cell_contents)
-                except ValueError:  # the enclosing function has not bound it yet
-                    continue
+            waiting += [value for _name, value in bound_cells(item)]
         elif isinstance(item, type) and item.__module__ == "__main__":
             waiting += [*vars(item).values(), *item.__bases__]
         elif isinstance(item, staticmethod | classmethod):

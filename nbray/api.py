@@ -98,7 +98,7 @@ def wait(
     Raises:
         TypeError: ``refs`` is one ref. ValueError: duplicates, or an impossible number.
     """
-    del fetch_local  # one node: what is ready is local
+    del fetch_local  # a value that is ready is brought here when it is read
     if isinstance(refs, ObjectRef):
         raise TypeError("wait() expected a list of ObjectRef, got a single ObjectRef")
     if len(set(refs)) != len(refs):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
-from nbray.common.session import Session, sessions_root
+from nbray.common.session import Session, known_sessions
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
@@ -177,12 +177,7 @@ def find_session(address: str) -> tuple[Session, dict[str, Any]]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for path in sorted(sessions_root().iterdir(), reverse=True):
-        session = Session(Path(path))
-        try:
-            info = session.read_info()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+    for session, info in known_sessions():
         if address in ("auto", info["gcs_address"]) and _is_there(info["pids"][:2]):
             return session, info
     raise ConnectionError(

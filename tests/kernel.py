@@ -144,3 +144,16 @@ def shared_notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebo
             del os.environ["NBRAY_TMPDIR"]
         else:
             os.environ["NBRAY_TMPDIR"] = before
+
+
+@pytest.fixture(name="notebook")
+def one_kernel_for_most(shared_notebook: Notebook) -> Notebook:
+    """The module's kernel, for its tests that do not disturb each other."""
+    return shared_notebook
+
+
+@pytest.fixture
+def fresh_notebook(session_root: Path) -> Iterator[Notebook]:
+    """A kernel of its own, for a test that disturbs."""
+    with running_notebook() as found:
+        yield found

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel import Notebook, running_notebook, shared_notebook
+from kernel import Notebook, fresh_notebook, one_kernel_for_most, shared_notebook
 
-__all__ = ["shared_notebook"]
-
-
-@pytest.fixture(name="notebook")
-def one_kernel_for_most(shared_notebook: Notebook) -> Notebook:
-    return shared_notebook
-
-
-@pytest.fixture
-def fresh_notebook(session_root: Path) -> Iterator[Notebook]:
-    with running_notebook() as found:
-        yield found
+__all__ = ["fresh_notebook", "one_kernel_for_most", "shared_notebook"]
 
 
 STUBBORN = (

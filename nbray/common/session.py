@@ -8,6 +8,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,13 @@ class Session:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def known_sessions() -> Iterator[tuple[Session, dict[str, Any]]]:
+    """The sessions of this user that have started, each with its info, the newest first."""
+    for path in sorted(sessions_root().iterdir(), reverse=True):
+        session = Session(Path(path))
+        try:
+            yield session, session.read_info()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # it is starting or leaving

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nbray.common.ids import handle_id
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.object_ref import ObjectRef
 from nbray.util.serializability import unpicklable
@@ -56,11 +57,18 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
     except TypeError as error:
         named = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
         raise unpicklable(named, "the arguments", "arguments", error) from error
-    for dependency in dependencies:
-        core.released.append((dependency.object_id, 1))
-    for ref in packed.contained:
-        core.released.append((ref.object_id, 1))
+    core.references.note((dependency.object_id for dependency in dependencies), 1)
+    core.references.note((ref.object_id for ref in packed.contained), 1)
     return packed.to_bytes(), dependencies, packed.contained
+
+
+def counted(spec: m.TaskSpec) -> list[bytes]:
+    """What a task holds while it runs, once for each time that it stands here."""
+    object_ids = [dependency.object_id for dependency in spec.dependencies]
+    object_ids += [ref.object_id for ref in spec.contained]
+    if spec.actor_id:
+        object_ids.append(handle_id(spec.actor_id))
+    return object_ids
 
 
 def unpack(core: CoreWorker, spec: m.TaskSpec) -> tuple[list[Any], dict[str, Any]]:
@@ -68,13 +76,8 @@ def unpack(core: CoreWorker, spec: m.TaskSpec) -> tuple[list[Any], dict[str, Any
     if not spec.args:
         return [], {}
 
-    def rebuild(object_id: bytes, owner: m.Address) -> ObjectRef:
-        # The submitter holds arguments until the reply, which names those that are kept.
-        core.table.borrow(object_id, owner)
-        core.released.append((object_id, 1))
-        return ObjectRef(object_id, owner, core)
-
-    args, kwargs = deserialize(spec.args, rebuild)
+    # The submitter holds arguments until the reply, which names those that are kept.
+    args, kwargs = deserialize(spec.args, core.borrowed_ref)
     values = []
     for dependency in spec.dependencies:
         core.table.borrow(dependency.object_id, dependency.owner)

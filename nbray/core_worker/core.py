@@ -213,6 +213,12 @@ class CoreWorker:
         self.references.hold_handles(object_id, actor_id)
         return ObjectRef(object_id, self.peers.address, self)
 
+    def borrowed_ref(self, object_id: bytes, owner: m.Address) -> ObjectRef:
+        """A ref that came from elsewhere, counted here; its owner is still to be told."""
+        self.table.borrow(object_id, owner)
+        self.released.append((object_id, 1))
+        return ObjectRef(object_id, owner, self)
+
     # --- the task of this thread or coroutine --------------------
 
     def enter_task(self, spec: m.TaskSpec) -> Token[TaskContext | None]:
@@ -241,8 +247,7 @@ class CoreWorker:
             raise
         if packed.contained:
             entry.contained = [ref.object_id for ref in packed.contained]
-            for ref in packed.contained:
-                self.released.append((ref.object_id, 1))
+            self.references.note(entry.contained, 1)
         return ObjectRef(object_id, self.peers.address, self, current_origin())
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:

@@ -18,8 +18,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nbray.common.ids import handle_id
 from nbray.core_worker.actor_calls import ActorCall
+from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import serialize
 from nbray.core_worker.submitter import PendingTask
@@ -85,7 +85,7 @@ class Lineage:
 
     def _hold_arguments(self, kept: _Kept) -> None:
         spec, table = kept.task.spec, self._core.table
-        for argument in _arguments(spec):
+        for argument in counted(spec):
             entry = table.get(argument)
             if entry is None:
                 continue
@@ -113,8 +113,7 @@ class Lineage:
             if entry is not None:
                 entry.lineage -= 1
                 core.released.append((argument, 0))  # later: a chain of tasks may be long
-        for argument in kept.borrowed:
-            core.released.append((argument, -1))
+        core.references.note(kept.borrowed, -1)
 
     # --- made again --------------------
 
@@ -139,20 +138,11 @@ class Lineage:
         task = kept.task
         task.retries -= task.retries > 0
         task.spec.attempt += 1
-        for argument in _arguments(task.spec):
+        for argument in counted(task.spec):
             core.table[argument].local += 1
         for dependency in task.spec.dependencies:
             dependency.value = None
         core.resubmit(task)
-
-
-def _arguments(spec: m.TaskSpec) -> list[bytes]:
-    """What a task counts once each while it runs; see `Results`."""
-    arguments = [dependency.object_id for dependency in spec.dependencies]
-    arguments += [ref.object_id for ref in spec.contained]
-    if spec.actor_id:
-        arguments.append(handle_id(spec.actor_id))
-    return arguments
 
 
 def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> m.Value:

@@ -15,7 +15,7 @@ When nothing needs an object any more, `_release` frees what it held, here or at
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nbray.core_worker.ownership import ObjectEntry, OwnershipTable
 from nbray.core_worker.peers import Peers
@@ -56,6 +56,11 @@ class References:
         peers.on_closed.append(self._on_closed)
 
     # --- local references --------------------
+
+    def note(self, object_ids: Iterable[bytes], change: int) -> None:
+        """Count that many references more of each at the next turn; from any thread."""
+        for object_id in object_ids:
+            self.released.append((object_id, change))
 
     def count_released(self) -> None:
         """Count down the refs that have died since the last turn."""
@@ -112,8 +117,7 @@ class References:
             self.free(object_id, entry.value)
 
     def _drop_contained(self, entry: ObjectEntry) -> None:
-        for inner in entry.contained or ():
-            self.released.append((inner, -1))
+        self.note(entry.contained or (), -1)
         entry.contained = None
 
     def free(self, object_id: bytes, value: m.Value) -> None:
@@ -229,8 +233,7 @@ class References:
         self._handovers[task_id] = object_ids
 
     def _on_handover_done(self, _peer: Connection, message: m.HandoverDone) -> None:
-        for object_id in self._handovers.pop(message.task_id, ()):
-            self.released.append((object_id, -1))
+        self.note(self._handovers.pop(message.task_id, ()), -1)
 
     def _on_closed(self, connection: Connection) -> None:
         peer = connection.state

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nbray.common.ids import handle_id, return_id
+from nbray.common.ids import return_id
+from nbray.core_worker.arguments import counted
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
@@ -63,13 +64,8 @@ class Results:
             connection.send(m.HandoverDone(spec.task_id))
 
     def _let_go_of_arguments(self, spec: m.TaskSpec) -> None:
-        released = self._core.released
-        for dependency in spec.dependencies:
-            released.append((dependency.object_id, -1))
-        for ref in spec.contained:
-            released.append((ref.object_id, -1))
-        if spec.actor_id:
-            released.append((handle_id(spec.actor_id), -1))
+        if spec.dependencies or spec.contained or spec.actor_id:
+            self._core.references.note(counted(spec), -1)
 
     def is_retriable(self, done: m.TaskDone, options: TaskOptions) -> bool:
         """Whether a task that raised is to be run again, by its ``retry_exceptions``."""

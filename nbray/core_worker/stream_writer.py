@@ -66,13 +66,13 @@ class StreamWriters:
         """Store and send one item; from the thread that runs the task."""
         core = self._core
         object_id = return_id(spec.task_id, index + 1)
-        for ref in packed.contained:
-            core.released.append((ref.object_id, 1))
+        contained = [ref.object_id for ref in packed.contained]
+        core.references.note(contained, 1)
         value = core.stored.store(object_id, packed, owner.state)
 
         def pass_on() -> None:
-            if packed.contained:
-                core.references.hand_over(object_id, [ref.object_id for ref in packed.contained])
+            if contained:
+                core.references.hand_over(object_id, contained)
             owner.send(m.GeneratorItem(spec.task_id, index, value))
 
         core.reactor.inbox.append(pass_on)

@@ -23,7 +23,6 @@ from nbray.core_worker.serialization import deserialize, serialize
 from nbray.core_worker.stream_writer import StreamWriters
 from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
-from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire.reactor import Connection
 
@@ -136,14 +135,10 @@ class TaskRunner:
         """The task's own value after its items: none, or with "dynamic" the refs of all."""
         if spec.num_returns == STREAMING:
             return None
-        core, address = self._core, owner.state
-        refs = []
-        for index in range(items):
-            object_id = return_id(spec.task_id, index + 1)
-            core.table.borrow(object_id, address)
-            core.released.append((object_id, 1))
-            refs.append(ObjectRef(object_id, address, core))
-        return DynamicObjectRefGenerator(refs)
+        return DynamicObjectRefGenerator(
+            self._core.borrowed_ref(return_id(spec.task_id, index + 1), owner.state)
+            for index in range(items)
+        )
 
     def _function(self, spec: m.TaskSpec) -> Callable[..., Any]:
         if not spec.actor_id:
@@ -175,8 +170,7 @@ class TaskRunner:
         for index, item in enumerate(results):
             packed = serialize(item)
             # Held until the receiver has registered them: `HandoverDone` takes this back.
-            for ref in packed.contained:
-                self._core.released.append((ref.object_id, 1))
+            self._core.references.note((ref.object_id for ref in packed.contained), 1)
             values.append(
                 self._core.stored.store(return_id(spec.task_id, index), packed, owner.state)
             )

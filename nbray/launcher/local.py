@@ -21,7 +21,7 @@ from nbray.common.config import Config
 from nbray.common.memory import MemoryReader
 from nbray.common.process import Child, spawn
 from nbray.common.resources import to_units
-from nbray.common.session import Session, sessions_root
+from nbray.common.session import Session, known_sessions, sessions_root
 from nbray.launcher.dashboard import (
     DashboardOptions,
     RunningDashboard,
@@ -314,12 +314,7 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 def found_nodes() -> list[FoundNode]:
     """The nodes of this user on this machine, the newest first, also those that ended."""
     nodes = []
-    for path in sorted(sessions_root().iterdir(), reverse=True):
-        session = Session(Path(path))
-        try:
-            info = session.read_info()
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # it is starting or leaving
+    for session, info in known_sessions():
         processes = [process for pid in info["pids"] for process in _process_of(session, pid)]
         nodes.append(
             FoundNode(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from nbray.api import cancel, get, remote, wait
+from nbray.api import cancel, get, remote
+from nbray.api import wait as wait_for
 from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef
 
@@ -95,11 +96,7 @@ class NbrayExecutor(Executor):
             for future in futures:
                 future.cancel()
         elif wait and futures:
-            _wait_all(list(futures.values()))
-
-
-def _wait_all(refs: list[ObjectRef]) -> None:
-    wait(refs, num_returns=len(refs))
+            wait_for(list(futures.values()), num_returns=len(futures))
 
 
 def _settle(future: Future[Any], source: Future[Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nbray.actor import ActorClass, ActorHandle
-from nbray.api import get, kill
+from nbray.api import get, kill, wait
 
 
 class Empty(queue.Empty):
@@ -120,9 +120,7 @@ class Queue:
 
     def shutdown(self, force: bool = False, grace_period_s: int = 5) -> None:
         """End the actor: after its running calls, for ``grace_period_s``, or at once."""
-        if self.actor is not None and not force:
-            from nbray.api import wait
-
+        if not force:
             wait([self.actor.__ray_terminate__.remote()], timeout=grace_period_s)
         kill(self.actor, no_restart=True)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, TextIO
 
 import cloudpickle
+
+from nbray.util.blame import parts, refusal
+from nbray.util.closures import bound_cells, read_globals
 
 _DEPTH = 4
 
@@ -45,11 +48,11 @@ def inspect_serializability(
     name = name or getattr(base_obj, "__name__", None) or repr(base_obj)[:60]
     failures = list(_failures(base_obj, name, None, depth, set()))
     out = print_file or sys.stdout
-    for failure in failures:
-        print(f"{failure.name} cannot be pickled: {_why(failure.obj)}", file=out)
+    for failure, reason in failures:
+        print(f"{failure.name} cannot be pickled: {reason}", file=out)
     if not failures:
         print(f"{name} can be pickled.", file=out)
-    return not failures, set(failures)
+    return not failures, {failure for failure, _reason in failures}
 
 
 def unpicklable(value: Any, what: str, name: str, error: BaseException) -> TypeError:
@@ -60,36 +63,28 @@ def unpicklable(value: Any, what: str, name: str, error: BaseException) -> TypeE
         name: what to call it, which begins the paths.
         error: what pickling raised.
     """
-    failures = [f for f in _failures(value, name, None, _DEPTH, set()) if f.name != name]
-    paths = "; ".join(f"{failure.name} ({_why(failure.obj)})" for failure in failures)
+    failures = _failures(value, name, None, _DEPTH, set())
+    paths = "; ".join(f"{f.name} ({reason})" for f, reason in failures if f.name != name)
     found = f" What cannot be sent: {paths}." if paths else ""
     return TypeError(f"Could not serialize {what} {name}: {error}.{found}")
 
 
-def _why(value: Any) -> str:
-    """What pickling it raises; empty when it can be pickled."""
-    value = value.value if isinstance(value, _Hashable) else value
-    try:
-        cloudpickle.dumps(value)
-    except Exception as error:  # a value's own code may raise whatever it likes
-        return str(error) or type(error).__name__
-    return ""
-
-
 def _failures(
     value: Any, name: str, parent: Any, depth: int, seen: set[int]
-) -> Iterator[FailureTuple]:
-    if id(value) in seen or not _why(value):
+) -> Iterator[tuple[FailureTuple, str]]:
+    """The innermost parts that cannot be pickled, each with what pickling it raised."""
+    reason = None if id(value) in seen else refusal(value, cloudpickle.dumps)
+    if reason is None:
         return
     seen.add(id(value))
-    inner: list[FailureTuple] = []
+    inner: list[tuple[FailureTuple, str]] = []
     if depth:
-        for path, part in _parts(value):
-            inner += _failures(part, f"{name}{path}", value, depth - 1, seen)
+        for path, part in _parts(name, value):
+            inner += _failures(part, path, value, depth - 1, seen)
     if inner:
         yield from inner
     else:
-        yield FailureTuple(_Hashable.of(value), name, _Hashable.of(parent))
+        yield FailureTuple(_Hashable.of(value), name, _Hashable.of(parent)), reason
 
 
 class _Hashable:
@@ -110,14 +105,12 @@ class _Hashable:
         return repr(self.value)
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if inspect.isfunction(value):
-        found = inspect.getclosurevars(value)
-        yield from ((f".closure.{key}", part) for key, part in found.nonlocals.items())
-        yield from ((f".globals.{key}", part) for key, part in found.globals.items())
-    elif isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", part) for key, part in value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from ((f"[{index}]", part) for index, part in enumerate(value))
-    elif inspect.isclass(value) or hasattr(value, "__dict__"):
-        yield from ((f".{key}", part) for key, part in vars(value).items())
+def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """As `blame.parts`, but with one path through functions, and into classes too."""
+    if isinstance(value, FunctionType):
+        yield from ((f"{path}.closure.{name}", part) for name, part in bound_cells(value))
+        yield from ((f"{path}.globals.{name}", part) for name, part in read_globals(value))
+    elif isinstance(value, type):
+        yield from ((f"{path}.{name}", part) for name, part in list(vars(value).items()))
+    else:
+        yield from parts(path, value)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+from nbray.util.closures import bound_cells, read_globals
+
 _SECONDS = 2.0
 """The search ends after so long with the best answer so far."""
 
@@ -30,18 +32,18 @@ class Culprit:
 
 def find_culprit(name: str, value: Any, dump: Callable[[Any], object]) -> Culprit | None:
     """The smallest part of ``value`` that ``dump`` refuses; None when it refuses none."""
-    reason = _refusal(value, dump)
+    reason = refusal(value, dump)
     if reason is None:
         return None
     culprit = Culprit(name, value, reason)
     until = time.monotonic() + _SECONDS
     seen = {id(value)}
     while time.monotonic() < until:
-        for path, part in _parts(culprit.path, culprit.value):
+        for path, part in parts(culprit.path, culprit.value):
             if id(part) in seen or time.monotonic() >= until:
                 continue
             seen.add(id(part))
-            reason = _refusal(part, dump)
+            reason = refusal(part, dump)
             if reason is not None:
                 culprit = Culprit(path, part, reason)
                 break
@@ -50,7 +52,8 @@ def find_culprit(name: str, value: Any, dump: Callable[[Any], object]) -> Culpri
     return culprit
 
 
-def _refusal(value: Any, dump: Callable[[Any], object]) -> str | None:
+def refusal(value: Any, dump: Callable[[Any], object]) -> str | None:
+    """What ``dump`` raises for ``value``; None when it takes it."""
     try:
         dump(value)
     except Exception as error:  # a pickle runs the user's own __reduce__ and __getstate__
@@ -58,7 +61,7 @@ def _refusal(value: Any, dump: Callable[[Any], object]) -> str | None:
     return None
 
 
-def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """What ``value`` consists of, as far as pickling goes into it."""
     if isinstance(value, dict):
         for key, item in list(value.items()):
@@ -72,8 +75,8 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield f"an item of {path}", item
     elif isinstance(value, functools.partial):
         yield f"{path}.func", value.func
-        yield from _parts(f"{path}.args", value.args)
-        yield from _parts(f"{path}.keywords", value.keywords)
+        yield from parts(f"{path}.args", value.args)
+        yield from parts(f"{path}.keywords", value.keywords)
     elif isinstance(value, MethodType):
         yield f"{path}.__self__", value.__self__
     elif isinstance(value, FunctionType):
@@ -89,12 +92,8 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(path: str, function: FunctionType) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield f"{name} (which {path} holds)", cell.cell_contents
-        except ValueError:  # not bound yet
-            continue
-    for name in function.__code__.co_names:
-        if name in function.__globals__:
-            yield f"{name} (which {path} reads)", function.__globals__[name]
-    yield from _parts(f"{path}.__defaults__", function.__defaults__ or ())
+    for name, value in bound_cells(function):
+        yield f"{name} (which {path} holds)", value
+    for name, value in read_globals(function):
+        yield f"{name} (which {path} reads)", value
+    yield from parts(f"{path}.__defaults__", function.__defaults__ or ())
