@@ -410,7 +410,8 @@ def _what_is_taken() -> str:
     total, available = nbray.cluster_resources(), nbray.available_resources()
     if total != available:
         left.append(f"resources: {available} of {total}")
-    objects = sum(row["Stats"]["objects"] for row in rows)
+    # A GCS that has just come back knows no loads yet.
+    objects = sum(row["Stats"].get("objects", 1) for row in rows)
     if objects:
         left.append(f"{objects:.0f} objects in the stores")
     if len(rows) != NODES + 1:

@@ -40,7 +40,7 @@ from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection
+from nbray.wire.reactor import Connection, Reactor
 
 
 class CoreWorker:
@@ -50,7 +50,7 @@ class CoreWorker:
         self.config = config
         self.worker_id = worker_id
         self.devices = VisibleDevices()
-        self.peers = Peers(token, config, worker_id, socket_path)
+        self.peers = Peers(Reactor(token, config), config, worker_id, socket_path)
         self.peers.hello = lambda: m.Hello(self.peers.address, self.job)
         self.reactor = self.peers.reactor
         self.reactor.on_turn = self._turn
@@ -215,8 +215,7 @@ class CoreWorker:
 
     def borrowed_ref(self, object_id: bytes, owner: m.Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
-        self.table.borrow(object_id, owner)
-        self.released.append((object_id, 1))
+        self.references.refer(object_id, owner)
         return ObjectRef(object_id, owner, self)
 
     # --- the task of this thread or coroutine --------------------

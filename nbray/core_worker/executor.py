@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from nbray.core_worker.actor_host import ActorHost
@@ -108,25 +109,26 @@ class Executor:
     def _turn(self) -> None:
         while self._replies:
             connection, spec, done = self._replies.popleft()
-            done.borrowed = self._kept_arguments(spec)
-            held = [ref.object_id for value in done.values for ref in value.contained]
-            if held:
-                self._core.references.hand_over(spec.task_id, held)
-            connection.send(done)
-            self._counts.add(spec, done)
+            if spec.dependencies or spec.contained:
+                arguments = {d.object_id for d in spec.dependencies}
+                arguments.update(ref.object_id for ref in spec.contained)
+                self._core.references.keep_arguments(
+                    arguments,
+                    connection.state.worker_id,
+                    partial(self._send, connection, spec, done),
+                )
+            else:
+                self._send(connection, spec, done, [])
 
-    def _kept_arguments(self, spec: m.TaskSpec) -> list[bytes]:
-        if not spec.dependencies and not spec.contained:
-            return []
-        kept = []
-        arguments = {d.object_id for d in spec.dependencies}
-        arguments.update(ref.object_id for ref in spec.contained)
-        for object_id in arguments:
-            entry = self._core.table.get(object_id)
-            if entry is not None and entry.owner is not None and entry.local > 0:
-                entry.registered += 1
-                kept.append(object_id)
-        return kept
+    def _send(
+        self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone, kept: list[bytes]
+    ) -> None:
+        done.borrowed = kept
+        held = [ref.object_id for value in done.values for ref in value.contained]
+        if held:
+            self._core.references.hand_over(connection, spec.task_id, held)
+        connection.send(done)
+        self._counts.add(spec, done)
 
     def _return_if_long(self) -> None:
         if not self._queue or not self._current:

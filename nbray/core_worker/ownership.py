@@ -26,12 +26,14 @@ class ObjectEntry:
         lineage: how many finished tasks may need it to be run again; see `lineage`.
         made_by: the task that could make it again.
         freed: its value was given back; it is made again when somebody needs it.
+        registered: how many registrations of this borrower the owner knows, or is about to.
+        registering: who waits for the owner's answer to one.
         stale_nodes: where copies of a value may be that was taken for lost.
     """
 
     __slots__ = (
         "borrowers", "callbacks", "contained", "freed", "lineage", "local", "made_by", "owner",
-        "pins", "registered", "requested", "stale_nodes", "value", "waiters",
+        "pins", "registered", "registering", "requested", "stale_nodes", "value", "waiters",
     )  # fmt: skip
 
     def __init__(self, owner: Address | None = None, local: int = 0) -> None:
@@ -44,6 +46,7 @@ class ObjectEntry:
         self.borrowers: dict[bytes, int] | None = None
         self.contained: list[bytes] | None = None
         self.registered = 0
+        self.registering: list[Callable[[], None]] | None = None
         self.requested = False
         self.lineage = 0
         self.made_by = b""

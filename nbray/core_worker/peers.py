@@ -35,8 +35,10 @@ class Peers:
         gcs_patience_s: by then the raylet has answered what it has to ask the GCS.
     """
 
-    def __init__(self, token: bytes, config: Config, worker_id: bytes, socket_path: str) -> None:
-        self.reactor = Reactor(token, config)
+    def __init__(
+        self, reactor: Reactor, config: Config, worker_id: bytes, socket_path: str
+    ) -> None:
+        self.reactor = reactor
         self.worker_id = worker_id
         self.handlers: dict[type[m.Message], Handler] = {}
         self.on_closed: list[Callable[[Connection], None]] = []

@@ -1,19 +1,25 @@
 """Who holds which object: the references of this process, and the protocol of borrowers.
 
-Refs that die, in any thread, leave a note in `released`; the notes are counted down under the
-baton. A ref that came from elsewhere makes this process a borrower, which its owner has to know
-before whoever handed it over lets go:
+Refs that come and die, in any thread, leave a note in `released`; the notes are counted under the
+baton, in one place, which also ends what nothing needs any more. A ref that came from elsewhere
+makes this process a borrower, which its owner has to know before whoever handed it over lets go:
 
-- an argument is held by the submitter until the reply, which names the refs that are kept;
+- an argument is held by the submitter until the reply. A worker that keeps one names it in the
+  reply if the submitter owns it, and otherwise registers with the owner before it replies;
 - a ref inside a returned value is held by the worker until the receiver has registered with
-  its owner (`HandoverDone`);
-- a ref found in a fetched value holds the outer object until the owner answered `AddBorrower`.
+  its owner (`HandoverDone`), or is dead;
+- a ref found in a fetched value holds the outer object until the owner answered `AddBorrower`,
+  and so does the reply of a task that found it in an argument.
 
-When nothing needs an object any more, `_release` frees what it held, here or at its owner.
+Nobody registers another process: so an owner has a connection to each of its borrowers, and hears
+when one dies.
+
+When nothing needs an object any more, `_end` frees what it held, here or at its owner.
 """
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -39,7 +45,9 @@ class References:
         self._peers = peers
         self.on_ended: Callable[[bytes, ObjectEntry], None]
         self.on_missing: Callable[[bytes, ObjectEntry], None]
-        self._handovers: dict[bytes, list[bytes]] = {}
+        self._handovers: dict[bytes, list[tuple[Connection, list[bytes]]]] = {}
+        self._found: dict[bytes, list[ObjectEntry]] = {}
+        self._ending = allocate_lock()
         self._handles: dict[bytes, bytes] = {}
         peers.handlers.update(
             {
@@ -62,16 +70,43 @@ class References:
         for object_id in object_ids:
             self.released.append((object_id, change))
 
+    def refer(self, object_id: bytes, owner: m.Address) -> ObjectEntry:
+        """Count one more ref of an object that came from elsewhere; from any thread."""
+        with self._ending:
+            entry = self.table.borrow(object_id, owner)
+            self.released.append((object_id, 1))
+        return entry
+
+    def release(self, object_id: bytes) -> None:
+        """End the object at the next turn, if nothing needs it any more by then."""
+        self.released.append((object_id, 0))
+
     def count_released(self) -> None:
-        """Count down the refs that have died since the last turn."""
+        """Count the refs that have come and died since the last turn, and end what nobody needs.
+
+        All notes are counted before anything ends: behind the death of an object's last ref the
+        birth of another may wait, of a ref that another thread has just unpickled.
+        """
         released, table = self.released, self.table
-        while released:
-            object_id, change = released.popleft()
-            entry = table.get(object_id)
-            if entry is not None:
-                entry.local += change
-                if entry.local <= 0:
-                    self.release(object_id)
+        doubtful: list[bytes] = []
+        while released or doubtful:
+            while released:
+                object_id, change = released.popleft()
+                entry = table.get(object_id)
+                if entry is not None:
+                    entry.local += change
+                    if entry.local <= 0:
+                        doubtful.append(object_id)
+            if doubtful:
+                with self._ending:
+                    if released:
+                        continue
+                    object_id = doubtful.pop()
+                    entry = table.unneeded(object_id)
+                    if entry is not None and not entry.lineage:
+                        table.remove(object_id)
+                if entry is not None:
+                    self._end(object_id, entry)
 
     def hold(self, object_id: bytes, change: int) -> None:
         """Add ``change`` pins that are not refs of this process."""
@@ -86,17 +121,13 @@ class References:
         self.table.add_owned(object_id)
         self._handles[object_id] = actor_id
 
-    def release(self, object_id: bytes) -> None:
-        """End the object if nothing needs it any more; with lineage, only its value."""
-        entry = self.table.unneeded(object_id)
-        if entry is None:
-            return
+    def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Nothing needs the object any more; with lineage, only its value ends."""
         if entry.lineage:
             if entry.value is not None and entry.value.stored is not None:
                 self._give_back(object_id, entry)
                 entry.value, entry.freed = None, True
             return
-        self.table.remove(object_id)
         if self.is_borrowed(entry):
             self._drop_contained(entry)
             assert entry.owner is not None
@@ -160,10 +191,17 @@ class References:
         entry = self.table.get(object_id)
         if entry is None or entry.owner is None or entry.registered:
             return
-        entry.registered = 1
         self.hold(outer, 1)
-        me = self._peers.address
-        self._tell_owner(object_id, entry.owner, me, lambda: self.hold(outer, -1))
+        found = self._found.setdefault(outer, [])
+        found.append(entry)
+
+        def registered() -> None:
+            found.remove(entry)
+            if not found:
+                del self._found[outer]
+            self.hold(outer, -1)
+
+        self._register(object_id, entry, registered)
 
     def take_over(self, refs: list[m.ContainedRef], then: Callable[[], None]) -> None:
         """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
@@ -178,19 +216,69 @@ class References:
         for ref in refs:
             inner = self.table.borrow(ref.object_id, ref.owner)
             inner.local += 1
-            if inner.owner is not None and not inner.registered:
-                inner.registered = 1
+            if inner.owner is not None:
                 pending += 1
-                self._tell_owner(ref.object_id, ref.owner, self._peers.address, registered)
+                self._register(ref.object_id, inner, registered)
         registered()
 
-    def _tell_owner(
-        self, object_id: bytes, owner: m.Address, borrower: m.Address, then: Callable[[], None]
+    def keep_arguments(
+        self, object_ids: set[bytes], submitter: bytes, then: Callable[[list[bytes]], None]
     ) -> None:
+        """A task has ended that had these refs as arguments: see to those that are kept.
+
+        ``then`` gets those that ``submitter`` owns, when all other owners know of theirs.
+        """
+        kept: list[bytes] = []
+        pending = 1
+
+        def registered() -> None:
+            nonlocal pending
+            pending -= 1
+            if not pending:
+                then(kept)
+
+        for object_id in object_ids:
+            for inner in self._found.get(object_id, ()):
+                if inner.registering is not None:
+                    pending += 1
+                    inner.registering.append(registered)
+            entry = self.table.get(object_id)
+            if entry is None or entry.owner is None:
+                continue
+            if entry.local <= 0:
+                self.release(object_id)
+                continue
+            if entry.owner.worker_id == submitter and not entry.registered:
+                entry.registered = 1
+                kept.append(object_id)
+            else:
+                pending += 1
+                self._register(object_id, entry, registered)
+        registered()
+
+    def _register(self, object_id: bytes, entry: ObjectEntry, then: Callable[[], None]) -> None:
+        """Be a borrower in the eyes of the owner; ``then`` when it knows, or is dead."""
+        if entry.registering is not None:
+            entry.registering.append(then)
+            return
+        if entry.registered:
+            then()
+            return
+        assert entry.owner is not None
+        entry.registered = 1
+        entry.registering = [then]
+
+        def answered(_reply: m.BorrowerAdded | None) -> None:
+            waiting, entry.registering = entry.registering, None
+            for callback in waiting or ():
+                callback()
+
         request_id = self._peers.next_request()
-        message = m.AddBorrower(object_id, borrower, request_id)
         self._peers.ask(
-            self._peers.connect(owner), ("borrow", request_id), message, lambda _reply: then()
+            self._peers.connect(entry.owner),
+            ("borrow", request_id),
+            m.AddBorrower(object_id, self._peers.address, request_id),
+            answered,
         )
 
     # --- borrowing: others borrow --------------------
@@ -213,29 +301,36 @@ class References:
         self.release(message.object_id)
 
     def kept_by(self, object_id: bytes, worker_id: bytes) -> None:
-        """A worker's reply says that it keeps an argument ref."""
-        entry = self.table.get(object_id)
-        if entry is None:
-            return
-        if not self.is_borrowed(entry):
-            self.table.add_borrower(object_id, worker_id, 1)
-            return
-        connection = self._peers.find(worker_id)
-        if connection is not None and connection.state is not None:
-            assert entry.owner is not None
-            self.hold(object_id, 1)
-            self._tell_owner(
-                object_id, entry.owner, connection.state, lambda: self.hold(object_id, -1)
-            )
+        """A worker's reply says that it keeps an argument ref, of an object of this process."""
+        self.table.add_borrower(object_id, worker_id, 1)
 
-    def hand_over(self, task_id: bytes, object_ids: list[bytes]) -> None:
-        """Refs leave in a task's values; `HandoverDone` takes the holds on them back."""
-        self._handovers[task_id] = object_ids
+    def hand_over(self, receiver: Connection, key: bytes, object_ids: list[bytes]) -> None:
+        """Refs leave in a value; `HandoverDone` for ``key`` takes the holds on them back."""
+        if receiver.closed:
+            self.note(object_ids, -1)
+        else:
+            self._handovers.setdefault(key, []).append((receiver, object_ids))
 
     def _on_handover_done(self, _peer: Connection, message: m.HandoverDone) -> None:
-        self.note(self._handovers.pop(message.task_id, ()), -1)
+        handovers = self._handovers.get(message.task_id)
+        if handovers:
+            self.note(handovers.pop(0)[1], -1)
+            if not handovers:
+                del self._handovers[message.task_id]
+
+    def _drop_handovers(self, receiver: Connection) -> None:
+        for key, handovers in list(self._handovers.items()):
+            for over, object_ids in handovers:
+                if over is receiver:
+                    self.note(object_ids, -1)
+            left = [handover for handover in handovers if handover[0] is not receiver]
+            if left:
+                self._handovers[key] = left
+            else:
+                del self._handovers[key]
 
     def _on_closed(self, connection: Connection) -> None:
+        self._drop_handovers(connection)
         peer = connection.state
         if not isinstance(peer, m.Address) or self._peers.find(peer.worker_id) is not None:
             return

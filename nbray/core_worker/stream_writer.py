@@ -72,7 +72,7 @@ class StreamWriters:
 
         def pass_on() -> None:
             if contained:
-                core.references.hand_over(object_id, contained)
+                core.references.hand_over(owner, object_id, contained)
             owner.send(m.GeneratorItem(spec.task_id, index, value))
 
         core.reactor.inbox.append(pass_on)
