@@ -43,6 +43,8 @@ class Config:
         output_batch_s: how long a worker collects output before it sends it to the driver.
         output_batch_lines: lines of output that a worker sends at once; more are counted.
         output_batch_bytes: characters of output that a worker sends at once.
+        task_events_per_s: so many short tasks a worker tells of in a second; more are counted.
+        task_events_kept: so many ended tasks a node remembers, and as many that failed.
     """
 
     max_inline_bytes: int = 100 * 1024
@@ -75,6 +77,8 @@ class Config:
     output_batch_s: float = 0.1
     output_batch_lines: int = 1000
     output_batch_bytes: int = 256 * 1024
+    task_events_per_s: int = 1000
+    task_events_kept: int = 20_000
 
     @classmethod
     def from_env(cls) -> Config:

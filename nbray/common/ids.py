@@ -106,3 +106,13 @@ def return_id(task_id: bytes, index: int) -> bytes:
 def handle_id(actor_id: bytes) -> bytes:
     """The object id by which the handles of an actor are counted."""
     return actor_id + bytes(12)
+
+
+def creation_id(actor_id: bytes) -> bytes:
+    """The task id of an actor's constructor."""
+    return b"\xff" * 8 + actor_id
+
+
+def is_creation_id(task_id: bytes) -> bool:
+    """Whether a task id is that of an actor's constructor."""
+    return task_id.startswith(b"\xff" * 8)

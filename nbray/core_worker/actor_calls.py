@@ -45,7 +45,7 @@ LAST_REPLIES_S = 1.0
 class ActorCall:
     """One call whose reply has not come."""
 
-    __slots__ = ("options", "parent", "retries", "spec", "unresolved")
+    __slots__ = ("options", "parent", "retries", "spec", "submitted", "unresolved")
 
     def __init__(self, spec: TaskSpec, options: TaskOptions, parent: bytes = b"") -> None:
         self.spec = spec
@@ -53,6 +53,7 @@ class ActorCall:
         self.retries = options.retries
         self.parent = parent
         self.unresolved = 0
+        self.submitted = 0.0
 
 
 class ActorCalls:
@@ -147,6 +148,11 @@ class ActorCalls:
             if call is not None:
                 yield call.spec
 
+    def unfinished(self) -> Iterator[tuple[ActorCall, bool]]:
+        """The calls that have no reply yet, and whether each was sent to its actor."""
+        for client in self._clients.values():
+            yield from client.calls()
+
     def fail_all(self, error: Exception) -> None:
         """Give all calls up."""
         for client in self._clients.values():
@@ -216,6 +222,13 @@ class ActorClient:
     def unfinished(self) -> list[ActorCall]:
         """The calls without a reply."""
         return [*self._in_flight.values(), *self._queue]
+
+    def calls(self) -> Iterator[tuple[ActorCall, bool]]:
+        """The calls without a reply, and whether each was sent."""
+        for call in self._in_flight.values():
+            yield call, True
+        for call in self._queue:
+            yield call, False
 
     def pending(self) -> int:
         """How many calls have no reply."""

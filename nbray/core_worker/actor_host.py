@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from nbray.common.ids import creation_id
 from nbray.core_worker.arguments import unpack
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.task_runner import TaskRunner, user_traceback
@@ -49,8 +51,8 @@ class ActorHost:
         """Run the constructor, and make ready for calls."""
         spec = self._spec
         creation = m.TaskSpec(
-            b"", spec.job_id, b"", f"{spec.class_name}.__init__", spec.args, spec.dependencies,
-            spec.contained, actor_id=spec.actor_id, origin=spec.origin,
+            creation_id(spec.actor_id), spec.job_id, b"", f"{spec.class_name}.__init__", spec.args,
+            spec.dependencies, spec.contained, actor_id=spec.actor_id, origin=spec.origin,
         )  # fmt: skip
         options = spec.options
         if options.is_async:
@@ -58,16 +60,22 @@ class ActorHost:
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
             self._pools = {name: ThreadPoolExecutor(size) for name, size in sizes.items()}
+        done = m.TaskDone(creation.task_id, [], 0.0)
+        began = time.monotonic()
         token = self._core.enter_task(creation)
         try:
             actor_class = cloudpickle.loads(spec.class_pickle)
             args, kwargs = unpack(self._core, creation)
             self._runner.actor = self._construct(actor_class, args, kwargs)
         except BaseException as error:
-            text = f"its constructor raised:\n{user_traceback(error)}"
-            return m.ActorCreated(spec.actor_id, None, text)
+            trace = user_traceback(error)
+            self._core.events.raised(creation.task_id, error, trace)
+            done.values = [m.Value(None, is_error=True)]
+            return m.ActorCreated(spec.actor_id, None, f"its constructor raised:\n{trace}")
         finally:
             self._core.leave_task(token)
+            done.seconds = time.monotonic() - began
+            self._core.events.ran(creation, done)
         return m.ActorCreated(spec.actor_id)
 
     def _construct(self, actor_class: Callable[..., Any], args: Any, kwargs: Any) -> Any:

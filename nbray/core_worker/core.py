@@ -13,6 +13,7 @@ ownership table and borrowing), `values` (store, get, wait), `submitter`, `actor
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Token
@@ -36,6 +37,7 @@ from nbray.core_worker.stored_values import StoredValues
 from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
 from nbray.core_worker.submitter import PendingTask, TaskSubmitter
 from nbray.core_worker.task_counts import TaskCounts
+from nbray.core_worker.task_events import TaskEventLog
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
@@ -67,6 +69,7 @@ class CoreWorker:
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)
+        self.events = TaskEventLog(self)
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
@@ -224,6 +227,7 @@ class CoreWorker:
         """What this thread or coroutine does from now on belongs to the task."""
         task = TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin)
         self.newest_task = task
+        self.events.running[spec.task_id] = (spec, time.monotonic())
         self.on_task_start()
         return running.set(task)
 
@@ -330,8 +334,10 @@ class CoreWorker:
         new_tasks = self._new_tasks
         if new_tasks:
             self.submitter_dirty = True
+            now = time.monotonic()
             while new_tasks:
                 task = new_tasks.popleft()
+                task.submitted = now
                 self.counts.submitted(task.spec)
                 self.submitter.accept(task)
                 if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
@@ -341,8 +347,10 @@ class CoreWorker:
 
     def _pass_new_calls(self) -> None:
         touched = set()
+        now = time.monotonic()
         while self._new_calls:
             call = self._new_calls.popleft()
+            call.submitted = now
             self.counts.submitted(call.spec)
             client = self.actor_calls.client(call.spec.actor_id)
             if call.spec.dependencies:

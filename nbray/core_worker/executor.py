@@ -98,7 +98,7 @@ class Executor:
         for connection, spec in self._queue:
             if spec.task_id == message.task_id:
                 self._queue.remove((connection, spec))
-                self._replies.append((connection, spec, self._runner.cancelled(spec)))
+                self._reply(connection, spec, self._runner.cancelled(spec))
                 return
         if self._actor is not None:
             self._actor.cancel(message.task_id)
@@ -214,7 +214,7 @@ class Executor:
         self._cancelled = b""
         if spec.max_calls:
             self._count_call(spec, done)
-        self._replies.append((connection, spec, done))
+        self._reply(connection, spec, done)
 
     def _count_call(self, spec: m.TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1
@@ -224,8 +224,12 @@ class Executor:
 
     def reply(self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone) -> None:
         """Queue the reply of a task that ran in another thread."""
-        self._replies.append((connection, spec, done))
+        self._reply(connection, spec, done)
         self._core.reactor.notify()
+
+    def _reply(self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone) -> None:
+        self._core.events.ran(spec, done)
+        self._replies.append((connection, spec, done))
 
     def leave(self, how: BaseException) -> None:
         """User code ends this process: an actor for good, a task's worker as if it crashed."""

@@ -81,6 +81,7 @@ class Results:
     def fail(self, spec: m.TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
         self._core.counts.ended(spec, failed=True)
+        self._core.events.failed(spec, error)
         value = m.Value(serialize(error).to_bytes(), None, True)
         if spec.num_returns < 0:
             self._core.streams.failed(spec, value)

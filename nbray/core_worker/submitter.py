@@ -63,12 +63,12 @@ class PendingTask:
         unresolved: how many of its arguments are not complete yet.
         out_of_memory: how often it was ended since memory ran out.
         parent: the task that submitted it, if one of this process did.
+        submitted: when, by `time.monotonic`.
     """
 
     __slots__ = (
         "function", "key", "killed", "lease", "options", "out_of_memory", "parent", "retries",
-        "spec",
-        "unresolved",
+        "spec", "submitted", "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,7 @@ class PendingTask:
         self.unresolved = 0
         self.killed = False
         self.out_of_memory = 0
+        self.submitted = 0.0
         self.lease: Lease | None = None
 
 
@@ -209,6 +210,10 @@ class TaskSubmitter:
                 for task in lease.in_flight.values():
                     yield task.spec
                     break
+
+    def unfinished(self) -> Iterator[PendingTask]:
+        """The tasks that have no reply yet, about in the order of submission."""
+        return iter(self._tasks.values())
 
     def dispatch(self) -> None:
         """Push what the windows allow and ask for leases for the rest."""

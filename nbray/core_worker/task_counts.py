@@ -86,6 +86,14 @@ class TaskCounts:
                     counts.running += 1
         return [row.copy() for row in self._rows.values()]
 
+    def unfinished(self) -> dict[str, int]:
+        """How many tasks of each function have not ended."""
+        names: dict[str, int] = {}
+        for row in self._rows.values():
+            if row.unfinished:
+                names[row.name] = names.get(row.name, 0) + row.unfinished
+        return names
+
     def _forget_one(self) -> None:
         for key, row in self._rows.items():
             if not row.unfinished:

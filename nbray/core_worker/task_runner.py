@@ -200,6 +200,7 @@ class TaskRunner:
         except Exception:
             logger.info("The exception of %s cannot be sent; its text is.", spec.name)
             data = serialize(TaskError(spec.name, text, None, os.getpid())).to_bytes()
+        self._core.events.raised(spec.task_id, error, text)
         return [m.Value(data, None, True)] * spec.return_count()
 
 

@@ -124,6 +124,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     output = capture_output(core, order["log"])
     executor.run()
     output.finish()
+    core.reactor.inbox.append(core.events.tell)
     core.peers.stop()
 
 

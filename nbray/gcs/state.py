@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.kv import KeyValueSpace
@@ -24,6 +24,7 @@ from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.messages import ActorSpec, NodeInfo
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _ENDED_JOBS_KEPT = 1000
 _FAILURES_KEPT = 200
@@ -63,6 +64,7 @@ class StateTables:
             "ListActors": (Empty, self._list_actors),
             "ListJobs": (Empty, self._list_jobs),
             "ListWorkers": (Empty, self._list_workers),
+            "ListTasks": (s.TasksRequest, self._list_tasks),
             "Demand": (Empty, self._demand),
             "RecentFailures": (Empty, self._recent_failures),
             "TaskTotals": (Empty, self._task_totals),
@@ -130,7 +132,7 @@ class StateTables:
 
     async def _list_workers(self, _request: Empty) -> s.Workers:
         alive = [node for node in self._nodes() if node.alive]
-        answers = await asyncio.gather(*(self._workers_of(node) for node in alive))
+        answers = await self._ask(alive, "ListWorkers", Empty(), s.Workers)
         reply = s.Workers([])
         for node, answer in zip(alive, answers, strict=True):
             if answer is None:
@@ -139,12 +141,37 @@ class StateTables:
                 reply.rows += answer.rows
         return reply
 
-    async def _workers_of(self, node: NodeInfo) -> s.Workers | None:
-        try:
-            return await self._raylet(node).call("ListWorkers", Empty(), s.Workers, _ASK_RAYLET_S)
-        except RpcError as error:
-            logger.warning("Node %s did not list its workers: %s", node.node_id.hex()[:8], error)
-            return None
+    async def _list_tasks(self, request: s.TasksRequest) -> s.Tasks:
+        alive = [node for node in self._nodes() if node.alive]
+        answers = await self._ask(alive, "ListTasks", request, s.Tasks)
+        reply = s.Tasks([], [])
+        for node, answer in zip(alive, answers, strict=True):
+            if answer is None:
+                reply.unreachable.append(node.node_id)
+                continue
+            before = len(reply.sources)
+            reply.sources += answer.sources
+            reply.rows += [(before + number, event) for number, event in answer.rows]
+            reply.dropped += answer.dropped
+            reply.silent += answer.silent
+            for name, count in answer.unfinished.items():
+                reply.unfinished[name] = reply.unfinished.get(name, 0) + count
+        return reply
+
+    async def _ask(
+        self, nodes: list[NodeInfo], method: str, request: Any, reply: type[T]
+    ) -> list[T | None]:
+        """The answers of these nodes' raylets; None of one that did not answer."""
+
+        async def ask(node: NodeInfo) -> T | None:
+            try:
+                return await self._raylet(node).call(method, request, reply, _ASK_RAYLET_S)
+            except RpcError as error:
+                who = node.node_id.hex()[:8]
+                logger.warning("Node %s did not answer %s: %s", who, method, error)
+                return None
+
+        return await asyncio.gather(*(ask(node) for node in nodes))
 
     async def _demand(self, _request: Empty) -> s.Demand:
         alive = [node for node in self._nodes() if node.alive]

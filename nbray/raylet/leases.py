@@ -19,7 +19,7 @@ from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
-from nbray.wire.state_messages import WaitingShape
+from nbray.wire.state_messages import TaskSource, WaitingShape
 from nbray.wire.strategies import OnNode, Shape
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class Process:
     leases: dict[int, Lease] = field(default_factory=dict)
     closed: bool = False
     warned: set[str] = field(default_factory=set)
+    pid: int = 0
+    source: TaskSource | None = None
 
     def warn(self, text: str) -> None:
         """Have a warning shown at the process, once."""

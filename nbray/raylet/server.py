@@ -24,6 +24,7 @@ from nbray.raylet.nodes import NodeTable
 from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
+from nbray.raylet.task_events import TaskEventRing
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.packaging import NAMESPACE
 from nbray.runtime_env.setup import EnvManager
@@ -33,13 +34,14 @@ from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.raylet_messages import DropObjects, KeepObjects, ProcessGone, PullChunk, TellOwner
+from nbray.wire.state_messages import TasksRequest
 
 logger = logging.getLogger(__name__)
 
 _GCS_METHODS = {
     "ListNodes", "FindActor",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
-    "GetDashboard",
+    "GetDashboard", "ListTasks",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
 _SOONEST_REPORT_S = 0.1
@@ -79,6 +81,7 @@ class Raylet:
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
         self._drivers: dict[bytes, Process] = {}
+        self._events = TaskEventRing(self.node_id, self._processes, config.task_events_kept)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life --------------------
@@ -109,6 +112,7 @@ class Raylet:
             "KeepObjects": (KeepObjects, self._objects.keep_objects),
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
             "ListWorkers": (g.Empty, self._state.list_workers),
+            "ListTasks": (TasksRequest, self._events.list_tasks),
         }
 
     def row(self, alive: bool = True) -> m.NodeInfo:
@@ -249,6 +253,10 @@ class Raylet:
                     self._pool.stays(process.worker)
             case m.TasksRan():
                 self._state.tasks_ran(message.counts)
+            case m.TaskEvents():
+                self._events.told(process, message)
+            case m.TasksTold():
+                self._events.answered(message)
             case m.ActorCreated():
                 self._actors.created(process, message)
             case m.GcsRequest():
@@ -265,6 +273,7 @@ class Raylet:
         self._leases.process_gone(process)
         self._objects.process_gone(process)
         self._state.process_gone(process)
+        self._events.process_gone(process)
         if process.is_driver:
             del self._drivers[process.job_id]
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)
@@ -283,7 +292,7 @@ class Raylet:
         worker.pid = message.pid
         worker.address = m.Address(a.worker_id, self.node_id, a.unix_path, a.host, a.port)
         worker.connection = process.connection
-        process.worker_id, process.worker = a.worker_id, worker
+        process.worker_id, process.worker, process.pid = a.worker_id, worker, message.pid
         self._objects.introduce(process, f"worker pid {message.pid}")
         arena = self._store.arena
         process.send(m.WorkerRegistered(self.node_id, self._row.host, arena.path, arena.size))
@@ -300,7 +309,7 @@ class Raylet:
             self._end_job(job.job_id)
             return
         process.worker_id, process.job_id = message.address.worker_id, job.job_id
-        process.is_driver = True
+        process.is_driver, process.pid = True, message.pid
         self._objects.introduce(process, f"driver pid {message.pid}")
         self._drivers[job.job_id] = process
         self._job_homes[job.job_id] = self.node_id

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from nbray.launcher.local import found_nodes
 from nbray.launcher.token import load_token
-from nbray.state.queries import DASHBOARD, REQUEST, Query
+from nbray.state.queries import DASHBOARD, Query
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.state_messages import DashboardAddress
@@ -38,7 +38,7 @@ class StateClient:
         Raises:
             RpcError: the GCS did not answer within ``timeout`` seconds, or refused the token.
         """
-        return query.read(await self._client.call_raw(query.method, REQUEST, timeout))
+        return query.read(await self._client.call_raw(query.method, query.body, timeout))
 
     async def set_dashboard(self, url: str) -> None:
         """Tell the GCS where the dashboard is.

@@ -8,10 +8,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from nbray.common.ids import is_creation_id
 from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, Nodes
+from nbray.wire.messages import TaskEvent
 
 T = TypeVar("T")
 REQUEST = msgspec.msgpack.encode(Empty())
@@ -19,11 +21,12 @@ REQUEST = msgspec.msgpack.encode(Empty())
 
 @dataclass(frozen=True)
 class Query(Generic[T]):
-    """One question; ``read`` makes rows of the encoded reply."""
+    """One question, with its encoded request; ``read`` makes rows of the encoded reply."""
 
     method: str
     reply: Any
     convert: Callable[[Any], T]
+    body: bytes = REQUEST
 
     def read(self, body: bytes) -> T:
         """The rows of a reply."""
@@ -112,6 +115,61 @@ def _totals(reply: s.TaskTotals) -> r.TaskTotals:
 
 def _url(reply: s.DashboardAddress) -> str:
     return reply.url
+
+
+_RANK = {"FINISHED": 3, "FAILED": 3, "RUNNING": 2, "SUBMITTED_TO_WORKER": 1}
+
+
+def _tasks(reply: s.Tasks) -> r.TaskList:
+    """One row for each attempt: the furthest in its life, completed by its owner's word."""
+    found: dict[tuple[bytes, int], tuple[int, TaskEvent]] = {}
+    owned: dict[tuple[bytes, int], TaskEvent] = {}
+    for number, event in reply.rows:
+        key = (event.task_id, event.attempt)
+        if event.created:
+            owned[key] = event
+        known = found.get(key)
+        if known is None or _RANK.get(event.state, 0) > _RANK.get(known[1].state, 0):
+            found[key] = (number, event)
+    rows = [
+        _task(event, reply.sources[number], owned.get(key))
+        for key, (number, event) in found.items()
+    ]
+    rows.sort(key=lambda row: row.start_time_ms or row.creation_time_ms or row.end_time_ms or 0)
+    missing = [f"node {node_id.hex()[:8]} did not answer" for node_id in reply.unreachable]
+    if reply.silent:
+        missing.append(f"{reply.silent} process(es) did not answer")
+    return r.TaskList(rows, reply.unfinished, reply.dropped, missing)
+
+
+def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.TaskState:
+    is_creation = is_creation_id(event.task_id)
+    kind = "ACTOR_TASK" if event.actor_id else "NORMAL_TASK"
+    ran = event.started > 0  # else it is the owner that told, not the worker
+    created = event.created or (owned.created if owned is not None else 0.0)
+    parent = event.parent or (owned.parent if owned is not None else b"")
+    return r.TaskState(
+        event.task_id.hex(), event.attempt, event.name, event.state, event.job_id.hex(),
+        event.actor_id.hex() or None, "ACTOR_CREATION_TASK" if is_creation else kind, event.name,
+        parent.hex() or None, source.node_id.hex() if ran else None,
+        source.worker_id.hex() if ran else None, source.pid if ran else None,
+        event.error_type or None, event.origin, language="PYTHON",
+        creation_time_ms=int(created * 1000) or None, start_time_ms=event.started * 1000 or None,
+        end_time_ms=event.ended * 1000 or None, error_message=event.error_text or None,
+    )  # fmt: skip
+
+
+def tasks(
+    limit: int, job_id: bytes = b"", origin: int = 0, since: float = 0.0
+) -> Query[r.TaskList]:
+    """The tasks of a job and an origin, if they are given, unfinished or ended after ``since``.
+
+    Args:
+        limit: at most so many unfinished ones of each process, ended ones of each node.
+        since: seconds since the epoch.
+    """
+    request = s.TasksRequest(limit, job_id, origin, since)
+    return Query("ListTasks", s.Tasks, _tasks, msgspec.msgpack.encode(request))
 
 
 NODES = Query("ListNodes", Nodes, _nodes)

@@ -159,3 +159,58 @@ class TaskTotals:
     failed: int
     functions: list[FunctionCount]
     by_node: dict[str, int]
+
+
+@dataclass
+class TaskState:
+    """One attempt at a task or call, or at the constructor of an actor.
+
+    ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER, RUNNING, FINISHED
+    or FAILED. ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for
+    none. ``creation_time_ms`` and ``parent_task_id`` are known while the task has not ended.
+    """
+
+    task_id: str
+    attempt_number: int
+    name: str
+    state: str
+    job_id: str
+    actor_id: str | None
+    type: str
+    func_or_class_name: str
+    parent_task_id: str | None
+    node_id: str | None
+    worker_id: str | None
+    worker_pid: int | None
+    error_type: str | None
+    origin: int = 0
+    language: str | None = field(default=None, metadata=_DETAIL)
+    required_resources: dict[str, float] | None = field(default=None, metadata=_DETAIL)
+    runtime_env_info: str | None = field(default=None, metadata=_DETAIL)
+    placement_group_id: str | None = field(default=None, metadata=_DETAIL)
+    events: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
+    profiling_data: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
+    creation_time_ms: int | None = field(default=None, metadata=_DETAIL)
+    start_time_ms: float | None = field(default=None, metadata=_DETAIL)
+    end_time_ms: float | None = field(default=None, metadata=_DETAIL)
+    task_log_info: dict[str, Any] | None = field(default=None, metadata=_DETAIL)
+    error_message: str | None = field(default=None, metadata=_DETAIL)
+    is_debugger_paused: bool | None = field(default=None, metadata=_DETAIL)
+    call_site: str | None = field(default=None, metadata=_DETAIL)
+    label_selector: dict[str, str] | None = field(default=None, metadata=_DETAIL)
+
+
+@dataclass
+class TaskList:
+    """What the cluster knows of single tasks, in the order in which they came to be known.
+
+    Attributes:
+        unfinished: how many of each function have not ended: exact, also beyond the rows.
+        dropped: how many ended that are not among the rows.
+        missing: sentences on nodes and processes that did not answer.
+    """
+
+    rows: list[TaskState]
+    unfinished: dict[str, int]
+    dropped: int
+    missing: list[str]

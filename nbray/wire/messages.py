@@ -710,6 +710,61 @@ class SchedulingWarning(msgspec.Struct, array_like=True, tag=130):
     text: str
 
 
+# --- task events ------------------------------------------------------------------------
+
+
+class TaskEvent(msgspec.Struct, array_like=True):
+    """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
+
+    ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
+    of the worker that ran it, ``created`` and ``parent`` are known to its owner only.
+    """
+
+    task_id: bytes
+    attempt: int
+    name: str
+    job_id: bytes
+    actor_id: bytes
+    origin: int
+    state: str
+    created: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    parent: bytes = b""
+    error_type: str = ""
+    error_text: str = ""
+
+
+class TaskEvents(msgspec.Struct, array_like=True, tag=155):
+    """Worker or driver to raylet, in batches: tasks that ended; ``dropped`` more are not told."""
+
+    rows: list[TaskEvent]
+    dropped: int = 0
+
+
+class TellTasks(msgspec.Struct, array_like=True, tag=156):
+    """Raylet to its processes: what is unfinished? Answered by `TaskEvents` and `TasksTold`.
+
+    Of ``job_id`` and of ``origin``, if they are given; at most ``limit`` rows, oldest first.
+    """
+
+    request_id: int
+    limit: int
+    job_id: bytes = b""
+    origin: int = 0
+
+
+class TasksTold(msgspec.Struct, array_like=True, tag=157):
+    """Process to raylet: its unfinished tasks, and those that run in it.
+
+    ``unfinished``: how many tasks of each function that it submitted have not ended, all of them.
+    """
+
+    request_id: int
+    rows: list[TaskEvent]
+    unfinished: dict[str, int]
+
+
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
@@ -724,4 +779,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,
     SchedulingWarning,
+    TaskEvents, TellTasks, TasksTold,
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from nbray.wire.messages import TaskEvent
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
 
 
@@ -170,3 +171,44 @@ class DashboardAddress(msgspec.Struct, array_like=True):
     """Dashboard to GCS (``SetDashboard``), and the answer to ``GetDashboard``; "" is none."""
 
     url: str
+
+
+class TasksRequest(msgspec.Struct, array_like=True):
+    """``ListTasks``, to the GCS and on to raylets: of a job, an origin, ended after ``since``.
+
+    At most ``limit`` of the unfinished of each process, and of the ended of each node.
+    """
+
+    limit: int
+    job_id: bytes = b""
+    origin: int = 0
+    since: float = 0.0
+
+
+class TaskSource(msgspec.Struct, array_like=True):
+    """The process that told of a task."""
+
+    node_id: bytes
+    worker_id: bytes
+    pid: int
+
+
+class Tasks(msgspec.Struct, array_like=True):
+    """Raylet or GCS, answer to ``ListTasks``.
+
+    ``rows`` may tell of a task more than once: its owner, its worker, and its end.
+
+    Attributes:
+        rows: each with the index of its source.
+        unfinished: how many have not ended, by function, exactly.
+        dropped: how many ended that no row tells of any more, or ever did.
+        silent: how many processes did not answer in time.
+        unreachable: the nodes that did not.
+    """
+
+    sources: list[TaskSource]
+    rows: list[tuple[int, TaskEvent]]
+    unfinished: dict[str, int] = {}
+    dropped: int = 0
+    silent: int = 0
+    unreachable: list[bytes] = []

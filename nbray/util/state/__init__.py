@@ -10,6 +10,7 @@ from nbray.state.rows import (
     FailureState,
     JobState,
     NodeState,
+    TaskState,
     WorkerState,
 )
 from nbray.util.state.api import (
@@ -17,21 +18,24 @@ from nbray.util.state.api import (
     get_actor,
     get_job,
     get_node,
+    get_task,
     get_worker,
     list_actors,
     list_demand,
     list_failures,
     list_jobs,
     list_nodes,
+    list_tasks,
     list_workers,
     summarize_actors,
+    summarize_tasks,
 )
 
 RayStateApiException = StateApiException
 
 __all__ = [
     "ActorState", "DemandState", "FailureState", "JobState", "NodeState", "RayStateApiException",
-    "StateApiException", "WorkerState", "get_actor", "get_job", "get_node", "get_worker",
-    "list_actors", "list_demand", "list_failures", "list_jobs", "list_nodes", "list_workers",
-    "summarize_actors",
+    "StateApiException", "TaskState", "WorkerState", "get_actor", "get_job", "get_node", "get_task",
+    "get_worker", "list_actors", "list_demand", "list_failures", "list_jobs", "list_nodes",
+    "list_tasks", "list_workers", "summarize_actors", "summarize_tasks",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from nbray.common.ids import ActorID, BaseID, JobID, NodeID, WorkerID
+from nbray.common.ids import ActorID, BaseID, JobID, NodeID, TaskID, WorkerID
 from nbray.core_worker.current import find_core
 from nbray.exceptions import NbrayError
 from nbray.state import queries as q
@@ -17,6 +17,8 @@ from nbray.state.rows import (
     FailureState,
     JobState,
     NodeState,
+    TaskList,
+    TaskState,
     WorkerState,
 )
 
@@ -39,7 +41,7 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
     """
     core = find_core()
     if core is not None and address is None:
-        return query.read(core.peers.gcs_call(query.method, q.REQUEST))
+        return query.read(core.peers.gcs_call(query.method, query.body))
     from nbray.state.client import ask_once, find_cluster  # gRPC: never in a worker's template
     from nbray.wire.grpc_service import RpcError
 
@@ -97,6 +99,47 @@ def list_actors(
     return select(ActorState, ask(q.ACTORS, address, timeout), filters, limit, detail)
 
 
+def list_tasks(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[TaskState]:  # fmt: skip
+    """The tasks and calls that have not ended, and the newest that ended, oldest first.
+
+    Arguments as for `list_nodes`. Of many, the newest ``limit``. At high rates not every short
+    task that finished is remembered; see `nbray.core_worker.task_events`.
+
+    Raises:
+        StateApiException: also when a process did not answer, with ``raise_on_missing_output``.
+    """
+    found = find_tasks(address, filters, timeout, raise_on_missing_output)
+    select(TaskState, [], filters, limit, detail)
+    return select(TaskState, found.rows, filters, limit, detail, newest=True)
+
+
+def find_tasks(
+    address: str | None, filters: Sequence[Filter] | None, timeout: float, complete: bool
+) -> TaskList:
+    """Every task that the cluster knows; what filters say of jobs and origins, it is told.
+
+    Raises:
+        StateApiException: with ``complete``, a node or process did not answer.
+    """
+    exact = {key: str(value) for key, predicate, value in filters or () if predicate == "="}
+    job_id = exact.get("job_id", "")
+    try:
+        query = q.tasks(MAX_LIMIT, bytes.fromhex(job_id), int(exact.get("origin", 0)))
+    except ValueError as error:
+        raise StateApiException(f"A filter's value is impossible: {error}") from error
+    found = ask(query, address, timeout)
+    if found.missing and complete:
+        raise StateApiException(
+            f"Tasks are missing: {'; '.join(found.missing)}. "
+            "Pass raise_on_missing_output=False to take the others."
+        )
+    return found
+
+
 def list_jobs(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
@@ -144,6 +187,59 @@ def get_job(id: str, address: str | None = None, timeout: int = 30) -> JobState 
     return rows[0] if rows else None
 
 
+def get_task(
+    id: str, address: str | None = None, timeout: int = 30
+) -> TaskState | list[TaskState] | None:
+    """The task of that id, with details: one row, a list if it was tried more often, or None."""
+    _check_id(id, TaskID)
+    found = find_tasks(address, [("job_id", "=", id[-8:])], timeout, complete=False)
+    rows = [row for row in found.rows if row.task_id == id]
+    return rows if len(rows) > 1 else rows[0] if rows else None
+
+
+def summarize_tasks(
+    address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
+) -> dict[str, Any]:
+    """How many tasks of each function are in which state, exactly.
+
+    The ended are counted since the cluster began, also those that no list remembers.
+    """
+    found = find_tasks(address, None, timeout, raise_on_missing_output)
+    states: dict[str, Counter[str]] = {}
+    kinds: dict[str, str] = {}
+    for row in found.rows:
+        kinds.setdefault(row.func_or_class_name, row.type)
+        if row.state not in ("FINISHED", "FAILED"):
+            states.setdefault(row.func_or_class_name, Counter())[row.state] += 1
+    for name, count in found.unfinished.items():
+        counts = states.setdefault(name, Counter())
+        counts["PENDING_NODE_ASSIGNMENT"] += max(0, count - counts.total())
+    for function in ask(q.TASK_TOTALS, address, timeout).functions:
+        counts = states.setdefault(function.name, Counter())
+        counts["FINISHED"] += function.finished
+        counts["FAILED"] += function.failed
+    summary = {
+        name: {
+            "func_or_class_name": name,
+            "type": kinds.get(name, "NORMAL_TASK"),
+            "state_counts": {state: count for state, count in counts.items() if count},
+        }
+        for name, counts in states.items()
+    }
+    totals: Counter[str] = Counter()
+    for name, counts in states.items():
+        totals[kinds.get(name, "NORMAL_TASK")] += counts.total()
+    return {
+        "cluster": {
+            "summary": summary,
+            "total_tasks": totals["NORMAL_TASK"],
+            "total_actor_tasks": totals["ACTOR_TASK"],
+            "total_actor_scheduled": totals["ACTOR_CREATION_TASK"],
+            "summary_by": "func_name",
+        }
+    }
+
+
 def summarize_actors(
     address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
 ) -> dict[str, Any]:
@@ -168,9 +264,12 @@ def _check_id(text: str, kind: type[BaseID]) -> None:
 
 
 def select(
-    kind: type[Row], rows: list[Row], filters: Sequence[Filter] | None, limit: int, detail: bool
-) -> list[Row]:
+    kind: type[Row], rows: list[Row], filters: Sequence[Filter] | None, limit: int, detail: bool,
+    newest: bool = False,
+) -> list[Row]:  # fmt: skip
     """The rows that pass all filters, at most ``limit``, without their details unless wanted.
+
+    Of too many, the first are taken, with ``newest`` the last.
 
     Raises:
         StateApiException: a column is unknown, a predicate is not = or !=, the limit too high.
@@ -191,7 +290,8 @@ def select(
             raise StateApiException(
                 f"Unsupported filter predicate {predicate} is given. Available predicates: =, !=."
             )
-    kept = [row for row in rows if all(_passes(row, *f) for f in filters or ())][:limit]
+    kept = [row for row in rows if all(_passes(row, *f) for f in filters or ())]
+    kept = kept[-limit:] if newest else kept[:limit]
     if not detail:
         hidden = [f.name for f in fields(kind) if f.metadata.get("detail")]  # type: ignore[arg-type]
         for row in kept:

@@ -1,0 +1,175 @@
+"""What this process knows of single tasks, for the state API and the timeline.
+
+A worker records the attempts that ended in it, since it knows best when they began and ended; an
+owner records those that failed without a worker's reply (cancelled, crashed, unschedulable).
+Records leave in batches for the node's raylet, which keeps a ring of them. What has not ended is
+not recorded: the raylet asks for it when somebody wants to know (`TellTasks`), so that a
+million waiting tasks cost nothing until then.
+
+The hot path pays for a look-up and a comparison. At high rates short tasks are sampled: the first
+`task_events_per_s` of each second are recorded and the others counted. Tasks that failed, or ran
+for `_LONG_S` or longer, are always recorded; if even those overflow the batch, the oldest go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from nbray.wire.messages import TaskDone, TaskEvent, TaskEvents, TaskSpec, TasksTold, TellTasks
+from nbray.wire.reactor import Connection
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+_PERIOD_S = 0.5
+_LONG_S = 0.01
+_MOST_IN_BATCH = 10_000
+_LONGEST_TEXT = 4000
+
+_ERROR_TYPES = {
+    "TaskCancelledError": "TASK_CANCELLED",
+    "OutOfMemoryError": "OUT_OF_MEMORY",
+    "WorkerCrashedError": "WORKER_DIED",
+    "ActorUnschedulableError": "ACTOR_UNSCHEDULABLE_ERROR",
+    "ActorUnavailableError": "ACTOR_UNAVAILABLE",
+    "ActorPlacementGroupRemoved": "ACTOR_PLACEMENT_GROUP_REMOVED",
+    "ActorDiedError": "ACTOR_DIED",
+    "RuntimeEnvSetupError": "RUNTIME_ENV_SETUP_FAILED",
+    "TaskUnschedulableError": "TASK_UNSCHEDULABLE_ERROR",
+    "TaskPlacementGroupRemoved": "TASK_PLACEMENT_GROUP_REMOVED",
+    "LocalRayletDiedError": "LOCAL_RAYLET_DIED",
+    "OwnerDiedError": "OWNER_DIED",
+    "ObjectLostError": "OBJECT_LOST",
+}
+
+
+def error_type(error: BaseException) -> str:
+    """Ray's name for the way in which a task failed."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in _ERROR_TYPES:
+            return _ERROR_TYPES[kind.__name__]
+    return "TASK_EXECUTION_EXCEPTION"
+
+
+class TaskEventLog:
+    """The records of one process.
+
+    Attributes:
+        running: what runs here, with its start by `time.monotonic`; entered when a task begins,
+            and taken out by `ran`.
+    """
+
+    def __init__(self, core: CoreWorker) -> None:
+        self._core = core
+        self.running: dict[bytes, tuple[TaskSpec, float]] = {}
+        self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
+        self._errors: dict[bytes, tuple[str, str]] = {}
+        self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
+        self._room = self._budget
+        self._dropped = 0
+        self._scheduled = self._urgent = False
+        core.peers.handlers[TellTasks] = self._on_tell
+
+    # --- any thread --------------------
+
+    def raised(self, task_id: bytes, error: BaseException, text: str) -> None:
+        """A task that runs here is about to end with that error."""
+        self._errors[task_id] = (error_type(error), text[-_LONGEST_TEXT:])
+
+    def ran(self, spec: TaskSpec, done: TaskDone) -> None:
+        """A task of this worker has ended."""
+        began = self.running.pop(spec.task_id, None)
+        failed = bool(done.values) and done.values[0].is_error
+        if done.seconds < _LONG_S and not failed:
+            if not self._room:
+                self._dropped += 1
+                return
+            self._room -= 1
+        kind, text = self._errors.pop(spec.task_id, ("", "")) if failed else ("", "")
+        now = time.time()
+        started = now - (time.monotonic() - began[1]) if began is not None else 0.0
+        ended = started + done.seconds if began is not None else now
+        self._add(_event(spec, "FAILED" if failed else "FINISHED", started, ended, kind, text))
+
+    # --- under the baton --------------------
+
+    def failed(self, spec: TaskSpec, error: Exception) -> None:
+        """A task of this owner failed, and no worker has told of it."""
+        text = str(error)[-_LONGEST_TEXT:]
+        self._add(_event(spec, "FAILED", 0.0, time.time(), error_type(error), text))
+
+    def tell(self) -> None:
+        """Send what was recorded."""
+        self._urgent = False
+        rows = []
+        while self._batch:
+            rows.append(self._batch.popleft())
+        dropped, self._dropped = self._dropped, 0
+        if rows or dropped:
+            self._core.peers.raylet.send(TaskEvents(rows, dropped))
+
+    def _add(self, event: TaskEvent) -> None:
+        if len(self._batch) == _MOST_IN_BATCH:
+            self._dropped += 1
+        self._batch.append(event)
+        reactor = self._core.reactor
+        if event.state == "FAILED":
+            if not self._urgent:  # what went wrong must not wait for a process that may crash
+                self._urgent = True
+                reactor.post(self.tell)
+        elif not self._scheduled:
+            self._scheduled = True
+            reactor.inbox.append(lambda: reactor.call_later(_PERIOD_S, self._on_time))
+
+    def _on_time(self) -> None:
+        self._scheduled = False
+        self._room = self._budget
+        self.tell()
+
+    def _on_tell(self, raylet: Connection, message: TellTasks) -> None:
+        self.tell()
+        shift = time.time() - time.monotonic()
+        rows = islice(
+            (
+                row
+                for row in self._unfinished(shift)
+                if message.job_id in (b"", row.job_id) and message.origin in (0, row.origin)
+            ),
+            message.limit,
+        )
+        raylet.send(TasksTold(message.request_id, list(rows), self._core.counts.unfinished()))
+
+    def _unfinished(self, shift: float) -> Iterator[TaskEvent]:
+        """What runs here, and what this process submitted; ``shift`` makes seconds of the day."""
+        for spec, began in list(self.running.values()):
+            yield _event(spec, "RUNNING", began + shift)
+        for task in self._core.submitter.unfinished():
+            state = "SUBMITTED_TO_WORKER"
+            if task.lease is None:
+                state = "PENDING_ARGS_AVAIL" if task.unresolved else "PENDING_NODE_ASSIGNMENT"
+            yield _owned(task.spec, state, task.submitted + shift, task.parent)
+        for call, sent in self._core.actor_calls.unfinished():
+            state = "SUBMITTED_TO_WORKER"
+            if not sent:
+                state = "PENDING_ARGS_AVAIL" if call.unresolved else "PENDING_NODE_ASSIGNMENT"
+            yield _owned(call.spec, state, call.submitted + shift, call.parent)
+
+
+def _event(
+    spec: TaskSpec, state: str, started: float = 0.0, ended: float = 0.0, kind: str = "",
+    text: str = "",
+) -> TaskEvent:  # fmt: skip
+    return TaskEvent(
+        spec.task_id, spec.attempt, spec.name, spec.job_id, spec.actor_id, spec.origin, state,
+        0.0, started, ended, b"", kind, text,
+    )  # fmt: skip
+
+
+def _owned(spec: TaskSpec, state: str, created: float, parent: bytes) -> TaskEvent:
+    event = _event(spec, state)
+    event.created, event.parent = created, parent
+    return event

@@ -1,0 +1,122 @@
+"""What the cluster knows of single tasks: lists, summaries, the timeline."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+import nbray
+from nbray.exceptions import TaskError, WorkerCrashedError
+from nbray.util import output, state
+
+
+@nbray.remote
+def short(number: int) -> int:
+    return number
+
+
+@nbray.remote
+def fails() -> None:
+    raise ValueError("no good")
+
+
+@nbray.remote
+def hold(path: str) -> int:
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@nbray.remote
+class Counter:
+    def count(self, number: int) -> int:
+        return number
+
+
+def test_a_task_that_has_ended_is_listed_at_once_with_where_and_when(cluster: Path) -> None:
+    before = time.time() * 1000
+    output.set_origin(7)
+    try:
+        pid = nbray.get(nbray.remote(os.getpid).options(name="whoami").remote(), timeout=30)
+    finally:
+        output.set_origin(0)
+    after = time.time() * 1000
+    (task,) = state.list_tasks(filters=[("name", "=", "whoami")], detail=True)
+    assert (task.state, task.type, task.attempt_number) == ("FINISHED", "NORMAL_TASK", 0)
+    assert (task.worker_pid, task.origin, task.error_type) == (pid, 7, None)
+    assert task.node_id == state.list_nodes()[0].node_id
+    assert task.start_time_ms is not None and task.end_time_ms is not None
+    assert before - 50 <= task.start_time_ms <= task.end_time_ms <= after + 50
+    assert state.get_task(task.task_id) == task
+    assert [t.task_id for t in state.list_tasks(filters=[("origin", "=", 7)])] == [task.task_id]
+    assert state.list_tasks(filters=[("origin", "=", 8)]) == []
+    (bare,) = state.list_tasks()
+    assert bare.start_time_ms is None, "a detail, and details were not asked for"
+
+
+def test_unfinished_tasks_tell_how_far_they_are(cluster: Path) -> None:
+    release = str(cluster / "release")
+    running = [hold.remote(release) for _ in range(2)]
+    waiting = [hold.options(name="waits").remote(release) for _ in range(3)]
+    needy = short.remote(running[0])
+    wait_until(
+        lambda: len(state.list_tasks(filters=[("state", "=", "RUNNING")])) == 2, "two to run"
+    )
+    states = {row.task_id: row.state for row in state.list_tasks()}
+    assert [states[ref.task_id().hex()] for ref in waiting] == ["PENDING_NODE_ASSIGNMENT"] * 3
+    assert states[needy.task_id().hex()] == "PENDING_ARGS_AVAIL"
+    task = state.get_task(running[0].task_id().hex())
+    assert isinstance(task, state.TaskState)
+    assert task.start_time_ms is not None and task.creation_time_ms is not None
+    assert task.end_time_ms is None
+    Path(release).touch()
+    pids = set(nbray.get([*running, *waiting, needy], timeout=30))
+    assert task.worker_pid in pids
+    os.unlink(release)
+    assert {row.state for row in state.list_tasks()} == {"FINISHED"}
+
+
+def test_failures_say_of_what_kind_they_are_and_every_attempt_has_a_row(cluster: Path) -> None:
+    with pytest.raises(TaskError):
+        nbray.get(fails.options(max_retries=1, retry_exceptions=True).remote(), timeout=30)
+    with pytest.raises(WorkerCrashedError):
+        nbray.get(nbray.remote(max_retries=0)(os._exit).options(name="crash").remote(3), timeout=30)
+    rows = state.list_tasks(filters=[("state", "=", "FAILED")], detail=True)
+    assert [(r.name, r.attempt_number, r.error_type) for r in rows] == [
+        ("fails", 0, "TASK_EXECUTION_EXCEPTION"),
+        ("fails", 1, "TASK_EXECUTION_EXCEPTION"),
+        ("crash", 0, "WORKER_DIED"),
+    ]
+    assert "no good" in (rows[0].error_message or "")
+    assert "exit status 3" in (rows[2].error_message or "")
+
+
+def test_calls_and_constructors_of_actors_are_tasks_too(cluster: Path) -> None:
+    actor = Counter.remote()
+    nbray.get([actor.count.remote(n) for n in range(3)], timeout=30)
+    rows = state.list_tasks(detail=True)
+    assert [(r.type, r.name) for r in rows] == [
+        ("ACTOR_CREATION_TASK", "Counter.__init__"),
+        *[("ACTOR_TASK", "Counter.count")] * 3,
+    ]
+    assert len({r.worker_pid for r in rows}) == 1
+    assert {r.actor_id for r in rows} == {state.list_actors()[0].actor_id}
+
+
+def test_of_many_short_tasks_some_are_listed_and_all_are_counted(
+    monkeypatch: pytest.MonkeyPatch, session_root: Path
+) -> None:
+    monkeypatch.setenv("NBRAY_TASK_EVENTS_PER_S", "100")
+    nbray.init(num_cpus=2)
+    nbray.get([short.remote(n) for n in range(3000)], timeout=60)
+    assert len(state.list_tasks(limit=10_000, filters=[("name", "=", "short")])) < 3000
+
+    def counts() -> dict[str, int]:
+        summary = state.summarize_tasks()["cluster"]["summary"]
+        return {name: row["state_counts"].get("FINISHED", 0) for name, row in summary.items()}
+
+    wait_until(lambda: counts().get("short") == 3000, "all to be counted")
