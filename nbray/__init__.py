@@ -18,6 +18,7 @@ from nbray.api import (
     nodes,
     put,
     remote,
+    timeline,
     wait,
 )
 from nbray.common.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
@@ -33,7 +34,7 @@ __all__ = [
     "ObjectID", "ObjectRef", "ObjectRefGenerator", "RemoteFunction", "TaskID", "WorkerID",
     "__version__", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method",
-    "nodes", "put", "remote", "shutdown", "wait",
+    "nodes", "put", "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip
 
 

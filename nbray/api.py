@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,8 @@ from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 from nbray.runtime_env.spec import from_text
+from nbray.state import queries
+from nbray.state.trace import chrome_trace
 from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.messages import NodeInfo
 
@@ -254,3 +258,26 @@ def get_runtime_context() -> RuntimeContext:
         task.actor_id.hex() if task and task.actor_id else None,
         core.job.namespace, from_text(core.runtime_envs.text),
     )  # fmt: skip
+
+
+_MOST_TRACED = 100_000
+
+
+def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
+    """The tasks and actor calls that the cluster remembers, as a Chrome trace.
+
+    At high rates not every short task is remembered; see `nbray.core_worker.task_events`.
+
+    Args:
+        filename: write it there as JSON, for chrome://tracing or ui.perfetto.dev.
+
+    Returns:
+        The events, if there is no ``filename``.
+    """
+    query = queries.tasks(_MOST_TRACED)
+    found = query.read(current_core().peers.gcs_call(query.method, query.body))
+    events = chrome_trace(found.rows, time.time() * 1000)
+    if filename is None:
+        return events
+    Path(filename).write_text(json.dumps(events))
+    return None

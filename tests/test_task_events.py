@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import wait_until
 
 import nbray
 from nbray.exceptions import TaskError, WorkerCrashedError
+from nbray.state.trace import chrome_trace
 from nbray.util import output, state
 
 
@@ -120,3 +122,39 @@ def test_of_many_short_tasks_some_are_listed_and_all_are_counted(
         return {name: row["state_counts"].get("FINISHED", 0) for name, row in summary.items()}
 
     wait_until(lambda: counts().get("short") == 3000, "all to be counted")
+
+
+def test_the_timeline_is_a_chrome_trace_with_a_row_for_each_worker(cluster: Path) -> None:
+    @nbray.remote
+    def sleeps(seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
+    pids = nbray.get([sleeps.remote(0.2) for _ in range(4)], timeout=30)
+    actor = Counter.remote()
+    nbray.get(actor.count.remote(1), timeout=30)
+    path = cluster / "trace.json"
+    assert nbray.timeline(filename=str(path)) is None
+    events = json.loads(path.read_text())
+    path.unlink()
+    spans = [e for e in events if e["ph"] == "X" and e["name"].endswith("sleeps")]
+    assert len(spans) == 4 and all(0.19e6 < span["dur"] < 10e6 for span in spans)
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert sorted(names[s["tid"]] for s in spans) == sorted(f"worker pid {pid}" for pid in pids)
+    assert [e["name"] for e in events if e["cat"] == "actor"] == [
+        "Counter.__init__", "Counter.count",
+    ]  # fmt: skip
+
+
+def test_what_overlaps_in_one_worker_gets_rows_of_its_own() -> None:
+    def row(name: str, start: float, end: float | None) -> state.TaskState:
+        return state.TaskState(
+            "00", 0, name, "FINISHED", "01", "aa", "ACTOR_TASK", name, None, "ab" * 28, "cd" * 28,
+            5, None, start_time_ms=start, end_time_ms=end,
+        )  # fmt: skip
+
+    events = chrome_trace([row("c", 30, None), row("a", 10, 20), row("b", 15, 40)], now_ms=50)
+    spans = {e["name"]: (e["tid"], e["ts"], e["dur"]) for e in events if e["ph"] == "X"}
+    first, second = spans["a"][0], spans["b"][0]
+    assert first != second
+    assert spans["c"] == (first, 30_000, 20_000), "what still runs ends now"

@@ -71,6 +71,7 @@ class TaskEventLog:
         self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
         self._room = self._budget
         self._dropped = 0
+        self._shift = time.time() - time.monotonic()
         self._scheduled = self._urgent = False
         core.peers.handlers[TellTasks] = self._on_tell
 
@@ -90,9 +91,8 @@ class TaskEventLog:
                 return
             self._room -= 1
         kind, text = self._errors.pop(spec.task_id, ("", "")) if failed else ("", "")
-        now = time.time()
-        started = now - (time.monotonic() - began[1]) if began is not None else 0.0
-        ended = started + done.seconds if began is not None else now
+        started = began[1] + self._shift if began is not None else 0.0
+        ended = started + done.seconds if began is not None else time.time()
         self._add(_event(spec, "FAILED" if failed else "FINISHED", started, ended, kind, text))
 
     # --- under the baton --------------------
@@ -128,15 +128,15 @@ class TaskEventLog:
     def _on_time(self) -> None:
         self._scheduled = False
         self._room = self._budget
+        self._shift = time.time() - time.monotonic()
         self.tell()
 
     def _on_tell(self, raylet: Connection, message: TellTasks) -> None:
         self.tell()
-        shift = time.time() - time.monotonic()
         rows = islice(
             (
                 row
-                for row in self._unfinished(shift)
+                for row in self._unfinished(self._shift)
                 if message.job_id in (b"", row.job_id) and message.origin in (0, row.origin)
             ),
             message.limit,
