@@ -63,7 +63,7 @@ def _inside(watcher: Watcher) -> Callable[[HTTPServerRequest], Router]:
 
     def choose(request: HTTPServerRequest) -> Router:
         found: Router
-        if request.path.startswith("/api/"):
+        if request.path.startswith("/api/") or request.path == "/metrics":
             found = api
             return found
         if not pages:

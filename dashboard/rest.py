@@ -1,7 +1,11 @@
-"""``/api``: the state of the cluster as JSON. The gate has judged the request already."""
+"""``/api``: the state of the cluster as JSON; ``/metrics``: for Prometheus.
+
+The gate has judged the request already.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +16,9 @@ from nbray.dashboard.gate import log_request
 from nbray.dashboard.watcher import Watcher
 from nbray.state import queries as q
 from nbray.state.client import RpcError
+from nbray.state.exposition import CONTENT_TYPE, cluster_metrics
+
+_MOST_TASKS = 1000
 
 _TABLES: dict[str, q.Query[Any]] = {
     "nodes": q.NODES,
@@ -74,14 +81,39 @@ class _ClusterStatus(_Handler):
         )
 
 
+class _Metrics(_Handler):
+    async def get(self) -> None:
+        ask = self.watcher.client.ask
+        nodes, totals, actors, demand, user = await asyncio.gather(
+            ask(q.NODES), ask(q.TASK_TOTALS), ask(q.ACTORS), ask(q.DEMAND), ask(q.METRICS)
+        )
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.write(cluster_metrics(nodes, totals, actors, demand, user))
+
+
+class _Tasks(_Handler):
+    async def get(self) -> None:
+        found = await self.watcher.client.ask(q.tasks(_MOST_TASKS))
+        self.write(
+            {
+                "tasks": [asdict(row) for row in found.rows[-_MOST_TASKS:]],
+                "unfinished": found.unfinished,
+                "dropped": found.dropped,
+                "missing": found.missing,
+            }
+        )
+
+
 def rest(watcher: Watcher) -> Application:
-    """The application of everything below ``/api``."""
+    """The application of ``/metrics`` and everything below ``/api``."""
     mine = {"watcher": watcher}
     return Application(
         [
             (r"/api/version", _Version, mine),
             (r"/api/cluster_status", _ClusterStatus, mine),
+            (r"/api/tasks", _Tasks, mine),
             (r"/api/([a-z]+)", _Table, mine),
+            (r"/metrics", _Metrics, mine),
             (r".*", _Missing, mine),
         ],
         log_function=log_request,

@@ -14,6 +14,7 @@ from nbray.common.session import Session, known_sessions
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
+from nbray.core_worker.metrics import recorded
 from nbray.exceptions import LocalRayletDiedError, NbrayError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, start_head
@@ -37,8 +38,11 @@ class Driver:
     def close(self) -> None:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
         set_core(None)
-        self.core.on_raylet_lost = lambda: None
-        self.core.peers.stop()
+        core = self.core
+        core.on_raylet_lost = lambda: None
+        core.reactor.inbox.append(core.events.tell)
+        core.reactor.inbox.append(lambda: recorded.tell(core))
+        core.peers.stop()
         while self.added_nodes:
             self.added_nodes.pop().stop()
         if self.node is not None:

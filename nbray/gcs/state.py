@@ -65,6 +65,7 @@ class StateTables:
             "ListJobs": (Empty, self._list_jobs),
             "ListWorkers": (Empty, self._list_workers),
             "ListTasks": (s.TasksRequest, self._list_tasks),
+            "Metrics": (Empty, self._metrics),
             "Demand": (Empty, self._demand),
             "RecentFailures": (Empty, self._recent_failures),
             "TaskTotals": (Empty, self._task_totals),
@@ -157,6 +158,11 @@ class StateTables:
             for name, count in answer.unfinished.items():
                 reply.unfinished[name] = reply.unfinished.get(name, 0) + count
         return reply
+
+    async def _metrics(self, request: Empty) -> s.Metrics:
+        alive = [node for node in self._nodes() if node.alive]
+        answers = await self._ask(alive, "Metrics", request, s.NodeMetrics)
+        return s.Metrics([answer for answer in answers if answer is not None])
 
     async def _ask(
         self, nodes: list[NodeInfo], method: str, request: Any, reply: type[T]

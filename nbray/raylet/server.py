@@ -20,6 +20,7 @@ from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
+from nbray.raylet.metrics import MetricTable
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.scheduler import Scheduler
@@ -82,6 +83,7 @@ class Raylet:
         self._processes: set[Process] = set()
         self._drivers: dict[bytes, Process] = {}
         self._events = TaskEventRing(self.node_id, self._processes, config.task_events_kept)
+        self._metrics = MetricTable(self.node_id)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- life --------------------
@@ -113,6 +115,7 @@ class Raylet:
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
             "ListWorkers": (g.Empty, self._state.list_workers),
             "ListTasks": (TasksRequest, self._events.list_tasks),
+            "Metrics": (g.Empty, self._metrics.list),
         }
 
     def row(self, alive: bool = True) -> m.NodeInfo:
@@ -255,6 +258,8 @@ class Raylet:
                 self._state.tasks_ran(message.counts)
             case m.TaskEvents():
                 self._events.told(process, message)
+            case m.MetricsRecorded():
+                self._metrics.told(process, process.worker_id, message)
             case m.TasksTold():
                 self._events.answered(message)
             case m.ActorCreated():
@@ -274,6 +279,7 @@ class Raylet:
         self._objects.process_gone(process)
         self._state.process_gone(process)
         self._events.process_gone(process)
+        self._metrics.process_gone(process)
         if process.is_driver:
             del self._drivers[process.job_id]
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)

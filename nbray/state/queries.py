@@ -172,6 +172,10 @@ def tasks(
     return Query("ListTasks", s.Tasks, _tasks, msgspec.msgpack.encode(request))
 
 
+def _metrics(reply: s.Metrics) -> list[s.NodeMetrics]:
+    return reply.nodes
+
+
 NODES = Query("ListNodes", Nodes, _nodes)
 WORKERS = Query("ListWorkers", s.Workers, _workers)
 ACTORS = Query("ListActors", s.Actors, _actors)
@@ -180,3 +184,4 @@ DEMAND = Query("Demand", s.Demand, _demand)
 FAILURES = Query("RecentFailures", s.Failures, _failures)
 TASK_TOTALS = Query("TaskTotals", s.TaskTotals, _totals)
 DASHBOARD = Query("GetDashboard", s.DashboardAddress, _url)
+METRICS = Query("Metrics", s.Metrics, _metrics)

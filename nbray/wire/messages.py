@@ -765,6 +765,31 @@ class TasksTold(msgspec.Struct, array_like=True, tag=157):
     unfinished: dict[str, int]
 
 
+# --- the user's metrics -----------------------------------------------------------------
+
+
+class MetricRow(msgspec.Struct, array_like=True):
+    """One series; ``kind`` is counter, gauge or histogram.
+
+    ``value`` is what a counter or the sum of a histogram grew by, or what a gauge is (None: no
+    value any more); ``counts`` is how many values fell below each of ``boundaries`` and above.
+    """
+
+    kind: str
+    name: str
+    description: str
+    tags: dict[str, str]
+    value: float | None
+    boundaries: list[float]
+    counts: list[int]
+
+
+class MetricsRecorded(msgspec.Struct, array_like=True, tag=158):
+    """Worker or driver to raylet, in batches: what was recorded since the last one."""
+
+    rows: list[MetricRow]
+
+
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
@@ -779,5 +804,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,
     SchedulingWarning,
-    TaskEvents, TellTasks, TasksTold,
+    TaskEvents, TellTasks, TasksTold, MetricsRecorded,
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import TaskEvent
+from nbray.wire.messages import MetricRow, TaskEvent
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
 
 
@@ -212,3 +212,17 @@ class Tasks(msgspec.Struct, array_like=True):
     dropped: int = 0
     silent: int = 0
     unreachable: list[bytes] = []
+
+
+class NodeMetrics(msgspec.Struct, array_like=True):
+    """Raylet, answer to ``Metrics``; ``dropped`` records were left out."""
+
+    node_id: bytes
+    rows: list[MetricRow]
+    dropped: int = 0
+
+
+class Metrics(msgspec.Struct, array_like=True):
+    """GCS, answer to ``Metrics``: of each node that answered."""
+
+    nodes: list[NodeMetrics]

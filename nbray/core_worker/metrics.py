@@ -1,0 +1,78 @@
+"""What the user's metrics of this process have recorded since it was last told to the raylet.
+
+Counters and histograms are told as what was added, gauges as they are, a batch each `_PERIOD_S`
+while something is recorded. Before a process joins a cluster its records wait here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from nbray.wire.messages import MetricRow, MetricsRecorded
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_S = 0.5
+_MOST_SERIES = 10_000
+
+
+class Recorded:
+    """The records of one process; its methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rows: dict[tuple[str, tuple[tuple[str, str], ...]], MetricRow] = {}
+        self._telling: CoreWorker | None = None
+        self._warned = False
+
+    def record(
+        self, core: CoreWorker | None, kind: str, name: str, description: str,
+        tags: dict[str, str], value: float | None, boundaries: list[float],
+    ) -> None:  # fmt: skip
+        """Add to a counter, set a gauge (None: it has no value any more), or observe."""
+        key = (name, tuple(sorted(tags.items())))
+        with self._lock:
+            row = self._rows.get(key)
+            if row is None:
+                if len(self._rows) >= _MOST_SERIES:
+                    self._warn(name)
+                    return
+                counts = [0] * (len(boundaries) + 1) if kind == "histogram" else []
+                row = MetricRow(kind, name, description, tags, None, boundaries, counts)
+                self._rows[key] = row
+            if kind == "gauge":
+                row.value = value
+            else:
+                row.value = (row.value or 0.0) + (value or 0.0)
+            if kind == "histogram":
+                row.counts[bisect_left(boundaries, value or 0.0)] += 1
+            if core is None or self._telling is core:
+                return
+            self._telling = core
+        core.reactor.post(lambda: core.reactor.call_later(_PERIOD_S, lambda: self.tell(core)))
+
+    def tell(self, core: CoreWorker) -> None:
+        """Send what was recorded; under the baton."""
+        with self._lock:
+            rows, self._rows = list(self._rows.values()), {}
+            self._telling = None
+        if rows:
+            core.peers.raylet.send(MetricsRecorded(rows))
+
+    def _warn(self, name: str) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "More than %d series of metrics were recorded within %.1f s; those beyond are "
+                "left out, the first of them of %r. Use tags with fewer values.",
+                _MOST_SERIES, _PERIOD_S, name,
+            )  # fmt: skip
+
+
+recorded = Recorded()

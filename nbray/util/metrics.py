@@ -1,0 +1,170 @@
+"""Metrics of the user's program: counters, gauges and histograms, in tasks, actors and drivers.
+
+They appear at the dashboard's ``/metrics`` as Prometheus reads them, their names with ``nbray_`` in
+front. Counters and histograms are added up on each node; a gauge has a value for each process,
+which ends with it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from typing import Any
+
+from nbray.core_worker.current import find_core
+from nbray.core_worker.metrics import recorded
+
+__all__ = ["Counter", "Gauge", "Histogram", "Metric"]
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+
+
+class Metric:
+    """What the three kinds share."""
+
+    _kind = ""
+
+    def __init__(
+        self, name: str, description: str = "", tag_keys: tuple[str, ...] | None = None
+    ) -> None:
+        if len(name) == 0:
+            raise ValueError("Empty name is not allowed. Please provide a metric name.")
+        self._discard = _NAME.fullmatch(name) is None
+        if self._discard:
+            warnings.warn(
+                f"Invalid metric name: {name}. Metric will be discarded and data will not be "
+                "collected or published. Metric names can only contain letters, numbers, _, "
+                "and :. Metric names cannot start with numbers.",
+                stacklevel=3,
+            )
+        self._name = name
+        self._description = description
+        self._tag_keys = tag_keys or ()
+        self._default_tags: dict[str, str] = {}
+        self._boundaries: list[float] = []
+        if not isinstance(self._tag_keys, tuple):
+            raise TypeError(f"tag_keys should be a tuple type, got: {type(self._tag_keys)}")
+        for key in self._tag_keys:
+            if not isinstance(key, str):
+                raise TypeError(f"Tag keys must be str, got {type(key)}.")
+
+    def set_default_tags(self, default_tags: dict[str, str]) -> Metric:
+        """Values for tags that a record does not name.
+
+        Raises:
+            ValueError: a tag is not one of ``tag_keys``. TypeError: a value is not text.
+        """
+        for key, value in default_tags.items():
+            if key not in self._tag_keys:
+                raise ValueError(f"Unrecognized tag key {key}.")
+            if not isinstance(value, str):
+                raise TypeError(f"Tag values must be str, got {type(value)}.")
+        self._default_tags = default_tags
+        return self
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Name, description, tag keys and default tags."""
+        return {
+            "name": self._name,
+            "description": self._description,
+            "tag_keys": self._tag_keys,
+            "default_tags": self._default_tags,
+        }
+
+    def _record(self, value: float | None, tags: dict[str, str] | None) -> None:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise TypeError(f"value must be int or float, got {type(value)}.")
+        for text in (tags or {}).values():
+            if not isinstance(text, str):
+                raise TypeError(f"Tag values must be str, got {type(text)}.")
+        all_tags = {**self._default_tags, **(tags or {})}
+        missing = [key for key in self._tag_keys if not all_tags.get(key)]
+        if missing:
+            raise ValueError(f"Missing value for tag key(s): {','.join(missing)}.")
+        if self._discard:
+            return
+        used = {key: all_tags[key] for key in self._tag_keys}
+        number = None if value is None else float(value)
+        recorded.record(
+            find_core(), self._kind, self._name, self._description, used, number, self._boundaries
+        )
+
+
+class Counter(Metric):
+    """A number that only grows.
+
+    Args:
+        name: letters, digits, "_" and ":"; ``_total`` is added where it is shown.
+        description: shown as its help.
+        tag_keys: the names of its tags; each record has a value for every one.
+    """
+
+    _kind = "counter"
+
+    def inc(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
+        """Add ``value``.
+
+        Raises:
+            ValueError: ``value`` is not positive, or a tag has no value.
+            TypeError: ``value`` is no number, or a tag's value no text.
+        """
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"value must be int or float, got {type(value)}.")
+        if value <= 0:
+            raise ValueError(f"value must be >0, got {value}")
+        self._record(value, tags)
+
+
+class Gauge(Metric):
+    """A number that goes up and down; arguments as for `Counter`."""
+
+    _kind = "gauge"
+
+    def set(self, value: float | None, tags: dict[str, str] | None = None) -> None:
+        """Set it; None takes the value away. Raises like `Counter.inc`, for tags and types."""
+        self._record(value, tags)
+
+
+class Histogram(Metric):
+    """How often values fell between boundaries.
+
+    Args:
+        name, description, tag_keys: as for `Counter`.
+        boundaries: the upper bounds of all buckets but the last, positive.
+
+    Raises:
+        ValueError: there are no boundaries, or one is not positive.
+    """
+
+    _kind = "histogram"
+
+    def __init__(
+        self, name: str, description: str = "", boundaries: list[float] | None = None,
+        tag_keys: tuple[str, ...] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(name, description, tag_keys)
+        if boundaries is None or len(boundaries) == 0:
+            raise ValueError(
+                "boundaries argument should be provided when using the Histogram class. "
+                'e.g., Histogram("name", boundaries=[1.0, 2.0])'
+            )
+        for index, bound in enumerate(boundaries):
+            if not bound > 0 or math.isinf(bound):
+                raise ValueError(
+                    f"Invalid `boundaries` argument at index {index}, {boundaries}. "
+                    "Use positive values for the arguments."
+                )
+        self._boundaries = sorted(float(bound) for bound in boundaries)
+
+    def observe(self, value: float, tags: dict[str, str] | None = None) -> None:
+        """Count ``value`` in its bucket. Raises like `Counter.inc`, for tags and types."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"value must be int or float, got {type(value)}.")
+        self._record(value, tags)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Name, description, tag keys, default tags and boundaries."""
+        return {**super().info, "boundaries": self._boundaries}
