@@ -158,3 +158,51 @@ def test_what_overlaps_in_one_worker_gets_rows_of_its_own() -> None:
     first, second = spans["a"][0], spans["b"][0]
     assert first != second
     assert spans["c"] == (first, 30_000, 20_000), "what still runs ends now"
+
+
+def test_objects_tell_who_holds_them_and_why(
+    monkeypatch: pytest.MonkeyPatch, session_root: Path
+) -> None:
+    monkeypatch.setenv("NBRAY_RECORD_REF_CREATION_SITES", "1")
+    nbray.init(num_cpus=2, object_store_memory=64 << 20)
+    release = str(session_root / "release")
+
+    @nbray.remote
+    class Keeper:
+        def keep(self, boxed: list[nbray.ObjectRef]) -> None:
+            self.boxed = boxed
+
+    large = nbray.put(bytes(2_000_000))
+    inner = nbray.put(1)
+    outer = nbray.put([inner])
+    keeper = Keeper.remote()
+    nbray.get(keeper.keep.remote([large]), timeout=30)
+    waits = hold.remote(release)
+    used = short.remote(waits)
+
+    rows = state.list_objects()
+    assert rows[0].object_id == large.hex() and rows[0].object_size >= 2_000_000
+    owned = {row.object_id: row for row in rows if row.is_owner}
+    assert owned[large.hex()].type == "DRIVER" and owned[large.hex()].pid == os.getpid()
+    assert owned[large.hex()].borrowers == 1
+    assert Path(__file__).name in owned[large.hex()].call_site
+    assert owned[inner.hex()].reference_type == "LOCAL_REFERENCE"
+    assert owned[waits.hex()].reference_type == "USED_BY_PENDING_TASK"
+    assert owned[used.hex()].task_status == "PENDING_ARGS_AVAIL"
+    assert [r.type for r in rows if r.object_id == large.hex() and not r.is_owner] == ["WORKER"]
+    assert "ACTOR_HANDLE" in {row.reference_type for row in rows}
+
+    inner_id = inner.hex()
+    del inner
+    wait_until(
+        lambda: state.get_objects(inner_id)[0].reference_type == "CAPTURED_IN_OBJECT", "its box"
+    )
+    summary = state.summarize_objects()["cluster"]
+    assert summary["total_size_mb"] > 1.9 and summary["callsite_enabled"]
+    Path(release).touch()
+    nbray.get(used, timeout=30)
+    os.unlink(release)
+    large_id = large.hex()
+    del large, keeper
+    wait_until(lambda: not state.get_objects(large_id), "the value to end with its last holder")
+    del outer

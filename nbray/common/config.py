@@ -45,6 +45,7 @@ class Config:
         output_batch_bytes: characters of output that a worker sends at once.
         task_events_per_s: so many short tasks a worker tells of in a second; more are counted.
         task_events_kept: so many ended tasks a node remembers, and as many that failed.
+        record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
     max_inline_bytes: int = 100 * 1024
@@ -79,6 +80,7 @@ class Config:
     output_batch_bytes: int = 256 * 1024
     task_events_per_s: int = 1000
     task_events_kept: int = 20_000
+    record_ref_creation_sites: int = 0
 
     @classmethod
     def from_env(cls) -> Config:

@@ -24,8 +24,10 @@ from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
+from nbray.core_worker.call_site import where_made
 from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
+from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
@@ -70,6 +72,7 @@ class CoreWorker:
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)
         self.events = TaskEventLog(self)
+        self.held = HeldObjects(self)
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
@@ -183,6 +186,8 @@ class CoreWorker:
         for index in range(spec.return_count()):
             object_id = return_id(spec.task_id, index)
             self.table.add_owned(object_id)
+            if self.config.record_ref_creation_sites:
+                self.references.sites[object_id] = where_made()
             refs.append(ObjectRef(object_id, self.peers.address, self, spec.origin))
         if spec.num_returns < 0:
             stream = self.streams.open(spec.task_id, bool(spec.backpressure))
@@ -242,6 +247,8 @@ class CoreWorker:
         """Make an object of ``value``; this process owns it."""
         object_id = return_id(self.new_task_id(), 0)
         entry = self.table.add_owned(object_id)
+        if self.config.record_ref_creation_sites:
+            self.references.sites[object_id] = where_made()
         try:
             packed = serialize(value)
             entry.value = self.stored.store(object_id, packed, self.peers.address)

@@ -13,7 +13,7 @@ the reactor's baton, except `add_owned`, `ensure_owned` and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nbray.wire.messages import Address, Stored, Value
 from nbray.wire.reactor import Waiter
@@ -114,6 +114,10 @@ class OwnershipTable:
             waiter.complete_one()
         for callback in callbacks or ():
             callback()
+
+    def all(self) -> Iterable[tuple[bytes, ObjectEntry]]:
+        """Every entry; other threads may add some meanwhile."""
+        return self._entries.copy().items()
 
     def owns_any(self) -> bool:
         """Whether an object of this process is still needed by somebody."""

@@ -37,11 +37,13 @@ class References:
     Attributes:
         on_ended: hears of every owned object whose entry has ended.
         on_missing: is to provide for an owned object whose value was given back.
+        sites: where objects were made, when `record_ref_creation_sites` says so.
     """
 
     def __init__(self, peers: Peers) -> None:
         self.table = OwnershipTable()
         self.released: deque[tuple[bytes, int]] = deque()
+        self.sites: dict[bytes, str] = {}
         self._peers = peers
         self.on_ended: Callable[[bytes, ObjectEntry], None]
         self.on_missing: Callable[[bytes, ObjectEntry], None]
@@ -76,6 +78,10 @@ class References:
             entry = self.table.borrow(object_id, owner)
             self.released.append((object_id, 1))
         return entry
+
+    def is_handle(self, object_id: bytes) -> bool:
+        """Whether it stands for the handles of an actor that this process made."""
+        return object_id in self._handles
 
     def release(self, object_id: bytes) -> None:
         """End the object at the next turn, if nothing needs it any more by then."""

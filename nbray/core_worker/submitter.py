@@ -211,6 +211,10 @@ class TaskSubmitter:
                     yield task.spec
                     break
 
+    def find(self, task_id: bytes) -> PendingTask | None:
+        """That task, if it has no reply yet."""
+        return self._tasks.get(task_id)
+
     def unfinished(self) -> Iterator[PendingTask]:
         """The tasks that have no reply yet, about in the order of submission."""
         return iter(self._tasks.values())

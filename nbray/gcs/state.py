@@ -65,6 +65,7 @@ class StateTables:
             "ListJobs": (Empty, self._list_jobs),
             "ListWorkers": (Empty, self._list_workers),
             "ListTasks": (s.TasksRequest, self._list_tasks),
+            "ListObjects": (s.ObjectsRequest, self._list_objects),
             "Metrics": (Empty, self._metrics),
             "Demand": (Empty, self._demand),
             "RecentFailures": (Empty, self._recent_failures),
@@ -157,6 +158,18 @@ class StateTables:
             reply.silent += answer.silent
             for name, count in answer.unfinished.items():
                 reply.unfinished[name] = reply.unfinished.get(name, 0) + count
+        return reply
+
+    async def _list_objects(self, request: s.ObjectsRequest) -> s.Objects:
+        alive = [node for node in self._nodes() if node.alive]
+        answers = await self._ask(alive, "ListObjects", request, s.Objects)
+        reply = s.Objects([])
+        for node, answer in zip(alive, answers, strict=True):
+            if answer is None:
+                reply.unreachable.append(node.node_id)
+            else:
+                reply.holders += answer.holders
+                reply.silent += answer.silent
         return reply
 
     async def _metrics(self, request: Empty) -> s.Metrics:

@@ -18,6 +18,7 @@ from nbray.common.accelerators import devices_of
 from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
+from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.metrics import MetricTable
@@ -35,14 +36,14 @@ from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.raylet_messages import DropObjects, KeepObjects, ProcessGone, PullChunk, TellOwner
-from nbray.wire.state_messages import TasksRequest
+from nbray.wire.state_messages import ObjectsRequest, TasksRequest
 
 logger = logging.getLogger(__name__)
 
 _GCS_METHODS = {
     "ListNodes", "FindActor",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
-    "GetDashboard", "ListTasks",
+    "GetDashboard", "ListTasks", "ListObjects",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
 _SOONEST_REPORT_S = 0.1
@@ -78,11 +79,14 @@ class Raylet:
         self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
         self._leases.on_unknown_node = lambda then: self._spawn(self._look_for_nodes(then))
         self._actors = ActorManager(gcs, self._leases, self._pool)
-        self._state = NodeState(self.node_id, host, gcs, self._pool, self._leases)
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
         self._drivers: dict[bytes, Process] = {}
-        self._events = TaskEventRing(self.node_id, self._processes, config.task_events_kept)
+        self._inquiries = Inquiries(self._processes)
+        self._state = NodeState(
+            self.node_id, host, gcs, self._pool, self._leases, self._inquiries, self._store.table
+        )
+        self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -115,6 +119,7 @@ class Raylet:
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
             "ListWorkers": (g.Empty, self._state.list_workers),
             "ListTasks": (TasksRequest, self._events.list_tasks),
+            "ListObjects": (ObjectsRequest, self._state.list_objects),
             "Metrics": (g.Empty, self._metrics.list),
         }
 
@@ -260,8 +265,8 @@ class Raylet:
                 self._events.told(process, message)
             case m.MetricsRecorded():
                 self._metrics.told(process, process.worker_id, message)
-            case m.TasksTold():
-                self._events.answered(message)
+            case m.TasksTold() | m.ObjectsTold():
+                self._inquiries.answered(process, message.request_id, message)
             case m.ActorCreated():
                 self._actors.created(process, message)
             case m.GcsRequest():
@@ -278,7 +283,7 @@ class Raylet:
         self._leases.process_gone(process)
         self._objects.process_gone(process)
         self._state.process_gone(process)
-        self._events.process_gone(process)
+        self._inquiries.process_gone(process)
         self._metrics.process_gone(process)
         if process.is_driver:
             del self._drivers[process.job_id]

@@ -8,11 +8,22 @@ from dataclasses import dataclass
 
 import psutil
 
+from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
+from nbray.raylet.store import ObjectTable
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.state_messages import Failure, NodeLoad, WorkerRow, Workers
+from nbray.wire.messages import ObjectsTold, TellObjects
+from nbray.wire.state_messages import (
+    Failure,
+    Holder,
+    NodeLoad,
+    Objects,
+    ObjectsRequest,
+    WorkerRow,
+    Workers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +42,16 @@ class NodeState:
     """The rows of this node."""
 
     def __init__(
-        self, node_id: bytes, host: str, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager
-    ) -> None:
+        self, node_id: bytes, host: str, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager,
+        inquiries: Inquiries, store: ObjectTable,
+    ) -> None:  # fmt: skip
         self._node_id = node_id
         self._host = host
         self._gcs = gcs
         self._pool = pool
         self._leases = leases
+        self._inquiries = inquiries
+        self._store = store
         self._drivers: dict[Process, _Driver] = {}
         self._counts: dict[str, tuple[int, int]] = {}
 
@@ -75,6 +89,31 @@ class NodeState:
                 self._row(worker.worker_id, worker.pid, state, worker.job_id, worker.actor_id)
             )
         return Workers([row for row in rows if row is not None])
+
+    async def list_objects(self, request: ObjectsRequest) -> Objects:
+        """What the processes of this node own and borrow; this store knows who made the large."""
+        reply = Objects([])
+        told: ObjectsTold | None
+        answers = await self._inquiries.ask_all(lambda n: TellObjects(n, request.limit))
+        for process, told in answers:
+            if told is None:
+                reply.silent += 1
+                continue
+            for row in told.rows:
+                row.call_site = row.call_site or self._store.label(row.object_id)
+            reply.holders.append(
+                Holder(
+                    self._node_id,
+                    self._host,
+                    process.worker_id,
+                    process.pid,
+                    process.is_driver,
+                    told.rows,
+                    told.owned,
+                    told.owned_bytes,
+                )
+            )
+        return reply
 
     def _row(
         self, worker_id: bytes, pid: int, state: str, job_id: bytes, actor_id: bytes

@@ -70,6 +70,11 @@ class ObjectTable:
     def __len__(self) -> int:
         return len(self._objects)
 
+    def label(self, object_id: bytes) -> str:
+        """The line or task that made an object of this node; empty when it is not known."""
+        known = self._objects.get(object_id)
+        return known.label if known is not None else ""
+
     # --- writing --------------------
 
     def create(

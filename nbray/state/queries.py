@@ -136,10 +136,15 @@ def _tasks(reply: s.Tasks) -> r.TaskList:
         for key, (number, event) in found.items()
     ]
     rows.sort(key=lambda row: row.start_time_ms or row.creation_time_ms or row.end_time_ms or 0)
-    missing = [f"node {node_id.hex()[:8]} did not answer" for node_id in reply.unreachable]
-    if reply.silent:
-        missing.append(f"{reply.silent} process(es) did not answer")
+    missing = _missing(reply.unreachable, reply.silent)
     return r.TaskList(rows, reply.unfinished, reply.dropped, missing)
+
+
+def _missing(unreachable: list[bytes], silent: int) -> list[str]:
+    missing = [f"node {node_id.hex()[:8]} did not answer" for node_id in unreachable]
+    if silent:
+        missing.append(f"{silent} process(es) did not answer")
+    return missing
 
 
 def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.TaskState:
@@ -170,6 +175,35 @@ def tasks(
     """
     request = s.TasksRequest(limit, job_id, origin, since)
     return Query("ListTasks", s.Tasks, _tasks, msgspec.msgpack.encode(request))
+
+
+def _objects(reply: s.Objects) -> r.ObjectList:
+    rows: list[r.ObjectState] = []
+    holders: list[r.HolderState] = []
+    for holder in reply.holders:
+        kind = "DRIVER" if holder.is_driver else "WORKER"
+        worker_id, node_id = holder.worker_id.hex(), holder.node_id.hex()
+        holders.append(
+            r.HolderState(
+                worker_id, node_id, holder.host, holder.pid, kind, holder.owned, holder.owned_bytes
+            )
+        )
+        rows += [
+            r.ObjectState(
+                row.object_id.hex(), row.size, row.task_status, row.reference_type, row.call_site,
+                kind, holder.pid, holder.host, 0, row.owned, row.local_refs, row.borrowers,
+                [where.hex() for where in row.node_ids], worker_id, node_id, row.kind,
+            )
+            for row in holder.rows
+        ]  # fmt: skip
+    rows.sort(key=lambda row: -row.object_size)
+    return r.ObjectList(rows, holders, _missing(reply.unreachable, reply.silent))
+
+
+def objects(limit: int) -> Query[r.ObjectList]:
+    """What processes own and borrow, the ``limit`` largest of each."""
+    body = msgspec.msgpack.encode(s.ObjectsRequest(limit))
+    return Query("ListObjects", s.Objects, _objects, body)
 
 
 def _metrics(reply: s.Metrics) -> list[s.NodeMetrics]:

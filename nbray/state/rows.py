@@ -214,3 +214,53 @@ class TaskList:
     unfinished: dict[str, int]
     dropped: int
     missing: list[str]
+
+
+@dataclass
+class ObjectState:
+    """One object, as one process that owns or borrows it knows it.
+
+    ``object_size`` is -1 while the value is not known. ``reference_type`` says what keeps it:
+    LOCAL_REFERENCE (a ref of the process), USED_BY_PENDING_TASK, CAPTURED_IN_OBJECT (a ref inside
+    another value), PINNED_IN_MEMORY (another process) or ACTOR_HANDLE. ``call_site`` is known of
+    values in the object store, and of all with NBRAY_RECORD_REF_CREATION_SITES=1.
+    """
+
+    object_id: str
+    object_size: int
+    task_status: str
+    reference_type: str
+    call_site: str
+    type: str
+    pid: int
+    ip: str
+    attempt_number: int = 0
+    is_owner: bool = True
+    local_ref_count: int = 0
+    borrowers: int = 0
+    node_ids: list[str] = field(default_factory=list)
+    worker_id: str = ""
+    node_id: str = ""
+    kind: str = ""
+
+
+@dataclass
+class HolderState:
+    """One process with what it owns, counted exactly."""
+
+    worker_id: str
+    node_id: str
+    ip: str
+    pid: int
+    type: str
+    owned: int
+    owned_bytes: int
+
+
+@dataclass
+class ObjectList:
+    """The largest objects of each process, largest first, and the processes that hold them."""
+
+    rows: list[ObjectState]
+    holders: list[HolderState]
+    missing: list[str]

@@ -765,6 +765,43 @@ class TasksTold(msgspec.Struct, array_like=True, tag=157):
     unfinished: dict[str, int]
 
 
+# --- what objects processes hold --------------------------------------------------------
+
+
+class TellObjects(msgspec.Struct, array_like=True, tag=159):
+    """Raylet to its processes: which objects do you hold? Answered by `ObjectsTold`."""
+
+    request_id: int
+    limit: int
+
+
+class ObjectRow(msgspec.Struct, array_like=True):
+    """One object, as a process that owns or borrows it knows it.
+
+    ``size`` is -1 while the value is not known; ``kind`` says in a few words what it is.
+    """
+
+    object_id: bytes
+    owned: bool
+    size: int
+    reference_type: str
+    task_status: str
+    call_site: str
+    local_refs: int
+    borrowers: int
+    node_ids: list[bytes]
+    kind: str
+
+
+class ObjectsTold(msgspec.Struct, array_like=True, tag=160):
+    """Process to raylet: the largest; ``owned`` and ``owned_bytes`` count all that it owns."""
+
+    request_id: int
+    rows: list[ObjectRow]
+    owned: int = 0
+    owned_bytes: int = 0
+
+
 # --- the user's metrics -----------------------------------------------------------------
 
 
@@ -805,4 +842,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     OutputDisplay,
     SchedulingWarning,
     TaskEvents, TellTasks, TasksTold, MetricsRecorded,
+    TellObjects, ObjectsTold,
 ]  # fmt: skip

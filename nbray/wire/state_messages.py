@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import MetricRow, TaskEvent
+from nbray.wire.messages import MetricRow, ObjectRow, TaskEvent
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
 
 
@@ -226,3 +226,30 @@ class Metrics(msgspec.Struct, array_like=True):
     """GCS, answer to ``Metrics``: of each node that answered."""
 
     nodes: list[NodeMetrics]
+
+
+class ObjectsRequest(msgspec.Struct, array_like=True):
+    """``ListObjects``, to the GCS and on to raylets: the ``limit`` largest of each process."""
+
+    limit: int
+
+
+class Holder(msgspec.Struct, array_like=True):
+    """A process and the objects that it owns or borrows; ``owned`` counts also what has no row."""
+
+    node_id: bytes
+    host: str
+    worker_id: bytes
+    pid: int
+    is_driver: bool
+    rows: list[ObjectRow]
+    owned: int
+    owned_bytes: int
+
+
+class Objects(msgspec.Struct, array_like=True):
+    """Raylet or GCS, answer to ``ListObjects``; ``silent`` as in `Tasks`."""
+
+    holders: list[Holder]
+    silent: int = 0
+    unreachable: list[bytes] = []

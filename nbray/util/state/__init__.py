@@ -10,6 +10,7 @@ from nbray.state.rows import (
     FailureState,
     JobState,
     NodeState,
+    ObjectState,
     TaskState,
     WorkerState,
 )
@@ -18,6 +19,7 @@ from nbray.util.state.api import (
     get_actor,
     get_job,
     get_node,
+    get_objects,
     get_task,
     get_worker,
     list_actors,
@@ -25,17 +27,20 @@ from nbray.util.state.api import (
     list_failures,
     list_jobs,
     list_nodes,
+    list_objects,
     list_tasks,
     list_workers,
     summarize_actors,
+    summarize_objects,
     summarize_tasks,
 )
 
 RayStateApiException = StateApiException
 
 __all__ = [
-    "ActorState", "DemandState", "FailureState", "JobState", "NodeState", "RayStateApiException",
-    "StateApiException", "TaskState", "WorkerState", "get_actor", "get_job", "get_node", "get_task",
-    "get_worker", "list_actors", "list_demand", "list_failures", "list_jobs", "list_nodes",
-    "list_tasks", "list_workers", "summarize_actors", "summarize_tasks",
+    "ActorState", "DemandState", "FailureState", "JobState", "NodeState", "ObjectState",
+    "RayStateApiException", "StateApiException", "TaskState", "WorkerState", "get_actor", "get_job",
+    "get_node", "get_objects", "get_task", "get_worker", "list_actors", "list_demand",
+    "list_failures", "list_jobs", "list_nodes", "list_objects", "list_tasks", "list_workers",
+    "summarize_actors", "summarize_objects", "summarize_tasks",
 ]  # fmt: skip

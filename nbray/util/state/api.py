@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from nbray.common.ids import ActorID, BaseID, JobID, NodeID, TaskID, WorkerID
+from nbray.common.ids import ActorID, BaseID, JobID, NodeID, ObjectID, TaskID, WorkerID
 from nbray.core_worker.current import find_core
 from nbray.exceptions import NbrayError
 from nbray.state import queries as q
@@ -17,6 +17,8 @@ from nbray.state.rows import (
     FailureState,
     JobState,
     NodeState,
+    ObjectList,
+    ObjectState,
     TaskList,
     TaskState,
     WorkerState,
@@ -132,11 +134,39 @@ def find_tasks(
     except ValueError as error:
         raise StateApiException(f"A filter's value is impossible: {error}") from error
     found = ask(query, address, timeout)
-    if found.missing and complete:
+    _check_complete(found.missing, complete)
+    return found
+
+
+def _check_complete(missing: list[str], complete: bool) -> None:
+    if missing and complete:
         raise StateApiException(
-            f"Tasks are missing: {'; '.join(found.missing)}. "
+            f"Rows are missing: {'; '.join(missing)}. "
             "Pass raise_on_missing_output=False to take the others."
         )
+
+
+def list_objects(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[ObjectState]:  # fmt: skip
+    """The objects that processes own or borrow, a row for each of both, the largest first.
+
+    Arguments and errors as for `list_tasks`.
+    """
+    found = find_objects(address, MAX_LIMIT, timeout, raise_on_missing_output)
+    return select(ObjectState, found.rows, filters, limit, detail)
+
+
+def find_objects(address: str | None, limit: int, timeout: float, complete: bool) -> ObjectList:
+    """The ``limit`` largest objects of every process, and the processes.
+
+    Raises:
+        StateApiException: with ``complete``, a node or process did not answer.
+    """
+    found = ask(q.objects(limit), address, timeout)
+    _check_complete(found.missing, complete)
     return found
 
 
@@ -178,6 +208,13 @@ def get_actor(id: str, address: str | None = None, timeout: int = 30) -> ActorSt
     _check_id(id, ActorID)
     rows = list_actors(address, [("actor_id", "=", id)], MAX_LIMIT, timeout, True)
     return rows[0] if rows else None
+
+
+def get_objects(id: str, address: str | None = None, timeout: int = 30) -> list[ObjectState]:
+    """What each process knows of the object of that id; none when nobody does."""
+    _check_id(id, ObjectID)
+    rows = find_objects(address, MAX_LIMIT, timeout, complete=False).rows
+    return [row for row in rows if row.object_id == id]
 
 
 def get_job(id: str, address: str | None = None, timeout: int = 30) -> JobState | None:
@@ -236,6 +273,36 @@ def summarize_tasks(
             "total_actor_tasks": totals["ACTOR_TASK"],
             "total_actor_scheduled": totals["ACTOR_CREATION_TASK"],
             "summary_by": "func_name",
+        }
+    }
+
+
+def summarize_objects(
+    address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
+) -> dict[str, Any]:
+    """How many objects were made where, how large they are and what keeps them."""
+    found = find_objects(address, MAX_LIMIT, timeout, raise_on_missing_output)
+    sites: dict[str, list[ObjectState]] = {}
+    for row in found.rows:
+        sites.setdefault(row.call_site or "disabled", []).append(row)
+    summary = {
+        site: {
+            "total_objects": len(rows),
+            "total_size_mb": sum(max(0, row.object_size) for row in rows) / 1024**2,
+            "total_num_workers": len({row.worker_id for row in rows}),
+            "total_num_nodes": len({row.node_id for row in rows}),
+            "task_state_counts": dict(Counter(row.task_status for row in rows)),
+            "ref_type_counts": dict(Counter(row.reference_type for row in rows)),
+        }
+        for site, rows in sites.items()
+    }
+    return {
+        "cluster": {
+            "summary": summary,
+            "total_objects": sum(holder.owned for holder in found.holders),
+            "total_size_mb": sum(holder.owned_bytes for holder in found.holders) / 1024**2,
+            "callsite_enabled": any(site != "disabled" for site in sites),
+            "summary_by": "callsite",
         }
     }
 
