@@ -137,12 +137,17 @@ class ErrorDisplay:
     """Shows nbray's exceptions in cells, and keeps the last one whole."""
 
     def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
         self.cells = CellNames(shell)
         self.last = LastError()
 
     def install(self) -> None:
         """From now on IPython renders them by this."""
         display = self
+        if not self._shell.custom_exceptions:  # there is one place, which may be the user's
+            self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
+                (KeyboardInterrupt,), self._interrupted
+            )
 
         def _render_traceback_(error: NbrayError) -> list[str]:
             return display.render(error)
@@ -153,6 +158,20 @@ class ErrorDisplay:
         """IPython shows them as any other exception again."""
         if "_render_traceback_" in vars(NbrayError):
             del NbrayError._render_traceback_  # type: ignore[attr-defined]
+        if self._shell.custom_exceptions == (KeyboardInterrupt,):
+            self._shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]
+
+    def _interrupted(
+        self, shell: InteractiveShell, kind: Any, error: Any, tb: Any, tb_offset: int | None = None
+    ) -> None:
+        """An interrupt that found the cell waiting in nbray ends at the user's own line."""
+        files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(tb)]
+        while files and files[-1].startswith((*_LIBRARIES, "<frozen")):
+            files.pop()
+        if files and files[-1].startswith(_OURS) and not hasattr(error, "_render_traceback_"):
+            lines = [*local_lines(error, self.cells), "KeyboardInterrupt"]
+            error._render_traceback_ = lambda: lines
+        shell.showtraceback((kind, error, tb), tb_offset=tb_offset)
 
     def render(self, error: BaseException) -> list[str]:
         """The lines for an error that a cell met."""

@@ -46,10 +46,13 @@ class Row:
                 words.append(f"{queued:,} queued")
         if self.failed:
             words.append(f"{self.failed:,} failed")
-        ended = self.done + self.failed
-        if ended and self.total > 1 and self.seconds > 0:
-            words.append(f"{ended / self.seconds:,.3g}/s")
+        if self.done and self.total > 1 and self.seconds > 0:
+            words.append(f"{_rate(self.done / self.seconds)}/s")
         return ", ".join([*words, f"{self.seconds:.1f} s"])
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
 class TaskProgress:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.context import NbrayContext
 from nbray.exceptions import NbrayError
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.tables import as_bytes
@@ -47,15 +48,26 @@ class Pictures:
         for kind, picture in pictures.items():
             formatters["text/html"].for_type(kind, _html(picture))
             formatters["text/plain"].for_type(kind, _text(picture))
+        formatters["text/html"].for_type(NbrayContext, self._context_html)
 
     def _for_types(self) -> dict[type, Picture]:
         return {
             nbray.ObjectRef: self.ref,
             nbray.ActorHandle: self.actor,
             nbray.ObjectRefGenerator: self.generator,
+            NbrayContext: self.context,
             state.NodeState: self.node,
             state.ActorState: self.actor_state,
         }
+
+    def _context_html(self, context: NbrayContext) -> str:
+        title, facts = self.context(context)
+        if context.dashboard_url is None:
+            return str(theme.facts(title, facts, "picture"))
+        url = context.login_link() or f"http://{context.dashboard_url}/"
+        link = ("dashboard", theme.anchor(url, context.dashboard_url))
+        facts = [fact for fact in facts if fact[0] != "dashboard"]
+        return str(theme.facts(title, facts, "picture", link))
 
     # --- what is said of each --------------------
 
@@ -73,6 +85,15 @@ class Pictures:
             ("in" if facts.inline else "on node", where),
             ("from", self._cell_label(facts.origin)),
             ("id", ref.hex()),
+        ]
+
+    def context(self, context: NbrayContext) -> tuple[str, Facts]:
+        """What `nbray.init` returns: where the cluster and its dashboard are, and versions."""
+        return "nbray", [
+            ("cluster", str(context.get("address", ""))),
+            ("dashboard", context.dashboard_url or "none"),
+            ("nbray", context.nbray_version),
+            ("Python", context.python_version),
         ]
 
     def generator(self, generator: nbray.ObjectRefGenerator) -> tuple[str, Facts]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import html
+import re
 from collections.abc import Sequence
+
+from nbray.jupyter_ext import theme
+
+_NUMBER = re.compile(r"[\d,.]*( (B|kB|MB|GB|s))?|\?")
+_LONG = 60
 
 
 class Table:
@@ -32,15 +37,28 @@ class Table:
         return "\n".join(lines + self.notes)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        numbers = {
+            place
+            for place in range(len(self.columns))
+            if all(_NUMBER.fullmatch(row[place]) for row in self.rows)
+        }
+        rows = [
+            [cell if i in numbers else _soft(cell) for i, cell in enumerate(row)]
             for row in self.rows
-        )
-        title = f"<p><b>{html.escape(self.title)}</b></p>" if self.title else ""
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        notes = "<br>".join(html.escape(note) for note in self.notes)
-        return title + (table if self.rows else "") + (f"<p>{notes}</p>" if notes else "")
+        ]
+        parts = [f"<b>{theme.escape(self.title)}</b>"] if self.title else []
+        parts += [theme.grid(self.columns, rows, numbers)] if rows else []
+        parts += [f"<div>{theme.escape(note)}</div>" for note in self.notes]
+        return str(theme.card("".join(parts), "table"))
+
+
+def _soft(text: str) -> str:
+    """A cell as HTML: a long text wraps, so that the table does not outgrow the page."""
+    shown = theme.escape(text)
+    if len(text) <= _LONG:
+        return str(shown)
+    style = "display:inline-block;max-width:44em;white-space:normal;overflow-wrap:anywhere"
+    return f'<span style="{style}">{shown}</span>'
 
 
 def as_bytes(number: float) -> str:
@@ -58,8 +76,8 @@ def count(number: int, noun: str) -> str:
 
 
 def resource_amount(name: str, value: float) -> str:
-    """An amount of a resource; memory in GiB."""
-    return f"{value / 2**30:.2f} GiB" if name.endswith("memory") else f"{value:g}"
+    """An amount of a resource; memory in bytes."""
+    return as_bytes(value) if name.endswith("memory") else f"{value:g}"
 
 
 def resource_amounts(resources: dict[str, float]) -> list[str]:

@@ -8,13 +8,14 @@ case of their own). Everything is inline style, so a saved notebook needs no sty
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 BORDER = "var(--jp-border-color2, rgba(128,128,128,.35))"
 MUTED = "var(--jp-ui-font-color2, rgba(128,128,128,1))"
 BRAND = "var(--jp-brand-color1, #2a7fd4)"
 GOOD = "var(--jp-success-color1, #2e9d4c)"
 BAD = "var(--jp-error-color1, #d64541)"
+LINK = "var(--jp-content-link-color, #2a7fd4)"
 TRACK = "rgba(128,128,128,.22)"
 
 _CARD = (
@@ -56,28 +57,54 @@ def bar(share: float, colour: str = BRAND, failed: float = 0.0, width: str = "16
     )
 
 
-def facts(title: str, pairs: Iterable[tuple[str, object]], kind: str) -> str:
-    """A card with a title and named facts in one line."""
-    shown = " &middot; ".join(
-        f'<span style="white-space:nowrap">{muted(name)} {escape(value)}</span>'
-        for name, value in pairs
-        if value not in ("", None)
+def facts(
+    title: str, pairs: Iterable[tuple[str, object]], kind: str, link: tuple[str, str] | None = None
+) -> str:
+    """A card with a title and named facts, which wrap between facts.
+
+    ``link`` is one more fact: its name, and the HTML of its value.
+    """
+    values = [(name, escape(value)) for name, value in pairs if value not in ("", None)]
+    values += [link] if link is not None else []
+    shown = "".join(
+        f'<span style="white-space:nowrap">{muted(name)} {value}</span>'
+        if name
+        else f'<span style="white-space:nowrap">{value}</span>'
+        for name, value in values
     )
-    return card(f"<b>{escape(title)}</b>&ensp;{shown}", kind)
+    body = f"<b>{escape(title)}</b>{shown}"
+    row = "display:flex;flex-wrap:wrap;gap:0 16px;align-items:baseline"
+    return card(f'<div style="{row}">{body}</div>', kind)
 
 
-def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; its cells are HTML."""
-    cell = 'style="text-align:left;padding:1px 12px 1px 0;border:none;white-space:nowrap"'
-    head = "".join(f"<th {cell}>{muted(column)}</th>" for column in columns)
+def anchor(url: str, text: str) -> str:
+    """A link that opens beside the notebook."""
+    return (
+        f'<a href="{escape(url)}" target="_blank" rel="noopener" '
+        f'style="color:{LINK}">{escape(text)}</a>'
+    )
+
+
+def grid(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Container[int] = ()
+) -> str:
+    """A table; its cells are HTML. The columns in ``numbers`` stand at the right."""
+
+    def cell(tag: str, place: int, html: str) -> str:
+        side = "right" if place in numbers else "left"
+        style = f"text-align:{side};padding:1px 16px 1px 0;border:none;white-space:nowrap"
+        return f'<{tag} style="{style}">{html}</{tag}>'
+
+    head = "".join(cell("th", place, muted(column)) for place, column in enumerate(columns))
     body = "".join(
         '<tr style="background:none">'
-        + "".join(f"<td {cell}>{item}</td>" for item in row)
+        + "".join(cell("td", place, item) for place, item in enumerate(row))
         + "</tr>"
         for row in rows
     )
     head = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
     return (
-        '<table style="border-collapse:collapse;margin:2px 0;font-size:inherit;color:inherit">'
+        '<table style="border-collapse:collapse;margin:2px 0;font-size:inherit;line-height:1.6;'
+        'color:inherit;font-variant-numeric:tabular-nums;border:none">'
         f"{head}<tbody>{body}</tbody></table>"
     )

@@ -105,6 +105,8 @@ def test_an_interrupt_of_a_plain_cell_stops_its_tasks_and_no_others(notebook: No
     notebook.wait(lambda: cell.idle, "the prompt")
     assert time.monotonic() - started < 5
     assert "KeyboardInterrupt" in cell.error
+    assert f"Cell {cell.label}, line 3, in <module>\n    nbray.get(refs)" in cell.error
+    assert "/nbray/" not in cell.error
     assert "50 tasks of this cell: stopped." in cell.printed
     assert notebook.run("nbray.get(kept)").result == "'other'"
     states = notebook.run(

@@ -357,4 +357,10 @@ def test_5_6_every_handle_has_a_picture_that_fetches_nothing(notebook: Notebook)
     assert "alive, name c, node" in text and "methods add" in text
     text, _ = picture("from nbray.util.state import list_nodes\nlist_nodes()[0]")
     assert text.startswith("<Node ") and "CPU" in text
+    text, html = picture("nbray.init(ignore_reinit_error=True)")
+    assert text.startswith("<nbray: cluster 127.0.0.1:") and ", dashboard none" in text
+    assert "cluster" in html and "var(--jp-" in html and "<script" not in html
+    notebook.run("@nbray.remote\ndef stream():\n    yield from range(3)\nrows = stream.remote()")
+    text, html = picture("rows")
+    assert text.startswith("<ObjectRefGenerator: its task ") and "var(--jp-" in html
     notebook.run("nbray.cancel(later)")

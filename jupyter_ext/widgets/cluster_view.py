@@ -50,13 +50,13 @@ def nodes_html(snapshot: ClusterSnapshot) -> str:
             f"<b>{theme.escape(node.node_id[:8])}</b> "
             + theme.muted("head" if node.is_head_node else node.node_ip),
             _share(node, "CPU"),
-            _share(node, "memory"),
+            _bytes_share(node.stats.get("memory_used", 0.0), node.stats.get("memory_total", 0.0)),
             _bytes_share(node.stats.get("store_used", 0.0), node.stats.get("store_total", 0.0)),
         )
         for node in alive[:_MAX_ROWS]
     ]
     more = _more(len(alive), "node")
-    return str(theme.grid(("node", "CPU", "memory", "object store"), rows)) + more
+    return str(theme.grid(("node", "CPUs in use", "memory", "object store"), rows)) + more
 
 
 def _share(node: NodeState, name: str) -> str:
@@ -64,8 +64,6 @@ def _share(node: NodeState, name: str) -> str:
     if not total:
         return str(theme.muted("none"))
     used = total - node.resources_available.get(name, 0.0)
-    if name == "memory":
-        return _bytes_share(used, total)
     return f"{theme.bar(used / total, width='90px')} {used:g} of {total:g}"
 
 
@@ -112,10 +110,11 @@ def _why(demand: DemandState) -> str:
 
 
 def _list(title: str, items: list[str]) -> str:
-    shown = "".join(f"<div>{item}</div>" for item in items[:_MAX_ROWS])
+    shown = "".join(f'<div style="max-width:60em">{item}</div>' for item in items[:_MAX_ROWS])
     more = _more(len(items), "line")
     return (
-        '<div style="display:flex;gap:12px;margin:2px 0"><div style="min-width:56px">'
+        '<div style="display:flex;gap:12px;margin:4px 0;line-height:1.5">'
+        '<div style="min-width:56px">'
         f"{theme.muted(title)}</div><div>{shown}{more}</div></div>"
     )
 
