@@ -4,7 +4,8 @@ BIN := .venv/bin
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-browser test-slow chaos bench lint format clean
+.PHONY: demo lab test test-browser test-slow chaos fuzz bench lint format clean
+FUZZ_SECONDS ?= 600
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'
@@ -41,6 +42,9 @@ bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rou
 
 chaos: .venv/ready ## Ten minutes of chaos, from a random seed that it prints
 	$(BIN)/python tests/chaos.py --seconds 60 --runs 10
+
+fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS=600
+	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

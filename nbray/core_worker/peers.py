@@ -21,6 +21,12 @@ from nbray.wire.reactor import Connection, Reactor, Waiter
 
 logger = logging.getLogger(__name__)
 
+_OF_RAYLETS = (
+    m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
+    m.WorkerDied, m.ReclaimLeases, m.ObjectCreated, m.ObjectPinned, m.RoomLent, m.ReclaimRoom,
+    m.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
+    m.NodeDied, m.SchedulingWarning, m.TellTasks,
+)  # fmt: skip
 Handler = Callable[[Connection, Any], None]
 
 
@@ -67,8 +73,8 @@ class Peers:
         tcp = socket.create_server((host, 0), backlog=512)
         self.address = m.Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
         self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
-        self.reactor.listen(unix, self._on_message, self._closed)
-        self.reactor.listen(tcp, self._on_message, self._closed)
+        self.reactor.listen(unix, self._on_peer_message, self._closed)
+        self.reactor.listen(tcp, self._on_peer_message, self._closed)
 
     def joined(self, node_id: bytes) -> None:
         """The raylet of that node took this process in."""
@@ -116,6 +122,14 @@ class Peers:
             connection = self.reactor.connect("", host, port, self._on_message, self._closed)
             self._raylets[node_id] = connection
         return connection
+
+    def _on_peer_message(self, connection: Connection, message: m.Message) -> None:
+        """A process that connected to this one sends something; raylets never connect."""
+        if isinstance(message, _OF_RAYLETS):
+            logger.warning("A process sent a %s, as only raylets do.", type(message).__name__)
+            connection.close("it is no raylet")
+        else:
+            self._on_message(connection, message)
 
     def _on_message(self, connection: Connection, message: m.Message) -> None:
         handler = self.handlers.get(type(message))

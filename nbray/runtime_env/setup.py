@@ -74,7 +74,7 @@ class EnvManager:
             task = self._ready[text] = asyncio.get_running_loop().create_task(self._make(text))
         try:
             return await asyncio.shield(task)
-        except (PackageError, VenvError, OSError) as error:
+        except (PackageError, VenvError, OSError, ValueError) as error:
             self._ready.pop(text, None)
             raise EnvError(f"Failed to set up runtime environment.\n{error}") from error
 

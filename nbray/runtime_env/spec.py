@@ -159,5 +159,7 @@ def to_text(env: Mapping[str, Any]) -> str:
 
 def from_text(text: str) -> dict[str, Any]:
     """The environment of a text."""
-    env: dict[str, Any] = json.loads(text) if text else {}
+    env = json.loads(text) if text else {}
+    if not isinstance(env, dict):
+        raise ValueError(f"a runtime environment is a mapping, not {text[:100]!r}")
     return env

@@ -126,8 +126,6 @@ def _holds(term: LabelTerm, value: str | None) -> bool:
             return value is not None
         case "!exists":
             return value is None
-        case _:
-            raise ValueError(f"There is no label operator {term.operator!r}.")
 
 
 def term_text(term: LabelTerm) -> str:

@@ -19,6 +19,10 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 
 
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are not what they should be."""
+
+
 class FrameError(Exception):
     """The peer broke the protocol; its connection has to be closed."""
 
@@ -74,7 +78,7 @@ class FrameDecoder:
                 break
             try:
                 batch = _decoder.decode(view[start + 4 : end])
-            except msgspec.MsgspecError as error:
+            except MALFORMED as error:
                 raise FrameError(f"a malformed message: {error}") from error
             if messages:
                 messages += batch

@@ -18,6 +18,7 @@ import grpc.aio
 import msgspec
 
 from nbray.wire import handshake
+from nbray.wire.frames import MALFORMED
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def _adapt(decoder: Any, handler: Handler) -> Callable[[bytes, Any], Awaitable[A
     async def call(body: bytes, context: Any) -> Any:
         try:
             request = decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except MALFORMED as error:
             reason = f"a malformed request: {error}"
             await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
         return await handler(request)

@@ -8,11 +8,16 @@ comes back. Fields named ``*_id`` are raw bytes. Payloads named ``value``, ``arg
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Annotated, Union
 
 import msgspec
 
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""A number of bytes or units: a message in which it is negative is malformed."""
+Index = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 31) - 1)]
+"""A count of things, or one's number, which fits into 32 bits."""
 
 
 class Address(msgspec.Struct, array_like=True, frozen=True):
@@ -38,7 +43,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
     ``kind`` says in a few words what it is.
     """
 
-    size: int
+    size: Size
     node_ids: list[bytes]
     kind: str = ""
 
@@ -93,7 +98,7 @@ class TaskSpec(msgspec.Struct, array_like=True):
 class ActorOptions(msgspec.Struct, array_like=True):
     """What the creator of an actor asked for."""
 
-    resources: dict[str, int]
+    resources: dict[str, Size]
     name: str = ""
     namespace: str = ""
     detached: bool = False
@@ -224,8 +229,8 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
 
     request_id: int
     job: JobConfig
-    resources: dict[str, int]
-    backlog: int = 1
+    resources: dict[str, Size]
+    backlog: Size = 1
     spilled: bool = False
     retriable: bool = True
     runtime_env: str = ""
@@ -330,7 +335,7 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     seconds: float
     borrowed: list[bytes] = []
     retry: bool = False
-    items: int = 0
+    items: Index = 0
     leaving: bool = False
 
 
@@ -358,7 +363,7 @@ class GeneratorItem(msgspec.Struct, array_like=True, tag=151):
     """Worker to submitter: a streaming task yielded its item ``index`` (from 0)."""
 
     task_id: bytes
-    index: int
+    index: Index
     value: Value
 
 
@@ -366,7 +371,7 @@ class ItemsTaken(msgspec.Struct, array_like=True, tag=152):
     """Submitter to worker, with back-pressure: the reader of a stream took ``count`` items."""
 
     task_id: bytes
-    count: int
+    count: Size
 
 
 class CancelObject(msgspec.Struct, array_like=True, tag=153):
@@ -422,7 +427,7 @@ class CreateObject(msgspec.Struct, array_like=True, tag=40):
     """Process to raylet: room for an object of ``size`` bytes. Answered by `ObjectCreated`."""
 
     object_id: bytes
-    size: int
+    size: Size
     owner: Address
     label: str = ""
 
@@ -434,7 +439,7 @@ class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
     """
 
     object_id: bytes
-    offset: int
+    offset: Size
     error: str = ""
     kind: str = ""
 
@@ -460,8 +465,8 @@ class ObjectPinned(msgspec.Struct, array_like=True, tag=44):
     """
 
     object_id: bytes
-    offset: int
-    size: int
+    offset: Size
+    size: Size
     error: str = ""
     kind: str = ""
     path: str = ""
@@ -494,24 +499,24 @@ class RequestRoom(msgspec.Struct, array_like=True, tag=140):
 class RoomLent(msgspec.Struct, array_like=True, tag=141):
     """Raylet to process: ``size`` bytes from ``offset`` on are yours; none when it is scarce."""
 
-    offset: int
-    size: int
+    offset: Size
+    size: Size
 
 
 class ObjectWritten(msgspec.Struct, array_like=True, tag=142):
     """Process to raylet: a complete object, which I own, lies at ``offset`` of my room."""
 
     object_id: bytes
-    offset: int
-    size: int
+    offset: Size
+    size: Size
     label: str = ""
 
 
 class ReturnRoom(msgspec.Struct, array_like=True, tag=143):
     """Process to raylet: I do not need that part of my room."""
 
-    offset: int
-    size: int
+    offset: Size
+    size: Size
 
 
 class ReclaimRoom(msgspec.Struct, array_like=True, tag=144):
@@ -652,7 +657,7 @@ class GcsReply(msgspec.Struct, array_like=True, tag=61):
 class TasksRan(msgspec.Struct, array_like=True, tag=110):
     """Worker to raylet, about once a second: tasks finished and failed since, by function."""
 
-    counts: dict[str, tuple[int, int]]
+    counts: dict[str, tuple[Index, Index]]
 
 
 class NodeDied(msgspec.Struct, array_like=True, tag=150):

@@ -5,16 +5,18 @@ All are frozen and hashable: a submitter keeps a queue for each `Shape`.
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Literal, Union
 
 import msgspec
 
+LabelOperator = Literal["in", "!in", "exists", "!exists"]
+
 
 class LabelTerm(msgspec.Struct, array_like=True, frozen=True):
-    """One condition on a node's label; ``operator`` is in, !in, exists or !exists."""
+    """One condition on a node's label."""
 
     key: str
-    operator: str
+    operator: LabelOperator
     values: tuple[str, ...] = ()
 
 
