@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
+from test_cli import command
 
 import nbray
 from nbray.exceptions import TaskError, WorkerCrashedError
@@ -206,3 +207,48 @@ def test_objects_tell_who_holds_them_and_why(
     del large, keeper
     wait_until(lambda: not state.get_objects(large_id), "the value to end with its last holder")
     del outer
+
+
+def test_the_command_lists_gets_sums_up_and_traces(cluster: Path) -> None:
+    nbray.get([short.remote(n) for n in range(3)], timeout=30)
+    actor = Counter.options(name="bob").remote()
+    nbray.get(actor.count.remote(1), timeout=30)
+    kept = nbray.put(bytes(500_000))
+
+    listed = command("list", "tasks", "-f", "name=short", "--format=json")
+    assert listed.returncode == 0, listed.stderr
+    tasks = json.loads(listed.stdout)
+    assert [task["state"] for task in tasks] == ["FINISHED"] * 3
+    table = command("list", "actors", "--filter", "state!=DEAD").stdout
+    assert "ALIVE" in table and "bob" in table and len(table.splitlines()) == 2
+    for resource in ("jobs", "nodes", "objects", "workers"):
+        assert len(command("list", resource).stdout.splitlines()) >= 2, resource
+    assert "There are no such tasks" in command("list", "tasks", "-f", "name=none").stdout
+
+    task = tasks[0]["task_id"]
+    assert "start_time_ms: 1" in command("get", "tasks", task).stdout
+    missing = command("get", "tasks", "ab" * 24)
+    assert missing.returncode == 1 and "has the id abab" in missing.stderr
+    refused = command("list", "tasks", "-f", "nope=1")
+    assert refused.returncode == 1 and "column nope is not supported" in refused.stderr
+
+    wait_until(lambda: "FINISHED: 3" in command("summary", "tasks").stdout, "the counts")
+    assert "ALIVE: 1" in command("summary", "actors").stdout
+    assert "LOCAL_REFERENCE" in command("summary", "objects").stdout
+
+    path = cluster / "trace.json"
+    assert "5 tasks are in" in command("timeline", f"--output={path}").stdout
+    assert sum(event["ph"] == "X" for event in json.loads(path.read_text())) == 5
+    path.unlink()
+
+    told = command("memory").stdout
+    (line,) = [line for line in told.splitlines() if kept.hex() in line]
+    assert f"driver pid {os.getpid()}" in line and Path(__file__).name in line
+    assert "Object store of node" in told
+    assert Path(__file__).name in command("memory", "--group-by=STACK_TRACE", "--stats-only").stdout
+
+
+def test_without_a_cluster_the_command_says_so_in_a_line(session_root: Path) -> None:
+    failed = command("list", "tasks")
+    assert failed.returncode == 1
+    assert "No cluster runs here" in failed.stderr

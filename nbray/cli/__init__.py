@@ -6,6 +6,7 @@ import click
 
 from nbray.cli.dashboard import dashboard
 from nbray.cli.start import start
+from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
 from nbray.cli.status import status
 from nbray.cli.stop import stop
 
@@ -20,3 +21,8 @@ main.add_command(dashboard)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)
+main.add_command(list_command)
+main.add_command(get_command)
+main.add_command(summary_command)
+main.add_command(timeline)
+main.add_command(memory)

@@ -1,0 +1,290 @@
+"""``nbray list``, ``get``, ``summary``, ``timeline`` and ``memory``: the state API in a shell."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nbray.state import queries as q
+from nbray.state.rows import HolderState, ObjectState
+from nbray.state.text import size_text
+from nbray.state.trace import chrome_trace
+from nbray.util import state as s
+from nbray.util.state.api import DEFAULT_LIMIT, MAX_LIMIT, ask, find_objects
+
+_LISTS: dict[str, Callable[..., Sequence[Any]]] = {
+    "actors": s.list_actors,
+    "jobs": s.list_jobs,
+    "nodes": s.list_nodes,
+    "objects": s.list_objects,
+    "tasks": s.list_tasks,
+    "workers": s.list_workers,
+}
+_GETS: dict[str, Callable[..., Any]] = {
+    "actors": s.get_actor,
+    "jobs": s.get_job,
+    "nodes": s.get_node,
+    "objects": s.get_objects,
+    "tasks": s.get_task,
+    "workers": s.get_worker,
+}
+_SUMMARIES: dict[str, Callable[..., dict[str, Any]]] = {
+    "actors": s.summarize_actors,
+    "objects": s.summarize_objects,
+    "tasks": s.summarize_tasks,
+}
+_IN_TABLES = {
+    "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
+    "jobs": ("job_id", "status", "entrypoint", "namespace"),
+    "nodes": ("node_id", "node_ip", "is_head_node", "state", "node_name", "resources_total"),
+    "objects": (
+        "object_id", "object_size", "task_status", "reference_type", "call_site", "type", "pid",
+        "ip",
+    ),
+    "tasks": (
+        "task_id", "attempt_number", "name", "state", "job_id", "type", "node_id", "worker_pid",
+        "error_type",
+    ),
+    "workers": ("worker_id", "worker_type", "activity", "node_id", "ip", "pid"),
+}  # fmt: skip
+_MOST_TRACED = 100_000
+
+_address = click.option(
+    "--address", help="HOST:PORT of the head node; the newest cluster here by default."
+)
+_timeout = click.option("--timeout", default=30, show_default=True, help="Seconds.")
+
+
+def _clear_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """What the cluster refuses, and that there is none, is one line."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except (s.StateApiException, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+    return run
+
+
+@click.command("list")
+@click.argument("resource", type=click.Choice(sorted(_LISTS)))
+@click.option(
+    "-f", "--filter", "conditions", multiple=True,
+    help='"KEY=VALUE" or "KEY!=VALUE"; several must all hold.',
+)  # fmt: skip
+@click.option("--limit", default=DEFAULT_LIMIT, show_default=True, help="At most so many rows.")
+@click.option("--detail", is_flag=True, help="All columns, as YAML unless --format says else.")
+@click.option(
+    "--format", "form", type=click.Choice(["default", "table", "json", "yaml"]), default="default"
+)
+@_timeout
+@_address
+@_clear_errors
+def list_command(
+    resource: str, conditions: tuple[str, ...], limit: int, detail: bool, form: str, timeout: int,
+    address: str | None,
+) -> None:  # fmt: skip
+    """List the tasks, actors, objects, nodes, workers or jobs of a cluster."""
+    rows = _LISTS[resource](
+        address=address, filters=[_condition(text) for text in conditions], limit=limit,
+        timeout=timeout, detail=detail, raise_on_missing_output=False,
+    )  # fmt: skip
+    form = ("yaml" if detail else "table") if form == "default" else form
+    if form != "table":
+        _print_as([asdict(row) for row in rows], form)
+        return
+    if not rows:
+        click.echo(f"There are no such {resource}.")
+        return
+    columns = list(asdict(rows[0])) if detail else _IN_TABLES[resource]
+    _print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
+    if len(rows) == limit:
+        click.echo(f"{limit} rows are shown; --limit shows more.")
+
+
+@click.command("get")
+@click.argument("resource", type=click.Choice(sorted(_GETS)))
+@click.argument("id")
+@click.option("--format", "form", type=click.Choice(["json", "yaml"]), default="yaml")
+@_timeout
+@_address
+@_clear_errors
+def get_command(resource: str, id: str, form: str, timeout: int, address: str | None) -> None:
+    """Show all that is known of one task, actor, object, node, worker or job."""
+    found = _GETS[resource](id, address=address, timeout=timeout)
+    if not found:
+        raise click.ClickException(f"None of the {resource} has the id {id}.")
+    rows = found if isinstance(found, list) else [found]
+    _print_as([asdict(row) for row in rows], form)
+
+
+@click.command("summary")
+@click.argument("resource", type=click.Choice(sorted(_SUMMARIES)))
+@click.option("--format", "form", type=click.Choice(["table", "json", "yaml"]), default="table")
+@_timeout
+@_address
+@_clear_errors
+def summary_command(resource: str, form: str, timeout: int, address: str | None) -> None:
+    """Count tasks by function, actors by class, or objects by the line that made them."""
+    cluster = _SUMMARIES[resource](
+        address=address, timeout=timeout, raise_on_missing_output=False
+    )["cluster"]  # fmt: skip
+    summary: dict[str, dict[str, Any]] = cluster["summary"]
+    if form != "table":
+        _print_as(cluster, form)
+        return
+    rows: list[list[Any]]
+    if resource == "objects":
+        columns = ["call_site", "objects", "size_mb", "processes", "references"]
+        rows = [
+            [site, row["total_objects"], f"{row['total_size_mb']:.3g}", row["total_num_workers"],
+             _counts(row["ref_type_counts"])]
+            for site, row in summary.items()
+        ]  # fmt: skip
+    else:
+        columns = ["class" if resource == "actors" else "function", "states"]
+        rows = [[name, _counts(row["state_counts"])] for name, row in summary.items()]
+        if resource == "tasks":
+            columns.insert(1, "type")
+            rows = [[row[0], summary[row[0]]["type"], row[1]] for row in rows]
+    if rows:
+        _print_table(columns, rows)
+    else:
+        click.echo(f"There are no {resource}.")
+
+
+@click.command()
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path),
+    help="The file; nbray-timeline-TIME.json by default.",
+)  # fmt: skip
+@_timeout
+@_address
+@_clear_errors
+def timeline(output: Path | None, timeout: int, address: str | None) -> None:
+    """Write the tasks that ran as a trace, for ui.perfetto.dev or chrome://tracing."""
+    found = ask(q.tasks(_MOST_TRACED), address, timeout)
+    path = output or Path(f"nbray-timeline-{time.strftime('%Y-%m-%d_%H-%M-%S')}.json")
+    events = chrome_trace(found.rows, time.time() * 1000)
+    path.write_text(json.dumps(events))
+    spans = sum(event["ph"] == "X" for event in events)
+    click.echo(f"{spans} tasks are in {path}; open it at https://ui.perfetto.dev.")
+    if found.dropped:
+        click.echo(f"{found.dropped} more have run that are not remembered one by one.")
+    for text in found.missing:
+        click.echo(f"Not complete: {text}.")
+
+
+@click.command()
+@click.option("-n", "--num-entries", default=50, show_default=True, help="Objects to show.")
+@click.option(
+    "--group-by", type=click.Choice(["PROCESS", "STACK_TRACE"], case_sensitive=False),
+    default="PROCESS", show_default=True, help="Add up by process, or by the line that made them.",
+)  # fmt: skip
+@click.option("--stats-only", is_flag=True, help="Only the sums.")
+@_timeout
+@_address
+@_clear_errors
+def memory(
+    num_entries: int, group_by: str, stats_only: bool, timeout: int, address: str | None
+) -> None:
+    """Show the objects of a cluster: which process holds each, and what keeps it."""
+    found = find_objects(address, MAX_LIMIT, timeout, complete=False)
+    nodes = [node for node in s.list_nodes(address, timeout=timeout) if node.state == "ALIVE"]
+    if group_by == "PROCESS":
+        _print_holders(found.holders)
+    else:
+        _print_sites(found.rows)
+    for node in nodes:
+        stats = {key: size_text(node.stats.get(f"store_{key}", 0.0)) for key in _STORE}
+        click.echo(
+            f"Object store of node {node.node_id[:8]}: {stats['used']} of {stats['total']} in "
+            f"use, {stats['spilled']} on disk."
+        )
+    if not stats_only and found.rows:
+        columns = ["object", "size", "held by", "owner", "kept by", "refs", "task", "made at"]
+        rows: list[list[Any]] = [
+            [
+                row.object_id, _size(row), f"{row.type.lower()} pid {row.pid} {row.ip}",
+                "yes" if row.is_owner else "", row.reference_type, row.local_ref_count,
+                row.task_status, row.call_site,
+            ]
+            for row in found.rows[:num_entries]
+        ]  # fmt: skip
+        _print_table(columns, rows)
+        if len(found.rows) > num_entries:
+            click.echo(f"The {num_entries} largest are shown; -n shows more.")
+    for text in found.missing:
+        click.echo(f"Not complete: {text}.")
+    if found.rows and not any(row.call_site for row in found.rows):
+        click.echo("NBRAY_RECORD_REF_CREATION_SITES=1 tells the lines that made them.")
+
+
+_STORE = ("used", "total", "spilled")
+
+
+def _print_holders(holders: list[HolderState]) -> None:
+    rows: list[list[Any]] = [
+        [f"{row.type.lower()} pid {row.pid}", row.ip, row.owned, size_text(row.owned_bytes)]
+        for row in sorted(holders, key=lambda row: -row.owned_bytes)
+    ]
+    _print_table(["process", "host", "owns", "bytes"], rows)
+
+
+def _print_sites(objects: list[ObjectState]) -> None:
+    sites: dict[str, list[int]] = {}
+    for row in objects:
+        if row.is_owner:
+            sites.setdefault(row.call_site or "(not recorded)", []).append(max(0, row.object_size))
+    ordered = sorted(sites.items(), key=lambda item: -sum(item[1]))
+    rows: list[list[Any]] = [[site, len(has), size_text(sum(has))] for site, has in ordered]
+    _print_table(["made at", "objects", "bytes"], rows)
+
+
+def _size(row: ObjectState) -> str:
+    return "?" if row.object_size < 0 else size_text(row.object_size)
+
+
+def _condition(text: str) -> tuple[str, str, str]:
+    for predicate in ("!=", "="):
+        key, found, value = text.partition(predicate)
+        if found:
+            return key.strip(), predicate, value.strip()
+    raise click.BadParameter(f"{text!r} is neither KEY=VALUE nor KEY!=VALUE.")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+
+
+def _print_as(data: Any, form: str) -> None:
+    if form == "json":
+        click.echo(json.dumps(data, indent=2))
+    else:
+        click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
+
+
+def _print_table(columns: Sequence[str], rows: list[list[Any]]) -> None:
+    """Wide tables are not folded where the output is no terminal: programs read them by line."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100_000)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console.print(table)
