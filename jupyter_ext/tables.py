@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nbray.jupyter_ext import theme
 
-_NUMBER = re.compile(r"[\d,.]*( (B|kB|MB|GB|s))?|\?")
+_NUMBER = re.compile(r"([\d,]*(\.\d+)?( (B|kB|MB|GB|s))?|\?)")
 _LONG = 60
 
 

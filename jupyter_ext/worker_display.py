@@ -109,7 +109,7 @@ def _make_shell() -> None:
     assert shell.display_formatter is not None
     formatters = shell.display_formatter.formatters
     formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure", _figure)
-    formatters["text/html"].for_type_by_name("bokeh.models.layouts", "LayoutDOM", _bokeh)
+    formatters["text/html"].for_type_by_name("bokeh.models.layouts", "LayoutDOM", bokeh_frame)
 
 
 def _static(data: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _figure(figure: Any) -> Any:
     return print_figure(figure, fmt="png", base64=True)  # type: ignore[no-untyped-call]
 
 
-def _bokeh(plot: Any) -> str:
+def bokeh_frame(plot: Any) -> str:
     """The plot as a page in a frame: it works in a saved notebook, and without a network."""
     from bokeh.embed import file_html
     from bokeh.resources import INLINE

@@ -234,6 +234,41 @@ def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None
     assert "16/16" in html and 'class="nbray-picture"' in html
 
 
+def test_the_task_stream_is_drawn_and_can_be_looked_into(lab: Lab) -> None:
+    page = lab.open(
+        "stream",
+        [
+            START,
+            "import nbray, time, random\nrandom.seed(1)\n@nbray.remote(num_cpus=0.5)\n"
+            "def load(i, s):\n    time.sleep(s)\n    return i\n@nbray.remote(num_cpus=0.5)\n"
+            "def fit(i, s):\n    time.sleep(s)\n    return 1 / (i - 7)\n"
+            "t = lambda: random.random() / 3\n"
+            "refs = [fit.remote(load.remote(i, t()), t()) for i in range(20)]",
+            "%nbray stream",
+            "nbray.wait(refs, num_returns=20)[0][:0]",
+            "%nbray stream In[2] --zoom",
+        ],
+    )
+    for number in range(3):
+        page.run(number)
+    page.shows(2, "Tasks of In [2]")
+    page.picture("live")
+    page.run(3)
+    page.shows(2, "fit 20 tasks")
+    page.shows(2, "1 failed")
+    assert page.output(2).locator("svg rect").count() == 40
+    page.cell(2).scroll_into_view_if_needed()
+    page.run(4)
+    frame = page.output(4).frame_locator("iframe")
+    frame.locator(".bk-Figure").wait_for(timeout=30_000)
+    page.cell(4).scroll_into_view_if_needed()
+    page.picture("zoom")
+    saved = page.saved()
+    assert "<svg" in saved.cells[2].outputs[0]["data"]["text/html"]
+    assert "1 failed" in saved.cells[2].outputs[0]["data"]["text/plain"]
+    assert page.path.stat().st_size < 200_000
+
+
 def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
     page = lab.open(
         "interrupt",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from nbray.jupyter_ext.commands import cells, cluster, logs, objects, state
+from nbray.jupyter_ext.commands import cells, cluster, logs, objects, state, stream
 from nbray.jupyter_ext.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *state.COMMANDS, *logs.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
+        *stream.COMMANDS,
     )
 }  # fmt: skip
 """All subcommands by name, in the order in which ``%nbray help`` lists them."""

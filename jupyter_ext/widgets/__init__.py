@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING
 
-__all__ = ["available", "cluster"]
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.task_stream import Stream
+
+__all__ = ["available", "cluster", "zoom"]
 
 
 def available() -> bool:
@@ -21,3 +25,14 @@ def cluster(fallback: object = None) -> object:
     from nbray.jupyter_ext.widgets.cluster_widget import ClusterWidget
 
     return ClusterWidget(fallback)
+
+
+def zoom(stream: Stream) -> object:
+    """A task stream that can be panned and zoomed; its static picture where there are no widgets.
+
+    Raises:
+        ImportError: ipywidgets or Bokeh is not installed.
+    """
+    from nbray.jupyter_ext.widgets.stream_zoom import StreamZoom
+
+    return StreamZoom(stream)

@@ -1,0 +1,148 @@
+"""``%nbray stream``: what the tasks of a cell did when, and where."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+from IPython.display import display
+
+import nbray
+from nbray.exceptions import NbrayError
+from nbray.jupyter_ext import widgets
+from nbray.jupyter_ext.command_line import Parser
+from nbray.jupyter_ext.commands.base import Command
+from nbray.jupyter_ext.task_stream import Stream, stream
+from nbray.util.state import list_tasks
+from nbray.util.task_counts import FunctionCounts, request_counts
+
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_COUNTS_S = 5.0
+_PERIOD_S = 0.5
+_MOST = 10_000
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "cell", metavar="CELL", nargs="?",
+        help="as In[3] or 3; by default the last one that submitted tasks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--zoom", action="store_true", help="by Bokeh: pan, zoom, and each task under the mouse"
+    )
+
+
+def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    counts = _counts()
+    known = {row.origin for row in counts if row.submitted}
+    number = _cell(workspace, arguments.cell, known)
+    label = workspace.router.label(number)
+    if arguments.zoom:
+        return _zoom(_look(number, label, counts))
+    if getattr(workspace.shell, "kernel", None) is None:
+        return _look(number, label, counts)
+    shown = _look(number, label, counts)
+    name = f"nbray-stream-{uuid.uuid4().hex}"
+    display(shown, display_id=name)  # type: ignore[no-untyped-call]
+    if _unfinished(counts, number):
+        cell = workspace.router.current_cell()
+
+        def publish(newer: Stream) -> None:
+            data = {"text/plain": repr(newer), "text/html": newer._repr_html_()}
+            content = {"data": data, "metadata": {}, "transient": {"display_id": name}}
+            workspace.router.publish("update_display_data", content, cell)
+
+        threading.Thread(
+            target=_follow, args=(number, label, shown, publish), name="nbray-stream", daemon=True
+        ).start()
+    return None
+
+
+def _cell(workspace: Workspace, word: str | None, known: set[int]) -> int:
+    """The number of the cell that is asked for.
+
+    Raises:
+        UsageError: it has submitted nothing.
+    """
+    if word is None:
+        return max(known, default=0)
+    wanted = f"In [{''.join(c for c in word if c.isdigit())}]"
+    found = [number for number in known if workspace.router.label(number) == wanted]
+    if not found:
+        raise UsageError(f"%nbray stream: cell {word} has submitted no task.")
+    return max(found)
+
+
+def _counts() -> list[FunctionCounts]:
+    arrived = threading.Event()
+    found: list[FunctionCounts] = []
+
+    def take(counts: list[FunctionCounts]) -> None:
+        found.extend(counts)
+        arrived.set()
+
+    if request_counts(take):
+        arrived.wait(_COUNTS_S)
+    return found
+
+
+def _unfinished(counts: list[FunctionCounts], number: int) -> int:
+    return sum(row.unfinished for row in counts if row.origin == number)
+
+
+def _look(number: int, label: str, counts: list[FunctionCounts]) -> Stream:
+    job: str = nbray.get_runtime_context().get_job_id()
+    filters: list[tuple[str, str, str | int]] = [("origin", "=", number), ("job_id", "=", job)]
+    rows = [] if not number else list_tasks(
+        filters=filters, limit=_MOST, detail=True, raise_on_missing_output=False
+    )  # fmt: skip
+    submitted = sum(row.submitted for row in counts if row.origin == number)
+    return stream(label, rows, time.time() * 1e3, submitted)
+
+
+def _follow(number: int, label: str, shown: Stream, publish: Callable[[Stream], None]) -> None:
+    """Bring the picture up to date until all tasks have ended; it stays as it is then."""
+    running = True
+    while running and nbray.is_initialized():
+        began = time.monotonic()
+        try:
+            counts = _counts()
+            running = bool(_unfinished(counts, number))
+            newer = _look(number, label, counts)
+        except (NbrayError, OSError):
+            logger.info("The task stream of %s ends: the cluster does not answer.", label)
+            return
+        if newer != shown:
+            publish(newer)
+            shown = newer
+        # Many tasks take long to ask for: the cluster has better things to do.
+        time.sleep(max(_PERIOD_S, 5 * (time.monotonic() - began)))
+
+
+def _zoom(shown: Stream) -> object:
+    for package in ("bokeh", "ipywidgets"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"%nbray stream --zoom: {package} is not installed.")
+    return widgets.zoom(shown) if shown.lanes else shown
+
+
+def _labels(workspace: Workspace) -> list[str]:
+    known = {row.origin for row in _counts() if row.submitted}
+    return sorted({workspace.router.label(number).replace(" ", "") for number in known} - {""})
+
+
+COMMANDS = (
+    Command("stream", "What the tasks of a cell did when, on which worker.", _run, _arguments,
+            _labels),
+)  # fmt: skip
