@@ -123,7 +123,8 @@ class ActorClass:
         actor_id = os.urandom(12) + core.job.job_id
         payload, dependencies, contained = core.actor_arguments(args, kwargs)
         detached = options.get("lifetime") == "detached"
-        ref = None if detached else core.actor_ref(actor_id)
+        held = [d.object_id for d in dependencies] + [ref.object_id for ref in contained]
+        ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
             actor_id, core.job.job_id, self.__name__, actor_id, self._pickle.get()[1], payload,
             dependencies, contained, methods,

@@ -103,9 +103,12 @@ def return_id(task_id: bytes, index: int) -> bytes:
     return task_id + (index + 1).to_bytes(4, "little")
 
 
+_NO_VALUE = bytes(12)
+
+
 def handle_id(actor_id: bytes) -> bytes:
     """The object id by which the handles of an actor are counted."""
-    return actor_id + bytes(12)
+    return actor_id + _NO_VALUE
 
 
 def creation_id(actor_id: bytes) -> bytes:
@@ -116,3 +119,8 @@ def creation_id(actor_id: bytes) -> bytes:
 def is_creation_id(task_id: bytes) -> bool:
     """Whether a task id is that of an actor's constructor."""
     return task_id.startswith(b"\xff" * 8)
+
+
+def actor_of(object_id: bytes) -> bytes:
+    """The actor of `handle_id`; empty for the id of a value."""
+    return object_id[:16] if object_id.endswith(_NO_VALUE) else b""

@@ -77,6 +77,10 @@ class ActorCalls:
             client = self._clients[actor_id] = ActorClient(self._core, self, actor_id)
         return client
 
+    def forget(self, actor_id: bytes) -> None:
+        """No handle of the actor is left here, and so no call without a reply."""
+        self._clients.pop(actor_id, None)
+
     def create(self, spec: ActorSpec, wait: bool) -> None:
         """Register an actor; with ``wait``, only return once the GCS has it. From any thread.
 
@@ -169,9 +173,10 @@ class ActorCalls:
             client.on_done(worker_id, message)
 
     def _on_state(self, _peer: Connection, message: ActorState) -> None:
-        client = self.client(message.actor_id)
-        client.on_state(message)
-        client.dispatch()
+        client = self._clients.get(message.actor_id)
+        if client is not None:
+            client.on_state(message)
+            client.dispatch()
 
     def _on_closed(self, connection: Connection) -> None:
         client = self._connected.pop(connection, None)

@@ -71,6 +71,7 @@ class CoreWorker:
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)
+        self.references.on_no_handles = self.actor_calls.forget
         self.events = TaskEventLog(self)
         self.held = HeldObjects(self)
         self.on_executor_turn: Callable[[], None] | None = None
@@ -206,7 +207,8 @@ class CoreWorker:
     def actor_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> arguments.Packed:
         """Pickled constructor arguments; refs among them are waited for here.
 
-        They stay referenced as long as this process lives, since the actor may be restarted.
+        They are referenced as long as the actor has handles, since it may be restarted; those of a
+        detached actor as long as this process lives.
         """
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         for dependency in dependencies:
@@ -215,10 +217,13 @@ class CoreWorker:
             dependency.value = self.values.complete(ref)
         return payload, dependencies, contained
 
-    def actor_ref(self, actor_id: bytes) -> ObjectRef:
-        """The ref that a new actor's handles carry: when it dies, the actor ends."""
+    def actor_ref(self, actor_id: bytes, arguments: list[bytes]) -> ObjectRef:
+        """The ref that a new actor's handles carry: when it dies, the actor ends.
+
+        ``arguments`` are what `actor_arguments` has referenced for it.
+        """
         object_id = handle_id(actor_id)
-        self.references.hold_handles(object_id, actor_id)
+        self.references.hold_handles(object_id, arguments)
         return ObjectRef(object_id, self.peers.address, self)
 
     def borrowed_ref(self, object_id: bytes, owner: m.Address) -> ObjectRef:

@@ -23,6 +23,7 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from nbray.common.ids import actor_of
 from nbray.core_worker.ownership import ObjectEntry, OwnershipTable
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.serialization import serialize
@@ -36,6 +37,7 @@ class References:
 
     Attributes:
         on_ended: hears of every owned object whose entry has ended.
+        on_no_handles: hears that no handle of an actor is left here.
         on_missing: is to provide for an owned object whose value was given back.
         sites: where objects were made, when `record_ref_creation_sites` says so.
     """
@@ -46,11 +48,11 @@ class References:
         self.sites: dict[bytes, str] = {}
         self._peers = peers
         self.on_ended: Callable[[bytes, ObjectEntry], None]
+        self.on_no_handles: Callable[[bytes], None] = lambda actor_id: None
         self.on_missing: Callable[[bytes, ObjectEntry], None]
         self._handovers: dict[bytes, list[tuple[Connection, list[bytes]]]] = {}
         self._found: dict[bytes, list[ObjectEntry]] = {}
         self._ending = allocate_lock()
-        self._handles: dict[bytes, bytes] = {}
         peers.handlers.update(
             {
                 m.RequestValue: self._serve_value,
@@ -80,8 +82,8 @@ class References:
         return entry
 
     def is_handle(self, object_id: bytes) -> bool:
-        """Whether it stands for the handles of an actor that this process made."""
-        return object_id in self._handles
+        """Whether it stands for the handles of an actor."""
+        return bool(actor_of(object_id))
 
     def release(self, object_id: bytes) -> None:
         """End the object at the next turn, if nothing needs it any more by then."""
@@ -122,10 +124,9 @@ class References:
             if change < 0:
                 self.release(object_id)
 
-    def hold_handles(self, object_id: bytes, actor_id: bytes) -> None:
-        """The actor ends when nothing refers to ``object_id`` any more."""
-        self.table.add_owned(object_id)
-        self._handles[object_id] = actor_id
+    def hold_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
+        """Its actor, and the holds on its ``arguments``, end with the last ref of ``object_id``."""
+        self.table.add_owned(object_id).contained = arguments
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Nothing needs the object any more; with lineage, only its value ends."""
@@ -134,6 +135,9 @@ class References:
                 self._give_back(object_id, entry)
                 entry.value, entry.freed = None, True
             return
+        actor_id = actor_of(object_id)
+        if actor_id:
+            self.on_no_handles(actor_id)
         if self.is_borrowed(entry):
             self._drop_contained(entry)
             assert entry.owner is not None
@@ -141,8 +145,7 @@ class References:
             if entry.registered and owner is not None:
                 owner.send(m.RemoveBorrower(object_id, self._peers.worker_id, entry.registered))
             return
-        actor_id = self._handles.pop(object_id, None)
-        if actor_id is not None:
+        if actor_id:
             self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
         self._give_back(object_id, entry)
         if entry.made_by:
