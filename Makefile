@@ -4,8 +4,9 @@ BIN := .venv/bin
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-browser test-slow chaos fuzz bench lint format clean
+.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format clean
 FUZZ_SECONDS ?= 600
+SOAK_MINUTES ?= 30
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'
@@ -45,6 +46,9 @@ chaos: .venv/ready ## Ten minutes of chaos, from a random seed that it prints
 
 fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS=600
 	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+
+soak: .venv/ready ## Mixed work on two nodes, and whether everything levels off; SOAK_MINUTES=30
+	$(BIN)/python tests/soak.py --minutes $(SOAK_MINUTES)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
