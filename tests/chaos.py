@@ -1,18 +1,23 @@
-"""Chaos: a workload whose every result is checked, while processes are killed and stopped.
+"""Chaos: a workload whose every result is checked, while processes are killed, stopped and cut off.
 
 ``python tests/chaos.py --seed 7 --seconds 60`` runs one; what is done, and when, follows from the
 seed. What may be retried has to give the right result; what may not has to fail with the
 exception that says why; nothing may hang; and in the end nothing may be left: no process, no
-object, no resource that is taken.
+file, no object, no reference, no resource that is taken.
+
+The recovery from a fault lasts until the first piece of work is done that began after it, or after
+its end if the process was stopped for a while.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +38,7 @@ from nbray import exceptions as ex
 from nbray.common.session import Session
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
+from nbray.util.state import list_objects
 
 MB = 1 << 20
 DEADLINE_S = float(os.environ.get("NBRAY_CHAOS_DEADLINE_S", 120))
@@ -79,6 +85,22 @@ def pass_on(refs: list[nbray.ObjectRef]) -> list[nbray.ObjectRef]:
 
 
 @nbray.remote(max_retries=-1)
+def block(number: int, count: int) -> np.ndarray:
+    return np.full(count, number)
+
+
+@nbray.remote(max_retries=0)
+def once(number: int) -> int:
+    time.sleep(0.02)
+    return number * 2
+
+
+@nbray.remote(max_retries=-1)
+def look(refs: list[nbray.ObjectRef], expected: list[int]) -> bool:
+    return all((nbray.get(ref) == number).all() for ref, number in zip(refs, expected, strict=True))
+
+
+@nbray.remote(max_retries=-1)
 def stream(count: int) -> Iterator[np.ndarray]:
     for i in range(count):
         yield np.full(30_000, i)
@@ -110,6 +132,8 @@ class Workload:
     say: Callable[[str], None]
     done: Counter[str] = field(default_factory=Counter)
     kept: list[tuple[nbray.ObjectRef, float]] = field(default_factory=list)
+    blocks: list[tuple[nbray.ObjectRef, int]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.shared_array = np.arange(150_000)
@@ -125,11 +149,35 @@ class Workload:
         """One piece of work, chosen by the seed."""
         chosen = self.rng.choice(
             [self.digests, self.trees, self.chain, self.passing, self.streams, self.accounts,
-             self.keep]
+             self.keep, self.grow_store, self.once]
         )  # fmt: skip
         self.say(f"work: {chosen.__name__}")
+        began = time.monotonic()
         chosen()
+        for fault in self.faults:
+            if fault.recovery is None and fault.over_at <= began:
+                fault.recovery = time.monotonic() - fault.over_at
         self.done[chosen.__name__] += 1
+
+    def grow_store(self) -> None:
+        """More than the stores hold, which goes to disk; now and then half of it is dropped."""
+        number = self.rng.randrange(1000)
+        size = self.rng.randrange(100_000, 800_000)
+        self.blocks.append((block.remote(number, size), number))
+        some = self.rng.sample(self.blocks, min(3, len(self.blocks)))
+        refs, numbers = [ref for ref, _ in some], [number for _, number in some]
+        assert nbray.get(look.remote(refs, numbers), timeout=DEADLINE_S)
+        if len(self.blocks) > 60:
+            del self.blocks[:30]
+
+    def once(self) -> None:
+        """What may not be run again is right, or says that its process died."""
+        numbers = [self.rng.randrange(1000) for _ in range(4)]
+        for number, ref in [(number, once.remote(number)) for number in numbers]:
+            try:
+                assert nbray.get(ref, timeout=DEADLINE_S) == number * 2
+            except ex.WorkerCrashedError:
+                self.done["a task that runs once died"] += 1
 
     def digests(self) -> None:
         numbers = [self.rng.randrange(1000) for _ in range(20)]
@@ -194,10 +242,20 @@ class Workload:
         for ref, expected in self.kept:
             assert (nbray.get(ref, timeout=DEADLINE_S) == expected).all()
         self.kept.clear()
+        self.blocks.clear()
         del self.shared, self.zeros, self.lasting, self.mortal
 
 
 # --- the faults --------------------
+
+
+@dataclass
+class Fault:
+    """One fault: over at that time (monotonic), and for how long the work felt it (seconds)."""
+
+    kind: str
+    over_at: float
+    recovery: float | None = None
 
 
 @dataclass
@@ -210,7 +268,7 @@ class Faults:
     start_node: Callable[[], RunningNode]
     head_pids: tuple[int, ...]
     head: Session
-    done: Counter[str] = field(default_factory=Counter)
+    done: list[Fault] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     failed: BaseException | None = None
     driver: subprocess.Popen[bytes] | None = None
@@ -231,13 +289,13 @@ class Faults:
         """One fault, chosen by the seed."""
         chosen = self.rng.choice(
             [self.kill_worker, self.kill_worker, self.kill_node, self.stop_worker, self.stop_raylet,
-             self.kill_driver, self.kill_gcs, self.stop_gcs]
+             self.kill_driver, self.stop_driver, self.kill_gcs, self.stop_gcs, self.cut]
         )  # fmt: skip
         with contextlib.suppress(psutil.NoSuchProcess):
             chosen()
 
     def _note(self, what: str, process: psutil.Process) -> None:
-        self.done[what] += 1
+        self.done.append(Fault(what, time.monotonic()))
         self.say(f"{what}: pid {process.pid}")
 
     def _workers(self) -> list[psutil.Process]:
@@ -289,6 +347,31 @@ class Faults:
             self.over.wait(seconds)
         finally:
             victim.resume()
+            self.done[-1].over_at = time.monotonic()
+
+    def stop_driver(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:
+            victim = psutil.Process(self.driver.pid)
+            self._note("stop a driver for a while", victim)
+            self._stop_for_a_while(victim, self.rng.uniform(0.1, 3.0))
+
+    def cut(self) -> None:
+        """A connection between two nodes breaks, as a firewall or a router breaks one."""
+        victim = psutil.Process(self.rng.choice(self.nodes).children[-1].pid)
+        found = [
+            c
+            for process in [victim, *victim.children(recursive=True)]
+            for c in process.net_connections("tcp")
+            if c.status == psutil.CONN_ESTABLISHED
+        ]
+        if found and shutil.which("ss"):
+            chosen = self.rng.choice(sorted(found, key=lambda c: (c.laddr, c.raddr)))
+            self._note("cut a connection", victim)
+            subprocess.run(
+                ["ss", "-K", "src", chosen.laddr.ip, "sport", "=", str(chosen.laddr.port),
+                 "dst", chosen.raddr.ip, "dport", "=", str(chosen.raddr.port)],
+                check=False, capture_output=True,
+            )  # fmt: skip
 
     def _replace_dead_nodes(self) -> None:
         for node in list(self.nodes):
@@ -347,7 +430,7 @@ def wait_for(condition: Callable[[], Any], what: Callable[[], str], timeout: flo
         time.sleep(0.05)
 
 
-def run(seed: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
+def run(seed: int, seconds: float) -> tuple[list[Fault], Counter[str]]:
     """One run on a cluster of three nodes; the faults and the work that were done.
 
     Raises:
@@ -380,7 +463,7 @@ def run(seed: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
             (psutil.Process(info["pids"][1]).pid,),
             head,
         )
-        work = Workload(random.Random(rng.random()), say)
+        work = Workload(random.Random(rng.random()), say, faults=faults.done)
         try:
             faults.thread.start()
             while time.monotonic() - started < seconds and faults.failed is None:
@@ -388,6 +471,7 @@ def run(seed: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
         finally:
             faults.finish()
         work.finish()
+        gc.collect()
         wait_for(lambda: _settled(faults), _what_is_taken)
     except BaseException as error:
         tail = "\n".join(story[-40:])
@@ -396,7 +480,20 @@ def run(seed: int, seconds: float) -> tuple[Counter[str], Counter[str]]:
         for node in nodes:
             node.stop()
         nbray.shutdown()
+    root = Path(os.environ["NBRAY_TMPDIR"])
+    wait_for(lambda: not _leftovers(root), lambda: f"left over: {_leftovers(root)}")
     return faults.done, work.done
+
+
+def _leftovers(root: Path) -> list[str]:
+    """The files and processes of clusters below ``root``."""
+    found = [str(path) for path in root.iterdir()] if root.exists() else []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE:
+            line = " ".join(process.info["cmdline"] or ())
+            if str(root) in line:
+                found.append(f"{process.pid}: {line}")
+    return found
 
 
 def _settled(faults: Faults) -> bool:
@@ -414,6 +511,8 @@ def _what_is_taken() -> str:
     objects = sum(row["Stats"].get("objects", 1) for row in rows)
     if objects:
         left.append(f"{objects:.0f} objects in the stores")
+    for row in list_objects(limit=5):
+        left.append(f"{row.object_id} is {row.reference_type} in pid {row.pid} ({row.call_site})")
     if len(rows) != NODES + 1:
         left.append(f"{len(rows)} nodes are alive")
     return "; ".join(left)
@@ -425,7 +524,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--runs", type=int, default=1)
     args = parser.parse_args()
-    all_faults: Counter[str] = Counter()
+    all_faults: list[Fault] = []
     all_work: Counter[str] = Counter()
     for number in range(args.runs):
         with tempfile.TemporaryDirectory(prefix="nbt") as folder:
@@ -434,8 +533,18 @@ def main() -> None:
             faults, work = run(args.seed + number, args.seconds)
             all_faults += faults
             all_work += work
-    print("faults:", dict(all_faults))
+    print(report(all_faults))
     print("work:", dict(all_work))
+
+
+def report(faults: list[Fault]) -> str:
+    """How many faults of each kind there were, and the longest recovery."""
+    lines = [f"{'faults':>8}  {'longest recovery':>17}"]
+    for kind in sorted({fault.kind for fault in faults}):
+        times = [fault.recovery for fault in faults if fault.kind == kind]
+        longest = max((t for t in times if t is not None), default=0.0)
+        lines.append(f"{len(times):8}  {longest:15.2f} s  {kind}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos import run
+from chaos import report, run
 
 
 @pytest.mark.timeout(300)
 def test_a_short_chaos(session_root: Path) -> None:
     faults, work = run(seed=1, seconds=12)
-    assert sum(faults.values()) > 3
+    assert len(faults) > 3
     assert sum(work.values()) > 20
 
 
@@ -20,5 +20,6 @@ def test_a_short_chaos(session_root: Path) -> None:
 @pytest.mark.parametrize("seed", range(100, 106))
 def test_chaos(session_root: Path, seed: int) -> None:
     faults, work = run(seed, seconds=40)
-    assert sum(faults.values()) > 10
+    print(report(faults))
+    assert len(faults) > 10
     assert sum(work.values()) > 50
