@@ -14,7 +14,6 @@ from nbray.common.session import Session, known_sessions
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
-from nbray.core_worker.metrics import recorded
 from nbray.exceptions import LocalRayletDiedError, NbrayError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, start_head
@@ -40,8 +39,7 @@ class Driver:
         set_core(None)
         core = self.core
         core.on_raylet_lost = lambda: None
-        core.reactor.inbox.append(core.events.tell)
-        core.reactor.inbox.append(lambda: recorded.tell(core))
+        core.tell_last()
         core.peers.stop()
         while self.added_nodes:
             self.added_nodes.pop().stop()

@@ -149,9 +149,11 @@ def test_a_name_that_prometheus_does_not_know_is_warned_of_and_discarded() -> No
 def test_an_exposition_escapes_texts_and_keeps_one_kind_for_a_name() -> None:
     out = Exposition()
     out.add_row(MetricRow("gauge", "g", "two\nlines", {"t": 'a"b\\c\nd'}, 1.5, [], []), "n")
+    out.add_row(MetricRow("gauge", "h", "", {"a-b": "1", "2": "1"}, 1e300, [], []), "n")
     out.add_row(MetricRow("histogram", "g", "", {}, 1.0, [1.0], [1, 0]), "n")
     assert out.text() == (
         "# HELP nbray_g two\\nlines\n# TYPE nbray_g gauge\n"
         'nbray_g{t="a\\"b\\\\c\\nd",NodeId="n"} 1.5\n'
+        '# HELP nbray_h \n# TYPE nbray_h gauge\nnbray_h{a_b="1",_2="1",NodeId="n"} 1e+300\n'
     )
-    assert len(parsed(out.text())) == 1
+    assert len(parsed(out.text())) == 2

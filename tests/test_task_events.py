@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -252,3 +255,63 @@ def test_without_a_cluster_the_command_says_so_in_a_line(session_root: Path) -> 
     failed = command("list", "tasks")
     assert failed.returncode == 1
     assert "No cluster runs here" in failed.stderr
+
+
+def test_what_a_program_ran_is_remembered_when_it_leaves_at_once(cluster: Path) -> None:
+    program = """
+import nbray
+nbray.init("auto")
+@nbray.remote
+class Actor:
+    def last(self): return 1
+@nbray.remote
+def work(): return 1
+actor = Actor.remote()
+nbray.get([actor.last.remote(), work.remote()])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    ended = {"work", "Actor.__init__", "Actor.last"}
+    wait_until(lambda: {row.name for row in state.list_tasks()} == ended, "its tasks to be told")
+    assert {row.state for row in state.list_tasks()} == {"FINISHED"}
+
+
+def test_an_attempt_that_died_with_its_worker_has_a_row(cluster: Path) -> None:
+    @nbray.remote(max_retries=1)
+    def dies_once(marker: str) -> int:
+        if os.path.exists(marker):
+            os.unlink(marker)
+            os._exit(9)
+        return 1
+
+    marker = cluster / "marker"
+    marker.touch()
+    ref = dies_once.remote(str(marker))
+    assert nbray.get(ref, timeout=30) == 1
+    rows = state.get_task(ref.task_id().hex())
+    assert isinstance(rows, list)
+    attempts = sorted((row.attempt_number, row.state, row.error_type) for row in rows)
+    assert attempts == [(0, "FAILED", "WORKER_DIED"), (1, "FINISHED", None)]
+
+
+def test_a_process_that_does_not_answer_is_warned_of_and_its_task_is_listed(cluster: Path) -> None:
+    release = str(cluster / "release")
+    ref = hold.remote(release)
+    task_id = ref.task_id().hex()
+
+    def task() -> state.TaskState:
+        found = state.get_task(task_id)
+        assert isinstance(found, state.TaskState)
+        return found
+
+    wait_until(lambda: task().state == "RUNNING", "it to run")
+    pid = task().worker_pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.warns(UserWarning, match=r"1 process\(es\) did not answer"):
+            assert task().state == "SUBMITTED_TO_WORKER"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    Path(release).touch()
+    nbray.get(ref, timeout=30)
+    os.unlink(release)

@@ -29,6 +29,7 @@ from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
+from nbray.core_worker.metrics import recorded
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.references import References
@@ -73,6 +74,7 @@ class CoreWorker:
         self.lineage = Lineage(self)
         self.references.on_no_handles = self.actor_calls.forget
         self.events = TaskEventLog(self)
+        self.events.tellers.append(lambda: recorded.tell(self))
         self.held = HeldObjects(self)
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
@@ -125,6 +127,13 @@ class CoreWorker:
         self._has_job = True
         self.job = job
         self.new_task_id = TaskIDFactory(job.job_id)
+
+    def tell_last(self) -> None:
+        """This process leaves: with its last turn goes what it recorded and what it does not use.
+
+        A worker that is given back has time to tell of its last tasks, too.
+        """
+        self.reactor.inbox.extend([*self.events.tellers, self.submitter.return_idle])
 
     # --- submission (any thread) --------------------
 

@@ -55,13 +55,18 @@ class Recorded:
             if core is None or self._telling is core:
                 return
             self._telling = core
-        core.reactor.post(lambda: core.reactor.call_later(_PERIOD_S, lambda: self.tell(core)))
+        core.reactor.post(lambda: core.reactor.call_later(_PERIOD_S, lambda: self._on_time(core)))
+
+    def _on_time(self, core: CoreWorker) -> None:
+        with self._lock:
+            if self._telling is core:
+                self._telling = None
+        self.tell(core)
 
     def tell(self, core: CoreWorker) -> None:
         """Send what was recorded; under the baton."""
         with self._lock:
             rows, self._rows = list(self._rows.values()), {}
-            self._telling = None
         if rows:
             core.peers.raylet.send(MetricsRecorded(rows))
 

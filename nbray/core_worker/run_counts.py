@@ -20,6 +20,7 @@ class RunCounts:
         self._finished: dict[str, int] = {}
         self._failed: dict[str, int] = {}
         self._telling = False
+        core.events.tellers.append(self._tell)
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
@@ -28,13 +29,17 @@ class RunCounts:
         counts[spec.name] = counts.get(spec.name, 0) + 1
         if not self._telling:
             self._telling = True
-            self._core.reactor.call_later(_PERIOD_S, self._tell)
+            self._core.reactor.call_later(_PERIOD_S, self._on_time)
+
+    def _on_time(self) -> None:
+        self._telling = False
+        self._tell()
 
     def _tell(self) -> None:
-        self._telling = False
         finished, self._finished = self._finished, {}
         failed, self._failed = self._failed, {}
         counts = {
             name: (finished.get(name, 0), failed.get(name, 0)) for name in {**finished, **failed}
         }
-        self._core.peers.raylet.send(TasksRan(counts))
+        if counts:
+            self._core.peers.raylet.send(TasksRan(counts))

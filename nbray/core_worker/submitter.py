@@ -25,6 +25,7 @@ from nbray.exceptions import (
     RuntimeEnvSetupError,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
+    WorkerCrashedError,
 )
 from nbray.wire.messages import (
     Address,
@@ -441,11 +442,13 @@ class TaskSubmitter:
     def _end_of(self, task: PendingTask, lease: Lease, death: WorkerDied | None) -> None:
         """Run the task again that a worker died of, or fail it."""
         if death is not None and death.out_of_memory and not task.killed:
-            if death.retry and self._retry_later(task):
+            if death.retry and self._retry_later(task, death.cause):
                 return
             self._tasks.pop(task.spec.task_id, None)
             self._core.results.fail(task.spec, OutOfMemoryError(death.cause))
         elif task.retries != 0:
+            cause = death.cause if death is not None else "its worker died, nobody said how"
+            self._core.events.failed(task.spec, WorkerCrashedError(cause))
             self._retry(task)
         else:
             self._tasks.pop(task.spec.task_id, None)
@@ -454,11 +457,12 @@ class TaskSubmitter:
             else:
                 self._core.results.fail_crashed(task.spec, lease.worker, death)
 
-    def _retry_later(self, task: PendingTask) -> bool:
+    def _retry_later(self, task: PendingTask, cause: str) -> bool:
         """Run a task again whose memory was missing, after a while; False if it may not be."""
         config = self._core.config
         if task.retries == 0 or task.out_of_memory == config.task_oom_retries:
             return False
+        self._core.events.failed(task.spec, OutOfMemoryError(cause))
         delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**task.out_of_memory)
         task.out_of_memory += 1
         task.lease = None
@@ -479,7 +483,7 @@ class TaskSubmitter:
 
     def _on_reclaim(self, raylet: Connection, message: ReclaimLeases) -> None:
         """The raylet has other customers: return what is idle, and those leases in time."""
-        self._return_idle(0.0)
+        self.return_idle()
         for shape in list(self._shapes.values()) if message.lease_ids else ():
             for lease in list(shape.leases):
                 if lease.raylet is raylet and lease.lease_id in message.lease_ids:
@@ -493,11 +497,12 @@ class TaskSubmitter:
 
     def _check_idle(self) -> None:
         self._checking_idle = False
-        self._return_idle(self._core.config.lease_idle_s * 0.9)
+        self.return_idle(self._core.config.lease_idle_s * 0.9)
         if any(shape.leases or shape.requests for shape in self._shapes.values()):
             self._check_idle_later()
 
-    def _return_idle(self, idle_s: float) -> None:
+    def return_idle(self, idle_s: float = 0.0) -> None:
+        """Give back the workers that have had nothing to do for so many seconds."""
         until = time.monotonic() - idle_s
         for shape in list(self._shapes.values()):
             if shape.queue:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -61,11 +61,13 @@ class TaskEventLog:
     Attributes:
         running: what runs here, with its start by `time.monotonic`; entered when a task begins,
             and taken out by `ran`.
+        tellers: send what is to be told before an answer, which may be the process's last word.
     """
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self.running: dict[bytes, tuple[TaskSpec, float]] = {}
+        self.tellers: list[Callable[[], None]] = [self.tell]
         self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
         self._errors: dict[bytes, tuple[str, str]] = {}
         self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
@@ -98,7 +100,7 @@ class TaskEventLog:
     # --- under the baton --------------------
 
     def failed(self, spec: TaskSpec, error: Exception) -> None:
-        """A task of this owner failed, and no worker has told of it."""
+        """An attempt at a task of this owner failed, and no worker has told of it."""
         text = str(error)[-_LONGEST_TEXT:]
         self._add(_event(spec, "FAILED", 0.0, time.time(), error_type(error), text))
 
@@ -132,7 +134,8 @@ class TaskEventLog:
         self.tell()
 
     def _on_tell(self, raylet: Connection, message: TellTasks) -> None:
-        self.tell()
+        for tell in self.tellers:
+            tell()
         rows = islice(
             (
                 row

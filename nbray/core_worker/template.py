@@ -27,7 +27,6 @@ from nbray.common.session import Session
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
 from nbray.core_worker.executor import Executor
-from nbray.core_worker.metrics import recorded
 from nbray.core_worker.output import capture_output
 from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
@@ -125,8 +124,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     output = capture_output(core, order["log"])
     executor.run()
     output.finish()
-    core.reactor.inbox.append(core.events.tell)
-    core.reactor.inbox.append(lambda: recorded.tell(core))
+    core.tell_last()
     core.peers.stop()
 
 

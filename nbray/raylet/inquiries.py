@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nbray.raylet.leases import Process
-from nbray.wire.messages import Message
+from nbray.raylet.worker_pool import Worker
+from nbray.wire.messages import Message, TellTasks
 
 _ANSWER_S = 2.0
+_LAST_WORDS_S = 0.1
 
 
 class Inquiries:
@@ -28,16 +30,28 @@ class Inquiries:
             question: makes the message of a request's number.
         """
         asked = [process for process in self._processes if process.worker_id]
-        answers = await asyncio.gather(*(self._ask(process, question) for process in asked))
-        return list(zip(asked, answers, strict=True))
+        return await self._ask(asked, question, _ANSWER_S)
 
-    async def _ask(self, process: Process, question: Callable[[int], Message]) -> Any:
+    async def last_words(self, are_theirs: Callable[[Worker], bool]) -> None:
+        """Have workers tell what they have recorded, before they are ended."""
+        asked = [p for p in self._processes if p.worker is not None and are_theirs(p.worker)]
+        await self._ask(asked, lambda number: TellTasks(number, 0), _LAST_WORDS_S)
+
+    async def _ask(
+        self, asked: list[Process], question: Callable[[int], Message], seconds: float
+    ) -> list[tuple[Process, Any]]:
+        answers = (self._ask_one(process, question, seconds) for process in asked)
+        return list(zip(asked, await asyncio.gather(*answers), strict=True))
+
+    async def _ask_one(
+        self, process: Process, question: Callable[[int], Message], seconds: float
+    ) -> Any:
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (process, future)
         process.send(question(number))
         try:
-            return await asyncio.wait_for(future, _ANSWER_S)
+            return await asyncio.wait_for(future, seconds)
         except TimeoutError:
             return None
         finally:

@@ -35,7 +35,8 @@ class MetricTable:
         """A process tells what it has recorded."""
         for row in message.rows:
             shape = self._shapes.setdefault(row.name, (row.kind, row.boundaries))
-            if shape != (row.kind, row.boundaries):
+            counts = len(row.boundaries) + 1 if row.kind == "histogram" else 0
+            if shape != (row.kind, row.boundaries) or len(row.counts) != counts:
                 self._leave_out(row.name, "it is another kind of metric elsewhere")
                 continue
             tags = tuple(sorted(row.tags.items()))

@@ -108,7 +108,7 @@ class Raylet:
         """What the GCS and other raylets may call by gRPC."""
         return {
             "StartActor": (g.StartActor, self._start_actor),
-            "EndActor": (g.EndActor, self._actors.end),
+            "EndActor": (g.EndActor, self._end_actor),
             "ActorsHere": (g.Empty, self._actors.here),
             "NodesChanged": (g.Nodes, self._nodes_changed),
             "WarnJob": (g.WarnJob, self._warn_job),
@@ -332,10 +332,15 @@ class Raylet:
 
     def _end_job(self, job_id: bytes) -> None:
         self._job_homes.pop(job_id, None)
-        self._pool.finish_job(job_id)
         self._spawn(self._finish_job(job_id))
 
+    async def _end_workers(self, job_id: bytes) -> None:
+        """End a job's workers, once they have told of what ran in them."""
+        await self._inquiries.last_words(lambda worker: worker.job_id == job_id)
+        self._pool.finish_job(job_id)
+
     async def _finish_job(self, job_id: bytes) -> None:
+        await self._end_workers(job_id)
         try:
             await self._gcs.call("FinishJob", g.JobId(job_id), g.Empty)
         except RpcError as error:
@@ -346,7 +351,7 @@ class Raylet:
         self._objects.owner_gone(gone.worker_id)
         if gone.job_id:
             self._job_homes.pop(gone.job_id, None)
-            self._pool.finish_job(gone.job_id)
+            self._spawn(self._end_workers(gone.job_id))
         return g.Empty()
 
     def _on_worker_exit(self, worker: Worker, cause: str) -> None:
@@ -385,6 +390,10 @@ class Raylet:
     async def _start_actor(self, request: g.StartActor) -> g.ActorStarted:
         self._job_homes.setdefault(request.spec.job_id, request.job.driver.node_id)
         return await self._actors.start(request)
+
+    async def _end_actor(self, request: g.EndActor) -> g.Empty:
+        await self._inquiries.last_words(lambda worker: worker.actor_id == request.actor_id)
+        return await self._actors.end(request)
 
     async def _warn_job(self, request: g.WarnJob) -> g.Empty:
         """Something of a job whose driver is here waits."""

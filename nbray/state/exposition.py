@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from nbray.wire.state_messages import NodeMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "nbray_"
+_EXACT = 1 << 53
 
 
 @dataclass
@@ -68,8 +70,14 @@ class Exposition:
 
 
 def _sample(name: str, labels: dict[str, str], value: float) -> str:
-    pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    pairs = ",".join(f'{_label(key)}="{_escaped(text)}"' for key, text in labels.items())
     return f"{name}{{{pairs}}} {_number(value)}"
+
+
+def _label(key: str) -> str:
+    """A tag's key as a label may be called."""
+    key = re.sub(r"[^a-zA-Z0-9_]", "_", key)
+    return f"_{key}" if key[:1].isdigit() or not key else key
 
 
 def _escaped(text: str) -> str:
@@ -83,7 +91,7 @@ def _number(value: float) -> str:
         return "-Inf"
     if value != value:
         return "NaN"
-    return repr(int(value)) if value == int(value) else repr(value)
+    return repr(int(value)) if abs(value) < _EXACT and value == int(value) else repr(value)
 
 
 _NODE_STATS = {

@@ -136,11 +136,11 @@ def _tasks(reply: s.Tasks) -> r.TaskList:
         for key, (number, event) in found.items()
     ]
     rows.sort(key=lambda row: row.start_time_ms or row.creation_time_ms or row.end_time_ms or 0)
-    missing = _missing(reply.unreachable, reply.silent)
-    return r.TaskList(rows, reply.unfinished, reply.dropped, missing)
+    missing = _missing(reply.unreachable)
+    return r.TaskList(rows, reply.unfinished, reply.dropped, missing, reply.silent)
 
 
-def _missing(unreachable: list[bytes], silent: int) -> list[str]:
+def _missing(unreachable: list[bytes], silent: int = 0) -> list[str]:
     missing = [f"node {node_id.hex()[:8]} did not answer" for node_id in unreachable]
     if silent:
         missing.append(f"{silent} process(es) did not answer")

@@ -207,13 +207,15 @@ class TaskList:
     Attributes:
         unfinished: how many of each function have not ended: exact, also beyond the rows.
         dropped: how many ended that are not among the rows.
-        missing: sentences on nodes and processes that did not answer.
+        missing: sentences on nodes that did not answer.
+        silent: how many processes did not: what they run is known by its owners only.
     """
 
     rows: list[TaskState]
     unfinished: dict[str, int]
     dropped: int
     missing: list[str]
+    silent: int = 0
 
 
 @dataclass

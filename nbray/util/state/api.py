@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
@@ -111,8 +112,10 @@ def list_tasks(
     Arguments as for `list_nodes`. Of many, the newest ``limit``. At high rates not every short
     task that finished is remembered; see `nbray.core_worker.task_events`.
 
+    A process that does not answer, as it may hold the interpreter's lock, is warned of.
+
     Raises:
-        StateApiException: also when a process did not answer, with ``raise_on_missing_output``.
+        StateApiException: also when a node did not answer, with ``raise_on_missing_output``.
     """
     found = find_tasks(address, filters, timeout, raise_on_missing_output)
     select(TaskState, [], filters, limit, detail)
@@ -125,7 +128,7 @@ def find_tasks(
     """Every task that the cluster knows; what filters say of jobs and origins, it is told.
 
     Raises:
-        StateApiException: with ``complete``, a node or process did not answer.
+        StateApiException: with ``complete``, a node did not answer.
     """
     exact = {key: str(value) for key, predicate, value in filters or () if predicate == "="}
     job_id = exact.get("job_id", "")
@@ -135,6 +138,12 @@ def find_tasks(
         raise StateApiException(f"A filter's value is impossible: {error}") from error
     found = ask(query, address, timeout)
     _check_complete(found.missing, complete)
+    if found.silent:
+        warnings.warn(
+            f"{found.silent} process(es) did not answer in time: what runs in them is listed as "
+            "SUBMITTED_TO_WORKER, and what they submitted may be missing.",
+            stacklevel=3,
+        )
     return found
 
 
