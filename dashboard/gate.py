@@ -53,7 +53,8 @@ class Doorkeeper:
 
     def __post_init__(self) -> None:
         self._used: dict[str, float] = {}
-        self._bearer = f"Bearer {self.token.hex()}".encode()
+        # As it stands in the token file, for those who can read it; and for any bytes.
+        self._bearers = (b"Bearer " + self.token, f"Bearer {self.token.hex()}".encode())
 
     @property
     def cookie(self) -> str:
@@ -71,8 +72,8 @@ class Doorkeeper:
 
     def judge(self, request: HTTPServerRequest) -> int:
         """200: come in; else the status that refuses the request."""
-        bearer = request.headers.get("Authorization", "")
-        if hmac.compare_digest(bearer.encode("utf-8", "replace"), self._bearer):
+        bearer = request.headers.get("Authorization", "").encode("utf-8", "replace")
+        if any([hmac.compare_digest(bearer, known) for known in self._bearers]):
             return 200
         cookie = request.cookies.get(self.cookie)
         if cookie is None or not check_key(self.token, SESSION, cookie.value, self.clock()):

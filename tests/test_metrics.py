@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
+from test_cli import command
 from test_dashboard import bearer, fetch
 
 import nbray
@@ -157,3 +158,21 @@ def test_an_exposition_escapes_texts_and_keeps_one_kind_for_a_name() -> None:
         '# HELP nbray_h \n# TYPE nbray_h gauge\nnbray_h{a_b="1",_2="1",NodeId="n"} 1e+300\n'
     )
     assert len(parsed(out.text())) == 2
+
+
+def test_prometheus_reads_the_token_from_its_file(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NBRAY_INCLUDE_DASHBOARD", "1")
+    started = command("start", "--head", "--port=0", "--dashboard-port=0", "--num-cpus=1")
+    assert started.returncode == 0, started.stderr
+    try:
+        context = nbray.init("auto")
+        credentials = (tmp_path / ".nbray" / "auth_token").read_text().strip()
+        url = f"http://{context.dashboard_url}/metrics"
+        assert fetch(url, {"Authorization": f"Bearer {credentials}"})[0] == 200
+        assert fetch(url, {"Authorization": f"Bearer {credentials[:-1]}"})[0] == 401
+        nbray.shutdown()
+    finally:
+        command("stop")

@@ -33,7 +33,7 @@ def test_nodes_workers_actors_and_jobs_are_listed_with_rays_fields(cluster: Path
 
     (node,) = state.list_nodes()
     assert (node.state, node.is_head_node) == ("ALIVE", True)
-    assert node.resources_total["CPU"] == 2
+    assert node.resources_total["CPU"] == 2 and node.labels
     assert state.get_node(node.node_id) is not None
 
     workers = state.list_workers()

@@ -57,7 +57,7 @@ def test_a_task_that_has_ended_is_listed_at_once_with_where_and_when(cluster: Pa
     assert task.node_id == state.list_nodes()[0].node_id
     assert task.start_time_ms is not None and task.end_time_ms is not None
     assert before - 50 <= task.start_time_ms <= task.end_time_ms <= after + 50
-    assert state.get_task(task.task_id) == task
+    assert state.get_task(task.task_id, address="auto") == task
     assert [t.task_id for t in state.list_tasks(filters=[("origin", "=", 7)])] == [task.task_id]
     assert state.list_tasks(filters=[("origin", "=", 8)]) == []
     (bare,) = state.list_tasks()
@@ -78,7 +78,8 @@ def test_unfinished_tasks_tell_how_far_they_are(cluster: Path) -> None:
     task = state.get_task(running[0].task_id().hex())
     assert isinstance(task, state.TaskState)
     assert task.start_time_ms is not None and task.creation_time_ms is not None
-    assert task.end_time_ms is None
+    assert task.end_time_ms is None and task.required_resources == {"CPU": 1}
+    assert [event["state"] for event in task.events or ()] == ["PENDING_ARGS_AVAIL", "RUNNING"]
     Path(release).touch()
     pids = set(nbray.get([*running, *waiting, needy], timeout=30))
     assert task.worker_pid in pids

@@ -154,7 +154,9 @@ class TaskEventLog:
             state = "SUBMITTED_TO_WORKER"
             if task.lease is None:
                 state = "PENDING_ARGS_AVAIL" if task.unresolved else "PENDING_NODE_ASSIGNMENT"
-            yield _owned(task.spec, state, task.submitted + shift, task.parent)
+            event = _owned(task.spec, state, task.submitted + shift, task.parent)
+            event.resources = dict(task.options.shape.resources)
+            yield event
         for call, sent in self._core.actor_calls.unfinished():
             state = "SUBMITTED_TO_WORKER"
             if not sent:

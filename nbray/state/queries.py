@@ -38,7 +38,7 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
         r.NodeState(
             row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
             None if row.alive else row.death_cause or "it left the cluster", row.hostname,
-            from_units(row.total), {},
+            from_units(row.total), row.labels,
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {},
         )
@@ -151,16 +151,23 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
     is_creation = is_creation_id(event.task_id)
     kind = "ACTOR_TASK" if event.actor_id else "NORMAL_TASK"
     ran = event.started > 0  # else it is the owner that told, not the worker
-    created = event.created or (owned.created if owned is not None else 0.0)
-    parent = event.parent or (owned.parent if owned is not None else b"")
+    owned = owned or event
+    moments = (
+        ("PENDING_ARGS_AVAIL", owned.created),
+        ("RUNNING", event.started),
+        (event.state, event.ended),
+    )
     return r.TaskState(
         event.task_id.hex(), event.attempt, event.name, event.state, event.job_id.hex(),
         event.actor_id.hex() or None, "ACTOR_CREATION_TASK" if is_creation else kind, event.name,
-        parent.hex() or None, source.node_id.hex() if ran else None,
+        owned.parent.hex() or None, source.node_id.hex() if ran else None,
         source.worker_id.hex() if ran else None, source.pid if ran else None,
         event.error_type or None, event.origin, language="PYTHON",
-        creation_time_ms=int(created * 1000) or None, start_time_ms=event.started * 1000 or None,
-        end_time_ms=event.ended * 1000 or None, error_message=event.error_text or None,
+        required_resources=from_units(owned.resources) or None,
+        events=[{"state": name, "created_ms": when * 1000} for name, when in moments if when],
+        creation_time_ms=int(owned.created * 1000) or None,
+        start_time_ms=event.started * 1000 or None, end_time_ms=event.ended * 1000 or None,
+        error_message=event.error_text or None,
     )  # fmt: skip
 
 

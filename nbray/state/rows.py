@@ -167,7 +167,8 @@ class TaskState:
 
     ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER, RUNNING, FINISHED
     or FAILED. ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for
-    none. ``creation_time_ms`` and ``parent_task_id`` are known while the task has not ended.
+    none. ``creation_time_ms``, ``parent_task_id`` and ``required_resources`` are known while the
+    task has not ended.
     """
 
     task_id: str
@@ -198,6 +199,7 @@ class TaskState:
     is_debugger_paused: bool | None = field(default=None, metadata=_DETAIL)
     call_site: str | None = field(default=None, metadata=_DETAIL)
     label_selector: dict[str, str] | None = field(default=None, metadata=_DETAIL)
+    fallback_strategy: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
 
 
 @dataclass

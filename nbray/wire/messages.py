@@ -722,7 +722,7 @@ class TaskEvent(msgspec.Struct, array_like=True):
     """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
 
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
-    of the worker that ran it, ``created`` and ``parent`` are known to its owner only.
+    of the worker that ran it; ``created``, ``parent`` and ``resources`` only its owner knows.
     """
 
     task_id: bytes
@@ -738,6 +738,7 @@ class TaskEvent(msgspec.Struct, array_like=True):
     parent: bytes = b""
     error_type: str = ""
     error_text: str = ""
+    resources: dict[str, int] = {}
 
 
 class TaskEvents(msgspec.Struct, array_like=True, tag=155):

@@ -42,6 +42,8 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
     Raises:
         StateApiException: the cluster did not answer. ConnectionError: there is none.
     """
+    if address == "auto":
+        address = None
     core = find_core()
     if core is not None and address is None:
         return query.read(core.peers.gcs_call(query.method, query.body))
