@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
 def test_help_lists_every_command(notebook: Notebook) -> None:
     shown = notebook.run("%nbray").result
     for command in ("start", "attach", "status", "stop", "nodes", "actors", "tasks", "objects",
-                    "logs", "tb", "config"):  # fmt: skip
+                    "logs", "tb", "config", "scale", "timeline"):  # fmt: skip
         assert f"%nbray {command} " in shown
         assert notebook.run(f"%nbray help {command}").printed.startswith("usage:")
 
@@ -99,3 +100,40 @@ def test_a_cell_runs_once_on_every_node(notebook: Notebook) -> None:
     assert notebook.run("len(set(where)), total").result == "(2, [42, 42])"
     assert added.result.strip("'") in notebook.run("where").result
     notebook.wait(lambda: cell.printed.count("on ") >= 2, "what both nodes print")
+
+
+def test_scale_adds_nodes_and_removes_idle_ones_but_asks_before_work_ends(
+    notebook: Notebook,
+) -> None:
+    assert "2 nodes" in notebook.run("%nbray scale 2 --num-cpus 1").result
+    notebook.run(
+        "import nbray\nfrom nbray.util.local_nodes import added_nodes\n"
+        "from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Here\n"
+        "@nbray.remote\nclass Desk:\n    def sit(self):\n        return 1\n"
+        "desk = Desk.options(scheduling_strategy=Here(added_nodes()[0], soft=False)).remote()\n"
+        "nbray.get(desk.sit.remote())"
+    )
+    assert "3 nodes" in notebook.run("%nbray scale 3 --num-cpus 1").result
+    assert "alive" in notebook.run("%nbray scale 2").result
+    assert notebook.run("nbray.get(desk.sit.remote())").result == "1", "the idle node went"
+    refused = notebook.run("%nbray scale 1").printed
+    assert "runs 1 actor" in refused and "--yes" in refused
+    shown = notebook.run("%nbray scale 1 --yes").result
+    assert len([line for line in shown.splitlines() if " alive " in line]) == 1
+    refused = notebook.run("%nbray scale 0").printed
+    assert "0 nodes of 1 can be removed from here" in refused
+    assert "'many'" in notebook.run("%nbray scale many").printed
+
+
+def test_timeline_writes_a_trace_and_links_it(notebook: Notebook, tmp_path: Path) -> None:
+    notebook.run("import nbray\n@nbray.remote\ndef traced():\n    pass\nnbray.get(traced.remote())")
+    path = tmp_path / "trace.json"
+
+    def traced() -> bool:
+        cell = notebook.run(f"%nbray timeline {path}")
+        assert not cell.error and "perfetto" in cell.printed and cell.result == str(path)
+        return any(event["name"] == "traced" for event in json.loads(path.read_text()))
+
+    notebook.wait(traced, "the task in the trace")
+    refused = notebook.run("%nbray timeline /nowhere/trace.json").printed
+    assert "/nowhere/trace.json: No such file or directory" in refused

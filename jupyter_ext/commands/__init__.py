@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from nbray.jupyter_ext.commands import cells, cluster, logs, objects, state, stream
+from nbray.jupyter_ext.commands import (
+    cells,
+    cluster,
+    logs,
+    objects,
+    scale,
+    state,
+    stream,
+    timeline,
+)
 from nbray.jupyter_ext.commands.base import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *state.COMMANDS, *logs.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
-        *stream.COMMANDS,
+        *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
     )
 }  # fmt: skip
 """All subcommands by name, in the order in which ``%nbray help`` lists them."""

@@ -1,0 +1,118 @@
+"""``%nbray scale``: more or fewer nodes of the cluster on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+
+import nbray
+from nbray.exceptions import NbrayError
+from nbray.jupyter_ext.command_line import Parser, positive, size
+from nbray.jupyter_ext.commands.base import Command
+from nbray.jupyter_ext.commands.cluster import status
+from nbray.jupyter_ext.tables import count
+from nbray.util import local_nodes
+from nbray.util.state import list_workers
+
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.workspace import Workspace
+
+_NODE_S = 30.0
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "nodes", metavar="N", type=int, help="how many nodes the cluster shall have, all told"
+    )
+    parser.add_argument("--num-cpus", type=positive, metavar="C", help="CPUs of each new node")
+    parser.add_argument(
+        "--object-store-memory", type=size, metavar="SIZE", help="of each new node, like 2GB"
+    )
+    parser.add_argument("--yes", action="store_true", help="also remove nodes that work")
+
+
+def _scale(_workspace: Workspace, arguments: argparse.Namespace) -> object:
+    alive = _alive()
+    more = arguments.nodes - len(alive)
+    if more < 0:
+        for node_id in _to_remove(alive, -more, arguments.yes):
+            local_nodes.remove_node(node_id)
+            _wait_until_alive(node_id, False)
+    for _ in range(more):
+        try:
+            node_id = local_nodes.add_node(
+                num_cpus=arguments.num_cpus, object_store_memory=arguments.object_store_memory
+            )
+        except (NbrayError, OSError, ValueError) as error:
+            raise UsageError(f"%nbray scale: {error}") from error
+        _wait_until_alive(node_id, True)
+    return status()
+
+
+def _to_remove(alive: set[str], wanted: int, also_busy: bool) -> list[str]:
+    """The nodes that go: those that do nothing first, of them the newest.
+
+    Raises:
+        UsageError: so many were not added from here, or one works and ``also_busy`` is not set.
+    """
+    added = [node_id for node_id in reversed(local_nodes.added_nodes()) if node_id in alive]
+    if wanted > len(added):
+        raise UsageError(
+            f"%nbray scale: {count(len(added), 'node')} of {len(alive)} can be removed from here, "
+            "those that this notebook added."
+        )
+    work = _work()
+    chosen = sorted(added, key=lambda node_id: bool(work.get(node_id)))[:wanted]
+    busy = [f"{node_id[:8]} runs {work[node_id]}" for node_id in chosen if work.get(node_id)]
+    if busy and not also_busy:
+        raise UsageError(
+            f"%nbray scale: node {', node '.join(busy)}. Actors end with their node, tasks are run "
+            "again elsewhere: --yes removes it all the same."
+        )
+    return chosen
+
+
+def _work() -> dict[str, str]:
+    """What runs on each node that is not idle, in words."""
+    found: dict[str, Counter[str]] = {}
+    for worker in list_workers(limit=10_000, raise_on_missing_output=False):
+        if worker.is_alive and worker.activity in ("BUSY", "ACTOR"):
+            what = "actor" if worker.activity == "ACTOR" else "task"
+            found.setdefault(worker.node_id, Counter())[what] += 1
+    return {
+        node_id: " and ".join(count(number, what) for what, number in sorted(kinds.items()))
+        for node_id, kinds in found.items()
+    }
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in nbray.nodes() if node["Alive"]}
+
+
+def _wait_until_alive(node_id: str, alive: bool) -> None:
+    """Until the cluster's table says so, which the next cell reads."""
+    deadline = time.monotonic() + _NODE_S
+    while (node_id in _alive()) != alive:
+        if time.monotonic() > deadline:
+            what = "join" if alive else "leave"
+            raise UsageError(
+                f"%nbray scale: node {node_id[:8]} did not {what} within {_NODE_S:g} s; "
+                "its log is in %nbray logs."
+            )
+        time.sleep(0.02)
+
+
+def _numbers(_workspace: Workspace) -> list[str]:
+    here = len(_alive())
+    fewest = max(1, here - len(local_nodes.added_nodes()))
+    return [str(number) for number in range(fewest, here + 3)]
+
+
+COMMANDS = (
+    Command("scale", "More or fewer nodes on this machine: %nbray scale 3.", _scale, _arguments,
+            _numbers),
+)  # fmt: skip

@@ -1,0 +1,52 @@
+"""``%nbray timeline``: the tasks of the cluster as a Chrome trace."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+from IPython.display import FileLink
+
+import nbray
+from nbray.jupyter_ext.command_line import Parser
+from nbray.jupyter_ext.commands.base import Command
+from nbray.jupyter_ext.tables import count
+
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.workspace import Workspace
+
+
+class TraceLink(FileLink):
+    """The file as a link in a notebook, and as its path where there are no links."""
+
+    def __repr__(self) -> str:
+        return str(self.path)
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?",
+        help="where to write it; by default timeline-TIME.json beside the notebook",
+    )  # fmt: skip
+
+
+def _timeline(_workspace: Workspace, arguments: argparse.Namespace) -> object:
+    path = Path(arguments.file or f"timeline-{time.strftime('%Y%m%d-%H%M%S')}.json").expanduser()
+    events = nbray.timeline() or []
+    try:
+        path.write_text(json.dumps(events))
+    except OSError as error:
+        raise UsageError(f"%nbray timeline: {path}: {error.strerror}.") from error
+    tasks = sum(event["ph"] == "X" for event in events)
+    print(f"{count(tasks, 'task')}, for ui.perfetto.dev or chrome://tracing:")
+    return TraceLink(path)  # type: ignore[no-untyped-call]
+
+
+COMMANDS = (
+    Command("timeline", "Write the cluster's tasks as a trace, for ui.perfetto.dev.", _timeline,
+            _arguments),
+)  # fmt: skip
