@@ -14,6 +14,7 @@ import base64
 import builtins
 import copy
 import importlib
+import importlib.util
 import inspect
 import io
 import linecache
@@ -27,6 +28,7 @@ from typing import Any
 import cloudpickle
 
 import nbray
+from nbray.jupyter_ext import worker_display
 from nbray.jupyter_ext.parcel import LARGE_BYTES, Parcel, unpack
 from nbray.jupyter_ext.remote_run import Summary
 from nbray.jupyter_ext.remote_value import Unpicklable, Unset, at_home
@@ -169,7 +171,7 @@ def _run(cell: Cell, namespace: dict[str, Any]) -> Any:
     displays = plots.collect()
     if LAST not in cell.assigns:
         last = namespace.pop(LAST, None)
-        if last is not None and cell.show:
+        if last is not None and cell.show and not plots.has_shown(last):
             displays.append(_bundle(last))
     values = [_outgoing(name, namespace) for name in cell.assigns]
     types = {name: _kind(namespace[name]) for name in cell.assigns if name in namespace}
@@ -252,6 +254,10 @@ def _bundle(value: Any) -> dict[str, Any]:
     bundle: dict[str, Any] = {"text/plain": repr(value)}
     if isinstance(value, type):
         return bundle
+    package = type(value).__module__.partition(".")[0]
+    drawn = package in _DRAWN_BY_IPYTHON or hasattr(value, "_repr_mimebundle_")
+    if drawn and importlib.util.find_spec("IPython") is not None:
+        return {**worker_display.static_bundle(value), **bundle}
     renderers = {"text/html": "_repr_html_", "text/markdown": "_repr_markdown_",
                  "image/svg+xml": "_repr_svg_", "text/latex": "_repr_latex_"}  # fmt: skip
     for mime, method in renderers.items():
@@ -262,10 +268,14 @@ def _bundle(value: Any) -> dict[str, Any]:
     return bundle
 
 
+_DRAWN_BY_IPYTHON = ("bokeh", "matplotlib")
+
+
 class _Plots:
     """The matplotlib figures that a cell draws. Only looks if the cell imports pyplot."""
 
     def __init__(self) -> None:
+        self._shown: list[Any] = []
         os.environ["MPLBACKEND"] = "agg"
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is not None:
@@ -280,9 +290,14 @@ class _Plots:
         bundles = []
         for number in pyplot.get_fignums():
             figure = pyplot.figure(number)
+            self._shown.append(figure)
             picture = io.BytesIO()
             figure.savefig(picture, format="png", bbox_inches="tight")
             encoded = base64.b64encode(picture.getvalue()).decode("ascii")
             bundles.append({"image/png": encoded, "text/plain": repr(figure)})
         pyplot.close("all")
         return bundles
+
+    def has_shown(self, value: Any) -> bool:
+        """Whether ``value`` is a figure that has been collected."""
+        return any(value is figure for figure in self._shown)

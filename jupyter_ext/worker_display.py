@@ -112,6 +112,17 @@ def _make_shell() -> None:
     formatters["text/html"].for_type_by_name("bokeh.models.layouts", "LayoutDOM", bokeh_frame)
 
 
+def static_bundle(value: Any) -> dict[str, Any]:
+    """What IPython would display of ``value``, in a form that needs nothing of this worker."""
+    install()
+    from IPython.core.interactiveshell import InteractiveShell
+
+    formatter = InteractiveShell.instance().display_formatter
+    assert formatter is not None
+    data, _metadata = formatter.format(value)  # type: ignore[no-untyped-call]
+    return _static(data)
+
+
 def _static(data: dict[str, Any]) -> dict[str, Any]:
     """A bundle that needs nothing of the worker."""
     bundle = {

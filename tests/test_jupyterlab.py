@@ -234,6 +234,48 @@ def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None
     assert "16/16" in html and 'class="nbray-picture"' in html
 
 
+def test_a_hundred_thousand_lines_a_second_leave_the_page_usable(lab: Lab) -> None:
+    page = lab.open(
+        "flood",
+        [
+            START,
+            "import nbray, time\n@nbray.remote(num_cpus=0.25)\ndef flood(i):\n"
+            "    until, lines = time.monotonic() + 4, 0\n"
+            "    while time.monotonic() < until:\n"
+            "        print('\\n'.join(f'line {i} {n}' for n in range(lines, lines + 1000)))\n"
+            "        lines += 1000\n    return lines\n"
+            "refs = [flood.remote(i) for i in range(8)]",
+            "began = time.monotonic()\nlines = sum(nbray.get(refs))\n"
+            "lines > 100_000 * (time.monotonic() - began), f'{lines:,} lines'",
+        ],
+    )
+    page.run(0)
+    page.run(1)
+    page.start(2)
+    page.shows(1, "more lines")
+    slowest = page.page.evaluate(
+        """async () => {
+            let slowest = 0;
+            for (let turn = 0; turn < 40; turn++) {
+                const began = performance.now();
+                await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
+                slowest = Math.max(slowest, performance.now() - began);
+                await new Promise(done => setTimeout(done, 50));
+            }
+            return slowest;
+        }"""
+    )
+    assert slowest < 1000, f"the page stood still for {slowest:.0f} ms"
+    page.picture("during")
+    page.ended(2)
+    page.shows(2, "(True, ")
+    shown = page.output(2).inner_text()
+    lines = int(re.sub(r"\D", "", shown.partition("'")[2]))
+    page.shows(1, f"{lines - 200:,} more lines", timeout_s=60)
+    assert page.output(1).inner_text().count("\n") < 260
+    assert page.saved() and page.path.stat().st_size < 100_000
+
+
 def test_the_task_stream_is_drawn_and_can_be_looked_into(lab: Lab) -> None:
     page = lab.open(
         "stream",
@@ -327,6 +369,7 @@ def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> Non
     shows.to_contain_text("2 nodes", timeout=60_000)
     page.picture("two-nodes")
     widget.locator("button[title='Remove a node']").click()
+    shows.to_contain_text("Remove the node that was added last?")
     page.picture("asks")
     widget.locator("button[title='No']").click()
     shows.to_contain_text("2 nodes")

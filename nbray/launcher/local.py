@@ -105,6 +105,8 @@ def start_head(
         node = RunningNode(Session(session), address.rpartition(":")[0])
         host, port = node.node_ip, int(address.rpartition(":")[2])
     else:
+        if fate_shared:
+            drop_dead_sessions()
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
     node.dashboard_error = without
@@ -333,3 +335,13 @@ def _process_of(session: Session, pid: int) -> list[psutil.Process]:
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return []
     return [process] if ours else []
+
+
+def drop_dead_sessions(keep: int = 1) -> None:
+    """Delete what clusters left on the disk that ended with a killed program, as a kernel is.
+
+    The newest ``keep`` of them stay, for their logs.
+    """
+    dead = [node for node in found_nodes() if node.fate_shared and not node.processes]
+    for node in dead[keep:]:
+        node.session.remove()
