@@ -7,6 +7,7 @@ last state is final. `TaskProgress` knows the counts; `Panel` says how they look
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -49,6 +50,14 @@ class Row:
         if self.done and self.total > 1 and self.seconds > 0:
             words.append(f"{_rate(self.done / self.seconds)}/s")
         return ", ".join([*words, f"{self.seconds:.1f} s"])
+
+
+_BAR = re.compile(r"(.*?):? *(\d+)%\|[^|]*\| *(.*)")
+"""A bar as tqdm writes it: a name, how far it is, and the figures."""
+
+
+def _drawn_bar(per_cent: int) -> str:
+    return str(theme.bar(per_cent / 100, theme.GOOD if per_cent >= 100 else theme.BRAND))
 
 
 def _rate(per_s: float) -> str:
@@ -202,18 +211,22 @@ class Panel:
             )
             for row in self._rows
         ]
+        drawn = [_BAR.match(line) for line in self._bars]
+        rows += [
+            (f"<b>{theme.escape(found[1])}</b>", _drawn_bar(int(found[2])), theme.escape(found[3]))
+            for found in drawn
+            if found
+        ]
         parts = [theme.grid((), rows)] if rows else []
-        if self._bars:
-            text = "\n".join(theme.escape(line) for line in self._bars)
+        others = [line for line, found in zip(self._bars, drawn, strict=True) if not found]
+        if others:
+            text = "\n".join(theme.escape(line) for line in others)
             parts.append(
                 '<pre style="margin:2px 0;background:none;color:inherit;padding:0;'
                 f'overflow:auto">{text}</pre>'
             )
         if self._hidden:
-            logs = "".join(
-                f'<div><a href="file://{theme.escape(log)}">{theme.escape(log)}</a></div>'
-                for log in self._logs[:8]
-            )
+            logs = "".join(f"<div><code>{theme.escape(log)}</code></div>" for log in self._logs[:8])
             parts.append(
                 f'<details><summary style="cursor:pointer">{theme.escape(self._hidden_words())}'
                 f"</summary>{logs}</details>"

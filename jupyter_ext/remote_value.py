@@ -7,7 +7,6 @@ the value and puts it in the name's place.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import FunctionType
@@ -15,6 +14,7 @@ from typing import Any
 
 import nbray
 from nbray.exceptions import NbrayError
+from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.cell_analysis import names_reached
 from nbray.jupyter_ext.remote_run import RemoteRun
 
@@ -108,12 +108,9 @@ class RemoteValue:
         return f"<RemoteValue {self.name}: {kind + ', ' if kind else ''}{state}, {self.run.label}>"
 
     def _repr_html_(self) -> str:
-        state, kind = (html.escape(text) for text in self.describe())
-        name, label = html.escape(self.name), html.escape(self.run.label)
-        return (
-            f"<div><b>{name}</b> <code>{kind or 'not known yet'}</code> &middot; {state} &middot; "
-            f"in the cluster, from {label}</div>"
-        )
+        state, kind = self.describe()
+        facts = [("", kind or "not known yet"), ("", state), ("in", "the cluster")]
+        return str(theme.facts(self.name, [*facts, ("from", self.run.label)], "picture"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fetch, (self.ref,)

@@ -16,6 +16,11 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 
+def is_panel(content: dict[str, Any]) -> bool:
+    """Whether a display is a cell's panel."""
+    return str(content.get("transient", {}).get("display_id", "")).startswith("nbray-")
+
+
 class Cell:
     """One executed cell and everything that was published for it."""
 
@@ -32,8 +37,9 @@ class Cell:
 
     @property
     def result(self) -> str:
+        """What the cell shows, but for its panel, which a slow machine adds."""
         for name, content in self.messages:
-            if name in ("execute_result", "display_data"):
+            if name in ("execute_result", "display_data") and not is_panel(content):
                 return str(content["data"]["text/plain"])
         return ""
 

@@ -21,7 +21,7 @@ def test_values_go_and_come_by_name(notebook: Notebook) -> None:
     assert cell.result == "np.float64(49999500000.0)"
     shown = notebook.run("globals()['total'], globals()['total']._repr_html_()").result
     assert "<RemoteValue total: float64 () float64, done, In [" in shown
-    assert "from In [" in shown
+    assert "from</span> In [" in shown
     assert notebook.run("import os as here\nint(total), pid != here.getpid(), scale").result == (
         "(49999500000, True, 10)"
     )

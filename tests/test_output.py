@@ -12,7 +12,7 @@ import pytest
 from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel import Cell, Notebook, notebook
+from kernel import Cell, Notebook, is_panel, notebook
 
 import nbray
 from nbray.core_worker.output import LogFile
@@ -196,10 +196,6 @@ def test_a_flood_is_bounded_in_the_worker_and_whole_in_its_log(cluster: Path) ->
 
 
 # --- in a notebook -----------------------------------------------------------------------------
-
-
-def is_panel(content: dict[str, Any]) -> bool:
-    return str(content.get("transient", {}).get("display_id", "")).startswith("nbray-")
 
 
 def panel(cell: Cell) -> str:

@@ -53,7 +53,7 @@ def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
     if getattr(workspace.shell, "kernel", None) is None:
         return _look(number, label, counts)
     shown = _look(number, label, counts)
-    name = f"nbray-stream-{uuid.uuid4().hex}"
+    name = f"stream-{uuid.uuid4().hex}"
     display(shown, display_id=name)  # type: ignore[no-untyped-call]
     if _unfinished(counts, number):
         cell = workspace.router.current_cell()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.task_stream import Stream
+    from nbray.jupyter_ext.widgets.standing import Static
 
 __all__ = ["available", "cluster", "zoom"]
 
@@ -16,7 +17,7 @@ def available() -> bool:
     return importlib.util.find_spec("ipywidgets") is not None
 
 
-def cluster(fallback: object = None) -> object:
+def cluster(fallback: Static | None = None) -> object:
     """A new cluster widget; ``fallback`` is shown where there are no widgets.
 
     Raises:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import ipywidgets
 
@@ -19,20 +18,21 @@ from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.widgets import cluster_view
 from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot
 from nbray.jupyter_ext.widgets.feed import Feed
+from nbray.jupyter_ext.widgets.standing import Standing, Static
 from nbray.util import local_nodes
 
 shared_feed = Feed()
 
 
-class ClusterWidget(ipywidgets.VBox):  # type: ignore[misc]
+class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
     """Nodes, work and buttons, live.
 
     ``display(ClusterWidget())``, or `%nbray status`.
     """
 
-    def __init__(self, fallback: object = None, feed: Feed = shared_feed) -> None:
+    def __init__(self, fallback: Static | None = None, feed: Feed = shared_feed) -> None:
         """``fallback`` is shown, as text and HTML, where there are no widgets."""
-        self._fallback = fallback
+        self.standing_for = fallback
         self._feed = feed
         self._lock = threading.RLock()
         self._pending: Callable[[], None] | None = None
@@ -46,12 +46,22 @@ class ClusterWidget(ipywidgets.VBox):  # type: ignore[misc]
         self._yes = self._button("Yes", "check", self._on_yes, style="danger")
         self._no = self._button("No", "times", self._on_no)
         self._question = ipywidgets.HTML()
+        style = ipywidgets.HTML(self.hiding_style())
+        style.layout.display = "none"
         self._asking = ipywidgets.HBox([self._question, self._yes, self._no])
         self._asking.layout.display = "none"
         self._asking.layout.align_items = "center"
         buttons = ipywidgets.HBox([self._add, self._remove, self._stop])
         super().__init__(
-            [self._title, self._node_table, self._work, buttons, self._asking, self._notice],
+            [
+                self._title,
+                self._node_table,
+                self._work,
+                buttons,
+                self._asking,
+                self._notice,
+                style,
+            ],
             layout=ipywidgets.Layout(
                 border=f"1px solid {theme.BORDER}", padding="6px 10px", width="fit-content"
             ),
@@ -80,15 +90,6 @@ class ClusterWidget(ipywidgets.VBox):  # type: ignore[misc]
             self._feed.subscribe(self._show)
         else:
             self._feed.unsubscribe(self._show)
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        if self._fallback is not None:
-            bundle["text/plain"] = repr(self._fallback)
-            html = getattr(self._fallback, "_repr_html_", None)
-            if html is not None:
-                bundle["text/html"] = html()
-        return bundle
 
     def close(self) -> None:
         """End the widget."""

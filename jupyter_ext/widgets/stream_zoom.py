@@ -13,27 +13,22 @@ from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.plotting import figure
 
 from nbray.jupyter_ext.task_stream import Stream
+from nbray.jupyter_ext.widgets.standing import Standing
 from nbray.jupyter_ext.worker_display import bokeh_frame
 
 _GREY, _GRID, _RED = "#8a919c", "#8a919c33", "#d64541"
 _ROW = 22
 
 
-class StreamZoom(ipywidgets.HTML):  # type: ignore[misc]
+class StreamZoom(Standing, ipywidgets.HTML):  # type: ignore[misc]
     """A stream that can be looked into."""
 
     def __init__(self, stream: Stream) -> None:
         """Show ``stream`` as it is now."""
-        self._stream = stream
-        super().__init__(bokeh_frame(plot(stream)))
+        self.standing_for = stream
+        super().__init__(self.hiding_style() + bokeh_frame(plot(stream)))
         self.add_class("nbray-stream-zoom")
         self.layout.max_width = "860px"
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        bundle["text/plain"] = repr(self._stream)
-        bundle["text/html"] = self._stream._repr_html_()
-        return bundle
 
 
 def plot(stream: Stream) -> Any:
