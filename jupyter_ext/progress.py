@@ -41,8 +41,9 @@ class Row:
         """The numbers, for people."""
         words = [f"{self.done + self.failed:,}/{self.total:,}"]
         if not self.is_final:
-            words.append(f"{self.running:,} running")
             queued = self.total - self.done - self.failed - self.running
+            if self.running or not queued:
+                words.append(f"{self.running:,} running")
             if queued:
                 words.append(f"{queued:,} queued")
         if self.failed:

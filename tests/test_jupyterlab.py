@@ -234,6 +234,41 @@ def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None
     assert "16/16" in html and 'class="nbray-picture"' in html
 
 
+def test_handles_have_pictures_and_the_dashboard_is_one_click_away(lab: Lab) -> None:
+    page = lab.open(
+        "handles",
+        [
+            "%load_ext nbray\nimport nbray\n"
+            "nbray.init(num_cpus=2, include_dashboard=True, dashboard_port=0)",
+            "@nbray.remote\nclass Counter:\n    def add(self, n): pass\n    def get(self): pass\n"
+            "counter = Counter.options(name='tally').remote()\n"
+            "nbray.get(counter.get.remote())\ncounter",
+            "@nbray.remote\ndef numbers():\n    yield from range(3)\nnumbers.remote()",
+            "from nbray.util.state import list_nodes\nlist_nodes()[0]",
+            "%%remote\nimport numpy as np\ntable = np.zeros((100, 3))",
+            "globals()['table']",
+            "nbray.put({'a': 1, 'b': 2})",
+            "%nbray status",
+        ],
+    )
+    for number in range(8):
+        page.run(number)
+    page.shows(0, "dashboard")
+    page.output(7).locator(".nbray-cluster").wait_for(timeout=30_000)
+    assert page.output(7).locator("table:visible").count() == 1, "the static picture is hidden"
+    page.cell(0).scroll_into_view_if_needed()
+    page.picture("top")
+    page.cell(7).scroll_into_view_if_needed()
+    page.picture("bottom")
+    with page.page.context.expect_page() as opened:
+        page.output(0).locator("a").click()
+    dashboard = opened.value
+    dashboard.get_by_text("CPU").first.wait_for(timeout=60_000)
+    if folder := os.environ.get("NBRAY_SCREENSHOTS"):
+        dashboard.wait_for_timeout(3000)
+        dashboard.screenshot(path=str(Path(folder) / "handles-dashboard.png"))
+
+
 def test_a_hundred_thousand_lines_a_second_leave_the_page_usable(lab: Lab) -> None:
     page = lab.open(
         "flood",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 
 
 def test_watching_a_cluster_shows_what_it_says(session_root: Path, tmp_path: Path) -> None:
@@ -28,6 +29,10 @@ def test_watching_a_cluster_shows_what_it_says(session_root: Path, tmp_path: Pat
     assert "the same for all  [5 times" in text
     assert "14/14" in text
     assert "40/40 in 2 tasks" in text
+    assert "Tasks of In [3], 2 workers" in text and "slow: 14 tasks, " in text
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    for part in ("<svg", "nbray-picture", "nbray-panel", "nbray-table", "4,800 more lines"):
+        assert part in page, f"{part} is not in nbconvert's page"
     assert sum(pictures for _, pictures in shown.values()) == 1
     assert "4,800 more lines" in text
     assert "ready, ndarray (300, 1000) float64, size 2.4 MB" in text
