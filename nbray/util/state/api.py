@@ -30,6 +30,7 @@ Row = TypeVar("Row")
 T = TypeVar("T")
 MAX_LIMIT = 10_000
 DEFAULT_LIMIT = 100
+_FILTERED_THERE = ("job_id", "origin")
 
 
 class StateApiException(NbrayError):
@@ -119,15 +120,25 @@ def list_tasks(
     Raises:
         StateApiException: also when a node did not answer, with ``raise_on_missing_output``.
     """
-    found = find_tasks(address, filters, timeout, raise_on_missing_output)
     select(TaskState, [], filters, limit, detail)
+    # What the cluster cannot filter is filtered here, out of more rows.
+    known_there = all(
+        key in _FILTERED_THERE and predicate == "=" and value not in ("", 0, "0")
+        for key, predicate, value in filters or ()
+    )
+    found = find_tasks(
+        address, filters, timeout, raise_on_missing_output, limit if known_there else MAX_LIMIT
+    )
     return select(TaskState, found.rows, filters, limit, detail, newest=True)
 
 
 def find_tasks(
-    address: str | None, filters: Sequence[Filter] | None, timeout: float, complete: bool
-) -> TaskList:
-    """Every task that the cluster knows; what filters say of jobs and origins, it is told.
+    address: str | None, filters: Sequence[Filter] | None, timeout: float, complete: bool,
+    limit: int = MAX_LIMIT,
+) -> TaskList:  # fmt: skip
+    """Tasks that the cluster knows; what filters say of jobs and origins, it is told.
+
+    At most ``limit`` unfinished ones of each process, and ended ones of each node.
 
     Raises:
         StateApiException: with ``complete``, a node did not answer.
@@ -135,7 +146,7 @@ def find_tasks(
     exact = {key: str(value) for key, predicate, value in filters or () if predicate == "="}
     job_id = exact.get("job_id", "")
     try:
-        query = q.tasks(MAX_LIMIT, bytes.fromhex(job_id), int(exact.get("origin", 0)))
+        query = q.tasks(limit, bytes.fromhex(job_id), int(exact.get("origin", 0)))
     except ValueError as error:
         raise StateApiException(f"A filter's value is impossible: {error}") from error
     found = ask(query, address, timeout)
