@@ -98,6 +98,20 @@ def test_failures_say_of_what_kind_they_are_and_every_attempt_has_a_row(cluster:
         ("fails", 1, "TASK_EXECUTION_EXCEPTION"),
         ("crash", 0, "WORKER_DIED"),
     ]
+    silent = fails.options(num_returns=0, max_retries=0, name="silent")
+    silent.remote()
+    wait_until(
+        lambda: (
+            [r.state for r in state.list_tasks(filters=[("name", "=", "silent")])] == ["FAILED"]
+        ),
+        "a failure that no ref shows",
+    )
+
+    def failures() -> dict[str, int]:
+        summary = state.summarize_tasks()["cluster"]["summary"]
+        return {name: row["state_counts"].get("FAILED", 0) for name, row in summary.items()}
+
+    wait_until(lambda: failures().get("fails") == 2 and failures().get("crash") == 1, "the counts")
     assert "no good" in (rows[0].error_message or "")
     assert "exit status 3" in (rows[2].error_message or "")
 

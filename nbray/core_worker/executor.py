@@ -107,6 +107,8 @@ class Executor:
             signal.pthread_kill(self._main, signal.SIGINT)
 
     def _turn(self) -> None:
+        if not self._replies:
+            return
         while self._replies:
             connection, spec, done = self._replies.popleft()
             if spec.dependencies or spec.contained:
@@ -119,6 +121,7 @@ class Executor:
                 )
             else:
                 self._send(connection, spec, done, [])
+        self._counts.replied()
 
     def _send(
         self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone, kept: list[bytes]

@@ -1,4 +1,4 @@
-"""How many tasks of each function have run in this worker: exact, and told once a second."""
+"""How many tasks of each function have run in this worker: told once a second, failures at once."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ class RunCounts:
         self._core = core
         self._finished: dict[str, int] = {}
         self._failed: dict[str, int] = {}
-        self._telling = False
+        self._telling = self._urgent = False
         core.events.tellers.append(self._tell)
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
-        failed = bool(done.values) and done.values[0].is_error
+        failed = done.retry or (bool(done.values) and done.values[0].is_error)
         counts = self._failed if failed else self._finished
         counts[spec.name] = counts.get(spec.name, 0) + 1
+        self._urgent = self._urgent or failed
         if not self._telling:
             self._telling = True
             self._core.reactor.call_later(_PERIOD_S, self._on_time)
+
+    def replied(self) -> None:
+        """All replies of a turn are queued: failures go with them, the process may crash next."""
+        if self._urgent:
+            self._tell()
 
     def _on_time(self) -> None:
         self._telling = False
         self._tell()
 
     def _tell(self) -> None:
+        self._urgent = False
         finished, self._finished = self._finished, {}
         failed, self._failed = self._failed, {}
         counts = {

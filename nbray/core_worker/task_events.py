@@ -19,7 +19,15 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nbray.wire.messages import TaskDone, TaskEvent, TaskEvents, TaskSpec, TasksTold, TellTasks
+from nbray.wire.messages import (
+    TaskDone,
+    TaskEvent,
+    TaskEvents,
+    TaskSpec,
+    TasksRan,
+    TasksTold,
+    TellTasks,
+)
 from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
@@ -73,6 +81,7 @@ class TaskEventLog:
         self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
         self._room = self._budget
         self._dropped = 0
+        self._counts: dict[str, tuple[int, int]] = {}
         self._shift = time.time() - time.monotonic()
         self._scheduled = self._urgent = False
         core.peers.handlers[TellTasks] = self._on_tell
@@ -86,22 +95,24 @@ class TaskEventLog:
     def ran(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task of this worker has ended."""
         began = self.running.pop(spec.task_id, None)
-        failed = bool(done.values) and done.values[0].is_error
-        if done.seconds < _LONG_S and not failed:
+        error = self._errors.pop(spec.task_id, None) if self._errors else None
+        if done.seconds < _LONG_S and error is None:
             if not self._room:
                 self._dropped += 1
                 return
             self._room -= 1
-        kind, text = self._errors.pop(spec.task_id, ("", "")) if failed else ("", "")
         started = began[1] + self._shift if began is not None else 0.0
         ended = started + done.seconds if began is not None else time.time()
-        self._add(_event(spec, "FAILED" if failed else "FINISHED", started, ended, kind, text))
+        state, kind, text = ("FAILED", *error) if error is not None else ("FINISHED", "", "")
+        self._add(_event(spec, state, started, ended, kind, text))
 
     # --- under the baton --------------------
 
     def failed(self, spec: TaskSpec, error: Exception) -> None:
         """An attempt at a task of this owner failed, and no worker has told of it."""
         text = str(error)[-_LONGEST_TEXT:]
+        finished, failed = self._counts.get(spec.name, (0, 0))
+        self._counts[spec.name] = (finished, failed + 1)  # workers count what they replied to
         self._add(_event(spec, "FAILED", 0.0, time.time(), error_type(error), text))
 
     def tell(self) -> None:
@@ -111,6 +122,9 @@ class TaskEventLog:
         while self._batch:
             rows.append(self._batch.popleft())
         dropped, self._dropped = self._dropped, 0
+        counts, self._counts = self._counts, {}
+        if counts:
+            self._core.peers.raylet.send(TasksRan(counts))
         if rows or dropped:
             self._core.peers.raylet.send(TaskEvents(rows, dropped))
 
