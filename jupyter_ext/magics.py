@@ -235,7 +235,7 @@ class NbrayMagics(Magics):
             value = repr(run.elements[place])
             short = value if len(value) <= 80 else value[:77] + "..."
             lines = rendered.__dict__["_render_traceback_"]()
-            where = f"Element {place} of {len(run.refs)}: {', '.join(variables)} = {short}"
+            where = f"Element {place + 1} of {len(run.refs)}: {', '.join(variables)} = {short}"
             rendered.__dict__["_render_traceback_"] = lambda: [*lines, where]
         return rendered
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
+from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.interrupts import stop
 
 
@@ -173,11 +173,8 @@ class RemoteRun:
         return f"<remote cell {self.label}: {self.state()}>"
 
     def _repr_html_(self) -> str:
-        what = html.escape(self.what())
-        return (
-            f"<div>remote cell <b>{html.escape(self.label)}</b> &middot; {self.state()} &middot; "
-            f"{self.seconds():.1f} s &middot; <code>{what}</code></div>"
-        )
+        facts = [("", self.state()), ("", f"{self.seconds():.1f} s"), ("begins", self.what())]
+        return str(theme.facts(f"Remote cell {self.label}", facts, "picture"))
 
 
 def _membership() -> str:

@@ -234,7 +234,9 @@ def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None
     assert "16/16" in html and 'class="nbray-picture"' in html
 
 
-def test_handles_have_pictures_and_the_dashboard_is_one_click_away(lab: Lab) -> None:
+def test_handles_have_pictures_and_the_dashboard_is_one_click_away(
+    lab: Lab, session_root: Path
+) -> None:
     page = lab.open(
         "handles",
         [
@@ -260,6 +262,7 @@ def test_handles_have_pictures_and_the_dashboard_is_one_click_away(lab: Lab) -> 
     page.picture("top")
     page.cell(7).scroll_into_view_if_needed()
     page.picture("bottom")
+    page.saved()
     with page.page.context.expect_page() as opened:
         page.output(0).locator("a").click()
     dashboard = opened.value
@@ -267,6 +270,15 @@ def test_handles_have_pictures_and_the_dashboard_is_one_click_away(lab: Lab) -> 
     if folder := os.environ.get("NBRAY_SCREENSHOTS"):
         dashboard.wait_for_timeout(3000)
         dashboard.screenshot(path=str(Path(folder) / "handles-dashboard.png"))
+    dashboard.close()
+    page.menu("Kernel", "Shut Down Kernel")
+    wait_until(lambda: not processes_of(session_root), "the end of the cluster", timeout=60)
+    page.page.reload()
+    page.output(7).locator(".nbray-table").wait_for(timeout=60_000)
+    page.cell(7).scroll_into_view_if_needed()
+    page.picture("reopened")
+    assert page.output(1).locator(".nbray-picture").is_visible()
+    assert page.output(7).locator(".nbray-table").is_visible(), "the static picture is seen now"
 
 
 def test_a_hundred_thousand_lines_a_second_leave_the_page_usable(lab: Lab) -> None:

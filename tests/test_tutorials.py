@@ -82,7 +82,7 @@ WHEN_THINGS_FAIL: Shown = [
     ("%%remote --timeout", "did not end within 0.5 s and was cancelled."),
     ("%%remote --noblock", "<remote cell In [12]: running>"),
     ("%nbray cancel", "In [12] killed."),
-    ("%%remote --map word", "Element 2 of 4: word = 'x3'"),
+    ("%%remote --map word", "Element 3 of 4: word = 'x3'"),
     ("%%remote\nname", "line 2: input(): a worker has no keyboard"),
     ("import nbray", "ValueError: only 10 left"),
     ("nbray.get(account", "6"),
