@@ -330,3 +330,17 @@ def test_a_process_that_does_not_answer_is_warned_of_and_its_task_is_listed(clus
     Path(release).touch()
     nbray.get(ref, timeout=30)
     os.unlink(release)
+
+
+def test_what_failed_or_took_long_is_remembered_beyond_many_short_tasks(
+    monkeypatch: pytest.MonkeyPatch, session_root: Path
+) -> None:
+    monkeypatch.setenv("NBRAY_TASK_EVENTS_KEPT", "50")
+    nbray.init(num_cpus=2)
+    nbray.get(nbray.remote(time.sleep).options(name="long").remote(0.05), timeout=30)
+    with pytest.raises(TaskError):
+        nbray.get(fails.remote(), timeout=30)
+    refs = [short.remote(n) for n in range(500)]
+    nbray.get(refs, timeout=30)
+    names = [row.name for row in state.list_tasks(limit=10_000)]
+    assert len(names) <= 150 and {"long", "fails", "short"} == set(names)

@@ -44,7 +44,8 @@ class Config:
         output_batch_lines: lines of output that a worker sends at once; more are counted.
         output_batch_bytes: characters of output that a worker sends at once.
         task_events_per_s: so many short tasks a worker tells of in a second; more are counted.
-        task_events_kept: so many ended tasks a node remembers, and as many that failed.
+        task_events_kept: so many tasks a node remembers that failed, that ran for 10 ms or longer,
+            and that were shorter; of each.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -79,7 +80,7 @@ class Config:
     output_batch_lines: int = 1000
     output_batch_bytes: int = 256 * 1024
     task_events_per_s: int = 1000
-    task_events_kept: int = 20_000
+    task_events_kept: int = 10_000
     record_ref_creation_sites: int = 0
 
     @classmethod

@@ -1,8 +1,8 @@
-"""The tasks of this node: a ring of those that ended, and its processes' word on the others.
+"""The tasks of this node: rings of those that ended, and its processes' word on the others.
 
-Two rings, of those that finished and of those that failed, so that many that finish do not
-push out what went wrong. Unfinished tasks are asked for when somebody wants to know. What
-the node remembers is forgotten with it.
+Those that failed, the long and the short have a ring each, so that many short ones do not push out
+what went wrong, or what took time. Unfinished tasks are asked for when somebody wants to know.
+What the node remembers is forgotten with it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ from nbray.raylet.leases import Process
 from nbray.wire.messages import TaskEvent, TaskEvents, TasksTold, TellTasks
 from nbray.wire.state_messages import Tasks, TaskSource, TasksRequest
 
+_Ring = deque[tuple[TaskSource, TaskEvent]]
+_LONG_S = 0.01
+_LATE_S = 5.0  # by so much may what a process tells be older than what another told before
+
 
 class TaskEventRing:
-    """Keeps at most ``kept`` ended tasks, and as many that failed."""
+    """Keeps at most ``kept`` tasks of each kind."""
 
     def __init__(self, node_id: bytes, inquiries: Inquiries, kept: int) -> None:
         self._node_id = node_id
         self._inquiries = inquiries
-        self._finished: deque[tuple[TaskSource, TaskEvent]] = deque(maxlen=kept)
-        self._failed: deque[tuple[TaskSource, TaskEvent]] = deque(maxlen=kept)
+        self._failed: _Ring = deque(maxlen=kept)
+        self._long: _Ring = deque(maxlen=kept)
+        self._short: _Ring = deque(maxlen=kept)
         self._dropped = 0
 
     def told(self, process: Process, events: TaskEvents) -> None:
@@ -30,10 +35,15 @@ class TaskEventRing:
         source = self._source(process)
         self._dropped += events.dropped
         for event in events.rows:
-            ring = self._failed if event.state == "FAILED" else self._finished
+            ring = self._ring_of(event)
             if len(ring) == ring.maxlen:
                 self._dropped += 1
             ring.append((source, event))
+
+    def _ring_of(self, event: TaskEvent) -> _Ring:
+        if event.state == "FAILED":
+            return self._failed
+        return self._long if event.ended - event.started >= _LONG_S else self._short
 
     async def list_tasks(self, request: TasksRequest) -> Tasks:
         """Every task of this node that is remembered or unfinished."""
@@ -60,10 +70,10 @@ class TaskEventRing:
                 add(source, event)
             for name, count in told.unfinished.items():
                 reply.unfinished[name] = reply.unfinished.get(name, 0) + count
-        for ring in (self._failed, self._finished):
+        for ring in (self._failed, self._long, self._short):
             left = request.limit
             for source, event in reversed(ring):
-                if event.ended <= request.since or not left:
+                if event.ended <= request.since - _LATE_S or not left:
                     break
                 if _is_wanted(event, request):
                     add(source, event)
@@ -77,4 +87,8 @@ class TaskEventRing:
 
 
 def _is_wanted(event: TaskEvent, request: TasksRequest) -> bool:
-    return request.job_id in (b"", event.job_id) and request.origin in (0, event.origin)
+    return (
+        event.ended > request.since
+        and request.job_id in (b"", event.job_id)
+        and request.origin in (0, event.origin)
+    )

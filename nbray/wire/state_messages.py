@@ -176,7 +176,7 @@ class DashboardAddress(msgspec.Struct, array_like=True):
 class TasksRequest(msgspec.Struct, array_like=True):
     """``ListTasks``, to the GCS and on to raylets: of a job, an origin, ended after ``since``.
 
-    At most ``limit`` of the unfinished of each process, and of the ended of each node.
+    At most ``limit`` of the unfinished of each process, and of the ended of each kind and node.
     """
 
     limit: int
