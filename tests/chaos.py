@@ -38,7 +38,7 @@ from nbray import exceptions as ex
 from nbray.common.session import Session
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
-from nbray.util.state import list_objects
+from nbray.util.state import StateApiException, list_objects
 
 MB = 1 << 20
 DEADLINE_S = float(os.environ.get("NBRAY_CHAOS_DEADLINE_S", 120))
@@ -511,8 +511,12 @@ def _what_is_taken() -> str:
     objects = sum(row["Stats"].get("objects", 1) for row in rows)
     if objects:
         left.append(f"{objects:.0f} objects in the stores")
-    for row in list_objects(limit=5):
-        left.append(f"{row.object_id} is {row.reference_type} in pid {row.pid} ({row.call_site})")
+    try:
+        for row in list_objects(limit=5):
+            who = f"pid {row.pid} ({row.call_site})"
+            left.append(f"{row.object_id} is {row.reference_type} in {who}")
+    except StateApiException as error:
+        left.append(str(error))  # a node has died and is still listed
     if len(rows) != NODES + 1:
         left.append(f"{len(rows)} nodes are alive")
     return "; ".join(left)
