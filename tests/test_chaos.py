@@ -15,11 +15,11 @@ def test_a_short_chaos(session_root: Path) -> None:
     assert sum(work.values()) > 20
 
 
-@pytest.mark.chaos
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(100, 106))
+@pytest.mark.parametrize("seed", range(100, 103))
 def test_chaos(session_root: Path, seed: int) -> None:
-    faults, work = run(seed, seconds=40)
+    faults, work = run(seed, seconds=90)
     print(report(faults))
     assert len(faults) > 10
     assert sum(work.values()) > 50

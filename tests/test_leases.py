@@ -110,6 +110,7 @@ class Submitter:
             fail_crashed=lambda spec, _worker, _death: self.answer(spec, "crashed"),
         )  # fmt: skip
         self.crashes = SimpleNamespace(when_known=self.when_known)
+        self.events = SimpleNamespace(failed=lambda _spec, _error: None)
         self.handlers[m.WorkerDied] = self.on_died
         self.tasks = TaskSubmitter(cast(Any, self))
 
@@ -396,7 +397,7 @@ class Leases(RuleBasedStateMachine):
                 break
         assert not self.open_tasks(), "tasks without an answer"
         for submitter in self.living():
-            submitter.tasks._return_idle(-1.0)
+            submitter.tasks.return_idle(-1.0)
         while self.step(generator):
             pass
         leases = self.cluster.leases
