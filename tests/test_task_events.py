@@ -15,7 +15,9 @@ from conftest import wait_until
 from test_cli import command
 
 import nbray
-from nbray.exceptions import TaskError, WorkerCrashedError
+from nbray.driver import current_core
+from nbray.exceptions import NbrayError, TaskError, WorkerCrashedError
+from nbray.state import queries
 from nbray.state.trace import chrome_trace
 from nbray.util import output, state
 
@@ -344,3 +346,10 @@ def test_what_failed_or_took_long_is_remembered_beyond_many_short_tasks(
     nbray.get(refs, timeout=30)
     names = [row.name for row in state.list_tasks(limit=10_000)]
     assert len(names) <= 150 and {"long", "fails", "short"} == set(names)
+
+
+def test_an_impossible_number_of_rows_is_refused_and_harms_nobody(cluster: Path) -> None:
+    for query in (queries.tasks(-1), queries.objects(-1)):
+        with pytest.raises(NbrayError, match="malformed"):
+            current_core().peers.gcs_call(query.method, query.body)
+    assert nbray.get(short.remote(1), timeout=30) == 1

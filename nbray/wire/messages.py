@@ -755,7 +755,7 @@ class TellTasks(msgspec.Struct, array_like=True, tag=156):
     """
 
     request_id: int
-    limit: int
+    limit: Index
     job_id: bytes = b""
     origin: int = 0
 
@@ -778,7 +778,7 @@ class TellObjects(msgspec.Struct, array_like=True, tag=159):
     """Raylet to its processes: which objects do you hold? Answered by `ObjectsTold`."""
 
     request_id: int
-    limit: int
+    limit: Index
 
 
 class ObjectRow(msgspec.Struct, array_like=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import MetricRow, ObjectRow, TaskEvent
+from nbray.wire.messages import Index, MetricRow, ObjectRow, TaskEvent
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
 
 
@@ -179,7 +179,7 @@ class TasksRequest(msgspec.Struct, array_like=True):
     At most ``limit`` of the unfinished of each process, and of the ended of each kind and node.
     """
 
-    limit: int
+    limit: Index
     job_id: bytes = b""
     origin: int = 0
     since: float = 0.0
@@ -231,7 +231,7 @@ class Metrics(msgspec.Struct, array_like=True):
 class ObjectsRequest(msgspec.Struct, array_like=True):
     """``ListObjects``, to the GCS and on to raylets: the ``limit`` largest of each process."""
 
-    limit: int
+    limit: Index
 
 
 class Holder(msgspec.Struct, array_like=True):
