@@ -169,7 +169,8 @@ class ErrorDisplay:
         while files and files[-1].startswith((*_LIBRARIES, "<frozen")):
             files.pop()
         if files and files[-1].startswith(_OURS) and not hasattr(error, "_render_traceback_"):
-            lines = [*local_lines(error, self.cells), "KeyboardInterrupt"]
+            title = "Traceback (most recent call last):"
+            lines = [title, *local_lines(error, self.cells), "KeyboardInterrupt"]
             error._render_traceback_ = lambda: lines
         shell.showtraceback((kind, error, tb), tb_offset=tb_offset)
 

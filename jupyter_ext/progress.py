@@ -65,6 +65,15 @@ def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
+def _lost(row: FunctionCounts, now: float) -> FunctionCounts:
+    """The counts when nothing of it can end any more."""
+    if not row.unfinished:
+        return row
+    lost = row.copy()
+    lost.failed, lost.running, lost.ended = row.failed + row.unfinished, 0, now
+    return lost
+
+
 class TaskProgress:
     """What is known of the tasks of each cell. Used under the router's lock, but for `_take`."""
 
@@ -104,8 +113,8 @@ class TaskProgress:
         now = time.monotonic()
         if self.is_live() and now - self._asked >= 0.25:
             self._asked = now
-            if not request_counts(self._take):
-                self._counts, self._unfinished = {}, False
+            if not request_counts(self._take):  # the cluster is gone, and what ran in it
+                self._take([_lost(row, now) for rows in self._counts.values() for row in rows])
 
     def _take(self, counts: list[FunctionCounts]) -> None:
         by_cell: dict[int, list[FunctionCounts]] = {}

@@ -147,13 +147,17 @@ def _figure(figure: Any) -> Any:
 
 
 def bokeh_frame(plot: Any) -> str:
-    """The plot as a page in a frame: it works in a saved notebook, and without a network."""
+    """The plot as a page in a frame: it works in a saved notebook, and without a network.
+
+    It has the colour scheme of the page in it: else a browser paints a ground of its own.
+    """
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
     page = file_html(plot, INLINE, "plot")
     height = (getattr(plot, "height", None) or 600) + 20
     return (
-        f'<iframe srcdoc="{theme.escape(page)}" style="border:0;width:100%;height:{height}px">'
+        f'<iframe srcdoc="{theme.escape(page)}" style="border:0;width:100%;'
+        f'height:{height}px;color-scheme:light">'
         "</iframe>"
     )

@@ -471,6 +471,8 @@ def test_everything_is_legible_in_the_dark(lab: Lab) -> None:
             "big = nbray.put(np.zeros((300, 1000)))\nbig",
             "%nbray status",
             "nbray.get(refs)",
+            "%nbray stream In[2]",
+            "%nbray stream In[2] --zoom",
         ],
         dark=True,
     )
@@ -483,7 +485,16 @@ def test_everything_is_legible_in_the_dark(lab: Lab) -> None:
     page.picture("top")
     page.cell(4).scroll_into_view_if_needed()
     page.picture("bottom")
-    for place in (page.output(1).locator(".nbray-panel"), page.output(2).locator(".nbray-picture")):
+    page.run(5)
+    page.run(6)
+    page.output(6).frame_locator("iframe").locator(".bk-Figure").wait_for(timeout=30_000)
+    page.cell(6).scroll_into_view_if_needed()
+    page.picture("stream")
+    for place in (
+        page.output(1).locator(".nbray-panel"),
+        page.output(2).locator(".nbray-picture"),
+        page.output(5).locator(".nbray-stream"),
+    ):
         assert _contrast(place) >= 4.5
 
 

@@ -305,6 +305,17 @@ def test_5_5_progress_appears_by_itself_and_ends_final(notebook: Notebook) -> No
     notebook.wait(lambda: "10/10" in panel(left), "the bar of a cell that has long ended")
 
 
+def test_5_5_a_bar_is_final_when_its_cluster_stops(notebook: Notebook) -> None:
+    cell = notebook.run(
+        "import nbray, time\nnap = nbray.remote(time.sleep)\n"
+        "refs = [nap.remote(0), *[nap.remote(60) for _ in range(4)]]"
+    )
+    notebook.wait(lambda: "2 running, 2 queued" in panel(cell), "a bar")
+    notebook.run("%nbray stop")
+    notebook.wait(lambda: "5/5, 4 failed" in panel(cell), "its end")
+    assert "running" not in panel(cell)
+
+
 def test_5_5_bars_in_remote_code_are_one_for_each_name(notebook: Notebook) -> None:
     pytest.importorskip("tqdm")
     cell = notebook.run(

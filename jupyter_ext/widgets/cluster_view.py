@@ -45,6 +45,8 @@ def take_snapshot(in_flight: dict[str, tuple[int, int]]) -> ClusterSnapshot:
 def nodes_html(snapshot: ClusterSnapshot) -> str:
     """A row for each node that is alive, with bars."""
     alive = [node for node in snapshot.nodes if node.state == "ALIVE"]
+    if not alive:
+        return ""
     rows = [
         (
             f"<b>{theme.escape(node.node_id[:8])}</b> "
