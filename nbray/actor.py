@@ -14,6 +14,7 @@ from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.driver import current_core
 from nbray.exceptions import ExitActor
+from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
     check_options,
@@ -103,6 +104,8 @@ class ActorClass:
         """
         core = current_core()
         options = self._options
+        resources = resource_units(options, 0)
+        group = group_strategy(options, resources, f"the actor {self.__name__}")
         name = option(options, "name") or ""
         namespace = option(options, "namespace") or core.job.namespace
         if option(options, "get_if_exists") and name:
@@ -129,13 +132,13 @@ class ActorClass:
             actor_id, core.job.job_id, self.__name__, actor_id, self._pickle.get()[1], payload,
             dependencies, contained, methods,
             ActorOptions(
-                resource_units(options, 0), name, namespace, detached,
+                resources, name, namespace, detached,
                 option(options, "max_restarts"), option(options, "max_task_retries"),
                 option(options, "max_concurrency"),
                 any(_is_async(f) for _, f in members), groups,
                 option(options, "max_pending_calls"),
                 core.runtime_envs.text_for(option(options, "runtime_env")),
-                strategy_of(options), selector_of(options),
+                group or strategy_of(options), selector_of(options),
             ),
             core.address, current_origin(),
         )  # fmt: skip

@@ -14,6 +14,7 @@ from nbray.scheduling.labels import parse_selector
 from nbray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
 )
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 
@@ -66,11 +67,21 @@ OPTIONS: dict[str, Option] = {
         (dict,), None, False, True, "calls at the same time, by the name of the group"
     ),
     "scheduling_strategy": Option(
-        (str, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy),
+        (
+            str,
+            NodeAffinitySchedulingStrategy,
+            NodeLabelSchedulingStrategy,
+            PlacementGroupSchedulingStrategy,
+        ),
         None,
         True,
         True,
         "DEFAULT, SPREAD, or an object of util.scheduling_strategies",
+    ),
+    "placement_group": Option((object,), None, True, True, "a placement group, or 'default'"),
+    "placement_group_bundle_index": Option((int,), -1, True, True, "which bundle; -1 for any"),
+    "placement_group_capture_child_tasks": Option(
+        (bool,), None, True, True, "what it submits runs in its group, too"
     ),
     "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
     "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
@@ -175,8 +186,8 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
         ValueError: there is no such strategy.
     """
     match options.get("scheduling_strategy"):
-        case None | "DEFAULT":
-            return ANYWHERE
+        case None | "DEFAULT" | PlacementGroupSchedulingStrategy():
+            return ANYWHERE  # groups are the matter of `nbray.grouping`
         case "SPREAD":
             return Spread()
         case NodeAffinitySchedulingStrategy() | NodeLabelSchedulingStrategy() as strategy:

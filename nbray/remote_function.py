@@ -7,9 +7,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.core_worker.task_options import TaskOptions
 from nbray.driver import current_core
+from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
     check_options,
@@ -43,6 +46,7 @@ class RemoteFunction:
             max_calls=option(options, "max_calls") or 0,
             backpressure=option(options, "_generator_backpressure_num_objects") or 0,
         )  # fmt: skip
+        self._resources = dict(self._task_options.shape.resources)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -66,11 +70,16 @@ class RemoteFunction:
             TypeError: the function or an argument cannot be pickled.
         """
         core = current_core()
+        group = group_strategy(self._options, self._resources, f"the task {self._name}")
         env = core.runtime_envs.text_for(option(self._options, "runtime_env"))
         if env != self._task_options.runtime_env:
             self._task_options = dataclasses.replace(self._task_options, runtime_env=env)
+        task_options = self._task_options
+        if group is not None:
+            shape = msgspec.structs.replace(task_options.shape, strategy=group)
+            task_options = dataclasses.replace(task_options, shape=shape)
         function_id, data = self._pickle.get()
-        refs = core.submit_task(function_id, data, self._name, args, kwargs, self._task_options)
+        refs = core.submit_task(function_id, data, self._name, args, kwargs, task_options)
         return returned(refs)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbray.common.resources import to_units
+from nbray.common.resources import UNIT, to_units
 from nbray.options import check_options, selector_of, strategy_of
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.explain import infeasible_text, why_pending
@@ -22,7 +22,7 @@ from nbray.util.scheduling_strategies import (
     NodeLabelSchedulingStrategy,
     NotIn,
 )
-from nbray.wire.messages import NodeInfo
+from nbray.wire.messages import BundleInfo, NodeInfo
 from nbray.wire.strategies import ANYWHERE, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
 
 
@@ -145,8 +145,18 @@ def test_node_labels_come_as_json_or_pairs_and_reserved_keys_are_refused() -> No
         parse_node_labels("/a=b")
 
 
-def test_a_placement_group_that_nobody_knows_is_refused() -> None:
-    assert chosen(demand({"CPU": 1}, InGroup(b"g")), [node("a", {"CPU": 1})]) == "unschedulable"
+def test_what_is_in_a_placement_group_goes_where_a_bundle_has_room() -> None:
+    nodes = [node(name, {"CPU": 9}) for name in "abc"]
+    assert chosen(demand({"CPU": 1}, InGroup(b"g")), nodes) == "infeasible"
+    one = {"CPU": UNIT}
+    nodes[0].bundles = [BundleInfo(b"g", 2, one, dict(one))]
+    assert chosen(demand({"CPU": 1}, InGroup(b"g")), nodes) == "infeasible"  # not committed
+    nodes[1].bundles = [BundleInfo(b"g", 0, one, {"CPU": 0}, True)]
+    assert chosen(demand({"CPU": 1}, InGroup(b"g")), nodes) == "b"
+    nodes[2].bundles = [BundleInfo(b"g", 1, one, dict(one), True)]
+    assert chosen(demand({"CPU": 1}, InGroup(b"g")), nodes) == "c"
+    assert chosen(demand({"CPU": 1}, InGroup(b"g", 0)), nodes) == "b"
+    assert chosen(demand({"CPU": 2}, InGroup(b"g")), nodes) == "infeasible"
 
 
 # --- the scheduler of one node --------------------

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from nbray.wire.strategies import InGroup
+
 
 @dataclass(frozen=True)
 class TaskContext:
@@ -16,6 +18,7 @@ class TaskContext:
     actor_id: bytes
     attempt: int
     origin: int = 0
+    group: InGroup | None = None
 
 
 running: ContextVar[TaskContext | None] = ContextVar("nbray_running_task", default=None)

@@ -27,6 +27,7 @@ from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
+from nbray.core_worker.groups import PlacementGroups
 from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.metrics import recorded
@@ -46,6 +47,7 @@ from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire.reactor import Connection, Reactor
+from nbray.wire.strategies import InGroup
 
 
 class CoreWorker:
@@ -72,6 +74,8 @@ class CoreWorker:
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)
+        self.groups = PlacementGroups(self)
+        self.actor_group: InGroup | None = None
         self.references.on_no_handles = self.actor_calls.forget
         self.events = TaskEventLog(self)
         self.events.tellers.append(lambda: recorded.tell(self))
@@ -152,7 +156,7 @@ class CoreWorker:
         spec = m.TaskSpec(
             task_id, self.job.job_id, function_id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
-            origin=current_origin(),
+            origin=current_origin(), group=_group_of(options),
         )  # fmt: skip
         refs = self._new_refs(spec)
         self._new_tasks.append(PendingTask(spec, function, options, self._parent()))
@@ -244,7 +248,8 @@ class CoreWorker:
 
     def enter_task(self, spec: m.TaskSpec) -> Token[TaskContext | None]:
         """What this thread or coroutine does from now on belongs to the task."""
-        task = TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin)
+        group = spec.group or self.actor_group
+        task = TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin, group)
         self.newest_task = task
         self.events.running[spec.task_id] = (spec, time.monotonic())
         self.on_task_start()
@@ -432,3 +437,8 @@ class CoreWorker:
     def _on_closed(self, connection: Connection) -> None:
         if connection is self.peers.raylet:
             self.on_raylet_lost()
+
+
+def _group_of(options: TaskOptions) -> InGroup | None:
+    strategy = options.shape.strategy
+    return strategy if isinstance(strategy, InGroup) else None

@@ -25,7 +25,7 @@ _OF_RAYLETS = (
     m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
     m.WorkerDied, m.ReclaimLeases, m.ObjectCreated, m.ObjectPinned, m.RoomLent, m.ReclaimRoom,
     m.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
-    m.NodeDied, m.SchedulingWarning, m.TellTasks, m.TellObjects,
+    m.NodeDied, m.SchedulingWarning, m.TellTasks, m.TellObjects, m.GroupState,
 )  # fmt: skip
 Handler = Callable[[Connection, Any], None]
 

@@ -16,6 +16,7 @@ from nbray.common.config import Config
 from nbray.common.process import report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
+from nbray.gcs.groups import GroupTable
 from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
@@ -53,6 +54,18 @@ class GcsServer:
             lambda: list(self._nodes.values()), self._raylet, store,
             lambda job_id: self.state.job_is_over(job_id), self._warn,
         )  # fmt: skip
+        self.groups = GroupTable(
+            lambda: [
+                n for n in self._nodes.values()
+                if n.alive and n.node_id not in self._unreconciled
+            ],
+            self._raylet, store, lambda job_id: self.state.job_is_over(job_id), self._warn,
+        )  # fmt: skip
+        self.groups.end_actors = self.actors.group_removed
+        self.groups.actor_may_live = self.actors.may_live
+        self.groups.on_created = self.actors.placement.nodes_changed
+        self.actors.on_dead = self.groups.actor_died
+        self.actors.group_is_removed = self.groups.is_removed
         self.state = StateTables(
             lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store, self.kv
         )
@@ -70,6 +83,7 @@ class GcsServer:
             if not node.alive:
                 await self._node_gone(node.node_id, "its node died")
         self.actors.resume()
+        self.groups.resume()
 
     async def _warn(self, job: JobConfig, text: str) -> None:
         """Show a driver why something of its job waits."""
@@ -93,6 +107,7 @@ class GcsServer:
         self._nodes[node.node_id] = node
         if known is None or known.available != node.available:
             self.actors.placement.nodes_changed()
+            self.groups.nodes_changed()
         self._seen[node.node_id] = time.monotonic()
         if known is None or not node.alive:
             self._node_table.put(node.node_id, structs.replace(node, stats={}))
@@ -101,6 +116,7 @@ class GcsServer:
             task = asyncio.get_running_loop().create_task(self.actors.reconcile(node))
             self._reconciling.add(task)
             task.add_done_callback(self._reconciling.discard)
+            await self.groups.reconcile(node)
         if request.load is not None:
             self.state.reported(node.node_id, request.load)
         if known is None:
@@ -148,6 +164,7 @@ class GcsServer:
         await self.actors.finish_job(request.job_id)
         self.state.job_ended(request.job_id)
         await self.actors.finish_job(request.job_id)  # those that came meanwhile
+        await self.groups.finish_job(request.job_id)
         await self._store.durable()
         return g.Empty()
 
@@ -167,6 +184,7 @@ class GcsServer:
 
     async def _node_gone(self, node_id: bytes, cause: str) -> None:
         """The actors of a node, and the jobs whose drivers were there, end with it."""
+        self.groups.node_died(node_id)
         await self.actors.node_died(node_id, cause)
         for job in self.state.running_jobs():
             if job.node_id == node_id:
@@ -213,6 +231,7 @@ async def _main(args: argparse.Namespace) -> None:
                 "WorkerDied": (g.WorkerDied, gcs.worker_died),
                 **gcs.state.services(),
                 **gcs.kv.services(),
+                **gcs.groups.services(),
             },
         )  # fmt: skip
     except (OSError, StorageError, ValueError) as error:

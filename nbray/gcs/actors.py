@@ -40,7 +40,7 @@ from nbray.wire.gcs_messages import (
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.messages import ActorSpec, ActorState, Address, JobConfig, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
-from nbray.wire.strategies import Shape
+from nbray.wire.strategies import InGroup, Shape
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +87,11 @@ class ActorTable:
         self._actors: dict[bytes, _Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
+        self._ending: set[asyncio.Task[None]] = set()
         self._starting: dict[bytes, set[asyncio.Future[ActorStarted]]] = {}
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
+        self.on_dead: Callable[[bytes], None] = lambda actor_id: None
+        self.group_is_removed: Callable[[bytes], bool | None] = lambda group_id: None
         self._load()
 
     def _load(self) -> None:
@@ -151,6 +154,40 @@ class ActorTable:
             for actor in self._actors.values()
         )
 
+    def may_live(self, actor_id: bytes) -> bool:
+        """Whether an actor is not dead."""
+        actor = self._actors.get(actor_id)
+        return actor is not None and actor.life.state is not State.DEAD
+
+    def _is_group_gone(self, actor: _Actor, strategy: InGroup) -> bool:
+        """Whether its group was removed; one that nobody knows may be about to be registered."""
+        removed = self.group_is_removed(strategy.group_id)
+        waited = time.monotonic() - actor.unplaced_since if actor.unplaced_since else 0.0
+        return waited > _KNOWN_WITHIN_S if removed is None else removed
+
+    async def group_removed(self, group_id: bytes) -> None:
+        """A placement group was removed: its actors end."""
+        for actor in list(self._actors.values()):
+            strategy = actor.spec.options.strategy
+            if (
+                isinstance(strategy, InGroup)
+                and strategy.group_id == group_id
+                and actor.life.state is not State.DEAD
+            ):
+                self._end_with_group(actor)
+
+    def _end_with_group(self, actor: _Actor) -> None:
+        life = actor.life
+        kind = "" if life.state is State.ALIVE else "group_removed"
+        node_id, attempt = life.node_id(), life.restarts
+        self._end(actor, "its placement group was removed", kind)
+        if node_id:
+            task = asyncio.get_running_loop().create_task(
+                self._kill(node_id, life.actor_id, attempt)
+            )
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
     # --- placed --------------------
 
     def _place_soon(self, actor: _Actor) -> None:
@@ -163,6 +200,10 @@ class ActorTable:
         warned = False
         while life.unplaced:
             attempt = life.restarts
+            strategy = actor.spec.options.strategy
+            if isinstance(strategy, InGroup) and self._is_group_gone(actor, strategy):
+                self._end_with_group(actor)
+                return
             choice = self._choose(actor, busy)
             node = choice.node
             if choice.verdict is Verdict.UNSCHEDULABLE:
@@ -170,7 +211,7 @@ class ActorTable:
                 return
             if node is None:
                 actor.unplaced_since = actor.unplaced_since or time.monotonic()
-                if not warned:
+                if not warned and not isinstance(strategy, InGroup):
                     warned = True
                     await self._warn_infeasible(actor)
                 await self.placement.wait_for_change(_LONGEST_WAIT_S)
@@ -254,6 +295,7 @@ class ActorTable:
         actor.changed = asyncio.Event()
         if life.state is not State.DEAD:
             return
+        self.on_dead(life.actor_id)
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
             del self._names[(options.namespace, options.name)]

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from nbray.common.resources import UNIT, subtract
-from nbray.scheduling.policy import Choice, Demand, Verdict, choose
+from nbray.common.resources import UNIT
+from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose
 from nbray.wire.messages import ActorOptions, NodeInfo
-from nbray.wire.strategies import Shape, Spread
+from nbray.wire.strategies import InGroup, Shape, Spread
 
 _WAIT_S = 1.0
 _ASKING = 64
@@ -62,13 +62,13 @@ class ActorPlacement:
         if isinstance(options.strategy, Spread):
             self._turn += 1
         choice = Choice(Verdict.INFEASIBLE)
-        if not options.resources:
+        if not options.resources and not isinstance(options.strategy, InGroup):
             wanted = Demand(_DEFAULT_PLACEMENT, options.strategy, options.selector)
             choice = self._choose(wanted, busy)
         if choice.verdict is not Verdict.NOW:
             choice = self._choose(demand, busy)
         if choice.node is not None:
-            subtract(choice.node.available, demand.resources)
+            charge(demand, choice.node)
         return choice
 
     def _choose(self, demand: Demand, busy: set[bytes]) -> Choice:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
-from nbray.raylet.resource_set import Allocation
+from nbray.raylet.resource_set import Allocation, ResourceSet
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
@@ -100,6 +100,8 @@ class ActorManager:
         given: list[Worker] = []
 
         def use(worker: Worker | None) -> None:
+            if taken.source.retired and not created.done():
+                created.set_exception(ConnectionError("its placement group was removed"))
             if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
                     self._pool.give_back(worker)
@@ -174,6 +176,12 @@ class ActorManager:
             if not self._leases.withdraw(wish):
                 self._leases.give_back(granted.result())
             raise
+
+    def end_in(self, bundles: list[ResourceSet]) -> None:
+        """End the actors in bundles that were released."""
+        for worker_id, taken in list(self._taken.items()):
+            if taken.source in bundles and worker_id in self._pool.workers:
+                self._pool.kill(self._pool.workers[worker_id])
 
     def created(self, process: Process, message: m.ActorCreated) -> None:
         """A worker says how the constructor of its actor ended."""

@@ -11,7 +11,7 @@ from typing import cast
 
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.resource_set import Allocation
+from nbray.raylet.resource_set import Allocation, ResourceSet
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError, Prepared
@@ -20,11 +20,12 @@ from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.state_messages import TaskSource, WaitingShape
-from nbray.wire.strategies import OnNode, Shape
+from nbray.wire.strategies import InGroup, OnNode, Shape
 
 logger = logging.getLogger(__name__)
 
 _MOST_WARNINGS = 100
+_GROUP_GONE = "its placement group was removed"
 
 
 @dataclass(eq=False)
@@ -112,6 +113,7 @@ class LeaseManager:
         self._next_lease = 1
         self.changed = asyncio.Event()
         self.on_unknown_node: Callable[[Callable[[], None]], None] = lambda then: then()
+        self.on_unknown_group: Callable[[bytes], None] = lambda group_id: None
 
     # --- requests --------------------
 
@@ -153,7 +155,8 @@ class LeaseManager:
             self._wishes.pop(key, None)
             node = choice.node
             if node is None:
-                process.send(m.LeaseRefused(message.request_id, choice.reason, "unschedulable"))
+                kind = "group_removed" if choice.reason == _GROUP_GONE else "unschedulable"
+                process.send(m.LeaseRefused(message.request_id, choice.reason, kind))
             else:
                 process.send(
                     m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
@@ -178,7 +181,10 @@ class LeaseManager:
     def submit(self, wish: Wish, placed: bool = False) -> None:
         """Grant a wish now or later, or move it; ``placed``: another raylet or the GCS chose us."""
         request = LeaseRequest(wish, wish.demand, wish.on_moved is not None, wish.near)
-        if not placed and request.movable:
+        strays = isinstance(wish.demand.strategy, InGroup) and not self._scheduler.serves(
+            wish.demand
+        )
+        if request.movable and (strays or not placed):
             choice = self._scheduler.place(request, self._nodes.others())
             if self._is_news_of_a_node(wish, choice):
                 self.on_unknown_node(lambda: self.submit(wish))
@@ -191,8 +197,12 @@ class LeaseManager:
         self._scheduler.submit(request)
         self.schedule()
         if self._scheduler.waiting:
-            for holder in {lease.holder for lease in self._leases.values()}:
-                holder.send(m.ReclaimLeases())
+            self.reclaim()
+
+    def reclaim(self) -> None:
+        """Ask for idle leases back, since somebody waits for resources."""
+        for holder in {lease.holder for lease in self._leases.values()}:
+            holder.send(m.ReclaimLeases())
 
     def share(self, after_s: float) -> None:
         """Ask for the oldest leases back while others wait, so that nobody has a worker for ever.
@@ -255,7 +265,10 @@ class LeaseManager:
 
     def _warn(self, wish: Wish) -> None:
         """Tell the owner of a wish that no node can ever serve it."""
-        if wish.warn is not None:
+        strategy = wish.demand.strategy
+        if isinstance(strategy, InGroup):
+            self.on_unknown_group(strategy.group_id)
+        elif wish.warn is not None:
             wish.warn(infeasible_text(wish.demand, [self._row, *self._nodes.others()]))
 
     def waiting(self) -> list[WaitingShape]:
@@ -286,10 +299,12 @@ class LeaseManager:
     def _grant(
         self, process: Process, request: m.RequestLease, taken: Allocation, worker: Worker | None
     ) -> None:
-        if worker is None or process.closed:
+        if worker is None or process.closed or taken.source.retired:
             if worker is not None:
                 self._pool.give_back(worker)
             self.give_back(taken)
+            if taken.source.retired:
+                process.send(m.LeaseRefused(request.request_id, _GROUP_GONE, "group_removed"))
             return
         assert worker.address is not None
         lease = Lease(
@@ -325,6 +340,21 @@ class LeaseManager:
         taken.free()
         self.changed.set()
         self.schedule()
+
+    def end_in(self, bundles: list[ResourceSet]) -> None:
+        """End what runs in bundles that were released."""
+        for lease in list(self._leases.values()):
+            if lease.taken.source in bundles:
+                self._pool.kill(lease.worker)
+
+    def refuse_group(self, group_id: bytes) -> None:
+        """A placement group was removed: what waits for it fails."""
+        for request in self._scheduler.requests():
+            strategy = request.demand.strategy
+            if isinstance(strategy, InGroup) and strategy.group_id == group_id:
+                wish = cast(Wish, request.key)
+                if wish.on_moved is not None and self.withdraw(wish):
+                    wish.on_moved(Choice(Verdict.UNSCHEDULABLE, None, _GROUP_GONE))
 
     def process_gone(self, process: Process) -> None:
         """Drop a submitter's requests and end its leases: their work has no owner any more."""

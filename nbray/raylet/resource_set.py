@@ -25,6 +25,7 @@ class ResourceSet:
     def __init__(self, total: Mapping[str, int], devices: Devices | None = None) -> None:
         self.total = dict(total)
         self.available = dict(total)
+        self.retired = False
         self._devices = {name: dict(ids) for name, ids in (devices or {}).items()}
 
     def could(self, demand: Mapping[str, int]) -> bool:

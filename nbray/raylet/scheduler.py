@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nbray.common.resources import subtract
 from nbray.raylet.resource_set import Allocation, Devices, ResourceSet
-from nbray.scheduling.policy import Choice, Demand, Verdict, choose, may_run
-from nbray.wire.messages import NodeInfo
-from nbray.wire.strategies import Spread
+from nbray.scheduling.policy import (
+    Choice,
+    Demand,
+    Verdict,
+    bundles_of,
+    charge,
+    choose,
+    could_hold,
+    may_run,
+)
+from nbray.wire.messages import BundleInfo, NodeInfo
+from nbray.wire.strategies import InGroup, Spread
 
 
 @dataclass(eq=False)
@@ -51,6 +59,59 @@ class Scheduler:
         self._generator = generator
         self._waiting: deque[LeaseRequest] = deque()
         self._turn = 0
+        row.bundles = []
+        self._bundles: dict[tuple[bytes, int], tuple[Allocation, ResourceSet]] = {}
+
+    # --- bundles --------------------
+
+    def reserve(self, group_id: bytes, bundles: Mapping[int, Mapping[str, int]]) -> bool:
+        """Take these bundles of a group, all or none; those that are here already stay."""
+        taken: dict[int, Allocation] = {}
+        for index, resources in bundles.items():
+            if (group_id, index) in self._bundles:
+                continue
+            found = self.node.take(resources)
+            if found is None:
+                for allocation in taken.values():
+                    allocation.free()
+                return False
+            taken[index] = found
+        for index, allocation in taken.items():
+            inner = allocation.as_set()
+            self._bundles[(group_id, index)] = (allocation, inner)
+            self._row.bundles.append(BundleInfo(group_id, index, inner.total, inner.available))
+        return True
+
+    def commit(self, group_id: bytes, index: int) -> None:
+        """Let a bundle be used, if it is here."""
+        for bundle in self._row.bundles:
+            if (bundle.group_id, bundle.index) == (group_id, index):
+                bundle.committed = True
+
+    def release(self, group_id: bytes, index: int) -> ResourceSet | None:
+        """Give a bundle back; the set of which things may still be in use, if it was here."""
+        found = self._bundles.pop((group_id, index), None)
+        if found is None:
+            return None
+        allocation, inner = found
+        self._row.bundles[:] = [
+            b for b in self._row.bundles if (b.group_id, b.index) != (group_id, index)
+        ]
+        allocation.free()
+        inner.retired = True
+        return inner
+
+    def _take(self, demand: Demand) -> Allocation | None:
+        strategy = demand.strategy
+        if not isinstance(strategy, InGroup):
+            return self.node.take(demand.resources) if may_run(demand, self._row) else None
+        for bundle in bundles_of(strategy, self._row):
+            taken = self._bundles[(bundle.group_id, bundle.index)][1].take(demand.resources)
+            if taken is not None:
+                return taken
+        return None
+
+    # --- requests --------------------
 
     @property
     def waiting(self) -> int:
@@ -96,7 +157,7 @@ class Scheduler:
             demand = request.demand
             if demand in passed:
                 continue
-            taken = self.node.take(demand.resources) if may_run(demand, self._row) else None
+            taken = self._take(demand)
             if taken is None:
                 passed.append(demand)
             else:
@@ -136,10 +197,10 @@ class Scheduler:
 
     def serves(self, demand: Demand) -> bool:
         """Whether this node could ever serve a demand."""
-        return self.node.could(demand.resources) and may_run(demand, self._row)
+        return could_hold(demand, self._row) and may_run(demand, self._row)
 
     @staticmethod
     def _charged(request: LeaseRequest, choice: Choice) -> Choice:
         if choice.node is not None:
-            subtract(choice.node.available, request.demand.resources)
+            charge(request.demand, choice.node)
         return choice

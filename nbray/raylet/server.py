@@ -18,6 +18,7 @@ from nbray.common.accelerators import devices_of
 from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
+from nbray.raylet.groups import GroupManager
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
@@ -41,7 +42,7 @@ from nbray.wire.state_messages import ObjectsRequest, TasksRequest
 logger = logging.getLogger(__name__)
 
 _GCS_METHODS = {
-    "ListNodes", "FindActor",
+    "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "ListTasks", "ListObjects",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
@@ -79,6 +80,10 @@ class Raylet:
         self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
         self._leases.on_unknown_node = lambda then: self._spawn(self._look_for_nodes(then))
         self._actors = ActorManager(gcs, self._leases, self._pool)
+        self._groups = GroupManager(
+            gcs, self._row, self._scheduler, self._leases, self._actors, self._refresh, self._spawn
+        )
+        self._leases.on_unknown_group = self._groups.look_for
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
         self._drivers: dict[bytes, Process] = {}
@@ -110,6 +115,7 @@ class Raylet:
             "StartActor": (g.StartActor, self._start_actor),
             "EndActor": (g.EndActor, self._end_actor),
             "ActorsHere": (g.Empty, self._actors.here),
+            "ChangeBundles": (g.ChangeBundles, self._groups.change_bundles),
             "NodesChanged": (g.Nodes, self._nodes_changed),
             "WarnJob": (g.WarnJob, self._warn_job),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
@@ -195,6 +201,12 @@ class Raylet:
             logger.warning("The GCS was not asked for new nodes: %s", error)
         then()
 
+    async def _refresh(self) -> None:
+        try:
+            self._update_nodes((await self._gcs.call("ListNodes", g.Empty(), g.Nodes)).nodes)
+        except RpcError as error:
+            logger.warning("The GCS was not asked for its nodes: %s", error)
+
     def _on_node_died(self, node_id: bytes) -> None:
         logger.warning("Node %s has left or died.", node_id.hex()[:8])
         self._objects.node_gone(node_id)
@@ -269,6 +281,12 @@ class Raylet:
                 self._inquiries.answered(process, message.request_id, message)
             case m.ActorCreated():
                 self._actors.created(process, message)
+            case m.CreateGroup():
+                self._groups.create(process, message)
+            case m.WatchGroup():
+                self._groups.watch(process, message.group_id)
+            case m.RemoveGroup():
+                self._groups.remove(message)
             case m.GcsRequest():
                 self._spawn(self._pass_to_gcs(process, message))
             case _:
@@ -407,6 +425,8 @@ class Raylet:
         if message.method not in _GCS_METHODS:
             error = f"no such method: {message.method}"
         else:
+            if message.method == "FindGroups":
+                await self._groups.settled()
             try:
                 body = await self._gcs.call_raw(message.method, message.body)
             except RpcError as failed:

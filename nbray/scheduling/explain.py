@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from nbray.common.resources import add, fits, from_units
 from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.labels import matches, term_text
-from nbray.scheduling.policy import Demand
+from nbray.scheduling.policy import Demand, could_hold
 from nbray.wire.messages import NodeInfo
-from nbray.wire.strategies import Labelled, LabelTerm, OnNode
+from nbray.wire.strategies import InGroup, Labelled, LabelTerm, OnNode
 
 _MOST_NODES = 5
 
@@ -22,6 +22,8 @@ def why_pending(demand: Demand, nodes: Iterable[NodeInfo]) -> list[str]:
         nodes: all rows of the node table.
     """
     alive = [n for n in nodes if n.alive]
+    if isinstance(demand.strategy, InGroup):
+        return [_in_group_text(demand, demand.strategy, alive)]
     able = [n for n in alive if _able(demand, n)]
     if not able:
         return [infeasible_text(demand, alive)]
@@ -40,7 +42,17 @@ def why_pending(demand: Demand, nodes: Iterable[NodeInfo]) -> list[str]:
 
 def feasible(demand: Demand, nodes: Iterable[NodeInfo]) -> bool:
     """Whether some node could ever serve a wish."""
+    if isinstance(demand.strategy, InGroup):
+        return True  # whether a bundle could hold it was checked when it was submitted
     return any(n.alive and _able(demand, n) for n in nodes)
+
+
+def _in_group_text(demand: Demand, strategy: InGroup, nodes: Iterable[NodeInfo]) -> str:
+    which = "a bundle" if strategy.index < 0 else f"bundle {strategy.index}"
+    where = f"{which} of placement group {strategy.group_id.hex()[:8]}"
+    if any(could_hold(demand, n) for n in nodes):
+        return f"It waits for {_amounts(demand.resources)} of {where}, which others use now."
+    return f"It waits for {where}, which is not reserved yet."
 
 
 def _able(demand: Demand, node: NodeInfo) -> bool:

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from nbray.common.resources import fits
+from nbray.common.resources import fits, subtract
 from nbray.scheduling.labels import matches
-from nbray.wire.messages import NodeInfo
+from nbray.wire.messages import BundleInfo, NodeInfo
 from nbray.wire.strategies import Anywhere, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
 
 _PACK_BELOW = 0.5
@@ -65,14 +65,14 @@ def choose(
     """Choose a node.
 
     Args:
-        demand: the wish; no node is chosen here for one in a placement group.
+        demand: the wish.
         nodes: all rows; dead ones are passed over.
         here: the node that goes first: the asking one, or the one with most of the arguments.
         generator: draws among equally good nodes.
         turn: how many SPREAD wishes were served before.
     """
     if isinstance(demand.strategy, InGroup):
-        return Choice(Verdict.UNSCHEDULABLE, None, _NO_SUCH_GROUP)
+        return _in_group(demand, demand.strategy, nodes, here)
     alive = [n for n in nodes if n.alive and matches(demand.selector, n.labels)]
     strategy = demand.strategy
     if isinstance(strategy, OnNode):
@@ -104,11 +104,49 @@ _NO_SUCH_NODE = (
     "The node specified via NodeAffinitySchedulingStrategy doesn't exist any more or is "
     "infeasible, and soft=False was specified."
 )
-_NO_SUCH_GROUP = "Its placement group is not known here."
 _UNAVAILABLE = (
     "The node specified via NodeAffinitySchedulingStrategy doesn't have the available resources, "
     "and _fail_on_unavailable=True was specified."
 )
+
+
+def charge(demand: Demand, node: NodeInfo) -> None:
+    """Subtract a demand from a row that it was sent to."""
+    if not isinstance(demand.strategy, InGroup):
+        subtract(node.available, demand.resources)
+        return
+    for bundle in bundles_of(demand.strategy, node):
+        if fits(demand.resources, bundle.available):
+            subtract(bundle.available, demand.resources)
+            return
+
+
+def bundles_of(strategy: InGroup, node: NodeInfo) -> list[BundleInfo]:
+    """The bundles of a node in which something of that strategy may run."""
+    return [
+        bundle
+        for bundle in node.bundles
+        if bundle.committed
+        and bundle.group_id == strategy.group_id
+        and strategy.index in (-1, bundle.index)
+    ]
+
+
+def could_hold(demand: Demand, node: NodeInfo) -> bool:
+    """Whether a node's resources, or its bundles of the group, could ever hold a demand."""
+    strategy = demand.strategy
+    if not isinstance(strategy, InGroup):
+        return fits(demand.resources, node.total)
+    return any(fits(demand.resources, bundle.total) for bundle in bundles_of(strategy, node))
+
+
+def _in_group(demand: Demand, strategy: InGroup, nodes: Sequence[NodeInfo], here: bytes) -> Choice:
+    able = [n for n in nodes if n.alive and could_hold(demand, n)]
+    able.sort(key=lambda n: (n.node_id != here, n.node_id))
+    for node in able:
+        if any(fits(demand.resources, b.available) for b in bundles_of(strategy, node)):
+            return Choice(Verdict.NOW, node)
+    return Choice(Verdict.LATER, able[0]) if able else Choice(Verdict.INFEASIBLE)
 
 
 def may_run(demand: Demand, node: NodeInfo) -> bool:

@@ -13,10 +13,25 @@ _HOMES = {
     "ActorPool": "actor_pool",
     "as_completed": "iteration",
     "inspect_serializability": "serializability",
+    "get_current_placement_group": "placement_group",
+    "get_placement_group": "placement_group",
     "map_unordered": "iteration",
+    "placement_group": "placement_group",
+    "placement_group_table": "placement_group",
+    "remove_placement_group": "placement_group",
 }
 
-__all__ = ["ActorPool", "as_completed", "inspect_serializability", "map_unordered"]
+__all__ = [
+    "ActorPool",
+    "as_completed",
+    "get_current_placement_group",
+    "get_placement_group",
+    "inspect_serializability",
+    "map_unordered",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from nbray.common.ids import NodeID
 from nbray.wire.strategies import Labelled, LabelTerm, OnNode
+
+if TYPE_CHECKING:
+    from nbray.util.placement_group import PlacementGroup
+
+
+class PlacementGroupSchedulingStrategy:
+    """Run in a bundle of a placement group.
+
+    Args:
+        placement_group: the group; `PlacementGroup.empty()` for none.
+        placement_group_bundle_index: which bundle; -1 for any.
+        placement_group_capture_child_tasks: what it submits runs in the group, too.
+
+    Raises:
+        ValueError: there is no group, and yet a bundle.
+    """
+
+    def __init__(
+        self,
+        placement_group: PlacementGroup | None,
+        placement_group_bundle_index: int = -1,
+        placement_group_capture_child_tasks: bool | None = None,
+    ) -> None:
+        self.placement_group = placement_group
+        self.placement_group_bundle_index = placement_group_bundle_index
+        self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
+        if placement_group is None:
+            raise ValueError("`placement_group` needs to be an instance of PlacementGroup")
 
 
 class NodeAffinitySchedulingStrategy:

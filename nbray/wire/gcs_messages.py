@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import ActorSpec, Address, JobConfig, MethodOptions, NodeInfo
+from nbray.wire.messages import (
+    ActorSpec,
+    Address,
+    BundleInfo,
+    GroupSpec,
+    GroupState,
+    JobConfig,
+    MethodOptions,
+    NodeInfo,
+)
 from nbray.wire.state_messages import NodeLoad
 
 
@@ -186,3 +195,83 @@ class WarnJob(msgspec.Struct, array_like=True):
 
     job_id: bytes
     text: str
+
+
+# --- placement groups ------------------------------------------------------------------------
+
+
+class ChangeGroups(msgspec.Struct, array_like=True):
+    """Raylet to GCS: register and remove these, in this order. Answered by `GroupStates`."""
+
+    create: list[GroupSpec]
+    remove: list[bytes] = []
+
+
+class WaitGroups(msgspec.Struct, array_like=True):
+    """Raylet to GCS: answered by `GroupStates` of those that are decided, once any is."""
+
+    group_ids: list[bytes]
+
+
+class GroupStates(msgspec.Struct, array_like=True):
+    """GCS to raylet."""
+
+    states: list[GroupState]
+
+
+class BundleKey(msgspec.Struct, array_like=True, frozen=True):
+    """Which bundle."""
+
+    group_id: bytes
+    index: int
+
+
+class BundleWish(msgspec.Struct, array_like=True):
+    """One bundle that a node is to reserve; ``commit``: it may be used at once."""
+
+    key: BundleKey
+    resources: dict[str, int]
+    commit: bool
+
+
+class ChangeBundles(msgspec.Struct, array_like=True):
+    """GCS to raylet: release, commit, then reserve. Answered by `BundlesChanged`.
+
+    Of a group all wishes are reserved, or none.
+    """
+
+    release: list[BundleKey] = []
+    commit: list[BundleKey] = []
+    reserve: list[BundleWish] = []
+
+
+class BundlesChanged(msgspec.Struct, array_like=True):
+    """Raylet to GCS: the groups that had no room, and what the node has now."""
+
+    refused: list[bytes]
+    available: dict[str, int]
+    bundles: list[BundleInfo]
+
+
+class GroupLife(msgspec.Struct, array_like=True):
+    """A placement group in the GCS: PENDING, CREATED, REMOVED or RESCHEDULING, and where it is."""
+
+    spec: GroupSpec
+    state: str = "PENDING"
+    placed: dict[int, bytes] = {}
+    created: float = 0.0
+    reasons: list[str] = []
+
+
+class NamedGroup(msgspec.Struct, array_like=True):
+    """Anybody to GCS: the groups of that id, or of that name. Answered by `Groups`."""
+
+    group_id: bytes = b""
+    name: str = ""
+    namespace: str = ""
+
+
+class Groups(msgspec.Struct, array_like=True):
+    """Rows of the table of groups."""
+
+    rows: list[GroupLife]

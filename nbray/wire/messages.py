@@ -12,7 +12,7 @@ from typing import Annotated, Union
 
 import msgspec
 
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, InGroup, LabelTerm, Strategy
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 """A number of bytes or units: a message in which it is negative is malformed."""
@@ -89,6 +89,7 @@ class TaskSpec(msgspec.Struct, array_like=True):
     backpressure: int = 0
     concurrency_group: str = ""
     origin: int = 0
+    group: InGroup | None = None
 
     def return_count(self) -> int:
         """How many objects complete with the task; a stream has one, that of its end."""
@@ -153,6 +154,16 @@ class JobConfig(msgspec.Struct, array_like=True):
     working_dir: str
 
 
+class BundleInfo(msgspec.Struct, array_like=True):
+    """A bundle that a node holds: reserved, and in use once it is ``committed``."""
+
+    group_id: bytes
+    index: int
+    total: dict[str, int]
+    available: dict[str, int]
+    committed: bool = False
+
+
 class NodeInfo(msgspec.Struct, array_like=True):
     """A row of the node table; resources in units of 1/10000."""
 
@@ -168,6 +179,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     stats: dict[str, float] = {}
     death_cause: str = ""
     labels: dict[str, str] = {}
+    bundles: list[BundleInfo] = []
 
 
 # --- registration: every process with its raylet ------------------------------------
@@ -715,6 +727,56 @@ class SchedulingWarning(msgspec.Struct, array_like=True, tag=130):
     text: str
 
 
+# --- placement groups: a process and its raylet, which speaks to the GCS ------------------
+
+
+class BundleSpec(msgspec.Struct, array_like=True):
+    """What one bundle reserves, and on which nodes it may be."""
+
+    resources: dict[str, Size]
+    selector: tuple[LabelTerm, ...] = ()
+
+
+class GroupSpec(msgspec.Struct, array_like=True):
+    """A placement group as it was asked for; ``creator`` is the actor that did, if one did."""
+
+    group_id: bytes
+    bundles: list[BundleSpec]
+    strategy: str
+    job: JobConfig
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    creator: bytes = b""
+    soft_target: bytes = b""
+
+
+class CreateGroup(msgspec.Struct, array_like=True, tag=131):
+    """Process to raylet. Answered by `GroupState`, at once if the name is taken."""
+
+    spec: GroupSpec
+
+
+class WatchGroup(msgspec.Struct, array_like=True, tag=132):
+    """Process to raylet: answered by `GroupState` when it is created or removed."""
+
+    group_id: bytes
+
+
+class GroupState(msgspec.Struct, array_like=True, tag=133):
+    """Raylet to process: PENDING (the GCS knows it), CREATED, REMOVED; or its ``error``."""
+
+    group_id: bytes
+    state: str
+    error: str = ""
+
+
+class RemoveGroup(msgspec.Struct, array_like=True, tag=134):
+    """Process to raylet; what was asked before is done before."""
+
+    group_id: bytes
+
+
 # --- task events ------------------------------------------------------------------------
 
 
@@ -849,4 +911,5 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     SchedulingWarning,
     TaskEvents, TellTasks, TasksTold, MetricsRecorded,
     TellObjects, ObjectsTold,
+    CreateGroup, WatchGroup, GroupState, RemoveGroup,
 ]  # fmt: skip

@@ -1,0 +1,52 @@
+"""In which placement group a task or actor runs: by its options, or captured from its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nbray.core_worker.context import running
+from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from nbray.wire.strategies import InGroup
+
+
+def group_strategy(
+    options: Mapping[str, Any], resources: Mapping[str, int], what: str
+) -> InGroup | None:
+    """The place in a group; None if it runs outside all groups.
+
+    Args:
+        options: those of the task or actor.
+        resources: what it needs, in units.
+        what: how an error names it.
+
+    Raises:
+        ValueError: there is no such bundle, or none that could ever hold it.
+    """
+    strategy = options.get("scheduling_strategy")
+    group = options.get("placement_group")
+    if strategy is None and group is None and options.get("placement_group_bundle_index") is None:
+        task = running.get()
+        captured = task.group if task is not None else None
+        if captured is None or not captured.capture:
+            return None
+        return InGroup(captured.group_id, -1, True)
+    if isinstance(strategy, PlacementGroupSchedulingStrategy):
+        if group is not None:
+            raise ValueError(
+                "Placement groups should be specified via the scheduling_strategy option. "
+                "The placement_group option is deprecated."
+            )
+        group = strategy.placement_group
+        index = strategy.placement_group_bundle_index
+        capture = strategy.placement_group_capture_child_tasks
+    else:
+        index = options.get("placement_group_bundle_index", -1)
+        capture = options.get("placement_group_capture_child_tasks")
+    from nbray.util.placement_group import PlacementGroup, place_in_group  # rests on the driver
+
+    if not isinstance(group, PlacementGroup) or group.is_empty:
+        if index not in (-1, None):
+            raise ValueError("If placement group is not set, the value of bundle index must be -1.")
+        return None
+    return place_in_group(group, -1 if index is None else index, bool(capture), resources, what)
