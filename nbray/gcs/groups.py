@@ -200,7 +200,7 @@ class GroupTable:
 
     def _set(self, group_id: bytes, state: str) -> None:
         life = self._groups[group_id]
-        life.state = state
+        life.state, life.reasons = state, []
         if state == "REMOVED":
             self._table.delete(group_id)
         else:
