@@ -220,7 +220,7 @@ class Connection:
 
     def close_unless_authenticated(self) -> None:
         """Half-open connections end when their time for the handshake is over."""
-        if self._handshake is not None:
+        if self._handshake is not None and not self.closed:
             logger.warning("Closed a connection: no handshake in time.")
             self.close("no handshake in time")
 
