@@ -35,6 +35,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire import raylet_messages as r
 from nbray.wire import reactor
+from nbray.wire import state_messages as s
 from nbray.wire.frames import MALFORMED
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.handshake import ClientHandshake, HandshakeError
@@ -48,12 +49,16 @@ GCS_METHODS: dict[str, Any] = {
     "KillActor": g.KillActorRequest, "WorkerDied": g.WorkerDied, "FinishJob": g.JobId,
     "RegisterJob": g.RegisterJob, "KvPut": g.KvPut, "KvGet": g.KvKey, "KvDel": g.KvKey,
     "KvKeys": g.KvKey, "KvExists": g.KvKey, "ListActors": g.Empty, "ListWorkers": g.Empty,
-    "ListJobs": g.Empty, "Demand": g.Empty, "NoSuchMethod": g.Empty,
+    "ListJobs": g.Empty, "Demand": g.Empty, "ListTasks": s.TasksRequest,
+    "ListObjects": s.ObjectsRequest, "Metrics": g.Empty, "TaskTotals": g.Empty,
+    "RecentFailures": g.Empty, "ReportFailure": s.Failure, "NoSuchMethod": g.Empty,
 }  # fmt: skip
 RAYLET_METHODS: dict[str, Any] = {
     "EndActor": g.EndActor, "ActorsHere": g.Empty, "WarnJob": g.WarnJob, "PullChunk": r.PullChunk,
     "DropObjects": r.DropObjects, "TellOwner": r.TellOwner, "KeepObjects": r.KeepObjects,
-    "ProcessGone": r.ProcessGone, "ListWorkers": g.Empty, "NoSuchMethod": g.Empty,
+    "ProcessGone": r.ProcessGone, "ListWorkers": g.Empty,
+    "ListTasks": s.TasksRequest, "ListObjects": s.ObjectsRequest, "Metrics": g.Empty,
+    "NoSuchMethod": g.Empty,
 }  # fmt: skip
 NUMBERS = [0, 1, -1, 2, 255, 4096, 1 << 16, (1 << 31) - 1, 1 << 31, -(1 << 31), (1 << 32), 1 << 40,
            (1 << 63) - 1, -(1 << 63), (1 << 64) - 1]  # fmt: skip

@@ -93,6 +93,8 @@ class Executor:
     def _cancel(self, message: m.CancelTask) -> None:
         if message.recursive:
             self._core.cancel_children(message.task_id, message.force)
+        if not message.task_id:
+            return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
             os._exit(1)
         for connection, spec in self._queue:

@@ -807,7 +807,7 @@ class TaskEvents(msgspec.Struct, array_like=True, tag=155):
     """Worker or driver to raylet, in batches: tasks that ended; ``dropped`` more are not told."""
 
     rows: list[TaskEvent]
-    dropped: int = 0
+    dropped: Index = 0
 
 
 class TellTasks(msgspec.Struct, array_like=True, tag=156):
@@ -830,7 +830,7 @@ class TasksTold(msgspec.Struct, array_like=True, tag=157):
 
     request_id: int
     rows: list[TaskEvent]
-    unfinished: dict[str, int]
+    unfinished: dict[str, Index]
 
 
 # --- what objects processes hold --------------------------------------------------------
@@ -866,8 +866,8 @@ class ObjectsTold(msgspec.Struct, array_like=True, tag=160):
 
     request_id: int
     rows: list[ObjectRow]
-    owned: int = 0
-    owned_bytes: int = 0
+    owned: Index = 0
+    owned_bytes: Size = 0
 
 
 # --- the user's metrics -----------------------------------------------------------------

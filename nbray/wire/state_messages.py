@@ -5,6 +5,8 @@ Times are seconds since the epoch, durations seconds, resources units of 1/10000
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from nbray.wire.messages import Index, MetricRow, ObjectRow, TaskEvent
@@ -141,7 +143,7 @@ class Failure(msgspec.Struct, array_like=True):
     node_id: bytes
     name: str
     cause: str
-    when: float
+    when: Annotated[float, msgspec.Meta(ge=0, le=1e11)]  # seconds since the epoch
 
 
 class Failures(msgspec.Struct, array_like=True):
