@@ -16,6 +16,7 @@ from nbray.exceptions import NbrayError
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.tables import as_bytes
 from nbray.util import local_state, state
+from nbray.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -57,6 +58,7 @@ class Pictures:
             nbray.ObjectRefGenerator: self.generator,
             NbrayContext: self.context,
             state.NodeState: self.node,
+            PlacementGroup: self.placement_group,
             state.ActorState: self.actor_state,
         }
 
@@ -119,6 +121,27 @@ class Pictures:
         facts: Facts = self._actor_facts(row) if row is not None else [("", "state unknown")]
         methods = ", ".join(sorted(name for name in handle._methods if not name.startswith("_")))
         return title, [*facts, ("methods", methods)]
+
+    def placement_group(self, group: PlacementGroup) -> tuple[str, Facts]:
+        """State, strategy, bundles and places of a placement group."""
+        title = f"PlacementGroup {group.id.hex()[:12]}"
+        row = None
+        if nbray.is_initialized() and not group.is_empty:
+            try:
+                row = state.get_placement_group(group.id.hex(), timeout=2)
+            except NbrayError:
+                row = None  # the picture says less while the cluster does not answer
+        if row is None:
+            return title, [("", "no group" if group.is_empty else "state unknown")]
+        facts: Facts = [
+            ("", row.state.lower()), ("", row.strategy), ("name", row.name),
+            ("because", " ".join(row.reasons)),
+        ]  # fmt: skip
+        for index, bundle in enumerate(row.bundles or ()):
+            amounts = ", ".join(f"{name} {n:g}" for name, n in bundle["unit_resources"].items())
+            place = f" on node {bundle['node_id'][:8]}" if bundle["node_id"] else ", not placed"
+            facts.append((f"bundle {index}", amounts + place))
+        return title, facts
 
     def actor_state(self, row: state.ActorState) -> tuple[str, Facts]:
         """A row of the table of actors."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
@@ -10,10 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from nbray.common.resources import UNIT, fits
 from nbray.raylet.resource_set import Allocation, ResourceSet
+from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.bundles import STRATEGIES, Bundle, place
 from nbray.scheduling.explain import why_group_pending
 from nbray.scheduling.labels import parse_selector
+from nbray.scheduling.policy import Demand
 from nbray.wire.messages import NodeInfo
+from nbray.wire.strategies import ANYWHERE, InGroup
 
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=5)
 
@@ -175,3 +179,77 @@ class Resources(RuleBasedStateMachine):
 
 TestResources = Resources.TestCase
 TestResources.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class Groups(RuleBasedStateMachine):
+    """Bundles, and what runs in and beside them, by a node's scheduler: all is given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = node("a", 4)
+        self.scheduler = Scheduler(self.row, random.Random(0))
+        self.held: dict[int, set[int]] = {}
+        self.granted: list[Allocation] = []
+        self.asked = 0
+
+    @rule(group=st.integers(0, 3), sizes=SIZES)
+    def reserve(self, group: int, sizes: list[int]) -> None:
+        missing = set(range(len(sizes))) - self.held.get(group, set())
+        need = sum(sizes[i] for i in missing) * UNIT
+        room = need <= self.scheduler.node.available["CPU"]
+        found = self.scheduler.reserve(
+            str(group).encode(), {i: {"CPU": n * UNIT} for i, n in enumerate(sizes)}
+        )
+        assert found == room
+        if found:
+            self.held.setdefault(group, set()).update(missing)
+
+    @rule(group=st.integers(0, 3), index=st.integers(0, 4))
+    def commit(self, group: int, index: int) -> None:
+        self.scheduler.commit(str(group).encode(), index)
+
+    @rule(group=st.integers(0, 3), index=st.integers(0, 4))
+    def release(self, group: int, index: int) -> None:
+        found = self.scheduler.release(str(group).encode(), index)
+        assert (found is not None) == (index in self.held.get(group, set()))
+        self.held.get(group, set()).discard(index)
+        assert self.scheduler.release(str(group).encode(), index) is None
+
+    @rule(group=st.integers(-1, 3), index=st.integers(-1, 4), cpus=st.integers(0, 3))
+    def ask(self, group: int, index: int, cpus: int) -> None:
+        strategy = InGroup(str(group).encode(), index) if group >= 0 else ANYWHERE
+        self.asked += 1
+        self.scheduler.submit(LeaseRequest(self.asked, Demand({"CPU": cpus * UNIT}, strategy)))
+
+    @rule()
+    def grant(self) -> None:
+        for request, taken in self.scheduler.grant():
+            if isinstance(request.demand.strategy, InGroup):
+                assert taken.source is not self.scheduler.node and not taken.source.retired
+            self.granted.append(taken)
+
+    @precondition(lambda self: self.granted)
+    @rule(which=st.integers(0, 9))
+    def end(self, which: int) -> None:
+        self.granted.pop(which % len(self.granted)).free()
+
+    @invariant()
+    def nothing_is_negative_or_lost(self) -> None:
+        beside = [a for a in self.granted if a.source is self.scheduler.node]
+        used = sum(a.amounts.get("CPU", 0) for a in beside)
+        reserved = sum(bundle.total["CPU"] for bundle in self.row.bundles)
+        assert self.row.available["CPU"] + used + reserved == self.row.total["CPU"]
+        assert self.row.available["CPU"] >= 0
+        assert all(0 <= b.available["CPU"] <= b.total["CPU"] for b in self.row.bundles)
+
+    def teardown(self) -> None:
+        for group, indices in self.held.items():
+            for index in indices:
+                self.scheduler.release(str(group).encode(), index)
+        for taken in self.granted:
+            taken.free()
+        assert self.row.available == self.row.total and not self.row.bundles
+
+
+TestGroups = Groups.TestCase
+TestGroups.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -30,9 +30,11 @@ from nbray.util import (
     get_placement_group,
     placement_group_table,
     remove_placement_group,
+    state,
 )
 from nbray.util.placement_group import PlacementGroup, placement_group
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
+from nbray.util.state import list_placement_groups
 
 
 def all_is_free(timeout: float = 40.0) -> None:
@@ -215,6 +217,11 @@ def test_a_group_that_does_not_fit_waits_and_says_why(
     second = placement_group([{"CPU": 1}])
     never = placement_group([{"CPU": 100}])
     assert not second.wait(0.2)
+    rows = {row.placement_group_id: row for row in list_placement_groups(detail=True)}
+    assert rows[first.id.hex()].state == "CREATED"
+    assert rows[first.id.hex()].bundles is not None
+    assert "fits nowhere" in rows[never.id.hex()].reasons[0]
+    assert rows[second.id.hex()] == state.get_placement_group(second.id.hex())
     assert "what is free now" in table(second)["stats"]["scheduling_state"]
     remove_placement_group(first)
     assert second.wait(40)

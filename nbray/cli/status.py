@@ -14,7 +14,7 @@ from rich.table import Table
 from nbray.state import queries as q
 from nbray.state.client import StateClient, dashboard_trouble, dashboard_url, find_cluster
 from nbray.state.dashboard import probe
-from nbray.state.rows import DemandState, FailureState, NodeState
+from nbray.state.rows import DemandState, FailureState, NodeState, PlacementGroupState
 from nbray.state.text import size_text
 from nbray.wire.grpc_service import RpcError
 
@@ -27,6 +27,7 @@ class _Status:
     nodes: list[NodeState]
     demand: list[DemandState]
     failures: list[FailureState]
+    groups: list[PlacementGroupState]
 
 
 @click.command()
@@ -43,6 +44,7 @@ def status(address: str | None, verbose: bool) -> None:
     _show_nodes(console, found, state.nodes)
     _show_usage(console, state.nodes)
     _show_demand(console, state.demand, verbose)
+    _show_groups(console, state.groups, verbose)
     _show_failures(console, state.failures)
     _show_dashboard(console, found, token)
 
@@ -51,7 +53,10 @@ async def _ask(address: str, token: bytes) -> _Status:
     async with StateClient(address, token) as client:
         return _Status(
             *await asyncio.gather(
-                client.ask(q.NODES, 5.0), client.ask(q.DEMAND, 5.0), client.ask(q.FAILURES, 5.0)
+                client.ask(q.NODES, 5.0),
+                client.ask(q.DEMAND, 5.0),
+                client.ask(q.FAILURES, 5.0),
+                client.ask(q.PLACEMENT_GROUPS, 5.0),
             )
         )
 
@@ -101,6 +106,20 @@ def _show_demand(console: Console, demand: list[DemandState], verbose: bool) -> 
         for why in [row.reason] if row.reason else row.lacking if verbose else []:
             style = "red" if row.reason else "default"
             console.print(f"    {why}", style=style, markup=False, soft_wrap=True)
+
+
+def _show_groups(console: Console, groups: list[PlacementGroupState], verbose: bool) -> None:
+    """How many there are, and why some wait."""
+    living = [row for row in groups if row.state != "REMOVED"]
+    if not living:
+        return
+    waiting = [row for row in living if row.state != "CREATED"]
+    console.print("[bold]Placement groups[/bold]")
+    console.print(f"  {len(living) - len(waiting)} created, {len(waiting)} waiting")
+    for row in waiting if verbose else waiting[:_FAILURES_SHOWN]:
+        name = row.name or row.placement_group_id[:8]
+        line = f"  {name}, {row.strategy}, {row.state}: {' '.join(row.reasons)}"
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _show_failures(console: Console, failures: list[FailureState]) -> None:

@@ -12,7 +12,7 @@ from nbray.common.ids import is_creation_id
 from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
-from nbray.wire.gcs_messages import Empty, Nodes
+from nbray.wire.gcs_messages import Empty, Groups, NamedGroup, Nodes
 from nbray.wire.messages import TaskEvent
 
 T = TypeVar("T")
@@ -71,6 +71,28 @@ def _actors(reply: s.Actors) -> list[r.ActorState]:
             start_time_ms=int(row.started * 1000) or None,
         )
         for row in reply.rows
+    ]  # fmt: skip
+
+
+def _groups(reply: Groups) -> list[r.PlacementGroupState]:
+    return [
+        r.PlacementGroupState(
+            life.spec.group_id.hex(), life.spec.name, life.spec.job.job_id.hex(), life.state,
+            life.spec.strategy, life.reasons,
+            [
+                {
+                    "bundle_id": {
+                        "placement_group_id": life.spec.group_id.hex(), "bundle_index": index,
+                    },
+                    "unit_resources": from_units(bundle.resources),
+                    "node_id": life.placed[index].hex() if index in life.placed else "",
+                }
+                for index, bundle in enumerate(life.spec.bundles)
+            ],
+            life.spec.detached,
+            {"scheduling_state": " ".join(life.reasons) or life.state},
+        )
+        for life in reply.rows
     ]  # fmt: skip
 
 
@@ -221,6 +243,7 @@ NODES = Query("ListNodes", Nodes, _nodes)
 WORKERS = Query("ListWorkers", s.Workers, _workers)
 ACTORS = Query("ListActors", s.Actors, _actors)
 JOBS = Query("ListJobs", s.Jobs, _jobs)
+PLACEMENT_GROUPS = Query("FindGroups", Groups, _groups, msgspec.msgpack.encode(NamedGroup()))
 DEMAND = Query("Demand", s.Demand, _demand)
 FAILURES = Query("RecentFailures", s.Failures, _failures)
 TASK_TOTALS = Query("TaskTotals", s.TaskTotals, _totals)

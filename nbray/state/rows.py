@@ -268,3 +268,18 @@ class ObjectList:
     rows: list[ObjectState]
     holders: list[HolderState]
     missing: list[str]
+
+
+@dataclass
+class PlacementGroupState:
+    """One placement group; ``reasons`` say why it waits."""
+
+    placement_group_id: str
+    name: str
+    creator_job_id: str
+    state: str
+    strategy: str = "PACK"
+    reasons: list[str] = field(default_factory=list)
+    bundles: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
+    is_detached: bool | None = field(default=None, metadata=_DETAIL)
+    stats: dict[str, Any] | None = field(default=None, metadata=_DETAIL)

@@ -20,6 +20,7 @@ from nbray.state.rows import (
     NodeState,
     ObjectList,
     ObjectState,
+    PlacementGroupState,
     TaskList,
     TaskState,
     WorkerState,
@@ -199,6 +200,24 @@ def list_jobs(
 ) -> list[JobState]:  # fmt: skip
     """The jobs that run, and the newest that ended; arguments as for `list_nodes`."""
     return select(JobState, ask(q.JOBS, address, timeout), filters, limit, detail)
+
+
+def list_placement_groups(
+    address: str | None = None, filters: Sequence[Filter] | None = None,
+    limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[PlacementGroupState]:  # fmt: skip
+    """The placement groups, and the newest that were removed; arguments as for `list_nodes`."""
+    rows = ask(q.PLACEMENT_GROUPS, address, timeout)
+    return select(PlacementGroupState, rows, filters, limit, detail)
+
+
+def get_placement_group(
+    id: str, address: str | None = None, timeout: int = 30
+) -> PlacementGroupState | None:
+    """A placement group by its hexadecimal id; None if there is none."""
+    rows = ask(q.PLACEMENT_GROUPS, address, timeout)
+    return next((row for row in rows if row.placement_group_id == id), None)
 
 
 def list_demand(address: str | None = None, timeout: int = 30) -> list[DemandState]:
