@@ -78,6 +78,7 @@ class GroupTable:
         self._removed: deque[bytes] = deque()
         self._unplaced = [i for i, life in self._groups.items() if life.state != "CREATED"]
         self._warned: set[bytes] = set()
+        self._releasing: set[BundleKey] = set()
         self._kicked = asyncio.Event()
         self._changed: dict[bytes, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -227,7 +228,8 @@ class GroupTable:
     async def _round(self) -> None:
         """Place what can be placed now."""
         chosen: dict[bytes, dict[int, bytes]] = {}
-        for group_id in list(self._unplaced):
+        busy = {key.group_id for key in self._releasing}
+        for group_id in [one for one in self._unplaced if one not in busy]:
             life = self._groups[group_id]
             missing = {
                 index: Bundle(bundle.resources, bundle.selector)
@@ -312,7 +314,7 @@ class GroupTable:
                 self._table.put(group_id, life)
                 made.append(group_id)
         for node_id, keys in release.items():
-            self._spawn(self._release(node_id, keys))
+            self._release_soon(node_id, keys)
         if commit:
             await self._store.durable()
             await asyncio.gather(*(self._commit(node_id, keys) for node_id, keys in commit.items()))
@@ -351,11 +353,17 @@ class GroupTable:
                 return
             await asyncio.sleep(_RETRY_S)
 
+    def _release_soon(self, node_id: bytes, keys: list[BundleKey]) -> None:
+        """Release bundles; until that is done, their groups are not placed anew."""
+        self._releasing.update(keys)
+        self._spawn(self._release(node_id, keys))
+
     async def _release(self, node_id: bytes, keys: list[BundleKey]) -> None:
         while self._is_alive(node_id):
             if await self._ask(node_id, ChangeBundles(release=keys)) is not None:
                 break
             await asyncio.sleep(_RETRY_S)
+        self._releasing.difference_update(keys)
         self.nodes_changed()
 
     def _is_alive(self, node_id: bytes) -> bool:
@@ -389,7 +397,7 @@ class GroupTable:
             await self.end_actors(group_id)
         await self._store.durable()
         for node_id, keys in release.items():
-            self._spawn(self._release(node_id, keys))
+            self._release_soon(node_id, keys)
 
     async def finish_job(self, job_id: bytes) -> None:
         """A driver left: the groups that it and its tasks made end, but for the detached."""
@@ -431,7 +439,7 @@ class GroupTable:
             elif not bundle.committed:
                 commit.append(key)
         if release:
-            self._spawn(self._release(node.node_id, release))
+            self._release_soon(node.node_id, release)
         if commit:
             self._spawn(self._commit(node.node_id, commit))
         for group_id, life in list(self._groups.items()):
