@@ -25,6 +25,7 @@ from nbray.exceptions import (
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
+from nbray.jupyter_ext.representations import Pictures
 from nbray.util import (
     get_current_placement_group,
     get_placement_group,
@@ -222,6 +223,8 @@ def test_a_group_that_does_not_fit_waits_and_says_why(
     assert rows[first.id.hex()].bundles is not None
     assert "fits nowhere" in rows[never.id.hex()].reasons[0]
     assert rows[second.id.hex()] == state.get_placement_group(second.id.hex())
+    title, facts = Pictures(lambda origin: "").placement_group(never)
+    assert never.id.hex()[:12] in title and ("bundle 0", "CPU 100, not placed") in facts
     assert "what is free now" in table(second)["stats"]["scheduling_state"]
     remove_placement_group(first)
     assert second.wait(40)
