@@ -374,7 +374,8 @@ def _inner_globals(
     """The globals that the scopes inside ``node`` read, and those that they assign."""
     reads: set[str] = set()
     stores: set[str] = set()
-    waiting = symtable.symtable(ast.unparse(node), "<cell>", "exec").get_children()
+    scopes = _ComprehensionScopes().visit(ast.parse(ast.unparse(node)))
+    waiting = symtable.symtable(ast.unparse(scopes), "<cell>", "exec").get_children()
     while waiting:
         table = waiting.pop()
         waiting.extend(table.get_children())
@@ -387,3 +388,21 @@ def _inner_globals(
             elif in_class and symbol.is_assigned() and symbol.is_referenced():
                 reads.add(symbol.get_name())  # ``x = x`` in a class body reads the global
     return frozenset(reads), frozenset(stores)
+
+
+class _ComprehensionScopes(ast.NodeTransformer):
+    """Makes comprehensions generator expressions, whose names are found by the same rules.
+
+    From Python 3.12 on (PEP 709) `symtable` may show a comprehension's names in the scope
+    around it, where a class body's names hide the globals that are really read.
+    """
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.GeneratorExp:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
