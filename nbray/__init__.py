@@ -7,25 +7,21 @@ from typing import Any
 from nbray import exceptions
 from nbray.actor import ActorClass, ActorHandle, method
 from nbray.api import (
-    available_resources,
     cancel,
-    cluster_resources,
     get,
     get_actor,
-    get_gpu_ids,
-    get_runtime_context,
     kill,
-    nodes,
     put,
     remote,
-    timeline,
     wait,
 )
+from nbray.cluster import available_resources, cluster_resources, nodes, timeline
 from nbray.common.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
+from nbray.runtime_context import get_gpu_ids, get_runtime_context
 
 __version__ = "0.1.0"
 

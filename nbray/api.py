@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from nbray.actor import ActorClass, ActorHandle, find_actor
-from nbray.common.accelerators import VISIBLE_DEVICES
-from nbray.common.resources import from_units
-from nbray.core_worker.context import running
 from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
-from nbray.runtime_env.spec import from_text
-from nbray.state import queries
-from nbray.state.trace import chrome_trace
-from nbray.wire.gcs_messages import Empty, Nodes
-from nbray.wire.messages import NodeInfo
 
 
 def remote(*args: Any, **options: Any) -> Any:
@@ -51,7 +36,7 @@ def _make_remote(target: Any, options: dict[str, Any]) -> RemoteFunction | Actor
     raise TypeError("The @nbray.remote decorator must be applied to a function or a class.")
 
 
-def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) -> Any:
+def get(refs: ObjectRef | list[ObjectRef], *, timeout: float | None = None) -> Any:
     """The value of a ref, or the values of a list of refs.
 
     Args:
@@ -61,17 +46,22 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
     Raises:
         GetTimeoutError: not all were ready in time.
         TaskError: a task failed; also an instance of the user's exception class.
-        ValueError: something else than refs was given.
+        ValueError: neither a ref nor a list was given. TypeError: a list of something else was.
     """
     if isinstance(refs, ObjectRef):
         return current_core().get([refs], timeout)[0]
     if isinstance(refs, ObjectRefGenerator):
         return refs
-    if not isinstance(refs, list | tuple) or not all(isinstance(r, ObjectRef) for r in refs):
+    if not isinstance(refs, list):
         raise ValueError(
             f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be "
             "an ObjectRef or a list of ObjectRefs."
         )
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(
+                f"Attempting to call `get` on the value {ref}, which is not an nbray.ObjectRef."
+            )
     return current_core().get(refs, timeout)
 
 
@@ -88,7 +78,7 @@ def put(value: Any) -> ObjectRef:
 
 
 def wait(
-    refs: Sequence[ObjectRef],
+    refs: list[ObjectRef],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
@@ -96,15 +86,32 @@ def wait(
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
     """Wait until ``num_returns`` of ``refs`` are ready, or ``timeout`` seconds are over.
 
+    Args:
+        refs: refs, or generators of streams, which are ready when their next ref is.
+        num_returns: how many to wait for.
+        timeout: seconds; None waits for ever.
+        fetch_local: has no effect: a value that is ready is brought here when it is read.
+
     Returns:
         At most ``num_returns`` ready refs, and all others, in the given order.
 
     Raises:
-        TypeError: ``refs`` is one ref. ValueError: duplicates, or an impossible number.
+        TypeError: something else than a list of refs was given.
+        ValueError: duplicates, an impossible number, or a negative timeout.
     """
-    del fetch_local  # a value that is ready is brought here when it is read
-    if isinstance(refs, ObjectRef):
-        raise TypeError("wait() expected a list of ObjectRef, got a single ObjectRef")
+    del fetch_local
+    expected = "wait() expected a list of nbray.ObjectRef or nbray.ObjectRefGenerator, got "
+    if isinstance(refs, ObjectRef | ObjectRefGenerator):
+        raise TypeError(f"{expected}a single {type(refs).__name__}.")
+    if not isinstance(refs, list):
+        raise TypeError(f"{expected}{type(refs)}.")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}.")
+    for ref in refs:
+        if not isinstance(ref, ObjectRef | ObjectRefGenerator):
+            raise TypeError(f"{expected}a list containing {type(ref)}.")
+    if not refs:
+        return [], []
     if len(set(refs)) != len(refs):
         raise ValueError("Wait requires a list of unique object refs.")
     if num_returns <= 0:
@@ -158,126 +165,3 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if found is None:
         raise ValueError(f"Failed to look up actor with name '{name}'.")
     return found
-
-
-def _node_rows() -> list[NodeInfo]:
-    reply = current_core().peers.gcs_call("ListNodes", msgspec.msgpack.encode(Empty()))
-    return msgspec.msgpack.decode(reply, type=Nodes).nodes
-
-
-def nodes() -> list[dict[str, Any]]:
-    """A dict for every node, with Ray's keys."""
-    return [
-        {
-            "NodeID": row.node_id.hex(),
-            "Alive": row.alive,
-            "NodeManagerAddress": row.host,
-            "NodeManagerHostname": row.hostname,
-            "NodeManagerPort": row.frame_port,
-            "Resources": from_units(row.total) if row.alive else {},
-            "Stats": row.stats,
-            "Labels": row.labels,
-        }
-        for row in _node_rows()
-    ]
-
-
-def _sum(rows: list[dict[str, int]]) -> dict[str, float]:
-    total: dict[str, int] = {}
-    for row in rows:
-        for name, amount in row.items():
-            total[name] = total.get(name, 0) + amount
-    return from_units(total)
-
-
-def cluster_resources() -> dict[str, float]:
-    """All resources of the nodes that are alive."""
-    return _sum([row.total for row in _node_rows() if row.alive])
-
-
-def available_resources() -> dict[str, float]:
-    """The resources that are free now, as last reported by the raylets."""
-    return _sum([row.available for row in _node_rows() if row.alive])
-
-
-@dataclass(frozen=True)
-class RuntimeContext:
-    """Where this code runs."""
-
-    job_id: str
-    node_id: str
-    worker_id: str
-    task_id: str | None
-    actor_id: str | None
-    namespace: str
-    runtime_env: dict[str, Any]
-
-    def get_runtime_env_string(self) -> str:
-        """The runtime environment as JSON."""
-        return json.dumps(self.runtime_env)
-
-    def get_job_id(self) -> str:
-        """The job's id as hexadecimal text."""
-        return self.job_id
-
-    def get_node_id(self) -> str:
-        """The node's id as hexadecimal text."""
-        return self.node_id
-
-    def get_worker_id(self) -> str:
-        """The process's id as hexadecimal text."""
-        return self.worker_id
-
-    def get_task_id(self) -> str | None:
-        """The running task's id, None in a driver."""
-        return self.task_id
-
-    def get_actor_id(self) -> str | None:
-        """The actor's id, None outside an actor."""
-        return self.actor_id
-
-    def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """The ids of the accelerators that the task or actor may use, by resource name."""
-        ids = current_core().devices.ids
-        return {name: list(ids.get(name, ())) for name in VISIBLE_DEVICES}
-
-
-def get_gpu_ids() -> list[int | str]:
-    """The ids of the GPUs that the task or actor may use; those that are numbers as numbers."""
-    ids = current_core().devices.ids.get("GPU", [])
-    return [int(device) if device.isdigit() else device for device in ids]
-
-
-def get_runtime_context() -> RuntimeContext:
-    """Facts of the process and task that call this."""
-    core = current_core()
-    task = running.get()
-    return RuntimeContext(
-        core.job.job_id.hex(), core.address.node_id.hex(), core.worker_id.hex(),
-        task.task_id.hex() if task and task.task_id else None,
-        task.actor_id.hex() if task and task.actor_id else None,
-        core.job.namespace, from_text(core.runtime_envs.text),
-    )  # fmt: skip
-
-
-_MOST_TRACED = 100_000
-
-
-def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
-    """The tasks and actor calls that the cluster remembers, as a Chrome trace.
-
-    At high rates not every short task is remembered; see `nbray.core_worker.task_events`.
-
-    Args:
-        filename: write it there as JSON, for chrome://tracing or ui.perfetto.dev.
-
-    Returns:
-        The events, if there is no ``filename``.
-    """
-    query = queries.tasks(_MOST_TRACED)
-    found = query.read(current_core().peers.gcs_call(query.method, query.body))
-    events = chrome_trace(found.rows, time.time() * 1000)
-    if filename is None:
-        return events
-    Path(filename).write_text(json.dumps(events))
-    return None

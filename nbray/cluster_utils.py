@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import psutil
 
-from nbray.api import nodes
+from nbray.cluster import nodes
 from nbray.driver import init, shutdown
 from nbray.launcher.local import RunningNode, join, start_head
 
@@ -98,9 +99,10 @@ class Cluster:
     def remove_node(self, node: RunningNode, allow_graceful: bool = True) -> None:
         """Stop a node; with ``allow_graceful`` False as when its machine loses its power."""
         if not allow_graceful:
-            raylet = psutil.Process(node.children[-1].pid)
-            for process in [raylet, *raylet.children(recursive=True)]:
-                process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has died already
+                raylet = psutil.Process(node.children[-1].pid)
+                for process in [raylet, *raylet.children(recursive=True)]:
+                    process.kill()
         node.stop()
         self.worker_nodes.discard(node)
         if node is self.head_node:

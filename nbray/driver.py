@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from nbray.common.session import Session, known_sessions
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core
-from nbray.exceptions import LocalRayletDiedError, NbrayError
+from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, start_head
 from nbray.runtime_env.spec import validate
@@ -65,6 +67,20 @@ def current_core() -> CoreWorker:
     return core
 
 
+def joined_core() -> CoreWorker:
+    """The runtime.
+
+    Raises:
+        NbraySystemError: this program has not joined a cluster.
+    """
+    core = find_core()
+    if core is None:
+        raise NbraySystemError(
+            "System error: nbray has not been started yet. You can start it with 'nbray.init()'."
+        )
+    return core
+
+
 def is_initialized() -> bool:
     """Whether this process belongs to a cluster."""
     return find_core() is not None
@@ -85,12 +101,19 @@ def init(
     include_dashboard: bool | None = None,
     dashboard_host: str = "127.0.0.1",
     dashboard_port: int | None = None,
+    local_mode: bool = False,
+    configure_logging: bool = True,
+    logging_level: int | str | None = None,
+    logging_format: str = "%(asctime)s %(levelname)s %(name)s: %(message)s",
+    log_to_driver: bool = True,
+    **unknown: Any,
 ) -> NbrayContext:
     """Start a cluster on this machine, or join one that runs.
 
     Args:
-        address: None starts a cluster (or takes ``NBRAY_ADDRESS``); "auto" joins the newest of
-            this user; "host:port" the one whose GCS is there.
+        address: None takes ``NBRAY_ADDRESS``, joins what the command ``nbray start`` started on
+            this machine, or starts a cluster; "local" starts one anyway; "auto" joins the newest
+            of this user; "host:port" the one whose GCS is there.
         num_cpus: CPUs of the new node; the machine's by default.
         num_gpus: GPUs of the new node.
         resources: custom resources of the new node.
@@ -105,26 +128,55 @@ def init(
         include_dashboard: False starts a cluster without dashboard, True insists on one.
         dashboard_host: the address on which the dashboard listens.
         dashboard_port: its port; 8265 or the next that is free by default.
+        local_mode: not supported, as in Ray.
+        configure_logging: False leaves the logger "nbray" of this process alone, whatever
+            ``logging_level`` is.
+        logging_level: its level; as the program has it by default.
+        logging_format: of its handler, which it gets when the program has configured none.
+        log_to_driver: False leaves the output of tasks and actors in their logs.
 
     Returns:
         Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
 
     Raises:
-        RuntimeError: it was called already.
+        RuntimeError: it was called already, or an argument is unknown.
         ConnectionError: there is no cluster at ``address``.
+        ValueError: the cluster runs already, and its node was described.
     """
     global _driver
-    if _driver is not None or find_core() is not None:
-        if ignore_reinit_error and _driver is not None:
-            return _driver.context
+    if unknown:
+        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+    if local_mode:
+        raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
+    if configure_logging and logging_level is not None:
+        _configure_logger(logging_level, logging_format)
+    here = find_core()
+    if _driver is not None or here is not None:
+        if ignore_reinit_error:
+            assert here is not None
+            return _driver.context if _driver is not None else _context_of_task(here)
         raise RuntimeError(
             "Maybe you called nbray.init twice by accident? This error can be suppressed by "
-            "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' before."
+            "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
+            "'nbray.init()'."
         )
     env = validate(runtime_env or {})
-    address = address or os.environ.get("NBRAY_ADDRESS")
+    found = _cluster_to_join(address)
     node: RunningNode | None = None
-    if address is None or address == "local":
+    if found is not None:
+        for what, is_given in (
+            ("num_cpus and num_gpus", num_cpus is not None or num_gpus is not None),
+            ("resources", resources is not None),
+            ("labels", labels is not None),
+            ("object_store_memory", object_store_memory is not None),
+        ):
+            if is_given:
+                raise ValueError(
+                    f"When connecting to an existing cluster, {what} must not be provided. "
+                    f"There is one at {found[1]['gcs_address']}; address='local' starts another."
+                )
+        session, info = found
+    else:
         wanted = dict(resources or {})
         if num_cpus is not None:
             wanted["CPU"] = num_cpus
@@ -136,10 +188,8 @@ def init(
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
-    else:
-        session, info = find_session(address)
     try:
-        core = _join(session, info, namespace)
+        core = _join(session, info, namespace, log_to_driver)
         try:
             core.runtime_envs.set_own(env)
         except BaseException:
@@ -152,6 +202,20 @@ def init(
     _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
     return _driver.context
+
+
+def _configure_logger(level: int | str, form: str) -> None:
+    logger = logging.getLogger("nbray")
+    logger.setLevel(level)
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(form))
+        logger.addHandler(handler)
+
+
+def _context_of_task(core: CoreWorker) -> NbrayContext:
+    session = Session(Path(core.address.unix_path).parent.parent)
+    return _context(core, session, session.read_info())
 
 
 def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayContext:
@@ -173,18 +237,33 @@ def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayC
     )
 
 
+def _cluster_to_join(address: str | None) -> tuple[Session, dict[str, Any]] | None:
+    """The cluster that `init` means by ``address``; None when it is to start one."""
+    if address is None or address == "auto":
+        address = os.environ.get("NBRAY_ADDRESS") or address
+    if address == "local":
+        return None
+    if address is None:
+        return next((found for found in _running() if not found[1]["fate_shared"]), None)
+    return find_session(address)
+
+
 def find_session(address: str) -> tuple[Session, dict[str, Any]]:
     """The session folder of a cluster of this user on this machine.
 
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for session, info in known_sessions():
-        if address in ("auto", info["gcs_address"]) and _is_there(info["pids"][:2]):
+    for session, info in _running():
+        if address in ("auto", info["gcs_address"]):
             return session, info
     raise ConnectionError(
         f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
     )
+
+
+def _running() -> Iterator[tuple[Session, dict[str, Any]]]:
+    return (found for found in known_sessions() if _is_there(found[1]["pids"][:2]))
 
 
 def _is_there(pids: list[int]) -> bool:
@@ -192,14 +271,16 @@ def _is_there(pids: list[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def _join(session: Session, info: dict[str, Any], namespace: str | None) -> CoreWorker:
+def _join(
+    session: Session, info: dict[str, Any], namespace: str | None, shows_output: bool
+) -> CoreWorker:
     worker_id = os.urandom(28)
     core = CoreWorker(
         Config.from_env(), session.token, worker_id,
         session.socket_path(f"d-{worker_id.hex()[:12]}"),
     )  # fmt: skip
     core.peers.start(info["raylet_socket"], info["node_ip"])
-    core.on_output = output.deliver
+    core.on_output = output.deliver if shows_output else None
     core.reactor.start()
     namespace = namespace or os.urandom(8).hex()
     sys_path = [entry or os.getcwd() for entry in sys.path]

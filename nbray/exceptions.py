@@ -12,6 +12,13 @@ class NbrayError(Exception):
 RayError = NbrayError
 
 
+class NbraySystemError(NbrayError):
+    """The cluster cannot do what it was asked for, as when this program has not joined one."""
+
+
+RaySystemError = NbraySystemError
+
+
 class TaskError(NbrayError):
     """A task raised. What `get` raises is also an instance of the user's exception class.
 
@@ -99,11 +106,11 @@ class ActorError(NbrayError):
     """Something is wrong with the actor."""
 
 
+RayActorError = ActorError
+
+
 class ActorDiedError(ActorError):
     """The actor is dead and does not come back."""
-
-
-RayActorError = ActorDiedError
 
 
 class ActorUnavailableError(ActorError):
@@ -148,6 +155,10 @@ class PendingCallsLimitExceeded(NbrayError):
 
 class ExitActor(BaseException):
     """Raised by a method to end its actor."""
+
+
+class ActorAlreadyExistsError(NbrayError, ValueError):
+    """An actor of that name lives in the namespace."""
 
 
 class TaskUnschedulableError(NbrayError):

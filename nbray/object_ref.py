@@ -7,7 +7,7 @@ import concurrent.futures
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from nbray.common.ids import ObjectID, TaskID
+from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -38,16 +38,33 @@ class ObjectRef:
         """The id as hexadecimal text."""
         return self._id.hex()
 
+    @classmethod
+    def size(cls) -> int:
+        """How many bytes the id has."""
+        return ObjectID.SIZE
+
+    def is_nil(self) -> bool:
+        """Whether it stands for no value, as a generator's next that has not come in time."""
+        return self._id == NIL
+
     def task_id(self) -> TaskID:
         """The id of the task that makes the value."""
         return ObjectID(self._id).task_id()
+
+    def job_id(self) -> JobID:
+        """The id of the job whose task makes the value."""
+        return ObjectID(self._id).job_id()
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value."""
         return self._core.values.future(self)
 
+    def as_future(self) -> asyncio.Future[Any]:
+        """A future of the value in the running event loop."""
+        return asyncio.wrap_future(self.future())
+
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.wrap_future(self.future()).__await__()
+        return self.as_future().__await__()
 
     def __reduce__(self) -> tuple[Any, ...]:
         from nbray.core_worker.serialization import reduce_ref

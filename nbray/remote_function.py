@@ -34,7 +34,7 @@ class RemoteFunction:
         self._function = function
         self._options = check_options(options, actor=False)
         self._pickle = KeptPickle(function)
-        self._name = option(options, "name") or getattr(function, "__qualname__", repr(function))
+        self._name = option(options, "name") or getattr(function, "__name__", repr(function))
         self._task_options = TaskOptions(
             shape=Shape(
                 tuple(sorted(resource_units(options, 1).items())),

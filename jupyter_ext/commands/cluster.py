@@ -105,7 +105,7 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         if arguments.detach:
             options = {"address": _start_detached(arguments), **given(arguments, "namespace")}
         try:
-            nbray.init(**options)
+            nbray.init(**{"address": "local", **options})
         except (NbrayError, OSError, ValueError) as error:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()

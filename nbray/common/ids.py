@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import os
 from typing import Self
+
+NIL = b"\xff" * 28
+"""Of which the id of nothing, of each kind, is the beginning."""
 
 
 class BaseID:
@@ -24,9 +28,28 @@ class BaseID:
         return cls(os.urandom(cls.SIZE))
 
     @classmethod
+    def from_binary(cls, value: bytes) -> Self:
+        """The id of which `binary` gave ``value``."""
+        return cls(value)
+
+    @classmethod
     def from_hex(cls, text: str) -> Self:
         """The id that `hex` printed."""
         return cls(bytes.fromhex(text))
+
+    @classmethod
+    def nil(cls) -> Self:
+        """The id of nothing."""
+        return cls(NIL[: cls.SIZE])
+
+    @classmethod
+    def size(cls) -> int:
+        """How many bytes an id has."""
+        return cls.SIZE
+
+    def is_nil(self) -> bool:
+        """Whether it is the id of nothing."""
+        return self._bytes == NIL[: self.SIZE]
 
     def binary(self) -> bytes:
         """The id as bytes."""
@@ -51,6 +74,26 @@ class JobID(BaseID):
 
     SIZE = 4
 
+    @classmethod
+    def from_int(cls, number: builtins.int) -> JobID:
+        """The job of that number."""
+        return cls(number.to_bytes(cls.SIZE, "big"))
+
+    def int(self) -> builtins.int:
+        """The job's number."""
+        return builtins.int.from_bytes(self._bytes, "big")
+
+
+class _OfJob(BaseID):
+    """An id whose bytes from ``_JOB`` on are its job's id."""
+
+    _JOB = slice(-JobID.SIZE, None)
+    __slots__ = ()
+
+    def job_id(self) -> JobID:
+        """The job that it belongs to."""
+        return JobID(self._bytes[self._JOB])
+
 
 class NodeID(BaseID):
     """One raylet."""
@@ -64,22 +107,23 @@ class WorkerID(BaseID):
     SIZE = 28
 
 
-class ActorID(BaseID):
+class ActorID(_OfJob):
     """One actor; its last 4 bytes are its job's id."""
 
     SIZE = 16
 
 
-class TaskID(BaseID):
+class TaskID(_OfJob):
     """One task; its last 4 bytes are its job's id."""
 
     SIZE = 24
 
 
-class ObjectID(BaseID):
+class ObjectID(_OfJob):
     """One object: the task that makes it and the number of the return value."""
 
     SIZE = 28
+    _JOB = slice(TaskID.SIZE - JobID.SIZE, TaskID.SIZE)
 
     def task_id(self) -> TaskID:
         """The task that makes the object."""

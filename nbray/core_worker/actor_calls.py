@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import (
+    ActorAlreadyExistsError,
     ActorDiedError,
     ActorPlacementGroupRemoved,
     ActorUnavailableError,
@@ -85,7 +86,7 @@ class ActorCalls:
         """Register an actor; with ``wait``, only return once the GCS has it. From any thread.
 
         Raises:
-            ValueError: its name is taken.
+            ActorAlreadyExistsError: its name is taken.
         """
         core = self._core
         message = CreateActor(spec, core.job)
@@ -94,7 +95,7 @@ class ActorCalls:
                 ("actor", spec.actor_id), message, core.peers.gcs_patience_s
             )
             if reply.error:
-                raise ValueError(reply.error)
+                raise ActorAlreadyExistsError(reply.error)
         else:
             core.reactor.post(lambda: core.peers.raylet.send(message))
 

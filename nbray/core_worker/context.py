@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nbray.wire.strategies import InGroup
 
 
-@dataclass(frozen=True)
-class TaskContext:
-    """The task that user code stands in."""
+class TaskContext(NamedTuple):
+    """The task that user code stands in; of a call, the method, else the function's id."""
 
     task_id: bytes
     name: str
     actor_id: bytes
     attempt: int
-    origin: int = 0
-    group: InGroup | None = None
+    origin: int
+    group: InGroup | None
+    function_id: bytes
+    method: str
 
 
 running: ContextVar[TaskContext | None] = ContextVar("nbray_running_task", default=None)

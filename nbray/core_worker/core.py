@@ -88,6 +88,8 @@ class CoreWorker:
         self.on_task_start: Callable[[], None] = lambda: None
         self.on_task_end: Callable[[], None] = lambda: None
         self.newest_task: TaskContext | None = None
+        self.actor: m.ActorSpec | None = None
+        self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[m.JobConfig], None] = lambda job: None
         self.submitter_dirty = False
         self.job: m.JobConfig
@@ -104,6 +106,7 @@ class CoreWorker:
                 m.GcsReply: lambda _peer, reply: self.peers.answer(
                     ("gcs", reply.request_id), reply
                 ),
+                m.Assigned: self._on_assigned,
                 m.OutputLines: self._on_output,
                 m.OutputDisplay: self._on_output,
                 m.CancelObject: lambda _peer, message: self._cancel(
@@ -248,8 +251,10 @@ class CoreWorker:
 
     def enter_task(self, spec: m.TaskSpec) -> Token[TaskContext | None]:
         """What this thread or coroutine does from now on belongs to the task."""
-        group = spec.group or self.actor_group
-        task = TaskContext(spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin, group)
+        task = TaskContext(
+            spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin,
+            spec.group or self.actor_group, spec.function_id, spec.method,
+        )  # fmt: skip
         self.newest_task = task
         self.events.running[spec.task_id] = (spec, time.monotonic())
         self.on_task_start()
@@ -425,6 +430,9 @@ class CoreWorker:
         self, _peer: Connection, message: m.DriverRegistered | m.WorkerRegistered
     ) -> None:
         self.peers.answer("registered", message)
+
+    def _on_assigned(self, _raylet: Connection, message: m.Assigned) -> None:
+        self.peers.answer(("assigned", message.request_id), message)
 
     def _on_output(self, _peer: Connection, message: m.OutputLines | m.OutputDisplay) -> None:
         if self.on_output is not None:

@@ -17,7 +17,7 @@ import concurrent.futures
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nbray.common.ids import return_id
+from nbray.common.ids import NIL, return_id
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
@@ -209,7 +209,7 @@ class ObjectRefGenerator:
             raise StopIteration
         object_id, entry = self.peek()
         if not self._core.values.wait_for([(object_id, entry)], 1, timeout_s):
-            return ObjectRef(bytes(28), self._core.address, self._core)
+            return ObjectRef(NIL, self._core.address, self._core)
         ref = self._take(object_id, entry)
         if ref is None:
             raise StopIteration

@@ -18,6 +18,7 @@ import cloudpickle
 
 from nbray.common.ids import return_id
 from nbray.core_worker.arguments import unpack
+from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.core_worker.stream_writer import StreamWriters
@@ -37,6 +38,7 @@ class TaskRunner:
         self._functions: dict[bytes, bytes | Callable[..., Any]] = {}
         self._writers = StreamWriters(core)
         self.actor: Any = None
+        core.find_function = self._function
 
     def learn(self, function_id: bytes, pickled: bytes) -> None:
         """A function came along with a task."""
@@ -140,7 +142,7 @@ class TaskRunner:
             for index in range(items)
         )
 
-    def _function(self, spec: m.TaskSpec) -> Callable[..., Any]:
+    def _function(self, spec: m.TaskSpec | TaskContext) -> Callable[..., Any]:
         if not spec.actor_id:
             known = self._functions[spec.function_id]
             if isinstance(known, bytes):

@@ -387,6 +387,11 @@ class LeaseManager:
 
     # --- blocked tasks --------------------
 
+    def resources_of(self, process: Process) -> dict[str, int]:
+        """What the worker's lease holds, in units of 1/10000; nothing when it has none."""
+        lease = self._lease_of.get(process.worker_id)
+        return {} if lease is None else lease.resources
+
     def lend(self, process: Process) -> None:
         """The worker's task blocks: its CPUs may be used by others meanwhile."""
         lease = self._lease_of.get(process.worker_id)

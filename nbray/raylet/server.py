@@ -238,6 +238,9 @@ class Raylet:
                 self._leases.cancel(process, message.request_id)
             case m.WorkerBlocked():
                 self._leases.lend(process)
+            case m.AskAssigned():
+                resources = self._leases.resources_of(process)
+                process.send(m.Assigned(message.request_id, resources))
             case m.WorkerUnblocked():
                 self._leases.take_back(process)
             case m.CreateObject():

@@ -29,24 +29,23 @@ class ActorPool:
 
     def map(self, fn: Call, values: Iterable[Any]) -> Iterator[Any]:
         """``fn(actor, value)`` makes a ref for each value; yields the results in their order."""
-        self._discard()
-        for value in values:
-            self.submit(fn, value)
-        while self.has_next():
-            yield self.get_next()
+        self._submit_all(fn, values)
+        return self._results(self.get_next)
 
     def map_unordered(self, fn: Call, values: Iterable[Any]) -> Iterator[Any]:
         """Like `map`, in the order in which they are ready."""
-        self._discard()
+        self._submit_all(fn, values)
+        return self._results(self.get_next_unordered)
+
+    def _submit_all(self, fn: Call, values: Iterable[Any]) -> None:
+        while self.has_next():  # results that nobody took are of an earlier `map`
+            self._take(wait(list(self._running))[0][0])
         for value in values:
             self.submit(fn, value)
-        while self.has_next():
-            yield self.get_next_unordered()
 
-    def _discard(self) -> None:
-        """Results that nobody took are of an earlier `map`."""
+    def _results(self, take: Callable[[], Any]) -> Iterator[Any]:
         while self.has_next():
-            self.get_next_unordered(ignore_if_timedout=True)
+            yield take()
 
     def submit(self, fn: Call, value: Any) -> None:
         """Start ``fn(actor, value)`` on an idle actor, or once there is one."""

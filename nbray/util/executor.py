@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from nbray.api import cancel, get, remote
+from nbray.api import cancel, remote
 from nbray.api import wait as wait_for
-from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef
+from nbray.remote_function import RemoteFunction
 
 T = TypeVar("T")
 
@@ -56,13 +56,15 @@ class NbrayExecutor(Executor):
         Raises:
             RuntimeError: the executor was shut down.
         """
+        return self._start(self._task, fn, args, kwargs)
+
+    def _start(self, task: RemoteFunction, *args: Any) -> Future[Any]:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        ref = self._task.remote(fn, args, kwargs)
         future = _TaskFuture()
-        future.ref = ref
-        self._futures[future] = ref
-        ref.future().add_done_callback(lambda source: _settle(future, source))
+        future.ref = task.remote(*args)
+        self._futures[future] = future.ref
+        future.ref.future().add_done_callback(lambda source: _settle(future, source))
         future.add_done_callback(lambda done: self._futures.pop(done, None))
         return future
 
@@ -79,24 +81,27 @@ class NbrayExecutor(Executor):
             RuntimeError: the executor was shut down. ValueError: ``chunksize`` is less than 1.
             TimeoutError: a result was not there in time.
         """
-        if self._closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else time.monotonic() + timeout
         source = zip(*iterables, strict=False)
         chunks = iter(lambda: list(itertools.islice(source, chunksize)), [])
-        return _results([self._each.remote(fn, chunk) for chunk in chunks], deadline)
+        return _results([self._start(self._each, fn, chunk) for chunk in chunks], deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; the cluster goes on."""
+        """Take no more calls; the cluster goes on.
+
+        Args:
+            wait: until all calls have ended, those of `map` too.
+            cancel_futures: cancel what has not ended, also what runs.
+        """
         self._closed = True
-        futures = dict(self._futures)
+        refs = list(self._futures.values())
         if cancel_futures:
-            for future in futures:
+            for future in list(self._futures):
                 future.cancel()
-        elif wait and futures:
-            wait_for(list(futures.values()), num_returns=len(futures))
+        if wait and refs:
+            wait_for(refs, num_returns=len(refs))
 
 
 def _settle(future: Future[Any], source: Future[Any]) -> None:
@@ -109,10 +114,14 @@ def _settle(future: Future[Any], source: Future[Any]) -> None:
         future.set_result(source.result())
 
 
-def _results(refs: list[ObjectRef], deadline: float | None) -> Iterator[Any]:
-    for ref in refs:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            yield from get(ref, timeout=left)
-        except GetTimeoutError as error:
-            raise TimeoutError(str(error)) from error
+def _results(futures: list[Future[Any]], deadline: float | None) -> Iterator[Any]:
+    try:
+        for future in futures:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            yield from future.result(left)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+RayExecutor = NbrayExecutor

@@ -10,9 +10,10 @@ from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import Any
 
 from nbray.actor import ActorClass, ActorHandle
-from nbray.api import cluster_resources, get, kill, wait
+from nbray.api import get, kill, wait
+from nbray.cluster import cluster_resources
 from nbray.driver import init, is_initialized
-from nbray.exceptions import GetTimeoutError
+from nbray.exceptions import GetTimeoutError, NbrayError
 from nbray.object_ref import ObjectRef
 
 __all__ = ["AsyncResult", "Pool", "PoolTimeoutError"]
@@ -109,7 +110,10 @@ class AsyncResult:
         """
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
-        return all(returned for chunk in get(self._refs) for returned, _value in chunk)
+        try:
+            return all(returned for chunk in get(self._refs) for returned, _value in chunk)
+        except NbrayError:  # the process that ran it died
+            return False
 
 
 def _opened(outcome: tuple[bool, Any]) -> Any:

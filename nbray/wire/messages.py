@@ -643,6 +643,19 @@ class ExitWorker(msgspec.Struct, array_like=True, tag=57):
     """Raylet to worker: finish what runs and leave."""
 
 
+class AskAssigned(msgspec.Struct, array_like=True, tag=165):
+    """Worker to raylet. Answered by `Assigned`."""
+
+    request_id: int
+
+
+class Assigned(msgspec.Struct, array_like=True, tag=166):
+    """Raylet to worker: the resources of its lease, in units of 1/10000."""
+
+    request_id: int
+    resources: dict[str, int]
+
+
 class WorkerStays(msgspec.Struct, array_like=True, tag=154):
     """Worker to raylet, after `ExitWorker`: others still need values that this process owns."""
 
@@ -904,6 +917,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
+    AskAssigned, Assigned,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,

@@ -1,0 +1,79 @@
+"""What the cluster consists of, its nodes and their resources, and what it remembers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nbray.common.resources import from_units
+from nbray.driver import joined_core
+from nbray.state import queries
+from nbray.state.trace import chrome_trace
+from nbray.wire.gcs_messages import Empty, Nodes
+from nbray.wire.messages import NodeInfo
+
+_MOST_TRACED = 100_000
+
+
+def _node_rows() -> list[NodeInfo]:
+    reply = joined_core().peers.gcs_call("ListNodes", msgspec.msgpack.encode(Empty()))
+    return msgspec.msgpack.decode(reply, type=Nodes).nodes
+
+
+def nodes() -> list[dict[str, Any]]:
+    """A dict for every node, with Ray's keys."""
+    return [
+        {
+            "NodeID": row.node_id.hex(),
+            "Alive": row.alive,
+            "NodeManagerAddress": row.host,
+            "NodeManagerHostname": row.hostname,
+            "NodeManagerPort": row.frame_port,
+            "Resources": from_units(row.total) if row.alive else {},
+            "Stats": row.stats,
+            "Labels": row.labels,
+        }
+        for row in _node_rows()
+    ]
+
+
+def _sum(rows: list[dict[str, int]]) -> dict[str, float]:
+    total: dict[str, int] = {}
+    for row in rows:
+        for name, amount in row.items():
+            total[name] = total.get(name, 0) + amount
+    return from_units(total)
+
+
+def cluster_resources() -> dict[str, float]:
+    """All resources of the nodes that are alive."""
+    return _sum([row.total for row in _node_rows() if row.alive])
+
+
+def available_resources() -> dict[str, float]:
+    """The resources that are free now, as last reported by the raylets."""
+    return _sum([row.available for row in _node_rows() if row.alive])
+
+
+def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
+    """The tasks and actor calls that the cluster remembers, as a Chrome trace.
+
+    At high rates not every short task is remembered; see `nbray.core_worker.task_events`.
+
+    Args:
+        filename: write it there as JSON, for chrome://tracing or ui.perfetto.dev.
+
+    Returns:
+        The events, if there is no ``filename``.
+    """
+    query = queries.tasks(_MOST_TRACED)
+    found = query.read(joined_core().peers.gcs_call(query.method, query.body))
+    events = chrome_trace(found.rows, time.time() * 1000)
+    if filename is None:
+        return events
+    Path(filename).write_text(json.dumps(events))
+    return None
