@@ -148,3 +148,25 @@ def test_no_reply_of_an_async_actor_is_left_lying(cluster: Path) -> None:
         assert nbray.get([actor.value.remote() for _ in range(500)], timeout=20) == [b"ok"] * 500
         for _ in range(100):
             assert nbray.get(actor.value.remote(), timeout=20) == b"ok"
+
+
+def test_the_new_process_of_an_actor_answers_though_the_old_one_is_slow_to_go(
+    cluster: Path,
+) -> None:
+    @nbray.remote(max_restarts=1, num_cpus=0)
+    class Life:
+        def was_restarted(self) -> bool:
+            return nbray.get_runtime_context().was_current_actor_reconstructed
+
+    for _ in range(8):
+        life = Life.remote()
+        assert not nbray.get(life.was_restarted.remote())
+        nbray.kill(life, no_restart=False)
+
+        def lives_again(life: nbray.ActorHandle = life) -> bool:
+            try:
+                return bool(nbray.get(life.was_restarted.remote(), timeout=30))
+            except nbray.exceptions.ActorUnavailableError:
+                return False
+
+        wait_until(lives_again, "the actor lives again")

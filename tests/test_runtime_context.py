@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 
 import nbray
 from nbray.exceptions import ActorAlreadyExistsError, NbraySystemError
 from nbray.util import get_node_ip_address, list_named_actors
-from tests.conftest import wait_until
 
 
 def test_a_driver_knows_its_job_its_node_and_its_cluster(cluster: Path) -> None:

@@ -182,7 +182,7 @@ class ActorCalls:
     def _on_closed(self, connection: Connection) -> None:
         client = self._connected.pop(connection, None)
         if client is not None:
-            client.on_connection_closed()
+            client.on_connection_closed(connection)
 
 
 class ActorClient:
@@ -195,6 +195,7 @@ class ActorClient:
         self._queue: deque[ActorCall] = deque()
         self._in_flight: dict[bytes, ActorCall] = {}
         self._connection: Connection | None = None
+        self._former: dict[Connection, dict[bytes, ActorCall]] = {}
         self._version = -1
         self._death_cause: str | None = None
         self._death_kind = ""
@@ -227,18 +228,22 @@ class ActorClient:
 
     def unfinished(self) -> list[ActorCall]:
         """The calls without a reply."""
-        return [*self._in_flight.values(), *self._queue]
+        return [*self._sent(), *self._queue]
+
+    def _sent(self) -> Iterator[ActorCall]:
+        for calls in (*self._former.values(), self._in_flight):
+            yield from calls.values()
 
     def calls(self) -> Iterator[tuple[ActorCall, bool]]:
         """The calls without a reply, and whether each was sent."""
-        for call in self._in_flight.values():
+        for call in self._sent():
             yield call, True
         for call in self._queue:
             yield call, False
 
     def pending(self) -> int:
         """How many calls have no reply."""
-        return len(self._in_flight) + len(self._queue)
+        return len(self.unfinished())
 
     def knows(self, task_id: bytes) -> bool:
         """Whether that call waits here or is with the actor."""
@@ -257,7 +262,7 @@ class ActorClient:
 
     def first_in_flight(self) -> ActorCall | None:
         """The oldest call that the actor has not answered."""
-        return next(iter(self._in_flight.values()), None)
+        return next(self._sent(), None)
 
     def on_state(self, state: ActorState, *, at_once: bool = False) -> None:
         """News of the actor from the raylet.
@@ -285,13 +290,34 @@ class ActorClient:
                 self._fail_dead(self._queue.popleft())
             return
         if state.state == "ALIVE" and state.address is not None:
-            self._connection = self._core.peers.connect(state.address)
-            self._calls.connected(self._connection, self)
+            connection = self._core.peers.connect(state.address)
+            if connection is not self._connection:
+                self._retire(self._connection)
+                self._connection = connection
+                self._calls.connected(connection, self)
         self._watch()
+
+    def _retire(self, former: Connection | None) -> None:
+        """The actor lives elsewhere: what the process before it still answers, counts."""
+        if former is None:
+            return
+        self._former[former], self._in_flight = self._in_flight, {}
+        self._core.reactor.call_later(LAST_REPLIES_S, lambda: self._end_former(former))
+
+    def _end_former(self, connection: Connection) -> None:
+        lost = list(self._former.pop(connection, {}).values())
+        for call in self._not_repeated(lost):
+            if self._death_cause is not None:
+                self._fail_dead(call)
+            else:
+                self._fail_lost(call.spec, None)
+        self.dispatch()
 
     def on_done(self, worker_id: bytes, message: TaskDone) -> None:
         """A reply came."""
         call = self._in_flight.pop(message.task_id, None)
+        for calls in self._former.values():
+            call = call or calls.pop(message.task_id, None)
         if call is None:
             return
         if (
@@ -309,29 +335,37 @@ class ActorClient:
         call.retries -= call.retries > 0
         call.spec.attempt += 1
 
-    def on_connection_closed(self) -> None:
-        """The actor's process went."""
-        self._lose_connection()
-        self._watch()
+    def on_connection_closed(self, connection: Connection) -> None:
+        """The actor's process went, or the one that was its process before."""
+        if connection is self._connection:
+            self._lose_connection()
+            self._watch()
+        else:
+            self._end_former(connection)
 
     def _lose_connection(self) -> None:
         self._connection = None
         lost, self._in_flight = list(self._in_flight.values()), {}
-        again: list[ActorCall] = []
-        for call in lost:
-            if call.retries != 0 and self._death_cause is None:
-                self._again(call)
-                again.append(call)
-            elif self._death_cause is not None:
+        for call in self._not_repeated(lost):
+            if self._death_cause is not None:
                 self._fail_dead(call)
             else:
-                self._lost.append(call)
+                self._lost.append(call)  # until it is known what becomes of the actor
+
+    def _not_repeated(self, lost: list[ActorCall]) -> list[ActorCall]:
+        """Queue those calls that may be made again, in front; the others."""
+        if self._death_cause is not None:
+            return lost
+        again = [call for call in lost if call.retries != 0]
+        for call in again:
+            self._again(call)
         self._queue.extendleft(reversed(again))
+        return [call for call in lost if call not in again]
 
     def fail_all(self, error: Exception) -> None:
         """Give all calls up."""
         calls = [*self._lost, *self.unfinished()]
-        for waiting in (self._lost, self._in_flight, self._queue):
+        for waiting in (self._lost, self._former, self._in_flight, self._queue):
             waiting.clear()
         for call in calls:
             self._core.results.fail(call.spec, error)
