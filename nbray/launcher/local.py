@@ -321,7 +321,7 @@ def found_nodes() -> list[FoundNode]:
         nodes.append(
             FoundNode(
                 session, info["gcs_address"], bool(info["fate_shared"]), processes,
-                info["dashboard"], info["dashboard_error"],
+                info.get("dashboard", ""), info.get("dashboard_error", ""),
             )
         )  # fmt: skip
     return nodes
