@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.config import Config
-from nbray.core_worker.submitter import PendingTask, TaskSubmitter
+from nbray.core_worker.pending import PendingTask
+from nbray.core_worker.submitter import TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.nodes import NodeTable
@@ -405,7 +406,7 @@ class Leases(RuleBasedStateMachine):
         assert not leases._leases and not leases._lease_of and not leases._wishes
         assert not self.cluster.scheduler.waiting
         for submitter in self.living():
-            assert not submitter.tasks._tasks and not submitter.tasks._request_shapes
+            assert not submitter.tasks._tasks and not submitter.tasks._asking
 
     def open_tasks(self) -> list[bytes]:
         return [t for s in self.living() for t, answers in s.answers.items() if not answers]

@@ -20,7 +20,8 @@ from nbray.driver import find_session
 from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.messages import ReclaimLeases, TasksReturned
-from nbray.wire.reactor import Reactor, Waiter
+from nbray.wire.reactor import Reactor
+from nbray.wire.waiting import Waiter
 
 
 @given(

@@ -22,6 +22,7 @@ from nbray.exceptions import (
     PendingCallsLimitExceeded,
     RuntimeEnvSetupError,
 )
+from nbray.wire.connection import Connection
 from nbray.wire.messages import (
     ActorRegistered,
     ActorSpec,
@@ -33,7 +34,6 @@ from nbray.wire.messages import (
     TaskSpec,
     WatchActor,
 )
-from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

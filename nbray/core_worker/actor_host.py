@@ -23,7 +23,7 @@ from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.task_runner import TaskRunner, user_traceback
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection
+from nbray.wire.connection import Connection
 from nbray.wire.strategies import InGroup
 
 if TYPE_CHECKING:

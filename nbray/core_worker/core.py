@@ -33,20 +33,22 @@ from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.metrics import recorded
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
+from nbray.core_worker.pending import PendingTask
 from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
 from nbray.core_worker.serialization import serialize
 from nbray.core_worker.stored_values import StoredValues
 from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
-from nbray.core_worker.submitter import PendingTask, TaskSubmitter
+from nbray.core_worker.submitter import TaskSubmitter
 from nbray.core_worker.task_counts import TaskCounts
 from nbray.core_worker.task_events import TaskEventLog
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Reactor
+from nbray.wire.connection import Connection
+from nbray.wire.reactor import Reactor
 from nbray.wire.strategies import InGroup
 
 

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nbray.wire.connection import Connection
 from nbray.wire.messages import WorkerDied
-from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

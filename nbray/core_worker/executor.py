@@ -26,7 +26,8 @@ from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Waiter
+from nbray.wire.connection import Connection
+from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from nbray.common.ids import return_id
 from nbray.core_worker.serialization import serialize
 from nbray.exceptions import TaskPlacementGroupRemoved
 from nbray.object_ref import ObjectRef
+from nbray.wire.connection import Connection
 from nbray.wire.messages import (
     CreateGroup,
     GroupSpec,
@@ -20,7 +21,7 @@ from nbray.wire.messages import (
     Value,
     WatchGroup,
 )
-from nbray.wire.reactor import Connection, Waiter
+from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

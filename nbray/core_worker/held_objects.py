@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
+from nbray.wire.connection import Connection
 from nbray.wire.messages import ObjectRow, ObjectsTold, TellObjects
-from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

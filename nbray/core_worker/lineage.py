@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from nbray.core_worker.actor_calls import ActorCall
 from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
+from nbray.core_worker.pending import PendingTask
 from nbray.core_worker.serialization import serialize
-from nbray.core_worker.submitter import PendingTask
 from nbray.exceptions import (
     ObjectLostError,
     ObjectReconstructionFailedError,

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Waiter
+from nbray.wire.connection import Connection
+from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

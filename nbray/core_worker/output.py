@@ -26,8 +26,8 @@ from typing import Any
 from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.output_batch import Batch
+from nbray.wire.connection import Connection
 from nbray.wire.messages import OutputDisplay, OutputSource
-from nbray.wire.reactor import Connection
 
 logger = logging.getLogger(__name__)
 

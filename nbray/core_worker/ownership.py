@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from nbray.wire.messages import Address, Stored, Value
-from nbray.wire.reactor import Waiter
+from nbray.wire.waiting import Waiter
 
 
 class ObjectEntry:

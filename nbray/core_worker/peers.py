@@ -17,7 +17,9 @@ from typing import Any
 from nbray.common.config import Config
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Reactor, Waiter
+from nbray.wire.connection import Connection
+from nbray.wire.reactor import Reactor
+from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from nbray.core_worker.peers import Peers
 from nbray.core_worker.serialization import serialize
 from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection
+from nbray.wire.connection import Connection
 
 
 class References:

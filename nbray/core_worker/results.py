@@ -14,7 +14,7 @@ from nbray.wire import messages as m
 if TYPE_CHECKING:
     from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.submitter import PendingTask
+    from nbray.core_worker.pending import PendingTask
 
 
 class Results:

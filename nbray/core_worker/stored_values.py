@@ -21,7 +21,8 @@ from nbray.exceptions import (
 from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.client import Room
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Waiter
+from nbray.wire.connection import Connection
+from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

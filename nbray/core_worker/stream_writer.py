@@ -9,7 +9,8 @@ from nbray.common.ids import return_id
 from nbray.core_worker.serialization import Serialized
 from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection, Waiter
+from nbray.wire.connection import Connection
+from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

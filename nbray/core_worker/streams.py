@@ -21,12 +21,12 @@ from nbray.common.ids import NIL, return_id
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection
+from nbray.wire.connection import Connection
 
 if TYPE_CHECKING:
     from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.submitter import PendingTask
+    from nbray.core_worker.pending import PendingTask
 
 STREAMING = -1
 DYNAMIC = -2

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from nbray.wire.connection import Connection
 from nbray.wire.messages import (
     TaskDone,
     TaskEvent,
@@ -28,7 +29,6 @@ from nbray.wire.messages import (
     TasksTold,
     TellTasks,
 )
-from nbray.wire.reactor import Connection
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

@@ -25,7 +25,7 @@ from nbray.core_worker.stream_writer import StreamWriters
 from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
-from nbray.wire.reactor import Connection
+from nbray.wire.connection import Connection
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from nbray.exceptions import (
 )
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
-from nbray.wire.reactor import Waiter
+from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

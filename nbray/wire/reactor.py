@@ -18,283 +18,29 @@ drives, the signal is only noted, and raised after the baton is given back.
 
 from __future__ import annotations
 
-import _signal
 import errno
 import heapq
 import itertools
 import logging
 import os
 import select
-import signal
 import socket
 import threading
 import time
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
-from types import FrameType
-from typing import Any
 
 from nbray.common.config import Config
-from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
-from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.connection import READ_BYTES, Connection
+from nbray.wire.handshake import ClientHandshake, ServerHandshake
 from nbray.wire.messages import Message
+from nbray.wire.waiting import DeferredInterrupt, Poll, Spinner, Waiter
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.002
 NUDGE_S = 0.02
-SPIN_S = 0.0002
-_SIGINT = int(signal.SIGINT)
-Poll = Callable[[float], list[tuple[int, int]]]
-_READ_BYTES = 1 << 18
-
-
-class Waiter:
-    """Something a thread waits for: done after ``remaining`` completions."""
-
-    __slots__ = ("_lock", "remaining")
-
-    def __init__(self, remaining: int = 1) -> None:
-        self.remaining = remaining
-        self._lock = allocate_lock()
-        self._lock.acquire()
-
-    def complete_one(self) -> None:
-        """Count one completion and wake the thread at the last one."""
-        self.remaining -= 1
-        if self.remaining <= 0:
-            self.wake()
-
-    def wake(self) -> None:
-        """Let the waiting thread look again."""
-        if self._lock.locked():
-            try:
-                self._lock.release()
-            except RuntimeError:
-                return  # another thread woke it at the same moment
-
-    def sleep(self, timeout: float) -> None:
-        """Sleep until woken; ``timeout`` in seconds, negative for no limit."""
-        self._lock.acquire(timeout=timeout)
-
-
-class Connection:
-    """A frame connection; what is sent before the handshake is done waits for it.
-
-    Only the holder of the baton may use it.
-    """
-
-    def __init__(
-        self,
-        reactor: Reactor,
-        sock: socket.socket,
-        on_message: Callable[[Connection, Message], None],
-        on_closed: Callable[[Connection], None],
-        handshake: ClientHandshake | ServerHandshake,
-    ) -> None:
-        self.reactor = reactor
-        self.sock = sock
-        self.on_message = on_message
-        self.on_closed = on_closed
-        self.closed = False
-        self.state: Any = None
-        self.known_functions: set[bytes] = set()
-        self._handshake: ClientHandshake | ServerHandshake | None = handshake
-        self._accepted = isinstance(handshake, ServerHandshake)
-        self._decoder = FrameDecoder(reactor.config.max_frame_bytes)
-        self._queued: list[Message] = []
-        self._unsent: deque[memoryview] = deque()
-        self._writable_wanted = False
-
-    @property
-    def established(self) -> bool:
-        """Whether the peer has proved that it belongs to the cluster."""
-        return self._handshake is None
-
-    @property
-    def congested(self) -> bool:
-        """Whether the peer has not yet read all that was sent."""
-        return bool(self._unsent)
-
-    def send(self, message: Message) -> None:
-        """Queue ``message``; it leaves with the others at the end of this turn."""
-        if not self._queued:
-            self.reactor.dirty.append(self)
-        self._queued.append(message)
-
-    def flush(self) -> None:
-        """Write what is queued, as far as the socket takes it."""
-        if self.closed:
-            self._queued.clear()
-            return
-        if self._queued and self._handshake is None:
-            self._unsent.append(memoryview(encode_frame(self._queued)))
-            self._queued = []
-        try:
-            while self._unsent:
-                head = self._unsent[0]
-                sent = self.sock.send(head)
-                if sent < len(head):
-                    self._unsent[0] = head[sent:]
-                else:
-                    self._unsent.popleft()
-        except BlockingIOError:
-            pass  # the poller says when there is room again
-        except OSError as error:
-            self.close(str(error))
-            return
-        if bool(self._unsent) != self._writable_wanted:
-            self._writable_wanted = bool(self._unsent)
-            mask = select.EPOLLIN | (select.EPOLLOUT if self._writable_wanted else 0)
-            self.reactor.poller.modify(self.sock.fileno(), mask)
-
-    def handle_events(self, events: int) -> None:
-        if events & select.EPOLLOUT:
-            self.flush()
-        if not self.closed and events & ~select.EPOLLOUT:
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            size = self.sock.recv_into(self.reactor.buffer)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.close(str(error))
-            return
-        if not size:
-            self.close("the peer closed the connection")
-            return
-        data: bytes | memoryview = self.reactor.buffer[:size]
-        try:
-            if self._handshake is not None:
-                reply, rest = self._handshake.feed(bytes(data))
-                if reply:
-                    self._unsent.append(memoryview(reply))
-                if rest is not None:
-                    self._handshake = None
-                self.flush()
-                if not rest:
-                    return
-                data = rest
-            messages = self._decoder.feed(data)
-        except (HandshakeError, FrameError) as error:
-            logger.warning("Closed a connection: %s.", error)
-            self.close(str(error))
-            return
-        for message in messages:
-            try:
-                self.on_message(self, message)
-            except Exception:
-                # One message's failure must not lose those behind it.
-                logger.exception("The handler of a %s failed.", type(message).__name__)
-
-    def receive_handshake(self) -> None:
-        """Take one part of the handshake, on a socket that blocks.
-
-        Raises:
-            OSError: the peer went. HandshakeError: it is not of this cluster.
-        """
-        assert self._handshake is not None
-        data = self.sock.recv(_READ_BYTES)
-        if not data:
-            raise HandshakeError(
-                "the peer closed the connection during the handshake: is the token the same?"
-            )
-        reply, rest = self._handshake.feed(data)
-        self.sock.sendall(reply)
-        if rest is not None:
-            self._handshake = None
-
-    def close(self, reason: str) -> None:
-        """End the connection; its `on_closed` is called once."""
-        if self.closed:
-            return
-        self.closed = True
-        self.reactor.forget(self)
-        self.sock.close()
-        if self._handshake is None or not self._accepted:
-            self.on_closed(self)
-
-    def close_unless_authenticated(self) -> None:
-        """Half-open connections end when their time for the handshake is over."""
-        if self._handshake is not None and not self.closed:
-            logger.warning("Closed a connection: no handshake in time.")
-            self.close("no handshake in time")
-
-
-class _DeferredInterrupt:
-    """Notes SIGINT while the main thread holds the baton and raises it afterwards.
-
-    `_signal` is what the module signal wraps: its wrappers make two enum members per call, which
-    took a tenth of a synchronous actor call.
-    """
-
-    __slots__ = ("_previous", "_reactor", "_waiter", "noted")
-
-    def __init__(self, reactor: Reactor, waiter: Waiter) -> None:
-        self._reactor = reactor
-        self._waiter = waiter
-        self.noted = False
-        self._previous: Any = None
-
-    def __enter__(self) -> _DeferredInterrupt:
-        if get_ident() == self._reactor.main_thread:
-            previous = _signal.getsignal(_SIGINT)
-            if callable(previous):
-                self._previous = previous
-                _signal.signal(_SIGINT, self._note)
-        return self
-
-    def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.noted = True
-        self._reactor.wake()
-        self._waiter.wake()
-
-    def __exit__(self, *exc: object) -> None:
-        if self._previous is not None:
-            _signal.signal(_SIGINT, self._previous)
-            if self.noted:
-                self._previous(_SIGINT, None)
-
-
-class _Spinner:
-    """Polls without sleeping for a moment, as long as that is worth it.
-
-    To sleep in the kernel and be woken costs 30 us on each side of a wire, as much as all else
-    in a small call. So a thread that waits first polls for up to `SPIN_S`, and yields its core
-    to whoever wants it; waits that turn out longer use the credit for that up, and short ones
-    restore it.
-    """
-
-    _MOST = 8
-
-    def __init__(self, poll: Poll) -> None:
-        self._poll = poll
-        self._credit = 2
-
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
-        """Events within ``timeout`` seconds (-1: no limit)."""
-        start = perf_counter()
-        if self._credit > 0:
-            until = start + SPIN_S
-            while True:
-                events = self._poll(0.0)
-                if events:
-                    if self._credit < self._MOST:
-                        self._credit += 1
-                    return events
-                if perf_counter() > until:
-                    break
-                os.sched_yield()
-            self._credit -= 1
-            return self._poll(timeout)
-        events = self._poll(timeout)
-        if perf_counter() - start < SPIN_S:
-            self._credit = 2
-        return events
 
 
 class Reactor:
@@ -306,8 +52,8 @@ class Reactor:
         self.main_thread = threading.main_thread().ident
         self.poller = select.epoll()
         # One for all reads: a fresh buffer of this size is a mapping made and dropped each time.
-        self.buffer = memoryview(bytearray(_READ_BYTES))
-        self._spinner = _Spinner(self.poller.poll)
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self._spinner = Spinner(self.poller.poll)
         self.dirty: list[Connection] = []
         self.inbox: deque[Callable[[], None]] = deque()
         self.on_turn: Callable[[], None] = lambda: None
@@ -532,7 +278,7 @@ class Reactor:
         """Do one turn without waiting, if no other thread holds the baton."""
         if self._baton.acquire(blocking=False):
             waiter = Waiter()
-            with _DeferredInterrupt(self, waiter):
+            with DeferredInterrupt(self, waiter):
                 try:
                     self._turn(0.0, self.poller.poll)
                     self._work()
@@ -546,7 +292,7 @@ class Reactor:
             KeyboardInterrupt: the user interrupted; no state is torn.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with _DeferredInterrupt(self, waiter) as interrupt:
+        with DeferredInterrupt(self, waiter) as interrupt:
             while waiter.remaining > 0 and not interrupt.noted:
                 left = -1.0 if deadline is None else deadline - time.monotonic()
                 if deadline is not None and left <= 0:
@@ -563,7 +309,7 @@ class Reactor:
                     self._waiting.remove(waiter)
         return waiter.remaining <= 0
 
-    def _drive(self, waiter: Waiter, deadline: float | None, interrupt: _DeferredInterrupt) -> None:
+    def _drive(self, waiter: Waiter, deadline: float | None, interrupt: DeferredInterrupt) -> None:
         """Make turns until ``waiter`` is done. What they leave is done by the next one.
 
         That is this thread's next wait, or the background thread's, a few ticks later.

@@ -1,0 +1,98 @@
+"""Tasks without a reply, the leases that they are pushed to, and the queues where they wait."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nbray.core_worker.task_options import TaskOptions
+from nbray.wire.connection import Connection
+from nbray.wire.messages import Address, TaskSpec
+from nbray.wire.strategies import Shape, Spread
+
+WINDOW_S = 0.005
+_MAX_WINDOW = 512
+
+
+class PendingTask:
+    """A task whose reply has not come.
+
+    Attributes:
+        retries: how often it may still be run again; -1 for ever.
+        unresolved: how many of its arguments are not complete yet.
+        out_of_memory: how often it was ended since memory ran out.
+        parent: the task that submitted it, if one of this process did.
+        submitted: when, by `time.monotonic`.
+    """
+
+    __slots__ = (
+        "function", "key", "killed", "lease", "options", "out_of_memory", "parent", "retries",
+        "spec", "submitted", "unresolved",
+    )  # fmt: skip
+
+    def __init__(
+        self, spec: TaskSpec, function: bytes, options: TaskOptions, parent: bytes = b""
+    ) -> None:
+        self.spec = spec
+        self.function = function
+        self.options = options
+        self.key: QueueKey = (options.shape, options.runtime_env, b"")
+        self.retries = options.retries
+        self.parent = parent
+        self.unresolved = 0
+        self.killed = False
+        self.out_of_memory = 0
+        self.submitted = 0.0
+        self.lease: Lease | None = None
+
+
+class Lease:
+    """A worker that this process may use now.
+
+    Attributes:
+        leaving: it gets no more tasks, and is given back when it has answered for all it got.
+        worn: its process ends then.
+    """
+
+    __slots__ = (
+        "connection", "devices", "idle_since", "in_flight", "lease_id", "leaving", "raylet",
+        "worker", "worn",
+    )  # fmt: skip
+
+    def __init__(
+        self, lease_id: int, worker: Address, connection: Connection, raylet: Connection
+    ) -> None:
+        self.lease_id = lease_id
+        self.worker = worker
+        self.connection = connection
+        self.raylet = raylet
+        self.in_flight: dict[bytes, PendingTask] = {}
+        self.idle_since = 0.0
+        self.leaving = False
+        self.worn = False
+        self.devices: dict[str, list[str]] | None = None
+
+
+QueueKey = tuple[Shape, str, bytes]
+
+
+class TaskQueue:
+    """What waits and the leases of one shape, environment, and node where arguments lie, if any."""
+
+    __slots__ = (
+        "key", "leases", "near", "once", "requests", "runtime_env", "seconds", "shape", "tasks",
+    )  # fmt: skip
+
+    def __init__(self, key: QueueKey) -> None:
+        self.key = key
+        self.shape, self.runtime_env, self.near = key
+        self.once = isinstance(self.shape.strategy, Spread)
+        self.tasks: deque[PendingTask] = deque()
+        self.leases: list[Lease] = []
+        self.requests: dict[int, Connection] = {}
+        self.seconds = -1.0
+
+    def window(self) -> int:
+        """How many tasks a worker may have at once."""
+        if self.seconds < 0 or self.once:
+            return 1
+        return max(1, min(_MAX_WINDOW, int(WINDOW_S / max(self.seconds, 1e-6))))
