@@ -26,7 +26,7 @@ class Results:
     def finish(self, task: PendingTask | ActorCall, worker_id: bytes, done: m.TaskDone) -> None:
         """Complete a task's objects and let go of its arguments."""
         core, spec = self._core, task.spec
-        core.counts.ended(spec, bool(done.values) and done.values[0].is_error)
+        core.counts.ended(spec, done.failed())
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)

@@ -24,7 +24,7 @@ class RunCounts:
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
-        failed = done.retry or (bool(done.values) and done.values[0].is_error)
+        failed = done.failed()
         counts = self._failed if failed else self._finished
         counts[spec.name] = counts.get(spec.name, 0) + 1
         self._urgent = self._urgent or failed

@@ -350,6 +350,10 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     items: Index = 0
     leaving: bool = False
 
+    def failed(self) -> bool:
+        """Whether it ended with an error."""
+        return self.retry or (bool(self.values) and self.values[0].is_error)
+
 
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
     """Worker to submitter: not started, since a task before them blocks or is long."""
