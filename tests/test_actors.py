@@ -11,6 +11,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
+from nbray.util.state import list_actors
 
 
 @nbray.remote
@@ -170,3 +171,42 @@ def test_the_new_process_of_an_actor_answers_though_the_old_one_is_slow_to_go(
                 return False
 
         wait_until(lives_again, "the actor lives again")
+
+
+def test_an_actor_ends_with_the_actor_or_task_that_created_it_unless_it_is_detached(
+    cluster: Path,
+) -> None:
+    @nbray.remote(num_cpus=0)
+    class Child:
+        def pid(self) -> int:
+            return os.getpid()
+
+    @nbray.remote(num_cpus=0)
+    class Parent:
+        def child(self, **options: str) -> nbray.ActorHandle:
+            return Child.options(**options).remote()
+
+    @nbray.remote(max_retries=0)
+    def makes_and_crashes() -> None:
+        child = Child.options(name="of a task").remote()
+        nbray.get(child.pid.remote())
+        os.kill(os.getpid(), 9)
+
+    parent = Parent.remote()
+    child = nbray.get(parent.child.remote())
+    grandchild = nbray.get(child.__ray_call__.remote(lambda _self: Child.remote()))
+    detached = nbray.get(parent.child.remote(name="stays", lifetime="detached"))
+    nbray.get([child.pid.remote(), grandchild.pid.remote(), detached.pid.remote()])
+    nbray.kill(parent)
+    for orphan in (child, grandchild):
+        with pytest.raises(nbray.exceptions.ActorDiedError, match="its owner has died"):
+            while True:  # until its end is known
+                nbray.get(orphan.pid.remote(), timeout=30)
+    assert nbray.get(detached.pid.remote())
+    with pytest.raises(nbray.exceptions.WorkerCrashedError):
+        nbray.get(makes_and_crashes.remote())
+    wait_until(
+        lambda: [row.name for row in list_actors() if row.state != "DEAD"] == ["stays"],
+        "only what is detached lives",
+    )
+    nbray.kill(detached)

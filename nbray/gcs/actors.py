@@ -177,10 +177,23 @@ class ActorTable:
                 self._end_with_group(actor)
 
     def _end_with_group(self, actor: _Actor) -> None:
+        kind = "" if actor.life.state is State.ALIVE else "group_removed"
+        self._end_with_process(actor, "its placement group was removed", kind)
+
+    def owner_died(self, worker_id: bytes) -> None:
+        """A process is gone: actors that it created end with it, but for the detached."""
+        for actor in list(self._actors.values()):
+            if (
+                actor.spec.owner.worker_id == worker_id
+                and not actor.spec.options.detached
+                and actor.life.state is not State.DEAD
+            ):
+                self._end_with_process(actor, "its owner has died")
+
+    def _end_with_process(self, actor: _Actor, cause: str, kind: str = "") -> None:
         life = actor.life
-        kind = "" if life.state is State.ALIVE else "group_removed"
         node_id, attempt = life.node_id(), life.restarts
-        self._end(actor, "its placement group was removed", kind)
+        self._end(actor, cause, kind)
         if node_id:
             task = asyncio.get_running_loop().create_task(
                 self._kill(node_id, life.actor_id, attempt)
@@ -312,21 +325,27 @@ class ActorTable:
             self._specs.delete(oldest)
 
     def _lost(self, actor: _Actor, cause: str) -> None:
-        node_id = actor.life.node_id()
+        node_id, address = actor.life.node_id(), actor.life.address
         again = actor.life.lose(cause, time.time())
         self._changed(actor)
+        if address is not None:
+            self.owner_died(address.worker_id)
         if again:
             self._place_soon(actor)
         else:
             self.on_failed(actor.spec, node_id, cause)
 
     def _end(self, actor: _Actor, cause: str, kind: str = "") -> None:
+        address = actor.life.address
         actor.life.kind = kind
         actor.life.end(cause, time.time())
         self._changed(actor)
+        if address is not None:
+            self.owner_died(address.worker_id)
 
     async def worker_died(self, request: WorkerDied) -> None:
-        """Restart or bury the actor of a dead worker."""
+        """Restart or bury the actor of a dead worker, and end those that it created."""
+        self.owner_died(request.worker_id)
         actor = self._actors.get(request.actor_id)
         if (
             actor is not None
@@ -347,6 +366,9 @@ class ActorTable:
             elif life.placing == node_id:
                 life.placing = b""
                 self._lives.put(life.actor_id, life)
+        for owner in {a.spec.owner for a in self._actors.values()}:
+            if owner.node_id == node_id:
+                self.owner_died(owner.worker_id)
 
     async def kill(self, request: KillActorRequest) -> None:
         """End an actor's process; with ``no_restart``, for good."""

@@ -209,11 +209,17 @@ class ActorManager:
         if not attempt.ended:
             attempt.ended = cause
             self._keep_ended(attempt)
-        died = g.WorkerDied(worker.worker_id, cause, worker.actor_id, attempt.number)
+        await self._report(g.WorkerDied(worker.worker_id, cause, worker.actor_id, attempt.number))
+
+    async def owner_gone(self, worker: Worker, cause: str) -> None:
+        """A worker ended that had created actors: they end with it."""
+        await self._report(g.WorkerDied(worker.worker_id, cause))
+
+    async def _report(self, died: g.WorkerDied) -> None:
         try:
             await self._gcs.call("WorkerDied", died, g.Empty)
         except RpcError as error:
-            logger.warning("The death of an actor's worker was not reported: %s", error)
+            logger.warning("The death of a worker was not reported: %s", error)
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""

@@ -266,6 +266,8 @@ class Raylet:
             case m.RegisterDriver():
                 self._spawn(self._register_driver(process, message))
             case m.CreateActor():
+                if process.worker is not None:
+                    process.worker.made_actors = True
                 self._spawn(self._actors.create(process, message))
             case m.WatchActor():
                 self._spawn(self._actors.watch(process, message))
@@ -380,6 +382,8 @@ class Raylet:
         self._leases.worker_gone(worker, cause)
         if worker.actor_id:
             self._spawn(self._actors.worker_gone(worker, cause))
+        elif worker.made_actors:
+            self._spawn(self._actors.owner_gone(worker, cause))
         if not worker.end_intended:
             self._spawn(self._state.worker_failed(worker, cause))
 

@@ -40,6 +40,7 @@ class Worker:
     connection: FrameConnection | None = None
     job_id: bytes = b""
     actor_id: bytes = b""
+    made_actors: bool = False
     lost: bool = False
     end_intended: bool = False
     stays_until: float = 0.0

@@ -80,7 +80,10 @@ class KillActorRequest(msgspec.Struct, array_like=True):
 
 
 class WorkerDied(msgspec.Struct, array_like=True):
-    """Raylet to GCS: the process of that attempt at an actor ended, and how."""
+    """Raylet to GCS: the process of that attempt at an actor ended, and how.
+
+    Without an actor: a worker that had created actors.
+    """
 
     worker_id: bytes
     cause: str
