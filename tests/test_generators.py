@@ -188,3 +188,20 @@ def test_a_cancelled_stream_ends_with_the_error(cluster: Path) -> None:
     with pytest.raises(nbray.exceptions.TaskCancelledError):
         for ref in stream:
             nbray.get(ref, timeout=30)
+
+
+def test_a_generator_cannot_be_an_argument_and_the_error_is_short(cluster: Path) -> None:
+    @nbray.remote
+    def items() -> Iterator[int]:
+        yield 1
+
+    @nbray.remote
+    def takes(stream: object) -> None: ...
+
+    stream = items.remote()
+    with pytest.raises(TypeError) as raised:
+        takes.remote(stream)
+    text = str(raised.value)
+    assert text.startswith("Could not serialize the arguments: ")
+    assert "Send its refs" in text and "_core" not in text
+    assert nbray.get(next(stream)) == 1

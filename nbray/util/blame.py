@@ -81,7 +81,7 @@ def parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield f"{path}.__self__", value.__self__
     elif isinstance(value, FunctionType):
         yield from _of_function(path, value)
-    elif not isinstance(value, ModuleType | type):
+    elif not isinstance(value, ModuleType | type) and not _says_how(type(value)):
         for name, item in list(getattr(value, "__dict__", {}).items()):
             yield f"{path}.{name}", item
         for kind in type(value).__mro__:
@@ -89,6 +89,11 @@ def parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             for name in (slots,) if isinstance(slots, str) else slots:
                 if name not in ("__dict__", "__weakref__") and hasattr(value, name):
                     yield f"{path}.{name}", getattr(value, name)
+
+
+def _says_how(kind: type) -> bool:
+    """Whether a class pickles in its own way, so that what its instances hold says nothing."""
+    return any(isinstance(getattr(kind, n), FunctionType) for n in ("__reduce__", "__reduce_ex__"))
 
 
 def _of_function(path: str, function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -60,7 +60,7 @@ class KeptPickle:
             except Exception as error:  # a value's own code may raise whatever it likes
                 kind = "the actor class" if isinstance(target, type) else "the function"
                 name = getattr(target, "__name__", repr(target))
-                raise unpicklable(target, kind, name, error) from error
+                raise unpicklable(target, f"{kind} {name}", name, error) from error
             self._hash = hashlib.blake2b(self._data, digest_size=16).digest()
             self._epoch = epoch
         return self._hash, self._data

@@ -59,14 +59,14 @@ def unpicklable(value: Any, what: str, name: str, error: BaseException) -> TypeE
     """The error for a value that could not be pickled, with the paths of what cannot be.
 
     Args:
-        what: what it is, as "the function" or "the arguments".
-        name: what to call it, which begins the paths.
+        what: what it is, as "the function f" or "the arguments".
+        name: what begins the paths.
         error: what pickling raised.
     """
     failures = _failures(value, name, None, _DEPTH, set())
     paths = "; ".join(f"{f.name} ({reason})" for f, reason in failures if f.name != name)
     found = f" What cannot be sent: {paths}." if paths else ""
-    return TypeError(f"Could not serialize {what} {name}: {error}.{found}")
+    return TypeError(f"Could not serialize {what}: {str(error).rstrip('.')}.{found}")
 
 
 def _failures(
