@@ -13,6 +13,8 @@ SOAK_MINUTES ?= 30
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev]'
+	# An editable install leaves out data files; this one enables the Jupyter Server extension.
+	install -D -m 644 jupyter_ext/config/nbray.json .venv/etc/jupyter/jupyter_server_config.d/nbray.json
 	touch $@
 
 demo: .venv/ready ## The tour notebook, run headless on a real cluster
