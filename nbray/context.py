@@ -17,6 +17,8 @@ class NbrayContext(Mapping[str, Any]):
     Attributes:
         dashboard_url: "host:port" of the dashboard; None when there is none.
         address_info: addresses and ids by Ray's keys.
+        login_link: makes a link that logs one browser in at the dashboard.
+        probe_dashboard: says why the dashboard cannot be reached from here; empty when it can.
         python_version: the driver's.
         nbray_version: the driver's.
     """
@@ -24,6 +26,7 @@ class NbrayContext(Mapping[str, Any]):
     dashboard_url: str | None
     address_info: dict[str, Any]
     login_link: Callable[[], str | None] = field(default=lambda: None, compare=False)
+    probe_dashboard: Callable[[], str] = field(default=lambda: "", compare=False)
     python_version: str = field(default_factory=platform.python_version)
     nbray_version: str = field(default_factory=lambda: version("nbray"))
 

@@ -20,7 +20,7 @@ from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, start_head
 from nbray.runtime_env.spec import validate
-from nbray.state.dashboard import login_link
+from nbray.state.dashboard import login_link, probe
 from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
@@ -233,7 +233,10 @@ def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayC
     }
     token = session.token
     return NbrayContext(
-        url or None, facts, lambda: login_link(url, token, time.time()) if url else None
+        url or None,
+        facts,
+        lambda: login_link(url, token, time.time()) if url else None,
+        lambda: probe(url, token),
     )
 
 

@@ -42,7 +42,7 @@ def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
 def test_help_lists_every_command(notebook: Notebook) -> None:
     shown = notebook.run("%nbray").result
     for command in ("start", "attach", "status", "stop", "nodes", "actors", "tasks", "objects",
-                    "logs", "tb", "config", "scale", "timeline"):  # fmt: skip
+                    "logs", "tb", "config", "scale", "timeline", "dashboard"):  # fmt: skip
         assert f"%nbray {command} " in shown
         assert notebook.run(f"%nbray help {command}").printed.startswith("usage:")
 

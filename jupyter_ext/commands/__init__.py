@@ -5,6 +5,7 @@ from __future__ import annotations
 from nbray.jupyter_ext.commands import (
     cells,
     cluster,
+    dashboard,
     logs,
     objects,
     scale,
@@ -19,6 +20,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         *cluster.COMMANDS, *state.COMMANDS, *logs.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
         *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
+        *dashboard.COMMANDS,
     )
 }  # fmt: skip
 """All subcommands by name, in the order in which ``%nbray help`` lists them."""

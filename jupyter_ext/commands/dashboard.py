@@ -1,0 +1,73 @@
+"""``%nbray dashboard``: the link to the dashboard, tried before it is given."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import time
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+from IPython.display import IFrame
+
+from nbray.driver import current_driver
+from nbray.jupyter_ext.command_line import Parser
+from nbray.jupyter_ext.commands.base import Command
+from nbray.jupyter_ext.dashboard_link import TEMPLATE, own_link
+
+if TYPE_CHECKING:
+    from nbray.jupyter_ext.workspace import Workspace
+
+
+_START_S = 10.0
+_AGAIN_S = 0.2
+
+
+class DashboardLink:
+    """A link that opens in a tab of its own, and its text where there are no links."""
+
+    def __init__(self, link: str) -> None:
+        self.link = link
+
+    def __repr__(self) -> str:
+        return self.link
+
+    def _repr_html_(self) -> str:
+        link = html.escape(self.link)
+        shown = html.escape(self.link.partition("?")[0])
+        return f'<a href="{link}" target="_blank" rel="noopener">{shown}</a>'
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("--iframe", action="store_true", help="show it below this cell")
+    parser.add_argument(
+        "--height", type=int, default=600, metavar="PIXELS", help="of the frame; 600 by default"
+    )
+
+
+def _dashboard(_workspace: Workspace, arguments: argparse.Namespace) -> object:
+    driver = current_driver()
+    assert driver is not None
+    url = driver.context.dashboard_url
+    if url is None:
+        raise UsageError(
+            "%nbray dashboard: this cluster has none: it was left out, or it failed; "
+            "%nbray logs dashboard.log says why."
+        )
+    until = time.monotonic() + _START_S  # it starts last, and nobody waits for it
+    while refusal := driver.context.probe_dashboard():
+        if time.monotonic() < until:
+            time.sleep(_AGAIN_S)
+            continue
+        raise UsageError(
+            f"%nbray dashboard: {url} cannot be reached from this kernel: {refusal}. If it serves "
+            f"elsewhere, set {TEMPLATE} to a link like https://HOST/{{port}}/."
+        )
+    link = own_link(url, driver.context.login_link() or f"http://{url}/")
+    return IFrame(link, "100%", arguments.height) if arguments.iframe else DashboardLink(link)
+
+
+COMMANDS = (
+    Command("dashboard", "A link to the dashboard, right for this notebook's browser.", _dashboard,
+            _arguments),
+)  # fmt: skip
