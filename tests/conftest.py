@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ import psutil
 import pytest
 
 import nbray
+
+# A suite that a shell started in the background ignores interrupts, and so would the drivers that
+# it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:

@@ -31,10 +31,10 @@ import psutil
 import nbray
 from nbray.core_worker.current import find_core
 from nbray.driver import find_session
+from nbray.wire import connection
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire import raylet_messages as r
-from nbray.wire import reactor
 from nbray.wire import state_messages as s
 from nbray.wire.frames import MALFORMED
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -250,7 +250,7 @@ def add(a: int, b: np.ndarray) -> int:
 def recording() -> Iterator[list[bytes]]:
     """The bodies of the frames that this process sends and receives meanwhile."""
     bodies: list[bytes] = []
-    encode, feed = reactor.encode_frame, reactor.FrameDecoder.feed
+    encode, feed = connection.encode_frame, connection.FrameDecoder.feed
 
     def encoded(messages: Any) -> bytearray:
         frame = encode(messages)
@@ -263,11 +263,11 @@ def recording() -> Iterator[list[bytes]]:
             bodies.append(msgspec.msgpack.encode(messages))
         return messages
 
-    reactor.encode_frame, reactor.FrameDecoder.feed = encoded, fed  # type: ignore[assignment]
+    connection.encode_frame, connection.FrameDecoder.feed = encoded, fed  # type: ignore[assignment]
     try:
         yield bodies
     finally:
-        reactor.encode_frame, reactor.FrameDecoder.feed = encode, feed  # type: ignore[method-assign]
+        connection.encode_frame, connection.FrameDecoder.feed = encode, feed  # type: ignore[method-assign]
 
 
 def record() -> list[bytes]:

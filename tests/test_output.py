@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kernel import Cell, Notebook, is_panel, notebook
 
@@ -30,6 +30,7 @@ SOURCE = OutputSource(b"t" * 24, "f", 1, b"n" * 28, 7, "/logs/w.out")
 
 
 @given(st.lists(st.text(alphabet="ab\n", max_size=30), max_size=30))
+@example(["a" * 30, "a" * 30, "a\n\n"])
 def test_every_complete_line_is_sent_or_counted(writes: list[str]) -> None:
     batch = Batch(max_lines=10, max_bytes=60)
     for text in writes:

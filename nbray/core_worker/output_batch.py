@@ -38,6 +38,7 @@ class Batch:
         self._open: dict[tuple[bytes, str], str] = {}
         self._flushed: dict[tuple[bytes, str], OutputSource] = {}
         self._lines = self._bytes = self._displays = 0
+        self._full = False
 
     def __bool__(self) -> bool:
         return bool(self._items or self._flushed)
@@ -93,6 +94,7 @@ class Batch:
         self._move_flushed()
         items, self._items = self._items, []
         self._lines = self._bytes = self._displays = 0
+        self._full = False
         return [
             OutputLines(item.source, item.stream, "".join(item.parts), item.dropped)
             if isinstance(item, _Section)
@@ -119,7 +121,7 @@ class Batch:
 
     def _fits(self, text: str) -> bool:
         lines, size = self._lines + text.count("\n") + 1, self._bytes + len(text)
-        if lines > self._max_lines or size > self._max_bytes:
+        if self._full or lines > self._max_lines or size > self._max_bytes:
             return False
         self._lines, self._bytes = lines, size
         return True
@@ -132,6 +134,7 @@ class Batch:
             section.parts.append(text)
         else:
             section.dropped += 1
+            self._full = True  # no later line takes the place of one that is left out
 
 
 def _collapsed(line: str) -> str:
