@@ -19,7 +19,15 @@ from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
 from tornado.routing import Router
 from tornado.web import Application, RequestHandler
 
-from nbray.state.dashboard import LOGIN, SESSION, SESSION_S, check_key, key_expires, make_key
+from nbray.state.dashboard import (
+    LOGIN,
+    SESSION,
+    SESSION_S,
+    check_key,
+    cookie_name,
+    key_expires,
+    make_key,
+)
 
 _REFUSALS = {
     401: (
@@ -56,11 +64,6 @@ class Doorkeeper:
         # As it stands in the token file, for those who can read it; and for any bytes.
         self._bearers = (b"Bearer " + self.token, f"Bearer {self.token.hex()}".encode())
 
-    @property
-    def cookie(self) -> str:
-        """Its name: cookies of one host are shared by all ports, clusters must not share them."""
-        return f"nbray-dashboard-{self.port}"
-
     def log_in(self, key: str) -> str | None:
         """The cookie's value for a login key; None when it is false, late or used."""
         now = self.clock()
@@ -75,7 +78,7 @@ class Doorkeeper:
         bearer = request.headers.get("Authorization", "").encode("utf-8", "replace")
         if any([hmac.compare_digest(bearer, known) for known in self._bearers]):
             return 200
-        cookie = request.cookies.get(self.cookie)
+        cookie = request.cookies.get(cookie_name(self.port))
         if cookie is None or not check_key(self.token, SESSION, cookie.value, self.clock()):
             return 401
         origin = request.headers.get("Origin")
@@ -96,7 +99,7 @@ class _Login(RequestHandler):
             _refuse(self, 401)
             return
         self.set_cookie(
-            self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
+            cookie_name(self.doorkeeper.port), value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
         self.set_header("Referrer-Policy", "no-referrer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 TEMPLATE = "NBRAY_DASHBOARD_LINK"
@@ -29,8 +28,3 @@ def link_of(url: str, login: str, environment: Mapping[str, str]) -> str:
     if _HUB in environment:
         return f"{environment[_HUB].rstrip('/')}/nbray/{port}/"
     return login
-
-
-def own_link(url: str, login: str) -> str:
-    """`link_of` for this kernel."""
-    return link_of(url, login, os.environ)

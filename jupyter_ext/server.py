@@ -28,7 +28,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketHandler, webso
 
 from nbray.launcher.local import found_nodes
 from nbray.state.client import RpcError, dashboard_url
-from nbray.state.dashboard import SESSION, make_key
+from nbray.state.dashboard import SESSION, cookie_name, make_key
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Dashboard:
     def headers(self) -> dict[str, str]:
         """What lets a request in."""
         key = make_key(self.token, SESSION, time.time(), _KEY_S)
-        return {"Cookie": f"nbray-dashboard-{self.port}={key}"}
+        return {"Cookie": f"{cookie_name(self.port)}={key}"}
 
 
 class Dashboards:
@@ -107,12 +107,25 @@ class VersionHandler(JupyterHandler):
         self.finish({"nbray": version("nbray")})
 
 
-class NewestHandler(JupyterHandler):
-    """Leads to the newest cluster's dashboard."""
+class _DashboardHandler(JupyterHandler):
+    """What all handlers share that lead to a dashboard."""
 
     def initialize(self, dashboards: Dashboards) -> None:
-        """Take what all handlers share."""
+        """Take the dashboards that are known."""
         self._dashboards = dashboards
+
+    def _address(self, scheme: str, found: _Dashboard, path: str) -> str:
+        """Where the request goes, with its query."""
+        query = f"?{self.request.query}" if self.request.query else ""
+        return f"{scheme}://{found.url}/{path}{query}"
+
+
+def _unreachable(found: _Dashboard, error: object) -> HTTPError:
+    return HTTPError(502, f"The dashboard at {found.url} does not answer: {error}")
+
+
+class NewestHandler(_DashboardHandler):
+    """Leads to the newest cluster's dashboard."""
 
     @authenticated
     async def get(self) -> None:
@@ -121,33 +134,26 @@ class NewestHandler(JupyterHandler):
         self.redirect(url_path_join(self.base_url, "nbray", str(found.port), "/"))
 
 
-class PageHandler(JupyterHandler):
+class PageHandler(_DashboardHandler):
     """Passes requests on that read."""
-
-    def initialize(self, dashboards: Dashboards) -> None:
-        """Take what all handlers share."""
-        self._dashboards = dashboards
 
     @authenticated
     async def get(self, port: str, path: str) -> None:
         """Answer as the dashboard does."""
         found = await self._dashboards.find(port)
-        query = f"?{self.request.query}" if self.request.query else ""
         asked = {
             name: self.request.headers[name] for name in _ASKED if name in self.request.headers
         }
         request = HTTPRequest(
-            f"http://{found.url}/{path}{query}", headers={**asked, **found.headers()},
+            self._address("http", found, path), headers={**asked, **found.headers()},
             follow_redirects=False, connect_timeout=_REPLY_S, request_timeout=_REPLY_S,
         )  # fmt: skip
         try:
             reply = await AsyncHTTPClient().fetch(request, raise_error=False)
         except (HTTPClientError, OSError) as error:
-            raise HTTPError(
-                502, f"The dashboard at {found.url} does not answer: {error}"
-            ) from error
+            raise _unreachable(found, error) from error
         if reply.code == 599:
-            raise HTTPError(502, f"The dashboard at {found.url} does not answer: {reply.error}")
+            raise _unreachable(found, reply.error)
         self.set_status(reply.code, reply.reason)
         for name in _ANSWERED:
             if name in reply.headers:
@@ -157,26 +163,23 @@ class PageHandler(JupyterHandler):
         await self.finish()
 
 
-class SocketHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
+class SocketHandler(WebSocketMixin, WebSocketHandler, _DashboardHandler):
     """Passes the messages of a page's WebSocket on, both ways."""
 
     def initialize(self, dashboards: Dashboards) -> None:
-        """Take what all handlers share."""
-        self._dashboards = dashboards
+        """Take the dashboards that are known."""
+        super().initialize(dashboards)
         self._upstream: WebSocketClientConnection | None = None
         self._pump: asyncio.Task[None] | None = None
 
     async def get(self, port: str, path: str) -> None:
         """Connect to the dashboard first, so that its choice of subprotocol can be told."""
-        if self.current_user is None:
-            raise HTTPError(403)
-        if not self.check_origin():
+        if self.current_user is None or not self.check_origin():
             raise HTTPError(403)
         found = await self._dashboards.find(port)
-        query = f"?{self.request.query}" if self.request.query else ""
         wanted = self.request.headers.get("Sec-WebSocket-Protocol", "")
         request = HTTPRequest(
-            f"ws://{found.url}/{path}{query}", headers=HTTPHeaders(found.headers()),
+            self._address("ws", found, path), headers=HTTPHeaders(found.headers()),
             connect_timeout=_REPLY_S,
         )  # fmt: skip
         try:
@@ -184,9 +187,7 @@ class SocketHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
                 request, subprotocols=[word.strip() for word in wanted.split(",") if word.strip()]
             )
         except (HTTPClientError, OSError) as error:
-            raise HTTPError(
-                502, f"The dashboard at {found.url} does not answer: {error}"
-            ) from error
+            raise _unreachable(found, error) from error
         await WebSocketHandler.get(self, port, path)
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:

@@ -9,14 +9,12 @@ from typing import Any
 
 import msgspec
 
-from nbray.common.resources import from_units
+from nbray.common.resources import add, from_units
 from nbray.driver import joined_core
 from nbray.state import queries
-from nbray.state.trace import chrome_trace
+from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.messages import NodeInfo
-
-_MOST_TRACED = 100_000
 
 
 def _node_rows() -> list[NodeInfo]:
@@ -44,8 +42,7 @@ def nodes() -> list[dict[str, Any]]:
 def _sum(rows: list[dict[str, int]]) -> dict[str, float]:
     total: dict[str, int] = {}
     for row in rows:
-        for name, amount in row.items():
-            total[name] = total.get(name, 0) + amount
+        add(total, row)
     return from_units(total)
 
 
@@ -70,7 +67,7 @@ def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
     Returns:
         The events, if there is no ``filename``.
     """
-    query = queries.tasks(_MOST_TRACED)
+    query = queries.tasks(MOST_TASKS)
     found = query.read(joined_core().peers.gcs_call(query.method, query.body))
     events = chrome_trace(found.rows, time.time() * 1000)
     if filename is None:

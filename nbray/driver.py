@@ -153,8 +153,10 @@ def init(
     here = find_core()
     if _driver is not None or here is not None:
         if ignore_reinit_error:
+            if _driver is not None:
+                return _driver.context
             assert here is not None
-            return _driver.context if _driver is not None else _context_of_task(here)
+            return _context(here, here.session, here.session.read_info())
         raise RuntimeError(
             "Maybe you called nbray.init twice by accident? This error can be suppressed by "
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
@@ -211,11 +213,6 @@ def _configure_logger(level: int | str, form: str) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(form))
         logger.addHandler(handler)
-
-
-def _context_of_task(core: CoreWorker) -> NbrayContext:
-    session = Session(Path(core.address.unix_path).parent.parent)
-    return _context(core, session, session.read_info())
 
 
 def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayContext:

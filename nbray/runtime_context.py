@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from nbray.actor import ActorHandle
@@ -11,7 +10,6 @@ from nbray.cluster import nodes
 from nbray.common.accelerators import VISIBLE_DEVICES
 from nbray.common.ids import ActorID, JobID, NodeID, TaskID
 from nbray.common.resources import from_units
-from nbray.common.session import Session
 from nbray.core_worker.context import TaskContext, running
 from nbray.core_worker.core import CoreWorker
 from nbray.driver import current_core
@@ -47,17 +45,13 @@ class RuntimeContext:
     @property
     def gcs_address(self) -> str:
         """The address of the GCS, as "host:port"."""
-        address: str = self._session.read_info()["gcs_address"]
+        address: str = self._core.session.read_info()["gcs_address"]
         return address
 
     @property
     def runtime_env(self) -> dict[str, Any]:
         """The runtime environment of this process."""
         return from_text(self._core.runtime_envs.text)
-
-    @property
-    def _session(self) -> Session:
-        return Session(Path(self._core.address.unix_path).parent.parent)
 
     def get(self) -> dict[str, Any]:
         """The ids of job and node, and of task and actor if there are any, by Ray's keys."""
@@ -84,11 +78,11 @@ class RuntimeContext:
 
     def get_temp_dir(self) -> str:
         """The folder of this node's sessions."""
-        return str(self._session.path.parent)
+        return str(self._core.session.path.parent)
 
     def get_session_name(self) -> str:
         """The name of this node's session, which is that of its folder."""
-        return self._session.path.name
+        return self._core.session.path.name
 
     def get_node_labels(self) -> dict[str, str]:
         """The labels of the node."""

@@ -20,6 +20,7 @@ import msgspec
 import psutil
 import pytest
 from conftest import wait_until
+from fuzz import Listening
 
 import nbray
 from nbray.core_worker.current import find_core
@@ -55,17 +56,6 @@ class Listener:
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
         client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))
         return sock
-
-
-@nbray.remote
-class Listening:
-    """An actor that tells where its process listens."""
-
-    def where(self) -> tuple[str, tuple[str, int], int]:
-        core = find_core()
-        assert core is not None
-        address = core.peers.address
-        return address.unix_path, (address.host, address.port), os.getpid()
 
 
 @pytest.fixture(params=["raylet-unix", "raylet-tcp", "worker-unix", "worker-tcp", "driver-tcp"])

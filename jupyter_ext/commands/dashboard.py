@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import html
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,10 @@ from IPython.core.error import UsageError
 from IPython.display import IFrame
 
 from nbray.driver import current_driver
+from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.command_line import Parser
 from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.dashboard_link import TEMPLATE, own_link
+from nbray.jupyter_ext.dashboard_link import TEMPLATE, link_of
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
@@ -33,9 +34,7 @@ class DashboardLink:
         return self.link
 
     def _repr_html_(self) -> str:
-        link = html.escape(self.link)
-        shown = html.escape(self.link.partition("?")[0])
-        return f'<a href="{link}" target="_blank" rel="noopener">{shown}</a>'
+        return str(theme.anchor(self.link, self.link.partition("?")[0]))
 
 
 def _arguments(parser: Parser) -> None:
@@ -63,7 +62,7 @@ def _dashboard(_workspace: Workspace, arguments: argparse.Namespace) -> object:
             f"%nbray dashboard: {url} cannot be reached from this kernel: {refusal}. If it serves "
             f"elsewhere, set {TEMPLATE} to a link like https://HOST/{{port}}/."
         )
-    link = own_link(url, driver.context.login_link() or f"http://{url}/")
+    link = link_of(url, driver.context.login_link() or f"http://{url}/", os.environ)
     return IFrame(link, "100%", arguments.height) if arguments.iframe else DashboardLink(link)
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from nbray.state import queries as q
 from nbray.state.rows import HolderState, ObjectState
 from nbray.state.text import size_text
-from nbray.state.trace import chrome_trace
+from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.util import state as s
 from nbray.util.state.api import DEFAULT_LIMIT, MAX_LIMIT, ask, find_objects
 
@@ -58,7 +58,6 @@ _IN_TABLES = {
     ),
     "workers": ("worker_id", "worker_type", "activity", "node_id", "ip", "pid"),
 }  # fmt: skip
-_MOST_TRACED = 100_000
 
 _address = click.option(
     "--address", help="HOST:PORT of the head node; the newest cluster here by default."
@@ -176,7 +175,7 @@ def summary_command(resource: str, form: str, timeout: int, address: str | None)
 @_clear_errors
 def timeline(output: Path | None, timeout: int, address: str | None) -> None:
     """Write the tasks that ran as a trace, for ui.perfetto.dev or chrome://tracing."""
-    found = ask(q.tasks(_MOST_TRACED), address, timeout)
+    found = ask(q.tasks(MOST_TASKS), address, timeout)
     path = output or Path(f"nbray-timeline-{time.strftime('%Y-%m-%d_%H-%M-%S')}.json")
     events = chrome_trace(found.rows, time.time() * 1000)
     path.write_text(json.dumps(events))

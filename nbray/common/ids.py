@@ -113,6 +113,12 @@ class ActorID(_OfJob):
     SIZE = 16
 
 
+class PlacementGroupID(_OfJob):
+    """One placement group; its last 4 bytes are its job's id."""
+
+    SIZE = 18
+
+
 class TaskID(_OfJob):
     """One task; its last 4 bytes are its job's id."""
 

@@ -171,7 +171,7 @@ class ActorCalls:
         """A reply came from an actor."""
         client = self._connected.get(connection)
         if client is not None:
-            client.on_done(worker_id, message)
+            client.on_done(connection, worker_id, message)
 
     def _on_state(self, _peer: Connection, message: ActorState) -> None:
         client = self._clients.get(message.actor_id)
@@ -186,16 +186,19 @@ class ActorCalls:
 
 
 class ActorClient:
-    """This process's side of one actor."""
+    """This process's side of one actor.
+
+    A restarted actor may live before the end of its former process is heard of, so calls without a
+    reply are kept by the connection over which they were sent.
+    """
 
     def __init__(self, core: CoreWorker, calls: ActorCalls, actor_id: bytes) -> None:
         self._core = core
         self._calls = calls
         self._actor_id = actor_id
         self._queue: deque[ActorCall] = deque()
-        self._in_flight: dict[bytes, ActorCall] = {}
+        self._in_flight: dict[Connection, dict[bytes, ActorCall]] = {}
         self._connection: Connection | None = None
-        self._former: dict[Connection, dict[bytes, ActorCall]] = {}
         self._version = -1
         self._death_cause: str | None = None
         self._death_kind = ""
@@ -221,9 +224,10 @@ class ActorClient:
         if connection is None:
             return
         queue = self._queue
+        in_flight = self._in_flight.setdefault(connection, {})
         while queue and not queue[0].unresolved:
             call = queue.popleft()
-            self._in_flight[call.spec.task_id] = call
+            in_flight[call.spec.task_id] = call
             connection.send(PushTask(call.spec))
 
     def unfinished(self) -> list[ActorCall]:
@@ -231,7 +235,7 @@ class ActorClient:
         return [*self._sent(), *self._queue]
 
     def _sent(self) -> Iterator[ActorCall]:
-        for calls in (*self._former.values(), self._in_flight):
+        for calls in self._in_flight.values():
             yield from calls.values()
 
     def calls(self) -> Iterator[tuple[ActorCall, bool]]:
@@ -243,16 +247,19 @@ class ActorClient:
 
     def pending(self) -> int:
         """How many calls have no reply."""
-        return len(self.unfinished())
+        return len(self._queue) + sum(len(calls) for calls in self._in_flight.values())
 
     def knows(self, task_id: bytes) -> bool:
         """Whether that call waits here or is with the actor."""
-        return task_id in self._in_flight or any(c.spec.task_id == task_id for c in self._queue)
+        return any(task_id in calls for calls in self._in_flight.values()) or any(
+            call.spec.task_id == task_id for call in self._queue
+        )
 
     def cancel(self, task_id: bytes) -> Connection | None:
         """Fail a call that still waits; the connection for one that is with the actor."""
-        if task_id in self._in_flight:
-            return self._connection
+        for connection, calls in self._in_flight.items():
+            if task_id in calls:
+                return connection
         for call in self._queue:
             if call.spec.task_id == task_id:
                 self._queue.remove(call)
@@ -282,42 +289,31 @@ class ActorClient:
         if state.state == "DEAD":
             self._death_cause = state.death_cause or "the actor has ended"
             self._death_kind = state.death_kind
-            if at_once or not self._in_flight:
-                self._lose_connection()
-            else:
-                self._core.reactor.call_later(LAST_REPLIES_S, self._lose_connection)
+            self._retire(0.0 if at_once else LAST_REPLIES_S)
             while self._queue:
                 self._fail_dead(self._queue.popleft())
             return
         if state.state == "ALIVE" and state.address is not None:
             connection = self._core.peers.connect(state.address)
             if connection is not self._connection:
-                self._retire(self._connection)
+                self._retire(LAST_REPLIES_S)
                 self._connection = connection
                 self._calls.connected(connection, self)
         self._watch()
 
-    def _retire(self, former: Connection | None) -> None:
-        """The actor lives elsewhere: what the process before it still answers, counts."""
-        if former is None:
+    def _retire(self, seconds: float) -> None:
+        """The actor's process so far is dead: what it has sent still counts for so long."""
+        connection = self._connection
+        if connection is None:
             return
-        self._former[former], self._in_flight = self._in_flight, {}
-        self._core.reactor.call_later(LAST_REPLIES_S, lambda: self._end_former(former))
+        if seconds and self._in_flight.get(connection):
+            self._core.reactor.call_later(seconds, lambda: self.on_connection_closed(connection))
+        else:
+            self.on_connection_closed(connection)
 
-    def _end_former(self, connection: Connection) -> None:
-        lost = list(self._former.pop(connection, {}).values())
-        for call in self._not_repeated(lost):
-            if self._death_cause is not None:
-                self._fail_dead(call)
-            else:
-                self._fail_lost(call.spec, None)
-        self.dispatch()
-
-    def on_done(self, worker_id: bytes, message: TaskDone) -> None:
+    def on_done(self, connection: Connection, worker_id: bytes, message: TaskDone) -> None:
         """A reply came."""
-        call = self._in_flight.pop(message.task_id, None)
-        for calls in self._former.values():
-            call = call or calls.pop(message.task_id, None)
+        call = self._in_flight.get(connection, {}).pop(message.task_id, None)
         if call is None:
             return
         if (
@@ -336,36 +332,29 @@ class ActorClient:
         call.spec.attempt += 1
 
     def on_connection_closed(self, connection: Connection) -> None:
-        """The actor's process went, or the one that was its process before."""
-        if connection is self._connection:
-            self._lose_connection()
-            self._watch()
-        else:
-            self._end_former(connection)
-
-    def _lose_connection(self) -> None:
-        self._connection = None
-        lost, self._in_flight = list(self._in_flight.values()), {}
-        for call in self._not_repeated(lost):
+        """A process of the actor went: its calls are made again, or fail."""
+        is_current = connection is self._connection
+        if is_current:
+            self._connection = None
+        again: list[ActorCall] = []
+        for call in self._in_flight.pop(connection, {}).values():
             if self._death_cause is not None:
                 self._fail_dead(call)
-            else:
+            elif call.retries != 0:
+                self._again(call)
+                again.append(call)
+            elif is_current:
                 self._lost.append(call)  # until it is known what becomes of the actor
-
-    def _not_repeated(self, lost: list[ActorCall]) -> list[ActorCall]:
-        """Queue those calls that may be made again, in front; the others."""
-        if self._death_cause is not None:
-            return lost
-        again = [call for call in lost if call.retries != 0]
-        for call in again:
-            self._again(call)
+            else:
+                self._fail_lost(call.spec, None)
         self._queue.extendleft(reversed(again))
-        return [call for call in lost if call not in again]
+        self._watch()
+        self.dispatch()
 
     def fail_all(self, error: Exception) -> None:
         """Give all calls up."""
         calls = [*self._lost, *self.unfinished()]
-        for waiting in (self._lost, self._former, self._in_flight, self._queue):
+        for waiting in (self._lost, self._in_flight, self._queue):
             waiting.clear()
         for call in calls:
             self._core.results.fail(call.spec, error)

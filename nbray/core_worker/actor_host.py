@@ -24,7 +24,6 @@ from nbray.core_worker.task_runner import TaskRunner, user_traceback
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
-from nbray.wire.strategies import InGroup
 
 if TYPE_CHECKING:
     from nbray.core_worker.executor import Executor
@@ -56,8 +55,6 @@ class ActorHost:
             spec.dependencies, spec.contained, actor_id=spec.actor_id, origin=spec.origin,
         )  # fmt: skip
         options = spec.options
-        if isinstance(options.strategy, InGroup):
-            self._core.actor_group = options.strategy
         if options.is_async:
             self._start_loop()
         elif options.max_concurrency > 1 or options.concurrency_groups:

@@ -17,11 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Token
+from pathlib import Path
 from typing import Any
 
 from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, handle_id, return_id
+from nbray.common.session import Session
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.call_site import where_made
@@ -49,7 +51,7 @@ from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
-from nbray.wire.strategies import InGroup
+from nbray.wire.strategies import InGroup, Strategy
 
 
 class CoreWorker:
@@ -137,6 +139,15 @@ class CoreWorker:
         self.job = job
         self.new_task_id = TaskIDFactory(job.job_id)
 
+    @property
+    def session(self) -> Session:
+        """The folder of this node's sockets and logs."""
+        return Session(Path(self.address.unix_path).parent.parent)
+
+    def become_actor(self, spec: m.ActorSpec) -> None:
+        """This process is that actor's from now on."""
+        self.actor, self.actor_group = spec, _group_of(spec.options.strategy)
+
     def tell_last(self) -> None:
         """This process leaves: with its last turn goes what it recorded and what it does not use.
 
@@ -161,7 +172,7 @@ class CoreWorker:
         spec = m.TaskSpec(
             task_id, self.job.job_id, function_id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
-            origin=current_origin(), group=_group_of(options),
+            origin=current_origin(), group=_group_of(options.shape.strategy),
         )  # fmt: skip
         refs = self._new_refs(spec)
         self._new_tasks.append(PendingTask(spec, function, options, self._parent()))
@@ -449,6 +460,5 @@ class CoreWorker:
             self.on_raylet_lost()
 
 
-def _group_of(options: TaskOptions) -> InGroup | None:
-    strategy = options.shape.strategy
+def _group_of(strategy: Strategy) -> InGroup | None:
     return strategy if isinstance(strategy, InGroup) else None

@@ -260,7 +260,7 @@ class Executor:
         self._core.set_job(message.job)
         self._core.devices.use(message.devices, os.environ)
         self._core.runtime_envs.enter_job(message.job)
-        self._core.actor = message.spec
+        self._core.become_actor(message.spec)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
         created = self._actor.create()
         self._core.reactor.post(lambda: connection.send(created))

@@ -72,9 +72,7 @@ class HeldObjects:
         task = self._core.submitter.find(object_id[:24])
         if task is None:
             return "SUBMITTED_TO_WORKER" if object_id[:24] in calls else "NIL"
-        if task.lease is not None:
-            return "SUBMITTED_TO_WORKER"
-        return "PENDING_ARGS_AVAIL" if task.unresolved else "PENDING_NODE_ASSIGNMENT"
+        return task.state()
 
     def _captured(self) -> Counter[bytes]:
         """How often each object's ref stands in a value that is held here."""

@@ -28,6 +28,7 @@ _OF_RAYLETS = (
     m.WorkerDied, m.ReclaimLeases, m.ObjectCreated, m.ObjectPinned, m.RoomLent, m.ReclaimRoom,
     m.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
     m.NodeDied, m.SchedulingWarning, m.TellTasks, m.TellObjects, m.GroupState,
+    m.Assigned,
 )  # fmt: skip
 Handler = Callable[[Connection, Any], None]
 

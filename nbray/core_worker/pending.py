@@ -44,6 +44,12 @@ class PendingTask:
         self.submitted = 0.0
         self.lease: Lease | None = None
 
+    def state(self) -> str:
+        """How far it is, by Ray's name."""
+        if self.lease is not None:
+            return "SUBMITTED_TO_WORKER"
+        return "PENDING_ARGS_AVAIL" if self.unresolved else "PENDING_NODE_ASSIGNMENT"
+
 
 class Lease:
     """A worker that this process may use now.

@@ -165,10 +165,7 @@ class TaskEventLog:
         for spec, began in list(self.running.values()):
             yield _event(spec, "RUNNING", began + shift)
         for task in self._core.submitter.unfinished():
-            state = "SUBMITTED_TO_WORKER"
-            if task.lease is None:
-                state = "PENDING_ARGS_AVAIL" if task.unresolved else "PENDING_NODE_ASSIGNMENT"
-            event = _owned(task.spec, state, task.submitted + shift, task.parent)
+            event = _owned(task.spec, task.state(), task.submitted + shift, task.parent)
             event.resources = dict(task.options.shape.resources)
             yield event
         for call, sent in self._core.actor_calls.unfinished():

@@ -179,8 +179,7 @@ class Values:
     def _rebuild(self, outer: bytes, object_id: bytes, owner: m.Address) -> ObjectRef:
         """The ref that was found in ``outer``, which is held until the owner knows us."""
         core = self._core
-        ref = core.borrowed_ref(object_id, owner)
-        entry = core.table.borrow(object_id, owner)
+        entry = core.references.refer(object_id, owner)
         if entry.owner is not None and not entry.registered:
             core.reactor.post(lambda: core.references.found_in(outer, object_id))
-        return ref
+        return ObjectRef(object_id, owner, core)

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 from msgspec import structs
 
+from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.process import report_ready, watch_parent
 from nbray.common.session import Session
@@ -49,7 +50,7 @@ class GcsServer:
         self._jobs = self._counters.all().get(b"jobs", 0)
         self.kv = KeyValueSpace(store)
         self._unreconciled = {node_id for node_id, node in self._nodes.items() if node.alive}
-        self._reconciling: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self.actors = ActorTable(
             lambda: list(self._nodes.values()), self._raylet, store,
             lambda job_id: self.state.job_is_over(job_id), self._warn,
@@ -113,9 +114,7 @@ class GcsServer:
             self._node_table.put(node.node_id, structs.replace(node, stats={}))
         if node.node_id in self._unreconciled and node.alive:
             self._unreconciled.discard(node.node_id)
-            task = asyncio.get_running_loop().create_task(self.actors.reconcile(node))
-            self._reconciling.add(task)
-            task.add_done_callback(self._reconciling.discard)
+            self._background.start(self.actors.reconcile(node))
             await self.groups.reconcile(node)
         if request.load is not None:
             self.state.reported(node.node_id, request.load)

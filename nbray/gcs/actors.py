@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from nbray.common.background import Background
 from nbray.gcs.actor_life import ActorLife, State
 from nbray.gcs.placement import ActorPlacement, shape_of
 from nbray.gcs.storage import StorageError, Store, Table
@@ -87,7 +88,8 @@ class ActorTable:
         self._actors: dict[bytes, _Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._made_by: dict[bytes, set[bytes]] = {}
+        self._background = Background()
         self._starting: dict[bytes, set[asyncio.Future[ActorStarted]]] = {}
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
         self.on_dead: Callable[[bytes], None] = lambda actor_id: None
@@ -103,7 +105,9 @@ class ActorTable:
             options = made.spec.options
             if life.state is State.DEAD:
                 self._dead.append(life.actor_id)
-            elif options.name:
+                continue
+            self._add_to_owner(made.spec)
+            if options.name:
                 self._names[(options.namespace, options.name)] = life.actor_id
 
     def resume(self) -> None:
@@ -142,10 +146,16 @@ class ActorTable:
             self._names[key] = spec.actor_id
         life = ActorLife(spec.actor_id, options.max_restarts)
         actor = self._actors[spec.actor_id] = _Actor(spec, request.job, life)
+        self._add_to_owner(spec)
         self._specs.put(spec.actor_id, request)
         self._lives.put(spec.actor_id, life)
         self._place_soon(actor)
         return Outcome()
+
+    def _add_to_owner(self, spec: ActorSpec) -> None:
+        """It ends with the process that created it, unless it is detached."""
+        if not spec.options.detached:
+            self._made_by.setdefault(spec.owner.worker_id, set()).add(spec.actor_id)
 
     def _is_actor(self, owner: Address) -> bool:
         """Whether an actor lives there; a detached one may create actors when its job is over."""
@@ -180,26 +190,16 @@ class ActorTable:
         kind = "" if actor.life.state is State.ALIVE else "group_removed"
         self._end_with_process(actor, "its placement group was removed", kind)
 
-    def owner_died(self, worker_id: bytes) -> None:
-        """A process is gone: actors that it created end with it, but for the detached."""
-        for actor in list(self._actors.values()):
-            if (
-                actor.spec.owner.worker_id == worker_id
-                and not actor.spec.options.detached
-                and actor.life.state is not State.DEAD
-            ):
-                self._end_with_process(actor, "its owner has died")
+    def _owner_died(self, worker_id: bytes) -> None:
+        for actor_id in list(self._made_by.get(worker_id, ())):
+            self._end_with_process(self._actors[actor_id], "its owner has died")
 
     def _end_with_process(self, actor: _Actor, cause: str, kind: str = "") -> None:
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
         self._end(actor, cause, kind)
         if node_id:
-            task = asyncio.get_running_loop().create_task(
-                self._kill(node_id, life.actor_id, attempt)
-            )
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._background.start(self._kill(node_id, life.actor_id, attempt))
 
     # --- placed --------------------
 
@@ -309,6 +309,11 @@ class ActorTable:
         if life.state is not State.DEAD:
             return
         self.on_dead(life.actor_id)
+        owner = actor.spec.owner.worker_id
+        siblings = self._made_by.get(owner, set())
+        siblings.discard(life.actor_id)
+        if not siblings:
+            self._made_by.pop(owner, None)
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
             del self._names[(options.namespace, options.name)]
@@ -325,27 +330,22 @@ class ActorTable:
             self._specs.delete(oldest)
 
     def _lost(self, actor: _Actor, cause: str) -> None:
-        node_id, address = actor.life.node_id(), actor.life.address
+        node_id = actor.life.node_id()
         again = actor.life.lose(cause, time.time())
         self._changed(actor)
-        if address is not None:
-            self.owner_died(address.worker_id)
         if again:
             self._place_soon(actor)
         else:
             self.on_failed(actor.spec, node_id, cause)
 
     def _end(self, actor: _Actor, cause: str, kind: str = "") -> None:
-        address = actor.life.address
         actor.life.kind = kind
         actor.life.end(cause, time.time())
         self._changed(actor)
-        if address is not None:
-            self.owner_died(address.worker_id)
 
     async def worker_died(self, request: WorkerDied) -> None:
         """Restart or bury the actor of a dead worker, and end those that it created."""
-        self.owner_died(request.worker_id)
+        self._owner_died(request.worker_id)
         actor = self._actors.get(request.actor_id)
         if (
             actor is not None
@@ -366,9 +366,9 @@ class ActorTable:
             elif life.placing == node_id:
                 life.placing = b""
                 self._lives.put(life.actor_id, life)
-        for owner in {a.spec.owner for a in self._actors.values()}:
-            if owner.node_id == node_id:
-                self.owner_died(owner.worker_id)
+        owners = {a.spec.owner for a in self._actors.values() if a.spec.owner.node_id == node_id}
+        for owner in owners:
+            self._owner_died(owner.worker_id)
 
     async def kill(self, request: KillActorRequest) -> None:
         """End an actor's process; with ``no_restart``, for good."""

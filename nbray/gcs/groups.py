@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from nbray.common.background import Background
+from nbray.common.resources import subtract
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.explain import why_group_pending
@@ -52,7 +54,7 @@ class GroupTable:
 
     ``nodes`` gives the rows of nodes that may be asked, ``raylet`` the client of one,
     ``job_ended`` whether a job is over; ``warn`` shows a driver why something waits;
-    ``end_actors`` ends what the actors of a group are, ``actor_alive`` whether one may live.
+    ``end_actors`` ends the actors of a group, ``actor_may_live`` says whether one may live.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class GroupTable:
         raylet: Callable[[NodeInfo], GrpcClient],
         store: Store,
         job_ended: Callable[[bytes], bool],
-        warn: Callable[[JobConfig, str], Awaitable[None]],
+        warn: Callable[[JobConfig, str], Coroutine[Any, Any, None]],
     ) -> None:
         self._nodes = nodes
         self._raylet = raylet
@@ -81,7 +83,7 @@ class GroupTable:
         self._releasing: set[BundleKey] = set()
         self._kicked = asyncio.Event()
         self._changed: dict[bytes, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self.end_actors: Callable[[bytes], Awaitable[None]]
         self.actor_may_live: Callable[[bytes], bool]
         self.on_created: Callable[[], None] = lambda: None
@@ -96,13 +98,8 @@ class GroupTable:
 
     def resume(self) -> None:
         """Begin to place groups."""
-        self._spawn(self._run())
+        self._background.start(self._run())
         self.nodes_changed()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def nodes_changed(self) -> None:
         """Resources may have become free."""
@@ -190,8 +187,8 @@ class GroupTable:
     def _row(self, group_id: bytes) -> GroupLife:
         life = self._groups[group_id]
         if life.state not in _DECIDED:
-            bundles = [Bundle(b.resources, b.selector) for b in life.spec.bundles]
-            life.reasons = why_group_pending(bundles, life.spec.strategy, self._nodes())
+            bundles, strategy = _bundles(life.spec), life.spec.strategy
+            life.reasons = why_group_pending(bundles, strategy, self._nodes())
         return life
 
     def is_removed(self, group_id: bytes) -> bool | None:
@@ -232,8 +229,8 @@ class GroupTable:
         for group_id in [one for one in self._unplaced if one not in busy]:
             life = self._groups[group_id]
             missing = {
-                index: Bundle(bundle.resources, bundle.selector)
-                for index, bundle in enumerate(life.spec.bundles)
+                index: bundle
+                for index, bundle in enumerate(_bundles(life.spec))
                 if index not in life.placed
             }
             placed = self._choose(life, missing)
@@ -254,8 +251,7 @@ class GroupTable:
         if placed is not None:
             available = {row.node_id: row.available for row in rows}
             for index, node_id in placed.items():
-                for name, amount in missing[index].resources.items():
-                    available[node_id][name] -= amount
+                subtract(available[node_id], missing[index].resources)
         return placed
 
     async def _warn_if_impossible(self, life: GroupLife, missing: dict[int, Bundle]) -> None:
@@ -268,12 +264,9 @@ class GroupTable:
         ):
             return
         self._warned.add(spec.group_id)
-        bundles = [Bundle(b.resources, b.selector) for b in spec.bundles]
-        text = " ".join(why_group_pending(bundles, spec.strategy, rows))
-        self._spawn(self._tell(spec.job, f"Placement group {spec.group_id.hex()[:8]}: {text}"))
-
-    async def _tell(self, job: JobConfig, text: str) -> None:
-        await self._warn(job, text)
+        text = " ".join(why_group_pending(_bundles(spec), spec.strategy, rows))
+        text = f"Placement group {spec.group_id.hex()[:8]}: {text}"
+        self._background.start(self._warn(spec.job, text))
 
     async def _reserve(self, chosen: dict[bytes, dict[int, bytes]]) -> None:
         """Two phases: reserve everywhere, store what succeeded, commit what was not yet."""
@@ -319,18 +312,21 @@ class GroupTable:
             await self._store.durable()
             await asyncio.gather(*(self._commit(node_id, keys) for node_id, keys in commit.items()))
         for group_id in made:
-            life = self._groups[group_id]
-            whole = len(life.placed) == len(life.spec.bundles)
-            if whole and life.state in ("PENDING", "RESCHEDULING"):
-                self._unplaced.remove(group_id)
-                self._warned.discard(group_id)
-                self._set(group_id, "CREATED")
+            self._settle(group_id)
         if made:
             await self._store.durable()
             self.on_created()
         if len(made) < len(chosen):
             await asyncio.sleep(_RETRY_S)
             self._kicked.set()
+
+    def _settle(self, group_id: bytes) -> None:
+        """A group that waited is created once all its bundles have a place."""
+        life = self._groups[group_id]
+        if len(life.placed) == len(life.spec.bundles) and group_id in self._unplaced:
+            self._unplaced.remove(group_id)
+            self._warned.discard(group_id)
+            self._set(group_id, "CREATED")
 
     async def _ask(self, node_id: bytes, request: ChangeBundles) -> BundlesChanged | None:
         """Change a node's bundles; its row is brought up to date by the answer."""
@@ -356,7 +352,7 @@ class GroupTable:
     def _release_soon(self, node_id: bytes, keys: list[BundleKey]) -> None:
         """Release bundles; until that is done, their groups are not placed anew."""
         self._releasing.update(keys)
-        self._spawn(self._release(node_id, keys))
+        self._background.start(self._release(node_id, keys))
 
     async def _release(self, node_id: bytes, keys: list[BundleKey]) -> None:
         while self._is_alive(node_id):
@@ -413,7 +409,7 @@ class GroupTable:
             if life.spec.creator == actor_id and not life.spec.detached
         ]  # fmt: skip
         if made:
-            self._spawn(self._remove(made))
+            self._background.start(self._remove(made))
 
     def node_died(self, node_id: bytes) -> None:
         """The bundles that were there are placed anew."""
@@ -441,10 +437,11 @@ class GroupTable:
         if release:
             self._release_soon(node.node_id, release)
         if commit:
-            self._spawn(self._commit(node.node_id, commit))
-        for group_id, life in list(self._groups.items()):
-            whole = len(life.placed) == len(life.spec.bundles)
-            if whole and group_id in self._unplaced:
-                self._unplaced.remove(group_id)
-                self._set(group_id, "CREATED")
+            self._background.start(self._commit(node.node_id, commit))
+        for group_id in list(self._unplaced):
+            self._settle(group_id)
         self.nodes_changed()
+
+
+def _bundles(spec: GroupSpec) -> list[Bundle]:
+    return [Bundle(bundle.resources, bundle.selector) for bundle in spec.bundles]

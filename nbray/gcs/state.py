@@ -133,10 +133,8 @@ class StateTables:
         return s.Jobs(list(self._jobs.values()))
 
     async def _list_workers(self, _request: Empty) -> s.Workers:
-        alive = [node for node in self._nodes() if node.alive]
-        answers = await self._ask(alive, "ListWorkers", Empty(), s.Workers)
         reply = s.Workers([])
-        for node, answer in zip(alive, answers, strict=True):
+        for node, answer in await self._ask_all("ListWorkers", Empty(), s.Workers):
             if answer is None:
                 reply.unreachable.append(node.node_id)
             else:
@@ -144,10 +142,8 @@ class StateTables:
         return reply
 
     async def _list_tasks(self, request: s.TasksRequest) -> s.Tasks:
-        alive = [node for node in self._nodes() if node.alive]
-        answers = await self._ask(alive, "ListTasks", request, s.Tasks)
         reply = s.Tasks([], [])
-        for node, answer in zip(alive, answers, strict=True):
+        for node, answer in await self._ask_all("ListTasks", request, s.Tasks):
             if answer is None:
                 reply.unreachable.append(node.node_id)
                 continue
@@ -161,10 +157,8 @@ class StateTables:
         return reply
 
     async def _list_objects(self, request: s.ObjectsRequest) -> s.Objects:
-        alive = [node for node in self._nodes() if node.alive]
-        answers = await self._ask(alive, "ListObjects", request, s.Objects)
         reply = s.Objects([])
-        for node, answer in zip(alive, answers, strict=True):
+        for node, answer in await self._ask_all("ListObjects", request, s.Objects):
             if answer is None:
                 reply.unreachable.append(node.node_id)
             else:
@@ -173,14 +167,13 @@ class StateTables:
         return reply
 
     async def _metrics(self, request: Empty) -> s.Metrics:
-        alive = [node for node in self._nodes() if node.alive]
-        answers = await self._ask(alive, "Metrics", request, s.NodeMetrics)
-        return s.Metrics([answer for answer in answers if answer is not None])
+        answers = await self._ask_all("Metrics", request, s.NodeMetrics)
+        return s.Metrics([answer for _node, answer in answers if answer is not None])
 
-    async def _ask(
-        self, nodes: list[NodeInfo], method: str, request: Any, reply: type[T]
-    ) -> list[T | None]:
-        """The answers of these nodes' raylets; None of one that did not answer."""
+    async def _ask_all(
+        self, method: str, request: Any, reply: type[T]
+    ) -> list[tuple[NodeInfo, T | None]]:
+        """The answers of the raylets of all nodes that are alive; None where there is none."""
 
         async def ask(node: NodeInfo) -> T | None:
             try:
@@ -190,7 +183,9 @@ class StateTables:
                 logger.warning("Node %s did not answer %s: %s", who, method, error)
                 return None
 
-        return await asyncio.gather(*(ask(node) for node in nodes))
+        alive = [node for node in self._nodes() if node.alive]
+        answers = await asyncio.gather(*(ask(node) for node in alive))
+        return list(zip(alive, answers, strict=True))
 
     async def _demand(self, _request: Empty) -> s.Demand:
         alive = [node for node in self._nodes() if node.alive]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
+from nbray.common.background import Background
 from nbray.raylet.actors import ActorManager
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.resource_set import ResourceSet
@@ -30,7 +30,7 @@ _AGAIN_S = 0.2
 class GroupManager:
     """Bundles of this node, and groups for its processes.
 
-    ``refresh`` brings the rows of all nodes anew; ``spawn`` runs a coroutine for this raylet.
+    ``refresh`` brings the rows of all nodes anew.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class GroupManager:
         leases: LeaseManager,
         actors: ActorManager,
         refresh: Callable[[], Awaitable[None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._gcs = gcs
         self._row = row
@@ -49,7 +48,7 @@ class GroupManager:
         self._leases = leases
         self._actors = actors
         self._refresh = refresh
-        self._spawn = spawn
+        self._background = Background()
         self._create: dict[bytes, m.GroupSpec] = {}
         self._remove: list[bytes] = []
         self._asked: dict[bytes, list[Process]] = {}
@@ -108,7 +107,7 @@ class GroupManager:
 
     def watch(self, process: Process, group_id: bytes) -> None:
         """Tell a process when a group is created or removed."""
-        self._spawn(self._watch({group_id: [process]}))
+        self._background.start(self._watch({group_id: [process]}))
 
     async def settled(self) -> None:
         """Until the GCS has heard of all that was asked so far."""
@@ -118,7 +117,7 @@ class GroupManager:
         self._passed.clear()
         if not self._passing:
             self._passing = True
-            self._spawn(self._pass())
+            self._background.start(self._pass())
 
     async def _pass(self) -> None:
         while self._create or self._remove:
@@ -141,7 +140,7 @@ class GroupManager:
                 if state.state not in ("CREATED", "REMOVED"):
                     waiting[state.group_id] = asked.get(state.group_id, [])
             if waiting:
-                self._spawn(self._watch(waiting))
+                self._background.start(self._watch(waiting))
         self._passing = False
         self._passed.set()
 
@@ -171,7 +170,7 @@ class GroupManager:
         """Something waits for a group that no known node has."""
         if group_id not in self._looked_for:
             self._looked_for.add(group_id)
-            self._spawn(self._look_for(group_id))
+            self._background.start(self._look_for(group_id))
 
     async def _look_for(self, group_id: bytes) -> None:
         await self.settled()

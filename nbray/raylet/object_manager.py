@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
+from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.raylet.leases import Process
 from nbray.raylet.local_store import LocalStore
@@ -65,7 +66,7 @@ class ObjectManager:
         self._processes: dict[bytes, Process] = {}
         self._news: dict[tuple[bytes, bytes, bool, bytes], list[bytes]] = {}
         self._gone: OrderedDict[bytes, None] = OrderedDict()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def introduce(self, process: Process, name: str) -> None:
         """A process of this node, by the name that errors call it."""
@@ -262,9 +263,7 @@ class ObjectManager:
             except RpcError as error:
                 logger.warning("Memory of node %s may stay taken: %s", node_id.hex()[:8], error)
 
-        task = asyncio.get_running_loop().create_task(send())
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._background.start(send())
 
     async def drop_objects(self, request: DropObjects) -> Empty:
         """Another raylet says that objects are free."""

@@ -8,13 +8,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from nbray.common.accelerators import devices_of
+from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
@@ -78,10 +79,12 @@ class Raylet:
         self._pool = WorkerPool(session, self.socket_path, host, envs)
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
-        self._leases.on_unknown_node = lambda then: self._spawn(self._look_for_nodes(then))
+        self._leases.on_unknown_node = lambda then: self._background.start(
+            self._look_for_nodes(then)
+        )
         self._actors = ActorManager(gcs, self._leases, self._pool)
         self._groups = GroupManager(
-            gcs, self._row, self._scheduler, self._leases, self._actors, self._refresh, self._spawn
+            gcs, self._row, self._scheduler, self._leases, self._actors, self._refresh
         )
         self._leases.on_unknown_group = self._groups.look_for
         self._job_homes: dict[bytes, bytes] = {}
@@ -93,7 +96,7 @@ class Raylet:
         )
         self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     # --- life --------------------
 
@@ -102,7 +105,7 @@ class Raylet:
         self._pool.start(min(4, self._cpus))
         self._store.start()
         monitor = MemoryMonitor(self._name(), self._config, self._candidates, self._pids, self._end)
-        self._spawn(monitor.run())
+        self._background.start(monitor.run())
 
     def stop(self) -> None:
         """End all workers."""
@@ -216,11 +219,6 @@ class Raylet:
         for process in self._processes:
             process.send(m.NodeDied(node_id))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # --- the frame server's handler --------------------
 
     def on_message(self, conn: FrameConnection, message: m.Message) -> None:
@@ -264,15 +262,15 @@ class Raylet:
             case m.RegisterWorker():
                 self._register_worker(process, message)
             case m.RegisterDriver():
-                self._spawn(self._register_driver(process, message))
+                self._background.start(self._register_driver(process, message))
             case m.CreateActor():
                 if process.worker is not None:
                     process.worker.made_actors = True
-                self._spawn(self._actors.create(process, message))
+                self._background.start(self._actors.create(process, message))
             case m.WatchActor():
-                self._spawn(self._actors.watch(process, message))
+                self._background.start(self._actors.watch(process, message))
             case m.KillActor():
-                self._spawn(self._actors.kill(message))
+                self._background.start(self._actors.kill(message))
             case m.WorkerStays():
                 if process.worker is not None:
                     self._pool.stays(process.worker)
@@ -293,7 +291,7 @@ class Raylet:
             case m.RemoveGroup():
                 self._groups.remove(message)
             case m.GcsRequest():
-                self._spawn(self._pass_to_gcs(process, message))
+                self._background.start(self._pass_to_gcs(process, message))
             case _:
                 logger.warning("An unexpected %s from %s.", type(message).__name__, conn.peer)
 
@@ -355,7 +353,7 @@ class Raylet:
 
     def _end_job(self, job_id: bytes) -> None:
         self._job_homes.pop(job_id, None)
-        self._spawn(self._finish_job(job_id))
+        self._background.start(self._finish_job(job_id))
 
     async def _end_workers(self, job_id: bytes) -> None:
         """End a job's workers, once they have told of what ran in them."""
@@ -374,18 +372,18 @@ class Raylet:
         self._objects.owner_gone(gone.worker_id)
         if gone.job_id:
             self._job_homes.pop(gone.job_id, None)
-            self._spawn(self._end_workers(gone.job_id))
+            self._background.start(self._end_workers(gone.job_id))
         return g.Empty()
 
     def _on_worker_exit(self, worker: Worker, cause: str) -> None:
         cause = worker.story(worker.out_of_memory or f"{cause}, on {self._name()}")
         self._leases.worker_gone(worker, cause)
         if worker.actor_id:
-            self._spawn(self._actors.worker_gone(worker, cause))
-        elif worker.made_actors:
-            self._spawn(self._actors.owner_gone(worker, cause))
+            self._background.start(self._actors.worker_gone(worker, cause))
+        if worker.made_actors:
+            self._background.start(self._actors.owner_gone(worker, cause))
         if not worker.end_intended:
-            self._spawn(self._state.worker_failed(worker, cause))
+            self._background.start(self._state.worker_failed(worker, cause))
 
     # --- memory --------------------
 

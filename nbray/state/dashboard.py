@@ -22,6 +22,11 @@ SESSION_S = 12 * 3600.0
 _PROBE_S = 3.0
 
 
+def cookie_name(port: int) -> str:
+    """Of the dashboard at that port: cookies of one host are shared by all ports."""
+    return f"nbray-dashboard-{port}"
+
+
 def make_key(token: bytes, purpose: str, now: float, lifetime_s: float) -> str:
     """A key for a purpose; ``now`` in seconds since the epoch."""
     body = f"{int(now + lifetime_s)}.{secrets.token_urlsafe(16)}"

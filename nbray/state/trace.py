@@ -7,6 +7,8 @@ from typing import Any
 
 from nbray.state.rows import TaskState
 
+MOST_TASKS = 100_000
+"""So many are asked for."""
 _SAME_MS = 0.05  # clocks of one worker are read twice in a task: so much is no overlap
 _COLOURS = {"RUNNING": "thread_state_running", "FAILED": "terrible"}
 

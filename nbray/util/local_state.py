@@ -68,4 +68,4 @@ def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:
 
 def session_dir() -> Path:
     """The folder of this node's sockets and logs."""
-    return Path(current_core().address.unix_path).parent.parent
+    return current_core().session.path

@@ -20,6 +20,11 @@ __all__ = ["Counter", "Gauge", "Histogram", "Metric"]
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
+def _check_number(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"value must be int or float, got {type(value)}.")
+
+
 class Metric:
     """What the three kinds share."""
 
@@ -74,8 +79,8 @@ class Metric:
         }
 
     def _record(self, value: float | None, tags: dict[str, str] | None) -> None:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise TypeError(f"value must be int or float, got {type(value)}.")
+        if value is not None:
+            _check_number(value)
         for text in (tags or {}).values():
             if not isinstance(text, str):
                 raise TypeError(f"Tag values must be str, got {type(text)}.")
@@ -110,8 +115,7 @@ class Counter(Metric):
             ValueError: ``value`` is not positive, or a tag has no value.
             TypeError: ``value`` is no number, or a tag's value no text.
         """
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"value must be int or float, got {type(value)}.")
+        _check_number(value)
         if value <= 0:
             raise ValueError(f"value must be >0, got {value}")
         self._record(value, tags)
@@ -160,8 +164,7 @@ class Histogram(Metric):
 
     def observe(self, value: float, tags: dict[str, str] | None = None) -> None:
         """Count ``value`` in its bucket. Raises like `Counter.inc`, for tags and types."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"value must be int or float, got {type(value)}.")
+        _check_number(value)
         self._record(value, tags)
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from nbray.common.ids import JobID, PlacementGroupID
 from nbray.common.resources import fits, from_units, to_units
 from nbray.core_worker.context import running
 from nbray.core_worker.current import find_core
@@ -23,8 +24,6 @@ from nbray.scheduling.labels import parse_selector
 from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
 from nbray.wire.messages import BundleSpec, GroupSpec
 from nbray.wire.strategies import InGroup
-
-ID_BYTES = 18
 
 
 class PlacementGroup:
@@ -47,7 +46,7 @@ class PlacementGroup:
     @property
     def id(self) -> PlacementGroupID:
         """Its id."""
-        return PlacementGroupID(self._id)
+        return PlacementGroupID(self._id) if self._id else PlacementGroupID.nil()
 
     @property
     def is_empty(self) -> bool:
@@ -94,34 +93,6 @@ class PlacementGroup:
         return f"PlacementGroup({self._id.hex()})"
 
 
-class PlacementGroupID:
-    """The id of a placement group."""
-
-    def __init__(self, binary: bytes) -> None:
-        self._binary = binary
-
-    def binary(self) -> bytes:
-        """As bytes."""
-        return self._binary
-
-    def hex(self) -> str:
-        """As hexadecimal text."""
-        return self._binary.hex()
-
-    def is_nil(self) -> bool:
-        """Whether it is that of no group."""
-        return not self._binary
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PlacementGroupID) and other._binary == self._binary
-
-    def __hash__(self) -> int:
-        return hash(self._binary)
-
-    def __repr__(self) -> str:
-        return f"PlacementGroupID({self.hex()})"
-
-
 def placement_group(
     bundles: Sequence[Mapping[str, float]],
     strategy: str = "PACK",
@@ -152,7 +123,7 @@ def placement_group(
         BundleSpec(to_units(bundle), parse_selector(selectors[i]) if selectors else ())
         for i, bundle in enumerate(bundles)
     ]
-    group_id = os.urandom(ID_BYTES - 4) + core.job.job_id
+    group_id = os.urandom(PlacementGroupID.SIZE - JobID.SIZE) + core.job.job_id
     spec = GroupSpec(
         group_id, specs, strategy, core.job, name, core.job.namespace, lifetime == "detached",
         task.actor_id if task is not None else b"",
