@@ -305,6 +305,25 @@ def test_a_gcs_that_is_killed_at_any_moment_loses_no_group_and_no_resource(
     all_is_free()
 
 
+def test_groups_that_are_removed_before_a_node_has_reported_give_all_back(
+    nodes: Cluster, session_root: Path
+) -> None:
+    groups = [
+        placement_group([{"CPU": 0.1}, {"CPU": 0.1}], strategy="STRICT_SPREAD") for _ in range(10)
+    ]
+    assert all(group.wait(60) for group in groups)
+    raylet = psutil.Process(next(iter(nodes.worker_nodes)).children[-1].pid)
+    raylet.suspend()
+    try:
+        kill_gcs(session_root)
+        for group in groups:
+            remove_placement_group(group)
+        assert all(table(group)["state"] == "REMOVED" for group in groups)
+    finally:
+        raylet.resume()
+    all_is_free()
+
+
 _DRIVER = """
 import nbray, sys, time
 from nbray.util import placement_group

@@ -430,7 +430,12 @@ class GroupTable:
         for bundle in node.bundles:
             key = BundleKey(bundle.group_id, bundle.index)
             life = self._groups.get(bundle.group_id)
-            if life is None or life.placed.get(bundle.index) != node.node_id:
+            # A node that had not reported yet was told nothing of a removal.
+            if (
+                life is None
+                or life.state == "REMOVED"
+                or life.placed.get(bundle.index) != node.node_id
+            ):
                 release.append(key)
             elif not bundle.committed:
                 commit.append(key)
