@@ -5,6 +5,8 @@ RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
 .PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format clean
+# Each test has a cluster of its own and waits much: two run at a time.
+TEST_JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SOAK_MINUTES ?= 30
 
@@ -24,7 +26,7 @@ lab: .venv/ready ## The tour in JupyterLab
 	$(BIN)/jupyter lab notebooks/tour.ipynb
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
