@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.exceptions import NbrayError, TaskError
+from nbray.exceptions import ActorError, NbrayError, TaskError
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -44,7 +44,7 @@ class LastError:
         """This is the last one now."""
         parts = []
         if isinstance(error, TaskError):
-            parts += [f"In the worker (pid {error.pid}):", error.traceback_text.rstrip(), ""]
+            parts += [f"In the worker (pid {error.pid}):", error.traceback_str.rstrip(), ""]
             parts += ["Here:", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
         else:
             parts += ["".join(traceback.format_exception(error, chain=False)).rstrip()]
@@ -115,7 +115,7 @@ def _library_of(file: str) -> str:
 def remote_lines(error: BaseException, cells: CellNames) -> list[str]:
     """What happened on the other side, or the error's own text."""
     if isinstance(error, TaskError):
-        return list(user_lines(error.traceback_text, cells))
+        return list(user_lines(error.traceback_str, cells))
     lines = traceback.format_exception_only(error)
     return [line for text in lines for line in text.rstrip("\n").split("\n")]
 
@@ -197,4 +197,6 @@ def error_text(error: BaseException) -> str:
     """An error in one line."""
     cause: Any = error.cause if isinstance(error, TaskError) and error.cause else error
     kind = type(cause).__name__
-    return f"{kind}: {cause}".split("\n")[0] if str(cause) else kind
+    # What became of an actor stands behind the facts about it.
+    line = str(cause).rstrip().split("\n")[-1 if isinstance(cause, ActorError) else 0]
+    return f"{kind}: {line}" if line else kind

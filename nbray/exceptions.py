@@ -23,23 +23,40 @@ class TaskError(NbrayError):
     """A task raised. What `get` raises is also an instance of the user's exception class.
 
     Attributes:
-        cause: the user's exception, when it could be sent back.
-        traceback_text: the remote traceback.
         function_name: the task that failed.
+        traceback_str: the remote traceback; of a task whose argument or whose own `get` failed,
+            that one's first.
+        cause: the user's exception, when it could be sent back.
         pid: the worker it ran in.
+        ip: where that worker listens.
+        actor_repr: the actor's ``repr``, for a call of one.
+        actor_id: its id, in hex.
     """
 
     def __init__(
-        self, function_name: str, traceback_text: str, cause: BaseException | None, pid: int
+        self,
+        function_name: str,
+        traceback_str: str,
+        cause: BaseException | None,
+        pid: int | None = None,
+        ip: str | None = None,
+        actor_repr: str | None = None,
+        actor_id: str | None = None,
     ) -> None:
-        super().__init__(function_name, traceback_text, cause, pid)
+        super().__init__(function_name, traceback_str, cause, pid, ip, actor_repr, actor_id)
         self.function_name = function_name
-        self.traceback_text = traceback_text
+        self.traceback_str = traceback_str
         self.cause = cause
         self.pid = pid
+        self.ip = ip
+        self.actor_repr = actor_repr
+        self.actor_id = actor_id
 
     def __str__(self) -> str:
-        return f"{self.function_name}() failed (pid={self.pid})\n{self.traceback_text}"
+        where = [f"pid={self.pid}", f"ip={self.ip}"]
+        if self.actor_id:
+            where += [f"actor_id={self.actor_id}", f"repr={self.actor_repr}"]
+        return f"nbray::{self.function_name}() ({', '.join(where)})\n{self.traceback_str}"
 
     def as_instanceof_cause(self) -> BaseException:
         """This error as an instance of both TaskError and the cause's class."""
@@ -51,24 +68,20 @@ class TaskError(NbrayError):
         cause, outer = self.cause, self
 
         def adopt(instance: TaskError, *_args: Any) -> None:
-            instance.function_name = outer.function_name
-            instance.traceback_text = outer.traceback_text
-            instance.cause = cause
-            instance.pid = outer.pid
+            instance.__dict__.update(outer.__dict__)
             instance.args = cause.args
 
+        namespace = {
+            "__init__": adopt,
+            "__str__": TaskError.__str__,
+            "__getattr__": lambda _self, name: getattr(cause, name),
+            "__reduce__": lambda _self: (_both, outer.args),
+        }
+        # An exception group checks what it is made of when it is made.
+        members = cause.args if isinstance(cause, BaseExceptionGroup) else ()
         try:
-            both = type(
-                f"TaskError({cause_class.__name__})",
-                (TaskError, cause_class),
-                {
-                    "__init__": adopt,
-                    "__str__": TaskError.__str__,
-                    "__getattr__": lambda _self, name: getattr(cause, name),
-                    "__reduce__": lambda _self: (_both, outer.args),
-                },
-            )
-            error: BaseException = both()
+            both = type(f"TaskError({cause_class.__name__})", (TaskError, cause_class), namespace)
+            error: BaseException = both(*members)
         except TypeError:  # the user's class cannot be a base
             return self
         error.__cause__ = cause
@@ -102,8 +115,34 @@ class OutOfMemoryError(NbrayError):
     """The worker was ended while it ran the task, since the machine ran out of memory."""
 
 
+_DIED = "The actor died unexpectedly before finishing this task."
+
+
 class ActorError(NbrayError):
-    """Something is wrong with the actor."""
+    """Something is wrong with the actor.
+
+    Attributes:
+        actor_id: in hex; empty when it is not known.
+        error_msg: what happened.
+        actor_init_failed: whether its constructor raised.
+        preempted: whether its node was taken away by whoever lent it.
+    """
+
+    def __init__(
+        self,
+        actor_id: str = "",
+        error_msg: str = _DIED,
+        actor_init_failed: bool = False,
+        preempted: bool = False,
+    ) -> None:
+        super().__init__(actor_id, error_msg, actor_init_failed, preempted)
+        self.actor_id = actor_id
+        self.error_msg = error_msg
+        self.actor_init_failed = actor_init_failed
+        self.preempted = preempted
+
+    def __str__(self) -> str:
+        return self.error_msg
 
 
 RayActorError = ActorError
@@ -111,6 +150,21 @@ RayActorError = ActorError
 
 class ActorDiedError(ActorError):
     """The actor is dead and does not come back."""
+
+    @classmethod
+    def of_call(cls, actor_id: str, call: str, cause: str) -> ActorDiedError:
+        """The error of ``call`` ("Class.method") of an actor that is dead of ``cause``."""
+        if cause.startswith(CREATION_FAILED):
+            return cls(actor_id, cause, actor_init_failed=True)
+        class_name = call.rpartition(".")[0]
+        return cls(
+            actor_id,
+            f"{_DIED}\n\tclass_name: {class_name}\n\tactor_id: {actor_id}\n"
+            f"{call}: the actor is dead because {cause}.",
+        )
+
+
+CREATION_FAILED = "The actor died because of an error raised in its creation task, "
 
 
 class ActorUnavailableError(ActorError):
@@ -125,11 +179,11 @@ class ObjectReconstructionFailedError(ObjectLostError):
     """The object is lost, and what made it may not be run again."""
 
 
-class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectLostError):
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
     """The object is lost, and its task has used up its retries."""
 
 
-class ObjectReconstructionFailedLineageEvictedError(ObjectLostError):
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
     """The object is lost, and its task was forgotten to save memory."""
 
 
@@ -195,3 +249,34 @@ class ActorPlacementGroupRemoved(NbrayError):
 
     def __str__(self) -> str:
         return "The placement group corresponding to this Actor has been removed."
+
+
+# Programs written for Ray catch these by name. Nothing raises them here, as each says.
+
+
+class NodeDiedError(NbrayError):
+    """What a dead node leads to is told by the errors of its tasks, actors and objects."""
+
+
+class ObjectFreedError(ObjectLostError):
+    """An object was freed by hand; here an object lives until its last ref goes."""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """Fetching a copy took too long; here another copy is tried, then the lineage."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """An object went though a ref was left."""
+
+
+class UnserializableException(NbrayError):
+    """An exception could not be read; here it is a `TaskError` with its text."""
+
+
+class UserCodeException(NbrayError):
+    """The user's code raised in a place that is no task; here that exception itself is seen."""
+
+
+class AsyncioActorExit(NbrayError):
+    """How Ray ends an async actor; here `exit_actor` does so for all."""

@@ -334,7 +334,7 @@ def test_5_4_a_remote_traceback_has_the_lines_of_cells(notebook: Notebook) -> No
     notebook.run("import nbray\n@nbray.remote\ndef f(x):\n    return helper(x)")
     told = notebook.run(
         "try:\n    nbray.get(f.remote(0))\nexcept ZeroDivisionError as error:\n"
-        "    print(error.traceback_text)"
+        "    print(error.traceback_str)"
     ).printed
     assert "return helper(x)" in told
     assert "return 1 / x" in told

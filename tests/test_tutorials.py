@@ -86,7 +86,7 @@ WHEN_THINGS_FAIL: Shown = [
     ("%%remote\nname", "line 2: input(): a worker has no keyboard"),
     ("import nbray", "ValueError: only 10 left"),
     ("nbray.get(account", "6"),
-    ("nbray.kill", "ActorDiedError: Account.take: the actor is dead"),
+    ("nbray.kill", "Account.take: the actor is dead"),
     ("%nbray statsu", "Did you mean status?"),
     ("%%remote\nkept", ""),
     ("%nbray stop", "nbray is stopped."),

@@ -106,7 +106,7 @@ class ActorCalls:
         def act() -> None:
             core.peers.raylet.send(KillActor(actor_id, no_restart))
             if no_restart:
-                dead = ActorState(actor_id, 1 << 29, "DEAD", None, "nbray.kill ended it")
+                dead = ActorState(actor_id, 1 << 29, "DEAD", None, "it was killed by `nbray.kill`")
                 self.client(actor_id).on_state(dead, at_once=True)
 
         core.reactor.post(act)
@@ -369,19 +369,19 @@ class ActorClient:
         elif cause.startswith("Failed to set up runtime environment"):
             error = RuntimeEnvSetupError(cause)
         else:
-            error = ActorDiedError(f"{call.spec.name}: the actor is dead: {cause}.")
+            error = ActorDiedError.of_call(self._actor_id.hex(), call.spec.name, cause)
         self._core.results.fail(call.spec, error)
 
     def _fail_lost(self, spec: TaskSpec, cause: str | None) -> None:
+        error: Exception
+        actor_id = self._actor_id.hex()
         if cause is None:
-            self._core.results.fail(
-                spec,
-                ActorUnavailableError(
-                    f"{spec.name}: the actor's process ended during the call; the actor is "
-                    "being restarted. Set max_task_retries to repeat such calls."
-                ),
+            error = ActorUnavailableError(
+                actor_id,
+                f"The actor {actor_id} is unavailable: its process ended during {spec.name}, and "
+                "it is being restarted. The task may or may not have been executed on the actor. "
+                "Set max_task_retries to repeat such calls.",
             )
         else:
-            self._core.results.fail(
-                spec, ActorDiedError(f"{spec.name}: the actor died during the call: {cause}.")
-            )
+            error = ActorDiedError.of_call(actor_id, spec.name, cause)
+        self._core.results.fail(spec, error)

@@ -21,7 +21,7 @@ from nbray.common.ids import creation_id
 from nbray.core_worker.arguments import unpack
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.task_runner import TaskRunner, user_traceback
-from nbray.exceptions import ExitActor
+from nbray.exceptions import CREATION_FAILED, ExitActor
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 
@@ -71,7 +71,8 @@ class ActorHost:
             trace = user_traceback(error)
             self._core.events.raised(creation.task_id, error, trace)
             done.values = [m.Value(None, is_error=True)]
-            return m.ActorCreated(spec.actor_id, None, f"its constructor raised:\n{trace}")
+            died = self._runner.task_error(creation, trace, None)
+            return m.ActorCreated(spec.actor_id, f"{CREATION_FAILED}{died}")
         finally:
             self._core.leave_task(token)
             done.seconds = time.monotonic() - began

@@ -246,7 +246,7 @@ class Executor:
             code = how.code if isinstance(how, SystemExit) else 0
             os._exit(code if isinstance(code, int) else 1)
         actor_id = self._actor.actor_id
-        cause = "it exited by exit_actor()" if isinstance(how, ExitActor) else "it called sys.exit"
+        cause = "exit_actor() is called" if isinstance(how, ExitActor) else "it called sys.exit"
 
         def end() -> None:
             core.peers.raylet.send(m.KillActor(actor_id, no_restart=True, cause=cause))

@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -28,6 +29,10 @@ from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 
 logger = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).parent
+# The frames between the worker and the user's code, and between that and a value that it asks for.
+_OURS = (str(_PACKAGE), str(_PACKAGE.parent / "api.py"), str(_PACKAGE.parent / "object_ref.py"))
 
 
 class TaskRunner:
@@ -53,8 +58,10 @@ class TaskRunner:
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
+        unpacked = False
         try:
             args, kwargs = unpack(self._core, spec)
+            unpacked = True
             result = self._function(spec)(*args, **kwargs)
             del args, kwargs
             if spec.num_returns < 0:
@@ -69,7 +76,7 @@ class TaskRunner:
             raise
         except BaseException as error:
             done.retry = True
-            done.values = self.errors(spec, error)
+            done.values = self.errors(spec, error, unpacked)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
@@ -82,8 +89,10 @@ class TaskRunner:
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
+        unpacked = False
         try:
             args, kwargs = unpack(self._core, spec)
+            unpacked = True
             result = self._function(spec)(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
@@ -97,7 +106,7 @@ class TaskRunner:
             done.values = self.cancelled(spec).values
         except BaseException as error:
             done.retry = True
-            done.values = self.errors(spec, error)
+            done.values = self.errors(spec, error, unpacked)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
@@ -165,8 +174,7 @@ class TaskRunner:
             results = list(result)
             if len(results) != spec.num_returns:
                 raise ValueError(
-                    f"{spec.name} has num_returns={spec.num_returns} but returned "
-                    f"{len(results)} objects."
+                    f"Task returned {len(results)} objects, but num_returns={spec.num_returns}."
                 )
         values = []
         for index, item in enumerate(results):
@@ -183,27 +191,52 @@ class TaskRunner:
         error = TaskCancelledError(f"Task {spec.name} was cancelled.")
         return m.TaskDone(spec.task_id, self.errors(spec, error), 0.0)
 
-    def errors(self, spec: m.TaskSpec, error: BaseException) -> list[m.Value]:
-        """The task's values when it raised."""
-        text = str(error)
-        if isinstance(error, TaskError):
-            # An argument's task failed: its error is this task's too, as it stands.
-            wrapped: BaseException = TaskError(
-                error.function_name, error.traceback_text, error.cause, error.pid
-            )
-        elif isinstance(error, TaskCancelledError):
-            wrapped = error
+    def errors(
+        self, spec: m.TaskSpec, error: BaseException, unpacked: bool = True
+    ) -> list[m.Value]:
+        """The task's values when it raised; ``unpacked``: after its arguments were there."""
+        wrapped: BaseException
+        if isinstance(error, TaskCancelledError):
+            wrapped, text = error, str(error)
         else:
-            text = user_traceback(error)
-            wrapped = TaskError(spec.name, text, error, os.getpid())
+            text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
+            wrapped = self.task_error(spec, text, _root_cause(spec, error))
         try:
             data = serialize(wrapped).to_bytes()
             deserialize(data, None)
         except Exception:
             logger.info("The exception of %s cannot be sent; its text is.", spec.name)
-            data = serialize(TaskError(spec.name, text, None, os.getpid())).to_bytes()
+            data = serialize(self.task_error(spec, text, None)).to_bytes()
         self._core.events.raised(spec.task_id, error, text)
         return [m.Value(data, None, True)] * spec.return_count()
+
+    def task_error(self, spec: m.TaskSpec, text: str, cause: BaseException | None) -> TaskError:
+        """The error of a task that ran, or was to run, in this process."""
+        where = os.getpid(), self._core.address.host
+        if not spec.actor_id:
+            return TaskError(spec.name, text, cause, *where)
+        shown = self._actor_repr(spec.name.rpartition(".")[0])
+        return TaskError(spec.name, text, cause, *where, shown, spec.actor_id.hex())
+
+    def _actor_repr(self, class_name: str) -> str:
+        if self.actor is None:
+            return class_name
+        try:
+            return repr(self.actor)
+        except Exception as error:
+            return f"<{class_name}, whose __repr__ raised {error!r}>"
+
+
+_NO_ARGUMENTS = "  At least one of the input arguments for this task could not be computed:"
+
+
+def _root_cause(spec: m.TaskSpec, error: BaseException) -> BaseException | None:
+    """What the user's code raised first: an argument's task or one that this one waited for."""
+    if isinstance(error, TaskError):
+        return error.cause
+    if isinstance(error, KeyboardInterrupt):  # it must not look like one of whoever gets it
+        return TaskCancelledError(f"Task {spec.name} was interrupted.")
+    return error
 
 
 def _leave() -> None:
@@ -211,12 +244,16 @@ def _leave() -> None:
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback without the frames of this module."""
+    """The traceback without our own frames; first that of a task whose failure this one met."""
     frames = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = frames
     while part is not None:
         part.stack = traceback.StackSummary.from_list(
-            [frame for frame in part.stack if frame.filename != __file__]
+            [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
         )
         part = part.__cause__ or part.__context__
-    return "".join(frames.format())
+    if not isinstance(error, TaskError):
+        return "".join(frames.format())
+    met = "".join(["Traceback (most recent call last):\n", *frames.stack.format()])
+    last = str(error).rstrip().rpartition("\n")[2]
+    return f"{str(error).rstrip()}\n\nWhich the task met here:\n\n{met}{last}\n"

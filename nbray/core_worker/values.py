@@ -42,9 +42,10 @@ class Values:
         deadline = None if timeout is None else time.monotonic() + timeout
         entries = [(ref._id, self._entry(ref)) for ref in refs]
         if not self.wait_for(entries, len(entries), timeout):
+            missing = sum(entry.value is None for _, entry in entries)
             raise GetTimeoutError(
-                f"Get timed out: {sum(e.value is None for _, e in entries)} of {len(refs)} objects "
-                f"were not ready within {timeout} s."
+                f"Get timed out: some object(s) not ready. {missing} of {len(refs)} were missing "
+                f"after {timeout} s."
             )
         return [
             self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)

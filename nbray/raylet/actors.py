@@ -272,7 +272,7 @@ class ActorManager:
     async def kill(self, message: m.KillActor) -> None:
         """Have an actor ended by the GCS."""
         cause = message.cause or (
-            "all its handles are gone" if message.out_of_scope else "nbray.kill ended it"
+            "all its handles are gone" if message.out_of_scope else "it was killed by `nbray.kill`"
         )
         request = g.KillActorRequest(message.actor_id, message.no_restart, cause, os.urandom(8))
         registering = self._registering.get(message.actor_id)

@@ -636,10 +636,9 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 
 
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
-    """Worker to raylet: its constructor ran, or raised ``error`` (pickled)."""
+    """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells."""
 
     actor_id: bytes
-    error: bytes | None = None
     error_text: str = ""
 
 
