@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chaos import report, run
+from chaos import run
+from chaos_faults import report
 
 
 @pytest.mark.timeout(300)

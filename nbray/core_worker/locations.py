@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nbray.core_worker.references import owner_died
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.waiting import Waiter
@@ -124,7 +125,8 @@ class Locations:
     ) -> m.Value | None:
         """The value as its owner knows it, when no node of ``tried`` has it any more.
 
-        None when the owner is gone or knows nothing of it, or at the ``deadline``.
+        The error that says so when the owner is gone. None when it knows nothing of the object,
+        or at the ``deadline``.
         """
         core, peers = self._core, self._core.peers
         waiter = Waiter()
@@ -146,7 +148,7 @@ class Locations:
             peers.ask(
                 peers.connect(owner), ("locations", request_id),
                 m.RequestLocations(request_id, object_id, nodes),
-                lambda reply: on_value(None if reply is None else reply.value),
+                lambda reply: on_value(owner_died(object_id) if reply is None else reply.value),
             )  # fmt: skip
 
         peers.reactor.inbox.append(ask)

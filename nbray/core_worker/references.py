@@ -184,16 +184,7 @@ class References:
         self._peers.connect(entry.owner).send(m.RequestValue(object_id))
 
     def _on_value(self, _peer: Connection, message: m.ValueReady) -> None:
-        if message.value is None:
-            self._owner_died(message.object_id)
-        else:
-            self.table.complete(message.object_id, message.value)
-
-    def _owner_died(self, object_id: bytes) -> None:
-        error = OwnerDiedError(
-            f"The owner of object {object_id.hex()} died, and the object with it."
-        )
-        self.table.complete(object_id, m.Value(serialize(error).to_bytes(), None, True))
+        self.table.complete(message.object_id, message.value or owner_died(message.object_id))
 
     def found_in(self, outer: bytes, object_id: bytes) -> None:
         """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
@@ -346,4 +337,10 @@ class References:
         for object_id in self.table.drop_borrower(peer.worker_id):
             self.release(object_id)
         for object_id in self.table.requested_from(peer.worker_id):
-            self._owner_died(object_id)
+            self.table.complete(object_id, owner_died(object_id))
+
+
+def owner_died(object_id: bytes) -> m.Value:
+    """What is left of an object whose owner is gone: the error that says so."""
+    error = OwnerDiedError(f"The owner of object {object_id.hex()} died, and the object with it.")
+    return m.Value(serialize(error).to_bytes(), None, True)
