@@ -1,6 +1,6 @@
 """Programs written for Ray run with ``import nbray as ray`` and no other change.
 
-Each asserts its own results; under Ray itself they print the same lines.
+Each asserts its own results; `under_ray` runs them under Ray, where they end in the same lines.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ LAST_LINES = {
     "named_actors": "found by name, heard out of band, taken from a queue",
     "nested_refs": "values are read-only, refs are first-class",
     "parameter_server": "each at its pace: the same",
+    "placement_groups": "two workers trained in one group",
+    "shared_model": "ten versions, the last of 2045 rows",
     "streaming_pipeline": "dynamic returns: 5",
     "tree_of_actors": "sums [60, 60] and a leaf called directly",
     "word_count": "most common: [('the', 40)]",
