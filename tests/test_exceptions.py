@@ -169,3 +169,22 @@ def test_reconstruction_failures_are_of_one_kind() -> None:
     for name in ("MaxAttemptsExceeded", "LineageEvicted"):
         kind = getattr(nbray.exceptions, f"ObjectReconstructionFailed{name}Error")
         assert issubclass(kind, ObjectReconstructionFailedError)
+
+
+def test_what_is_kept_from_before_a_shutdown_says_so(session_root: Path) -> None:
+    nbray.init(num_cpus=1)
+    ref, task = nbray.put([1]), identity.remote(2)
+    nbray.shutdown()
+    nbray.init(num_cpus=1)
+    for use in (
+        lambda: nbray.get(ref),
+        lambda: nbray.get([ref, task]),
+        lambda: nbray.wait([task]),
+        lambda: identity.remote(ref),
+        lambda: identity.remote([ref]),
+        lambda: nbray.put([ref]),
+        lambda: ref.future(),
+    ):
+        with pytest.raises(ValueError, match=r"whose owner is unknown.*earlier session"):
+            use()
+    assert nbray.get(identity.remote(3), timeout=30) == 3

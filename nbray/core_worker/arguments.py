@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
-from nbray.core_worker.serialization import deserialize, serialize
+from nbray.core_worker.serialization import check_current, deserialize, serialize
 from nbray.object_ref import ObjectRef
 from nbray.util.serializability import unpicklable
 from nbray.wire import messages as m
@@ -48,6 +48,7 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
             value = core.put(value)
             keep.append(value)
         if isinstance(value, ObjectRef):
+            check_current(value)
             dependencies.append(m.Dependency(value._id, value._owner))
             return ArgumentSlot(len(dependencies) - 1)
         return value

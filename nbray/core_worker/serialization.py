@@ -95,8 +95,23 @@ def _aligned(position: int) -> int:
     return (position + _ALIGN - 1) // _ALIGN * _ALIGN
 
 
+def check_current(ref: ObjectRef) -> None:
+    """Refuse a ref that this process has kept from before a `shutdown`.
+
+    Raises:
+        ValueError: it is one; the text begins as Ray's.
+    """
+    if ref._core.reactor.stopped:
+        raise ValueError(
+            f"An application is trying to access an object whose owner is unknown ({ref.hex()}). "
+            "The ref is of an earlier session: nbray.shutdown() was called since, and the object "
+            "went with the session."
+        )
+
+
 def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
     """How an ObjectRef pickles: noted as contained in the value that is being pickled."""
+    check_current(ref)
     owner = ref._owner
     if context.contained is not None:
         context.contained.append(ContainedRef(ref._id, owner))

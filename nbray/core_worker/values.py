@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.serialization import deserialize
+from nbray.core_worker.serialization import check_current, deserialize
 from nbray.exceptions import (
     GetTimeoutError,
     ObjectLostError,
@@ -82,7 +82,8 @@ class Values:
 
     def _entry(self, ref: ObjectRef) -> ObjectEntry:
         entry = self._core.table.get(ref._id)
-        if entry is None:
+        if entry is None or self._core.reactor.stopped:
+            check_current(ref)
             raise ObjectLostError(f"{ref!r} is not known in this process any more.")
         return entry
 

@@ -69,7 +69,7 @@ class Reactor:
         self._foreground_left = threading.Event()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
-        self._stopped = False
+        self.stopped = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watch(self._wake_fd, self._drain_wake)
         self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
@@ -80,7 +80,7 @@ class Reactor:
 
     def stop(self) -> None:
         """Flush, close every connection and end the background thread."""
-        self._stopped = True
+        self.stopped = True
         self._foreground_left.set()
         self.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -332,7 +332,7 @@ class Reactor:
             self._leave()
 
     def _background(self) -> None:
-        while not self._stopped:
+        while not self.stopped:
             seen = self._uses
             time.sleep(TICK_S)
             if self._driving:
@@ -343,7 +343,7 @@ class Reactor:
             if self._uses != seen or not self._baton.acquire(blocking=False):
                 continue
             try:
-                while not self._waiting and not self._stopped:
+                while not self._waiting and not self.stopped:
                     self._turn(-1.0, self.poller.poll)
             except Exception:
                 logger.exception("A message handler failed; the process goes on.")
