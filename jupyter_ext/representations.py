@@ -111,11 +111,11 @@ class Pictures:
 
     def actor(self, handle: nbray.ActorHandle) -> tuple[str, Facts]:
         """Class, state, name, place and methods of an actor."""
-        title = f"Actor {handle._class_name}({handle._actor_id.hex()[:12]})"
+        title = f"Actor {handle._class_name}({handle._id.hex()[:12]})"
         row = None
         if nbray.is_initialized():
             try:
-                row = state.get_actor(handle._actor_id.hex(), timeout=2)
+                row = state.get_actor(handle._id.hex(), timeout=2)
             except NbrayError:
                 row = None  # the picture says less while the cluster does not answer
         facts: Facts = self._actor_facts(row) if row is not None else [("", "state unknown")]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cloudpickle
 import msgspec
 
+from nbray.common.ids import ActorID
 from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.driver import current_core
@@ -26,38 +28,52 @@ from nbray.options import (
     strategy_of,
 )
 from nbray.remote_function import returned
+from nbray.signatures import CallCheck, parameters_of
 from nbray.util.function_pickles import KeptPickle
 from nbray.wire.gcs_messages import FoundActor, NamedActor
 from nbray.wire.messages import ActorOptions, ActorSpec, MethodOptions
 
+_METHOD_OPTIONS = (
+    "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",
+    "_generator_backpressure_num_objects",
+)  # fmt: skip
 
-def method(
-    *,
-    num_returns: int | str | None = None,
-    concurrency_group: str | None = None,
-    max_task_retries: int | None = None,
-    retry_exceptions: bool | list[type[BaseException]] | None = None,
-    _generator_backpressure_num_objects: int | None = None,
-) -> Any:
-    """Options of one method of an actor class.
+
+def method(*functions: Any, **options: Any) -> Any:
+    """Options of one method of an actor class: ``@method`` or ``@method(num_returns=2)``.
 
     Args:
-        num_returns: how many values it returns; "streaming" is the default of generators.
-        concurrency_group: one of the class's ``concurrency_groups``.
-        max_task_retries: repeats of its calls after a crash; the actor's by default.
-        retry_exceptions: repeat it after any exception, or after these, too.
+        functions: the method, when there are no parentheses.
+        options: ``num_returns``, how many values it returns ("streaming" is the default of
+            generators); ``concurrency_group``, one of the class's ``concurrency_groups``;
+            ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
+            ``retry_exceptions``, repeat it after any exception, or after these, too;
+            ``_generator_backpressure_num_objects``, items that a stream may be ahead.
+
+    Raises:
+        AssertionError: there is no such option, as in Ray.
+        ValueError: the value of an option is impossible.
     """
+    for name in options:
+        assert name in _METHOD_OPTIONS, (
+            f"Unexpected keyword argument to @nbray.method: '{name}'. "
+            f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
+        )
 
     def mark(function: Any) -> Any:
+        retried = options.get("retry_exceptions")
         function.__nbray_method__ = MethodOptions(
-            num_returns_code(num_returns, function),
-            max_task_retries,
-            cloudpickle.dumps(exception_classes(retry_exceptions)) if retry_exceptions else b"",
-            concurrency_group or "",
-            _generator_backpressure_num_objects or 0,
+            num_returns_code(options.get("num_returns"), function),
+            options.get("max_task_retries"),
+            cloudpickle.dumps(exception_classes(retried)) if retried else b"",
+            options.get("concurrency_group") or "",
+            options.get("_generator_backpressure_num_objects") or 0,
         )
         return function
 
+    num_returns_code(options.get("num_returns"), mark)
+    if functions:
+        return mark(functions[0])
     return mark
 
 
@@ -69,8 +85,27 @@ def exit_actor() -> None:
     """
     task = running.get()
     if task is None or not task.actor_id:
-        raise TypeError("exit_actor called on a non-actor worker.")
+        raise TypeError(
+            "exit_actor API is called on a non-actor worker. Call it in a method of an actor to "
+            "end that actor."
+        )
     raise ExitActor
+
+
+class ActorClassInheritanceException(TypeError):
+    """A class was derived from an actor class."""
+
+
+class _Blueprint:
+    """What is known of an actor class, once it has been used."""
+
+    def __init__(self, cls: type) -> None:
+        members = inspect.getmembers(cls, callable)
+        self.methods = {
+            name: _method_options(cls, name, f) for name, f in members if _is_method(name)
+        }
+        self.is_async = any(_is_async(f) for _, f in members)
+        self.check = CallCheck(parameters_of(cls))
 
 
 class ActorClass:
@@ -80,6 +115,7 @@ class ActorClass:
         self._cls = cls
         self._options = check_options(options, actor=True)
         self._pickle = KeptPickle(cls)
+        self._blueprint: _Blueprint | None = None
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
 
@@ -89,33 +125,68 @@ class ActorClass:
             f"use '{self.__name__}.remote()'."
         )
 
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(self._cls, name):
+            return getattr(self._cls, name)
+        raise AttributeError(
+            f"'ActorClass({self.__dict__.get('__name__')})' object has no attribute '{name}'"
+        )
+
+    def __mro_entries__(self, _bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise ActorClassInheritanceException(
+            f"A class was derived from the actor class '{self.__name__}'. Inheriting from actor "
+            "classes is not currently supported. Derive from a plain class, and make the derived "
+            "class an actor class (with @nbray.remote)."
+        )
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self.__name__})"
+
     def options(self, **options: Any) -> ActorClass:
-        """The same class with other options."""
+        """The same class with other options.
+
+        Raises:
+            ValueError, TypeError: an option is unknown or impossible.
+        """
+        if options.get("concurrency_groups") is not None:
+            raise ValueError("Setting 'concurrency_groups' is not supported in '.options()'.")
         other = ActorClass(self._cls, {**self._options, **options})
-        other._pickle = self._pickle
+        _check_get_if_exists(other._options)
+        other._pickle, other._blueprint = self._pickle, self._known()
         return other
+
+    def _known(self) -> _Blueprint:
+        if self._blueprint is None:
+            self._blueprint = _Blueprint(self._cls)
+        return self._blueprint
+
+    def _remote(
+        self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> ActorHandle:
+        """`remote` with the options of one actor; a name that programs for Ray use."""
+        actor_class = self.options(**options) if options else self
+        return actor_class.remote(*args, **(kwargs or {}))
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Create an actor; its handle comes back at once.
 
         Raises:
             ValueError: the name is taken, or an option is impossible.
-            TypeError: the class or an argument cannot be pickled.
+            TypeError: the arguments do not fit the constructor; the class or one of them cannot be
+                pickled.
         """
+        known = self._known()
+        known.check(args, kwargs)
         core = current_core()
         options = self._options
         resources = resource_units(options, 0)
         group = group_strategy(options, resources, f"the actor {self.__name__}")
-        name = option(options, "name") or ""
-        namespace = option(options, "namespace") or core.job.namespace
-        if option(options, "get_if_exists") and name:
+        name, namespace = _names(options, core.job.namespace)
+        if option(options, "get_if_exists"):
             found = find_actor(name, namespace)
             if found is not None:
                 return found
-        if options.get("lifetime") not in (None, "detached", "non_detached"):
-            raise ValueError("lifetime must be 'detached', 'non_detached' or None.")
-        members = inspect.getmembers(self._cls, callable)
-        methods = {name: _method_options(f) for name, f in members if _is_method(name)}
+        methods = known.methods
         groups = option(options, "concurrency_groups") or {}
         for used in methods.values():
             if used.concurrency_group and used.concurrency_group not in groups:
@@ -135,7 +206,7 @@ class ActorClass:
                 resources, name, namespace, detached,
                 option(options, "max_restarts"), option(options, "max_task_retries"),
                 option(options, "max_concurrency"),
-                any(_is_async(f) for _, f in members), groups,
+                known.is_async, groups,
                 option(options, "max_pending_calls"),
                 core.runtime_envs.text_for(option(options, "runtime_env")),
                 group or strategy_of(options), selector_of(options),
@@ -160,22 +231,62 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
-def _method_options(function: Any) -> MethodOptions:
+def _method_options(cls: type, name: str, function: Any) -> MethodOptions:
     given: MethodOptions | None = getattr(function, "__nbray_method__", None)
-    return given or MethodOptions(num_returns_code(None, function))
+    bound_later = inspect.isfunction(inspect.getattr_static(cls, name))
+    return msgspec.structs.replace(
+        given or MethodOptions(num_returns_code(None, function)),
+        parameters=parameters_of(function, skip_first=bound_later),
+    )
+
+
+def _check_get_if_exists(options: Mapping[str, Any]) -> None:
+    if option(options, "get_if_exists") and not options.get("name"):
+        raise ValueError("The actor name must be specified to use `get_if_exists`.")
+
+
+def _names(options: Mapping[str, Any], own_namespace: str) -> tuple[str, str]:
+    """The actor's name, empty for none, and its namespace.
+
+    Raises:
+        ValueError: one of them is empty, or a name is missing.
+    """
+    _check_get_if_exists(options)
+    if options.get("name") == "":
+        raise ValueError("Actor name cannot be an empty string.")
+    check_namespace(options.get("namespace"))
+    return options.get("name") or "", options.get("namespace") or own_namespace
+
+
+def check_namespace(namespace: Any) -> None:
+    """Refuse what is no namespace.
+
+    Raises:
+        TypeError: it is no text. ValueError: it is empty.
+    """
+    if namespace is not None and not isinstance(namespace, str):
+        raise TypeError("namespace must be None or a string.")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
 
 
 class ActorMethod:
     """A method of an actor: ``handle.method.remote(...)``."""
 
-    __slots__ = ("_handle", "_name", "_options", "_task_name")
+    __slots__ = ("_check", "_handle", "_name", "_options", "_task_name")
 
     def __init__(
-        self, handle: ActorHandle, name: str, options: TaskOptions, task_name: str = ""
+        self,
+        handle: ActorHandle,
+        name: str,
+        options: TaskOptions,
+        check: CallCheck | None,
+        task_name: str = "",
     ) -> None:
         self._handle = handle
         self._name = name
         self._options = options
+        self._check = check
         self._task_name = task_name or f"{handle._class_name}.{name}"
 
     def options(
@@ -201,22 +312,30 @@ class ActorMethod:
         if _generator_backpressure_num_objects is not None:
             given["backpressure"] = _generator_backpressure_num_objects
         options = dataclasses.replace(self._options, **given)
-        return ActorMethod(self._handle, self._name, options, name or self._task_name)
+        return ActorMethod(self._handle, self._name, options, self._check, name or self._task_name)
+
+    def _remote(
+        self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """`remote` with the options of one call; a name that programs for Ray use."""
+        method = self.options(**options) if options else self
+        return method.remote(*args, **(kwargs or {}))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns its ref, a list of refs, or the generator of a stream.
 
         Raises:
             PendingCallsLimitExceeded: the actor has ``max_pending_calls`` calls without a reply.
+            TypeError: the arguments do not fit the method, or one cannot be pickled.
         """
+        if self._check is not None:
+            self._check(args, kwargs)
         handle = self._handle
         core = current_core()
         if handle._max_pending_calls > 0:
-            core.actor_calls.check_room(handle._actor_id, handle._max_pending_calls)
+            core.actor_calls.check_room(handle._id, handle._max_pending_calls)
         return returned(
-            core.submit_call(
-                handle._actor_id, self._name, self._task_name, args, kwargs, self._options
-            )
+            core.submit_call(handle._id, self._name, self._task_name, args, kwargs, self._options)
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -238,20 +357,39 @@ class ActorHandle:
         max_pending_calls: int,
         ref: ObjectRef | None,
     ) -> None:
-        self._actor_id = actor_id
+        self._id = actor_id
         self._class_name = class_name
         self._methods = methods
         self._max_task_retries = max_task_retries
         self._max_pending_calls = max_pending_calls
         self._ref = ref
-        self._known: dict[str, TaskOptions] = {}
+        self._known: dict[str, tuple[TaskOptions, CallCheck | None]] = {}
+
+    @property
+    def _actor_id(self) -> ActorID:
+        """The id; a name that programs for Ray use, as is the next."""
+        return ActorID(self._id)
+
+    _ray_actor_id = _actor_id
 
     def __getattr__(self, name: str) -> ActorMethod:
         known = self.__dict__.get("_known", {})
-        options = known.get(name)
-        if options is None:
-            options = known[name] = self._task_options(name)
-        return ActorMethod(self, name, options)
+        found = known.get(name)
+        if found is None:
+            options = self._task_options(name)
+            built_in = name in _BUILT_IN_METHODS
+            check = None if built_in else CallCheck(self._methods[name].parameters)
+            found = known[name] = options, check
+        return ActorMethod(self, name, *found)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._methods]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and other._id == self._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
 
     def _task_options(self, name: str) -> TaskOptions:
         methods = self.__dict__.get("_methods", {})
@@ -261,7 +399,8 @@ class ActorHandle:
             method = methods[name]
         else:
             raise AttributeError(
-                f"'{self.__dict__.get('_class_name')}' object has no attribute '{name}'"
+                f"'ActorHandle' object has no attribute '{name}' (the actor's class is "
+                f"{self.__dict__.get('_class_name')})"
             )
         retries = method.max_task_retries
         return TaskOptions(
@@ -276,12 +415,12 @@ class ActorHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorHandle, (
-            self._actor_id, self._class_name, self._methods, self._max_task_retries,
+            self._id, self._class_name, self._methods, self._max_task_retries,
             self._max_pending_calls, self._ref,
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"Actor({self._class_name}, {self._actor_id.hex()})"
+        return f"Actor({self._class_name}, {self._id.hex()})"
 
 
 def find_actor(name: str, namespace: str) -> ActorHandle | None:

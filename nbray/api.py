@@ -5,35 +5,39 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from nbray.actor import ActorClass, ActorHandle, find_actor
+from nbray.actor import ActorClass, ActorHandle, check_namespace, find_actor
 from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
+from nbray.options import OPTIONS
 from nbray.remote_function import RemoteFunction
+from nbray.util.serializability import unpicklable
 
 
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a `RemoteFunction` or a class an `ActorClass`; also with options.
 
     Raises:
+        AssertionError: it was used in another way, as in Ray.
         TypeError: it is neither a function nor a class.
         ValueError: an option is unknown.
     """
-    if args:
-        if len(args) > 1 or options:
-            raise TypeError("Use @nbray.remote, or @nbray.remote(option=value, ...).")
+    if len(args) == 1 and not options and (inspect.isclass(args[0]) or callable(args[0])):
         return _make_remote(args[0], {})
-    if not options:
-        raise TypeError("Use @nbray.remote without parentheses when there are no options.")
+    assert options and not args, (
+        "The @nbray.remote decorator must be applied either with no arguments and no parentheses, "
+        "for example '@nbray.remote', or it must be applied using some of the arguments in the "
+        f"list {sorted(OPTIONS)}, for example '@nbray.remote(num_returns=2)'."
+    )
     return lambda target: _make_remote(target, options)
 
 
 def _make_remote(target: Any, options: dict[str, Any]) -> RemoteFunction | ActorClass:
     if inspect.isclass(target):
         return ActorClass(target, options)
-    if callable(target):
+    if callable(target) and not isinstance(target, RemoteFunction | ActorClass):
         return RemoteFunction(target, options)
-    raise TypeError("The @nbray.remote decorator must be applied to a function or a class.")
+    raise TypeError("The @nbray.remote decorator must be applied to either a function or a class.")
 
 
 def get(refs: ObjectRef | list[ObjectRef], *, timeout: float | None = None) -> Any:
@@ -69,12 +73,17 @@ def put(value: Any) -> ObjectRef:
     """Store ``value`` and return its ref.
 
     Raises:
-        TypeError: ``value`` is a ref already.
+        TypeError: ``value`` is a ref already, or cannot be pickled.
         ObjectStoreFullError: there is no room.
     """
     if isinstance(value, ObjectRef):
-        raise TypeError("Calling 'put' on an ObjectRef is not allowed.")
-    return current_core().put(value)
+        raise TypeError(
+            "Calling 'put' on an nbray.ObjectRef is not allowed. Put it into a list, and put that."
+        )
+    try:
+        return current_core().put(value)
+    except TypeError as error:
+        raise unpicklable(value, "the put value", "value", error) from error
 
 
 def wait(
@@ -102,14 +111,14 @@ def wait(
     del fetch_local
     expected = "wait() expected a list of nbray.ObjectRef or nbray.ObjectRefGenerator, got "
     if isinstance(refs, ObjectRef | ObjectRefGenerator):
-        raise TypeError(f"{expected}a single {type(refs).__name__}.")
+        raise TypeError(f"{expected}a single nbray.{type(refs).__name__}.")
     if not isinstance(refs, list):
         raise TypeError(f"{expected}{type(refs)}.")
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}.")
     for ref in refs:
         if not isinstance(ref, ObjectRef | ObjectRefGenerator):
-            raise TypeError(f"{expected}a list containing {type(ref)}.")
+            raise TypeError(f"{expected}list containing {type(ref)}.")
     if not refs:
         return [], []
     if len(set(refs)) != len(refs):
@@ -117,7 +126,9 @@ def wait(
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")
     if num_returns > len(refs):
-        raise ValueError("num_returns cannot be greater than the number of refs given to wait().")
+        raise ValueError(
+            "num_returns cannot be greater than the number of waitables provided to nbray.wait."
+        )
     return current_core().values.wait(refs, num_returns, timeout)
 
 
@@ -141,7 +152,10 @@ def cancel(
     if isinstance(ref, ObjectRefGenerator):
         ref = ref.completed()
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"nbray.cancel() only supported for object refs. Got: {type(ref)}.")
+        raise TypeError(
+            "nbray.cancel() only supported for object refs. For actors, try nbray.kill(). "
+            f"Got: {type(ref)}."
+        )
     core = current_core()
     if force and core.actor_calls.knows(ref._id[:24]):
         raise ValueError("force=True is not supported for actor tasks.")
@@ -149,19 +163,36 @@ def cancel(
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
-    """End an actor's process at once."""
+    """End an actor's process at once.
+
+    Raises:
+        ValueError: something else than a handle was given.
+    """
     if not isinstance(actor, ActorHandle):
-        raise ValueError("nbray.kill() only supported for actors.")
-    current_core().actor_calls.kill(actor._actor_id, no_restart)
+        raise ValueError(
+            "nbray.kill() only supported for actors. For tasks, try nbray.cancel(). "
+            f"Got: {type(actor)}."
+        )
+    current_core().actor_calls.kill(actor._id, no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The named actor.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or the name or namespace is empty.
+        TypeError: the name or namespace is no text.
     """
-    found = find_actor(name, namespace or current_core().job.namespace)
+    if not name:
+        raise ValueError("Please supply a non-empty value to get_actor")
+    if not isinstance(name, str):
+        raise TypeError(f"The name of an actor must be a string, not {type(name)}.")
+    check_namespace(namespace)
+    namespace = namespace or current_core().job.namespace
+    found = find_actor(name, namespace)
     if found is None:
-        raise ValueError(f"Failed to look up actor with name '{name}'.")
+        raise ValueError(
+            f"Failed to look up actor with name '{name}'. None that lives has it in the namespace "
+            f"'{namespace}': it was not created, has died, or is in another namespace."
+        )
     return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbray.common.resources import to_units
+from nbray.common.resources import UNIT, to_units
 from nbray.core_worker.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
 from nbray.scheduling.labels import parse_selector
@@ -21,19 +21,23 @@ from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 
 @dataclass(frozen=True)
 class Option:
-    """One option: what it takes, its default, and whether tasks or actors have it."""
+    """One option: what it takes, its default, and whether tasks or actors have it.
+
+    ``least`` is the smallest value of a count: 0, or -1 which then means "any number".
+    """
 
     types: tuple[type, ...]
     default: Any
     task: bool
     actor: bool
     help: str
+    least: int | None = None
 
 
 OPTIONS: dict[str, Option] = {
-    "num_cpus": Option((int, float), None, True, True, "CPUs; tasks 1, running actors 0"),
-    "num_gpus": Option((int, float), None, True, True, "GPUs"),
-    "memory": Option((int, float), None, True, True, "bytes of memory"),
+    "num_cpus": Option((float, int), None, True, True, "CPUs; tasks 1, running actors 0"),
+    "num_gpus": Option((float, int), None, True, True, "GPUs"),
+    "memory": Option((float, int), None, True, True, "bytes of memory"),
     "resources": Option((dict,), None, True, True, "custom resources by name"),
     "num_returns": Option(
         (int, str),
@@ -42,11 +46,13 @@ OPTIONS: dict[str, Option] = {
         False,
         "how many values; 'streaming' (the default of generators) or 'dynamic'",
     ),
-    "max_retries": Option((int,), 3, True, False, "runs again after a worker died; -1: always"),
+    "max_retries": Option((int,), 3, True, False, "runs again after a worker died; -1: always", -1),
     "retry_exceptions": Option(
         (bool, list, tuple), False, True, False, "run again after an exception, or after these"
     ),
-    "max_calls": Option((int,), None, True, False, "calls after which the worker leaves; 0: never"),
+    "max_calls": Option(
+        (int,), None, True, False, "calls after which the worker leaves; 0: never", 0
+    ),
     "_generator_backpressure_num_objects": Option(
         (int,), None, True, False, "items that a stream may be ahead of its reader"
     ),
@@ -57,11 +63,16 @@ OPTIONS: dict[str, Option] = {
     "namespace": Option((str,), None, False, True, "the namespace of an actor's name"),
     "lifetime": Option((str,), None, False, True, "'detached' actors outlive their driver"),
     "get_if_exists": Option((bool,), False, False, True, "use the actor of that name"),
-    "max_restarts": Option((int,), 0, False, True, "restarts after a crash; -1: always"),
-    "max_task_retries": Option((int,), 0, False, True, "repeats of calls after a crash"),
-    "max_concurrency": Option((int,), 0, False, True, "calls at the same time"),
+    "max_restarts": Option((int,), 0, False, True, "restarts after a crash; -1: always", -1),
+    "max_task_retries": Option((int,), 0, False, True, "repeats of calls after a crash", -1),
+    "max_concurrency": Option((int,), 0, False, True, "calls at the same time", 0),
     "max_pending_calls": Option(
-        (int,), -1, False, True, "calls without a reply that one caller may have; -1: any number"
+        (int,),
+        -1,
+        False,
+        True,
+        "calls without a reply that one caller may have; -1: any number",
+        -1,
     ),
     "concurrency_groups": Option(
         (dict,), None, False, True, "calls at the same time, by the name of the group"
@@ -95,21 +106,67 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
         ValueError: an option is unknown here, or its value is impossible.
         TypeError: a value has the wrong type.
     """
-    kind = "actors" if actor else "tasks"
+    kind = "actors" if actor else "remote functions"
     for name, value in given.items():
         option = OPTIONS.get(name)
         if option is None or not (option.actor if actor else option.task):
             known = sorted(n for n, o in OPTIONS.items() if (o.actor if actor else o.task))
             raise ValueError(f"Invalid option keyword {name} for {kind}. Valid ones are {known}.")
-        if value is not None and not isinstance(value, option.types):
-            names = " or ".join(t.__name__ for t in option.types)
-            raise TypeError(
-                f"The type of keyword '{name}' must be {names}, but received type {type(value)}"
-            )
+        if value is not None:
+            _check_value(name, option, value)
     checked = dict(given)
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
     return checked
+
+
+_LEAST = {
+    0: "The keyword '{}' only accepts None, 0 or a positive integer.",
+    -1: "The keyword '{}' only accepts None, 0, -1 or a positive integer, where -1 "
+    "represents infinity.",
+}
+
+
+def _check_value(name: str, option: Option, value: Any) -> None:
+    if not issubclass(type(value), option.types):
+        types = (*option.types, type(None))
+        raise TypeError(
+            f"The type of keyword '{name}' must be {types}, but received type {type(value)}"
+        )
+    if option.least is not None and value < option.least:
+        raise ValueError(_LEAST[option.least].format(name))
+    match name:
+        case "num_cpus" | "num_gpus" | "memory":
+            _check_quantity(name, value)
+        case "resources":
+            if "CPU" in value or "GPU" in value:
+                raise ValueError(
+                    "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in "
+                    "'resources' keyword"
+                )
+            for resource, quantity in value.items():
+                _check_quantity(resource, quantity)
+        case "lifetime" if value not in ("detached", "non_detached"):
+            raise ValueError(
+                "actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None'."
+            )
+        case "_generator_backpressure_num_objects" if value == 0 or value < -1:
+            raise ValueError(
+                f"_generator_backpressure_num_objects={value} is not allowed. Use a value > 0, or "
+                "-1 for a stream that is as far ahead as it can."
+            )
+
+
+def _check_quantity(resource: str, quantity: Any) -> None:
+    if not isinstance(quantity, float | int):
+        return  # `to_units` says what is wrong with it
+    if quantity < 0:
+        raise ValueError(f"The quantity of resource {resource} cannot be negative")
+    if 0 < quantity < 1 / UNIT:
+        raise ValueError(
+            f"The precision of the fractional quantity of resource {resource} cannot go beyond "
+            f"{1 / UNIT}"
+        )
 
 
 def option(options: Mapping[str, Any], name: str) -> Any:
@@ -122,12 +179,9 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     """What the options ask for, in units.
 
     Raises:
-        ValueError: an amount is negative, or CPU or GPU stand in ``resources``.
+        ValueError: an amount is no number that resources come in.
     """
     custom = dict(options.get("resources") or {})
-    for name, keyword in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        if name in custom:
-            raise ValueError(f"Use the '{keyword}' option instead of '{name}' in 'resources'.")
     cpus = options.get("num_cpus")
     custom["CPU"] = default_cpus if cpus is None else cpus
     custom["GPU"] = options.get("num_gpus") or 0
@@ -155,9 +209,10 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
     if value in codes:
         return codes[value]
     if not isinstance(value, int) or value < 0:
+        low = "num_returns must be >= 0, but got " if isinstance(value, int) else "It got "
         raise ValueError(
-            "The keyword 'num_returns' only accepts None, a non-negative integer, "
-            f"'streaming' (for generators), or 'dynamic', not {value!r}."
+            f"{low}{value!r}. The keyword 'num_returns' only accepts None, a non-negative integer, "
+            "'streaming' (for generators), or 'dynamic'."
         )
     return value
 
@@ -166,13 +221,13 @@ def exception_classes(value: Any) -> bool | tuple[type[BaseException], ...]:
     """The option ``retry_exceptions``, checked.
 
     Raises:
-        TypeError: it holds something else than exception classes.
+        ValueError: it holds something else than exception classes.
     """
     if isinstance(value, bool) or value is None:
         return bool(value)
     classes = tuple(value)
     if not all(isinstance(c, type) and issubclass(c, BaseException) for c in classes):
-        raise TypeError(
+        raise ValueError(
             "retry_exceptions must be either a boolean or a list of exceptions, "
             f"but received {value!r}."
         )

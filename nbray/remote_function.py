@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from nbray.options import (
     selector_of,
     strategy_of,
 )
+from nbray.signatures import KeptCheck
 from nbray.util.function_pickles import KeptPickle
 from nbray.wire.strategies import Shape
 
@@ -34,6 +35,7 @@ class RemoteFunction:
         self._function = function
         self._options = check_options(options, actor=False)
         self._pickle = KeptPickle(function)
+        self._check = KeptCheck(function)
         self._name = option(options, "name") or getattr(function, "__name__", repr(function))
         self._task_options = TaskOptions(
             shape=Shape(
@@ -50,16 +52,24 @@ class RemoteFunction:
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = f"{self._function.__module__}.{self._name}"
         raise TypeError(
-            f"Remote functions cannot be called directly. Instead of running '{self._name}()', "
-            f"try '{self._name}.remote()'."
+            f"Remote functions cannot be called directly. Instead of running '{name}()', "
+            f"try '{name}.remote()'."
         )
 
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options."""
         other = RemoteFunction(self._function, {**self._options, **options})
-        other._pickle = self._pickle
+        other._pickle, other._check = self._pickle, self._check
         return other
+
+    def _remote(
+        self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """`remote` with the options of one call; a name that programs for Ray use."""
+        function = self.options(**options) if options else self
+        return function.remote(*args, **(kwargs or {}))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Submit a task; returns its ref, a list of refs, or None for ``num_returns=0``.
@@ -67,8 +77,9 @@ class RemoteFunction:
         A generator function's call returns an `ObjectRefGenerator`.
 
         Raises:
-            TypeError: the function or an argument cannot be pickled.
+            TypeError: the arguments do not fit the function; it or one of them cannot be pickled.
         """
+        self._check(args, kwargs)
         core = current_core()
         group = group_strategy(self._options, self._resources, f"the task {self._name}")
         env = core.runtime_envs.text_for(option(self._options, "runtime_env"))

@@ -188,9 +188,9 @@ def test_wait_and_get_refuse_what_is_no_ref(cluster: Path) -> None:
     with pytest.raises(ValueError, match=r"must be nonnegative. Received -1"):
         nbray.wait([ref], timeout=-1)
     for wrong, message in (
-        (ref, "a single ObjectRef"),
+        (ref, "a single nbray.ObjectRef"),
         ((ref,), "<class 'tuple'>"),
-        ([ref, 1], "a list containing <class 'int'>"),
+        ([ref, 1], "list containing <class 'int'>"),
     ):
         with pytest.raises(TypeError, match=message):
             nbray.wait(wrong)  # type: ignore[arg-type]

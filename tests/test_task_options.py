@@ -27,7 +27,7 @@ def test_exceptions_of_the_named_classes_are_retried(cluster: Path, tmp_path: Pa
     assert nbray.get(listed.remote(str(tmp_path / "a"), OSError("x"), 3), timeout=30) == 3
     with pytest.raises(ValueError):
         nbray.get(listed.remote(str(tmp_path / "b"), ValueError("x"), 3), timeout=30)
-    with pytest.raises(TypeError, match="retry_exceptions must be"):
+    with pytest.raises(ValueError, match="retry_exceptions must be"):
         nbray.remote(retry_exceptions=["KeyError"])(attempt)
 
 

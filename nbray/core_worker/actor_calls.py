@@ -142,8 +142,9 @@ class ActorCalls:
         pending += self._core.new_calls(actor_id)
         if pending >= limit:
             raise PendingCallsLimitExceeded(
-                f"The actor {actor_id.hex()} has {pending} pending calls, and its "
-                f"max_pending_calls is {limit}. Wait for some of them first."
+                f"The call could not be submitted to the actor {actor_id.hex()} because more than "
+                f"{limit} tasks are queued on the actor. This limit can be adjusted with the "
+                "`max_pending_calls` actor option; or wait for some of the calls first."
             )
 
     def running(self) -> Iterator[TaskSpec]:

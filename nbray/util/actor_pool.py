@@ -119,7 +119,7 @@ class ActorPool:
         Raises:
             ValueError: it is there already.
         """
-        busy = {handle._actor_id for _number, handle in self._running.values()}
-        if actor._actor_id in busy | {handle._actor_id for handle in self._idle}:
+        busy = {handle._id for _number, handle in self._running.values()}
+        if actor._id in busy | {handle._id for handle in self._idle}:
             raise ValueError("Actor already belongs to current ActorPool")
         self._return_actor(actor)

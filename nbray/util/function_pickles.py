@@ -16,6 +16,8 @@ import cloudpickle
 
 from nbray.util.serializability import unpicklable
 
+SIZE_LIMIT = 95 << 20  # bytes, as Ray's
+
 _epoch = 0
 _wrap: Callable[[Any], Any] | None = None
 
@@ -51,6 +53,7 @@ class KeptPickle:
 
         Raises:
             TypeError: it cannot be pickled; the text names the variable that holds the cause.
+            ValueError: it has more than `SIZE_LIMIT` bytes.
         """
         if self._epoch != _epoch:
             epoch = _epoch
@@ -61,6 +64,14 @@ class KeptPickle:
                 kind = "the actor class" if isinstance(target, type) else "the function"
                 name = getattr(target, "__name__", repr(target))
                 raise unpicklable(target, f"{kind} {name}", name, error) from error
+            if len(self._data) > SIZE_LIMIT:
+                kind = "The actor" if isinstance(target, type) else "The remote function"
+                raise ValueError(
+                    f"{kind} {getattr(target, '__name__', target)} is too large "
+                    f"({len(self._data) >> 20} MiB > FUNCTION_SIZE_ERROR_THRESHOLD="
+                    f"{SIZE_LIMIT >> 20} MiB). It may refer to a large array or another object: "
+                    "give that as an argument, by nbray.put() if it is used often."
+                )
             self._hash = hashlib.blake2b(self._data, digest_size=16).digest()
             self._epoch = epoch
         return self._hash, self._data

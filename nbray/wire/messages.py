@@ -114,8 +114,16 @@ class ActorOptions(msgspec.Struct, array_like=True):
     selector: tuple[LabelTerm, ...] = ()
 
 
+class Parameter(msgspec.Struct, array_like=True, frozen=True):
+    """One parameter of a method, with its ``kind`` as `inspect` numbers them."""
+
+    name: str
+    kind: int
+    optional: bool = False
+
+
 class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
-    """What `nbray.method` said of one method.
+    """What `nbray.method` said of one method, and its parameters without the instance.
 
     ``max_task_retries`` None: the actor's. ``retry_exceptions``: pickled, False when empty.
     """
@@ -125,6 +133,7 @@ class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
     retry_exceptions: bytes = b""
     concurrency_group: str = ""
     backpressure: int = 0
+    parameters: list[Parameter] = []
 
 
 class ActorSpec(msgspec.Struct, array_like=True):
