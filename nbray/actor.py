@@ -15,7 +15,7 @@ from nbray.common.ids import ActorID
 from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.driver import current_core
-from nbray.exceptions import ExitActor
+from nbray.exceptions import ActorHandleNotFoundError, ExitActor
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
@@ -186,7 +186,7 @@ class ActorClass:
             found = find_actor(name, namespace)
             if found is not None:
                 return found
-        methods = known.methods
+        methods = _in_or_out_of_order(known, options)
         groups = option(options, "concurrency_groups") or {}
         for used in methods.values():
             if used.concurrency_group and used.concurrency_group not in groups:
@@ -238,6 +238,24 @@ def _method_options(cls: type, name: str, function: Any) -> MethodOptions:
         given or MethodOptions(num_returns_code(None, function)),
         parameters=parameters_of(function, skip_first=bound_later),
     )
+
+
+def _in_or_out_of_order(known: _Blueprint, options: Mapping[str, Any]) -> dict[str, MethodOptions]:
+    """The methods, whose calls overtake each other if the actor is async or threaded, or may."""
+    asked = option(options, "allow_out_of_order_execution")
+    threaded = option(options, "max_concurrency") > 1 or option(options, "concurrency_groups")
+    if known.is_async or threaded:
+        if asked is False:
+            raise ValueError(
+                "If you're using multi-threaded (max_concurrency > 1) or async actors, "
+                "allow_out_of_order_execution cannot be False: their calls run at the same time."
+            )
+    elif not asked:
+        return known.methods
+    return {
+        name: msgspec.structs.replace(given, out_of_order=True)
+        for name, given in known.methods.items()
+    }
 
 
 def _check_get_if_exists(options: Mapping[str, Any]) -> None:
@@ -327,10 +345,12 @@ class ActorMethod:
         Raises:
             PendingCallsLimitExceeded: the actor has ``max_pending_calls`` calls without a reply.
             TypeError: the arguments do not fit the method, or one cannot be pickled.
+            ActorHandleNotFoundError: the handle is of an earlier session.
         """
         if self._check is not None:
             self._check(args, kwargs)
         handle = self._handle
+        handle._check_session()
         core = current_core()
         if handle._max_pending_calls > 0:
             core.actor_calls.check_room(handle._id, handle._max_pending_calls)
@@ -382,6 +402,19 @@ class ActorHandle:
             found = known[name] = options, check
         return ActorMethod(self, name, *found)
 
+    def _check_session(self) -> None:
+        """Refuse to be used after the session that made it.
+
+        Raises:
+            ActorHandleNotFoundError: `shutdown` was called since.
+        """
+        ref = self._ref
+        if ref is not None and ref._core.reactor.stopped:
+            raise ActorHandleNotFoundError(
+                "ActorHandle objects are not valid across nbray sessions. The handle of "
+                f"{self._class_name} was made before nbray.shutdown(); make a new actor."
+            )
+
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._methods]
 
@@ -411,6 +444,7 @@ class ActorHandle:
             ),
             backpressure=method.backpressure,
             concurrency_group=method.concurrency_group,
+            out_of_order=method.out_of_order,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

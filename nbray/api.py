@@ -167,12 +167,14 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 
     Raises:
         ValueError: something else than a handle was given.
+        ActorHandleNotFoundError: the handle is of an earlier session.
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(
             "nbray.kill() only supported for actors. For tasks, try nbray.cancel(). "
             f"Got: {type(actor)}."
         )
+    actor._check_session()
     current_core().actor_calls.kill(actor._id, no_restart)
 
 

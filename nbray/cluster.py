@@ -28,6 +28,8 @@ def nodes() -> list[dict[str, Any]]:
         {
             "NodeID": row.node_id.hex(),
             "Alive": row.alive,
+            "alive": row.alive,
+            "NodeName": row.host,
             "NodeManagerAddress": row.host,
             "NodeManagerHostname": row.hostname,
             "NodeManagerPort": row.frame_port,

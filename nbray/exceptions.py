@@ -167,6 +167,10 @@ class ActorDiedError(ActorError):
 CREATION_FAILED = "The actor died because of an error raised in its creation task, "
 
 
+class ActorHandleNotFoundError(NbrayError, ValueError):
+    """The handle is of an earlier session of this process: `shutdown` was called since."""
+
+
 class ActorUnavailableError(ActorError):
     """The actor is not reachable now; it may come back."""
 

@@ -77,6 +77,13 @@ OPTIONS: dict[str, Option] = {
     "concurrency_groups": Option(
         (dict,), None, False, True, "calls at the same time, by the name of the group"
     ),
+    "allow_out_of_order_execution": Option(
+        (bool,),
+        None,
+        False,
+        True,
+        "calls overtake others that wait for arguments; always so with async or threaded actors",
+    ),
     "scheduling_strategy": Option(
         (
             str,

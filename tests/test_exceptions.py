@@ -14,6 +14,7 @@ from conftest import wait_until
 import nbray
 from nbray.exceptions import (
     ActorDiedError,
+    ActorHandleNotFoundError,
     ActorUnavailableError,
     GetTimeoutError,
     ObjectReconstructionFailedError,
@@ -174,6 +175,7 @@ def test_reconstruction_failures_are_of_one_kind() -> None:
 def test_what_is_kept_from_before_a_shutdown_says_so(session_root: Path) -> None:
     nbray.init(num_cpus=1)
     ref, task = nbray.put([1]), identity.remote(2)
+    account = Account.remote()
     nbray.shutdown()
     nbray.init(num_cpus=1)
     for use in (
@@ -187,4 +189,7 @@ def test_what_is_kept_from_before_a_shutdown_says_so(session_root: Path) -> None
     ):
         with pytest.raises(ValueError, match=r"whose owner is unknown.*earlier session"):
             use()
+    for old in (lambda: account.pid.remote(), lambda: nbray.kill(account)):
+        with pytest.raises(ActorHandleNotFoundError, match="not valid across nbray sessions"):
+            old()
     assert nbray.get(identity.remote(3), timeout=30) == 3

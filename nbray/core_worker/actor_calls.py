@@ -205,12 +205,14 @@ class ActorClient:
         self._death_kind = ""
         self._lost: list[ActorCall] = []
         self._watching = False
+        self._may_overtake = False  # a queued call that could be sent may be behind one that cannot
 
     def submit(self, call: ActorCall) -> None:
         """Take a call; its dependencies may still be incomplete."""
         if self._death_cause is not None:
             self._fail_dead(call)
             return
+        self._may_overtake |= call.options.out_of_order and bool(self._queue)
         self._queue.append(call)
         self._watch()
 
@@ -219,8 +221,20 @@ class ActorClient:
             self._watching = True
             self._core.peers.raylet.send(WatchActor(self._actor_id, self._version))
 
+    def resolved(self, call: ActorCall) -> None:
+        """The last dependency of a call that waits is complete."""
+        queue = self._queue
+        if not call.options.out_of_order or (queue and queue[0] is call):
+            self.dispatch()
+        elif self._connection is not None and call in queue:  # else it was cancelled, or will do
+            queue.remove(call)
+            self._send(self._connection, call)
+
     def dispatch(self) -> None:
-        """Send the calls at the head of the queue whose dependencies are complete."""
+        """Send the calls at the head of the queue whose dependencies are complete.
+
+        Calls that may run out of order do not wait for others' dependencies.
+        """
         connection = self._connection
         if connection is None:
             return
@@ -230,6 +244,16 @@ class ActorClient:
             call = queue.popleft()
             in_flight[call.spec.task_id] = call
             connection.send(PushTask(call.spec))
+        if queue and self._may_overtake:
+            ready = [c for c in queue if c.options.out_of_order and not c.unresolved]
+            for call in ready:
+                queue.remove(call)
+                self._send(connection, call)
+        self._may_overtake = False
+
+    def _send(self, connection: Connection, call: ActorCall) -> None:
+        self._in_flight.setdefault(connection, {})[call.spec.task_id] = call
+        connection.send(PushTask(call.spec))
 
     def unfinished(self) -> list[ActorCall]:
         """The calls without a reply."""
@@ -299,6 +323,7 @@ class ActorClient:
             if connection is not self._connection:
                 self._retire(LAST_REPLIES_S)
                 self._connection = connection
+                self._may_overtake = True
                 self._calls.connected(connection, self)
         self._watch()
 
@@ -323,6 +348,7 @@ class ActorClient:
             and self._core.results.is_retriable(message, call.options)
         ):
             self._again(call)
+            self._may_overtake = True
             self._queue.append(call)
             self.dispatch()
         else:
@@ -349,6 +375,7 @@ class ActorClient:
             else:
                 self._fail_lost(call.spec, None)
         self._queue.extendleft(reversed(again))
+        self._may_overtake = True
         self._watch()
         self.dispatch()
 

@@ -398,7 +398,7 @@ class CoreWorker:
             self.counts.submitted(call.spec)
             client = self.actor_calls.client(call.spec.actor_id)
             if call.spec.dependencies:
-                self._resolve(call, lambda _call, client=client: client.dispatch())  # type: ignore[misc]
+                self._resolve(call, client.resolved)
             client.submit(call)
             touched.add(client)
         for client in touched:

@@ -18,6 +18,7 @@ class TaskOptions:
         retry_exceptions: also when the function raised: always, never, or for these classes.
         max_calls: a worker leaves after so many runs of the function; 0 for never.
         backpressure: how many items a stream may be ahead of its reader; 0 for any number.
+        out_of_order: whether a call may overtake others of its caller that wait for arguments.
         runtime_env: the text form of the environment that the task runs in.
         concurrency_group: which threads or semaphore of an actor the call uses.
     """
@@ -29,4 +30,5 @@ class TaskOptions:
     max_calls: int = 0
     backpressure: int = 0
     concurrency_group: str = ""
+    out_of_order: bool = False
     runtime_env: str = ""

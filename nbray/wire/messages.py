@@ -123,7 +123,8 @@ class Parameter(msgspec.Struct, array_like=True, frozen=True):
 
 
 class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
-    """What `nbray.method` said of one method, and its parameters without the instance.
+    """What `nbray.method` said of one method, its parameters without the instance, and whether
+    its calls may overtake others of the same caller that wait for their arguments.
 
     ``max_task_retries`` None: the actor's. ``retry_exceptions``: pickled, False when empty.
     """
@@ -134,6 +135,7 @@ class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
     concurrency_group: str = ""
     backpressure: int = 0
     parameters: list[Parameter] = []
+    out_of_order: bool = False
 
 
 class ActorSpec(msgspec.Struct, array_like=True):
