@@ -42,8 +42,10 @@ def wait_for(condition: Callable[[], Any], what: Callable[[], str], timeout: flo
         time.sleep(0.05)
 
 
-def run(seed: int, seconds: float) -> tuple[list[Fault], Counter[str]]:
+def run(seed: int, seconds: float, least: int = 0) -> tuple[list[Fault], Counter[str]]:
     """One run on a cluster of three nodes; the faults and the work that were done.
+
+    It lasts ``seconds``, and until there were ``least`` faults: a slow machine needs longer.
 
     Raises:
         AssertionError: a result was wrong, something hung, or something was left.
@@ -78,7 +80,9 @@ def run(seed: int, seconds: float) -> tuple[list[Fault], Counter[str]]:
         work = Workload(random.Random(rng.random()), say, faults=faults.done)
         try:
             faults.thread.start()
-            while time.monotonic() - started < seconds and faults.failed is None:
+            while faults.failed is None and (
+                time.monotonic() - started < seconds or len(faults.done) < least
+            ):
                 work.step()
         finally:
             faults.finish()
