@@ -16,7 +16,15 @@ from nbray.api import (
     wait,
 )
 from nbray.cluster import available_resources, cluster_resources, nodes, timeline
-from nbray.common.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
+from nbray.common.ids import (
+    ActorID,
+    JobID,
+    NodeID,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+    WorkerID,
+)
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
 from nbray.object_ref import ObjectRef
@@ -27,10 +35,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",
-    "ObjectID", "ObjectRef", "ObjectRefGenerator", "RemoteFunction", "TaskID", "WorkerID",
-    "__version__", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
-    "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method",
-    "nodes", "put", "remote", "shutdown", "timeline", "wait",
+    "ObjectID", "ObjectRef", "ObjectRefGenerator", "PlacementGroupID", "RemoteFunction", "TaskID",
+    "WorkerID", "__version__", "available_resources", "cancel", "cluster_resources", "exceptions",
+    "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill",
+    "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip
 
 
