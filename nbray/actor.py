@@ -55,10 +55,11 @@ def method(*functions: Any, **options: Any) -> Any:
         ValueError: the value of an option is impossible.
     """
     for name in options:
-        assert name in _METHOD_OPTIONS, (
-            f"Unexpected keyword argument to @nbray.method: '{name}'. "
-            f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
-        )
+        if name not in _METHOD_OPTIONS:
+            raise AssertionError(
+                f"Unexpected keyword argument to @nbray.method: '{name}'. "
+                f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
+            )
 
     def mark(function: Any) -> Any:
         retried = options.get("retry_exceptions")

@@ -24,11 +24,12 @@ def remote(*args: Any, **options: Any) -> Any:
     """
     if len(args) == 1 and not options and (inspect.isclass(args[0]) or callable(args[0])):
         return _make_remote(args[0], {})
-    assert options and not args, (
-        "The @nbray.remote decorator must be applied either with no arguments and no parentheses, "
-        "for example '@nbray.remote', or it must be applied using some of the arguments in the "
-        f"list {sorted(OPTIONS)}, for example '@nbray.remote(num_returns=2)'."
-    )
+    if args or not options:
+        raise AssertionError(
+            "The @nbray.remote decorator must be applied either with no arguments and no "
+            "parentheses, for example '@nbray.remote', or it must be applied using some of the "
+            f"arguments in the list {sorted(OPTIONS)}, for example '@nbray.remote(num_returns=2)'."
+        )
     return lambda target: _make_remote(target, options)
 
 
