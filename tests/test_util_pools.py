@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 
 from nbray.util.joblib import register_nbray
-from nbray.util.multiprocessing import Pool, PoolTimeoutError
+from nbray.util.multiprocessing import Pool, TimeoutError
 
 
 def test_a_pool_does_what_multiprocessings_does(cluster: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_pool_does_what_multiprocessings_does(cluster: Path) -> None:
         assert not late.ready()
         with pytest.raises(ValueError, match="not ready"):
             late.successful()
-        with pytest.raises(PoolTimeoutError):
+        with pytest.raises(TimeoutError):
             late.get(timeout=0.05)
         late.wait(30)
         assert late.ready() and late.successful()

@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import TimeoutError as PoolTimeoutError
+from multiprocessing import TimeoutError
 from typing import Any
 
 from nbray.actor import ActorClass, ActorHandle
@@ -16,7 +16,7 @@ from nbray.driver import init, is_initialized
 from nbray.exceptions import GetTimeoutError, NbrayError
 from nbray.object_ref import ObjectRef
 
-__all__ = ["AsyncResult", "Pool", "PoolTimeoutError"]
+__all__ = ["AsyncResult", "Pool", "TimeoutError"]
 
 
 class _Process:
@@ -89,7 +89,7 @@ class AsyncResult:
         try:
             chunks = get(self._refs, timeout=timeout)
         except GetTimeoutError as error:
-            raise PoolTimeoutError(str(error)) from error
+            raise TimeoutError(str(error)) from error
         results = [_opened(outcome) for chunk in chunks for outcome in chunk]
         return results[0] if self._single else results
 
