@@ -54,6 +54,11 @@ def test_requirements_have_one_full_form(tmp_path: Path) -> None:
     full = {"pip": {"packages": ["a==1", "b"], "pip_check": False}}
     assert RuntimeEnv(pip=str(file)) == RuntimeEnv(pip=["a==1", "b"]) == full
     assert RuntimeEnv(pip=[], env_vars={}) == {}
+    env = RuntimeEnv(env_vars={"A": "1"}, config={"setup_timeout_seconds": -1})
+    assert env.env_vars() == {"A": "1"} and env.working_dir() is env.py_modules() is None
+    assert env.to_dict() == {"env_vars": {"A": "1"}, "config": {"setup_timeout_seconds": -1}}
+    with pytest.raises(ValueError, match="setup_timeout_seconds must be greater than zero"):
+        RuntimeEnv(config={"setup_timeout_seconds": 0})
 
 
 names = st.dictionaries(st.sampled_from("ABC"), st.text(max_size=3))

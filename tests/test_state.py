@@ -46,6 +46,9 @@ def test_nodes_workers_actors_and_jobs_are_listed_with_rays_fields(cluster: Path
     (row,) = state.list_actors(filters=[("state", "=", "ALIVE")])
     assert (row.class_name, row.name, row.pid) == ("Counter", "bob", pid)
     assert row.num_restarts is None, "a detail, and details were not asked for"
+    assert row["state"] == row.state and row.get("nope", 3) == 3
+    with pytest.raises(KeyError):
+        _ = row["nope"]
     detailed = state.get_actor(row.actor_id)
     assert detailed is not None and detailed.num_restarts == 0
     assert state.list_actors(filters=[("name", "!=", "bob")]) == []

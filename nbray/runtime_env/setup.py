@@ -102,8 +102,8 @@ class EnvManager:
             sys_path.append(str(await self._unpacked(uri)))
         python = ""
         if "pip" in env:
-            limit = float(env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S))
-            python = await self._venv(env["pip"], limit)
+            limit = env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S)
+            python = await self._venv(env["pip"], None if limit == -1 else float(limit))
         return Prepared(text, python, env.get("env_vars", {}), working_dir, sys_path)
 
     async def _unpacked(self, uri: str) -> Path:
@@ -122,7 +122,7 @@ class EnvManager:
                 await asyncio.to_thread(packaging.unpack, b"".join(found), folder)
         return folder
 
-    async def _venv(self, pip: dict[str, object], timeout_s: float) -> str:
+    async def _venv(self, pip: dict[str, object], timeout_s: float | None) -> str:
         name = hashlib.sha256(json.dumps(pip, sort_keys=True).encode()).hexdigest()[:32]
         folder = self._folder / "pip" / name
         async with self._locks.setdefault(folder, asyncio.Lock()):

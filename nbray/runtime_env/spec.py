@@ -26,7 +26,8 @@ class RuntimeEnv(dict[str, Any]):
         pip: requirements as a list, the path of a requirements file, or a dict with "packages",
             "pip_check" (False) and "pip_install_options".
         excludes: patterns as in .gitignore; what they match is not copied.
-        config: "setup_timeout_seconds" (600) and "eager_install", which has no effect here.
+        config: "setup_timeout_seconds" (600; -1 for no limit) and "eager_install", which has no
+            effect here.
 
     Raises:
         TypeError: a field has the wrong type.
@@ -35,6 +36,22 @@ class RuntimeEnv(dict[str, Any]):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(validate(fields))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a plain dict."""
+        return dict(self)
+
+    def env_vars(self) -> dict[str, str]:
+        """The environment variables, by name."""
+        return dict(self.get("env_vars", {}))
+
+    def working_dir(self) -> str | None:
+        """The folder in a copy of which the workers run."""
+        return self.get("working_dir")
+
+    def py_modules(self) -> list[str] | None:
+        """What can be imported besides."""
+        return self.get("py_modules")
 
 
 def validate(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,6 +156,11 @@ def _config(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(
             f"runtime_env['config'] must be of type dict or RuntimeEnvConfig, got: {type(value)}"
+        )
+    limit = value.get("setup_timeout_seconds", 1)
+    if not isinstance(limit, int) or (limit <= 0 and limit != -1):
+        raise ValueError(
+            f"setup_timeout_seconds must be greater than zero or equals to -1, got: {limit}"
         )
     return dict(value)
 

@@ -19,7 +19,7 @@ class VenvError(Exception):
     """The requirements could not be installed; the text is what pip said."""
 
 
-async def make_venv(folder: Path, pip: Mapping[str, Any], timeout_s: float) -> str:
+async def make_venv(folder: Path, pip: Mapping[str, Any], timeout_s: float | None) -> str:
     """Make a virtual environment and install the requirements; returns its interpreter.
 
     Raises:

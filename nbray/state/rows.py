@@ -12,8 +12,22 @@ from typing import Any
 _DETAIL = {"detail": True}
 
 
+class Row:
+    """A row's fields are read as attributes or, as in Ray, as items."""
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field of that name, or ``default``."""
+        return getattr(self, name, default)
+
+
 @dataclass
-class NodeState:
+class NodeState(Row):
     """One node."""
 
     node_id: str
@@ -31,7 +45,7 @@ class NodeState:
 
 
 @dataclass
-class WorkerState:
+class WorkerState(Row):
     """One worker or driver process; ``activity`` is IDLE, BUSY, ACTOR or DRIVER."""
 
     worker_id: str
@@ -55,7 +69,7 @@ class WorkerState:
 
 
 @dataclass
-class ActorState:
+class ActorState(Row):
     """One actor."""
 
     actor_id: str
@@ -87,7 +101,7 @@ class DriverInfo:
 
 
 @dataclass
-class JobState:
+class JobState(Row):
     """One job: a driver's time in the cluster."""
 
     type: str
@@ -109,7 +123,7 @@ class JobState:
 
 
 @dataclass
-class DemandState:
+class DemandState(Row):
     """Requests of one resource shape that wait.
 
     Attributes:
@@ -131,7 +145,7 @@ class DemandState:
 
 
 @dataclass
-class FailureState:
+class FailureState(Row):
     """Something that ended although nobody meant it to; ``kind`` is worker, actor or node."""
 
     kind: str
@@ -162,7 +176,7 @@ class TaskTotals:
 
 
 @dataclass
-class TaskState:
+class TaskState(Row):
     """One attempt at a task or call, or at the constructor of an actor.
 
     ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER, RUNNING, FINISHED
@@ -221,7 +235,7 @@ class TaskList:
 
 
 @dataclass
-class ObjectState:
+class ObjectState(Row):
     """One object, as one process that owns or borrows it knows it.
 
     ``object_size`` is -1 while the value is not known. ``reference_type`` says what keeps it:
@@ -271,7 +285,7 @@ class ObjectList:
 
 
 @dataclass
-class PlacementGroupState:
+class PlacementGroupState(Row):
     """One placement group; ``reasons`` say why it waits."""
 
     placement_group_id: str
