@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
+from conftest import kill_node
 
 from nbray.common.session import Session
 from nbray.launcher.local import RunningNode
@@ -168,9 +168,7 @@ class Faults:
         node = self.nodes.pop(self.rng.randrange(len(self.nodes)))
         raylet = psutil.Process(node.children[-1].pid)
         self._note("kill a node", raylet)
-        for process in [raylet, *raylet.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        kill_node(raylet)
         node.stop()
         self.nodes.append(self.start_node())
 

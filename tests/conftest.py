@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,6 +39,13 @@ def processes_of(root: Path) -> list[psutil.Process]:
         if any(str(root) in part for part in process.info["cmdline"] or ()):
             found.append(process)
     return found
+
+
+def kill_node(raylet: psutil.Process) -> None:
+    """SIGKILL a raylet with its template and its workers, as when a machine loses its power."""
+    for process in [raylet, *raylet.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker leaves when its raylet has
+            process.kill()
 
 
 @pytest.fixture

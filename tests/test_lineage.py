@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import wait_until
+from conftest import kill_node, wait_until
 
 import nbray
 from nbray.driver import find_session
@@ -37,8 +37,7 @@ class Far:
         """The raylet and its workers, as when a machine loses its power."""
         assert self.node is not None
         raylet = psutil.Process(self.node.children[-1].pid)
-        for process in [raylet, *raylet.children(recursive=True)]:
-            process.send_signal(signal.SIGKILL)
+        kill_node(raylet)
         self.node.stop()
         self.node = None
 

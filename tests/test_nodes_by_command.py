@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from conftest import processes_of, wait_until
+from conftest import kill_node, processes_of, wait_until
 from test_cli import command, home  # noqa: F401  (a fixture)
 
 import nbray
@@ -108,8 +108,7 @@ def test_a_killed_node_costs_no_result_of_2000_tasks(nodes: str) -> None:
     wait_until(progress, "200 results, and some of the victim", timeout=60)
     assert len(done) < 1800
     (raylet,) = infos[victim_id].processes
-    for process in [raylet, *raylet.children(recursive=True)]:
-        process.kill()
+    kill_node(raylet)
     results = nbray.get(refs, timeout=90)
     assert [i for i, _ in results] == list(range(2000))
     assert {node for _, node in results} >= {victim_id, head}

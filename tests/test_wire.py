@@ -8,6 +8,7 @@ import struct
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import wait_until
 from hypothesis import given
@@ -18,8 +19,16 @@ from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.driver import find_session
 from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
+from nbray.wire.gcs_messages import ChangeGroups
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
-from nbray.wire.messages import ReclaimLeases, TasksReturned
+from nbray.wire.messages import (
+    Address,
+    BundleSpec,
+    GroupSpec,
+    JobConfig,
+    ReclaimLeases,
+    TasksReturned,
+)
 from nbray.wire.reactor import Reactor
 from nbray.wire.waiting import Waiter
 
@@ -54,6 +63,16 @@ def test_random_bytes_are_an_error_with_a_name_or_a_message(body: bytes) -> None
         assert "malformed" in str(error)
     else:
         assert isinstance(messages, list)
+
+
+def test_a_placement_group_of_an_unknown_strategy_is_no_message() -> None:
+    job = JobConfig(b"job1", "", Address(b"driver", b"node", "", "", 0), [], "")
+    spec = GroupSpec(b"group", [BundleSpec({"CPU": 10000})], "PACK", job)
+    body = msgspec.msgpack.encode(ChangeGroups(create=[spec]))
+    assert msgspec.msgpack.decode(body, type=ChangeGroups).create == [spec]
+    other = body.replace(b"PACK", b"PECK")
+    with pytest.raises(msgspec.ValidationError, match="Invalid enum value 'PECK'"):
+        msgspec.msgpack.decode(other, type=ChangeGroups)
 
 
 def test_both_sides_prove_the_token() -> None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from nbray.common.resources import add, fits, subtract
 from nbray.scheduling.labels import matches
 from nbray.scheduling.policy import utilisation
 from nbray.wire.messages import NodeInfo
-from nbray.wire.strategies import LabelTerm
+from nbray.wire.strategies import GroupStrategy, LabelTerm
 
-STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+STRATEGIES: tuple[GroupStrategy, ...] = get_args(GroupStrategy)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Bundle:
 
 def place(
     bundles: Mapping[int, Bundle],
-    strategy: str,
+    strategy: GroupStrategy,
     nodes: Iterable[NodeInfo],
     *,
     elsewhere: Iterable[bytes] = (),
@@ -63,7 +64,6 @@ def place(
             return _spread(bundles, order, alive, free, elsewhere)
         case "PACK":
             return _pack(bundles, order, alive, free)
-    raise ValueError(f"There is no strategy {strategy!r} for placement groups.")
 
 
 def _size(bundle: Bundle) -> int:

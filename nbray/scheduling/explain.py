@@ -9,7 +9,7 @@ from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.labels import matches, term_text
 from nbray.scheduling.policy import Demand, could_hold
 from nbray.wire.messages import NodeInfo
-from nbray.wire.strategies import InGroup, Labelled, LabelTerm, OnNode
+from nbray.wire.strategies import GroupStrategy, InGroup, Labelled, LabelTerm, OnNode
 
 _MOST_NODES = 5
 
@@ -83,7 +83,7 @@ def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo]) -> str:
 
 
 def why_group_pending(
-    bundles: Sequence[Bundle], strategy: str, nodes: Iterable[NodeInfo]
+    bundles: Sequence[Bundle], strategy: GroupStrategy, nodes: Iterable[NodeInfo]
 ) -> list[str]:
     """Sentences on a placement group that waits."""
     alive = [n for n in nodes if n.alive]

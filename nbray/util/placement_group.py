@@ -23,7 +23,7 @@ from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
 from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
 from nbray.wire.messages import BundleSpec, GroupSpec
-from nbray.wire.strategies import InGroup
+from nbray.wire.strategies import GroupStrategy, InGroup
 
 
 class PlacementGroup:
@@ -114,6 +114,7 @@ def placement_group(
         ValueError: an argument is impossible, or the name is taken.
     """
     selectors = list(bundle_label_selector or ())
+    chosen = _strategy(strategy)
     _check(bundles, strategy, lifetime, selectors, _soft_target_node_id)
     core = current_core()
     if not isinstance(name, str):
@@ -125,7 +126,7 @@ def placement_group(
     ]
     group_id = os.urandom(PlacementGroupID.SIZE - JobID.SIZE) + core.job.job_id
     spec = GroupSpec(
-        group_id, specs, strategy, core.job, name, core.job.namespace, lifetime == "detached",
+        group_id, specs, chosen, core.job, name, core.job.namespace, lifetime == "detached",
         task.actor_id if task is not None else b"",
         bytes.fromhex(_soft_target_node_id) if _soft_target_node_id else b"",
     )  # fmt: skip
@@ -133,14 +134,18 @@ def placement_group(
     return PlacementGroup(group_id, [dict(bundle) for bundle in bundles])
 
 
+def _strategy(name: str) -> GroupStrategy:
+    for one in STRATEGIES:
+        if name == one:
+            return one
+    raise ValueError(
+        f"Invalid placement group strategy {name}. Supported strategies are: {set(STRATEGIES)}."
+    )
+
+
 def _check(
     bundles: Any, strategy: str, lifetime: Any, selectors: list[Any], target: str | None
 ) -> None:
-    if strategy not in STRATEGIES:
-        raise ValueError(
-            f"Invalid placement group strategy {strategy}. "
-            f"Supported strategies are: {set(STRATEGIES)}."
-        )
     if target and strategy != "STRICT_PACK":
         raise ValueError(
             f"_soft_target_node_id currently only works with STRICT_PACK but got {strategy}"

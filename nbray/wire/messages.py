@@ -12,7 +12,7 @@ from typing import Annotated, Union
 
 import msgspec
 
-from nbray.wire.strategies import ANYWHERE, InGroup, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Strategy
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 """A number of bytes or units: a message in which it is negative is malformed."""
@@ -769,7 +769,7 @@ class GroupSpec(msgspec.Struct, array_like=True):
 
     group_id: bytes
     bundles: list[BundleSpec]
-    strategy: str
+    strategy: GroupStrategy
     job: JobConfig
     name: str = ""
     namespace: str = ""

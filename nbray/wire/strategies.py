@@ -11,6 +11,8 @@ import msgspec
 
 LabelOperator = Literal["in", "!in", "exists", "!exists"]
 
+GroupStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+
 
 class LabelTerm(msgspec.Struct, array_like=True, frozen=True):
     """One condition on a node's label."""
