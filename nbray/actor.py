@@ -31,7 +31,7 @@ from nbray.remote_function import returned
 from nbray.signatures import CallCheck, parameters_of
 from nbray.util.function_pickles import KeptPickle
 from nbray.wire.gcs_messages import FoundActor, NamedActor
-from nbray.wire.messages import ActorOptions, ActorSpec, MethodOptions
+from nbray.wire.records import ActorOptions, ActorSpec, MethodOptions
 
 _METHOD_OPTIONS = (
     "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",

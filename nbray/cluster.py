@@ -14,7 +14,7 @@ from nbray.driver import joined_core
 from nbray.state import queries
 from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.wire.gcs_messages import Empty, Nodes
-from nbray.wire.messages import NodeInfo
+from nbray.wire.records import NodeInfo
 
 
 def _node_rows() -> list[NodeInfo]:

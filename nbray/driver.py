@@ -24,6 +24,7 @@ from nbray.state.dashboard import login_link, probe
 from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
+from nbray.wire.records import JobConfig
 
 
 class Driver:
@@ -300,7 +301,7 @@ def _join(
         "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
     )
     core.on_raylet_lost = lambda: core.give_up(lost)
-    core.set_job(m.JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))
+    core.set_job(JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))
     return core
 
 

@@ -11,7 +11,7 @@ from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
-    from nbray.wire.messages import Address
+    from nbray.wire.records import Address
 
 
 class ObjectRef:

@@ -21,11 +21,13 @@ from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.references import References
 from nbray.wire import messages as m
+from nbray.wire import object_messages as om
 from nbray.wire.reactor import Reactor
+from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
 
 NODE = b"node"
 JOB = b"job0"
-ERROR = m.Value(b"error", None, True)
+ERROR = Value(b"error", None, True)
 
 
 class End:
@@ -132,7 +134,7 @@ class SimRaylet:
         self.freed: list[bytes] = []
 
     def send(self, message: m.Message) -> None:
-        if isinstance(message, m.FreeObjects):
+        if isinstance(message, om.FreeObjects):
             self.freed += message.object_ids
 
 
@@ -140,7 +142,7 @@ class SimRaylet:
 class Task:
     """A submitted task whose reply has not come."""
 
-    spec: m.TaskSpec
+    spec: TaskSpec
     worker: SimProcess
     unresolved: int = 0
     connection: End | None = None
@@ -150,7 +152,7 @@ class Task:
 class Running:
     """A task at its worker, with the refs that its arguments have turned into."""
 
-    spec: m.TaskSpec
+    spec: TaskSpec
     connection: End
     refs: list[bytes] = field(default_factory=list)
     failed: bool = False
@@ -166,8 +168,8 @@ class SimProcess:
         self.name = bytes([index]) * 28
         self.reactor = SimReactor(network)
         self.peers = Peers(cast(Reactor, self.reactor), Config(), self.name, str(index))
-        self.peers.address = m.Address(self.name, NODE, str(index), "", index)
-        job = m.JobConfig(JOB, "", self.peers.address, [], "")
+        self.peers.address = Address(self.name, NODE, str(index), "", index)
+        job = JobConfig(JOB, "", self.peers.address, [], "")
         self.peers.hello = lambda: m.Hello(self.peers.address, job)
         self.raylet = SimRaylet()
         self.peers.raylet = cast(Any, self.raylet)
@@ -181,7 +183,7 @@ class SimProcess:
         self.peers.on_closed.append(cast(Any, self._on_closed))
         self.new_task_id = TaskIDFactory(JOB)
         self.refs: list[bytes] = []
-        self.owners: dict[bytes, m.Address] = {}
+        self.owners: dict[bytes, Address] = {}
         self.tasks: dict[bytes, Task] = {}
         self.queue: deque[Running] = deque()
         self.running: list[Running] = []
@@ -201,11 +203,9 @@ class SimProcess:
             self.references.note(contained, 1)
         return self._own(object_id)
 
-    def _value(self, contained: list[bytes], stored: bool) -> m.Value:
-        inner = [m.ContainedRef(object_id, self.owners[object_id]) for object_id in contained]
-        return m.Value(
-            None if stored else b"", m.Stored(1, [NODE]) if stored else None, False, inner
-        )
+    def _value(self, contained: list[bytes], stored: bool) -> Value:
+        inner = [ContainedRef(object_id, self.owners[object_id]) for object_id in contained]
+        return Value(None if stored else b"", Stored(1, [NODE]) if stored else None, False, inner)
 
     def _own(self, object_id: bytes) -> bytes:
         self.owners[object_id] = self.peers.address
@@ -218,10 +218,10 @@ class SimProcess:
 
     def submit(self, worker: SimProcess, plain: list[bytes], inside: list[bytes]) -> bytes:
         """A task with ref arguments, and with refs inside of arguments."""
-        spec = m.TaskSpec(
+        spec = TaskSpec(
             self.new_task_id(), JOB, b"", "", b"x",
-            [m.Dependency(object_id, self.owners[object_id]) for object_id in plain],
-            [m.ContainedRef(object_id, self.owners[object_id]) for object_id in inside],
+            [Dependency(object_id, self.owners[object_id]) for object_id in plain],
+            [ContainedRef(object_id, self.owners[object_id]) for object_id in inside],
         )  # fmt: skip
         self.references.note(plain, 1)
         self.references.note(inside, 1)
@@ -237,7 +237,7 @@ class SimProcess:
             entry = self.table.borrow(dependency.object_id, dependency.owner)
             task.unresolved += 1
 
-            def fill(entry: ObjectEntry = entry, dependency: m.Dependency = dependency) -> None:
+            def fill(entry: ObjectEntry = entry, dependency: Dependency = dependency) -> None:
                 dependency.value = entry.value
                 self._resolved(task)
 
@@ -259,7 +259,7 @@ class SimProcess:
         if entry is not None and entry.value is None:
             self.reactor.post(lambda: self.references.fetch(object_id, entry))
 
-    def open(self, object_id: bytes, value: m.Value) -> list[bytes]:
+    def open(self, object_id: bytes, value: Value) -> list[bytes]:
         """Unpickle a value: the refs in it, as `Values._rebuild` makes them."""
         found = []
         for ref in value.contained:
@@ -269,7 +269,7 @@ class SimProcess:
             found.append(ref.object_id)
         return found
 
-    def _rebuilt(self, ref: m.ContainedRef) -> ObjectEntry:
+    def _rebuilt(self, ref: ContainedRef) -> ObjectEntry:
         self.owners[ref.object_id] = ref.owner
         return self.references.refer(ref.object_id, ref.owner)
 
@@ -331,7 +331,7 @@ class SimProcess:
             references.kept_by(object_id, worker_id)
         object_id, value = return_id(message.task_id, 0), message.values[0]
         entry = self.table.get(object_id)
-        handed_over: list[m.ContainedRef] = []
+        handed_over: list[ContainedRef] = []
         if entry is None:
             references.free(object_id, value)
         else:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbray.gcs.actor_life import TRANSITIONS, ActorLife, Event, IllegalTransition, State
-from nbray.wire.messages import Address
+from nbray.wire.records import Address
 
 HOME = Address(b"w", b"\x01" * 28, "", "host", 1)
 STEPS = {

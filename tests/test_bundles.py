@@ -16,7 +16,7 @@ from nbray.scheduling.bundles import STRATEGIES, Bundle, place
 from nbray.scheduling.explain import why_group_pending
 from nbray.scheduling.labels import parse_selector
 from nbray.scheduling.policy import Demand
-from nbray.wire.messages import NodeInfo
+from nbray.wire.records import NodeInfo
 from nbray.wire.strategies import ANYWHERE, InGroup
 
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=5)

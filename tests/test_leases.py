@@ -30,6 +30,7 @@ from nbray.raylet.resource_set import Allocation
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire import messages as m
+from nbray.wire.records import Address, JobConfig, NodeInfo, TaskSpec
 from nbray.wire.strategies import Shape, Spread
 
 NODE = b"n" * 28
@@ -95,8 +96,8 @@ class Submitter:
         self.number = number
         self.submitter_dirty = False
         self.config = Config()
-        self.address = m.Address(bytes([number]) * 28, NODE, "", "", 0)
-        self.job = m.JobConfig(bytes([number]) * 4, "", self.address, [], "")
+        self.address = Address(bytes([number]) * 28, NODE, "", "", 0)
+        self.job = JobConfig(bytes([number]) * 4, "", self.address, [], "")
         self.process = Process(cast(Any, None), is_driver=True)
         self.to_raylet = Wire(lambda message: cluster.at_raylet(self, message))
         self.process.connection = cast(Any, Wire(self.receive))
@@ -115,16 +116,16 @@ class Submitter:
         self.handlers[m.WorkerDied] = self.on_died
         self.tasks = TaskSubmitter(cast(Any, self))
 
-    def answer(self, spec: m.TaskSpec, what: str) -> None:
+    def answer(self, spec: TaskSpec, what: str) -> None:
         self.answers[spec.task_id].append(what)
 
-    def fail(self, spec: m.TaskSpec, error: Exception) -> None:
+    def fail(self, spec: TaskSpec, error: Exception) -> None:
         self.answer(spec, type(error).__name__)
 
     def finish(self, task: PendingTask, _worker: bytes, _done: m.TaskDone) -> None:
         self.answer(task.spec, "done")
 
-    def connect(self, address: m.Address) -> Wire:
+    def connect(self, address: Address) -> Wire:
         wire = self.workers.get(address.worker_id)
         if wire is None:
             wire = Wire(lambda message: self.cluster.at_worker(self, address.worker_id, message))
@@ -163,7 +164,7 @@ class Submitter:
 
     def submit(self, shape: Shape, retries: int) -> bytes:
         task_id = self.number.to_bytes(4, "big") + len(self.answers).to_bytes(20, "big")
-        spec = m.TaskSpec(task_id, self.job.job_id, b"f", "", b"")
+        spec = TaskSpec(task_id, self.job.job_id, b"f", "", b"")
         self.answers[spec.task_id] = []
         task = PendingTask(spec, b"", TaskOptions(shape, retries=retries))
         self.tasks.accept(task)
@@ -176,7 +177,7 @@ class Cluster:
     """A raylet, its workers and two submitters."""
 
     def __init__(self) -> None:
-        row = m.NodeInfo(NODE, "", 0, 0, "", True, True, dict(TOTAL), {})
+        row = NodeInfo(NODE, "", 0, 0, "", True, True, dict(TOTAL), {})
         self.scheduler = Scheduler(row, random.Random(0))
         self.pool = Pool()
         nodes = NodeTable(NODE, cast(Any, None), b"")
@@ -184,7 +185,7 @@ class Cluster:
         self.leases = LeaseManager(row, self.scheduler, self.pool, nodes)
         self.pool.on_exit = self.leases.worker_gone
         self.submitters = [Submitter(self, number) for number in (1, 2)]
-        self.at: dict[bytes, deque[tuple[Submitter, m.TaskSpec]]] = {}
+        self.at: dict[bytes, deque[tuple[Submitter, TaskSpec]]] = {}
         self.blocked: dict[bytes, Process] = {}
 
     def at_raylet(self, sender: Submitter, message: m.Message) -> None:
@@ -214,7 +215,7 @@ class Cluster:
     def start_worker(self, worker: Worker) -> None:
         self.pool.starting.remove(worker)
         if worker.worker_id in self.pool.workers:
-            worker.address = m.Address(worker.worker_id, NODE, "", "", 0)
+            worker.address = Address(worker.worker_id, NODE, "", "", 0)
             self.pool.registered(worker)
 
     def end_worker(self, worker: Worker) -> None:

@@ -18,7 +18,7 @@ import nbray
 from nbray.context import NbrayContext
 from nbray.state.exposition import Exposition
 from nbray.util.metrics import Counter, Gauge, Histogram
-from nbray.wire.messages import MetricRow
+from nbray.wire.records import MetricRow
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)\{((?:[a-zA-Z_]\w*=\"(?:[^\"\\\n]|\\.)*\",?)*)\} (\S+)")
 

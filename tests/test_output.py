@@ -19,7 +19,8 @@ from nbray.core_worker.output import LogFile
 from nbray.core_worker.output_batch import Batch
 from nbray.jupyter_ext.cell_output import LINE_LIMIT, CellOutput, Source
 from nbray.util import output
-from nbray.wire.messages import OutputDisplay, OutputLines, OutputSource
+from nbray.wire.records import OutputSource
+from nbray.wire.watching_messages import OutputDisplay, OutputLines
 
 __all__ = ["notebook"]
 

@@ -22,7 +22,7 @@ from nbray.util.scheduling_strategies import (
     NodeLabelSchedulingStrategy,
     NotIn,
 )
-from nbray.wire.messages import BundleInfo, NodeInfo
+from nbray.wire.records import BundleInfo, NodeInfo
 from nbray.wire.strategies import ANYWHERE, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
 
 

@@ -21,15 +21,9 @@ from nbray.driver import find_session
 from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
 from nbray.wire.gcs_messages import ChangeGroups
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
-from nbray.wire.messages import (
-    Address,
-    BundleSpec,
-    GroupSpec,
-    JobConfig,
-    ReclaimLeases,
-    TasksReturned,
-)
+from nbray.wire.messages import ReclaimLeases, TasksReturned
 from nbray.wire.reactor import Reactor
+from nbray.wire.records import Address, BundleSpec, GroupSpec, JobConfig
 from nbray.wire.waiting import Waiter
 
 

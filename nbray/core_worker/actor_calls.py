@@ -25,15 +25,14 @@ from nbray.exceptions import (
 from nbray.wire.connection import Connection
 from nbray.wire.messages import (
     ActorRegistered,
-    ActorSpec,
     ActorState,
     CreateActor,
     KillActor,
     PushTask,
     TaskDone,
-    TaskSpec,
     WatchActor,
 )
+from nbray.wire.records import ActorSpec, TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

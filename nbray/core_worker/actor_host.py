@@ -24,6 +24,7 @@ from nbray.core_worker.task_runner import TaskRunner, user_traceback
 from nbray.exceptions import CREATION_FAILED, ExitActor
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.records import ActorSpec, TaskSpec, Value
 
 if TYPE_CHECKING:
     from nbray.core_worker.executor import Executor
@@ -35,7 +36,7 @@ class ActorHost:
     """One actor in its process."""
 
     def __init__(
-        self, core: CoreWorker, runner: TaskRunner, executor: Executor, spec: m.ActorSpec
+        self, core: CoreWorker, runner: TaskRunner, executor: Executor, spec: ActorSpec
     ) -> None:
         self.actor_id = spec.actor_id
         self._core = core
@@ -50,7 +51,7 @@ class ActorHost:
     def create(self) -> m.ActorCreated:
         """Run the constructor, and make ready for calls."""
         spec = self._spec
-        creation = m.TaskSpec(
+        creation = TaskSpec(
             creation_id(spec.actor_id), spec.job_id, b"", f"{spec.class_name}.__init__", spec.args,
             spec.dependencies, spec.contained, actor_id=spec.actor_id, origin=spec.origin,
         )  # fmt: skip
@@ -70,7 +71,7 @@ class ActorHost:
         except BaseException as error:
             trace = user_traceback(error)
             self._core.events.raised(creation.task_id, error, trace)
-            done.values = [m.Value(None, is_error=True)]
+            done.values = [Value(None, is_error=True)]
             died = self._runner.task_error(creation, trace, None)
             return m.ActorCreated(spec.actor_id, f"{CREATION_FAILED}{died}")
         finally:
@@ -95,7 +96,7 @@ class ActorHost:
         self._limits = {name: asyncio.Semaphore(size) for name, size in sizes.items()}
         threading.Thread(target=self._loop.run_forever, name="nbray-actor", daemon=True).start()
 
-    def takes(self, connection: Connection, spec: m.TaskSpec) -> bool:
+    def takes(self, connection: Connection, spec: TaskSpec) -> bool:
         """Start a call elsewhere; False when it is to run in the main thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._start, connection, spec)
@@ -106,7 +107,7 @@ class ActorHost:
             return True
         return False
 
-    def _run_in_pool(self, connection: Connection, spec: m.TaskSpec) -> None:
+    def _run_in_pool(self, connection: Connection, spec: TaskSpec) -> None:
         try:
             done = self._runner.run(connection, spec)
         except (ExitActor, SystemExit) as leaving:
@@ -114,11 +115,11 @@ class ActorHost:
         else:
             self._executor.reply(connection, spec, done)
 
-    def _start(self, connection: Connection, spec: m.TaskSpec) -> None:
+    def _start(self, connection: Connection, spec: TaskSpec) -> None:
         assert self._loop is not None
         self._coroutines[spec.task_id] = self._loop.create_task(self._run(connection, spec))
 
-    async def _run(self, connection: Connection, spec: m.TaskSpec) -> None:
+    async def _run(self, connection: Connection, spec: TaskSpec) -> None:
         try:
             async with self._limits.get(spec.concurrency_group) or self._limits[""]:
                 done = await self._runner.run_async(connection, spec)

@@ -13,7 +13,7 @@ from nbray.common.ids import handle_id
 from nbray.core_worker.serialization import check_current, deserialize, serialize
 from nbray.object_ref import ObjectRef
 from nbray.util.serializability import unpicklable
-from nbray.wire import messages as m
+from nbray.wire.records import ContainedRef, Dependency, TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -26,7 +26,7 @@ class ArgumentSlot:
     index: int
 
 
-Packed = tuple[bytes, list[m.Dependency], list[m.ContainedRef]]
+Packed = tuple[bytes, list[Dependency], list[ContainedRef]]
 
 
 def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
@@ -37,7 +37,7 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
     """
     if not args and not kwargs:
         return b"", [], []
-    dependencies: list[m.Dependency] = []
+    dependencies: list[Dependency] = []
     keep: list[ObjectRef] = []
 
     def slot(value: Any) -> Any:
@@ -49,7 +49,7 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
             keep.append(value)
         if isinstance(value, ObjectRef):
             check_current(value)
-            dependencies.append(m.Dependency(value._id, value._owner))
+            dependencies.append(Dependency(value._id, value._owner))
             return ArgumentSlot(len(dependencies) - 1)
         return value
 
@@ -63,7 +63,7 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
     return packed.to_bytes(), dependencies, packed.contained
 
 
-def counted(spec: m.TaskSpec) -> list[bytes]:
+def counted(spec: TaskSpec) -> list[bytes]:
     """What a task holds while it runs, once for each time that it stands here."""
     object_ids = [dependency.object_id for dependency in spec.dependencies]
     object_ids += [ref.object_id for ref in spec.contained]
@@ -72,7 +72,7 @@ def counted(spec: m.TaskSpec) -> list[bytes]:
     return object_ids
 
 
-def unpack(core: CoreWorker, spec: m.TaskSpec) -> tuple[list[Any], dict[str, Any]]:
+def unpack(core: CoreWorker, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a task that runs here; raises what an argument's task raised."""
     if not spec.args:
         return [], {}

@@ -49,8 +49,10 @@ from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
+from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
+from nbray.wire.records import ActorSpec, Address, Dependency, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
 
@@ -88,15 +90,15 @@ class CoreWorker:
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
         self._given_up: Exception | None = None
-        self.on_output: Callable[[m.OutputLines | m.OutputDisplay], None] | None = None
+        self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None
         self.on_task_start: Callable[[], None] = lambda: None
         self.on_task_end: Callable[[], None] = lambda: None
         self.newest_task: TaskContext | None = None
-        self.actor: m.ActorSpec | None = None
+        self.actor: ActorSpec | None = None
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
-        self.on_job: Callable[[m.JobConfig], None] = lambda job: None
+        self.on_job: Callable[[JobConfig], None] = lambda job: None
         self.submitter_dirty = False
-        self.job: m.JobConfig
+        self.job: JobConfig
         self.new_task_id: TaskIDFactory
         self._has_job = False
         self._new_tasks: deque[PendingTask] = deque()
@@ -111,12 +113,12 @@ class CoreWorker:
                     ("gcs", reply.request_id), reply
                 ),
                 m.Assigned: self._on_assigned,
-                m.OutputLines: self._on_output,
-                m.OutputDisplay: self._on_output,
+                wm.OutputLines: self._on_output,
+                wm.OutputDisplay: self._on_output,
                 m.CancelObject: lambda _peer, message: self._cancel(
                     message.object_id[:24], message.force, message.recursive
                 ),
-                m.SchedulingWarning: self._on_warning,
+                wm.SchedulingWarning: self._on_warning,
             }
         )
         self.peers.on_closed.append(self._on_closed)
@@ -124,7 +126,7 @@ class CoreWorker:
     # --- start and stop --------------------
 
     @property
-    def address(self) -> m.Address:
+    def address(self) -> Address:
         """Where this process listens."""
         return self.peers.address
 
@@ -133,7 +135,7 @@ class CoreWorker:
         self.peers.joined(node_id)
         self.stored.attach(arena_path, arena_size)
 
-    def set_job(self, job: m.JobConfig) -> None:
+    def set_job(self, job: JobConfig) -> None:
         """Work for this job from now on."""
         self._has_job = True
         self.job = job
@@ -144,7 +146,7 @@ class CoreWorker:
         """The folder of this node's sockets and logs."""
         return Session(Path(self.address.unix_path).parent.parent)
 
-    def become_actor(self, spec: m.ActorSpec) -> None:
+    def become_actor(self, spec: ActorSpec) -> None:
         """This process is that actor's from now on."""
         self.actor, self.actor_group = spec, _group_of(spec.options.strategy)
 
@@ -169,7 +171,7 @@ class CoreWorker:
         """Submit a task; its refs, or the generator of them, come back at once."""
         task_id = self.new_task_id()
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
-        spec = m.TaskSpec(
+        spec = TaskSpec(
             task_id, self.job.job_id, function_id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
             origin=current_origin(), group=_group_of(options.shape.strategy),
@@ -191,7 +193,7 @@ class CoreWorker:
         """Call a method of an actor; like `submit_task`."""
         task_id = self.new_task_id()
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
-        spec = m.TaskSpec(
+        spec = TaskSpec(
             task_id, self.job.job_id, b"", name, payload, dependencies, contained,
             options.num_returns, actor_id, method, 0, 0, options.backpressure,
             options.concurrency_group, current_origin(),
@@ -211,7 +213,7 @@ class CoreWorker:
         task = running.get()
         return task.task_id if task is not None else b""
 
-    def _new_refs(self, spec: m.TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
+    def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
         refs = []
         for index in range(spec.return_count()):
             object_id = return_id(spec.task_id, index)
@@ -255,14 +257,14 @@ class CoreWorker:
         self.references.hold_handles(object_id, arguments)
         return ObjectRef(object_id, self.peers.address, self)
 
-    def borrowed_ref(self, object_id: bytes, owner: m.Address) -> ObjectRef:
+    def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
         self.references.refer(object_id, owner)
         return ObjectRef(object_id, owner, self)
 
     # --- the task of this thread or coroutine --------------------
 
-    def enter_task(self, spec: m.TaskSpec) -> Token[TaskContext | None]:
+    def enter_task(self, spec: TaskSpec) -> Token[TaskContext | None]:
         """What this thread or coroutine does from now on belongs to the task."""
         task = TaskContext(
             spec.task_id, spec.name, spec.actor_id, spec.attempt, spec.origin,
@@ -371,7 +373,7 @@ class CoreWorker:
         self._given_up = error
         self.submitter.fail_all(error)
         self.actor_calls.fail_all(error)
-        self.table.complete_all(m.Value(serialize(error).to_bytes(), None, True))
+        self.table.complete_all(Value(serialize(error).to_bytes(), None, True))
 
     def _take_new(self) -> None:
         """Take over what was submitted since the last turn."""
@@ -417,7 +419,7 @@ class CoreWorker:
                 continue
             task.unresolved += 1
 
-            def fill(entry: ObjectEntry = entry, dependency: m.Dependency = dependency) -> None:
+            def fill(entry: ObjectEntry = entry, dependency: Dependency = dependency) -> None:
                 dependency.value = entry.value
                 task.unresolved -= 1
                 if not task.unresolved:
@@ -429,7 +431,7 @@ class CoreWorker:
 
     def _on_done(self, connection: Connection, message: m.TaskDone) -> None:
         peer = connection.state
-        worker_id = peer.worker_id if isinstance(peer, m.Address) else b""
+        worker_id = peer.worker_id if isinstance(peer, Address) else b""
         if not self.submitter.on_done(worker_id, message):
             self.actor_calls.on_done(connection, worker_id, message)
 
@@ -447,11 +449,11 @@ class CoreWorker:
     def _on_assigned(self, _raylet: Connection, message: m.Assigned) -> None:
         self.peers.answer(("assigned", message.request_id), message)
 
-    def _on_output(self, _peer: Connection, message: m.OutputLines | m.OutputDisplay) -> None:
+    def _on_output(self, _peer: Connection, message: wm.OutputLines | wm.OutputDisplay) -> None:
         if self.on_output is not None:
             self.on_output(message)
 
-    def _on_warning(self, _raylet: Connection, message: m.SchedulingWarning) -> None:
+    def _on_warning(self, _raylet: Connection, message: wm.SchedulingWarning) -> None:
         # A worker's stderr reaches its driver.
         print(f"(raylet) {message.text}", file=sys.stderr, flush=True)
 

@@ -27,6 +27,7 @@ from nbray.core_worker.task_runner import TaskRunner
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.records import TaskSpec
 from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,8 @@ class Executor:
         self._main = threading.get_ident()
         self._runner = TaskRunner(core)
         self._counts = RunCounts(core)
-        self._queue: deque[tuple[Connection, m.TaskSpec]] = deque()
-        self._replies: deque[tuple[Connection, m.TaskSpec, m.TaskDone]] = deque()
+        self._queue: deque[tuple[Connection, TaskSpec]] = deque()
+        self._replies: deque[tuple[Connection, TaskSpec, m.TaskDone]] = deque()
         self._waiter: Waiter | None = None
         self._current: bytes = b""
         self._cancelled: bytes = b""
@@ -127,7 +128,7 @@ class Executor:
         self._counts.replied()
 
     def _send(
-        self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone, kept: list[bytes]
+        self, connection: Connection, spec: TaskSpec, done: m.TaskDone, kept: list[bytes]
     ) -> None:
         done.borrowed = kept
         held = [ref.object_id for value in done.values for ref in value.contained]
@@ -204,7 +205,7 @@ class Executor:
         if self._cancelled and self._cancelled == self._current:
             raise KeyboardInterrupt("The task was cancelled while it ran.")
 
-    def run_here(self, connection: Connection, spec: m.TaskSpec) -> None:
+    def run_here(self, connection: Connection, spec: TaskSpec) -> None:
         """Run a task in the main thread and queue its reply."""
         self._started = time.monotonic()
         self._current = spec.task_id
@@ -222,18 +223,18 @@ class Executor:
             self._count_call(spec, done)
         self._reply(connection, spec, done)
 
-    def _count_call(self, spec: m.TaskSpec, done: m.TaskDone) -> None:
+    def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1
         if calls >= spec.max_calls:
             self._worn_out = done.leaving = True
             self._core.reactor.post(self._return_queue)
 
-    def reply(self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone) -> None:
+    def reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
         """Queue the reply of a task that ran in another thread."""
         self._reply(connection, spec, done)
         self._core.reactor.notify()
 
-    def _reply(self, connection: Connection, spec: m.TaskSpec, done: m.TaskDone) -> None:
+    def _reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
         self._core.events.ran(spec, done)
         self._replies.append((connection, spec, done))
 

@@ -13,14 +13,8 @@ from nbray.core_worker.serialization import serialize
 from nbray.exceptions import TaskPlacementGroupRemoved
 from nbray.object_ref import ObjectRef
 from nbray.wire.connection import Connection
-from nbray.wire.messages import (
-    CreateGroup,
-    GroupSpec,
-    GroupState,
-    RemoveGroup,
-    Value,
-    WatchGroup,
-)
+from nbray.wire.messages import CreateGroup, GroupState, RemoveGroup, WatchGroup
+from nbray.wire.records import GroupSpec, Value
 from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:

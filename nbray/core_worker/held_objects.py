@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.wire.connection import Connection
-from nbray.wire.messages import ObjectRow, ObjectsTold, TellObjects
+from nbray.wire.object_messages import ObjectsTold, TellObjects
+from nbray.wire.records import ObjectRow
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

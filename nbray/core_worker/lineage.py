@@ -29,7 +29,7 @@ from nbray.exceptions import (
     ObjectReconstructionFailedLineageEvictedError,
     ObjectReconstructionFailedMaxAttemptsExceededError,
 )
-from nbray.wire import messages as m
+from nbray.wire.records import Value
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -145,7 +145,7 @@ class Lineage:
         core.resubmit(task)
 
 
-def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> m.Value:
+def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
     name = f"Object {object_id.hex()} is lost, with every copy of its value, and cannot be made "
     error: ObjectLostError
     if kept is not None:
@@ -161,4 +161,4 @@ def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> m.Value
         error = ObjectReconstructionFailedError(
             f"{name}again: nbray.put made it, or a task or an actor's call that may not be retried."
         )
-    return m.Value(serialize(error).to_bytes(), None, True)
+    return Value(serialize(error).to_bytes(), None, True)

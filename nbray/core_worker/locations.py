@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.references import owner_died
-from nbray.wire import messages as m
+from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
+from nbray.wire.records import Address, Stored, Value
 from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -28,22 +29,22 @@ class Locations:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         peers = core.peers
-        peers.handlers[m.CopiesChanged] = self._on_copies_changed
-        peers.handlers[m.RequestLocations] = self._serve
-        peers.handlers[m.Locations] = lambda _peer, reply: peers.answer(
+        peers.handlers[om.CopiesChanged] = self._on_copies_changed
+        peers.handlers[om.RequestLocations] = self._serve
+        peers.handlers[om.Locations] = lambda _peer, reply: peers.answer(
             ("locations", reply.request_id), reply
         )
         peers.on_node_died.append(self._on_node_died)
         peers.on_closed.append(self._on_closed)
-        self._dying: dict[bytes, list[m.CopiesChanged]] = {}
+        self._dying: dict[bytes, list[om.CopiesChanged]] = {}
 
     # --- the owner, under the baton --------------------
 
-    def _stored(self, object_id: bytes) -> m.Stored | None:
+    def _stored(self, object_id: bytes) -> Stored | None:
         entry = self._core.table.get(object_id)
         return None if entry is None or entry.value is None else entry.value.stored
 
-    def _on_copies_changed(self, _raylet: Connection, message: m.CopiesChanged) -> None:
+    def _on_copies_changed(self, _raylet: Connection, message: om.CopiesChanged) -> None:
         if message.maker:
             self._on_maker_died(message)
             return
@@ -57,9 +58,9 @@ class Locations:
             elif not message.added and message.node_id in stored.node_ids:
                 stored.node_ids.remove(message.node_id)
         if freed and message.added:  # the copy was made while the object ended
-            self._core.peers.raylet.send(m.FreeObjects(freed, [message.node_id]))
+            self._core.peers.raylet.send(om.FreeObjects(freed, [message.node_id]))
 
-    def _on_maker_died(self, message: m.CopiesChanged) -> None:
+    def _on_maker_died(self, message: om.CopiesChanged) -> None:
         """What it told of before it died is all read once its connection has ended."""
         connection = self._core.peers.find(message.maker)
         if connection is None or connection.closed:
@@ -69,11 +70,11 @@ class Locations:
 
     def _on_closed(self, connection: Connection) -> None:
         peer = connection.state
-        if isinstance(peer, m.Address):
+        if isinstance(peer, Address):
             for message in self._dying.pop(peer.worker_id, ()):
                 self._drop_unknown(message)
 
-    def _drop_unknown(self, message: m.CopiesChanged) -> None:
+    def _drop_unknown(self, message: om.CopiesChanged) -> None:
         unknown = []
         for object_id in message.object_ids:
             stored = self._stored(object_id)
@@ -81,17 +82,17 @@ class Locations:
                 unknown.append(object_id)
         if unknown:
             raylet = self._core.peers.raylet
-            raylet.send(m.FreeObjects(unknown, [message.node_id], message.maker))
+            raylet.send(om.FreeObjects(unknown, [message.node_id], message.maker))
 
-    def _serve(self, connection: Connection, message: m.RequestLocations) -> None:
+    def _serve(self, connection: Connection, message: om.RequestLocations) -> None:
         self._current(
             message.object_id,
             message.tried,
-            lambda value: connection.send(m.Locations(message.request_id, value)),
+            lambda value: connection.send(om.Locations(message.request_id, value)),
         )
 
     def _current(
-        self, object_id: bytes, tried: list[bytes], then: Callable[[m.Value | None], None]
+        self, object_id: bytes, tried: list[bytes], then: Callable[[Value | None], None]
     ) -> None:
         """``then`` gets a value that has a copy on another node than ``tried``, made if need be."""
         entry = self._core.table.get(object_id)
@@ -116,13 +117,13 @@ class Locations:
             if was_primary and stored.node_ids:
                 heirs.setdefault(stored.node_ids[0], []).append(object_id)
         for heir, object_ids in heirs.items():
-            self._core.peers.raylet.send(m.KeepCopies(object_ids, heir))
+            self._core.peers.raylet.send(om.KeepCopies(object_ids, heir))
 
     # --- the borrower, any thread --------------------
 
     def newer(
-        self, object_id: bytes, owner: m.Address, tried: set[bytes], deadline: float | None
-    ) -> m.Value | None:
+        self, object_id: bytes, owner: Address, tried: set[bytes], deadline: float | None
+    ) -> Value | None:
         """The value as its owner knows it, when no node of ``tried`` has it any more.
 
         The error that says so when the owner is gone. None when it knows nothing of the object,
@@ -130,9 +131,9 @@ class Locations:
         """
         core, peers = self._core, self._core.peers
         waiter = Waiter()
-        answer: list[m.Value | None] = []
+        answer: list[Value | None] = []
 
-        def on_value(value: m.Value | None) -> None:
+        def on_value(value: Value | None) -> None:
             entry = core.table.get(object_id)
             if entry is not None and entry.owner is not None:
                 entry.value = value
@@ -147,7 +148,7 @@ class Locations:
             request_id = peers.next_request()
             peers.ask(
                 peers.connect(owner), ("locations", request_id),
-                m.RequestLocations(request_id, object_id, nodes),
+                om.RequestLocations(request_id, object_id, nodes),
                 lambda reply: on_value(owner_died(object_id) if reply is None else reply.value),
             )  # fmt: skip
 

@@ -11,7 +11,8 @@ import threading
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from nbray.wire.messages import MetricRow, MetricsRecorded
+from nbray.wire.records import MetricRow
+from nbray.wire.watching_messages import MetricsRecorded
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

@@ -27,7 +27,8 @@ from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.output_batch import Batch
 from nbray.wire.connection import Connection
-from nbray.wire.messages import OutputDisplay, OutputSource
+from nbray.wire.records import OutputSource
+from nbray.wire.watching_messages import OutputDisplay
 
 logger = logging.getLogger(__name__)
 

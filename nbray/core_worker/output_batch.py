@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nbray.wire.messages import OutputDisplay, OutputLines, OutputSource
+from nbray.wire.records import OutputSource
+from nbray.wire.watching_messages import OutputDisplay, OutputLines
 
 _UP = "\x1b[A"
 _LONGEST = 16 * 1024

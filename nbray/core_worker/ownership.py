@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from nbray.wire.messages import Address, Stored, Value
+from nbray.wire.records import Address, Stored, Value
 from nbray.wire.waiting import Waiter
 
 

@@ -17,17 +17,20 @@ from typing import Any
 from nbray.common.config import Config
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.wire import messages as m
+from nbray.wire import object_messages as om
+from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
+from nbray.wire.records import Address
 from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
 
 _OF_RAYLETS = (
     m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
-    m.WorkerDied, m.ReclaimLeases, m.ObjectCreated, m.ObjectPinned, m.RoomLent, m.ReclaimRoom,
-    m.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
-    m.NodeDied, m.SchedulingWarning, m.TellTasks, m.TellObjects, m.GroupState,
+    m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.RoomLent, om.ReclaimRoom,
+    om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
+    m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects, m.GroupState,
     m.Assigned,
 )  # fmt: skip
 Handler = Callable[[Connection, Any], None]
@@ -53,7 +56,7 @@ class Peers:
         self.on_closed: list[Callable[[Connection], None]] = []
         self.on_node_died: list[Callable[[bytes], None]] = []
         self.hello: Callable[[], m.Hello]
-        self.address: m.Address
+        self.address: Address
         self.raylet: Connection
         self._socket_path = socket_path
         # The raylet waits so long for the GCS, and then says that it did not come back.
@@ -74,7 +77,7 @@ class Peers:
         unix.bind(self._socket_path)
         unix.listen(512)
         tcp = socket.create_server((host, 0), backlog=512)
-        self.address = m.Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
+        self.address = Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
         self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
         self.reactor.listen(unix, self._on_peer_message, self._closed)
         self.reactor.listen(tcp, self._on_peer_message, self._closed)
@@ -82,7 +85,7 @@ class Peers:
     def joined(self, node_id: bytes) -> None:
         """The raylet of that node took this process in."""
         a = self.address
-        self.address = m.Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
+        self.address = Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
         self._raylets[node_id] = self.raylet
 
     def stop(self) -> None:
@@ -95,7 +98,7 @@ class Peers:
 
     # --- connections --------------------
 
-    def connect(self, address: m.Address) -> Connection:
+    def connect(self, address: Address) -> Connection:
         """The connection to a driver or worker, made when there is none."""
         connection = self._peers.get(address.worker_id)
         if connection is None or connection.closed:
@@ -109,7 +112,7 @@ class Peers:
             self._peers[address.worker_id] = connection
         return connection
 
-    def introduced(self, connection: Connection, address: m.Address) -> None:
+    def introduced(self, connection: Connection, address: Address) -> None:
         """A process that connected to this one said who it is."""
         connection.state = address
         self._peers.setdefault(address.worker_id, connection)
@@ -143,7 +146,7 @@ class Peers:
 
     def _closed(self, connection: Connection) -> None:
         peer = connection.state
-        if isinstance(peer, m.Address) and self._peers.get(peer.worker_id) is connection:
+        if isinstance(peer, Address) and self._peers.get(peer.worker_id) is connection:
             del self._peers[peer.worker_id]
         orphans = [key for key, (over, _) in self._replies.items() if over is connection]
         for key in orphans:
@@ -156,8 +159,7 @@ class Peers:
         gone = [
             connection
             for connection in self._peers.values()
-            if isinstance(connection.state, m.Address)
-            and connection.state.node_id == message.node_id
+            if isinstance(connection.state, Address) and connection.state.node_id == message.node_id
         ]
         raylet = self._raylets.pop(message.node_id, None)
         for connection in [*gone, raylet] if raylet is not None else gone:

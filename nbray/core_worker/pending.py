@@ -6,7 +6,7 @@ from collections import deque
 
 from nbray.core_worker.task_options import TaskOptions
 from nbray.wire.connection import Connection
-from nbray.wire.messages import Address, TaskSpec
+from nbray.wire.records import Address, TaskSpec
 from nbray.wire.strategies import Shape, Spread
 
 WINDOW_S = 0.005

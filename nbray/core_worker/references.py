@@ -29,7 +29,9 @@ from nbray.core_worker.peers import Peers
 from nbray.core_worker.serialization import serialize
 from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
+from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
+from nbray.wire.records import Address, ContainedRef, Value
 
 
 class References:
@@ -55,13 +57,13 @@ class References:
         self._ending = allocate_lock()
         peers.handlers.update(
             {
-                m.RequestValue: self._serve_value,
-                m.ValueReady: self._on_value,
-                m.AddBorrower: self._on_add_borrower,
-                m.BorrowerAdded: lambda _peer, reply: peers.answer(
+                om.RequestValue: self._serve_value,
+                om.ValueReady: self._on_value,
+                om.AddBorrower: self._on_add_borrower,
+                om.BorrowerAdded: lambda _peer, reply: peers.answer(
                     ("borrow", reply.request_id), reply
                 ),
-                m.RemoveBorrower: self._on_remove_borrower,
+                om.RemoveBorrower: self._on_remove_borrower,
                 m.HandoverDone: self._on_handover_done,
             }
         )
@@ -74,7 +76,7 @@ class References:
         for object_id in object_ids:
             self.released.append((object_id, change))
 
-    def refer(self, object_id: bytes, owner: m.Address) -> ObjectEntry:
+    def refer(self, object_id: bytes, owner: Address) -> ObjectEntry:
         """Count one more ref of an object that came from elsewhere; from any thread."""
         with self._ending:
             entry = self.table.borrow(object_id, owner)
@@ -143,7 +145,7 @@ class References:
             assert entry.owner is not None
             owner = self._peers.find(entry.owner.worker_id)
             if entry.registered and owner is not None:
-                owner.send(m.RemoveBorrower(object_id, self._peers.worker_id, entry.registered))
+                owner.send(om.RemoveBorrower(object_id, self._peers.worker_id, entry.registered))
             return
         if actor_id:
             self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
@@ -160,10 +162,10 @@ class References:
         self.note(entry.contained or (), -1)
         entry.contained = None
 
-    def free(self, object_id: bytes, value: m.Value) -> None:
+    def free(self, object_id: bytes, value: Value) -> None:
         """Give back what a value of this process takes in arenas."""
         if value.stored is not None:
-            self._peers.raylet.send(m.FreeObjects([object_id], value.stored.node_ids))
+            self._peers.raylet.send(om.FreeObjects([object_id], value.stored.node_ids))
 
     def is_borrowed(self, entry: ObjectEntry) -> bool:
         """Whether another process owns the object."""
@@ -181,9 +183,9 @@ class References:
             return
         assert entry.owner is not None
         entry.requested = True
-        self._peers.connect(entry.owner).send(m.RequestValue(object_id))
+        self._peers.connect(entry.owner).send(om.RequestValue(object_id))
 
-    def _on_value(self, _peer: Connection, message: m.ValueReady) -> None:
+    def _on_value(self, _peer: Connection, message: om.ValueReady) -> None:
         self.table.complete(message.object_id, message.value or owner_died(message.object_id))
 
     def found_in(self, outer: bytes, object_id: bytes) -> None:
@@ -203,7 +205,7 @@ class References:
 
         self._register(object_id, entry, registered)
 
-    def take_over(self, refs: list[m.ContainedRef], then: Callable[[], None]) -> None:
+    def take_over(self, refs: list[ContainedRef], then: Callable[[], None]) -> None:
         """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
         pending = 1
 
@@ -268,7 +270,7 @@ class References:
         entry.registered = 1
         entry.registering = [then]
 
-        def answered(_reply: m.BorrowerAdded | None) -> None:
+        def answered(_reply: om.BorrowerAdded | None) -> None:
             waiting, entry.registering = entry.registering, None
             for callback in waiting or ():
                 callback()
@@ -277,26 +279,26 @@ class References:
         self._peers.ask(
             self._peers.connect(entry.owner),
             ("borrow", request_id),
-            m.AddBorrower(object_id, self._peers.address, request_id),
+            om.AddBorrower(object_id, self._peers.address, request_id),
             answered,
         )
 
     # --- borrowing: others borrow --------------------
 
-    def _serve_value(self, connection: Connection, message: m.RequestValue) -> None:
+    def _serve_value(self, connection: Connection, message: om.RequestValue) -> None:
         object_id = message.object_id
         entry = self.table.get(object_id)
         if entry is None:
-            connection.send(m.ValueReady(object_id, None))
+            connection.send(om.ValueReady(object_id, None))
             return
-        entry.when_complete(lambda: connection.send(m.ValueReady(object_id, entry.value)))
+        entry.when_complete(lambda: connection.send(om.ValueReady(object_id, entry.value)))
         self.fetch(object_id, entry)
 
-    def _on_add_borrower(self, connection: Connection, message: m.AddBorrower) -> None:
+    def _on_add_borrower(self, connection: Connection, message: om.AddBorrower) -> None:
         self.table.add_borrower(message.object_id, message.borrower.worker_id, 1)
-        connection.send(m.BorrowerAdded(message.request_id))
+        connection.send(om.BorrowerAdded(message.request_id))
 
-    def _on_remove_borrower(self, _peer: Connection, message: m.RemoveBorrower) -> None:
+    def _on_remove_borrower(self, _peer: Connection, message: om.RemoveBorrower) -> None:
         self.table.add_borrower(message.object_id, message.borrower_id, -message.count)
         self.release(message.object_id)
 
@@ -332,7 +334,7 @@ class References:
     def _on_closed(self, connection: Connection) -> None:
         self._drop_handovers(connection)
         peer = connection.state
-        if not isinstance(peer, m.Address) or self._peers.find(peer.worker_id) is not None:
+        if not isinstance(peer, Address) or self._peers.find(peer.worker_id) is not None:
             return
         for object_id in self.table.drop_borrower(peer.worker_id):
             self.release(object_id)
@@ -340,7 +342,7 @@ class References:
             self.table.complete(object_id, owner_died(object_id))
 
 
-def owner_died(object_id: bytes) -> m.Value:
+def owner_died(object_id: bytes) -> Value:
     """What is left of an object whose owner is gone: the error that says so."""
     error = OwnerDiedError(f"The owner of object {object_id.hex()} died, and the object with it.")
-    return m.Value(serialize(error).to_bytes(), None, True)
+    return Value(serialize(error).to_bytes(), None, True)

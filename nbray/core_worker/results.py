@@ -10,6 +10,7 @@ from nbray.core_worker.serialization import deserialize, serialize
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
+from nbray.wire.records import Address, ContainedRef, TaskSpec, Value
 
 if TYPE_CHECKING:
     from nbray.core_worker.actor_calls import ActorCall
@@ -30,7 +31,7 @@ class Results:
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)
-        handed_over: list[m.ContainedRef] = []
+        handed_over: list[ContainedRef] = []
         any_refs = False
         for index, value in enumerate(done.values):
             object_id = return_id(spec.task_id, index)
@@ -58,12 +59,12 @@ class Results:
         self._let_go_of_arguments(spec)
         core.submitter_dirty = True
 
-    def _handover_done(self, spec: m.TaskSpec, worker_id: bytes) -> None:
+    def _handover_done(self, spec: TaskSpec, worker_id: bytes) -> None:
         connection = self._core.peers.find(worker_id)
         if connection is not None:
             connection.send(m.HandoverDone(spec.task_id))
 
-    def _let_go_of_arguments(self, spec: m.TaskSpec) -> None:
+    def _let_go_of_arguments(self, spec: TaskSpec) -> None:
         if spec.dependencies or spec.contained or spec.actor_id:
             self._core.references.note(counted(spec), -1)
 
@@ -78,22 +79,22 @@ class Results:
         error = deserialize(value.inline, None)
         return isinstance(error, TaskError) and isinstance(error.cause, wanted)
 
-    def fail(self, spec: m.TaskSpec, error: Exception) -> None:
+    def fail(self, spec: TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
         self._core.counts.ended(spec, failed=True)
         self._core.events.failed(spec, error)
-        value = m.Value(serialize(error).to_bytes(), None, True)
+        value = Value(serialize(error).to_bytes(), None, True)
         if spec.num_returns < 0:
             self._core.streams.failed(spec, value)
         for index in range(spec.return_count()):
             self._core.table.complete(return_id(spec.task_id, index), value)
         self._let_go_of_arguments(spec)
 
-    def fail_cancelled(self, spec: m.TaskSpec) -> None:
+    def fail_cancelled(self, spec: TaskSpec) -> None:
         """The task was cancelled before it started."""
         self.fail(spec, TaskCancelledError(f"Task {spec.name} was cancelled."))
 
-    def fail_crashed(self, spec: m.TaskSpec, worker: m.Address, death: m.WorkerDied | None) -> None:
+    def fail_crashed(self, spec: TaskSpec, worker: Address, death: m.WorkerDied | None) -> None:
         """The task's worker died and no retry is left."""
         if death is not None:
             cause = death.cause

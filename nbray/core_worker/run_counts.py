@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nbray.wire.messages import TaskDone, TaskSpec, TasksRan
+from nbray.wire.messages import TaskDone, TasksRan
+from nbray.wire.records import TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

@@ -15,7 +15,7 @@ from nbray.runtime_env import packaging
 from nbray.runtime_env.packaging import PackageError
 from nbray.runtime_env.spec import URI_PREFIX, from_text, merge, to_text
 from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
-from nbray.wire.messages import JobConfig
+from nbray.wire.records import JobConfig
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from nbray.core_worker.copying import copy_into
-from nbray.wire.messages import Address, ContainedRef
+from nbray.wire.records import Address, ContainedRef
 
 if TYPE_CHECKING:
     from nbray.object_ref import ObjectRef

@@ -21,7 +21,9 @@ from nbray.exceptions import (
 from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.client import Room
 from nbray.wire import messages as m
+from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
+from nbray.wire.records import Address, Stored, Value
 from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -37,17 +39,17 @@ class StoredValues:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._arena: Arena | None = None
-        self._pinned: dict[bytes, list[Callable[[m.ObjectPinned | None], None]]] = {}
+        self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
         self._unpins: deque[bytes] = deque()
         self._locations = Locations(core)
         self._room = Room(core.config, self._send_soon, core.reactor.call_later)
         peers = core.peers
-        peers.handlers[m.ObjectCreated] = lambda _peer, reply: peers.answer(
+        peers.handlers[om.ObjectCreated] = lambda _peer, reply: peers.answer(
             ("create", reply.object_id), reply
         )
-        peers.handlers[m.ObjectPinned] = self._on_pinned
-        peers.handlers[m.RoomLent] = lambda _peer, message: self._room.lent(message)
-        peers.handlers[m.ReclaimRoom] = lambda _peer, _message: self._room.reclaim()
+        peers.handlers[om.ObjectPinned] = self._on_pinned
+        peers.handlers[om.RoomLent] = lambda _peer, message: self._room.lent(message)
+        peers.handlers[om.ReclaimRoom] = lambda _peer, _message: self._room.reclaim()
         peers.on_closed.append(self._on_closed)
 
     def attach(self, path: str, size: int) -> None:
@@ -56,7 +58,7 @@ class StoredValues:
 
     # --- written --------------------
 
-    def store(self, object_id: bytes, packed: Serialized, owner: m.Address) -> m.Value:
+    def store(self, object_id: bytes, packed: Serialized, owner: Address) -> Value:
         """The value inline when it is small, else written into the arena.
 
         Raises:
@@ -65,7 +67,7 @@ class StoredValues:
         """
         core = self._core
         if packed.size <= core.config.max_inline_bytes:
-            return m.Value(packed.to_bytes(), None, False, packed.contained)
+            return Value(packed.to_bytes(), None, False, packed.contained)
         assert self._arena is not None
         size = packed.size
         label = where_made()
@@ -73,20 +75,20 @@ class StoredValues:
         offset = self._room.cut(size) if owner.worker_id == core.worker_id else None
         complete: m.Message
         if offset is not None:
-            complete = m.ObjectWritten(object_id, offset, size, label)
+            complete = om.ObjectWritten(object_id, offset, size, label)
         else:
-            created: m.ObjectCreated = core.peers.request(
-                ("create", object_id), m.CreateObject(object_id, size, owner, label),
+            created: om.ObjectCreated = core.peers.request(
+                ("create", object_id), om.CreateObject(object_id, size, owner, label),
                 _CREATE_TIMEOUT_S,
             )  # fmt: skip
             if created.error:
                 raise _STORE_ERRORS[created.kind](created.error)
             offset = created.offset
-            complete = m.SealObject(object_id)
+            complete = om.SealObject(object_id)
         packed.write_into(self._arena.view(offset, size))
         self._send_soon(complete)
-        stored = m.Stored(size, [core.address.node_id], kind_of(packed.value))
-        return m.Value(None, stored, False, packed.contained)
+        stored = Stored(size, [core.address.node_id], kind_of(packed.value))
+        return Value(None, stored, False, packed.contained)
 
     def _send_soon(self, message: m.Message) -> None:
         """To the raylet, before anything that this process sends later; from any thread."""
@@ -97,8 +99,8 @@ class StoredValues:
     # --- read --------------------
 
     def map(
-        self, object_id: bytes, owner: m.Address, stored: m.Stored, deadline: float | None
-    ) -> memoryview | m.Value:
+        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
+    ) -> memoryview | Value:
         """A read-only view of the value, pinned until the last array over it has gone.
 
         Another value instead, when the owner says that it is not in an arena any more.
@@ -127,7 +129,7 @@ class StoredValues:
                 return newer
             stored = newer.stored
 
-    def _view(self, reply: m.ObjectPinned) -> memoryview:
+    def _view(self, reply: om.ObjectPinned) -> memoryview:
         object_id = reply.object_id
         if reply.path:
             try:
@@ -138,15 +140,15 @@ class StoredValues:
         return self._arena.pinned_view(reply.offset, reply.size, lambda: self._unpin(object_id))
 
     def _pin(
-        self, object_id: bytes, owner: m.Address, stored: m.Stored, deadline: float | None
-    ) -> m.ObjectPinned:
+        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
+    ) -> om.ObjectPinned:
         """Ask the raylet for the object: its answer, also when that is an error."""
         reactor, raylet = self._core.reactor, self._core.peers.raylet
         waiter = Waiter()
-        answers: list[m.ObjectPinned | None] = []
+        answers: list[om.ObjectPinned | None] = []
         abandoned = False
 
-        def on_pinned(reply: m.ObjectPinned | None) -> None:
+        def on_pinned(reply: om.ObjectPinned | None) -> None:
             answers.append(reply)
             waiter.complete_one()
             if abandoned:
@@ -163,7 +165,7 @@ class StoredValues:
                 on_pinned(None)
                 return
             self._pinned.setdefault(object_id, []).append(on_pinned)
-            raylet.send(m.GetObject(object_id, stored, owner))
+            raylet.send(om.GetObject(object_id, stored, owner))
 
         reactor.post(ask)
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
@@ -187,7 +189,7 @@ class StoredValues:
 
     # --- under the baton --------------------
 
-    def _on_pinned(self, _peer: Connection, reply: m.ObjectPinned) -> None:
+    def _on_pinned(self, _peer: Connection, reply: om.ObjectPinned) -> None:
         waiting = self._pinned.get(reply.object_id)
         if waiting:
             waiting.pop(0)(reply)
@@ -205,4 +207,4 @@ class StoredValues:
         """Tell the raylet which mapped values have gone since the last turn."""
         if self._unpins:
             unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
-            self._core.peers.raylet.send(m.UnpinObjects(unpins))
+            self._core.peers.raylet.send(om.UnpinObjects(unpins))

@@ -10,6 +10,7 @@ from nbray.core_worker.serialization import Serialized
 from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.records import TaskSpec
 from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -42,13 +43,13 @@ class StreamWriters:
         for _, waiter in waiting:
             waiter.complete_one()
 
-    def is_behind(self, spec: m.TaskSpec, sent: int) -> bool:
+    def is_behind(self, spec: TaskSpec, sent: int) -> bool:
         """Whether the reader has to take items before more are sent."""
         return bool(spec.backpressure) and (
             sent - self._taken.get(spec.task_id, 0) >= spec.backpressure
         )
 
-    def wait_for_reader(self, owner: Connection, spec: m.TaskSpec, sent: int) -> None:
+    def wait_for_reader(self, owner: Connection, spec: TaskSpec, sent: int) -> None:
         """Wait while the reader is too far behind.
 
         Raises:
@@ -63,7 +64,7 @@ class StreamWriters:
             self._core.values.block_on(waiter, None)
         raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
 
-    def send(self, owner: Connection, spec: m.TaskSpec, index: int, packed: Serialized) -> None:
+    def send(self, owner: Connection, spec: TaskSpec, index: int, packed: Serialized) -> None:
         """Store and send one item; from the thread that runs the task."""
         core = self._core
         object_id = return_id(spec.task_id, index + 1)
@@ -80,7 +81,7 @@ class StreamWriters:
         core.reactor.notify()
         core.reactor.try_turn()
 
-    def end(self, spec: m.TaskSpec) -> None:
+    def end(self, spec: TaskSpec) -> None:
         """It yields no more."""
         with self._lock:
             self._taken.pop(spec.task_id, None)

@@ -22,6 +22,7 @@ from nbray.core_worker.ownership import ObjectEntry
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.records import TaskSpec, Value
 
 if TYPE_CHECKING:
     from nbray.core_worker.actor_calls import ActorCall
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 STREAMING = -1
 DYNAMIC = -2
-_END = m.Value(b"")
+_END = Value(b"")
 NO_READER = 1 << 62
 
 
@@ -96,7 +97,7 @@ class Streams:
         self._complete(connection, object_id, entry, message.value)
 
     def _complete(
-        self, connection: Connection, object_id: bytes, entry: ObjectEntry, value: m.Value
+        self, connection: Connection, object_id: bytes, entry: ObjectEntry, value: Value
     ) -> None:
         references = self._core.references
         if value.contained and entry.value is None:
@@ -116,7 +117,7 @@ class Streams:
             if entry is not None and entry.value is not None and entry.value.stored is not None:
                 self._core.lineage.keep(task, object_id, entry)
 
-    def ended(self, spec: m.TaskSpec, length: int) -> None:
+    def ended(self, spec: TaskSpec, length: int) -> None:
         """The task has ended, and yielded ``length`` items in all."""
         stream = self._streams.pop(spec.task_id, None)
         if stream is None:
@@ -128,7 +129,7 @@ class Streams:
         if spec.num_returns == DYNAMIC:
             self._abandon(stream)
 
-    def failed(self, spec: m.TaskSpec, error: m.Value, length: int = 0) -> None:
+    def failed(self, spec: TaskSpec, error: Value, length: int = 0) -> None:
         """The task failed after ``length`` items or more: the error is the next and the last."""
         stream = self._streams.get(spec.task_id)
         if stream is not None:

@@ -37,10 +37,10 @@ from nbray.wire.messages import (
     RequestLease,
     ReturnLease,
     TaskDone,
-    TaskSpec,
     TasksReturned,
     WorkerDied,
 )
+from nbray.wire.records import TaskSpec
 from nbray.wire.strategies import ANYWHERE
 
 if TYPE_CHECKING:

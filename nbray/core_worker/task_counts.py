@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from nbray.wire.messages import TaskSpec
+from nbray.wire.records import TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

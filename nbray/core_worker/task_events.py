@@ -20,15 +20,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from nbray.wire.connection import Connection
-from nbray.wire.messages import (
-    TaskDone,
-    TaskEvent,
-    TaskEvents,
-    TaskSpec,
-    TasksRan,
-    TasksTold,
-    TellTasks,
-)
+from nbray.wire.messages import TaskDone, TasksRan
+from nbray.wire.records import TaskEvent, TaskSpec
+from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker

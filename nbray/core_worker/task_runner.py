@@ -27,6 +27,7 @@ from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.records import TaskSpec, Value
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class TaskRunner:
         """A function came along with a task."""
         self._functions.setdefault(function_id, pickled)
 
-    def run(self, owner: Connection, spec: m.TaskSpec) -> m.TaskDone:
+    def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it in this thread.
 
         Raises:
@@ -84,7 +85,7 @@ class TaskRunner:
         done.seconds = time.monotonic() - started
         return done
 
-    async def run_async(self, owner: Connection, spec: m.TaskSpec) -> m.TaskDone:
+    async def run_async(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it as a coroutine of this thread's event loop; raises like `run`."""
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
@@ -115,7 +116,7 @@ class TaskRunner:
         return done
 
     async def _stream_async(
-        self, owner: Connection, spec: m.TaskSpec, result: Any, done: m.TaskDone
+        self, owner: Connection, spec: TaskSpec, result: Any, done: m.TaskDone
     ) -> None:
         loop = asyncio.get_running_loop()
 
@@ -134,7 +135,7 @@ class TaskRunner:
             for item in self._iterator(spec, result):
                 await send(item)
 
-    def _iterator(self, spec: m.TaskSpec, result: Any) -> Any:
+    def _iterator(self, spec: TaskSpec, result: Any) -> Any:
         if not inspect.isgenerator(result) and not hasattr(result, "__next__"):
             raise TypeError(
                 f"{spec.name} has num_returns='streaming' or 'dynamic', so it must return a "
@@ -142,7 +143,7 @@ class TaskRunner:
             )
         return result
 
-    def _collected(self, owner: Connection, spec: m.TaskSpec, items: int) -> Any:
+    def _collected(self, owner: Connection, spec: TaskSpec, items: int) -> Any:
         """The task's own value after its items: none, or with "dynamic" the refs of all."""
         if spec.num_returns == STREAMING:
             return None
@@ -151,7 +152,7 @@ class TaskRunner:
             for index in range(items)
         )
 
-    def _function(self, spec: m.TaskSpec | TaskContext) -> Callable[..., Any]:
+    def _function(self, spec: TaskSpec | TaskContext) -> Callable[..., Any]:
         if not spec.actor_id:
             known = self._functions[spec.function_id]
             if isinstance(known, bytes):
@@ -166,7 +167,7 @@ class TaskRunner:
         bound: Callable[..., Any] = getattr(self.actor, spec.method)
         return bound
 
-    def _values(self, owner: Connection, spec: m.TaskSpec, result: Any) -> list[m.Value]:
+    def _values(self, owner: Connection, spec: TaskSpec, result: Any) -> list[Value]:
         if spec.num_returns == 0:
             return []
         results = [result]
@@ -186,14 +187,12 @@ class TaskRunner:
             )
         return values
 
-    def cancelled(self, spec: m.TaskSpec) -> m.TaskDone:
+    def cancelled(self, spec: TaskSpec) -> m.TaskDone:
         """The reply of a task that was cancelled."""
         error = TaskCancelledError(f"Task {spec.name} was cancelled.")
         return m.TaskDone(spec.task_id, self.errors(spec, error), 0.0)
 
-    def errors(
-        self, spec: m.TaskSpec, error: BaseException, unpacked: bool = True
-    ) -> list[m.Value]:
+    def errors(self, spec: TaskSpec, error: BaseException, unpacked: bool = True) -> list[Value]:
         """The task's values when it raised; ``unpacked``: after its arguments were there."""
         wrapped: BaseException
         if isinstance(error, TaskCancelledError):
@@ -208,9 +207,9 @@ class TaskRunner:
             logger.info("The exception of %s cannot be sent; its text is.", spec.name)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
         self._core.events.raised(spec.task_id, error, text)
-        return [m.Value(data, None, True)] * spec.return_count()
+        return [Value(data, None, True)] * spec.return_count()
 
-    def task_error(self, spec: m.TaskSpec, text: str, cause: BaseException | None) -> TaskError:
+    def task_error(self, spec: TaskSpec, text: str, cause: BaseException | None) -> TaskError:
         """The error of a task that ran, or was to run, in this process."""
         where = os.getpid(), self._core.address.host
         if not spec.actor_id:
@@ -230,7 +229,7 @@ class TaskRunner:
 _NO_ARGUMENTS = "  At least one of the input arguments for this task could not be computed:"
 
 
-def _root_cause(spec: m.TaskSpec, error: BaseException) -> BaseException | None:
+def _root_cause(spec: TaskSpec, error: BaseException) -> BaseException | None:
     """What the user's code raised first: an argument's task or one that this one waited for."""
     if isinstance(error, TaskError):
         return error.cause

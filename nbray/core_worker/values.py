@@ -16,7 +16,7 @@ from nbray.exceptions import (
     TaskError,
 )
 from nbray.object_ref import ObjectRef
-from nbray.wire import messages as m
+from nbray.wire.records import Address, Value
 from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Values:
             (ready if done else rest).append(ref)
         return ready, rest
 
-    def complete(self, ref: ObjectRef) -> m.Value:
+    def complete(self, ref: ObjectRef) -> Value:
         """The value of ``ref`` as it travels, once it is there."""
         entry = self._entry(ref)
         self.wait_for([(ref._id, entry)], 1, None)
@@ -162,11 +162,11 @@ class Values:
         return self.open(ref._id, ref._owner, value, deadline)
 
     def open(
-        self, object_id: bytes, owner: m.Address, value: m.Value, deadline: float | None = None
+        self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None
     ) -> Any:
         """Unpickle a complete value, or raise what it says."""
-        data: bytes | memoryview | m.Value | None = value
-        while isinstance(data, m.Value):
+        data: bytes | memoryview | Value | None = value
+        while isinstance(data, Value):
             value = data
             if value.stored is not None:
                 data = self._core.stored.map(object_id, owner, value.stored, deadline)
@@ -178,7 +178,7 @@ class Values:
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
         return result
 
-    def _rebuild(self, outer: bytes, object_id: bytes, owner: m.Address) -> ObjectRef:
+    def _rebuild(self, outer: bytes, object_id: bytes, owner: Address) -> ObjectRef:
         """The ref that was found in ``outer``, which is held until the owner knows us."""
         core = self._core
         entry = core.references.refer(object_id, owner)

@@ -23,7 +23,8 @@ from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RpcError, serve
-from nbray.wire.messages import ActorState, JobConfig, NodeInfo
+from nbray.wire.messages import ActorState
+from nbray.wire.records import JobConfig, NodeInfo
 
 logger = logging.getLogger(__name__)
 

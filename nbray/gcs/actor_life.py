@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from nbray.wire.messages import Address
+from nbray.wire.records import Address
 
 _STORY_KEPT = 12
 

@@ -39,7 +39,8 @@ from nbray.wire.gcs_messages import (
     WorkerDied,
 )
 from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.messages import ActorSpec, ActorState, Address, JobConfig, NodeInfo
+from nbray.wire.messages import ActorState
+from nbray.wire.records import ActorSpec, Address, JobConfig, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
 from nbray.wire.strategies import InGroup, Shape
 

@@ -38,7 +38,8 @@ from nbray.wire.gcs_messages import (
     WaitGroups,
 )
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
-from nbray.wire.messages import GroupSpec, GroupState, JobConfig, NodeInfo
+from nbray.wire.messages import GroupState
+from nbray.wire.records import GroupSpec, JobConfig, NodeInfo
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from nbray.common.resources import UNIT
 from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose
-from nbray.wire.messages import ActorOptions, NodeInfo
+from nbray.wire.records import ActorOptions, NodeInfo
 from nbray.wire.strategies import InGroup, Shape, Spread
 
 _WAIT_S = 1.0

@@ -21,7 +21,7 @@ from nbray.scheduling.policy import Demand
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, RegisterJob
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
-from nbray.wire.messages import ActorSpec, NodeInfo
+from nbray.wire.records import ActorSpec, NodeInfo
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from nbray.common.config import Config
 from nbray.object_store.allocator import aligned
 from nbray.wire import messages as m
+from nbray.wire import object_messages as om
 
 _BURST_S = 0.5
 
@@ -65,10 +66,10 @@ class Room:
             )  # fmt: skip
             self._asked = self._asked or ask
         if ask:
-            self._send(m.RequestRoom())
+            self._send(om.RequestRoom())
         return offset
 
-    def lent(self, message: m.RoomLent) -> None:
+    def lent(self, message: om.RoomLent) -> None:
         """The raylet's answer. Under the baton."""
         with self._lock:
             self._asked = False
@@ -105,4 +106,4 @@ class Room:
     def _return(self, blocks: list[tuple[int, int]]) -> None:
         for start, end in blocks:
             if start < end:
-                self._send(m.ReturnRoom(start, end - start))
+                self._send(om.ReturnRoom(start, end - start))

@@ -20,6 +20,7 @@ from nbray.raylet.scheduler import Scheduler
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.records import GroupSpec, NodeInfo
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class GroupManager:
     def __init__(
         self,
         gcs: GrpcClient,
-        row: m.NodeInfo,
+        row: NodeInfo,
         scheduler: Scheduler,
         leases: LeaseManager,
         actors: ActorManager,
@@ -49,7 +50,7 @@ class GroupManager:
         self._actors = actors
         self._refresh = refresh
         self._background = Background()
-        self._create: dict[bytes, m.GroupSpec] = {}
+        self._create: dict[bytes, GroupSpec] = {}
         self._remove: list[bytes] = []
         self._asked: dict[bytes, list[Process]] = {}
         self._watched: dict[bytes, list[Process]] = {}

@@ -9,7 +9,8 @@ from typing import Any
 
 from nbray.raylet.leases import Process
 from nbray.raylet.worker_pool import Worker
-from nbray.wire.messages import Message, TellTasks
+from nbray.wire.messages import Message
+from nbray.wire.watching_messages import TellTasks
 
 _ANSWER_S = 2.0
 _LAST_WORDS_S = 0.1

@@ -18,7 +18,9 @@ from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
+from nbray.wire import watching_messages as wm
 from nbray.wire.aio import FrameConnection
+from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import TaskSource, WaitingShape
 from nbray.wire.strategies import InGroup, OnNode, Shape
 
@@ -64,7 +66,7 @@ class Process:
         if text not in self.warned and len(self.warned) < _MOST_WARNINGS:
             self.warned.add(text)
             logger.warning("%s", text)
-            self.send(m.SchedulingWarning(text))
+            self.send(wm.SchedulingWarning(text))
 
     def send(self, message: m.Message) -> None:
         """Queue a message; dropped when the process has gone."""
@@ -99,7 +101,7 @@ class LeaseManager:
     """
 
     def __init__(
-        self, row: m.NodeInfo, scheduler: Scheduler, pool: WorkerPool, nodes: NodeTable
+        self, row: NodeInfo, scheduler: Scheduler, pool: WorkerPool, nodes: NodeTable
     ) -> None:
         self._row = row
         self._scheduler = scheduler

@@ -29,7 +29,8 @@ from nbray.object_store.spilling import bytes_to_spill, next_batch
 from nbray.raylet.leases import Process
 from nbray.raylet.spill_files import DiskFullError, SpillFiles
 from nbray.raylet.store import ObjectTable, Place, Stored
-from nbray.wire import messages as m
+from nbray.wire import object_messages as om
+from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class _Creation:
     since: float
     object_id: bytes
     size: int
-    owner: m.Address
+    owner: Address
     creator: Hashable
     secondary: bool
     label: str
@@ -70,7 +71,7 @@ class LocalStore:
         self.table = ObjectTable(store_bytes)
         self.files = SpillFiles(spill_folder, config.local_fs_capacity_threshold)
         self.on_change: Callable[[bytes], None] = lambda object_id: None
-        self.is_gone: Callable[[m.Address], bool] = lambda owner: False
+        self.is_gone: Callable[[Address], bool] = lambda owner: False
         self.on_evicted: Callable[[list[tuple[bytes, Stored]]], None] = lambda evicted: None
         self._node_id = node_id
         self._config = config
@@ -110,12 +111,12 @@ class LocalStore:
 
     # --- writing --------------------
 
-    def create(self, process: Process, message: m.CreateObject) -> None:
+    def create(self, process: Process, message: om.CreateObject) -> None:
         """Make room for an object; answered at once, or when there is room, or too late."""
 
         def answer(offset: int, refused: NoRoom | None) -> None:
             kind, text = (refused.kind, refused.text) if refused else ("", "")
-            process.send(m.ObjectCreated(message.object_id, offset, text, kind))
+            process.send(om.ObjectCreated(message.object_id, offset, text, kind))
 
         self._create(
             _Creation(
@@ -124,7 +125,7 @@ class LocalStore:
             )
         )  # fmt: skip
 
-    async def room_for_copy(self, object_id: bytes, size: int, owner: m.Address) -> int | None:
+    async def room_for_copy(self, object_id: bytes, size: int, owner: Address) -> int | None:
         """Room for a copy of another node's object; None when no room can be made now."""
         room: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
@@ -168,7 +169,7 @@ class LocalStore:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._serve_again)
             for holder in self.table.room_holders:
                 if isinstance(holder, Process):
-                    holder.send(m.ReclaimRoom())
+                    holder.send(om.ReclaimRoom())
 
     def _serve_again(self) -> None:
         self._retry = None
@@ -262,9 +263,9 @@ class LocalStore:
         ):
             offset = self.table.lend_room(self._room_bytes, process)
         self._clear_up()
-        process.send(m.RoomLent(offset or 0, 0 if offset is None else self._room_bytes))
+        process.send(om.RoomLent(offset or 0, 0 if offset is None else self._room_bytes))
 
-    def written(self, process: Process, message: m.ObjectWritten) -> None:
+    def written(self, process: Process, message: om.ObjectWritten) -> None:
         """A process wrote an object into room that it had."""
         known = self.table.add_written(
             message.object_id, message.offset, message.size, process.worker_id, process,
@@ -276,7 +277,7 @@ class LocalStore:
         self.on_change(message.object_id)
         self.serve()
 
-    def return_room(self, process: Process, message: m.ReturnRoom) -> None:
+    def return_room(self, process: Process, message: om.ReturnRoom) -> None:
         """A process does not need its room any more."""
         if not self.table.return_room(message.offset, message.size, process):
             process.connection.close("it returned room that it does not have")
@@ -334,16 +335,16 @@ class LocalStore:
 
     # --- reading --------------------
 
-    def pin_for(self, process: Process, object_id: bytes) -> m.ObjectPinned | None:
+    def pin_for(self, process: Process, object_id: bytes) -> om.ObjectPinned | None:
         """Pin an object for a process; None when it is not here."""
         stored = self.table.pin(object_id, process)
         if stored is None:
             return None
         if stored.block is not None:
-            return m.ObjectPinned(object_id, stored.block, stored.size)
+            return om.ObjectPinned(object_id, stored.block, stored.size)
         assert stored.place is not None
         path = self.files.path(stored.place)
-        return m.ObjectPinned(object_id, stored.place.offset, stored.size, path=path)
+        return om.ObjectPinned(object_id, stored.place.offset, stored.size, path=path)
 
     def unpin(self, process: Process, object_ids: Iterable[bytes]) -> None:
         """The process reads them no more."""

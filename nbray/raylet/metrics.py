@@ -6,8 +6,9 @@ import logging
 from collections.abc import Hashable
 
 from nbray.wire.gcs_messages import Empty
-from nbray.wire.messages import MetricRow, MetricsRecorded
+from nbray.wire.records import MetricRow
 from nbray.wire.state_messages import NodeMetrics
+from nbray.wire.watching_messages import MetricsRecorded
 
 logger = logging.getLogger(__name__)
 

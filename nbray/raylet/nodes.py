@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient
-from nbray.wire.messages import NodeInfo
+from nbray.wire.records import NodeInfo
 
 
 class NodeTable:

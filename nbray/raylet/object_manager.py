@@ -21,7 +21,7 @@ from nbray.raylet.local_store import LocalStore
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.spill_files import DiskFullError
 from nbray.raylet.store import Stored
-from nbray.wire import messages as m
+from nbray.wire import object_messages as om
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import RpcError
 from nbray.wire.raylet_messages import (
@@ -32,6 +32,7 @@ from nbray.wire.raylet_messages import (
     PullChunk,
     TellOwner,
 )
+from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class ObjectManager:
 
     # --- a process of this node reads --------------------
 
-    def get(self, process: Process, message: m.GetObject) -> None:
+    def get(self, process: Process, message: om.GetObject) -> None:
         """Pin an object for a process, and pull it first if it is not here."""
         object_id = message.object_id
         self._readers.setdefault(object_id, []).append(process)
@@ -109,12 +110,12 @@ class ObjectManager:
             pinned = self.store.pin_for(process, object_id)
             if pinned is None:
                 error = f"Object {object_id.hex()} is lost: {cause}."
-                pinned = m.ObjectPinned(object_id, 0, 0, error, kind)
+                pinned = om.ObjectPinned(object_id, 0, 0, error, kind)
             process.send(pinned)
 
     # --- between nodes --------------------
 
-    async def _pull(self, message: m.GetObject, sources: list[bytes]) -> None:
+    async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
         object_id, size = message.object_id, message.stored.size
         store = self.store
         cause, kind = "the transfer failed", "lost"
@@ -144,7 +145,7 @@ class ObjectManager:
             store.serve()
 
     async def _pull_to_disk(
-        self, sources: list[bytes], object_id: bytes, size: int, owner: m.Address
+        self, sources: list[bytes], object_id: bytes, size: int, owner: Address
     ) -> str:
         files = self.store.files
         place = await files.new_copy(size)
@@ -290,13 +291,13 @@ class ObjectManager:
     def _send_news(self) -> None:
         news, self._news = self._news, {}
         for (owner_node, owner_id, added, maker), object_ids in news.items():
-            changed = m.CopiesChanged(object_ids, self._node_id, added, maker)
+            changed = om.CopiesChanged(object_ids, self._node_id, added, maker)
             if owner_node == self._node_id:
                 self._pass_on(owner_id, changed)
             else:
                 self._tell(owner_node, "TellOwner", TellOwner(owner_id, changed))
 
-    def _pass_on(self, owner_id: bytes, news: m.CopiesChanged) -> None:
+    def _pass_on(self, owner_id: bytes, news: om.CopiesChanged) -> None:
         owner = self._processes.get(owner_id)
         if owner is not None:
             owner.send(news)
@@ -306,7 +307,7 @@ class ObjectManager:
         self._pass_on(request.owner_id, request.news)
         return Empty()
 
-    def keep(self, message: m.KeepCopies) -> None:
+    def keep(self, message: om.KeepCopies) -> None:
         """The node that made objects died; the copies of ``node_id`` are the only ones now."""
         if message.node_id == self._node_id:
             self._keep(message.object_ids)

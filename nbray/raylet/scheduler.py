@@ -23,7 +23,7 @@ from nbray.scheduling.policy import (
     could_hold,
     may_run,
 )
-from nbray.wire.messages import BundleInfo, NodeInfo
+from nbray.wire.records import BundleInfo, NodeInfo
 from nbray.wire.strategies import InGroup, Spread
 
 

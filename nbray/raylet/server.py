@@ -35,9 +35,12 @@ from nbray.runtime_env.setup import EnvManager
 from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
+from nbray.wire import object_messages as om
+from nbray.wire import watching_messages as wm
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.raylet_messages import DropObjects, KeepObjects, ProcessGone, PullChunk, TellOwner
+from nbray.wire.records import Address, NodeInfo
 from nbray.wire.state_messages import ObjectsRequest, TasksRequest
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ class Raylet:
         self._gcs = gcs
         self._config = config
         self._cpus = total.get("CPU", 0) // 10_000
-        self._row = m.NodeInfo(
+        self._row = NodeInfo(
             self.node_id, host, 0, 0, socket.gethostname(), is_head, True, total, {},
             labels={**labels, NODE_ID: self.node_id.hex()},
         )  # fmt: skip
@@ -132,7 +135,7 @@ class Raylet:
             "Metrics": (g.Empty, self._metrics.list),
         }
 
-    def row(self, alive: bool = True) -> m.NodeInfo:
+    def row(self, alive: bool = True) -> NodeInfo:
         """This node's row in the node table."""
         memory = psutil.virtual_memory()
         store = self._store.table
@@ -192,7 +195,7 @@ class Raylet:
         self._update_nodes(request.nodes)
         return g.Empty()
 
-    def _update_nodes(self, rows: list[m.NodeInfo]) -> None:
+    def _update_nodes(self, rows: list[NodeInfo]) -> None:
         for node_id in self._nodes.update(rows):
             self._on_node_died(node_id)
         self._leases.on_nodes_changed()
@@ -241,23 +244,23 @@ class Raylet:
                 process.send(m.Assigned(message.request_id, resources))
             case m.WorkerUnblocked():
                 self._leases.take_back(process)
-            case m.CreateObject():
+            case om.CreateObject():
                 self._store.create(process, message)
-            case m.SealObject():
+            case om.SealObject():
                 self._store.seal(message.object_id)
-            case m.GetObject():
+            case om.GetObject():
                 self._objects.get(process, message)
-            case m.UnpinObjects():
+            case om.UnpinObjects():
                 self._store.unpin(process, message.object_ids)
-            case m.KeepCopies():
+            case om.KeepCopies():
                 self._objects.keep(message)
-            case m.ObjectWritten():
+            case om.ObjectWritten():
                 self._store.written(process, message)
-            case m.RequestRoom():
+            case om.RequestRoom():
                 self._store.lend_room(process)
-            case m.ReturnRoom():
+            case om.ReturnRoom():
                 self._store.return_room(process, message)
-            case m.FreeObjects():
+            case om.FreeObjects():
                 self._objects.free(message.object_ids, message.node_ids, message.maker)
             case m.RegisterWorker():
                 self._register_worker(process, message)
@@ -276,11 +279,11 @@ class Raylet:
                     self._pool.stays(process.worker)
             case m.TasksRan():
                 self._state.tasks_ran(message.counts)
-            case m.TaskEvents():
+            case wm.TaskEvents():
                 self._events.told(process, message)
-            case m.MetricsRecorded():
+            case wm.MetricsRecorded():
                 self._metrics.told(process, process.worker_id, message)
-            case m.TasksTold() | m.ObjectsTold():
+            case wm.TasksTold() | om.ObjectsTold():
                 self._inquiries.answered(process, message.request_id, message)
             case m.ActorCreated():
                 self._actors.created(process, message)
@@ -322,7 +325,7 @@ class Raylet:
             process.connection.close("it is not a worker of this node")
             return
         worker.pid = message.pid
-        worker.address = m.Address(a.worker_id, self.node_id, a.unix_path, a.host, a.port)
+        worker.address = Address(a.worker_id, self.node_id, a.unix_path, a.host, a.port)
         worker.connection = process.connection
         process.worker_id, process.worker, process.pid = a.worker_id, worker, message.pid
         self._objects.introduce(process, f"worker pid {message.pid}")

@@ -14,7 +14,7 @@ from nbray.raylet.store import ObjectTable
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.messages import ObjectsTold, TellObjects
+from nbray.wire.object_messages import ObjectsTold, TellObjects
 from nbray.wire.state_messages import (
     Failure,
     Holder,

@@ -11,8 +11,9 @@ from collections import deque
 
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import Process
-from nbray.wire.messages import TaskEvent, TaskEvents, TasksTold, TellTasks
+from nbray.wire.records import TaskEvent
 from nbray.wire.state_messages import Tasks, TaskSource, TasksRequest
+from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
 
 _Ring = deque[tuple[TaskSource, TaskEvent]]
 _LONG_S = 0.01

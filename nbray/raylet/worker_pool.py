@@ -16,7 +16,8 @@ from nbray.common.session import Session
 from nbray.raylet.templates import Template
 from nbray.runtime_env.setup import EnvManager, Prepared
 from nbray.wire.aio import FrameConnection
-from nbray.wire.messages import Address, ExitWorker
+from nbray.wire.messages import ExitWorker
+from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
 

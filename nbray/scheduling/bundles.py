@@ -15,7 +15,7 @@ from typing import get_args
 from nbray.common.resources import add, fits, subtract
 from nbray.scheduling.labels import matches
 from nbray.scheduling.policy import utilisation
-from nbray.wire.messages import NodeInfo
+from nbray.wire.records import NodeInfo
 from nbray.wire.strategies import GroupStrategy, LabelTerm
 
 STRATEGIES: tuple[GroupStrategy, ...] = get_args(GroupStrategy)

@@ -8,7 +8,7 @@ from nbray.common.resources import add, fits, from_units
 from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.labels import matches, term_text
 from nbray.scheduling.policy import Demand, could_hold
-from nbray.wire.messages import NodeInfo
+from nbray.wire.records import NodeInfo
 from nbray.wire.strategies import GroupStrategy, InGroup, Labelled, LabelTerm, OnNode
 
 _MOST_NODES = 5

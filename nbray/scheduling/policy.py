@@ -20,7 +20,7 @@ from enum import Enum
 
 from nbray.common.resources import fits, subtract
 from nbray.scheduling.labels import matches
-from nbray.wire.messages import BundleInfo, NodeInfo
+from nbray.wire.records import BundleInfo, NodeInfo
 from nbray.wire.strategies import Anywhere, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
 
 _PACK_BELOW = 0.5

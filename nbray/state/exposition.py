@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from nbray.state.rows import ActorState, DemandState, NodeState, TaskTotals
-from nbray.wire.messages import MetricRow
+from nbray.wire.records import MetricRow
 from nbray.wire.state_messages import NodeMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

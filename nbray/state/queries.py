@@ -13,7 +13,7 @@ from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, Groups, NamedGroup, Nodes
-from nbray.wire.messages import TaskEvent
+from nbray.wire.records import TaskEvent
 
 T = TypeVar("T")
 REQUEST = msgspec.msgpack.encode(Empty())

@@ -15,7 +15,8 @@ from typing import Any
 from nbray.core_worker.context import origin as _origin
 from nbray.core_worker.context import set_origin_finder
 from nbray.core_worker.output import current_output
-from nbray.wire.messages import OutputDisplay, OutputLines, OutputSource
+from nbray.wire.records import OutputSource
+from nbray.wire.watching_messages import OutputDisplay, OutputLines
 
 __all__ = [
     "OutputDisplay",

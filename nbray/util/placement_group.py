@@ -22,7 +22,7 @@ from nbray.object_ref import ObjectRef
 from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
 from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
-from nbray.wire.messages import BundleSpec, GroupSpec
+from nbray.wire.records import BundleSpec, GroupSpec
 from nbray.wire.strategies import GroupStrategy, InGroup
 
 

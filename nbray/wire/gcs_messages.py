@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import (
+from nbray.wire.messages import GroupState
+from nbray.wire.records import (
     ActorSpec,
     Address,
     BundleInfo,
     GroupSpec,
-    GroupState,
     JobConfig,
     MethodOptions,
     NodeInfo,

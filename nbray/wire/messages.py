@@ -2,196 +2,61 @@
 
 A frame is a batch: a MessagePack list of these structs (see :mod:`nbray.wire.frames`).
 They are grouped by conversation; each docstring says who sends it, when, and what
-comes back. Fields named ``*_id`` are raw bytes. Payloads named ``value``, ``args`` or
-``error`` are the user's own pickles: only drivers and workers ever open them.
+comes back. Those about objects and those for watchers have modules of their own, and what
+several messages carry is in :mod:`nbray.wire.records`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Union
+from typing import Union
 
 import msgspec
 
-from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Strategy
-
-Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-"""A number of bytes or units: a message in which it is negative is malformed."""
-Index = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 31) - 1)]
-"""A count of things, or one's number, which fits into 32 bits."""
-
-
-class Address(msgspec.Struct, array_like=True, frozen=True):
-    """Where a driver or worker listens: Unix socket on its own node, TCP from others."""
-
-    worker_id: bytes
-    node_id: bytes
-    unix_path: str
-    host: str
-    port: int
-
-
-class ContainedRef(msgspec.Struct, array_like=True, frozen=True):
-    """A ref that stands inside a value: the receiver becomes a borrower of it."""
-
-    object_id: bytes
-    owner: Address
-
-
-class Stored(msgspec.Struct, array_like=True, frozen=True):
-    """A value that lies in the arena of the named nodes rather than in a message.
-
-    ``kind`` says in a few words what it is.
-    """
-
-    size: Size
-    node_ids: list[bytes]
-    kind: str = ""
-
-
-class Value(msgspec.Struct, array_like=True):
-    """One object as it travels: inline bytes, or the place where it is stored."""
-
-    inline: bytes | None
-    stored: Stored | None = None
-    is_error: bool = False
-    contained: list[ContainedRef] = []
-
-
-class Dependency(msgspec.Struct, array_like=True):
-    """One ref argument of a task: always the ref, and its value when it is small."""
-
-    object_id: bytes
-    owner: Address
-    value: Value | None = None
-
-
-class TaskSpec(msgspec.Struct, array_like=True):
-    """One task or actor call, as its owner pushes it to a worker.
-
-    A negative ``num_returns`` is a stream (see `core_worker.streams`), whose worker may be at most
-    ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
-    worker leaves (0: never). ``origin`` is the driver's number for what submitted it (a
-    notebook's cell), 0 for none; what the task submits has the same.
-    """
-
-    task_id: bytes
-    job_id: bytes
-    function_id: bytes
-    name: str
-    args: bytes
-    dependencies: list[Dependency] = []
-    contained: list[ContainedRef] = []
-    num_returns: int = 1
-    actor_id: bytes = b""
-    method: str = ""
-    attempt: int = 0
-    max_calls: int = 0
-    backpressure: int = 0
-    concurrency_group: str = ""
-    origin: int = 0
-    group: InGroup | None = None
-
-    def return_count(self) -> int:
-        """How many objects complete with the task; a stream has one, that of its end."""
-        return self.num_returns if self.num_returns >= 0 else 1
-
-
-class ActorOptions(msgspec.Struct, array_like=True):
-    """What the creator of an actor asked for."""
-
-    resources: dict[str, Size]
-    name: str = ""
-    namespace: str = ""
-    detached: bool = False
-    max_restarts: int = 0
-    max_task_retries: int = 0
-    max_concurrency: int = 0
-    is_async: bool = False
-    concurrency_groups: dict[str, int] = {}
-    max_pending_calls: int = -1
-    runtime_env: str = ""
-    strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
-
-
-class Parameter(msgspec.Struct, array_like=True, frozen=True):
-    """One parameter of a method, with its ``kind`` as `inspect` numbers them."""
-
-    name: str
-    kind: int
-    optional: bool = False
-
-
-class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
-    """What `nbray.method` said of one method, its parameters without the instance, and whether
-    its calls may overtake others of the same caller that wait for their arguments.
-
-    ``max_task_retries`` None: the actor's. ``retry_exceptions``: pickled, False when empty.
-    """
-
-    num_returns: int = 1
-    max_task_retries: int | None = None
-    retry_exceptions: bytes = b""
-    concurrency_group: str = ""
-    backpressure: int = 0
-    parameters: list[Parameter] = []
-    out_of_order: bool = False
-
-
-class ActorSpec(msgspec.Struct, array_like=True):
-    """Everything that is needed to create an actor, also to create it again."""
-
-    actor_id: bytes
-    job_id: bytes
-    class_name: str
-    class_id: bytes
-    class_pickle: bytes
-    args: bytes
-    dependencies: list[Dependency]
-    contained: list[ContainedRef]
-    methods: dict[str, MethodOptions]
-    options: ActorOptions
-    owner: Address
-    origin: int = 0
-
-
-class JobConfig(msgspec.Struct, array_like=True):
-    """What a worker needs to know of the program that it works for."""
-
-    job_id: bytes
-    namespace: str
-    driver: Address
-    sys_path: list[str]
-    working_dir: str
-
-
-class BundleInfo(msgspec.Struct, array_like=True):
-    """A bundle that a node holds: reserved, and in use once it is ``committed``."""
-
-    group_id: bytes
-    index: int
-    total: dict[str, int]
-    available: dict[str, int]
-    committed: bool = False
-
-
-class NodeInfo(msgspec.Struct, array_like=True):
-    """A row of the node table; resources in units of 1/10000."""
-
-    node_id: bytes
-    host: str
-    frame_port: int
-    grpc_port: int
-    hostname: str
-    is_head: bool
-    alive: bool
-    total: dict[str, int]
-    available: dict[str, int]
-    stats: dict[str, float] = {}
-    death_cause: str = ""
-    labels: dict[str, str] = {}
-    bundles: list[BundleInfo] = []
-
+from nbray.wire.object_messages import (
+    AddBorrower,
+    BorrowerAdded,
+    CopiesChanged,
+    CreateObject,
+    FreeObjects,
+    GetObject,
+    KeepCopies,
+    Locations,
+    ObjectCreated,
+    ObjectPinned,
+    ObjectsTold,
+    ObjectWritten,
+    ReclaimRoom,
+    RemoveBorrower,
+    RequestLocations,
+    RequestRoom,
+    RequestValue,
+    ReturnRoom,
+    RoomLent,
+    SealObject,
+    TellObjects,
+    UnpinObjects,
+    ValueReady,
+)
+from nbray.wire.records import (
+    ActorSpec,
+    Address,
+    GroupSpec,
+    Index,
+    JobConfig,
+    Size,
+    TaskSpec,
+    Value,
+)
+from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.watching_messages import (
+    MetricsRecorded,
+    OutputDisplay,
+    OutputLines,
+    SchedulingWarning,
+    TaskEvents,
+    TasksTold,
+    TellTasks,
+)
 
 # --- registration: every process with its raylet ------------------------------------
 
@@ -409,188 +274,6 @@ class CancelObject(msgspec.Struct, array_like=True, tag=153):
     recursive: bool = True
 
 
-# --- ownership: a borrower and an owner -----------------------------------------------
-
-
-class RequestValue(msgspec.Struct, array_like=True, tag=30):
-    """Borrower to owner. Answered by `ValueReady` once the object is complete."""
-
-    object_id: bytes
-
-
-class ValueReady(msgspec.Struct, array_like=True, tag=31):
-    """Owner to borrower; ``value`` is None when the owner does not know the object."""
-
-    object_id: bytes
-    value: Value | None
-
-
-class AddBorrower(msgspec.Struct, array_like=True, tag=32):
-    """To an owner: that worker holds the object too. Answered by `BorrowerAdded`."""
-
-    object_id: bytes
-    borrower: Address
-    request_id: int = 0
-
-
-class BorrowerAdded(msgspec.Struct, array_like=True, tag=33):
-    """Owner: noted; the sender may drop its own hold."""
-
-    request_id: int
-
-
-class RemoveBorrower(msgspec.Struct, array_like=True, tag=34):
-    """Borrower to owner: ``count`` registrations of mine are over."""
-
-    object_id: bytes
-    borrower_id: bytes
-    count: int
-
-
-# --- objects: a process and its raylet ------------------------------------------------
-
-
-class CreateObject(msgspec.Struct, array_like=True, tag=40):
-    """Process to raylet: room for an object of ``size`` bytes. Answered by `ObjectCreated`."""
-
-    object_id: bytes
-    size: Size
-    owner: Address
-    label: str = ""
-
-
-class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
-    """Raylet to process: write at ``offset``, then seal; or ``error``, of a ``kind``.
-
-    Kinds of errors of a store: "full" (the arena), "disk" (the disk is full), "lost".
-    """
-
-    object_id: bytes
-    offset: Size
-    error: str = ""
-    kind: str = ""
-
-
-class SealObject(msgspec.Struct, array_like=True, tag=42):
-    """Process to raylet: the object is complete and may be read."""
-
-    object_id: bytes
-
-
-class GetObject(msgspec.Struct, array_like=True, tag=43):
-    """Process to raylet: bring it here if needed and pin it. Answered by `ObjectPinned`."""
-
-    object_id: bytes
-    stored: Stored
-    owner: Address
-
-
-class ObjectPinned(msgspec.Struct, array_like=True, tag=44):
-    """Raylet to process: it stays at ``offset`` until unpinned, of the arena or of ``path``.
-
-    Or ``error``, of a ``kind`` as in `ObjectCreated`.
-    """
-
-    object_id: bytes
-    offset: Size
-    size: Size
-    error: str = ""
-    kind: str = ""
-    path: str = ""
-
-
-class UnpinObjects(msgspec.Struct, array_like=True, tag=45):
-    """Process to raylet: one pin less for each."""
-
-    object_ids: list[bytes]
-
-
-class FreeObjects(msgspec.Struct, array_like=True, tag=46):
-    """Owner to its raylet: nobody refers to them; every node forgets its copy.
-
-    With ``maker``: only the copies that this worker made.
-    """
-
-    object_ids: list[bytes]
-    node_ids: list[bytes] = []
-    maker: bytes = b""
-
-
-# --- room in advance: a process that puts many values, and its raylet -------------------
-
-
-class RequestRoom(msgspec.Struct, array_like=True, tag=140):
-    """Process to raylet: room for values that I am going to put. Answered by `RoomLent`."""
-
-
-class RoomLent(msgspec.Struct, array_like=True, tag=141):
-    """Raylet to process: ``size`` bytes from ``offset`` on are yours; none when it is scarce."""
-
-    offset: Size
-    size: Size
-
-
-class ObjectWritten(msgspec.Struct, array_like=True, tag=142):
-    """Process to raylet: a complete object, which I own, lies at ``offset`` of my room."""
-
-    object_id: bytes
-    offset: Size
-    size: Size
-    label: str = ""
-
-
-class ReturnRoom(msgspec.Struct, array_like=True, tag=143):
-    """Process to raylet: I do not need that part of my room."""
-
-    offset: Size
-    size: Size
-
-
-class ReclaimRoom(msgspec.Struct, array_like=True, tag=144):
-    """Raylet to processes: somebody waits; return your room."""
-
-
-# --- where the copies of an object are ----------------------------------------------------
-
-
-class CopiesChanged(msgspec.Struct, array_like=True, tag=145):
-    """Raylet to owner: node ``node_id`` has copies of these objects, or has them no more.
-
-    With ``maker``: that worker made them and has died. It may not have told the owner, who then
-    never heard of them, and sends `FreeObjects`.
-    """
-
-    object_ids: list[bytes]
-    node_id: bytes
-    added: bool
-    maker: bytes = b""
-
-
-class RequestLocations(msgspec.Struct, array_like=True, tag=146):
-    """Borrower to owner: no node of ``tried`` has it; who does? Answered by `Locations`.
-
-    When every copy is lost, the answer comes when the value has been made again.
-    """
-
-    request_id: int
-    object_id: bytes
-    tried: list[bytes]
-
-
-class Locations(msgspec.Struct, array_like=True, tag=147):
-    """Owner to borrower: the value now; None when the owner does not know the object."""
-
-    request_id: int
-    value: Value | None
-
-
-class KeepCopies(msgspec.Struct, array_like=True, tag=148):
-    """Owner to its raylet: those of ``node_id`` are the only copies now; it must keep them."""
-
-    object_ids: list[bytes]
-    node_id: bytes
-
-
 # --- actors: a process and its raylet, which speaks to the GCS --------------------------
 
 
@@ -705,77 +388,7 @@ class NodeDied(msgspec.Struct, array_like=True, tag=150):
     node_id: bytes
 
 
-# --- output -----------------------------------------------------------------------------
-
-
-class OutputSource(msgspec.Struct, array_like=True, frozen=True):
-    """Where output comes from: the task, its submission's ``origin``, and the worker."""
-
-    task_id: bytes
-    name: str
-    origin: int
-    node_id: bytes
-    pid: int
-    log: str
-
-
-class OutputLines(msgspec.Struct, array_like=True, tag=70):
-    """Worker to the driver of its job: what user code wrote to ``stream``.
-
-    ``text`` goes on where the last message of this task and stream ended, perhaps inside a
-    line. A carriage return in front of a line's text takes the place of what the line held.
-    After it ``dropped`` lines were left out; the worker's log has them.
-    """
-
-    source: OutputSource
-    stream: str
-    text: str
-    dropped: int = 0
-
-
-class OutputDisplay(msgspec.Struct, array_like=True, tag=71):
-    """Worker to the driver of its job: user code displayed something rich.
-
-    ``kind`` is ``display_data``, ``update_display_data`` or ``clear_output``; ``content`` that
-    message's content as JSON, as Jupyter defines it.
-    """
-
-    source: OutputSource
-    kind: str
-    content: bytes
-
-
-# --- scheduling -------------------------------------------------------------------------
-
-
-class SchedulingWarning(msgspec.Struct, array_like=True, tag=130):
-    """Raylet to the process that asked, or to a job's driver: what waits, and why."""
-
-    text: str
-
-
 # --- placement groups: a process and its raylet, which speaks to the GCS ------------------
-
-
-class BundleSpec(msgspec.Struct, array_like=True):
-    """What one bundle reserves, and on which nodes it may be."""
-
-    resources: dict[str, Size]
-    selector: tuple[LabelTerm, ...] = ()
-
-
-class GroupSpec(msgspec.Struct, array_like=True):
-    """A placement group as it was asked for; ``creator`` is the actor that did, if one did."""
-
-    group_id: bytes
-    bundles: list[BundleSpec]
-    strategy: GroupStrategy
-    job: JobConfig
-    name: str = ""
-    namespace: str = ""
-    detached: bool = False
-    creator: bytes = b""
-    soft_target: bytes = b""
 
 
 class CreateGroup(msgspec.Struct, array_like=True, tag=131):
@@ -802,124 +415,6 @@ class RemoveGroup(msgspec.Struct, array_like=True, tag=134):
     """Process to raylet; what was asked before is done before."""
 
     group_id: bytes
-
-
-# --- task events ------------------------------------------------------------------------
-
-
-class TaskEvent(msgspec.Struct, array_like=True):
-    """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
-
-    ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
-    of the worker that ran it; ``created``, ``parent`` and ``resources`` only its owner knows.
-    """
-
-    task_id: bytes
-    attempt: int
-    name: str
-    job_id: bytes
-    actor_id: bytes
-    origin: int
-    state: str
-    created: float = 0.0
-    started: float = 0.0
-    ended: float = 0.0
-    parent: bytes = b""
-    error_type: str = ""
-    error_text: str = ""
-    resources: dict[str, int] = {}
-
-
-class TaskEvents(msgspec.Struct, array_like=True, tag=155):
-    """Worker or driver to raylet, in batches: tasks that ended; ``dropped`` more are not told."""
-
-    rows: list[TaskEvent]
-    dropped: Index = 0
-
-
-class TellTasks(msgspec.Struct, array_like=True, tag=156):
-    """Raylet to its processes: what is unfinished? Answered by `TaskEvents` and `TasksTold`.
-
-    Of ``job_id`` and of ``origin``, if they are given; at most ``limit`` rows, oldest first.
-    """
-
-    request_id: int
-    limit: Index
-    job_id: bytes = b""
-    origin: int = 0
-
-
-class TasksTold(msgspec.Struct, array_like=True, tag=157):
-    """Process to raylet: its unfinished tasks, and those that run in it.
-
-    ``unfinished``: how many tasks of each function that it submitted have not ended, all of them.
-    """
-
-    request_id: int
-    rows: list[TaskEvent]
-    unfinished: dict[str, Index]
-
-
-# --- what objects processes hold --------------------------------------------------------
-
-
-class TellObjects(msgspec.Struct, array_like=True, tag=159):
-    """Raylet to its processes: which objects do you hold? Answered by `ObjectsTold`."""
-
-    request_id: int
-    limit: Index
-
-
-class ObjectRow(msgspec.Struct, array_like=True):
-    """One object, as a process that owns or borrows it knows it.
-
-    ``size`` is -1 while the value is not known; ``kind`` says in a few words what it is.
-    """
-
-    object_id: bytes
-    owned: bool
-    size: int
-    reference_type: str
-    task_status: str
-    call_site: str
-    local_refs: int
-    borrowers: int
-    node_ids: list[bytes]
-    kind: str
-
-
-class ObjectsTold(msgspec.Struct, array_like=True, tag=160):
-    """Process to raylet: the largest; ``owned`` and ``owned_bytes`` count all that it owns."""
-
-    request_id: int
-    rows: list[ObjectRow]
-    owned: Index = 0
-    owned_bytes: Size = 0
-
-
-# --- the user's metrics -----------------------------------------------------------------
-
-
-class MetricRow(msgspec.Struct, array_like=True):
-    """One series; ``kind`` is counter, gauge or histogram.
-
-    ``value`` is what a counter or the sum of a histogram grew by, or what a gauge is (None: no
-    value any more); ``counts`` is how many values fell below each of ``boundaries`` and above.
-    """
-
-    kind: str
-    name: str
-    description: str
-    tags: dict[str, str]
-    value: float | None
-    boundaries: list[float]
-    counts: list[int]
-
-
-class MetricsRecorded(msgspec.Struct, array_like=True, tag=158):
-    """Worker or driver to raylet, in batches: what was recorded since the last one."""
-
-    rows: list[MetricRow]
 
 
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.messages import CopiesChanged
+from nbray.wire.object_messages import CopiesChanged
 
 
 class PullChunk(msgspec.Struct, array_like=True):

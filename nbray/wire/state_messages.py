@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from nbray.wire.messages import Index, MetricRow, ObjectRow, TaskEvent
+from nbray.wire.records import Index, MetricRow, ObjectRow, TaskEvent
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
 
 

@@ -1,0 +1,286 @@
+"""What messages carry: the records that several of them share.
+
+Fields named ``*_id`` are raw bytes. Payloads named ``value``, ``args`` or ``error`` are the
+user's own pickles: only drivers and workers ever open them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Strategy
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+"""A number of bytes or units: a message in which it is negative is malformed."""
+
+
+Index = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 31) - 1)]
+
+
+"""A count of things, or one's number, which fits into 32 bits."""
+
+
+class Address(msgspec.Struct, array_like=True, frozen=True):
+    """Where a driver or worker listens: Unix socket on its own node, TCP from others."""
+
+    worker_id: bytes
+    node_id: bytes
+    unix_path: str
+    host: str
+    port: int
+
+
+class ContainedRef(msgspec.Struct, array_like=True, frozen=True):
+    """A ref that stands inside a value: the receiver becomes a borrower of it."""
+
+    object_id: bytes
+    owner: Address
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True):
+    """A value that lies in the arena of the named nodes rather than in a message.
+
+    ``kind`` says in a few words what it is.
+    """
+
+    size: Size
+    node_ids: list[bytes]
+    kind: str = ""
+
+
+class Value(msgspec.Struct, array_like=True):
+    """One object as it travels: inline bytes, or the place where it is stored."""
+
+    inline: bytes | None
+    stored: Stored | None = None
+    is_error: bool = False
+    contained: list[ContainedRef] = []
+
+
+class Dependency(msgspec.Struct, array_like=True):
+    """One ref argument of a task: always the ref, and its value when it is small."""
+
+    object_id: bytes
+    owner: Address
+    value: Value | None = None
+
+
+class TaskSpec(msgspec.Struct, array_like=True):
+    """One task or actor call, as its owner pushes it to a worker.
+
+    A negative ``num_returns`` is a stream (see `core_worker.streams`), whose worker may be at most
+    ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
+    worker leaves (0: never). ``origin`` is the driver's number for what submitted it (a
+    notebook's cell), 0 for none; what the task submits has the same.
+    """
+
+    task_id: bytes
+    job_id: bytes
+    function_id: bytes
+    name: str
+    args: bytes
+    dependencies: list[Dependency] = []
+    contained: list[ContainedRef] = []
+    num_returns: int = 1
+    actor_id: bytes = b""
+    method: str = ""
+    attempt: int = 0
+    max_calls: int = 0
+    backpressure: int = 0
+    concurrency_group: str = ""
+    origin: int = 0
+    group: InGroup | None = None
+
+    def return_count(self) -> int:
+        """How many objects complete with the task; a stream has one, that of its end."""
+        return self.num_returns if self.num_returns >= 0 else 1
+
+
+class ActorOptions(msgspec.Struct, array_like=True):
+    """What the creator of an actor asked for."""
+
+    resources: dict[str, Size]
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    max_restarts: int = 0
+    max_task_retries: int = 0
+    max_concurrency: int = 0
+    is_async: bool = False
+    concurrency_groups: dict[str, int] = {}
+    max_pending_calls: int = -1
+    runtime_env: str = ""
+    strategy: Strategy = ANYWHERE
+    selector: tuple[LabelTerm, ...] = ()
+
+
+class Parameter(msgspec.Struct, array_like=True, frozen=True):
+    """One parameter of a method, with its ``kind`` as `inspect` numbers them."""
+
+    name: str
+    kind: int
+    optional: bool = False
+
+
+class MethodOptions(msgspec.Struct, array_like=True, frozen=True):
+    """What `nbray.method` said of one method, its parameters without the instance, and whether
+    its calls may overtake others of the same caller that wait for their arguments.
+
+    ``max_task_retries`` None: the actor's. ``retry_exceptions``: pickled, False when empty.
+    """
+
+    num_returns: int = 1
+    max_task_retries: int | None = None
+    retry_exceptions: bytes = b""
+    concurrency_group: str = ""
+    backpressure: int = 0
+    parameters: list[Parameter] = []
+    out_of_order: bool = False
+
+
+class ActorSpec(msgspec.Struct, array_like=True):
+    """Everything that is needed to create an actor, also to create it again."""
+
+    actor_id: bytes
+    job_id: bytes
+    class_name: str
+    class_id: bytes
+    class_pickle: bytes
+    args: bytes
+    dependencies: list[Dependency]
+    contained: list[ContainedRef]
+    methods: dict[str, MethodOptions]
+    options: ActorOptions
+    owner: Address
+    origin: int = 0
+
+
+class JobConfig(msgspec.Struct, array_like=True):
+    """What a worker needs to know of the program that it works for."""
+
+    job_id: bytes
+    namespace: str
+    driver: Address
+    sys_path: list[str]
+    working_dir: str
+
+
+class BundleInfo(msgspec.Struct, array_like=True):
+    """A bundle that a node holds: reserved, and in use once it is ``committed``."""
+
+    group_id: bytes
+    index: int
+    total: dict[str, int]
+    available: dict[str, int]
+    committed: bool = False
+
+
+class NodeInfo(msgspec.Struct, array_like=True):
+    """A row of the node table; resources in units of 1/10000."""
+
+    node_id: bytes
+    host: str
+    frame_port: int
+    grpc_port: int
+    hostname: str
+    is_head: bool
+    alive: bool
+    total: dict[str, int]
+    available: dict[str, int]
+    stats: dict[str, float] = {}
+    death_cause: str = ""
+    labels: dict[str, str] = {}
+    bundles: list[BundleInfo] = []
+
+
+class OutputSource(msgspec.Struct, array_like=True, frozen=True):
+    """Where output comes from: the task, its submission's ``origin``, and the worker."""
+
+    task_id: bytes
+    name: str
+    origin: int
+    node_id: bytes
+    pid: int
+    log: str
+
+
+class BundleSpec(msgspec.Struct, array_like=True):
+    """What one bundle reserves, and on which nodes it may be."""
+
+    resources: dict[str, Size]
+    selector: tuple[LabelTerm, ...] = ()
+
+
+class GroupSpec(msgspec.Struct, array_like=True):
+    """A placement group as it was asked for; ``creator`` is the actor that did, if one did."""
+
+    group_id: bytes
+    bundles: list[BundleSpec]
+    strategy: GroupStrategy
+    job: JobConfig
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    creator: bytes = b""
+    soft_target: bytes = b""
+
+
+class TaskEvent(msgspec.Struct, array_like=True):
+    """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
+
+    ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
+    of the worker that ran it; ``created``, ``parent`` and ``resources`` only its owner knows.
+    """
+
+    task_id: bytes
+    attempt: int
+    name: str
+    job_id: bytes
+    actor_id: bytes
+    origin: int
+    state: str
+    created: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    parent: bytes = b""
+    error_type: str = ""
+    error_text: str = ""
+    resources: dict[str, int] = {}
+
+
+class ObjectRow(msgspec.Struct, array_like=True):
+    """One object, as a process that owns or borrows it knows it.
+
+    ``size`` is -1 while the value is not known; ``kind`` says in a few words what it is.
+    """
+
+    object_id: bytes
+    owned: bool
+    size: int
+    reference_type: str
+    task_status: str
+    call_site: str
+    local_refs: int
+    borrowers: int
+    node_ids: list[bytes]
+    kind: str
+
+
+class MetricRow(msgspec.Struct, array_like=True):
+    """One series; ``kind`` is counter, gauge or histogram.
+
+    ``value`` is what a counter or the sum of a histogram grew by, or what a gauge is (None: no
+    value any more); ``counts`` is how many values fell below each of ``boundaries`` and above.
+    """
+
+    kind: str
+    name: str
+    description: str
+    tags: dict[str, str]
+    value: float | None
+    boundaries: list[float]
+    counts: list[int]
