@@ -117,12 +117,14 @@ def wait(
         raise TypeError(f"{expected}{type(refs)}.")
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}.")
-    for ref in refs:
-        if not isinstance(ref, ObjectRef | ObjectRefGenerator):
-            raise TypeError(f"{expected}list containing {type(ref)}.")
+    kinds = set(map(type, refs))
+    if not kinds <= {ObjectRef, ObjectRefGenerator}:
+        other = next(ref for ref in refs if not isinstance(ref, ObjectRef | ObjectRefGenerator))
+        raise TypeError(f"{expected}list containing {type(other)}.")
     if not refs:
         return [], []
-    if len(set(refs)) != len(refs):
+    unique = {ref._id for ref in refs} if kinds == {ObjectRef} else set(refs)
+    if len(unique) != len(refs):
         raise ValueError("Wait requires a list of unique object refs.")
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")

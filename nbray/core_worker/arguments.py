@@ -1,12 +1,12 @@
 """The arguments of a task: packed by its submitter, unpacked by the worker that runs it.
 
-A ref that is an argument itself stands for its value: it becomes a `Dependency`, and a slot in
-the pickle. A ref inside an argument stays a ref. Large argument values are `put` first.
+A ref that is an argument itself stands for its value: it becomes a `Dependency`, which knows its
+place; there, the pickle has None. A ref inside an argument stays a ref. Large argument values are
+`put` first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
@@ -17,13 +17,6 @@ from nbray.wire.records import ContainedRef, Dependency, TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
-
-
-@dataclass(frozen=True, slots=True)
-class ArgumentSlot:
-    """Stands in a pickled argument list for the ref argument of that number."""
-
-    index: int
 
 
 Packed = tuple[bytes, list[Dependency], list[ContainedRef]]
@@ -40,27 +33,34 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
     dependencies: list[Dependency] = []
     keep: list[ObjectRef] = []
 
-    def slot(value: Any) -> Any:
-        large = getattr(value, "nbytes", 0)
-        if isinstance(value, (bytes, bytearray)):
-            large = len(value)
-        if isinstance(large, int) and large > core.config.max_inline_bytes:
-            value = core.put(value)
-            keep.append(value)
+    def inline(place: int | str, value: Any) -> Any:
         if isinstance(value, ObjectRef):
             check_current(value)
-            dependencies.append(Dependency(value._id, value._owner))
-            return ArgumentSlot(len(dependencies) - 1)
-        return value
+        else:
+            large = len(value) if isinstance(value, bytes | bytearray) else _nbytes(value)
+            if large <= core.config.max_inline_bytes:
+                return value
+            value = core.put(value)
+            keep.append(value)
+        dependencies.append(Dependency(value._id, value._owner, None, place))
+        return None
 
     try:
-        packed = serialize(([slot(a) for a in args], {k: slot(v) for k, v in kwargs.items()}))
+        listed = [inline(i, value) for i, value in enumerate(args)]
+        named = {name: inline(name, value) for name, value in kwargs.items()}
+        packed = serialize((listed, named))
     except TypeError as error:
-        named = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
-        raise unpicklable(named, "the arguments", "arguments", error) from error
+        given = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
+        raise unpicklable(given, "the arguments", "arguments", error) from error
     core.references.note((dependency.object_id for dependency in dependencies), 1)
     core.references.note((ref.object_id for ref in packed.contained), 1)
     return packed.to_bytes(), dependencies, packed.contained
+
+
+def _nbytes(value: Any) -> int:
+    """What an array says of its size in bytes; 0 for what says nothing."""
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0
 
 
 def counted(spec: TaskSpec) -> list[bytes]:
@@ -79,13 +79,9 @@ def unpack(core: CoreWorker, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]
 
     # The submitter holds arguments until the reply, which names those that are kept.
     args, kwargs = deserialize(spec.args, core.borrowed_ref)
-    values = []
     for dependency in spec.dependencies:
         core.table.borrow(dependency.object_id, dependency.owner)
         assert dependency.value is not None
-        values.append(core.values.open(dependency.object_id, dependency.owner, dependency.value))
-
-    def fill(value: Any) -> Any:
-        return values[value.index] if type(value) is ArgumentSlot else value
-
-    return [fill(a) for a in args], {k: fill(v) for k, v in kwargs.items()}
+        value = core.values.open(dependency.object_id, dependency.owner, dependency.value)
+        (args if isinstance(dependency.place, int) else kwargs)[dependency.place] = value
+    return args, kwargs

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from nbray.wire.records import Address, Stored, Value
 from nbray.wire.waiting import Waiter
 
+_WAITERS_KEPT = 16
+
 
 class ObjectEntry:
     """What is known of one object.
@@ -53,6 +55,19 @@ class ObjectEntry:
         self.freed = False
         self.stale_nodes: list[bytes] | None = None
 
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Count one completion for ``waiter`` when the value is known.
+
+        Those that have given up are dropped now and then: a loop that waits with a timeout may
+        come by a thousand times before the value does.
+        """
+        if self.waiters is None:
+            self.waiters = [waiter]
+            return
+        if len(self.waiters) >= _WAITERS_KEPT:
+            self.waiters = [one for one in self.waiters if one.remaining > 0]
+        self.waiters.append(waiter)
+
     def when_complete(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once the value is known, now or later."""
         if self.value is not None:
@@ -69,6 +84,8 @@ class OwnershipTable:
     def __init__(self) -> None:
         self._entries: dict[bytes, ObjectEntry] = {}
         self._borrowed_by: dict[bytes, set[bytes]] = {}
+        self.get: Callable[[bytes], ObjectEntry | None] = self._entries.get
+        """The entry of an object id, if there is one."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,10 +101,6 @@ class OwnershipTable:
 
     def __getitem__(self, object_id: bytes) -> ObjectEntry:
         return self._entries[object_id]
-
-    def get(self, object_id: bytes) -> ObjectEntry | None:
-        """The entry, if there is one."""
-        return self._entries.get(object_id)
 
     def borrow(self, object_id: bytes, owner: Address) -> ObjectEntry:
         """The entry of a ref that came from elsewhere, made when it is new here."""

@@ -79,7 +79,9 @@ class References:
     def refer(self, object_id: bytes, owner: Address) -> ObjectEntry:
         """Count one more ref of an object that came from elsewhere; from any thread."""
         with self._ending:
-            entry = self.table.borrow(object_id, owner)
+            entry = self.table.get(object_id)
+            if entry is None:
+                entry = self.table.borrow(object_id, owner)
             self.released.append((object_id, 1))
         return entry
 

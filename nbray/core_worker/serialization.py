@@ -115,16 +115,14 @@ def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
     owner = ref._owner
     if context.contained is not None:
         context.contained.append(ContainedRef(ref._id, owner))
-    return _rebuild_ref, (
-        ref._id, owner.worker_id, owner.node_id, owner.unix_path, owner.host, owner.port,
-    )  # fmt: skip
+    return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
 
 
-def _rebuild_ref(object_id: bytes, *owner: Any) -> ObjectRef:
+def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
     rebuild = context.rebuild
     if rebuild is None:
         raise RuntimeError("An ObjectRef can only be unpickled where nbray is initialized.")
-    return rebuild(object_id, Address(*owner))
+    return rebuild(object_id, owner)
 
 
 def serialize(value: Any) -> Serialized:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.core_worker.ownership import ObjectEntry
@@ -61,17 +61,41 @@ class Values:
 
         A generator is ready when its next item is, or when it has ended.
         """
-        entries = [
-            (ref._id, self._entry(ref)) if isinstance(ref, ObjectRef) else ref.peek()
-            for ref in refs
-        ]
-        self.wait_for(entries, num_returns, timeout)
-        ready: list[Any] = []
+        first = self._first_ready(refs, num_returns)
+        if len(first) < num_returns:
+            entries = [
+                (ref._id, self._entry(ref)) if isinstance(ref, ObjectRef) else ref.peek()
+                for ref in refs
+            ]
+            self.wait_for(entries, num_returns, timeout)
+            first = self._first_ready(refs, num_returns)
         rest: list[Any] = []
-        for ref, (_, entry) in zip(refs, entries, strict=True):
-            done = entry.value is not None and len(ready) < num_returns
-            (ready if done else rest).append(ref)
-        return ready, rest
+        begin = 0
+        for index in first:
+            rest += refs[begin:index]
+            begin = index + 1
+        rest += refs[begin:]
+        return [refs[index] for index in first], rest
+
+    def _first_ready(self, refs: Sequence[ObjectRef | ObjectRefGenerator], count: int) -> list[int]:
+        """Where the first ``count`` that are ready stand; the rest is not looked at.
+
+        A loop that waits for one of many refs at a time passes here for every ref of each round.
+        """
+        entry_of = self._core.table.get
+        found: list[int] = []
+        for index, ref in enumerate(refs):
+            if isinstance(ref, ObjectRef):
+                entry = entry_of(ref._id)
+                if entry is None:
+                    entry = self._entry(ref)
+            else:
+                entry = ref.peek()[1]
+            if entry.value is not None:
+                found.append(index)
+                if len(found) == count:
+                    break
+        return found
 
     def complete(self, ref: ObjectRef) -> Value:
         """The value of ``ref`` as it travels, once it is there."""
@@ -104,16 +128,17 @@ class Values:
                     core.references.fetch(object_id, entry)
                 if entry.value is not None:
                     waiter.complete_one()
-                elif entry.waiters is None:
-                    entry.waiters = [waiter]
                 else:
-                    entry.waiters.append(waiter)
+                    entry.add_waiter(waiter)
 
         core.reactor.inbox.append(enlist)
         if timeout is not None and timeout <= 0:
             core.reactor.try_turn()
-            return waiter.remaining <= 0
-        return self.block_on(waiter, timeout)
+            done = waiter.remaining <= 0
+        else:
+            done = self.block_on(waiter, timeout)
+        waiter.remaining = 0  # nobody waits any more: entries that are not complete drop it
+        return done
 
     def block_on(self, waiter: Waiter, timeout: float | None) -> bool:
         """Wait in the middle of a task, whose CPUs others may use meanwhile."""
@@ -173,15 +198,20 @@ class Values:
             else:
                 data = value.inline
         assert data is not None
-        result = deserialize(data, lambda *ref: self._rebuild(object_id, *ref))
+        result = deserialize(data, self._rebuilder(object_id))
         if value.is_error:
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
         return result
 
-    def _rebuild(self, outer: bytes, object_id: bytes, owner: Address) -> ObjectRef:
-        """The ref that was found in ``outer``, which is held until the owner knows us."""
+    def _rebuilder(self, outer: bytes) -> Callable[[bytes, Address], ObjectRef]:
+        """Makes the refs that are found in ``outer``, which is held until their owner knows us."""
         core = self._core
-        entry = core.references.refer(object_id, owner)
-        if entry.owner is not None and not entry.registered:
-            core.reactor.post(lambda: core.references.found_in(outer, object_id))
-        return ObjectRef(object_id, owner, core)
+        refer = core.references.refer
+
+        def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
+            entry = refer(object_id, owner)
+            if entry.owner is not None and not entry.registered:
+                core.reactor.post(lambda: core.references.found_in(outer, object_id))
+            return ObjectRef(object_id, owner, core)
+
+        return rebuild

@@ -62,11 +62,15 @@ class Value(msgspec.Struct, array_like=True):
 
 
 class Dependency(msgspec.Struct, array_like=True):
-    """One ref argument of a task: always the ref, and its value when it is small."""
+    """One ref argument of a task: always the ref, and its value when it is small.
+
+    ``place`` is the number or the name of the argument.
+    """
 
     object_id: bytes
     owner: Address
     value: Value | None = None
+    place: Index | str = 0
 
 
 class TaskSpec(msgspec.Struct, array_like=True):
