@@ -168,4 +168,5 @@ def _amounts(resources: dict[str, float]) -> str:
     return ", ".join(
         f"{name} {size_text(n) if name == 'memory' else format(n, 'g')}"
         for name, n in resources.items()
+        if not name.startswith("node:")
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from nbray.common.resources import add, from_units
+from nbray.common.resources import add, from_units, to_units
 from nbray.driver import joined_core
 from nbray.state import queries
 from nbray.state.trace import MOST_TASKS, chrome_trace
@@ -33,7 +33,9 @@ def nodes() -> list[dict[str, Any]]:
             "NodeManagerAddress": row.host,
             "NodeManagerHostname": row.hostname,
             "NodeManagerPort": row.frame_port,
-            "Resources": from_units(row.total) if row.alive else {},
+            "ObjectManagerPort": row.frame_port,
+            "DeathReasonMessage": row.death_cause,
+            "Resources": _resources(row, row.total, 0.0) if row.alive else {},
             "Stats": row.stats,
             "Labels": row.labels,
         }
@@ -41,21 +43,33 @@ def nodes() -> list[dict[str, Any]]:
     ]
 
 
-def _sum(rows: list[dict[str, int]]) -> dict[str, float]:
+def _resources(row: NodeInfo, units: dict[str, int], used: float) -> dict[str, float]:
+    """Amounts with the object store, which is no resource that can be asked for."""
+    store = row.stats.get("store_total", 0.0)
+    return {**from_units(units), "object_store_memory": max(0.0, store - used)}
+
+
+def _sum(rows: list[dict[str, float]]) -> dict[str, float]:
     total: dict[str, int] = {}
     for row in rows:
-        add(total, row)
+        add(total, to_units(row))
     return from_units(total)
 
 
 def cluster_resources() -> dict[str, float]:
     """All resources of the nodes that are alive."""
-    return _sum([row.total for row in _node_rows() if row.alive])
+    return _sum([_resources(row, row.total, 0.0) for row in _node_rows() if row.alive])
 
 
 def available_resources() -> dict[str, float]:
     """The resources that are free now, as last reported by the raylets."""
-    return _sum([row.available for row in _node_rows() if row.alive])
+    return _sum(
+        [
+            _resources(row, row.available, row.stats.get("store_used", 0.0))
+            for row in _node_rows()
+            if row.alive
+        ]
+    )
 
 
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:

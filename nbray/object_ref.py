@@ -4,31 +4,83 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
+from nbray.wire.records import Address
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
-    from nbray.wire.records import Address
+
+
+class _NoReactor:
+    stopped = True
+
+    def nudge(self) -> None:
+        """Nobody counts."""
+
+
+class _NoProcess:
+    """Stands for the process of a ref whose owner nobody knows: each use of it is refused."""
+
+    def __init__(self) -> None:
+        self.released: deque[tuple[bytes, int]] = deque(maxlen=0)
+        self.reactor = _NoReactor()
+
+
+_NO_PROCESS: Any = _NoProcess()
+_NOBODY = Address(b"", b"", "", "", 0)
 
 
 class ObjectRef:
-    """A future of one value. `get` it, pass it to tasks, or `await` it."""
+    """A future of one value. `get` it, pass it to tasks, or `await` it.
+
+    Only nbray makes refs that have a value. One that is made of an id alone compares and prints
+    as the others, and each use of its value raises ValueError, since its owner is not known.
+    """
 
     __slots__ = ("__weakref__", "_core", "_id", "_origin", "_owner")
 
-    def __init__(self, object_id: bytes, owner: Address, core: CoreWorker, origin: int = 0) -> None:
+    def __init__(
+        self,
+        object_id: bytes,
+        owner: Address | None = None,
+        core: CoreWorker = _NO_PROCESS,
+        origin: int = 0,
+    ) -> None:
         self._origin = origin
         self._id = object_id
-        self._owner = owner
+        self._owner = _NOBODY if owner is None else owner
         self._core = core
+        if owner is None:
+            ObjectID(object_id)  # its length is checked
 
     def __del__(self) -> None:
         core = self._core
         core.released.append((self._id, -1))
         core.reactor.nudge()
+
+    @classmethod
+    def nil(cls) -> ObjectRef:
+        """The ref of nothing."""
+        return cls(NIL)
+
+    @classmethod
+    def from_random(cls) -> ObjectRef:
+        """A ref that nobody else has, of no value."""
+        return cls(ObjectID.from_random().binary())
+
+    @classmethod
+    def from_binary(cls, value: bytes) -> ObjectRef:
+        """A ref of the id that `binary` gave, without its value."""
+        return cls(value)
+
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef:
+        """A ref of the id that `hex` gave, without its value."""
+        return cls(bytes.fromhex(text))
 
     def binary(self) -> bytes:
         """The id as 28 bytes."""
@@ -56,7 +108,14 @@ class ObjectRef:
         return ObjectID(self._id).job_id()
 
     def future(self) -> concurrent.futures.Future[Any]:
-        """A `concurrent.futures.Future` of the value."""
+        """A `concurrent.futures.Future` of the value.
+
+        Raises:
+            ValueError: the owner is not known.
+        """
+        from nbray.core_worker.serialization import check_current
+
+        check_current(self)
         return self._core.values.future(self)
 
     def as_future(self) -> asyncio.Future[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from nbray.actor import ActorHandle
 from nbray.cluster import nodes
 from nbray.common.accelerators import VISIBLE_DEVICES
-from nbray.common.ids import ActorID, JobID, NodeID, TaskID
+from nbray.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from nbray.common.resources import from_units
 from nbray.core_worker.context import TaskContext, running
 from nbray.core_worker.core import CoreWorker
@@ -149,6 +149,12 @@ class RuntimeContext:
         """The placement group that the task or actor is in, as hexadecimal text; None for none."""
         group = current_group()
         return None if group is None else group.group_id.hex()
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID | None:
+        """The placement group that the task or actor is in; None for none."""
+        group = current_group()
+        return None if group is None else PlacementGroupID(group.group_id)
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:

@@ -159,6 +159,7 @@ def _usage(total: dict[str, float], available: dict[str, float]) -> list[str]:
     return [
         f"{name} {_amount(name, amount - available.get(name, 0.0))} of {_amount(name, amount)}"
         for name, amount in sorted(total.items())
+        if not name.startswith("node:")
     ]
 
 

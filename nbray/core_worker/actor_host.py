@@ -68,6 +68,9 @@ class ActorHost:
             actor_class = cloudpickle.loads(spec.class_pickle)
             args, kwargs = unpack(self._core, creation)
             self._runner.actor = self._construct(actor_class, args, kwargs)
+            plain: Any = object.__repr__
+            if type(self._runner.actor).__repr__ is not plain:
+                self._core.actor_shown = self._runner.actor_repr(spec.class_name)
         except BaseException as error:
             trace = user_traceback(error)
             self._core.events.raised(creation.task_id, error, trace)

@@ -95,6 +95,7 @@ class CoreWorker:
         self.on_task_end: Callable[[], None] = lambda: None
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
+        self.actor_shown = ""
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[JobConfig], None] = lambda job: None
         self.submitter_dirty = False
@@ -149,6 +150,7 @@ class CoreWorker:
     def become_actor(self, spec: ActorSpec) -> None:
         """This process is that actor's from now on."""
         self.actor, self.actor_group = spec, _group_of(spec.options.strategy)
+        self.actor_shown = spec.class_name
 
     def tell_last(self) -> None:
         """This process leaves: with its last turn goes what it recorded and what it does not use.

@@ -210,8 +210,8 @@ class WorkerOutput:
             if len(self._sources) >= _MAX_SOURCES:  # ended tasks whose threads print
                 del self._sources[next(iter(self._sources))]
             source = self._sources[task.task_id] = OutputSource(
-                task.task_id, task.name, task.origin, core.address.node_id, os.getpid(),
-                self._logs["stdout"].path,
+                task.task_id, core.actor_shown or task.name, task.origin, core.address.node_id,
+                os.getpid(), self._logs["stdout"].path,
             )  # fmt: skip
         return source
 

@@ -104,8 +104,8 @@ def check_current(ref: ObjectRef) -> None:
     if ref._core.reactor.stopped:
         raise ValueError(
             f"An application is trying to access an object whose owner is unknown ({ref.hex()}). "
-            "The ref is of an earlier session: nbray.shutdown() was called since, and the object "
-            "went with the session."
+            "The ref is of an earlier session, whose objects went with nbray.shutdown(), or it was "
+            "made from an id, which does not tell the owner."
         )
 
 

@@ -214,10 +214,11 @@ class TaskRunner:
         where = os.getpid(), self._core.address.host
         if not spec.actor_id:
             return TaskError(spec.name, text, cause, *where)
-        shown = self._actor_repr(spec.name.rpartition(".")[0])
+        shown = self.actor_repr(spec.name.rpartition(".")[0])
         return TaskError(spec.name, text, cause, *where, shown, spec.actor_id.hex())
 
-    def _actor_repr(self, class_name: str) -> str:
+    def actor_repr(self, class_name: str) -> str:
+        """How the actor shows itself, by its own ``__repr__`` if that does not fail."""
         if self.actor is None:
             return class_name
         try:

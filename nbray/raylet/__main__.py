@@ -14,6 +14,7 @@ import uvloop
 
 from nbray.common.config import Config
 from nbray.common.process import report_ready, watch_parent
+from nbray.common.resources import to_units
 from nbray.common.session import Session
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
@@ -25,13 +26,21 @@ from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 _FIRST_REPORT_S = 5.0
 
 
+def _resources(args: argparse.Namespace) -> dict[str, int]:
+    """What the node has, and by Ray's names the node itself, which programs ask a part of."""
+    own = {f"node:{args.node_ip}": 1.0}
+    if args.head:
+        own["node:__internal_head__"] = 1.0
+    return {**json.loads(args.resources), **to_units(own)}
+
+
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
     config = Config.from_env()
     gcs = GrpcClient(args.gcs_address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
-        session, args.node_ip, gcs, json.loads(args.resources), args.object_store_memory,
+        session, args.node_ip, gcs, _resources(args), args.object_store_memory,
         args.head, config, _spill_folder(args, session), json.loads(args.labels),
     )  # fmt: skip
     raylet.start_workers()

@@ -1,0 +1,125 @@
+"""What a program reads of its cluster, by Ray's names: resources, nodes, ids, who printed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+
+import nbray
+from nbray import ObjectRef
+from nbray.util.placement_group import placement_group
+from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+
+def test_a_node_is_a_resource_of_which_tasks_ask_a_part(cluster: Path) -> None:
+    (node,) = nbray.nodes()
+    name = f"node:{node['NodeManagerAddress']}"
+    assert {name, "node:__internal_head__", "CPU", "memory"} < node["Resources"].keys()
+    assert nbray.cluster_resources()[name] == nbray.available_resources()[name] == 1.0
+
+    @nbray.remote(resources={name: 0.25}, num_cpus=0)
+    def here() -> str:
+        return nbray.get_runtime_context().get_node_id()
+
+    @nbray.remote(resources={"node:__internal_head__": 0.001}, num_cpus=0)
+    class OfTheHead:
+        def node(self) -> str:
+            return nbray.get_runtime_context().get_node_id()
+
+    actor = OfTheHead.remote()
+    assert nbray.get([here.remote() for _ in range(8)], timeout=30) == [node["NodeID"]] * 8
+    assert nbray.get(actor.node.remote(), timeout=30) == node["NodeID"]
+
+
+def test_the_object_store_is_among_the_resources(cluster: Path) -> None:
+    total = nbray.cluster_resources()["object_store_memory"]
+    assert total == nbray.nodes()[0]["Stats"]["store_total"]
+    kept = nbray.put(bytes(int(total / 4)))
+    wait_until(
+        lambda: nbray.available_resources()["object_store_memory"] < total * 0.8,
+        "the store's use to be reported",
+    )
+    del kept
+
+
+def test_the_placement_group_of_a_task_is_known_to_it(cluster: Path) -> None:
+    group = placement_group([{"CPU": 1}])
+
+    @nbray.remote
+    def mine() -> Any:
+        return nbray.get_runtime_context().current_placement_group_id
+
+    inside = mine.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group))
+    assert nbray.get(inside.remote(), timeout=30) == group.id
+    assert nbray.get(mine.remote(), timeout=30) is None
+    assert nbray.get_runtime_context().current_placement_group_id is None
+
+
+def test_a_ref_of_an_id_alone_compares_and_prints() -> None:
+    ref = ObjectRef.from_random()
+    assert ObjectRef(ref.binary()) == ObjectRef.from_hex(ref.hex()) == ref
+    assert len({ref, ObjectRef.from_binary(ref.binary()), ObjectRef.from_random()}) == 2
+    assert ObjectRef.nil().is_nil()
+    assert not ref.is_nil()
+    assert repr(ref) == f"ObjectRef({ref.hex()})"
+    with pytest.raises(ValueError, match="28 bytes, not 3"):
+        ObjectRef(b"abc")
+
+
+@nbray.remote
+def length(value: Any) -> int:
+    return len(value)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda ref: nbray.get(ref, timeout=5),
+        lambda ref: nbray.wait([ref], timeout=5),
+        lambda ref: ref.future(),
+        lambda ref: length.remote(ref),
+        lambda ref: nbray.put([ref]),
+        pickle.dumps,
+    ],
+    ids=["get", "wait", "future", "argument", "put", "pickle"],
+)
+def test_no_use_of_a_ref_without_an_owner_hangs(
+    cluster: Path, use: Callable[[ObjectRef], Any]
+) -> None:
+    with pytest.raises(ValueError, match="trying to access an object whose owner is unknown"):
+        use(ObjectRef.from_random())
+
+
+def test_output_of_an_actor_names_its_class_or_what_it_calls_itself(
+    cluster: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @nbray.remote
+    class Plain:
+        def say(self) -> None:
+            print("plain speaks")
+
+    @nbray.remote
+    class Account:
+        def __repr__(self) -> str:
+            return "Account(7)"
+
+        def say(self) -> None:
+            print("account speaks")
+
+    plain, account = Plain.remote(), Account.remote()
+    nbray.get([plain.say.remote(), account.say.remote()], timeout=30)
+    shown = ""
+
+    def both() -> bool:
+        nonlocal shown
+        shown += capfd.readouterr().out
+        return "plain speaks" in shown and "account speaks" in shown
+
+    wait_until(both, "the lines of both actors")
+    assert "(Plain pid=" in shown
+    assert "(Account(7) pid=" in shown
