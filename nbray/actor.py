@@ -14,6 +14,7 @@ import msgspec
 from nbray.common.ids import ActorID
 from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
+from nbray.dag import ClassMethodNode, ClassNode
 from nbray.driver import current_core
 from nbray.exceptions import ActorHandleNotFoundError, ExitActor
 from nbray.grouping import group_strategy
@@ -167,6 +168,10 @@ class ActorClass:
         """`remote` with the options of one actor; a name that programs for Ray use."""
         actor_class = self.options(**options) if options else self
         return actor_class.remote(*args, **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """The actor as a node of a graph, which is executed later; see `nbray.dag`."""
+        return ClassNode(self, args, kwargs)
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Create an actor; its handle comes back at once.
@@ -339,6 +344,10 @@ class ActorMethod:
         """`remote` with the options of one call; a name that programs for Ray use."""
         method = self.options(**options) if options else self
         return method.remote(*args, **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+        """The call as a node of a graph, which is executed later; see `nbray.dag`."""
+        return ClassMethodNode(self, args, kwargs)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns its ref, a list of refs, or the generator of a stream.

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from nbray.common.resources import add, from_units, to_units
+from nbray.common.resources import add, from_units
 from nbray.driver import joined_core
 from nbray.state import queries
 from nbray.state.trace import MOST_TASKS, chrome_trace
@@ -35,7 +35,7 @@ def nodes() -> list[dict[str, Any]]:
             "NodeManagerPort": row.frame_port,
             "ObjectManagerPort": row.frame_port,
             "DeathReasonMessage": row.death_cause,
-            "Resources": _resources(row, row.total, 0.0) if row.alive else {},
+            "Resources": _resources(row) if row.alive else {},
             "Stats": row.stats,
             "Labels": row.labels,
         }
@@ -43,33 +43,31 @@ def nodes() -> list[dict[str, Any]]:
     ]
 
 
-def _resources(row: NodeInfo, units: dict[str, int], used: float) -> dict[str, float]:
-    """Amounts with the object store, which is no resource that can be asked for."""
-    store = row.stats.get("store_total", 0.0)
-    return {**from_units(units), "object_store_memory": max(0.0, store - used)}
-
-
-def _sum(rows: list[dict[str, float]]) -> dict[str, float]:
-    total: dict[str, int] = {}
-    for row in rows:
-        add(total, to_units(row))
-    return from_units(total)
+def _resources(row: NodeInfo) -> dict[str, float]:
+    """All of a node, with its object store, which is no resource that can be asked for."""
+    return {**from_units(row.total), "object_store_memory": row.stats.get("store_total", 0.0)}
 
 
 def cluster_resources() -> dict[str, float]:
     """All resources of the nodes that are alive."""
-    return _sum([_resources(row, row.total, 0.0) for row in _node_rows() if row.alive])
+    alive = [row for row in _node_rows() if row.alive]
+    total: dict[str, int] = {}
+    for row in alive:
+        add(total, row.total)
+    store = sum(row.stats.get("store_total", 0.0) for row in alive)
+    return {**from_units(total), "object_store_memory": store}
 
 
 def available_resources() -> dict[str, float]:
     """The resources that are free now, as last reported by the raylets."""
-    return _sum(
-        [
-            _resources(row, row.available, row.stats.get("store_used", 0.0))
-            for row in _node_rows()
-            if row.alive
-        ]
+    alive = [row for row in _node_rows() if row.alive]
+    free: dict[str, int] = {}
+    for row in alive:
+        add(free, row.available)
+    store = sum(
+        row.stats.get("store_total", 0.0) - row.stats.get("store_used", 0.0) for row in alive
     )
+    return {**from_units(free), "object_store_memory": store}
 
 
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:

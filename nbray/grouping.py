@@ -45,6 +45,10 @@ def group_strategy(
         capture = options.get("placement_group_capture_child_tasks")
     from nbray.util.placement_group import PlacementGroup, place_in_group  # rests on the driver
 
+    if not isinstance(group, PlacementGroup) and group not in (None, "default"):
+        raise TypeError(
+            f"placement_group must be a PlacementGroup, but received type {type(group)}"
+        )
     if not isinstance(group, PlacementGroup) or group.is_empty:
         if index not in (-1, None):
             raise ValueError("If placement group is not set, the value of bundle index must be -1.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -167,6 +168,8 @@ def _check_value(name: str, option: Option, value: Any) -> None:
 def _check_quantity(resource: str, quantity: Any) -> None:
     if not isinstance(quantity, float | int):
         return  # `to_units` says what is wrong with it
+    if not math.isfinite(quantity):
+        raise ValueError(f"The quantity of resource {resource} must be a number, not {quantity}")
     if quantity < 0:
         raise ValueError(f"The quantity of resource {resource} cannot be negative")
     if 0 < quantity < 1 / UNIT:

@@ -11,6 +11,7 @@ import msgspec
 
 from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.core_worker.task_options import TaskOptions
+from nbray.dag import FunctionNode
 from nbray.driver import current_core
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
@@ -92,6 +93,10 @@ class RemoteFunction:
         function_id, data = self._pickle.get()
         refs = core.submit_task(function_id, data, self._name, args, kwargs, task_options)
         return returned(refs)
+
+    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+        """The call as a node of a graph, which is executed later; see `nbray.dag`."""
+        return FunctionNode(self, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options)

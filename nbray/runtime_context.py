@@ -110,6 +110,19 @@ class RuntimeContext:
         task = running.get()
         return None if task is None else task.name
 
+    def is_canceled(self) -> bool:
+        """Whether the task was cancelled: what runs in a thread of an actor asks, and ends.
+
+        Raises:
+            RuntimeError: it is called in a driver or in an async actor.
+        """
+        task, actor = running.get(), self._core.actor
+        if task is None or (actor is not None and actor.options.is_async):
+            raise RuntimeError(
+                "This method is only available in tasks and in actors without async methods."
+            )
+        return task.task_id in self._core.cancelled
+
     def get_task_function_name(self) -> str | None:
         """The dotted name of the task's function, with its module; None in a driver."""
         task = running.get()

@@ -185,6 +185,8 @@ COUNT, COUNT_OR_ALWAYS = (
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
+        ({"num_cpus": float("nan")}, ValueError, "num_cpus must be a number, not nan"),
+        ({"memory": float("inf")}, ValueError, "memory must be a number, not inf"),
         ({"num_cpus": -1}, ValueError, "The quantity of resource num_cpus cannot be negative"),
         ({"num_gpus": -1}, ValueError, "The quantity of resource num_gpus cannot be negative"),
         ({"memory": -1}, ValueError, "The quantity of resource memory cannot be negative"),

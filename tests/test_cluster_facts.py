@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from conftest import wait_until
 
 import nbray
 from nbray import ObjectRef
+from nbray.util import deregister_serializer, log_once, register_serializer
 from nbray.util.placement_group import placement_group
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -93,6 +96,68 @@ def test_no_use_of_a_ref_without_an_owner_hangs(
 ) -> None:
     with pytest.raises(ValueError, match="trying to access an object whose owner is unknown"):
         use(ObjectRef.from_random())
+
+
+def test_a_call_in_a_thread_of_an_actor_learns_that_it_was_cancelled(cluster: Path) -> None:
+    @nbray.remote(max_concurrency=2)
+    class Threaded:
+        def __init__(self) -> None:
+            self.started = threading.Event()
+
+        def until_cancelled(self) -> str:
+            context = nbray.get_runtime_context()
+            self.started.set()
+            deadline = time.monotonic() + 30
+            while not context.is_canceled() and time.monotonic() < deadline:
+                self.started.wait(0.01)
+            return "cancelled" if context.is_canceled() else "not told"
+
+        def has_started(self) -> bool:
+            return self.started.wait(30) and not nbray.get_runtime_context().is_canceled()
+
+    actor = Threaded.remote()
+    call = actor.until_cancelled.remote()
+    assert nbray.get(actor.has_started.remote(), timeout=30)
+    nbray.cancel(call)
+    try:
+        assert nbray.get(call, timeout=30) == "cancelled"
+    except nbray.exceptions.TaskCancelledError:
+        assert nbray.get(actor.has_started.remote(), timeout=30)
+    with pytest.raises(RuntimeError, match="only available in tasks"):
+        nbray.get_runtime_context().is_canceled()
+
+
+class Connection:
+    """What cannot be pickled, since it holds a lock."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.lock = threading.Lock()
+
+
+def test_a_registered_class_travels_as_its_serializer_says(cluster: Path) -> None:
+    def open_again(url: str) -> Any:
+        return Connection(url + "?")
+
+    with pytest.raises(TypeError):
+        nbray.put(Connection("db"))
+    register_serializer(Connection, serializer=lambda one: one.url, deserializer=open_again)
+    try:
+
+        @nbray.remote
+        def url_of(connection: Connection) -> str:
+            return connection.url
+
+        assert nbray.get(url_of.remote(Connection("db")), timeout=30) == "db?"
+        assert nbray.get(nbray.put([Connection("db")]), timeout=30)[0].url == "db?"
+    finally:
+        deregister_serializer(Connection)
+    with pytest.raises(TypeError):
+        nbray.put(Connection("db"))
+
+
+def test_log_once_says_yes_once() -> None:
+    assert [log_once(key) for key in ("a fact", "a fact", "another fact")] == [True, False, True]
 
 
 def test_output_of_an_actor_names_its_class_or_what_it_calls_itself(

@@ -44,8 +44,11 @@ from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import RuntimeContext
 from nbray.runtime_env import RuntimeEnv
 from nbray.cluster_utils import Cluster
+from nbray.dag import DAGNode, InputNode, MultiOutputNode
 from nbray.exceptions import RayError, RayTaskError, RayActorError, GetTimeoutError
 from nbray.util import ActorPool, inspect_serializability, list_named_actors, get_node_ip_address
+from nbray.util import register_serializer, deregister_serializer, log_once
+from nbray.util.accelerators import NVIDIA_A100, NVIDIA_TESLA_V100
 from nbray.util.actor_pool import ActorPool
 from nbray.util.joblib import register_nbray
 from nbray.util.metrics import Counter, Gauge, Histogram

@@ -77,6 +77,16 @@ def nodes(session_root: Path) -> Iterator[Cluster]:
     found.shutdown()
 
 
+def test_what_is_no_placement_group_is_refused(cluster: Path) -> None:
+    @nbray.remote
+    def one() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="must be a PlacementGroup, but received type <class 'int'"):
+        one.options(placement_group=3).remote()
+    assert nbray.get(one.options(placement_group="default").remote(), timeout=30) == 1
+
+
 def test_a_group_takes_its_resources_and_gives_them_back(cluster: Path) -> None:
     del cluster
     group = placement_group([{"CPU": 1}, {"custom": 0.5}])

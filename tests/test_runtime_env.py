@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,28 @@ import nbray
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import RuntimeEnv, packaging
 from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.setup import EnvError, EnvManager
 from nbray.runtime_env.spec import from_text, merge, to_text
+
+# --- whatever goes wrong is said --------------------
+
+
+def test_an_error_that_nobody_foresaw_is_an_answer_and_is_not_kept(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def fetch(uri: bytes) -> int:
+        asked.append(uri)
+        raise RuntimeError("the wire is on fire")
+
+    async def twice() -> None:
+        manager = EnvManager(tmp_path, fetch)
+        for _ in range(2):
+            with pytest.raises(EnvError, match="the wire is on fire"):
+                await manager.prepare(to_text({"py_modules": ["gcs://_nbray_pkg_x.zip"]}))
+
+    asyncio.run(twice())
+    assert len(asked) == 2
+
 
 # --- what may be said --------------------
 
@@ -36,6 +58,18 @@ from nbray.runtime_env.spec import from_text, merge, to_text
         ({"pip": "missing.txt"}, ValueError, "missing.txt is not a valid file"),
         ({"excludes": "x"}, TypeError, r"runtime_env\['excludes'\] must be of type List\[str\]"),
         ({"config": 3}, TypeError, r"runtime_env\['config'\] must be of type dict"),
+        ({"config": {"x": 1}}, ValueError, r"Unknown fields of runtime_env\['config'\]: \['x'\]"),
+        ({"config": {"eager_install": 3}}, TypeError, "eager_install must be a boolean"),
+        ({"config": {"setup_timeout_seconds": True}}, ValueError, "must be greater than zero"),
+        ({"env_vars": {"": "a"}}, ValueError, "the name of an environment variable"),
+        ({"env_vars": {"A=B": "a"}}, ValueError, "the name of an environment variable"),
+        ({"env_vars": {"A": "\0"}}, ValueError, "the name of an environment variable"),
+        (
+            {"pip": {"packages": ["a"], "pip_install_options": "-q"}},
+            TypeError,
+            r"pip_install_options'\] must be of type List\[str\]",
+        ),
+        ({"pip": {"packages": ["a"], "pip_version": 22}}, TypeError, "must be of type str"),
         ({"pips": ["a"]}, ValueError, "Unknown fields of a runtime environment"),
     ],
 )

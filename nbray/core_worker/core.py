@@ -55,6 +55,8 @@ from nbray.wire.reactor import Reactor
 from nbray.wire.records import ActorSpec, Address, Dependency, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
+_CANCELLED_KEPT = 1000
+
 
 class CoreWorker:
     """The runtime of one process; see the head of this module."""
@@ -96,6 +98,7 @@ class CoreWorker:
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
+        self.cancelled: deque[bytes] = deque(maxlen=_CANCELLED_KEPT)
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[JobConfig], None] = lambda job: None
         self.submitter_dirty = False

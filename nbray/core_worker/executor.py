@@ -99,6 +99,7 @@ class Executor:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
             os._exit(1)
+        self._core.cancelled.append(message.task_id)
         for connection, spec in self._queue:
             if spec.task_id == message.task_id:
                 self._queue.remove((connection, spec))

@@ -77,6 +77,11 @@ class EnvManager:
         except (PackageError, VenvError, OSError, ValueError) as error:
             self._ready.pop(text, None)
             raise EnvError(f"Failed to set up runtime environment.\n{error}") from error
+        except Exception as error:
+            # Whoever asked has to be answered, and the next one may try again.
+            self._ready.pop(text, None)
+            logger.exception("A runtime environment could not be set up: %s", text)
+            raise EnvError(f"Failed to set up runtime environment.\n{error!r}") from error
 
     def _forget_oldest(self) -> None:
         """Only what is known of it: its files stay, and are found again."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = ("env_vars", "working_dir", "py_modules", "pip", "excludes", "config")
+_CONFIG_FIELDS = ("setup_timeout_seconds", "eager_install", "log_files")
 _PIP_FIELDS = ("packages", "pip_check", "pip_install_options", "pip_version")
 URI_PREFIX = "gcs://"
 
@@ -81,6 +82,11 @@ def _env_vars(value: Any) -> dict[str, str]:
                     "runtime_env['env_vars'] must be of type Dict[str, str], but the "
                     f"{what} {item} is of type {type(item)}"
                 )
+        if not key or "=" in key or "\0" in key + text:
+            raise ValueError(
+                f"runtime_env['env_vars'] has {key!r}: the name of an environment variable is not "
+                "empty and has no '=', and neither it nor its value has a zero byte."
+            )
     return dict(value)
 
 
@@ -139,10 +145,20 @@ def _pip(value: Any) -> dict[str, Any]:
         raise TypeError(f"runtime_env['pip']['pip_check'] must be of type bool, got {type(check)}")
     if not packages:
         return {}
-    full = {"packages": list(packages), "pip_check": check}
-    for name in ("pip_install_options", "pip_version"):
-        if value.get(name):
-            full[name] = value[name]
+    full: dict[str, Any] = {"packages": list(packages), "pip_check": check}
+    if options := value.get("pip_install_options"):
+        if not isinstance(options, list | tuple) or not all(isinstance(o, str) for o in options):
+            raise TypeError(
+                "runtime_env['pip']['pip_install_options'] must be of type List[str], "
+                f"got {type(options)}"
+            )
+        full["pip_install_options"] = list(options)
+    if version := value.get("pip_version"):
+        if not isinstance(version, str):
+            raise TypeError(
+                f"runtime_env['pip']['pip_version'] must be of type str, got {type(version)}"
+            )
+        full["pip_version"] = version
     return full
 
 
@@ -157,8 +173,17 @@ def _config(value: Any) -> dict[str, Any]:
         raise TypeError(
             f"runtime_env['config'] must be of type dict or RuntimeEnvConfig, got: {type(value)}"
         )
+    unknown = sorted(set(value) - set(_CONFIG_FIELDS))
+    if unknown:
+        raise ValueError(
+            f"Unknown fields of runtime_env['config']: {unknown}. Known ones are "
+            f"{list(_CONFIG_FIELDS)}."
+        )
+    eager = value.get("eager_install", True)
+    if not isinstance(eager, bool):
+        raise TypeError(f"eager_install must be a boolean. got {type(eager)}")
     limit = value.get("setup_timeout_seconds", 1)
-    if not isinstance(limit, int) or (limit <= 0 and limit != -1):
+    if not isinstance(limit, int) or isinstance(limit, bool) or (limit <= 0 and limit != -1):
         raise ValueError(
             f"setup_timeout_seconds must be greater than zero or equals to -1, got: {limit}"
         )

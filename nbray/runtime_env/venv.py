@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import signal
 import site
 import sys
 from collections.abc import Mapping
@@ -30,7 +32,10 @@ async def make_venv(folder: Path, pip: Mapping[str, Any], timeout_s: float | Non
             return await _make(folder, pip)
     except TimeoutError:
         shutil.rmtree(folder, ignore_errors=True)
-        raise VenvError(f"pip took longer than {timeout_s:.0f} s.") from None
+        raise VenvError(
+            f"Making the virtual environment took longer than {timeout_s:.0f} s "
+            "(setup_timeout_seconds)."
+        ) from None
     except VenvError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -49,16 +54,16 @@ async def _make(folder: Path, pip: Mapping[str, Any]) -> str:
     requirements = folder / "requirements.txt"
     requirements.write_text("\n".join(pip["packages"]) + "\n")
     options = pip.get("pip_install_options") or []
-    await _pip(python, "install", "--disable-pip-version-check", "--no-input", *options, "-r",
-               str(requirements))  # fmt: skip
+    runner = [sys.executable, "-m", "pip", "--python", python]
+    install = ["install", "--disable-pip-version-check", "--no-input"]
+    if version_wanted := pip.get("pip_version"):
+        await _run(*runner, *install, f"pip{version_wanted}")
+        runner = [python, "-m", "pip"]
+    await _run(*runner, *install, *options, "-r", str(requirements))
     if pip.get("pip_check"):
-        await _pip(python, "check")
+        await _run(*runner, "check")
     (folder / "installed.json").write_text(json.dumps(dict(pip)))
     return python
-
-
-async def _pip(python: str, *args: str) -> None:
-    await _run(sys.executable, "-m", "pip", "--python", python, *args)
 
 
 async def _run(*command: str) -> None:
@@ -70,7 +75,8 @@ async def _run(*command: str) -> None:
     try:
         output, _ = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # the builds that it has started as well
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
     if process.returncode:

@@ -12,28 +12,34 @@ from typing import Any
 _HOMES = {
     "ActorPool": "actor_pool",
     "as_completed": "iteration",
+    "deregister_serializer": "serialization",
     "get_node_ip_address": "lookup",
     "inspect_serializability": "serializability",
     "get_current_placement_group": "placement_group",
     "get_placement_group": "placement_group",
     "list_named_actors": "lookup",
+    "log_once": "debug",
     "map_unordered": "iteration",
     "placement_group": "placement_group",
     "placement_group_table": "placement_group",
+    "register_serializer": "serialization",
     "remove_placement_group": "placement_group",
 }
 
 __all__ = [
     "ActorPool",
     "as_completed",
+    "deregister_serializer",
     "get_current_placement_group",
     "get_node_ip_address",
     "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
+    "log_once",
     "map_unordered",
     "placement_group",
     "placement_group_table",
+    "register_serializer",
     "remove_placement_group",
 ]
 

@@ -1,0 +1,90 @@
+"""Graphs of calls: ``bind`` and ``execute``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nbray
+from nbray.dag import InputNode, MultiOutputNode
+
+
+@nbray.remote
+def inc(value: int, by: int = 1) -> int:
+    return value + by
+
+
+@nbray.remote
+def total(values: list[nbray.ObjectRef]) -> int:
+    return sum(nbray.get(values))
+
+
+@nbray.remote
+class Adder:
+    def __init__(self, start: int) -> None:
+        self.sum = start
+
+    def add(self, value: int) -> int:
+        self.sum += value
+        return self.sum
+
+    def pair(self) -> tuple[int, int]:
+        return self.sum, -self.sum
+
+
+def test_nothing_is_submitted_before_execute(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote
+    def mark() -> None:
+        with open(tmp_path / "runs", "a") as file:
+            file.write("x")
+
+    node = mark.bind()
+    assert not (tmp_path / "runs").exists()
+    nbray.get([node.execute(), node.execute()], timeout=30)
+    assert (tmp_path / "runs").read_text() == "xx"
+
+
+def test_a_node_that_two_others_need_runs_once_for_each_execution(cluster: Path) -> None:
+    adder = Adder.remote(0)
+    shared = adder.add.bind(1)
+    graph = MultiOutputNode([inc.bind(shared), inc.bind(shared, by=10)])
+    assert nbray.get(graph.execute(), timeout=30) == [2, 11]
+    assert nbray.get(graph.execute(), timeout=30) == [3, 12]
+
+
+def test_an_actor_of_a_graph_is_made_when_it_is_executed(cluster: Path) -> None:
+    adder = Adder.options(num_cpus=0).bind(inc.bind(9))
+    graph = adder.add.bind(5)
+    assert nbray.get([graph.execute(), graph.execute()], timeout=30) == [15, 15]
+    first, second = adder.pair.options(num_returns=2).bind().execute()
+    assert nbray.get([first, second], timeout=30) == [10, -10]
+    assert nbray.get(adder.execute().add.remote(1), timeout=30) == 11
+    with pytest.raises(AttributeError, match="nope"):
+        adder.nope.bind()
+
+
+def test_inputs_are_taken_whole_and_in_parts(cluster: Path) -> None:
+    with InputNode() as given:
+        whole = inc.bind(inc.bind(given))
+        parts = inc.bind(given[0], by=given.by)
+    assert nbray.get(whole.execute(40), timeout=30) == 42
+    assert nbray.get(parts.execute(1, by=5), timeout=30) == 6
+    assert nbray.get(inc.bind(given["a"], given["b"]).execute({"a": 1, "b": 2}), timeout=30) == 3
+    with pytest.raises(ValueError, match="executed with 2 arguments"):
+        whole.execute(1, 2)
+    with pytest.raises(TypeError, match="no InputNode"):
+        inc.bind(1).execute(2)
+
+
+def test_nodes_may_stand_in_lists_and_a_chain_may_be_long(cluster: Path) -> None:
+    assert nbray.get(total.bind([inc.bind(1), inc.bind(2)]).execute(), timeout=30) == 5
+    node = inc.bind(0)
+    for _ in range(1999):
+        node = inc.bind(node)
+    assert nbray.get(node.execute(), timeout=60) == 2000
+
+
+def test_compiled_graphs_are_refused_in_words() -> None:
+    with pytest.raises(NotImplementedError, match=r"call execute\(\) instead"):
+        inc.bind(1).experimental_compile()
