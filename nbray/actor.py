@@ -201,12 +201,14 @@ class ActorClass:
                     f"the groups of {self.__name__} are {sorted(groups)}."
                 )
         actor_id = os.urandom(12) + core.job.job_id
-        payload, dependencies, contained = core.actor_arguments(args, kwargs)
+        pickled = self._pickle.get()
+        (payload, dependencies, contained), held = core.actor_arguments(
+            args, kwargs, pickled.captured
+        )
         detached = options.get("lifetime") == "detached"
-        held = [d.object_id for d in dependencies] + [ref.object_id for ref in contained]
         ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
-            actor_id, core.job.job_id, self.__name__, actor_id, self._pickle.get()[1], payload,
+            actor_id, core.job.job_id, self.__name__, actor_id, pickled.data, payload,
             dependencies, contained, methods,
             ActorOptions(
                 resources, name, namespace, detached,

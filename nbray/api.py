@@ -140,8 +140,9 @@ def cancel(
 ) -> None:
     """Stop the task that makes ``ref``: queued, or running (by a KeyboardInterrupt in it).
 
-    A running call of an async actor is cancelled as a coroutine; one that runs in a thread of a
-    concurrent actor goes on.
+    A running call of an async actor is cancelled as a coroutine. A method of another actor goes on
+    until it ends: it may ask `nbray.get_runtime_context().is_canceled()`. What it returns is lost,
+    as in Ray.
 
     Args:
         ref: a ref, or the generator of a stream.
@@ -160,7 +161,7 @@ def cancel(
             f"Got: {type(ref)}."
         )
     core = current_core()
-    if force and core.actor_calls.knows(ref._id[:24]):
+    if force and core.is_actor_call(ref._id):
         raise ValueError("force=True is not supported for actor tasks.")
     core.cancel(ref._id, force, recursive)
 

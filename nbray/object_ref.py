@@ -130,6 +130,12 @@ class ObjectRef:
 
         return reduce_ref(self)
 
+    def __copy__(self) -> ObjectRef:
+        return self
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> ObjectRef:
+        return self
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ObjectRef) and other._id == self._id
 

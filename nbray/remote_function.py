@@ -90,8 +90,7 @@ class RemoteFunction:
         if group is not None:
             shape = msgspec.structs.replace(task_options.shape, strategy=group)
             task_options = dataclasses.replace(task_options, shape=shape)
-        function_id, data = self._pickle.get()
-        refs = core.submit_task(function_id, data, self._name, args, kwargs, task_options)
+        refs = core.submit_task(self._pickle.get(), self._name, args, kwargs, task_options)
         return returned(refs)
 
     def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.exceptions import TaskCancelledError
+from nbray.exceptions import TaskCancelledError, TaskError
 from nbray.util import local_state
 
 
@@ -35,7 +36,7 @@ def test_a_killed_task_is_not_run_again(cluster: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_call_that_runs_is_stopped_and_its_actor_stays(cluster: Path) -> None:
+def test_a_call_that_is_interrupted_stops_and_its_actor_stays(cluster: Path) -> None:
     @nbray.remote
     class Sleeper:
         def sleep(self, seconds: float) -> float:
@@ -49,7 +50,7 @@ def test_a_call_that_runs_is_stopped_and_its_actor_stays(cluster: Path) -> None:
     deadline = time.monotonic() + 30
     while not nbray.wait([running], timeout=0.2)[0]:
         assert time.monotonic() < deadline
-        nbray.cancel(running)
+        local_state.cancel_tasks([running.task_id()])
     with pytest.raises(TaskCancelledError):
         nbray.get(running)
     assert nbray.get(queued, timeout=30) == 0.1
@@ -93,3 +94,111 @@ def test_a_new_epoch_sends_what_a_function_calls_as_it_is_now(cluster: Path) -> 
     helper["value"] = 2
     new_epoch()
     assert nbray.get(read.remote(), timeout=30) == 2
+
+
+@nbray.remote
+class Methods:
+    """Methods that tell when they run, and what they make of being cancelled."""
+
+    def __init__(self) -> None:
+        self.runs = False
+        self.saw = False
+
+    def is_running(self) -> bool:
+        return self.runs
+
+    def has_seen(self) -> bool:
+        return self.saw
+
+    def until_cancelled(self, fails: bool) -> str:
+        self.runs = True
+        while not nbray.get_runtime_context().is_canceled():
+            time.sleep(0.01)
+        self.runs, self.saw = False, True
+        if fails:
+            raise ValueError("its own error")
+        return "its value"
+
+
+@nbray.remote
+class AsyncMethods:
+    """The same for coroutines."""
+
+    def __init__(self) -> None:
+        self.runs = False
+
+    async def is_running(self) -> bool:
+        return self.runs
+
+    async def long(self, then: str) -> str:
+        self.runs = True
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.runs = False
+            if then == "fail":
+                raise ValueError("its own error") from None
+            if then == "return":
+                return "its value"
+            raise
+        return "too late"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_method_is_asked_to_stop_and_its_value_is_lost(cluster: Path, fails: bool) -> None:
+    methods = Methods.options(max_concurrency=2).remote()
+    ref = methods.until_cancelled.remote(fails)
+    wait_until(lambda: nbray.get(methods.is_running.remote()), "the method")
+    with pytest.raises(ValueError, match=r"^force=True is not supported for actor tasks"):
+        nbray.cancel(ref, force=True)
+    nbray.cancel(ref)
+    with pytest.raises(ValueError if fails else TaskCancelledError):
+        nbray.get(ref, timeout=30)
+    alone = Methods.remote()
+    ref = alone.until_cancelled.remote(fails)
+    deadline = time.monotonic() + 30
+    while not nbray.wait([ref], timeout=0.2)[0]:  # it may not have come there yet
+        assert time.monotonic() < deadline
+        nbray.cancel(ref)
+    with pytest.raises(ValueError if fails else TaskCancelledError):
+        nbray.get(ref, timeout=30)
+    assert nbray.get(alone.has_seen.remote(), timeout=30)
+
+
+def test_a_coroutine_that_was_cancelled_has_no_value_whatever_it_does(cluster: Path) -> None:
+    methods = AsyncMethods.remote()
+    for then in ("raise", "return", "fail"):
+        ref = methods.long.remote(then)
+        wait_until(lambda: nbray.get(methods.is_running.remote()), "the coroutine")
+        nbray.cancel(ref)
+        with pytest.raises(TaskCancelledError) as caught:
+            nbray.get(ref, timeout=30)
+        assert isinstance(caught.value, TaskError)
+
+
+def test_a_task_may_make_something_of_being_cancelled(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote
+    def long(then: str) -> str:
+        (tmp_path / then).touch()
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            if then == "fail":
+                raise ValueError("its own error") from None
+            if then == "return":
+                return "its value"
+            raise
+        return "too late"
+
+    def cancelled(then: str) -> nbray.ObjectRef:
+        ref = long.remote(then)
+        wait_until((tmp_path / then).exists, "the task")
+        nbray.cancel(ref)
+        return ref
+
+    assert nbray.get(cancelled("return"), timeout=30) == "its value"
+    with pytest.raises(ValueError, match="its own error"):
+        nbray.get(cancelled("fail"), timeout=30)
+    with pytest.raises(TaskError) as caught:
+        nbray.get(cancelled("raise"), timeout=30)
+    assert isinstance(caught.value, TaskCancelledError)

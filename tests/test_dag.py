@@ -58,7 +58,7 @@ def test_an_actor_of_a_graph_is_made_when_it_is_executed(cluster: Path) -> None:
     graph = adder.add.bind(5)
     assert nbray.get([graph.execute(), graph.execute()], timeout=30) == [15, 15]
     first, second = adder.pair.options(num_returns=2).bind().execute()
-    assert nbray.get([first, second], timeout=30) == [10, -10]
+    assert nbray.get([first, second], timeout=30) == [15, -15]
     assert nbray.get(adder.execute().add.remote(1), timeout=30) == 11
     with pytest.raises(AttributeError, match="nope"):
         adder.nope.bind()
@@ -88,3 +88,28 @@ def test_nodes_may_stand_in_lists_and_a_chain_may_be_long(cluster: Path) -> None
 def test_compiled_graphs_are_refused_in_words() -> None:
     with pytest.raises(NotImplementedError, match=r"call execute\(\) instead"):
         inc.bind(1).experimental_compile()
+
+
+def test_an_actors_calls_are_made_in_the_order_of_their_binding(cluster: Path) -> None:
+    @nbray.remote
+    class Sum:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def add(self, value: int) -> None:
+            self.value += value
+
+        def get(self) -> int:
+            return self.value
+
+    @nbray.remote
+    def both(one: int, other: int) -> tuple[int, int]:
+        return one, other
+
+    one, other = Sum.bind(10), Sum.bind(20)
+    early = one.get.bind()
+    one.add.bind(2)
+    one.add.bind(4)
+    other.add.bind(6)
+    assert nbray.get(both.bind(one.get.bind(), other.get.bind()).execute(), timeout=30) == (16, 26)
+    assert nbray.get(early.execute(), timeout=30) == 10

@@ -45,6 +45,9 @@ from nbray.runtime_context import RuntimeContext
 from nbray.runtime_env import RuntimeEnv
 from nbray.cluster_utils import Cluster
 from nbray.dag import DAGNode, InputNode, MultiOutputNode
+from nbray.dag.input_node import InputNode
+from nbray.dag.output_node import MultiOutputNode
+from nbray.experimental.tqdm_ray import tqdm, safe_print
 from nbray.exceptions import RayError, RayTaskError, RayActorError, GetTimeoutError
 from nbray.util import ActorPool, inspect_serializability, list_named_actors, get_node_ip_address
 from nbray.util import register_serializer, deregister_serializer, log_once

@@ -328,6 +328,12 @@ def test_5_5_bars_in_remote_code_are_one_for_each_name(notebook: Notebook) -> No
     notebook.wait(lambda: "20/20 in 2 tasks" in panel(cell), "the sum of the bars")
     assert panel(cell).startswith("fit: 100%|")
     assert cell.printed == ""
+    cell = notebook.run(
+        "from nbray.experimental import tqdm_ray\n@nbray.remote\ndef rays():\n"
+        "    for _ in tqdm_ray.tqdm(range(10), desc='of ray'): time.sleep(0.03)\n"
+        "nbray.get(rays.remote())"
+    )
+    notebook.wait(lambda: "of ray: 100%" in panel(cell), "the bar of a task")
 
 
 def test_5_4_a_remote_traceback_has_the_lines_of_cells(notebook: Notebook) -> None:

@@ -116,6 +116,8 @@ class ActorHost:
         except (ExitActor, SystemExit) as leaving:
             self._executor.leave(leaving)
         else:
+            if spec.task_id in self._core.cancelled:
+                self._runner.end_cancelled(spec, done)
             self._executor.reply(connection, spec, done)
 
     def _start(self, connection: Connection, spec: TaskSpec) -> None:

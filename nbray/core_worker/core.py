@@ -12,6 +12,7 @@ ownership table and borrowing), `values` (store, get, wait), `submitter`, `actor
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
 import time
 from collections import deque
@@ -35,7 +36,7 @@ from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.metrics import recorded
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
-from nbray.core_worker.pending import PendingTask
+from nbray.core_worker.pending import PendingTask, PickledFunction
 from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
@@ -99,6 +100,7 @@ class CoreWorker:
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
         self.cancelled: deque[bytes] = deque(maxlen=_CANCELLED_KEPT)
+        self.pickled_refs: set[ObjectRef] = set()
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[JobConfig], None] = lambda job: None
         self.submitter_dirty = False
@@ -166,8 +168,7 @@ class CoreWorker:
 
     def submit_task(
         self,
-        function_id: bytes,
-        function: bytes,
+        function: PickledFunction,
         name: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -177,7 +178,7 @@ class CoreWorker:
         task_id = self.new_task_id()
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         spec = TaskSpec(
-            task_id, self.job.job_id, function_id, name, payload, dependencies, contained,
+            task_id, self.job.job_id, function.id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
             origin=current_origin(), group=_group_of(options.shape.strategy),
         )  # fmt: skip
@@ -240,18 +241,27 @@ class CoreWorker:
 
     # --- actors (any thread) --------------------
 
-    def actor_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> arguments.Packed:
+    def actor_arguments(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], captured: tuple[ObjectRef, ...]
+    ) -> tuple[arguments.Packed, list[bytes]]:
         """Pickled constructor arguments; refs among them are waited for here.
 
-        They are referenced as long as the actor has handles, since it may be restarted; those of a
-        detached actor as long as this process lives.
+        They and the refs that the class ``captured`` are referenced as long as the actor has
+        handles, since it may be restarted; those of a detached actor as long as this process lives.
+
+        Returns:
+            The arguments, and the ids of all that is referenced for them.
         """
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         for dependency in dependencies:
             self.released.append((dependency.object_id, 1))
             ref = ObjectRef(dependency.object_id, dependency.owner, self)
             dependency.value = self.values.complete(ref)
-        return payload, dependencies, contained
+        for ref in captured:
+            self.released.append((ref.binary(), 1))
+        held = [d.object_id for d in dependencies] + [ref.object_id for ref in contained]
+        held.extend(ref.binary() for ref in captured)
+        return (payload, dependencies, contained), held
 
     def actor_ref(self, actor_id: bytes, arguments: list[bytes]) -> ObjectRef:
         """The ref that a new actor's handles carry: when it dies, the actor ends.
@@ -265,6 +275,12 @@ class CoreWorker:
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
         self.references.refer(object_id, owner)
+        return ObjectRef(object_id, owner, self)
+
+    def adopted_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
+        """A ref that stood in no value that nbray knows: the owner is told here."""
+        self.references.refer(object_id, owner)
+        self.reactor.post(lambda: self.references.adopt(object_id))
         return ObjectRef(object_id, owner, self)
 
     # --- the task of this thread or coroutine --------------------
@@ -322,19 +338,32 @@ class CoreWorker:
 
         self.reactor.post(act)
 
-    def cancel_task(self, task_id: bytes, force: bool, recursive: bool = True) -> None:
-        """Stop a task of this process; a call of an actor never by force."""
-        self.reactor.post(lambda: self._cancel(task_id, force, recursive))
+    def interrupt_task(self, task_id: bytes, force: bool) -> None:
+        """Stop a task of this process and its children; a call of an actor never by force."""
+        self.reactor.post(lambda: self._cancel(task_id, force, True, interrupt=True))
 
-    def _cancel(self, task_id: bytes, force: bool, recursive: bool) -> None:
+    def is_actor_call(self, object_id: bytes) -> bool:
+        """Whether an unfinished call of this process makes that object."""
+        known: concurrent.futures.Future[bool] = concurrent.futures.Future()
+
+        def look() -> None:
+            self._take_new()
+            known.set_result(self.actor_calls.knows(object_id[:24]))
+
+        self.reactor.post(look)
+        return known.result()
+
+    def _cancel(
+        self, task_id: bytes, force: bool, recursive: bool, interrupt: bool = False
+    ) -> None:
         self._take_new()
         connection = self.submitter.cancel(task_id, force)
         if connection is not None:
-            connection.send(m.CancelTask(task_id, force, recursive))
+            connection.send(m.CancelTask(task_id, force, recursive, interrupt))
             return
         connection = self.actor_calls.cancel(task_id)
         if connection is not None:
-            connection.send(m.CancelTask(task_id, False, recursive))
+            connection.send(m.CancelTask(task_id, False, recursive, interrupt))
 
     def is_unfinished(self, task_id: bytes) -> bool:
         """Whether a task or call of this process has no reply. Under the baton."""
@@ -348,10 +377,10 @@ class CoreWorker:
             self._new_tasks.append(task)
         self._take_new()
 
-    def cancel_children(self, parent: bytes, force: bool) -> None:
+    def cancel_children(self, parent: bytes, force: bool, interrupt: bool) -> None:
         """Stop the tasks that a task of this process submitted. Under the baton."""
         for task_id in [*self.submitter.children(parent), *self.actor_calls.children(parent)]:
-            self._cancel(task_id, force, True)
+            self._cancel(task_id, force, True, interrupt)
 
     def unfinished_tasks(self) -> list[bytes]:
         """The ids of the tasks and calls of this process whose results are not there yet."""

@@ -94,7 +94,7 @@ class Executor:
 
     def _cancel(self, message: m.CancelTask) -> None:
         if message.recursive:
-            self._core.cancel_children(message.task_id, message.force)
+            self._core.cancel_children(message.task_id, message.force, message.interrupt)
         if not message.task_id:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
@@ -109,7 +109,8 @@ class Executor:
             self._actor.cancel(message.task_id)
         if message.task_id == self._current:
             self._cancelled = message.task_id
-            signal.pthread_kill(self._main, signal.SIGINT)
+            if self._actor is None or message.interrupt:
+                signal.pthread_kill(self._main, signal.SIGINT)
 
     def _turn(self) -> None:
         if not self._replies:
@@ -217,8 +218,10 @@ class Executor:
             self.leave(leaving)
             return
         self._current = b""
-        if self._cancelled == spec.task_id and done.retry:
-            done.values, done.retry = self._runner.cancelled(spec).values, False
+        if self._cancelled == spec.task_id:
+            if self._actor is not None:
+                self._runner.end_cancelled(spec, done)
+            done.retry = False
         self._cancelled = b""
         if spec.max_calls:
             self._count_call(spec, done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from nbray.core_worker.task_options import TaskOptions
+from nbray.object_ref import ObjectRef
 from nbray.wire.connection import Connection
 from nbray.wire.records import Address, TaskSpec
 from nbray.wire.strategies import Shape, Spread
@@ -13,10 +14,28 @@ WINDOW_S = 0.005
 _MAX_WINDOW = 512
 
 
+class PickledFunction:
+    """A function as it is sent to workers.
+
+    Attributes:
+        id: the hash of its pickle, 16 bytes.
+        data: the pickle.
+        captured: the refs that stand in it, which are held here.
+    """
+
+    __slots__ = ("captured", "data", "id")
+
+    def __init__(self, function_id: bytes, data: bytes, captured: tuple[ObjectRef, ...]) -> None:
+        self.id = function_id
+        self.data = data
+        self.captured = captured
+
+
 class PendingTask:
     """A task whose reply has not come.
 
     Attributes:
+        function: what it runs; as long as the task may run, what the function captures is held.
         retries: how often it may still be run again; -1 for ever.
         unresolved: how many of its arguments are not complete yet.
         out_of_memory: how often it was ended since memory ran out.
@@ -30,7 +49,7 @@ class PendingTask:
     )  # fmt: skip
 
     def __init__(
-        self, spec: TaskSpec, function: bytes, options: TaskOptions, parent: bytes = b""
+        self, spec: TaskSpec, function: PickledFunction, options: TaskOptions, parent: bytes = b""
     ) -> None:
         self.spec = spec
         self.function = function

@@ -207,6 +207,12 @@ class References:
 
         self._register(object_id, entry, registered)
 
+    def adopt(self, object_id: bytes) -> None:
+        """A ref came out of band, so nothing holds the object until its owner knows."""
+        entry = self.table.get(object_id)
+        if entry is not None and self.is_borrowed(entry):
+            self._register(object_id, entry, lambda: None)
+
     def take_over(self, refs: list[ContainedRef], then: Callable[[], None]) -> None:
         """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
         pending = 1

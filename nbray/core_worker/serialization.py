@@ -31,6 +31,7 @@ class _Context(threading.local):
     """What this thread meets while it pickles or unpickles."""
 
     contained: list[ContainedRef] | None = None
+    captured: list[ObjectRef] | None = None
     rebuild: Callable[[bytes, Address], ObjectRef] | None = None
 
 
@@ -110,19 +111,52 @@ def check_current(ref: ObjectRef) -> None:
 
 
 def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
-    """How an ObjectRef pickles: noted as contained in the value that is being pickled."""
+    """How an ObjectRef pickles: noted as contained in the value that is being pickled.
+
+    One that a function captures is noted as such. Any other pickle is the program's own: nobody
+    can know how long it will be kept, so the object is, as long as this process lives. That is
+    Ray's rule for refs that are serialized out of band.
+    """
     check_current(ref)
     owner = ref._owner
     if context.contained is not None:
         context.contained.append(ContainedRef(ref._id, owner))
+    elif context.captured is not None:
+        context.captured.append(ref)
+    else:
+        ref._core.pickled_refs.add(ref)
     return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
 
 
 def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
-    rebuild = context.rebuild
-    if rebuild is None:
-        raise RuntimeError("An ObjectRef can only be unpickled where nbray is initialized.")
-    return rebuild(object_id, owner)
+    if context.rebuild is not None:
+        return context.rebuild(object_id, owner)
+    from nbray.core_worker.current import find_core  # which imports this module
+
+    core = find_core()
+    if core is None:
+        raise RuntimeError(
+            "An ObjectRef can only be unpickled where nbray is initialized: call nbray.init()."
+        )
+    return core.adopted_ref(object_id, owner)
+
+
+def dump_function(function: Any) -> tuple[bytes, tuple[ObjectRef, ...]]:
+    """Pickle a function or a class.
+
+    Returns:
+        The pickle, and the refs that it captures: whoever sends it holds them.
+
+    Raises:
+        Exception: a captured value cannot be pickled, and its own code may raise anything.
+    """
+    captured: list[ObjectRef] = []
+    outer = context.contained, context.captured
+    context.contained, context.captured = None, captured
+    try:
+        return cloudpickle.dumps(function), tuple(captured)
+    finally:
+        context.contained, context.captured = outer
 
 
 def serialize(value: Any) -> Serialized:

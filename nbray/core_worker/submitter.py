@@ -157,7 +157,7 @@ class TaskSubmitter:
         function = None
         if task.spec.function_id not in known:
             known.add(task.spec.function_id)
-            function = task.function
+            function = task.function.data
         lease.connection.send(PushTask(task.spec, function, lease.devices))
 
     def _request_leases(self, queue: TaskQueue) -> None:

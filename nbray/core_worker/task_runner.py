@@ -103,15 +103,17 @@ class TaskRunner:
             done.values = self._values(owner, spec, result)
         except (ExitActor, SystemExit):
             raise
-        except asyncio.CancelledError:
-            done.values = self.cancelled(spec).values
         except BaseException as error:
-            done.retry = True
+            done.retry = not isinstance(error, asyncio.CancelledError)
             done.values = self.errors(spec, error, unpacked)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
+        coroutine = asyncio.current_task()
+        if coroutine is not None and coroutine.cancelling():  # whatever it made of that
+            done.retry = False
+            done.values = self.errors(spec, asyncio.CancelledError(), unpacked)
         done.seconds = time.monotonic() - started
         return done
 
@@ -192,10 +194,16 @@ class TaskRunner:
         error = TaskCancelledError(f"Task {spec.name} was cancelled.")
         return m.TaskDone(spec.task_id, self.errors(spec, error), 0.0)
 
+    def end_cancelled(self, spec: TaskSpec, done: m.TaskDone) -> None:
+        """A method went on although it was cancelled: its value is lost, its error not."""
+        if not done.retry:
+            done.values = self.cancelled(spec).values
+        done.retry = False
+
     def errors(self, spec: TaskSpec, error: BaseException, unpacked: bool = True) -> list[Value]:
         """The task's values when it raised; ``unpacked``: after its arguments were there."""
         wrapped: BaseException
-        if isinstance(error, TaskCancelledError):
+        if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
             text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
@@ -234,8 +242,9 @@ def _root_cause(spec: TaskSpec, error: BaseException) -> BaseException | None:
     """What the user's code raised first: an argument's task or one that this one waited for."""
     if isinstance(error, TaskError):
         return error.cause
-    if isinstance(error, KeyboardInterrupt):  # it must not look like one of whoever gets it
-        return TaskCancelledError(f"Task {spec.name} was interrupted.")
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        # It must not look like one of whoever gets it.
+        return TaskCancelledError(f"Task {spec.name} was cancelled.")
     return error
 
 

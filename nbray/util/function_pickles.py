@@ -12,8 +12,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
-
+from nbray.core_worker.pending import PickledFunction
+from nbray.core_worker.serialization import dump_function
 from nbray.util.serializability import unpicklable
 
 SIZE_LIMIT = 95 << 20  # bytes, as Ray's
@@ -39,17 +39,17 @@ def set_wrapper(wrap: Callable[[Any], Any] | None) -> None:
 
 
 class KeptPickle:
-    """The pickle of one function or class, and its hash."""
+    """The pickle of one function or class."""
 
-    __slots__ = ("_data", "_epoch", "_hash", "_target")
+    __slots__ = ("_epoch", "_pickled", "_target")
 
     def __init__(self, target: Any) -> None:
         self._target = target
         self._epoch = -1
-        self._data = self._hash = b""
+        self._pickled: PickledFunction
 
-    def get(self) -> tuple[bytes, bytes]:
-        """The hash (16 bytes) and the pickle.
+    def get(self) -> PickledFunction:
+        """The pickle as it is now.
 
         Raises:
             TypeError: it cannot be pickled; the text names the variable that holds the cause.
@@ -59,19 +59,20 @@ class KeptPickle:
             epoch = _epoch
             target = self._target
             try:
-                self._data = cloudpickle.dumps(target if _wrap is None else _wrap(target))
+                data, captured = dump_function(target if _wrap is None else _wrap(target))
             except Exception as error:  # a value's own code may raise whatever it likes
                 kind = "the actor class" if isinstance(target, type) else "the function"
                 name = getattr(target, "__name__", repr(target))
                 raise unpicklable(target, f"{kind} {name}", name, error) from error
-            if len(self._data) > SIZE_LIMIT:
+            if len(data) > SIZE_LIMIT:
                 kind = "The actor" if isinstance(target, type) else "The remote function"
                 raise ValueError(
                     f"{kind} {getattr(target, '__name__', target)} is too large "
-                    f"({len(self._data) >> 20} MiB > FUNCTION_SIZE_ERROR_THRESHOLD="
+                    f"({len(data) >> 20} MiB > FUNCTION_SIZE_ERROR_THRESHOLD="
                     f"{SIZE_LIMIT >> 20} MiB). It may refer to a large array or another object: "
                     "give that as an argument, by nbray.put() if it is used often."
                 )
-            self._hash = hashlib.blake2b(self._data, digest_size=16).digest()
+            function_id = hashlib.blake2b(data, digest_size=16).digest()
+            self._pickled = PickledFunction(function_id, data, captured)
             self._epoch = epoch
-        return self._hash, self._data
+        return self._pickled

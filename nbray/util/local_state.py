@@ -57,13 +57,14 @@ def unfinished_tasks() -> list[TaskID]:
 
 
 def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:
-    """Cancel each of these tasks of this process, as `nbray.cancel` does with a ref.
+    """Cancel each of these tasks of this process and its children.
 
-    A call of an actor is only asked to stop: ``force`` would end the actor.
+    Unlike `nbray.cancel`, this raises KeyboardInterrupt also in the method that runs in an actor's
+    main thread, as an interrupt of a program does. ``force`` does not end actors.
     """
     core = current_core()
     for task in tasks:
-        core.cancel_task(task.binary(), force)
+        core.interrupt_task(task.binary(), force)
 
 
 def session_dir() -> Path:

@@ -244,11 +244,16 @@ class HandoverDone(msgspec.Struct, array_like=True, tag=23):
 
 
 class CancelTask(msgspec.Struct, array_like=True, tag=24):
-    """Owner to worker: stop that task; ``force`` ends the process, ``recursive`` its children."""
+    """Owner to worker: stop that task; ``force`` ends the process, ``recursive`` its children.
+
+    ``interrupt`` raises KeyboardInterrupt also in a method of an actor, which else is left to ask
+    its runtime context.
+    """
 
     task_id: bytes
     force: bool = False
     recursive: bool = False
+    interrupt: bool = False
 
 
 class GeneratorItem(msgspec.Struct, array_like=True, tag=151):

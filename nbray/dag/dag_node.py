@@ -1,0 +1,110 @@
+"""A node of a graph, and how a graph is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class Given:
+    """What `DAGNode.execute` was called with."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args = args
+        self.kwargs = kwargs
+
+    def whole(self) -> Any:
+        if len(self.args) == 1 and not self.kwargs:
+            return self.args[0]
+        raise ValueError(
+            f"The graph was executed with {len(self.args)} arguments and {len(self.kwargs)} by "
+            "name, but a node takes its InputNode as one value: execute it with one, or bind its "
+            "parts, input[0] or input.name."
+        )
+
+    def part(self, key: Any) -> Any:
+        if isinstance(key, str) and key in self.kwargs:
+            return self.kwargs[key]
+        if isinstance(key, int) and (len(self.args) > 1 or self.kwargs):
+            return self.args[key]
+        return self.whole()[key]
+
+
+class DAGNode:
+    """A call to come. ``args`` and ``kwargs`` may hold nodes, in lists, tuples and dicts too."""
+
+    is_input = False
+
+    def __init__(self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> None:
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs or {})
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Make this call and all that it needs.
+
+        Args:
+            args: what the graph's `InputNode` stands for.
+            kwargs: the same, by name.
+
+        Returns:
+            What ``remote`` of the call returns: a ref, or an actor's handle.
+
+        Raises:
+            TypeError: the graph has no `InputNode`, and arguments were given.
+            ValueError: the arguments are not those that its `InputNode` needs.
+        """
+        given, done = Given(args, kwargs), dict[DAGNode, Any]()
+        waiting: list[DAGNode] = [self]
+        while waiting:
+            node = waiting[-1]
+            missing = [one for one in node._needs() if one not in done]
+            if missing:
+                waiting += reversed(missing)
+                continue
+            waiting.pop()
+            if node not in done:
+                done[node] = node._make(given, done)
+        if (args or kwargs) and not any(node.is_input for node in done):
+            raise TypeError("This graph has no InputNode, so that execute() takes no arguments.")
+        return done[self]
+
+    def experimental_compile(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Compiled graphs are not offered.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("nbray has no compiled graphs: call execute() instead.")
+
+    def _needs(self) -> Iterator[DAGNode]:
+        yield from _nodes_in(self._args)
+        yield from _nodes_in(self._kwargs)
+
+    def _make(self, given: Given, done: dict[DAGNode, Any]) -> Any:
+        raise NotImplementedError
+
+    def _arguments(self, done: dict[DAGNode, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return filled(self._args, done), filled(self._kwargs, done)
+
+
+def _nodes_in(value: Any) -> Iterator[DAGNode]:
+    if isinstance(value, DAGNode):
+        yield value
+    elif type(value) in (list, tuple):
+        for one in value:
+            yield from _nodes_in(one)
+    elif type(value) is dict:
+        for one in value.values():
+            yield from _nodes_in(one)
+
+
+def filled(value: Any, done: dict[DAGNode, Any]) -> Any:
+    """``value`` with results in the places of nodes."""
+    if isinstance(value, DAGNode):
+        result = done[value]
+        return result.whole() if isinstance(result, Given) else result
+    if type(value) in (list, tuple):
+        return type(value)(filled(one, done) for one in value)
+    if type(value) is dict:
+        return {key: filled(one, done) for key, one in value.items()}
+    return value

@@ -1,0 +1,20 @@
+"""A task of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nbray.dag.dag_node import DAGNode, Given
+
+
+class FunctionNode(DAGNode):
+    """A task to come."""
+
+    def __init__(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        super().__init__(args, kwargs)
+        self._function = function
+
+    def _make(self, given: Given, done: dict[DAGNode, Any]) -> Any:
+        args, kwargs = self._arguments(done)
+        return self._function.remote(*args, **kwargs)

@@ -1,0 +1,48 @@
+"""tqdm for tasks and actors, at Ray's path.
+
+Every tqdm bar works in nbray's tasks: what it draws is added up by its name where the driver shows
+it. This one takes the arguments that Ray's takes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+try:
+    from tqdm import tqdm as _tqdm
+except ImportError as error:
+    raise ImportError("nbray.experimental.tqdm_ray needs tqdm: pip install tqdm") from error
+
+
+class tqdm(_tqdm):  # type: ignore[misc, type-arg]
+    """A bar in a task or an actor's method.
+
+    Args:
+        iterable: what is gone through, if the bar moves by itself.
+        desc: the bar's name; bars of one name are shown as one.
+        total: how many steps there are, if ``iterable`` cannot tell.
+        unit: what one step is called.
+        position: which line it is drawn on, where several are drawn by one process.
+        flush_interval_s: at most how often it is drawn, in seconds.
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable[Any] | None = None,
+        desc: str | None = None,
+        total: int | None = None,
+        unit: str = "it",
+        *,
+        position: int | None = None,
+        flush_interval_s: float = 0.5,
+    ) -> None:
+        super().__init__(
+            iterable, desc, total, unit=unit, position=position, mininterval=flush_interval_s
+        )
+
+
+def safe_print(*values: Any, **options: Any) -> None:
+    """``print`` that does not break the bars of this process."""
+    tqdm.write(options.get("sep", " ").join(map(str, values)), options.get("file") or sys.stdout)
