@@ -16,7 +16,7 @@ except ImportError as error:
     raise ImportError("nbray.experimental.tqdm_ray needs tqdm: pip install tqdm") from error
 
 
-class tqdm(_tqdm):  # type: ignore[misc, type-arg]
+class tqdm(_tqdm):  # type: ignore[misc]
     """A bar in a task or an actor's method.
 
     Args:
