@@ -25,13 +25,12 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
-import cloudpickle
-
 import nbray
 from nbray.jupyter_ext import worker_display
 from nbray.jupyter_ext.parcel import LARGE_BYTES, Parcel, unpack
 from nbray.jupyter_ext.remote_run import Summary
 from nbray.jupyter_ext.remote_value import Unpicklable, Unset, at_home
+from nbray.util.serializability import trial_pickle
 
 LAST = "__nbray_last__"
 """The name of the value of a cell's last expression, among those that are wanted."""
@@ -218,7 +217,7 @@ def _mark(value: Any) -> bytes | None:
     if isinstance(value, _ATOMS):
         return None
     try:
-        data: bytes = cloudpickle.dumps(value, protocol=5)
+        data = trial_pickle(value)
     except Exception:  # it came as a pickle, and is now something that cannot go
         return None
     return data if len(data) <= 2 * LARGE_BYTES else None
@@ -230,7 +229,7 @@ def _outgoing(name: str, namespace: Mapping[str, Any]) -> Any:
         return None if name == LAST else Unset(name)
     value = namespace[name]
     try:
-        cloudpickle.dumps(value, protocol=5, buffer_callback=lambda _buffer: False)
+        trial_pickle(value, buffers=False)
     except Exception as error:  # a pickle runs the user's own __reduce__ and __getstate__
         return Unpicklable(name, type(value).__name__, str(error))
     return value

@@ -53,7 +53,7 @@ class Placed:
         self._target = target
 
     def __reduce__(self) -> tuple[Any, ...]:
-        import cloudpickle
+        from nbray import cloudpickle
 
         return place_function, (self._place, cloudpickle.dumps(self._target))
 

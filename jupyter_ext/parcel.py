@@ -16,9 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
 import nbray
+from nbray import cloudpickle
 
 LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
@@ -52,7 +51,7 @@ class Parcel:
     refs: list[nbray.ObjectRef]
 
 
-class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+class Packer(cloudpickle.Pickler):
     """Pickles values for a cell; known ones become names, refs become numbers."""
 
     def __init__(

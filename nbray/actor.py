@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cloudpickle
 import msgspec
 
+from nbray import cloudpickle
 from nbray.common.ids import ActorID
 from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions

@@ -71,6 +71,13 @@ def test_the_errors_of_tasks(cluster: Path) -> None:
     assert str(error).endswith("ValueError: no\n") and error.function_name == "boom"
     assert error.pid != os.getpid() and "core_worker" not in error.traceback_str
 
+    @nbray.remote
+    def local() -> None:
+        raise ValueError("here")
+
+    told = failure(local.remote()).traceback_str
+    assert f'File "{__file__}", line ' in told and 'raise ValueError("here")' in told
+
     group = failure(boom.remote(ExceptionGroup("some", [KeyError(1), OSError(2)])))
     assert isinstance(group, ExceptionGroup) and len(group.exceptions) == 2
 

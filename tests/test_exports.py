@@ -44,6 +44,7 @@ from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import RuntimeContext
 from nbray.runtime_env import RuntimeEnv
 from nbray.cluster_utils import Cluster
+from nbray.cloudpickle import dumps, loads
 from nbray.dag import DAGNode, InputNode, MultiOutputNode
 from nbray.dag.input_node import InputNode
 from nbray.dag.output_node import MultiOutputNode

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
+from nbray import cloudpickle
 from nbray.common.ids import creation_id
 from nbray.core_worker.arguments import unpack
 from nbray.core_worker.core import CoreWorker

@@ -14,8 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
+from nbray import cloudpickle
 from nbray.core_worker.copying import copy_into
 from nbray.wire.records import Address, ContainedRef
 
@@ -141,20 +140,26 @@ def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
     return core.adopted_ref(object_id, owner)
 
 
-def dump_function(function: Any) -> tuple[bytes, tuple[ObjectRef, ...]]:
-    """Pickle a function or a class.
+def dump(
+    value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> tuple[bytes, tuple[ObjectRef, ...]]:
+    """Pickle a function, a class, or a value that is not sent.
+
+    Args:
+        value: what is pickled.
+        buffer_callback: as `pickle.Pickler` takes it.
 
     Returns:
-        The pickle, and the refs that it captures: whoever sends it holds them.
+        The pickle, and the refs that stand in it: whoever keeps the pickle holds them.
 
     Raises:
-        Exception: a captured value cannot be pickled, and its own code may raise anything.
+        Exception: something in it cannot be pickled; a value's own code may raise anything.
     """
     captured: list[ObjectRef] = []
     outer = context.contained, context.captured
     context.contained, context.captured = None, captured
     try:
-        return cloudpickle.dumps(function), tuple(captured)
+        return cloudpickle.dumps(value, 5, buffer_callback), tuple(captured)
     finally:
         context.contained, context.captured = outer
 

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
+from nbray import cloudpickle
 from nbray.common.ids import return_id
 from nbray.core_worker.arguments import unpack
 from nbray.core_worker.context import TaskContext

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbray.core_worker.pending import PickledFunction
-from nbray.core_worker.serialization import dump_function
+from nbray.core_worker.serialization import dump
 from nbray.util.serializability import unpicklable
 
 SIZE_LIMIT = 95 << 20  # bytes, as Ray's
@@ -59,7 +59,7 @@ class KeptPickle:
             epoch = _epoch
             target = self._target
             try:
-                data, captured = dump_function(target if _wrap is None else _wrap(target))
+                data, captured = dump(target if _wrap is None else _wrap(target))
             except Exception as error:  # a value's own code may raise whatever it likes
                 kind = "the actor class" if isinstance(target, type) else "the function"
                 name = getattr(target, "__name__", repr(target))

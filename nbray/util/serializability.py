@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TextIO
 
-import cloudpickle
-
+from nbray.core_worker.serialization import dump
 from nbray.util.blame import parts, refusal
 from nbray.util.closures import bound_cells, read_globals
 
@@ -55,6 +54,19 @@ def inspect_serializability(
     return not failures, {failure for failure, _reason in failures}
 
 
+def trial_pickle(value: Any, *, buffers: bool = True) -> bytes:
+    """A pickle that is looked at and not kept: unlike others, it holds no object whose ref it has.
+
+    Args:
+        value: what is pickled.
+        buffers: whether the memory of arrays is copied into it.
+
+    Raises:
+        Exception: it cannot be pickled; a value's own code may raise anything.
+    """
+    return dump(value, None if buffers else lambda _buffer: False)[0]
+
+
 def unpicklable(value: Any, what: str, name: str, error: BaseException) -> TypeError:
     """The error for a value that could not be pickled, with the paths of what cannot be.
 
@@ -73,7 +85,7 @@ def _failures(
     value: Any, name: str, parent: Any, depth: int, seen: set[int]
 ) -> Iterator[tuple[FailureTuple, str]]:
     """The innermost parts that cannot be pickled, each with what pickling it raised."""
-    reason = None if id(value) in seen else refusal(value, cloudpickle.dumps)
+    reason = None if id(value) in seen else refusal(value, trial_pickle)
     if reason is None:
         return
     seen.add(id(value))
