@@ -34,6 +34,7 @@ class Config:
         pull_chunks_in_flight: how many parts of an object are asked for at once.
         pull_timeout_s: a node that does not send a part by then does not have it.
         worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
+        graceful_exit_s: how long a worker that is to leave may run what its user wants run then.
         memory_usage_threshold: the memory monitor ends workers above this part of the memory.
         memory_monitor_refresh_ms: how often it looks; 0 switches it off.
         node_memory_limit_bytes: what a node's processes may use together beside the store;
@@ -71,6 +72,7 @@ class Config:
     pull_chunks_in_flight: int = 3
     pull_timeout_s: float = 30.0
     worker_death_wait_s: float = 2.0
+    graceful_exit_s: float = 30.0
     memory_usage_threshold: float = 0.95
     memory_monitor_refresh_ms: int = 250
     node_memory_limit_bytes: int = 0

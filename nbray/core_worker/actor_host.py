@@ -9,8 +9,10 @@ other.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -81,6 +83,19 @@ class ActorHost:
             done.seconds = time.monotonic() - began
             self._core.events.ran(creation, done)
         return m.ActorCreated(spec.actor_id)
+
+    def end(self) -> None:
+        """Run the actor's ``__ray_shutdown__``, which Ray has for this, and let go of it."""
+        actor, self._runner.actor = self._runner.actor, None
+        shutdown = getattr(actor, "__ray_shutdown__", None)
+        if shutdown is None:
+            return
+        try:
+            result = shutdown()
+            if self._loop is not None and inspect.iscoroutine(result):
+                asyncio.run_coroutine_threadsafe(result, self._loop).result()
+        except BaseException:  # the user's code, of which nobody waits to hear
+            traceback.print_exc()
 
     def _construct(self, actor_class: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._loop is None:

@@ -9,6 +9,7 @@ one queued behind it.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -69,6 +70,9 @@ class Executor:
                 self._cancel(message)
             case m.BecomeActor():
                 self._becoming = (connection, message)
+            case m.ExitWorker(actor_ended=True):
+                self._queue.clear()
+                self._leaving = True
             case m.ExitWorker():
                 if self._core.table.owns_any():
                     self._core.peers.raylet.send(m.WorkerStays())
@@ -260,6 +264,12 @@ class Executor:
         core.reactor.post(lambda: core.reactor.call_later(0.0, end))
         # Replies before this one still leave; then the raylet ends this process.
         self._queue.clear()
+
+    def end(self) -> None:
+        """The last of this process: the actor's own end, and what was registered with `atexit`."""
+        if self._actor is not None:
+            self._actor.end()
+        atexit._run_exitfuncs()
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         self._core.set_job(message.job)

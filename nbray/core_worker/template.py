@@ -123,6 +123,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     output = capture_output(core, order["log"])
     executor.run()
+    executor.end()
     output.finish()
     core.tell_last()
     core.peers.stop()

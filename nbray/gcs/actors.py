@@ -390,13 +390,16 @@ class ActorTable:
             return
         await self._store.durable()
         if node_id:
-            await self._kill(node_id, life.actor_id, attempt)
+            await self._kill(node_id, life.actor_id, attempt, graceful=request.graceful)
 
-    async def _kill(self, node_id: bytes, actor_id: bytes, attempt: int) -> None:
+    async def _kill(
+        self, node_id: bytes, actor_id: bytes, attempt: int, graceful: bool = False
+    ) -> None:
+        request = EndActor(actor_id, attempt, graceful)
         for node in self._nodes():
             if node.node_id == node_id and node.alive:
                 try:
-                    await self._raylet(node).call("EndActor", EndActor(actor_id, attempt), Empty)
+                    await self._raylet(node).call("EndActor", request, Empty)
                 except RpcError as error:
                     logger.warning("The process of an actor was not ended: %s", error)
 

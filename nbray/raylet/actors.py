@@ -143,14 +143,17 @@ class ActorManager:
             return g.ActorStarted(None, result.error_text)
         return g.ActorStarted(given[0].address, pid=given[0].pid)
 
-    def _end(self, attempt: _Attempt) -> None:
+    def _end(self, attempt: _Attempt, graceful: bool = False) -> None:
         """End what there is of an attempt."""
         if self._attempts.get(attempt.actor_id) is attempt:
             del self._attempts[attempt.actor_id]
         if attempt.creation is not None and not attempt.creation.done():
             attempt.creation.cancel()
         elif attempt.worker is not None:
-            self._pool.kill(attempt.worker)
+            if graceful:
+                self._pool.ask_to_leave(attempt.worker, actor_ended=True)
+            else:
+                self._pool.kill(attempt.worker)
 
     def _keep_ended(self, attempt: _Attempt) -> None:
         """Keep how an attempt ended for a GCS that has not heard of it."""
@@ -225,7 +228,7 @@ class ActorManager:
         """End the process of an attempt, or do not start it."""
         attempt = self._attempts.get(request.actor_id)
         if attempt is not None and attempt.number == request.attempt:
-            self._end(attempt)
+            self._end(attempt, request.graceful)
         return g.Empty()
 
     async def here(self, _request: g.Empty) -> g.ActorsHere:
@@ -274,7 +277,10 @@ class ActorManager:
         cause = message.cause or (
             "all its handles are gone" if message.out_of_scope else "it was killed by `nbray.kill`"
         )
-        request = g.KillActorRequest(message.actor_id, message.no_restart, cause, os.urandom(8))
+        graceful = message.out_of_scope or bool(message.cause)
+        request = g.KillActorRequest(
+            message.actor_id, message.no_restart, cause, os.urandom(8), graceful
+        )
         registering = self._registering.get(message.actor_id)
         if registering is not None:
             await registering.wait()

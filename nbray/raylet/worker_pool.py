@@ -71,7 +71,15 @@ class WorkerPool:
     own has a template of its own.
     """
 
-    def __init__(self, session: Session, socket_path: str, host: str, envs: EnvManager) -> None:
+    def __init__(
+        self,
+        session: Session,
+        socket_path: str,
+        host: str,
+        envs: EnvManager,
+        graceful_exit_s: float,
+    ) -> None:
+        self._graceful_exit_s = graceful_exit_s
         self.envs = envs
         self._host = host
         self._session = session
@@ -249,6 +257,22 @@ class WorkerPool:
         if worker.pid:
             _kill(worker.pid)
 
+    def ask_to_leave(self, worker: Worker, *, actor_ended: bool = False) -> None:
+        """Have a worker leave, after what its user registered for the end; kill it if it does not.
+
+        Unless its ``actor_ended``, one that owns what others need may stay (`stays`).
+        """
+        if worker.worker_id not in self.workers or worker.connection is None:
+            return
+        worker.end_intended = True
+        worker.connection.send(ExitWorker(actor_ended))
+
+        def overdue() -> None:
+            if worker.end_intended:
+                self.kill(worker)
+
+        asyncio.get_running_loop().call_later(self._graceful_exit_s, overdue)
+
     def finish_job(self, job_id: bytes) -> None:
         """End all workers of a job but its actors, whose ends are the GCS's matter."""
         for key in [key for key in self._idle if key[0] == job_id]:
@@ -282,9 +306,7 @@ class WorkerPool:
                     break
                 surplus -= 1
                 idle.remove(worker)
-                worker.end_intended = True
-                if worker.connection is not None:
-                    worker.connection.send(ExitWorker())
+                self.ask_to_leave(worker)
             if not idle:
                 del self._idle[key]
 

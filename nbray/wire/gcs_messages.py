@@ -71,12 +71,16 @@ class WaitActor(msgspec.Struct, array_like=True):
 
 
 class KillActorRequest(msgspec.Struct, array_like=True):
-    """Raylet to GCS. Answered by `Empty`. A request that is repeated is done once."""
+    """Raylet to GCS. Answered by `Empty`. A request that is repeated is done once.
+
+    ``graceful``: the process may run what its user wants run at the end.
+    """
 
     actor_id: bytes
     no_restart: bool
     cause: str
     request_id: bytes = b""
+    graceful: bool = False
 
 
 class WorkerDied(msgspec.Struct, array_like=True):
@@ -136,6 +140,7 @@ class EndActor(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     attempt: int
+    graceful: bool = False
 
 
 class ActorHere(msgspec.Struct, array_like=True):

@@ -342,7 +342,9 @@ class ActorCreated(msgspec.Struct, array_like=True, tag=56):
 
 
 class ExitWorker(msgspec.Struct, array_like=True, tag=57):
-    """Raylet to worker: finish what runs and leave."""
+    """Raylet to worker: finish what runs and leave; ``actor_ended``: whatever it owns."""
+
+    actor_ended: bool = False
 
 
 class AskAssigned(msgspec.Struct, array_like=True, tag=165):
