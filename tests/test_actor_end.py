@@ -80,9 +80,7 @@ ENDS: dict[str, Callable[[list[Any]], Any]] = {
 
 
 @pytest.mark.parametrize("kind", [Marks, AsyncMarks, Marks.options(max_concurrency=2)])
-def test_a_graceful_end_runs_what_is_to_run_then(
-    cluster: Path, tmp_path: Path, kind: Any
-) -> None:
+def test_a_graceful_end_runs_what_is_to_run_then(cluster: Path, tmp_path: Path, kind: Any) -> None:
     for name, end in ENDS.items():
         folder = tmp_path / name
         folder.mkdir()
