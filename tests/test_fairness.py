@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 
 import nbray
+from nbray.util.placement_group import placement_group, remove_placement_group
 
 GREEDY = """
 import nbray, time
@@ -99,3 +104,49 @@ def test_a_task_that_may_not_be_retried_is_run_once_and_never_for_others(
     del refs[20]
     assert nbray.get(refs, timeout=60) == [i for i in range(60) if i != 20]
     assert all(len((tmp_path / f"{i}").read_text()) == 1 for i in range(60))
+
+
+@pytest.fixture
+def busy(session_root: Path) -> Iterator[None]:
+    """Three CPUs, which short tasks of one CPU take without end."""
+    nbray.init(num_cpus=3, object_store_memory=50 << 20)
+
+    @nbray.remote
+    def short(seconds: float) -> None:
+        time.sleep(seconds)
+
+    over = threading.Event()
+
+    def keep_busy() -> None:
+        chosen = random.Random(0)
+        refs = [short.remote(chosen.uniform(0.01, 0.05)) for _ in range(100)]
+        while not over.is_set():
+            done, refs = nbray.wait(refs, num_returns=1, timeout=30)
+            refs += [short.remote(chosen.uniform(0.01, 0.05)) for _ in done]
+
+    stream = threading.Thread(target=keep_busy)
+    stream.start()
+    wait_until(lambda: nbray.available_resources().get("CPU", 0) == 0, "a busy node")
+    try:
+        yield
+    finally:
+        over.set()
+        stream.join(60)
+
+
+def test_what_needs_many_cpus_gets_them_from_a_stream_of_small_tasks(busy: None) -> None:
+    @nbray.remote(num_cpus=3)
+    class Wide:
+        def value(self) -> str:
+            return "actor"
+
+    assert nbray.get(nbray.remote(num_cpus=3)(lambda: "task").remote(), timeout=30) == "task"
+    wide = Wide.remote()
+    assert nbray.get(wide.value.remote(), timeout=30) == "actor"
+    nbray.kill(wide)
+    group = placement_group([{"CPU": 1.5}, {"CPU": 1.5}])
+    assert group.wait(30)
+    remove_placement_group(group)
+    group = placement_group([{"CPU": 3}], strategy="STRICT_PACK")
+    assert group.wait(30)
+    remove_placement_group(group)

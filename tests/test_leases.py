@@ -62,7 +62,7 @@ class Pool(WorkerPool):
     """The real one, but for the forks and the signals."""
 
     def __init__(self) -> None:
-        super().__init__(cast(Any, SimpleNamespace()), "", "", cast(Any, None))
+        super().__init__(cast(Any, SimpleNamespace()), "", "", cast(Any, None), 30.0)
         self.forked = 0
         self.starting: list[Worker] = []
         self.dying: list[Worker] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 UNIT = 10_000
 
@@ -33,6 +33,14 @@ def from_units(units: Mapping[str, int]) -> dict[str, float]:
 def fits(demand: Mapping[str, int], available: Mapping[str, int]) -> bool:
     """Whether ``available`` covers ``demand``."""
     return all(available.get(name, 0) >= amount for name, amount in demand.items())
+
+
+def total_of(amounts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of all of them."""
+    total: dict[str, int] = {}
+    for one in amounts:
+        add(total, one)
+    return total
 
 
 def subtract(available: dict[str, int], demand: Mapping[str, int]) -> None:

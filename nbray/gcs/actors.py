@@ -211,6 +211,7 @@ class ActorTable:
     async def _place(self, actor: _Actor) -> None:
         life = actor.life
         busy: set[bytes] = set()
+        began = time.monotonic()
         warned = False
         while life.unplaced:
             attempt = life.restarts
@@ -240,7 +241,7 @@ class ActorTable:
                     return  # the GCS leaves
                 if not life.unplaced or life.restarts != attempt:
                     continue
-            started = await self._ask(actor, choice, attempt)
+            started = await self._ask(actor, choice, attempt, time.monotonic() - began)
             if started is None:
                 await asyncio.sleep(_RETRY_S)
             elif not life.unplaced or life.restarts != attempt:
@@ -264,11 +265,13 @@ class ActorTable:
         text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
         await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
 
-    async def _ask(self, actor: _Actor, choice: Choice, attempt: int) -> ActorStarted | None:
+    async def _ask(
+        self, actor: _Actor, choice: Choice, attempt: int, waited_s: float
+    ) -> ActorStarted | None:
         """Have an attempt started by a raylet; None when that was not heard of."""
         node = choice.node
         assert node is not None
-        request = StartActor(actor.spec, actor.job, attempt, self.placement.wait_s)
+        request = StartActor(actor.spec, actor.job, attempt, self.placement.wait_s, waited_s)
         call = asyncio.ensure_future(
             self._raylet(node).call("StartActor", request, ActorStarted, _START_TIMEOUT_S)
         )

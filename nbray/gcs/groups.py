@@ -20,8 +20,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from nbray.common.background import Background
-from nbray.common.resources import subtract
+from nbray.common.resources import subtract, total_of
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.explain import why_group_pending
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 _REMOVED_KEPT = 1000
 _LONGEST_WAIT_S = 1.0
 _RETRY_S = 0.2
+_PATIENCE_S = 1.0
 _KNOWN_WITHIN_S = 5.0
 _DECIDED = ("CREATED", "REMOVED")
 
@@ -81,6 +84,7 @@ class GroupTable:
         self._removed: deque[bytes] = deque()
         self._unplaced = [i for i, life in self._groups.items() if life.state != "CREATED"]
         self._warned: set[bytes] = set()
+        self._waits: dict[bytes, float] = {}
         self._releasing: set[BundleKey] = set()
         self._kicked = asyncio.Event()
         self._changed: dict[bytes, asyncio.Event] = {}
@@ -226,6 +230,9 @@ class GroupTable:
     async def _round(self) -> None:
         """Place what can be placed now."""
         chosen: dict[bytes, dict[int, bytes]] = {}
+        patient: list[bytes] = []
+        soon = [_when_tasks_make_way(row) for row in self._nodes()]
+        now = time.monotonic()
         busy = {key.group_id for key in self._releasing}
         for group_id in [one for one in self._unplaced if one not in busy]:
             life = self._groups[group_id]
@@ -234,17 +241,22 @@ class GroupTable:
                 for index, bundle in enumerate(_bundles(life.spec))
                 if index not in life.placed
             }
-            placed = self._choose(life, missing)
+            placed = self._choose(life, missing, self._nodes())
+            waited = now - self._waits.setdefault(group_id, now)
+            if placed is None and waited > _PATIENCE_S:
+                placed = self._choose(life, missing, soon)
+                patient.append(group_id)
             if placed is None:
                 await self._warn_if_impossible(life, missing)
                 continue
             chosen[group_id] = placed
         if chosen:
-            await self._reserve(chosen)
+            await self._reserve(chosen, patient)
 
-    def _choose(self, life: GroupLife, missing: dict[int, Bundle]) -> dict[int, bytes] | None:
+    def _choose(
+        self, life: GroupLife, missing: dict[int, Bundle], rows: list[NodeInfo]
+    ) -> dict[int, bytes] | None:
         """The nodes of bundles, which are charged for them until they report anew."""
-        rows = self._nodes()
         strategy, target = life.spec.strategy, life.spec.soft_target
         if strategy == "STRICT_PACK" and life.placed:
             rows = [row for row in rows if row.node_id in life.placed.values()]
@@ -269,7 +281,7 @@ class GroupTable:
         text = f"Placement group {spec.group_id.hex()[:8]}: {text}"
         self._background.start(self._warn(spec.job, text))
 
-    async def _reserve(self, chosen: dict[bytes, dict[int, bytes]]) -> None:
+    async def _reserve(self, chosen: dict[bytes, dict[int, bytes]], patient: list[bytes]) -> None:
         """Two phases: reserve everywhere, store what succeeded, commit what was not yet."""
         wishes: dict[bytes, list[BundleWish]] = {}
         for group_id, placed in chosen.items():
@@ -279,7 +291,10 @@ class GroupTable:
                 wish = BundleWish(BundleKey(group_id, index), resources, alone)
                 wishes.setdefault(node_id, []).append(wish)
         answers = await asyncio.gather(
-            *(self._ask(node_id, ChangeBundles(reserve=some)) for node_id, some in wishes.items())
+            *(
+                self._ask(node_id, ChangeBundles(reserve=some, patient=patient))
+                for node_id, some in wishes.items()
+            )
         )
         failed: set[bytes] = set()
         for some, answer in zip(wishes.values(), answers, strict=True):
@@ -327,6 +342,7 @@ class GroupTable:
         if len(life.placed) == len(life.spec.bundles) and group_id in self._unplaced:
             self._unplaced.remove(group_id)
             self._warned.discard(group_id)
+            self._waits.pop(group_id, None)
             self._set(group_id, "CREATED")
 
     async def _ask(self, node_id: bytes, request: ChangeBundles) -> BundlesChanged | None:
@@ -379,6 +395,7 @@ class GroupTable:
             if group_id in self._unplaced:
                 self._unplaced.remove(group_id)
             self._warned.discard(group_id)
+            self._waits.pop(group_id, None)
             key = (life.spec.namespace, life.spec.name)
             if self._names.get(key) == group_id:
                 del self._names[key]
@@ -447,6 +464,11 @@ class GroupTable:
         for group_id in list(self._unplaced):
             self._settle(group_id)
         self.nodes_changed()
+
+
+def _when_tasks_make_way(row: NodeInfo) -> NodeInfo:
+    """A row as it will be when the tasks have given back what they return soon."""
+    return msgspec.structs.replace(row, available=total_of([row.available, row.returning]))
 
 
 def _bundles(spec: GroupSpec) -> list[Bundle]:

@@ -90,7 +90,7 @@ class ActorManager:
         except EnvError as error:
             return g.ActorStarted(None, str(error))
         taken = await self._take(
-            Demand(options.resources, options.strategy, options.selector), request.wait_s
+            Demand(options.resources, options.strategy, options.selector), request
         )
         if taken is None:
             if self._attempts.get(attempt.actor_id) is attempt:
@@ -163,14 +163,15 @@ class ActorManager:
             if self._attempts.get(oldest.actor_id) is oldest:
                 del self._attempts[oldest.actor_id]
 
-    async def _take(self, demand: Demand, wait_s: float) -> Allocation | None:
-        """What the actor needs, taken within ``wait_s`` in the queue of all requests, or None."""
+    async def _take(self, demand: Demand, request: g.StartActor) -> Allocation | None:
+        """What the actor needs, taken in the queue of all requests; None after ``wait_s``."""
         granted: asyncio.Future[Allocation] = asyncio.get_running_loop().create_future()
 
-        wish = Wish(demand, granted.set_result)
+        since = time.monotonic() - request.waited_s
+        wish = Wish(demand, granted.set_result, since=since)
         self._leases.submit(wish, placed=True)
         try:
-            return await asyncio.wait_for(asyncio.shield(granted), wait_s)
+            return await asyncio.wait_for(asyncio.shield(granted), request.wait_s)
         except TimeoutError:
             if self._leases.withdraw(wish):
                 return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from nbray.common.background import Background
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _WAIT_S = 3600.0
 _AGAIN_S = 0.2
+_KEPT_S = 2.0
 
 
 class GroupManager:
@@ -73,6 +75,8 @@ class GroupManager:
         refused = []
         for group_id, wishes in wanted.items():
             bundles = {wish.key.index: wish.resources for wish in wishes}
+            if group_id in request.patient:  # also if another node refuses it this time
+                self._scheduler.keep_room(group_id, bundles, time.monotonic() + _KEPT_S)
             if not self._scheduler.reserve(group_id, bundles):
                 refused.append(group_id)
                 continue

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+from nbray.common.resources import fits, total_of
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.resource_set import Allocation, ResourceSet
@@ -27,6 +28,8 @@ from nbray.wire.strategies import InGroup, OnNode, Shape
 logger = logging.getLogger(__name__)
 
 _MOST_WARNINGS = 100
+_OVERDUE_S = 1.0
+_LONG_TASK_S = 2.0
 _GROUP_GONE = "its placement group was removed"
 
 
@@ -41,6 +44,7 @@ class Lease:
     resources: dict[str, int]
     retriable: bool
     since: float = field(default_factory=time.monotonic)
+    asked: float | None = None
 
 
 @dataclass(eq=False)
@@ -197,6 +201,8 @@ class LeaseManager:
             if choice.verdict is Verdict.INFEASIBLE:
                 self._warn(wish)
         self._scheduler.submit(request)
+        if time.monotonic() - wish.since > _OVERDUE_S:  # an actor that waited elsewhere
+            self._find_overdue(time.monotonic())
         self.schedule()
         if self._scheduler.waiting:
             self.reclaim()
@@ -218,18 +224,56 @@ class LeaseManager:
             for wish in requests
             if now - wish.since > after_s and self._scheduler.serves(wish.demand)
         ]
+        if self._scheduler.forget_room(now):
+            self.schedule()
+        self._find_overdue(now)
+        lacking = self._scheduler.lacking()
         wanted: dict[Process, list[int]] = {}
         for lease in self._leases.values():  # in the order of their grants
-            if not waiting or now - lease.since < after_s:
+            if not (waiting or lacking) or now - lease.since < after_s:
                 break
+            asked = any(name in lacking for name in lease.taken.in_use())
+            for name, amount in lease.taken.in_use().items():
+                if name in lacking:
+                    lacking[name] -= amount
+                    if lacking[name] <= 0:
+                        del lacking[name]
             for wish in waiting:
                 if wish.process is not lease.holder or wish.demand.resources != lease.resources:
                     waiting.remove(wish)
                     self._scheduler.advance(wish)
-                    wanted.setdefault(lease.holder, []).append(lease.lease_id)
+                    asked = True
                     break
+            if asked:
+                lease.asked = lease.asked or now
+                wanted.setdefault(lease.holder, []).append(lease.lease_id)
         for holder, lease_ids in wanted.items():
             holder.send(m.ReclaimLeases(lease_ids))
+
+    def _find_overdue(self, now: float) -> None:
+        """Let no request be passed for ever that would fit once the tasks have made way.
+
+        Where a long task or an actor has what it needs, keeping the rest for it would help nobody.
+        """
+        soon = total_of([self._row.available, self.returning()])
+        for request in self._scheduler.requests():
+            wish = cast(Wish, request.key)
+            request.overdue = (
+                now - wish.since > _OVERDUE_S
+                and not isinstance(wish.demand.strategy, InGroup)
+                and self._scheduler.serves(wish.demand)
+                and fits(wish.demand.resources, soon)
+            )
+
+    def returning(self) -> dict[str, int]:
+        """What tasks hold of the node that comes back soon when it is asked for."""
+        now = time.monotonic()
+        return total_of(
+            lease.taken.in_use()
+            for lease in self._leases.values()
+            if lease.taken.source is self._scheduler.node
+            and (lease.asked is None or now - lease.asked < _LONG_TASK_S)
+        )
 
     def _is_news_of_a_node(self, wish: Wish, choice: Choice) -> bool:
         """Whether it names a node of which this raylet has not heard, once."""

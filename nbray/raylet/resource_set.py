@@ -103,6 +103,12 @@ class Allocation:
             subtract(self.source.available, {"CPU": self._lent})
             self._lent = 0
 
+    def in_use(self) -> dict[str, int]:
+        """What comes back when it is freed, without what is lent."""
+        if not self._lent:
+            return self.amounts
+        return {**self.amounts, "CPU": self.amounts["CPU"] - self._lent}
+
     def device_ids(self) -> dict[str, list[str]]:
         """The ids of its devices by resource name."""
         return {name: list(ids) for name, ids in self.devices.items()}

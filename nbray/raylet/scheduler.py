@@ -1,8 +1,10 @@
 """Who gets the node's resources, and who is sent to another node: pure decisions.
 
 Requests are served first come first served per shape; one may pass an earlier one of another
-shape. Where a request goes at first is the policy's choice (`nbray.scheduling.policy`). One that
-waits here moves when the policy finds a node where it fits now, or when it could never run here.
+shape, until that is *overdue*: then what it needs and does not find is kept for it as it becomes
+free, and so is what a placement group needs that has waited for long (`keep_room`). Where a
+request goes at first is the policy's choice (`nbray.scheduling.policy`). One that waits here moves
+when the policy finds a node where it fits now, or when it could never run here.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nbray.common.resources import fits, total_of
 from nbray.raylet.resource_set import Allocation, Devices, ResourceSet
 from nbray.scheduling.policy import (
     Choice,
@@ -36,12 +39,14 @@ class LeaseRequest:
         demand: what is needed.
         movable: another node may serve it.
         near: the node that goes first, where its arguments lie; empty: this one.
+        overdue: others may no longer pass it.
     """
 
     key: object
     demand: Demand
     movable: bool = False
     near: bytes = b""
+    overdue: bool = False
 
 
 class Scheduler:
@@ -61,16 +66,18 @@ class Scheduler:
         self._turn = 0
         row.bundles = []
         self._bundles: dict[tuple[bytes, int], tuple[Allocation, ResourceSet]] = {}
+        self._kept: dict[bytes, tuple[Mapping[int, Mapping[str, int]], float]] = {}
 
     # --- bundles --------------------
 
     def reserve(self, group_id: bytes, bundles: Mapping[int, Mapping[str, int]]) -> bool:
         """Take these bundles of a group, all or none; those that are here already stay."""
         taken: dict[int, Allocation] = {}
+        kept = self._kept_room(group_id)
         for index, resources in bundles.items():
             if (group_id, index) in self._bundles:
                 continue
-            found = self.node.take(resources)
+            found = self._take_beside(kept, resources)
             if found is None:
                 for allocation in taken.values():
                     allocation.free()
@@ -81,6 +88,48 @@ class Scheduler:
             self._bundles[(group_id, index)] = (allocation, inner)
             self._row.bundles.append(BundleInfo(group_id, index, inner.total, inner.available))
         return True
+
+    def keep_room(
+        self, group_id: bytes, bundles: Mapping[int, Mapping[str, int]], until: float
+    ) -> None:
+        """Keep what becomes free for those of these bundles that are not reserved, until then."""
+        self._kept[group_id] = bundles, until
+
+    def forget_room(self, now: float) -> bool:
+        """End what was kept long enough; whether there was any."""
+        over = [group_id for group_id, (_, until) in self._kept.items() if until <= now]
+        for group_id in over:
+            del self._kept[group_id]
+        return bool(over)
+
+    def _kept_room(self, besides: bytes = b"") -> dict[str, int]:
+        return total_of(
+            resources
+            for group_id, (bundles, _) in self._kept.items()
+            for index, resources in bundles.items()
+            if group_id != besides and (group_id, index) not in self._bundles
+        )
+
+    def _take_beside(
+        self, kept: Mapping[str, int], resources: Mapping[str, int]
+    ) -> Allocation | None:
+        """Take resources of the node if what is kept for others remains."""
+        if kept and resources:
+            both = total_of([resources, {n: kept[n] for n in resources if n in kept}])
+            if not fits(both, self.node.available):
+                return None
+        return self.node.take(resources)
+
+    def lacking(self) -> dict[str, int]:
+        """What is missing on this node for all that room is kept for."""
+        wanted = [self._kept_room()]
+        wanted += [dict(r.demand.resources) for r in self._waiting if r.overdue]
+        free = self.node.available
+        return {
+            name: amount - free.get(name, 0)
+            for name, amount in total_of(wanted).items()
+            if amount > free.get(name, 0)
+        }
 
     def commit(self, group_id: bytes, index: int) -> None:
         """Let a bundle be used, if it is here."""
@@ -101,10 +150,12 @@ class Scheduler:
         inner.retired = True
         return inner
 
-    def _take(self, demand: Demand) -> Allocation | None:
+    def _take(self, demand: Demand, kept: Mapping[str, int]) -> Allocation | None:
         strategy = demand.strategy
         if not isinstance(strategy, InGroup):
-            return self.node.take(demand.resources) if may_run(demand, self._row) else None
+            if not may_run(demand, self._row):
+                return None
+            return self._take_beside(kept, demand.resources)
         for bundle in bundles_of(strategy, self._row):
             taken = self._bundles[(bundle.group_id, bundle.index)][1].take(demand.resources)
             if taken is not None:
@@ -153,13 +204,16 @@ class Scheduler:
         """The requests that are served now, with what was taken for them."""
         granted: list[tuple[LeaseRequest, Allocation]] = []
         passed: list[Demand] = []
+        kept = self._kept_room()
         for request in list(self._waiting):
             demand = request.demand
             if demand in passed:
                 continue
-            taken = self._take(demand)
+            taken = self._take(demand, kept)
             if taken is None:
                 passed.append(demand)
+                if request.overdue:
+                    kept = total_of([kept, demand.resources])
             else:
                 self._waiting.remove(request)
                 granted.append((request, taken))

@@ -154,6 +154,7 @@ class Raylet:
         row = self._row
         row.frame_port, row.grpc_port, row.alive = self.frame_port, self.grpc_port, alive
         row.stats = stats
+        row.returning = self._leases.returning()
         return row
 
     async def report(self) -> None:

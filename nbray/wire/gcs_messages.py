@@ -116,13 +116,14 @@ class StartActor(msgspec.Struct, array_like=True):
     """GCS to raylet: give it a worker and create it. Answered by `ActorStarted`.
 
     For one attempt there is one process, however often the raylet is asked.
-    ``wait_s``: for how long it may wait for resources there.
+    ``wait_s``: for how long it may wait for resources there; ``waited_s``: it has waited before.
     """
 
     spec: ActorSpec
     job: JobConfig
     attempt: int = 0
     wait_s: float = 1.0
+    waited_s: float = 0.0
 
 
 class ActorStarted(msgspec.Struct, array_like=True):
@@ -245,12 +246,14 @@ class BundleWish(msgspec.Struct, array_like=True):
 class ChangeBundles(msgspec.Struct, array_like=True):
     """GCS to raylet: release, commit, then reserve. Answered by `BundlesChanged`.
 
-    Of a group all wishes are reserved, or none.
+    Of a group all wishes are reserved, or none. The node keeps room that becomes free for a group
+    of ``patient``, which has waited for long, when it has none for it.
     """
 
     release: list[BundleKey] = []
     commit: list[BundleKey] = []
     reserve: list[BundleWish] = []
+    patient: list[bytes] = []
 
 
 class BundlesChanged(msgspec.Struct, array_like=True):

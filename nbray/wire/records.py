@@ -184,7 +184,10 @@ class BundleInfo(msgspec.Struct, array_like=True):
 
 
 class NodeInfo(msgspec.Struct, array_like=True):
-    """A row of the node table; resources in units of 1/10000."""
+    """A row of the node table; resources in units of 1/10000.
+
+    ``returning`` is what tasks hold that come back soon when they are asked for.
+    """
 
     node_id: bytes
     host: str
@@ -199,6 +202,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     death_cause: str = ""
     labels: dict[str, str] = {}
     bundles: list[BundleInfo] = []
+    returning: dict[str, int] = {}
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):
