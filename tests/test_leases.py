@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.config import Config
-from nbray.core_worker.pending import PendingTask
+from nbray.core_worker.pending import PendingTask, PickledFunction
 from nbray.core_worker.submitter import TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
 from nbray.raylet.leases import LeaseManager, Process
@@ -166,7 +166,7 @@ class Submitter:
         task_id = self.number.to_bytes(4, "big") + len(self.answers).to_bytes(20, "big")
         spec = TaskSpec(task_id, self.job.job_id, b"f", "", b"")
         self.answers[spec.task_id] = []
-        task = PendingTask(spec, b"", TaskOptions(shape, retries=retries))
+        task = PendingTask(spec, PickledFunction(b"", b"", ()), TaskOptions(shape, retries=retries))
         self.tasks.accept(task)
         self.tasks.enqueue(task)
         self.submitter_dirty = True
