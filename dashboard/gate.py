@@ -82,7 +82,10 @@ class Doorkeeper:
         if cookie is None or not check_key(self.token, SESSION, cookie.value, self.clock()):
             return 401
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+        # A forwarder may put its own host in place of the one that was asked; no page of another
+        # host can make a browser send that header along.
+        hosts = {request.host.lower(), request.headers.get("X-Forwarded-Host", "").lower()}
+        if origin is not None and urlsplit(origin).netloc.lower() not in hosts:
             return 403
         return 200
 

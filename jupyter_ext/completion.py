@@ -61,7 +61,7 @@ def complete_remote(workspace: Workspace, words: list[str]) -> list[str]:
     if before in ("--actor", "--targets"):
         names = actor_names(workspace) if nbray.is_initialized() else []
         if before == "--targets":
-            names = ["nodes", *names]
+            names = ["nodes", "workers", *names]
     elif before == "--on-interrupt":
         names = ["cancel", "detach"]
     elif before in ("-o", "--out"):

@@ -33,12 +33,12 @@ from nbray.jupyter_ext.command_line import HelpShown, did_you_mean, split
 from nbray.jupyter_ext.commands import COMMANDS
 from nbray.jupyter_ext.commands.base import require_cluster
 from nbray.jupyter_ext.remote_actors import find_or_make, submit_to_actors
-from nbray.jupyter_ext.remote_nodes import submit_to_nodes
+from nbray.jupyter_ext.remote_nodes import submit_to_nodes, submit_to_workers
 from nbray.jupyter_ext.remote_options import RemoteOptions, parse_cell, parse_line
 from nbray.jupyter_ext.remote_run import Detached, Patience, RemoteRun, Summary
 from nbray.jupyter_ext.remote_value import remote_names
 from nbray.jupyter_ext.sent_values import CannotSendError
-from nbray.jupyter_ext.spread_cell import SpreadRun, run_spread
+from nbray.jupyter_ext.spread_cell import SpreadRun, submit_spread
 from nbray.jupyter_ext.tables import Table
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ class NbrayMagics(Magics):
             return self._set_up(options, source)
         if options.spread is not None:
             return self._spread(options, source)
-        if options.targets == ("nodes",):
-            return self._on_nodes(options, source, one_line)
+        if options.targets in _EVERYWHERE:
+            return self._everywhere(options, source, one_line)
         if options.targets or options.actor is not None:
             return self._in_actors(options, source, one_line)
         workspace = self.workspace
@@ -175,6 +175,9 @@ class NbrayMagics(Magics):
                 content = {"data": bundle, "metadata": {}, "transient": {}}
                 router.publish("display_data", content, cell)
 
+        if isinstance(run, SpreadRun):
+            run.watch(show)
+            return
         for ref in run.refs:
             ref.future().add_done_callback(show)
 
@@ -198,7 +201,7 @@ class NbrayMagics(Magics):
             raise
         print(f"Every worker runs this before its next remote cell (set-up cell {name!r}).")
 
-    def _spread(self, options: RemoteOptions, source: str) -> list[Any] | None:
+    def _spread(self, options: RemoteOptions, source: str) -> list[Any] | SpreadRun | None:
         workspace = self.workspace
         spread = options.spread
         assert spread is not None
@@ -216,10 +219,15 @@ class NbrayMagics(Magics):
         if not elements:
             columns: list[list[Any]] = [[] for _ in ready.cell.assigns]
         else:
+            run = submit_spread(
+                workspace, ready, elements, count, options.task, self._patience(options)
+            )
+            run.names = options.out or ()
+            if options.noblock:
+                self._show_later(run)
+                return run
             try:
-                run, columns = run_spread(
-                    workspace, ready, elements, count, options.task, self._patience(options)
-                )
+                columns = run.collect()
             except BaseException as error:  # whatever the user's cell raised
                 raise self._spread_error(error, spread.variables) from None
             self._finish(run)
@@ -258,13 +266,12 @@ class NbrayMagics(Magics):
                 workspace.router.leave_unmarked(ref.task_id().binary())
         return self._results(options, ready, run, columns, list(actors))
 
-    def _on_nodes(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
+    def _everywhere(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
         workspace = self.workspace
         wanted = Wanted(options.out or (), last=one_line)
         ready = prepare(workspace, source, workspace.cell_label(), wanted)
-        run, columns, titles = submit_to_nodes(
-            workspace, ready, options.task, self._patience(options)
-        )
+        submit_to = _EVERYWHERE[options.targets]
+        run, columns, titles = submit_to(workspace, ready, options.task, self._patience(options))
         return self._results(options, ready, run, columns, titles, always_list=True)
 
     def _results(
@@ -294,6 +301,9 @@ class NbrayMagics(Magics):
             values = nbray.get([column[-1] for column in columns])
             return values if several else values[0]
         return None
+
+
+_EVERYWHERE = {("nodes",): submit_to_nodes, ("workers",): submit_to_workers}
 
 
 def _overview() -> Table:

@@ -1,11 +1,13 @@
-"""A cell that runs once on every node (``%%remote --targets nodes``)."""
+"""Cells that run once on every node, or once in every worker (``%%remote --targets nodes``)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.jupyter_ext.cell_running import Cell, run_cell
 from nbray.jupyter_ext.cell_sending import RUN_CELL, ReadyCell
 from nbray.jupyter_ext.remote_run import Patience, RemoteRun
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -13,34 +15,92 @@ from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
 
+Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
+"""The run, for each target the refs of what comes back, and what the targets are called."""
+
+
+class Meeting:
+    """Where so many tasks wait for each other: each of them has a worker of its own then."""
+
+    def __init__(self, size: int) -> None:
+        self._missing = size
+        self._complete = asyncio.Event()
+
+    async def join(self) -> None:
+        """Return when all have come."""
+        self._missing -= 1
+        if not self._missing:
+            self._complete.set()
+        await self._complete.wait()
+
+
+def run_apart(
+    meeting: nbray.ActorHandle,
+    cell: Cell,
+    setups: Sequence[tuple[str, nbray.ObjectRef]],
+    *arguments: Any,
+) -> Any:
+    """Run a cell, in another worker than each of the others that come to the meeting."""
+    nbray.get(meeting.join.remote())
+    return run_cell(cell, setups, *arguments)
+
+
+MEETING = nbray.remote(num_cpus=0)(Meeting)
+RUN_APART = nbray.remote(run_apart)
+
 
 def submit_to_nodes(
     workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
-) -> tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]:
-    """Run a prepared cell once on every node that is alive.
+) -> Submitted:
+    """Run a prepared cell once on every node that is alive."""
+    places = [(node["NodeID"], f"node {node['NodeID'][:8]}") for node in _nodes()]
+    return _submit(workspace, ready, options, patience, RUN_CELL, (), places)
 
-    Returns:
-        The run, for each node the refs of what comes back, and what the nodes are called.
+
+def submit_to_workers(
+    workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
+) -> Submitted:
+    """Run a prepared cell once in as many workers of every node as it has CPUs, at the same time.
+
+    Each begins when all are there.
     """
-    made, titles = [], []
-    for node in nbray.nodes():
-        if not node["Alive"]:
-            continue
-        title = f"node {node['NodeID'][:8]}"
-        task = RUN_CELL.options(
+    places = [
+        (node["NodeID"], f"worker {number} of node {node['NodeID'][:8]}")
+        for node in _nodes()
+        for number in range(1, int(node["Resources"].get("CPU", 0)) + 1)
+    ]
+    meeting = MEETING.remote(len(places))
+    return _submit(workspace, ready, options, patience, RUN_APART, (meeting,), places)
+
+
+def _nodes() -> Iterator[dict[str, Any]]:
+    return (node for node in nbray.nodes() if node["Alive"])
+
+
+def _submit(
+    workspace: Workspace,
+    ready: ReadyCell,
+    options: Mapping[str, Any],
+    patience: Patience,
+    function: nbray.RemoteFunction,
+    first: tuple[Any, ...],
+    places: Sequence[tuple[str, str]],
+) -> Submitted:
+    made = []
+    for node_id, title in places:
+        task = function.options(
             **{
                 "name": f"cell {ready.label} on {title}",
                 **options,
                 "num_returns": 1 + len(ready.cell.assigns),
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
             }
         )
-        refs = task.remote(ready.cell, workspace.setup.payload(), *ready.arguments)
+        refs = task.remote(*first, ready.cell, workspace.setup.payload(), *ready.arguments)
         made.append(refs if isinstance(refs, list) else [refs])
-        titles.append(title)
     run = RemoteRun(
         ready.label, [refs[0] for refs in made], ready.inputs, source=ready.text.source,
         sent_bytes=ready.sent_bytes, patience=patience,
     )  # fmt: skip
     workspace.runs.append(run)
-    return run, [refs[1:] for refs in made], titles
+    return run, [refs[1:] for refs in made], [title for _, title in places]

@@ -74,7 +74,8 @@ def cell_parser() -> Parser:
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--targets", type=_names, metavar="TARGETS",
-        help="'nodes': once on every node; or names of actors, once in each",
+        help="'nodes': once on every node; 'workers': once for every CPU, each in a worker of its "
+        "own; or names of actors, once in each",
     )  # fmt: skip
     where.add_argument(
         "--actor", metavar="NAME", help="run inside this actor, which keeps the names; made if new"
@@ -95,9 +96,8 @@ def parse_cell(line: str) -> RemoteOptions:
     """
     arguments = cell_parser().parse_line(line)
     options = _options(arguments)
-    if options.noblock and (options.gather or options.spread):
-        other = "--gather" if options.gather else "--map"
-        raise UsageError(f"%%remote: {other} waits for the end, --noblock does not; use one.")
+    if options.noblock and options.gather:
+        raise UsageError("%%remote: --gather waits for the end, --noblock does not; use one.")
     return options
 
 

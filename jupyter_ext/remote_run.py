@@ -11,6 +11,7 @@ import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.interrupts import stop
+from nbray.util import local_state
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ class RemoteRun:
 
     def cancel(self, force: bool = False) -> None:
         """Ask the cell to stop; with ``force`` kill its workers."""
-        for ref in self.refs:
-            nbray.cancel(ref, force=force)
+        local_state.cancel_tasks([ref.task_id() for ref in self.refs], force=force)
 
     def state(self) -> str:
         """``running`` (or waiting to run), ``done``, ``cancelled`` or ``failed``."""

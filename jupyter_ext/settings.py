@@ -26,6 +26,10 @@ class Settings:
         50_000_000, "a remote cell that sends more than so many bytes says what they are"
     )
 
+    dashboard_link: str = _setting(  # type: ignore[assignment]
+        "", "a template of the link to the dashboard, as https://HOST/{port}/{path}; empty: found"
+    )
+
     def set(self, name: str, text: str) -> None:
         """Set one from text.
 
@@ -36,6 +40,9 @@ class Settings:
             if text not in ("cancel", "detach"):
                 raise ValueError("on_interrupt is cancel or detach")
             self.on_interrupt = text
+            return
+        if name == "dashboard_link":
+            self.dashboard_link = text
             return
         try:
             value = size(text) if name == "tell_bytes" else positive(text)

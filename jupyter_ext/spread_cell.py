@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError
 from nbray.jupyter_ext.cell_sending import RUN_CELL, ReadyCell
 from nbray.jupyter_ext.interrupts import stop
-from nbray.jupyter_ext.remote_run import Patience, RemoteRun
+from nbray.jupyter_ext.remote_run import Patience, RemoteRun, Summary
 from nbray.util import local_state
 
 if TYPE_CHECKING:
@@ -20,35 +22,98 @@ _TICK_S = 0.1
 
 
 class SpreadRun(RemoteRun):  # type: ignore[misc]
-    """The tasks of one cell over many elements."""
+    """The tasks of one cell over many elements.
 
+    Attributes:
+        names: what comes back of each element, by name; empty: the value of the last line.
+        elements: what the cell runs over.
+        columns: for each element, the refs of what comes back.
+        failed_at: the place of the element that failed first.
+    """
+
+    names: tuple[str, ...] = ()
     elements: Sequence[Any] = ()
+    columns: Sequence[Sequence[nbray.ObjectRef]] = ()
     failed_at: int | None = None
 
+    def result(self, timeout: float | None = None) -> list[Any] | dict[str, list[Any]]:
+        """What came back, in the order of the elements: a list, or with ``-o`` one for each name.
 
-def run_spread(
+        Args:
+            timeout: seconds; None: what ``--timeout`` of the cell says.
+
+        Raises:
+            BaseException: what the first element that failed raised; the others are cancelled.
+            GetTimeoutError: not all had ended in time; they are cancelled.
+            KeyboardInterrupt: the wait was interrupted, and all are stopped.
+        """
+        lists = self.collect(timeout)
+        return dict(zip(self.names, lists, strict=True)) if self.names else lists[0]
+
+    def collect(self, timeout: float | None = None) -> list[list[Any]]:
+        """Wait for all; one list for each name. Raises as `result` does."""
+        try:
+            self._wait(self.patience.timeout if timeout is None else timeout)
+        except KeyboardInterrupt:
+            self.stopped = stop(self._ended_within, self.cancel, self.patience.grace)
+            raise
+        self.outcome()
+        return [nbray.get(list(column)) for column in zip(*self.columns, strict=True)]
+
+    def _wait(self, limit: float | None) -> None:
+        until = None if limit is None else time.monotonic() + limit
+        pending = list(self.refs)
+        places = {ref: place for place, ref in enumerate(self.refs)}
+        while pending:
+            finished, pending = nbray.wait(pending, num_returns=len(pending), timeout=_TICK_S)
+            failed = [ref for ref in finished if local_state.describe(ref).state == "failed"]
+            if failed:
+                self._has_failed(places[failed[0]])
+                nbray.get(self.refs[self.failed_at or 0])
+            if until is not None and pending and time.monotonic() > until:
+                self.cancel()
+                raise GetTimeoutError(
+                    f"Remote cell {self.label} did not end within {limit:g} s and was cancelled; "
+                    f"{len(self.refs) - len(pending)} of {len(self.refs)} elements were done."
+                )
+
+    def _has_failed(self, place: int) -> bool:
+        """An element failed; False when another one did before it, and so ended this one."""
+        if self.failed_at is not None:
+            return False
+        self.failed_at = place
+        for ref in self.refs:
+            nbray.cancel(ref)
+        return True
+
+    def watch(self, on_done: Callable[[Future[Summary]], None]) -> None:
+        """Call ``on_done`` for each element that ends well, and for the first that fails."""
+
+        def ended(place: int, done: Future[Summary]) -> None:
+            if done.exception() is None or self._has_failed(place):
+                on_done(done)
+
+        for place, ref in enumerate(self.refs):
+            ref.future().add_done_callback(partial(ended, place))
+
+
+def submit_spread(
     workspace: Workspace,
     ready: ReadyCell,
     elements: Sequence[Any],
     variables: int,
     options: Mapping[str, Any],
     patience: Patience,
-) -> tuple[SpreadRun, list[list[Any]]]:
-    """Run a prepared cell for each element, and wait for all.
+) -> SpreadRun:
+    """Run a prepared cell for each element.
 
     Args:
         workspace: this notebook.
         ready: the cell; its first ``variables`` arguments are the element.
-        elements: each is a value, or a tuple of ``variables`` values.
+        elements: each is a value, or a tuple of ``variables`` values; at least one.
         variables: how many names an element fills.
         options: for the tasks.
         patience: how long to wait, and what an interrupt does.
-
-    Returns:
-        The run, and the lists of what came back, in order: one list for each wanted name.
-
-    Raises:
-        BaseException: what the first element that failed raised; the others are cancelled.
     """
     task = RUN_CELL.options(
         **{"name": f"cell {ready.label}", **options, "num_returns": 1 + len(ready.cell.assigns)}
@@ -63,36 +128,6 @@ def run_spread(
         ready.label, [refs[0] for refs in made], ready.inputs, source=ready.text.source,
         sent_bytes=ready.sent_bytes, patience=patience,
     )  # fmt: skip
-    run.elements = elements
+    run.elements, run.columns = elements, [refs[1:] for refs in made]
     workspace.runs.append(run)
-    try:
-        _wait(run)
-    except KeyboardInterrupt:
-        run.stopped = stop(
-            lambda seconds: run.outcome(timeout=seconds) is not None, run.cancel, patience.grace
-        )
-        raise
-    run.outcome()
-    columns = [nbray.get([refs[1 + i] for refs in made]) for i in range(len(ready.cell.assigns))]
-    return run, columns
-
-
-def _wait(run: SpreadRun) -> None:
-    limit = run.patience.timeout
-    until = None if limit is None else time.monotonic() + limit
-    pending = list(run.refs)
-    places = {ref: place for place, ref in enumerate(run.refs)}
-    while pending:
-        finished, pending = nbray.wait(pending, num_returns=len(pending), timeout=_TICK_S)
-        failed = [ref for ref in finished if local_state.describe(ref).state == "failed"]
-        if failed:
-            run.failed_at = places[failed[0]]
-            for ref in pending:
-                nbray.cancel(ref)
-            nbray.get(failed[0])
-        if until is not None and pending and time.monotonic() > until:
-            run.cancel()
-            raise GetTimeoutError(
-                f"Remote cell {run.label} did not end within {limit:g} s and was cancelled; "
-                f"{len(run.refs) - len(pending)} of {len(run.refs)} elements were done."
-            )
+    return run

@@ -117,18 +117,20 @@ def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> No
     actor = nbray.remote(Watched).options(name="<b>bold</b>").remote()
     assert nbray.get(actor.ping.remote(), timeout=60) == 1
 
-    def request(origin: str) -> HTTPRequest:
+    def request(origin: str, **forwarded: str) -> HTTPRequest:
         return HTTPRequest(
             f"ws://{context.dashboard_url}/ws",
             headers={
                 "Cookie": cookie, "Origin": origin,
-                "Sec-WebSocket-Protocol": f"bokeh, {found[1]}",
+                "Sec-WebSocket-Protocol": f"bokeh, {found[1]}", **forwarded,
             },
         )  # fmt: skip
 
     async def until(wanted: Callable[[str], bool]) -> None:
         with pytest.raises(HTTPClientError, match="403"):
             await websocket_connect(request("http://elsewhere.example"))
+        forwarded = {"X-Forwarded-Host": "codes.example"}
+        (await websocket_connect(request("https://codes.example", **forwarded))).close()
         socket_ = await websocket_connect(request(f"http://{context.dashboard_url}"))
         try:
             while True:

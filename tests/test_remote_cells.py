@@ -220,6 +220,32 @@ def test_the_first_element_that_fails_ends_the_others(notebook: Notebook) -> Non
     assert notebook.run("%%remote\n1 + 1").result == "2"
 
 
+def test_a_spread_goes_on_in_the_background(notebook: Notebook) -> None:
+    notebook.run("%%remote --map x=[3,1,2] --noblock\nimport time\ntime.sleep(0.3)\nx * 2")
+    notebook.run("first = _")
+    notebook.run("%%remote --map x=[3,1,2] -o twice,half --noblock\ntwice, half = x * 2, x / 2")
+    notebook.run("second = _")
+    assert notebook.run("first.result(), first.state()").result == "([6, 2, 4], 'done')"
+    assert notebook.run("second.result()").result == (
+        "{'twice': [6, 2, 4], 'half': [1.5, 0.5, 1.0]}"
+    )
+    bad = notebook.run(
+        "%%remote --map x=range(9) --noblock\nimport time\ntime.sleep(0.2 if x < 3 else 20)\n"
+        "if x == 1:\n    raise ValueError('one is bad')"
+    )
+    notebook.run("third = _")
+    raised = notebook.run("third.result(timeout=15)").error
+    assert "ValueError: one is bad" in raised
+    notebook.wait(lambda: "one is bad" in bad.printed, "the error in its own cell")
+    assert bad.printed.count("Traceback") <= 1 and "Cancelled" not in bad.printed
+
+
+def test_a_cell_runs_once_in_each_of_the_workers(notebook: Notebook) -> None:
+    count = notebook.run("import nbray\nint(nbray.cluster_resources()['CPU'])").result
+    notebook.run("%%remote --targets workers -o pid\nimport os\npid = os.getpid()")
+    assert notebook.run("len(pid), len(set(pid))").result == f"({count}, {count})"
+
+
 def test_a_long_spread_shows_how_far_it_is(notebook: Notebook) -> None:
     cell = notebook.run("%%remote --map x=range(8)\nimport time\ntime.sleep(0.9)\nx")
     notebook.wait(lambda: any("8/8" in text for text in cell.results), "the final progress")

@@ -14,7 +14,13 @@ from nbray.driver import current_driver
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.command_line import Parser
 from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.dashboard_link import TEMPLATE, link_of
+from nbray.jupyter_ext.dashboard_link import (
+    TEMPLATE,
+    NotThereError,
+    colab_ports,
+    jupyter_servers,
+    link_of,
+)
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
@@ -44,7 +50,7 @@ def _arguments(parser: Parser) -> None:
     )
 
 
-def _dashboard(_workspace: Workspace, arguments: argparse.Namespace) -> object:
+def _dashboard(workspace: Workspace, arguments: argparse.Namespace) -> object:
     driver = current_driver()
     assert driver is not None
     url = driver.context.dashboard_url
@@ -62,7 +68,14 @@ def _dashboard(_workspace: Workspace, arguments: argparse.Namespace) -> object:
             f"%nbray dashboard: {url} cannot be reached from this kernel: {refusal}. If it serves "
             f"elsewhere, set {TEMPLATE} to a link like https://HOST/{{port}}/."
         )
-    link = link_of(url, driver.context.login_link() or f"http://{url}/", os.environ)
+    try:
+        link = link_of(
+            url, driver.context.login_link() or f"http://{url}/", os.environ,
+            template=workspace.settings.dashboard_link, colab=colab_ports(),
+            servers=jupyter_servers,
+        )  # fmt: skip
+    except NotThereError as error:
+        raise UsageError(f"%nbray dashboard: {error}") from error
     return IFrame(link, "100%", arguments.height) if arguments.iframe else DashboardLink(link)
 
 
