@@ -23,6 +23,7 @@ from nbray.common.ids import (
     ObjectID,
     PlacementGroupID,
     TaskID,
+    UniqueID,
     WorkerID,
 )
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
@@ -36,7 +37,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",
     "ObjectID", "ObjectRef", "ObjectRefGenerator", "PlacementGroupID", "RemoteFunction", "TaskID",
-    "WorkerID", "__version__", "available_resources", "cancel", "cluster_resources", "exceptions",
+    "UniqueID", "WorkerID", "__version__", "available_resources", "cancel", "cluster_resources",
+    "exceptions",
     "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill",
     "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip

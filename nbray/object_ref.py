@@ -107,6 +107,10 @@ class ObjectRef:
         """The id of the job whose task makes the value."""
         return ObjectID(self._id).job_id()
 
+    def call_site(self) -> str:
+        """The line that made the ref, when ``NBRAY_RECORD_REF_CREATION_SITES`` is set; else ""."""
+        return self._core.references.sites.get(self._id, "")
+
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,11 @@ class RemoteFunction:
     """A function whose calls run as tasks: ``f.remote(...)``."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        if inspect.iscoroutinefunction(function):
+            raise ValueError(
+                "'async def' should not be used for remote tasks. Wrap the coroutine in a plain "
+                "function that calls `asyncio.run(f())`, or make it a method of an actor."
+            )
         self._function = function
         self._options = check_options(options, actor=False)
         self._pickle = KeptPickle(function)

@@ -276,3 +276,17 @@ def test_decorators_that_are_used_wrongly() -> None:
         AttributeError, match=r"'ActorClass\(Counter\)' object has no attribute 'nope'"
     ):
         _ = Counter.nope
+
+
+def test_wrong_ids_and_coroutine_functions_are_refused() -> None:
+    assert nbray.JobID.from_int(1).hex() == "01000000" and nbray.JobID.from_int(7).int() == 7
+    with pytest.raises(ValueError, match="^ID string needs to have length 28, got 2$"):
+        nbray.NodeID(b"ab")
+    with pytest.raises(TypeError, match=r"^Unsupported type: <class 'str'>, expected bytes$"):
+        nbray.ObjectRef("a" * 28)
+    assert isinstance(nbray.WorkerID.from_random(), nbray.UniqueID)
+
+    async def coroutine() -> None: ...
+
+    with pytest.raises(ValueError, match="^'async def' should not be used for remote tasks"):
+        nbray.remote(coroutine)

@@ -42,7 +42,7 @@ MODULES = """
 from nbray.actor import ActorHandle, ActorClass, exit_actor
 from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import RuntimeContext
-from nbray.runtime_env import RuntimeEnv
+from nbray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 from nbray.cluster_utils import Cluster
 from nbray.cloudpickle import dumps, loads
 from nbray.dag import DAGNode, InputNode, MultiOutputNode

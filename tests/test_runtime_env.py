@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbray
-from nbray.exceptions import RuntimeEnvSetupError
-from nbray.runtime_env import RuntimeEnv, packaging
+from nbray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
+from nbray.runtime_env import RuntimeEnv, RuntimeEnvConfig, packaging
 from nbray.runtime_env.packaging import PackageError
 from nbray.runtime_env.setup import EnvError, EnvManager
 from nbray.runtime_env.spec import from_text, merge, to_text
@@ -56,11 +56,18 @@ def test_an_error_that_nobody_foresaw_is_an_answer_and_is_not_kept(tmp_path: Pat
         ({"pip": [1]}, TypeError, r"runtime_env\['pip'\] must be of type str or List\[str\]"),
         ({"pip": {"a": 1}}, ValueError, "can only have these fields: packages, pip_check"),
         ({"pip": "missing.txt"}, ValueError, "missing.txt is not a valid file"),
+        ({"uv": {"x": 1}}, ValueError, "packages, uv_check, uv_version and uv_pip_install_options"),
+        ({"uv": ["a"], "pip": ["b"]}, ValueError, "cannot be specified at the same time"),
+        ({"py_executable": 3}, TypeError, r"runtime_env\['py_executable'\] must be of type str"),
+        ({"worker_process_setup_hook": 3}, TypeError, "setup_hook must be a function, got <class"),
+        ({"worker_process_setup_hook": "f"}, ValueError, "as 'module.function'; got 'f'"),
+        ({"working_dir": "file:///nonexistent"}, ValueError, "/nonexistent is not a valid path."),
+        ({"config": {"setup_timeout_seconds": "x"}}, TypeError, "must be of type int, got: <class"),
         ({"excludes": "x"}, TypeError, r"runtime_env\['excludes'\] must be of type List\[str\]"),
         ({"config": 3}, TypeError, r"runtime_env\['config'\] must be of type dict"),
         ({"config": {"x": 1}}, ValueError, r"Unknown fields of runtime_env\['config'\]: \['x'\]"),
         ({"config": {"eager_install": 3}}, TypeError, "eager_install must be a boolean"),
-        ({"config": {"setup_timeout_seconds": True}}, ValueError, "must be greater than zero"),
+        ({"config": {"setup_timeout_seconds": True}}, TypeError, "must be of type int"),
         ({"env_vars": {"": "a"}}, ValueError, "the name of an environment variable"),
         ({"env_vars": {"A=B": "a"}}, ValueError, "the name of an environment variable"),
         ({"env_vars": {"A": "\0"}}, ValueError, "the name of an environment variable"),
@@ -314,6 +321,81 @@ def test_requirements_are_installed_once_for_fresh_interpreters(
     assert nbray.get(use.remote(), timeout=60)[3] == template
     with pytest.raises(ModuleNotFoundError):
         nbray.get(nbray.remote(lambda: __import__("only_in_the_venv")).remote(), timeout=60)
+
+
+def test_uv_installs_as_pip_does(cluster: Path, requirement: Path) -> None:
+    env = {"uv": {"packages": [str(requirement)], "uv_pip_install_options": ["--no-index"]}}
+
+    @nbray.remote(runtime_env=env)
+    def version() -> str:
+        import only_in_the_venv
+
+        return only_in_the_venv.VERSION
+
+    assert nbray.get(version.remote(), timeout=100) == "1.5"
+
+
+def test_what_takes_too_long_to_set_up_is_said(cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (tmp_path / "backend.py").write_text("import time\ntime.sleep(60)\n")
+    env = RuntimeEnv(
+        pip={"packages": [str(tmp_path)], "pip_install_options": ["--no-index"]},
+        config=RuntimeEnvConfig(setup_timeout_seconds=2),
+    )
+    with pytest.raises(RuntimeEnvSetupError, match="took longer than 2 s"):
+        nbray.get(pid.options(runtime_env=env).remote(), timeout=60)
+
+
+def hooked_by_name() -> None:
+    """A set-up hook that is named by its module."""
+    os.environ["HOOKED"] = "by name"
+
+
+def test_a_hook_runs_first_in_each_worker(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def hook() -> None:
+        assert "HOOKED" not in os.environ, "it runs once"
+        os.environ["HOOKED"] = "by value"
+
+    def bad() -> None:
+        raise ValueError("this hook is bad")
+
+    nbray.init(num_cpus=2, runtime_env={"worker_process_setup_hook": hook})
+
+    @nbray.remote
+    def hooked() -> tuple[str, str]:
+        return os.environ.get("HOOKED", ""), sys.executable
+
+    @nbray.remote
+    class Actor:
+        def __init__(self) -> None:
+            self.hooked = os.environ["HOOKED"]
+
+        def get(self) -> str:
+            return self.hooked
+
+    assert {one for one, _ in nbray.get([hooked.remote() for _ in range(20)])} == {"by value"}
+    assert nbray.get(Actor.remote().get.remote(), timeout=60) == "by value"
+    named = hooked.options(
+        runtime_env={"worker_process_setup_hook": "test_runtime_env.hooked_by_name"}
+    )
+    assert nbray.get(named.remote(), timeout=60)[0] == "by name"
+    failing = hooked.options(runtime_env={"worker_process_setup_hook": bad}, max_retries=0)
+    with pytest.raises(WorkerCrashedError, match="this hook is bad"):
+        nbray.get(failing.remote(), timeout=60)
+    # Another command for the interpreter: here the same one, by another name.
+    link = tmp_path / "python"
+    link.write_text(f'#!/bin/sh\nRUN_BY=wrapper exec {sys.executable} "$@"\n')
+    link.chmod(0o755)
+    wrapped = nbray.remote(lambda: os.environ.get("RUN_BY")).options(
+        runtime_env={"py_executable": f"{link} -X dev"}
+    )
+    assert nbray.get(wrapped.remote(), timeout=60) == "wrapper"
 
 
 def test_requirements_that_cannot_be_installed_fail_with_what_pip_said(

@@ -12,14 +12,21 @@ NIL = b"\xff" * 28
 
 
 class BaseID:
-    """An id: compares, hashes and prints by its bytes."""
+    """An id: compares, hashes and prints by its bytes.
+
+    Raises:
+        TypeError: it is made of something else than bytes.
+        ValueError: of too many or too few; both texts are Ray's.
+    """
 
     SIZE = 0
     __slots__ = ("_bytes",)
 
     def __init__(self, value: bytes) -> None:
+        if not isinstance(value, bytes):
+            raise TypeError(f"Unsupported type: {type(value)}, expected bytes")
         if len(value) != self.SIZE:
-            raise ValueError(f"{type(self).__name__} takes {self.SIZE} bytes, not {len(value)}")
+            raise ValueError(f"ID string needs to have length {self.SIZE}, got {len(value)}")
         self._bytes = value
 
     @classmethod
@@ -77,11 +84,11 @@ class JobID(BaseID):
     @classmethod
     def from_int(cls, number: builtins.int) -> JobID:
         """The job of that number."""
-        return cls(number.to_bytes(cls.SIZE, "big"))
+        return cls(number.to_bytes(cls.SIZE, "little"))
 
     def int(self) -> builtins.int:
         """The job's number."""
-        return builtins.int.from_bytes(self._bytes, "big")
+        return builtins.int.from_bytes(self._bytes, "little")
 
 
 class _OfJob(BaseID):
@@ -95,16 +102,18 @@ class _OfJob(BaseID):
         return JobID(self._bytes[self._JOB])
 
 
-class NodeID(BaseID):
+class UniqueID(BaseID):
+    """An id that says nothing of what it belongs to."""
+
+    SIZE = 28
+
+
+class NodeID(UniqueID):
     """One raylet."""
 
-    SIZE = 28
 
-
-class WorkerID(BaseID):
+class WorkerID(UniqueID):
     """One worker or driver process."""
-
-    SIZE = 28
 
 
 class ActorID(_OfJob):

@@ -51,6 +51,7 @@ class Executor:
         self._cancelled: bytes = b""
         self._started = 0.0
         self._leaving = False
+        self._is_new = True
         self._calls: dict[bytes, int] = {}
         self._worn_out = False
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
@@ -180,6 +181,9 @@ class Executor:
         reactor = self._core.reactor
         unsent = 0
         while True:
+            if self._is_new and (self._becoming is not None or self._queue):
+                self._is_new = False
+                self._core.runtime_envs.run_setup_hook()
             if self._becoming is not None:
                 self._become_actor(*self._becoming)
                 self._becoming = None

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from nbray import cloudpickle
+from nbray.core_worker.serialization import dump
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import packaging
 from nbray.runtime_env.packaging import PackageError
 from nbray.runtime_env.spec import URI_PREFIX, from_text, merge, to_text
-from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
+from nbray.wire.gcs_messages import KvCount, KvKey, KvPut, KvValue
 from nbray.wire.records import JobConfig
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
+
+_HOOK = "worker_process_setup_hook"
 
 
 class RuntimeEnvs:
@@ -31,6 +38,7 @@ class RuntimeEnvs:
         self._known: dict[str, str] = {}
         self._working_dir = ""
         self._sys_path: Sequence[str] = ()
+        self._hook = ""
 
     def enter(self, text: str, working_dir: str = "", sys_path: Sequence[str] = ()) -> None:
         """This process runs in that environment, whose files are here."""
@@ -38,6 +46,28 @@ class RuntimeEnvs:
         self.text = text
         self._working_dir = working_dir
         self._sys_path = sys_path
+        self._hook = self._own.get(_HOOK, "")
+
+    def run_setup_hook(self) -> None:
+        """Run what is to run first in a worker, once; a worker in which that fails leaves."""
+        hook, self._hook = self._hook, ""
+        if not hook:
+            return
+        try:
+            if hook.startswith(URI_PREFIX):
+                key = msgspec.msgpack.encode(KvKey(packaging.NAMESPACE, hook.encode()))
+                reply = self._core.peers.gcs_call("KvGet", key)
+                found = msgspec.msgpack.decode(reply, type=KvValue).value
+                function = cloudpickle.loads(found or b"")
+            else:
+                module, _, name = hook.rpartition(".")
+                function = getattr(importlib.import_module(module), name)
+            function()
+        except BaseException:  # the user's code, of which the tasks' owners are to hear
+            print(f"The worker_process_setup_hook of pid {os.getpid()} failed.", file=sys.stderr)
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
 
     def set_own(self, env: Mapping[str, Any]) -> None:
         """The environment of a driver, which only its tasks and actors run in."""
@@ -64,6 +94,8 @@ class RuntimeEnvs:
         """
         if not env:
             return self.text
+        if callable(env.get(_HOOK)):
+            env = {**env, _HOOK: self._sent_hook(env[_HOOK])}
         given = to_text(env)
         known = self._known.get(given)
         if known is None:
@@ -71,6 +103,12 @@ class RuntimeEnvs:
             merged.pop("excludes", None)
             known = self._known[given] = to_text(merged)
         return known
+
+    def _sent_hook(self, function: Callable[[], object]) -> str:
+        data, _captured = dump(function)
+        uri = f"{URI_PREFIX}hook-{hashlib.sha256(data).hexdigest()}"
+        self._count("KvPut", KvPut(packaging.NAMESPACE, uri.encode(), data))
+        return uri
 
     def _uploaded(self, env: Mapping[str, Any]) -> dict[str, Any]:
         sent = dict(env)

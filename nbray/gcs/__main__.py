@@ -14,6 +14,7 @@ from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.common.ids import JobID
 from nbray.common.process import report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
@@ -154,7 +155,7 @@ class GcsServer:
         self._jobs += 1
         self._counters.put(b"jobs", self._jobs)
         logger.info("Job %d: %s (pid %d).", self._jobs, request.entrypoint, request.pid)
-        job_id = self._jobs.to_bytes(4, "big")
+        job_id = JobID.from_int(self._jobs).binary()
         self.state.job_began(job_id, request)
         await self._store.durable()
         return g.JobId(job_id)

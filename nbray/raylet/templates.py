@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ Report = dict[str, Any]
 
 
 class Template:
-    """One template, started by exec of ``python`` (empty: the raylet's own interpreter).
+    """One template, started by the command ``python`` (empty: the raylet's own interpreter).
 
     ``on_report`` gets what it says of its forks, ``on_end`` hears when it ended by itself.
     """
@@ -42,7 +43,7 @@ class Template:
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    python or sys.executable, "-m", "nbray.core_worker.template",
+                    *(shlex.split(python) or [sys.executable]), "-m", "nbray.core_worker.template",
                     "--session-dir", str(session.path),
                     "--raylet-socket", socket_path,
                     "--control-fd", str(theirs.fileno()),

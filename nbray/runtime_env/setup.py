@@ -7,9 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nbray.runtime_env import packaging
 from nbray.runtime_env.packaging import PackageError
@@ -33,7 +35,7 @@ class Prepared:
 
     Attributes:
         text: the text form of the environment, by which workers are pooled.
-        python: the interpreter; empty: the raylet's own.
+        python: the command of the interpreter; empty: the raylet's own.
         env_vars: variables to set.
         working_dir: where to run; empty: the driver's.
         sys_path: what comes first in ``sys.path``.
@@ -98,6 +100,16 @@ class EnvManager:
 
     async def _make(self, text: str) -> Prepared:
         env = from_text(text)
+        limit = env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S)
+        try:
+            async with asyncio.timeout(None if limit == -1 else float(limit)):
+                return await self._make_in_time(text, env)
+        except TimeoutError:
+            raise VenvError(
+                f"Setting it up took longer than {limit:.0f} s (setup_timeout_seconds)."
+            ) from None
+
+    async def _make_in_time(self, text: str, env: dict[str, Any]) -> Prepared:
         sys_path = []
         working_dir = ""
         if "working_dir" in env:
@@ -105,10 +117,10 @@ class EnvManager:
             sys_path.append(working_dir)
         for uri in env.get("py_modules", ()):
             sys_path.append(str(await self._unpacked(uri)))
-        python = ""
-        if "pip" in env:
-            limit = env.get("config", {}).get("setup_timeout_seconds", _TIMEOUT_S)
-            python = await self._venv(env["pip"], None if limit == -1 else float(limit))
+        python = env.get("py_executable", "")
+        for tool in ("pip", "uv"):
+            if tool in env:
+                python = shlex.quote(await self._venv(tool, env[tool]))
         return Prepared(text, python, env.get("env_vars", {}), working_dir, sys_path)
 
     async def _unpacked(self, uri: str) -> Path:
@@ -127,12 +139,12 @@ class EnvManager:
                 await asyncio.to_thread(packaging.unpack, b"".join(found), folder)
         return folder
 
-    async def _venv(self, pip: dict[str, object], timeout_s: float | None) -> str:
-        name = hashlib.sha256(json.dumps(pip, sort_keys=True).encode()).hexdigest()[:32]
-        folder = self._folder / "pip" / name
+    async def _venv(self, tool: str, wanted: dict[str, object]) -> str:
+        name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]
+        folder = self._folder / tool / name
         async with self._locks.setdefault(folder, asyncio.Lock()):
             if (folder / "installed.json").exists():
                 return str(folder / "bin" / "python")
             os.makedirs(folder.parent, exist_ok=True)
-            logger.info("Installing %s into %s.", pip["packages"], folder)
-            return await make_venv(folder, pip, timeout_s)
+            logger.info("Installing %s into %s.", wanted["packages"], folder)
+            return await make_venv(folder, tool, wanted)

@@ -11,10 +11,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("env_vars", "working_dir", "py_modules", "pip", "excludes", "config")
+FIELDS = (
+    "env_vars", "working_dir", "py_modules", "pip", "uv", "py_executable",
+    "worker_process_setup_hook", "excludes", "config",
+)  # fmt: skip
 _CONFIG_FIELDS = ("setup_timeout_seconds", "eager_install", "log_files")
-_PIP_FIELDS = ("packages", "pip_check", "pip_install_options", "pip_version")
+_INSTALLERS = {
+    "pip": ("packages", "pip_check", "pip_install_options", "pip_version"),
+    "uv": ("packages", "uv_check", "uv_version", "uv_pip_install_options"),
+}
+"""The fields of what installs packages."""
 URI_PREFIX = "gcs://"
+_FILE_PREFIX = "file://"
+
+
+class RuntimeEnvConfig(dict[str, Any]):
+    """How an environment is set up.
+
+    Args:
+        setup_timeout_seconds: how long that may take; -1: without limit.
+        eager_install: taken for Ray's sake: environments are set up when they are needed.
+        log_files: taken for Ray's sake, where nothing reads it either.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be.
+    """
+
+    def __init__(
+        self,
+        setup_timeout_seconds: int = 600,
+        eager_install: bool = True,
+        log_files: list[str] | None = None,
+    ) -> None:
+        super().__init__(
+            _config(
+                {
+                    "setup_timeout_seconds": setup_timeout_seconds,
+                    "eager_install": eager_install,
+                    "log_files": log_files or [],
+                }
+            )
+        )
 
 
 class RuntimeEnv(dict[str, Any]):
@@ -25,7 +62,10 @@ class RuntimeEnv(dict[str, Any]):
         working_dir: a folder or .zip file, in a copy of which the workers run.
         py_modules: folders, .py or .whl files that can be imported.
         pip: requirements as a list, the path of a requirements file, or a dict with "packages",
-            "pip_check" (False) and "pip_install_options".
+            "pip_check" (False), "pip_install_options" and "pip_version".
+        uv: the same, installed by uv: "uv_check", "uv_pip_install_options", "uv_version".
+        py_executable: the command that runs the workers' Python; nbray must be importable there.
+        worker_process_setup_hook: a function, or "module.function", that each worker runs first.
         excludes: patterns as in .gitignore; what they match is not copied.
         config: "setup_timeout_seconds" (600; -1 for no limit) and "eager_install", which has no
             effect here.
@@ -64,8 +104,15 @@ def validate(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     checks = {
         "env_vars": _env_vars, "working_dir": _working_dir, "py_modules": _py_modules,
-        "pip": _pip, "excludes": _excludes, "config": _config,
+        "pip": lambda value: _packages("pip", value), "uv": lambda value: _packages("uv", value),
+        "py_executable": _py_executable, "worker_process_setup_hook": _setup_hook,
+        "excludes": _excludes, "config": _config,
     }  # fmt: skip
+    if sum(bool(given.get(name)) for name in (*_INSTALLERS, "py_executable")) > 1:
+        raise ValueError(
+            "The 'pip' field, 'uv' field, and 'py_executable' field of runtime_env cannot be "
+            "specified at the same time: each gives the workers another Python."
+        )
     checked = {name: checks[name](value) for name, value in given.items() if value}
     return {name: value for name, value in checked.items() if value}
 
@@ -99,6 +146,7 @@ def _working_dir(value: Any) -> str:
 def _path(text: str) -> str:
     if text.startswith(URI_PREFIX):
         return text
+    text = text.removeprefix(_FILE_PREFIX)
     if "://" in text:
         raise ValueError(f"Only local paths can be used here; got {text}.")
     path = Path(text).expanduser()
@@ -119,47 +167,69 @@ def _py_modules(value: Any) -> list[str]:
     return paths
 
 
-def _pip(value: Any) -> dict[str, Any]:
+def _packages(tool: str, value: Any) -> dict[str, Any]:
+    """The full form of ``pip`` or ``uv``, under the names that `_INSTALLERS` has for it."""
+    where = f"runtime_env['{tool}']"
+    packages_field, check_field, options_field, version_field = _fields_of(tool)
     if isinstance(value, str | list | tuple):
-        value = {"packages": value}
+        value = {packages_field: value}
     if not isinstance(value, Mapping):
-        raise TypeError(f"runtime_env['pip'] must be of type str or List[str], got {type(value)}")
-    unknown = sorted(set(value) - set(_PIP_FIELDS))
-    if unknown:
+        raise TypeError(f"{where} must be of type str or List[str], got {type(value)}")
+    if set(value) - set(_INSTALLERS[tool]):
+        *others, last = _INSTALLERS[tool]
         raise ValueError(
-            "runtime_env['pip'] can only have these fields: packages, pip_check, "
-            f"pip_install_options and pip_version, but got: {sorted(value)}"
+            f"{where} can only have these fields: {', '.join(others)} and {last}, "
+            f"but got: {sorted(value)}"
         )
-    packages = value.get("packages", [])
+    packages = value.get(packages_field, [])
     if isinstance(packages, str):
         if not Path(packages).is_file():
             raise ValueError(f"{packages} is not a valid file")
         packages = [line.strip() for line in Path(packages).read_text().splitlines()]
         packages = [line for line in packages if line and not line.startswith("#")]
     if not isinstance(packages, list | tuple) or not all(isinstance(p, str) for p in packages):
-        raise TypeError(
-            f"runtime_env['pip'] must be of type str or List[str], got {type(packages)}"
-        )
-    check = value.get("pip_check", False)
+        raise TypeError(f"{where} must be of type str or List[str], got {type(packages)}")
+    check = value.get(check_field, False)
     if not isinstance(check, bool):
-        raise TypeError(f"runtime_env['pip']['pip_check'] must be of type bool, got {type(check)}")
+        raise TypeError(f"{where}['{check_field}'] must be of type bool, got {type(check)}")
     if not packages:
         return {}
-    full: dict[str, Any] = {"packages": list(packages), "pip_check": check}
-    if options := value.get("pip_install_options"):
+    full: dict[str, Any] = {packages_field: list(packages), check_field: check}
+    if options := value.get(options_field):
         if not isinstance(options, list | tuple) or not all(isinstance(o, str) for o in options):
             raise TypeError(
-                "runtime_env['pip']['pip_install_options'] must be of type List[str], "
-                f"got {type(options)}"
+                f"{where}['{options_field}'] must be of type List[str], got {type(options)}"
             )
-        full["pip_install_options"] = list(options)
-    if version := value.get("pip_version"):
+        full[options_field] = list(options)
+    if version := value.get(version_field):
         if not isinstance(version, str):
-            raise TypeError(
-                f"runtime_env['pip']['pip_version'] must be of type str, got {type(version)}"
-            )
-        full["pip_version"] = version
+            raise TypeError(f"{where}['{version_field}'] must be of type str, got {type(version)}")
+        full[version_field] = version
     return full
+
+
+def _fields_of(tool: str) -> tuple[str, str, str, str]:
+    options = "pip_install_options" if tool == "pip" else "uv_pip_install_options"
+    return "packages", f"{tool}_check", options, f"{tool}_version"
+
+
+def _py_executable(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"runtime_env['py_executable'] must be of type str, got {type(value)}")
+    return value
+
+
+def _setup_hook(value: Any) -> Any:
+    if isinstance(value, str):
+        if "." not in value:
+            raise ValueError(
+                "runtime_env['worker_process_setup_hook'] is a function, or the name of one with "
+                f"its module, as 'module.function'; got {value!r}"
+            )
+        return value
+    if not callable(value):
+        raise TypeError(f"worker_process_setup_hook must be a function, got {type(value)}.")
+    return value
 
 
 def _excludes(value: Any) -> list[str]:
@@ -183,7 +253,9 @@ def _config(value: Any) -> dict[str, Any]:
     if not isinstance(eager, bool):
         raise TypeError(f"eager_install must be a boolean. got {type(eager)}")
     limit = value.get("setup_timeout_seconds", 1)
-    if not isinstance(limit, int) or isinstance(limit, bool) or (limit <= 0 and limit != -1):
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"setup_timeout_seconds must be of type int, got: {type(limit)}")
+    if limit <= 0 and limit != -1:
         raise ValueError(
             f"setup_timeout_seconds must be greater than zero or equals to -1, got: {limit}"
         )

@@ -21,27 +21,25 @@ class VenvError(Exception):
     """The requirements could not be installed; the text is what pip said."""
 
 
-async def make_venv(folder: Path, pip: Mapping[str, Any], timeout_s: float | None) -> str:
+async def make_venv(folder: Path, tool: str, wanted: Mapping[str, Any]) -> str:
     """Make a virtual environment and install the requirements; returns its interpreter.
 
+    Args:
+        folder: where; nothing of it is left when it fails or is cancelled.
+        tool: ``pip`` or ``uv``.
+        wanted: the field of that name of a runtime environment.
+
     Raises:
-        VenvError: pip failed, or it took longer than ``timeout_s`` seconds.
+        VenvError: the requirements could not be installed.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _make(folder, pip)
-    except TimeoutError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise VenvError(
-            f"Making the virtual environment took longer than {timeout_s:.0f} s "
-            "(setup_timeout_seconds)."
-        ) from None
-    except VenvError:
+        return await _make(folder, tool, wanted)
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-async def _make(folder: Path, pip: Mapping[str, Any]) -> str:
+async def _make(folder: Path, tool: str, wanted: Mapping[str, Any]) -> str:
     await _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     python = str(folder / "bin" / "python")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -52,17 +50,25 @@ async def _make(folder: Path, pip: Mapping[str, Any]) -> str:
     pth = folder / "lib" / version / "site-packages" / "_inherited.pth"
     pth.write_text("\n".join(lines) + "\n")
     requirements = folder / "requirements.txt"
-    requirements.write_text("\n".join(pip["packages"]) + "\n")
-    options = pip.get("pip_install_options") or []
+    requirements.write_text("\n".join(wanted["packages"]) + "\n")
     runner = [sys.executable, "-m", "pip", "--python", python]
     install = ["install", "--disable-pip-version-check", "--no-input"]
-    if version_wanted := pip.get("pip_version"):
-        await _run(*runner, *install, f"pip{version_wanted}")
+    version_wanted = wanted.get(f"{tool}_version", "")
+    if tool == "uv" or version_wanted:
+        await _run(*runner, *install, f"{tool}{version_wanted}")
         runner = [python, "-m", "pip"]
-    await _run(*runner, *install, *options, "-r", str(requirements))
-    if pip.get("pip_check"):
-        await _run(*runner, "check")
-    (folder / "installed.json").write_text(json.dumps(dict(pip)))
+    if tool == "uv":
+        runner = [python, "-m", "uv", "pip"]
+        options = ["install", *wanted.get("uv_pip_install_options", [])]
+        await _run(*runner, *options, "--python", python, "-r", str(requirements))
+        check = ["check", "--python", python]
+    else:
+        options = wanted.get("pip_install_options", [])
+        await _run(*runner, *install, *options, "-r", str(requirements))
+        check = ["check"]
+    if wanted.get(f"{tool}_check"):
+        await _run(*runner, *check)
+    (folder / "installed.json").write_text(json.dumps(dict(wanted)))
     return python
 
 
