@@ -280,7 +280,7 @@ def test_decorators_that_are_used_wrongly() -> None:
 
 def test_wrong_ids_and_coroutine_functions_are_refused() -> None:
     assert nbray.JobID.from_int(1).hex() == "01000000" and nbray.JobID.from_int(7).int() == 7
-    with pytest.raises(ValueError, match="^ID string needs to have length 28, got 2$"):
+    with pytest.raises(ValueError, match=r"^ID string needs to have length 28, got 2$"):
         nbray.NodeID(b"ab")
     with pytest.raises(TypeError, match=r"^Unsupported type: <class 'str'>, expected bytes$"):
         nbray.ObjectRef("a" * 28)
@@ -288,5 +288,5 @@ def test_wrong_ids_and_coroutine_functions_are_refused() -> None:
 
     async def coroutine() -> None: ...
 
-    with pytest.raises(ValueError, match="^'async def' should not be used for remote tasks"):
+    with pytest.raises(ValueError, match=r"^'async def' should not be used for remote tasks"):
         nbray.remote(coroutine)
