@@ -70,7 +70,7 @@ def test_a_ref_of_an_id_alone_compares_and_prints() -> None:
     assert ObjectRef.nil().is_nil()
     assert not ref.is_nil()
     assert repr(ref) == f"ObjectRef({ref.hex()})"
-    with pytest.raises(ValueError, match="28 bytes, not 3"):
+    with pytest.raises(ValueError, match="length 28, got 3"):
         ObjectRef(b"abc")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nbray.cli.dashboard import dashboard
+from nbray.cli.logs import logs
 from nbray.cli.start import start
 from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
 from nbray.cli.status import status
@@ -26,3 +27,4 @@ main.add_command(get_command)
 main.add_command(summary_command)
 main.add_command(timeline)
 main.add_command(memory)
+main.add_command(logs)

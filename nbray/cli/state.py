@@ -59,13 +59,13 @@ _IN_TABLES = {
     "workers": ("worker_id", "worker_type", "activity", "node_id", "ip", "pid"),
 }  # fmt: skip
 
-_address = click.option(
+address_option = click.option(
     "--address", help="HOST:PORT of the head node; the newest cluster here by default."
 )
-_timeout = click.option("--timeout", default=30, show_default=True, help="Seconds.")
+timeout_option = click.option("--timeout", default=30, show_default=True, help="Seconds.")
 
 
-def _clear_errors(command: Callable[..., None]) -> Callable[..., None]:
+def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
     """What the cluster refuses, and that there is none, is one line."""
 
     @functools.wraps(command)
@@ -89,9 +89,9 @@ def _clear_errors(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--format", "form", type=click.Choice(["default", "table", "json", "yaml"]), default="default"
 )
-@_timeout
-@_address
-@_clear_errors
+@timeout_option
+@address_option
+@clear_errors
 def list_command(
     resource: str, conditions: tuple[str, ...], limit: int, detail: bool, form: str, timeout: int,
     address: str | None,
@@ -118,9 +118,9 @@ def list_command(
 @click.argument("resource", type=click.Choice(sorted(_GETS)))
 @click.argument("id")
 @click.option("--format", "form", type=click.Choice(["json", "yaml"]), default="yaml")
-@_timeout
-@_address
-@_clear_errors
+@timeout_option
+@address_option
+@clear_errors
 def get_command(resource: str, id: str, form: str, timeout: int, address: str | None) -> None:
     """Show all that is known of one task, actor, object, node, worker or job."""
     found = _GETS[resource](id, address=address, timeout=timeout)
@@ -133,9 +133,9 @@ def get_command(resource: str, id: str, form: str, timeout: int, address: str | 
 @click.command("summary")
 @click.argument("resource", type=click.Choice(sorted(_SUMMARIES)))
 @click.option("--format", "form", type=click.Choice(["table", "json", "yaml"]), default="table")
-@_timeout
-@_address
-@_clear_errors
+@timeout_option
+@address_option
+@clear_errors
 def summary_command(resource: str, form: str, timeout: int, address: str | None) -> None:
     """Count tasks by function, actors by class, or objects by the line that made them."""
     cluster = _SUMMARIES[resource](
@@ -170,9 +170,9 @@ def summary_command(resource: str, form: str, timeout: int, address: str | None)
     "--output", type=click.Path(dir_okay=False, path_type=Path),
     help="The file; nbray-timeline-TIME.json by default.",
 )  # fmt: skip
-@_timeout
-@_address
-@_clear_errors
+@timeout_option
+@address_option
+@clear_errors
 def timeline(output: Path | None, timeout: int, address: str | None) -> None:
     """Write the tasks that ran as a trace, for ui.perfetto.dev or chrome://tracing."""
     found = ask(q.tasks(MOST_TASKS), address, timeout)
@@ -194,9 +194,9 @@ def timeline(output: Path | None, timeout: int, address: str | None) -> None:
     default="PROCESS", show_default=True, help="Add up by process, or by the line that made them.",
 )  # fmt: skip
 @click.option("--stats-only", is_flag=True, help="Only the sums.")
-@_timeout
-@_address
-@_clear_errors
+@timeout_option
+@address_option
+@clear_errors
 def memory(
     num_entries: int, group_by: str, stats_only: bool, timeout: int, address: str | None
 ) -> None:

@@ -67,6 +67,8 @@ class StateTables:
             "ListTasks": (s.TasksRequest, self._list_tasks),
             "ListObjects": (s.ObjectsRequest, self._list_objects),
             "Metrics": (Empty, self._metrics),
+            "ListLogs": (s.LogsRequest, self._list_logs),
+            "ReadLog": (s.ReadLog, self._read_log),
             "Demand": (Empty, self._demand),
             "RecentFailures": (Empty, self._recent_failures),
             "TaskTotals": (Empty, self._task_totals),
@@ -169,6 +171,18 @@ class StateTables:
     async def _metrics(self, request: Empty) -> s.Metrics:
         answers = await self._ask_all("Metrics", request, s.NodeMetrics)
         return s.Metrics([answer for _node, answer in answers if answer is not None])
+
+    async def _list_logs(self, request: s.LogsRequest) -> s.LogFiles:
+        return await self._ask_one(request.node_id, "ListLogs", request, s.LogFiles)
+
+    async def _read_log(self, request: s.ReadLog) -> s.LogPart:
+        return await self._ask_one(request.node_id, "ReadLog", request, s.LogPart)
+
+    async def _ask_one(self, node_id: bytes, method: str, request: Any, reply: type[T]) -> T:
+        for node in self._nodes():
+            if node.node_id == node_id and node.alive:
+                return await self._raylet(node).call(method, request, reply, _ASK_RAYLET_S)
+        raise ValueError(f"No node that is alive has the id {node_id.hex()}.")
 
     async def _ask_all(
         self, method: str, request: Any, reply: type[T]

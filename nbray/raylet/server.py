@@ -22,6 +22,7 @@ from nbray.raylet.actors import ActorManager
 from nbray.raylet.groups import GroupManager
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
+from nbray.raylet.logs import LogFolder
 from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.metrics import MetricTable
 from nbray.raylet.nodes import NodeTable
@@ -41,14 +42,14 @@ from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.raylet_messages import DropObjects, KeepObjects, ProcessGone, PullChunk, TellOwner
 from nbray.wire.records import Address, NodeInfo
-from nbray.wire.state_messages import ObjectsRequest, TasksRequest
+from nbray.wire.state_messages import LogsRequest, ObjectsRequest, ReadLog, TasksRequest
 
 logger = logging.getLogger(__name__)
 
 _GCS_METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
-    "GetDashboard", "ListTasks", "ListObjects",
+    "GetDashboard", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
 _SOONEST_REPORT_S = 0.1
@@ -99,6 +100,7 @@ class Raylet:
         )
         self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
+        self._logs = LogFolder(session.log_path("raylet.log").parent)
         self._background = Background()
 
     # --- life --------------------
@@ -133,6 +135,8 @@ class Raylet:
             "ListTasks": (TasksRequest, self._events.list_tasks),
             "ListObjects": (ObjectsRequest, self._state.list_objects),
             "Metrics": (g.Empty, self._metrics.list),
+            "ListLogs": (LogsRequest, self._logs.list),
+            "ReadLog": (ReadLog, self._logs.read),
         }
 
     def row(self, alive: bool = True) -> NodeInfo:

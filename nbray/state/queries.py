@@ -235,6 +235,26 @@ def objects(limit: int) -> Query[r.ObjectList]:
     return Query("ListObjects", s.Objects, _objects, body)
 
 
+def logs(node_id: str, pattern: str) -> Query[dict[str, int]]:
+    """The sizes of a node's logs by name, as far as the names match."""
+    body = msgspec.msgpack.encode(s.LogsRequest(bytes.fromhex(node_id), pattern))
+    return Query("ListLogs", s.LogFiles, _sizes, body)
+
+
+def _sizes(reply: s.LogFiles) -> dict[str, int]:
+    return reply.sizes
+
+
+def log(node_id: str, name: str, offset: int, lines: int) -> Query[s.LogPart]:
+    """What a log has after ``offset``, or if that is negative its last ``lines`` lines."""
+    request = s.ReadLog(bytes.fromhex(node_id), name, offset, lines)
+    return Query("ReadLog", s.LogPart, _part, msgspec.msgpack.encode(request))
+
+
+def _part(reply: s.LogPart) -> s.LogPart:
+    return reply
+
+
 def _metrics(reply: s.Metrics) -> list[s.NodeMetrics]:
     return reply.nodes
 

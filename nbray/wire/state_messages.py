@@ -255,3 +255,38 @@ class Objects(msgspec.Struct, array_like=True):
     holders: list[Holder]
     silent: int = 0
     unreachable: list[bytes] = []
+
+
+class LogsRequest(msgspec.Struct, array_like=True):
+    """To GCS and raylet: ``ListLogs`` of a node, whose names match a pattern. By `LogFiles`."""
+
+    node_id: bytes
+    pattern: str = "*"
+
+
+class LogFiles(msgspec.Struct, array_like=True):
+    """Answer to ``ListLogs``: sizes in bytes by name."""
+
+    sizes: dict[str, int]
+
+
+class ReadLog(msgspec.Struct, array_like=True):
+    """To GCS and raylet: a part of a log. Answered by `LogPart`.
+
+    What comes after ``offset``, or if that is negative the last ``lines`` lines; of both, at most
+    ``most_bytes``.
+    """
+
+    node_id: bytes
+    name: str
+    offset: Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)] = -1
+    lines: Index = 1000
+    most_bytes: Annotated[int, msgspec.Meta(ge=0, le=4 << 20)] = 1 << 20
+
+
+class LogPart(msgspec.Struct, array_like=True):
+    """Answer to ``ReadLog``: ``data`` ends at ``offset`` of the log; ``missing``: there is none."""
+
+    data: bytes
+    offset: int
+    missing: bool = False

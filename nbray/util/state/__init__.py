@@ -37,6 +37,7 @@ from nbray.util.state.api import (
     summarize_objects,
     summarize_tasks,
 )
+from nbray.util.state.logs import get_log, list_logs
 
 RayStateApiException = StateApiException
 
@@ -54,6 +55,7 @@ __all__ = [
     "WorkerState",
     "get_actor",
     "get_job",
+    "get_log",
     "get_node",
     "get_objects",
     "get_placement_group",
@@ -63,6 +65,7 @@ __all__ = [
     "list_demand",
     "list_failures",
     "list_jobs",
+    "list_logs",
     "list_nodes",
     "list_objects",
     "list_placement_groups",

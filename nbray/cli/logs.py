@@ -1,0 +1,45 @@
+"""``nbray logs``: what the processes of the cluster wrote, on any node."""
+
+from __future__ import annotations
+
+import click
+
+from nbray.cli.state import address_option, clear_errors, timeout_option
+from nbray.util.state import get_log, list_logs
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--node-id", help="The node; the head by default.")
+@click.option("--node-ip", help="The node, by its address.")
+@click.option("--pid", type=int, help="The log of this worker.")
+@click.option("--actor-id", help="The log of this actor's process.")
+@click.option("--task-id", help="The log of the worker that ran this task.")
+@click.option("--err", is_flag=True, help="Of a worker, what it wrote to stderr.")
+@click.option("--tail", default=1000, show_default=True, help="So many lines; -1 for all.")
+@click.option("--follow", is_flag=True, help="Go on with what is written later.")
+@timeout_option
+@address_option
+@clear_errors
+def logs(
+    name: str | None, node_id: str | None, node_ip: str | None, pid: int | None,
+    actor_id: str | None, task_id: str | None, err: bool, tail: int, follow: bool, timeout: int,
+    address: str | None,
+) -> None:  # fmt: skip
+    """Print a log, or list those of a node.
+
+    NAME is a log's, or a pattern like 'worker-*', whose names are listed.
+    """
+    pattern = name is not None and any(sign in name for sign in "*?[")
+    if pattern or (name is None and pid is None and actor_id is None and task_id is None):
+        for kind, names in list_logs(address, node_id, node_ip, name, timeout).items():
+            click.echo(f"{kind}:")
+            for one in names:
+                click.echo(f"  {one}")
+        return
+    parts = get_log(
+        address, node_id, node_ip, name, actor_id, task_id, pid, follow, tail, timeout,
+        "err" if err else "out", errors="replace",
+    )  # fmt: skip
+    for part in parts:
+        click.echo(part, nl=False)
