@@ -90,6 +90,24 @@ def test_the_errors_of_tasks(cluster: Path) -> None:
     assert "ValueError: Task returned 3 objects, but num_returns=2." in str(failure(two[0]))
 
 
+class WithRef(Exception):
+    """An error that refers to a value."""
+
+    def __init__(self, ref: nbray.ObjectRef) -> None:
+        super().__init__(ref)
+        self.ref = ref
+
+
+def test_a_ref_in_an_error_can_be_used(cluster: Path) -> None:
+    @nbray.remote
+    def fail() -> None:
+        raise WithRef(nbray.put("what it is about"))
+
+    error = failure(fail.remote())
+    assert isinstance(error, WithRef)
+    assert nbray.get(error.ref, timeout=30) == "what it is about"
+
+
 def test_an_error_is_passed_on_with_the_root_cause_first(cluster: Path) -> None:
     @nbray.remote
     def outer() -> None:

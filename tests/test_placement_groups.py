@@ -380,3 +380,17 @@ def test_a_group_that_an_actor_made_ends_with_it(cluster: Path) -> None:
     nbray.kill(maker)
     wait_until(lambda: table(group)["state"] == "REMOVED", "its end", 40)
     all_is_free()
+
+
+def test_a_gcs_that_comes_back_remembers_what_was_removed(session_root: Path) -> None:
+    nbray.init(num_cpus=1)
+    removed, kept = placement_group([{"CPU": 1}], name="once"), placement_group([{"CPU": 1}])
+    assert removed.wait(30)
+    remove_placement_group(removed)
+    assert kept.wait(30)
+    kill_gcs(session_root)
+    assert placement_group_table(removed)["state"] == "REMOVED"
+    assert placement_group_table(kept)["state"] == "CREATED"
+    again = placement_group([{"CPU": 1}], name="once")  # the name is free
+    remove_placement_group(kept)
+    assert again.wait(30)

@@ -208,8 +208,11 @@ class TaskRunner:
             text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
             wrapped = self.task_error(spec, text, _root_cause(spec, error))
         try:
-            data = serialize(wrapped).to_bytes()
+            packed = serialize(wrapped)
+            data = packed.to_bytes()
             deserialize(data, None)
+            for ref in packed.contained:  # nobody can tell how long the error is kept
+                self._core.pickled_refs.add(self._core.borrowed_ref(ref.object_id, ref.owner))
         except Exception:
             logger.info("The exception of %s cannot be sent; its text is.", spec.name)
             data = serialize(self.task_error(spec, text, None)).to_bytes()

@@ -79,10 +79,10 @@ class GroupTable:
         self._names = {
             (life.spec.namespace, life.spec.name): group_id
             for group_id, life in self._groups.items()
-            if life.spec.name
+            if life.spec.name and life.state != "REMOVED"
         }
-        self._removed: deque[bytes] = deque()
-        self._unplaced = [i for i, life in self._groups.items() if life.state != "CREATED"]
+        self._removed = deque(i for i, life in self._groups.items() if life.state == "REMOVED")
+        self._unplaced = [i for i, life in self._groups.items() if life.state not in _DECIDED]
         self._warned: set[bytes] = set()
         self._waits: dict[bytes, float] = {}
         self._releasing: set[BundleKey] = set()
@@ -204,10 +204,7 @@ class GroupTable:
     def _set(self, group_id: bytes, state: str) -> None:
         life = self._groups[group_id]
         life.state, life.reasons = state, []
-        if state == "REMOVED":
-            self._table.delete(group_id)
-        else:
-            self._table.put(group_id, life)
+        self._table.put(group_id, life)
         event = self._changed.pop(group_id, None)
         if event is not None:
             event.set()
@@ -404,7 +401,9 @@ class GroupTable:
             self._set(group_id, "REMOVED")
             self._removed.append(group_id)
             if len(self._removed) > _REMOVED_KEPT:
-                self._groups.pop(self._removed.popleft(), None)
+                oldest = self._removed.popleft()
+                self._groups.pop(oldest, None)
+                self._table.delete(oldest)
         if not removed:
             return
         for group_id in removed:
