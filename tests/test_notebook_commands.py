@@ -16,6 +16,7 @@ __all__ = ["notebook"]
 def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
     notebook.run("import nbray\n@nbray.remote\ndef task():\n    print('in the task')\n")
     notebook.run("nbray.get([task.remote() for _ in range(3)])")
+    notebook.run("nbray.get(task.remote())")
     notebook.run("%%remote --actor desk --num-cpus 0.5\nprint('at the desk')")
     actors = notebook.run("%nbray actors").result
     assert "desk" in actors and "ALIVE" in actors and "CPU 0.5" in actors
@@ -23,7 +24,7 @@ def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
     assert identity in notebook.run(f"%nbray actors {identity}").result
     assert "No actor is called 'nobody'" in notebook.run("%nbray actors nobody").result
     tasks = [line.split() for line in notebook.run("%nbray tasks").result.splitlines()]
-    assert ["task", "3", "0", "0", "3", "0"] in tasks
+    assert ["task", "4", "0", "0", "4", "0"] in tasks, "of both cells"
     workers = notebook.run("%nbray workers").result
     assert "actor" in workers and "driver" in workers
     assert "alive" in notebook.run("%nbray nodes").result

@@ -80,12 +80,16 @@ def _tasks(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
 
     if request_counts(take):
         arrived.wait(_COUNTS_S)
-    rows = [
-        (row.name, row.submitted, row.unfinished - row.running, row.running, row.done, row.failed)
-        for row in counts
-    ]
-    if not rows:
+    functions: dict[str, list[int]] = {}
+    for row in counts:  # one for each cell that submitted some
+        numbers = (
+            row.submitted, row.unfinished - row.running, row.running, row.done, row.failed
+        )  # fmt: skip
+        so_far = functions.get(row.name, [0] * len(numbers))
+        functions[row.name] = [before + more for before, more in zip(so_far, numbers, strict=True)]
+    if not functions:
         return Table((), (), notes=["This notebook has submitted no task yet."])
+    rows = [(name, *numbers) for name, numbers in functions.items()]
     return Table(("function", "submitted", "queued", "running", "done", "failed"), rows)
 
 
