@@ -149,7 +149,8 @@ def _graph(name: str, title: str, lines: dict[str, str], source: ColumnDataSourc
         axis.major_tick_line_color = axis.minor_tick_line_color = None
     graph.grid.grid_line_color = _GRID
     legend = graph.legend[0]
-    legend.location, legend.orientation = "top_left", "horizontal"
+    graph.add_layout(legend, "below")  # beside the curves, which it would cover
+    legend.location, legend.orientation = "left", "horizontal"
     legend.background_fill_alpha, legend.border_line_color = 0, None
     return graph
 
