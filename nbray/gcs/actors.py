@@ -21,16 +21,14 @@ from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.gcs.actor_life import ActorLife, State
+from nbray.gcs.actor_processes import ActorProcesses
 from nbray.gcs.placement import ActorPlacement, shape_of
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire.gcs_messages import (
-    ActorsHere,
     ActorStarted,
     CreateActorRequest,
-    Empty,
-    EndActor,
     FoundActor,
     KillActorRequest,
     NamedActor,
@@ -38,7 +36,7 @@ from nbray.wire.gcs_messages import (
     StartActor,
     WorkerDied,
 )
-from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.messages import ActorState
 from nbray.wire.records import ActorSpec, Address, JobConfig, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
@@ -49,7 +47,6 @@ logger = logging.getLogger(__name__)
 _DEAD_KEPT = 1000
 _RETRY_S = 0.2
 _KNOWN_WITHIN_S = 5.0
-_START_TIMEOUT_S = 3600.0
 _LONGEST_WAIT_S = 5.0
 
 
@@ -79,9 +76,9 @@ class ActorTable:
         warn: Callable[[JobConfig, str], Awaitable[None]],
     ) -> None:
         self.placement = ActorPlacement(nodes, random.Random())
+        self._processes = ActorProcesses(nodes, raylet, self.placement)
         self._warn = warn
         self._nodes = nodes
-        self._raylet = raylet
         self._store = store
         self._job_ended = job_ended
         self._lives = Table(store, "actors", ActorLife)
@@ -91,7 +88,6 @@ class ActorTable:
         self._dead: deque[bytes] = deque()
         self._made_by: dict[bytes, set[bytes]] = {}
         self._background = Background()
-        self._starting: dict[bytes, set[asyncio.Future[ActorStarted]]] = {}
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
         self.on_dead: Callable[[bytes], None] = lambda actor_id: None
         self.group_is_removed: Callable[[bytes], bool | None] = lambda group_id: None
@@ -200,7 +196,7 @@ class ActorTable:
         node_id, attempt = life.node_id(), life.restarts
         self._end(actor, cause, kind)
         if node_id:
-            self._background.start(self._kill(node_id, life.actor_id, attempt))
+            self._background.start(self._processes.end(node_id, life.actor_id, attempt))
 
     # --- placed --------------------
 
@@ -241,11 +237,13 @@ class ActorTable:
                     return  # the GCS leaves
                 if not life.unplaced or life.restarts != attempt:
                     continue
-            started = await self._ask(actor, choice, attempt, time.monotonic() - began)
+            waited_s = time.monotonic() - began
+            request = StartActor(actor.spec, actor.job, attempt, self.placement.wait_s, waited_s)
+            started = await self._processes.start(choice, request)
             if started is None:
                 await asyncio.sleep(_RETRY_S)
             elif not life.unplaced or life.restarts != attempt:
-                await self._kill(node.node_id, life.actor_id, attempt)
+                await self._processes.end(node.node_id, life.actor_id, attempt)
             elif started.busy:
                 life.placing = b""
                 busy.add(node.node_id)
@@ -264,33 +262,6 @@ class ActorTable:
         demand = Demand(options.resources, options.strategy, options.selector)
         text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
         await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
-
-    async def _ask(
-        self, actor: _Actor, choice: Choice, attempt: int, waited_s: float
-    ) -> ActorStarted | None:
-        """Have an attempt started by a raylet; None when that was not heard of."""
-        node = choice.node
-        assert node is not None
-        request = StartActor(actor.spec, actor.job, attempt, self.placement.wait_s, waited_s)
-        call = asyncio.ensure_future(
-            self._raylet(node).call("StartActor", request, ActorStarted, _START_TIMEOUT_S)
-        )
-        calls = self._starting.setdefault(node.node_id, set())
-        calls.add(call)
-        try:
-            if choice.verdict is Verdict.LATER:
-                async with self.placement.turn(actor.spec.options):
-                    await asyncio.wait({call}, timeout=self.placement.wait_s + 1)
-            return await call
-        except RpcError as error:
-            logger.warning("Actor %s was not started: %s", actor.spec.class_name, error)
-        except asyncio.CancelledError:
-            if not call.cancelled():
-                raise
-            logger.warning("Actor %s was not started: the node died.", actor.spec.class_name)
-        finally:
-            calls.discard(call)
-        return None
 
     def _on_answer(self, actor: _Actor, started: ActorStarted) -> None:
         if started.address is not None:
@@ -361,8 +332,7 @@ class ActorTable:
 
     async def node_died(self, node_id: bytes, cause: str) -> None:
         """All workers of a node are gone."""
-        for call in self._starting.pop(node_id, ()):
-            call.cancel()
+        self._processes.node_died(node_id)
         for actor in list(self._actors.values()):
             life = actor.life
             if life.address is not None and life.address.node_id == node_id:
@@ -393,18 +363,7 @@ class ActorTable:
             return
         await self._store.durable()
         if node_id:
-            await self._kill(node_id, life.actor_id, attempt, graceful=request.graceful)
-
-    async def _kill(
-        self, node_id: bytes, actor_id: bytes, attempt: int, graceful: bool = False
-    ) -> None:
-        request = EndActor(actor_id, attempt, graceful)
-        for node in self._nodes():
-            if node.node_id == node_id and node.alive:
-                try:
-                    await self._raylet(node).call("EndActor", request, Empty)
-                except RpcError as error:
-                    logger.warning("The process of an actor was not ended: %s", error)
+            await self._processes.end(node_id, life.actor_id, attempt, graceful=request.graceful)
 
     async def finish_job(self, job_id: bytes) -> None:
         """The driver left: its actors end, but for the detached."""
@@ -423,10 +382,8 @@ class ActorTable:
             for actor in self._actors.values()
             if actor.life.address is not None and actor.life.address.node_id == node.node_id
         ]
-        try:
-            here = await self._raylet(node).call("ActorsHere", Empty(), ActorsHere)
-        except RpcError as error:
-            logger.warning("Node %s did not list its actors: %s", node.node_id.hex()[:8], error)
+        here = await self._processes.on(node)
+        if here is None:
             return
         found = {(row.actor_id, row.attempt) for row in here.rows if not row.ended}
         causes = {(row.actor_id, row.attempt): row.ended for row in here.rows if row.ended}
@@ -440,7 +397,7 @@ class ActorTable:
                 or actor.life.node_id() != node.node_id
             ):
                 logger.warning("Actor %s should not be there any more.", row.actor_id.hex())
-                await self._kill(node.node_id, row.actor_id, row.attempt)
+                await self._processes.end(node.node_id, row.actor_id, row.attempt)
         for actor, attempt in expected:
             life = actor.life
             missing = (life.actor_id, attempt) not in found
