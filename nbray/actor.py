@@ -55,6 +55,11 @@ def method(*functions: Any, **options: Any) -> Any:
         AssertionError: there is no such option, as in Ray.
         ValueError: the value of an option is impossible.
     """
+    if functions and (options or len(functions) > 1 or not callable(functions[0])):
+        raise AssertionError(
+            "The @nbray.method decorator must be applied using no arguments or at least one of "
+            f"the arguments {sorted(_METHOD_OPTIONS)}, as @nbray.method(num_returns=2)."
+        )
     for name in options:
         if name not in _METHOD_OPTIONS:
             raise AssertionError(

@@ -79,7 +79,8 @@ def put(value: Any) -> ObjectRef:
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
-            "Calling 'put' on an nbray.ObjectRef is not allowed. Put it into a list, and put that."
+            "Calling 'put' on an nbray.ObjectRef is not allowed. If you really want to do this, "
+            "you can wrap the nbray.ObjectRef in a list and call 'put' on it."
         )
     try:
         return current_core().put(value)
@@ -125,12 +126,12 @@ def wait(
         return [], []
     unique = {ref._id for ref in refs} if kinds == {ObjectRef} else set(refs)
     if len(unique) != len(refs):
-        raise ValueError("Wait requires a list of unique object refs.")
+        raise ValueError("Wait requires a list of unique ray_waitables.")
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")
     if num_returns > len(refs):
         raise ValueError(
-            "num_returns cannot be greater than the number of waitables provided to nbray.wait."
+            "num_returns cannot be greater than the number of ray_waitables provided to nbray.wait."
         )
     return current_core().values.wait(refs, num_returns, timeout)
 

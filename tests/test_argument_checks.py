@@ -286,6 +286,9 @@ def test_wrong_ids_and_coroutine_functions_are_refused() -> None:
         nbray.ObjectRef("a" * 28)
     assert isinstance(nbray.WorkerID.from_random(), nbray.UniqueID)
 
+    with pytest.raises(AssertionError, match=r"^The @nbray.method decorator must be applied"):
+        nbray.method(3)
+
     async def coroutine() -> None: ...
 
     with pytest.raises(ValueError, match=r"^'async def' should not be used for remote tasks"):
