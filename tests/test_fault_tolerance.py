@@ -21,12 +21,16 @@ from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_promise_names_a_test_that_exists() -> None:
-    table = (ROOT / "docs/fault-tolerance.md").read_text()
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
-    assert len(named) > 20
-    for file, test in named:
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {test}"
+@pytest.mark.parametrize("page", ["fault-tolerance.md", "notebook.md"])
+def test_every_promise_names_a_test_that_exists(page: str) -> None:
+    file, count = "", 0
+    named = re.finditer(r"`(test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "docs" / page).read_text())
+    for match in named:
+        file = match[1] or file  # what begins with :: is in the file named before
+        text = (ROOT / "tests" / file).read_text()
+        assert not match[2] or f"def {match[2]}(" in text, f"{file} has no {match[2]}"
+        count += 1
+    assert count > 20
 
 
 @nbray.remote(num_cpus=0)
