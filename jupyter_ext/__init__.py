@@ -22,7 +22,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     from nbray.jupyter_ext.shipping import Shipped
     from nbray.jupyter_ext.workspace import Workspace
     from nbray.util.function_pickles import set_wrapper
-    from nbray.util.output import set_origin_finder, set_output_handler
+    from nbray.util.output import set_origin_finder, set_output_handler, set_warning_handler
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
@@ -41,6 +41,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     router.before_cell()
     set_origin_finder(router.number_here)
     set_output_handler(router)
+    set_warning_handler(router.warn)
     set_wrapper(lambda target: workspace.modules.wrap(Shipped(target)))
 
 
@@ -56,7 +57,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     from nbray.jupyter_ext.output import OutputRouter
     from nbray.jupyter_ext.workspace import Workspace
     from nbray.util.function_pickles import set_wrapper
-    from nbray.util.output import set_origin_finder, set_output_handler
+    from nbray.util.output import set_origin_finder, set_output_handler, set_warning_handler
 
     shell.ast_transformers[:] = [
         transformer
@@ -75,5 +76,6 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
                 owner.close()
     set_workspace(None)
     set_output_handler(None)
+    set_warning_handler(None)
     set_origin_finder(lambda: 0)
     set_wrapper(None)

@@ -250,6 +250,12 @@ class OutputRouter:
         elif "data" in content:
             self.publish("display_data", content, parent)
 
+    def warn(self, text: str) -> None:
+        """Show a warning of the cluster in the cell that ran last, whichever thread brings it."""
+        cell = self._cells.get(self._latest)
+        parent = cell.parent if cell is not None else {}
+        self.publish("stream", {"name": "stderr", "text": f"{text}\n"}, parent)
+
     def publish(self, kind: str, content: dict[str, Any], cell: dict[str, Any]) -> None:
         """Send an IOPub message that belongs to ``cell``; in a terminal, print its text."""
         if self._kernel is None or not cell:

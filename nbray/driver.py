@@ -282,6 +282,7 @@ def _join(
     )  # fmt: skip
     core.peers.start(info["raylet_socket"], info["node_ip"])
     core.on_output = output.deliver if shows_output else None
+    core.on_warning = output.warn
     core.reactor.start()
     namespace = namespace or os.urandom(8).hex()
     sys_path = [entry or os.getcwd() for entry in sys.path]

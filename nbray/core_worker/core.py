@@ -94,6 +94,10 @@ class CoreWorker:
         self.on_raylet_lost: Callable[[], None] = lambda: None
         self._given_up: Exception | None = None
         self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None
+        # A worker's stderr reaches its driver.
+        self.on_warning: Callable[[str], None] = lambda text: print(
+            text, file=sys.stderr, flush=True
+        )
         self.on_task_start: Callable[[], None] = lambda: None
         self.on_task_end: Callable[[], None] = lambda: None
         self.newest_task: TaskContext | None = None
@@ -488,8 +492,7 @@ class CoreWorker:
             self.on_output(message)
 
     def _on_warning(self, _raylet: Connection, message: wm.SchedulingWarning) -> None:
-        # A worker's stderr reaches its driver.
-        print(f"(raylet) {message.text}", file=sys.stderr, flush=True)
+        self.on_warning(f"(raylet) {message.text}")
 
     def _on_closed(self, connection: Connection) -> None:
         if connection is self.peers.raylet:

@@ -28,12 +28,15 @@ __all__ = [
     "set_origin",
     "set_origin_finder",
     "set_output_handler",
+    "set_warning_handler",
+    "warn",
 ]
 
 logger = logging.getLogger(__name__)
 
 OutputHandler = Callable[[OutputLines | OutputDisplay], None]
 _handler: OutputHandler | None = None
+_warning_handler: Callable[[str], None] | None = None
 _unfinished: dict[tuple[bytes, str], str] = {}
 
 
@@ -45,6 +48,20 @@ def set_output_handler(handler: OutputHandler | None) -> None:
     """
     global _handler
     _handler = handler
+
+
+def set_warning_handler(handler: Callable[[str], None] | None) -> None:
+    """Give what the cluster warns of to ``handler`` instead of printing it, as output."""
+    global _warning_handler
+    _warning_handler = handler
+
+
+def warn(text: str) -> None:
+    """Show one warning, to which nobody has to react."""
+    if _warning_handler is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        _warning_handler(text)
 
 
 def set_origin(number: int) -> None:
