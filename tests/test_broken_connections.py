@@ -189,7 +189,7 @@ def test_an_owner_that_stands_still_is_not_dead(cluster: Path) -> None:
 
 
 def test_whoever_connects_and_goes_again_ends_nobody(cluster: Path) -> None:
-    """As a port scanner or a load balancer's check does, while an actor idles and a driver waits."""
+    """As a port scanner or a health check does, while an actor idles and a driver waits."""
     counter = Counter.options(resources={}).remote()
     ports = [nbray.get(counter.port.remote(), timeout=30), my_port()]
     stop = threading.Event()
