@@ -27,11 +27,13 @@ import select
 import socket
 import threading
 import time
+import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 
 from nbray.common.config import Config
+from nbray.exceptions import NbraySystemError
 from nbray.wire.connection import READ_BYTES, Connection
 from nbray.wire.handshake import ClientHandshake, ServerHandshake
 from nbray.wire.messages import Message
@@ -39,6 +41,7 @@ from nbray.wire.waiting import DeferredInterrupt, Poll, Spinner, Waiter
 
 logger = logging.getLogger(__name__)
 
+STOPPED = "System error: nbray.shutdown() was called meanwhile. nbray.init() joins a cluster anew."
 TICK_S = 0.002
 NUDGE_S = 0.02
 
@@ -58,6 +61,7 @@ class Reactor:
         self.inbox: deque[Callable[[], None]] = deque()
         self.on_turn: Callable[[], None] = lambda: None
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._closers: dict[int, Callable[[], None]] = {}
         self._baton = allocate_lock()
         self._waiting: deque[Waiter] = deque()
         self._uses = 0
@@ -71,7 +75,9 @@ class Reactor:
         self._timer_ids = itertools.count()
         self.stopped = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watch(self._wake_fd, self._drain_wake)
+        # What still refers to this may wake it after the end, when the number is another file's.
+        weakref.finalize(self, os.close, self._wake_fd).atexit = False
+        self._watch(self._wake_fd, self._drain_wake, lambda: None)
         self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
 
     def start(self) -> None:
@@ -79,30 +85,45 @@ class Reactor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Flush, close every connection and end the background thread."""
+        """Flush, close every connection and end the background thread; who waits is refused."""
         self.stopped = True
         self._foreground_left.set()
         self.wake()
+        for waiter in list(self._waiting):
+            waiter.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=5.0)
         if self._baton.acquire(timeout=5.0):
             self._turn(0.0, self.poller.poll)
             self._work()
-            for fd in list(self._handlers):
-                self.poller.unregister(fd)
+            # Now, and not when the last variable that leads here has gone: peers look at it.
+            for close in self._closers.values():
+                close()
+            self._closers.clear()
             self._handlers.clear()
             self.poller.close()
-            os.close(self._wake_fd)
+
+    def abandon(self) -> None:
+        """Close this process's copies of the sockets of its parent, which goes on with its own."""
+        self.stopped = True
+        self._asleep = self._polling = False
+        for close in self._closers.values():
+            close()
+        self._closers.clear()
+        self._handlers.clear()
+        self.poller.close()
 
     # --- sockets --------------------
 
-    def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
+    def _watch(self, fd: int, handler: Callable[[int], None], close: Callable[[], None]) -> None:
         self._handlers[fd] = handler
+        self._closers[fd] = close
         self.poller.register(fd, select.EPOLLIN)
 
     def forget(self, connection: Connection) -> None:
         fd = connection.sock.fileno()
         if self._handlers.pop(fd, None) is not None:
+            del self._closers[fd]
             self.poller.unregister(fd)
 
     def listen(
@@ -123,11 +144,11 @@ class Reactor:
             peer.setblocking(False)
             handshake = ServerHandshake(self.token)
             connection = Connection(self, peer, on_message, on_closed, handshake)
-            self._watch(peer.fileno(), connection.handle_events)
+            self._watch(peer.fileno(), connection.handle_events, peer.close)
             peer.send(handshake.hello)
             self.call_later(self.config.handshake_timeout_s, connection.close_unless_authenticated)
 
-        self._watch(sock.fileno(), accept)
+        self._watch(sock.fileno(), accept, sock.close)
 
     def connect(
         self,
@@ -152,7 +173,7 @@ class Reactor:
             failed = sock.connect_ex((host, port))
         connection = Connection(self, sock, on_message, on_closed, ClientHandshake(self.token))
         if failed in (0, errno.EINPROGRESS):
-            self._watch(sock.fileno(), connection.handle_events)
+            self._watch(sock.fileno(), connection.handle_events, sock.close)
             self.call_later(self.config.handshake_timeout_s, connection.close_unless_authenticated)
         else:
             reason = os.strerror(failed)
@@ -179,7 +200,7 @@ class Reactor:
         while not connection.established:
             connection.receive_handshake()
         sock.setblocking(False)
-        self._watch(sock.fileno(), connection.handle_events)
+        self._watch(sock.fileno(), connection.handle_events, sock.close)
         return connection
 
     # --- timers and posted work --------------------
@@ -276,7 +297,7 @@ class Reactor:
 
     def try_turn(self) -> None:
         """Do one turn without waiting, if no other thread holds the baton."""
-        if self._baton.acquire(blocking=False):
+        if not self.stopped and self._baton.acquire(blocking=False):
             waiter = Waiter()
             with DeferredInterrupt(self, waiter):
                 try:
@@ -290,10 +311,11 @@ class Reactor:
 
         Raises:
             KeyboardInterrupt: the user interrupted; no state is torn.
+            NbraySystemError: the reactor was stopped.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with DeferredInterrupt(self, waiter) as interrupt:
-            while waiter.remaining > 0 and not interrupt.noted:
+            while waiter.remaining > 0 and not interrupt.noted and not self.stopped:
                 left = -1.0 if deadline is None else deadline - time.monotonic()
                 if deadline is not None and left <= 0:
                     break
@@ -307,6 +329,8 @@ class Reactor:
                         waiter.sleep(left)
                 finally:
                     self._waiting.remove(waiter)
+        if self.stopped and waiter.remaining > 0:
+            raise NbraySystemError(STOPPED)
         return waiter.remaining <= 0
 
     def _drive(self, waiter: Waiter, deadline: float | None, interrupt: DeferredInterrupt) -> None:
@@ -318,7 +342,7 @@ class Reactor:
         self._notified = False  # `_work` looks after this
         left = -1.0
         try:
-            while waiter.remaining > 0 and not interrupt.noted:
+            while waiter.remaining > 0 and not interrupt.noted and not self.stopped:
                 self._work()
                 # That may have been all: what it waits for can be there since before it asked.
                 if waiter.remaining <= 0 or interrupt.noted:
