@@ -337,14 +337,17 @@ class CoreWorker:
             self.references.sites[object_id] = where_made()
         try:
             packed = serialize(value)
-            entry.value = self.stored.store(object_id, packed, self.peers.address)
-        except BaseException:
+            stored = self.stored.store(object_id, packed, self.peers.address)
+            if packed.contained:
+                contained = [ref.object_id for ref in packed.contained]
+                self.references.note(contained, 1)
+                entry.contained = contained
+            entry.value = stored
+            return ObjectRef(object_id, self.peers.address, self, current_origin())
+        except BaseException:  # an interrupt, too: no ref of it leads anywhere
+            self.stored.discard(object_id)
             self.released.append((object_id, -1))
             raise
-        if packed.contained:
-            entry.contained = [ref.object_id for ref in packed.contained]
-            self.references.note(entry.contained, 1)
-        return ObjectRef(object_id, self.peers.address, self, current_origin())
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """The values of ``refs``; see `Values.get`."""
