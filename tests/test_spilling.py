@@ -154,7 +154,8 @@ class TableMachine(RuleBasedStateMachine):
     @rule(dead=st.sampled_from("PQ"))
     def process_dies(self, dead: str) -> None:
         mine = {i for i, s in self.table._objects.items() if s.owner_id == dead.encode()}
-        self.table.process_gone(dead, dead.encode())
+        self.table.process_gone(dead)
+        self.table.owner_gone(dead.encode())
         self.written -= mine
         self.sealed -= mine
         self.pins = [pin for pin in self.pins if pin[1] != dead]
@@ -185,7 +186,8 @@ class TableMachine(RuleBasedStateMachine):
         for name in self.moving:
             self.table.moved(name, None)
         for holder in "PQ":
-            self.table.process_gone(holder, holder.encode())
+            self.table.process_gone(holder)
+            self.table.owner_gone(holder.encode())
         assert len(self.table) == 0
         assert self.table.allocator.used == 0
         assert self.table.state(0) == StoreState(4096, 0, 0, 0, 0)

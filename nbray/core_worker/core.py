@@ -48,11 +48,12 @@ from nbray.core_worker.task_counts import TaskCounts
 from nbray.core_worker.task_events import TaskEventLog
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
+from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
-from nbray.wire.reactor import Reactor
+from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, Dependency, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
@@ -89,6 +90,7 @@ class CoreWorker:
         self.events = TaskEventLog(self)
         self.events.tellers.append(lambda: recorded.tell(self))
         self.held = HeldObjects(self)
+        self.on_forked: list[Callable[[], None]] = []
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
@@ -160,6 +162,26 @@ class CoreWorker:
         """This process is that actor's from now on."""
         self.actor, self.actor_group = spec, _group_of(spec.options.strategy)
         self.actor_shown = spec.class_name
+
+    def stop(self) -> None:
+        """Leave the cluster; who still waits here, in whatever thread, gets an error.
+
+        Arrays that the program keeps stay what they are, as long as it keeps them.
+        """
+        self.tell_last()
+        self.reactor.inbox.append(lambda: self.table.refuse_waits(_stopped()))
+        self.peers.stop()
+        self.stored.detach()
+
+    def forget_in_fork(self) -> None:
+        """This process is a fork of the one that this belongs to: it must not touch its sockets.
+
+        Locks that other threads had at that moment are never given back; those that a fork could
+        meet are made anew, or not asked for.
+        """
+        self.reactor.abandon()
+        for forget in self.on_forked:
+            forget()
 
     def tell_last(self) -> None:
         """This process leaves: with its last turn goes what it recorded and what it does not use.
@@ -317,14 +339,17 @@ class CoreWorker:
         try:
             if packed is None:
                 packed = serialize(value)
-            entry.value = self.stored.store(object_id, packed, self.peers.address)
-        except BaseException:
+            stored = self.stored.store(object_id, packed, self.peers.address)
+            if packed.contained:
+                contained = [ref.object_id for ref in packed.contained]
+                self.references.note(contained, 1)
+                entry.contained = contained
+            entry.value = stored
+            return ObjectRef(object_id, self.peers.address, self, current_origin())
+        except BaseException:  # an interrupt, too: no ref of it leads anywhere
+            self.stored.discard(object_id)
             self.released.append((object_id, -1))
             raise
-        if packed.contained:
-            entry.contained = [ref.object_id for ref in packed.contained]
-            self.references.note(entry.contained, 1)
-        return ObjectRef(object_id, self.peers.address, self, current_origin())
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """The values of ``refs``; see `Values.get`."""
@@ -501,6 +526,11 @@ class CoreWorker:
     def _on_closed(self, connection: Connection) -> None:
         if connection is self.peers.raylet:
             self.on_raylet_lost()
+
+
+def _stopped() -> Value:
+    """What the waits of a process find that leaves its cluster."""
+    return Value(serialize(NbraySystemError(STOPPED)).to_bytes(), None, True)
 
 
 def _group_of(strategy: Strategy) -> InGroup | None:

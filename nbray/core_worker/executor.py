@@ -62,6 +62,7 @@ class Executor:
             core.peers.handlers[kind] = self._on_message
         core.on_executor_turn = self._turn
         core.before_blocking = self._before_blocking
+        core.on_forked.append(self._queue.clear)  # a fork that comes back here runs none of them
 
     # --- under the baton --------------------
 

@@ -186,6 +186,12 @@ class OwnershipTable:
             if entry.value is None:
                 self.complete(object_id, value)
 
+    def refuse_waits(self, value: Value) -> None:
+        """Whoever waits for a value gets this one; what nobody waits for stays as it is."""
+        for object_id, entry in list(self._entries.items()):
+            if entry.value is None and (entry.waiters or entry.callbacks):
+                self.complete(object_id, value)
+
     def drop_borrower(self, borrower_id: bytes) -> set[bytes]:
         """A borrower died; returns the objects that it held."""
         held = self._borrowed_by.pop(borrower_id, set())

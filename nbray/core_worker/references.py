@@ -40,6 +40,7 @@ class References:
     Attributes:
         on_ended: hears of every owned object whose entry has ended.
         on_no_handles: hears that no handle of an actor is left here.
+        before_free: sends what must reach the raylet before the end of an object.
         on_missing: is to provide for an owned object whose value was given back.
         sites: where objects were made, when `record_ref_creation_sites` says so.
     """
@@ -52,6 +53,7 @@ class References:
         self.on_ended: Callable[[bytes, ObjectEntry], None]
         self.on_no_handles: Callable[[bytes], None] = lambda actor_id: None
         self.on_missing: Callable[[bytes, ObjectEntry], None]
+        self.before_free: Callable[[], None] = lambda: None
         self._handovers: dict[bytes, list[tuple[Connection, list[bytes]]]] = {}
         self._found: dict[bytes, list[ObjectEntry]] = {}
         self._ending = allocate_lock()
@@ -167,6 +169,7 @@ class References:
     def free(self, object_id: bytes, value: Value) -> None:
         """Give back what a value of this process takes in arenas."""
         if value.stored is not None:
+            self.before_free()
             self._peers.raylet.send(om.FreeObjects([object_id], value.stored.node_ids))
 
     def is_borrowed(self, entry: ObjectEntry) -> bool:

@@ -35,6 +35,8 @@ from nbray.wire.records import Address
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_SOONEST_LOOK_S = 0.005
+_SLOW_LOOK_S = 0.5
 _WRITES_AT_ONCE = 2
 _PREFAULT_DELAY_S = 2.0
 _PREFAULT_STEP = 8 << 20
@@ -377,14 +379,34 @@ class LocalStore:
         """Nobody refers to the object any more; `serve` is to be called afterwards."""
         self.table.free(object_id)
 
+    def discard(self, process: Process, object_id: bytes) -> None:
+        """A process gives up what it makes, or waits to make."""
+        self._creations = [
+            c for c in self._creations if c.creator is not process or c.object_id != object_id
+        ]
+        self.table.discard(object_id, process)
+        self.serve()
+
     def process_gone(self, process: Process) -> list[bytes]:
-        """Drop a process's pins, room, half-written objects and those that it owned.
+        """A process has no connection any more: what it owned ends, and what it waits for.
+
+        Its pins, its room and what it is writing stay, until nobody sees them any more.
 
         Returns:
             the objects that it owned or was writing.
         """
         self._creations = [c for c in self._creations if c.creator is not process]
-        gone = self.table.process_gone(process, process.worker_id)
+        gone = self.table.unfinished_by(process) + self.table.owner_gone(process.worker_id)
+        self._release(process, _SOONEST_LOOK_S)
+        return gone
+
+    def _release(self, process: Process, next_look_s: float) -> None:
+        """Drop what a process without connection holds, unless it lives and has it mapped."""
+        if self.arena.is_held(process.worker_id) and self.table.holds(process):
+            asyncio.get_running_loop().call_later(
+                next_look_s, self._release, process, min(2 * next_look_s, _SLOW_LOOK_S)
+            )
+            return
+        self.table.process_gone(process)
         self._names.pop(process.worker_id, None)
         self.serve()
-        return gone

@@ -158,6 +158,13 @@ class ObjectTable:
         if stored is not None and not stored.sealed:
             self._forget(object_id)
 
+    def discard(self, object_id: bytes, creator: Hashable) -> None:
+        """Nobody will use what ``creator`` made, or began to make."""
+        stored = self._objects.get(object_id)
+        if stored is not None and stored.creator is creator:
+            self.abort(object_id)
+            self.free(object_id)
+
     # --- room in advance --------------------
 
     def lend_room(self, size: int, holder: Hashable) -> int | None:
@@ -307,24 +314,32 @@ class ObjectTable:
             if stored.creator is creator and stored.sealed and stored.owner_id != worker_id
         ]
 
-    def process_gone(self, holder: Hashable, worker_id: bytes) -> list[bytes]:
-        """Drop a process's pins, its room, what it was writing, and the objects it owned.
+    def unfinished_by(self, creator: Hashable) -> list[bytes]:
+        """The objects that ``creator`` has begun to write and not completed."""
+        return [
+            object_id
+            for object_id, stored in self._objects.items()
+            if not stored.sealed and stored.creator == creator
+        ]
 
-        Returns:
-            the objects that it owned or was writing.
-        """
+    def holds(self, holder: Hashable) -> bool:
+        """Whether a process may read or write any block now."""
+        return holder in self.room_holders or any(
+            holder in stored.pins or (not stored.sealed and stored.creator == holder)
+            for stored in self._objects.values()
+        )
+
+    def process_gone(self, holder: Hashable) -> None:
+        """Drop a process's pins, its room and what it was writing."""
         for offset in [offset for offset, owner in self._rooms.items() if owner == holder]:
             del self._rooms[offset]
             self.allocator.free(offset)
-        unfinished = []
         for object_id, stored in list(self._objects.items()):
             pinned = stored.pins.pop(holder, None)
             if not stored.sealed and stored.creator == holder:
                 self._forget(object_id)
-                unfinished.append(object_id)
             elif pinned:
                 self._settle(object_id, stored)
-        return unfinished + self.owner_gone(worker_id)
 
     def owner_gone(self, worker_id: bytes) -> list[bytes]:
         """Free what a dead process owned; returns those objects."""

@@ -113,6 +113,12 @@ class FreeObjects(msgspec.Struct, array_like=True, tag=46):
     maker: bytes = b""
 
 
+class DiscardObject(msgspec.Struct, array_like=True, tag=47):
+    """Process to raylet: nobody will use what I made, or began to make, under this id."""
+
+    object_id: bytes
+
+
 # --- room in advance: a process that puts many values, and its raylet -------------------
 
 
