@@ -22,6 +22,10 @@ class Config:
         lease_idle_s: how long a submitter keeps an idle worker.
         lease_share_s: how long one keeps a worker that it has work for while others wait.
         start_timeout_s: a process of the cluster must be ready by then.
+        worker_register_timeout_s: a worker that is not ready so long after it was ordered is ended,
+            and so is a template that has not forked it.
+        worker_start_timeout_s: when no worker could be started for so long, whoever waits for one
+            hears why.
         store_full_wait_s: how long a `put` waits for room.
         object_spilling_threshold: the part of the object store above which values go to disk.
         spill_file_bytes: values are written to disk together, in files of about this size.
@@ -60,6 +64,8 @@ class Config:
     lease_idle_s: float = 0.2
     lease_share_s: float = 0.5
     start_timeout_s: float = 20.0
+    worker_register_timeout_s: float = 60.0
+    worker_start_timeout_s: float = 30.0
     store_full_wait_s: float = 10.0
     object_spilling_threshold: float = 0.8
     spill_file_bytes: int = 100 << 20

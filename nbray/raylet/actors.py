@@ -82,7 +82,17 @@ class ActorManager:
             return g.ActorStarted(None, "It was ended while it was being started.", retriable=True)
 
     async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
-        """Give an actor its resources and a worker, and have it created."""
+        """Give an actor its resources and a worker, and have it created.
+
+        Whatever fails, somebody hears why: the answer to an attempt is the same for ever.
+        """
+        try:
+            return await self._create_in_turn(attempt, request)
+        except Exception as error:
+            logger.exception("Actor %s was not created", request.spec.class_name)
+            return g.ActorStarted(None, f"Its raylet could not create it: {error!r}")
+
+    async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
         options = spec.options
         try:
@@ -122,9 +132,9 @@ class ActorManager:
         def refuse(text: str) -> None:
             self._leases.give_back(taken)
             if not created.done():
-                created.set_exception(EnvError(text))
+                created.set_exception(EnvError(text) if env.text else ConnectionError(text))
 
-        self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
+        withdraw = self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
         try:
             result = await created
         except ConnectionError as error:
@@ -135,6 +145,8 @@ class ActorManager:
         except asyncio.CancelledError:
             for worker in given:
                 self._pool.kill(worker)
+            if withdraw():
+                self._leases.give_back(taken)
             raise
         if result.error_text:
             self._pool.kill(given[0])

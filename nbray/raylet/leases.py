@@ -153,7 +153,8 @@ class LeaseManager:
 
             def refuse(text: str) -> None:
                 self.give_back(taken)
-                process.send(m.LeaseRefused(message.request_id, text, "runtime_env"))
+                kind = "runtime_env" if env.text else ""
+                process.send(m.LeaseRefused(message.request_id, text, kind))
 
             self._pool.want(message.job.job_id, use, env=env, refuse=refuse)
 

@@ -80,7 +80,10 @@ class Raylet:
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store
         envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
-        self._pool = WorkerPool(session, self.socket_path, host, envs, config.graceful_exit_s)
+        self._pool = WorkerPool(
+            session, self.socket_path, host, envs, config.graceful_exit_s,
+            config.worker_start_timeout_s, config.worker_register_timeout_s,
+        )  # fmt: skip
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
         self._leases.on_unknown_node = lambda then: self._background.start(
@@ -185,6 +188,7 @@ class Raylet:
                     )
                     return
             self._pool.trim(max(1, self._cpus))
+            self._pool.look_after()
             self._leases.share(self._config.lease_share_s)
             await asyncio.sleep(_SOONEST_REPORT_S)
             try:
