@@ -15,7 +15,7 @@ from msgspec import structs
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.ids import JobID
-from nbray.common.process import report_ready, watch_parent
+from nbray.common.process import leave_in_time, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.groups import GroupTable
@@ -248,6 +248,7 @@ async def _main(args: argparse.Namespace) -> None:
     report_ready(args.ready_fd, {"port": port})
     health = loop.create_task(gcs.watch_health())
     await stopped.wait()
+    leave_in_time(loop)
     health.cancel()
     await server.stop(None)
     await store.close()

@@ -14,9 +14,12 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.resource_set import Allocation, ResourceSet
+from nbray.raylet.telling import tell
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
@@ -183,7 +186,8 @@ class ActorManager:
         wish = Wish(demand, granted.set_result, since=since)
         self._leases.submit(wish, placed=True)
         try:
-            return await asyncio.wait_for(asyncio.shield(granted), request.wait_s)
+            async with asyncio.timeout(request.wait_s):
+                return await asyncio.shield(granted)
         except TimeoutError:
             if self._leases.withdraw(wish):
                 return None
@@ -232,10 +236,7 @@ class ActorManager:
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
     async def _report(self, died: g.WorkerDied) -> None:
-        try:
-            await self._gcs.call("WorkerDied", died, g.Empty)
-        except RpcError as error:
-            logger.warning("The death of a worker was not reported: %s", error)
+        await tell(self._gcs, "WorkerDied", died, "The death of a worker")
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""
@@ -278,7 +279,7 @@ class ActorManager:
         while not process.closed:
             try:
                 state = await self._gcs.call("WaitActor", request, m.ActorState, _WATCH_S)
-            except RpcError as error:
+            except (RpcError, msgspec.DecodeError) as error:
                 logger.warning("An actor's state is not known: %s", error)
                 await asyncio.sleep(0.5)
                 continue
@@ -297,7 +298,4 @@ class ActorManager:
         registering = self._registering.get(message.actor_id)
         if registering is not None:
             await registering.wait()
-        try:
-            await self._gcs.call("KillActor", request, g.Empty)
-        except RpcError as error:
-            logger.warning("An actor was not killed: %s", error)
+        await tell(self._gcs, "KillActor", request, "The end of an actor")

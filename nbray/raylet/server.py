@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
+from nbray.raylet.failures import fail
 from nbray.raylet.groups import GroupManager
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
@@ -30,6 +31,7 @@ from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
 from nbray.raylet.task_events import TaskEventRing
+from nbray.raylet.telling import tell
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.packaging import NAMESPACE
 from nbray.runtime_env.setup import EnvManager
@@ -238,6 +240,12 @@ class Raylet:
             conn.state = Process(conn)
             self._processes.add(conn.state)
         process: Process = conn.state
+        try:
+            self._handle(process, message)
+        except Exception as error:
+            fail(process, message, error)
+
+    def _handle(self, process: Process, message: m.Message) -> None:
         match message:
             case m.RequestLease():
                 self._job_homes.setdefault(message.job.job_id, message.job.driver.node_id)
@@ -274,15 +282,15 @@ class Raylet:
             case m.RegisterWorker():
                 self._register_worker(process, message)
             case m.RegisterDriver():
-                self._background.start(self._register_driver(process, message))
+                self._serve(process, message, self._register_driver(process, message))
             case m.CreateActor():
                 if process.worker is not None:
                     process.worker.made_actors = True
-                self._background.start(self._actors.create(process, message))
+                self._serve(process, message, self._actors.create(process, message))
             case m.WatchActor():
-                self._background.start(self._actors.watch(process, message))
+                self._serve(process, message, self._actors.watch(process, message))
             case m.KillActor():
-                self._background.start(self._actors.kill(message))
+                self._serve(process, message, self._actors.kill(message))
             case m.WorkerStays():
                 if process.worker is not None:
                     self._pool.stays(process.worker)
@@ -303,9 +311,21 @@ class Raylet:
             case m.RemoveGroup():
                 self._groups.remove(message)
             case m.GcsRequest():
-                self._background.start(self._pass_to_gcs(process, message))
+                self._serve(process, message, self._pass_to_gcs(process, message))
             case _:
-                logger.warning("An unexpected %s from %s.", type(message).__name__, conn.peer)
+                peer = process.connection.peer
+                logger.warning("An unexpected %s from %s.", type(message).__name__, peer)
+
+    def _serve(self, process: Process, message: m.Message, work: Coroutine[Any, Any, None]) -> None:
+        """Handle a message in the background."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                fail(process, message, error)
+
+        self._background.start(guarded())
 
     def on_closed(self, conn: FrameConnection, reason: str) -> None:
         process = conn.state
@@ -313,11 +333,12 @@ class Raylet:
             return
         process.closed = True
         self._processes.discard(process)
-        self._leases.process_gone(process)
-        self._objects.process_gone(process)
-        self._state.process_gone(process)
-        self._inquiries.process_gone(process)
-        self._metrics.process_gone(process)
+        parts = (self._leases, self._objects, self._state, self._inquiries, self._metrics)
+        for part in parts:
+            try:
+                part.process_gone(process)
+            except Exception:  # the other parts have to hear of it all the same
+                logger.exception("The end of %s was not heard by %r.", conn.peer, part)
         if process.is_driver:
             del self._drivers[process.job_id]
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)
@@ -374,10 +395,7 @@ class Raylet:
 
     async def _finish_job(self, job_id: bytes) -> None:
         await self._end_workers(job_id)
-        try:
-            await self._gcs.call("FinishJob", g.JobId(job_id), g.Empty)
-        except RpcError as error:
-            logger.warning("The end of job %s was not reported: %s", job_id.hex(), error)
+        await tell(self._gcs, "FinishJob", g.JobId(job_id), f"The end of job {job_id.hex()}")
 
     async def _process_gone_elsewhere(self, gone: ProcessGone) -> g.Empty:
         """Another raylet lost a driver or worker."""
