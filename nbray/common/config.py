@@ -18,8 +18,11 @@ class Config:
         handshake_timeout_s: a peer that has not authenticated by then is disconnected.
         peer_patience_s: how long a process that lives may be out of reach of another that talks
             to it before the connection between them is given up.
-        health_check_period_s: how often a raylet reports to the GCS.
-        health_check_timeout_s: a raylet silent for so long is dead.
+        raylet_report_period_s: how often a raylet reports to the GCS.
+        health_check_period_s: how often the GCS asks a raylet that has not reported for so long.
+        health_check_timeout_s: how long it waits for the answer.
+        health_check_failure_threshold: a raylet that did not answer so many times in a row is
+            dead. One whose process has ended is dead at once.
         gcs_rpc_server_reconnect_timeout_s: calls wait for a GCS that is away for so long; then
             they fail, and raylets leave.
         max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
@@ -63,8 +66,10 @@ class Config:
     max_frame_bytes: int = 128 << 20
     handshake_timeout_s: float = 5.0
     peer_patience_s: float = 60.0
-    health_check_period_s: float = 0.5
-    health_check_timeout_s: float = 3.0
+    raylet_report_period_s: float = 0.5
+    health_check_period_s: float = 3.0
+    health_check_timeout_s: float = 10.0
+    health_check_failure_threshold: int = 5
     gcs_rpc_server_reconnect_timeout_s: float = 60.0
     max_lineage_bytes: int = 1 << 30
     lease_idle_s: float = 0.2

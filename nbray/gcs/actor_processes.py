@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from nbray.common.background import Background
 from nbray.gcs.placement import ActorPlacement
 from nbray.scheduling.policy import Choice, Verdict
 from nbray.wire.gcs_messages import ActorsHere, ActorStarted, Empty, EndActor, StartActor
@@ -16,6 +17,7 @@ from nbray.wire.records import NodeInfo
 logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 3600.0
+_RETRY_S = 1.0
 
 
 class ActorProcesses:
@@ -30,6 +32,7 @@ class ActorProcesses:
         self._nodes = nodes
         self._raylet = raylet
         self._placement = placement
+        self._background = Background()
         self._deaths: dict[bytes, asyncio.Future[None]] = {}
 
     async def start(self, choice: Choice, request: StartActor) -> ActorStarted | None:
@@ -64,14 +67,27 @@ class ActorProcesses:
     async def end(
         self, node_id: bytes, actor_id: bytes, attempt: int, graceful: bool = False
     ) -> None:
-        """End the process of an attempt; a ``graceful`` end runs what its user wants run then."""
+        """End the process of an attempt; a ``graceful`` end runs what its user wants run then.
+
+        A node that does not answer is asked again as long as it is alive; nobody waits for that.
+        """
         request = EndActor(actor_id, attempt, graceful)
+        if not await self._try_to_end(node_id, request):
+            self._background.start(self._end(node_id, request))
+
+    async def _end(self, node_id: bytes, request: EndActor) -> None:
+        while not await self._try_to_end(node_id, request):
+            await asyncio.sleep(_RETRY_S)
+
+    async def _try_to_end(self, node_id: bytes, request: EndActor) -> bool:
         for node in self._nodes():
             if node.node_id == node_id and node.alive:
                 try:
                     await self._raylet(node).call("EndActor", request, Empty)
                 except RpcError as error:
-                    logger.warning("The process of an actor was not ended: %s", error)
+                    logger.warning("The process of an actor is not ended yet: %s", error)
+                    return False
+        return True
 
     async def on(self, node: NodeInfo) -> ActorsHere | None:
         """The attempts that a node has; None when it does not answer."""

@@ -15,8 +15,8 @@ def fail(process: Process, message: m.Message, error: Exception) -> None:
     """Log it with the message's kind and its sender, and answer what waits for an answer."""
     kind = type(message).__name__
     who = f"pid {process.pid}" if process.pid else process.connection.peer
-    logger.error("A %s of %s could not be handled.", kind, who, exc_info=error)
-    answer = _answer(message, f"The raylet could not handle a {kind}: {error!r}. See raylet.log.")
+    logger.error("%s of %s could not be handled.", kind, who, exc_info=error)
+    answer = _answer(message, f"The raylet could not handle {kind}: {error!r}. See raylet.log.")
     if answer is not None:
         process.send(answer)
     elif isinstance(message, m.RegisterWorker):

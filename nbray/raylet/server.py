@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import socket
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import psutil
 from nbray.common.accelerators import devices_of
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.common.own_time import OwnTime
+from nbray.common.pids import machine, start_time
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
 from nbray.raylet.failures import fail
@@ -51,7 +52,7 @@ from nbray.wire.raylet_messages import (
     PullChunk,
     TellOwner,
 )
-from nbray.wire.records import Address, NodeInfo
+from nbray.wire.records import Address, LocalProcess, NodeInfo
 from nbray.wire.state_messages import LogsRequest, ObjectsRequest, ReadLog, TasksRequest
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ _GCS_METHODS = {
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
 _SOONEST_REPORT_S = 0.1
+_REPORT_TIMEOUT_S = 2.0
 
 
 class Raylet:
@@ -82,7 +84,10 @@ class Raylet:
         self._row = NodeInfo(
             self.node_id, host, 0, 0, socket.gethostname(), is_head, True, total, {},
             labels={**labels, NODE_ID: self.node_id.hex()},
+            process=LocalProcess(machine(), os.getpid(), start_time(os.getpid())),
         )  # fmt: skip
+        self._clock = OwnTime(2 * _REPORT_TIMEOUT_S)
+        self._gcs_heard = self._clock.now()
         self._scheduler = Scheduler(
             self._row, random.Random(self.node_id), devices_of(total, os.environ)
         )
@@ -139,6 +144,7 @@ class Raylet:
             "ActorsHere": (g.Empty, self._actors.here),
             "ChangeBundles": (g.ChangeBundles, self._groups.change_bundles),
             "NodesChanged": (g.Nodes, self._nodes_changed),
+            "Ping": (g.Empty, self._ping),
             "WarnJob": (g.WarnJob, self._warn_job),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
@@ -181,35 +187,48 @@ class Raylet:
 
         After a change of resources it reports soon, and so hears soon of others' changes.
         """
-        heard = time.monotonic()
         while True:
             try:
-                reply = await self._gcs.call(
-                    "Report", g.Report(self.row(), self._state.load()), g.Nodes, 2.0
-                )
-                heard = time.monotonic()
-                if reply.rejected:
-                    logger.error("The GCS declared this node dead; it leaves.")
+                if not await self._report():
                     return
-                self._update_nodes(reply.nodes)
-            except RpcError as error:
-                silence = time.monotonic() - heard
-                if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
-                    logger.error(
-                        "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
-                    )
-                    return
-            self._pool.trim(max(1, self._cpus))
-            self._pool.look_after()
-            self._leases.share(self._config.lease_share_s)
+            except Exception:  # of the machine, such as files that cannot be opened
+                logger.exception("A report to the GCS was not made")
             await asyncio.sleep(_SOONEST_REPORT_S)
             try:
-                left = self._config.health_check_period_s - _SOONEST_REPORT_S
-                await asyncio.wait_for(self._leases.changed.wait(), left)
+                async with asyncio.timeout(self._config.raylet_report_period_s - _SOONEST_REPORT_S):
+                    await self._leases.changed.wait()
             except TimeoutError:
                 continue
             finally:
                 self._leases.changed.clear()
+
+    async def _report(self) -> bool:
+        """Make one report, and look after the node; False if this node has to leave."""
+        try:
+            reply = await self._gcs.call(
+                "Report", g.Report(self.row(), self._state.load()), g.Nodes, _REPORT_TIMEOUT_S
+            )
+            self._gcs_heard = self._clock.now()
+            if reply.rejected:
+                logger.error("The GCS declared this node dead; it leaves.")
+                return False
+            self._update_nodes(reply.nodes)
+        except RpcError as error:
+            silence = self._clock.now() - self._gcs_heard
+            if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
+                logger.error(
+                    "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
+                )
+                return False
+        self._pool.trim(max(1, self._cpus))
+        self._pool.look_after()
+        self._leases.share(self._config.lease_share_s)
+        return True
+
+    async def _ping(self, _request: g.Empty) -> g.Empty:
+        """The GCS asks whether this raylet lives, and so shows that it does."""
+        self._gcs_heard = self._clock.now()
+        return g.Empty()
 
     async def _nodes_changed(self, request: g.Nodes) -> g.Empty:
         """The GCS has news of nodes between two reports."""
