@@ -8,7 +8,9 @@ parent ended.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import select
 import subprocess
@@ -17,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
 
 
 class ProcessStartError(Exception):
@@ -140,6 +144,20 @@ def report_ready(fd: int, report: dict[str, Any]) -> None:
     """Tell the starter that this process is ready, or by ``error`` why not."""
     os.write(fd, json.dumps(report).encode() + b"\n")
     os.close(fd)
+
+
+_LONGEST_END_S = 10.0
+
+
+def leave_in_time(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on this process ends within seconds, also when some of its work does not."""
+
+    def leave() -> None:
+        left = [str(task.get_coro()) for task in asyncio.all_tasks(loop)]
+        logger.error("It did not end in %.0f s and leaves: %s", _LONGEST_END_S, ", ".join(left))
+        os._exit(1)
+
+    loop.call_later(_LONGEST_END_S, leave)
 
 
 class _Loop(Protocol):

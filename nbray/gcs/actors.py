@@ -202,7 +202,16 @@ class ActorTable:
 
     def _place_soon(self, actor: _Actor) -> None:
         if actor.placer is None or actor.placer.done():
-            actor.placer = asyncio.get_running_loop().create_task(self._place(actor))
+            actor.placer = asyncio.get_running_loop().create_task(self._place_or_end(actor))
+
+    async def _place_or_end(self, actor: _Actor) -> None:
+        """Place an actor; an error of ours ends it, so that its callers hear why."""
+        try:
+            await self._place(actor)
+        except Exception as error:
+            logger.exception("Actor %s was not placed", actor.spec.class_name)
+            if actor.life.unplaced:
+                self._end(actor, f"the GCS could not place it: {error!r}")
 
     async def _place(self, actor: _Actor) -> None:
         life = actor.life

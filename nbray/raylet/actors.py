@@ -14,9 +14,12 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.resource_set import Allocation, ResourceSet
+from nbray.raylet.telling import tell
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
@@ -82,7 +85,17 @@ class ActorManager:
             return g.ActorStarted(None, "It was ended while it was being started.", retriable=True)
 
     async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
-        """Give an actor its resources and a worker, and have it created."""
+        """Give an actor its resources and a worker, and have it created.
+
+        Whatever fails, somebody hears why: the answer to an attempt is the same for ever.
+        """
+        try:
+            return await self._create_in_turn(attempt, request)
+        except Exception as error:
+            logger.exception("Actor %s was not created", request.spec.class_name)
+            return g.ActorStarted(None, f"Its raylet could not create it: {error!r}")
+
+    async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
         options = spec.options
         try:
@@ -122,9 +135,9 @@ class ActorManager:
         def refuse(text: str) -> None:
             self._leases.give_back(taken)
             if not created.done():
-                created.set_exception(EnvError(text))
+                created.set_exception(EnvError(text) if env.text else ConnectionError(text))
 
-        self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
+        withdraw = self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
         try:
             result = await created
         except ConnectionError as error:
@@ -135,6 +148,8 @@ class ActorManager:
         except asyncio.CancelledError:
             for worker in given:
                 self._pool.kill(worker)
+            if withdraw():
+                self._leases.give_back(taken)
             raise
         if result.error_text:
             self._pool.kill(given[0])
@@ -171,7 +186,8 @@ class ActorManager:
         wish = Wish(demand, granted.set_result, since=since)
         self._leases.submit(wish, placed=True)
         try:
-            return await asyncio.wait_for(asyncio.shield(granted), request.wait_s)
+            async with asyncio.timeout(request.wait_s):
+                return await asyncio.shield(granted)
         except TimeoutError:
             if self._leases.withdraw(wish):
                 return None
@@ -220,10 +236,7 @@ class ActorManager:
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
     async def _report(self, died: g.WorkerDied) -> None:
-        try:
-            await self._gcs.call("WorkerDied", died, g.Empty)
-        except RpcError as error:
-            logger.warning("The death of a worker was not reported: %s", error)
+        await tell(self._gcs, "WorkerDied", died, "The death of a worker")
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""
@@ -266,7 +279,7 @@ class ActorManager:
         while not process.closed:
             try:
                 state = await self._gcs.call("WaitActor", request, m.ActorState, _WATCH_S)
-            except RpcError as error:
+            except (RpcError, msgspec.DecodeError) as error:
                 logger.warning("An actor's state is not known: %s", error)
                 await asyncio.sleep(0.5)
                 continue
@@ -285,7 +298,4 @@ class ActorManager:
         registering = self._registering.get(message.actor_id)
         if registering is not None:
             await registering.wait()
-        try:
-            await self._gcs.call("KillActor", request, g.Empty)
-        except RpcError as error:
-            logger.warning("An actor was not killed: %s", error)
+        await tell(self._gcs, "KillActor", request, "The end of an actor")
