@@ -19,6 +19,8 @@ class Config:
         gcs_rpc_server_reconnect_timeout_s: calls wait for a GCS that is away for so long; then
             they fail, and raylets leave.
         max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
+        max_lineage_value_bytes: values that a process keeps for them alone; 0: as much as its
+            node's object store has.
         lease_idle_s: how long a submitter keeps an idle worker.
         lease_share_s: how long one keeps a worker that it has work for while others wait.
         start_timeout_s: a process of the cluster must be ready by then.
@@ -57,6 +59,7 @@ class Config:
     health_check_timeout_s: float = 3.0
     gcs_rpc_server_reconnect_timeout_s: float = 60.0
     max_lineage_bytes: int = 1 << 30
+    max_lineage_value_bytes: int = 0
     lease_idle_s: float = 0.2
     lease_share_s: float = 0.5
     start_timeout_s: float = 20.0

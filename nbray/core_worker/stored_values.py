@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.call_site import where_made
-from nbray.core_worker.locations import Locations
 from nbray.core_worker.serialization import Serialized
 from nbray.core_worker.value_kind import kind_of
 from nbray.exceptions import (
@@ -33,6 +32,14 @@ _CREATE_TIMEOUT_S = 600.0
 _STORE_ERRORS = {"full": ObjectStoreFullError, "disk": OutOfDiskError, "lost": ObjectLostError}
 
 
+class NoCopyFound(Exception):
+    """No node of ``tried`` has a value; its owner may know of others, or has it made again."""
+
+    def __init__(self, tried: list[bytes]) -> None:
+        super().__init__(tried)
+        self.tried = tried
+
+
 class StoredValues:
     """This process's side of the object store. Its methods may be called from any thread."""
 
@@ -41,7 +48,6 @@ class StoredValues:
         self._arena: Arena | None = None
         self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
         self._unpins: deque[bytes] = deque()
-        self._locations = Locations(core)
         self._room = Room(core.config, self._send_soon, core.reactor.call_later)
         peers = core.peers
         peers.handlers[om.ObjectCreated] = lambda _peer, reply: peers.answer(
@@ -99,13 +105,15 @@ class StoredValues:
     # --- read --------------------
 
     def map(
-        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
-    ) -> memoryview | Value:
+        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None,
+        ask_owner: bool = True,
+    ) -> memoryview | Value:  # fmt: skip
         """A read-only view of the value, pinned until the last array over it has gone.
 
         Another value instead, when the owner says that it is not in an arena any more.
 
         Raises:
+            NoCopyFound: the owner is to be asked, and that is not for us to do.
             GetTimeoutError: it was not here by ``deadline``.
             ObjectLostError: no node that its owner knows has it.
         """
@@ -117,7 +125,9 @@ class StoredValues:
                 return self._view(reply)
             newer = None
             if reply.kind == "lost":
-                newer = self._locations.newer(object_id, owner, tried, deadline)
+                if not ask_owner:
+                    raise NoCopyFound(list(tried))
+                newer = self._core.locations.newer(object_id, owner, tried, deadline)
             if newer is None and deadline is not None and time.monotonic() >= deadline:
                 raise GetTimeoutError(
                     f"Get timed out while object {object_id.hex()} was looked for or made again: "
