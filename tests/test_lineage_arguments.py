@@ -111,6 +111,7 @@ def test_a_value_that_is_lost_for_good_costs_no_resources(far: Far) -> None:
     lost = double.options(max_retries=0).remote(np.ones(100_000))
     results = [double.remote(lost) for _ in range(3)]
     nbray.wait([lost, *results], num_returns=4, timeout=30, fetch_local=False)
+    del lost
     far.kill()
     far.start()
     for result in results:

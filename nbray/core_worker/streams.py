@@ -134,17 +134,15 @@ class Streams:
         core, spec = self._core, task.spec
         error = done.values[0] if done.values[0].is_error else None
         held = self._end(spec, done.items, error)
-        for index in range(done.items):
-            object_id = return_id(spec.task_id, index + 1)
-            entry = core.table.get(object_id)
-            if entry is not None and (entry.value is None or entry.value.stored is not None):
-                core.lineage.keep(task, object_id, entry)
-        yielded = {return_id(spec.task_id, index + 1) for index in range(done.items)} & held
+        yielded = {return_id(spec.task_id, index + 1) for index in range(done.items)}
         for object_id in held - yielded:
             self._complete_lost(object_id, error or _ended_early(spec, object_id, done.items))
-        for object_id in yielded:  # lost after this run had come by
+        for object_id in held | yielded:
             entry = core.table.get(object_id)
-            if entry is not None and entry.value is None and not entry.freed:
+            if entry is None or (entry.value is not None and entry.value.stored is None):
+                continue
+            core.lineage.keep(task, object_id, entry)
+            if entry.value is None and not entry.freed:  # lost after this run had come by
                 core.lineage.recover_freed(object_id, entry)
 
     def failed(self, spec: TaskSpec, error: Value) -> None:
