@@ -24,7 +24,9 @@ class Config:
         lease_idle_s: how long a submitter keeps an idle worker.
         lease_share_s: how long one keeps a worker that it has work for while others wait.
         start_timeout_s: a process of the cluster must be ready by then.
-        store_full_wait_s: how long a `put` waits for room.
+        store_full_wait_s: how long a `put` waits for room when the disk has none either.
+        store_to_disk_wait_s: a store of which nothing can go makes a `put` write into a file when
+            nothing has changed for so long.
         object_spilling_threshold: the part of the object store above which values go to disk.
         spill_file_bytes: values are written to disk together, in files of about this size.
         spill_retry_s: how long a disk that refused a file is left alone.
@@ -64,6 +66,7 @@ class Config:
     lease_share_s: float = 0.5
     start_timeout_s: float = 20.0
     store_full_wait_s: float = 10.0
+    store_to_disk_wait_s: float = 0.5
     object_spilling_threshold: float = 0.8
     spill_file_bytes: int = 100 << 20
     spill_retry_s: float = 1.0

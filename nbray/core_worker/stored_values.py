@@ -65,11 +65,11 @@ class StoredValues:
     # --- written --------------------
 
     def store(self, object_id: bytes, packed: Serialized, owner: Address) -> Value:
-        """The value inline when it is small, else written into the arena.
+        """The value inline when it is small, else written into the arena, or a file of the raylet.
 
         Raises:
-            ObjectStoreFullError: there was no room in time.
-            OutOfDiskError: nor was there room on the disk for what lies in the arena.
+            ObjectStoreFullError: an earlier value of the object is still in use.
+            OutOfDiskError: there was no room in time, nor on the disk.
         """
         core = self._core
         if packed.size <= core.config.max_inline_bytes:
@@ -81,6 +81,7 @@ class StoredValues:
         offset = self._room.cut(size) if owner.worker_id == core.worker_id else None
         complete: m.Message
         if offset is not None:
+            target = self._arena.view(offset, size)
             complete = om.ObjectWritten(object_id, offset, size, label)
         else:
             created: om.ObjectCreated = core.peers.request(
@@ -89,9 +90,12 @@ class StoredValues:
             )  # fmt: skip
             if created.error:
                 raise _STORE_ERRORS[created.kind](created.error)
-            offset = created.offset
+            if created.path:
+                target = map_file(created.path, created.offset, size, writable=True)
+            else:
+                target = self._arena.view(created.offset, size)
             complete = om.SealObject(object_id)
-        packed.write_into(self._arena.view(offset, size))
+        packed.write_into(target)
         self._send_soon(complete)
         stored = Stored(size, [core.address.node_id], kind_of(packed.value))
         return Value(None, stored, False, packed.contained)
