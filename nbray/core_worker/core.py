@@ -33,11 +33,12 @@ from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.groups import PlacementGroups
 from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
+from nbray.core_worker.locations import Locations
 from nbray.core_worker.metrics import recorded
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.pending import PendingTask, PickledFunction
-from nbray.core_worker.references import References
+from nbray.core_worker.references import References, lost
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
 from nbray.core_worker.serialization import Serialized, serialize
@@ -74,6 +75,7 @@ class CoreWorker:
         self.references = References(self.peers)
         self.table = self.references.table
         self.released = self.references.released
+        self.locations = Locations(self)
         self.stored = StoredValues(self)
         self.values = Values(self)
         self.counts = TaskCounts(self)
@@ -113,6 +115,7 @@ class CoreWorker:
         self.job: JobConfig
         self.new_task_id: TaskIDFactory
         self._has_job = False
+        self._taking = False
         self._new_tasks: deque[PendingTask] = deque()
         self._new_calls: deque[ActorCall] = deque()
         self.peers.handlers.update(
@@ -146,6 +149,7 @@ class CoreWorker:
         """The raylet took this process in."""
         self.peers.joined(node_id)
         self.stored.attach(arena_path, arena_size)
+        self.lineage.value_limit = self.config.max_lineage_value_bytes or arena_size
 
     def set_job(self, job: JobConfig) -> None:
         """Work for this job from now on."""
@@ -396,9 +400,12 @@ class CoreWorker:
         if connection is not None:
             connection.send(m.CancelTask(task_id, False, recursive, interrupt))
 
-    def is_unfinished(self, task_id: bytes) -> bool:
+    def is_unfinished(self, task: PendingTask | ActorCall) -> bool:
         """Whether a task or call of this process has no reply. Under the baton."""
-        return self.submitter.knows(task_id) or self.actor_calls.knows(task_id)
+        task_id = task.spec.task_id
+        if isinstance(task, ActorCall):
+            return self.actor_calls.client(task.spec.actor_id).knows(task_id)
+        return self.submitter.knows(task_id)
 
     def resubmit(self, task: PendingTask | ActorCall) -> None:
         """Run a finished task once more. Under the baton."""
@@ -406,7 +413,8 @@ class CoreWorker:
             self._new_calls.append(task)
         else:
             self._new_tasks.append(task)
-        self._take_new()
+        if not self._taking:
+            self._take_new()
 
     def cancel_children(self, parent: bytes, force: bool, interrupt: bool) -> None:
         """Stop the tasks that a task of this process submitted. Under the baton."""
@@ -441,20 +449,31 @@ class CoreWorker:
         self.table.complete_all(Value(serialize(error).to_bytes(), None, True))
 
     def _take_new(self) -> None:
-        """Take over what was submitted since the last turn."""
+        """Take over what was submitted since the last turn.
+
+        To look for an argument may submit the task that makes it again, which is taken here too.
+        """
+        self._taking = True
+        try:
+            while self._new_tasks or self._new_calls:
+                if self._new_tasks:
+                    self._accept_new_tasks()
+                if self._new_calls:
+                    self._pass_new_calls()
+        finally:
+            self._taking = False
+
+    def _accept_new_tasks(self) -> None:
         new_tasks = self._new_tasks
-        if new_tasks:
-            self.submitter_dirty = True
-            now = time.monotonic()
-            while new_tasks:
-                task = new_tasks.popleft()
-                task.submitted = now
-                self.counts.submitted(task.spec)
-                self.submitter.accept(task)
-                if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
-                    self.submitter.enqueue(task)
-        if self._new_calls:
-            self._pass_new_calls()
+        self.submitter_dirty = True
+        now = time.monotonic()
+        while new_tasks:
+            task = new_tasks.popleft()
+            task.submitted = now
+            self.counts.submitted(task.spec)
+            self.submitter.accept(task)
+            if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
+                self.submitter.enqueue(task)
 
     def _pass_new_calls(self) -> None:
         touched = set()
@@ -471,13 +490,43 @@ class CoreWorker:
         for client in touched:
             client.dispatch()
 
+    def resolve_again(self, task: PendingTask) -> None:
+        """A queued task waits for those of its arguments that are not there any more."""
+        if self._resolve(task, self._enqueue_resolved):
+            self._enqueue_resolved(task)
+
+    def find_arguments(self, task: PendingTask, tried: dict[bytes, list[bytes]]) -> None:
+        """A worker found no copy of some arguments of a task, which waits for them now."""
+        task.unresolved += 1
+        for dependency in task.spec.dependencies:
+            if dependency.object_id not in tried:
+                continue
+            task.unresolved += 1
+
+            def fill(value: Value | None, dependency: Dependency = dependency) -> None:
+                dependency.value = value or lost(dependency.object_id)
+                task.unresolved -= 1
+                if not task.unresolved:
+                    self._enqueue_resolved(task)
+
+            self.locations.find(
+                dependency.object_id, dependency.owner, tried[dependency.object_id], fill
+            )
+        task.unresolved -= 1
+        if not task.unresolved:
+            self._enqueue_resolved(task)
+
     def _enqueue_resolved(self, task: Any) -> None:
         self.submitter.enqueue(task)
         self.submitter_dirty = True
 
     def _resolve(self, task: Any, when_resolved: Callable[[Any], None]) -> bool:
-        """Fill in the values of complete dependencies; True when none is missing."""
+        """Fill in the values of complete dependencies; True when none is missing.
+
+        ``when_resolved`` is only called later: of what turns out at once, the caller hears.
+        """
         inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
+        task.unresolved += 1
         for dependency in task.spec.dependencies:
             entry = self.table.borrow(dependency.object_id, dependency.owner)
             if entry.value is not None:
@@ -494,6 +543,7 @@ class CoreWorker:
 
             entry.when_complete(fill)
             self.references.fetch(dependency.object_id, entry)
+        task.unresolved -= 1
         return not task.unresolved
 
     def _on_done(self, connection: Connection, message: m.TaskDone) -> None:

@@ -251,9 +251,13 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
 
 
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
-    """Worker to submitter: not started, since a task before them blocks or is long."""
+    """Worker to submitter: not started, since a task before them blocks or is long.
+
+    Or since arguments of theirs have no copy on the nodes that ``lost`` names, by object id.
+    """
 
     task_ids: list[bytes]
+    lost: dict[bytes, list[bytes]] = {}
 
 
 class HandoverDone(msgspec.Struct, array_like=True, tag=23):
