@@ -96,13 +96,13 @@ def spawn(
     module: str, args: Sequence[str], log: Path, *, fate_shared: bool,
     pass_fds: Sequence[int] = (), parent_fd: int | None = None,
 ) -> Child:  # fmt: skip
-    """Start ``python -m module``; see the head of this file.
+    """Start ``python -P -m module``; see the head of this file.
 
     With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
     """
     ready_read, ready_write = os.pipe()
     inherited = [ready_write, *pass_fds]
-    command = [sys.executable, "-m", module, *args, "--ready-fd", str(ready_write)]
+    command = [sys.executable, "-P", "-m", module, *args, "--ready-fd", str(ready_write)]
     alive_write = None
     if fate_shared:
         alive_read, alive_write = os.pipe()
@@ -114,12 +114,26 @@ def spawn(
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=inherited,
+            start_new_session=True, pass_fds=inherited, env=environment(),
         )  # fmt: skip
     os.close(ready_write)
     if fate_shared:
         os.close(alive_read)
     return Child(module, process, log, ready_read, alive_write)
+
+
+def environment() -> dict[str, str]:
+    """This process's variables, for a child that must not import from the current folder.
+
+    ``-P`` keeps that folder out of ``sys.path``; an empty entry of PYTHONPATH, as ``$PYTHONPATH:x``
+    leaves one where there was none, would put it back. Files of a folder that others may write to
+    would run in the cluster, and a `random.py` beside a notebook would stop it.
+    """
+    variables = dict(os.environ)
+    entries = [entry for entry in variables.pop("PYTHONPATH", "").split(os.pathsep) if entry]
+    if entries:
+        variables["PYTHONPATH"] = os.pathsep.join(entries)
+    return variables
 
 
 def report_ready(fd: int, report: dict[str, Any]) -> None:

@@ -43,7 +43,8 @@ class Template:
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(shlex.split(python) or [sys.executable]), "-m", "nbray.core_worker.template",
+                    *(shlex.split(python) or [sys.executable]),
+                    "-P", "-m", "nbray.core_worker.template",
                     "--session-dir", str(session.path),
                     "--raylet-socket", socket_path,
                     "--control-fd", str(theirs.fileno()),
