@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+_FILES = 1 << 16
 
 
 class ProcessStartError(Exception):
@@ -53,10 +56,12 @@ class Child:
         """
         deadline = time.monotonic() + timeout_s
         line = b""
+        poller = select.poll()  # not `select`, which knows the first 1024 files only
+        poller.register(self._ready, select.POLLIN)
         try:
             while not line.endswith(b"\n"):
                 left = deadline - time.monotonic()
-                if left <= 0 or not select.select([self._ready], [], [], left)[0]:
+                if left <= 0 or not poller.poll(left * 1000):
                     raise ProcessStartError(
                         f"{self._module} was not ready in {timeout_s:.0f} s. {self._log_end()}"
                     )
@@ -134,6 +139,17 @@ def environment() -> dict[str, str]:
     if entries:
         variables["PYTHONPATH"] = os.pathsep.join(entries)
     return variables
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may be, for one that many connect to.
+
+    The usual 1024 are there for programs that call `select`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def report_ready(fd: int, report: dict[str, Any]) -> None:
