@@ -80,6 +80,18 @@ class Session:
             file.write(data)
         new.rename(self.path / name)
 
+    def write_secret(self, name: str, data: bytes) -> None:
+        """Keep what only the processes of this folder may know."""
+        self._write(name, data)
+
+    def read_secret(self, name: str) -> bytes:
+        """What `write_secret` kept.
+
+        Raises:
+            FileNotFoundError: it kept nothing of that name.
+        """
+        return (self.path / name).read_bytes()
+
     def write_info(self, info: dict[str, Any]) -> None:
         """Keep addresses and pids for those who look for the cluster."""
         self._write("session.json", json.dumps(info).encode())

@@ -11,7 +11,8 @@ import json
 import os
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from nbray.launcher.dashboard import (
     start_dashboard,
 )
 from nbray.scheduling.labels import check_node_labels
+from nbray.wire.credentials import IDENTITY_FILE
 
 _SMALLEST_STORE = 1 << 20
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
@@ -117,7 +119,8 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared,
         )  # fmt: skip
         node.children.append(gcs)
-        gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+        with _identity_being_made(node.session):
+            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
         _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared)
         if node.dashboard_error:
@@ -240,8 +243,26 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
         session.log_path("raylet.log"), fate_shared=fate_shared,
     )  # fmt: skip
     node.children.append(raylet)
-    report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    with _identity_being_made(session):
+        report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
+
+
+@contextmanager
+def _identity_being_made(session: Session) -> Iterator[None]:
+    """Make what the node's processes show each other while the first of them comes up."""
+    if (session.path / IDENTITY_FILE).exists():
+        yield
+        return
+    making = spawn(
+        "nbray.wire.credentials", ["--session-dir", str(session.path)],
+        session.log_path("identity.log"), fate_shared=False,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        making.do_not_wait()
+        making.terminate()  # it has ended, or was overtaken by whom it was for
 
 
 def _write_info(node: RunningNode, fate_shared: bool) -> None:
