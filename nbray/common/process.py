@@ -128,6 +128,18 @@ def report_ready(fd: int, report: dict[str, Any]) -> None:
     os.close(fd)
 
 
+def start_ticks(pid: int) -> int:
+    """When a process began, in the kernel's ticks since the boot; 0 when there is none.
+
+    With its pid that names a process for good: a later owner of the pid began later.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
+
+
 class _Loop(Protocol):
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None: ...
     def remove_reader(self, fd: int) -> bool: ...
