@@ -17,6 +17,7 @@ from nbray.core_worker.current import find_core, set_core
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
+from nbray.options import check_namespace
 from nbray.runtime_env.spec import validate
 from nbray.state.dashboard import login_link, probe
 from nbray.state.queries import DASHBOARD, REQUEST
@@ -91,7 +92,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
@@ -140,7 +141,8 @@ def init(
     Raises:
         RuntimeError: it was called already, or an argument is unknown.
         ConnectionError: there is no cluster at ``address``.
-        ValueError: the cluster runs already, and its node was described.
+        ValueError: the cluster runs already, and its node was described; or an argument is
+            impossible. TypeError: one has the wrong type.
     """
     global _driver
     if unknown:
@@ -161,6 +163,7 @@ def init(
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
             "'nbray.init()'."
         )
+    namespace = check_namespace(namespace)
     env = validate(runtime_env or {})
     found = _cluster_to_join(address)
     node: RunningNode | None = None

@@ -24,26 +24,26 @@ def to_units(resources: Mapping[str, float]) -> dict[str, int]:
     """
     units: dict[str, int] = {}
     for name, amount in resources.items():
-        check_amount(name, amount)
+        known = check_amount(name, amount)
         if amount:
-            units[name] = min(round(amount * UNIT), MOST_UNITS)
+            units[known] = min(round(amount * UNIT), MOST_UNITS)
     return units
 
 
-def check_amount(name: object, amount: object) -> None:
-    """Refuse what is no amount of a resource.
+def check_amount(name: object, amount: object) -> str:
+    """The name of a resource of which ``amount`` is one.
 
     Raises:
         TypeError, ValueError: see `to_units`.
     """
     if not isinstance(name, str):
         raise TypeError(f"The name of a resource is a str, not {type(name).__name__}: {name!r}.")
-    check_text("The name of a resource", name, _LONGEST_NAME)
+    known = check_text("The name of a resource", name, _LONGEST_NAME)
     if not isinstance(amount, int | float):
         raise TypeError(
             f"The quantity of resource {name} must be a number, not {type(amount).__name__}"
         )
-    if not math.isfinite(amount):
+    if isinstance(amount, float) and not math.isfinite(amount):
         raise ValueError(f"The quantity of resource {name} must be a number, not {amount}")
     if amount < 0:
         raise ValueError(f"The quantity of resource {name} cannot be negative")
@@ -52,6 +52,7 @@ def check_amount(name: object, amount: object) -> None:
             f"The precision of the fractional quantity of resource {name} cannot go beyond "
             f"{1 / UNIT}"
         )
+    return known
 
 
 def from_units(units: Mapping[str, int]) -> dict[str, float]:

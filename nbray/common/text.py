@@ -38,8 +38,13 @@ def _escaped(character: str) -> str:
     return known.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-def check_text(what: str, text: str, most: int) -> None:
-    """Refuse what cannot be a name.
+def plain(text: str) -> str:
+    """The text as an exact `str`: messages take no class derived from it, as NumPy's."""
+    return text if type(text) is str else str.__str__(text)
+
+
+def check_text(what: str, text: str, most: int) -> str:
+    """A name, `plain`, if it can be one.
 
     Args:
         what: begins the message of the error, as "The name of a resource".
@@ -54,12 +59,13 @@ def check_text(what: str, text: str, most: int) -> None:
     if len(text) > most:
         raise ValueError(f"{what} has {len(text):,} characters; at most {most:,} can be used.")
     try:
-        text.encode()
+        str.encode(text)
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{what} is no Unicode text: {one_line(text[:100])!r} has half of a surrogate pair "
             f"({text[error.start]!r}) at place {error.start}."
         ) from None
+    return plain(text)
 
 
 def as_name(text: str, most: int = 1000) -> str:

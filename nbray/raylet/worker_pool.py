@@ -109,9 +109,16 @@ class WorkerPool:
     def _fork(self, env: Prepared) -> None:
         template = self._templates.get(env.python)
         if template is None:
-            template = self._templates[env.python] = Template(
-                self._session, self._socket_path, env.python, self._on_template, self._on_end
-            )
+            try:
+                template = Template(
+                    self._session, self._socket_path, env.python, self._on_template, self._on_end
+                )
+            except (OSError, ValueError) as error:
+                if not env.python:
+                    raise
+                self._refuse(env.text, f"Its interpreter {env.python!r} does not start: {error}.")
+                return
+            self._templates[env.python] = template
         worker_id = os.urandom(28)
         log = str(self._session.log_path(f"worker-{worker_id.hex()[:12]}"))
         self.workers[worker_id] = Worker(worker_id, log, env)
