@@ -12,7 +12,7 @@ import msgspec
 
 from nbray import cloudpickle
 from nbray.common.ids import ActorID
-from nbray.common.text import as_name
+from nbray.common.text import as_name, one_line
 from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import ClassMethodNode, ClassNode
@@ -150,7 +150,7 @@ class ActorClass:
         )
 
     def __repr__(self) -> str:
-        return f"ActorClass({self.__name__})"
+        return f"ActorClass({one_line(self.__name__)})"
 
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.
@@ -472,7 +472,7 @@ class ActorHandle:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"Actor({self._class_name}, {self._id.hex()})"
+        return f"Actor({one_line(self._class_name)}, {self._id.hex()})"
 
 
 def find_actor(name: str, namespace: str) -> ActorHandle | None:

@@ -38,6 +38,7 @@ class Template:
         self._input = b""
         mine, theirs = socket.socketpair()
         env = dict(os.environ)
+        env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             env.setdefault(name, "1")
         with open(self.log, "ab") as log:
