@@ -31,7 +31,7 @@ import psutil
 import nbray
 from nbray.core_worker.current import find_core
 from nbray.driver import find_session
-from nbray.wire import connection
+from nbray.wire import frames
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire import raylet_messages as r
@@ -39,6 +39,7 @@ from nbray.wire import state_messages as s
 from nbray.wire.frames import MALFORMED
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.handshake import ClientHandshake, HandshakeError
+from nbray.wire.link import Opening
 
 GROWTH_ALLOWED = 48 << 20
 # What it means is that code runs.
@@ -183,7 +184,20 @@ class Inputs:
         length = len(body)
         if self.rng.random() < 0.1:
             length = self.rng.choice([0, 1, length + 1, 1 << 20, (1 << 32) - 1])
-        return struct.pack("<I", length) + body
+        return struct.pack("<II", length, self.rng.choice([0, 0, 1, (1 << 32) - 1])) + body
+
+    def opening(self) -> bytes:
+        """Which link a member says it is about: mostly a new one."""
+        right = Opening(self.rng.randbytes(16))
+        match self.rng.randrange(6):
+            case 0:
+                return Opening(right.link_id, received=self.rng.choice([1, 1 << 40])).pack()
+            case 1:
+                return Opening(right.link_id, known=True).pack()
+            case 2:
+                return self.mutated(right.pack())
+            case _:
+                return right.pack()
 
     def greeting(self, token: bytes, hello: bytes) -> bytes:
         """What a stranger sends first."""
@@ -250,12 +264,11 @@ def add(a: int, b: np.ndarray) -> int:
 def recording() -> Iterator[list[bytes]]:
     """The bodies of the frames that this process sends and receives meanwhile."""
     bodies: list[bytes] = []
-    encode, feed = connection.encode_frame, connection.FrameDecoder.feed
+    put, feed = frames.FrameWriter.put, frames.FrameDecoder.feed
 
-    def encoded(messages: Any) -> bytearray:
-        frame = encode(messages)
-        bodies.append(bytes(frame[4:]))
-        return frame
+    def noted(writer: Any, message: Any) -> None:
+        put(writer, message)
+        bodies.append(msgspec.msgpack.encode([message]))
 
     def fed(decoder: Any, data: Any) -> Any:
         messages = feed(decoder, data)
@@ -263,11 +276,11 @@ def recording() -> Iterator[list[bytes]]:
             bodies.append(msgspec.msgpack.encode(messages))
         return messages
 
-    connection.encode_frame, connection.FrameDecoder.feed = encoded, fed  # type: ignore[assignment]
+    frames.FrameWriter.put, frames.FrameDecoder.feed = noted, fed  # type: ignore[method-assign]
     try:
         yield bodies
     finally:
-        connection.encode_frame, connection.FrameDecoder.feed = encode, feed  # type: ignore[method-assign]
+        frames.FrameWriter.put, frames.FrameDecoder.feed = put, feed  # type: ignore[method-assign]
 
 
 def record() -> list[bytes]:
@@ -377,9 +390,10 @@ class Attack:
 
     def member(self, name: str, count: int = 20) -> None:
         """A connection that has proved the token sends frames until it is cut off."""
-        frames = [self.inputs.frame() for _ in range(count)]  # whatever the answers are
+        # Whatever the answers are.
+        sent = [self.inputs.opening(), *(self.inputs.frame() for _ in range(count))]
         if self.inputs.rng.random() < 0.2:
-            frames[-1] = frames[-1][: self.inputs.rng.randrange(len(frames[-1]))]
+            sent[-1] = sent[-1][: self.inputs.rng.randrange(len(sent[-1]))]
         with self.target.connect(self.target.sockets[name]) as sock:
             client = ClientHandshake(self.target.session.token)
             try:
@@ -390,8 +404,8 @@ class Attack:
             except HandshakeError as error:
                 raise AssertionError(f"{name} does not know its token any more") from error
             try:
-                for frame in frames:
-                    sock.sendall(frame)
+                for part in sent:
+                    sock.sendall(part)
                     self.sent[f"{name}, after it"] += 1
                     sock.setblocking(False)
                     with contextlib.suppress(BlockingIOError):

@@ -113,7 +113,7 @@ class SimReactor:
 
     def connect(
         self, unix_path: str, _host: str, _port: int, on_message: Callable[..., None],
-        on_closed: Callable[..., None],
+        on_closed: Callable[..., None], _on_broken: Callable[..., None],
     ) -> End:  # fmt: skip
         end = End(self.network, on_message, on_closed)
         if not self.network.connect(unix_path, end):

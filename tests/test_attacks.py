@@ -28,6 +28,7 @@ from nbray.driver import find_session
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.handshake import ClientHandshake
+from nbray.wire.link import Answer, Opening
 
 HTTP = b"GET /index.html HTTP/1.1\r\nHost: localhost\r\nUser-Agent: scan\r\n\r\n"
 TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200))
@@ -55,6 +56,8 @@ class Listener:
         client = ClientHandshake(token)
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
         client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))
+        sock.sendall(Opening(os.urandom(16)).pack())
+        assert Answer.unpack(sock.recv(Answer.SIZE, socket.MSG_WAITALL)).accepted
         return sock
 
 
@@ -127,9 +130,9 @@ def members() -> list[tuple[str, bytes, str]]:
     body = msgspec.msgpack.encode([["NoSuchMessage", 1, 2]])
     return [
         ("4 GB announced", b"\xff\xff\xff\xff" + b"x" * 1000, "4294967295 bytes was announced"),
-        ("an unknown message", struct.pack("<I", len(body)) + body, "malformed message"),
-        ("no MessagePack", struct.pack("<I", 40) + b"\xc1" * 40, "malformed message"),
-        ("no list", struct.pack("<I", 1) + b"\x01", "malformed message"),
+        ("an unknown message", struct.pack("<II", len(body), 0) + body, "malformed message"),
+        ("no MessagePack", struct.pack("<II", 40, 0) + b"\xc1" * 40, "malformed message"),
+        ("no list", struct.pack("<II", 1, 0) + b"\x01", "malformed message"),
     ]
 
 
@@ -172,10 +175,10 @@ def test_the_memory_of_the_attacked_does_not_grow(listener: Listener) -> None:
                 sock.sendall(HTTP)
                 assert is_closed(sock)
             with listener.join(token) as sock:
-                sock.sendall(b"\xff\xff\xff\xff")
+                sock.sendall(b"\xff\xff\xff\xff" * 2)
                 assert is_closed(sock)
             with listener.join(token) as sock:  # a frame that is announced and never comes
-                sock.sendall(struct.pack("<I", 100 << 20) + b"x" * 10_000)
+                sock.sendall(struct.pack("<II", 100 << 20, 0) + b"x" * 10_000)
 
     attack(20)
     resident, files = process.memory_info().rss, process.num_fds()

@@ -155,6 +155,7 @@ def test_a_method_is_asked_to_stop_and_its_value_is_lost(cluster: Path, fails: b
     with pytest.raises(ValueError if fails else TaskCancelledError):
         nbray.get(ref, timeout=30)
     alone = Methods.remote()
+    assert not nbray.get(alone.has_seen.remote(), timeout=30)
     ref = alone.until_cancelled.remote(fails)
     deadline = time.monotonic() + 30
     while not nbray.wait([ref], timeout=0.2)[0]:  # it may not have come there yet

@@ -12,8 +12,12 @@ class Config:
 
     Attributes:
         max_inline_bytes: values up to this size travel in messages; larger ones in the arena.
+        max_inline_arguments_bytes: so much of a task's arguments, or of the values that it returns,
+            travels in one message; the rest goes to the arena, or is asked for.
         max_frame_bytes: the longest frame that is accepted.
         handshake_timeout_s: a peer that has not authenticated by then is disconnected.
+        peer_patience_s: how long a process that lives may be out of reach of another that talks
+            to it before the connection between them is given up.
         health_check_period_s: how often a raylet reports to the GCS.
         health_check_timeout_s: a raylet silent for so long is dead.
         gcs_rpc_server_reconnect_timeout_s: calls wait for a GCS that is away for so long; then
@@ -51,8 +55,10 @@ class Config:
     """
 
     max_inline_bytes: int = 100 * 1024
+    max_inline_arguments_bytes: int = 10 << 20
     max_frame_bytes: int = 128 << 20
     handshake_timeout_s: float = 5.0
+    peer_patience_s: float = 60.0
     health_check_period_s: float = 0.5
     health_check_timeout_s: float = 3.0
     gcs_rpc_server_reconnect_timeout_s: float = 60.0

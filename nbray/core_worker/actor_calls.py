@@ -23,6 +23,7 @@ from nbray.exceptions import (
     RuntimeEnvSetupError,
 )
 from nbray.wire.connection import Connection
+from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
     ActorRegistered,
     ActorState,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAST_REPLIES_S = 1.0
+_ASK_AGAIN_S = 1.0
 
 
 class ActorCall:
@@ -96,7 +98,18 @@ class ActorCalls:
             if reply.error:
                 raise ActorAlreadyExistsError(reply.error)
         else:
-            core.reactor.post(lambda: core.peers.raylet.send(message))
+            core.reactor.post(lambda: self._register(message))
+
+    def _register(self, message: CreateActor) -> None:
+        try:
+            self._core.peers.raylet.send(message)
+        except UnsendableError as error:
+            self._end(message.spec.actor_id, str(error))
+
+    def _end(self, actor_id: bytes, cause: str) -> None:
+        """For this process, the actor is dead from now on."""
+        dead = ActorState(actor_id, 1 << 29, "DEAD", None, cause)
+        self.client(actor_id).on_state(dead, at_once=True)
 
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor; for this process it is dead at once when it does not restart."""
@@ -105,8 +118,7 @@ class ActorCalls:
         def act() -> None:
             core.peers.raylet.send(KillActor(actor_id, no_restart))
             if no_restart:
-                dead = ActorState(actor_id, 1 << 29, "DEAD", None, "it was killed by `nbray.kill`")
-                self.client(actor_id).on_state(dead, at_once=True)
+                self._end(actor_id, "it was killed by `nbray.kill`")
 
         core.reactor.post(act)
 
@@ -238,11 +250,8 @@ class ActorClient:
         if connection is None:
             return
         queue = self._queue
-        in_flight = self._in_flight.setdefault(connection, {})
         while queue and not queue[0].unresolved:
-            call = queue.popleft()
-            in_flight[call.spec.task_id] = call
-            connection.send(PushTask(call.spec))
+            self._send(connection, queue.popleft())
         if queue and self._may_overtake:
             ready = [c for c in queue if c.options.out_of_order and not c.unresolved]
             for call in ready:
@@ -251,8 +260,12 @@ class ActorClient:
         self._may_overtake = False
 
     def _send(self, connection: Connection, call: ActorCall) -> None:
-        self._in_flight.setdefault(connection, {})[call.spec.task_id] = call
-        connection.send(PushTask(call.spec))
+        try:
+            connection.send(PushTask(call.spec))
+        except UnsendableError as error:
+            self._core.results.fail(call.spec, error)
+        else:
+            self._in_flight.setdefault(connection, {})[call.spec.task_id] = call
 
     def unfinished(self) -> list[ActorCall]:
         """The calls without a reply."""
@@ -376,7 +389,16 @@ class ActorClient:
         self._queue.extendleft(reversed(again))
         self._may_overtake = True
         self._watch()
+        if is_current and not connection.peer_ended:
+            self._core.reactor.call_later(_ASK_AGAIN_S, self._ask_again)
         self.dispatch()
+
+    def _ask_again(self) -> None:
+        """The actor was out of reach and lives, so there may be no news of it: ask where it is."""
+        if self._connection is None and self._death_cause is None:
+            self._version -= 1
+            self._watching = False
+            self._watch()
 
     def fail_all(self, error: Exception) -> None:
         """Give all calls up."""

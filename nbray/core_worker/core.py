@@ -40,7 +40,7 @@ from nbray.core_worker.pending import PendingTask, PickledFunction
 from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
-from nbray.core_worker.serialization import serialize
+from nbray.core_worker.serialization import Serialized, serialize
 from nbray.core_worker.stored_values import StoredValues
 from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
 from nbray.core_worker.submitter import TaskSubmitter
@@ -257,10 +257,11 @@ class CoreWorker:
             The arguments, and the ids of all that is referenced for them.
         """
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
+        inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
         for dependency in dependencies:
             self.released.append((dependency.object_id, 1))
             ref = ObjectRef(dependency.object_id, dependency.owner, self)
-            dependency.value = self.values.complete(ref)
+            inlined.fill(dependency, self.values.complete(ref))
         for ref in captured:
             self.released.append((ref.binary(), 1))
         held = [d.object_id for d in dependencies] + [ref.object_id for ref in contained]
@@ -307,14 +308,15 @@ class CoreWorker:
 
     # --- values (any thread) --------------------
 
-    def put(self, value: Any) -> ObjectRef:
-        """Make an object of ``value``; this process owns it."""
+    def put(self, value: Any, packed: Serialized | None = None) -> ObjectRef:
+        """Make an object of ``value``, which may be ``packed`` already; this process owns it."""
         object_id = return_id(self.new_task_id(), 0)
         entry = self.table.add_owned(object_id)
         if self.config.record_ref_creation_sites:
             self.references.sites[object_id] = where_made()
         try:
-            packed = serialize(value)
+            if packed is None:
+                packed = serialize(value)
             entry.value = self.stored.store(object_id, packed, self.peers.address)
         except BaseException:
             self.released.append((object_id, -1))
@@ -450,15 +452,17 @@ class CoreWorker:
 
     def _resolve(self, task: Any, when_resolved: Callable[[Any], None]) -> bool:
         """Fill in the values of complete dependencies; True when none is missing."""
+        inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
         for dependency in task.spec.dependencies:
             entry = self.table.borrow(dependency.object_id, dependency.owner)
             if entry.value is not None:
-                dependency.value = entry.value
+                inlined.fill(dependency, entry.value)
                 continue
             task.unresolved += 1
 
             def fill(entry: ObjectEntry = entry, dependency: Dependency = dependency) -> None:
-                dependency.value = entry.value
+                assert entry.value is not None
+                inlined.fill(dependency, entry.value)
                 task.unresolved -= 1
                 if not task.unresolved:
                     when_resolved(task)

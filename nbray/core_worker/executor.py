@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
+from nbray.common.ids import return_id
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.run_counts import RunCounts
@@ -28,6 +29,7 @@ from nbray.core_worker.task_runner import TaskRunner
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.frames import UnsendableError
 from nbray.wire.records import TaskSpec
 from nbray.wire.waiting import Waiter
 
@@ -139,9 +141,17 @@ class Executor:
     ) -> None:
         done.borrowed = kept
         held = [ref.object_id for value in done.values for ref in value.contained]
+        try:
+            connection.send(done)
+        except UnsendableError as error:
+            for index, value in enumerate(done.values):
+                self._core.references.free(return_id(spec.task_id, index), value)
+            self._core.references.note(held, -1)
+            held = []
+            done.values = self._runner.errors(spec, error)
+            connection.send(done)
         if held:
             self._core.references.hand_over(connection, spec.task_id, held)
-        connection.send(done)
         self._counts.add(spec, done)
 
     def _return_if_long(self) -> None:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1 << 18
 _MAX_DISPLAY_BYTES = 32 << 20
+_MAX_PLAIN = 10_000
 _MAX_SOURCES = 1000
 _current: WorkerOutput | None = None
 
@@ -162,7 +163,7 @@ class WorkerOutput:
         """Something rich was displayed: one of Jupyter's messages."""
         encoded = json.dumps(content).encode()
         if len(encoded) > _MAX_DISPLAY_BYTES:
-            shown = content["data"].get("text/plain", "")
+            shown = str(content["data"].get("text/plain", ""))[:_MAX_PLAIN]
             note = f"{shown}\n(too large to be shown: {len(encoded) / 1e6:.0f} MB)"
             encoded = json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
         with self._lock:

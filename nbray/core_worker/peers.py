@@ -1,8 +1,9 @@
 """The processes that this one talks to: connections, and requests that wait for a reply.
 
 Connections to drivers and workers are made when they are needed and never waited for: what is
-sent meanwhile leaves when the handshake is done, and a peer that is not there shows itself as
-a connection that ends. Whoever waits for a reply over a connection hears of its end, too.
+sent meanwhile leaves when the handshake is done. A connection ends when the process behind it has
+ended, not when a socket does (`broken_links`). Whoever waits for a reply over a connection hears
+of its end, too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 from nbray.common.config import Config
+from nbray.core_worker.broken_links import BrokenLinks
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
+from nbray.wire.frames import UnsendableError
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address
 from nbray.wire.waiting import Waiter
@@ -31,7 +34,7 @@ _OF_RAYLETS = (
     m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.RoomLent, om.ReclaimRoom,
     om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
     m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects, m.GroupState,
-    m.Assigned,
+    m.Assigned, m.ProcessState,
 )  # fmt: skip
 Handler = Callable[[Connection, Any], None]
 
@@ -65,7 +68,12 @@ class Peers:
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
         self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
+        self._broken = BrokenLinks(reactor, config, self._ask_for_process)
+        reactor.identity = lambda: (worker_id, self.address.node_id)
         self.handlers[m.NodeDied] = self._on_node_died
+        self.handlers[m.ProcessState] = lambda _raylet, reply: self.answer(
+            ("process", reply.request_id), reply
+        )
 
     def start(self, raylet_socket: str, host: str) -> None:
         """Listen on ``host`` and a Unix socket, and connect to the raylet of this node.
@@ -79,8 +87,8 @@ class Peers:
         tcp = socket.create_server((host, 0), backlog=512)
         self.address = Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
         self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
-        self.reactor.listen(unix, self._on_peer_message, self._closed)
-        self.reactor.listen(tcp, self._on_peer_message, self._closed)
+        for sock in (unix, tcp):
+            self.reactor.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
 
     def joined(self, node_id: bytes) -> None:
         """The raylet of that node took this process in."""
@@ -105,7 +113,7 @@ class Peers:
             local = address.node_id == self.address.node_id
             connection = self.reactor.connect(
                 address.unix_path if local else "", address.host, address.port,
-                self._on_message, self._closed,
+                self._on_message, self._closed, self._broken.broken,
             )  # fmt: skip
             connection.state = address
             connection.send(self.hello())
@@ -125,7 +133,10 @@ class Peers:
         """The connection to a node's raylet, made when there is none."""
         connection = self._raylets.get(node_id)
         if connection is None or connection.closed:
-            connection = self.reactor.connect("", host, port, self._on_message, self._closed)
+            connection = self.reactor.connect(
+                "", host, port, self._on_message, self._closed, self._broken.broken
+            )
+            connection.state = Address(b"", node_id, "", host, port)
             self._raylets[node_id] = connection
         return connection
 
@@ -163,6 +174,7 @@ class Peers:
         ]
         raylet = self._raylets.pop(message.node_id, None)
         for connection in [*gone, raylet] if raylet is not None else gone:
+            connection.peer_ended = True
             connection.close("its node is dead")
         for hook in self.on_node_died:
             hook(message.node_id)
@@ -180,12 +192,20 @@ class Peers:
         message: m.Message,
         then: Callable[[Any], None],
     ) -> None:
-        """Send ``message``; ``then`` gets the reply for ``key``, or None if the peer ends first."""
+        """Send ``message``; ``then`` gets the reply for ``key``, or None if the peer ends first.
+
+        Raises:
+            UnsendableError: the message cannot travel.
+        """
         if connection.closed:
             then(None)
             return
-        self._replies[key] = (connection, then)
         connection.send(message)
+        self._replies[key] = (connection, then)
+
+    def _ask_for_process(self, question: m.AskProcess, then: Callable[[Any], None]) -> None:
+        question.request_id = self.next_request()
+        self.ask(self.raylet, ("process", question.request_id), question, then)
 
     def answer(self, key: object, reply: m.Message) -> None:
         """The reply for ``key`` came; nothing happens when nobody waits for it."""
@@ -199,6 +219,7 @@ class Peers:
         Raises:
             GetTimeoutError: no reply in ``timeout`` seconds.
             LocalRayletDiedError: the raylet ended.
+            UnsendableError: the message cannot travel.
         """
         waiter = Waiter()
         answer: list[Any] = []
@@ -207,7 +228,13 @@ class Peers:
             answer.append(reply)
             waiter.complete_one()
 
-        self.reactor.post(lambda: self.ask(self.raylet, key, message, on_reply))
+        def ask() -> None:
+            try:
+                self.ask(self.raylet, key, message, on_reply)
+            except UnsendableError as error:
+                on_reply(error)
+
+        self.reactor.post(ask)
         if not self.reactor.wait(waiter, timeout):
             raise GetTimeoutError(
                 f"The raylet did not answer {type(message).__name__} within {timeout:.0f} s."
@@ -217,6 +244,8 @@ class Peers:
                 "The raylet of this node has died. Its log, raylet.log, says why; "
                 "connect anew with nbray.shutdown() and nbray.init()."
             )
+        if isinstance(answer[0], UnsendableError):
+            raise answer[0]
         return answer[0]
 
     def gcs_call(self, method: str, body: bytes) -> bytes:

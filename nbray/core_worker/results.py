@@ -33,7 +33,10 @@ class Results:
             references.kept_by(object_id, worker_id)
         handed_over: list[ContainedRef] = []
         any_refs = False
-        for index, value in enumerate(done.values):
+        values = done.values
+        if len(values) < spec.return_count() and values and values[0].is_error:
+            values = values * spec.return_count()  # the error stands for all of them
+        for index, value in enumerate(values):
             object_id = return_id(spec.task_id, index)
             any_refs = any_refs or bool(value.contained)
             entry = references.table.get(object_id)

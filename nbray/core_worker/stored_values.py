@@ -58,15 +58,17 @@ class StoredValues:
 
     # --- written --------------------
 
-    def store(self, object_id: bytes, packed: Serialized, owner: Address) -> Value:
-        """The value inline when it is small, else written into the arena.
+    def store(
+        self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True
+    ) -> Value:
+        """The value inline when it is small and may be, else written into the arena.
 
         Raises:
             ObjectStoreFullError: there was no room in time.
             OutOfDiskError: nor was there room on the disk for what lies in the arena.
         """
         core = self._core
-        if packed.size <= core.config.max_inline_bytes:
+        if inline and packed.size <= core.config.max_inline_bytes:
             return Value(packed.to_bytes(), None, False, packed.contained)
         assert self._arena is not None
         size = packed.size

@@ -27,6 +27,7 @@ from nbray.exceptions import (
     WorkerCrashedError,
 )
 from nbray.wire.connection import Connection
+from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
     CancelLeaseRequest,
     LeaseGranted,
@@ -154,11 +155,16 @@ class TaskSubmitter:
         task.lease = lease
         lease.in_flight[task.spec.task_id] = task
         known = lease.connection.known_functions
-        function = None
-        if task.spec.function_id not in known:
-            known.add(task.spec.function_id)
-            function = task.function.data
-        lease.connection.send(PushTask(task.spec, function, lease.devices))
+        function_id = task.spec.function_id
+        function = None if function_id in known else task.function.data
+        try:
+            lease.connection.send(PushTask(task.spec, function, lease.devices))
+        except UnsendableError as error:
+            del lease.in_flight[task.spec.task_id]
+            del self._tasks[task.spec.task_id]
+            self._core.results.fail(task.spec, error)
+            return
+        known.add(function_id)
 
     def _request_leases(self, queue: TaskQueue) -> None:
         wanted = min(len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
@@ -167,22 +173,25 @@ class TaskSubmitter:
 
     def _request(self, queue: TaskQueue, raylet: Connection, spilled: bool) -> None:
         self._next_request += 1
+        request = RequestLease(
+            self._next_request,
+            self._core.job,
+            dict(queue.shape.resources),
+            len(queue.tasks),
+            spilled,
+            bool(queue.tasks) and queue.tasks[0].retries != 0,
+            queue.runtime_env,
+            queue.shape.strategy,
+            queue.shape.selector,
+            queue.near,
+        )
+        try:
+            raylet.send(request)
+        except UnsendableError as error:
+            self._fail_queue(queue, error)
+            return
         queue.requests[self._next_request] = raylet
         self._asking[self._next_request] = queue
-        raylet.send(
-            RequestLease(
-                self._next_request,
-                self._core.job,
-                dict(queue.shape.resources),
-                len(queue.tasks),
-                spilled,
-                bool(queue.tasks) and queue.tasks[0].retries != 0,
-                queue.runtime_env,
-                queue.shape.strategy,
-                queue.shape.selector,
-                queue.near,
-            )
-        )
 
     def _on_granted(self, raylet: Connection, message: LeaseGranted) -> None:
         queue = self._asking.pop(message.request_id, None)
@@ -212,10 +221,14 @@ class TaskSubmitter:
         if queue is None:
             return
         queue.requests.pop(message.request_id, None)
+        self._fail_queue(queue, _refusal(message))
+
+    def _fail_queue(self, queue: TaskQueue, error: Exception) -> None:
+        """No task of the queue can ever run."""
         while queue.tasks:
             task = queue.tasks.popleft()
             self._tasks.pop(task.spec.task_id, None)
-            self._core.results.fail(task.spec, _refusal(message))
+            self._core.results.fail(task.spec, error)
 
     def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
         """A reply came. False when the task is not one of this submitter's."""

@@ -20,16 +20,17 @@ from nbray.common.ids import return_id
 from nbray.core_worker.arguments import unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.serialization import deserialize, serialize
+from nbray.core_worker.serialization import Serialized, deserialize, serialize
 from nbray.core_worker.stream_writer import StreamWriters
 from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
-from nbray.wire.records import TaskSpec, Value
+from nbray.wire.records import Address, TaskSpec, Value
 
 logger = logging.getLogger(__name__)
 
+_MOST_TEXT = 1 << 16
 _PACKAGE = Path(__file__).parent
 # The frames between the worker and the user's code, and between that and a value that it asks for.
 _OURS = (str(_PACKAGE), str(_PACKAGE.parent / "api.py"), str(_PACKAGE.parent / "object_ref.py"))
@@ -76,7 +77,7 @@ class TaskRunner:
             raise
         except BaseException as error:
             done.retry = True
-            done.values = self.errors(spec, error, unpacked)
+            done.values = self.errors(spec, error, unpacked, owner.state)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
@@ -104,7 +105,7 @@ class TaskRunner:
             raise
         except BaseException as error:
             done.retry = not isinstance(error, asyncio.CancelledError)
-            done.values = self.errors(spec, error, unpacked)
+            done.values = self.errors(spec, error, unpacked, owner.state)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
@@ -179,12 +180,16 @@ class TaskRunner:
                     f"Task returned {len(results)} objects, but num_returns={spec.num_returns}."
                 )
         values = []
+        room = self._core.config.max_inline_arguments_bytes
         for index, item in enumerate(results):
             packed = serialize(item)
+            room -= packed.size
             # Held until the receiver has registered them: `HandoverDone` takes this back.
             self._core.references.note((ref.object_id for ref in packed.contained), 1)
             values.append(
-                self._core.stored.store(return_id(spec.task_id, index), packed, owner.state)
+                self._core.stored.store(
+                    return_id(spec.task_id, index), packed, owner.state, inline=room >= 0
+                )
             )
         return values
 
@@ -199,8 +204,18 @@ class TaskRunner:
             done.values = self.cancelled(spec).values
         done.retry = False
 
-    def errors(self, spec: TaskSpec, error: BaseException, unpacked: bool = True) -> list[Value]:
-        """The task's values when it raised; ``unpacked``: after its arguments were there."""
+    def errors(
+        self,
+        spec: TaskSpec,
+        error: BaseException,
+        unpacked: bool = True,
+        owner: Address | None = None,
+    ) -> list[Value]:
+        """What the task gives when it raised: one error, for all of its values.
+
+        ``unpacked``: after its arguments were there. ``owner``: of its values, who is to have
+        the exception also when it is large.
+        """
         wrapped: BaseException
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
@@ -213,11 +228,28 @@ class TaskRunner:
             deserialize(data, None)
             for ref in packed.contained:  # nobody can tell how long the error is kept
                 self._core.pickled_refs.add(self._core.borrowed_ref(ref.object_id, ref.owner))
-        except Exception:
-            logger.info("The exception of %s cannot be sent; its text is.", spec.name)
+            value = self._stored_error(spec, packed, owner) or Value(data, None, True)
+        except Exception as problem:
+            logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
+            value = Value(data, None, True)
         self._core.events.raised(spec.task_id, error, text)
-        return [Value(data, None, True)] * spec.return_count()
+        return [value][: spec.return_count()]
+
+    def _stored_error(
+        self, spec: TaskSpec, packed: Serialized, owner: Address | None
+    ) -> Value | None:
+        """An exception that is too large for a message, in the arena; None for a small one.
+
+        Raises:
+            ValueError: the error belongs to several objects, of which each would need a copy.
+        """
+        if packed.size <= self._core.config.max_inline_arguments_bytes:
+            return None
+        if owner is None or spec.num_returns != 1:
+            raise ValueError(f"it has {packed.size} bytes")
+        value = self._core.stored.store(return_id(spec.task_id, 0), packed, owner)
+        return Value(None, value.stored, True)
 
     def task_error(self, spec: TaskSpec, text: str, cause: BaseException | None) -> TaskError:
         """The error of a task that ran, or was to run, in this process."""
@@ -264,7 +296,16 @@ def user_traceback(error: BaseException) -> str:
         )
         part = part.__cause__ or part.__context__
     if not isinstance(error, TaskError):
-        return "".join(frames.format())
+        return _bounded("".join(frames.format()))
     met = "".join(["Traceback (most recent call last):\n", *frames.stack.format()])
     last = str(error).rstrip().rpartition("\n")[2]
-    return f"{str(error).rstrip()}\n\nWhich the task met here:\n\n{met}{last}\n"
+    return _bounded(f"{str(error).rstrip()}\n\nWhich the task met here:\n\n{met}{last}\n")
+
+
+def _bounded(text: str) -> str:
+    """``text`` without its middle when it is longer than anybody reads."""
+    if len(text) <= _MOST_TEXT:
+        return text
+    left_out = len(text) - _MOST_TEXT
+    half = _MOST_TEXT // 2
+    return f"{text[:half]}\n... {left_out:,} characters ...\n{text[-half:]}"

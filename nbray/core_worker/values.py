@@ -104,6 +104,17 @@ class Values:
         assert entry.value is not None
         return entry.value
 
+    def ask_owner(self, object_id: bytes, owner: Address) -> Value:
+        """The value of an argument that did not come with its task."""
+        references = self._core.references
+        entry = references.refer(object_id, owner)
+        try:
+            self.wait_for([(object_id, entry)], 1, None)
+            assert entry.value is not None
+            return entry.value
+        finally:
+            references.note([object_id], -1)
+
     def _entry(self, ref: ObjectRef) -> ObjectEntry:
         entry = self._core.table.get(ref._id)
         if entry is None or self._core.reactor.stopped:

@@ -22,6 +22,7 @@ from nbray.raylet.actors import ActorManager
 from nbray.raylet.groups import GroupManager
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
+from nbray.raylet.liveness import Liveness
 from nbray.raylet.logs import LogFolder
 from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.metrics import MetricTable
@@ -40,7 +41,14 @@ from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
-from nbray.wire.raylet_messages import DropObjects, KeepObjects, ProcessGone, PullChunk, TellOwner
+from nbray.wire.raylet_messages import (
+    DropObjects,
+    FindProcess,
+    KeepObjects,
+    ProcessGone,
+    PullChunk,
+    TellOwner,
+)
 from nbray.wire.records import Address, NodeInfo
 from nbray.wire.state_messages import LogsRequest, ObjectsRequest, ReadLog, TasksRequest
 
@@ -94,6 +102,7 @@ class Raylet:
         self._job_homes: dict[bytes, bytes] = {}
         self._processes: set[Process] = set()
         self._drivers: dict[bytes, Process] = {}
+        self._liveness = Liveness(self.node_id, self._nodes, self._is_here, config.peer_patience_s)
         self._inquiries = Inquiries(self._processes)
         self._state = NodeState(
             self.node_id, host, gcs, self._pool, self._leases, self._inquiries, self._store.table
@@ -130,6 +139,7 @@ class Raylet:
             "DropObjects": (DropObjects, self._objects.drop_objects),
             "TellOwner": (TellOwner, self._objects.tell_owner),
             "KeepObjects": (KeepObjects, self._objects.keep_objects),
+            "FindProcess": (FindProcess, self._liveness.find),
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
             "ListWorkers": (g.Empty, self._state.list_workers),
             "ListTasks": (TasksRequest, self._events.list_tasks),
@@ -224,8 +234,11 @@ class Raylet:
         for job_id, home in list(self._job_homes.items()):
             if home == node_id:
                 self._end_job(job_id)
-        for process in self._processes:
-            process.send(m.NodeDied(node_id))
+        for process in list(self._processes):
+            if process.connection.node_id == node_id:
+                process.connection.close("its node is dead")
+            else:
+                process.send(m.NodeDied(node_id))
 
     # --- the frame server's handler --------------------
 
@@ -242,6 +255,8 @@ class Raylet:
                 self._leases.return_lease(process, message.lease_id, message.broken)
             case m.CancelLeaseRequest():
                 self._leases.cancel(process, message.request_id)
+            case m.AskProcess():
+                self._liveness.answer(process, message)
             case m.WorkerBlocked():
                 self._leases.lend(process)
             case m.AskAssigned():
@@ -303,6 +318,10 @@ class Raylet:
             case _:
                 logger.warning("An unexpected %s from %s.", type(message).__name__, conn.peer)
 
+    def on_broken(self, conn: FrameConnection) -> None:
+        """A process of another node lost its socket."""
+        self._liveness.broken(conn)
+
     def on_closed(self, conn: FrameConnection, reason: str) -> None:
         process = conn.state
         if process is None:
@@ -322,6 +341,12 @@ class Raylet:
             self._pool.kill(process.worker, intended=False)
 
     # --- who is here --------------------
+
+    def _is_here(self, worker_id: bytes) -> bool:
+        """Whether a worker or driver of this node lives."""
+        return worker_id in self._pool.workers or any(
+            process.worker_id == worker_id for process in self._drivers.values()
+        )
 
     def _register_worker(self, process: Process, message: m.RegisterWorker) -> None:
         a = message.address

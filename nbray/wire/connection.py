@@ -1,130 +1,190 @@
-"""A frame connection of a driver or worker; its reactor says when to read and write."""
+"""A connection of a driver or worker: a link, and the socket that carries it at the moment."""
 
 from __future__ import annotations
 
 import logging
-import select
+import os
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nbray.wire.frames import FrameDecoder, FrameError, encode_frame
-from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.frames import FrameError
+from nbray.wire.handshake import ClientHandshake
+from nbray.wire.link import Answer, Link, Opening
 from nbray.wire.messages import Message
+from nbray.wire.transport import Transport
 
 if TYPE_CHECKING:
     from nbray.wire.reactor import Reactor
 
 logger = logging.getLogger(__name__)
 
-READ_BYTES = 1 << 18
+Dial = Callable[[], tuple[socket.socket, int]]
 
 
 class Connection:
-    """A frame connection; what is sent before the handshake is done waits for it.
+    """Messages to and from one process.
 
-    Only the holder of the baton may use it.
+    What is sent before the peer has proved the token, or while there is no socket, waits. Only the
+    holder of the baton may use it.
+
+    Attributes:
+        on_message: called with each message.
+        on_closed: called once, at the end.
+        on_broken: called when the socket was lost or could not be made; whoever is called has to
+            see to it that the connection is made anew (`dial`), or closed. None: a lost socket is
+            the end.
+        attempts: how often it was tried to make it anew since messages flowed last; counted by
+            whoever does.
+        peer_ended: whether it was closed because the process behind it has ended.
+        state: belongs to whoever uses the connection.
+        known_functions: the functions that the peer has been sent.
     """
+
+    preamble_bytes = Answer.SIZE
 
     def __init__(
         self,
         reactor: Reactor,
-        sock: socket.socket,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
-        handshake: ClientHandshake | ServerHandshake,
+        on_broken: Callable[[Connection], None] | None = None,
+        dial: Dial | None = None,
+        link_id: bytes = b"",
     ) -> None:
         self.reactor = reactor
-        self.sock = sock
         self.on_message = on_message
         self.on_closed = on_closed
+        self.on_broken = on_broken
         self.closed = False
+        self.reason = ""
+        self.attempts = 0
+        self.peer_ended = False
         self.state: Any = None
         self.known_functions: set[bytes] = set()
-        self._handshake: ClientHandshake | ServerHandshake | None = handshake
-        self._accepted = isinstance(handshake, ServerHandshake)
-        self._decoder = FrameDecoder(reactor.config.max_frame_bytes)
-        self._queued: list[Message] = []
-        self._unsent: deque[memoryview] = deque()
-        self._writable_wanted = False
+        self.link_id = link_id or os.urandom(16)
+        self._dial = dial
+        self._link = Link(reactor.config.max_frame_bytes)
+        self._transport: Transport | None = None
+        self._known = bool(link_id)
+        self._is_dirty = False
 
     @property
     def established(self) -> bool:
-        """Whether the peer has proved that it belongs to the cluster."""
-        return self._handshake is None
+        """Whether the peer has ever proved that it belongs to the cluster."""
+        return self._known
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket over which messages flow."""
+        return self._transport is not None and self._transport.is_open
+
+    @property
+    def dials(self) -> bool:
+        """Whether it is this side that makes the connection anew."""
+        return self._dial is not None
 
     @property
     def congested(self) -> bool:
         """Whether the peer has not yet read all that was sent."""
-        return bool(self._unsent)
+        return self._transport is None or self._transport.congested
 
     def send(self, message: Message) -> None:
-        """Queue ``message``; it leaves with the others at the end of this turn."""
-        if not self._queued:
+        """Queue ``message``; it leaves with the others at the end of this turn.
+
+        Raises:
+            UnsendableError: it cannot travel; nothing else is touched.
+        """
+        if self.closed:
+            return
+        self._link.put(message)
+        if not self._is_dirty:
+            self._is_dirty = True
             self.reactor.dirty.append(self)
-        self._queued.append(message)
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket takes it."""
-        if self.closed:
-            self._queued.clear()
+        self._is_dirty = False
+        transport = self._transport
+        if transport is None or not transport.is_open or self.closed:
             return
-        if self._queued and self._handshake is None:
-            self._unsent.append(memoryview(encode_frame(self._queued)))
-            self._queued = []
         try:
-            while self._unsent:
-                head = self._unsent[0]
-                sent = self.sock.send(head)
-                if sent < len(head):
-                    self._unsent[0] = head[sent:]
-                else:
-                    self._unsent.popleft()
-        except BlockingIOError:
-            pass  # the poller says when there is room again
-        except OSError as error:
-            self.close(str(error))
-            return
-        if bool(self._unsent) != self._writable_wanted:
-            self._writable_wanted = bool(self._unsent)
-            mask = select.EPOLLIN | (select.EPOLLOUT if self._writable_wanted else 0)
-            self.reactor.poller.modify(self.sock.fileno(), mask)
+            transport.write(self._link.take())
+            transport.flush()
+        except BaseException:
+            # What was taken and not written is sent again over another socket.
+            transport.end("a write was torn apart")
+            raise
 
-    def handle_events(self, events: int) -> None:
-        if events & select.EPOLLOUT:
-            self.flush()
-        if not self.closed and events & ~select.EPOLLOUT:
-            self._read()
+    # --- its sockets --------------------
 
-    def _read(self) -> None:
-        try:
-            size = self.sock.recv_into(self.reactor.buffer)
-        except BlockingIOError:
+    def dial(self) -> None:
+        """Connect to the peer; what comes of it shows itself later."""
+        if self.closed or self._transport is not None or self._dial is None:
             return
-        except OSError as error:
-            self.close(str(error))
+        sock, failed = self._dial()
+        if failed:
+            sock.close()
+            reason = os.strerror(failed)
+            self.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
             return
-        if not size:
-            self.close("the peer closed the connection")
-            return
-        data: bytes | memoryview = self.reactor.buffer[:size]
-        try:
-            if self._handshake is not None:
-                reply, rest = self._handshake.feed(bytes(data))
-                if reply:
-                    self._unsent.append(memoryview(reply))
-                if rest is not None:
-                    self._handshake = None
-                self.flush()
-                if not rest:
-                    return
-                data = rest
-            messages = self._decoder.feed(data)
-        except (HandshakeError, FrameError) as error:
-            logger.warning("Closed a connection: %s.", error)
-            self.close(str(error))
-            return
+        self._transport = Transport(self.reactor, sock, self._client(), self)
+        self._transport.start()
+
+    def use(self, sock: socket.socket) -> None:
+        """Go through the handshake on a connected ``sock`` that blocks; then messages flow.
+
+        Raises:
+            OSError: the peer went. HandshakeError: it is not of this cluster.
+        """
+        transport = Transport(self.reactor, sock, self._client(), self)
+        transport.shake_hands_now()
+        sock.setblocking(False)
+        self.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
+
+    def _client(self) -> ClientHandshake:
+        return ClientHandshake(self.reactor.token)
+
+    def accept(self, transport: Transport, opening: Opening) -> None:
+        """The peer has connected, anew or for the first time: go on over its socket.
+
+        Raises:
+            FrameError: it cannot have received what it says.
+        """
+        missing = self._link.resume(opening.received)
+        if self._transport is not None:
+            self._transport.drop()  # of its end, this side had not heard
+        transport.carried = self
+        self._transport = transport
+        self.attempts = 0
+        transport.write([Answer(True, self._link.received).pack(), *missing])
+        transport.flush()
+
+    # --- called by the socket --------------------
+
+    def greeting(self) -> bytes:
+        """What this link is, for the accepting side."""
+        return Opening(
+            self.link_id, self._known, self._link.received, *self.reactor.identity()
+        ).pack()
+
+    def opened(self, transport: Transport, preamble: bytes) -> None:
+        """The peer has proved the token, and answered for the link."""
+        answer = Answer.unpack(preamble)
+        if not answer.accepted:
+            raise FrameError("the peer has given this connection up")
+        self._known = True
+        self._transport = transport
+        self.attempts = 0
+        transport.write(self._link.resume(answer.received))
+
+    def received(self, data: bytes | memoryview) -> None:
+        """Bytes of the link have come."""
+        messages = self._link.feed(data)
+        acknowledgement = self._link.acknowledgement()
+        if acknowledgement and self._transport is not None:
+            self._transport.write([acknowledgement])
+            self._transport.flush()
         for message in messages:
             try:
                 self.on_message(self, message)
@@ -132,35 +192,29 @@ class Connection:
                 # One message's failure must not lose those behind it.
                 logger.exception("The handler of a %s failed.", type(message).__name__)
 
-    def receive_handshake(self) -> None:
-        """Take one part of the handshake, on a socket that blocks.
+    def lost(self, transport: Transport, reason: str, for_good: bool) -> None:
+        """The socket has ended."""
+        if self._transport is transport:
+            self._transport = None
+            self._broke(reason, for_good)
 
-        Raises:
-            OSError: the peer went. HandshakeError: it is not of this cluster.
-        """
-        assert self._handshake is not None
-        data = self.sock.recv(READ_BYTES)
-        if not data:
-            raise HandshakeError(
-                "the peer closed the connection during the handshake: is the token the same?"
-            )
-        reply, rest = self._handshake.feed(data)
-        self.sock.sendall(reply)
-        if rest is not None:
-            self._handshake = None
+    def _broke(self, reason: str, for_good: bool) -> None:
+        if self.closed:
+            return
+        self.reason = reason
+        if self.on_broken is None or for_good:
+            self.close(reason)
+        else:
+            self.on_broken(self)
 
     def close(self, reason: str) -> None:
-        """End the connection; its `on_closed` is called once."""
+        """End the connection for good; its `on_closed` is called once."""
         if self.closed:
             return
         self.closed = True
-        self.reactor.forget(self)
-        self.sock.close()
-        if self._handshake is None or not self._accepted:
-            self.on_closed(self)
-
-    def close_unless_authenticated(self) -> None:
-        """Half-open connections end when their time for the handshake is over."""
-        if self._handshake is not None and not self.closed:
-            logger.warning("Closed a connection: no handshake in time.")
-            self.close("no handshake in time")
+        self.reason = reason
+        if self._transport is not None:
+            self._transport.drop()
+            self._transport = None
+        self.reactor.forget_link(self)
+        self.on_closed(self)

@@ -1,20 +1,30 @@
-"""Frames: bytes in, messages out, without a socket anywhere.
+"""Frames: messages in, bytes out, and back, without a socket anywhere.
 
-A frame is a little-endian 32-bit length and then a MessagePack list of
-:data:`nbray.wire.messages.Message`. The length is checked before anything is set aside
-for the body, so a peer that announces 4 GB costs four bytes.
+A frame is two little-endian 32-bit numbers, its length and how many frames the sender has
+received so far (see :mod:`nbray.wire.link`), and then a MessagePack list of
+:data:`nbray.wire.messages.Message`. A frame of length 0 only tells that number.
+
+Whoever sends bounds: a message is encoded when it is said, so that one which cannot travel fails
+where it was said and blocks nothing behind it, and frames are closed before they grow long. A
+receiver checks the length before anything is set aside for the body, so a peer that announces
+4 GB costs eight bytes; that is its last defence against strangers.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from nbray.wire.messages import Message
 
-_LENGTH = struct.Struct("<I")
+HEADER = struct.Struct("<II")
+_ARRAY_32 = 0xDD
+_COUNT = struct.Struct(">I")
+_BODY_AT = HEADER.size
+_FIRST_AT = _BODY_AT + 5
+_SPLIT_BYTES = 1 << 20
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 
@@ -27,20 +37,125 @@ class FrameError(Exception):
     """The peer broke the protocol; its connection has to be closed."""
 
 
-def encode_frame(messages: Sequence[Message]) -> bytearray:
-    """One frame that holds ``messages`` in order."""
-    buffer = bytearray(4)
-    _encoder.encode_into(messages, buffer, 4)
-    _LENGTH.pack_into(buffer, 0, len(buffer) - 4)
-    return buffer
+class UnsendableError(ValueError):
+    """A message cannot travel: it is too large, or holds what MessagePack cannot express.
+
+    Attributes:
+        kind: the name of the message's type.
+        size: its bytes, if that is what is wrong; else 0.
+    """
+
+    def __init__(self, text: str, kind: str, size: int = 0) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.size = size
+
+
+class FrameWriter:
+    """Encodes messages into frames as they are said."""
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._max = max_frame_bytes
+        self._buffer = bytearray(_FIRST_AT)
+        self._count = 0
+        self._closed: list[bytearray] = []
+
+    def put(self, message: Message) -> None:
+        """Add ``message``.
+
+        Raises:
+            UnsendableError: it cannot travel. The writer is as it was before.
+        """
+        buffer = self._buffer
+        start = len(buffer)
+        try:
+            _encoder.encode_into(message, buffer, -1)
+        except Exception as error:
+            del buffer[start:]
+            self._put_escaped(message, error)
+        size = len(buffer) - start
+        if size > self._max - _FIRST_AT:
+            del buffer[start:]
+            kind = type(message).__name__
+            raise UnsendableError(
+                f"A {kind} of {size} bytes cannot be sent: a message may have {self._max} bytes "
+                "(NBRAY_MAX_FRAME_BYTES). Put large values with nbray.put, and pass their refs.",
+                kind, size,
+            )  # fmt: skip
+        if len(buffer) > self._max and self._count:
+            self._buffer = bytearray(_FIRST_AT) + buffer[start:]
+            del buffer[start:]
+            self._close(buffer)
+        self._count += 1
+        if len(self._buffer) >= _SPLIT_BYTES:
+            self._close(self._buffer)
+            self._buffer = bytearray(_FIRST_AT)
+
+    def _put_escaped(self, message: Message, error: Exception) -> None:
+        """Encode a message that MessagePack refused: text that is no UTF-8 travels escaped."""
+        kind = type(message).__name__
+        if not isinstance(error, UnicodeEncodeError):
+            raise UnsendableError(f"A {kind} cannot be sent: {error}", kind) from error
+        start = len(self._buffer)
+        try:
+            plain = _escaped(msgspec.to_builtins(message, builtin_types=(bytes, bytearray)))
+            _encoder.encode_into(plain, self._buffer, -1)
+        except Exception as second:
+            del self._buffer[start:]
+            raise UnsendableError(f"A {kind} cannot be sent: {second}", kind) from second
+
+    def _close(self, buffer: bytearray) -> None:
+        buffer[_BODY_AT] = _ARRAY_32
+        _COUNT.pack_into(buffer, _BODY_AT + 1, self._count)
+        self._closed.append(buffer)
+        self._count = 0
+
+    def take(self) -> list[bytearray]:
+        """The frames that are complete now, without their headers' numbers."""
+        if self._count:
+            self._close(self._buffer)
+            self._buffer = bytearray(_FIRST_AT)
+        frames, self._closed = self._closed, []
+        return frames
+
+
+def stamp(frame: bytearray, received: int) -> None:
+    """Write a frame's header: its length, and how many frames its sender has received."""
+    HEADER.pack_into(frame, 0, len(frame) - _BODY_AT, received & 0xFFFFFFFF)
+
+
+def _escaped(value: Any) -> Any:
+    """The same tree, in which lone surrogates of texts stand as escapes."""
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case list() | tuple():
+            return [_escaped(item) for item in value]
+        case dict():
+            return {_escaped(key): _escaped(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 class FrameDecoder:
-    """Collects received bytes and gives back the messages of every complete frame."""
+    """Collects received bytes and gives back the messages of every complete frame.
+
+    Attributes:
+        received: frames with messages so far.
+        received_bytes: how long they were.
+        peer_received: what the peer said last of its own `received`, modulo 2**32.
+    """
 
     def __init__(self, max_frame_bytes: int) -> None:
+        self.received = 0
+        self.received_bytes = 0
+        self.peer_received = 0
         self._max_frame_bytes = max_frame_bytes
         self._buffer = bytearray()
+
+    def reset(self) -> None:
+        """What had come of an incomplete frame is void: it comes again."""
+        self._buffer.clear()
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
         """Take ``data`` and return the messages that are complete now; ``data`` is not kept.
@@ -67,22 +182,26 @@ class FrameDecoder:
         """The messages of the complete frames in ``view``, and where those end."""
         messages: list[Message] = []
         start, size = 0, len(view)
-        while size - start >= 4:
-            (length,) = _LENGTH.unpack_from(view, start)
+        while size - start >= _BODY_AT:
+            length, peer_received = HEADER.unpack_from(view, start)
             if length > self._max_frame_bytes:
                 raise FrameError(
                     f"a frame of {length} bytes was announced; {self._max_frame_bytes} are allowed"
                 )
-            end = start + 4 + length
+            end = start + _BODY_AT + length
             if end > size:
                 break
-            try:
-                batch = _decoder.decode(view[start + 4 : end])
-            except MALFORMED as error:
-                raise FrameError(f"a malformed message: {error}") from error
-            if messages:
-                messages += batch
-            else:
-                messages = batch
+            self.peer_received = peer_received
+            if length:
+                try:
+                    batch = _decoder.decode(view[start + _BODY_AT : end])
+                except MALFORMED as error:
+                    raise FrameError(f"a malformed message: {error}") from error
+                self.received += 1
+                self.received_bytes += length
+                if messages:
+                    messages += batch
+                else:
+                    messages = batch
             start = end
         return messages, start

@@ -106,6 +106,24 @@ class Hello(msgspec.Struct, array_like=True, tag=5):
     job: JobConfig
 
 
+class AskProcess(msgspec.Struct, array_like=True, tag=167):
+    """Process to raylet: does that process live, or with no ``worker_id`` that node?
+
+    By `ProcessState`.
+    """
+
+    request_id: int
+    worker_id: bytes
+    node_id: bytes
+
+
+class ProcessState(msgspec.Struct, array_like=True, tag=168):
+    """Raylet to process: it has ended, or it lives as far as is known."""
+
+    request_id: int
+    alive: bool
+
+
 # --- leases: a submitter and a raylet -------------------------------------------------
 
 
@@ -433,7 +451,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
-    AskAssigned, Assigned,
+    AskAssigned, Assigned, AskProcess, ProcessState,
     RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,

@@ -51,3 +51,15 @@ class ProcessGone(msgspec.Struct, array_like=True):
 
     worker_id: bytes
     job_id: bytes = b""
+
+
+class FindProcess(msgspec.Struct, array_like=True):
+    """Raylet to another: does that process of yours live? Answered by `ProcessFound`."""
+
+    worker_id: bytes
+
+
+class ProcessFound(msgspec.Struct, array_like=True):
+    """Whether it does; one that is being ended lives until it has ended."""
+
+    alive: bool

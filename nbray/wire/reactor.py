@@ -12,8 +12,11 @@ for `TICK_S` and takes the baton only if there was no use since; while a foregro
 drives for long it sleeps until that one leaves. A thread that only submits puts work into
 `inbox` and calls `notify`; the next holder of the baton runs it.
 
-An interrupt (SIGINT) must not tear a half-handled message apart, so while the main thread
-drives, the signal is only noted, and raised after the baton is given back.
+A signal's handler that raises (an interrupt, a time limit) must not tear a half-handled message
+apart, so while the main thread drives, signals are only noted, and their handlers run after the
+baton is given back. Neither must the end of the stack: a thread that has recursed deeply leaves
+the driving to the background thread. And what fails by itself, a handler or a write, is told in
+the log and loses nothing of what stands behind it.
 """
 
 from __future__ import annotations
@@ -30,12 +33,14 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from nbray.common.config import Config
-from nbray.wire.connection import READ_BYTES, Connection
-from nbray.wire.handshake import ClientHandshake, ServerHandshake
+from nbray.wire.connection import Connection
+from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
-from nbray.wire.waiting import DeferredInterrupt, Poll, Spinner, Waiter
+from nbray.wire.transport import READ_BYTES
+from nbray.wire.waiting import DeferredSignals, Poll, Spinner, Waiter, is_deep
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +59,14 @@ class Reactor:
         # One for all reads: a fresh buffer of this size is a mapping made and dropped each time.
         self.buffer = memoryview(bytearray(READ_BYTES))
         self._spinner = Spinner(self.poller.poll)
-        self.dirty: list[Connection] = []
+        self.dirty: deque[Connection] = deque()
+        self.links: dict[bytes, Connection] = {}
+        # The ids of this process and its node, for those that it connects to.
+        self.identity: Callable[[], tuple[bytes, bytes]] = lambda: (b"", b"")
         self.inbox: deque[Callable[[], None]] = deque()
         self.on_turn: Callable[[], None] = lambda: None
         self._handlers: dict[int, Callable[[int], None]] = {}
+        self._closers: dict[int, Callable[[], None]] = {}
         self._baton = allocate_lock()
         self._waiting: deque[Waiter] = deque()
         self._uses = 0
@@ -71,7 +80,7 @@ class Reactor:
         self._timer_ids = itertools.count()
         self.stopped = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._watch(self._wake_fd, self._drain_wake)
+        self.watch(self._wake_fd, self._drain_wake, partial(os.close, self._wake_fd))
         self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
 
     def start(self) -> None:
@@ -88,46 +97,41 @@ class Reactor:
         if self._baton.acquire(timeout=5.0):
             self._turn(0.0, self.poller.poll)
             self._work()
-            for fd in list(self._handlers):
-                self.poller.unregister(fd)
-            self._handlers.clear()
+            # Now, and not when the last variable that leads here has gone: peers look at it.
+            for close in list(self._closers.values()):
+                close()
             self.poller.close()
-            os.close(self._wake_fd)
 
     # --- sockets --------------------
 
-    def _watch(self, fd: int, handler: Callable[[int], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[int], None], close: Callable[[], None]) -> None:
+        """Have ``handler`` called with the events of a descriptor, at first when it is readable.
+
+        ``close`` is called when the reactor stops.
+        """
         self._handlers[fd] = handler
+        self._closers[fd] = close
         self.poller.register(fd, select.EPOLLIN)
 
-    def forget(self, connection: Connection) -> None:
-        fd = connection.sock.fileno()
+    def forget(self, fd: int) -> None:
+        """Watch that descriptor no more."""
         if self._handlers.pop(fd, None) is not None:
+            del self._closers[fd]
             self.poller.unregister(fd)
+
+    def forget_link(self, connection: Connection) -> None:
+        """That connection has ended: a peer that asks for it is refused."""
+        self.links.pop(connection.link_id, None)
 
     def listen(
         self,
         sock: socket.socket,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
+        on_broken: Callable[[Connection], None],
     ) -> None:
         """Accept authenticated connections on the listening ``sock``."""
-        sock.setblocking(False)
-
-        def accept(_events: int) -> None:
-            try:
-                peer, _ = sock.accept()
-            except OSError as error:
-                logger.warning("A connection could not be accepted: %s.", error)
-                return
-            peer.setblocking(False)
-            handshake = ServerHandshake(self.token)
-            connection = Connection(self, peer, on_message, on_closed, handshake)
-            self._watch(peer.fileno(), connection.handle_events)
-            peer.send(handshake.hello)
-            self.call_later(self.config.handshake_timeout_s, connection.close_unless_authenticated)
-
-        self._watch(sock.fileno(), accept)
+        Listener(self, sock, on_message, on_closed, on_broken)
 
     def connect(
         self,
@@ -136,27 +140,16 @@ class Reactor:
         port: int,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
+        on_broken: Callable[[Connection], None],
     ) -> Connection:
         """Connect by the Unix socket when ``unix_path`` is given, else by TCP; never waits.
 
         Two processes may connect to each other at the same moment, so neither may wait for the
-        other's handshake. When nobody is there, the connection ends soon.
+        other's handshake. When nobody is there, the connection is broken soon.
         """
-        if unix_path:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            failed = sock.connect_ex(unix_path)
-        else:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            failed = sock.connect_ex((host, port))
-        connection = Connection(self, sock, on_message, on_closed, ClientHandshake(self.token))
-        if failed in (0, errno.EINPROGRESS):
-            self._watch(sock.fileno(), connection.handle_events)
-            self.call_later(self.config.handshake_timeout_s, connection.close_unless_authenticated)
-        else:
-            reason = os.strerror(failed)
-            self.inbox.append(lambda: connection.close(reason))
+        dial = partial(_dial, unix_path, host, port)
+        connection = Connection(self, on_message, on_closed, on_broken, dial)
+        connection.dial()
         return connection
 
     def connect_now(
@@ -167,19 +160,21 @@ class Reactor:
     ) -> Connection:
         """Connect to a server of this machine and wait for its handshake, before `start`.
 
+        Its end is the server's end: nothing can cut a connection within one machine.
+
         Raises:
             OSError: nobody listens there.
             HandshakeError: one side has a wrong token or version.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self.config.handshake_timeout_s)
-        handshake = ClientHandshake(self.token)
-        connection = Connection(self, sock, on_message, on_closed, handshake)
-        sock.connect(unix_path)
-        while not connection.established:
-            connection.receive_handshake()
-        sock.setblocking(False)
-        self._watch(sock.fileno(), connection.handle_events)
+        sock.settimeout(self.config.start_timeout_s)
+        connection = Connection(self, on_message, on_closed)
+        try:
+            sock.connect(unix_path)
+            connection.use(sock)
+        except BaseException:
+            sock.close()
+            raise
         return connection
 
     # --- timers and posted work --------------------
@@ -245,21 +240,29 @@ class Reactor:
         for fd, mask in events:
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler(mask)
+                try:
+                    handler(mask)
+                except Exception:
+                    logger.exception("What came over a socket was not handled; the others are.")
         if self._timers:
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                heapq.heappop(self._timers)[2]()
+                self._run(heapq.heappop(self._timers)[2])
 
     def _work(self) -> None:
-        inbox = self.inbox
+        inbox, dirty = self.inbox, self.dirty
         while inbox:
-            inbox.popleft()()
-        self.on_turn()
-        while self.dirty:
-            dirty, self.dirty = self.dirty, []
-            for connection in dirty:
-                connection.flush()
+            self._run(inbox.popleft())
+        self._run(self.on_turn)
+        while dirty:
+            self._run(dirty.popleft().flush)
+
+    def _run(self, action: Callable[[], None]) -> None:
+        """Do one thing; that it fails must not lose those behind it."""
+        try:
+            action()
+        except Exception:
+            logger.exception("Work of the reactor failed; the process goes on.")
 
     def _leave(self) -> None:
         """Give the baton back and wake one waiting thread to take it."""
@@ -276,40 +279,61 @@ class Reactor:
 
     def try_turn(self) -> None:
         """Do one turn without waiting, if no other thread holds the baton."""
-        if self._baton.acquire(blocking=False):
-            waiter = Waiter()
-            with DeferredInterrupt(self, waiter):
+        if is_deep():
+            self.notify()
+            return
+        signals = DeferredSignals(self, Waiter())
+        with signals:
+            if self._baton.acquire(blocking=False):
                 try:
                     self._turn(0.0, self.poller.poll)
                     self._work()
                 finally:
                     self._leave()
+        if signals.noted:
+            signals.run_handlers()
 
     def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
         """Wait until ``waiter`` is done; False after ``timeout`` seconds (None: no limit).
 
+        A signal's handler runs in between, as in the waits of Python itself (PEP 475): the wait
+        goes on unless it raises.
+
         Raises:
-            KeyboardInterrupt: the user interrupted; no state is torn.
+            BaseException: what a handler raised, as KeyboardInterrupt; no state is torn.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with DeferredInterrupt(self, waiter) as interrupt:
-            while waiter.remaining > 0 and not interrupt.noted:
-                left = -1.0 if deadline is None else deadline - time.monotonic()
-                if deadline is not None and left <= 0:
-                    break
-                if self._baton.acquire(blocking=False):
-                    self._drive(waiter, deadline, interrupt)
-                    break
-                self._waiting.append(waiter)
-                try:
-                    self.notify()
-                    if self._baton.locked():
-                        waiter.sleep(left)
-                finally:
-                    self._waiting.remove(waiter)
-        return waiter.remaining <= 0
+        while True:
+            signals = DeferredSignals(self, waiter)
+            with signals:
+                self._wait(waiter, deadline, signals)
+            if not signals.noted:
+                return waiter.remaining <= 0
+            signals.run_handlers()
 
-    def _drive(self, waiter: Waiter, deadline: float | None, interrupt: DeferredInterrupt) -> None:
+    def _wait(self, waiter: Waiter, deadline: float | None, signals: DeferredSignals) -> None:
+        """Wait until ``waiter`` is done, its time is over, or a signal came."""
+        deep = is_deep()
+        while waiter.remaining > 0 and not signals.noted:
+            left = -1.0 if deadline is None else deadline - time.monotonic()
+            if deadline is not None and left <= 0:
+                return
+            if deep:  # the background thread has room for what comes
+                self.notify()
+                waiter.sleep(left)
+                continue
+            if self._baton.acquire(blocking=False):
+                self._drive(waiter, deadline, signals)
+                return
+            self._waiting.append(waiter)
+            try:
+                self.notify()
+                if self._baton.locked():
+                    waiter.sleep(left)
+            finally:
+                self._waiting.remove(waiter)
+
+    def _drive(self, waiter: Waiter, deadline: float | None, signals: DeferredSignals) -> None:
         """Make turns until ``waiter`` is done. What they leave is done by the next one.
 
         That is this thread's next wait, or the background thread's, a few ticks later.
@@ -318,10 +342,10 @@ class Reactor:
         self._notified = False  # `_work` looks after this
         left = -1.0
         try:
-            while waiter.remaining > 0 and not interrupt.noted:
+            while waiter.remaining > 0 and not signals.noted:
                 self._work()
                 # That may have been all: what it waits for can be there since before it asked.
-                if waiter.remaining <= 0 or interrupt.noted:
+                if waiter.remaining <= 0 or signals.noted:
                     break
                 if deadline is not None:
                     left = deadline - time.monotonic()
@@ -345,9 +369,20 @@ class Reactor:
             try:
                 while not self._waiting and not self.stopped:
                     self._turn(-1.0, self.poller.poll)
-            except Exception:
-                logger.exception("A message handler failed; the process goes on.")
             finally:
                 uses = self._uses
                 self._leave()
                 self._uses = uses
+
+
+def _dial(unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
+    """A socket that connects to that place, and the error number if it cannot."""
+    if unix_path:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        failed = sock.connect_ex(unix_path)
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        failed = sock.connect_ex((host, port))
+    return sock, 0 if failed == errno.EINPROGRESS else failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal
 import os
 import signal
+import sys
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from time import perf_counter
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from nbray.wire.reactor import Reactor
 
 SPIN_S = 0.0002
-_SIGINT = int(signal.SIGINT)
+_ROOM_FRAMES = 300
+# What a program can handle at all, and would not be torn apart by anyway.
+_DEFERRED = sorted(
+    int(number)
+    for number in signal.valid_signals()
+    - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
+    if number < signal.SIGRTMIN
+)
 Poll = Callable[[float], list[tuple[int, int]]]
 
 
@@ -48,8 +56,11 @@ class Waiter:
         self._lock.acquire(timeout=timeout)
 
 
-class DeferredInterrupt:
-    """Notes SIGINT while the main thread holds the baton and raises it afterwards.
+class DeferredSignals:
+    """Notes the signals that come while the main thread holds the baton, for `run_handlers`.
+
+    A signal handler of the program may raise (an interrupt, a time limit), and would tear a
+    half-handled message apart. Python runs handlers in the main thread only.
 
     `_signal` is what the module signal wraps: its wrappers make two enum members per call, which
     took a tenth of a synchronous actor call.
@@ -60,27 +71,66 @@ class DeferredInterrupt:
     def __init__(self, reactor: Reactor, waiter: Waiter) -> None:
         self._reactor = reactor
         self._waiter = waiter
-        self.noted = False
-        self._previous: Any = None
+        self.noted: list[int] = []
+        self._previous: list[tuple[int, Any]] = []
 
-    def __enter__(self) -> DeferredInterrupt:
+    def __enter__(self) -> DeferredSignals:
         if get_ident() == self._reactor.main_thread:
-            previous = _signal.getsignal(_SIGINT)
-            if callable(previous):
-                self._previous = previous
-                _signal.signal(_SIGINT, self._note)
+            try:
+                for signum in _DEFERRED:
+                    previous = _signal.getsignal(signum)
+                    if callable(previous):
+                        self._previous.append((signum, previous))
+                        _signal.signal(signum, self._note)
+            except BaseException:
+                self._restore()  # a handler raised that was not yet replaced
+                raise
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.noted = True
+        self.noted.append(signum)
         self._reactor.wake()
         self._waiter.wake()
 
     def __exit__(self, *exc: object) -> None:
-        if self._previous is not None:
-            _signal.signal(_SIGINT, self._previous)
-            if self.noted:
-                self._previous(_SIGINT, None)
+        if self._previous:
+            self._restore()
+
+    def _restore(self) -> None:
+        try:
+            while self._previous:
+                _signal.signal(*self._previous[-1])
+                self._previous.pop()
+        except BaseException:
+            self._restore()  # a handler that is back raised: the others come back all the same
+            raise
+
+    def run_handlers(self) -> None:
+        """Give the program what was noted; after `__exit__`, in the order of arrival.
+
+        Raises:
+            BaseException: what a handler raises. Signals behind it come again, each to its own.
+        """
+        while self.noted:
+            signum = self.noted.pop(0)
+            handler = _signal.getsignal(signum)
+            if not callable(handler):
+                continue
+            try:
+                handler(signum, sys._getframe(1))
+            except BaseException:
+                for later in self.noted:
+                    _signal.raise_signal(later)
+                raise
+
+
+def is_deep() -> bool:
+    """Whether so little of the stack is left that a message's handler might not fit into it."""
+    try:
+        sys._getframe(sys.getrecursionlimit() - _ROOM_FRAMES)
+    except ValueError:
+        return False
+    return True
 
 
 class Spinner:

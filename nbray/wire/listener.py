@@ -1,0 +1,99 @@
+"""A listening socket of a driver or worker: who may come in, and which link it carries on."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nbray.common.sparing_log import SparingLog
+from nbray.wire.connection import Connection
+from nbray.wire.frames import FrameError
+from nbray.wire.handshake import ServerHandshake
+from nbray.wire.link import Answer, Opening
+from nbray.wire.messages import Message
+from nbray.wire.transport import Transport
+
+if TYPE_CHECKING:
+    from nbray.wire.reactor import Reactor
+
+_log = SparingLog(logging.getLogger(__name__))
+
+MOST_HALF_OPEN = 128
+"""So many peers may be about to prove themselves; then the oldest make way."""
+
+_PAUSE_S = 0.5
+
+
+class Listener:
+    """Accepts authenticated peers on one socket."""
+
+    preamble_bytes = Opening.SIZE
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_message: Callable[[Connection, Message], None],
+        on_closed: Callable[[Connection], None],
+        on_broken: Callable[[Connection], None] | None,
+    ) -> None:
+        self._reactor = reactor
+        self._sock = sock
+        self._callbacks = (on_message, on_closed, on_broken)
+        self._half_open: OrderedDict[Transport, None] = OrderedDict()
+        sock.setblocking(False)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._reactor.watch(self._sock.fileno(), self._accept, self._sock.close)
+
+    def _accept(self, _events: int) -> None:
+        try:
+            peer, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it has gone again
+        except OSError as error:
+            # Mostly no descriptor is left. The socket stays readable, so it is left alone a while.
+            _log.warning("A connection could not be accepted: %s.", error)
+            self._reactor.forget(self._sock.fileno())
+            self._reactor.call_later(_PAUSE_S, self._listen)
+            return
+        peer.setblocking(False)
+        if len(self._half_open) >= MOST_HALF_OPEN:
+            oldest, _ = self._half_open.popitem(last=False)
+            _log.warning("Closed a connection: too many have no handshake yet.")
+            oldest.drop()
+        handshake = ServerHandshake(self._reactor.token)
+        transport = Transport(self._reactor, peer, handshake, self)
+        self._half_open[transport] = None
+        transport.start()
+
+    def greeting(self) -> bytes:
+        """The accepting side speaks in its answer."""
+        return b""
+
+    def opened(self, transport: Transport, preamble: bytes) -> None:
+        """A peer has proved the token, and says which link it is about."""
+        self._half_open.pop(transport, None)
+        opening = Opening.unpack(preamble)
+        connection = self._reactor.links.get(opening.link_id)
+        if connection is None and opening.known:
+            transport.write([Answer(False).pack()])
+            transport.flush()
+            transport.drop()
+            return
+        if connection is None:
+            connection = Connection(self._reactor, *self._callbacks, link_id=opening.link_id)
+            self._reactor.links[opening.link_id] = connection
+        connection.accept(transport, opening)
+
+    def received(self, data: bytes | memoryview) -> None:
+        """Nothing comes here: an open transport carries a connection."""
+        raise FrameError("bytes of no connection")
+
+    def lost(self, transport: Transport, reason: str, for_good: bool) -> None:
+        """A peer went before it had proved itself."""
+        self._half_open.pop(transport, None)

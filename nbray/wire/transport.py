@@ -1,0 +1,196 @@
+"""One socket of a driver or worker: its handshake, and the bytes that it has not taken yet."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from nbray.common.sparing_log import SparingLog
+from nbray.wire.frames import FrameError
+from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+
+if TYPE_CHECKING:
+    from nbray.wire.reactor import Reactor
+
+logger = logging.getLogger(__name__)
+_strangers = SparingLog(logger)
+
+READ_BYTES = 1 << 18
+
+
+class Carried(Protocol):
+    """What a transport carries, or who finds out what it is to carry.
+
+    Attributes:
+        preamble_bytes: how many bytes of the peer follow the handshake before what it carries.
+    """
+
+    preamble_bytes: int
+
+    def greeting(self) -> bytes:
+        """Bytes that go out with this side's part of the handshake."""
+
+    def opened(self, transport: Transport, preamble: bytes) -> None:
+        """Called when the peer has proved the token and said its preamble."""
+
+    def received(self, data: bytes | memoryview) -> None:
+        """Called with what comes after that; ``data`` is not kept.
+
+        Raises:
+            FrameError: the peer broke the protocol.
+        """
+
+    def lost(self, transport: Transport, reason: str, for_good: bool) -> None:
+        """Called once at the end of the socket, unless `Transport.drop` was called.
+
+        ``for_good``: the peer broke the protocol, so that nothing is to be had from it.
+        """
+
+
+class Transport:
+    """A socket that is watched by a reactor. Only the holder of the baton may use it."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        handshake: ClientHandshake | ServerHandshake,
+        carried: Carried,
+    ) -> None:
+        self.carried = carried
+        self.closed = False
+        self.is_open = False
+        self._reactor = reactor
+        self._sock = sock
+        self._handshake: ClientHandshake | ServerHandshake | None = handshake
+        self._client = isinstance(handshake, ClientHandshake)
+        self._preamble = b""
+        self._unsent: deque[memoryview] = deque()
+        self._writable_wanted = False
+
+    @property
+    def congested(self) -> bool:
+        """Whether the peer has not yet read all that was written."""
+        return bool(self._unsent)
+
+    def start(self) -> None:
+        """Have the reactor watch the socket, and end it if the handshake takes too long."""
+        self._reactor.watch(self._sock.fileno(), self.handle_events, self._sock.close)
+        if isinstance(self._handshake, ServerHandshake):
+            self.write([self._handshake.hello])
+            self.flush()
+        self._reactor.call_later(self._reactor.config.handshake_timeout_s, self._end_half_open)
+
+    def shake_hands_now(self) -> None:
+        """Go through the handshake on a socket that blocks.
+
+        Raises:
+            OSError: the peer went. HandshakeError: it is not of this cluster.
+        """
+        while not self.is_open:
+            data = self._sock.recv(READ_BYTES)
+            if not data:
+                raise HandshakeError(
+                    "the peer closed the connection during the handshake: is the token the same?"
+                )
+            self._take(data)
+            while self._unsent:
+                self._sock.sendall(self._unsent.popleft())
+
+    def write(self, parts: Iterable[bytes | bytearray]) -> None:
+        """Queue bytes; `flush` sends them."""
+        self._unsent.extend(memoryview(part) for part in parts)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the socket takes it."""
+        unsent = self._unsent
+        try:
+            while unsent:
+                head = unsent[0]
+                sent = self._sock.send(head)
+                if sent < len(head):
+                    unsent[0] = head[sent:]
+                else:
+                    unsent.popleft()
+        except BlockingIOError:
+            pass  # the poller says when there is room again
+        except OSError as error:
+            self.end(str(error))
+            return
+        if bool(unsent) != self._writable_wanted:
+            self._writable_wanted = bool(unsent)
+            mask = select.EPOLLIN | (select.EPOLLOUT if self._writable_wanted else 0)
+            self._reactor.poller.modify(self._sock.fileno(), mask)
+
+    def handle_events(self, events: int) -> None:
+        """Called when the socket can be read or written."""
+        if events & select.EPOLLOUT and not self.closed:
+            self.flush()
+        if events & ~select.EPOLLOUT and not self.closed:
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            size = self._sock.recv_into(self._reactor.buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.end(str(error))
+            return
+        if not size:
+            self.end("the peer closed the connection")
+            return
+        data = self._reactor.buffer[:size]
+        try:
+            if self.is_open:
+                self.carried.received(data)
+            else:
+                self._take(bytes(data))
+                if self._unsent and not self.closed:
+                    self.flush()
+        except (HandshakeError, FrameError) as error:
+            _strangers.warning("Closed a connection: %s.", error)
+            self.end(str(error), for_good=True)
+
+    def _take(self, data: bytes) -> None:
+        """Take a part of the handshake or of the preamble."""
+        if self._handshake is not None:
+            reply, rest = self._handshake.feed(data)
+            if reply:
+                self.write([reply, self.carried.greeting()] if self._client else [reply])
+            if rest is None:
+                return
+            self._handshake = None
+            data = rest
+        self._preamble += data
+        wanted = self.carried.preamble_bytes
+        if len(self._preamble) < wanted:
+            return
+        preamble, rest = self._preamble[:wanted], self._preamble[wanted:]
+        self._preamble = b""
+        self.is_open = True
+        self.carried.opened(self, preamble)
+        if rest and not self.closed:
+            self.carried.received(rest)
+
+    def drop(self) -> None:
+        """End the socket; nobody is told."""
+        if not self.closed:
+            self.closed = True
+            self._reactor.forget(self._sock.fileno())
+            self._sock.close()
+
+    def end(self, reason: str, for_good: bool = False) -> None:
+        """End the socket, and tell what it carries; see `Carried.lost`."""
+        if not self.closed:
+            self.drop()
+            self.carried.lost(self, reason, for_good)
+
+    def _end_half_open(self) -> None:
+        if not self.is_open and not self.closed:
+            _strangers.warning("Closed a connection: no handshake in time.")
+            self.end("no handshake in time")
