@@ -22,7 +22,14 @@ from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, UnsendableE
 from nbray.wire.gcs_messages import ChangeGroups
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Link, Opening
-from nbray.wire.messages import HandoverDone, Message, ReclaimLeases, RegisterDriver, TasksReturned, WatchActor
+from nbray.wire.messages import (
+    HandoverDone,
+    Message,
+    ReclaimLeases,
+    RegisterDriver,
+    TasksReturned,
+    WatchActor,
+)
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, BundleSpec, GroupSpec, JobConfig
 from nbray.wire.waiting import Waiter
@@ -110,9 +117,7 @@ def test_text_that_is_no_utf_8_travels_with_escapes() -> None:
 
 
 @given(
-    sends=st.lists(
-        st.tuples(st.booleans(), st.integers(1, 3), st.integers(0, 60)), max_size=30
-    ),
+    sends=st.lists(st.tuples(st.booleans(), st.integers(1, 3), st.integers(0, 60)), max_size=30),
     cuts=st.lists(st.integers(0, 200), min_size=1, max_size=10),
 )
 def test_a_link_loses_and_doubles_nothing_wherever_its_sockets_are_cut(

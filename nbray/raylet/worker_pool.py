@@ -10,8 +10,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from nbray.common.log_files import Log
 from nbray.common.session import Session
 from nbray.raylet.templates import Template
 from nbray.runtime_env.setup import EnvManager, Prepared
@@ -326,9 +328,5 @@ def _kill(pid: int) -> None:
 
 
 def _last_lines(path: str, most: int = 20) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
-            return b"".join(deque(file, most)).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+    lines = Log(Path(path)).tail(_LOG_TAIL_BYTES).splitlines(keepends=True)[-most:]
+    return b"".join(lines).decode(errors="replace")
