@@ -119,7 +119,10 @@ class Raylet:
         )
         self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
-        self._logs = LogFolder(session.log_path("raylet.log").parent)
+        self._logs = LogFolder(
+            session.log_path("raylet.log").parent, config,
+            lambda: {Path(worker.log).name for worker in self._pool.workers.values()},
+        )  # fmt: skip
         self._background = Background()
 
     # --- life --------------------
@@ -130,6 +133,7 @@ class Raylet:
         self._store.start()
         monitor = MemoryMonitor(self._name(), self._config, self._candidates, self._pids, self._end)
         self._background.start(monitor.run())
+        self._background.start(self._logs.keep_bounds())
 
     def stop(self) -> None:
         """End all workers."""

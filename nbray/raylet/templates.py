@@ -41,6 +41,7 @@ class Template:
         self._on_end = on_end
         mine, theirs = socket.socketpair()
         env = dict(os.environ)
+        env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             env.setdefault(name, "1")
         try:

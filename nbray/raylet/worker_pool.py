@@ -109,7 +109,7 @@ class WorkerPool:
         self._starting[env.text] += 1
         try:
             worker.template = self._template(env.python)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             asyncio.get_running_loop().call_soon(
                 self._start_failed, worker, f"Its interpreter was not started: {error}", 1
             )
