@@ -27,6 +27,7 @@ _MOST_STARTING = 64
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
+_SHOWN_AFTER_S = 1.0
 _OWNER_STAYS_S = 5.0
 _TEMPLATE_IDLE_S = 60.0
 PLAIN = Prepared()
@@ -316,10 +317,10 @@ class WorkerPool:
                 self._fork(envs[text])
 
     def waiting(self) -> list[WaitingShape]:
-        """Who has resources and waits for a worker, for the state API."""
+        """Who has resources and waits for a worker, for longer than one takes to start."""
         now = time.monotonic()
         found: dict[tuple[bool, str, tuple[tuple[str, int], ...]], list[_Want]] = {}
-        for want in self._wanted:
+        for want in [want for want in self._wanted if now - want.since > _SHOWN_AFTER_S]:
             shape = tuple(sorted(want.resources.items()))
             found.setdefault((want.fresh, want.env.text, shape), []).append(want)
         return [
