@@ -26,6 +26,8 @@ class Config:
         gcs_rpc_server_reconnect_timeout_s: calls wait for a GCS that is away for so long; then
             they fail, and raylets leave.
         max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
+        max_lineage_value_bytes: values that a process keeps for them alone; 0: as much as its
+            node's object store has.
         lease_idle_s: how long a submitter keeps an idle worker.
         lease_share_s: how long one keeps a worker that it has work for while others wait.
         start_timeout_s: a process of the cluster must be ready by then.
@@ -33,7 +35,9 @@ class Config:
             and so is a template that has not forked it.
         worker_start_timeout_s: when no worker could be started for so long, whoever waits for one
             hears why.
-        store_full_wait_s: how long a `put` waits for room.
+        store_full_wait_s: how long a `put` waits for room when the disk has none either.
+        store_to_disk_wait_s: a store of which nothing can go makes a `put` write into a file when
+            nothing has changed for so long.
         object_spilling_threshold: the part of the object store above which values go to disk.
         spill_file_bytes: values are written to disk together, in files of about this size.
         spill_retry_s: how long a disk that refused a file is left alone.
@@ -72,12 +76,14 @@ class Config:
     health_check_failure_threshold: int = 5
     gcs_rpc_server_reconnect_timeout_s: float = 60.0
     max_lineage_bytes: int = 1 << 30
+    max_lineage_value_bytes: int = 0
     lease_idle_s: float = 0.2
     lease_share_s: float = 0.5
     start_timeout_s: float = 20.0
     worker_register_timeout_s: float = 60.0
     worker_start_timeout_s: float = 30.0
     store_full_wait_s: float = 10.0
+    store_to_disk_wait_s: float = 0.5
     object_spilling_threshold: float = 0.8
     spill_file_bytes: int = 100 << 20
     spill_retry_s: float = 1.0

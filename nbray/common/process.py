@@ -27,6 +27,18 @@ class ProcessStartError(Exception):
     """A process of the cluster did not start; the text says why."""
 
 
+_alive_pipes: set[int] = set()
+
+
+def _close_alive_pipes() -> None:
+    """A fork of a parent is none: its children leave with the parent, whatever else lives."""
+    while _alive_pipes:
+        os.close(_alive_pipes.pop())
+
+
+os.register_at_fork(after_in_child=_close_alive_pipes)
+
+
 class Child:
     """A process that this one started."""
 
@@ -92,6 +104,7 @@ class Child:
             self._process.kill()
             self._process.wait()
         if self._alive is not None:
+            _alive_pipes.discard(self._alive)
             os.close(self._alive)
             self._alive = None
 
@@ -110,6 +123,7 @@ def spawn(
     alive_write = None
     if fate_shared:
         alive_read, alive_write = os.pipe()
+        _alive_pipes.add(alive_write)
         inherited.append(alive_read)
         command += ["--parent-fd", str(alive_read)]
     elif parent_fd is not None:

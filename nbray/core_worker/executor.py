@@ -23,6 +23,7 @@ from types import FrameType
 
 from nbray.common.ids import return_id
 from nbray.core_worker.actor_host import ActorHost
+from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
@@ -62,6 +63,7 @@ class Executor:
             core.peers.handlers[kind] = self._on_message
         core.on_executor_turn = self._turn
         core.before_blocking = self._before_blocking
+        core.on_forked.append(self._queue.clear)  # a fork that comes back here runs none of them
 
     # --- under the baton --------------------
 
@@ -235,6 +237,12 @@ class Executor:
             self._current = b""
             self.leave(leaving)
             return
+        except ArgumentsLost as lost:
+            self._current = b""
+            if self._cancelled != spec.task_id:
+                self._return_without_arguments(connection, spec, lost)
+                return
+            done = self._runner.cancelled(spec)
         self._current = b""
         if self._cancelled == spec.task_id:
             if self._actor is not None:
@@ -244,6 +252,16 @@ class Executor:
         if spec.max_calls:
             self._count_call(spec, done)
         self._reply(connection, spec, done)
+
+    def _return_without_arguments(
+        self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
+    ) -> None:
+        """Give a task back until its arguments are there: their makers may need this worker."""
+        core = self._core
+        core.events.running.pop(spec.task_id, None)
+        for object_id in counted(spec):
+            core.references.release(object_id)
+        core.reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
 
     def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1

@@ -17,7 +17,7 @@ from typing import Any
 
 from nbray import cloudpickle
 from nbray.common.ids import return_id
-from nbray.core_worker.arguments import unpack
+from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.serialization import Serialized, deserialize, serialize
@@ -55,13 +55,14 @@ class TaskRunner:
 
         Raises:
             ExitActor, SystemExit: the user's code ends this process.
+            ArgumentsLost: it was not begun, since some have to be made again; not of an actor.
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
         unpacked = False
         try:
-            args, kwargs = unpack(self._core, spec)
+            args, kwargs = unpack(self._core, spec, may_wait=bool(spec.actor_id))
             unpacked = True
             result = self._function(spec)(*args, **kwargs)
             del args, kwargs
@@ -73,7 +74,7 @@ class TaskRunner:
                 result = self._collected(owner, spec, done.items)
             done.values = self._values(owner, spec, result)
             del result
-        except (ExitActor, SystemExit):
+        except (ExitActor, SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
             done.retry = True

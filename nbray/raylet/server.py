@@ -261,6 +261,8 @@ class Raylet:
                 self._store.create(process, message)
             case om.SealObject():
                 self._store.seal(message.object_id)
+            case om.DiscardObject():
+                self._objects.discard(process, message.object_id)
             case om.GetObject():
                 self._objects.get(process, message)
             case om.UnpinObjects():
