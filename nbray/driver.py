@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
+from nbray.common.process import allow_open_files
 from nbray.common.session import Session, known_sessions
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
@@ -172,6 +173,7 @@ def init(
             "'nbray.init()'."
         )
     env = validate(runtime_env or {})
+    allow_open_files()
     found = _cluster_to_join(address)
     node: RunningNode | None = None
     if found is not None:

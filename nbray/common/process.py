@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -147,6 +148,17 @@ def report_ready(fd: int, report: dict[str, Any]) -> None:
 
 
 _LONGEST_END_S = 10.0
+_OPEN_FILES = 65536
+
+
+def allow_open_files() -> None:
+    """Raise the number of files that this process may open, as Ray does: 1024 is one for each of
+    a thousand actors, and none for anything else.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def leave_in_time(loop: asyncio.AbstractEventLoop) -> None:

@@ -15,7 +15,7 @@ from msgspec import structs
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.ids import JobID
-from nbray.common.process import leave_in_time, report_ready, watch_parent
+from nbray.common.process import allow_open_files, leave_in_time, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.groups import GroupTable
@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allow_open_files()
     uvloop.run(_main(parser.parse_args()))
 
 
