@@ -232,7 +232,9 @@ def test_nobody_elses_process_is_ended() -> None:
         descriptor = open_process(mine.pid, began)
         assert descriptor is not None
         os.close(descriptor)
-        kill_sessions([mine.pid])
+        kill_sessions({mine.pid: began + 1})
+        assert mine.poll() is None
+        kill_sessions({mine.pid: began})
         assert mine.wait(10) == -signal.SIGKILL
         assert child.poll() is None
         assert start_time(mine.pid) == 0

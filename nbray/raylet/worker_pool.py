@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nbray.common.own_time import OwnTime
+from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
 from nbray.raylet.templates import Report, Template
 from nbray.raylet.worker_process import Worker, last_lines
@@ -101,7 +102,9 @@ class WorkerPool:
             template.stop()
         for worker in self.workers.values():
             worker.kill()
-            worker.end_children()
+        kill_sessions(
+            {worker.pid: worker.started for worker in self.workers.values() if worker.pid}
+        )
 
     # --- forks --------------------
 
@@ -179,7 +182,7 @@ class WorkerPool:
 
         def overdue() -> None:
             if worker.worker_id in self.workers:
-                worker.end_children()
+                kill_sessions({worker.pid: worker.started})
                 self._ended(worker, f"worker pid {worker.pid} ended, nobody can say how")
 
         wait = 0.0 if worker.template is None else _CAUSE_KNOWN_IN_S
