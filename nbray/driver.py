@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from nbray.common.config import Config
+from nbray.common.process import allow_many_files
 from nbray.common.session import Session, SessionInfo
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
@@ -173,6 +174,7 @@ def init(
         )
     namespace = check_namespace(namespace)
     env = validate(runtime_env or {})
+    allow_many_files()
     found = _cluster_to_join(address)
     node: RunningNode | None = None
     if found is not None:

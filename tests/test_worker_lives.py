@@ -232,7 +232,9 @@ def test_nobody_elses_process_is_ended() -> None:
         descriptor = open_process(mine.pid, began)
         assert descriptor is not None
         os.close(descriptor)
-        kill_sessions([mine.pid])
+        kill_sessions({mine.pid: began + 1})
+        assert mine.poll() is None
+        kill_sessions({mine.pid: began})
         assert mine.wait(10) == -signal.SIGKILL
         assert child.poll() is None
         assert start_time(mine.pid) == 0
@@ -248,3 +250,19 @@ def test_no_process_of_a_cluster_outlives_it(cluster: Path) -> None:
     assert processes_of(cluster)
     nbray.shutdown()
     assert not processes_of(cluster)
+
+
+def test_more_actors_live_than_a_shell_lets_a_program_open_files(session_root: Path) -> None:
+    program = """
+import nbray, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+nbray.init("local", num_cpus=2, object_store_memory=64 << 20)
+@nbray.remote(num_cpus=0)
+class One:
+    def add(self): return 1
+print(sum(nbray.get([one.add.remote() for one in [One.remote() for _ in range(70)]])))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "70\n", done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,14 +46,17 @@ def open_process(pid: int, started: int) -> int | None:
     return descriptor
 
 
-def kill_sessions(leaders: Collection[int]) -> None:
+def kill_sessions(leaders: Mapping[int, int]) -> None:
     """Kill all processes of sessions but the caller.
 
-    Their leaders run, or are not reaped yet, so that nobody else can have the ids.
+    Args:
+        leaders: the pids of those who made them, with their start times. Whether they run or have
+            gone, a session of another one that has the pid now is left alone.
     """
     for leader in set(leaders) - {os.getpid()}:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, signal.SIGKILL)
+        if start_time(leader) == leaders[leader]:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader, signal.SIGKILL)
     known = set(leaders)
     while found := _members(leaders) - known:  # those with a process group of their own
         known |= found
@@ -61,7 +64,7 @@ def kill_sessions(leaders: Collection[int]) -> None:
             _kill_member(pid, leaders)
 
 
-def _members(leaders: Collection[int]) -> set[int]:
+def _members(leaders: Mapping[int, int]) -> set[int]:
     """The processes of sessions that run, or are stopped."""
     return {
         int(entry)
@@ -70,17 +73,21 @@ def _members(leaders: Collection[int]) -> set[int]:
     }
 
 
-def _is_member(fields: list[str], leaders: Collection[int]) -> bool:
+def _is_member(fields: list[str], leaders: Mapping[int, int]) -> bool:
     return bool(fields) and fields[0] != "Z" and int(fields[3]) in leaders
 
 
-def _kill_member(pid: int, leaders: Collection[int]) -> None:
+def _kill_member(pid: int, leaders: Mapping[int, int]) -> None:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        if _is_member(_stat(pid), leaders):
+        fields = _stat(pid)
+        if not _is_member(fields, leaders):
+            return
+        leader = int(fields[3])
+        if start_time(leader) in (0, leaders[leader]):
             with suppress(ProcessLookupError, PermissionError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     finally:

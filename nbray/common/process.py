@@ -160,9 +160,10 @@ def environment() -> dict[str, str]:
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may be, for one that many connect to.
+    """Raise this process's limit of open files as far as it may be, for one of many connections.
 
-    The usual 1024 are there for programs that call `select`.
+    The usual 1024 are one for each of a thousand actors, and none for anything else; they are there
+    for programs that call `select`. Ray raises them, too.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)

@@ -47,6 +47,7 @@ class _Template:
         self._control = JsonLines(control)
         self._woken, self._wake = socket.socketpair()
         self._workers: dict[int, str] = {}
+        self._started: dict[int, int] = {}
         self._swept = 0.0
         self._some_ended = False
 
@@ -89,7 +90,8 @@ class _Template:
                 sock.close()
             _become_worker(self._session, self._raylet_socket, order)
         self._workers[pid] = order["fork"]
-        self._control.send({"forked": order["fork"], "pid": pid, "started": start_time(pid)})
+        started = self._started[pid] = start_time(pid)
+        self._control.send({"forked": order["fork"], "pid": pid, "started": started})
 
     def _reap(self) -> None:
         """Tell of the workers that have ended, and end what they leave in their sessions.
@@ -100,7 +102,7 @@ class _Template:
         self._some_ended = False
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
         ended = [pid for pid in self._workers if os.waitid(os.P_PID, pid, look) is not None]
-        kill_sessions(ended)
+        kill_sessions({pid: self._started.pop(pid) for pid in ended})
         for pid in ended:
             _, status, usage = os.wait4(pid, 0)
             self._control.send(
@@ -113,7 +115,7 @@ class _Template:
     def _end_workers(self) -> None:
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)  # also one that has no session of its own yet
-        kill_sessions(self._workers)
+        kill_sessions(self._started)
 
 
 def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
@@ -174,7 +176,7 @@ def _end_children() -> None:
 def _leave_at_once(template: int) -> None:
     """The raylet has gone: end this process, and its children if the template is not there to."""
     if os.getppid() != template:
-        kill_sessions([os.getpid()])
+        kill_sessions({os.getpid(): start_time(os.getpid())})
     os._exit(0)
 
 

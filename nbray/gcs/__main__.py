@@ -70,8 +70,9 @@ class GcsServer:
         self.actors.on_dead = self.groups.actor_died
         self.actors.group_is_removed = self.groups.is_removed
         self.state = StateTables(
-            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store, self.kv
-        )
+            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store,
+            self.kv, self.health.silence_s,
+        )  # fmt: skip
 
     def _raylet(self, node: NodeInfo) -> GrpcClient:
         client = self._clients.get(node.node_id)

@@ -8,11 +8,12 @@ for, and what became of it is kept for the next who asks.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -20,7 +21,7 @@ from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.resource_set import Allocation, ResourceSet
 from nbray.raylet.telling import tell
-from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _WATCH_S = 3600.0
 _ENDED_KEPT = 1000
+_MOST_SHOWN = 100
 
 
 @dataclass(eq=False)
@@ -39,6 +41,8 @@ class _Attempt:
 
     actor_id: bytes
     number: int
+    waits_for: str = ""
+    since: float = field(default_factory=time.monotonic)
     creation: asyncio.Task[g.ActorStarted] | None = None
     worker: Worker | None = None
     ended: str = ""
@@ -98,10 +102,12 @@ class ActorManager:
     async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
         options = spec.options
+        attempt.waits_for = "its runtime environment to be set up"
         try:
             env = await self._pool.envs.prepare(options.runtime_env)
         except EnvError as error:
             return g.ActorStarted(None, str(error))
+        attempt.waits_for = "resources"
         taken = await self._take(
             Demand(options.resources, options.strategy, options.selector), request
         )
@@ -122,6 +128,7 @@ class ActorManager:
                 return
             given.append(worker)
             attempt.worker = worker
+            attempt.waits_for = f"its constructor, which runs in worker pid {worker.pid}"
             worker.actor_id = spec.actor_id
             self._taken[worker.worker_id] = taken
             self._candidates[worker.worker_id] = Candidate(
@@ -137,7 +144,10 @@ class ActorManager:
             if not created.done():
                 created.set_exception(EnvError(text) if env.text else ConnectionError(text))
 
-        withdraw = self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
+        attempt.waits_for = "a worker"
+        withdraw = self._pool.want(
+            spec.job_id, use, fresh=True, env=env, refuse=refuse, resources=options.resources
+        )
         try:
             result = await created
         except ConnectionError as error:
@@ -208,6 +218,21 @@ class ActorManager:
         starting = self._starting.pop(process.worker_id, None)
         if starting is not None and not starting.done():
             starting.set_result(message)
+
+    def waiting(self) -> dict[bytes, str]:
+        """What the actors wait for that are being started, or the first of them."""
+        now = time.monotonic()
+        starting = (
+            attempt
+            for attempt in self._attempts.values()
+            if attempt.creation is not None and not attempt.creation.done()
+        )
+        workers = self._pool.why(PLAIN)
+        return {
+            attempt.actor_id: f"It has waited {now - attempt.since:.0f} s for {attempt.waits_for}."
+            + (f" {workers}" if attempt.waits_for == "a worker" else "")
+            for attempt in itertools.islice(starting, _MOST_SHOWN)
+        }
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""

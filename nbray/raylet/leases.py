@@ -160,7 +160,9 @@ class LeaseManager:
                 kind = "runtime_env" if env.text else ""
                 process.send(m.LeaseRefused(message.request_id, text, kind))
 
-            self._pool.want(message.job.job_id, use, env=env, refuse=refuse)
+            self._pool.want(
+                message.job.job_id, use, env=env, refuse=refuse, resources=message.resources
+            )
 
         def moved(choice: Choice) -> None:
             self._wishes.pop(key, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
@@ -16,7 +15,6 @@ import psutil
 from nbray.common.accelerators import devices_of
 from nbray.common.background import Background
 from nbray.common.config import Config
-from nbray.common.own_time import OwnTime
 from nbray.common.pids import machine, start_time
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
@@ -30,6 +28,7 @@ from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.metrics import MetricTable
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.object_manager import ObjectManager
+from nbray.raylet.reporting import Reporter
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
 from nbray.raylet.task_events import TaskEventRing
@@ -63,8 +62,6 @@ _GCS_METHODS = {
     "GetDashboard", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
 }  # fmt: skip
-_SOONEST_REPORT_S = 0.1
-_REPORT_TIMEOUT_S = 2.0
 
 
 class Raylet:
@@ -86,8 +83,6 @@ class Raylet:
             labels={**labels, NODE_ID: self.node_id.hex()},
             process=LocalProcess(machine(), os.getpid(), start_time(os.getpid())),
         )  # fmt: skip
-        self._clock = OwnTime(2 * _REPORT_TIMEOUT_S)
-        self._gcs_heard = self._clock.now()
         self._scheduler = Scheduler(
             self._row, random.Random(self.node_id), devices_of(total, os.environ)
         )
@@ -115,8 +110,9 @@ class Raylet:
         self._liveness = Liveness(self.node_id, self._nodes, self._is_here, config.peer_patience_s)
         self._inquiries = Inquiries(self._processes)
         self._state = NodeState(
-            self.node_id, host, gcs, self._pool, self._leases, self._inquiries, self._store.table
-        )
+            self.node_id, host, gcs, self._pool, self._leases, self._inquiries, self._store.table,
+            self._actors.waiting,
+        )  # fmt: skip
         self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
         self._logs = LogFolder(
@@ -124,6 +120,10 @@ class Raylet:
             lambda: {Path(worker.log).name for worker in self._pool.workers.values()},
         )  # fmt: skip
         self._background = Background()
+        self._reporter = Reporter(
+            gcs, config, lambda: g.Report(self.row(), self._state.load()), self._update_nodes,
+            self._look_after, self._leases.changed,
+        )  # fmt: skip
 
     # --- life --------------------
 
@@ -148,7 +148,7 @@ class Raylet:
             "ActorsHere": (g.Empty, self._actors.here),
             "ChangeBundles": (g.ChangeBundles, self._groups.change_bundles),
             "NodesChanged": (g.Nodes, self._nodes_changed),
-            "Ping": (g.Empty, self._ping),
+            "Ping": (g.Empty, self._reporter.ping),
             "WarnJob": (g.WarnJob, self._warn_job),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
@@ -187,52 +187,14 @@ class Raylet:
         return row
 
     async def report(self) -> None:
-        """Report to the GCS for ever; returns when this node has to leave.
+        """Report to the GCS for ever; returns when this node has to leave."""
+        await self._reporter.run()
 
-        After a change of resources it reports soon, and so hears soon of others' changes.
-        """
-        while True:
-            try:
-                if not await self._report():
-                    return
-            except Exception:  # of the machine, such as files that cannot be opened
-                logger.exception("A report to the GCS was not made")
-            await asyncio.sleep(_SOONEST_REPORT_S)
-            try:
-                async with asyncio.timeout(self._config.raylet_report_period_s - _SOONEST_REPORT_S):
-                    await self._leases.changed.wait()
-            except TimeoutError:
-                continue
-            finally:
-                self._leases.changed.clear()
-
-    async def _report(self) -> bool:
-        """Make one report, and look after the node; False if this node has to leave."""
-        try:
-            reply = await self._gcs.call(
-                "Report", g.Report(self.row(), self._state.load()), g.Nodes, _REPORT_TIMEOUT_S
-            )
-            self._gcs_heard = self._clock.now()
-            if reply.rejected:
-                logger.error("The GCS declared this node dead; it leaves.")
-                return False
-            self._update_nodes(reply.nodes)
-        except RpcError as error:
-            silence = self._clock.now() - self._gcs_heard
-            if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
-                logger.error(
-                    "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
-                )
-                return False
+    def _look_after(self) -> None:
+        """What is to be done again and again."""
         self._pool.trim(max(1, self._cpus))
         self._pool.look_after()
         self._leases.share(self._config.lease_share_s)
-        return True
-
-    async def _ping(self, _request: g.Empty) -> g.Empty:
-        """The GCS asks whether this raylet lives, and so shows that it does."""
-        self._gcs_heard = self._clock.now()
-        return g.Empty()
 
     async def _nodes_changed(self, request: g.Nodes) -> g.Empty:
         """The GCS has news of nodes between two reports."""

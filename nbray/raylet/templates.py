@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import socket
@@ -14,6 +15,8 @@ from typing import Any
 
 from nbray.common.json_lines import JsonLines
 from nbray.common.session import Session
+
+logger = logging.getLogger(__name__)
 
 _END_S = 2.0
 Report = dict[str, Any]
@@ -89,7 +92,10 @@ class Template:
             self._on_end(self)
             return
         for report in reports:
-            self._on_report(self, report)
+            try:
+                self._on_report(self, report)
+            except Exception:  # the next one may tell of a death for which somebody waits
+                logger.exception("A report of the template was not handled: %s", report)
 
     def stop(self) -> None:
         """End it, and its workers with it; kill it when it does not listen."""

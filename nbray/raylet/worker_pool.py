@@ -8,15 +8,17 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nbray.common.own_time import OwnTime
+from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
 from nbray.raylet.templates import Report, Template
 from nbray.raylet.worker_process import Worker, last_lines
 from nbray.runtime_env.setup import EnvManager, Prepared
 from nbray.wire.messages import ExitWorker
+from nbray.wire.state_messages import WaitingShape
 
 __all__ = ["PLAIN", "Worker", "WorkerPool"]
 
@@ -26,9 +28,11 @@ _MOST_STARTING = 64
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
+_SHOWN_AFTER_S = 1.0
 _OWNER_STAYS_S = 5.0
 _TEMPLATE_IDLE_S = 60.0
 PLAIN = Prepared()
+NONE: Mapping[str, int] = {}
 
 
 @dataclass(eq=False)
@@ -38,6 +42,7 @@ class _Want:
     fresh: bool
     env: Prepared
     refuse: Callable[[str], None]
+    resources: Mapping[str, int]
     since: float = field(default_factory=time.monotonic)
 
 
@@ -97,7 +102,9 @@ class WorkerPool:
             template.stop()
         for worker in self.workers.values():
             worker.kill()
-            worker.end_children()
+        kill_sessions(
+            {worker.pid: worker.started for worker in self.workers.values() if worker.pid}
+        )
 
     # --- forks --------------------
 
@@ -175,7 +182,7 @@ class WorkerPool:
 
         def overdue() -> None:
             if worker.worker_id in self.workers:
-                worker.end_children()
+                kill_sessions({worker.pid: worker.started})
                 self._ended(worker, f"worker pid {worker.pid} ended, nobody can say how")
 
         wait = 0.0 if worker.template is None else _CAUSE_KNOWN_IN_S
@@ -270,6 +277,7 @@ class WorkerPool:
         fresh: bool = False,
         env: Prepared = PLAIN,
         refuse: Callable[[str], None] = lambda text: None,
+        resources: Mapping[str, int] = NONE,
     ) -> Callable[[], bool]:
         """Call ``use`` with a worker of the job and environment, forked if none is idle.
 
@@ -284,7 +292,7 @@ class WorkerPool:
         if idle:
             use(idle.pop())
             return lambda: False
-        want = _Want(job_id, use, fresh, env, refuse)
+        want = _Want(job_id, use, fresh, env, refuse, resources)
         self._wanted.append(want)
         self._satisfy()
 
@@ -310,6 +318,28 @@ class WorkerPool:
             room = _MOST_STARTING - self._starting.total()
             for _ in range(min(room, count - self._starting[text])):
                 self._fork(envs[text])
+
+    def waiting(self) -> list[WaitingShape]:
+        """Who has resources and waits for a worker, for longer than one takes to start."""
+        now = time.monotonic()
+        found: dict[tuple[bool, str, tuple[tuple[str, int], ...]], list[_Want]] = {}
+        for want in [want for want in self._wanted if now - want.since > _SHOWN_AFTER_S]:
+            shape = tuple(sorted(want.resources.items()))
+            found.setdefault((want.fresh, want.env.text, shape), []).append(want)
+        return [
+            WaitingShape(
+                dict(shape), len(wants), now - min(want.since for want in wants), fresh,
+                why=self.why(wants[0].env),
+            )
+            for (fresh, _, shape), wants in found.items()
+        ]  # fmt: skip
+
+    def why(self, env: Prepared) -> str:
+        """A sentence on what is done for those who wait for a worker of an environment."""
+        wanted = sum(want.env.text == env.text for want in self._wanted)
+        text = f"{wanted} wait here for a worker; {self._starting[env.text]} are being started."
+        trouble = self._troubles.get(env.text)
+        return text if trouble is None else f"{text} The last one failed: {trouble.text}"
 
     def give_back(self, worker: Worker) -> None:
         """The worker is idle again, and stays with its job and environment."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.log_files import Log
-from nbray.common.pids import kill_sessions, open_process, start_time
+from nbray.common.pids import open_process, start_time
 from nbray.raylet.templates import Template
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection
@@ -89,11 +89,6 @@ class Worker:
             asyncio.get_running_loop().remove_reader(self.descriptor)
             os.close(self.descriptor)
             self.descriptor = None
-
-    def end_children(self) -> None:
-        """End what is left of its session, when its parent does not."""
-        if self.pid and start_time(self.pid) in (0, self.started):
-            kill_sessions([self.pid])
 
 
 def last_lines(path: str, most: int = 20) -> str:

@@ -75,7 +75,7 @@ def _actors(reply: s.Actors) -> list[r.ActorState]:
             row.namespace, required_resources=from_units(row.resources),
             death_cause=row.death_cause or None, is_detached=row.detached,
             num_restarts=row.restarts, worker_id=row.worker_id.hex() or None,
-            start_time_ms=int(row.started * 1000) or None,
+            start_time_ms=int(row.started * 1000) or None, pending_reason=row.waits_for or None,
         )
         for row in reply.rows
     ]  # fmt: skip
