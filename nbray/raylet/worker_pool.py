@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
 _OWNER_STAYS_S = 5.0
+_WORN_STAYS_S = 1.0
 _TEMPLATE_IDLE_S = 60.0
 _LOG_TAIL_BYTES = 16 << 10
 PLAIN = Prepared()
@@ -42,6 +43,7 @@ class Worker:
     job_id: bytes = b""
     actor_id: bytes = b""
     made_actors: bool = False
+    worn: bool = False
     lost: bool = False
     end_intended: bool = False
     stays_until: float = 0.0
@@ -227,8 +229,10 @@ class WorkerPool:
                 self._fork(envs[text])
 
     def give_back(self, worker: Worker) -> None:
-        """The worker is idle again, and stays with its job and environment."""
-        if worker.worker_id in self.workers and not worker.actor_id:
+        """The worker is idle again, and stays with its job and environment; if worn, it leaves."""
+        if worker.worn:
+            self.ask_to_leave(worker)
+        elif worker.worker_id in self.workers and not worker.actor_id:
             for want in self._wanted:
                 same = want.job_id == worker.job_id and want.env.text == worker.env.text
                 if same and not want.fresh:
@@ -240,6 +244,9 @@ class WorkerPool:
     def stays(self, worker: Worker) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""
         worker.end_intended = False
+        if worker.worn:
+            asyncio.get_running_loop().call_later(_WORN_STAYS_S, self.ask_to_leave, worker)
+            return
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         self.give_back(worker)
 
