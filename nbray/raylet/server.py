@@ -249,7 +249,7 @@ class Raylet:
                 self._job_homes.setdefault(message.job.job_id, message.job.driver.node_id)
                 self._leases.request(process, message)
             case m.ReturnLease():
-                self._leases.return_lease(process, message.lease_id, message.broken)
+                self._leases.return_lease(process, message)
             case m.CancelLeaseRequest():
                 self._leases.cancel(process, message.request_id)
             case m.AskProcess():
