@@ -61,7 +61,8 @@ def test_a_dead_process_gives_back_its_pins_and_its_objects() -> None:
     table.create(b"a", 512, b"dead")
     table.seal(b"a")
     table.pin(b"a", "dead connection")
-    table.process_gone("dead connection", b"dead")
+    table.process_gone("dead connection")
+    table.owner_gone(b"dead")
     assert len(table) == 0
     assert table.allocator.used == 0
 
@@ -71,5 +72,5 @@ def test_fractions_add_up_exactly() -> None:
     assert 10 * to_units({"CPU": 0.1})["CPU"] == to_units({"CPU": 1})["CPU"]
     with pytest.raises(ValueError, match="negative"):
         to_units({"CPU": -1})
-    with pytest.raises(ValueError, match="finer"):
+    with pytest.raises(ValueError, match="precision"):
         to_units({"CPU": 0.00001})

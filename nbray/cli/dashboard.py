@@ -6,6 +6,7 @@ import time
 
 import click
 
+from nbray.cli.terminal import CliError, say
 from nbray.state.client import find_cluster, find_dashboard
 from nbray.state.dashboard import LOGIN_S, api_key
 from nbray.wire.grpc_service import RpcError
@@ -21,20 +22,20 @@ def dashboard(address: str | None, log_out: bool, show_key: bool) -> None:
         cluster, token = find_cluster(address)
         found = find_dashboard(cluster, token)
     except (RpcError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise CliError(str(error)) from error
     if found is None:
-        raise click.ClickException(
+        raise CliError(
             f"Cluster {cluster} has no dashboard: it was left out, or it failed (see nbray status)."
         )
     if show_key:
-        click.echo(api_key(token))
+        say(api_key(token))
         return
     if log_out:
         try:
             found.ask("POST", "/logout")
         except OSError as error:
-            raise click.ClickException(f"The dashboard was not told: {error}") from error
-        click.echo("All browsers are logged out.")
+            raise CliError(f"The dashboard was not told: {error}") from error
+        say("All browsers are logged out.")
         return
-    click.echo(found.login_link(time.time()))
-    click.echo(f"The link logs one browser in, within {LOGIN_S / 60:.0f} minutes.", err=True)
+    say(found.login_link(time.time()))
+    say(f"The link logs one browser in, within {LOGIN_S / 60:.0f} minutes.", err=True)

@@ -8,7 +8,9 @@ parent ended.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import resource
 import select
@@ -19,11 +21,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+logger = logging.getLogger(__name__)
+
 _FILES = 1 << 16
 
 
 class ProcessStartError(Exception):
     """A process of the cluster did not start; the text says why."""
+
+
+_alive_pipes: set[int] = set()
+
+
+def _close_alive_pipes() -> None:
+    """A fork of a parent is none: its children leave with the parent, whatever else lives."""
+    while _alive_pipes:
+        os.close(_alive_pipes.pop())
+
+
+os.register_at_fork(after_in_child=_close_alive_pipes)
 
 
 class Child:
@@ -93,6 +109,7 @@ class Child:
             self._process.kill()
             self._process.wait()
         if self._alive is not None:
+            _alive_pipes.discard(self._alive)
             os.close(self._alive)
             self._alive = None
 
@@ -111,6 +128,7 @@ def spawn(
     alive_write = None
     if fate_shared:
         alive_read, alive_write = os.pipe()
+        _alive_pipes.add(alive_write)
         inherited.append(alive_read)
         command += ["--parent-fd", str(alive_read)]
     elif parent_fd is not None:
@@ -142,9 +160,10 @@ def environment() -> dict[str, str]:
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may be, for one that many connect to.
+    """Raise this process's limit of open files as far as it may be, for one of many connections.
 
-    The usual 1024 are there for programs that call `select`.
+    The usual 1024 are one for each of a thousand actors, and none for anything else; they are there
+    for programs that call `select`. Ray raises them, too.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
@@ -156,6 +175,20 @@ def report_ready(fd: int, report: dict[str, Any]) -> None:
     """Tell the starter that this process is ready, or by ``error`` why not."""
     os.write(fd, json.dumps(report).encode() + b"\n")
     os.close(fd)
+
+
+_LONGEST_END_S = 10.0
+
+
+def leave_in_time(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on this process ends within seconds, also when some of its work does not."""
+
+    def leave() -> None:
+        left = [str(task.get_coro()) for task in asyncio.all_tasks(loop)]
+        logger.error("It did not end in %.0f s and leaves: %s", _LONGEST_END_S, ", ".join(left))
+        os._exit(1)
+
+    loop.call_later(_LONGEST_END_S, leave)
 
 
 class _Loop(Protocol):

@@ -8,6 +8,7 @@ a raylet. Either leaves with its starter (a program, a notebook kernel) or is de
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import socket
@@ -18,11 +19,13 @@ from pathlib import Path
 
 import psutil
 
+from nbray.common.accelerators import node_units
 from nbray.common.config import Config
-from nbray.common.memory import MemoryReader
+from nbray.common.limits import cpu_count, memory_free, memory_total
+from nbray.common.pids import start_time
 from nbray.common.process import Child, spawn
-from nbray.common.resources import to_units
-from nbray.common.session import Session, known_sessions, sessions_root
+from nbray.common.session import Session, SessionInfo, known_sessions
+from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
     DashboardOptions,
     RunningDashboard,
@@ -64,7 +67,7 @@ class RunningNode:
 def start_head(
     *,
     resources: Mapping[str, float],
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -78,7 +81,8 @@ def start_head(
     """Start a head node.
 
     Args:
-        resources: amounts by name; CPU, memory (bytes) get defaults from the machine.
+        resources: amounts by name; CPU and memory (bytes) get defaults from what the machine or
+            the container allows.
         object_store_memory: bytes of the arena; 30% of the free memory by default.
         object_spilling_directory: where values go when the arena is full; the session folder
             by default.
@@ -95,8 +99,8 @@ def start_head(
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, the store too small, or a
-            label malformed; or the node of ``session`` still runs, or there is none; or the
+        ValueError: an amount of a resource cannot be, the store too small, or a label
+            malformed; or the node of ``session`` still runs, or there is none; or the
             dashboard's port is in use.
         OSError: the dashboard's address is none of this machine's.
     """
@@ -162,7 +166,8 @@ def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None
     """The socket of a dashboard that is to be started, or why there is none.
 
     Raises:
-        ValueError: it is wanted, and its port is in use or a package is missing.
+        ValueError: it is insisted on, and its port is in use or a package is missing.
+        OSError: it is insisted on, and cannot listen.
     """
     if options.include is False or (options.include is None and os.environ.get(_SWITCH) == "0"):
         return None, ""
@@ -172,7 +177,12 @@ def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None
         if options.include:
             raise ValueError(f"{reason}, or leave it out with include_dashboard=False.")
         return None, reason
-    return bind(options), ""
+    try:
+        return bind(options), ""
+    except (OSError, ValueError) as error:
+        if options.insists:
+            raise
+        return None, str(error)
 
 
 def join(
@@ -180,7 +190,7 @@ def join(
     *,
     resources: Mapping[str, float],
     token: bytes,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     fate_shared: bool = False,
@@ -190,8 +200,7 @@ def join(
 
     Raises:
         ProcessStartError: no GCS answers there, or it refused the token; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, the store too small, or a
-            label malformed.
+        ValueError: an amount of a resource cannot be, the store too small, or a label malformed.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
     node = RunningNode(Session.create(token), host, address)
@@ -206,18 +215,18 @@ def join(
 
 def _node_arguments(
     resources: Mapping[str, float],
-    object_store_memory: int | None,
+    object_store_memory: float | None,
     spill: str | None,
     labels: Mapping[str, str] | None,
 ) -> list[str]:
-    free = psutil.virtual_memory().available
-    store = int(free * 0.3) if object_store_memory is None else object_store_memory
+    free = memory_free()
+    store = int(free * 0.3) if object_store_memory is None else _store_bytes(object_store_memory)
     if store < _SMALLEST_STORE:
         raise ValueError(
             f"The object store needs at least {_SMALLEST_STORE} bytes, not {store}: "
             "raise object_store_memory, or free memory."
         )
-    there_is = MemoryReader(0).total()
+    there_is = memory_total()
     if store > there_is:
         raise ValueError(
             f"The object store cannot have {store} bytes: all memory of this machine, or of this "
@@ -225,13 +234,27 @@ def _node_arguments(
             "values that do not fit go to disk."
         )
     store = store // 4096 * 4096
-    total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
+    total: dict[str, float] = {"CPU": cpu_count(), "memory": int(free * 0.7)}
     total.update(resources)
     arguments = [
-        "--resources", json.dumps(to_units(total)), "--object-store-memory", str(store),
-        "--labels", json.dumps(check_node_labels(dict(labels or {}))),
+        "--resources", json.dumps(node_units(total)), "--object-store-memory", str(store),
+        "--labels", json.dumps(check_node_labels({} if labels is None else labels)),
     ]  # fmt: skip
-    return arguments + (["--object-spilling-directory", os.path.abspath(spill)] if spill else [])
+    return arguments + (["--object-spilling-directory", _folder(spill)] if spill else [])
+
+
+def _store_bytes(given: float) -> int:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"object_store_memory is a number of bytes, not {type(given).__name__}.")
+    if not math.isfinite(given):
+        raise ValueError(f"object_store_memory is a number of bytes, not {given}.")
+    return int(given)
+
+
+def _folder(given: str) -> str:
+    if "\0" in os.fspath(given):
+        raise ValueError(f"object_spilling_directory={given!r} is no path: it has a zero byte.")
+    return os.path.abspath(given)
 
 
 def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) -> None:
@@ -268,13 +291,15 @@ def _identity_being_made(session: Session) -> Iterator[None]:
 def _write_info(node: RunningNode, fate_shared: bool) -> None:
     """What others find in the session folder; the raylet's pid comes after the GCS's."""
     dashboard = [] if node.dashboard is None else [node.dashboard.child]
+    pids = [child.pid for child in [*node.children, *dashboard]]
     node.session.write_info(
         {
             "gcs_address": node.gcs_address,
             "node_ip": node.node_ip,
             "raylet_socket": node.raylet_socket,
             "node_id": node.node_id,
-            "pids": [child.pid for child in [*node.children, *dashboard]],
+            "pids": pids,
+            "start_ticks": [start_time(pid) for pid in pids],
             "dashboard": "" if node.dashboard is None else node.dashboard.url,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
@@ -336,26 +361,38 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 
 def found_nodes() -> list[FoundNode]:
     """The nodes of this user on this machine, the newest first, also those that ended."""
-    nodes = []
+    return [
+        FoundNode(
+            session, info["gcs_address"], info["fate_shared"],
+            _processes_of(session, info, len(info["pids"])),
+            info["dashboard"], info["dashboard_error"],
+        )
+        for session, info in known_sessions()
+    ]  # fmt: skip
+
+
+def running_sessions() -> Iterator[tuple[Session, SessionInfo]]:
+    """The sessions whose nodes still run, the newest first; a GCS alone may be away for a moment,
+    as may a dashboard for good.
+    """
     for session, info in known_sessions():
-        processes = [process for pid in info["pids"] for process in _process_of(session, pid)]
-        nodes.append(
-            FoundNode(
-                session, info["gcs_address"], bool(info["fate_shared"]), processes,
-                info.get("dashboard", ""), info.get("dashboard_error", ""),
-            )
-        )  # fmt: skip
-    return nodes
+        if _processes_of(session, info, 2):
+            yield session, info
 
 
-def _process_of(session: Session, pid: int) -> list[psutil.Process]:
-    """The process ``pid`` if it still is this session's: a pid may have a new owner."""
-    try:
-        process = psutil.Process(pid)
-        ours = str(session.path) in process.cmdline()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return []
-    return [process] if ours else []
+def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psutil.Process]:
+    """Those of the first so many processes that run, and still are this session's."""
+    found = []
+    for pid, began in list(zip(info["pids"], info["start_ticks"], strict=True))[:first]:
+        if not began or start_time(pid) != began:
+            continue  # it has ended, and the pid may have a new owner
+        try:
+            process = psutil.Process(pid)
+            if str(session.path) in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def drop_dead_sessions(keep: int = 1) -> None:

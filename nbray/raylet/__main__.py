@@ -13,7 +13,7 @@ from pathlib import Path
 import uvloop
 
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files, report_ready, watch_parent
+from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
 from nbray.common.resources import to_units
 from nbray.common.session import Session
 from nbray.raylet.gcs_supervisor import GcsSupervisor
@@ -80,6 +80,7 @@ async def _main(args: argparse.Namespace) -> None:
         supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
     await stopped.wait()
+    leave_in_time(loop)
     reporting.cancel()
     if supervisor is not None:
         supervising.cancel()
