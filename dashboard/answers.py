@@ -20,7 +20,7 @@ _HEADERS = {
     ),
     "X-Frame-Options": "SAMEORIGIN",  # for browsers that do not know frame-ancestors
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # under "no-referrer", forms are sent with Origin: null
     "Cross-Origin-Resource-Policy": "same-site",
 }
 

@@ -143,7 +143,7 @@ class _DashboardHandler(JupyterHandler):
                 "sandbox allow-scripts", "frame-ancestors 'self'", "default-src 'none'",
                 f"script-src 'self' 'unsafe-inline' {host}",
                 f"style-src 'self' 'unsafe-inline' {host}", "img-src 'self' data: blob:",
-                f"font-src 'self' data: {host}", f"connect-src 'self' ws://{host} wss://{host}",
+                f"font-src 'self' data: {host}", f"connect-src ws://{host} wss://{host}",
                 "base-uri 'none'", "form-action 'none'",
             )
         )  # fmt: skip

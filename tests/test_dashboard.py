@@ -304,7 +304,7 @@ def test_every_answer_keeps_the_page_to_itself(context: NbrayContext) -> None:
         assert "default-src 'none'" in policy and "frame-ancestors 'self'" in policy
         assert found["X-Frame-Options"] == "SAMEORIGIN"
         assert found["X-Content-Type-Options"] == "nosniff"
-        assert found["Referrer-Policy"] == "no-referrer"
+        assert found["Referrer-Policy"] == "same-origin"
 
 
 def test_who_listens_where_a_dashboard_was_hears_no_secret_and_is_not_believed() -> None:
