@@ -7,19 +7,18 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
-from nbray.common.process import allow_open_files
-from nbray.common.session import Session, known_sessions
+from nbray.common.process import allow_many_files
+from nbray.common.session import Session, SessionInfo
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, start_head
+from nbray.launcher.local import RunningNode, running_sessions, start_head
+from nbray.options import check_namespace
 from nbray.runtime_env.spec import validate
 from nbray.state.dashboard import login_link, probe
 from nbray.state.queries import DASHBOARD, REQUEST
@@ -102,7 +101,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
@@ -151,7 +150,8 @@ def init(
     Raises:
         RuntimeError: it was called already, or an argument is unknown.
         ConnectionError: there is no cluster at ``address``.
-        ValueError: the cluster runs already, and its node was described.
+        ValueError: the cluster runs already, and its node was described; or an argument is
+            impossible. TypeError: one has the wrong type.
     """
     global _driver
     if unknown:
@@ -172,8 +172,9 @@ def init(
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
             "'nbray.init()'."
         )
+    namespace = check_namespace(namespace)
     env = validate(runtime_env or {})
-    allow_open_files()
+    allow_many_files()
     found = _cluster_to_join(address)
     node: RunningNode | None = None
     if found is not None:
@@ -226,7 +227,7 @@ def _configure_logger(level: int | str, form: str) -> None:
         logger.addHandler(handler)
 
 
-def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayContext:
+def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayContext:
     """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
     url = info["dashboard"] or DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
     facts = {
@@ -248,24 +249,24 @@ def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayC
     )
 
 
-def _cluster_to_join(address: str | None) -> tuple[Session, dict[str, Any]] | None:
+def _cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     """The cluster that `init` means by ``address``; None when it is to start one."""
     if address is None or address == "auto":
         address = os.environ.get("NBRAY_ADDRESS") or address
     if address == "local":
         return None
     if address is None:
-        return next((found for found in _running() if not found[1]["fate_shared"]), None)
+        return next((found for found in running_sessions() if not found[1]["fate_shared"]), None)
     return find_session(address)
 
 
-def find_session(address: str) -> tuple[Session, dict[str, Any]]:
+def find_session(address: str) -> tuple[Session, SessionInfo]:
     """The session folder of a cluster of this user on this machine.
 
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for session, info in _running():
+    for session, info in running_sessions():
         if address in ("auto", info["gcs_address"]):
             return session, info
     raise ConnectionError(
@@ -273,17 +274,8 @@ def find_session(address: str) -> tuple[Session, dict[str, Any]]:
     )
 
 
-def _running() -> Iterator[tuple[Session, dict[str, Any]]]:
-    return (found for found in known_sessions() if _is_there(found[1]["pids"][:2]))
-
-
-def _is_there(pids: list[int]) -> bool:
-    """Whether the node still runs; its GCS alone may be away for a moment."""
-    return any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
 def _join(
-    session: Session, info: dict[str, Any], namespace: str | None, shows_output: bool
+    session: Session, info: SessionInfo, namespace: str | None, shows_output: bool
 ) -> CoreWorker:
     worker_id = os.urandom(28)
     core = CoreWorker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -154,6 +155,29 @@ def test_a_port_in_use_is_one_clear_line_when_it_was_asked_for(session_root: Pat
         with pytest.raises(ValueError, match=f"Failed to bind to 127.0.0.1:{port}"):
             nbray.init(num_cpus=1, include_dashboard=True, dashboard_port=port)
     assert not nbray.is_initialized()
+
+
+def test_ports_that_others_have_taken_stop_no_cluster(session_root: Path) -> None:
+    with contextlib.ExitStack() as taken:
+        for port in range(8265, 8316):
+            with contextlib.suppress(OSError):  # somebody else has it already
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        context = nbray.init(num_cpus=1, object_store_memory=32 << 20, include_dashboard=True)
+    assert int(str(context.dashboard_url).rpartition(":")[2]) not in range(8265, 8316)
+    wait_until(lambda: not context.probe_dashboard(), "the dashboard to serve")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"dashboard_port": 1 << 70}, {"dashboard_port": -1}, {"dashboard_host": ""},
+     {"dashboard_host": "203.0.113.9"}],
+)  # fmt: skip
+def test_a_dashboard_that_was_described_and_cannot_be_is_refused(
+    session_root: Path, wanted: dict[str, Any]
+) -> None:
+    with pytest.raises((ValueError, OSError), match="dashboard"):
+        nbray.init(num_cpus=1, include_dashboard=True, **wanted)
+    assert not nbray.is_initialized() and not list(session_root.iterdir())
 
 
 def test_the_cluster_goes_on_when_the_dashboard_dies(context: NbrayContext) -> None:

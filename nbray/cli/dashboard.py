@@ -6,6 +6,7 @@ import time
 
 import click
 
+from nbray.cli.terminal import CliError, say
 from nbray.state.client import dashboard_url, find_cluster
 from nbray.state.dashboard import LOGIN_S, login_link
 from nbray.wire.grpc_service import RpcError
@@ -19,10 +20,10 @@ def dashboard(address: str | None) -> None:
         found, token = find_cluster(address)
         url = dashboard_url(found, token)
     except (RpcError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise CliError(str(error)) from error
     if not url:
-        raise click.ClickException(
+        raise CliError(
             f"Cluster {found} has no dashboard: it was left out, or it failed (see nbray status)."
         )
-    click.echo(login_link(url, token, time.time()))
-    click.echo(f"The link logs one browser in, within {LOGIN_S / 60:.0f} minutes.", err=True)
+    say(login_link(url, token, time.time()))
+    say(f"The link logs one browser in, within {LOGIN_S / 60:.0f} minutes.", err=True)

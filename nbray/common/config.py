@@ -62,6 +62,11 @@ class Config:
         task_events_per_s: so many short tasks a worker tells of in a second; more are counted.
         task_events_kept: so many tasks a node remembers that failed, that ran for 10 ms or longer,
             and that were shorter; of each.
+        rotation_max_bytes: a log has so many bytes, and so has each older piece of it that is kept
+            beside it; 0: logs have no bound.
+        rotation_backup_count: how many such pieces are kept.
+        ended_worker_logs_kept: so many workers that have ended leave their logs.
+        ended_worker_logs_bytes: what these may have together.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -106,6 +111,10 @@ class Config:
     output_batch_bytes: int = 256 * 1024
     task_events_per_s: int = 1000
     task_events_kept: int = 10_000
+    rotation_max_bytes: int = 16 << 20
+    rotation_backup_count: int = 2
+    ended_worker_logs_kept: int = 1000
+    ended_worker_logs_bytes: int = 1 << 30
     record_ref_creation_sites: int = 0
 
     @classmethod

@@ -15,7 +15,7 @@ from msgspec import structs
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.ids import JobID
-from nbray.common.process import allow_open_files, leave_in_time, report_ready, watch_parent
+from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.groups import GroupTable
@@ -24,6 +24,7 @@ from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
+from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RpcError, serve
 from nbray.wire.messages import ActorState
 from nbray.wire.records import JobConfig, NodeInfo
@@ -214,6 +215,7 @@ class GcsServer:
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
+    read_identity(session)
     try:
         store = open_store(session.storage, session.path)
         gcs = GcsServer(token, Config.from_env(), store)
@@ -262,7 +264,7 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    allow_open_files()
+    allow_many_files()
     uvloop.run(_main(parser.parse_args()))
 
 

@@ -115,7 +115,10 @@ class Raylet:
         )  # fmt: skip
         self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
-        self._logs = LogFolder(session.log_path("raylet.log").parent)
+        self._logs = LogFolder(
+            session.log_path("raylet.log").parent, config,
+            lambda: {Path(worker.log).name for worker in self._pool.workers.values()},
+        )  # fmt: skip
         self._background = Background()
         self._reporter = Reporter(
             gcs, config, lambda: g.Report(self.row(), self._state.load()), self._update_nodes,
@@ -130,6 +133,7 @@ class Raylet:
         self._store.start()
         monitor = MemoryMonitor(self._name(), self._config, self._candidates, self._pids, self._end)
         self._background.start(monitor.run())
+        self._background.start(self._logs.keep_bounds())
 
     def stop(self) -> None:
         """End all workers."""
@@ -245,7 +249,7 @@ class Raylet:
                 self._job_homes.setdefault(message.job.job_id, message.job.driver.node_id)
                 self._leases.request(process, message)
             case m.ReturnLease():
-                self._leases.return_lease(process, message.lease_id, message.broken)
+                self._leases.return_lease(process, message)
             case m.CancelLeaseRequest():
                 self._leases.cancel(process, message.request_id)
             case m.AskProcess():

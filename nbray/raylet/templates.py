@@ -44,6 +44,7 @@ class Template:
         self._on_end = on_end
         mine, theirs = socket.socketpair()
         env = dict(os.environ)
+        env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             env.setdefault(name, "1")
         try:
@@ -51,7 +52,7 @@ class Template:
                 self._process = subprocess.Popen(
                     [
                         *(shlex.split(python) or [sys.executable]),
-                        "-m", "nbray.core_worker.template",
+                        "-P", "-m", "nbray.core_worker.template",
                         "--session-dir", str(session.path),
                         "--raylet-socket", socket_path,
                         "--control-fd", str(theirs.fileno()),

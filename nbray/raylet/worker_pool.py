@@ -30,6 +30,7 @@ _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
 _SHOWN_AFTER_S = 1.0
 _OWNER_STAYS_S = 5.0
+_WORN_STAYS_S = 1.0
 _TEMPLATE_IDLE_S = 60.0
 PLAIN = Prepared()
 NONE: Mapping[str, int] = {}
@@ -116,7 +117,7 @@ class WorkerPool:
         self._starting[env.text] += 1
         try:
             worker.template = self._template(env.python)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             asyncio.get_running_loop().call_soon(
                 self._start_failed, worker, f"Its interpreter was not started: {error}", 1
             )
@@ -342,8 +343,10 @@ class WorkerPool:
         return text if trouble is None else f"{text} The last one failed: {trouble.text}"
 
     def give_back(self, worker: Worker) -> None:
-        """The worker is idle again, and stays with its job and environment."""
-        if worker.worker_id in self.workers and not worker.actor_id:
+        """The worker is idle again, and stays with its job and environment; if worn, it leaves."""
+        if worker.worn:
+            self.ask_to_leave(worker)
+        elif worker.worker_id in self.workers and not worker.actor_id:
             for want in self._wanted:
                 same = want.job_id == worker.job_id and want.env.text == worker.env.text
                 if same and not want.fresh:
@@ -355,6 +358,9 @@ class WorkerPool:
     def stays(self, worker: Worker) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""
         worker.end_intended = False
+        if worker.worn:
+            asyncio.get_running_loop().call_later(_WORN_STAYS_S, self.ask_to_leave, worker)
+            return
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         self.give_back(worker)
 

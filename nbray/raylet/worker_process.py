@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
 from nbray.raylet.templates import Template
 from nbray.runtime_env.setup import Prepared
@@ -41,6 +42,7 @@ class Worker:
     job_id: bytes = b""
     actor_id: bytes = b""
     made_actors: bool = False
+    worn: bool = False
     lost: bool = False
     end_intended: bool = False
     stays_until: float = 0.0
@@ -92,9 +94,5 @@ class Worker:
 
 def last_lines(path: str, most: int = 20) -> str:
     """The end of a log; nothing if there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
-            return b"".join(deque(file, most)).decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+    lines = Log(Path(path)).tail(_LOG_TAIL_BYTES).splitlines(keepends=True)[-most:]
+    return b"".join(lines).decode(errors="replace")

@@ -182,10 +182,14 @@ class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
 
 
 class ReturnLease(msgspec.Struct, array_like=True, tag=15):
-    """Submitter to raylet: the worker is free again; ``broken`` when its connection was lost."""
+    """Submitter to raylet: the worker is free again.
+
+    ``broken``: its connection was lost. ``worn``: it takes no more tasks, by ``max_calls``.
+    """
 
     lease_id: int
     broken: bool = False
+    worn: bool = False
 
 
 class WorkerDied(msgspec.Struct, array_like=True, tag=149):
