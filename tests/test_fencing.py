@@ -193,7 +193,7 @@ def test_a_driver_whose_raylet_stands_still_asks_the_gcs(cluster: Path) -> None:
     raylet.suspend()
     try:
         (node,) = list_nodes()
-        assert (node.state, list_workers(raise_on_missing_output=False)) == ("ALIVE", [])
+        assert node.state == "ALIVE"
     finally:
         raylet.resume()
 
