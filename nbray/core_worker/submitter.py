@@ -275,7 +275,7 @@ class TaskSubmitter:
             if message.lost:
                 if not lease.in_flight:
                     lease.idle_since = time.monotonic()
-                self._core.find_arguments(task, message.lost)
+                self._core.dependencies.find(task, message.lost)
                 self._retire_if_leaving(queue, lease)
                 continue
             if not lease.leaving:
@@ -298,7 +298,7 @@ class TaskSubmitter:
                 gone = set(map(id, waiting))
                 queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
                 for task in waiting:
-                    self._core.resolve_again(task)
+                    self._core.dependencies.resolve_again(task)
 
     def _retire_if_leaving(self, queue: TaskQueue, lease: Lease) -> None:
         """Give a worker that takes no more tasks back, once it has answered for all it got."""
