@@ -278,7 +278,7 @@ class TaskSubmitter:
                 if task.cancelled:
                     self._queue_again(task)
                 else:
-                    self._core.find_arguments(task, message.lost)
+                    self._core.dependencies.find(task, message.lost)
                 self._retire_if_leaving(queue, lease)
                 continue
             if not lease.leaving:
@@ -301,7 +301,7 @@ class TaskSubmitter:
                 gone = set(map(id, waiting))
                 queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
                 for task in waiting:
-                    self._core.resolve_again(task)
+                    self._core.dependencies.resolve_again(task)
 
     def _queue_again(self, task: PendingTask) -> None:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""
