@@ -261,8 +261,9 @@ class TaskSubmitter:
             self._core.results.finish(task, worker_id, message)
         return True
 
-    def _on_returned(self, _worker: Connection, message: TasksReturned) -> None:
+    def _on_returned(self, worker: Connection, message: TasksReturned) -> None:
         """Not started: they go to the front of the queue, in their order."""
+        worker.known_functions.difference_update(message.forgotten)
         self._core.submitter_dirty = True
         for task_id in reversed(message.task_ids):
             task = self._tasks.get(task_id)
@@ -271,7 +272,7 @@ class TaskSubmitter:
             lease, task.lease = task.lease, None
             lease.in_flight.pop(task_id, None)
             queue = self._queue_of(task)
-            if not lease.leaving:
+            if not lease.leaving and not message.forgotten:
                 queue.seconds = max(queue.seconds, WINDOW_S)
             self._queue_again(task)
             self._retire_if_leaving(queue, lease)

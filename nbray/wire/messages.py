@@ -255,9 +255,13 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
 
 
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
-    """Worker to submitter: not started, since a task before them blocks or is long."""
+    """Worker to submitter: not started, since a task before them blocks or is long.
+
+    ``forgotten``: functions that have to come along again, since the worker kept others.
+    """
 
     task_ids: list[bytes]
+    forgotten: list[bytes] = []
 
 
 class HandoverDone(msgspec.Struct, array_like=True, tag=23):
