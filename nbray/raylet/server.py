@@ -32,7 +32,6 @@ from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
 from nbray.raylet.task_events import TaskEventRing
 from nbray.raylet.worker_pool import Worker, WorkerPool
-from nbray.runtime_env.packaging import NAMESPACE
 from nbray.runtime_env.setup import EnvManager
 from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
@@ -58,7 +57,7 @@ _GCS_METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
-    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
+    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
 }  # fmt: skip
 _SOONEST_REPORT_S = 0.1
 
@@ -87,8 +86,8 @@ class Raylet:
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store
-        envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
-        self._pool = WorkerPool(session, self.socket_path, host, envs, config.graceful_exit_s)
+        self._envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
+        self._pool = WorkerPool(session, self.socket_path, host, self._envs, config.graceful_exit_s)
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
         self._leases.on_unknown_node = lambda then: self._background.start(
@@ -124,6 +123,12 @@ class Raylet:
         monitor = MemoryMonitor(self._name(), self._config, self._candidates, self._pids, self._end)
         self._background.start(monitor.run())
         self._background.start(self._logs.keep_bounds())
+        self._background.start(
+            self._envs.keep_bounds(
+                self._pool.environments, self._config.package_kept_s,
+                self._config.unused_packages_bytes,
+            )
+        )  # fmt: skip
 
     def stop(self) -> None:
         """End all workers."""
@@ -440,7 +445,7 @@ class Raylet:
 
     async def _fetch_env_file(self, key: bytes) -> bytes | None:
         try:
-            found = await self._gcs.call("KvGet", g.KvKey(NAMESPACE, key), g.KvValue, 60.0)
+            found = await self._gcs.call("KvGet", g.KvKey(g.PACKAGES, key), g.KvValue, 60.0)
         except RpcError as error:
             raise OSError(f"The GCS did not send a package: {error}") from error
         return found.value

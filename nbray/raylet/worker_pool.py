@@ -99,6 +99,10 @@ class WorkerPool:
         for _ in range(prestart):
             self._fork(PLAIN)
 
+    def environments(self) -> set[str]:
+        """The texts of those in which workers run, or are wanted."""
+        return {w.env.text for w in self.workers.values()} | {w.env.text for w in self._wanted}
+
     def stop(self) -> None:
         """End the templates; the workers leave with the raylet."""
         self.envs.stop()
