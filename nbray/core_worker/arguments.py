@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
-from nbray.core_worker.serialization import Serialized, check_current, deserialize, serialize
+from nbray.core_worker.serialization import (
+    SIMPLE,
+    Serialized,
+    check_current,
+    deserialize,
+    flat,
+    serialize,
+)
 from nbray.core_worker.stored_values import NoCopyFound
 from nbray.object_ref import ObjectRef
 from nbray.util.serializability import unpicklable
@@ -36,6 +43,15 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
     """
     if not args and not kwargs:
         return b"", [], []
+    if SIMPLE.issuperset(map(type, args)) and SIMPLE.issuperset(map(type, kwargs.values())):
+        data = flat((list(args), kwargs))
+        if len(data) <= core.config.max_inline_bytes:
+            return data, [], []
+    return _pack(core, args, kwargs)
+
+
+def _pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """The same for arguments that may be refs, large, or of any class."""
     dependencies: list[Dependency] = []
     keep: list[ObjectRef] = []
     listed: list[Any] = list(args)
@@ -52,6 +68,8 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
 
     try:
         for place, value in _places(args, kwargs):
+            if type(value) in SIMPLE:
+                continue  # those whose pickle is large are found below
             if isinstance(value, ObjectRef):
                 check_current(value)
                 depend(place, value)

@@ -69,6 +69,8 @@ class LogFile:
     def read_others(self) -> str:
         """What others have appended since the last call, at most 256 KB."""
         size = os.lseek(self._reader, 0, os.SEEK_END)
+        if size == self._size and self._position == self._base + size:
+            return ""  # as after most tasks; what a rotation in between hides is found next time
         changed = os.stat(self._folder).st_mtime_ns
         if changed != self._changed:  # perhaps by a rotation, after which others have written
             self._changed, self._base = changed, self._log.base()

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from nbray.object_ref import ObjectRef
 
 _PLAIN = struct.Struct("<I")
-_SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
+SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
+"""Types whose values hold nothing else, so that pickle itself knows all of them."""
+
 _ALIGN = 64
 
 
@@ -85,6 +87,11 @@ class Serialized:
             position = _aligned(position)
             copy_into(target[position : position + buffer.nbytes], buffer)
             position += buffer.nbytes
+
+
+def flat(value: Any) -> bytes:
+    """The flat form of a value that is made of nothing but lists, dicts and `SIMPLE` values."""
+    return b"\0\0\0\0" + pickle.dumps(value, 5)
 
 
 def _header_size(buffers: int) -> int:
@@ -170,7 +177,7 @@ def serialize(value: Any) -> Serialized:
     Raises:
         TypeError, pickle.PicklingError: it cannot be pickled.
     """
-    if type(value) in _SIMPLE:
+    if type(value) in SIMPLE:
         return Serialized(value, pickle.dumps(value, 5), [], [])
     buffers: list[memoryview] = []
     contained: list[ContainedRef] = []
