@@ -60,8 +60,8 @@ class WorkerPool:
     """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause.
 
     Workers are kept by job and by runtime environment. An environment with an interpreter of its
-    own has a template of its own. At most `_MOST_STARTING` of one start at once, the others wait for
-    their turn; a start that fails is tried again, until that has failed for too long.
+    own has a template of its own. At most `_MOST_STARTING` of one start at once, the others wait
+    for their turn; a start that fails is tried again, until that has failed for too long.
     """
 
     def __init__(
