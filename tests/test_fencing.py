@@ -17,6 +17,7 @@ from conftest import processes_of, wait_until
 
 import nbray
 from nbray.common.config import Config
+from nbray.common.own_time import OwnTime
 from nbray.driver import current_driver, find_session
 from nbray.gcs.health import NodeHealth
 from nbray.launcher.local import RunningNode, join
@@ -291,3 +292,10 @@ def test_a_killed_actor_begins_anew_only_when_its_process_has_ended(
     wait_until(lambda: not process.is_running(), "the end of the first")
     for node in nodes:
         node.stop()
+
+
+def test_a_clock_of_ones_own_counts_no_pause() -> None:
+    clock = OwnTime(0.05)
+    before = clock.now()
+    time.sleep(0.3)
+    assert clock.now() - before == pytest.approx(0.05)

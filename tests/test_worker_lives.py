@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from conftest import processes_of, wait_until
 
 import nbray
+from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, open_process, start_time
 from nbray.driver import current_driver
 from nbray.exceptions import ActorDiedError
@@ -266,3 +268,22 @@ print(sum(nbray.get([one.add.remote() for one in [One.remote() for _ in range(70
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=100
     )
     assert done.stdout == "70\n", done.stderr
+
+
+def test_neither_side_of_a_control_socket_waits_for_the_other() -> None:
+    ends = [JsonLines(sock) for sock in socket.socketpair()]
+    messages = [{"number": number, "text": "\udc80" * 5000} for number in range(100)]
+    for end in ends:
+        for message in messages:
+            end.send(message)  # more than the socket takes, and nobody reads
+    assert all(end.is_waiting for end in ends)
+    received: list[list[dict[str, object]]] = [[], []]
+    while any(len(got) < len(messages) for got in received):
+        for end, got in zip(ends, received, strict=True):
+            got += end.receive() or []
+            end.flush()
+    assert received == [messages, messages]
+    ends[0].socket.close()
+    ends[1].send(messages[0])
+    assert ends[1].receive() is None
+    ends[1].socket.close()

@@ -60,8 +60,8 @@ class WorkerPool:
     """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause.
 
     Workers are kept by job and by runtime environment. An environment with an interpreter of its
-    own has a template of its own. At most `_MOST_STARTING` start at once, the others wait for
-    their turn; a start that fails is tried again, until that has failed for too long.
+    own has a template of its own. At most `_MOST_STARTING` of one start at once, the others wait
+    for their turn; a start that fails is tried again, until that has failed for too long.
     """
 
     def __init__(
@@ -320,7 +320,7 @@ class WorkerPool:
         missing = Counter(want.env.text for want in self._wanted)
         envs = {want.env.text: want.env for want in self._wanted}
         for text, count in missing.items():
-            room = _MOST_STARTING - self._starting.total()
+            room = _MOST_STARTING - self._starting[text]
             for _ in range(min(room, count - self._starting[text])):
                 self._fork(envs[text])
 
