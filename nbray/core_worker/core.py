@@ -108,7 +108,7 @@ class CoreWorker:
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
-        self.cancelled: deque[bytes] = deque(maxlen=_CANCELLED_KEPT)
+        self.cancelled: dict[bytes, None] = {}
         self.pickled_refs: set[ObjectRef] = set()
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[JobConfig], None] = lambda job: None
@@ -400,6 +400,20 @@ class CoreWorker:
         connection = self.actor_calls.cancel(task_id)
         if connection is not None:
             connection.send(m.CancelTask(task_id, False, recursive, interrupt))
+
+    def note_cancelled(self, task_id: bytes) -> None:
+        """A task that this worker has, or is about to have, was cancelled."""
+        self.cancelled[task_id] = None
+        if len(self.cancelled) > _CANCELLED_KEPT:
+            del self.cancelled[next(iter(self.cancelled))]
+
+    def is_needed(self) -> bool:
+        """Whether others hold what this process owns, or run what it has submitted."""
+        return (
+            self.references.are_held_elsewhere()
+            or any(True for _ in self.submitter.unfinished())
+            or self.actor_calls.any_unfinished()
+        )
 
     def is_unfinished(self, task: PendingTask | ActorCall) -> bool:
         """Whether a task or call of this process has no reply. Under the baton."""

@@ -139,6 +139,10 @@ class OwnershipTable:
         """Whether an object of this process is still needed by somebody."""
         return any(entry.owner is None for entry in self._entries.copy().values())
 
+    def any_borrowed(self) -> bool:
+        """Whether another process holds an object of this one."""
+        return any(entry.owner is None and entry.borrowers for _, entry in self.all())
+
     def in_arenas(self) -> list[tuple[bytes, Stored]]:
         """The values of this process that lie in arenas."""
         return [

@@ -342,6 +342,10 @@ class References:
             if not handovers:
                 del self._handovers[message.task_id]
 
+    def are_held_elsewhere(self) -> bool:
+        """Whether another process has, or is about to have, a ref of an object of this one."""
+        return bool(self._handovers) or self.table.any_borrowed()
+
     def _drop_handovers(self, receiver: Connection) -> None:
         for key, handovers in list(self._handovers.items()):
             for over, object_ids in handovers:

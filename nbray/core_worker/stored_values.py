@@ -37,17 +37,18 @@ _STORE_ERRORS = {"full": ObjectStoreFullError, "disk": OutOfDiskError, "lost": O
 class _Pin:
     """The raylet's answer to a reader; what it pinned is unpinned once, at the latest with this."""
 
-    __slots__ = ("_unpin", "reply")
+    __slots__ = ("_held", "_unpins", "reply")
 
-    def __init__(self, reply: om.ObjectPinned, unpin: Callable[[bytes], None]) -> None:
+    def __init__(self, reply: om.ObjectPinned, unpins: deque[bytes]) -> None:
         self.reply = reply
-        self._unpin: Callable[[bytes], None] | None = None if reply.error else unpin
+        self._unpins = unpins
+        self._held: list[bytes | None] = [] if reply.error else [None, reply.object_id]
 
     def release(self) -> None:
         """The view has gone."""
-        unpin, self._unpin = self._unpin, None
-        if unpin is not None:
-            unpin(self.reply.object_id)
+        if self._held:
+            # In one step: an interrupt that falls between two would lose the pin, or end it twice.
+            self._unpins.extend(iter(self._held.pop, None))
 
     __del__ = release
 
@@ -213,9 +214,18 @@ class StoredValues:
 
     def _view(self, pin: _Pin) -> memoryview:
         reply = pin.reply
+        nudge = self._core.reactor.nudge
+
+        def gone() -> None:
+            pin.release()
+            nudge()
+
         if reply.path:
-            return map_file(reply.path, reply.offset, reply.size)  # which keeps what it shows
-        return self._mapped().pinned_view(reply.offset, reply.size, pin.release)
+            try:
+                return map_file(reply.path, reply.offset, reply.size)
+            finally:
+                gone()  # the mapping keeps what it shows
+        return self._mapped().pinned_view(reply.offset, reply.size, gone)
 
     def _pin(
         self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
@@ -227,7 +237,7 @@ class StoredValues:
 
         def on_pinned(reply: om.ObjectPinned | None) -> None:
             # When nobody waits any more, the pin ends with this list.
-            answers.append(None if reply is None else _Pin(reply, self.unpin))
+            answers.append(None if reply is None else _Pin(reply, self._unpins))
             waiter.complete_one()
 
         def ask() -> None:
@@ -248,11 +258,6 @@ class StoredValues:
                 "Its log, raylet.log, says why."
             )
         return pin
-
-    def unpin(self, object_id: bytes) -> None:
-        """A view has gone."""
-        self._unpins.append(object_id)
-        self._core.reactor.nudge()
 
     # --- under the baton --------------------
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL, return_id, return_index
@@ -111,6 +112,12 @@ class Streams:
         stream.arrived = max(stream.arrived, message.index + 1)
         if message.index < stream.taken and stream.backpressure:
             connection.send(m.ItemsTaken(message.task_id, stream.taken))
+        if known is None and message.index < stream.taken:
+            # A retried task yields again what the reader has had and let go.
+            core.references.free(object_id, message.value)
+            if message.value.contained:
+                connection.send(m.HandoverDone(object_id))
+            return
         entry = core.table.ensure_owned(object_id)
         self._complete(connection, object_id, entry, message.value)
 
@@ -270,7 +277,7 @@ class ObjectRefGenerator:
         object_id, entry = self.peek()
         if entry.value is None:
             ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-            self._core.reactor.post(lambda: entry.when_complete(lambda: ready.set_result(None)))
+            self._core.reactor.post(lambda: entry.when_complete(partial(_set, ready)))
             await asyncio.wrap_future(ready)
         ref = self._take(object_id, entry)
         if ref is None:
@@ -314,6 +321,11 @@ class ObjectRefGenerator:
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._completion.hex()})"
+
+
+def _set(ready: concurrent.futures.Future[None]) -> None:
+    if ready.set_running_or_notify_cancel():  # else its reader has given up
+        ready.set_result(None)
 
 
 class DynamicObjectRefGenerator:

@@ -262,8 +262,9 @@ class TaskSubmitter:
             self._core.results.finish(task, worker_id, message)
         return True
 
-    def _on_returned(self, _worker: Connection, message: TasksReturned) -> None:
+    def _on_returned(self, worker: Connection, message: TasksReturned) -> None:
         """Not started: they go to the front of the queue, in their order."""
+        worker.known_functions.difference_update(message.forgotten)
         self._core.submitter_dirty = True
         for task_id in reversed(message.task_ids):
             task = self._tasks.get(task_id)
@@ -275,12 +276,15 @@ class TaskSubmitter:
             if message.lost:
                 if not lease.in_flight:
                     lease.idle_since = time.monotonic()
-                self._core.dependencies.find(task, message.lost)
+                if task.cancelled:
+                    self._queue_again(task)
+                else:
+                    self._core.dependencies.find(task, message.lost)
                 self._retire_if_leaving(queue, lease)
                 continue
-            if not lease.leaving:
+            if not lease.leaving and not message.forgotten:
                 queue.seconds = max(queue.seconds, WINDOW_S)
-            queue.tasks.appendleft(task)
+            self._queue_again(task)
             self._retire_if_leaving(queue, lease)
 
     def await_lost_arguments(self) -> None:
@@ -300,11 +304,20 @@ class TaskSubmitter:
                 for task in waiting:
                     self._core.dependencies.resolve_again(task)
 
+    def _queue_again(self, task: PendingTask) -> None:
+        """A worker did not begin it: it is the next for another, unless it was cancelled there."""
+        task.lease = None
+        if task.cancelled:
+            del self._tasks[task.spec.task_id]
+            self._core.results.fail_cancelled(task.spec)
+        else:
+            self._queue_of(task).tasks.appendleft(task)
+
     def _retire_if_leaving(self, queue: TaskQueue, lease: Lease) -> None:
         """Give a worker that takes no more tasks back, once it has answered for all it got."""
         if lease.leaving and not lease.in_flight and lease in queue.leases:
             queue.leases.remove(lease)
-            lease.raylet.send(ReturnLease(lease.lease_id, broken=lease.worn))
+            lease.raylet.send(ReturnLease(lease.lease_id, worn=lease.worn))
             self._core.submitter_dirty = True
 
     def _retry(self, task: PendingTask) -> None:
@@ -327,6 +340,7 @@ class TaskSubmitter:
         task.retries = 0
         task.killed = task.killed or force
         if task.lease is not None:
+            task.cancelled = True
             return task.lease.connection
         if not task.unresolved:
             self._queue_of(task).tasks.remove(task)
@@ -383,8 +397,7 @@ class TaskSubmitter:
         """
         tasks = list(lease.in_flight.values())
         for task in reversed(tasks[1:]):
-            task.lease = None
-            self._queue_of(task).tasks.appendleft(task)
+            self._queue_again(task)
         self._end_of(tasks[0], lease, death)
         self._core.submitter_dirty = True
 

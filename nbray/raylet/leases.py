@@ -370,13 +370,14 @@ class LeaseManager:
             m.LeaseGranted(request.request_id, lease.lease_id, worker.address, taken.device_ids())
         )
 
-    def return_lease(self, process: Process, lease_id: int, broken: bool) -> None:
+    def return_lease(self, process: Process, message: m.ReturnLease) -> None:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""
-        lease = process.leases.get(lease_id)
+        lease = process.leases.get(message.lease_id)
         if lease is not None:
-            if broken and lease.worker.worker_id in self._pool.workers:
+            if message.broken and lease.worker.worker_id in self._pool.workers:
                 self._mourners[lease.worker.worker_id] = process
-            self._end(lease, broken, lost=broken)
+            lease.worker.worn = lease.worker.worn or message.worn
+            self._end(lease, message.broken, lost=message.broken)
 
     def _end(self, lease: Lease, broken: bool, lost: bool = False) -> None:
         del self._leases[lease.lease_id]

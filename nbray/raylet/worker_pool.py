@@ -30,6 +30,7 @@ _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
 _SHOWN_AFTER_S = 1.0
 _OWNER_STAYS_S = 5.0
+_WORN_STAYS_S = 1.0
 _TEMPLATE_IDLE_S = 60.0
 PLAIN = Prepared()
 NONE: Mapping[str, int] = {}
@@ -94,6 +95,10 @@ class WorkerPool:
         """Start the template, and ``prestart`` workers."""
         for _ in range(prestart):
             self._fork(PLAIN)
+
+    def environments(self) -> set[str]:
+        """The texts of those in which workers run, or are wanted."""
+        return {w.env.text for w in self.workers.values()} | {w.env.text for w in self._wanted}
 
     def stop(self) -> None:
         """End the templates and the workers, with all that these have started."""
@@ -342,8 +347,10 @@ class WorkerPool:
         return text if trouble is None else f"{text} The last one failed: {trouble.text}"
 
     def give_back(self, worker: Worker) -> None:
-        """The worker is idle again, and stays with its job and environment."""
-        if worker.worker_id in self.workers and not worker.actor_id:
+        """The worker is idle again, and stays with its job and environment; if worn, it leaves."""
+        if worker.worn:
+            self.ask_to_leave(worker)
+        elif worker.worker_id in self.workers and not worker.actor_id:
             for want in self._wanted:
                 same = want.job_id == worker.job_id and want.env.text == worker.env.text
                 if same and not want.fresh:
@@ -355,6 +362,9 @@ class WorkerPool:
     def stays(self, worker: Worker) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""
         worker.end_intended = False
+        if worker.worn:
+            asyncio.get_running_loop().call_later(_WORN_STAYS_S, self.ask_to_leave, worker)
+            return
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         self.give_back(worker)
 

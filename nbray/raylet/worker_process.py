@@ -42,6 +42,7 @@ class Worker:
     job_id: bytes = b""
     actor_id: bytes = b""
     made_actors: bool = False
+    worn: bool = False
     lost: bool = False
     end_intended: bool = False
     stays_until: float = 0.0

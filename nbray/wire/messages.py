@@ -182,10 +182,14 @@ class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
 
 
 class ReturnLease(msgspec.Struct, array_like=True, tag=15):
-    """Submitter to raylet: the worker is free again; ``broken`` when its connection was lost."""
+    """Submitter to raylet: the worker is free again.
+
+    ``broken``: its connection was lost. ``worn``: it takes no more tasks, by ``max_calls``.
+    """
 
     lease_id: int
     broken: bool = False
+    worn: bool = False
 
 
 class WorkerDied(msgspec.Struct, array_like=True, tag=149):
@@ -254,10 +258,12 @@ class TasksReturned(msgspec.Struct, array_like=True, tag=22):
     """Worker to submitter: not started, since a task before them blocks or is long.
 
     Or since arguments of theirs have no copy on the nodes that ``lost`` names, by object id.
+    ``forgotten``: functions that have to come along again, since the worker kept others.
     """
 
     task_ids: list[bytes]
     lost: dict[bytes, list[bytes]] = {}
+    forgotten: list[bytes] = []
 
 
 class HandoverDone(msgspec.Struct, array_like=True, tag=23):
