@@ -151,3 +151,17 @@ def test_calls_keep_their_order_when_an_argument_is_made_again(far: Far) -> None
     wait_until(lambda: core.table[lost.binary()].value is None, "the loss to be heard of")
     calls = [log.note.remote(number, lost) for number in range(1, 4)]
     assert nbray.get(calls[-1], timeout=60) == [0, 1, 2, 3]
+
+
+def test_so_it_is_for_calls_that_are_made_again(far: Far) -> None:
+    @nbray.remote(resources={"far": 1}, max_restarts=-1, max_task_retries=-1)
+    class Doubler:
+        def double(self, array: np.ndarray) -> np.ndarray:
+            return array * 2
+
+    doubler = Doubler.remote()
+    result = doubler.double.remote(nbray.put(np.ones(100_000)))
+    nbray.wait([result], timeout=30, fetch_local=False)
+    far.kill()
+    far.start()
+    assert nbray.get(result, timeout=60).sum() == 200_000

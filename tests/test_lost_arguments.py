@@ -71,6 +71,7 @@ class Owner:
         return [self.ref]
 
     def use(self, refs: list[nbray.ObjectRef]) -> float:
+        self.refs = refs  # what it knows of them is old when they have been lost
         return float(nbray.get(use.options(num_gpus=1).remote(*refs), timeout=60))
 
 
@@ -109,7 +110,7 @@ def test_so_it_is_when_another_process_owns_the_argument(nodes: Nodes, owner_mak
         refs = nbray.get(owner.make.remote(), timeout=60)
     else:
         refs = [make.options(num_gpus=1).remote()]
-        nbray.wait(refs, timeout=30, fetch_local=False)
+        assert nbray.get(owner.use.remote(refs), timeout=60) == 100_000.0
     nodes.replace()
     if owner_makes:
         assert nbray.get(use.options(num_gpus=1).remote(*refs), timeout=60) == 100_000.0

@@ -80,6 +80,16 @@ class TableMachine(RuleBasedStateMachine):
         if self.table.create(name, size, creator.encode(), creator) is not None:
             self.written.add(name)
 
+    @rule(size=st.integers(1, 9000), creator=st.sampled_from("PQ"))
+    def create_in_file(self, size: int, creator: str) -> None:
+        self.names += 1
+        name = b"%d" % self.names
+        place = Place(name, 0)
+        assert self.table.create_in_file(name, size, creator.encode(), creator, "", b"", place)
+        assert not self.table.create_in_file(name, size, b"", creator, "", b"", Place(b"", 0))
+        self.places.add(place)
+        self.written.add(name)
+
     @precondition(lambda self: self.written)
     @rule(data=st.data())
     def seal(self, data: st.DataObject) -> None:

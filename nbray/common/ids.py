@@ -162,6 +162,11 @@ def return_id(task_id: bytes, index: int) -> bytes:
     return task_id + (index + 1).to_bytes(4, "little")
 
 
+def return_index(object_id: bytes) -> int:
+    """Which return value of its task an object is (from 0)."""
+    return int.from_bytes(object_id[24:], "little") - 1
+
+
 _NO_VALUE = bytes(12)
 
 

@@ -468,6 +468,8 @@ class CoreWorker:
 
         To look for an argument may submit the task that makes it again, which is taken here too.
         """
+        if not (self._new_tasks or self._new_calls):
+            return
         self._taking = True
         try:
             while self._new_tasks or self._new_calls:

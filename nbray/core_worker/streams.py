@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nbray.common.ids import NIL, return_id
+from nbray.common.ids import NIL, return_id, return_index
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import serialize
 from nbray.exceptions import ObjectReconstructionFailedError
@@ -140,30 +140,29 @@ class Streams:
         """The task has ended, after ``done.items`` items; an error is the next and the last."""
         core, spec = self._core, task.spec
         error = done.values[0] if done.values[0].is_error else None
-        held = self._end(spec, done.items, error)
-        yielded = {return_id(spec.task_id, index + 1) for index in range(done.items)}
-        for object_id in held - yielded:
-            self._complete_lost(object_id, error or _ended_early(spec, object_id, done.items))
-        for object_id in held | yielded:
+        for object_id in self._end(spec, done.items, error):
             entry = core.table.get(object_id)
-            if entry is None or (entry.value is not None and entry.value.stored is None):
+            if entry is None:
                 continue
-            core.lineage.keep(task, object_id, entry)
-            if entry.value is None and not entry.freed:  # lost after this run had come by
-                core.lineage.recover_freed(object_id, entry)
+            if entry.value is None and return_index(object_id) > done.items:
+                self._complete_lost(object_id, error or _ended_early(spec, object_id, done.items))
+            elif entry.value is None or entry.value.stored is not None:
+                core.lineage.keep(task, object_id, entry)
+                if entry.value is None and not entry.freed:  # lost after this run had come by
+                    core.lineage.recover_freed(object_id, entry)
 
     def failed(self, spec: TaskSpec, error: Value) -> None:
         """The task failed without a word of its worker: the error is its last item."""
         for object_id in self._end(spec, 0, error):
             self._complete_lost(object_id, error)
 
-    def _end(self, spec: TaskSpec, items: int, error: Value | None) -> set[bytes]:
-        """End the stream for its reader; returns the items that this process knew of before."""
+    def _end(self, spec: TaskSpec, items: int, error: Value | None) -> Iterable[bytes]:
+        """End the stream for its reader; returns the items that there may be."""
         stream = self._streams.pop(spec.task_id, None)
         if stream is None:
-            return set()
+            return ()
         if stream.is_again:
-            return set(self._core.lineage.outputs(spec.task_id))
+            return self._core.lineage.outputs(spec.task_id)
         table = self._core.table
         # An interrupt may fall between the sending of an item and its counting, and a task that
         # is run again after a crash may end earlier than before: all that came stay.
@@ -178,7 +177,7 @@ class Streams:
             table.complete(stream.item_id(length), _END)
         if spec.num_returns == DYNAMIC:
             self._abandon(stream)
-        return {stream.item_id(index) for index in range(known)}
+        return map(stream.item_id, range(known))
 
     def _complete_lost(self, object_id: bytes, error: Value) -> None:
         """An item that the stream did not come to again gets no other value."""
