@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.common.text import coloured
 from nbray.exceptions import ActorError, NbrayError, TaskError
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class ErrorDisplay:
             lines.append(f"{error.function_name}() failed in a worker (pid {error.pid}).")
         if met:
             lines += ["It was met here:", *met]
-        return lines
+        return [coloured(line) for line in lines]
 
     def rendered(self, error: BaseException, lines: list[str], title: str) -> BaseException:
         """``error``, which IPython shows by these lines."""

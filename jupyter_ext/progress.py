@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nbray.common.text import one_line
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.cell_output import LINE_LIMIT, bar
 from nbray.util.task_counts import FunctionCounts, request_counts
@@ -191,10 +192,11 @@ class Panel:
 
     def text(self) -> str:
         """The panel as lines."""
-        width = max((len(row.name) for row in self._rows), default=0)
+        names = [one_line(row.name) for row in self._rows]
+        width = max(map(len, names), default=0)
         lines = [
-            f"{row.name:<{width}} {bar(row.done + row.failed, row.total)} {row.words()}"
-            for row in self._rows
+            f"{name:<{width}} {bar(row.done + row.failed, row.total)} {row.words()}"
+            for name, row in zip(names, self._rows, strict=True)
         ]
         lines += self._bars
         if self._hidden:
@@ -204,7 +206,7 @@ class Panel:
 
     def _hidden_words(self) -> str:
         total = sum(self._hidden.values())
-        names = ", ".join(f"{name} {count:,}" for name, count in self._hidden.items())
+        names = one_line(", ".join(f"{name} {count:,}" for name, count in self._hidden.items()))
         return f"{total:,} more lines after the first {LINE_LIMIT} ({names}) are in the logs:"
 
     def html(self) -> str:

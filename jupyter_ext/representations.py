@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.common.text import one_line
 from nbray.context import NbrayContext
 from nbray.exceptions import NbrayError
 from nbray.jupyter_ext import theme
@@ -190,6 +191,6 @@ def _text(picture: Picture) -> Callable[[Any, Any, bool], None]:
     def render(value: Any, printer: Any, _cycle: bool) -> None:
         title, facts = picture(value)
         words = ", ".join(f"{name} {value}".strip() for name, value in _shown(facts))
-        printer.text(f"<{title}: {words}>")
+        printer.text(one_line(f"<{title}: {words}>"))
 
     return render

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from nbray.common.text import one_line, printable
 from nbray.jupyter_ext import theme
 
 _NUMBER = re.compile(r"([\d,]*(\.\d+)?( (B|kB|MB|GB|s))?|\?)")
@@ -27,14 +28,14 @@ class Table:
         self.notes = list(notes)
 
     def __repr__(self) -> str:
-        lines = [self.title] if self.title else []
+        lines = [printable(self.title)] if self.title else []
         if self.rows:
-            table = [self.columns, *self.rows]
+            table = [self.columns, *([one_line(cell) for cell in row] for row in self.rows)]
             widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
             for row in table:
                 cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
                 lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + [printable(note) for note in self.notes])
 
     def _repr_html_(self) -> str:
         numbers = {

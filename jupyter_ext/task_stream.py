@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from nbray.common.text import one_line
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.tables import count
 from nbray.util.state import TaskState
@@ -108,10 +109,10 @@ class Stream:
                 mark = "x" if span.failed else "▒" if span.running else "█"
                 for place in range(first, last + 1):
                     cells[place] = mark if cells[place] != "x" else "x"
-            lines.append(f"{label:<{width}} |{''.join(cells)}|")
+            lines.append(f"{one_line(label):<{width}} |{''.join(cells)}|")
         end = seconds(self.length)
         lines.append(f"{'':<{width}}  0 s{end:>{_TEXT_WIDTH - 3}}")
-        lines += [f"  {name}: {words}" for name, words in self._legend()]
+        lines += [f"  {one_line(name)}: {words}" for name, words in self._legend()]
         return "\n".join(lines + self._notes())
 
     def _nothing(self) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from nbray import cloudpickle
 from nbray.common.ids import ActorID
+from nbray.common.text import as_name, one_line
 from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import ClassMethodNode, ClassNode
@@ -20,6 +21,8 @@ from nbray.exceptions import ActorHandleNotFoundError, ExitActor
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    check_call_option,
+    check_namespace,
     check_options,
     exception_classes,
     num_returns_code,
@@ -66,6 +69,7 @@ def method(*functions: Any, **options: Any) -> Any:
                 f"Unexpected keyword argument to @nbray.method: '{name}'. "
                 f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
             )
+        options[name] = check_call_option(name, options[name])
 
     def mark(function: Any) -> Any:
         retried = options.get("retry_exceptions")
@@ -78,7 +82,6 @@ def method(*functions: Any, **options: Any) -> Any:
         )
         return function
 
-    num_returns_code(options.get("num_returns"), mark)
     if functions:
         return mark(functions[0])
     return mark
@@ -147,7 +150,7 @@ class ActorClass:
         )
 
     def __repr__(self) -> str:
-        return f"ActorClass({self.__name__})"
+        return f"ActorClass({one_line(self.__name__)})"
 
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.
@@ -213,7 +216,7 @@ class ActorClass:
         detached = options.get("lifetime") == "detached"
         ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
-            actor_id, core.job.job_id, self.__name__, actor_id, pickled.data, payload,
+            actor_id, core.job.job_id, as_name(self.__name__), actor_id, pickled.data, payload,
             dependencies, contained, methods,
             ActorOptions(
                 resources, name, namespace, detached,
@@ -285,20 +288,7 @@ def _names(options: Mapping[str, Any], own_namespace: str) -> tuple[str, str]:
     _check_get_if_exists(options)
     if options.get("name") == "":
         raise ValueError("Actor name cannot be an empty string.")
-    check_namespace(options.get("namespace"))
-    return options.get("name") or "", options.get("namespace") or own_namespace
-
-
-def check_namespace(namespace: Any) -> None:
-    """Refuse what is no namespace.
-
-    Raises:
-        TypeError: it is no text. ValueError: it is empty.
-    """
-    if namespace is not None and not isinstance(namespace, str):
-        raise TypeError("namespace must be None or a string.")
-    if namespace == "":
-        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+    return options.get("name") or "", check_namespace(options.get("namespace")) or own_namespace
 
 
 class ActorMethod:
@@ -330,18 +320,29 @@ class ActorMethod:
         retry_exceptions: bool | list[type[BaseException]] | None = None,
         _generator_backpressure_num_objects: int | None = None,
     ) -> ActorMethod:
-        """The same method with other options; see `nbray.method`."""
+        """The same method with other options; see `nbray.method`.
+
+        Raises:
+            ValueError, TypeError: an option is impossible.
+        """
         given: dict[str, Any] = {}
+        for option_name, value, field in (
+            ("concurrency_group", concurrency_group, "concurrency_group"),
+            ("max_task_retries", max_task_retries, "retries"),
+            ("_generator_backpressure_num_objects", _generator_backpressure_num_objects,
+             "backpressure"),
+        ):  # fmt: skip
+            if value is not None:
+                given[field] = check_call_option(option_name, value)
         if num_returns is not None:
-            given["num_returns"] = num_returns_code(num_returns, None)
-        if concurrency_group is not None:
-            given["concurrency_group"] = concurrency_group
-        if max_task_retries is not None:
-            given["retries"] = max_task_retries
+            given["num_returns"] = num_returns_code(
+                check_call_option("num_returns", num_returns), None
+            )
         if retry_exceptions is not None:
-            given["retry_exceptions"] = exception_classes(retry_exceptions)
-        if _generator_backpressure_num_objects is not None:
-            given["backpressure"] = _generator_backpressure_num_objects
+            given["retry_exceptions"] = exception_classes(
+                check_call_option("retry_exceptions", retry_exceptions)
+            )
+        name = check_call_option("name", name)
         options = dataclasses.replace(self._options, **given)
         return ActorMethod(self._handle, self._name, options, self._check, name or self._task_name)
 
@@ -471,7 +472,7 @@ class ActorHandle:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return f"Actor({self._class_name}, {self._id.hex()})"
+        return f"Actor({one_line(self._class_name)}, {self._id.hex()})"
 
 
 def find_actor(name: str, namespace: str) -> ActorHandle | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from nbray.actor import ActorClass, ActorHandle, check_namespace, find_actor
+from nbray.actor import ActorClass, ActorHandle, find_actor
+from nbray.common.text import check_text
+from nbray.common.timeouts import as_timeout
 from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
-from nbray.options import OPTIONS
+from nbray.options import LONGEST_NAME, OPTIONS, check_namespace
 from nbray.remote_function import RemoteFunction
 from nbray.util.serializability import unpicklable
 
@@ -51,8 +53,11 @@ def get(refs: ObjectRef | list[ObjectRef], *, timeout: float | None = None) -> A
     Raises:
         GetTimeoutError: not all were ready in time.
         TaskError: a task failed; also an instance of the user's exception class.
-        ValueError: neither a ref nor a list was given. TypeError: a list of something else was.
+        ValueError: neither a ref nor a list was given, or the timeout is NaN. TypeError: a list of
+            something else was given, or a timeout that is no number.
     """
+    if timeout is not None:
+        timeout = as_timeout(timeout)
     if isinstance(refs, ObjectRef):
         return current_core().get([refs], timeout)[0]
     if isinstance(refs, ObjectRefGenerator):
@@ -75,7 +80,7 @@ def put(value: Any) -> ObjectRef:
 
     Raises:
         TypeError: ``value`` is a ref already, or cannot be pickled.
-        ObjectStoreFullError: there is no room.
+        OutOfDiskError: there is no room in the object store, nor on the disk.
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
@@ -116,6 +121,7 @@ def wait(
         raise TypeError(f"{expected}a single nbray.{type(refs).__name__}.")
     if not isinstance(refs, list):
         raise TypeError(f"{expected}{type(refs)}.")
+    timeout = as_timeout(timeout)
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}.")
     kinds = set(map(type, refs))
@@ -187,15 +193,15 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The named actor.
 
     Raises:
-        ValueError: there is none of that name, or the name or namespace is empty.
+        ValueError: there is none of that name, or the name or namespace cannot be one.
         TypeError: the name or namespace is no text.
     """
     if not name:
         raise ValueError("Please supply a non-empty value to get_actor")
     if not isinstance(name, str):
         raise TypeError(f"The name of an actor must be a string, not {type(name)}.")
-    check_namespace(namespace)
-    namespace = namespace or current_core().job.namespace
+    name = check_text("The name of an actor", name, LONGEST_NAME)
+    namespace = check_namespace(namespace) or current_core().job.namespace
     found = find_actor(name, namespace)
     if found is None:
         raise ValueError(

@@ -7,20 +7,20 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from nbray.common.config import Config
-from nbray.common.session import Session, known_sessions
+from nbray.common.process import allow_many_files
+from nbray.common.session import Session, SessionInfo
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, start_head
+from nbray.launcher.local import RunningNode, running_sessions, start_head
+from nbray.options import check_namespace
 from nbray.runtime_env.spec import validate
-from nbray.state.dashboard import login_link, probe
+from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
@@ -101,7 +101,7 @@ def init(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
@@ -150,7 +150,8 @@ def init(
     Raises:
         RuntimeError: it was called already, or an argument is unknown.
         ConnectionError: there is no cluster at ``address``.
-        ValueError: the cluster runs already, and its node was described.
+        ValueError: the cluster runs already, and its node was described; or an argument is
+            impossible. TypeError: one has the wrong type.
     """
     global _driver
     if unknown:
@@ -171,7 +172,9 @@ def init(
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
             "'nbray.init()'."
         )
+    namespace = check_namespace(namespace)
     env = validate(runtime_env or {})
+    allow_many_files()
     found = _cluster_to_join(address)
     node: RunningNode | None = None
     if found is not None:
@@ -224,9 +227,12 @@ def _configure_logger(level: int | str, form: str) -> None:
         logger.addHandler(handler)
 
 
-def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayContext:
+def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayContext:
     """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
-    url = info["dashboard"] or DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
+    url, cluster = info["dashboard"], session.path.name
+    if not url:
+        url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
+    dashboard = Dashboard(url, cluster, session.token) if url else None
     facts = {
         "node_ip_address": info["node_ip"],
         "redis_address": None,
@@ -237,33 +243,32 @@ def _context(core: CoreWorker, session: Session, info: dict[str, Any]) -> NbrayC
         "address": info["gcs_address"],
         "node_id": core.address.node_id.hex(),
     }
-    token = session.token
     return NbrayContext(
         url or None,
         facts,
-        lambda: login_link(url, token, time.time()) if url else None,
-        lambda: probe(url, token),
+        lambda: dashboard.login_link(time.time()) if dashboard else None,
+        lambda: dashboard.probe() if dashboard else "this cluster has none",
     )
 
 
-def _cluster_to_join(address: str | None) -> tuple[Session, dict[str, Any]] | None:
+def _cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     """The cluster that `init` means by ``address``; None when it is to start one."""
     if address is None or address == "auto":
         address = os.environ.get("NBRAY_ADDRESS") or address
     if address == "local":
         return None
     if address is None:
-        return next((found for found in _running() if not found[1]["fate_shared"]), None)
+        return next((found for found in running_sessions() if not found[1]["fate_shared"]), None)
     return find_session(address)
 
 
-def find_session(address: str) -> tuple[Session, dict[str, Any]]:
+def find_session(address: str) -> tuple[Session, SessionInfo]:
     """The session folder of a cluster of this user on this machine.
 
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for session, info in _running():
+    for session, info in running_sessions():
         if address in ("auto", info["gcs_address"]):
             return session, info
     raise ConnectionError(
@@ -271,17 +276,8 @@ def find_session(address: str) -> tuple[Session, dict[str, Any]]:
     )
 
 
-def _running() -> Iterator[tuple[Session, dict[str, Any]]]:
-    return (found for found in known_sessions() if _is_there(found[1]["pids"][:2]))
-
-
-def _is_there(pids: list[int]) -> bool:
-    """Whether the node still runs; its GCS alone may be away for a moment."""
-    return any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
 def _join(
-    session: Session, info: dict[str, Any], namespace: str | None, shows_output: bool
+    session: Session, info: SessionInfo, namespace: str | None, shows_output: bool
 ) -> CoreWorker:
     worker_id = os.urandom(28)
     core = CoreWorker(

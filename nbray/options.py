@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbray.common.resources import UNIT, to_units
+from nbray.common.resources import check_amount, to_units
+from nbray.common.text import check_text
 from nbray.core_worker.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
 from nbray.scheduling.labels import parse_selector
@@ -19,12 +19,17 @@ from nbray.util.scheduling_strategies import (
 )
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 
+MOST_COUNT = (1 << 31) - 1
+MOST_RETURNS = 1_000_000
+LONGEST_NAME = 1000
+
 
 @dataclass(frozen=True)
 class Option:
     """One option: what it takes, its default, and whether tasks or actors have it.
 
-    ``least`` is the smallest value of a count: 0, or -1 which then means "any number".
+    ``least`` is the smallest value of a count: 0, or -1 which then means "any number"; no number
+    is above `MOST_COUNT`, and no text longer than `LONGEST_NAME`.
     """
 
     types: tuple[type, ...]
@@ -115,14 +120,14 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
         TypeError: a value has the wrong type.
     """
     kind = "actors" if actor else "remote functions"
+    checked = dict(given)
     for name, value in given.items():
         option = OPTIONS.get(name)
         if option is None or not (option.actor if actor else option.task):
             known = sorted(n for n, o in OPTIONS.items() if (o.actor if actor else o.task))
             raise ValueError(f"Invalid option keyword {name} for {kind}. Valid ones are {known}.")
         if value is not None:
-            _check_value(name, option, value)
-    checked = dict(given)
+            checked[name] = _checked(name, option, value)
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
     return checked
@@ -135,25 +140,28 @@ _LEAST = {
 }
 
 
-def _check_value(name: str, option: Option, value: Any) -> None:
+def _checked(name: str, option: Option, value: Any) -> Any:
+    """A value that is possible; numbers and texts without the class that they had, if any."""
     if not issubclass(type(value), option.types):
         types = (*option.types, type(None))
         raise TypeError(
             f"The type of keyword '{name}' must be {types}, but received type {type(value)}"
         )
+    if isinstance(value, str) and value:
+        value = check_text(f"The option {name!r}", value, LONGEST_NAME)
+    elif isinstance(value, int) and bool not in option.types:
+        value = int(value)
     if option.least is not None and value < option.least:
         raise ValueError(_LEAST[option.least].format(name))
     match name:
         case "num_cpus" | "num_gpus" | "memory":
-            _check_quantity(name, value)
+            check_amount(name, value)
         case "resources":
-            if "CPU" in value or "GPU" in value:
-                raise ValueError(
-                    "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in "
-                    "'resources' keyword"
-                )
-            for resource, quantity in value.items():
-                _check_quantity(resource, quantity)
+            _check_resources(value)
+        case "num_returns":
+            num_returns_code(value, None)
+        case "concurrency_groups":
+            return _checked_groups(value)
         case "lifetime" if value not in ("detached", "non_detached"):
             raise ValueError(
                 "actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None'."
@@ -163,20 +171,74 @@ def _check_value(name: str, option: Option, value: Any) -> None:
                 f"_generator_backpressure_num_objects={value} is not allowed. Use a value > 0, or "
                 "-1 for a stream that is as far ahead as it can."
             )
+        case _ if isinstance(value, int) and value > MOST_COUNT:
+            instead = " -1 represents infinity." if option.least == -1 else ""
+            raise ValueError(
+                f"The keyword '{name}' only accepts numbers up to {MOST_COUNT}.{instead}"
+            )
+    return value
 
 
-def _check_quantity(resource: str, quantity: Any) -> None:
-    if not isinstance(quantity, float | int):
-        return  # `to_units` says what is wrong with it
-    if not math.isfinite(quantity):
-        raise ValueError(f"The quantity of resource {resource} must be a number, not {quantity}")
-    if quantity < 0:
-        raise ValueError(f"The quantity of resource {resource} cannot be negative")
-    if 0 < quantity < 1 / UNIT:
+def _check_resources(value: Mapping[Any, Any]) -> None:
+    if "CPU" in value or "GPU" in value:
         raise ValueError(
-            f"The precision of the fractional quantity of resource {resource} cannot go beyond "
-            f"{1 / UNIT}"
+            "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in "
+            "'resources' keyword"
         )
+    if "memory" in value or "object_store_memory" in value:
+        raise ValueError(
+            "Use the 'memory' keyword instead of 'memory' in 'resources' keyword; the object "
+            "store is no resource that can be asked for"
+        )
+    for resource, quantity in value.items():
+        check_amount(resource, quantity)
+
+
+def _checked_groups(value: Mapping[Any, Any]) -> dict[str, int]:
+    checked = {}
+    for group, calls in value.items():
+        if not isinstance(group, str) or isinstance(calls, bool) or not isinstance(calls, int):
+            raise TypeError(
+                "'concurrency_groups' has a number of calls by the name of the group, not "
+                f"{type(calls)} by {type(group)}"
+            )
+        name = check_text("The name of a concurrency group", group, LONGEST_NAME)
+        if not 0 < calls <= MOST_COUNT:
+            raise ValueError(
+                f"The concurrency group {name!r} only accepts numbers from 1 to {MOST_COUNT}."
+            )
+        checked[name] = int(calls)
+    return checked
+
+
+def check_call_option(name: str, value: Any) -> Any:
+    """An option of one method, or of one call of it, checked; None is none.
+
+    Raises:
+        ValueError: its value is impossible. TypeError: it has the wrong type.
+    """
+    if value is None:
+        return None
+    if name != "concurrency_group":
+        return _checked(name, OPTIONS[name], value)
+    if not isinstance(value, str):
+        raise TypeError(f"'concurrency_group' is the name of a group, not {type(value)}")
+    return check_text("The option 'concurrency_group'", value, LONGEST_NAME) if value else value
+
+
+def check_namespace(namespace: Any) -> str | None:
+    """A namespace, checked; None is none.
+
+    Raises:
+        TypeError: it is no text. ValueError: it is empty, too long, or no Unicode.
+    """
+    if namespace is None:
+        return None
+    if not isinstance(namespace, str):
+        raise TypeError("namespace must be None or a string.")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+    return check_text("The namespace", namespace, LONGEST_NAME)
 
 
 def option(options: Mapping[str, Any], name: str) -> Any:
@@ -209,7 +271,7 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
         function: the user's function.
 
     Raises:
-        ValueError: it is another text, or negative.
+        ValueError: it is another text, negative, or too large.
     """
     if value is None:
         function = inspect.unwrap(function)
@@ -224,6 +286,8 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
             f"{low}{value!r}. The keyword 'num_returns' only accepts None, a non-negative integer, "
             "'streaming' (for generators), or 'dynamic'."
         )
+    if value > MOST_RETURNS:
+        raise ValueError(f"num_returns must be <= {MOST_RETURNS:,}; 'streaming' has no such bound.")
     return value
 
 

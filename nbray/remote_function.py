@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from nbray.common.text import as_name
 from nbray.core_worker.streams import ObjectRefGenerator
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import FunctionNode
@@ -40,10 +41,12 @@ class RemoteFunction:
                 "function that calls `asyncio.run(f())`, or make it a method of an actor."
             )
         self._function = function
-        self._options = check_options(options, actor=False)
+        options = self._options = check_options(options, actor=False)
         self._pickle = KeptPickle(function)
         self._check = KeptCheck(function)
-        self._name = option(options, "name") or getattr(function, "__name__", repr(function))
+        self._name = option(options, "name") or as_name(
+            str(getattr(function, "__name__", repr(function)))
+        )
         self._task_options = TaskOptions(
             shape=Shape(
                 tuple(sorted(resource_units(options, 1).items())),

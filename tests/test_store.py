@@ -72,5 +72,5 @@ def test_fractions_add_up_exactly() -> None:
     assert 10 * to_units({"CPU": 0.1})["CPU"] == to_units({"CPU": 1})["CPU"]
     with pytest.raises(ValueError, match="negative"):
         to_units({"CPU": -1})
-    with pytest.raises(ValueError, match="finer"):
+    with pytest.raises(ValueError, match="precision"):
         to_units({"CPU": 0.00001})

@@ -22,7 +22,14 @@ from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, UnsendableE
 from nbray.wire.gcs_messages import ChangeGroups
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Link, Opening
-from nbray.wire.messages import HandoverDone, Message, ReclaimLeases, RegisterDriver, TasksReturned, WatchActor
+from nbray.wire.messages import (
+    HandoverDone,
+    Message,
+    ReclaimLeases,
+    RegisterDriver,
+    TasksReturned,
+    WatchActor,
+)
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, BundleSpec, GroupSpec, JobConfig
 from nbray.wire.waiting import Waiter
@@ -110,9 +117,7 @@ def test_text_that_is_no_utf_8_travels_with_escapes() -> None:
 
 
 @given(
-    sends=st.lists(
-        st.tuples(st.booleans(), st.integers(1, 3), st.integers(0, 60)), max_size=30
-    ),
+    sends=st.lists(st.tuples(st.booleans(), st.integers(1, 3), st.integers(0, 60)), max_size=30),
     cuts=st.lists(st.integers(0, 200), min_size=1, max_size=10),
 )
 def test_a_link_loses_and_doubles_nothing_wherever_its_sockets_are_cut(
@@ -191,12 +196,31 @@ def test_a_wrong_token_is_refused_on_both_sides() -> None:
         client.check(os.urandom(32))
 
 
+def test_a_proof_holds_for_the_address_that_was_dialled() -> None:
+    """Who is dialled by a member cannot pass the handshake on to another listener."""
+    server = ServerHandshake(b"secret", ("10.0.0.1", 7000))
+    member = ClientHandshake(b"secret", lambda: ("10.0.0.1", 7001))
+    with pytest.raises(HandshakeError, match="another's place"):
+        server.feed(member.answer(server.hello))
+    # What the sockets of the two sides call one address.
+    for there, here in (
+        (("10.0.0.1", 7000), ("10.0.0.1", 7000)),
+        (("10.0.0.1", 7000), ("::ffff:10.0.0.1", 7000, 0, 0)),
+        (("fe80::1", 7000, 0, 2), ("fe80::1%eth0", 7000, 0, 3)),
+        ("/tmp/x/caf\udce9", "/tmp/x/caf\udce9"),
+    ):
+        server = ServerHandshake(b"secret", there)
+        client = ClientHandshake(b"secret", lambda here=here: here)
+        proof, left = server.feed(client.answer(server.hello))
+        assert client.feed(proof) == (b"", b"") and left == b""
+
+
 @pytest.mark.parametrize(
     ("attack", "log_line"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "does not speak nbray's protocol"),
         (b"NBRY" + b"\0" * 80, "protocol version"),
-        (b"NBRY\x01\0" + b"\0" * 64, "wrong token"),
+        (b"NBRY\x02\0" + b"\0" * 64, "wrong token"),
     ],
     ids=["port scanner", "other version", "wrong token"],
 )
@@ -216,8 +240,8 @@ def test_a_stranger_is_disconnected_with_a_log_line(
 
 def test_a_member_with_a_huge_frame_is_disconnected(cluster: Path) -> None:
     session, info = find_session("auto")
-    client = ClientHandshake(session.token)
     with socket.socket(socket.AF_UNIX) as sock:
+        client = ClientHandshake(session.token, sock.getpeername)
         sock.settimeout(10)
         sock.connect(info["raylet_socket"])
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))

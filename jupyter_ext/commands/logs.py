@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.common.log_files import Log, is_piece
+from nbray.common.text import coloured
 from nbray.jupyter_ext.command_line import Parser, did_you_mean
 from nbray.jupyter_ext.commands.base import Command
 from nbray.jupyter_ext.tables import Table, as_bytes
@@ -23,7 +25,8 @@ _LINES = 100
 
 def _files() -> dict[str, Path]:
     """The logs of this machine's node by name."""
-    return {path.name: path for path in sorted((session_dir() / "logs").iterdir())}
+    found = sorted((session_dir() / "logs").iterdir())
+    return {path.name: path for path in found if not is_piece(path.name)}
 
 
 def _words(_workspace: Workspace) -> list[str]:
@@ -47,18 +50,18 @@ def _arguments(parser: Parser) -> None:
 def _logs(_workspace: Workspace, arguments: argparse.Namespace) -> object:
     files = _files()
     if arguments.what is None:
-        rows = [(name, as_bytes(path.stat().st_size)) for name, path in files.items()]
+        rows = [(name, as_bytes(Log(path).size())) for name, path in files.items()]
         return Table(("log", "size"), rows, title=str(session_dir() / "logs"))
     chosen = _chosen(arguments.what, files)
     for path in chosen:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = Log(path).text().splitlines()
         if arguments.grep:
             lines = [line for line in lines if arguments.grep in line]
         if len(chosen) > 1 and lines:
             print(f"--- {path.name}")
         shown = lines[-arguments.tail :]
         if shown:
-            print("\n".join(shown))
+            print("\n".join(map(coloured, shown)))
         elif len(chosen) == 1:
             print(f"{path.name} has no such line." if arguments.grep else f"{path.name} is empty.")
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nbray.cli.state import address_option, clear_errors, timeout_option
+from nbray.cli.terminal import copy, say
 from nbray.util.state import get_log, list_logs
 
 
@@ -33,13 +34,13 @@ def logs(
     pattern = name is not None and any(sign in name for sign in "*?[")
     if pattern or (name is None and pid is None and actor_id is None and task_id is None):
         for kind, names in list_logs(address, node_id, node_ip, name, timeout).items():
-            click.echo(f"{kind}:")
+            say(f"{kind}:")
             for one in names:
-                click.echo(f"  {one}")
+                say(f"  {one}")
         return
     parts = get_log(
         address, node_id, node_ip, name, actor_id, task_id, pid, follow, tail, timeout,
         "err" if err else "out", errors="replace",
     )  # fmt: skip
     for part in parts:
-        click.echo(part, nl=False)
+        copy(str(part))

@@ -12,8 +12,9 @@ from types import FrameType
 
 import click
 import psutil
-from rich.console import Console
+from click.core import ParameterSource
 
+from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
@@ -38,7 +39,8 @@ from nbray.scheduling.labels import parse_node_labels
               "values go when the store is full; the session folder by default.")  # fmt: skip
 @click.option("--storage", default="sqlite", envvar="NBRAY_STORAGE", show_default=True,
               help="Where a head node keeps the cluster's tables: sqlite (in its session folder), "
-              "memory, or redis://[USER:PASSWORD@]HOST:PORT.")  # fmt: skip
+              "memory, or redis://HOST:PORT. With a password (redis://USER:PASSWORD@HOST) only "
+              "in NBRAY_STORAGE: all users of a machine can read command lines.")  # fmt: skip
 @click.option("--session", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Bring a head node that has crashed back: its session folder.")  # fmt: skip
 @click.option("--include-dashboard", type=bool, help="False: no dashboard. True: fail without it. "
@@ -67,6 +69,7 @@ def start(
     block: bool,
 ) -> None:
     """Start a node on this machine."""
+    _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
     if head == (address is not None):
@@ -99,10 +102,21 @@ def start(
                 token=load_token(create=False), labels=named,
             )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise CliError(str(error)) from error
     _tell(node, head, block)
     if block:
         _stay(node)
+
+
+def _refuse_password(storage: str) -> None:
+    """A password that comes by the command line is everybody's already; say where it belongs."""
+    source = click.get_current_context().get_parameter_source("storage")
+    if source is ParameterSource.COMMANDLINE and "@" in storage:
+        raise click.BadParameter(
+            "a command line can be read by every user of the machine: give a URL with a password "
+            "in the environment variable NBRAY_STORAGE (and change this password)",
+            param_hint="--storage",
+        )
 
 
 def _amounts(text: str) -> dict[str, float]:
@@ -144,7 +158,7 @@ def _own_address(head: str) -> str:
 
 
 def _tell(node: RunningNode, head: bool, block: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = SafeConsole(highlight=False, soft_wrap=True)
     console.print(f"[green]Node {node.node_id[:8]} runs[/green], cluster {node.gcs_address}.")
     console.print(f"Logs: {node.session.path / 'logs'}")
     if head:
@@ -185,7 +199,7 @@ def _stay(node: RunningNode) -> None:
         if raylet.status() == psutil.STATUS_ZOMBIE:
             log = node.session.log_path("raylet.log").read_text(errors="replace")
             node.stop()
-            raise click.ClickException(
+            raise CliError(
                 f"The raylet of the node ended by itself (pid {raylet.pid}), so the node was "
                 f"stopped. The end of its log:\n{log[-2000:].strip() or '(it is empty)'}"
             )

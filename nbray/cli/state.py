@@ -12,10 +12,9 @@ from typing import Any
 
 import click
 import yaml
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from nbray.cli.terminal import CliError, SafeConsole, cell, say
 from nbray.state import queries as q
 from nbray.state.rows import HolderState, ObjectState
 from nbray.state.text import size_text
@@ -73,7 +72,7 @@ def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**options)
         except (s.StateApiException, OSError) as error:
-            raise click.ClickException(str(error)) from error
+            raise CliError(str(error)) from error
 
     return run
 
@@ -106,12 +105,12 @@ def list_command(
         _print_as([asdict(row) for row in rows], form)
         return
     if not rows:
-        click.echo(f"There are no such {resource}.")
+        say(f"There are no such {resource}.")
         return
     columns = list(asdict(rows[0])) if detail else _IN_TABLES[resource]
     _print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
     if len(rows) == limit:
-        click.echo(f"{limit} rows are shown; --limit shows more.")
+        say(f"{limit} rows are shown; --limit shows more.")
 
 
 @click.command("get")
@@ -125,7 +124,7 @@ def get_command(resource: str, id: str, form: str, timeout: int, address: str | 
     """Show all that is known of one task, actor, object, node, worker or job."""
     found = _GETS[resource](id, address=address, timeout=timeout)
     if not found:
-        raise click.ClickException(f"None of the {resource} has the id {id}.")
+        raise CliError(f"None of the {resource} has the id {id}.")
     rows = found if isinstance(found, list) else [found]
     _print_as([asdict(row) for row in rows], form)
 
@@ -162,7 +161,7 @@ def summary_command(resource: str, form: str, timeout: int, address: str | None)
     if rows:
         _print_table(columns, rows)
     else:
-        click.echo(f"There are no {resource}.")
+        say(f"There are no {resource}.")
 
 
 @click.command()
@@ -180,11 +179,11 @@ def timeline(output: Path | None, timeout: int, address: str | None) -> None:
     events = chrome_trace(found.rows, time.time() * 1000)
     path.write_text(json.dumps(events))
     spans = sum(event["ph"] == "X" for event in events)
-    click.echo(f"{spans} tasks are in {path}; open it at https://ui.perfetto.dev.")
+    say(f"{spans} tasks are in {path}; open it at https://ui.perfetto.dev.")
     if found.dropped:
-        click.echo(f"{found.dropped} more have run that are not remembered one by one.")
+        say(f"{found.dropped} more have run that are not remembered one by one.")
     for text in found.missing:
-        click.echo(f"Not complete: {text}.")
+        say(f"Not complete: {text}.")
 
 
 @click.command()
@@ -209,7 +208,7 @@ def memory(
         _print_sites(found.rows)
     for node in nodes:
         stats = {key: size_text(node.stats.get(f"store_{key}", 0.0)) for key in _STORE}
-        click.echo(
+        say(
             f"Object store of node {node.node_id[:8]}: {stats['used']} of {stats['total']} in "
             f"use, {stats['spilled']} on disk."
         )
@@ -225,11 +224,11 @@ def memory(
         ]  # fmt: skip
         _print_table(columns, rows)
         if len(found.rows) > num_entries:
-            click.echo(f"The {num_entries} largest are shown; -n shows more.")
+            say(f"The {num_entries} largest are shown; -n shows more.")
     for text in found.missing:
-        click.echo(f"Not complete: {text}.")
+        say(f"Not complete: {text}.")
     if found.rows and not any(row.call_site for row in found.rows):
-        click.echo("NBRAY_RECORD_REF_CREATION_SITES=1 tells the lines that made them.")
+        say("NBRAY_RECORD_REF_CREATION_SITES=1 tells the lines that made them.")
 
 
 _STORE = ("used", "total", "spilled")
@@ -278,12 +277,12 @@ def _print_as(data: Any, form: str) -> None:
 
 def _print_table(columns: Sequence[str], rows: list[list[Any]]) -> None:
     """Wide tables are not folded where the output is no terminal: programs read them by line."""
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=100_000)
+        console = SafeConsole(highlight=False, width=100_000)
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*map(cell, row))
     console.print(table)

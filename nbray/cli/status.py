@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nbray.cli.terminal import CliError, SafeConsole
+from nbray.common.text import one_line
 from nbray.state import queries as q
-from nbray.state.client import StateClient, dashboard_trouble, dashboard_url, find_cluster
-from nbray.state.dashboard import probe
+from nbray.state.client import StateClient, dashboard_trouble, find_cluster, find_dashboard
 from nbray.state.rows import DemandState, FailureState, NodeState, PlacementGroupState
 from nbray.state.text import size_text
 from nbray.wire.grpc_service import RpcError
@@ -39,8 +40,8 @@ def status(address: str | None, verbose: bool) -> None:
         found, token = find_cluster(address)
         state = asyncio.run(_ask(found, token))
     except (RpcError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
-    console = Console(highlight=False, soft_wrap=False)
+        raise CliError(str(error)) from error
+    console = SafeConsole(highlight=False, soft_wrap=False)
     _show_nodes(console, found, state.nodes)
     _show_usage(console, state.nodes)
     _show_demand(console, state.demand, verbose)
@@ -68,12 +69,15 @@ def _show_nodes(console: Console, address: str, nodes: list[NodeState]) -> None:
     for node in sorted(nodes, key=lambda row: (not row.is_head_node, row.node_id)):
         name = node.node_id[:8] + (" (head)" if node.is_head_node else "")
         if node.state != "ALIVE":
-            table.add_row(name, node.node_ip, f"dead: {escape(node.state_message or '')}", "", "")
+            table.add_row(
+                name, node.node_ip, f"dead: {escape(one_line(node.state_message or ''))}", "", ""
+            )
             continue
         used, capacity = (node.stats.get(key, 0.0) for key in ("store_used", "store_total"))
+        state = f"alive, {node.state_message}" if node.state_message else "alive"
         table.add_row(
-            name, node.node_ip, "alive",
-            "\n".join(_usage(node.resources_total, node.resources_available)),
+            name, node.node_ip, one_line(state),
+            escape("\n".join(_usage(node.resources_total, node.resources_available))),
             f"{size_text(used)} of {size_text(capacity)}",
         )  # fmt: skip
     console.print(table)
@@ -102,10 +106,10 @@ def _show_demand(console: Console, demand: list[DemandState], verbose: bool) -> 
         line = (
             f"  {row.count} {kind} of {shape or 'no resources'}, for {row.waiting_s:.0f} s{where}"
         )
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(one_line(line)), soft_wrap=True)
         for why in [row.reason] if row.reason else row.lacking if verbose else []:
             style = "red" if row.reason else "default"
-            console.print(f"    {why}", style=style, markup=False, soft_wrap=True)
+            console.print(f"    {one_line(why)}", style=style, markup=False, soft_wrap=True)
 
 
 def _show_groups(console: Console, groups: list[PlacementGroupState], verbose: bool) -> None:
@@ -117,8 +121,8 @@ def _show_groups(console: Console, groups: list[PlacementGroupState], verbose: b
     console.print("[bold]Placement groups[/bold]")
     console.print(f"  {len(living) - len(waiting)} created, {len(waiting)} waiting")
     for row in waiting if verbose else waiting[:_FAILURES_SHOWN]:
-        name = row.name or row.placement_group_id[:8]
-        line = f"  {name}, {row.strategy}, {row.state}: {' '.join(row.reasons)}"
+        name = one_line(row.name) or row.placement_group_id[:8]
+        line = f"  {name}, {row.strategy}, {row.state}: {one_line(' '.join(row.reasons))}"
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -130,14 +134,15 @@ def _show_failures(console: Console, failures: list[FailureState]) -> None:
         when = time.strftime("%H:%M:%S", time.localtime(row.time_ms / 1000))
         where = f" on node {row.node_id[:8]}" if row.node_id and row.kind != "node" else ""
         first_line = row.cause.partition("\n")[0]
-        line = f"  {when} {row.kind} {row.name}{where}: {first_line}"
+        line = f"  {when} {row.kind} {one_line(row.name)}{where}: {one_line(first_line)}"
         console.print(line, markup=False, soft_wrap=True)
 
 
 def _show_dashboard(console: Console, address: str, token: bytes) -> None:
     """Where it is, or in one line why it is not there."""
-    url = dashboard_url(address, token)
-    trouble = probe(url, token) if url else dashboard_trouble(address)
+    found = find_dashboard(address, token)
+    url = found.url if found else ""
+    trouble = found.probe() if found else dashboard_trouble(address)
     if not url and not trouble:
         return  # it was left out
     console.print("[bold]Dashboard[/bold]")
@@ -157,7 +162,8 @@ def _sum(amounts: list[dict[str, float]]) -> dict[str, float]:
 
 def _usage(total: dict[str, float], available: dict[str, float]) -> list[str]:
     return [
-        f"{name} {_amount(name, amount - available.get(name, 0.0))} of {_amount(name, amount)}"
+        f"{one_line(name)} {_amount(name, amount - available.get(name, 0.0))}"
+        f" of {_amount(name, amount)}"
         for name, amount in sorted(total.items())
         if not name.startswith("node:")
     ]

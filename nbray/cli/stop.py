@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nbray.cli.terminal import CliError, say
 from nbray.launcher.local import found_nodes
 
 
@@ -17,12 +18,12 @@ def stop() -> None:
     try:
         nodes = found_nodes()
     except OSError as error:
-        raise click.ClickException(str(error)) from error
+        raise CliError(str(error)) from error
     stopped = 0
     for node in nodes:
         if node.processes and node.fate_shared:
-            click.echo(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
+            say(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
             continue
         stopped += bool(node.processes)
         node.stop()
-    click.echo(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
+    say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
-from nbray.common.resources import UNIT
+from nbray.common.resources import MOST_UNITS, UNIT, to_units
 
 VISIBLE_DEVICES = {
     "GPU": "CUDA_VISIBLE_DEVICES",
@@ -13,6 +13,26 @@ VISIBLE_DEVICES = {
     "NPU": "ASCEND_RT_VISIBLE_DEVICES",
     "HPU": "HABANA_VISIBLE_MODULES",
 }
+
+_MOST_DEVICES = 10_000
+
+
+def node_units(resources: Mapping[str, float]) -> dict[str, int]:
+    """What a node is said to have, as whole units.
+
+    Raises:
+        TypeError, ValueError: see `to_units`; or no node has so much, or so many devices, which
+            are counted one by one.
+    """
+    units = to_units(resources)
+    for name, amount in units.items():
+        most = _MOST_DEVICES * UNIT if name in VISIBLE_DEVICES else MOST_UNITS - 1
+        if amount > most:
+            raise ValueError(
+                f"A node cannot have {resources[name]} of the resource {name!r}; the most is "
+                f"{most / UNIT:g}."
+            )
+    return units
 
 
 def devices_of(

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+import msgspec
+
+from nbray.common.pids import start_time
+from nbray.common.session_roots import known_roots, sessions_root
+
+logger = logging.getLogger(__name__)
+
+_skipped: set[Path] = set()
 
 
-def sessions_root() -> Path:
-    """The folder of all sessions of this user, made private when it is new.
+class SessionInfo(TypedDict):
+    """What a session folder tells of its node: addresses, and the processes.
 
-    Raises:
-        PermissionError: the folder is somebody else's, or open to others.
+    ``pids`` are those of the GCS (of a head node), the raylet and the dashboard, in the order of
+    their start, and ``start_ticks`` says when each began (see `pids.start_time`), since a pid
+    alone may be anybody's later.
     """
-    root = Path(os.environ.get("NBRAY_TMPDIR") or f"/tmp/nbray-{os.getuid()}")
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.lstat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(
-            f"{root} must be a folder of yours with mode 0700: "
-            "remove it, or name another by NBRAY_TMPDIR."
-        )
-    return root
+
+    gcs_address: str
+    node_ip: str
+    raylet_socket: str
+    node_id: str
+    pids: list[int]
+    start_ticks: list[int]
+    dashboard: str
+    dashboard_error: str
+    fate_shared: bool
 
 
 @dataclass(frozen=True)
@@ -39,12 +50,23 @@ class Session:
 
     @classmethod
     def create(cls, token: bytes | None = None) -> Session:
-        """A new folder, with ``token`` or a random one in it."""
+        """A new folder, with ``token`` or a random one in it.
+
+        Raises:
+            OSError: it cannot be made, and nothing of it is left.
+        """
         name = f"s{time.strftime('%m%d%H%M%S')}-{secrets.token_hex(4)}"
         session = cls(sessions_root() / name)
-        for folder in (session.path, session.path / "sockets", session.path / "logs"):
-            folder.mkdir(mode=0o700)
-        session._write("token", token or secrets.token_bytes(32))
+        try:
+            for folder in (session.path, session.path / "sockets", session.path / "logs"):
+                folder.mkdir(mode=0o700)
+            session._write("token", token or secrets.token_bytes(32))
+        except OSError as error:
+            session.remove()
+            raise OSError(
+                f"No session folder can be made in {session.path.parent}: {error.strerror}. "
+                "Make room there, or name another folder by NBRAY_TMPDIR."
+            ) from error
         return session
 
     @property
@@ -76,23 +98,51 @@ class Session:
         """Write a file in one step: who reads it sees the old one or the new one."""
         new = self.path / f".{name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
-            file.write(data)
-        new.rename(self.path / name)
+        try:
+            with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
+                file.write(data)
+            new.rename(self.path / name)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
 
-    def write_info(self, info: dict[str, Any]) -> None:
+    def write_secret(self, name: str, data: bytes) -> None:
+        """Keep what only the processes of this folder may know."""
+        self._write(name, data)
+
+    def read_secret(self, name: str) -> bytes:
+        """What `write_secret` kept.
+
+        Raises:
+            FileNotFoundError: it kept nothing of that name.
+        """
+        return (self.path / name).read_bytes()
+
+    def write_info(self, info: SessionInfo) -> None:
         """Keep addresses and pids for those who look for the cluster."""
         self._write("session.json", json.dumps(info).encode())
 
-    def read_info(self) -> dict[str, Any]:
-        """What `write_info` kept."""
-        info: dict[str, Any] = json.loads((self.path / "session.json").read_bytes())
+    def read_info(self) -> SessionInfo:
+        """What `write_info` kept.
+
+        Raises:
+            FileNotFoundError: the cluster is starting, or has gone.
+            ValueError: it is no such file, or one of another version.
+        """
+        data = (self.path / "session.json").read_bytes()
+        try:
+            info = msgspec.convert(json.loads(data), SessionInfo)
+        except (ValueError, RecursionError) as error:  # the errors of both are such
+            raise ValueError(f"session.json is damaged or of another version: {error}") from error
+        if len(info["pids"]) != len(info["start_ticks"]):
+            raise ValueError("session.json is damaged: not every process has a start")
         return info
 
     def replace_pid(self, old: int, new: int) -> None:
         """A process of the node was started again."""
         info = self.read_info()
-        info["pids"] = [new if pid == old else pid for pid in info["pids"]]
+        place = info["pids"].index(old)
+        info["pids"][place], info["start_ticks"][place] = new, start_time(new)
         self.write_info(info)
 
     def remove(self) -> None:
@@ -100,11 +150,24 @@ class Session:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def known_sessions() -> Iterator[tuple[Session, dict[str, Any]]]:
-    """The sessions of this user that have started, each with its info, the newest first."""
-    for path in sorted(sessions_root().iterdir(), reverse=True):
-        session = Session(Path(path))
+def known_sessions() -> Iterator[tuple[Session, SessionInfo]]:
+    """The sessions of this user that have started, each with its info, the newest first.
+
+    A folder that cannot be read stops nothing; it is named once.
+    """
+    paths = [path for root in known_roots() for path in root.iterdir()]
+    for path in sorted(paths, key=lambda path: path.name, reverse=True):
+        session = Session(path)
         try:
-            yield session, session.read_info()
+            info = session.read_info()
         except (FileNotFoundError, NotADirectoryError):
             continue  # it is starting or leaving
+        except (OSError, ValueError) as error:
+            if path not in _skipped:
+                _skipped.add(path)
+                logger.warning(
+                    "The session folder %s is left out: %s. Delete it if no cluster uses it.",
+                    path, error,
+                )  # fmt: skip
+        else:
+            yield session, info

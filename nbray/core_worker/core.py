@@ -1,7 +1,7 @@
 """CoreWorker: what a driver and a worker share.
 
 The life of a task, told once. `submit_task` (any thread) makes the refs and puts the task into
-an inbox. The holder of the reactor's baton takes it from there: `_resolve` waits until its
+an inbox. The holder of the reactor's baton takes it from there: `Dependencies` waits until its
 arguments are complete and puts small ones into the spec; `TaskSubmitter` leases a worker and
 pushes it; the worker's `Executor` runs it and replies; `Results.finish` completes the objects,
 which wakes whoever waits in `get`.
@@ -30,11 +30,12 @@ from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
+from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.groups import PlacementGroups
 from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
+from nbray.core_worker.locations import Locations
 from nbray.core_worker.metrics import recorded
-from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.pending import PendingTask, PickledFunction
 from nbray.core_worker.references import References
@@ -54,7 +55,7 @@ from nbray.wire import messages as m
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import STOPPED, Reactor
-from nbray.wire.records import ActorSpec, Address, Dependency, JobConfig, TaskSpec, Value
+from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
 _CANCELLED_KEPT = 1000
@@ -74,6 +75,7 @@ class CoreWorker:
         self.references = References(self.peers)
         self.table = self.references.table
         self.released = self.references.released
+        self.locations = Locations(self)
         self.stored = StoredValues(self)
         self.values = Values(self)
         self.counts = TaskCounts(self)
@@ -84,6 +86,7 @@ class CoreWorker:
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)
+        self.dependencies = Dependencies(self)
         self.groups = PlacementGroups(self)
         self.actor_group: InGroup | None = None
         self.references.on_no_handles = self.actor_calls.forget
@@ -113,6 +116,7 @@ class CoreWorker:
         self.job: JobConfig
         self.new_task_id: TaskIDFactory
         self._has_job = False
+        self._taking = False
         self._new_tasks: deque[PendingTask] = deque()
         self._new_calls: deque[ActorCall] = deque()
         self.peers.handlers.update(
@@ -146,6 +150,7 @@ class CoreWorker:
         """The raylet took this process in."""
         self.peers.joined(node_id)
         self.stored.attach(arena_path, arena_size)
+        self.lineage.value_limit = self.config.max_lineage_value_bytes or arena_size
 
     def set_job(self, job: JobConfig) -> None:
         """Work for this job from now on."""
@@ -410,9 +415,12 @@ class CoreWorker:
             or self.actor_calls.any_unfinished()
         )
 
-    def is_unfinished(self, task_id: bytes) -> bool:
+    def is_unfinished(self, task: PendingTask | ActorCall) -> bool:
         """Whether a task or call of this process has no reply. Under the baton."""
-        return self.submitter.knows(task_id) or self.actor_calls.knows(task_id)
+        task_id = task.spec.task_id
+        if isinstance(task, ActorCall):
+            return self.actor_calls.client(task.spec.actor_id).knows(task_id)
+        return self.submitter.knows(task_id)
 
     def resubmit(self, task: PendingTask | ActorCall) -> None:
         """Run a finished task once more. Under the baton."""
@@ -420,7 +428,8 @@ class CoreWorker:
             self._new_calls.append(task)
         else:
             self._new_tasks.append(task)
-        self._take_new()
+        if not self._taking:
+            self._take_new()
 
     def cancel_children(self, parent: bytes, force: bool, interrupt: bool) -> None:
         """Stop the tasks that a task of this process submitted. Under the baton."""
@@ -455,20 +464,31 @@ class CoreWorker:
         self.table.complete_all(Value(serialize(error).to_bytes(), None, True))
 
     def _take_new(self) -> None:
-        """Take over what was submitted since the last turn."""
+        """Take over what was submitted since the last turn.
+
+        To look for an argument may submit the task that makes it again, which is taken here too.
+        """
+        self._taking = True
+        try:
+            while self._new_tasks or self._new_calls:
+                if self._new_tasks:
+                    self._accept_new_tasks()
+                if self._new_calls:
+                    self._pass_new_calls()
+        finally:
+            self._taking = False
+
+    def _accept_new_tasks(self) -> None:
         new_tasks = self._new_tasks
-        if new_tasks:
-            self.submitter_dirty = True
-            now = time.monotonic()
-            while new_tasks:
-                task = new_tasks.popleft()
-                task.submitted = now
-                self.counts.submitted(task.spec)
-                self.submitter.accept(task)
-                if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
-                    self.submitter.enqueue(task)
-        if self._new_calls:
-            self._pass_new_calls()
+        self.submitter_dirty = True
+        now = time.monotonic()
+        while new_tasks:
+            task = new_tasks.popleft()
+            task.submitted = now
+            self.counts.submitted(task.spec)
+            self.submitter.accept(task)
+            if not task.spec.dependencies or self.dependencies.resolve(task):
+                self.submitter.enqueue(task)
 
     def _pass_new_calls(self) -> None:
         touched = set()
@@ -479,36 +499,11 @@ class CoreWorker:
             self.counts.submitted(call.spec)
             client = self.actor_calls.client(call.spec.actor_id)
             if call.spec.dependencies:
-                self._resolve(call, client.resolved)
+                self.dependencies.resolve_call(call, client)
             client.submit(call)
             touched.add(client)
         for client in touched:
             client.dispatch()
-
-    def _enqueue_resolved(self, task: Any) -> None:
-        self.submitter.enqueue(task)
-        self.submitter_dirty = True
-
-    def _resolve(self, task: Any, when_resolved: Callable[[Any], None]) -> bool:
-        """Fill in the values of complete dependencies; True when none is missing."""
-        inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
-        for dependency in task.spec.dependencies:
-            entry = self.table.borrow(dependency.object_id, dependency.owner)
-            if entry.value is not None:
-                inlined.fill(dependency, entry.value)
-                continue
-            task.unresolved += 1
-
-            def fill(entry: ObjectEntry = entry, dependency: Dependency = dependency) -> None:
-                assert entry.value is not None
-                inlined.fill(dependency, entry.value)
-                task.unresolved -= 1
-                if not task.unresolved:
-                    when_resolved(task)
-
-            entry.when_complete(fill)
-            self.references.fetch(dependency.object_id, entry)
-        return not task.unresolved
 
     def _on_done(self, connection: Connection, message: m.TaskDone) -> None:
         peer = connection.state

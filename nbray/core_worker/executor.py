@@ -22,6 +22,7 @@ from functools import partial
 from types import FrameType
 
 from nbray.core_worker.actor_host import ActorHost
+from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
@@ -259,6 +260,12 @@ class Executor:
             self._current = b""
             self.leave(leaving)
             return
+        except ArgumentsLost as lost:
+            self._current = b""
+            if self._cancelled != spec.task_id:
+                self._return_without_arguments(connection, spec, lost)
+                return
+            done = self._runner.cancelled(spec)
         self._current = b""
         if self._cancelled == spec.task_id:
             if self._actor is not None:
@@ -271,8 +278,18 @@ class Executor:
 
     def _ask_for_function(self, connection: Connection, spec: TaskSpec) -> None:
         """Give a task back whose function was dropped since its submitter sent it."""
-        returned = m.TasksReturned([spec.task_id], [spec.function_id])
+        returned = m.TasksReturned([spec.task_id], forgotten=[spec.function_id])
         self._core.reactor.post(lambda: connection.send(returned))
+
+    def _return_without_arguments(
+        self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
+    ) -> None:
+        """Give a task back until its arguments are there: their makers may need this worker."""
+        core = self._core
+        core.events.running.pop(spec.task_id, None)
+        for object_id in counted(spec):
+            core.references.release(object_id)
+        core.reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
 
     def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1

@@ -20,11 +20,11 @@ import logging
 import os
 import sys
 import threading
-from collections import deque
 from typing import Any
 
 from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.log_file import LogFile
 from nbray.core_worker.output_batch import Batch
 from nbray.wire.connection import Connection
 from nbray.wire.records import OutputSource
@@ -32,53 +32,10 @@ from nbray.wire.watching_messages import OutputDisplay
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 18
 _MAX_DISPLAY_BYTES = 32 << 20
 _MAX_PLAIN = 10_000
 _MAX_SOURCES = 1000
 _current: WorkerOutput | None = None
-
-
-class LogFile:
-    """One of the worker's two logs: written by Python here, and by others beside it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._writer = os.open(path, flags, 0o600)
-        self._reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._position = os.lseek(self._reader, 0, os.SEEK_END)
-        self._own: deque[list[int]] = deque()
-
-    def write(self, text: str) -> None:
-        """Append text that needs not be read back."""
-        data = text.encode("utf-8", "replace")
-        while data:
-            written = os.write(self._writer, data)
-            end = os.lseek(self._writer, 0, os.SEEK_CUR)
-            if self._own and self._own[-1][1] == end - written:
-                self._own[-1][1] = end
-            else:
-                self._own.append([end - written, end])
-            data = data[written:]
-
-    def read_others(self) -> str:
-        """What others have appended since the last call, at most 256 KB."""
-        size = os.lseek(self._reader, 0, os.SEEK_END)
-        found = b""
-        while self._position < size and len(found) < _READ_BYTES:
-            until = size
-            if self._own:
-                start, end = self._own[0]
-                if start <= self._position:
-                    self._position = max(self._position, end)
-                    self._own.popleft()
-                    continue
-                until = min(size, start)
-            part = os.pread(self._reader, min(until - self._position, _READ_BYTES), self._position)
-            self._position += len(part)
-            found += part
-        return found.decode("utf-8", "replace")
 
 
 class _Stream(io.TextIOBase):
@@ -117,7 +74,13 @@ class WorkerOutput:
         self._core = core
         self._batch = Batch(core.config.output_batch_lines, core.config.output_batch_bytes)
         self._lock = threading.RLock()
-        self._logs = {name: LogFile(f"{log_path}.{name[3:]}") for name in ("stdout", "stderr")}
+        self._logs = {
+            name: LogFile(
+                f"{log_path}.{name[3:]}", core.config.rotation_max_bytes,
+                core.config.rotation_backup_count,
+            )
+            for name in ("stdout", "stderr")
+        }  # fmt: skip
         self._sources: dict[bytes, OutputSource] = {}
         self._scheduled = False
         self._watching = False

@@ -258,15 +258,18 @@ class Peers:
             raise answer[0]
         return answer[0]
 
-    def gcs_call(self, method: str, body: bytes) -> bytes:
+    def gcs_call(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
         """Call a method of the GCS through the raylet; from any thread.
 
         Raises:
             NbrayError: the GCS answered with an error.
+            GetTimeoutError: the raylet did not answer in ``timeout`` seconds.
         """
         request_id = self.next_request()
         reply: m.GcsReply = self.request(
-            ("gcs", request_id), m.GcsRequest(request_id, method, body), self.gcs_patience_s
+            ("gcs", request_id),
+            m.GcsRequest(request_id, method, body),
+            self.gcs_patience_s if timeout is None else timeout,
         )
         if reply.error:
             raise NbrayError(f"The GCS could not do {method}: {reply.error}")

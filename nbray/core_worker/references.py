@@ -27,7 +27,7 @@ from nbray.common.ids import actor_of
 from nbray.core_worker.ownership import ObjectEntry, OwnershipTable
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.serialization import serialize
-from nbray.exceptions import OwnerDiedError
+from nbray.exceptions import ObjectLostError, OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
@@ -42,6 +42,7 @@ class References:
         on_no_handles: hears that no handle of an actor is left here.
         before_free: sends what must reach the raylet before the end of an object.
         on_missing: is to provide for an owned object whose value was given back.
+        may_go: whether the value of an owned object may that only lineage needs.
         sites: where objects were made, when `record_ref_creation_sites` says so.
     """
 
@@ -54,6 +55,7 @@ class References:
         self.on_no_handles: Callable[[bytes], None] = lambda actor_id: None
         self.on_missing: Callable[[bytes, ObjectEntry], None]
         self.before_free: Callable[[], None] = lambda: None
+        self.may_go: Callable[[bytes, ObjectEntry], bool]
         self._handovers: dict[bytes, list[tuple[Connection, list[bytes]]]] = {}
         self._found: dict[bytes, list[ObjectEntry]] = {}
         self._ending = allocate_lock()
@@ -135,11 +137,10 @@ class References:
         self.table.add_owned(object_id).contained = arguments
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
-        """Nothing needs the object any more; with lineage, only its value ends."""
+        """Nothing needs the object any more; with lineage, only its value ends, if it may."""
         if entry.lineage:
-            if entry.value is not None and entry.value.stored is not None:
-                self._give_back(object_id, entry)
-                entry.value, entry.freed = None, True
+            if entry.value is not None and self.may_go(object_id, entry):
+                self.drop_value(object_id, entry)
             return
         actor_id = actor_of(object_id)
         if actor_id:
@@ -154,8 +155,18 @@ class References:
         if actor_id:
             self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
         self._give_back(object_id, entry)
-        if entry.made_by:
+        if entry.made_by or entry.kept_for_lineage:
             self.on_ended(object_id, entry)
+
+    def drop_value(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Give the value back and keep the entry."""
+        self._give_back(object_id, entry)
+        entry.value, entry.freed = None, True
+
+    def contains(self, entry: ObjectEntry, value: Value) -> None:
+        """The object's value is known, or known again, and these refs stand in it."""
+        self._drop_contained(entry)
+        entry.contained = [ref.object_id for ref in value.contained]
 
     def _give_back(self, object_id: bytes, entry: ObjectEntry) -> None:
         self._drop_contained(entry)
@@ -355,6 +366,14 @@ class References:
             self.release(object_id)
         for object_id in self.table.requested_from(peer.worker_id):
             self.table.complete(object_id, owner_died(object_id))
+
+
+def lost(object_id: bytes) -> Value:
+    """What is left of an object that its owner does not know: the error that says so."""
+    error = ObjectLostError(
+        f"Object {object_id.hex()} is lost: no node has a copy, and its owner does not know it."
+    )
+    return Value(serialize(error).to_bytes(), None, True)
 
 
 def owner_died(object_id: bytes) -> Value:

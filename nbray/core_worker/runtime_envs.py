@@ -90,7 +90,7 @@ class RuntimeEnvs:
         """The environment of a task or actor that sets ``env`` itself; "" for none.
 
         Raises:
-            RuntimeEnvSetupError: a folder is too large, or could not be sent.
+            RuntimeEnvSetupError: a folder or the hook is too large, or could not be sent.
         """
         if not env:
             return self.text
@@ -106,6 +106,11 @@ class RuntimeEnvs:
 
     def _sent_hook(self, function: Callable[[], object]) -> str:
         data, _captured = dump(function)
+        if len(data) > packaging.MOST_HOOK_BYTES:
+            raise RuntimeEnvSetupError(
+                f"The worker_process_setup_hook has {len(data):,} bytes with what it refers to; at "
+                f"most {packaging.MOST_HOOK_BYTES:,} can be sent. Let it read files instead."
+            )
         uri = f"{URI_PREFIX}hook-{hashlib.sha256(data).hexdigest()}"
         self._count("KvPut", KvPut(packaging.NAMESPACE, uri.encode(), data))
         return uri

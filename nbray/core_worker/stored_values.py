@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.call_site import where_made
-from nbray.core_worker.locations import Locations
 from nbray.core_worker.serialization import Serialized
 from nbray.core_worker.value_kind import kind_of
 from nbray.exceptions import (
@@ -54,6 +53,14 @@ class _Pin:
     __del__ = release
 
 
+class NoCopyFound(Exception):
+    """No node of ``tried`` has a value; its owner may know of others, or has it made again."""
+
+    def __init__(self, tried: list[bytes]) -> None:
+        super().__init__(tried)
+        self.tried = tried
+
+
 class StoredValues:
     """This process's side of the object store. Its methods may be called from any thread."""
 
@@ -63,7 +70,6 @@ class StoredValues:
         self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
         self._unpins: deque[bytes] = deque()
         self._told: deque[m.Message] = deque()
-        self._locations = Locations(core)
         self._room = Room(core.config, self._send_soon, core.reactor.call_later)
         peers = core.peers
         peers.handlers[om.ObjectCreated] = lambda _peer, reply: peers.answer(
@@ -95,11 +101,11 @@ class StoredValues:
     def store(
         self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True
     ) -> Value:
-        """The value inline when it is small and may be, else written into the arena.
+        """The value inline when it is small and may be, else written into the arena or a file.
 
         Raises:
-            ObjectStoreFullError: there was no room in time.
-            OutOfDiskError: nor was there room on the disk for what lies in the arena.
+            ObjectStoreFullError: an earlier value of the object is still in use.
+            OutOfDiskError: there was no room in time, nor on the disk.
         """
         core = self._core
         if inline and packed.size <= core.config.max_inline_bytes:
@@ -112,6 +118,7 @@ class StoredValues:
             own = owner.worker_id == core.worker_id
             offset = self._room.cut(object_id, size) if own else None
             if offset is not None:
+                target = self._mapped().view(offset, size)
                 complete = om.ObjectWritten(object_id, offset, size, label)
             else:
                 created: om.ObjectCreated = core.peers.request(
@@ -120,9 +127,12 @@ class StoredValues:
                 )  # fmt: skip
                 if created.error:
                     raise _STORE_ERRORS[created.kind](created.error)
-                offset = created.offset
+                if created.path:
+                    target = map_file(created.path, created.offset, size, writable=True)
+                else:
+                    target = self._mapped().view(created.offset, size)
                 complete = om.SealObject(object_id)
-            packed.write_into(self._mapped().view(offset, size))
+            packed.write_into(target)
             self._send_soon(complete)
             stored = Stored(size, [core.address.node_id], kind_of(packed.value))
             return Value(None, stored, False, packed.contained)
@@ -167,13 +177,15 @@ class StoredValues:
     # --- read --------------------
 
     def map(
-        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
-    ) -> memoryview | Value:
+        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None,
+        ask_owner: bool = True,
+    ) -> memoryview | Value:  # fmt: skip
         """A read-only view of the value, pinned until the last array over it has gone.
 
         Another value instead, when the owner says that it is not in an arena any more.
 
         Raises:
+            NoCopyFound: the owner is to be asked, and that is not for us to do.
             GetTimeoutError: it was not here by ``deadline``.
             ObjectLostError: no node that its owner knows has it.
         """
@@ -186,7 +198,9 @@ class StoredValues:
                 return self._view(pin)
             newer = None
             if reply.kind == "lost":
-                newer = self._locations.newer(object_id, owner, tried, deadline)
+                if not ask_owner:
+                    raise NoCopyFound(list(tried))
+                newer = self._core.locations.newer(object_id, owner, tried, deadline)
             if newer is None and deadline is not None and time.monotonic() >= deadline:
                 raise GetTimeoutError(
                     f"Get timed out while object {object_id.hex()} was looked for or made again: "

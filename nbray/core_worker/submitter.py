@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -272,10 +273,36 @@ class TaskSubmitter:
             lease, task.lease = task.lease, None
             lease.in_flight.pop(task_id, None)
             queue = self._queue_of(task)
+            if message.lost:
+                if not lease.in_flight:
+                    lease.idle_since = time.monotonic()
+                if task.cancelled:
+                    self._queue_again(task)
+                else:
+                    self._core.dependencies.find(task, message.lost)
+                self._retire_if_leaving(queue, lease)
+                continue
             if not lease.leaving and not message.forgotten:
                 queue.seconds = max(queue.seconds, WINDOW_S)
             self._queue_again(task)
             self._retire_if_leaving(queue, lease)
+
+    def await_lost_arguments(self) -> None:
+        """Values of this process were lost: tasks that need them leave the queue until then."""
+        entry_of = self._core.table.get
+        for queue in list(self._queues.values()):
+            waiting: list[PendingTask] = []
+            for task in queue.tasks:
+                for dependency in task.spec.dependencies:
+                    entry = entry_of(dependency.object_id)
+                    if entry is not None and entry.owner is None and entry.value is None:
+                        waiting.append(task)
+                        break
+            if waiting:
+                gone = set(map(id, waiting))
+                queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
+                for task in waiting:
+                    self._core.dependencies.resolve_again(task)
 
     def _queue_again(self, task: PendingTask) -> None:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from nbray.common.ids import return_id
-from nbray.core_worker.arguments import unpack
+from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.functions import Functions
@@ -64,15 +64,16 @@ class TaskRunner:
 
         Raises:
             ExitActor, SystemExit: the user's code ends this process.
+            ArgumentsLost: it was not begun, since some have to be made again; not of an actor.
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
         arguments: Arguments | None = None
         try:
-            arguments = unpack(self._core, spec)
+            arguments = unpack(self._core, spec, may_wait=bool(spec.actor_id))
             self._call(owner, spec, arguments, done)
-        except (ExitActor, SystemExit):
+        except (ExitActor, SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
             self._drop_values(spec, done)

@@ -13,6 +13,7 @@ from nbray.driver import current_core, is_initialized
 from nbray.wire import gcs_messages as g
 
 _Text = bytes | str
+_MESSAGE_BYTES = 1 << 16  # what is round a value when it travels
 
 
 def _bytes(text: _Text | None) -> bytes:
@@ -20,7 +21,22 @@ def _bytes(text: _Text | None) -> bytes:
         return b""
     if not isinstance(text, bytes | str):
         raise TypeError(f"Keys, values and namespaces are bytes or str, not {type(text).__name__}.")
-    return text.encode() if isinstance(text, str) else text
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def _check_size(*parts: bytes) -> None:
+    """Refuse what no message can carry.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    size = sum(map(len, parts))
+    most = current_core().config.max_frame_bytes - _MESSAGE_BYTES
+    if size > most:
+        raise ValueError(
+            f"A key and its value may have {most:,} bytes together, not {size:,}. Keep large "
+            "values in the object store (nbray.put) or in files."
+        )
 
 
 def _ask(method: str, request: Any, reply_type: type[Any]) -> Any:
@@ -29,7 +45,9 @@ def _ask(method: str, request: Any, reply_type: type[Any]) -> Any:
 
 
 def _key(key: _Text, namespace: _Text | None, is_prefix: bool = False) -> g.KvKey:
-    return g.KvKey(_bytes(namespace), _bytes(key), is_prefix)
+    request = g.KvKey(_bytes(namespace), _bytes(key), is_prefix)
+    _check_size(request.namespace, request.key)
+    return request
 
 
 def _internal_kv_initialized() -> bool:
@@ -40,8 +58,13 @@ def _internal_kv_initialized() -> bool:
 def _internal_kv_put(
     key: _Text, value: _Text, overwrite: bool = True, *, namespace: _Text | None = None
 ) -> bool:
-    """Set a value; returns whether the key existed. Without ``overwrite`` an old value stays."""
+    """Set a value; returns whether the key existed. Without ``overwrite`` an old value stays.
+
+    Raises:
+        ValueError: it is too large for a message, or text that is no Unicode.
+    """
     request = g.KvPut(_bytes(namespace), _bytes(key), _bytes(value), overwrite)
+    _check_size(request.namespace, request.key, request.value)
     return not _ask("KvPut", request, g.KvCount).count
 
 

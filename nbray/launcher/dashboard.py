@@ -16,6 +16,7 @@ from nbray.common.process import Child, spawn
 from nbray.common.session import Session
 
 DEFAULT_PORT = 8265
+LOOPBACK = "127.0.0.1"
 _PORTS_TRIED = 50
 
 
@@ -31,8 +32,13 @@ class DashboardOptions:
     """
 
     include: bool | None = None
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int | None = None
+
+    @property
+    def insists(self) -> bool:
+        """Whether there is no cluster without the dashboard that is described."""
+        return bool(self.include) or self.port is not None or self.host != LOOPBACK
 
 
 @dataclass
@@ -52,12 +58,18 @@ def bind(options: DashboardOptions) -> socket.socket:
     """The listening socket of a dashboard.
 
     Raises:
-        ValueError: the port that was asked for is in use. OSError: there is no such address.
+        ValueError: the port that was asked for is in use, or none. OSError: it cannot listen.
     """
+    if not options.host:
+        raise ValueError("dashboard_host is empty; 0.0.0.0 listens on every address.")
     first = DEFAULT_PORT if options.port is None else options.port
-    last = first + _PORTS_TRIED if options.port is None else first
+    ports = [first]
+    if options.port is None:  # a machine may have more clusters than that, or a user who takes all
+        ports = [*range(first, first + _PORTS_TRIED + 1), 0]
+    elif not 0 <= first < 1 << 16:
+        raise ValueError(f"dashboard_port={first} is no port: they go from 0 to 65535.")
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    for port in range(first, last + 1):
+    for port in ports:
         try:
             return socket.create_server((options.host, port), family=family, backlog=128)
         except OSError as error:

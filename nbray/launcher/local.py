@@ -8,20 +8,24 @@ a raylet. Either leaves with its starter (a program, a notebook kernel) or is de
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from nbray.common.accelerators import node_units
 from nbray.common.config import Config
-from nbray.common.memory import MemoryReader
+from nbray.common.limits import cpu_count, memory_free, memory_total
+from nbray.common.pids import start_time
 from nbray.common.process import Child, spawn
-from nbray.common.resources import to_units
-from nbray.common.session import Session, known_sessions, sessions_root
+from nbray.common.session import Session, SessionInfo, known_sessions
+from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
     DashboardOptions,
     RunningDashboard,
@@ -31,6 +35,7 @@ from nbray.launcher.dashboard import (
     start_dashboard,
 )
 from nbray.scheduling.labels import check_node_labels
+from nbray.wire.credentials import IDENTITY_FILE
 
 _SMALLEST_STORE = 1 << 20
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
@@ -62,7 +67,7 @@ class RunningNode:
 def start_head(
     *,
     resources: Mapping[str, float],
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -76,7 +81,8 @@ def start_head(
     """Start a head node.
 
     Args:
-        resources: amounts by name; CPU, memory (bytes) get defaults from the machine.
+        resources: amounts by name; CPU and memory (bytes) get defaults from what the machine or
+            the container allows.
         object_store_memory: bytes of the arena; 30% of the free memory by default.
         object_spilling_directory: where values go when the arena is full; the session folder
             by default.
@@ -93,8 +99,8 @@ def start_head(
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, the store too small, or a
-            label malformed; or the node of ``session`` still runs, or there is none; or the
+        ValueError: an amount of a resource cannot be, the store too small, or a label
+            malformed; or the node of ``session`` still runs, or there is none; or the
             dashboard's port is in use.
         OSError: the dashboard's address is none of this machine's.
     """
@@ -117,7 +123,8 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared,
         )  # fmt: skip
         node.children.append(gcs)
-        gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+        with _identity_being_made(node.session):
+            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
         _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared)
         if node.dashboard_error:
@@ -159,7 +166,8 @@ def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None
     """The socket of a dashboard that is to be started, or why there is none.
 
     Raises:
-        ValueError: it is wanted, and its port is in use or a package is missing.
+        ValueError: it is insisted on, and its port is in use or a package is missing.
+        OSError: it is insisted on, and cannot listen.
     """
     if options.include is False or (options.include is None and os.environ.get(_SWITCH) == "0"):
         return None, ""
@@ -169,7 +177,12 @@ def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None
         if options.include:
             raise ValueError(f"{reason}, or leave it out with include_dashboard=False.")
         return None, reason
-    return bind(options), ""
+    try:
+        return bind(options), ""
+    except (OSError, ValueError) as error:
+        if options.insists:
+            raise
+        return None, str(error)
 
 
 def join(
@@ -177,7 +190,7 @@ def join(
     *,
     resources: Mapping[str, float],
     token: bytes,
-    object_store_memory: int | None = None,
+    object_store_memory: float | None = None,
     object_spilling_directory: str | None = None,
     host: str = "127.0.0.1",
     fate_shared: bool = False,
@@ -187,8 +200,7 @@ def join(
 
     Raises:
         ProcessStartError: no GCS answers there, or it refused the token; nothing is left running.
-        ValueError: an amount of a resource is negative or too fine, the store too small, or a
-            label malformed.
+        ValueError: an amount of a resource cannot be, the store too small, or a label malformed.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
     node = RunningNode(Session.create(token), host, address)
@@ -203,18 +215,18 @@ def join(
 
 def _node_arguments(
     resources: Mapping[str, float],
-    object_store_memory: int | None,
+    object_store_memory: float | None,
     spill: str | None,
     labels: Mapping[str, str] | None,
 ) -> list[str]:
-    free = psutil.virtual_memory().available
-    store = int(free * 0.3) if object_store_memory is None else object_store_memory
+    free = memory_free()
+    store = int(free * 0.3) if object_store_memory is None else _store_bytes(object_store_memory)
     if store < _SMALLEST_STORE:
         raise ValueError(
             f"The object store needs at least {_SMALLEST_STORE} bytes, not {store}: "
             "raise object_store_memory, or free memory."
         )
-    there_is = MemoryReader(0).total()
+    there_is = memory_total()
     if store > there_is:
         raise ValueError(
             f"The object store cannot have {store} bytes: all memory of this machine, or of this "
@@ -222,13 +234,27 @@ def _node_arguments(
             "values that do not fit go to disk."
         )
     store = store // 4096 * 4096
-    total: dict[str, float] = {"CPU": os.cpu_count() or 1, "memory": int(free * 0.7)}
+    total: dict[str, float] = {"CPU": cpu_count(), "memory": int(free * 0.7)}
     total.update(resources)
     arguments = [
-        "--resources", json.dumps(to_units(total)), "--object-store-memory", str(store),
-        "--labels", json.dumps(check_node_labels(dict(labels or {}))),
+        "--resources", json.dumps(node_units(total)), "--object-store-memory", str(store),
+        "--labels", json.dumps(check_node_labels({} if labels is None else labels)),
     ]  # fmt: skip
-    return arguments + (["--object-spilling-directory", os.path.abspath(spill)] if spill else [])
+    return arguments + (["--object-spilling-directory", _folder(spill)] if spill else [])
+
+
+def _store_bytes(given: float) -> int:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"object_store_memory is a number of bytes, not {type(given).__name__}.")
+    if not math.isfinite(given):
+        raise ValueError(f"object_store_memory is a number of bytes, not {given}.")
+    return int(given)
+
+
+def _folder(given: str) -> str:
+    if "\0" in os.fspath(given):
+        raise ValueError(f"object_spilling_directory={given!r} is no path: it has a zero byte.")
+    return os.path.abspath(given)
 
 
 def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) -> None:
@@ -240,20 +266,40 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
         session.log_path("raylet.log"), fate_shared=fate_shared,
     )  # fmt: skip
     node.children.append(raylet)
-    report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    with _identity_being_made(session):
+        report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
+
+
+@contextmanager
+def _identity_being_made(session: Session) -> Iterator[None]:
+    """Make what the node's processes show each other while the first of them comes up."""
+    if (session.path / IDENTITY_FILE).exists():
+        yield
+        return
+    making = spawn(
+        "nbray.wire.credentials", ["--session-dir", str(session.path)],
+        session.log_path("identity.log"), fate_shared=False,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        making.do_not_wait()
+        making.terminate()  # it has ended, or was overtaken by whom it was for
 
 
 def _write_info(node: RunningNode, fate_shared: bool) -> None:
     """What others find in the session folder; the raylet's pid comes after the GCS's."""
     dashboard = [] if node.dashboard is None else [node.dashboard.child]
+    pids = [child.pid for child in [*node.children, *dashboard]]
     node.session.write_info(
         {
             "gcs_address": node.gcs_address,
             "node_ip": node.node_ip,
             "raylet_socket": node.raylet_socket,
             "node_id": node.node_id,
-            "pids": [child.pid for child in [*node.children, *dashboard]],
+            "pids": pids,
+            "start_ticks": [start_time(pid) for pid in pids],
             "dashboard": "" if node.dashboard is None else node.dashboard.url,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
@@ -315,26 +361,38 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 
 def found_nodes() -> list[FoundNode]:
     """The nodes of this user on this machine, the newest first, also those that ended."""
-    nodes = []
+    return [
+        FoundNode(
+            session, info["gcs_address"], info["fate_shared"],
+            _processes_of(session, info, len(info["pids"])),
+            info["dashboard"], info["dashboard_error"],
+        )
+        for session, info in known_sessions()
+    ]  # fmt: skip
+
+
+def running_sessions() -> Iterator[tuple[Session, SessionInfo]]:
+    """The sessions whose nodes still run, the newest first; a GCS alone may be away for a moment,
+    as may a dashboard for good.
+    """
     for session, info in known_sessions():
-        processes = [process for pid in info["pids"] for process in _process_of(session, pid)]
-        nodes.append(
-            FoundNode(
-                session, info["gcs_address"], bool(info["fate_shared"]), processes,
-                info.get("dashboard", ""), info.get("dashboard_error", ""),
-            )
-        )  # fmt: skip
-    return nodes
+        if _processes_of(session, info, 2):
+            yield session, info
 
 
-def _process_of(session: Session, pid: int) -> list[psutil.Process]:
-    """The process ``pid`` if it still is this session's: a pid may have a new owner."""
-    try:
-        process = psutil.Process(pid)
-        ours = str(session.path) in process.cmdline()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return []
-    return [process] if ours else []
+def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psutil.Process]:
+    """Those of the first so many processes that run, and still are this session's."""
+    found = []
+    for pid, began in list(zip(info["pids"], info["start_ticks"], strict=True))[:first]:
+        if not began or start_time(pid) != began:
+            continue  # it has ended, and the pid may have a new owner
+        try:
+            process = psutil.Process(pid)
+            if str(session.path) in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def drop_dead_sessions(keep: int = 1) -> None:

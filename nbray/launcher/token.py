@@ -7,6 +7,8 @@ import secrets
 import stat
 from pathlib import Path
 
+SHORTEST_TOKEN = 16
+
 
 def token_path() -> Path:
     """The token file: ``NBRAY_AUTH_TOKEN_PATH``, or ``~/.nbray/auth_token``."""
@@ -22,24 +24,33 @@ def load_token(*, create: bool) -> bytes:
     Raises:
         FileNotFoundError: there is no token, and ``create`` is false.
         PermissionError: others may read the file.
-        ValueError: the token is empty.
+        ValueError: the token is so short that it can be guessed.
     """
-    given = os.environ.get("NBRAY_AUTH_TOKEN")
+    given = os.environb.get(b"NBRAY_AUTH_TOKEN")
+    if given is not None:
+        return _checked(given, "NBRAY_AUTH_TOKEN")
     path = token_path()
-    if given is None:
-        if create and not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-        if not path.exists():
-            raise FileNotFoundError(
-                f"This machine has no cluster token. Copy {path} from the head node, "
-                "or set NBRAY_AUTH_TOKEN."
-            )
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise PermissionError(f"Others may read the token file {path}: run chmod 600 {path}")
-        given = path.read_text()
-    if not given.strip():
-        raise ValueError(f"The cluster token (NBRAY_AUTH_TOKEN or {path}) is empty.")
-    return given.strip().encode()
+    if create and not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"This machine has no cluster token. Copy {path} from the head node, "
+            "or set NBRAY_AUTH_TOKEN."
+        )
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise PermissionError(f"Others may read the token file {path}: run chmod 600 {path}")
+    return _checked(path.read_bytes(), f"the file {path}")
+
+
+def _checked(given: bytes, where: str) -> bytes:
+    token = given.strip()
+    if len(token) < SHORTEST_TOKEN:
+        raise ValueError(
+            f"The cluster token in {where} has {len(token)} characters, and can be guessed: "
+            f"{SHORTEST_TOKEN} are the least. A good one: "
+            "python3 -c 'import secrets; print(secrets.token_hex(32))'"
+        )
+    return token

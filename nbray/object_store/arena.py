@@ -83,16 +83,18 @@ def _lock_of(holder_id: bytes, kind: int) -> bytes:
     return _FLOCK.pack(kind, os.SEEK_SET, int.from_bytes(holder_id[:7]), 1, 0)
 
 
-def map_file(path: str, offset: int, size: int) -> memoryview:
-    """A read-only view of a part of a file; unmapped when the last array over it has gone.
+def map_file(path: str, offset: int, size: int, *, writable: bool = False) -> memoryview:
+    """A view of a part of a file; unmapped when the last array over it has gone.
 
     Args:
         path: the file.
         offset: a multiple of the page size.
-        size: bytes.
+        size: bytes; what is written must have its place on the disk already.
+        writable: the view is to be filled.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
-        return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset))
+        return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, access, offset=offset))
     finally:
         os.close(fd)

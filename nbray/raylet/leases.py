@@ -140,7 +140,11 @@ class LeaseManager:
             return
         finally:
             self._preparing.pop((process, message.request_id), None)
-        self._request(process, message, env)
+        try:
+            self._request(process, message, env)
+        except Exception as error:
+            logger.exception("A lease was not requested")
+            process.send(m.LeaseRefused(message.request_id, f"Its raylet failed: {error!r}"))
 
     def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
         key = (process, message.request_id)
@@ -153,9 +157,12 @@ class LeaseManager:
 
             def refuse(text: str) -> None:
                 self.give_back(taken)
-                process.send(m.LeaseRefused(message.request_id, text, "runtime_env"))
+                kind = "runtime_env" if env.text else ""
+                process.send(m.LeaseRefused(message.request_id, text, kind))
 
-            self._pool.want(message.job.job_id, use, env=env, refuse=refuse)
+            self._pool.want(
+                message.job.job_id, use, env=env, refuse=refuse, resources=message.resources
+            )
 
         def moved(choice: Choice) -> None:
             self._wishes.pop(key, None)

@@ -13,6 +13,7 @@ from nbray.wire.watching_messages import MetricsRecorded
 logger = logging.getLogger(__name__)
 
 _MOST_SERIES = 20_000
+_MOST_NAMED = 100
 
 _Tags = tuple[tuple[str, str], ...]
 
@@ -35,7 +36,11 @@ class MetricTable:
     def told(self, process: Hashable, worker_id: bytes, message: MetricsRecorded) -> None:
         """A process tells what it has recorded."""
         for row in message.rows:
-            shape = self._shapes.setdefault(row.name, (row.kind, row.boundaries))
+            shape = self._shapes.get(row.name)
+            if shape is None:
+                if not self._has_room(row.name):
+                    continue
+                shape = self._shapes[row.name] = row.kind, row.boundaries
             counts = len(row.boundaries) + 1 if row.kind == "histogram" else 0
             if shape != (row.kind, row.boundaries) or len(row.counts) != counts:
                 self._leave_out(row.name, "it is another kind of metric elsewhere")
@@ -62,14 +67,14 @@ class MetricTable:
             self._sums[key] = row
 
     def _has_room(self, name: str) -> bool:
-        if len(self._sums) + len(self._gauges) < _MOST_SERIES:
+        if max(len(self._sums) + len(self._gauges), len(self._shapes)) < _MOST_SERIES:
             return True
         self._leave_out(name, f"the node has {_MOST_SERIES} series of metrics already")
         return False
 
     def _leave_out(self, name: str, why: str) -> None:
         self._dropped += 1
-        if name not in self._left_out and len(self._left_out) < _MOST_SERIES:
+        if name not in self._left_out and len(self._left_out) < _MOST_NAMED:
             self._left_out.add(name)
             logger.warning("A record of the metric %s is left out: %s.", name, why)
 

@@ -1,9 +1,9 @@
 """The table of a node's objects: blocks, seals, pins, owners, and what lies on disk.
 
-Theory. An object is *written* first (its creator fills the block), then *sealed*. A sealed one
-has a block in the arena, a place on disk, or both. Which blocks may be dropped follows from
-what is known of the object, and is kept in two ordered sets, the one that was not used for
-longest first:
+Theory. An object is *written* first (its creator fills the block, or a place on disk when the arena
+has no room for it), then *sealed*. A sealed one has a block in the arena, a place on disk, or both.
+Which blocks may be dropped follows from what is known of the object, and is kept in two ordered
+sets, the one that was not used for longest first:
 
 - *clean*: sealed, not pinned, and not the only copy: it lies on disk too, or is a secondary
   copy of another node's object. Dropped whenever room is needed.
@@ -102,6 +102,21 @@ class ObjectTable:
                 size, owner_id, owner_node, creator, secondary, label, offset
             )
         return offset
+
+    def create_in_file(
+        self, object_id: bytes, size: int, owner_id: bytes, creator: Hashable, label: str,
+        owner_node: bytes, place: Place,
+    ) -> bool:  # fmt: skip
+        """Like `create`, for an object that is written to ``place``; False when it is busy."""
+        if self.is_busy(object_id):
+            return False
+        if object_id in self._objects:
+            self._forget(object_id)
+        self._objects[object_id] = Stored(
+            size, owner_id, owner_node, creator, False, label, None, place
+        )
+        self._spilled_bytes += size
+        return True
 
     def is_busy(self, object_id: bytes) -> bool:
         """Whether the object exists and is read, written or moved."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 500 << 20
 PART_BYTES = 4 << 20
+MOST_HOOK_BYTES = 95 << 20  # as a function of a task
 NAMESPACE = b"runtime_env"
 _ALWAYS_EXCLUDED = (".git/", "__pycache__/", ".venv/", "*.pyc")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)

@@ -7,6 +7,8 @@ not set itself; ``env_vars`` are merged, variable by variable.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ _INSTALLERS = {
 }
 """The fields of what installs packages."""
 URI_PREFIX = "gcs://"
+MOST_BYTES = 256 << 10
+_LONGEST_SETUP_S = 1_000_000
 _FILE_PREFIX = "file://"
 
 
@@ -134,6 +138,12 @@ def _env_vars(value: Any) -> dict[str, str]:
                 f"runtime_env['env_vars'] has {key!r}: the name of an environment variable is not "
                 "empty and has no '=', and neither it nor its value has a zero byte."
             )
+        try:
+            os.fsencode(key + text)
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"runtime_env['env_vars'] has {key!r}, which no environment can hold: {error}."
+            ) from None
     return dict(value)
 
 
@@ -216,6 +226,13 @@ def _fields_of(tool: str) -> tuple[str, str, str, str]:
 def _py_executable(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"runtime_env['py_executable'] must be of type str, got {type(value)}")
+    try:
+        words = shlex.split(value)
+        os.fsencode(value)
+    except ValueError as error:
+        raise ValueError(f"runtime_env['py_executable'] is no command: {error}.") from None
+    if not words or "\0" in value:
+        raise ValueError(f"runtime_env['py_executable'] is no command: {value!r}.")
     return value
 
 
@@ -259,6 +276,8 @@ def _config(value: Any) -> dict[str, Any]:
         raise ValueError(
             f"setup_timeout_seconds must be greater than zero or equals to -1, got: {limit}"
         )
+    if limit > _LONGEST_SETUP_S:
+        raise ValueError(f"setup_timeout_seconds is at most {_LONGEST_SETUP_S}; -1 is no limit.")
     return dict(value)
 
 
@@ -272,8 +291,18 @@ def merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]
 
 
 def to_text(env: Mapping[str, Any]) -> str:
-    """The same text for equal environments; empty for none."""
-    return json.dumps(env, sort_keys=True) if env else ""
+    """The same text for equal environments; empty for none.
+
+    Raises:
+        ValueError: it is too large to go with every task.
+    """
+    text = json.dumps(env, sort_keys=True) if env else ""
+    if len(text) > MOST_BYTES:
+        raise ValueError(
+            f"A runtime environment goes with every task, and so may have {MOST_BYTES:,} bytes as "
+            f"JSON, not {len(text):,}. Keep data in files of its working_dir."
+        )
+    return text
 
 
 def from_text(text: str) -> dict[str, Any]:

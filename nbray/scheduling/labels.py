@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from nbray.wire.strategies import LabelTerm
+from nbray.common.text import plain
+from nbray.wire.strategies import LabelOperator, LabelTerm
 
 NODE_ID = "ray.io/node-id"
 ACCELERATOR_TYPE = "ray.io/accelerator-type"
@@ -86,6 +87,8 @@ def parse_selector(selector: Mapping[str, str]) -> tuple[LabelTerm, ...]:
     Raises:
         ValueError: a key or a condition is malformed.
     """
+    if not isinstance(selector, Mapping):
+        raise ValueError(f"A label selector is a mapping of str by str, not {type(selector)}.")
     terms = []
     for key, condition in selector.items():
         if not isinstance(key, str):
@@ -105,7 +108,8 @@ def _parse_condition(key: str, condition: str) -> LabelTerm:
             "optional operators and a label value. Supported operators are: ! and {'in'}. "
             f"Value {_SHAPE}"
         )
-    return LabelTerm(key, "!in" if condition.startswith("!") else "in", tuple(values))
+    operator: LabelOperator = "!in" if condition.startswith("!") else "in"
+    return LabelTerm(plain(key), operator, tuple(map(plain, values)))
 
 
 def matches(terms: Iterable[LabelTerm], labels: Mapping[str, str]) -> bool:

@@ -12,17 +12,30 @@ import re
 import warnings
 from typing import Any
 
+from nbray.common.text import check_text, plain
 from nbray.core_worker.current import find_core
 from nbray.core_worker.metrics import recorded
 
 __all__ = ["Counter", "Gauge", "Histogram", "Metric"]
 
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,999}")
+_LONGEST = 1000
 
 
 def _check_number(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"value must be int or float, got {type(value)}.")
+    try:
+        float(value)
+    except OverflowError as error:
+        raise ValueError(f"value does not fit into a float: {error}.") from None
+
+
+def _check_tag_value(value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"Tag values must be str, got {type(value)}.")
+    if value:
+        check_text("The value of a tag", value, _LONGEST)
 
 
 class Metric:
@@ -35,6 +48,8 @@ class Metric:
     ) -> None:
         if len(name) == 0:
             raise ValueError("Empty name is not allowed. Please provide a metric name.")
+        if description:
+            description = check_text("The description of a metric", description, _LONGEST)
         self._discard = _NAME.fullmatch(name) is None
         if self._discard:
             warnings.warn(
@@ -43,7 +58,7 @@ class Metric:
                 "and :. Metric names cannot start with numbers.",
                 stacklevel=3,
             )
-        self._name = name
+        self._name = plain(name)
         self._description = description
         self._tag_keys = tag_keys or ()
         self._default_tags: dict[str, str] = {}
@@ -53,6 +68,7 @@ class Metric:
         for key in self._tag_keys:
             if not isinstance(key, str):
                 raise TypeError(f"Tag keys must be str, got {type(key)}.")
+            check_text("The key of a tag", key, _LONGEST)
 
     def set_default_tags(self, default_tags: dict[str, str]) -> Metric:
         """Values for tags that a record does not name.
@@ -63,8 +79,7 @@ class Metric:
         for key, value in default_tags.items():
             if key not in self._tag_keys:
                 raise ValueError(f"Unrecognized tag key {key}.")
-            if not isinstance(value, str):
-                raise TypeError(f"Tag values must be str, got {type(value)}.")
+            _check_tag_value(value)
         self._default_tags = default_tags
         return self
 
@@ -82,15 +97,14 @@ class Metric:
         if value is not None:
             _check_number(value)
         for text in (tags or {}).values():
-            if not isinstance(text, str):
-                raise TypeError(f"Tag values must be str, got {type(text)}.")
+            _check_tag_value(text)
         all_tags = {**self._default_tags, **(tags or {})}
         missing = [key for key in self._tag_keys if not all_tags.get(key)]
         if missing:
             raise ValueError(f"Missing value for tag key(s): {','.join(missing)}.")
         if self._discard:
             return
-        used = {key: all_tags[key] for key in self._tag_keys}
+        used = {plain(key): plain(all_tags[key]) for key in self._tag_keys}
         number = None if value is None else float(value)
         recorded.record(
             find_core(), self._kind, self._name, self._description, used, number, self._boundaries
@@ -155,6 +169,7 @@ class Histogram(Metric):
                 'e.g., Histogram("name", boundaries=[1.0, 2.0])'
             )
         for index, bound in enumerate(boundaries):
+            _check_number(bound)
             if not bound > 0 or math.isinf(bound):
                 raise ValueError(
                     f"Invalid `boundaries` argument at index {index}, {boundaries}. "

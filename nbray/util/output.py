@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from nbray.common.text import one_line, printable
 from nbray.core_worker.context import origin as _origin
 from nbray.core_worker.context import set_origin_finder
 from nbray.core_worker.output import current_output
@@ -59,7 +60,7 @@ def set_warning_handler(handler: Callable[[str], None] | None) -> None:
 def warn(text: str) -> None:
     """Show one warning, to which nobody has to react."""
     if _warning_handler is None:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     else:
         _warning_handler(text)
 
@@ -100,7 +101,7 @@ def deliver(message: OutputLines | OutputDisplay) -> None:
 
 def _print(message: OutputLines | OutputDisplay) -> None:
     source = message.source
-    who = f"({source.name} pid={source.pid})"
+    who = f"({one_line(source.name)} pid={source.pid})"
     if isinstance(message, OutputDisplay):
         plain = json.loads(message.content).get("data", {}).get("text/plain", "")
         text, stream, dropped = f"{plain}\n" if plain else "", "stdout", 0

@@ -13,12 +13,15 @@ from typing import Any
 
 import msgspec
 
-from nbray.common.ids import JobID, PlacementGroupID
+from nbray.common.ids import JobID, NodeID, PlacementGroupID
 from nbray.common.resources import fits, from_units, to_units
+from nbray.common.text import check_text
+from nbray.common.timeouts import as_timeout
 from nbray.core_worker.context import running
 from nbray.core_worker.current import find_core
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
+from nbray.options import LONGEST_NAME
 from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
 from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
@@ -30,12 +33,19 @@ class PlacementGroup:
     """A handle of a placement group; may be passed to tasks and actors.
 
     Args:
-        id: its bytes.
+        id: its id, as that or as bytes.
         bundle_cache: what its bundles reserve; looked up when it is needed otherwise.
+
+    Raises:
+        TypeError: ``id`` is no id. ValueError: it has not the length of one.
     """
 
-    def __init__(self, id: bytes, bundle_cache: list[dict[str, float]] | None = None) -> None:
-        self._id = id
+    def __init__(
+        self, id: PlacementGroupID | bytes, bundle_cache: list[dict[str, float]] | None = None
+    ) -> None:
+        if not isinstance(id, PlacementGroupID):
+            id = PlacementGroupID(id) if id != b"" else PlacementGroupID.nil()
+        self._id = b"" if id.is_nil() else id.binary()
         self.bundle_cache = bundle_cache
 
     @staticmethod
@@ -78,7 +88,7 @@ class PlacementGroup:
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Whether it is created within so many seconds."""
-        return current_core().groups.wait(self._id, timeout_seconds)
+        return current_core().groups.wait(self._id, as_timeout(timeout_seconds))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PlacementGroup, (self._id, self.bundle_cache)
@@ -116,19 +126,21 @@ def placement_group(
     selectors = list(bundle_label_selector or ())
     chosen = _strategy(strategy)
     _check(bundles, strategy, lifetime, selectors, _soft_target_node_id)
-    core = current_core()
     if not isinstance(name, str):
         raise ValueError(f"Placement group name must be a string, got {type(name)}.")
+    if name:
+        name = check_text("The name of a placement group", name, LONGEST_NAME)
+    target = NodeID.from_hex(_soft_target_node_id).binary() if _soft_target_node_id else b""
     task = running.get()
     specs = [
         BundleSpec(to_units(bundle), parse_selector(selectors[i]) if selectors else ())
         for i, bundle in enumerate(bundles)
     ]
+    core = current_core()
     group_id = os.urandom(PlacementGroupID.SIZE - JobID.SIZE) + core.job.job_id
     spec = GroupSpec(
         group_id, specs, chosen, core.job, name, core.job.namespace, lifetime == "detached",
-        task.actor_id if task is not None else b"",
-        bytes.fromhex(_soft_target_node_id) if _soft_target_node_id else b"",
+        task.actor_id if task is not None else b"", target,
     )  # fmt: skip
     core.groups.create(spec)
     return PlacementGroup(group_id, [dict(bundle) for bundle in bundles])
@@ -180,9 +192,18 @@ def _check(
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:
-    """Remove a group: what runs in it is ended, and its resources are free again."""
-    assert placement_group is not None
+    """Remove a group: what runs in it is ended, and its resources are free again.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    _check_group(placement_group)
     current_core().groups.remove(placement_group._id)
+
+
+def _check_group(group: object) -> None:
+    if not isinstance(group, PlacementGroup):
+        raise TypeError(f"A PlacementGroup is needed, not {type(group)}.")
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
@@ -193,8 +214,13 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
     """
     if not placement_group_name:
         raise ValueError("Please supply a non-empty value to get_placement_group")
+    if not isinstance(placement_group_name, str):
+        raise TypeError(
+            f"The name of a placement group is a str, not {type(placement_group_name)}."
+        )
+    name = check_text("The name of a placement group", placement_group_name, LONGEST_NAME)
     namespace = current_core().job.namespace
-    rows = _find(NamedGroup(name=placement_group_name, namespace=namespace))
+    rows = _find(NamedGroup(name=name, namespace=namespace))
     if not rows:
         raise ValueError(f"Failed to look up placement group with name: {placement_group_name}")
     return PlacementGroup(rows[0].spec.group_id)
@@ -203,6 +229,7 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
     """What the cluster knows of a group, or of all by id, with Ray's keys."""
     if placement_group is not None:
+        _check_group(placement_group)
         rows = _find(NamedGroup(placement_group._id))
         return _row(rows[0]) if rows else {}
     return {row.spec.group_id.hex(): _row(row) for row in _find(NamedGroup())}

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbray.actor import ActorClass, ActorHandle
 from nbray.api import get, kill, wait
+from nbray.common.timeouts import as_timeout
 
 
 class Empty(queue.Empty):
@@ -128,6 +129,7 @@ class Queue:
 def _seconds(block: bool, timeout: float | None) -> float | None:
     if not block:
         return 0.0
+    timeout = as_timeout(timeout)
     if timeout is not None and timeout < 0:
         raise ValueError("'timeout' must be a non-negative number")
     return timeout

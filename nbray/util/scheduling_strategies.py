@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nbray.common.ids import NodeID
+from nbray.common.text import check_text, plain
 from nbray.wire.strategies import Labelled, LabelTerm, OnNode
 
 if TYPE_CHECKING:
     from nbray.util.placement_group import PlacementGroup
+
+LONGEST_LABEL = 1000
 
 
 class PlacementGroupSchedulingStrategy:
@@ -56,7 +59,7 @@ class NodeAffinitySchedulingStrategy:
         _spill_on_unavailable: bool = False,
         _fail_on_unavailable: bool = False,
     ) -> None:
-        self.node_id = node_id if isinstance(node_id, str) else node_id.hex()
+        self.node_id = node_id.hex() if isinstance(node_id, NodeID) else node_id
         self.soft = soft
         self._spill_on_unavailable = _spill_on_unavailable
         self._fail_on_unavailable = _fail_on_unavailable
@@ -64,6 +67,8 @@ class NodeAffinitySchedulingStrategy:
             f"Invalid node_id '{self.node_id}'. Node ID must be a valid hex string. "
             "To get a list of all nodes and their IDs in your cluster, use nbray.nodes()."
         )
+        if not isinstance(self.node_id, str):
+            raise ValueError(wrong)
         try:
             found = NodeID.from_hex(self.node_id).binary()
         except ValueError as error:
@@ -103,7 +108,9 @@ class _Values:
                     f"Type of value in position {index} for the {name} operator must be str "
                     f'(e.g. {name}("value1", "value2")) but got {value!s} of type {type(value)}.'
                 )
-        self.values = list(values)
+            if value:
+                check_text("The value of a label", value, LONGEST_LABEL)
+        self.values = list(map(plain, values))
 
 
 class In(_Values):
@@ -165,6 +172,7 @@ def _terms(conditions: LabelConditions | None, name: str) -> tuple[LabelTerm, ..
                 f"The map key of the {name} parameter must be of type str "
                 f'(e.g. {{"key1": In("value1")}}) but got {key!s} of type {type(key)}.'
             )
+        key = check_text("The key of a label", key, LONGEST_LABEL)
         match condition:
             case In():
                 terms.append(LabelTerm(key, "in", tuple(condition.values)))

@@ -24,7 +24,13 @@ class RedisBackend:
             raise StorageError(
                 "--storage redis:// needs the package redis: pip install 'nbray[redis]'."
             ) from error
-        self._where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
+        try:
+            self._where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
+        except ValueError:  # whose text has a part of the URL, as its password
+            raise StorageError(
+                "The URL of the storage is no redis://USER:PASSWORD@HOST:PORT; a password with "
+                "one of / ? # @ : has these as %2F %3F %23 %40 %3A."
+            ) from None
         self._prefix = f"nbray:{cluster}:"
         self._errors = redis.RedisError
         try:

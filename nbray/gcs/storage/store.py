@@ -192,5 +192,7 @@ def open_store(url: str, session: Path) -> Store:
 
         backend = RedisBackend(url, session.name)
     else:
-        raise ValueError(f"--storage takes sqlite, memory or redis://HOST:PORT, not {url!r}.")
+        # The rest of it may be a password.
+        kind = url.partition(":")[0] if "@" not in url.partition(":")[0] else "that"
+        raise ValueError(f"--storage takes sqlite, memory or redis://HOST:PORT, not {kind!r}.")
     return Store(backend)

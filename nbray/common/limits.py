@@ -1,0 +1,120 @@
+"""What this process may use of the machine: CPUs and memory, as affinity and cgroups limit them.
+
+A limit of a cgroup holds for all below it, so every level from this process's own group up to the
+highest that can be seen counts, of version 2 and of version 1. In a container, its own group is
+mounted as the root.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_NO_LIMIT = 1 << 60
+
+
+class Cgroups:
+    """The groups of one controller that this process is in, the innermost first.
+
+    Attributes:
+        folders: their folders.
+        version: 1 or 2; 0 when there are none.
+    """
+
+    def __init__(self, controller: str, root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> None:
+        self.folders: list[Path] = []
+        self.version = 0
+        for line in own.read_text(errors="replace").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(","):
+                names = (controller, controllers)
+                mounted = next((root / name for name in names if (root / name).is_dir()), None)
+                if mounted is not None:
+                    self.folders, self.version = _levels(mounted, path), 1
+                    return
+            elif not controllers:
+                self.folders, self.version = _levels(root, path), 2
+
+    def numbers(self, name: str) -> list[list[str]]:
+        """The words of a file in each group that has it."""
+        found = []
+        for folder in self.folders:
+            try:
+                found.append((folder / name).read_text().split())
+            except OSError:
+                continue  # the highest group has few files, and a group may be gone
+        return found
+
+
+def _levels(mounted: Path, path: str) -> list[Path]:
+    own = mounted / path.lstrip("/")
+    levels = [own, *own.parents]
+    return [level for level in levels if level.is_relative_to(mounted) and level.is_dir()]
+
+
+def cpu_count(root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int:
+    """How many CPUs this process may keep busy: whole ones, and at least one."""
+    allowed = [float(len(os.sched_getaffinity(0)))]  # a cpuset is a part of it
+    groups = Cgroups("cpu", root, own)
+    if groups.version == 2:
+        quotas = [words for words in groups.numbers("cpu.max") if words[0] != "max"]
+        allowed += [int(quota) / int(period) for quota, period in quotas]
+    else:
+        quotas, periods = groups.numbers("cpu.cfs_quota_us"), groups.numbers("cpu.cfs_period_us")
+        for (quota,), (period,) in zip(quotas, periods, strict=False):
+            if int(quota) > 0:
+                allowed.append(int(quota) / int(period))
+    return max(1, int(min(allowed)))
+
+
+class MemoryGroup:
+    """One memory cgroup that has a limit."""
+
+    def __init__(self, folder: Path, version: int) -> None:
+        self._folder = folder
+        self._usage, self._limit, self._cache = (
+            ("memory.current", "memory.max", "inactive_file")
+            if version == 2
+            else ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
+        )
+
+    def limit(self) -> int | None:
+        """Bytes that its processes may use together; None without a limit."""
+        try:
+            text = (self._folder / self._limit).read_text().strip()
+        except OSError:
+            return None  # the highest group has no such file
+        return None if text == "max" or int(text) >= _NO_LIMIT else max(1, int(text))
+
+    def used(self) -> int:
+        """Bytes that they use, without what the kernel can drop at once."""
+        lines = (self._folder / "memory.stat").read_text().splitlines()
+        statistics = dict(line.split() for line in lines)
+        used = int((self._folder / self._usage).read_text())
+        return max(0, used - int(statistics.get(self._cache, 0)))
+
+
+def memory_groups(root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> list[MemoryGroup]:
+    """The memory cgroups of this process that may have a limit."""
+    groups = Cgroups("memory", root, own)
+    return [MemoryGroup(folder, groups.version) for folder in groups.folders]
+
+
+def memory_total() -> int:
+    """Bytes of memory that there are: of the machine or of a cgroup, whichever is least."""
+    limits = [limit for group in memory_groups() if (limit := group.limit()) is not None]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def memory_free() -> int:
+    """Bytes of memory that this process and its children may still take."""
+    free = [psutil.virtual_memory().available]
+    for group in memory_groups():
+        limit = group.limit()
+        if limit is not None:
+            free.append(max(0, limit - group.used()))
+    return min(free)
