@@ -290,4 +290,3 @@ def test_refs_in_exceptions(kind: str, tmp_path: Path) -> None:
     wait_until(lambda: in_store() > 0, "a new report")
     del marker
     wait_until(lambda: in_store() == 0, "the end of what the exception carried")
-    del actor
