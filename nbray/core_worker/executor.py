@@ -276,11 +276,6 @@ class Executor:
             self._count_call(spec, done)
         self._reply(connection, spec, done)
 
-    def _ask_for_function(self, connection: Connection, spec: TaskSpec) -> None:
-        """Give a task back whose function was dropped since its submitter sent it."""
-        returned = m.TasksReturned([spec.task_id], forgotten=[spec.function_id])
-        self._core.reactor.post(lambda: connection.send(returned))
-
     def _return_without_arguments(
         self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
     ) -> None:
@@ -290,6 +285,11 @@ class Executor:
         for object_id in counted(spec):
             core.references.release(object_id)
         core.reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
+
+    def _ask_for_function(self, connection: Connection, spec: TaskSpec) -> None:
+        """Give a task back whose function was dropped since its submitter sent it."""
+        returned = m.TasksReturned([spec.task_id], forgotten=[spec.function_id])
+        self._core.reactor.post(lambda: connection.send(returned))
 
     def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1

@@ -111,6 +111,11 @@ class ActorTable:
             if options.name:
                 self._names[(options.namespace, options.name)] = life.actor_id
 
+    def living_jobs(self) -> set[bytes]:
+        """The jobs of which an actor lives, or may again."""
+        actors = self._actors.values()
+        return {actor.spec.job_id for actor in actors if actor.life.state is not State.DEAD}
+
     def resume(self) -> None:
         """Go on after a restart: what waited for a process, and what was lost meanwhile."""
         alive = {node.node_id for node in self._nodes() if node.alive}

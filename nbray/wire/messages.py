@@ -257,8 +257,8 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
     """Worker to submitter: not started, since a task before them blocks or is long.
 
-    Or since arguments of theirs have no copy on the nodes that ``lost`` names, by object id; or
-    the functions ``forgotten`` have to come along again, since the worker kept others.
+    Or since arguments of theirs have no copy on the nodes that ``lost`` names, by object id.
+    ``forgotten``: functions that have to come along again, since the worker kept others.
     """
 
     task_ids: list[bytes]
