@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -203,3 +204,48 @@ def test_a_task_may_make_something_of_being_cancelled(cluster: Path, tmp_path: P
     with pytest.raises(TaskError) as caught:
         nbray.get(cancelled("raise"), timeout=30)
     assert isinstance(caught.value, TaskCancelledError)
+
+
+def test_a_cancel_that_comes_while_the_worker_ends_its_task_does_not_end_the_worker(
+    cluster: Path,
+) -> None:
+    @nbray.remote(max_retries=0)
+    def noisy() -> int:
+        os.write(1, b"a line that C code wrote\n" * 20_000)  # which is read when the task ends
+        return os.getpid()
+
+    pids = set()
+    for number in range(60):
+        ref = noisy.remote()
+        time.sleep(0.0005 * (number % 40))  # at another point of its life each time
+        nbray.cancel(ref)
+        try:
+            pids.add(nbray.get(ref))
+        except TaskCancelledError:
+            continue
+    assert len(pids) <= 2, "a worker has ended"
+
+
+def test_a_cancel_that_crosses_the_return_of_its_task_is_not_lost(
+    cluster: Path, tmp_path: Path
+) -> None:
+    @nbray.remote(num_cpus=2)
+    def mark(number: int) -> None:
+        (tmp_path / str(number)).touch()
+
+    @nbray.remote(num_cpus=2)
+    def long() -> None:
+        time.sleep(0.2)
+
+    for number in range(10):
+        nbray.get([mark.remote(0) for _ in range(30)])  # its tasks are known to be short
+        first = long.remote()
+        refs = [mark.remote(number * 100 + i) for i in range(1, 41)]
+        time.sleep(0.015 + 0.001 * number)  # after 20 ms, the worker gives them back
+        for ref in refs:
+            nbray.cancel(ref)
+        for ref in refs:
+            with pytest.raises(TaskCancelledError):
+                nbray.get(ref)
+        nbray.get(first)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]

@@ -205,3 +205,21 @@ def test_a_generator_cannot_be_an_argument_and_the_error_is_short(cluster: Path)
     assert text.startswith("Could not serialize the arguments: ")
     assert "Send its refs" in text and "_core" not in text
     assert nbray.get(next(stream)) == 1
+
+
+def test_an_async_reader_that_gave_up_once_reads_on(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote
+    def items() -> Iterator[int]:
+        while not (tmp_path / "go").exists():
+            time.sleep(0.005)
+        yield from range(3)
+
+    async def read() -> list[int]:
+        stream = items.remote()
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.1)
+        (tmp_path / "go").touch()
+        return [await ref async for ref in stream]
+
+    assert asyncio.run(asyncio.wait_for(read(), 30)) == [0, 1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -245,3 +246,47 @@ def test_a_worker_that_is_worn_out_stays_as_long_as_others_hold_what_it_owns() -
     del owners, small, stored
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "their ends")
     wait_until(lambda: nbray.available_resources()["CPU"] == 2, "the return of the CPUs")
+
+
+@pytest.mark.parametrize("kind", ["task", "retried", "method", "stream"])
+def test_refs_in_exceptions(kind: str, tmp_path: Path) -> None:
+    class Carrier(Exception):
+        def __init__(self, ref: nbray.ObjectRef) -> None:
+            super().__init__(ref)
+            self.ref = ref
+
+    def fail() -> None:
+        raise Carrier(nbray.put(large()))
+
+    def fail_twice() -> None:
+        attempts = len(list(tmp_path.iterdir()))
+        (tmp_path / str(attempts)).touch()
+        fail()
+
+    def items() -> Iterator[int]:
+        yield 1
+        fail()
+
+    @nbray.remote
+    class Failing:
+        def method(self) -> None:
+            fail()
+
+    actor = Failing.remote()
+    ref = {
+        "task": lambda: nbray.remote(fail).remote(),
+        "retried": lambda: nbray.remote(max_retries=1, retry_exceptions=True)(fail_twice).remote(),
+        "method": lambda: actor.method.remote(),
+        "stream": lambda: list(nbray.remote(items).remote())[-1],
+    }[kind]()
+    with pytest.raises(TaskError) as raised:
+        nbray.get(ref)
+    error = raised.value
+    assert error.cause is not None and len(nbray.get(error.cause.ref)) == MB
+    del ref, raised, error
+    gc.collect()
+    # The actor and the workers live on: what they raised is not theirs to keep.
+    marker = nbray.put(large())
+    wait_until(lambda: in_store() > 0, "a new report")
+    del marker
+    wait_until(lambda: in_store() == 0, "the end of what the exception carried")

@@ -363,6 +363,7 @@ class ActorClient:
             and call.retries != 0
             and self._core.results.is_retriable(message, call.options)
         ):
+            self._core.results.forget_attempt(call.spec, worker_id, message)
             self._again(call)
             self._may_overtake = True
             self._queue.append(call)

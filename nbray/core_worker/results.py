@@ -78,6 +78,11 @@ class Results:
         error = deserialize(value.inline, None)
         return isinstance(error, TaskError) and isinstance(error.cause, wanted)
 
+    def forget_attempt(self, spec: TaskSpec, worker_id: bytes, done: m.TaskDone) -> None:
+        """A task is run again: nobody will hold the refs that stand in what it raised."""
+        if any(value.contained for value in done.values):
+            self._handover_done(spec, worker_id)
+
     def fail(self, spec: TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
         self._core.counts.ended(spec, failed=True)

@@ -87,9 +87,7 @@ class StoredValues:
 
     def detach(self) -> None:
         """Let go of the arena; arrays over it live on, and keep it mapped."""
-        arena, self._arena = self._arena, None
-        if arena is not None:
-            arena.detach()
+        self._arena = None
 
     def _mapped(self) -> Arena:
         if self._arena is None:

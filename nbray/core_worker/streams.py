@@ -168,7 +168,10 @@ class Streams:
         # is run again after a crash may end earlier than before: all that came stay.
         known = length = max(stream.arrived, items)
         if error is not None and not stream.abandoned:
-            table.ensure_owned(stream.item_id(length))
+            entry = table.ensure_owned(stream.item_id(length))
+            if error.contained:
+                self._core.references.contains(entry, error)
+                self._core.references.take_over(error.contained, lambda: None)
             table.complete(stream.item_id(length), error)
             length = stream.arrived = length + 1
         stream.length = length

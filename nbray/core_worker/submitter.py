@@ -257,6 +257,7 @@ class TaskSubmitter:
             and task.retries != 0
             and self._core.results.is_retriable(message, task.options)
         ):
+            self._core.results.forget_attempt(task.spec, worker_id, message)
             self._retry(task)
         else:
             self._core.results.finish(task, worker_id, message)

@@ -270,16 +270,19 @@ class TaskRunner:
         try:
             packed = serialize(wrapped)
             data = packed.to_bytes()
-            deserialize(data, None)
-            for ref in packed.contained:  # nobody can tell how long the error is kept
-                self._core.pickled_refs.add(self._core.borrowed_ref(ref.object_id, ref.owner))
-            value = self._stored_error(spec, packed, owner) or Value(data, None, True)
+            deserialize(data, self._core.borrowed_ref)
+            stored = self._stored_error(spec, packed, owner)
+            value = stored or Value(data, None, True, packed.contained)
         except Exception as problem:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
             value = Value(data, None, True)
         self._core.events.raised(spec.task_id, error, text)
-        return [value][: spec.return_count()]
+        if not spec.return_count():
+            return []
+        # Held until the receiver has registered them, as those of other values.
+        self._core.references.note((ref.object_id for ref in value.contained), 1)
+        return [value]
 
     def _stored_error(
         self, spec: TaskSpec, packed: Serialized, owner: Address | None
@@ -294,7 +297,7 @@ class TaskRunner:
         if owner is None or spec.num_returns != 1:
             raise ValueError(f"it has {packed.size} bytes")
         value = self._core.stored.store(return_id(spec.task_id, 0), packed, owner)
-        return Value(None, value.stored, True)
+        return Value(None, value.stored, True, packed.contained)
 
     def task_error(self, spec: TaskSpec, text: str, cause: BaseException | None) -> TaskError:
         """The error of a task that ran, or was to run, in this process."""

@@ -11,7 +11,6 @@ held, the raylet gives nothing to others that the process could read or write.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -42,14 +41,13 @@ class Arena:
     def attach(cls, path: str, size: int, holder_id: bytes) -> Arena:
         """Map the arena that another process made; see `is_held`."""
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_of(holder_id, fcntl.F_RDLCK))
-        return cls(fd, size)
-
-    def detach(self) -> None:
-        """This process wants no new views; what it has of the old ones stays as it is."""
-        os.close(self._fd)
-        with contextlib.suppress(BufferError):  # the last view unmaps it
-            self._map.close()
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_of(holder_id, fcntl.F_RDLCK))
+            arena = cls(fd, size)
+        finally:
+            os.close(fd)  # the mapping, which ends with its last view, has one of its own
+        arena._fd = -1
+        return arena
 
     def is_held(self, holder_id: bytes) -> bool:
         """Whether anybody can still see what was attached under that id."""
