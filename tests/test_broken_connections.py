@@ -22,6 +22,7 @@ from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
 from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
+from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import messages as m
 from nbray.wire.records import Address
 
@@ -70,6 +71,13 @@ class Counter:
         return cast(int, nbray.get([other.add.remote() for _ in range(calls)])[-1])
 
 
+def near_counter() -> Any:
+    """One on this driver's node."""
+    here = nbray.get_runtime_context().get_node_id()
+    at_home = NodeAffinitySchedulingStrategy(here, soft=False)
+    return Counter.options(resources={}, scheduling_strategy=at_home).remote()
+
+
 def test_a_cut_connection_loses_no_call_and_makes_none_twice(
     far: RunningNode, tmp_path: Path
 ) -> None:
@@ -88,7 +96,7 @@ def test_a_cut_connection_loses_no_call_and_makes_none_twice(
 
 
 def test_two_actors_whose_connection_is_cut_go_on(far: RunningNode) -> None:
-    here, there = Counter.options(resources={}).remote(), Counter.remote()
+    here, there = near_counter(), Counter.remote()
     port = nbray.get(there.port.remote(), timeout=30)
     assert nbray.get(here.total.remote(there, 10), timeout=30) == 10
     assert nbray.get(here.cut.remote(port), timeout=30) == 1
@@ -157,7 +165,7 @@ def test_the_end_of_a_process_is_heard_of_at_once_also_after_a_cut(far: RunningN
 
 def test_an_actor_that_stands_still_is_not_dead(far: RunningNode) -> None:
     """Its first caller knocks meanwhile, for longer than a handshake may take."""
-    counter, caller = Counter.remote(), Counter.options(resources={}).remote()
+    counter, caller = Counter.remote(), near_counter()
     pid = nbray.get(counter.__ray_call__.remote(lambda _self: os.getpid()), timeout=30)
     nbray.get(caller.port.remote(), timeout=30)
     process = psutil.Process(pid)

@@ -19,7 +19,7 @@ from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import packaging
 from nbray.runtime_env.packaging import PackageError
 from nbray.runtime_env.spec import URI_PREFIX, from_text, merge, to_text
-from nbray.wire.gcs_messages import KvCount, KvKey, KvPut, KvValue
+from nbray.wire.gcs_messages import PACKAGES, KvCount, KvKey, KvPut, KvValue, UsePackage
 from nbray.wire.records import JobConfig
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RuntimeEnvs:
             return
         try:
             if hook.startswith(URI_PREFIX):
-                key = msgspec.msgpack.encode(KvKey(packaging.NAMESPACE, hook.encode()))
+                key = msgspec.msgpack.encode(KvKey(PACKAGES, hook.encode()))
                 reply = self._core.peers.gcs_call("KvGet", key)
                 found = msgspec.msgpack.decode(reply, type=KvValue).value
                 function = cloudpickle.loads(found or b"")
@@ -112,7 +112,8 @@ class RuntimeEnvs:
                 f"most {packaging.MOST_HOOK_BYTES:,} can be sent. Let it read files instead."
             )
         uri = f"{URI_PREFIX}hook-{hashlib.sha256(data).hexdigest()}"
-        self._count("KvPut", KvPut(packaging.NAMESPACE, uri.encode(), data))
+        if not self._use(uri, len(data)):
+            self._count("KvPut", KvPut(PACKAGES, uri.encode(), data))
         return uri
 
     def _uploaded(self, env: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,18 +132,24 @@ class RuntimeEnvs:
 
     def _upload(self, path: str, excludes: list[str], keep_name: bool) -> str:
         if path.startswith(URI_PREFIX):
+            self._use(path, 0)
             return path
         uri, data = packaging.pack(Path(path), excludes, keep_name)
-        if not self._count("KvExists", KvKey(packaging.NAMESPACE, uri.encode())):
+        if not self._use(uri, len(data)):
             parts = packaging.parts(data)
             for number, part in enumerate(parts):
                 key = packaging.part_key(uri, number)
-                self._count("KvPut", KvPut(packaging.NAMESPACE, key, part))
+                self._count("KvPut", KvPut(PACKAGES, key, part))
             count = str(len(parts)).encode()  # last: a package with it is complete
-            self._count("KvPut", KvPut(packaging.NAMESPACE, uri.encode(), count))
+            self._count("KvPut", KvPut(PACKAGES, uri.encode(), count))
         return uri
 
-    def _count(self, method: str, request: KvKey | KvPut) -> int:
+    def _use(self, uri: str, size: int) -> bool:
+        """Have a package stay for this job; whether it is there already."""
+        request = UsePackage(uri.encode(), self._core.job.job_id, size)
+        return bool(self._count("UsePackage", request))
+
+    def _count(self, method: str, request: UsePackage | KvPut) -> int:
         reply = self._core.peers.gcs_call(method, msgspec.msgpack.encode(request))
         return msgspec.msgpack.decode(reply, type=KvCount).count
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
@@ -21,6 +22,7 @@ from nbray.gcs.actors import ActorTable
 from nbray.gcs.groups import GroupTable
 from nbray.gcs.health import NodeHealth
 from nbray.gcs.kv import KeyValueSpace
+from nbray.gcs.packages import PackageTable
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
@@ -51,6 +53,7 @@ class GcsServer:
         self._counters = Table(store, "counters", int)
         self._jobs = self._counters.all().get(b"jobs", 0)
         self.kv = KeyValueSpace(store)
+        self.packages = PackageTable(self.kv, store, self._job_lives, config)
         self._unreconciled = {node_id for node_id, node in self._nodes.items() if node.alive}
         self._background = Background()
         self.actors = ActorTable(
@@ -73,6 +76,11 @@ class GcsServer:
             lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store,
             self.kv, self.health.silence_s,
         )  # fmt: skip
+
+    def _job_lives(self) -> Callable[[bytes], bool]:
+        """Whether a job has its driver, or an actor, at this moment."""
+        of_actors = self.actors.living_jobs()
+        return lambda job_id: job_id in of_actors or not self.state.job_is_over(job_id)
 
     def _raylet(self, node: NodeInfo) -> GrpcClient:
         client = self._clients.get(node.node_id)
@@ -174,6 +182,7 @@ class GcsServer:
         self.state.job_ended(request.job_id)
         await self.actors.finish_job(request.job_id)  # those that came meanwhile
         await self.groups.finish_job(request.job_id)
+        self.packages.look(time.monotonic())
         await self._store.durable()
         return g.Empty()
 
@@ -233,6 +242,7 @@ async def _main(args: argparse.Namespace) -> None:
                 "WorkerDied": (g.WorkerDied, gcs.worker_died),
                 **gcs.state.services(),
                 **gcs.kv.services(),
+                **gcs.packages.services(),
                 **gcs.groups.services(),
             },
         )  # fmt: skip
@@ -247,10 +257,11 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
-    health = loop.create_task(gcs.health.run())
+    watching = [loop.create_task(gcs.health.run()), loop.create_task(gcs.packages.watch())]
     await stopped.wait()
     leave_in_time(loop)
-    health.cancel()
+    for task in watching:
+        task.cancel()
     await server.stop(None)
     await store.close()
 

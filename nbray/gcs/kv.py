@@ -41,6 +41,15 @@ class KeyValueSpace:
         self._values[row] = value
         self._store.put(_TABLE, row, value)
 
+    def delete_all(self, namespace: bytes, prefix: bytes) -> int:
+        """Delete the keys that begin so, and count them; safe after the next ``durable``."""
+        start = _row_key(namespace, prefix)
+        rows = [row for row in self._values if row.startswith(start)]
+        for row in rows:
+            del self._values[row]
+            self._store.delete(_TABLE, row)
+        return len(rows)
+
     async def _put(self, request: g.KvPut) -> g.KvCount:
         there = _row_key(request.namespace, request.key) in self._values
         if request.overwrite or not there:
@@ -52,13 +61,14 @@ class KeyValueSpace:
         return g.KvValue(self.get(request.namespace, request.key))
 
     async def _del(self, request: g.KvKey) -> g.KvCount:
-        row = _row_key(request.namespace, request.key)
-        rows = [r for r in self._values if r.startswith(row)] if request.is_prefix else [row]
-        rows = [r for r in rows if self._values.pop(r, None) is not None]
-        for r in rows:
-            self._store.delete(_TABLE, r)
+        if request.is_prefix:
+            count = self.delete_all(request.namespace, request.key)
+        else:
+            row = _row_key(request.namespace, request.key)
+            count = int(self._values.pop(row, None) is not None)
+            self._store.delete(_TABLE, row)
         await self._store.durable()
-        return g.KvCount(len(rows))
+        return g.KvCount(count)
 
     async def _keys(self, request: g.KvKey) -> g.KvKeys:
         start = len(_row_key(request.namespace, b""))

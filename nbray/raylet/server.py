@@ -34,7 +34,6 @@ from nbray.raylet.state import NodeState
 from nbray.raylet.task_events import TaskEventRing
 from nbray.raylet.telling import tell
 from nbray.raylet.worker_pool import Worker, WorkerPool
-from nbray.runtime_env.packaging import NAMESPACE
 from nbray.runtime_env.setup import EnvManager
 from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
@@ -60,7 +59,7 @@ _GCS_METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
-    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists",
+    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
 }  # fmt: skip
 
 
@@ -89,9 +88,9 @@ class Raylet:
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store
-        envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
+        self._envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
         self._pool = WorkerPool(
-            session, self.socket_path, host, envs, config.graceful_exit_s,
+            session, self.socket_path, host, self._envs, config.graceful_exit_s,
             config.worker_start_timeout_s, config.worker_register_timeout_s,
         )  # fmt: skip
         self._pool.on_exit = self._on_worker_exit
@@ -134,6 +133,12 @@ class Raylet:
         monitor = MemoryMonitor(self._name(), self._config, self._candidates, self._pids, self._end)
         self._background.start(monitor.run())
         self._background.start(self._logs.keep_bounds())
+        self._background.start(
+            self._envs.keep_bounds(
+                self._pool.environments, self._config.package_kept_s,
+                self._config.unused_packages_bytes,
+            )
+        )  # fmt: skip
 
     def stop(self) -> None:
         """End all workers."""
@@ -306,6 +311,8 @@ class Raylet:
                 self._inquiries.answered(process, message.request_id, message)
             case m.ActorCreated():
                 self._actors.created(process, message)
+            case m.ActorWaits():
+                self._actors.waits(process)
             case m.CreateGroup():
                 self._groups.create(process, message)
             case m.WatchGroup():
@@ -445,7 +452,7 @@ class Raylet:
 
     async def _fetch_env_file(self, key: bytes) -> bytes | None:
         try:
-            found = await self._gcs.call("KvGet", g.KvKey(NAMESPACE, key), g.KvValue, 60.0)
+            found = await self._gcs.call("KvGet", g.KvKey(g.PACKAGES, key), g.KvValue, 60.0)
         except RpcError as error:
             raise OSError(f"The GCS did not send a package: {error}") from error
         return found.value

@@ -96,6 +96,10 @@ class WorkerPool:
         for _ in range(prestart):
             self._fork(PLAIN)
 
+    def environments(self) -> set[str]:
+        """The texts of those in which workers run, or are wanted."""
+        return {w.env.text for w in self.workers.values()} | {w.env.text for w in self._wanted}
+
     def stop(self) -> None:
         """End the templates and the workers, with all that these have started."""
         self.envs.stop()

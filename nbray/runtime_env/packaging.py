@@ -6,24 +6,29 @@ whoever sends them, and unpacked once per node. It travels in parts, which a GCS
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nbray.runtime_env import unzip
 from nbray.runtime_env.spec import URI_PREFIX
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 MAX_BYTES = 500 << 20
+MOST_UNPACKED_BYTES = 5 << 30
+MOST_FILES = 200_000
+_SHOWN = 1000
 PART_BYTES = 4 << 20
 MOST_HOOK_BYTES = 95 << 20  # as a function of a task
-NAMESPACE = b"runtime_env"
-_ALWAYS_EXCLUDED = (".git/", "__pycache__/", ".venv/", "*.pyc")
+_ALWAYS_EXCLUDED = (".git/", "__pycache__/", ".venv/", "*.pyc", ".ipynb_checkpoints/")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
@@ -40,17 +45,20 @@ def pack(path: Path, excludes: Sequence[str], keep_name: bool) -> tuple[str, byt
         keep_name: put the folder itself into the package, so that it can be imported by name.
 
     Raises:
-        PackageError: all files together are larger than 500 MB.
+        PackageError: the files are too large together, too many, or one cannot be packed.
     """
     digest = hashlib.sha256()
     buffer = io.BytesIO()
     if path.suffix in (".zip", ".whl") and path.is_file():
+        _check_size(path.stat().st_size, path)
+        _check_contents(path)
         data = path.read_bytes()
-        _check_size(len(data), path)
         return f"{URI_PREFIX}{hashlib.sha256(data).hexdigest()}.zip", data
     total = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for file, name in sorted(_files(path, excludes, keep_name)):
+        for number, (file, name) in enumerate(sorted(_files(path, excludes, keep_name))):
+            _check_name(name)
+            _check_count(number + 1, path)
             total += file.stat().st_size
             _check_size(total, path)
             data = file.read_bytes()
@@ -67,6 +75,39 @@ def _check_size(size: int, path: Path) -> None:
         raise PackageError(
             f"Package size of {path} exceeds the limit of {MAX_BYTES >> 20} MiB. Exclude files by "
             "the field 'excludes' of the runtime environment or by a .gitignore file."
+        )
+
+
+def _check_count(files: int, path: Path) -> None:
+    if files > MOST_FILES:
+        raise PackageError(
+            f"{path} has more than {MOST_FILES:,} files. Exclude some by the field 'excludes' of "
+            "the runtime environment or by a .gitignore file."
+        )
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise PackageError(
+            f"The name of {name!r} is not UTF-8, so that no package can hold it: give it another, "
+            "or exclude it by the field 'excludes' of the runtime environment."
+        ) from None
+
+
+def _check_contents(path: Path) -> None:
+    """What its table says is in a .zip file; nodes count it again."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise PackageError(f"{path} is no .zip file: {error}.") from error
+    _check_count(len(entries), path)
+    size = sum(entry.file_size for entry in entries)
+    if size > MOST_UNPACKED_BYTES:
+        raise PackageError(
+            f"The files in {path} have {size:,} bytes; at most {MOST_UNPACKED_BYTES:,} may be."
         )
 
 
@@ -115,27 +156,24 @@ def part_key(uri: str, number: int) -> bytes:
     return f"{uri}#{number}".encode()
 
 
-def unpack(data: bytes, folder: Path) -> None:
-    """Write the files of a package into a new folder, complete or not at all.
+async def unpack(package: Path, folder: Path) -> int:
+    """Write the files of a package into a new folder, in a process of its own; returns their size.
 
     Raises:
-        PackageError: it is no package, or a file would lie outside of the folder.
+        PackageError: it is no package, or too large; or a file would lie outside of the folder.
     """
-    partial = folder.with_name(folder.name + ".partial")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", unzip.__file__, str(package), str(folder),
+        str(MOST_UNPACKED_BYTES), str(MOST_FILES), stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for info in archive.infolist():
-                target = (partial / info.filename).resolve()
-                if not target.is_relative_to(partial.resolve()):
-                    raise PackageError(f"A package has a file outside of itself: {info.filename}")
-                if info.is_dir():
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.read(info))
-                mode = info.external_attr >> 16 & 0o777
-                if mode:
-                    target.chmod(mode | 0o600)
-    except zipfile.BadZipFile as error:
-        raise PackageError(f"A package is damaged: {error}") from error
-    partial.mkdir(parents=True, exist_ok=True)
-    partial.rename(folder)
+        said, why = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        text = why.decode(errors="replace").strip()[-_SHOWN:]
+        raise PackageError(text or f"Unpacking a package ended with {process.returncode}.")
+    return int(said)

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import shlex
+import shutil
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 600.0
 _KEPT = 1000
+_LOOK_S = 5.0
 Fetch = Callable[[bytes], Awaitable[bytes | None]]
 
 
@@ -48,6 +51,15 @@ class Prepared:
     sys_path: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Package:
+    """What was unpacked: for which environments, when they were last needed, and its size."""
+
+    texts: set[str] = field(default_factory=set)
+    used: float = 0.0
+    size: int = 0
+
+
 class EnvManager:
     """All environments of this node.
 
@@ -61,6 +73,7 @@ class EnvManager:
         self._fetch = fetch
         self._ready: dict[str, asyncio.Task[Prepared]] = {}
         self._locks: dict[Path, asyncio.Lock] = {}
+        self._packages: dict[Path, _Package] = {}
 
     async def prepare(self, text: str) -> Prepared:
         """Bring what the environment needs here; once, whoever asks.
@@ -70,6 +83,9 @@ class EnvManager:
         """
         if not text:
             return Prepared()
+        for package in self._packages.values():
+            if text in package.texts:
+                package.used = time.monotonic()
         task = self._ready.get(text)
         if task is None:
             self._forget_oldest()
@@ -113,31 +129,85 @@ class EnvManager:
         sys_path = []
         working_dir = ""
         if "working_dir" in env:
-            working_dir = str(await self._unpacked(env["working_dir"]))
+            working_dir = str(await self._unpacked(env["working_dir"], text))
             sys_path.append(working_dir)
         for uri in env.get("py_modules", ()):
-            sys_path.append(str(await self._unpacked(uri)))
+            sys_path.append(str(await self._unpacked(uri, text)))
         python = env.get("py_executable", "")
         for tool in ("pip", "uv"):
             if tool in env:
                 python = shlex.quote(await self._venv(tool, env[tool]))
         return Prepared(text, python, env.get("env_vars", {}), working_dir, sys_path)
 
-    async def _unpacked(self, uri: str) -> Path:
+    async def _unpacked(self, uri: str, text: str) -> Path:
         folder = self._folder / "packages" / uri.rpartition("/")[2].removesuffix(".zip")
         async with self._locks.setdefault(folder, asyncio.Lock()):
+            known = self._packages.setdefault(folder, _Package())
+            known.texts.add(text)
+            known.used = time.monotonic()
             if not folder.exists():
-                count = await self._fetch(uri.encode())
-                if count is None:
-                    raise PackageError(f"The GCS does not have the package {uri}.")
-                found = []
-                for number in range(int(count)):
-                    part = await self._fetch(packaging.part_key(uri, number))
-                    if part is None:
-                        raise PackageError(f"The GCS has only a part of the package {uri}.")
-                    found.append(part)
-                await asyncio.to_thread(packaging.unpack, b"".join(found), folder)
+                package = folder.with_name(f".{folder.name}.zip")
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    await self._bring(uri, package)
+                    known.size = await packaging.unpack(package, folder)
+                finally:
+                    package.unlink(missing_ok=True)
+            known.used = time.monotonic()
         return folder
+
+    async def _bring(self, uri: str, package: Path) -> None:
+        """Write a package into a file, part by part."""
+        count = await self._fetch(uri.encode())
+        if count is None:
+            raise PackageError(f"The GCS does not have the package {uri}.")
+        with package.open("wb") as file:
+            for number in range(int(count)):
+                part = await self._fetch(packaging.part_key(uri, number))
+                if part is None:
+                    raise PackageError(f"The GCS has only a part of the package {uri}.")
+                await asyncio.to_thread(file.write, part)
+                if file.tell() > packaging.MAX_BYTES:
+                    raise PackageError(f"The package {uri} exceeds {packaging.MAX_BYTES:,} bytes.")
+
+    async def keep_bounds(
+        self, in_use: Callable[[], set[str]], kept_s: float, most_bytes: int
+    ) -> None:
+        """Remove what was unpacked and is not needed any more, for ever.
+
+        Args:
+            in_use: the texts of environments that workers run in, or wait for.
+            kept_s: how long it stays.
+            most_bytes: what it may have together, beside the newest.
+        """
+        while True:
+            await asyncio.sleep(min(_LOOK_S, kept_s))
+            for folder in self._unneeded(in_use(), time.monotonic(), kept_s, most_bytes):
+                async with self._locks.setdefault(folder, asyncio.Lock()):
+                    logger.info("No worker needs %s any more.", folder)
+                    for text in self._packages.pop(folder).texts:
+                        self._ready.pop(text, None)
+                    gone = folder.with_name(f".{folder.name}.gone")
+                    if folder.exists():
+                        folder.rename(gone)
+                    await asyncio.to_thread(shutil.rmtree, gone, True)
+
+    def _unneeded(self, in_use: set[str], now: float, kept_s: float, most_bytes: int) -> list[Path]:
+        preparing = {text for text, task in self._ready.items() if not task.done()}
+        for package in self._packages.values():
+            if package.texts & (in_use | preparing):
+                package.used = now
+        unused = [
+            (package.used, folder) for folder, package in self._packages.items()
+            if package.used < now
+        ]  # fmt: skip
+        found, size = [], 0
+        for number, (used, folder) in enumerate(sorted(unused, reverse=True)):
+            size += self._packages[folder].size
+            too_much = number > 0 and size > most_bytes and now - used > _LOOK_S
+            if now - used >= kept_s or too_much:
+                found.append(folder)
+        return found
 
     async def _venv(self, tool: str, wanted: dict[str, object]) -> str:
         name = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:32]

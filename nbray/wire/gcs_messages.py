@@ -199,6 +199,22 @@ class KvKeys(msgspec.Struct, array_like=True):
     keys: list[bytes]
 
 
+PACKAGES = b"runtime_env"
+"""The namespace of the packages of runtime environments, and of functions that set workers up."""
+
+
+class UsePackage(msgspec.Struct, array_like=True):
+    """Anybody to GCS: a job uses a package of so many bytes. Answered by `KvCount`: if it is there.
+
+    While the job lives, it stays.
+    """
+
+    uri: bytes
+    job_id: bytes
+    size: int
+    namespace: bytes = PACKAGES
+
+
 class WarnJob(msgspec.Struct, array_like=True):
     """GCS to a driver's raylet: show this to the user. Answered by `Empty`."""
 

@@ -18,6 +18,7 @@ _SCHEMA = (
     " PRIMARY KEY (kind, key))"
 )
 _BUSY_S = 5.0
+_SURPLUS_BYTES = 8 << 20
 
 
 class SqliteBackend:
@@ -30,7 +31,9 @@ class SqliteBackend:
             self._db = sqlite3.connect(
                 path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
+            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file only
             self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute(f"PRAGMA journal_size_limit={_SURPLUS_BYTES}")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
@@ -57,8 +60,18 @@ class SqliteBackend:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            if deletes:
+                self._shrink()
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def _shrink(self) -> None:
+        """Give back what is free in the file if it is much, as after the end of a package."""
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        (page,) = self._db.execute("PRAGMA page_size").fetchone()
+        if free * page > _SURPLUS_BYTES:
+            self._db.executescript("PRAGMA incremental_vacuum")  # `execute` takes one step
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         self._db.close()

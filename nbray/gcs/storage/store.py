@@ -130,6 +130,7 @@ class Store:
                 batch, self._queued = self._queued, {}
                 upto = self._written
             reason = self._write(batch)
+            del batch  # it may be large, and the next write far away
             self._loop.call_soon_threadsafe(self._settle, upto, reason)
             if reason:
                 break
