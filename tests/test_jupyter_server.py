@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -198,3 +199,44 @@ async def _watch(
                 return
     finally:
         page.close()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+def test_a_browser_shows_the_sandboxed_page_and_logs_out(
+    session_root: Path, tmp_path: Path
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    context = nbray.init(
+        num_cpus=1, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0
+    )
+    port = str(context.dashboard_url).rpartition(":")[2]
+    link = context.login_link()
+    assert link is not None
+    act = (
+        "async () => { try { await fetch('/user/jo/api/terminals', {method: 'POST'}); "
+        "return 'did' } catch (error) { return 'refused' } }"
+    )
+    with jupyter_server(tmp_path) as url, sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        page.goto(f"{url}/api/status?token=a-secret")
+        page.goto(f"{url}/nbray/{port}/")
+        page.get_by_text("1 node alive").wait_for(timeout=60_000)  # it came over the socket
+        assert page.evaluate("window.origin") == "null"
+        assert page.evaluate(act) == "refused"
+        direct = browser.new_page()
+        direct.goto(link)
+        direct.get_by_text("1 node alive").wait_for(timeout=60_000)
+        direct.get_by_text("Log out").click()
+        direct.get_by_text("Log this browser out").click()
+        direct.get_by_text("Logged out").wait_for(timeout=60_000)
+        direct.goto(f"http://{context.dashboard_url}/")
+        assert "belongs to a cluster" in direct.inner_text("body")
+        browser.close()

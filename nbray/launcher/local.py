@@ -12,6 +12,8 @@ import math
 import os
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from nbray.common.accelerators import node_units
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import Child, spawn
+from nbray.common.process import Child, environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
@@ -35,7 +37,7 @@ from nbray.launcher.dashboard import (
     start_dashboard,
 )
 from nbray.scheduling.labels import check_node_labels
-from nbray.wire.credentials import IDENTITY_FILE
+from nbray.wire import identity
 
 _SMALLEST_STORE = 1 << 20
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
@@ -274,18 +276,20 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
 @contextmanager
 def _identity_being_made(session: Session) -> Iterator[None]:
     """Make what the node's processes show each other while the first of them comes up."""
-    if (session.path / IDENTITY_FILE).exists():
+    if (session.path / identity.IDENTITY_FILE).exists():
         yield
         return
-    making = spawn(
-        "nbray.wire.credentials", ["--session-dir", str(session.path)],
-        session.log_path("identity.log"), fate_shared=False,
+    # Whom it is for finds it, or makes its own and says what is wrong.
+    making = subprocess.Popen(
+        [sys.executable, "-P", identity.__file__, str(session.path)], env=environment(),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
     try:
         yield
     finally:
-        making.do_not_wait()
-        making.terminate()  # it has ended, or was overtaken by whom it was for
+        making.kill()  # it has ended, or was overtaken
+        making.wait()
 
 
 def _write_info(node: RunningNode, fate_shared: bool) -> None:

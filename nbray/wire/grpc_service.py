@@ -30,8 +30,9 @@ import msgspec
 
 from nbray.common.config import Config
 from nbray.wire import handshake
-from nbray.wire.credentials import NAME, identity_of
+from nbray.wire.credentials import identity_of
 from nbray.wire.frames import MALFORMED
+from nbray.wire.identity import NAME
 
 logger = logging.getLogger(__name__)
 
