@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 
 import nbray
-from nbray.exceptions import ObjectStoreFullError
+from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.jupyter_ext.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 from nbray.util.blame import Culprit, find_culprit
 
@@ -155,7 +155,7 @@ class SentValues:
 
         Raises:
             CannotSendError: a value cannot be pickled. Nothing was sent.
-            ObjectStoreFullError: there is no room for a part.
+            OutOfDiskError: there is no room for a part.
         """
         known: dict[int, tuple[str, str]] = {i: ("passed", name) for i, name in passed.items()}
         refs: list[nbray.ObjectRef] = []
@@ -222,7 +222,7 @@ class SentValues:
             array = numpy.frombuffer(data, numpy.uint8)
             try:
                 ref = nbray.put(array)
-            except ObjectStoreFullError:
+            except (ObjectStoreFullError, OutOfDiskError):
                 self._make_room(packed)
                 ref = nbray.put(array)
             entry = self._entries[key] = Entry(key[0], data.nbytes, checksum, ref)

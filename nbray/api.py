@@ -80,7 +80,7 @@ def put(value: Any) -> ObjectRef:
 
     Raises:
         TypeError: ``value`` is a ref already, or cannot be pickled.
-        ObjectStoreFullError: there is no room.
+        OutOfDiskError: there is no room in the object store, nor on the disk.
     """
     if isinstance(value, ObjectRef):
         raise TypeError(

@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 from nbray.common.config import Config
+from nbray.common.process import allow_many_files
 from nbray.common.session import Session, SessionInfo
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.current import find_core, set_core
+from nbray.core_worker.current import find_core, set_core, was_forked
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
@@ -41,8 +42,7 @@ class Driver:
         set_core(None)
         core = self.core
         core.on_raylet_lost = lambda: None
-        core.tell_last()
-        core.peers.stop()
+        core.stop()
         while self.added_nodes:
             self.added_nodes.pop().stop()
         if self.node is not None:
@@ -58,8 +58,17 @@ def current_driver() -> Driver | None:
 
 
 def current_core() -> CoreWorker:
-    """The runtime; a local cluster is started if there is none, as Ray does."""
+    """The runtime; a local cluster is started if there is none, as Ray does.
+
+    Raises:
+        NbraySystemError: this process is a fork of a driver or worker, and has not joined one.
+    """
     core = find_core()
+    if core is None and was_forked():
+        raise NbraySystemError(
+            "System error: this process is a fork of one that uses nbray, and no part of its "
+            "cluster. Call nbray.init(address=...) in it, or make it a task or an actor."
+        )
     if core is None:
         init()
         core = find_core()
@@ -165,6 +174,7 @@ def init(
         )
     namespace = check_namespace(namespace)
     env = validate(runtime_env or {})
+    allow_many_files()
     found = _cluster_to_join(address)
     node: RunningNode | None = None
     if found is not None:
@@ -197,7 +207,7 @@ def init(
         try:
             core.runtime_envs.set_own(env)
         except BaseException:
-            core.peers.stop()
+            core.stop()
             raise
     except BaseException:
         if node is not None:
@@ -306,4 +316,11 @@ def shutdown() -> None:
         driver.close()
 
 
+def _forget_in_fork() -> None:
+    """A fork of a driver is none: it neither leaves the cluster nor ends it."""
+    global _driver
+    _driver = None
+
+
 atexit.register(shutdown)
+os.register_at_fork(after_in_child=_forget_in_fork)

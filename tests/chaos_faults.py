@@ -72,7 +72,7 @@ class Faults:
         """One fault, chosen by the seed."""
         chosen = self.rng.choice(
             [self.kill_worker, self.kill_worker, self.kill_node, self.stop_worker, self.stop_raylet,
-             self.kill_driver, self.stop_driver, self.kill_gcs, self.stop_gcs, self.cut]
+             self.kill_driver, self.stop_driver, self.kill_gcs, self.stop_gcs, self.cut, self.cut]
         )  # fmt: skip
         with contextlib.suppress(psutil.NoSuchProcess):
             chosen()
@@ -103,7 +103,13 @@ class Faults:
         if workers:
             victim = self.rng.choice(workers)
             self._note("stop a worker for a while", victim)
-            self._stop_for_a_while(victim, self.rng.uniform(0.05, 3.0))
+            self._stop_for_a_while(victim, self._while())
+
+    def _while(self) -> float:
+        """How many seconds a process stands still: mostly few, now and then up to twelve."""
+        if self.rng.random() < 0.2:
+            return self.rng.uniform(3.0, 12.0)
+        return self.rng.uniform(0.05, 3.0)
 
     def _gcs(self) -> psutil.Process:
         return psutil.Process(self.head.read_info()["pids"][0])
@@ -116,13 +122,12 @@ class Faults:
     def stop_gcs(self) -> None:
         victim = self._gcs()
         self._note("stop the GCS for a while", victim)
-        self._stop_for_a_while(victim, self.rng.uniform(0.1, 5.0))
+        self._stop_for_a_while(victim, self._while())
 
     def stop_raylet(self) -> None:
         victim = psutil.Process(self.rng.choice(self.nodes).children[-1].pid)
         self._note("stop a raylet for a while", victim)
-        # The longer ones are declared dead meanwhile, and have to leave.
-        self._stop_for_a_while(victim, self.rng.uniform(0.1, 5.0))
+        self._stop_for_a_while(victim, self._while())
 
     def _stop_for_a_while(self, victim: psutil.Process, seconds: float) -> None:
         victim.suspend()
@@ -136,25 +141,27 @@ class Faults:
         if self.driver is not None and self.driver.poll() is None:
             victim = psutil.Process(self.driver.pid)
             self._note("stop a driver for a while", victim)
-            self._stop_for_a_while(victim, self.rng.uniform(0.1, 3.0))
+            self._stop_for_a_while(victim, self._while())
 
     def cut(self) -> None:
-        """A connection between two nodes breaks, as a firewall or a router breaks one."""
-        victim = psutil.Process(self.rng.choice(self.nodes).children[-1].pid)
+        """Connections between two that live break, as a firewall or a router breaks them."""
+        raylet = psutil.Process(self.rng.choice(self.nodes).children[-1].pid)
+        victim = self.rng.choice([psutil.Process(), raylet])  # this driver, or a node
         found = [
             c
-            for process in [victim, *victim.children(recursive=True)]
+            for process in [victim, *(raylet.children(recursive=True) if victim == raylet else [])]
             for c in process.net_connections("tcp")
             if c.status == psutil.CONN_ESTABLISHED
         ]
         if found and shutil.which("ss"):
-            chosen = self.rng.choice(sorted(found, key=lambda c: (c.laddr, c.raddr)))
-            self._note("cut a connection", victim)
-            subprocess.run(
-                ["ss", "-K", "src", chosen.laddr.ip, "sport", "=", str(chosen.laddr.port),
-                 "dst", chosen.raddr.ip, "dport", "=", str(chosen.raddr.port)],
-                check=False, capture_output=True,
-            )  # fmt: skip
+            found.sort(key=lambda c: (c.laddr, c.raddr))
+            self._note("cut connections", victim)
+            for chosen in self.rng.sample(found, min(len(found), self.rng.choice([1, 1, 3]))):
+                subprocess.run(
+                    ["ss", "-K", "src", chosen.laddr.ip, "sport", "=", str(chosen.laddr.port),
+                     "dst", chosen.raddr.ip, "dport", "=", str(chosen.raddr.port)],
+                    check=False, capture_output=True,
+                )  # fmt: skip
 
     def replace_dead_nodes(self) -> None:
         for node in list(self.nodes):

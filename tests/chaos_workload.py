@@ -18,6 +18,7 @@ from nbray import exceptions as ex
 from nbray.util.placement_group import placement_group, remove_placement_group
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+MB = 1 << 20
 DEADLINE_S = float(os.environ.get("NBRAY_CHAOS_DEADLINE_S", 120))
 
 
@@ -58,6 +59,12 @@ def once(number: int) -> int:
 @nbray.remote(max_retries=-1)
 def look(refs: list[nbray.ObjectRef], expected: list[int]) -> bool:
     return all((nbray.get(ref) == number).all() for ref, number in zip(refs, expected, strict=True))
+
+
+@nbray.remote(max_retries=-1)
+def total(rows: dict[str, np.ndarray], refs: list[nbray.ObjectRef], *values: bytes) -> int:
+    found = sum(sum(value) for value in [*nbray.get(refs), *values])
+    return found + int(rows["rows"].sum(dtype=np.int64))
 
 
 @nbray.remote(max_retries=-1)
@@ -109,7 +116,7 @@ class Workload:
         """One piece of work, chosen by the seed."""
         chosen = self.rng.choice(
             [self.digests, self.trees, self.chain, self.passing, self.streams, self.accounts,
-             self.keep, self.grow_store, self.once, self.groups]
+             self.keep, self.grow_store, self.once, self.groups, self.large]
         )  # fmt: skip
         self.say(f"work: {chosen.__name__}")
         began = time.monotonic()
@@ -129,6 +136,18 @@ class Workload:
         assert nbray.get(look.remote(refs, numbers), timeout=DEADLINE_S)
         if len(self.blocks) > 60:
             del self.blocks[:30]
+
+    def large(self) -> None:
+        """What is large only when it is pickled, and much that is large together."""
+        number = self.rng.randrange(256)
+        rows = {"rows": np.full(self.rng.randrange(1, 6) * MB, number, dtype=np.uint8)}
+        size = len(rows["rows"])
+        small = [bytes([number]) * 90_000 for _ in range(self.rng.randrange(1, 150))]
+        refs = [nbray.put(value) for value in small]
+        expected = size * number + len(small) * 90_000 * number
+        assert nbray.get(total.remote(rows, refs, *small), timeout=DEADLINE_S) == expected + (
+            len(small) * 90_000 * number
+        )
 
     def once(self) -> None:
         """What may not be run again is right, or says that its process died."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ import psutil
 import pytest
 
 import nbray
+from nbray.driver import find_session
+from nbray.launcher.local import RunningNode, join
+
+MB = 1 << 20
 
 # A suite that a shell started in the background ignores interrupts, and so would the drivers that
 # it interrupts.
@@ -76,3 +81,51 @@ def cluster(session_root: Path) -> Path:
     """A cluster with two CPUs and a 200 MB object store."""
     nbray.init(num_cpus=2, object_store_memory=200 << 20, resources={"custom": 1})
     return session_root
+
+
+class Far:
+    """Nodes with the resource "far", one at a time, and how to kill one whole."""
+
+    def __init__(self) -> None:
+        self._head, self._info = find_session("auto")
+        self.node: RunningNode | None = None
+
+    def start(self) -> None:
+        self.node = join(
+            self._info["gcs_address"], resources={"CPU": 1, "far": 4}, token=self._head.token,
+            object_store_memory=100 * MB, fate_shared=True,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """The raylet and its workers, as when a machine loses its power."""
+        assert self.node is not None
+        raylet = psutil.Process(self.node.children[-1].pid)
+        kill_node(raylet)
+        self.node.stop()
+        self.node = None
+
+
+@pytest.fixture
+def far(session_root: Path) -> Iterator[Far]:
+    nbray.init(num_cpus=2, object_store_memory=100 * MB)
+    far = Far()
+    far.start()
+    try:
+        yield far
+    finally:
+        if far.node is not None:
+            far.node.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=30m", "nbray-test", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)

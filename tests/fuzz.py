@@ -395,7 +395,7 @@ class Attack:
         if self.inputs.rng.random() < 0.2:
             sent[-1] = sent[-1][: self.inputs.rng.randrange(len(sent[-1]))]
         with self.target.connect(self.target.sockets[name]) as sock:
-            client = ClientHandshake(self.target.session.token)
+            client = ClientHandshake(self.target.session.token, sock.getpeername)
             try:
                 sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
                 client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))

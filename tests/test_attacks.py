@@ -8,14 +8,18 @@ bounded, and the process goes on with its memory as it was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
+import resource
 import socket
 import struct
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import grpc
 import msgspec
 import psutil
 import pytest
@@ -26,7 +30,7 @@ import nbray
 from nbray.core_worker.current import find_core
 from nbray.driver import find_session
 from nbray.wire import gcs_messages as g
-from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 from nbray.wire.handshake import ClientHandshake
 from nbray.wire.link import Answer, Opening
 
@@ -53,7 +57,7 @@ class Listener:
     def join(self, token: bytes) -> socket.socket:
         """A connection that has proved the token."""
         sock = self.connect()
-        client = ClientHandshake(token)
+        client = ClientHandshake(token, sock.getpeername)
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
         client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))
         sock.sendall(Opening(os.urandom(16)).pack())
@@ -109,9 +113,15 @@ def lines_with(listener: Listener, text: str) -> list[str]:
     return [line for line in listener.log().splitlines() if text in line]
 
 
-def expect_one_line(listener: Listener, text: str, before: int) -> None:
-    wait_until(lambda: len(lines_with(listener, text)) > before, f"{text!r} in the log")
-    assert len(lines_with(listener, text)) == before + 1, lines_with(listener, text)
+def expect_told(listener: Listener, text: str, attack: Callable[[], None]) -> None:
+    """The log tells of an attack, or of one of the next: a flood does not fill it."""
+    before = len(lines_with(listener, text))
+
+    def told() -> bool:
+        attack()
+        return len(lines_with(listener, text)) > before
+
+    wait_until(told, f"{text!r} in the log")
 
 
 def strangers(token: bytes) -> list[tuple[str, bytes, str]]:
@@ -122,7 +132,7 @@ def strangers(token: bytes) -> list[tuple[str, bytes, str]]:
         ("a port scanner", b"\0" * 4096, "does not speak nbray's protocol"),
         ("one byte of it", b"N" + b"\xff" * 200, "does not speak nbray's protocol"),
         ("another version", b"NBRY" + struct.pack("<H", 9) + b"\0" * 64, "protocol version 9"),
-        ("a wrong token", wrong.answer(b"NBRY\x01\0" + os.urandom(32)), "wrong token"),
+        ("a wrong token", wrong.answer(b"NBRY\x02\0" + os.urandom(32)), "wrong token"),
     ]
 
 
@@ -136,22 +146,42 @@ def members() -> list[tuple[str, bytes, str]]:
     ]
 
 
-def test_whoever_breaks_the_protocol_is_cut_off_with_one_line(listener: Listener) -> None:
+def test_whoever_breaks_the_protocol_is_cut_off_and_told_of(listener: Listener) -> None:
     token = find_session("auto")[0].token
-    for what, attack, line in strangers(token):
-        before = len(lines_with(listener, line))
+
+    def stranger(attack: bytes) -> None:
         with listener.connect() as sock:
             sock.sendall(attack)
-            assert is_closed(sock), what
-        expect_one_line(listener, line, before)
-    for what, attack, line in members():
-        before = len(lines_with(listener, line))
+            assert is_closed(sock), attack
+
+    def member(attack: bytes) -> None:
         with listener.join(token) as sock:
             sock.sendall(attack)
-            assert is_closed(sock), what
-        expect_one_line(listener, line, before)
+            assert is_closed(sock), attack
+
+    told = set()
+    for peer, attacks in ((stranger, strangers(token)), (member, members())):
+        for _what, attack, line in attacks:
+            if line in told:
+                peer(attack)
+            else:
+                expect_told(listener, line, functools.partial(peer, attack))
+            told.add(line)
     assert psutil.pid_exists(listener.pid)
     assert nbray.get(nbray.remote(lambda: 6 * 7).remote(), timeout=30) == 42
+
+
+def test_who_is_dialled_by_a_member_cannot_pass_its_proof_on(listener: Listener) -> None:
+    token = find_session("auto")[0].token
+    with (
+        socket.create_server(("127.0.0.1", 0)) as evil,
+        socket.create_connection(evil.getsockname()) as dialled,
+        listener.connect() as outer,
+    ):
+        member = ClientHandshake(token, dialled.getpeername)
+        outer.sendall(member.answer(outer.recv(member.hello_bytes, socket.MSG_WAITALL)))
+        assert outer.recv(1) == b"", "the relay was taken in"
+    wait_until(lambda: lines_with(listener, "in another's place"), "a line in the log")
 
 
 def test_a_half_open_connection_ends_when_its_time_is_over(listener: Listener) -> None:
@@ -203,10 +233,10 @@ def grpc_targets() -> list[tuple[str, str, str]]:
     ]
 
 
-def test_grpc_refuses_strangers_and_survives_garbage(cluster: Path) -> None:
-    session, _ = find_session("auto")
+def call_as(token: bytes, address: str, method: str, body: bytes) -> str:
+    """What a call fails with; empty when it does not."""
 
-    async def call(address: str, token: bytes, method: str, body: bytes) -> str:
+    async def call() -> str:
         client = GrpcClient(address, token)
         try:
             await client.call_raw(method, body, timeout=10.0)
@@ -216,31 +246,162 @@ def test_grpc_refuses_strangers_and_survives_garbage(cluster: Path) -> None:
             await client.close()
         return ""
 
+    return asyncio.run(call())
+
+
+def test_grpc_refuses_strangers_and_survives_garbage(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    session, _ = find_session("auto")
     for address, method, log in grpc_targets():
         path = session.log_path(log)
 
         def lines(text: str, path: Path = path) -> list[str]:
             return [line for line in path.read_text().splitlines() if text in line]
 
-        def expect(text: str, count: int, lines: Any = lines) -> None:
-            wait_until(lambda: len(lines(text)) >= count, f"{text!r} in the log")
-            assert len(lines(text)) == count, lines(text)
-
-        refused = asyncio.run(call(address, b"a guess", method, b"\x90"))
-        assert "wrong cluster token" in refused
-        expect("wrong cluster token", 1)
-        assert asyncio.run(call(address, b"a guess", "NoSuchMethod", b""))
-        expect("wrong cluster token", 2)
+        assert "wrong cluster token" in call_as(b"a guess", address, method, b"\x90")
+        assert "wrong cluster token" in call_as(b"a guess", address, "NoSuchMethod", b"")
         for body in (b"\xc1" * 50, b"", os.urandom(300), msgspec.msgpack.encode(["x"] * 9)):
             before = len(lines("malformed"))
-            answer = asyncio.run(call(address, session.token, method, body))
-            assert "malformed" in answer
-            expect("malformed", before + 1)
+            assert "malformed" in call_as(session.token, address, method, body)
+            wait_until(lambda before=before: len(lines("malformed")) > before, "a line in the log")
+            assert len(lines("malformed")) == before + 1
         assert "Traceback" not in path.read_text()
+        size = path.stat().st_size
         host, _, port = address.rpartition(":")
-        for garbage in (HTTP, TLS_HELLO, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 500):
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+        for garbage in (TLS_HELLO, *(HTTP, preface, preface + b"\xff" * 500) * 10):
             with socket.create_connection((host, int(port)), timeout=20) as sock:
                 sock.sendall(garbage)
                 assert is_closed(sock)
+        new = path.read_text()[size:]
+        assert not [line for line in new.splitlines() if "andshake" in line or "ssl" in line], new
     assert nbray.get(nbray.remote(lambda: 6 * 7).remote(), timeout=30) == 42
     assert len(nbray.nodes()) == 1
+
+
+def test_what_strangers_send_to_grpc_takes_no_memory(cluster: Path) -> None:
+    _, info = find_session("auto")
+    process = psutil.Process(info["pids"][0])
+
+    async def flood(count: int) -> None:
+        options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(info["gcs_address"], options=options) as channel:
+            calls = [
+                channel.unary_unary("/nbray/Report")(bytes(20 << 20), timeout=20)
+                for _ in range(count)
+            ]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(answer, grpc.aio.AioRpcError) for answer in answers)
+
+    asyncio.run(flood(1))
+    resident = process.memory_info().rss
+    asyncio.run(flood(10))
+    assert process.memory_info().rss < resident + GROWTH_ALLOWED
+
+
+def test_a_thousand_silent_connections_do_not_shut_the_gcs(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "2")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # as a shell of Debian's gives it
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    session, info = find_session("auto")
+    host, _, port = info["gcs_address"].rpartition(":")
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            for _ in range(1100)
+        ]
+        assert "malformed" in call_as(session.token, info["gcs_address"], "Report", b"\xc1")
+        for sock in silent[::100]:
+            assert is_closed(sock), "their time is limited"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- who took a port --------------------
+
+
+@contextlib.contextmanager
+def eavesdropper() -> Iterator[tuple[str, list[bytes]]]:
+    """A port where somebody listens, answers nothing, and keeps what is said; its address."""
+    heard: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):  # the end of the listener
+            while True:
+                sock, _ = listener.accept()
+                sock.settimeout(0.5)
+                with sock, contextlib.suppress(OSError):
+                    while data := sock.recv(65536):
+                        heard.append(data)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}", heard
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def test_who_listens_where_the_gcs_was_hears_no_secret() -> None:
+    token = os.urandom(32)
+    body = b"what the call is about"
+    with eavesdropper() as (address, heard):
+        assert call_as(token, address, "Report", body)
+        said = b"".join(heard)
+        assert said, "nobody called"
+        for secret in (token, token.hex().encode(), body, b"Report"):
+            assert secret not in said
+
+    async def elsewhere() -> str:
+        """A server of another cluster, as complete as ours."""
+        called: list[object] = []
+
+        async def report(request: g.Empty) -> g.Empty:
+            called.append(request)
+            return g.Empty()
+
+        server, port = await serve("127.0.0.1", 0, b"another", {"Report": (g.Empty, report)})
+        client = GrpcClient(f"127.0.0.1:{port}", token, patience_s=20.0)
+        with pytest.raises(RefusedError) as refused:
+            await client.call("Report", g.Empty(), g.Empty)
+        await client.close()
+        await server.stop(None)
+        assert not called
+        return str(refused.value)
+
+    assert "wrong cluster token" in asyncio.run(elsewhere())
+
+
+def test_a_raylet_waits_for_the_gcs_while_a_stranger_has_its_port(session_root: Path) -> None:
+    """It heard a member there before, so this is one who took the port."""
+    token = os.urandom(32)
+
+    async def through() -> None:
+        async def report(_request: g.Empty) -> g.Empty:
+            return g.Empty()
+
+        handlers = {"Report": (g.Empty, report)}
+        server, port = await serve("127.0.0.1", 0, token, handlers)
+        client = GrpcClient(f"127.0.0.1:{port}", token, patience_s=60.0)
+        await client.call("Report", g.Empty(), g.Empty)
+        await server.stop(None)
+        server, _ = await serve("127.0.0.1", port, b"another", handlers)
+        call = asyncio.create_task(client.call("Report", g.Empty(), g.Empty))
+        done, _ = await asyncio.wait([call], timeout=1.0)
+        assert not done
+        await server.stop(None)
+        server, _ = await serve("127.0.0.1", port, token, handlers)
+        assert await call == g.Empty()
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(through())

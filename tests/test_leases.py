@@ -193,7 +193,7 @@ class Cluster:
             case m.RequestLease():
                 self.leases.request(sender.process, message)
             case m.ReturnLease():
-                self.leases.return_lease(sender.process, message.lease_id, message.broken)
+                self.leases.return_lease(sender.process, message)
             case m.CancelLeaseRequest():
                 self.leases.cancel(sender.process, message.request_id)
             case _:

@@ -8,50 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from conftest import kill_node, wait_until
+from conftest import MB, Far, wait_until
 
 import nbray
-from nbray.driver import find_session
-from nbray.launcher.local import RunningNode, join
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-MB = 1 << 20
-
-
-class Far:
-    """Nodes with the resource "far", one at a time, and how to kill one whole."""
-
-    def __init__(self) -> None:
-        self._head, self._info = find_session("auto")
-        self.node: RunningNode | None = None
-
-    def start(self) -> None:
-        self.node = join(
-            self._info["gcs_address"], resources={"CPU": 1, "far": 4}, token=self._head.token,
-            object_store_memory=100 * MB, fate_shared=True,
-        )  # fmt: skip
-
-    def kill(self) -> None:
-        """The raylet and its workers, as when a machine loses its power."""
-        assert self.node is not None
-        raylet = psutil.Process(self.node.children[-1].pid)
-        kill_node(raylet)
-        self.node.stop()
-        self.node = None
-
-
-@pytest.fixture
-def far(session_root: Path) -> Iterator[Far]:
-    nbray.init(num_cpus=2, object_store_memory=100 * MB)
-    far = Far()
-    far.start()
-    try:
-        yield far
-    finally:
-        if far.node is not None:
-            far.node.stop()
 
 
 @nbray.remote(resources={"far": 1})

@@ -44,7 +44,10 @@ class Machine:
     folder: Path
 
     def env(self) -> dict[str, str]:
-        own = {"NBRAY_TMPDIR": str(self.folder), "NBRAY_AUTH_TOKEN": "a cluster of two"}
+        own = {
+            "NBRAY_TMPDIR": str(self.folder), "NBRAY_AUTH_TOKEN": "a cluster of two",
+            "NBRAY_HEALTH_CHECK_PERIOD_S": "1", "NBRAY_HEALTH_CHECK_TIMEOUT_S": "1",
+        }  # fmt: skip
         return {**os.environ, **own}
 
     def python(self, *args: str) -> list[str]:

@@ -18,7 +18,7 @@ from test_cli import command
 
 import nbray
 from nbray.common import session_roots
-from nbray.common.process import start_ticks
+from nbray.common.pids import start_time
 from nbray.common.session import Session
 from nbray.common.session_roots import known_roots, sessions_root
 from nbray.launcher.local import found_nodes
@@ -173,7 +173,7 @@ def test_pids_that_are_somebody_elses_by_now_are_no_cluster(
     )
     pids = [other.pid, psutil.Process().pid, 1]
     (session.path / "session.json").write_text(
-        json.dumps({**OLD, "pids": pids, "start_ticks": [start_ticks(pid) - 1 for pid in pids]})
+        json.dumps({**OLD, "pids": pids, "start_ticks": [start_time(pid) - 1 for pid in pids]})
     )
     try:
         assert [node.processes for node in found_nodes()] == [[]]

@@ -61,7 +61,8 @@ def test_a_dead_process_gives_back_its_pins_and_its_objects() -> None:
     table.create(b"a", 512, b"dead")
     table.seal(b"a")
     table.pin(b"a", "dead connection")
-    table.process_gone("dead connection", b"dead")
+    table.process_gone("dead connection")
+    table.owner_gone(b"dead")
     assert len(table) == 0
     assert table.allocator.used == 0
 

@@ -196,12 +196,31 @@ def test_a_wrong_token_is_refused_on_both_sides() -> None:
         client.check(os.urandom(32))
 
 
+def test_a_proof_holds_for_the_address_that_was_dialled() -> None:
+    """Who is dialled by a member cannot pass the handshake on to another listener."""
+    server = ServerHandshake(b"secret", ("10.0.0.1", 7000))
+    member = ClientHandshake(b"secret", lambda: ("10.0.0.1", 7001))
+    with pytest.raises(HandshakeError, match="another's place"):
+        server.feed(member.answer(server.hello))
+    # What the sockets of the two sides call one address.
+    for there, here in (
+        (("10.0.0.1", 7000), ("10.0.0.1", 7000)),
+        (("10.0.0.1", 7000), ("::ffff:10.0.0.1", 7000, 0, 0)),
+        (("fe80::1", 7000, 0, 2), ("fe80::1%eth0", 7000, 0, 3)),
+        ("/tmp/x/caf\udce9", "/tmp/x/caf\udce9"),
+    ):
+        server = ServerHandshake(b"secret", there)
+        client = ClientHandshake(b"secret", lambda here=here: here)
+        proof, left = server.feed(client.answer(server.hello))
+        assert client.feed(proof) == (b"", b"") and left == b""
+
+
 @pytest.mark.parametrize(
     ("attack", "log_line"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "does not speak nbray's protocol"),
         (b"NBRY" + b"\0" * 80, "protocol version"),
-        (b"NBRY\x01\0" + b"\0" * 64, "wrong token"),
+        (b"NBRY\x02\0" + b"\0" * 64, "wrong token"),
     ],
     ids=["port scanner", "other version", "wrong token"],
 )
@@ -221,8 +240,8 @@ def test_a_stranger_is_disconnected_with_a_log_line(
 
 def test_a_member_with_a_huge_frame_is_disconnected(cluster: Path) -> None:
     session, info = find_session("auto")
-    client = ClientHandshake(session.token)
     with socket.socket(socket.AF_UNIX) as sock:
+        client = ClientHandshake(session.token, sock.getpeername)
         sock.settimeout(10)
         sock.connect(info["raylet_socket"])
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))

@@ -75,8 +75,9 @@ def _show_nodes(console: Console, address: str, nodes: list[NodeState]) -> None:
             )
             continue
         used, capacity = (node.stats.get(key, 0.0) for key in ("store_used", "store_total"))
+        state = f"alive, {node.state_message}" if node.state_message else "alive"
         table.add_row(
-            name, node.node_ip, "alive",
+            name, node.node_ip, one_line(state),
             escape("\n".join(_usage(node.resources_total, node.resources_available))),
             f"{size_text(used)} of {size_text(capacity)}",
         )  # fmt: skip

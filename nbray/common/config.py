@@ -18,15 +18,26 @@ class Config:
         handshake_timeout_s: a peer that has not authenticated by then is disconnected.
         peer_patience_s: how long a process that lives may be out of reach of another that talks
             to it before the connection between them is given up.
-        health_check_period_s: how often a raylet reports to the GCS.
-        health_check_timeout_s: a raylet silent for so long is dead.
+        raylet_report_period_s: how often a raylet reports to the GCS.
+        health_check_period_s: how often the GCS asks a raylet that has not reported for so long.
+        health_check_timeout_s: how long it waits for the answer.
+        health_check_failure_threshold: a raylet that did not answer so many times in a row is
+            dead. One whose process has ended is dead at once.
         gcs_rpc_server_reconnect_timeout_s: calls wait for a GCS that is away for so long; then
             they fail, and raylets leave.
         max_lineage_bytes: finished tasks that a process keeps, to make lost values again.
+        max_lineage_value_bytes: values that a process keeps for them alone; 0: as much as its
+            node's object store has.
         lease_idle_s: how long a submitter keeps an idle worker.
         lease_share_s: how long one keeps a worker that it has work for while others wait.
         start_timeout_s: a process of the cluster must be ready by then.
-        store_full_wait_s: how long a `put` waits for room.
+        worker_register_timeout_s: a worker that is not ready so long after it was ordered is ended,
+            and so is a template that has not forked it.
+        worker_start_timeout_s: when no worker could be started for so long, whoever waits for one
+            hears why.
+        store_full_wait_s: how long a `put` waits for room when the disk has none either.
+        store_to_disk_wait_s: a store of which nothing can go makes a `put` write into a file when
+            nothing has changed for so long.
         object_spilling_threshold: the part of the object store above which values go to disk.
         spill_file_bytes: values are written to disk together, in files of about this size.
         spill_retry_s: how long a disk that refused a file is left alone.
@@ -67,14 +78,20 @@ class Config:
     max_frame_bytes: int = 128 << 20
     handshake_timeout_s: float = 5.0
     peer_patience_s: float = 60.0
-    health_check_period_s: float = 0.5
-    health_check_timeout_s: float = 3.0
+    raylet_report_period_s: float = 0.5
+    health_check_period_s: float = 3.0
+    health_check_timeout_s: float = 10.0
+    health_check_failure_threshold: int = 5
     gcs_rpc_server_reconnect_timeout_s: float = 60.0
     max_lineage_bytes: int = 1 << 30
+    max_lineage_value_bytes: int = 0
     lease_idle_s: float = 0.2
     lease_share_s: float = 0.5
     start_timeout_s: float = 20.0
+    worker_register_timeout_s: float = 60.0
+    worker_start_timeout_s: float = 30.0
     store_full_wait_s: float = 10.0
+    store_to_disk_wait_s: float = 0.5
     object_spilling_threshold: float = 0.8
     spill_file_bytes: int = 100 << 20
     spill_retry_s: float = 1.0

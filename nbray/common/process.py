@@ -8,8 +8,11 @@ parent ended.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -18,9 +21,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+logger = logging.getLogger(__name__)
+
+_FILES = 1 << 16
+
 
 class ProcessStartError(Exception):
     """A process of the cluster did not start; the text says why."""
+
+
+_alive_pipes: set[int] = set()
+
+
+def _close_alive_pipes() -> None:
+    """A fork of a parent is none: its children leave with the parent, whatever else lives."""
+    while _alive_pipes:
+        os.close(_alive_pipes.pop())
+
+
+os.register_at_fork(after_in_child=_close_alive_pipes)
 
 
 class Child:
@@ -53,10 +72,12 @@ class Child:
         """
         deadline = time.monotonic() + timeout_s
         line = b""
+        poller = select.poll()  # not `select`, which knows the first 1024 files only
+        poller.register(self._ready, select.POLLIN)
         try:
             while not line.endswith(b"\n"):
                 left = deadline - time.monotonic()
-                if left <= 0 or not select.select([self._ready], [], [], left)[0]:
+                if left <= 0 or not poller.poll(left * 1000):
                     raise ProcessStartError(
                         f"{self._module} was not ready in {timeout_s:.0f} s. {self._log_end()}"
                     )
@@ -88,6 +109,7 @@ class Child:
             self._process.kill()
             self._process.wait()
         if self._alive is not None:
+            _alive_pipes.discard(self._alive)
             os.close(self._alive)
             self._alive = None
 
@@ -96,16 +118,17 @@ def spawn(
     module: str, args: Sequence[str], log: Path, *, fate_shared: bool,
     pass_fds: Sequence[int] = (), parent_fd: int | None = None,
 ) -> Child:  # fmt: skip
-    """Start ``python -m module``; see the head of this file.
+    """Start ``python -P -m module``; see the head of this file.
 
     With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
     """
     ready_read, ready_write = os.pipe()
     inherited = [ready_write, *pass_fds]
-    command = [sys.executable, "-m", module, *args, "--ready-fd", str(ready_write)]
+    command = [sys.executable, "-P", "-m", module, *args, "--ready-fd", str(ready_write)]
     alive_write = None
     if fate_shared:
         alive_read, alive_write = os.pipe()
+        _alive_pipes.add(alive_write)
         inherited.append(alive_read)
         command += ["--parent-fd", str(alive_read)]
     elif parent_fd is not None:
@@ -114,12 +137,38 @@ def spawn(
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=inherited,
+            start_new_session=True, pass_fds=inherited, env=environment(),
         )  # fmt: skip
     os.close(ready_write)
     if fate_shared:
         os.close(alive_read)
     return Child(module, process, log, ready_read, alive_write)
+
+
+def environment() -> dict[str, str]:
+    """This process's variables, for a child that must not import from the current folder.
+
+    ``-P`` keeps that folder out of ``sys.path``; an empty entry of PYTHONPATH, as ``$PYTHONPATH:x``
+    leaves one where there was none, would put it back. Files of a folder that others may write to
+    would run in the cluster, and a `random.py` beside a notebook would stop it.
+    """
+    variables = dict(os.environ)
+    entries = [entry for entry in variables.pop("PYTHONPATH", "").split(os.pathsep) if entry]
+    if entries:
+        variables["PYTHONPATH"] = os.pathsep.join(entries)
+    return variables
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may be, for one of many connections.
+
+    The usual 1024 are one for each of a thousand actors, and none for anything else; they are there
+    for programs that call `select`. Ray raises them, too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def report_ready(fd: int, report: dict[str, Any]) -> None:
@@ -128,16 +177,18 @@ def report_ready(fd: int, report: dict[str, Any]) -> None:
     os.close(fd)
 
 
-def start_ticks(pid: int) -> int:
-    """When a process began, in the kernel's ticks since the boot; 0 when there is none.
+_LONGEST_END_S = 10.0
 
-    With its pid that names a process for good: a later owner of the pid began later.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(text.rpartition(")")[2].split()[19])
+
+def leave_in_time(loop: asyncio.AbstractEventLoop) -> None:
+    """From now on this process ends within seconds, also when some of its work does not."""
+
+    def leave() -> None:
+        left = [str(task.get_coro()) for task in asyncio.all_tasks(loop)]
+        logger.error("It did not end in %.0f s and leaves: %s", _LONGEST_END_S, ", ".join(left))
+        os._exit(1)
+
+    loop.call_later(_LONGEST_END_S, leave)
 
 
 class _Loop(Protocol):

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 import msgspec
 
-from nbray.common.process import start_ticks
+from nbray.common.pids import start_time
 from nbray.common.session_roots import known_roots, sessions_root
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class SessionInfo(TypedDict):
     """What a session folder tells of its node: addresses, and the processes.
 
     ``pids`` are those of the GCS (of a head node), the raylet and the dashboard, in the order of
-    their start, and ``start_ticks`` says when each began (see `process.start_ticks`), since a pid
+    their start, and ``start_ticks`` says when each began (see `pids.start_time`), since a pid
     alone may be anybody's later.
     """
 
@@ -106,6 +106,18 @@ class Session:
             new.unlink(missing_ok=True)
             raise
 
+    def write_secret(self, name: str, data: bytes) -> None:
+        """Keep what only the processes of this folder may know."""
+        self._write(name, data)
+
+    def read_secret(self, name: str) -> bytes:
+        """What `write_secret` kept.
+
+        Raises:
+            FileNotFoundError: it kept nothing of that name.
+        """
+        return (self.path / name).read_bytes()
+
     def write_info(self, info: SessionInfo) -> None:
         """Keep addresses and pids for those who look for the cluster."""
         self._write("session.json", json.dumps(info).encode())
@@ -130,7 +142,7 @@ class Session:
         """A process of the node was started again."""
         info = self.read_info()
         place = info["pids"].index(old)
-        info["pids"][place], info["start_ticks"][place] = new, start_ticks(new)
+        info["pids"][place], info["start_ticks"][place] = new, start_time(new)
         self.write_info(info)
 
     def remove(self) -> None:

@@ -133,6 +133,10 @@ class ActorCalls:
         """Whether that is an unfinished call of this process; from any thread."""
         return any(client.knows(task_id) for client in list(self._clients.values()))
 
+    def any_unfinished(self) -> bool:
+        """Whether a call of this process has no reply yet."""
+        return any(True for client in self._clients.values() for _ in client.unfinished())
+
     def children(self, parent: bytes) -> list[bytes]:
         """The unfinished calls that a task of this process made."""
         return [

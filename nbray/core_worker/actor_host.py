@@ -125,6 +125,9 @@ class ActorHost:
         return False
 
     def _run_in_pool(self, connection: Connection, spec: TaskSpec) -> None:
+        if spec.task_id in self._core.cancelled:
+            self._executor.reply(connection, spec, self._runner.cancelled(spec))
+            return
         try:
             done = self._runner.run(connection, spec)
         except (ExitActor, SystemExit) as leaving:
@@ -137,6 +140,8 @@ class ActorHost:
     def _start(self, connection: Connection, spec: TaskSpec) -> None:
         assert self._loop is not None
         self._coroutines[spec.task_id] = self._loop.create_task(self._run(connection, spec))
+        if spec.task_id in self._core.cancelled:  # before it was here
+            self._cancel(spec.task_id)
 
     async def _run(self, connection: Connection, spec: TaskSpec) -> None:
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
 from nbray.core_worker.serialization import Serialized, check_current, deserialize, serialize
+from nbray.core_worker.stored_values import NoCopyFound
 from nbray.object_ref import ObjectRef
 from nbray.util.serializability import unpicklable
 from nbray.wire.records import ContainedRef, Dependency, TaskSpec, Value
@@ -121,10 +122,25 @@ def counted(spec: TaskSpec) -> list[bytes]:
     return object_ids
 
 
-def unpack(core: CoreWorker, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a task that runs here; raises what an argument's task raised."""
+class ArgumentsLost(Exception):
+    """Arguments of a task have no copy any more: the nodes that were tried, by object id."""
+
+    def __init__(self, tried: dict[bytes, list[bytes]]) -> None:
+        super().__init__(tried)
+        self.tried = tried
+
+
+def unpack(
+    core: CoreWorker, spec: TaskSpec, may_wait: bool = True
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a task that runs here; raises what an argument's task raised.
+
+    Raises:
+        ArgumentsLost: not ``may_wait``, and some have to be made again.
+    """
     if not spec.args:
         return [], {}
+    lost: dict[bytes, list[bytes]] = {}
 
     # The submitter holds arguments until the reply, which names those that are kept.
     args, kwargs = deserialize(spec.args, core.borrowed_ref)
@@ -133,6 +149,12 @@ def unpack(core: CoreWorker, spec: TaskSpec) -> tuple[list[Any], dict[str, Any]]
         sent = dependency.value
         if sent is None:
             sent = core.values.ask_owner(dependency.object_id, dependency.owner)
-        value = core.values.open(dependency.object_id, dependency.owner, sent)
+        try:
+            value = core.values.open(dependency.object_id, dependency.owner, sent, None, may_wait)
+        except NoCopyFound as error:
+            lost[dependency.object_id] = error.tried
+            continue
         (args if isinstance(dependency.place, int) else kwargs)[dependency.place] = value
+    if lost:
+        raise ArgumentsLost(lost)
     return args, kwargs

@@ -33,11 +33,12 @@ from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.groups import PlacementGroups
 from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
+from nbray.core_worker.locations import Locations
 from nbray.core_worker.metrics import recorded
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.pending import PendingTask, PickledFunction
-from nbray.core_worker.references import References
+from nbray.core_worker.references import References, lost
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
 from nbray.core_worker.serialization import Serialized, serialize
@@ -48,11 +49,12 @@ from nbray.core_worker.task_counts import TaskCounts
 from nbray.core_worker.task_events import TaskEventLog
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values import Values
+from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
-from nbray.wire.reactor import Reactor
+from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, Dependency, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
@@ -73,6 +75,7 @@ class CoreWorker:
         self.references = References(self.peers)
         self.table = self.references.table
         self.released = self.references.released
+        self.locations = Locations(self)
         self.stored = StoredValues(self)
         self.values = Values(self)
         self.counts = TaskCounts(self)
@@ -89,6 +92,7 @@ class CoreWorker:
         self.events = TaskEventLog(self)
         self.events.tellers.append(lambda: recorded.tell(self))
         self.held = HeldObjects(self)
+        self.on_forked: list[Callable[[], None]] = []
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
@@ -103,7 +107,7 @@ class CoreWorker:
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
-        self.cancelled: deque[bytes] = deque(maxlen=_CANCELLED_KEPT)
+        self.cancelled: dict[bytes, None] = {}
         self.pickled_refs: set[ObjectRef] = set()
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[JobConfig], None] = lambda job: None
@@ -111,6 +115,7 @@ class CoreWorker:
         self.job: JobConfig
         self.new_task_id: TaskIDFactory
         self._has_job = False
+        self._taking = False
         self._new_tasks: deque[PendingTask] = deque()
         self._new_calls: deque[ActorCall] = deque()
         self.peers.handlers.update(
@@ -144,6 +149,7 @@ class CoreWorker:
         """The raylet took this process in."""
         self.peers.joined(node_id)
         self.stored.attach(arena_path, arena_size)
+        self.lineage.value_limit = self.config.max_lineage_value_bytes or arena_size
 
     def set_job(self, job: JobConfig) -> None:
         """Work for this job from now on."""
@@ -160,6 +166,26 @@ class CoreWorker:
         """This process is that actor's from now on."""
         self.actor, self.actor_group = spec, _group_of(spec.options.strategy)
         self.actor_shown = spec.class_name
+
+    def stop(self) -> None:
+        """Leave the cluster; who still waits here, in whatever thread, gets an error.
+
+        Arrays that the program keeps stay what they are, as long as it keeps them.
+        """
+        self.tell_last()
+        self.reactor.inbox.append(lambda: self.table.refuse_waits(_stopped()))
+        self.peers.stop()
+        self.stored.detach()
+
+    def forget_in_fork(self) -> None:
+        """This process is a fork of the one that this belongs to: it must not touch its sockets.
+
+        Locks that other threads had at that moment are never given back; those that a fork could
+        meet are made anew, or not asked for.
+        """
+        self.reactor.abandon()
+        for forget in self.on_forked:
+            forget()
 
     def tell_last(self) -> None:
         """This process leaves: with its last turn goes what it recorded and what it does not use.
@@ -317,14 +343,17 @@ class CoreWorker:
         try:
             if packed is None:
                 packed = serialize(value)
-            entry.value = self.stored.store(object_id, packed, self.peers.address)
-        except BaseException:
+            stored = self.stored.store(object_id, packed, self.peers.address)
+            if packed.contained:
+                contained = [ref.object_id for ref in packed.contained]
+                self.references.note(contained, 1)
+                entry.contained = contained
+            entry.value = stored
+            return ObjectRef(object_id, self.peers.address, self, current_origin())
+        except BaseException:  # an interrupt, too: no ref of it leads anywhere
+            self.stored.discard(object_id)
             self.released.append((object_id, -1))
             raise
-        if packed.contained:
-            entry.contained = [ref.object_id for ref in packed.contained]
-            self.references.note(entry.contained, 1)
-        return ObjectRef(object_id, self.peers.address, self, current_origin())
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """The values of ``refs``; see `Values.get`."""
@@ -371,9 +400,26 @@ class CoreWorker:
         if connection is not None:
             connection.send(m.CancelTask(task_id, False, recursive, interrupt))
 
-    def is_unfinished(self, task_id: bytes) -> bool:
+    def note_cancelled(self, task_id: bytes) -> None:
+        """A task that this worker has, or is about to have, was cancelled."""
+        self.cancelled[task_id] = None
+        if len(self.cancelled) > _CANCELLED_KEPT:
+            del self.cancelled[next(iter(self.cancelled))]
+
+    def is_needed(self) -> bool:
+        """Whether others hold what this process owns, or run what it has submitted."""
+        return (
+            self.references.are_held_elsewhere()
+            or any(True for _ in self.submitter.unfinished())
+            or self.actor_calls.any_unfinished()
+        )
+
+    def is_unfinished(self, task: PendingTask | ActorCall) -> bool:
         """Whether a task or call of this process has no reply. Under the baton."""
-        return self.submitter.knows(task_id) or self.actor_calls.knows(task_id)
+        task_id = task.spec.task_id
+        if isinstance(task, ActorCall):
+            return self.actor_calls.client(task.spec.actor_id).knows(task_id)
+        return self.submitter.knows(task_id)
 
     def resubmit(self, task: PendingTask | ActorCall) -> None:
         """Run a finished task once more. Under the baton."""
@@ -381,7 +427,8 @@ class CoreWorker:
             self._new_calls.append(task)
         else:
             self._new_tasks.append(task)
-        self._take_new()
+        if not self._taking:
+            self._take_new()
 
     def cancel_children(self, parent: bytes, force: bool, interrupt: bool) -> None:
         """Stop the tasks that a task of this process submitted. Under the baton."""
@@ -416,20 +463,31 @@ class CoreWorker:
         self.table.complete_all(Value(serialize(error).to_bytes(), None, True))
 
     def _take_new(self) -> None:
-        """Take over what was submitted since the last turn."""
+        """Take over what was submitted since the last turn.
+
+        To look for an argument may submit the task that makes it again, which is taken here too.
+        """
+        self._taking = True
+        try:
+            while self._new_tasks or self._new_calls:
+                if self._new_tasks:
+                    self._accept_new_tasks()
+                if self._new_calls:
+                    self._pass_new_calls()
+        finally:
+            self._taking = False
+
+    def _accept_new_tasks(self) -> None:
         new_tasks = self._new_tasks
-        if new_tasks:
-            self.submitter_dirty = True
-            now = time.monotonic()
-            while new_tasks:
-                task = new_tasks.popleft()
-                task.submitted = now
-                self.counts.submitted(task.spec)
-                self.submitter.accept(task)
-                if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
-                    self.submitter.enqueue(task)
-        if self._new_calls:
-            self._pass_new_calls()
+        self.submitter_dirty = True
+        now = time.monotonic()
+        while new_tasks:
+            task = new_tasks.popleft()
+            task.submitted = now
+            self.counts.submitted(task.spec)
+            self.submitter.accept(task)
+            if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
+                self.submitter.enqueue(task)
 
     def _pass_new_calls(self) -> None:
         touched = set()
@@ -446,13 +504,43 @@ class CoreWorker:
         for client in touched:
             client.dispatch()
 
+    def resolve_again(self, task: PendingTask) -> None:
+        """A queued task waits for those of its arguments that are not there any more."""
+        if self._resolve(task, self._enqueue_resolved):
+            self._enqueue_resolved(task)
+
+    def find_arguments(self, task: PendingTask, tried: dict[bytes, list[bytes]]) -> None:
+        """A worker found no copy of some arguments of a task, which waits for them now."""
+        task.unresolved += 1
+        for dependency in task.spec.dependencies:
+            if dependency.object_id not in tried:
+                continue
+            task.unresolved += 1
+
+            def fill(value: Value | None, dependency: Dependency = dependency) -> None:
+                dependency.value = value or lost(dependency.object_id)
+                task.unresolved -= 1
+                if not task.unresolved:
+                    self._enqueue_resolved(task)
+
+            self.locations.find(
+                dependency.object_id, dependency.owner, tried[dependency.object_id], fill
+            )
+        task.unresolved -= 1
+        if not task.unresolved:
+            self._enqueue_resolved(task)
+
     def _enqueue_resolved(self, task: Any) -> None:
         self.submitter.enqueue(task)
         self.submitter_dirty = True
 
     def _resolve(self, task: Any, when_resolved: Callable[[Any], None]) -> bool:
-        """Fill in the values of complete dependencies; True when none is missing."""
+        """Fill in the values of complete dependencies; True when none is missing.
+
+        ``when_resolved`` is only called later: of what turns out at once, the caller hears.
+        """
         inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
+        task.unresolved += 1
         for dependency in task.spec.dependencies:
             entry = self.table.borrow(dependency.object_id, dependency.owner)
             if entry.value is not None:
@@ -469,6 +557,7 @@ class CoreWorker:
 
             entry.when_complete(fill)
             self.references.fetch(dependency.object_id, entry)
+        task.unresolved -= 1
         return not task.unresolved
 
     def _on_done(self, connection: Connection, message: m.TaskDone) -> None:
@@ -501,6 +590,11 @@ class CoreWorker:
     def _on_closed(self, connection: Connection) -> None:
         if connection is self.peers.raylet:
             self.on_raylet_lost()
+
+
+def _stopped() -> Value:
+    """What the waits of a process find that leaves its cluster."""
+    return Value(serialize(NbraySystemError(STOPPED)).to_bytes(), None, True)
 
 
 def _group_of(strategy: Strategy) -> InGroup | None:

@@ -1,10 +1,18 @@
-"""The one place that knows this process's runtime."""
+"""The one place that knows this process's runtime.
+
+A fork of a process that has joined a cluster is no part of that cluster: it has the memory of its
+parent, with the arrays in it, but none of its sockets. If it kept them, nobody would see the
+parent end; if it used them, the parent's messages would be torn.
+"""
 
 from __future__ import annotations
+
+import os
 
 from nbray.core_worker.core import CoreWorker
 
 _current: CoreWorker | None = None
+_forked = False
 
 
 def find_core() -> CoreWorker | None:
@@ -14,5 +22,22 @@ def find_core() -> CoreWorker | None:
 
 def set_core(core: CoreWorker | None) -> None:
     """Make ``core`` this process's runtime."""
-    global _current
-    _current = core
+    global _current, _forked
+    _current, _forked = core, False
+
+
+def was_forked() -> bool:
+    """Whether this process is a fork of one that had a runtime, and has none of its own."""
+    return _forked
+
+
+def _forget() -> None:
+    global _forked
+    core = _current
+    if core is not None:
+        set_core(None)
+        _forked = True
+        core.forget_in_fork()
+
+
+os.register_at_fork(after_in_child=_forget)

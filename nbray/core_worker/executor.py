@@ -21,8 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
-from nbray.common.ids import return_id
 from nbray.core_worker.actor_host import ActorHost
+from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
@@ -36,6 +36,7 @@ from nbray.wire.waiting import Waiter
 logger = logging.getLogger(__name__)
 
 _LONG_S = 0.02
+_TORN_S = 0.002
 
 
 class Executor:
@@ -62,6 +63,7 @@ class Executor:
             core.peers.handlers[kind] = self._on_message
         core.on_executor_turn = self._turn
         core.before_blocking = self._before_blocking
+        core.on_forked.append(self._queue.clear)  # a fork that comes back here runs none of them
 
     # --- under the baton --------------------
 
@@ -77,7 +79,8 @@ class Executor:
                 self._queue.clear()
                 self._leaving = True
             case m.ExitWorker():
-                if self._core.table.owns_any():
+                needed = self._core.is_needed if self._worn_out else self._core.table.owns_any
+                if needed():
                     self._core.peers.raylet.send(m.WorkerStays())
                 else:
                     self._leaving = True
@@ -106,18 +109,21 @@ class Executor:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
             os._exit(1)
-        self._core.cancelled.append(message.task_id)
-        for connection, spec in self._queue:
-            if spec.task_id == message.task_id:
-                self._queue.remove((connection, spec))
-                self._reply(connection, spec, self._runner.cancelled(spec))
+        self._core.note_cancelled(message.task_id)
+        for waiting in list(self._queue):  # from which the main thread may take one now
+            if waiting[1].task_id == message.task_id:
+                try:
+                    self._queue.remove(waiting)
+                except (ValueError, IndexError):
+                    break  # it did, and finds the note
+                self._reply(*waiting, self._runner.cancelled(waiting[1]))
                 return
         if self._actor is not None:
             self._actor.cancel(message.task_id)
         if message.task_id == self._current:
             self._cancelled = message.task_id
             if self._actor is None or message.interrupt:
-                signal.pthread_kill(self._main, signal.SIGINT)
+                self._interrupt(message.task_id)
 
     def _turn(self) -> None:
         if not self._replies:
@@ -144,9 +150,7 @@ class Executor:
         try:
             connection.send(done)
         except UnsendableError as error:
-            for index, value in enumerate(done.values):
-                self._core.references.free(return_id(spec.task_id, index), value)
-            self._core.references.note(held, -1)
+            self._runner.drop(spec, done.values)
             held = []
             done.values = self._runner.errors(spec, error)
             connection.send(done)
@@ -206,7 +210,10 @@ class Executor:
                 reactor.wait(self._waiter)
                 self._waiter = None
                 continue
-            connection, spec = self._queue.popleft()
+            try:
+                connection, spec = self._queue.popleft()
+            except IndexError:
+                continue  # it was given back at this moment
             if self._actor is not None and self._actor.takes(connection, spec):
                 continue
             self.run_here(connection, spec)
@@ -221,20 +228,40 @@ class Executor:
         ):
             self._waiter.complete_one()
 
-    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._cancelled and self._cancelled == self._current:
+    def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
+        task_id = self._cancelled
+        if not task_id or task_id != self._current:
+            return
+        if self._runner.is_interruptible(frame):
             raise KeyboardInterrupt("The task was cancelled while it ran.")
+        reactor = self._core.reactor
+        reactor.post(lambda: reactor.call_later(_TORN_S, partial(self._interrupt, task_id)))
+
+    def _interrupt(self, task_id: bytes) -> None:
+        if task_id == self._current:
+            signal.pthread_kill(self._main, signal.SIGINT)
 
     def run_here(self, connection: Connection, spec: TaskSpec) -> None:
         """Run a task in the main thread and queue its reply."""
         self._started = time.monotonic()
         self._current = spec.task_id
+        cancelled = self._core.cancelled
+        if cancelled and spec.task_id in cancelled:  # when it was neither here nor there
+            self._current = b""
+            self._reply(connection, spec, self._runner.cancelled(spec))
+            return
         try:
             done = self._runner.run(connection, spec)
         except (ExitActor, SystemExit) as leaving:
             self._current = b""
             self.leave(leaving)
             return
+        except ArgumentsLost as lost:
+            self._current = b""
+            if self._cancelled != spec.task_id:
+                self._return_without_arguments(connection, spec, lost)
+                return
+            done = self._runner.cancelled(spec)
         self._current = b""
         if self._cancelled == spec.task_id:
             if self._actor is not None:
@@ -244,6 +271,16 @@ class Executor:
         if spec.max_calls:
             self._count_call(spec, done)
         self._reply(connection, spec, done)
+
+    def _return_without_arguments(
+        self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
+    ) -> None:
+        """Give a task back until its arguments are there: their makers may need this worker."""
+        core = self._core
+        core.events.running.pop(spec.task_id, None)
+        for object_id in counted(spec):
+            core.references.release(object_id)
+        core.reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
 
     def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1

@@ -3,8 +3,9 @@
 The owner notes the node on which the value was made (the primary copy, the first of
 `Stored.node_ids`), and hears from raylets that pull or evict a copy (`CopiesChanged`). When the
 primary's node dies, the first of the others becomes the primary, and its raylet is told to keep
-it. A process whose raylet finds no copy asks the owner, who names another or makes the value again
-(see `lineage`).
+it; when there is no other, the value is lost, and whoever needs it from then on waits until it has
+been made again (see `lineage`). A process whose raylet finds no copy asks the owner, who names
+another or makes the value again.
 """
 
 from __future__ import annotations
@@ -108,50 +109,66 @@ class Locations:
         entry.when_complete(lambda: then(entry.value))
 
     def _on_node_died(self, node_id: bytes) -> None:
+        core = self._core
         heirs: dict[bytes, list[bytes]] = {}
-        for object_id, stored in self._core.table.in_arenas():
+        any_lost = False
+        for object_id, stored in core.table.in_arenas():
             if node_id not in stored.node_ids:
                 continue
             was_primary = stored.node_ids[0] == node_id
             stored.node_ids.remove(node_id)
-            if was_primary and stored.node_ids:
+            if not stored.node_ids:
+                core.lineage.lose(core.table[object_id])
+                any_lost = True
+            elif was_primary:
                 heirs.setdefault(stored.node_ids[0], []).append(object_id)
+        if any_lost:
+            core.submitter.await_lost_arguments()
         for heir, object_ids in heirs.items():
             self._core.peers.raylet.send(om.KeepCopies(object_ids, heir))
 
-    # --- the borrower, any thread --------------------
+    # --- whoever needs the value --------------------
 
-    def newer(
-        self, object_id: bytes, owner: Address, tried: set[bytes], deadline: float | None
-    ) -> Value | None:
-        """The value as its owner knows it, when no node of ``tried`` has it any more.
+    def find(
+        self, object_id: bytes, owner: Address, tried: list[bytes],
+        then: Callable[[Value | None], None],
+    ) -> None:  # fmt: skip
+        """``then`` gets the value as its owner knows it: no node of ``tried`` has it any more.
 
-        The error that says so when the owner is gone. None when it knows nothing of the object,
-        or at the ``deadline``.
+        Or the error that says so when the owner is gone, or None when it does not know the object.
+        Under the baton; it may take as long as the value takes to be made again.
         """
         core, peers = self._core, self._core.peers
-        waiter = Waiter()
-        answer: list[Value | None] = []
 
         def on_value(value: Value | None) -> None:
             entry = core.table.get(object_id)
             if entry is not None and entry.owner is not None:
                 entry.value = value
+            then(value)
+
+        if owner.worker_id == core.worker_id:
+            self._current(object_id, tried, on_value)
+            return
+        request_id = peers.next_request()
+        peers.ask(
+            peers.connect(owner), ("locations", request_id),
+            om.RequestLocations(request_id, object_id, tried),
+            lambda reply: on_value(owner_died(object_id) if reply is None else reply.value),
+        )  # fmt: skip
+
+    def newer(
+        self, object_id: bytes, owner: Address, tried: set[bytes], deadline: float | None
+    ) -> Value | None:
+        """The value that `find` finds, None also at the ``deadline``; from any thread."""
+        core = self._core
+        waiter = Waiter()
+        answer: list[Value | None] = []
+
+        def on_value(value: Value | None) -> None:
             answer.append(value)
             waiter.complete_one()
 
-        def ask() -> None:
-            nodes = list(tried)
-            if owner.worker_id == core.worker_id:
-                self._current(object_id, nodes, on_value)
-                return
-            request_id = peers.next_request()
-            peers.ask(
-                peers.connect(owner), ("locations", request_id),
-                om.RequestLocations(request_id, object_id, nodes),
-                lambda reply: on_value(owner_died(object_id) if reply is None else reply.value),
-            )  # fmt: skip
-
-        peers.reactor.inbox.append(ask)
+        nodes = list(tried)
+        core.reactor.inbox.append(lambda: self.find(object_id, owner, nodes, on_value))
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
         return answer[0] if core.values.block_on(waiter, left) else None

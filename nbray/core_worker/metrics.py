@@ -7,6 +7,7 @@ while something is recorded. Before a process joins a cluster its records wait h
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from bisect import bisect_left
 from typing import TYPE_CHECKING
@@ -31,6 +32,12 @@ class Recorded:
         self._rows: dict[tuple[str, tuple[tuple[str, str], ...]], MetricRow] = {}
         self._telling: CoreWorker | None = None
         self._warned = False
+
+    def forget_in_fork(self) -> None:
+        """A fork does not tell what its parent has recorded, which may be recording now."""
+        self._lock = threading.Lock()
+        self._rows.clear()
+        self._telling = None
 
     def record(
         self, core: CoreWorker | None, kind: str, name: str, description: str,
@@ -82,3 +89,4 @@ class Recorded:
 
 
 recorded = Recorded()
+os.register_at_fork(after_in_child=recorded.forget_in_fork)

@@ -53,11 +53,15 @@ class _Stream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        self._output.write(self._name, self._log, text)
+        if self._output.forked:
+            _write_all(self.fileno(), text.encode("utf-8", "replace"))
+        else:
+            self._output.write(self._name, self._log, text)
         return len(text)
 
     def flush(self) -> None:
-        self._output.flush(self._name)
+        if not self._output.forked:
+            self._output.flush(self._name)
 
     def fileno(self) -> int:
         return 1 if self._name == "stdout" else 2
@@ -82,6 +86,12 @@ class WorkerOutput:
         self._watching = False
         self._busy = 0
         self._connection: Connection | None = None
+        # What a fork of this worker writes is found in the log, as that of other programs is.
+        self.forked = False
+
+    def forget_in_fork(self) -> None:
+        """This process is a fork of the worker, some of whose threads may have been printing."""
+        self.forked = True
 
     def install(self) -> None:
         """Take what is written from now on."""
@@ -99,6 +109,7 @@ class WorkerOutput:
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(_LogOnly(self._logs["stderr"]))
         root.setLevel(logging.WARNING)
+        core.on_forked.append(self.forget_in_fork)
         core.on_task_start = self.task_started
         core.on_task_end = self.task_ended
         set_origin_finder(lambda: 0 if core.newest_task is None else core.newest_task.origin)
@@ -124,6 +135,9 @@ class WorkerOutput:
 
     def display(self, kind: str, content: dict[str, Any]) -> None:
         """Something rich was displayed: one of Jupyter's messages."""
+        if self.forked:
+            print(content["data"].get("text/plain", ""))
+            return
         encoded = json.dumps(content).encode()
         if len(encoded) > _MAX_DISPLAY_BYTES:
             shown = str(content["data"].get("text/plain", ""))[:_MAX_PLAIN]
@@ -233,8 +247,17 @@ class _LogOnly(io.TextIOBase):
         self._log = log
 
     def write(self, text: str) -> int:
-        self._log.write(text)
+        output = _current
+        if output is not None and output.forked:
+            _write_all(2, text.encode("utf-8", "replace"))
+        else:
+            self._log.write(text)
         return len(text)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _line_buffer_c_stdout() -> None:

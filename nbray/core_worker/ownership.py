@@ -28,14 +28,16 @@ class ObjectEntry:
         lineage: how many finished tasks may need it to be run again; see `lineage`.
         made_by: the task that could make it again.
         freed: its value was given back; it is made again when somebody needs it.
+        kept_for_lineage: its value was kept when only lineage needed it any more.
         registered: how many registrations of this borrower the owner knows, or is about to.
         registering: who waits for the owner's answer to one.
         stale_nodes: where copies of a value may be that was taken for lost.
     """
 
     __slots__ = (
-        "borrowers", "callbacks", "contained", "freed", "lineage", "local", "made_by", "owner",
-        "pins", "registered", "registering", "requested", "stale_nodes", "value", "waiters",
+        "borrowers", "callbacks", "contained", "freed", "kept_for_lineage", "lineage", "local",
+        "made_by", "owner", "pins", "registered", "registering", "requested", "stale_nodes",
+        "value", "waiters",
     )  # fmt: skip
 
     def __init__(self, owner: Address | None = None, local: int = 0) -> None:
@@ -53,6 +55,7 @@ class ObjectEntry:
         self.lineage = 0
         self.made_by = b""
         self.freed = False
+        self.kept_for_lineage = False
         self.stale_nodes: list[bytes] | None = None
 
     def add_waiter(self, waiter: Waiter) -> None:
@@ -117,7 +120,7 @@ class OwnershipTable:
         if entry.value is not None:
             _merge(entry.value.stored, value.stored)
             return
-        entry.value = value
+        entry.value, entry.freed = value, False
         if entry.stale_nodes is not None:
             _merge(value.stored, Stored(0, entry.stale_nodes))
             entry.stale_nodes = None
@@ -135,6 +138,10 @@ class OwnershipTable:
     def owns_any(self) -> bool:
         """Whether an object of this process is still needed by somebody."""
         return any(entry.owner is None for entry in self._entries.copy().values())
+
+    def any_borrowed(self) -> bool:
+        """Whether another process holds an object of this one."""
+        return any(entry.owner is None and entry.borrowers for _, entry in self.all())
 
     def in_arenas(self) -> list[tuple[bytes, Stored]]:
         """The values of this process that lie in arenas."""
@@ -184,6 +191,12 @@ class OwnershipTable:
         """Whatever has no value yet gets this one."""
         for object_id, entry in list(self._entries.items()):
             if entry.value is None:
+                self.complete(object_id, value)
+
+    def refuse_waits(self, value: Value) -> None:
+        """Whoever waits for a value gets this one; what nobody waits for stays as it is."""
+        for object_id, entry in list(self._entries.items()):
+            if entry.value is None and (entry.waiters or entry.callbacks):
                 self.complete(object_id, value)
 
     def drop_borrower(self, borrower_id: bytes) -> set[bytes]:

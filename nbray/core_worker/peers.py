@@ -213,6 +213,10 @@ class Peers:
         if waiting is not None:
             waiting[1](reply)
 
+    def _forget(self, key: object) -> None:
+        """Nobody waits for that reply any more."""
+        self._replies.pop(key, None)
+
     def request(self, key: object, message: m.Message, timeout: float = 30.0) -> Any:
         """Send ``message`` to the raylet and wait for the reply for ``key``; from any thread.
 
@@ -235,7 +239,13 @@ class Peers:
                 on_reply(error)
 
         self.reactor.post(ask)
-        if not self.reactor.wait(waiter, timeout):
+        try:
+            answered = self.reactor.wait(waiter, timeout)
+        except BaseException:
+            self.reactor.post(lambda: self._forget(key))
+            raise
+        if not answered:
+            self.reactor.post(lambda: self._forget(key))
             raise GetTimeoutError(
                 f"The raylet did not answer {type(message).__name__} within {timeout:.0f} s."
             )
@@ -248,15 +258,18 @@ class Peers:
             raise answer[0]
         return answer[0]
 
-    def gcs_call(self, method: str, body: bytes) -> bytes:
+    def gcs_call(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
         """Call a method of the GCS through the raylet; from any thread.
 
         Raises:
             NbrayError: the GCS answered with an error.
+            GetTimeoutError: the raylet did not answer in ``timeout`` seconds.
         """
         request_id = self.next_request()
         reply: m.GcsReply = self.request(
-            ("gcs", request_id), m.GcsRequest(request_id, method, body), self.gcs_patience_s
+            ("gcs", request_id),
+            m.GcsRequest(request_id, method, body),
+            self.gcs_patience_s if timeout is None else timeout,
         )
         if reply.error:
             raise NbrayError(f"The GCS could not do {method}: {reply.error}")

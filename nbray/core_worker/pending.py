@@ -35,6 +35,7 @@ class PendingTask:
     """A task whose reply has not come.
 
     Attributes:
+        cancelled: it was cancelled when a worker had it; it is not given to another.
         function: what it runs; as long as the task may run, what the function captures is held.
         retries: how often it may still be run again; -1 for ever.
         unresolved: how many of its arguments are not complete yet.
@@ -44,8 +45,8 @@ class PendingTask:
     """
 
     __slots__ = (
-        "function", "key", "killed", "lease", "options", "out_of_memory", "parent", "retries",
-        "spec", "submitted", "unresolved",
+        "cancelled", "function", "key", "killed", "lease", "options", "out_of_memory", "parent",
+        "retries", "spec", "submitted", "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,7 @@ class PendingTask:
         self.parent = parent
         self.unresolved = 0
         self.killed = False
+        self.cancelled = False
         self.out_of_memory = 0
         self.submitted = 0.0
         self.lease: Lease | None = None

@@ -27,7 +27,7 @@ from nbray.common.ids import actor_of
 from nbray.core_worker.ownership import ObjectEntry, OwnershipTable
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.serialization import serialize
-from nbray.exceptions import OwnerDiedError
+from nbray.exceptions import ObjectLostError, OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
@@ -40,7 +40,9 @@ class References:
     Attributes:
         on_ended: hears of every owned object whose entry has ended.
         on_no_handles: hears that no handle of an actor is left here.
+        before_free: sends what must reach the raylet before the end of an object.
         on_missing: is to provide for an owned object whose value was given back.
+        may_go: whether the value of an owned object may that only lineage needs.
         sites: where objects were made, when `record_ref_creation_sites` says so.
     """
 
@@ -52,6 +54,8 @@ class References:
         self.on_ended: Callable[[bytes, ObjectEntry], None]
         self.on_no_handles: Callable[[bytes], None] = lambda actor_id: None
         self.on_missing: Callable[[bytes, ObjectEntry], None]
+        self.before_free: Callable[[], None] = lambda: None
+        self.may_go: Callable[[bytes, ObjectEntry], bool]
         self._handovers: dict[bytes, list[tuple[Connection, list[bytes]]]] = {}
         self._found: dict[bytes, list[ObjectEntry]] = {}
         self._ending = allocate_lock()
@@ -133,11 +137,10 @@ class References:
         self.table.add_owned(object_id).contained = arguments
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
-        """Nothing needs the object any more; with lineage, only its value ends."""
+        """Nothing needs the object any more; with lineage, only its value ends, if it may."""
         if entry.lineage:
-            if entry.value is not None and entry.value.stored is not None:
-                self._give_back(object_id, entry)
-                entry.value, entry.freed = None, True
+            if entry.value is not None and self.may_go(object_id, entry):
+                self.drop_value(object_id, entry)
             return
         actor_id = actor_of(object_id)
         if actor_id:
@@ -152,8 +155,18 @@ class References:
         if actor_id:
             self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
         self._give_back(object_id, entry)
-        if entry.made_by:
+        if entry.made_by or entry.kept_for_lineage:
             self.on_ended(object_id, entry)
+
+    def drop_value(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Give the value back and keep the entry."""
+        self._give_back(object_id, entry)
+        entry.value, entry.freed = None, True
+
+    def contains(self, entry: ObjectEntry, value: Value) -> None:
+        """The object's value is known, or known again, and these refs stand in it."""
+        self._drop_contained(entry)
+        entry.contained = [ref.object_id for ref in value.contained]
 
     def _give_back(self, object_id: bytes, entry: ObjectEntry) -> None:
         self._drop_contained(entry)
@@ -167,6 +180,7 @@ class References:
     def free(self, object_id: bytes, value: Value) -> None:
         """Give back what a value of this process takes in arenas."""
         if value.stored is not None:
+            self.before_free()
             self._peers.raylet.send(om.FreeObjects([object_id], value.stored.node_ids))
 
     def is_borrowed(self, entry: ObjectEntry) -> bool:
@@ -328,6 +342,10 @@ class References:
             if not handovers:
                 del self._handovers[message.task_id]
 
+    def are_held_elsewhere(self) -> bool:
+        """Whether another process has, or is about to have, a ref of an object of this one."""
+        return bool(self._handovers) or self.table.any_borrowed()
+
     def _drop_handovers(self, receiver: Connection) -> None:
         for key, handovers in list(self._handovers.items()):
             for over, object_ids in handovers:
@@ -348,6 +366,14 @@ class References:
             self.release(object_id)
         for object_id in self.table.requested_from(peer.worker_id):
             self.table.complete(object_id, owner_died(object_id))
+
+
+def lost(object_id: bytes) -> Value:
+    """What is left of an object that its owner does not know: the error that says so."""
+    error = ObjectLostError(
+        f"Object {object_id.hex()} is lost: no node has a copy, and its owner does not know it."
+    )
+    return Value(serialize(error).to_bytes(), None, True)
 
 
 def owner_died(object_id: bytes) -> Value:

@@ -44,7 +44,7 @@ class Results:
                 references.free(object_id, value)
                 continue
             if value.contained and entry.value is None:
-                entry.contained = [ref.object_id for ref in value.contained]
+                references.contains(entry, value)
                 handed_over += value.contained
             references.table.complete(object_id, value)
             if value.stored is not None:
@@ -54,11 +54,7 @@ class Results:
         if any_refs:
             references.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
         if spec.num_returns < 0:
-            if done.values[0].is_error:
-                core.streams.failed(spec, done.values[0], done.items)
-            else:
-                core.streams.ended(spec, done.items)
-            core.streams.keep_lineage(task, done.items)
+            core.streams.finish(task, done)
         self._let_go_of_arguments(spec)
         core.submitter_dirty = True
 

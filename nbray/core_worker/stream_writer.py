@@ -69,8 +69,8 @@ class StreamWriters:
         core = self._core
         object_id = return_id(spec.task_id, index + 1)
         contained = [ref.object_id for ref in packed.contained]
-        core.references.note(contained, 1)
         value = core.stored.store(object_id, packed, owner.state)
+        core.references.note(contained, 1)
 
         def pass_on() -> None:
             if contained:

@@ -6,6 +6,10 @@ task, which yields again from the start, makes the same objects. An exception is
 Whoever iterates peeks at the next object before it exists: the entry is completed by the item, or
 by the end of the stream.
 
+An item that is lost while the task runs, or is run again, waits for the task to come to it once
+more. When the task ends first, the item is completed with what happened: a generator that is run
+again may raise, or yield fewer.
+
 With back-pressure, the worker may be that many items ahead of the reader; the owner reports how
 many have been taken (`ItemsTaken`), and that all were when nobody reads any more.
 """
@@ -15,10 +19,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL, return_id
 from nbray.core_worker.ownership import ObjectEntry
+from nbray.core_worker.serialization import serialize
+from nbray.exceptions import ObjectReconstructionFailedError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
@@ -42,6 +49,8 @@ class Stream:
         taken: items that the reader has.
         arrived: items that the worker has sent.
         length: how many there are, once the task has ended.
+        abandoned: nobody takes items any more, but those that are held are still wanted.
+        is_again: the task has ended before, and is run again for items that were lost.
     """
 
     def __init__(self, task_id: bytes) -> None:
@@ -52,6 +61,7 @@ class Stream:
         self.worker: Connection | None = None
         self.backpressure = False
         self.abandoned = False
+        self.is_again = False
 
     def item_id(self, index: int) -> bytes:
         """The object id of an item (from 0); the task's own value 0 is its completion."""
@@ -72,6 +82,15 @@ class Streams:
         stream.backpressure = backpressure
         return stream
 
+    def reopen(self, task_id: bytes, backpressure: bool) -> None:
+        """The task has ended before, and is run again for items that were lost."""
+        stream = self.open(task_id, backpressure)
+        stream.is_again = stream.abandoned = True
+
+    def is_running(self, task_id: bytes) -> bool:
+        """Whether that task yields items and has no reply yet."""
+        return task_id in self._streams
+
     # --- under the baton --------------------
 
     def _on_item(self, connection: Connection, message: m.GeneratorItem) -> None:
@@ -79,20 +98,26 @@ class Streams:
         stream = self._streams.get(message.task_id)
         object_id = return_id(message.task_id, message.index + 1)
         known = core.table.get(object_id)
-        if known is not None and stream is None:  # made again after it was lost
-            self._complete(connection, object_id, known, message.value)
-            return
         if stream is None or stream.abandoned:
+            if stream is not None and stream.backpressure:
+                connection.send(m.ItemsTaken(message.task_id, NO_READER))
+            if known is not None:  # it is held, and made again
+                self._complete(connection, object_id, known, message.value)
+                return
             core.references.free(object_id, message.value)
             if message.value.contained:
                 connection.send(m.HandoverDone(object_id))
-            if stream is not None:
-                connection.send(m.ItemsTaken(message.task_id, NO_READER))
             return
         stream.worker = connection
         stream.arrived = max(stream.arrived, message.index + 1)
         if message.index < stream.taken and stream.backpressure:
             connection.send(m.ItemsTaken(message.task_id, stream.taken))
+        if known is None and message.index < stream.taken:
+            # A retried task yields again what the reader has had and let go.
+            core.references.free(object_id, message.value)
+            if message.value.contained:
+                connection.send(m.HandoverDone(object_id))
+            return
         entry = core.table.ensure_owned(object_id)
         self._complete(connection, object_id, entry, message.value)
 
@@ -101,45 +126,65 @@ class Streams:
     ) -> None:
         references = self._core.references
         if value.contained and entry.value is None:
-            entry.contained = [ref.object_id for ref in value.contained]
+            references.contains(entry, value)
             references.take_over(
                 value.contained, lambda: connection.send(m.HandoverDone(object_id))
             )
         elif value.contained:
             connection.send(m.HandoverDone(object_id))
         references.table.complete(object_id, value)
+        if entry.local <= 0:
+            references.release(object_id)
 
-    def keep_lineage(self, task: PendingTask | ActorCall, items: int) -> None:
-        """The stream has ended: its large items can be made again."""
-        for index in range(items):
-            object_id = return_id(task.spec.task_id, index + 1)
-            entry = self._core.table.get(object_id)
-            if entry is not None and entry.value is not None and entry.value.stored is not None:
-                self._core.lineage.keep(task, object_id, entry)
+    def finish(self, task: PendingTask | ActorCall, done: m.TaskDone) -> None:
+        """The task has ended, after ``done.items`` items; an error is the next and the last."""
+        core, spec = self._core, task.spec
+        error = done.values[0] if done.values[0].is_error else None
+        held = self._end(spec, done.items, error)
+        yielded = {return_id(spec.task_id, index + 1) for index in range(done.items)}
+        for object_id in held - yielded:
+            self._complete_lost(object_id, error or _ended_early(spec, object_id, done.items))
+        for object_id in held | yielded:
+            entry = core.table.get(object_id)
+            if entry is None or (entry.value is not None and entry.value.stored is None):
+                continue
+            core.lineage.keep(task, object_id, entry)
+            if entry.value is None and not entry.freed:  # lost after this run had come by
+                core.lineage.recover_freed(object_id, entry)
 
-    def ended(self, spec: TaskSpec, length: int) -> None:
-        """The task has ended, and yielded ``length`` items in all."""
+    def failed(self, spec: TaskSpec, error: Value) -> None:
+        """The task failed without a word of its worker: the error is its last item."""
+        for object_id in self._end(spec, 0, error):
+            self._complete_lost(object_id, error)
+
+    def _end(self, spec: TaskSpec, items: int, error: Value | None) -> set[bytes]:
+        """End the stream for its reader; returns the items that this process knew of before."""
         stream = self._streams.pop(spec.task_id, None)
         if stream is None:
-            return
+            return set()
+        if stream.is_again:
+            return set(self._core.lineage.outputs(spec.task_id))
+        table = self._core.table
+        # An interrupt may fall between the sending of an item and its counting, and a task that
+        # is run again after a crash may end earlier than before: all that came stay.
+        known = length = max(stream.arrived, items)
+        if error is not None and not stream.abandoned:
+            table.ensure_owned(stream.item_id(length))
+            table.complete(stream.item_id(length), error)
+            length = stream.arrived = length + 1
         stream.length = length
-        end = self._core.table.get(stream.item_id(length))
+        end = table.get(stream.item_id(length))
         if end is not None and end.value is None:
-            self._core.table.complete(stream.item_id(length), _END)
+            table.complete(stream.item_id(length), _END)
         if spec.num_returns == DYNAMIC:
             self._abandon(stream)
+        return {stream.item_id(index) for index in range(known)}
 
-    def failed(self, spec: TaskSpec, error: Value, length: int = 0) -> None:
-        """The task failed after ``length`` items or more: the error is the next and the last."""
-        stream = self._streams.get(spec.task_id)
-        if stream is not None:
-            # An interrupt may fall between the sending of an item and its counting.
-            index = max(stream.arrived, length)
-            object_id = stream.item_id(index)
-            self._core.table.ensure_owned(object_id)
+    def _complete_lost(self, object_id: bytes, error: Value) -> None:
+        """An item that the stream did not come to again gets no other value."""
+        entry = self._core.table.get(object_id)
+        if entry is not None and entry.value is None:
             self._core.table.complete(object_id, error)
-            stream.arrived = index + 1
-            self.ended(spec, stream.arrived)
 
     def _abandon(self, stream: Stream) -> None:
         """Nobody takes items any more: those that are here are let go."""
@@ -179,6 +224,14 @@ class Streams:
 
             self._core.reactor.post(report)
         return ObjectRef(object_id, self._core.address, self._core)
+
+
+def _ended_early(spec: TaskSpec, object_id: bytes, items: int) -> Value:
+    error = ObjectReconstructionFailedError(
+        f"Object {object_id.hex()} is lost, with every copy of its value, and cannot be made "
+        f"again: {spec.name}, which had yielded it, was run again and ended after {items} items."
+    )
+    return Value(serialize(error).to_bytes(), None, True)
 
 
 class ObjectRefGenerator:
@@ -225,7 +278,7 @@ class ObjectRefGenerator:
         object_id, entry = self.peek()
         if entry.value is None:
             ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-            self._core.reactor.post(lambda: entry.when_complete(lambda: ready.set_result(None)))
+            self._core.reactor.post(lambda: entry.when_complete(partial(_set, ready)))
             await asyncio.wrap_future(ready)
         ref = self._take(object_id, entry)
         if ref is None:
@@ -269,6 +322,11 @@ class ObjectRefGenerator:
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._completion.hex()})"
+
+
+def _set(ready: concurrent.futures.Future[None]) -> None:
+    if ready.set_running_or_notify_cancel():  # else its reader has given up
+        ready.set_result(None)
 
 
 class DynamicObjectRefGenerator:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -271,16 +272,51 @@ class TaskSubmitter:
             lease, task.lease = task.lease, None
             lease.in_flight.pop(task_id, None)
             queue = self._queue_of(task)
+            if message.lost:
+                if not lease.in_flight:
+                    lease.idle_since = time.monotonic()
+                if task.cancelled:
+                    self._queue_again(task)
+                else:
+                    self._core.find_arguments(task, message.lost)
+                self._retire_if_leaving(queue, lease)
+                continue
             if not lease.leaving:
                 queue.seconds = max(queue.seconds, WINDOW_S)
-            queue.tasks.appendleft(task)
+            self._queue_again(task)
             self._retire_if_leaving(queue, lease)
+
+    def await_lost_arguments(self) -> None:
+        """Values of this process were lost: tasks that need them leave the queue until then."""
+        entry_of = self._core.table.get
+        for queue in list(self._queues.values()):
+            waiting: list[PendingTask] = []
+            for task in queue.tasks:
+                for dependency in task.spec.dependencies:
+                    entry = entry_of(dependency.object_id)
+                    if entry is not None and entry.owner is None and entry.value is None:
+                        waiting.append(task)
+                        break
+            if waiting:
+                gone = set(map(id, waiting))
+                queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
+                for task in waiting:
+                    self._core.resolve_again(task)
+
+    def _queue_again(self, task: PendingTask) -> None:
+        """A worker did not begin it: it is the next for another, unless it was cancelled there."""
+        task.lease = None
+        if task.cancelled:
+            del self._tasks[task.spec.task_id]
+            self._core.results.fail_cancelled(task.spec)
+        else:
+            self._queue_of(task).tasks.appendleft(task)
 
     def _retire_if_leaving(self, queue: TaskQueue, lease: Lease) -> None:
         """Give a worker that takes no more tasks back, once it has answered for all it got."""
         if lease.leaving and not lease.in_flight and lease in queue.leases:
             queue.leases.remove(lease)
-            lease.raylet.send(ReturnLease(lease.lease_id, broken=lease.worn))
+            lease.raylet.send(ReturnLease(lease.lease_id, worn=lease.worn))
             self._core.submitter_dirty = True
 
     def _retry(self, task: PendingTask) -> None:
@@ -303,6 +339,7 @@ class TaskSubmitter:
         task.retries = 0
         task.killed = task.killed or force
         if task.lease is not None:
+            task.cancelled = True
             return task.lease.connection
         if not task.unresolved:
             self._queue_of(task).tasks.remove(task)
@@ -359,8 +396,7 @@ class TaskSubmitter:
         """
         tasks = list(lease.in_flight.values())
         for task in reversed(tasks[1:]):
-            task.lease = None
-            self._queue_of(task).tasks.appendleft(task)
+            self._queue_again(task)
         self._end_of(tasks[0], lease, death)
         self._core.submitter_dirty = True
 

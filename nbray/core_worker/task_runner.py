@@ -13,11 +13,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from nbray import cloudpickle
 from nbray.common.ids import return_id
-from nbray.core_worker.arguments import unpack
+from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.serialization import Serialized, deserialize, serialize
@@ -26,6 +27,7 @@ from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, TaskSpec, Value
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,12 @@ _MOST_TEXT = 1 << 16
 _PACKAGE = Path(__file__).parent
 # The frames between the worker and the user's code, and between that and a value that it asks for.
 _OURS = (str(_PACKAGE), str(_PACKAGE.parent / "api.py"), str(_PACKAGE.parent / "object_ref.py"))
+_TORN = (
+    str(_PACKAGE), str(_PACKAGE.parent / "object_store"), str(_PACKAGE.parent / "wire"),
+    str(_PACKAGE.parent / "object_ref.py"),
+)  # fmt: skip
+_WAITS = {Reactor.wait.__code__, Reactor.try_turn.__code__}
+Arguments = tuple[list[Any], dict[str, Any]]
 
 
 class TaskRunner:
@@ -55,35 +63,61 @@ class TaskRunner:
 
         Raises:
             ExitActor, SystemExit: the user's code ends this process.
+            ArgumentsLost: it was not begun, since some have to be made again; not of an actor.
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
-        unpacked = False
+        arguments: Arguments | None = None
         try:
-            args, kwargs = unpack(self._core, spec)
-            unpacked = True
-            result = self._function(spec)(*args, **kwargs)
-            del args, kwargs
-            if spec.num_returns < 0:
-                for item in self._iterator(spec, result):
-                    self._writers.wait_for_reader(owner, spec, done.items)
-                    self._writers.send(owner, spec, done.items, serialize(item))
-                    done.items += 1
-                result = self._collected(owner, spec, done.items)
-            done.values = self._values(owner, spec, result)
-            del result
-        except (ExitActor, SystemExit):
+            arguments = unpack(self._core, spec, may_wait=bool(spec.actor_id))
+            self._call(owner, spec, arguments, done)
+        except (ExitActor, SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
+            self._drop_values(spec, done)
             done.retry = True
-            done.values = self.errors(spec, error, unpacked, owner.state)
+            done.values = self.errors(spec, error, arguments is not None, owner.state)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         done.seconds = time.monotonic() - started
         return done
+
+    def _call(
+        self, owner: Connection, spec: TaskSpec, arguments: Arguments, done: m.TaskDone
+    ) -> None:
+        """The part of a task that an interrupt may end, with `unpack`: see `is_interruptible`."""
+        args, kwargs = arguments
+        result = self._function(spec)(*args, **kwargs)
+        args.clear()
+        kwargs.clear()
+        if spec.num_returns < 0:
+            for item in self._iterator(spec, result):
+                self._writers.wait_for_reader(owner, spec, done.items)
+                self._writers.send(owner, spec, done.items, serialize(item))
+                done.items += 1
+            result = self._collected(owner, spec, done.items)
+        self._values(owner, spec, result, done)
+
+    def is_interruptible(self, frame: FrameType | None) -> bool:
+        """Whether an exception that a signal raises there ends the task, and harms nothing else.
+
+        It would tear nbray's own code: there, it has to wait a moment. The waits of the reactor
+        run handlers when nothing can be torn.
+        """
+        if frame is None:
+            return False
+        code = frame.f_code
+        if code.co_filename.startswith(_TORN) and code not in _TASK and code not in _WAITS:
+            return False
+        part: FrameType | None = frame
+        while part is not None:
+            if part.f_code in _TASK:
+                return True
+            part = part.f_back
+        return False
 
     async def run_async(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it as a coroutine of this thread's event loop; raises like `run`."""
@@ -100,10 +134,11 @@ class TaskRunner:
             if spec.num_returns < 0:
                 await self._stream_async(owner, spec, result, done)
                 result = self._collected(owner, spec, done.items)
-            done.values = self._values(owner, spec, result)
+            self._values(owner, spec, result, done)
         except (ExitActor, SystemExit):
             raise
         except BaseException as error:
+            self._drop_values(spec, done)
             done.retry = not isinstance(error, asyncio.CancelledError)
             done.values = self.errors(spec, error, unpacked, owner.state)
         finally:
@@ -112,6 +147,7 @@ class TaskRunner:
                 self._writers.end(spec)
         coroutine = asyncio.current_task()
         if coroutine is not None and coroutine.cancelling():  # whatever it made of that
+            self._drop_values(spec, done)
             done.retry = False
             done.values = self.errors(spec, asyncio.CancelledError(), unpacked)
         done.seconds = time.monotonic() - started
@@ -169,9 +205,10 @@ class TaskRunner:
         bound: Callable[..., Any] = getattr(self.actor, spec.method)
         return bound
 
-    def _values(self, owner: Connection, spec: TaskSpec, result: Any) -> list[Value]:
+    def _values(self, owner: Connection, spec: TaskSpec, result: Any, done: m.TaskDone) -> None:
+        """Make the task's values; those that are made stand in ``done`` when it raises."""
         if spec.num_returns == 0:
-            return []
+            return
         results = [result]
         if spec.num_returns > 1:
             results = list(result)
@@ -179,19 +216,28 @@ class TaskRunner:
                 raise ValueError(
                     f"Task returned {len(results)} objects, but num_returns={spec.num_returns}."
                 )
-        values = []
         room = self._core.config.max_inline_arguments_bytes
         for index, item in enumerate(results):
             packed = serialize(item)
             room -= packed.size
+            value = self._core.stored.store(
+                return_id(spec.task_id, index), packed, owner.state, inline=room >= 0
+            )
             # Held until the receiver has registered them: `HandoverDone` takes this back.
             self._core.references.note((ref.object_id for ref in packed.contained), 1)
-            values.append(
-                self._core.stored.store(
-                    return_id(spec.task_id, index), packed, owner.state, inline=room >= 0
-                )
-            )
-        return values
+            done.values.append(value)
+
+    def _drop_values(self, spec: TaskSpec, done: m.TaskDone) -> None:
+        """Nobody will get what was made: give back its room, and what is held for it."""
+        self.drop(spec, done.values)
+        done.values = []
+
+    def drop(self, spec: TaskSpec, values: list[Value]) -> None:
+        """Give back what these values of a task take."""
+        for index, value in enumerate(values):
+            self._core.references.note((ref.object_id for ref in value.contained), -1)
+            if value.stored is not None:
+                self._core.stored.discard(return_id(spec.task_id, index))
 
     def cancelled(self, spec: TaskSpec) -> m.TaskDone:
         """The reply of a task that was cancelled."""
@@ -201,6 +247,7 @@ class TaskRunner:
     def end_cancelled(self, spec: TaskSpec, done: m.TaskDone) -> None:
         """A method went on although it was cancelled: its value is lost, its error not."""
         if not done.retry:
+            self._drop_values(spec, done)
             done.values = self.cancelled(spec).values
         done.retry = False
 
@@ -269,6 +316,7 @@ class TaskRunner:
             return f"<{class_name}, whose __repr__ raised {error!r}>"
 
 
+_TASK = {unpack.__code__, TaskRunner._call.__code__}
 _NO_ARGUMENTS = "  At least one of the input arguments for this task could not be computed:"
 
 

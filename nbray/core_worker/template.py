@@ -7,8 +7,8 @@ the parent of the workers, and so hears how each of them ended.
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
-import json
 import logging
 import os
 import random
@@ -23,6 +23,8 @@ from typing import Any
 import numpy
 
 from nbray.common.config import Config
+from nbray.common.json_lines import JsonLines
+from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
@@ -33,54 +35,87 @@ from nbray.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
-
-def _serve(session: Session, raylet_socket: str, control: socket.socket) -> None:
-    woken, wake = socket.socketpair()
-    wake.setblocking(False)
-    woken.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno())
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    workers: dict[int, str] = {}
-    received = b""
-    gc.collect()
-    gc.freeze()
-    while True:
-        readable, _, _ = select.select([control, woken], [], [])
-        if woken in readable:
-            woken.recv(4096)
-            _reap(workers, control)
-        if control in readable:
-            data = control.recv(65536)
-            if not data:
-                return
-            *lines, received = (received + data).split(b"\n")
-            for line in lines:
-                order = json.loads(line)
-                pid = os.fork()
-                if pid == 0:
-                    signal.set_wakeup_fd(-1)
-                    for sock in (control, woken, wake):
-                        sock.close()
-                    _become_worker(session, raylet_socket, order)
-                workers[pid] = order["fork"]
-                _tell(control, {"forked": order["fork"], "pid": pid})
+_SWEEP_S = 0.1
 
 
-def _reap(workers: dict[int, str], control: socket.socket) -> None:
-    while workers:
-        pid, status, usage = os.wait4(-1, os.WNOHANG)
-        if not pid:
+class _Template:
+    """The parent of the workers: forks them as it is ordered, and tells how each of them ended."""
+
+    def __init__(self, session: Session, raylet_socket: str, control: socket.socket) -> None:
+        self._session = session
+        self._raylet_socket = raylet_socket
+        self._control = JsonLines(control)
+        self._woken, self._wake = socket.socketpair()
+        self._workers: dict[int, str] = {}
+        self._started: dict[int, int] = {}
+        self._swept = 0.0
+        self._some_ended = False
+
+    def serve(self) -> None:
+        """Fork and reap until the raylet closes the control socket; no worker outlives that."""
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        gc.collect()
+        gc.freeze()
+        control = self._control.socket
+        while True:
+            writers = [control] if self._control.is_waiting else []
+            wait = max(0.0, self._swept + _SWEEP_S - time.monotonic()) if self._some_ended else None
+            readable, _, _ = select.select([control, self._woken], writers, [], wait)
+            if self._woken in readable:
+                self._woken.recv(4096)
+                self._some_ended = True
+            if self._some_ended and time.monotonic() >= self._swept + _SWEEP_S:
+                self._reap()
+            self._control.flush()
+            if control in readable:
+                orders = self._control.receive()
+                if orders is None:
+                    self._end_workers()
+                    return
+                for order in orders:
+                    self._fork(order)
+
+    def _fork(self, order: dict[str, Any]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._control.send({"refused": order["fork"], "error": f"fork: {error.strerror}"})
             return
-        worker_id = workers.pop(pid)
-        _tell(
-            control,
-            {"exited": worker_id, "pid": pid, "status": status,
-             "max_rss_bytes": usage.ru_maxrss * 1024},
-        )  # fmt: skip
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for sock in (self._control.socket, self._woken, self._wake):
+                sock.close()
+            _become_worker(self._session, self._raylet_socket, order)
+        self._workers[pid] = order["fork"]
+        started = self._started[pid] = start_time(pid)
+        self._control.send({"forked": order["fork"], "pid": pid, "started": started})
 
+    def _reap(self) -> None:
+        """Tell of the workers that have ended, and end what they leave in their sessions.
 
-def _tell(control: socket.socket, report: dict[str, Any]) -> None:
-    control.sendall(json.dumps(report).encode() + b"\n")
+        Until a worker is reaped, nothing else can have its pid or its session's id. When many end,
+        the processes of the machine are looked through for all of them together.
+        """
+        self._some_ended = False
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ended = [pid for pid in self._workers if os.waitid(os.P_PID, pid, look) is not None]
+        kill_sessions({pid: self._started.pop(pid) for pid in ended})
+        for pid in ended:
+            _, status, usage = os.wait4(pid, 0)
+            self._control.send(
+                {"exited": self._workers.pop(pid), "pid": pid, "status": status,
+                 "max_rss_bytes": usage.ru_maxrss * 1024},
+            )  # fmt: skip
+        if ended:
+            self._swept = time.monotonic()
+
+    def _end_workers(self) -> None:
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)  # also one that has no session of its own yet
+        kill_sessions(self._started)
 
 
 def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
@@ -108,11 +143,12 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) 
 
 def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
     worker_id = bytes.fromhex(order["fork"])
+    template = os.getppid()
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
     core = CoreWorker(Config.from_env(), session.token, worker_id, path)
     core.peers.start(raylet_socket, order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
-    core.on_raylet_lost = lambda: os._exit(0)
+    core.on_raylet_lost = lambda: _leave_at_once(template)
     set_core(core)
     executor = Executor(core)
     core.on_job = core.runtime_envs.enter_job
@@ -123,10 +159,25 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     output = capture_output(core, order["log"])
     executor.run()
+    atexit.register(_end_children)  # it runs before those that user code has registered
     executor.end()
     output.finish()
     core.tell_last()
     core.peers.stop()
+
+
+def _end_children() -> None:
+    """End what `multiprocessing` would wait for at the end: it is ended with this process."""
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
+
+
+def _leave_at_once(template: int) -> None:
+    """The raylet has gone: end this process, and its children if the template is not there to."""
+    if os.getppid() != template:
+        kill_sessions({os.getpid(): start_time(os.getpid())})
+    os._exit(0)
 
 
 def main() -> None:
@@ -138,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     control = socket.socket(fileno=args.control_fd)
-    _serve(Session(Path(args.session_dir)), args.raylet_socket, control)
+    _Template(Session(Path(args.session_dir)), args.raylet_socket, control).serve()
 
 
 if __name__ == "__main__":

@@ -100,9 +100,9 @@ class Values:
     def complete(self, ref: ObjectRef) -> Value:
         """The value of ``ref`` as it travels, once it is there."""
         entry = self._entry(ref)
-        self.wait_for([(ref._id, entry)], 1, None)
-        assert entry.value is not None
-        return entry.value
+        while (value := entry.value) is None:  # it may be lost again meanwhile
+            self.wait_for([(ref._id, entry)], 1, None)
+        return value
 
     def ask_owner(self, object_id: bytes, owner: Address) -> Value:
         """The value of an argument that did not come with its task."""
@@ -198,14 +198,15 @@ class Values:
         return self.open(ref._id, ref._owner, value, deadline)
 
     def open(
-        self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None
-    ) -> Any:
-        """Unpickle a complete value, or raise what it says."""
+        self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None,
+        ask_owner: bool = True,
+    ) -> Any:  # fmt: skip
+        """Unpickle a complete value, or raise what it says; see `StoredValues.map`."""
         data: bytes | memoryview | Value | None = value
         while isinstance(data, Value):
             value = data
             if value.stored is not None:
-                data = self._core.stored.map(object_id, owner, value.stored, deadline)
+                data = self._core.stored.map(object_id, owner, value.stored, deadline, ask_owner)
             else:
                 data = value.inline
         assert data is not None

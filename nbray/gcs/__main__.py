@@ -16,15 +16,17 @@ from msgspec import structs
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.ids import JobID
-from nbray.common.process import report_ready, watch_parent
+from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.groups import GroupTable
+from nbray.gcs.health import NodeHealth
 from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.packages import PackageTable
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
+from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RpcError, serve
 from nbray.wire.messages import ActorState
 from nbray.wire.records import JobConfig, NodeInfo
@@ -46,9 +48,7 @@ class GcsServer:
         self._store = store
         self._node_table = Table(store, "nodes", NodeInfo)
         self._nodes = self._node_table.all()
-        # Raylets need a moment to find a GCS that has come back.
-        heard = time.monotonic() + config.health_check_timeout_s
-        self._seen = dict.fromkeys(self._nodes, heard)
+        self.health = NodeHealth(config, self._raylet, self._node_died)
         self._clients: dict[bytes, GrpcClient] = {}
         self._counters = Table(store, "counters", int)
         self._jobs = self._counters.all().get(b"jobs", 0)
@@ -73,8 +73,9 @@ class GcsServer:
         self.actors.on_dead = self.groups.actor_died
         self.actors.group_is_removed = self.groups.is_removed
         self.state = StateTables(
-            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store, self.kv
-        )
+            lambda: list(self._nodes.values()), self.actors, self._raylet, time.time, store,
+            self.kv, self.health.silence_s,
+        )  # fmt: skip
 
     def _job_lives(self) -> Callable[[bytes], bool]:
         """Whether a job has its driver, or an actor, at this moment."""
@@ -91,7 +92,9 @@ class GcsServer:
     async def resume(self) -> None:
         """Go on with what the store told of; called once, when raylets can call."""
         for node in list(self._nodes.values()):
-            if not node.alive:
+            if node.alive:
+                self.health.watch(node)
+            else:
                 await self._node_gone(node.node_id, "its node died")
         self.actors.resume()
         self.groups.resume()
@@ -119,7 +122,10 @@ class GcsServer:
         if known is None or known.available != node.available:
             self.actors.placement.nodes_changed()
             self.groups.nodes_changed()
-        self._seen[node.node_id] = time.monotonic()
+        if node.alive:
+            self.health.heard(node)
+        else:
+            self.health.forget(node.node_id)
         if known is None or not node.alive:
             self._node_table.put(node.node_id, structs.replace(node, stats={}))
         if node.node_id in self._unreconciled and node.alive:
@@ -152,7 +158,9 @@ class GcsServer:
                 raise result
 
     async def nodes(self, _request: g.Empty) -> g.Nodes:
-        """All rows."""
+        """All rows, with how long each node has been silent."""
+        for node_id, node in self._nodes.items():
+            node.silent_s = self.health.silence_s(node_id)
         return g.Nodes(list(self._nodes.values()))
 
     async def register_job(self, request: g.RegisterJob) -> g.JobId:
@@ -200,30 +208,23 @@ class GcsServer:
             if job.node_id == node_id:
                 await self.finish_job(g.JobId(job.job_id))
 
-    async def watch_health(self) -> None:
-        """Declare nodes dead that were silent for too long."""
-        period = self._config.health_check_period_s
-        while True:
-            slept = time.monotonic()
-            await asyncio.sleep(period)
-            late = time.monotonic() - slept - period
-            if late > period:  # it was this process that was not there
-                logger.warning("The GCS stood still for %.1f s.", late)
-                self._seen = {node_id: seen + late for node_id, seen in self._seen.items()}
-            limit = time.monotonic() - self._config.health_check_timeout_s
-            for node_id, node in list(self._nodes.items()):
-                if node.alive and self._seen[node_id] < limit:
-                    logger.warning("Node %s is dead: no report.", node_id.hex()[:8])
-                    node.alive = False
-                    node.death_cause = "no report in time"
-                    self._node_table.put(node_id, structs.replace(node, stats={}))
-                    self.state.node_failed(node, node.death_cause)
-                    await self._node_gone(node_id, "its node died")
+    async def _node_died(self, node_id: bytes, cause: str) -> None:
+        """A node is dead, and stays so: its raylet, if it comes back, is told to leave."""
+        node = self._nodes[node_id]
+        if not node.alive:
+            return
+        logger.warning("Node %s is dead: %s.", node_id.hex()[:8], cause)
+        node.alive = False
+        node.death_cause = cause
+        self._node_table.put(node_id, structs.replace(node, stats={}))
+        self.state.node_failed(node, cause)
+        await self._node_gone(node_id, "its node died")
 
 
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
+    read_identity(session)
     try:
         store = open_store(session.storage, session.path)
         gcs = GcsServer(token, Config.from_env(), store)
@@ -256,10 +257,9 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
-    watching = [
-        loop.create_task(gcs.watch_health()), loop.create_task(gcs.packages.watch()),
-    ]  # fmt: skip
+    watching = [loop.create_task(gcs.health.run()), loop.create_task(gcs.packages.watch())]
     await stopped.wait()
+    leave_in_time(loop)
     for task in watching:
         task.cancel()
     await server.stop(None)
@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allow_many_files()
     uvloop.run(_main(parser.parse_args()))
 
 

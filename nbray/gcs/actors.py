@@ -24,7 +24,7 @@ from nbray.gcs.actor_life import ActorLife, State
 from nbray.gcs.actor_processes import ActorProcesses
 from nbray.gcs.placement import ActorPlacement, shape_of
 from nbray.gcs.storage import StorageError, Store, Table
-from nbray.scheduling.explain import infeasible_text
+from nbray.scheduling.explain import infeasible_text, why_pending
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire.gcs_messages import (
     ActorStarted,
@@ -207,7 +207,16 @@ class ActorTable:
 
     def _place_soon(self, actor: _Actor) -> None:
         if actor.placer is None or actor.placer.done():
-            actor.placer = asyncio.get_running_loop().create_task(self._place(actor))
+            actor.placer = asyncio.get_running_loop().create_task(self._place_or_end(actor))
+
+    async def _place_or_end(self, actor: _Actor) -> None:
+        """Place an actor; an error of ours ends it, so that its callers hear why."""
+        try:
+            await self._place(actor)
+        except Exception as error:
+            logger.exception("Actor %s was not placed", actor.spec.class_name)
+            if actor.life.unplaced:
+                self._end(actor, f"the GCS could not place it: {error!r}")
 
     async def _place(self, actor: _Actor) -> None:
         life = actor.life
@@ -447,9 +456,10 @@ class ActorTable:
 
     def rows(self) -> list[ActorRow]:
         """All actors: those that live, and the newest that died."""
-        return [self._row(actor) for actor in self._actors.values()]
+        reasons: dict[Shape, str] = {}
+        return [self._row(actor, reasons) for actor in self._actors.values()]
 
-    def _row(self, actor: _Actor) -> ActorRow:
+    def _row(self, actor: _Actor, reasons: dict[Shape, str]) -> ActorRow:
         spec, life = actor.spec, actor.life
         options, address = spec.options, life.address
         return ActorRow(
@@ -457,7 +467,19 @@ class ActorTable:
             options.detached, life.state,
             address.node_id if address else b"", address.worker_id if address else b"",
             life.pid, life.restarts, options.resources, life.cause, life.started,
+            self._why_unplaced(actor, reasons), life.placing if life.unplaced else b"",
         )  # fmt: skip
+
+    def _why_unplaced(self, actor: _Actor, reasons: dict[Shape, str]) -> str:
+        """What an actor waits for that no node was asked to start; said once for each shape."""
+        life, options = actor.life, actor.spec.options
+        if not life.unplaced or life.placing:
+            return ""
+        shape = shape_of(options)
+        if shape not in reasons:
+            demand = Demand(options.resources, options.strategy, options.selector)
+            reasons[shape] = " ".join(why_pending(demand, self._nodes()))
+        return reasons[shape]
 
     def unplaced(self) -> list[DemandRow]:
         """The actors for which no node has the resources at all, by shape."""

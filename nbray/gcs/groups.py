@@ -214,7 +214,8 @@ class GroupTable:
     async def _run(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._kicked.wait(), _LONGEST_WAIT_S)
+                async with asyncio.timeout(_LONGEST_WAIT_S):
+                    await self._kicked.wait()
             except TimeoutError:
                 if not self._unplaced:
                     continue
@@ -223,6 +224,9 @@ class GroupTable:
                 await self._round()
             except StorageError:
                 return  # the GCS leaves
+            except Exception:  # the next round may do without what raised it
+                logger.exception("Placement groups were not placed")
+                await asyncio.sleep(_LONGEST_WAIT_S)
 
     async def _round(self) -> None:
         """Place what can be placed now."""

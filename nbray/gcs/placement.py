@@ -99,6 +99,7 @@ class ActorPlacement:
     async def wait_for_change(self, longest_s: float) -> None:
         """Until a node joins or reports other resources, or ``longest_s`` seconds are over."""
         try:
-            await asyncio.wait_for(self._changed.wait(), longest_s)
+            async with asyncio.timeout(longest_s):
+                await self._changed.wait()
         except TimeoutError:
             return

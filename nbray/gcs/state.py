@@ -29,12 +29,16 @@ T = TypeVar("T")
 _ENDED_JOBS_KEPT = 1000
 _FAILURES_KEPT = 200
 _ASK_RAYLET_S = 3.0
+_SILENT_S = 2.0
 _OWN_NAMESPACE = b"_nbray"
 _DASHBOARD_KEY = b"dashboard"
 
 
 class StateTables:
-    """Answers the state API. ``clock`` gives seconds since the epoch."""
+    """Answers the state API.
+
+    ``clock`` gives seconds since the epoch, ``silence_s`` for how long a node has been silent.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,9 @@ class StateTables:
         clock: Callable[[], float],
         store: Store,
         kv: KeyValueSpace,
+        silence_s: Callable[[bytes], float],
     ) -> None:
+        self._silence_s = silence_s
         self._nodes = nodes
         self._actors = actors
         self._raylet = raylet
@@ -129,7 +135,28 @@ class StateTables:
     # --- what is asked --------------------
 
     async def _list_actors(self, _request: Empty) -> s.Actors:
-        return s.Actors(self._actors.rows())
+        rows = self._actors.rows()
+        nodes = {node.node_id: node for node in self._nodes()}
+        for row in rows:
+            node = nodes.get(row.placing)
+            if node is not None:
+                row.waits_for = self._why_it_starts(row.actor_id, node)
+        return s.Actors(rows)
+
+    def _why_it_starts(self, actor_id: bytes, node: NodeInfo) -> str:
+        """What an actor waits for that was given to a node."""
+        load = self._loads.get(node.node_id)
+        known = load.actors.get(actor_id, "") if load is not None else ""
+        begun = f"Node {node.node_id.hex()[:8]} on {node.host} starts it."
+        return " ".join(text for text in (known or begun, self._silence(node)) if text)
+
+    def _silence(self, node: NodeInfo) -> str:
+        """A sentence on a node that does not report, whose word may be of old."""
+        seconds = self._silence_s(node.node_id)
+        if seconds < _SILENT_S:
+            return ""
+        name = f"{node.node_id.hex()[:8]} on {node.host}"
+        return f"Node {name} has been silent for {seconds:.0f} s: what waits there goes on with it."
 
     async def _list_jobs(self, _request: Empty) -> s.Jobs:
         return s.Jobs(list(self._jobs.values()))
@@ -213,6 +240,7 @@ class StateTables:
                 "",
                 w.strategy,
                 w.selector,
+                [w.why] if w.why else [],
             )
             for node in alive
             if (load := self._loads.get(node.node_id)) is not None
@@ -220,11 +248,15 @@ class StateTables:
         ]
         rows += self._actors.unplaced()
         for row in rows:
+            if row.lacking:
+                continue
             demand = Demand(row.resources, row.strategy, row.selector)
             if alive and not feasible(demand, alive):
                 row.reason = infeasible_text(demand, alive)
             else:
                 row.lacking = why_pending(demand, alive)
+        for row in rows:
+            row.lacking += [text for text in map(self._silence, alive) if text]
         return s.Demand(rows)
 
     async def _recent_failures(self, _request: Empty) -> s.Failures:

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,8 @@ import psutil
 from nbray.common.accelerators import node_units
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
-from nbray.common.process import Child, spawn, start_ticks
+from nbray.common.pids import start_time
+from nbray.common.process import Child, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
@@ -33,6 +35,7 @@ from nbray.launcher.dashboard import (
     start_dashboard,
 )
 from nbray.scheduling.labels import check_node_labels
+from nbray.wire.credentials import IDENTITY_FILE
 
 _SMALLEST_STORE = 1 << 20
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
@@ -120,7 +123,8 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared,
         )  # fmt: skip
         node.children.append(gcs)
-        gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+        with _identity_being_made(node.session):
+            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
         _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared)
         if node.dashboard_error:
@@ -262,8 +266,26 @@ def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) ->
         session.log_path("raylet.log"), fate_shared=fate_shared,
     )  # fmt: skip
     node.children.append(raylet)
-    report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    with _identity_being_made(session):
+        report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
+
+
+@contextmanager
+def _identity_being_made(session: Session) -> Iterator[None]:
+    """Make what the node's processes show each other while the first of them comes up."""
+    if (session.path / IDENTITY_FILE).exists():
+        yield
+        return
+    making = spawn(
+        "nbray.wire.credentials", ["--session-dir", str(session.path)],
+        session.log_path("identity.log"), fate_shared=False,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        making.do_not_wait()
+        making.terminate()  # it has ended, or was overtaken by whom it was for
 
 
 def _write_info(node: RunningNode, fate_shared: bool) -> None:
@@ -277,7 +299,7 @@ def _write_info(node: RunningNode, fate_shared: bool) -> None:
             "raylet_socket": node.raylet_socket,
             "node_id": node.node_id,
             "pids": pids,
-            "start_ticks": [start_ticks(pid) for pid in pids],
+            "start_ticks": [start_time(pid) for pid in pids],
             "dashboard": "" if node.dashboard is None else node.dashboard.url,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
@@ -362,7 +384,7 @@ def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psuti
     """Those of the first so many processes that run, and still are this session's."""
     found = []
     for pid, began in list(zip(info["pids"], info["start_ticks"], strict=True))[:first]:
-        if not began or start_ticks(pid) != began:
+        if not began or start_time(pid) != began:
             continue  # it has ended, and the pid may have a new owner
         try:
             process = psutil.Process(pid)

@@ -2,15 +2,25 @@
 
 The raylet makes it by memfd_create; others open it through ``/proc``, which only the same
 user may. It is gone when the last process that maps it ends, whatever killed them.
+
+Who attaches takes a lock on a byte of the file that nobody else takes. The lock belongs to what
+was opened, which a mapping keeps open: so it lasts until the last view of this mapping has gone, in
+this process and in every fork of it, whatever became of connections and ids. As long as it is
+held, the raylet gives nothing to others that the process could read or write.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import mmap
 import os
+import struct
 import weakref
 from collections.abc import Callable
+
+_FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
 
 
 class Arena:
@@ -29,10 +39,22 @@ class Arena:
         return cls(fd, size)
 
     @classmethod
-    def attach(cls, path: str, size: int) -> Arena:
-        """Map the arena that another process made."""
+    def attach(cls, path: str, size: int, holder_id: bytes) -> Arena:
+        """Map the arena that another process made; see `is_held`."""
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_of(holder_id, fcntl.F_RDLCK))
         return cls(fd, size)
+
+    def detach(self) -> None:
+        """This process wants no new views; what it has of the old ones stays as it is."""
+        os.close(self._fd)
+        with contextlib.suppress(BufferError):  # the last view unmaps it
+            self._map.close()
+
+    def is_held(self, holder_id: bytes) -> bool:
+        """Whether anybody can still see what was attached under that id."""
+        lock = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, _lock_of(holder_id, fcntl.F_WRLCK))
+        return bool(_FLOCK.unpack(lock)[0] != fcntl.F_UNLCK)
 
     @property
     def path(self) -> str:
@@ -48,22 +70,31 @@ class Arena:
         return memoryview(self._map)[offset : offset + size]
 
     def pinned_view(self, offset: int, size: int, on_release: Callable[[], None]) -> memoryview:
-        """A read-only view; ``on_release`` runs when the last array over it has gone."""
+        """A read-only view; ``on_release`` runs when the last array over it has gone.
+
+        It is kept until then, and so may belong to something that ends with it.
+        """
         block = (ctypes.c_char * size).from_buffer(self._map, offset)
         weakref.finalize(block, on_release).atexit = False
         return memoryview(block).cast("B").toreadonly()
 
 
-def map_file(path: str, offset: int, size: int) -> memoryview:
-    """A read-only view of a part of a file; unmapped when the last array over it has gone.
+def _lock_of(holder_id: bytes, kind: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, int.from_bytes(holder_id[:7]), 1, 0)
+
+
+def map_file(path: str, offset: int, size: int, *, writable: bool = False) -> memoryview:
+    """A view of a part of a file; unmapped when the last array over it has gone.
 
     Args:
         path: the file.
         offset: a multiple of the page size.
-        size: bytes.
+        size: bytes; what is written must have its place on the disk already.
+        writable: the view is to be filled.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
     try:
-        return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ, offset=offset))
+        return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, access, offset=offset))
     finally:
         os.close(fd)

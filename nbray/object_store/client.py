@@ -39,12 +39,13 @@ class Room:
         self._idle_s = config.put_room_idle_s
         self._lock = threading.Lock()
         self._blocks: list[tuple[int, int]] = []  # offset and end of what is uncut
+        self._cut: dict[bytes, tuple[int, int]] = {}  # offset and size of what is being written
         self._lent_size = config.put_room_bytes
         self._asked = False
         self._refused_until = 0.0
         self._last_use = -_BURST_S
 
-    def cut(self, size: int) -> int | None:
+    def cut(self, object_id: bytes, size: int) -> int | None:
         """A place for an object of ``size`` bytes; None: ask the raylet. From any thread."""
         size = aligned(size)
         if size > self._lent_size // 4:
@@ -57,6 +58,7 @@ class Room:
             for index, (start, end) in enumerate(self._blocks):
                 if start + size <= end:
                     self._blocks[index] = (start + size, end)
+                    self._cut[object_id] = (start, size)
                     offset = start
                     break
             left = sum(end - start for start, end in self._blocks)
@@ -68,6 +70,16 @@ class Room:
         if ask:
             self._send(om.RequestRoom())
         return offset
+
+    def announced(self, object_id: bytes) -> None:
+        """`ObjectWritten` has been sent for that object. Under the baton."""
+        self._cut.pop(object_id, None)
+
+    def give_up(self, object_id: bytes) -> None:
+        """An object that was not announced will not be, as its writer was interrupted."""
+        place = self._cut.pop(object_id, None)
+        if place is not None:
+            self._send(om.ReturnRoom(*place))
 
     def lent(self, message: om.RoomLent) -> None:
         """The raylet's answer. Under the baton."""

@@ -13,13 +13,14 @@ from pathlib import Path
 import uvloop
 
 from nbray.common.config import Config
-from nbray.common.process import report_ready, watch_parent
+from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
 from nbray.common.resources import to_units
 from nbray.common.session import Session
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
+from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 
 # A GCS that was killed is back by then; who gave a wrong address does not wait long.
@@ -37,6 +38,7 @@ def _resources(args: argparse.Namespace) -> dict[str, int]:
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
+    read_identity(session)
     config = Config.from_env()
     gcs = GrpcClient(args.gcs_address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
@@ -78,6 +80,7 @@ async def _main(args: argparse.Namespace) -> None:
         supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
     await stopped.wait()
+    leave_in_time(loop)
     reporting.cancel()
     if supervisor is not None:
         supervising.cancel()
@@ -113,6 +116,7 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allow_many_files()
     uvloop.run(_main(parser.parse_args()))
 
 

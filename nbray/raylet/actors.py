@@ -8,16 +8,20 @@ for, and what became of it is kept for the next who asks.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.resource_set import Allocation, ResourceSet
-from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.raylet.telling import tell
+from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
@@ -28,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _WATCH_S = 3600.0
 _ENDED_KEPT = 1000
+_MOST_SHOWN = 100
 
 
 @dataclass(eq=False)
@@ -36,6 +41,8 @@ class _Attempt:
 
     actor_id: bytes
     number: int
+    waits_for: str = ""
+    since: float = field(default_factory=time.monotonic)
     creation: asyncio.Task[g.ActorStarted] | None = None
     worker: Worker | None = None
     ended: str = ""
@@ -82,13 +89,25 @@ class ActorManager:
             return g.ActorStarted(None, "It was ended while it was being started.", retriable=True)
 
     async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
-        """Give an actor its resources and a worker, and have it created."""
+        """Give an actor its resources and a worker, and have it created.
+
+        Whatever fails, somebody hears why: the answer to an attempt is the same for ever.
+        """
+        try:
+            return await self._create_in_turn(attempt, request)
+        except Exception as error:
+            logger.exception("Actor %s was not created", request.spec.class_name)
+            return g.ActorStarted(None, f"Its raylet could not create it: {error!r}")
+
+    async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
         options = spec.options
+        attempt.waits_for = "its runtime environment to be set up"
         try:
             env = await self._pool.envs.prepare(options.runtime_env)
         except EnvError as error:
             return g.ActorStarted(None, str(error))
+        attempt.waits_for = "resources"
         taken = await self._take(
             Demand(options.resources, options.strategy, options.selector), request
         )
@@ -109,6 +128,7 @@ class ActorManager:
                 return
             given.append(worker)
             attempt.worker = worker
+            attempt.waits_for = f"its constructor, which runs in worker pid {worker.pid}"
             worker.actor_id = spec.actor_id
             self._taken[worker.worker_id] = taken
             self._candidates[worker.worker_id] = Candidate(
@@ -122,9 +142,12 @@ class ActorManager:
         def refuse(text: str) -> None:
             self._leases.give_back(taken)
             if not created.done():
-                created.set_exception(EnvError(text))
+                created.set_exception(EnvError(text) if env.text else ConnectionError(text))
 
-        self._pool.want(spec.job_id, use, fresh=True, env=env, refuse=refuse)
+        attempt.waits_for = "a worker"
+        withdraw = self._pool.want(
+            spec.job_id, use, fresh=True, env=env, refuse=refuse, resources=options.resources
+        )
         try:
             result = await created
         except ConnectionError as error:
@@ -135,6 +158,8 @@ class ActorManager:
         except asyncio.CancelledError:
             for worker in given:
                 self._pool.kill(worker)
+            if withdraw():
+                self._leases.give_back(taken)
             raise
         if result.error_text:
             self._pool.kill(given[0])
@@ -171,7 +196,8 @@ class ActorManager:
         wish = Wish(demand, granted.set_result, since=since)
         self._leases.submit(wish, placed=True)
         try:
-            return await asyncio.wait_for(asyncio.shield(granted), request.wait_s)
+            async with asyncio.timeout(request.wait_s):
+                return await asyncio.shield(granted)
         except TimeoutError:
             if self._leases.withdraw(wish):
                 return None
@@ -192,6 +218,21 @@ class ActorManager:
         starting = self._starting.pop(process.worker_id, None)
         if starting is not None and not starting.done():
             starting.set_result(message)
+
+    def waiting(self) -> dict[bytes, str]:
+        """What the actors wait for that are being started, or the first of them."""
+        now = time.monotonic()
+        starting = (
+            attempt
+            for attempt in self._attempts.values()
+            if attempt.creation is not None and not attempt.creation.done()
+        )
+        workers = self._pool.why(PLAIN)
+        return {
+            attempt.actor_id: f"It has waited {now - attempt.since:.0f} s for {attempt.waits_for}."
+            + (f" {workers}" if attempt.waits_for == "a worker" else "")
+            for attempt in itertools.islice(starting, _MOST_SHOWN)
+        }
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""
@@ -220,10 +261,7 @@ class ActorManager:
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
     async def _report(self, died: g.WorkerDied) -> None:
-        try:
-            await self._gcs.call("WorkerDied", died, g.Empty)
-        except RpcError as error:
-            logger.warning("The death of a worker was not reported: %s", error)
+        await tell(self._gcs, "WorkerDied", died, "The death of a worker")
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""
@@ -266,7 +304,7 @@ class ActorManager:
         while not process.closed:
             try:
                 state = await self._gcs.call("WaitActor", request, m.ActorState, _WATCH_S)
-            except RpcError as error:
+            except (RpcError, msgspec.DecodeError) as error:
                 logger.warning("An actor's state is not known: %s", error)
                 await asyncio.sleep(0.5)
                 continue
@@ -285,7 +323,4 @@ class ActorManager:
         registering = self._registering.get(message.actor_id)
         if registering is not None:
             await registering.wait()
-        try:
-            await self._gcs.call("KillActor", request, g.Empty)
-        except RpcError as error:
-            logger.warning("An actor was not killed: %s", error)
+        await tell(self._gcs, "KillActor", request, "The end of an actor")

@@ -52,7 +52,8 @@ class Inquiries:
         self._waiting[number] = (process, future)
         process.send(question(number))
         try:
-            return await asyncio.wait_for(future, seconds)
+            async with asyncio.timeout(seconds):
+                return await future
         except TimeoutError:
             return None
         finally:

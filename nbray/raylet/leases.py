@@ -140,7 +140,11 @@ class LeaseManager:
             return
         finally:
             self._preparing.pop((process, message.request_id), None)
-        self._request(process, message, env)
+        try:
+            self._request(process, message, env)
+        except Exception as error:
+            logger.exception("A lease was not requested")
+            process.send(m.LeaseRefused(message.request_id, f"Its raylet failed: {error!r}"))
 
     def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
         key = (process, message.request_id)
@@ -153,9 +157,12 @@ class LeaseManager:
 
             def refuse(text: str) -> None:
                 self.give_back(taken)
-                process.send(m.LeaseRefused(message.request_id, text, "runtime_env"))
+                kind = "runtime_env" if env.text else ""
+                process.send(m.LeaseRefused(message.request_id, text, kind))
 
-            self._pool.want(message.job.job_id, use, env=env, refuse=refuse)
+            self._pool.want(
+                message.job.job_id, use, env=env, refuse=refuse, resources=message.resources
+            )
 
         def moved(choice: Choice) -> None:
             self._wishes.pop(key, None)
@@ -363,13 +370,14 @@ class LeaseManager:
             m.LeaseGranted(request.request_id, lease.lease_id, worker.address, taken.device_ids())
         )
 
-    def return_lease(self, process: Process, lease_id: int, broken: bool) -> None:
+    def return_lease(self, process: Process, message: m.ReturnLease) -> None:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""
-        lease = process.leases.get(lease_id)
+        lease = process.leases.get(message.lease_id)
         if lease is not None:
-            if broken and lease.worker.worker_id in self._pool.workers:
+            if message.broken and lease.worker.worker_id in self._pool.workers:
                 self._mourners[lease.worker.worker_id] = process
-            self._end(lease, broken, lost=broken)
+            lease.worker.worn = lease.worker.worn or message.worn
+            self._end(lease, message.broken, lost=message.broken)
 
     def _end(self, lease: Lease, broken: bool, lost: bool = False) -> None:
         del self._leases[lease.lease_id]

@@ -2,8 +2,10 @@
 
 A creation that finds no room waits in a queue while values go to disk (what goes is decided by
 `nbray.object_store.spilling`, `SpillFiles` writes it in threads). Those behind it may overtake
-it only when no room can be made: then the order does not help it, and they may fit. It fails
-when nothing made progress for ``store_full_wait_s``; the error names who holds the store.
+it only when no room can be made: then the order does not help it, and they may fit. When nothing
+can go to disk, since all of it is read or written, the new value itself is written into a file, and
+so is one that is larger than the store. A creation fails when the disk has no room either and
+nothing made progress for ``store_full_wait_s``; the error names who holds the store.
 
 A value on disk is not brought back: its readers map the file, as they map the arena, so
 the kernel's page cache is shared by all of them, and reading needs no room here.
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.object_store.allocator import aligned
 from nbray.object_store.arena import Arena
@@ -35,6 +38,8 @@ from nbray.wire.records import Address
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.1
+_SOONEST_LOOK_S = 0.005
+_SLOW_LOOK_S = 0.5
 _WRITES_AT_ONCE = 2
 _PREFAULT_DELAY_S = 2.0
 _PREFAULT_STEP = 8 << 20
@@ -49,7 +54,24 @@ class NoRoom:
     text: str
 
 
-@dataclass
+def _disk_is_full(error: DiskFullError) -> str:
+    return (
+        "Local disk is full\nThe object cannot be created because the local object store is full "
+        f"and the local disk's utilization is over capacity: {error}.\nDrop refs and arrays that "
+        "are not needed, start the node with a larger object_store_memory, or make room on the "
+        "disk."
+    )
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where an object is to be written: in the arena, or in the file of ``path``."""
+
+    offset: int
+    path: str = ""
+
+
+@dataclass(eq=False)
 class _Creation:
     since: float
     object_id: bytes
@@ -58,7 +80,7 @@ class _Creation:
     creator: Hashable
     secondary: bool
     label: str
-    answer: Callable[[int, NoRoom | None], None]
+    answer: Callable[[Room | NoRoom], None]
 
 
 class LocalStore:
@@ -79,11 +101,14 @@ class LocalStore:
         self._file_bytes = min(config.spill_file_bytes, capacity // 8)
         self._room_bytes = min(config.put_room_bytes, capacity // 64)
         self._creations: list[_Creation] = []
+        self._in_files: list[_Creation] = []
+        self._background = Background()
         self._retry: asyncio.TimerHandle | None = None
         self._writes: set[asyncio.Task[None]] = set()
         self._disk_error: NoRoom | None = None
         self._disk_rests_until = 0.0
-        self._last_progress = 0.0
+        self._last_progress = self._last_change = 0.0
+        self._needed = 0
         self._names: dict[bytes, str] = {}
 
     def start(self) -> None:
@@ -114,9 +139,12 @@ class LocalStore:
     def create(self, process: Process, message: om.CreateObject) -> None:
         """Make room for an object; answered at once, or when there is room, or too late."""
 
-        def answer(offset: int, refused: NoRoom | None) -> None:
-            kind, text = (refused.kind, refused.text) if refused else ("", "")
-            process.send(om.ObjectCreated(message.object_id, offset, text, kind))
+        def answer(room: Room | NoRoom) -> None:
+            if isinstance(room, Room):
+                created = om.ObjectCreated(message.object_id, room.offset, path=room.path)
+            else:
+                created = om.ObjectCreated(message.object_id, 0, room.text, room.kind)
+            process.send(created)
 
         self._create(
             _Creation(
@@ -127,14 +155,14 @@ class LocalStore:
 
     async def room_for_copy(self, object_id: bytes, size: int, owner: Address) -> int | None:
         """Room for a copy of another node's object; None when no room can be made now."""
-        room: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        offset: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
-        def answer(offset: int, refused: NoRoom | None) -> None:
-            if not room.done():
-                room.set_result(None if refused else offset)
+        def answer(room: Room | NoRoom) -> None:
+            if not offset.done():
+                offset.set_result(room.offset if isinstance(room, Room) else None)
 
         self._create(_Creation(time.monotonic(), object_id, size, owner, self, True, "", answer))
-        return await room
+        return await offset
 
     def _create(self, creation: _Creation) -> None:
         self._creations.append(creation)
@@ -152,15 +180,18 @@ class LocalStore:
                     creation.creator, creation.secondary, creation.label, creation.owner.node_id,
                 )  # fmt: skip
             if offset is not None:
-                if self.is_gone(creation.owner):  # it ends as soon as it is complete
-                    self.table.free(creation.object_id)
-                creation.answer(offset, None)
+                self._created(creation, Room(offset))
+            elif self._goes_to_disk(creation):
+                self._in_files.append(creation)
+                self._background.start(self._create_in_file(creation))
             elif (refused := self._refusal(creation)) is not None:
-                creation.answer(0, refused)
+                creation.answer(refused)
             else:
                 waiting.append(creation)
                 hold_back = hold_back or (
-                    self._can_make_room() and not self.table.is_busy(creation.object_id)
+                    self._can_make_room()
+                    and creation.size <= self.table.allocator.capacity
+                    and not self.table.is_busy(creation.object_id)
                 )
         self._creations = waiting
         self._spill()
@@ -170,6 +201,59 @@ class LocalStore:
             for holder in self.table.room_holders:
                 if isinstance(holder, Process):
                     holder.send(om.ReclaimRoom())
+
+    def _created(self, creation: _Creation, room: Room) -> None:
+        if self.is_gone(creation.owner):  # it ends as soon as it is complete
+            self.table.free(creation.object_id)
+        creation.answer(room)
+
+    def _goes_to_disk(self, creation: _Creation) -> bool:
+        """Whether an object that found no room is to be written into a file."""
+        now = time.monotonic()
+        if creation.secondary or now < self._disk_rests_until:
+            return False
+        if self.table.is_busy(creation.object_id):
+            return False
+        if creation.size > self.table.allocator.capacity:
+            return True
+        if self._can_make_room():
+            return False
+        state = self.table.state(0)
+        if state.used - state.clean < self._needed:
+            self._last_change = now
+        self._needed = state.used - state.clean
+        patience = self._config.store_to_disk_wait_s
+        if self.table.room_holders:  # they are asked to return it
+            return now - creation.since >= patience
+        return now - max(self._last_change, self._last_progress) >= patience or (
+            now - creation.since >= patience
+        )
+
+    async def _create_in_file(self, creation: _Creation) -> None:
+        place = None
+        try:
+            place = await self.files.new_value(creation.size, self._file_bytes)
+            self._disk_error = None
+        except DiskFullError as error:
+            self._rest(_disk_is_full(error))
+        except OSError as error:
+            self._rest(f"The disk failed: {error}.")
+            logger.error("A value of %d bytes has no room: %s.", creation.size, error)
+        wanted = creation in self._in_files
+        if wanted:
+            self._in_files.remove(creation)
+        if place is not None:
+            if wanted and self.table.create_in_file(
+                creation.object_id, creation.size, creation.owner.worker_id, creation.creator,
+                creation.label, creation.owner.node_id, place,
+            ):  # fmt: skip
+                self._created(creation, Room(place.offset, self.files.path(place)))
+                wanted = False
+            else:
+                self.files.drop(place)
+        if wanted:
+            self._creations.append(creation)
+        self.serve()
 
     def _serve_again(self) -> None:
         self._retry = None
@@ -191,15 +275,9 @@ class LocalStore:
     def _refusal(self, creation: _Creation) -> NoRoom | None:
         """Why a creation that did not fit will not be served; None when it waits on."""
         capacity = self.table.allocator.capacity
-        if creation.size > capacity:
-            return NoRoom(
-                "full",
-                f"Failed to put object {creation.object_id.hex()} in object store because it is "
-                f"larger than the whole store. Object size is {creation.size} bytes, the store "
-                f"of node {self._node_id.hex()[:8]} has {capacity}. Start the node with a larger "
-                "object_store_memory, or split the value.",
-            )
-        if self._can_make_room():
+        if creation.secondary and creation.size > capacity:
+            return NoRoom("full", "it is larger than the store")
+        if creation.size <= capacity and self._can_make_room():
             return None
         waited = time.monotonic() - max(creation.since, self._last_progress)
         if not creation.secondary and waited < self._config.store_full_wait_s:
@@ -210,17 +288,10 @@ class LocalStore:
                 f"Object {creation.object_id.hex()} was not made again: for {waited:.0f} s its "
                 "earlier value was being read or written.",
             )
-        if self._disk_error is not None and any(True for _ in self.table.dirty()):
-            return NoRoom(self._disk_error.kind, f"{self._disk_error.text}\n{self._holders()}")
-        return NoRoom(
-            "full",
-            f"Failed to put object {creation.object_id.hex()} in object store because it is full."
-            f" Object size is {creation.size} bytes.\n"
-            "The local object store is full of objects that are still in scope and cannot be "
-            f"evicted: it waited {waited:.0f} s for room.\n{self._holders()}\n"
-            "Drop refs and arrays that are not needed, or start the node with a larger "
-            "object_store_memory.",
-        )
+        if self._disk_error is not None:
+            text = f"{self._disk_error.text}\nObject size is {creation.size} bytes."
+            return NoRoom(self._disk_error.kind, f"{text}\n{self._holders()}")
+        return NoRoom("full", "the store is full") if creation.secondary else None
 
     def _holders(self) -> str:
         """Who holds the store, for people."""
@@ -286,7 +357,8 @@ class LocalStore:
     # --- to disk --------------------
 
     def _spill(self) -> None:
-        wanted = sum(aligned(creation.size) for creation in self._creations)
+        capacity = self.table.allocator.capacity
+        wanted = sum(aligned(c.size) for c in self._creations if c.size <= capacity)
         while len(self._writes) < _WRITES_AT_ONCE and time.monotonic() >= self._disk_rests_until:
             missing = bytes_to_spill(
                 self.table.state(wanted), self._config.object_spilling_threshold
@@ -306,15 +378,12 @@ class LocalStore:
     async def _write(self, object_ids: list[bytes], values: list[memoryview]) -> None:
         places: list[Place | None] = [None] * len(object_ids)
         try:
-            places[:] = await self.files.write(values)
+            places[:] = await self.files.write(values, self._file_bytes)
             self._last_progress = time.monotonic()
             if self._last_progress >= self._disk_rests_until:  # not one that began before it
                 self._disk_error = None
         except DiskFullError as error:
-            self._rest(
-                "Local disk is full\nThe object cannot be created because the local object store "
-                f"is full and the local disk's utilization is over capacity: {error}."
-            )
+            self._rest(_disk_is_full(error))
             logger.warning("Values stay in memory: %s.", error)
         except OSError as error:
             self._rest(f"The disk failed: {error}.")
@@ -377,14 +446,36 @@ class LocalStore:
         """Nobody refers to the object any more; `serve` is to be called afterwards."""
         self.table.free(object_id)
 
+    def discard(self, process: Process, object_id: bytes) -> None:
+        """A process gives up what it makes, or waits to make."""
+        for waiting in (self._creations, self._in_files):
+            waiting[:] = [
+                c for c in waiting if c.creator is not process or c.object_id != object_id
+            ]
+        self.table.discard(object_id, process)
+        self.serve()
+
     def process_gone(self, process: Process) -> list[bytes]:
-        """Drop a process's pins, room, half-written objects and those that it owned.
+        """A process has no connection any more: what it owned ends, and what it waits for.
+
+        Its pins, its room and what it is writing stay, until nobody sees them any more.
 
         Returns:
             the objects that it owned or was writing.
         """
         self._creations = [c for c in self._creations if c.creator is not process]
-        gone = self.table.process_gone(process, process.worker_id)
+        self._in_files = [c for c in self._in_files if c.creator is not process]
+        gone = self.table.unfinished_by(process) + self.table.owner_gone(process.worker_id)
+        self._release(process, _SOONEST_LOOK_S)
+        return gone
+
+    def _release(self, process: Process, next_look_s: float) -> None:
+        """Drop what a process without connection holds, unless it lives and has it mapped."""
+        if self.arena.is_held(process.worker_id) and self.table.holds(process):
+            asyncio.get_running_loop().call_later(
+                next_look_s, self._release, process, min(2 * next_look_s, _SLOW_LOOK_S)
+            )
+            return
+        self.table.process_gone(process)
         self._names.pop(process.worker_id, None)
         self.serve()
-        return gone

@@ -101,9 +101,13 @@ class MemoryMonitor:
         """Watch for ever; at once over when the period is 0, which switches it off."""
         while self._period_s:
             await asyncio.sleep(self._period_s)
-            usage = self._reader.read([os.getpid(), *self._pids().values()])
-            if usage.used > self._threshold * usage.total:
-                await self._make_room(usage)
+            try:
+                usage = self._reader.read([os.getpid(), *self._pids().values()])
+                if usage.used > self._threshold * usage.total:
+                    await self._make_room(usage)
+            except (OSError, ValueError) as error:  # no file may be open, or a cgroup has gone
+                logger.warning("The memory could not be looked at: %s", error)
+                await asyncio.sleep(_PATIENCE_S)
 
     async def _make_room(self, usage: Usage) -> None:
         victim = choose(self._candidates())

@@ -250,6 +250,12 @@ class ObjectManager:
                 self._drops.setdefault((node_id, maker), []).append(object_id)
         self.store.serve()
 
+    def discard(self, process: Process, object_id: bytes) -> None:
+        """A process will not complete what it began to make, or nobody will use it."""
+        self.store.discard(process, object_id)
+        if object_id in self._readers and not self.store.table.is_written(object_id):
+            self._settle(object_id, "the process that made it gave it up")
+
     def _send_drops(self) -> None:
         drops, self._drops = self._drops, {}
         for (node_id, maker), object_ids in drops.items():

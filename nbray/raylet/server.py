@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import random
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,10 @@ import psutil
 from nbray.common.accelerators import devices_of
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.common.pids import machine, start_time
 from nbray.common.session import Session
 from nbray.raylet.actors import ActorManager
+from nbray.raylet.failures import fail
 from nbray.raylet.groups import GroupManager
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
@@ -28,9 +28,11 @@ from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.metrics import MetricTable
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.object_manager import ObjectManager
+from nbray.raylet.reporting import Reporter
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.state import NodeState
 from nbray.raylet.task_events import TaskEventRing
+from nbray.raylet.telling import tell
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.runtime_env.setup import EnvManager
 from nbray.scheduling.labels import NODE_ID
@@ -48,7 +50,7 @@ from nbray.wire.raylet_messages import (
     PullChunk,
     TellOwner,
 )
-from nbray.wire.records import Address, NodeInfo
+from nbray.wire.records import Address, LocalProcess, NodeInfo
 from nbray.wire.state_messages import LogsRequest, ObjectsRequest, ReadLog, TasksRequest
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,6 @@ _GCS_METHODS = {
     "GetDashboard", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
 }  # fmt: skip
-_SOONEST_REPORT_S = 0.1
 
 
 class Raylet:
@@ -79,6 +80,7 @@ class Raylet:
         self._row = NodeInfo(
             self.node_id, host, 0, 0, socket.gethostname(), is_head, True, total, {},
             labels={**labels, NODE_ID: self.node_id.hex()},
+            process=LocalProcess(machine(), os.getpid(), start_time(os.getpid())),
         )  # fmt: skip
         self._scheduler = Scheduler(
             self._row, random.Random(self.node_id), devices_of(total, os.environ)
@@ -87,7 +89,10 @@ class Raylet:
         self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
         self._store = self._objects.store
         self._envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
-        self._pool = WorkerPool(session, self.socket_path, host, self._envs, config.graceful_exit_s)
+        self._pool = WorkerPool(
+            session, self.socket_path, host, self._envs, config.graceful_exit_s,
+            config.worker_start_timeout_s, config.worker_register_timeout_s,
+        )  # fmt: skip
         self._pool.on_exit = self._on_worker_exit
         self._leases = LeaseManager(self._row, self._scheduler, self._pool, self._nodes)
         self._leases.on_unknown_node = lambda then: self._background.start(
@@ -104,8 +109,9 @@ class Raylet:
         self._liveness = Liveness(self.node_id, self._nodes, self._is_here, config.peer_patience_s)
         self._inquiries = Inquiries(self._processes)
         self._state = NodeState(
-            self.node_id, host, gcs, self._pool, self._leases, self._inquiries, self._store.table
-        )
+            self.node_id, host, gcs, self._pool, self._leases, self._inquiries, self._store.table,
+            self._actors.waiting,
+        )  # fmt: skip
         self._events = TaskEventRing(self.node_id, self._inquiries, config.task_events_kept)
         self._metrics = MetricTable(self.node_id)
         self._logs = LogFolder(
@@ -113,6 +119,10 @@ class Raylet:
             lambda: {Path(worker.log).name for worker in self._pool.workers.values()},
         )  # fmt: skip
         self._background = Background()
+        self._reporter = Reporter(
+            gcs, config, lambda: g.Report(self.row(), self._state.load()), self._update_nodes,
+            self._look_after, self._leases.changed,
+        )  # fmt: skip
 
     # --- life --------------------
 
@@ -143,6 +153,7 @@ class Raylet:
             "ActorsHere": (g.Empty, self._actors.here),
             "ChangeBundles": (g.ChangeBundles, self._groups.change_bundles),
             "NodesChanged": (g.Nodes, self._nodes_changed),
+            "Ping": (g.Empty, self._reporter.ping),
             "WarnJob": (g.WarnJob, self._warn_job),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
@@ -181,38 +192,14 @@ class Raylet:
         return row
 
     async def report(self) -> None:
-        """Report to the GCS for ever; returns when this node has to leave.
+        """Report to the GCS for ever; returns when this node has to leave."""
+        await self._reporter.run()
 
-        After a change of resources it reports soon, and so hears soon of others' changes.
-        """
-        heard = time.monotonic()
-        while True:
-            try:
-                reply = await self._gcs.call(
-                    "Report", g.Report(self.row(), self._state.load()), g.Nodes, 2.0
-                )
-                heard = time.monotonic()
-                if reply.rejected:
-                    logger.error("The GCS declared this node dead; it leaves.")
-                    return
-                self._update_nodes(reply.nodes)
-            except RpcError as error:
-                silence = time.monotonic() - heard
-                if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
-                    logger.error(
-                        "The GCS did not answer for %.0f s (%s); the node leaves.", silence, error
-                    )
-                    return
-            self._pool.trim(max(1, self._cpus))
-            self._leases.share(self._config.lease_share_s)
-            await asyncio.sleep(_SOONEST_REPORT_S)
-            try:
-                left = self._config.health_check_period_s - _SOONEST_REPORT_S
-                await asyncio.wait_for(self._leases.changed.wait(), left)
-            except TimeoutError:
-                continue
-            finally:
-                self._leases.changed.clear()
+    def _look_after(self) -> None:
+        """What is to be done again and again."""
+        self._pool.trim(max(1, self._cpus))
+        self._pool.look_after()
+        self._leases.share(self._config.lease_share_s)
 
     async def _nodes_changed(self, request: g.Nodes) -> g.Empty:
         """The GCS has news of nodes between two reports."""
@@ -256,12 +243,18 @@ class Raylet:
             conn.state = Process(conn)
             self._processes.add(conn.state)
         process: Process = conn.state
+        try:
+            self._handle(process, message)
+        except Exception as error:
+            fail(process, message, error)
+
+    def _handle(self, process: Process, message: m.Message) -> None:
         match message:
             case m.RequestLease():
                 self._job_homes.setdefault(message.job.job_id, message.job.driver.node_id)
                 self._leases.request(process, message)
             case m.ReturnLease():
-                self._leases.return_lease(process, message.lease_id, message.broken)
+                self._leases.return_lease(process, message)
             case m.CancelLeaseRequest():
                 self._leases.cancel(process, message.request_id)
             case m.AskProcess():
@@ -277,6 +270,8 @@ class Raylet:
                 self._store.create(process, message)
             case om.SealObject():
                 self._store.seal(message.object_id)
+            case om.DiscardObject():
+                self._objects.discard(process, message.object_id)
             case om.GetObject():
                 self._objects.get(process, message)
             case om.UnpinObjects():
@@ -294,15 +289,15 @@ class Raylet:
             case m.RegisterWorker():
                 self._register_worker(process, message)
             case m.RegisterDriver():
-                self._background.start(self._register_driver(process, message))
+                self._serve(process, message, self._register_driver(process, message))
             case m.CreateActor():
                 if process.worker is not None:
                     process.worker.made_actors = True
-                self._background.start(self._actors.create(process, message))
+                self._serve(process, message, self._actors.create(process, message))
             case m.WatchActor():
-                self._background.start(self._actors.watch(process, message))
+                self._serve(process, message, self._actors.watch(process, message))
             case m.KillActor():
-                self._background.start(self._actors.kill(message))
+                self._serve(process, message, self._actors.kill(message))
             case m.WorkerStays():
                 if process.worker is not None:
                     self._pool.stays(process.worker)
@@ -323,9 +318,21 @@ class Raylet:
             case m.RemoveGroup():
                 self._groups.remove(message)
             case m.GcsRequest():
-                self._background.start(self._pass_to_gcs(process, message))
+                self._serve(process, message, self._pass_to_gcs(process, message))
             case _:
-                logger.warning("An unexpected %s from %s.", type(message).__name__, conn.peer)
+                peer = process.connection.peer
+                logger.warning("An unexpected %s from %s.", type(message).__name__, peer)
+
+    def _serve(self, process: Process, message: m.Message, work: Coroutine[Any, Any, None]) -> None:
+        """Handle a message in the background."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                fail(process, message, error)
+
+        self._background.start(guarded())
 
     def on_broken(self, conn: FrameConnection) -> None:
         """A process of another node lost its socket."""
@@ -337,11 +344,12 @@ class Raylet:
             return
         process.closed = True
         self._processes.discard(process)
-        self._leases.process_gone(process)
-        self._objects.process_gone(process)
-        self._state.process_gone(process)
-        self._inquiries.process_gone(process)
-        self._metrics.process_gone(process)
+        parts = (self._leases, self._objects, self._state, self._inquiries, self._metrics)
+        for part in parts:
+            try:
+                part.process_gone(process)
+            except Exception:  # the other parts have to hear of it all the same
+                logger.exception("The end of %s was not heard by %r.", conn.peer, part)
         if process.is_driver:
             del self._drivers[process.job_id]
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)
@@ -404,10 +412,7 @@ class Raylet:
 
     async def _finish_job(self, job_id: bytes) -> None:
         await self._end_workers(job_id)
-        try:
-            await self._gcs.call("FinishJob", g.JobId(job_id), g.Empty)
-        except RpcError as error:
-            logger.warning("The end of job %s was not reported: %s", job_id.hex(), error)
+        await tell(self._gcs, "FinishJob", g.JobId(job_id), f"The end of job {job_id.hex()}")
 
     async def _process_gone_elsewhere(self, gone: ProcessGone) -> g.Empty:
         """Another raylet lost a driver or worker."""

@@ -35,11 +35,12 @@ class DiskFullError(Exception):
 
 
 class _SpillFile:
-    """An open file and how many values in it are still needed."""
+    """An open file, how many values in it are still needed, and where the next one would begin."""
 
     def __init__(self, fd: int, values: int) -> None:
         self.fd = fd
         self.values = values
+        self.end = 0
 
 
 class SpillFiles:
@@ -48,39 +49,58 @@ class SpillFiles:
     def __init__(self, folder: Path, capacity_threshold: float) -> None:
         self._folder = folder
         self._capacity_threshold = capacity_threshold
+        self._open_file: _SpillFile | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "spill")
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:  # each file is a descriptor
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-    async def write(self, values: Sequence[memoryview]) -> list[Place]:
-        """Write values into one new file; they must not change meanwhile.
+    async def write(self, values: Sequence[memoryview], file_bytes: int) -> list[Place]:
+        """Write values into a file of about ``file_bytes``; they must not change meanwhile.
 
         Raises:
             DiskFullError: there is no room for them. OSError: the disk failed.
         """
-        file, offsets = await self._run(self._write, values)
-        return [Place(file, offset) for offset in offsets]
+        file, offset = await self._take(
+            sum(_pages(len(value)) for value in values), len(values), file_bytes
+        )
+        places = []
+        for value in values:
+            places.append(Place(file, offset))
+            offset += _pages(len(value))
+        try:
+            await self._run(self._write, file.fd, places, values)
+        except BaseException:
+            for place in places:
+                self.drop(place)
+            raise
+        return places
+
+    async def _take(self, size: int, count: int, file_bytes: int) -> tuple[_SpillFile, int]:
+        """A part of a file for ``count`` values; small parts share one, since each is open."""
+        file = self._open_file
+        if file is None or file.end + size > file_bytes:
+            file = _SpillFile(await self._run(self._new_file, size), 0)
+            if size < file_bytes:
+                self._open_file = file
+        offset = file.end
+        file.values += count
+        file.end += _pages(size)
+        return file, offset
 
     async def _run(self, function: Callable[..., _Result], *args: Any) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    def _write(self, values: Sequence[memoryview]) -> tuple[_SpillFile, list[int]]:
-        offsets = []
-        end = 0
-        for value in values:
-            offsets.append(end)
-            end += (len(value) + _PAGE - 1) // _PAGE * _PAGE
-        fd = self._new_file(end)
+    def _write(self, fd: int, places: list[Place], values: Sequence[memoryview]) -> None:
+        size = sum(map(len, values))
+        self._check_disk(size)
         try:
-            for value, offset in zip(values, offsets, strict=True):
-                _write_all(fd, value, offset)
-        except BaseException as error:
-            os.close(fd)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(self._fullness(end)) from error
+            for value, place in zip(values, places, strict=True):
+                _write_all(fd, value, place.offset)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(self._fullness(size)) from error
             raise
-        return _SpillFile(fd, len(values)), offsets
 
     def _new_file(self, size: int) -> int:
         """A file without a name.
@@ -89,12 +109,15 @@ class SpillFiles:
             DiskFullError: with ``size`` bytes more, the disk is fuller than allowed.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        disk = shutil.disk_usage(self._folder)
-        if disk.used + size > self._capacity_threshold * (disk.used + disk.free):
-            raise DiskFullError(self._fullness(size))
+        self._check_disk(size)
         fd, path = tempfile.mkstemp(prefix="nbray-spilled-", dir=self._folder)
         os.unlink(path)
         return fd
+
+    def _check_disk(self, size: int) -> None:
+        disk = shutil.disk_usage(self._folder)
+        if disk.used + size > self._capacity_threshold * (disk.used + disk.free):
+            raise DiskFullError(self._fullness(size))
 
     def _fullness(self, size: int) -> str:
         disk = shutil.disk_usage(self._folder)
@@ -108,6 +131,32 @@ class SpillFiles:
         """An empty file for one value of ``size`` bytes that comes in parts; see `fill`."""
         fd = await self._run(self._new_file, size)
         return Place(_SpillFile(fd, 1), 0)
+
+    async def new_value(self, size: int, file_bytes: int) -> Place:
+        """A place for a value that a process will write, in a file as of `write`.
+
+        It has its room on the disk, so that whoever maps and writes it is not killed by a full one.
+
+        Raises:
+            DiskFullError: there is no room. OSError: the disk failed.
+        """
+        file, offset = await self._take(size, 1, file_bytes)
+        place = Place(file, offset)
+        try:
+            await self._run(self._reserve, file.fd, place.offset, size)
+        except BaseException:
+            self.drop(place)
+            raise
+        return place
+
+    def _reserve(self, fd: int, offset: int, size: int) -> None:
+        self._check_disk(size)
+        try:
+            os.posix_fallocate(fd, offset, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(self._fullness(size)) from error
+            raise
 
     async def fill(self, place: Place, offset: int, data: bytes) -> None:
         """Write part of a value.
@@ -139,6 +188,8 @@ class SpillFiles:
         file = _file(place)
         file.values -= 1
         if not file.values:
+            if file is self._open_file:
+                self._open_file = None
             self._threads.submit(os.close, file.fd)  # giving back 100 MB takes a while
 
     def close(self) -> None:
@@ -149,6 +200,10 @@ class SpillFiles:
 def _file(place: Place) -> _SpillFile:
     assert isinstance(place.file, _SpillFile)
     return place.file
+
+
+def _pages(size: int) -> int:
+    return (size + _PAGE - 1) // _PAGE * _PAGE
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

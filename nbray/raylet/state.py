@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -43,8 +44,9 @@ class NodeState:
 
     def __init__(
         self, node_id: bytes, host: str, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager,
-        inquiries: Inquiries, store: ObjectTable,
+        inquiries: Inquiries, store: ObjectTable, actors_waiting: Callable[[], dict[bytes, str]],
     ) -> None:  # fmt: skip
+        self._actors_waiting = actors_waiting
         self._node_id = node_id
         self._host = host
         self._gcs = gcs
@@ -57,7 +59,9 @@ class NodeState:
 
     def load(self) -> NodeLoad:
         """What the next report to the GCS says."""
-        return NodeLoad(self._leases.waiting(), self._counts)
+        return NodeLoad(
+            self._leases.waiting() + self._pool.waiting(), self._counts, self._actors_waiting()
+        )
 
     def tasks_ran(self, counts: dict[str, tuple[int, int]]) -> None:
         """A worker tells what has run in it; past `_MOST_NAMES` functions, they share a row."""

@@ -1,9 +1,9 @@
 """The table of a node's objects: blocks, seals, pins, owners, and what lies on disk.
 
-Theory. An object is *written* first (its creator fills the block), then *sealed*. A sealed one
-has a block in the arena, a place on disk, or both. Which blocks may be dropped follows from
-what is known of the object, and is kept in two ordered sets, the one that was not used for
-longest first:
+Theory. An object is *written* first (its creator fills the block, or a place on disk when the arena
+has no room for it), then *sealed*. A sealed one has a block in the arena, a place on disk, or both.
+Which blocks may be dropped follows from what is known of the object, and is kept in two ordered
+sets, the one that was not used for longest first:
 
 - *clean*: sealed, not pinned, and not the only copy: it lies on disk too, or is a secondary
   copy of another node's object. Dropped whenever room is needed.
@@ -103,6 +103,21 @@ class ObjectTable:
             )
         return offset
 
+    def create_in_file(
+        self, object_id: bytes, size: int, owner_id: bytes, creator: Hashable, label: str,
+        owner_node: bytes, place: Place,
+    ) -> bool:  # fmt: skip
+        """Like `create`, for an object that is written to ``place``; False when it is busy."""
+        if self.is_busy(object_id):
+            return False
+        if object_id in self._objects:
+            self._forget(object_id)
+        self._objects[object_id] = Stored(
+            size, owner_id, owner_node, creator, False, label, None, place
+        )
+        self._spilled_bytes += size
+        return True
+
     def is_busy(self, object_id: bytes) -> bool:
         """Whether the object exists and is read, written or moved."""
         known = self._objects.get(object_id)
@@ -157,6 +172,13 @@ class ObjectTable:
         stored = self._objects.get(object_id)
         if stored is not None and not stored.sealed:
             self._forget(object_id)
+
+    def discard(self, object_id: bytes, creator: Hashable) -> None:
+        """Nobody will use what ``creator`` made, or began to make."""
+        stored = self._objects.get(object_id)
+        if stored is not None and stored.creator is creator:
+            self.abort(object_id)
+            self.free(object_id)
 
     # --- room in advance --------------------
 
@@ -307,24 +329,32 @@ class ObjectTable:
             if stored.creator is creator and stored.sealed and stored.owner_id != worker_id
         ]
 
-    def process_gone(self, holder: Hashable, worker_id: bytes) -> list[bytes]:
-        """Drop a process's pins, its room, what it was writing, and the objects it owned.
+    def unfinished_by(self, creator: Hashable) -> list[bytes]:
+        """The objects that ``creator`` has begun to write and not completed."""
+        return [
+            object_id
+            for object_id, stored in self._objects.items()
+            if not stored.sealed and stored.creator == creator
+        ]
 
-        Returns:
-            the objects that it owned or was writing.
-        """
+    def holds(self, holder: Hashable) -> bool:
+        """Whether a process may read or write any block now."""
+        return holder in self.room_holders or any(
+            holder in stored.pins or (not stored.sealed and stored.creator == holder)
+            for stored in self._objects.values()
+        )
+
+    def process_gone(self, holder: Hashable) -> None:
+        """Drop a process's pins, its room and what it was writing."""
         for offset in [offset for offset, owner in self._rooms.items() if owner == holder]:
             del self._rooms[offset]
             self.allocator.free(offset)
-        unfinished = []
         for object_id, stored in list(self._objects.items()):
             pinned = stored.pins.pop(holder, None)
             if not stored.sealed and stored.creator == holder:
                 self._forget(object_id)
-                unfinished.append(object_id)
             elif pinned:
                 self._settle(object_id, stored)
-        return unfinished + self.owner_gone(worker_id)
 
     def owner_gone(self, worker_id: bytes) -> list[bytes]:
         """Free what a dead process owned; returns those objects."""

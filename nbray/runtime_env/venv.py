@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbray.common.process import environment
+
 _SHOWN_BYTES = 4000
 
 
@@ -40,7 +42,7 @@ async def make_venv(folder: Path, tool: str, wanted: Mapping[str, Any]) -> str:
 
 
 async def _make(folder: Path, tool: str, wanted: Mapping[str, Any]) -> str:
-    await _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    await _run(sys.executable, "-P", "-m", "venv", "--without-pip", str(folder))
     python = str(folder / "bin" / "python")
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     # Not --system-site-packages: of a virtual environment, that shows the packages of its base.
@@ -51,14 +53,14 @@ async def _make(folder: Path, tool: str, wanted: Mapping[str, Any]) -> str:
     pth.write_text("\n".join(lines) + "\n")
     requirements = folder / "requirements.txt"
     requirements.write_text("\n".join(wanted["packages"]) + "\n")
-    runner = [sys.executable, "-m", "pip", "--python", python]
+    runner = [sys.executable, "-P", "-m", "pip", "--python", python]
     install = ["install", "--disable-pip-version-check", "--no-input"]
     version_wanted = wanted.get(f"{tool}_version", "")
     if tool == "uv" or version_wanted:
         await _run(*runner, *install, f"{tool}{version_wanted}")
-        runner = [python, "-m", "pip"]
+        runner = [python, "-P", "-m", "pip"]
     if tool == "uv":
-        runner = [python, "-m", "uv", "pip"]
+        runner = [python, "-P", "-m", "uv", "pip"]
         options = ["install", *wanted.get("uv_pip_install_options", [])]
         await _run(*runner, *options, "--python", python, "-r", str(requirements))
         check = ["check", "--python", python]
@@ -72,10 +74,28 @@ async def _make(folder: Path, tool: str, wanted: Mapping[str, Any]) -> str:
     return python
 
 
+def _variables() -> dict[str, str]:
+    """For pip and uv: nothing of the current folder or its parents, which may be others', counts.
+
+    uv takes the nearest ``uv.toml`` above the current folder, /tmp/uv.toml as well, and an index
+    named there chooses what is installed.
+    """
+    variables = {**environment(), "PIP_REQUIRE_VIRTUALENV": "0"}
+    if "UV_CONFIG_FILE" not in variables and "UV_NO_CONFIG" not in variables:
+        home = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        for own in (home / "uv/uv.toml", Path("/etc/uv/uv.toml")):
+            if own.exists():
+                variables["UV_CONFIG_FILE"] = str(own)
+                break
+        else:
+            variables["UV_NO_CONFIG"] = "1"
+    return variables
+
+
 async def _run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT, env={**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"},
+        stderr=asyncio.subprocess.STDOUT, env=_variables(),
         start_new_session=True,
     )  # fmt: skip
     try:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from nbray.launcher.local import found_nodes
 from nbray.launcher.token import load_token
 from nbray.state.queries import DASHBOARD, Query
+from nbray.wire.credentials import read_identity
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.state_messages import DashboardAddress
@@ -107,6 +108,7 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
     """
     for node in found_nodes():
         if node.processes and address in (None, node.gcs_address):
+            read_identity(node.session)
             return node.gcs_address, node.session.token
     if address is None:
         raise ConnectionError("No cluster runs here. Start one with: nbray start --head")

@@ -13,9 +13,10 @@ from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
 from nbray.wire.gcs_messages import Empty, Groups, NamedGroup, Nodes
-from nbray.wire.records import TaskEvent
+from nbray.wire.records import NodeInfo, TaskEvent
 
 T = TypeVar("T")
+_SILENT_S = 2.0
 REQUEST = msgspec.msgpack.encode(Empty())
 
 
@@ -37,13 +38,19 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
     return [
         r.NodeState(
             row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
-            None if row.alive else row.death_cause or "it left the cluster", row.hostname,
+            _node_message(row), row.hostname,
             from_units(row.total), row.labels,
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {},
         )
         for row in reply.nodes
     ]  # fmt: skip
+
+
+def _node_message(row: NodeInfo) -> str | None:
+    if not row.alive:
+        return row.death_cause or "it left the cluster"
+    return f"silent for {row.silent_s:.0f} s" if row.silent_s > _SILENT_S else None
 
 
 def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
@@ -68,7 +75,7 @@ def _actors(reply: s.Actors) -> list[r.ActorState]:
             row.namespace, required_resources=from_units(row.resources),
             death_cause=row.death_cause or None, is_detached=row.detached,
             num_restarts=row.restarts, worker_id=row.worker_id.hex() or None,
-            start_time_ms=int(row.started * 1000) or None,
+            start_time_ms=int(row.started * 1000) or None, pending_reason=row.waits_for or None,
         )
         for row in reply.rows
     ]  # fmt: skip

@@ -70,7 +70,7 @@ class WorkerState(Row):
 
 @dataclass
 class ActorState(Row):
-    """One actor."""
+    """One actor; ``pending_reason`` says what it waits for while it is not alive yet."""
 
     actor_id: str
     class_name: str
@@ -89,6 +89,7 @@ class ActorState(Row):
     num_restarts: int | None = field(default=None, metadata=_DETAIL)
     worker_id: str | None = field(default=None, metadata=_DETAIL)
     start_time_ms: int | None = field(default=None, metadata=_DETAIL)
+    pending_reason: str | None = None
 
 
 @dataclass
@@ -132,7 +133,8 @@ class DemandState(Row):
         kind: "task" or "actor".
         node_id: the node whose raylet has them; None when they wait at the GCS.
         reason: why no node can ever serve them; None when they only wait for their turn.
-        lacking: then, sentences on the nodes that could serve them, and what these lack now.
+        lacking: then, sentences on the nodes that could serve them, and what these lack now; or
+            on what else is waited for, as for a worker to start.
     """
 
     resources: dict[str, float]

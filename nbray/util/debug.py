@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
-_seen: set[str] = set()
-_lock = Lock()
+_seen: dict[str, object] = {}
 
 
 def log_once(key: str) -> bool:
@@ -14,7 +11,5 @@ def log_once(key: str) -> bool:
     Args:
         key: names what is logged.
     """
-    with _lock:
-        first = key not in _seen
-        _seen.add(key)
-    return first
+    mine = object()
+    return _seen.setdefault(key, mine) is mine  # in one step, whatever other threads do

@@ -14,6 +14,7 @@ from typing import Any
 
 from nbray.core_worker.pending import PickledFunction
 from nbray.core_worker.serialization import dump
+from nbray.util.blame import refusal
 from nbray.util.serializability import unpicklable
 
 SIZE_LIMIT = 95 << 20  # bytes, as Ray's
@@ -61,6 +62,8 @@ class KeptPickle:
             try:
                 data, captured = dump(target if _wrap is None else _wrap(target))
             except Exception as error:  # a value's own code may raise whatever it likes
+                if refusal(target, dump) is None:
+                    raise  # and so may a signal's handler that came in between
                 kind = "the actor class" if isinstance(target, type) else "the function"
                 name = getattr(target, "__name__", repr(target))
                 raise unpicklable(target, f"{kind} {name}", name, error) from error

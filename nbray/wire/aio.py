@@ -178,7 +178,7 @@ class _Socket(asyncio.Protocol):
     def __init__(self, server: FrameServer) -> None:
         self.peer = "a peer"
         self._server = server
-        self._handshake: ServerHandshake | None = ServerHandshake(server.token)
+        self._handshake: ServerHandshake | None = None
         self._opening = b""
         self._connection: FrameConnection | None = None
         self._transport: asyncio.Transport | None = None
@@ -187,7 +187,7 @@ class _Socket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.peer = str(transport.get_extra_info("peername") or "a local process")
-        assert self._handshake is not None
+        self._handshake = ServerHandshake(self._server.token, transport.get_extra_info("sockname"))
         self._transport.write(self._handshake.hello)
         self._deadline = asyncio.get_running_loop().call_later(
             self._server.config.handshake_timeout_s, self.end, "no handshake in time"

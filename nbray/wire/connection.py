@@ -128,7 +128,7 @@ class Connection:
             reason = os.strerror(failed)
             self.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
             return
-        self._transport = Transport(self.reactor, sock, self._client(), self)
+        self._transport = Transport(self.reactor, sock, self._client(sock), self)
         self._transport.start()
 
     def use(self, sock: socket.socket) -> None:
@@ -137,13 +137,13 @@ class Connection:
         Raises:
             OSError: the peer went. HandshakeError: it is not of this cluster.
         """
-        transport = Transport(self.reactor, sock, self._client(), self)
+        transport = Transport(self.reactor, sock, self._client(sock), self)
         transport.shake_hands_now()
         sock.setblocking(False)
         self.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
 
-    def _client(self) -> ClientHandshake:
-        return ClientHandshake(self.reactor.token)
+    def _client(self, sock: socket.socket) -> ClientHandshake:
+        return ClientHandshake(self.reactor.token, sock.getpeername)
 
     def accept(self, transport: Transport, opening: Opening) -> None:
         """The peer has connected, anew or for the first time: go on over its socket.

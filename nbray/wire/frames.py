@@ -45,7 +45,7 @@ class UnsendableError(ValueError):
         size: its bytes, if that is what is wrong; else 0.
     """
 
-    def __init__(self, text: str, kind: str, size: int = 0) -> None:
+    def __init__(self, text: str, kind: str = "", size: int = 0) -> None:
         super().__init__(text)
         self.kind = kind
         self.size = size

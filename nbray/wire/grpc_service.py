@@ -1,37 +1,51 @@
-"""The thin gRPC layer between nodes: typed msgspec messages, the token in the metadata.
+"""The thin gRPC layer between nodes: typed msgspec messages over mutual TLS.
 
-A service is a set of handlers by method name. The token is compared in constant time from the
-metadata of a call, before its body is looked at.
+A service is a set of handlers by method name. Both sides prove in the TLS handshake that they have
+the cluster's token (`credentials.py`), so that no secret is ever sent, no call of a stranger is
+read, and what a member sends cannot be taken up by whoever stands between.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import functools
 import logging
+import os
+import resource
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
-import grpc
+# gRPC writes a line into the log for each stranger whose handshake fails, without a bound. It reads
+# the variable when it is imported; it is not for the workers, whose gRPC is the user's.
+if "GRPC_VERBOSITY" in os.environ:
+    import grpc
+else:
+    os.environ["GRPC_VERBOSITY"] = "ERROR"
+    import grpc
+
+    del os.environ["GRPC_VERBOSITY"]
 import grpc.aio
 import msgspec
 
+from nbray.common.config import Config
 from nbray.wire import handshake
+from nbray.wire.credentials import NAME, identity_of
 from nbray.wire.frames import MALFORMED
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = "nbray"
-_KEY = "nbray-token"
 _VERSION_KEY = "nbray-version"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", 128 << 20),
     ("grpc.so_reuseport", 0),
+    ("grpc.ssl_target_name_override", NAME),
     # A peer that comes back is found at once, one that vanished without a word within seconds.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # The least time that a connection is given to come up, TLS included.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
@@ -40,8 +54,10 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
 ]
-_REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION)
+_REFUSED = grpc.StatusCode.FAILED_PRECONDITION
+_STRANGER = "handshake failed"  # in what gRPC says of a server without the token
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_MOST_CONNECTIONS = 4096
 _RETRY_DELAY_S = 0.05
 _TIMEOUT_S = 10.0
 Reply = TypeVar("Reply")
@@ -64,42 +80,54 @@ async def _refuse(context: Any, code: grpc.StatusCode, reason: str) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-class _MemberCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Whether the caller has the token, and then whether it speaks this protocol."""
-
-    def __init__(self, token: bytes) -> None:
-        self._expected = token.hex()
-        self._version = str(handshake.PROTOCOL_VERSION)
+class _VersionCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Whether the caller, who is a member, speaks this protocol."""
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        given = dict(details.invocation_metadata or ())
-        version = given.get(_VERSION_KEY, "none")
-        if not hmac.compare_digest(str(given.get(_KEY, "")).encode(), self._expected.encode()):
-            code, reason = grpc.StatusCode.UNAUTHENTICATED, "wrong cluster token"
-        elif version != self._version:
-            code = grpc.StatusCode.FAILED_PRECONDITION
-            reason = (
-                f"the caller speaks protocol version {version}, this cluster {self._version}: "
-                "install the same nbray on both"
-            )
-        else:
+        version = dict(details.invocation_metadata or ()).get(_VERSION_KEY, "none")
+        if version == str(handshake.PROTOCOL_VERSION):
             return await continuation(details)
+        reason = (
+            f"the caller speaks protocol version {version}, this cluster "
+            f"{handshake.PROTOCOL_VERSION}: install the same nbray on both"
+        )
 
         async def refuse(_request: bytes, context: Any) -> bytes:
-            await _refuse(context, code, reason)
+            await _refuse(context, _REFUSED, reason)
 
         return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+@functools.lru_cache(16)  # channels of the same credentials share their connections
+def _channel_credentials(token: bytes) -> Any:
+    own = identity_of(token)
+    return grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
+
+
+def _limits(config: Config) -> list[tuple[str, int]]:
+    """How long strangers have for the TLS handshake and the first HTTP/2 frame, and how many.
+
+    Half of the files that this process may open are left for what it does.
+    """
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = _MOST_CONNECTIONS if files < 0 else min(_MOST_CONNECTIONS, files // 2)
+    return [
+        ("grpc.server_handshake_timeout_ms", int(config.handshake_timeout_s * 1000)),
+        ("grpc.max_allowed_incoming_connections", most),
+    ]
 
 
 async def serve(
     host: str, port: int, token: bytes, handlers: dict[str, tuple[Any, Handler]]
 ) -> tuple[grpc.aio.Server, int]:
-    """Serve ``{method: (request type, handler)}``; returns the server and its port.
+    """Serve ``{method: (request type, handler)}`` to members; returns the server and its port.
 
     Raises:
         OSError: the port is in use.
     """
-    server = grpc.aio.server(interceptors=[_MemberCheck(token)], options=_OPTIONS)
+    server = grpc.aio.server(
+        interceptors=[_VersionCheck()], options=[*_OPTIONS, *_limits(Config.from_env())]
+    )
     methods = {
         name: grpc.unary_unary_rpc_method_handler(
             _adapt(msgspec.msgpack.Decoder(request_type), handler), response_serializer=_encode
@@ -107,8 +135,12 @@ async def serve(
         for name, (request_type, handler) in handlers.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
+    own = identity_of(token)
+    members_only = grpc.ssl_server_credentials(
+        [(own.key, own.certificate)], own.authority, require_client_auth=True
+    )
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_secure_port(f"{host}:{port}", members_only)
     except RuntimeError as error:
         raise OSError(f"port {port} of {host} is in use") from error
     await server.start()
@@ -137,14 +169,17 @@ class GrpcClient:
     def __init__(self, address: str, token: bytes, patience_s: float = 0.0) -> None:
         self.address = address
         self._patience_s = patience_s
-        self._metadata = (
-            (_KEY, token.hex()),
-            (_VERSION_KEY, str(handshake.PROTOCOL_VERSION)),
+        self._metadata = ((_VERSION_KEY, str(handshake.PROTOCOL_VERSION)),)
+        self._met = False
+        self._channel = grpc.aio.secure_channel(
+            address, _channel_credentials(token), options=_OPTIONS
         )
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
 
     async def call_raw(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
         """Send an encoded request and return the encoded reply.
+
+        Once a member has answered at the address, a stranger there is one who took the port: a
+        client with patience waits for the member.
 
         Raises:
             RefusedError: this process is not of that cluster.
@@ -157,10 +192,16 @@ class GrpcClient:
             left = deadline - time.monotonic()
             try:
                 reply: bytes = await self._channel.unary_unary(f"/{_SERVICE}/{method}")(
-                    body, timeout=max(left, 0.001), metadata=self._metadata, wait_for_ready=patient
-                )
+                    body, timeout=max(left, 0.001), metadata=self._metadata,
+                    wait_for_ready=patient and self._met,
+                )  # fmt: skip
             except grpc.aio.AioRpcError as error:
-                if error.code() in _REFUSED:
+                if _STRANGER in str(error.details()):
+                    raise RefusedError(
+                        f"{method} was not sent to {self.address}: what listens there has a wrong "
+                        "cluster token, or is no nbray process"
+                    ) from error
+                if error.code() is _REFUSED:
                     raise RefusedError(
                         f"{self.address} refuses {method}: {error.details()}"
                     ) from error
@@ -168,6 +209,7 @@ class GrpcClient:
                     raise RpcError(f"{method} at {self.address}: {error.details()}") from error
                 await asyncio.sleep(_RETRY_DELAY_S)
             else:
+                self._met = True
                 return reply
 
     async def call(

@@ -1,8 +1,12 @@
 """The handshake: both sides prove that they have the cluster's token, sans I/O.
 
 The server speaks first with a nonce; the client answers with its own nonce and an HMAC
-over both; the server checks it in constant time and answers with its HMAC. All three
-parts have fixed sizes, so nothing of an unknown peer is parsed beyond a comparison.
+over both and over the address that it has dialled; the server checks it in constant time, with the
+address at which it was reached, and answers with its HMAC. All three parts have fixed sizes, so
+nothing of an unknown peer is parsed beyond a comparison.
+
+The address keeps a proof where it belongs: who is dialled by a member and passes the handshake on
+to another listener gets nowhere, since the member has proved itself for his address alone.
 
 Both sides are fed with what arrives. They give back what to send, and the bytes that follow
 the handshake once it is complete (None before).
@@ -10,12 +14,13 @@ the handshake once it is complete (None before).
 
 from __future__ import annotations
 
-import hashlib
 import hmac
+import ipaddress
 import os
 import struct
+from collections.abc import Callable
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _HELLO = struct.Struct("<4sH32s")
 _MAGIC = b"NBRY"
 _MAC_BYTES = 32
@@ -25,12 +30,41 @@ class HandshakeError(ConnectionError):
     """The peer is not a member of this cluster, or not an nbray process at all."""
 
 
-def _mac(token: bytes, role: bytes, server_nonce: bytes, client_nonce: bytes) -> bytes:
-    return hmac.new(token, role + server_nonce + client_nonce, hashlib.sha256).digest()
+def _place(endpoint: object) -> bytes:
+    """An address as both of its sides know it, whatever their sockets call it."""
+    match endpoint:
+        case (str(host), int(port), *_):
+            address = ipaddress.ip_address(host.partition("%")[0])
+            mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer of an IPv6 socket
+            return f"{mapped or address} {port}".encode()
+        case str():
+            return os.fsencode(endpoint)
+        case bytes():  # a Unix socket without a name in the file system
+            return endpoint
+    return b""
 
 
-def _open_hello(data: bytes) -> bytes:
-    magic, version, nonce = _HELLO.unpack(data[: _HELLO.size])
+class _Proofs:
+    """The proofs of one connection, made from all that was said before them."""
+
+    def __init__(self, token: bytes, server: bytes, client: bytes, endpoint: object) -> None:
+        self._token = token
+        self._said = server + client + _place(endpoint)
+
+    def of(self, role: bytes) -> bytes:
+        """What the side ``role`` sends."""
+        return hmac.digest(self._token, b"nbray frames, " + role + self._said, "sha256")
+
+    def check(self, role: bytes, proof: bytes) -> None:
+        """Raises HandshakeError unless ``proof`` is what the side ``role`` sends."""
+        if not hmac.compare_digest(self.of(role), proof):
+            raise HandshakeError(
+                f"the {role.decode()} has a wrong token, or was reached in another's place"
+            )
+
+
+def _check_hello(hello: bytes) -> None:
+    magic, version, _nonce = _HELLO.unpack(hello)
     if magic != _MAGIC:
         raise HandshakeError("the peer does not speak nbray's protocol")
     if version != PROTOCOL_VERSION:
@@ -38,58 +72,75 @@ def _open_hello(data: bytes) -> bytes:
             f"the peer speaks protocol version {version}, this process {PROTOCOL_VERSION}: "
             "install the same nbray on both"
         )
-    return bytes(nonce)
+
+
+def _make_hello() -> bytes:
+    return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, os.urandom(32))
 
 
 class ServerHandshake:
-    """The accepting side. Send `hello` first, then `feed` until it answers."""
+    """The accepting side. Send `hello` first, then `feed` until it answers.
 
-    def __init__(self, token: bytes) -> None:
+    Args:
+        token: the cluster's secret.
+        endpoint: where the peer has reached this side, as the accepted socket's ``getsockname``
+            tells it.
+    """
+
+    def __init__(self, token: bytes, endpoint: object = None) -> None:
         self._token = token
-        self._nonce = os.urandom(32)
+        self._endpoint = endpoint
         self._received = b""
-        self.hello = _HELLO.pack(_MAGIC, PROTOCOL_VERSION, self._nonce)
+        self.hello = _make_hello()
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Take received bytes: the proof to send and the bytes left over, once complete.
 
         Raises:
-            HandshakeError: wrong token, wrong version or another protocol.
+            HandshakeError: wrong token, wrong version, another protocol, or a proof for another
+                address.
         """
         self._received += data
         if self._received[:4] != _MAGIC[: len(self._received)]:
             raise HandshakeError("the peer does not speak nbray's protocol")
-        if len(self._received) < _HELLO.size + _MAC_BYTES:
-            return b"", None
-        client_nonce = _open_hello(self._received)
         end = _HELLO.size + _MAC_BYTES
-        expected = _mac(self._token, b"client", self._nonce, client_nonce)
-        if not hmac.compare_digest(expected, self._received[_HELLO.size : end]):
-            raise HandshakeError("the peer has a wrong token")
-        return _mac(self._token, b"server", self._nonce, client_nonce), self._received[end:]
+        if len(self._received) < end:
+            return b"", None
+        answered = self._received[: _HELLO.size]
+        _check_hello(answered)
+        proofs = _Proofs(self._token, self.hello, answered, self._endpoint)
+        proofs.check(b"client", self._received[_HELLO.size : end])
+        return proofs.of(b"server"), self._received[end:]
 
 
 class ClientHandshake:
-    """The connecting side: answer the server's hello, then check its proof."""
+    """The connecting side: answer the server's hello, then check its proof.
+
+    Args:
+        token: the cluster's secret.
+        endpoint: tells whom this side has reached, as the socket's ``getpeername`` does; it is
+            called when the server has spoken.
+    """
 
     hello_bytes = _HELLO.size
     proof_bytes = _MAC_BYTES
 
-    def __init__(self, token: bytes) -> None:
+    def __init__(self, token: bytes, endpoint: Callable[[], object] | None = None) -> None:
         self._token = token
-        self._nonce = os.urandom(32)
-        self._server_nonce = b""
+        self._endpoint = endpoint
+        self._proofs: _Proofs | None = None
         self._received = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Take received bytes: the answer to send, then the bytes left over, once complete.
 
         Raises:
-            HandshakeError: wrong token, wrong version or another protocol.
+            HandshakeError: wrong token, wrong version, another protocol, or a proof for another
+                address.
         """
         self._received += data
         reply = b""
-        if not self._server_nonce:
+        if self._proofs is None:
             if self._received[:4] != _MAGIC[: len(self._received)]:
                 raise HandshakeError("the peer does not speak nbray's protocol")
             if len(self._received) < _HELLO.size:
@@ -103,12 +154,18 @@ class ClientHandshake:
 
     def answer(self, hello: bytes) -> bytes:
         """The reply to the server's hello."""
-        self._server_nonce = _open_hello(hello)
-        own = _HELLO.pack(_MAGIC, PROTOCOL_VERSION, self._nonce)
-        return own + _mac(self._token, b"client", self._server_nonce, self._nonce)
+        _check_hello(hello)
+        own = _make_hello()
+        self._proofs = _Proofs(self._token, hello, own, self._reached())
+        return own + self._proofs.of(b"client")
+
+    def _reached(self) -> object:
+        try:
+            return None if self._endpoint is None else self._endpoint()
+        except OSError:  # the peer has gone again, which the next use of the socket shows
+            return None
 
     def check(self, proof: bytes) -> None:
-        """Raises HandshakeError unless the server has the token too."""
-        expected = _mac(self._token, b"server", self._server_nonce, self._nonce)
-        if not hmac.compare_digest(expected, proof):
-            raise HandshakeError("the server has a wrong token")
+        """Raises HandshakeError unless the server has the token too, and was reached here."""
+        assert self._proofs is not None
+        self._proofs.check(b"server", proof)

@@ -66,7 +66,7 @@ class Listener:
             oldest, _ = self._half_open.popitem(last=False)
             _log.warning("Closed a connection: too many have no handshake yet.")
             oldest.drop()
-        handshake = ServerHandshake(self._reactor.token)
+        handshake = ServerHandshake(self._reactor.token, peer.getsockname())
         transport = Transport(self._reactor, peer, handshake, self)
         self._half_open[transport] = None
         transport.start()

@@ -17,6 +17,7 @@ from nbray.wire.object_messages import (
     BorrowerAdded,
     CopiesChanged,
     CreateObject,
+    DiscardObject,
     FreeObjects,
     GetObject,
     KeepCopies,
@@ -181,10 +182,14 @@ class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
 
 
 class ReturnLease(msgspec.Struct, array_like=True, tag=15):
-    """Submitter to raylet: the worker is free again; ``broken`` when its connection was lost."""
+    """Submitter to raylet: the worker is free again.
+
+    ``broken``: its connection was lost. ``worn``: it takes no more tasks, by ``max_calls``.
+    """
 
     lease_id: int
     broken: bool = False
+    worn: bool = False
 
 
 class WorkerDied(msgspec.Struct, array_like=True, tag=149):
@@ -250,9 +255,13 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
 
 
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
-    """Worker to submitter: not started, since a task before them blocks or is long."""
+    """Worker to submitter: not started, since a task before them blocks or is long.
+
+    Or since arguments of theirs have no copy on the nodes that ``lost`` names, by object id.
+    """
 
     task_ids: list[bytes]
+    lost: dict[bytes, list[bytes]] = {}
 
 
 class HandoverDone(msgspec.Struct, array_like=True, tag=23):
@@ -452,7 +461,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
     AskAssigned, Assigned, AskProcess, ProcessState,
-    RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
+    DiscardObject, RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,

@@ -57,8 +57,9 @@ class CreateObject(msgspec.Struct, array_like=True, tag=40):
 
 
 class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
-    """Raylet to process: write at ``offset``, then seal; or ``error``, of a ``kind``.
+    """Raylet to process: write at ``offset`` of the arena or of ``path``, then seal.
 
+    Or ``error``, of a ``kind``.
     Kinds of errors of a store: "full" (the arena), "disk" (the disk is full), "lost".
     """
 
@@ -66,6 +67,7 @@ class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
     offset: Size
     error: str = ""
     kind: str = ""
+    path: str = ""
 
 
 class SealObject(msgspec.Struct, array_like=True, tag=42):
@@ -111,6 +113,12 @@ class FreeObjects(msgspec.Struct, array_like=True, tag=46):
     object_ids: list[bytes]
     node_ids: list[bytes] = []
     maker: bytes = b""
+
+
+class DiscardObject(msgspec.Struct, array_like=True, tag=47):
+    """Process to raylet: nobody will use what I made, or began to make, under this id."""
+
+    object_id: bytes
 
 
 # --- room in advance: a process that puts many values, and its raylet -------------------

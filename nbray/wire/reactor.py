@@ -30,12 +30,14 @@ import select
 import socket
 import threading
 import time
+import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
 from nbray.common.config import Config
+from nbray.exceptions import NbraySystemError
 from nbray.wire.connection import Connection
 from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
@@ -44,6 +46,7 @@ from nbray.wire.waiting import DeferredSignals, Poll, Spinner, Waiter, is_deep
 
 logger = logging.getLogger(__name__)
 
+STOPPED = "System error: nbray.shutdown() was called meanwhile. nbray.init() joins a cluster anew."
 TICK_S = 0.002
 NUDGE_S = 0.02
 
@@ -69,6 +72,7 @@ class Reactor:
         self._closers: dict[int, Callable[[], None]] = {}
         self._baton = allocate_lock()
         self._waiting: deque[Waiter] = deque()
+        self._sleeping: deque[Waiter] = deque()
         self._uses = 0
         self._driving = False
         self._polling = False
@@ -80,7 +84,9 @@ class Reactor:
         self._timer_ids = itertools.count()
         self.stopped = False
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.watch(self._wake_fd, self._drain_wake, partial(os.close, self._wake_fd))
+        # What still refers to this may wake it after the end, when the number is another file's.
+        weakref.finalize(self, os.close, self._wake_fd).atexit = False
+        self.watch(self._wake_fd, self._drain_wake, lambda: None)
         self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
 
     def start(self) -> None:
@@ -88,19 +94,32 @@ class Reactor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Flush, close every connection and end the background thread."""
+        """Flush, close every connection and end the background thread; who waits is refused."""
         self.stopped = True
         self._foreground_left.set()
         self.wake()
+        for waiter in [*self._waiting, *self._sleeping]:
+            waiter.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=5.0)
         if self._baton.acquire(timeout=5.0):
             self._turn(0.0, self.poller.poll)
             self._work()
             # Now, and not when the last variable that leads here has gone: peers look at it.
-            for close in list(self._closers.values()):
-                close()
-            self.poller.close()
+            self._close()
+
+    def abandon(self) -> None:
+        """Close this process's copies of the sockets of its parent, which goes on with its own."""
+        self.stopped = True
+        self._asleep = self._polling = False
+        self._close()
+
+    def _close(self) -> None:
+        for close in list(self._closers.values()):
+            close()
+        self._closers.clear()
+        self._handlers.clear()
+        self.poller.close()
 
     # --- sockets --------------------
 
@@ -284,7 +303,7 @@ class Reactor:
             return
         signals = DeferredSignals(self, Waiter())
         with signals:
-            if self._baton.acquire(blocking=False):
+            if not self.stopped and self._baton.acquire(blocking=False):
                 try:
                     self._turn(0.0, self.poller.poll)
                     self._work()
@@ -301,26 +320,33 @@ class Reactor:
 
         Raises:
             BaseException: what a handler raised, as KeyboardInterrupt; no state is torn.
+            NbraySystemError: the reactor was stopped.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             signals = DeferredSignals(self, waiter)
             with signals:
                 self._wait(waiter, deadline, signals)
-            if not signals.noted:
+            if signals.noted:
+                signals.run_handlers()
+            elif self.stopped and waiter.remaining > 0:
+                raise NbraySystemError(STOPPED)
+            else:
                 return waiter.remaining <= 0
-            signals.run_handlers()
 
     def _wait(self, waiter: Waiter, deadline: float | None, signals: DeferredSignals) -> None:
         """Wait until ``waiter`` is done, its time is over, or a signal came."""
         deep = is_deep()
-        while waiter.remaining > 0 and not signals.noted:
+        while waiter.remaining > 0 and not signals.noted and not self.stopped:
             left = -1.0 if deadline is None else deadline - time.monotonic()
             if deadline is not None and left <= 0:
                 return
             if deep:  # the background thread has room for what comes
+                self._sleeping.append(waiter)
                 self.notify()
-                waiter.sleep(left)
+                if not self.stopped:
+                    waiter.sleep(left)
+                self._sleeping.remove(waiter)
                 continue
             if self._baton.acquire(blocking=False):
                 self._drive(waiter, deadline, signals)
@@ -328,7 +354,7 @@ class Reactor:
             self._waiting.append(waiter)
             try:
                 self.notify()
-                if self._baton.locked():
+                if self._baton.locked() and not self.stopped:
                     waiter.sleep(left)
             finally:
                 self._waiting.remove(waiter)
@@ -342,7 +368,7 @@ class Reactor:
         self._notified = False  # `_work` looks after this
         left = -1.0
         try:
-            while waiter.remaining > 0 and not signals.noted:
+            while waiter.remaining > 0 and not signals.noted and not self.stopped:
                 self._work()
                 # That may have been all: what it waits for can be there since before it asked.
                 if waiter.remaining <= 0 or signals.noted:

@@ -183,10 +183,19 @@ class BundleInfo(msgspec.Struct, array_like=True):
     committed: bool = False
 
 
+class LocalProcess(msgspec.Struct, array_like=True, frozen=True):
+    """A process, for those who see its pid: see `nbray.common.pids`."""
+
+    machine: str
+    pid: int
+    started: int
+
+
 class NodeInfo(msgspec.Struct, array_like=True):
     """A row of the node table; resources in units of 1/10000.
 
-    ``returning`` is what tasks hold that come back soon when they are asked for.
+    ``returning`` is what tasks hold that come back soon when they are asked for. ``silent_s``, told
+    by the GCS, is how long ago the node was heard of.
     """
 
     node_id: bytes
@@ -203,6 +212,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     labels: dict[str, str] = {}
     bundles: list[BundleInfo] = []
     returning: dict[str, int] = {}
+    process: LocalProcess | None = None
+    silent_s: float = 0.0
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):

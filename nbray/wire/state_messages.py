@@ -16,7 +16,8 @@ from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
 class WaitingShape(msgspec.Struct, array_like=True):
     """Requests of one resource shape that wait at one raylet, oldest since ``waiting_s``.
 
-    ``count`` is what the submitters knew when they asked: at least so many tasks wait.
+    ``count`` is what the submitters knew when they asked: at least so many tasks wait. ``why``,
+    when they have their resources and wait for something else.
     """
 
     resources: dict[str, int]
@@ -25,16 +26,19 @@ class WaitingShape(msgspec.Struct, array_like=True):
     for_actor: bool = False
     strategy: Strategy = ANYWHERE
     selector: tuple[LabelTerm, ...] = ()
+    why: str = ""
 
 
 class NodeLoad(msgspec.Struct, array_like=True):
     """A raylet's part of every report to the GCS.
 
     ``counts``: tasks finished and failed on the node since it began, by function name.
+    ``actors``: what the actors wait for that are to start here, or the first of them.
     """
 
     waiting: list[WaitingShape]
     counts: dict[str, tuple[int, int]] = {}
+    actors: dict[bytes, str] = {}
 
 
 class DemandRow(msgspec.Struct, array_like=True):
@@ -63,7 +67,7 @@ class Demand(msgspec.Struct, array_like=True):
 
 
 class ActorRow(msgspec.Struct, array_like=True):
-    """One actor, alive or dead."""
+    """One actor, alive or dead; ``waits_for`` says why it is not alive yet, on node ``placing``."""
 
     actor_id: bytes
     job_id: bytes
@@ -79,6 +83,8 @@ class ActorRow(msgspec.Struct, array_like=True):
     resources: dict[str, int]
     death_cause: str
     started: float
+    waits_for: str = ""
+    placing: bytes = b""
 
 
 class Actors(msgspec.Struct, array_like=True):

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from nbray.common.ids import ActorID, BaseID, JobID, NodeID, ObjectID, TaskID, WorkerID
 from nbray.core_worker.current import find_core
-from nbray.exceptions import NbrayError
+from nbray.driver import current_driver
+from nbray.exceptions import GetTimeoutError, NbrayError
 from nbray.state import queries as q
 from nbray.state.rows import (
     ActorState,
@@ -31,6 +32,7 @@ Row = TypeVar("Row")
 T = TypeVar("T")
 MAX_LIMIT = 10_000
 DEFAULT_LIMIT = 100
+_RAYLET_ANSWERS_S = 5.0
 _FILTERED_THERE = ("job_id", "origin")
 
 
@@ -41,6 +43,8 @@ class StateApiException(NbrayError):
 def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
     """Ask through this process's raylet, or the GCS itself; see the head of the package.
 
+    A driver whose raylet stands still asks the GCS.
+
     Raises:
         StateApiException: the cluster did not answer. ConnectionError: there is none.
     """
@@ -48,12 +52,21 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
         address = None
     core = find_core()
     if core is not None and address is None:
-        return query.read(core.peers.gcs_call(query.method, query.body))
+        patience = min(timeout, _RAYLET_ANSWERS_S)
+        try:
+            return query.read(core.peers.gcs_call(query.method, query.body, patience))
+        except GetTimeoutError as error:
+            if current_driver() is None:
+                raise StateApiException(str(error)) from error
     from nbray.state.client import ask_once, find_cluster  # gRPC: never in a worker's template
     from nbray.wire.grpc_service import RpcError
 
     try:
-        return ask_once(*find_cluster(address), query, timeout)
+        if core is not None and address is None:
+            found = core.session.read_info()["gcs_address"], core.session.token
+        else:
+            found = find_cluster(address)
+        return ask_once(*found, query, timeout)
     except RpcError as error:
         raise StateApiException(str(error)) from error
 

@@ -1,0 +1,25 @@
+"""The time that a process has seen itself."""
+
+from __future__ import annotations
+
+import time
+
+
+class OwnTime:
+    """A clock that stands still while this process does: stopped, swapped out, without a CPU.
+
+    It is read often. Of what passes between two readings it counts at most ``longest_s``, so
+    nobody is taken for silent whom this process could not have heard.
+    """
+
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._read = time.monotonic()
+        self._seconds = 0.0
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        read = time.monotonic()
+        self._seconds += min(read - self._read, self._longest_s)
+        self._read = read
+        return self._seconds

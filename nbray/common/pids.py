@@ -1,0 +1,94 @@
+"""Processes by pid and start time, since a pid alone may be somebody else's by now."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+
+def _stat(pid: int | str) -> list[str]:
+    """The fields of a process from its state (3) on; none when it has gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return text.rpartition(")")[2].split()  # a process may have any name, also one with brackets
+
+
+def start_time(pid: int) -> int:
+    """When a process began, in ticks since the machine did; 0 when there is none."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def machine() -> str:
+    """What the processes that see each other's pids have in common."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def open_process(pid: int, started: int) -> int | None:
+    """A descriptor of the process that began then, readable once it has ended; None if it has.
+
+    Raises:
+        OSError: there are no more descriptors.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_time(pid) != started:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def kill_sessions(leaders: Mapping[int, int]) -> None:
+    """Kill all processes of sessions but the caller.
+
+    Args:
+        leaders: the pids of those who made them, with their start times. Whether they run or have
+            gone, a session of another one that has the pid now is left alone.
+    """
+    for leader in set(leaders) - {os.getpid()}:
+        if start_time(leader) == leaders[leader]:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader, signal.SIGKILL)
+    known = set(leaders)
+    while found := _members(leaders) - known:  # those with a process group of their own
+        known |= found
+        for pid in found:
+            _kill_member(pid, leaders)
+
+
+def _members(leaders: Mapping[int, int]) -> set[int]:
+    """The processes of sessions that run, or are stopped."""
+    return {
+        int(entry)
+        for entry in os.listdir("/proc")
+        if entry.isdigit() and _is_member(_stat(entry), leaders)
+    }
+
+
+def _is_member(fields: list[str], leaders: Mapping[int, int]) -> bool:
+    return bool(fields) and fields[0] != "Z" and int(fields[3]) in leaders
+
+
+def _kill_member(pid: int, leaders: Mapping[int, int]) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        fields = _stat(pid)
+        if not _is_member(fields, leaders):
+            return
+        leader = int(fields[3])
+        if start_time(leader) in (0, leaders[leader]):
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    finally:
+        os.close(descriptor)

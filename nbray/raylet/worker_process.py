@@ -1,0 +1,98 @@
+"""One worker process, as its raylet knows it: who it is, what it is for, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbray.common.log_files import Log
+from nbray.common.pids import open_process, start_time
+from nbray.raylet.templates import Template
+from nbray.runtime_env.setup import Prepared
+from nbray.wire.aio import FrameConnection
+from nbray.wire.records import Address
+
+logger = logging.getLogger(__name__)
+
+_LOG_TAIL_BYTES = 16 << 10
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process.
+
+    ``template`` is its parent, None when that has gone; ``ordered`` when it was asked for one.
+    ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked.
+    """
+
+    worker_id: bytes
+    log: str
+    env: Prepared
+    template: Template | None = None
+    ordered: float = 0.0
+    pid: int = 0
+    started: int = 0
+    address: Address | None = None
+    connection: FrameConnection | None = None
+    job_id: bytes = b""
+    actor_id: bytes = b""
+    made_actors: bool = False
+    worn: bool = False
+    lost: bool = False
+    end_intended: bool = False
+    stays_until: float = 0.0
+    last_lines: str = ""
+    out_of_memory: str = ""
+    retry: bool = False
+    descriptor: int | None = None
+
+    def story(self, cause: str) -> str:
+        """How it ended, with the last lines that it wrote to stderr."""
+        lines = self.last_lines.strip()
+        return f"{cause}; its last lines of stderr:\n{lines}" if lines else cause
+
+    def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
+        """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""
+        self.pid, self.started = pid, started
+        try:
+            self.descriptor = open_process(pid, started)
+        except OSError as error:
+            logger.warning("The end of worker pid %d is known only by its parent: %s", pid, error)
+            return
+        if self.descriptor is not None:
+            loop = asyncio.get_running_loop()
+
+            def ended() -> None:
+                if self.descriptor is not None:
+                    loop.remove_reader(self.descriptor)
+                on_end(self)
+
+            loop.add_reader(self.descriptor, ended)
+
+    def kill(self) -> None:
+        """End it at once, if it runs: its pid may be somebody else's by now."""
+        try:
+            if self.descriptor is not None:
+                signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
+            elif self.pid and start_time(self.pid) == self.started:
+                os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            logger.debug("Worker pid %d had ended already.", self.pid)
+
+    def ended(self) -> None:
+        """It has ended: let go of what is kept of the process."""
+        if self.descriptor is not None:
+            asyncio.get_running_loop().remove_reader(self.descriptor)
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def last_lines(path: str, most: int = 20) -> str:
+    """The end of a log; nothing if there is none."""
+    lines = Log(Path(path)).tail(_LOG_TAIL_BYTES).splitlines(keepends=True)[-most:]
+    return b"".join(lines).decode(errors="replace")

@@ -1,0 +1,62 @@
+"""What lies in the current folder is the user's: the cluster's own processes import none of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nbray.common.process import environment
+
+# Each shadows a module that one of the processes imports, at its start or when it needs it.
+SHADOWS = (
+    "calendar", "copy", "email", "grpc", "http", "inspect", "logging", "msgspec", "numbers",
+    "numpy", "platform", "psutil", "queue", "random", "secrets", "select", "signal", "socket",
+    "statistics", "string", "struct", "token", "types", "uvloop", "yaml",
+)  # fmt: skip
+PROGRAM = """
+import os, sys, nbray             # as a kernel does: it puts the folder into sys.path later
+sys.path.insert(0, "")
+os.environ["PYTHONPATH"] = ":"    # as `export PYTHONPATH=$PYTHONPATH:` leaves it
+nbray.init(num_cpus=1, object_store_memory=64 << 20)
+import beside
+@nbray.remote
+def task():
+    import beside
+    return beside.VALUE
+print(*nbray.get([task.remote(), nbray.remote(beside.task).remote()], timeout=60))
+nbray.shutdown()
+"""
+
+
+@pytest.fixture
+def folder(session_root: Path, tmp_path: Path) -> Path:
+    """A folder with a module that tasks want, and many that nobody may import."""
+    (tmp_path / "beside.py").write_text("VALUE = 7\ndef task():\n    return VALUE\n")
+    for name in SHADOWS:
+        (tmp_path / f"{name}.py").write_text(
+            "import os, sys\n"
+            f"open({str(tmp_path)!r} + '/ran-{name}-' + str(os.getpid()), 'w').write(' '.join("
+            "sys.orig_argv))\n"
+            "raise SystemExit('a file of the current folder was imported')\n"
+        )
+    return tmp_path
+
+
+def test_files_of_the_current_folder_do_not_run_in_the_cluster(folder: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM], cwd=folder,
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert ended.stdout.split() == ["7", "7"], ended.stderr
+    ran = [path.read_text() for path in folder.glob("ran-*")]
+    assert not ran, ran
+
+
+def test_an_empty_entry_of_pythonpath_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":/a::/b:")
+    assert environment()["PYTHONPATH"] == "/a:/b"
+    monkeypatch.setenv("PYTHONPATH", ":")
+    assert "PYTHONPATH" not in environment()
