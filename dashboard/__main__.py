@@ -11,25 +11,26 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Router
 
-from nbray.common.process import watch_parent
+from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
 from nbray.dashboard.gate import Doorkeeper, Gate
 from nbray.dashboard.rest import rest
+from nbray.dashboard.server import BoundedServer
 from nbray.dashboard.watcher import Watcher
 from nbray.state.client import StateClient
+from nbray.state.dashboard import Dashboard
 
 logger = logging.getLogger(__name__)
 
 _NICE = 5  # a page may be late, a task must not
-_LARGEST_REQUEST = 1 << 20
 
 
 async def _main(args: argparse.Namespace) -> None:
-    token = Session(Path(args.session_dir)).token
+    session = Session(Path(args.session_dir))
+    cluster = session.path.name
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
@@ -37,14 +38,13 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     listener = socket.socket(fileno=args.listen_fd)
     listener.setblocking(False)
-    async with StateClient(args.gcs_address, token) as client:
-        watcher = Watcher(client, args.url)
-        doorkeeper = Doorkeeper(token, listener.getsockname()[1])
-        server = HTTPServer(
-            Gate(doorkeeper, _inside(watcher)),
-            max_body_size=_LARGEST_REQUEST, max_buffer_size=_LARGEST_REQUEST,
-            idle_connection_timeout=120,
-        )  # fmt: skip
+    async with StateClient.of_session(args.gcs_address, session) as client:
+        watcher = Watcher(client, args.url, cluster)
+        place = f"{listener.getsockname()[0]}:{listener.getsockname()[1]}"
+        doorkeeper = Doorkeeper(Dashboard(place, cluster, session.token))
+        gate = Gate(doorkeeper, _inside(watcher))
+        server = BoundedServer(gate)
+        gate.came_in = server.came_in
         server.add_sockets([listener])
         logger.info("The dashboard serves http://%s/", args.url)
         watching = loop.create_task(watcher.run())
@@ -87,8 +87,10 @@ def main() -> None:
     args = parser.parse_args()
     os.close(args.ready_fd)  # nobody waits for it
     os.nice(_NICE)
+    allow_many_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("bokeh").setLevel(logging.WARNING)
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)  # a line for each odd request
     asyncio.run(_main(args))
 
 

@@ -1,14 +1,16 @@
 """Who comes in: every request is judged here, before a page, the REST API or a socket sees it.
 
-A browser has a cookie, which the login link gave it; a program has the token as a bearer. A
-cookie travels by itself, so what it allows is allowed to pages of this host only: the origin of
-a WebSocket, or of any request that names one, must be the host that was asked. The routing is
-the gate: a refused request never reaches a handler of the applications behind it.
+A browser has a cookie, which the login link gave it; a program signs its requests, or has a key as
+a bearer. A cookie travels by itself, so what it allows is allowed to pages of this host only: the
+origin of a WebSocket, or of any request that names one, must be the host that was asked. The
+routing is the gate: a refused request never reaches a handler of the applications behind it.
+Answers leave by way of `answers.py`.
 """
 
 from __future__ import annotations
 
 import hmac
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,26 +18,31 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPMessageDelegate, HTTPServerRequest
+from tornado.iostream import IOStream
 from tornado.routing import Router
 from tornado.web import Application, RequestHandler
 
+from nbray.dashboard.answers import Answers, Sealed
 from nbray.state.dashboard import (
     LOGIN,
-    SESSION,
-    SESSION_S,
+    LOGIN_S,
+    REQUEST,
+    REQUEST_HEADER,
+    Dashboard,
+    api_key,
     check_key,
-    cookie_name,
     key_expires,
-    make_key,
 )
 
+SESSION_S = 12 * 3600.0
+_MOST_SESSIONS = 256
 _REFUSALS = {
     401: (
         "This dashboard belongs to a cluster",
         "Open it with a link that logs you in: run <code>nbray dashboard</code> in a terminal "
         "on the head node, or <code>%nbray dashboard</code> in a notebook. A link holds "
-        "for ten minutes and for one browser. Programs send the cluster's token, as hexadecimal "
-        "text, in the header <code>Authorization: Bearer TOKEN</code>.",
+        "for ten minutes and for one browser. Programs send what <code>nbray dashboard "
+        "--api-key</code> prints in the header <code>Authorization: Bearer KEY</code>.",
     ),
     403: (
         "This request comes from another page",
@@ -51,40 +58,82 @@ _PAGE = (
 )
 
 
+def cookie_name(port: int) -> str:
+    """Of the dashboard at that port: cookies of one host are shared by all ports."""
+    return f"nbray-dashboard-{port}"
+
+
 @dataclass
 class Doorkeeper:
-    """Knows the keys; ``clock`` gives seconds since the epoch. Login keys open once."""
+    """Knows who is logged in; ``clock`` gives seconds since the epoch. Keys open once."""
 
-    token: bytes
-    port: int
+    dashboard: Dashboard
     clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
         self._used: dict[str, float] = {}
+        self._sessions: dict[str, float] = {}
+        self._links_from = 0.0
+        token = self.dashboard.token
         # As it stands in the token file, for those who can read it; and for any bytes.
-        self._bearers = (b"Bearer " + self.token, f"Bearer {self.token.hex()}".encode())
+        keys = (token, token.hex().encode(), api_key(token).encode())
+        self._bearers = [b"Bearer " + key for key in keys]
+        self.cookie = cookie_name(self.dashboard.port)
 
-    def log_in(self, key: str) -> str | None:
-        """The cookie's value for a login key; None when it is false, late or used."""
+    def _opens(self, purpose: str, key: str) -> bool:
+        """Whether a key is genuine, holds, and was never shown before."""
         now = self.clock()
         self._used = {used: until for used, until in self._used.items() if until > now}
-        if not check_key(self.token, LOGIN, key, now) or key in self._used:
-            return None
+        if key in self._used or not check_key(self.dashboard.token, purpose, key, now):
+            return False
         self._used[key] = key_expires(key)
-        return make_key(self.token, SESSION, now, SESSION_S)
+        return True
+
+    def log_in(self, key: str) -> str | None:
+        """The cookie's value for a login key; None when it is false, late, used or revoked."""
+        if not self._opens(self.dashboard.purpose(LOGIN), key):
+            return None
+        if key_expires(key) - LOGIN_S < self._links_from:
+            return None
+        while len(self._sessions) >= _MOST_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
+        session = secrets.token_urlsafe(32)
+        self._sessions[session] = self.clock() + SESSION_S
+        return session
+
+    def log_out(self, session: str | None) -> None:
+        """End the session of a browser; None: all of them, and the links that were made."""
+        if session is None:
+            self._sessions.clear()
+            self._links_from = self.clock()
+        else:
+            self._sessions.pop(session, None)
+
+    def session_of(self, request: HTTPServerRequest) -> str | None:
+        """The browser's session, if it is logged in."""
+        cookie = request.cookies.get(self.cookie)
+        if cookie is None or self._sessions.get(cookie.value, 0.0) <= self.clock():
+            return None
+        return str(cookie.value)
+
+    def is_signed(self, request: HTTPServerRequest) -> bool:
+        """Whether a member signed it, for this dashboard."""
+        key = request.headers.get(REQUEST_HEADER)
+        if key is None:
+            return False
+        return self._opens(self.dashboard.purpose(REQUEST, request.method, request.uri), key)
 
     def judge(self, request: HTTPServerRequest) -> int:
-        """200: come in; else the status that refuses the request."""
+        """200: come in; else the status that refuses a request that is not signed."""
         bearer = request.headers.get("Authorization", "").encode("utf-8", "replace")
         if any([hmac.compare_digest(bearer, known) for known in self._bearers]):
             return 200
-        cookie = request.cookies.get(cookie_name(self.port))
-        if cookie is None or not check_key(self.token, SESSION, cookie.value, self.clock()):
+        if self.session_of(request) is None:
             return 401
         origin = request.headers.get("Origin")
         # A forwarder may put its own host in place of the one that was asked; no page of another
         # host can make a browser send that header along.
-        hosts = {request.host.lower(), request.headers.get("X-Forwarded-Host", "").lower()}
+        hosts = {request.host.lower(), request.headers.get("X-Forwarded-Host", "").lower()} - {""}
         if origin is not None and urlsplit(origin).netloc.lower() not in hosts:
             return 403
         return 200
@@ -102,11 +151,32 @@ class _Login(RequestHandler):
             _refuse(self, 401)
             return
         self.set_cookie(
-            cookie_name(self.doorkeeper.port), value, httponly=True, samesite="Lax",
+            self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
-        self.set_header("Referrer-Policy", "no-referrer")
         self.redirect("./")
+
+
+class _Logout(RequestHandler):
+    """Ends the browser's session; for a member's program, all sessions."""
+
+    def initialize(self, doorkeeper: Doorkeeper, signed: bool) -> None:
+        self.doorkeeper = doorkeeper
+        self.signed = signed
+
+    def check_xsrf_cookie(self) -> None:
+        """The gate has judged the origin."""
+
+    def get(self) -> None:
+        text = "<form method=post><button>Log this browser out</button></form>"
+        self.finish(_PAGE.format(title="nbray", text=text))
+
+    def post(self) -> None:
+        session = self.doorkeeper.session_of(self.request)
+        if self.signed or session is not None:
+            self.doorkeeper.log_out(None if self.signed else session)
+        self.clear_cookie(self.doorkeeper.cookie)
+        self.finish(_PAGE.format(title="Logged out", text="The dashboard is closed to this login."))
 
 
 class _Refusal(RequestHandler):
@@ -129,27 +199,48 @@ def _refuse(handler: RequestHandler, status: int) -> None:
 
 
 class Gate(Router):
-    """The outermost router. ``inner`` is asked only for requests that may come in."""
+    """The outermost router. ``inner`` is asked only for requests that may come in.
+
+    ``came_in`` hears of the streams of those.
+    """
 
     def __init__(
         self, doorkeeper: Doorkeeper, inner: Callable[[HTTPServerRequest], Router]
     ) -> None:
         self._doorkeeper = doorkeeper
         self._inner = inner
-        login = (r"/login", _Login, {"doorkeeper": doorkeeper})
-        self._login = Application([login], log_function=log_request)
-        self._refusals = {
-            status: Application([(r".*", _Refusal, {"status": status})], log_function=log_request)
-            for status in _REFUSALS
+        self.came_in: Callable[[IOStream], None] = lambda _stream: None
+        self._login = self._application(_Login, doorkeeper=doorkeeper)
+        self._logouts = {
+            signed: self._application(_Logout, doorkeeper=doorkeeper, signed=signed)
+            for signed in (True, False)
         }
+        self._refusals = {
+            status: self._application(_Refusal, status=status) for status in _REFUSALS
+        }
+
+    @staticmethod
+    def _application(handler: type[RequestHandler], **facts: Any) -> Application:
+        return Application([(r".*", handler, facts)], log_function=log_request)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> HTTPMessageDelegate | None:
         """The handler of a request that may come in, or of its refusal."""
-        if request.path == "/login":
+        assert request.connection is not None
+        stream: IOStream = getattr(request.connection, "stream")  # noqa: B009 - of HTTP/1
+        signed = self._doorkeeper.is_signed(request)
+        if signed:
+            key = request.headers[REQUEST_HEADER]
+            request.connection = Sealed(request.connection, self._doorkeeper.dashboard, key)
+        else:
+            request.connection = Answers(request.connection)
+        if request.path == "/login" and not signed:
             return self._login.find_handler(request, **kwargs)
-        status = self._doorkeeper.judge(request)
+        status = 200 if signed else self._doorkeeper.judge(request)
         if status != 200:
             return self._refusals[status].find_handler(request, **kwargs)
+        self.came_in(stream)
+        if request.path == "/logout":
+            return self._logouts[signed].find_handler(request, **kwargs)
         return self._inner(request).find_handler(request, **kwargs)
 
 

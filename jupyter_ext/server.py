@@ -3,65 +3,83 @@
 A browser that may use the Jupyter server sees the dashboards through it, wherever the server is: on
 a laptop, behind JupyterHub, behind a tunnel. ``nbray/`` shows the newest cluster, ``nbray/PORT/``
 the one whose dashboard has that port, if a session folder of this user knows it: nothing else
-can be reached. Only reading is passed on. The dashboard gets a key that holds for a minute instead
-of the browser's cookies, so that the cluster's token never leaves this process, and the Jupyter
-server's secrets never leave it either.
+can be reached. Only reading is passed on. Requests are signed with the cluster's token, which never
+leaves this process, as Jupyter's secrets never do; an answer is passed on only if the dashboard has
+signed it, so that nobody who took its port is shown in Jupyter's origin.
+
+What is shown is sandboxed: its scripts run in an origin of their own and cannot use Jupyter. Such a
+page sends no cookies when it asks for its scripts and for its socket, so a browser is led to
+``nbray/PORT/v/VIEW/``: VIEW is a key that allows these two and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import secrets
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
-from jupyter_server.auth.decorator import allow_unauthenticated
+from jupyter_server.auth.decorator import allow_unauthenticated, authorized
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import url_path_join
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError, authenticated
-from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
+from tornado.websocket import (
+    WebSocketClientConnection,
+    WebSocketError,
+    WebSocketHandler,
+    websocket_connect,
+)
 
 from nbray.launcher.local import found_nodes
-from nbray.state.client import RpcError, dashboard_url
-from nbray.state.dashboard import SESSION, cookie_name, make_key
+from nbray.state.client import RpcError, find_dashboard
+from nbray.state.dashboard import Dashboard, check_key, make_key
 
 logger = logging.getLogger(__name__)
 
-_KEY_S = 60.0
+AUTH_RESOURCE = "nbray"
+_VIEW_S = 12 * 3600.0
 _KNOWN_S = 3.0
 _REPLY_S = 30.0
+_LARGEST_ANSWER = 32 << 20
 _ASKED = ("Accept", "Accept-Language", "If-None-Match", "If-Modified-Since")
 _ANSWERED = ("Content-Type", "Cache-Control", "Etag", "Last-Modified", "Location")
 
 
-@dataclass(frozen=True)
-class _Dashboard:
-    url: str
-    token: bytes
+class Views:
+    """The keys of pages that are shown; they end with this process."""
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
 
-    def headers(self) -> dict[str, str]:
-        """What lets a request in."""
-        key = make_key(self.token, SESSION, time.time(), _KEY_S)
-        return {"Cookie": f"{cookie_name(self.port)}={key}"}
+    def new(self, port: int) -> str:
+        """A key for the page of the dashboard with that port."""
+        return make_key(self._secret, f"view {port}", time.time(), _VIEW_S)
+
+    def holds(self, port: str, key: str) -> bool:
+        """Whether it is such a key."""
+        return check_key(self._secret, f"view {port}", key, time.time())
 
 
 class Dashboards:
     """Those that the session folders of this user know, looked up again after some seconds."""
 
     def __init__(self) -> None:
-        self._found: list[_Dashboard] = []
+        self._found: list[Dashboard] = []
         self._until = 0.0
 
-    async def find(self, port: str) -> _Dashboard:
+    @functools.cached_property
+    def client(self) -> AsyncHTTPClient:
+        """Asks them; whoever listens there, an answer has a bound."""
+        return AsyncHTTPClient(force_instance=True, max_body_size=_LARGEST_ANSWER)
+
+    async def find(self, port: str) -> Dashboard:
         """The dashboard with that port; the newest if it is empty.
 
         Raises:
@@ -78,23 +96,22 @@ class Dashboards:
         # Jupyter's page for 404 shows the reason alone.
         raise HTTPError(404, reason=f"{which}: %nbray start --head in a notebook starts one")
 
-    def _matching(self, port: str) -> list[_Dashboard]:
+    def _matching(self, port: str) -> list[Dashboard]:
         return [found for found in self._found if port in ("", str(found.port))]
 
 
-def _look() -> list[_Dashboard]:
-    found: dict[str, _Dashboard] = {}
+def _look() -> list[Dashboard]:
+    found: dict[str, Dashboard] = {}
     for node in found_nodes():
         if not node.processes or node.gcs_address in found:
             continue
         try:
-            token = node.session.token
-            url = dashboard_url(node.gcs_address, token)
+            dashboard = find_dashboard(node.gcs_address, node.session.token)
         except (RpcError, OSError) as error:  # it is leaving
             logger.info("Cluster %s does not tell of its dashboard: %s", node.gcs_address, error)
             continue
-        if url:
-            found[node.gcs_address] = _Dashboard(url, token)
+        if dashboard is not None:
+            found[node.gcs_address] = dashboard
     return list(found.values())
 
 
@@ -110,17 +127,65 @@ class VersionHandler(JupyterHandler):
 class _DashboardHandler(JupyterHandler):
     """What all handlers share that lead to a dashboard."""
 
-    def initialize(self, dashboards: Dashboards) -> None:
+    auth_resource = AUTH_RESOURCE
+
+    def initialize(self, dashboards: Dashboards, views: Views) -> None:
         """Take the dashboards that are known."""
         self._dashboards = dashboards
+        self._views = views
 
-    def _address(self, scheme: str, found: _Dashboard, path: str) -> str:
-        """Where the request goes, with its query."""
+    @property
+    def content_security_policy(self) -> str:
+        """The page cannot act in Jupyter's origin, whatever it is made to do."""
+        host = self.request.host  # 'self' alone may mean the sandbox's origin, which has no host
+        return "; ".join(
+            (
+                "sandbox allow-scripts", "frame-ancestors 'self'", "default-src 'none'",
+                f"script-src 'self' 'unsafe-inline' {host}",
+                f"style-src 'self' 'unsafe-inline' {host}", "img-src 'self' data: blob:",
+                f"font-src 'self' data: {host}", f"connect-src ws://{host} wss://{host}",
+                "base-uri 'none'", "form-action 'none'",
+            )
+        )  # fmt: skip
+
+    def _target(self, path: str) -> str:
+        """What the dashboard is asked for, with the query."""
         query = f"?{self.request.query}" if self.request.query else ""
-        return f"{scheme}://{found.url}/{path}{query}"
+        return f"/{quote(path)}{query}"
+
+    def _page_of(self, port: str | int) -> str:
+        return str(url_path_join(self.base_url, AUTH_RESOURCE, str(port), "/"))
+
+    async def _pass_on(self, port: str, path: str) -> None:
+        """Answer as the dashboard does, if it is the dashboard."""
+        found = await self._dashboards.find(port)
+        target = self._target(path)
+        signed = found.signed("GET", target, time.time())
+        asked = {
+            name: self.request.headers[name] for name in _ASKED if name in self.request.headers
+        }
+        request = HTTPRequest(
+            f"http://{found.url}{target}", headers={**asked, **signed}, follow_redirects=False,
+            connect_timeout=_REPLY_S, request_timeout=_REPLY_S, decompress_response=False,
+        )  # fmt: skip
+        try:
+            reply = await self._dashboards.client.fetch(request, raise_error=False)
+            if reply.code == 599:
+                raise _unreachable(found, reply.error)
+            found.check_answer(signed, reply.code, reply.headers, reply.body)
+        except (HTTPClientError, OSError) as error:
+            raise _unreachable(found, error) from error
+        self.set_status(reply.code, reply.reason)
+        for name in _ANSWERED:
+            if name in reply.headers:
+                self.set_header(name, reply.headers[name])
+        self.set_header("Referrer-Policy", "no-referrer")
+        if reply.body:
+            self.write(reply.body)
+        await self.finish()
 
 
-def _unreachable(found: _Dashboard, error: object) -> HTTPError:
+def _unreachable(found: Dashboard, error: object) -> HTTPError:
     return HTTPError(502, f"The dashboard at {found.url} does not answer: {error}")
 
 
@@ -128,65 +193,74 @@ class NewestHandler(_DashboardHandler):
     """Leads to the newest cluster's dashboard."""
 
     @authenticated
+    @authorized("read", AUTH_RESOURCE)
     async def get(self) -> None:
         """Redirect there."""
         found = await self._dashboards.find("")
-        self.redirect(url_path_join(self.base_url, "nbray", str(found.port), "/"))
+        self.redirect(self._page_of(found.port))
 
 
 class PageHandler(_DashboardHandler):
     """Passes requests on that read."""
 
     @authenticated
+    @authorized("read", AUTH_RESOURCE)
     async def get(self, port: str, path: str) -> None:
-        """Answer as the dashboard does."""
-        found = await self._dashboards.find(port)
-        asked = {
-            name: self.request.headers[name] for name in _ASKED if name in self.request.headers
-        }
-        request = HTTPRequest(
-            self._address("http", found, path), headers={**asked, **found.headers()},
-            follow_redirects=False, connect_timeout=_REPLY_S, request_timeout=_REPLY_S,
-        )  # fmt: skip
-        try:
-            reply = await AsyncHTTPClient().fetch(request, raise_error=False)
-        except (HTTPClientError, OSError) as error:
-            raise _unreachable(found, error) from error
-        if reply.code == 599:
-            raise _unreachable(found, reply.error)
-        self.set_status(reply.code, reply.reason)
-        for name in _ANSWERED:
-            if name in reply.headers:
-                self.set_header(name, reply.headers[name])
-        if reply.body:
-            self.write(reply.body)
-        await self.finish()
+        """Answer as the dashboard does; lead a browser to a view of its page."""
+        if path == "" and "Authorization" not in self.request.headers:
+            found = await self._dashboards.find(port)
+            self.redirect(f"{self._page_of(port)}v/{self._views.new(found.port)}/")
+            return
+        await self._pass_on(port, path)
 
 
-class SocketHandler(WebSocketMixin, WebSocketHandler, _DashboardHandler):
+class ViewHandler(_DashboardHandler):
+    """A page for those who are logged in; its scripts for whoever knows of the view."""
+
+    @allow_unauthenticated
+    async def get(self, port: str, view: str, path: str) -> None:
+        """Answer as the dashboard does; an old page leads to a new one."""
+        holds = self._views.holds(port, view)
+        if path == "" and not (holds and self.current_user is not None):
+            self.redirect(self._page_of(port))  # where a login is asked for
+        elif path == "":
+            await self._page(port)
+        elif holds and path.startswith("static/"):
+            await self._pass_on(port, path)
+        else:
+            raise HTTPError(403)
+
+    @authorized("read", AUTH_RESOURCE)
+    async def _page(self, port: str) -> None:
+        await self._pass_on(port, "")
+
+
+class _Socket(WebSocketMixin, WebSocketHandler, _DashboardHandler):
     """Passes the messages of a page's WebSocket on, both ways."""
 
-    def initialize(self, dashboards: Dashboards) -> None:
+    def initialize(self, dashboards: Dashboards, views: Views) -> None:
         """Take the dashboards that are known."""
-        super().initialize(dashboards)
+        super().initialize(dashboards, views)
         self._upstream: WebSocketClientConnection | None = None
         self._pump: asyncio.Task[None] | None = None
 
-    async def get(self, port: str, path: str) -> None:
+    async def _connect(self, port: str, path: str) -> None:
         """Connect to the dashboard first, so that its choice of subprotocol can be told."""
-        if self.current_user is None or not self.check_origin():
-            raise HTTPError(403)
         found = await self._dashboards.find(port)
         wanted = self.request.headers.get("Sec-WebSocket-Protocol", "")
+        target = self._target(path)
+        signed = found.signed("GET", target, time.time())
         request = HTTPRequest(
-            self._address("ws", found, path), headers=HTTPHeaders(found.headers()),
-            connect_timeout=_REPLY_S,
-        )  # fmt: skip
+            f"ws://{found.url}{target}", headers=HTTPHeaders(signed), connect_timeout=_REPLY_S
+        )
         try:
             self._upstream = await websocket_connect(
                 request, subprotocols=[word.strip() for word in wanted.split(",") if word.strip()]
             )
-        except (HTTPClientError, OSError) as error:
+            found.check_answer(signed, 101, self._upstream.headers or {}, b"")
+        except (HTTPClientError, WebSocketError, OSError) as error:
+            if self._upstream is not None:
+                self._upstream.close()
             raise _unreachable(found, error) from error
         await WebSocketHandler.get(self, port, path)
 
@@ -221,6 +295,35 @@ class SocketHandler(WebSocketMixin, WebSocketHandler, _DashboardHandler):
             self._upstream.close()
 
 
+class SocketHandler(_Socket):
+    """The socket for those who are logged in."""
+
+    async def get(self, port: str, path: str) -> None:
+        """Connect it."""
+        if self.current_user is None or not self.check_origin():
+            raise HTTPError(403)
+        await self._allowed(port, path)
+
+    @authorized("read", AUTH_RESOURCE)
+    async def _allowed(self, port: str, path: str) -> None:
+        await self._connect(port, path)
+
+
+class ViewSocketHandler(_Socket):
+    """The socket of a view, whose page has no cookies and no origin."""
+
+    @allow_unauthenticated
+    async def get(self, port: str, view: str, path: str) -> None:
+        """Connect it."""
+        if not self._views.holds(port, view):
+            raise HTTPError(403)
+        await self._connect(port, path)
+
+    def check_origin(self, origin: str | None = None) -> bool:
+        """No page of another site knows a view."""
+        return True
+
+
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     return [{"module": __name__}]
 
@@ -228,13 +331,15 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 def _load_jupyter_server_extension(server: Any) -> None:
     """Jupyter calls this when it starts."""
     base = server.web_app.settings["base_url"]
-    shared = {"dashboards": Dashboards()}
+    shared = {"dashboards": Dashboards(), "views": Views()}
     server.web_app.add_handlers(
         ".*$",
         [
             (url_path_join(base, "/nbray/version"), VersionHandler),
             (url_path_join(base, "/nbray/?"), NewestHandler, shared),
             (url_path_join(base, r"/nbray/(\d+)/(ws)"), SocketHandler, shared),
+            (url_path_join(base, r"/nbray/(\d+)/v/([^/]+)/(ws)"), ViewSocketHandler, shared),
+            (url_path_join(base, r"/nbray/(\d+)/v/([^/]+)/(.*)"), ViewHandler, shared),
             (url_path_join(base, r"/nbray/(\d+)/(.*)"), PageHandler, shared),
         ],
     )

@@ -20,7 +20,7 @@ from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
 from nbray.options import check_namespace
 from nbray.runtime_env.spec import validate
-from nbray.state.dashboard import login_link, probe
+from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
@@ -229,7 +229,10 @@ def _configure_logger(level: int | str, form: str) -> None:
 
 def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayContext:
     """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
-    url = info["dashboard"] or DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
+    url, cluster = info["dashboard"], session.path.name
+    if not url:
+        url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
+    dashboard = Dashboard(url, cluster, session.token) if url else None
     facts = {
         "node_ip_address": info["node_ip"],
         "redis_address": None,
@@ -240,12 +243,11 @@ def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayCont
         "address": info["gcs_address"],
         "node_id": core.address.node_id.hex(),
     }
-    token = session.token
     return NbrayContext(
         url or None,
         facts,
-        lambda: login_link(url, token, time.time()) if url else None,
-        lambda: probe(url, token),
+        lambda: dashboard.login_link(time.time()) if dashboard else None,
+        lambda: dashboard.probe() if dashboard else "this cluster has none",
     )
 
 

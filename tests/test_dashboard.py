@@ -9,21 +9,26 @@ import os
 import re
 import signal
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import wait_until
+from test_attacks import eavesdropper, is_closed
 from test_cli import command
 from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import websocket_connect
 
 import nbray
 from nbray.context import NbrayContext
-from nbray.state.dashboard import LOGIN, check_key, make_key
+from nbray.dashboard.gate import Doorkeeper
+from nbray.state.dashboard import LOGIN, LOGIN_S, Dashboard, api_key, check_key, make_key
 
 
 @pytest.fixture
@@ -216,3 +221,150 @@ def test_a_key_holds_for_its_purpose_and_its_time() -> None:
     assert not check_key(b"token", "session", key, 1001.0)
     assert not check_key(b"other", LOGIN, key, 1001.0)
     assert not check_key(b"token", LOGIN, "9999999999.a.b", 1001.0)
+
+
+# --- who is who --------------------
+
+
+def test_links_and_cookies_are_of_one_dashboard() -> None:
+    """Clusters of one user have one token; a browser sends a cookie to every port of a host."""
+    mine = Dashboard("127.0.0.1:8265", "s1", b"token")
+    now = 1000.0
+
+    def keeper(dashboard: Dashboard) -> Doorkeeper:
+        return Doorkeeper(dashboard, lambda: now)
+
+    def key() -> str:
+        return mine.login_link(now).partition("key=")[2]
+
+    assert keeper(mine).log_in(key())
+    for other in (
+        Dashboard("127.0.0.1:8266", "s1", b"token"),
+        Dashboard("127.0.0.1:8265", "s2", b"token"),
+        Dashboard("127.0.0.1:8265", "s1", b"other"),
+    ):
+        assert keeper(other).log_in(key()) is None
+    door = keeper(mine)
+    first, second = key(), key()
+    assert door.log_in(first) and door.log_in(first) is None, "a link opens once"
+    now += 1
+    door.log_out(None)
+    assert door.log_in(second) is None, "a link from before the log-out"
+    assert door.log_in(key())
+    now += LOGIN_S + 1
+    assert door.log_in(second) is None
+
+
+def test_a_browser_can_be_logged_out(context: NbrayContext) -> None:
+    base = f"http://{context.dashboard_url}"
+    first, second = log_in(context), log_in(context)
+    unused = context.login_link()
+    assert fetch(base + "/api/version", {"Cookie": first})[0] == 200
+    assert post(base + "/logout", {"Cookie": first, "Origin": "http://elsewhere.example"}) == 403
+    assert post(base + "/logout", {"Cookie": first}) == 200
+    assert fetch(base + "/api/version", {"Cookie": first})[0] == 401
+    assert fetch(base + "/api/version", {"Cookie": second})[0] == 200
+    assert "logged out" in command("dashboard", "--log-out").stdout
+    assert fetch(base + "/api/version", {"Cookie": second})[0] == 401
+    assert unused is not None and fetch(unused)[0] == 401
+
+
+def post(url: str, headers: dict[str, str]) -> int:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, b"", headers), timeout=60) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "file://", "about:blank", "", "data:", "http://"]
+)
+def test_a_cookie_opens_nothing_to_other_origins(origin: str) -> None:
+    door = Doorkeeper(Dashboard("127.0.0.1:8265", "s1", b"token"))
+    key = door.dashboard.login_link(door.clock()).partition("key=")[2]
+    cookie = {"Cookie": f"{door.cookie}={door.log_in(key)}", "Host": "127.0.0.1:8265"}
+
+    def judge(**more: str) -> int:
+        headers = HTTPHeaders({**cookie, **more})
+        line = RequestStartLine("GET", "/api/nodes", "HTTP/1.1")
+        return door.judge(HTTPServerRequest(start_line=line, headers=headers))
+
+    assert judge() == judge(Origin="http://127.0.0.1:8265") == 200
+    assert judge(Origin=origin) == 403
+
+
+def test_every_answer_keeps_the_page_to_itself(context: NbrayContext) -> None:
+    base = f"http://{context.dashboard_url}"
+    cookie = {"Cookie": log_in(context)}
+    for path, headers in (("/", cookie), ("/api/nodes", cookie), ("/", {}), ("/login", {})):
+        _status, _body, found = fetch(base + path, headers)
+        policy = found["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'self'" in policy
+        assert found["X-Frame-Options"] == "SAMEORIGIN"
+        assert found["X-Content-Type-Options"] == "nosniff"
+        assert found["Referrer-Policy"] == "same-origin"
+
+
+def test_who_listens_where_a_dashboard_was_hears_no_secret_and_is_not_believed() -> None:
+    token = os.urandom(32)
+    with eavesdropper() as (address, heard):
+        assert "does not answer" in Dashboard(address, "s1", token).probe()
+        said = b"".join(heard)
+        assert b"/api/version" in said
+        for secret in (token, token.hex().encode(), api_key(token).encode(), b"Cookie", b"Bearer"):
+            assert secret not in said
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"version": "0.1.0"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing is logged."""
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        serving = threading.Thread(target=server.handle_request)
+        serving.start()
+        said_of_it = Dashboard(f"127.0.0.1:{server.server_port}", "s1", token).probe()
+        serving.join()
+    assert "is not this cluster's dashboard" in said_of_it
+
+
+def test_programs_read_with_a_key_that_is_not_the_token(context: NbrayContext) -> None:
+    key = command("dashboard", "--api-key").stdout.strip()
+    token = (Path(context["session_dir"]) / "token").read_bytes()
+    assert key not in (token.hex(), token.decode(errors="replace"))
+    url = f"http://{context.dashboard_url}/metrics"
+    assert fetch(url, {"Authorization": f"Bearer {key}"})[0] == 200
+
+
+def test_strangers_cannot_hold_the_dashboard(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "2")
+    context = nbray.init(
+        num_cpus=1, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0
+    )
+    host, _, port = str(context.dashboard_url).rpartition(":")
+    cookie = log_in(context)
+
+    def connect() -> socket.socket:
+        return stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(1000):
+            connect()
+        slow = connect()
+        slow.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+        half = connect()
+        half.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+        url = f"http://{context.dashboard_url}/api/version"
+        assert fetch(url, {"Cookie": cookie})[0] == 200
+        assert is_closed(slow) and is_closed(half)
+    log = (Path(context["session_dir"]) / "logs" / "dashboard.log").read_text()
+    assert len(log.splitlines()) < 30, log

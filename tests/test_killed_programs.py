@@ -36,6 +36,7 @@ waits = {
     "a placement group": lambda: [placement_group([{"CPU": 9}]), placement_group([{"CPU": 1}] * 3)],
     "much": lambda: [[Slow.remote() for _ in range(40)], [task.remote() for _ in range(40)]],
 }
+waits["everything"] = lambda: [wait() for name, wait in waits.items() if name != "everything"]
 held = waits[sys.argv[1]]()
 time.sleep(2.5)
 print("waits", flush=True)
@@ -45,9 +46,8 @@ time.sleep(1000)
 
 @pytest.mark.parametrize(
     "what",
-    ["a constructor", "resources for actors", "resources that are nowhere", "a placement group",
-     "much"],
-)  # fmt: skip
+    ["a constructor", "everything"],
+)
 def test_a_killed_program_leaves_no_process(session_root: Path, what: str) -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, what], stdout=subprocess.PIPE, text=True

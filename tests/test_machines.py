@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,3 +193,49 @@ def test_a_cut_cable_loses_no_result(machines: tuple[Machine, Machine]) -> None:
     out, err = driver.communicate("\n", timeout=90)
     assert out == "all there\n", err
     assert "dead" in head.nbray("status")
+
+
+OUT = """
+import nbray, sys, time
+nbray.init("auto")
+far = {"resources": {"far": 1}}
+
+@nbray.remote(max_retries=0)
+def step(i):
+    time.sleep(0.05)
+    return i
+
+@nbray.remote
+class Counter:
+    def __init__(self): self.n = 0
+    def add(self): self.n += 1; return self.n
+
+counter = Counter.options(**far).remote()
+assert nbray.get(counter.add.remote()) == 1
+steps = [step.options(**far).remote(i) for i in range(60)]
+calls = [counter.add.remote() for _ in range(2000)]
+nbray.wait(steps, num_returns=5)
+print("out", flush=True)
+sys.stdin.readline()
+assert nbray.get(counter.add.remote(), timeout=60) == 2002
+assert nbray.get(calls, timeout=60) == list(range(2, 2002))
+assert nbray.get(steps, timeout=60) == list(range(60))
+print("all there", flush=True)
+"""
+
+
+def test_a_cable_that_is_out_for_a_while_costs_nothing(machines: tuple[Machine, Machine]) -> None:
+    """Nothing here may be run again: whatever were lost, or made twice, would show."""
+    head, other = machines
+    driver = subprocess.Popen(
+        head.python("-c", OUT), env={**head.env(), "NBRAY_HEALTH_CHECK_TIMEOUT_S": "30"}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "out\n"
+    other.cable("down")
+    time.sleep(1.5)  # how long it is out: what is sent meanwhile is lost
+    other.cable("up")
+    out, err = driver.communicate("\n", timeout=90)
+    assert out == "all there\n", err
+    assert "dead" not in head.nbray("status")

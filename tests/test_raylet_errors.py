@@ -73,7 +73,7 @@ def test_a_handler_that_raises_breaks_neither_its_connection_nor_the_rest_of_the
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(20)
         sock.connect(path)
-        client = ClientHandshake(token)
+        client = ClientHandshake(token, sock.getpeername)
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
         client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))
         sock.sendall(Opening(os.urandom(16)).pack())

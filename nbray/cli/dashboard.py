@@ -7,23 +7,35 @@ import time
 import click
 
 from nbray.cli.terminal import CliError, say
-from nbray.state.client import dashboard_url, find_cluster
-from nbray.state.dashboard import LOGIN_S, login_link
+from nbray.state.client import find_cluster, find_dashboard
+from nbray.state.dashboard import LOGIN_S, api_key
 from nbray.wire.grpc_service import RpcError
 
 
 @click.command()
 @click.option("--address", help="HOST:PORT of the head node; the newest cluster here by default.")
-def dashboard(address: str | None) -> None:
+@click.option("--log-out", is_flag=True, help="Log all browsers out; links no longer hold.")
+@click.option("--api-key", "show_key", is_flag=True, help="Print the key for programs that read.")
+def dashboard(address: str | None, log_out: bool, show_key: bool) -> None:
     """Print a link that opens a cluster's dashboard in a browser."""
     try:
-        found, token = find_cluster(address)
-        url = dashboard_url(found, token)
+        cluster, token = find_cluster(address)
+        found = find_dashboard(cluster, token)
     except (RpcError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
-    if not url:
+    if found is None:
         raise CliError(
-            f"Cluster {found} has no dashboard: it was left out, or it failed (see nbray status)."
+            f"Cluster {cluster} has no dashboard: it was left out, or it failed (see nbray status)."
         )
-    say(login_link(url, token, time.time()))
+    if show_key:
+        say(api_key(token))
+        return
+    if log_out:
+        try:
+            found.ask("POST", "/logout")
+        except OSError as error:
+            raise CliError(f"The dashboard was not told: {error}") from error
+        say("All browsers are logged out.")
+        return
+    say(found.login_link(time.time()))
     say(f"The link logs one browser in, within {LOGIN_S / 60:.0f} minutes.", err=True)

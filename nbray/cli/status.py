@@ -14,8 +14,7 @@ from rich.table import Table
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common.text import one_line
 from nbray.state import queries as q
-from nbray.state.client import StateClient, dashboard_trouble, dashboard_url, find_cluster
-from nbray.state.dashboard import probe
+from nbray.state.client import StateClient, dashboard_trouble, find_cluster, find_dashboard
 from nbray.state.rows import DemandState, FailureState, NodeState, PlacementGroupState
 from nbray.state.text import size_text
 from nbray.wire.grpc_service import RpcError
@@ -141,8 +140,9 @@ def _show_failures(console: Console, failures: list[FailureState]) -> None:
 
 def _show_dashboard(console: Console, address: str, token: bytes) -> None:
     """Where it is, or in one line why it is not there."""
-    url = dashboard_url(address, token)
-    trouble = probe(url, token) if url else dashboard_trouble(address)
+    found = find_dashboard(address, token)
+    url = found.url if found else ""
+    trouble = found.probe() if found else dashboard_trouble(address)
     if not url and not trouble:
         return  # it was left out
     console.print("[bold]Dashboard[/bold]")

@@ -40,10 +40,14 @@ def open_process(pid: int, started: int) -> int | None:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if start_time(pid) != started:
+    try:
+        if start_time(pid) == started:
+            return descriptor
+    except OSError:
         os.close(descriptor)
-        return None
-    return descriptor
+        raise
+    os.close(descriptor)
+    return None
 
 
 def kill_sessions(leaders: Mapping[int, int]) -> None:

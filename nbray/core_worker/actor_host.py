@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
 from nbray.common.ids import creation_id
-from nbray.core_worker.arguments import unpack
+from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.references import lost as lost_value
 from nbray.core_worker.task_runner import TaskRunner, user_traceback
 from nbray.exceptions import CREATION_FAILED, ExitActor
 from nbray.wire import messages as m
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nbray.core_worker.executor import Executor
 
 _ASYNC_DEFAULT = 1000
+_PATIENCE_S = 0.5
 
 
 class ActorHost:
@@ -67,7 +69,10 @@ class ActorHost:
         token = self._core.enter_task(creation)
         try:
             actor_class = cloudpickle.loads(spec.class_pickle)
-            args, kwargs = unpack(self._core, creation)
+            unpacked = self._unpack(creation)
+            if unpacked is None:
+                return m.ActorCreated(spec.actor_id, again=True)
+            args, kwargs = unpacked
             self._runner.actor = self._construct(actor_class, args, kwargs)
             plain: Any = object.__repr__
             if type(self._runner.actor).__repr__ is not plain:
@@ -83,6 +88,30 @@ class ActorHost:
             done.seconds = time.monotonic() - began
             self._core.events.ran(creation, done)
         return m.ActorCreated(spec.actor_id)
+
+    def _unpack(self, creation: TaskSpec) -> tuple[list[Any], dict[str, Any]] | None:
+        """The constructor's arguments; None when it has waited for lost ones without resources."""
+        core = self._core
+        released = False
+        while True:
+            try:
+                arguments = unpack(core, creation, may_wait=False)
+            except ArgumentsLost as lost:
+                tried = lost.tried
+            else:
+                return None if released else arguments
+            for dependency in creation.dependencies:
+                object_id, owner = dependency.object_id, dependency.owner
+                if object_id not in tried:
+                    continue
+                nodes, deadline = set(tried[object_id]), time.monotonic() + _PATIENCE_S
+                value = core.locations.newer(object_id, owner, nodes, deadline)
+                if value is None and time.monotonic() >= deadline:
+                    if not released:
+                        released = True
+                        core.reactor.post(lambda: core.peers.raylet.send(m.ActorWaits()))
+                    value = core.locations.newer(object_id, owner, nodes, None)
+                dependency.value = value or lost_value(object_id)
 
     def end(self) -> None:
         """Run the actor's ``__ray_shutdown__``, which Ray has for this, and let go of it."""

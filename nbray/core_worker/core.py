@@ -1,7 +1,7 @@
 """CoreWorker: what a driver and a worker share.
 
 The life of a task, told once. `submit_task` (any thread) makes the refs and puts the task into
-an inbox. The holder of the reactor's baton takes it from there: `_resolve` waits until its
+an inbox. The holder of the reactor's baton takes it from there: `Dependencies` waits until its
 arguments are complete and puts small ones into the spec; `TaskSubmitter` leases a worker and
 pushes it; the worker's `Executor` runs it and replies; `Results.finish` completes the objects,
 which wakes whoever waits in `get`.
@@ -30,15 +30,15 @@ from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
+from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.groups import PlacementGroups
 from nbray.core_worker.held_objects import HeldObjects
 from nbray.core_worker.lineage import Lineage
 from nbray.core_worker.locations import Locations
 from nbray.core_worker.metrics import recorded
-from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.pending import PendingTask, PickledFunction
-from nbray.core_worker.references import References, lost
+from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
 from nbray.core_worker.serialization import Serialized, serialize
@@ -55,7 +55,7 @@ from nbray.wire import messages as m
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import STOPPED, Reactor
-from nbray.wire.records import ActorSpec, Address, Dependency, JobConfig, TaskSpec, Value
+from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
 _CANCELLED_KEPT = 1000
@@ -86,6 +86,7 @@ class CoreWorker:
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
         self.lineage = Lineage(self)
+        self.dependencies = Dependencies(self)
         self.groups = PlacementGroups(self)
         self.actor_group: InGroup | None = None
         self.references.on_no_handles = self.actor_calls.forget
@@ -486,7 +487,7 @@ class CoreWorker:
             task.submitted = now
             self.counts.submitted(task.spec)
             self.submitter.accept(task)
-            if not task.spec.dependencies or self._resolve(task, self._enqueue_resolved):
+            if not task.spec.dependencies or self.dependencies.resolve(task):
                 self.submitter.enqueue(task)
 
     def _pass_new_calls(self) -> None:
@@ -498,67 +499,11 @@ class CoreWorker:
             self.counts.submitted(call.spec)
             client = self.actor_calls.client(call.spec.actor_id)
             if call.spec.dependencies:
-                self._resolve(call, client.resolved)
+                self.dependencies.resolve_call(call, client)
             client.submit(call)
             touched.add(client)
         for client in touched:
             client.dispatch()
-
-    def resolve_again(self, task: PendingTask) -> None:
-        """A queued task waits for those of its arguments that are not there any more."""
-        if self._resolve(task, self._enqueue_resolved):
-            self._enqueue_resolved(task)
-
-    def find_arguments(self, task: PendingTask, tried: dict[bytes, list[bytes]]) -> None:
-        """A worker found no copy of some arguments of a task, which waits for them now."""
-        task.unresolved += 1
-        for dependency in task.spec.dependencies:
-            if dependency.object_id not in tried:
-                continue
-            task.unresolved += 1
-
-            def fill(value: Value | None, dependency: Dependency = dependency) -> None:
-                dependency.value = value or lost(dependency.object_id)
-                task.unresolved -= 1
-                if not task.unresolved:
-                    self._enqueue_resolved(task)
-
-            self.locations.find(
-                dependency.object_id, dependency.owner, tried[dependency.object_id], fill
-            )
-        task.unresolved -= 1
-        if not task.unresolved:
-            self._enqueue_resolved(task)
-
-    def _enqueue_resolved(self, task: Any) -> None:
-        self.submitter.enqueue(task)
-        self.submitter_dirty = True
-
-    def _resolve(self, task: Any, when_resolved: Callable[[Any], None]) -> bool:
-        """Fill in the values of complete dependencies; True when none is missing.
-
-        ``when_resolved`` is only called later: of what turns out at once, the caller hears.
-        """
-        inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
-        task.unresolved += 1
-        for dependency in task.spec.dependencies:
-            entry = self.table.borrow(dependency.object_id, dependency.owner)
-            if entry.value is not None:
-                inlined.fill(dependency, entry.value)
-                continue
-            task.unresolved += 1
-
-            def fill(entry: ObjectEntry = entry, dependency: Dependency = dependency) -> None:
-                assert entry.value is not None
-                inlined.fill(dependency, entry.value)
-                task.unresolved -= 1
-                if not task.unresolved:
-                    when_resolved(task)
-
-            entry.when_complete(fill)
-            self.references.fetch(dependency.object_id, entry)
-        task.unresolved -= 1
-        return not task.unresolved
 
     def _on_done(self, connection: Connection, message: m.TaskDone) -> None:
         peer = connection.state

@@ -59,6 +59,7 @@ class Executor:
         self._worn_out = False
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
+        self._runner.waiting_functions = lambda: [spec.function_id for _, spec in list(self._queue)]
         for kind in (m.PushTask, m.CancelTask, m.BecomeActor, m.ExitWorker):
             core.peers.handlers[kind] = self._on_message
         core.on_executor_turn = self._turn
@@ -94,7 +95,7 @@ class Executor:
             # Of the lease before, no task is left: the variables are nobody else's.
             self._core.devices.use(message.devices or {}, os.environ)
         if message.function is not None:
-            self._runner.learn(message.spec.function_id, message.function)
+            self._runner.functions.learn(message.spec.function_id, message.function)
         if self._worn_out:
             connection.send(m.TasksReturned([message.spec.task_id]))
             return
@@ -243,6 +244,9 @@ class Executor:
 
     def run_here(self, connection: Connection, spec: TaskSpec) -> None:
         """Run a task in the main thread and queue its reply."""
+        if spec.function_id and spec.function_id not in self._runner.functions:
+            self._ask_for_function(connection, spec)
+            return
         self._started = time.monotonic()
         self._current = spec.task_id
         cancelled = self._core.cancelled
@@ -281,6 +285,11 @@ class Executor:
         for object_id in counted(spec):
             core.references.release(object_id)
         core.reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
+
+    def _ask_for_function(self, connection: Connection, spec: TaskSpec) -> None:
+        """Give a task back whose function was dropped since its submitter sent it."""
+        returned = m.TasksReturned([spec.task_id], forgotten=[spec.function_id])
+        self._core.reactor.post(lambda: connection.send(returned))
 
     def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1

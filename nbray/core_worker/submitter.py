@@ -262,8 +262,9 @@ class TaskSubmitter:
             self._core.results.finish(task, worker_id, message)
         return True
 
-    def _on_returned(self, _worker: Connection, message: TasksReturned) -> None:
+    def _on_returned(self, worker: Connection, message: TasksReturned) -> None:
         """Not started: they go to the front of the queue, in their order."""
+        worker.known_functions.difference_update(message.forgotten)
         self._core.submitter_dirty = True
         for task_id in reversed(message.task_ids):
             task = self._tasks.get(task_id)
@@ -278,10 +279,10 @@ class TaskSubmitter:
                 if task.cancelled:
                     self._queue_again(task)
                 else:
-                    self._core.find_arguments(task, message.lost)
+                    self._core.dependencies.find(task, message.lost)
                 self._retire_if_leaving(queue, lease)
                 continue
-            if not lease.leaving:
+            if not lease.leaving and not message.forgotten:
                 queue.seconds = max(queue.seconds, WINDOW_S)
             self._queue_again(task)
             self._retire_if_leaving(queue, lease)
@@ -301,7 +302,7 @@ class TaskSubmitter:
                 gone = set(map(id, waiting))
                 queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
                 for task in waiting:
-                    self._core.resolve_again(task)
+                    self._core.dependencies.resolve_again(task)
 
     def _queue_again(self, task: PendingTask) -> None:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""

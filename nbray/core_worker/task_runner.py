@@ -11,16 +11,16 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nbray import cloudpickle
 from nbray.common.ids import return_id
 from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.functions import Functions
 from nbray.core_worker.serialization import Serialized, deserialize, serialize
 from nbray.core_worker.stream_writer import StreamWriters
 from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
@@ -45,18 +45,19 @@ Arguments = tuple[list[Any], dict[str, Any]]
 
 
 class TaskRunner:
-    """What this worker can run: functions by id, and the methods of its actor."""
+    """What this worker can run: functions by id, and the methods of its actor.
+
+    Attributes:
+        waiting_functions: those of tasks that this worker has and that have not begun.
+    """
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._functions: dict[bytes, bytes | Callable[..., Any]] = {}
+        self.functions = Functions()
+        self.waiting_functions: Callable[[], Iterable[bytes]] = lambda: ()
         self._writers = StreamWriters(core)
         self.actor: Any = None
         core.find_function = self._function
-
-    def learn(self, function_id: bytes, pickled: bytes) -> None:
-        """A function came along with a task."""
-        self._functions.setdefault(function_id, pickled)
 
     def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it in this thread.
@@ -192,10 +193,7 @@ class TaskRunner:
 
     def _function(self, spec: TaskSpec | TaskContext) -> Callable[..., Any]:
         if not spec.actor_id:
-            known = self._functions[spec.function_id]
-            if isinstance(known, bytes):
-                known = self._functions[spec.function_id] = cloudpickle.loads(known)
-            return known
+            return self.functions.get(spec.function_id, self.waiting_functions)
         if spec.method == "__ray_ready__":
             return lambda: True
         if spec.method == "__ray_terminate__":

@@ -75,6 +75,10 @@ class ActorProcesses:
         if not await self._try_to_end(node_id, request):
             self._background.start(self._end(node_id, request))
 
+    async def end_surely(self, node_id: bytes, actor_id: bytes, attempt: int) -> None:
+        """Returns when the process of an attempt is ended, or its node is dead."""
+        await self._end(node_id, EndActor(actor_id, attempt))
+
     async def _end(self, node_id: bytes, request: EndActor) -> None:
         while not await self._try_to_end(node_id, request):
             await asyncio.sleep(_RETRY_S)

@@ -14,17 +14,19 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.gcs.actor_life import ActorLife, State
 from nbray.gcs.actor_processes import ActorProcesses
-from nbray.gcs.placement import ActorPlacement, shape_of
+from nbray.gcs.actor_rows import actor_rows, unplaced_rows
+from nbray.gcs.placement import ActorPlacement
 from nbray.gcs.storage import StorageError, Store, Table
-from nbray.scheduling.explain import infeasible_text, why_pending
+from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire.gcs_messages import (
     ActorStarted,
@@ -40,7 +42,7 @@ from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.messages import ActorState
 from nbray.wire.records import ActorSpec, Address, JobConfig, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
-from nbray.wire.strategies import InGroup, Shape
+from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,9 @@ _LONGEST_WAIT_S = 5.0
 
 
 @dataclass
-class _Actor:
+class Actor:
+    """One actor: what it is made of, its life, and who is at work for it."""
+
     spec: ActorSpec
     job: JobConfig
     life: ActorLife
@@ -83,7 +87,7 @@ class ActorTable:
         self._job_ended = job_ended
         self._lives = Table(store, "actors", ActorLife)
         self._specs = Table(store, "actor_specs", CreateActorRequest)
-        self._actors: dict[bytes, _Actor] = {}
+        self._actors: dict[bytes, Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
         self._made_by: dict[bytes, set[bytes]] = {}
@@ -98,7 +102,7 @@ class ActorTable:
         lives = [life for life in self._lives.all().values() if life.actor_id in specs]
         for life in sorted(lives, key=lambda life: life.ended):
             made = specs[life.actor_id]
-            self._actors[life.actor_id] = _Actor(made.spec, made.job, life)
+            self._actors[life.actor_id] = Actor(made.spec, made.job, life)
             options = made.spec.options
             if life.state is State.DEAD:
                 self._dead.append(life.actor_id)
@@ -147,7 +151,7 @@ class ActorTable:
                 )
             self._names[key] = spec.actor_id
         life = ActorLife(spec.actor_id, options.max_restarts)
-        actor = self._actors[spec.actor_id] = _Actor(spec, request.job, life)
+        actor = self._actors[spec.actor_id] = Actor(spec, request.job, life)
         self._add_to_owner(spec)
         self._specs.put(spec.actor_id, request)
         self._lives.put(spec.actor_id, life)
@@ -171,7 +175,7 @@ class ActorTable:
         actor = self._actors.get(actor_id)
         return actor is not None and actor.life.state is not State.DEAD
 
-    def _is_group_gone(self, actor: _Actor, strategy: InGroup) -> bool:
+    def _is_group_gone(self, actor: Actor, strategy: InGroup) -> bool:
         """Whether its group was removed; one that nobody knows may be about to be registered."""
         removed = self.group_is_removed(strategy.group_id)
         waited = time.monotonic() - actor.unplaced_since if actor.unplaced_since else 0.0
@@ -188,7 +192,7 @@ class ActorTable:
             ):
                 self._end_with_group(actor)
 
-    def _end_with_group(self, actor: _Actor) -> None:
+    def _end_with_group(self, actor: Actor) -> None:
         kind = "" if actor.life.state is State.ALIVE else "group_removed"
         self._end_with_process(actor, "its placement group was removed", kind)
 
@@ -196,7 +200,7 @@ class ActorTable:
         for actor_id in list(self._made_by.get(worker_id, ())):
             self._end_with_process(self._actors[actor_id], "its owner has died")
 
-    def _end_with_process(self, actor: _Actor, cause: str, kind: str = "") -> None:
+    def _end_with_process(self, actor: Actor, cause: str, kind: str = "") -> None:
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
         self._end(actor, cause, kind)
@@ -205,20 +209,26 @@ class ActorTable:
 
     # --- placed --------------------
 
-    def _place_soon(self, actor: _Actor) -> None:
+    def _place_soon(self, actor: Actor, after: Coroutine[Any, Any, None] | None = None) -> None:
+        """Place it, ``after`` something has happened."""
         if actor.placer is None or actor.placer.done():
-            actor.placer = asyncio.get_running_loop().create_task(self._place_or_end(actor))
+            placing = self._place_or_end(actor, after)
+            actor.placer = asyncio.get_running_loop().create_task(placing)
+        elif after is not None:
+            self._background.start(after)
 
-    async def _place_or_end(self, actor: _Actor) -> None:
+    async def _place_or_end(self, actor: Actor, after: Coroutine[Any, Any, None] | None) -> None:
         """Place an actor; an error of ours ends it, so that its callers hear why."""
         try:
+            if after is not None:
+                await after
             await self._place(actor)
         except Exception as error:
             logger.exception("Actor %s was not placed", actor.spec.class_name)
             if actor.life.unplaced:
                 self._end(actor, f"the GCS could not place it: {error!r}")
 
-    async def _place(self, actor: _Actor) -> None:
+    async def _place(self, actor: Actor) -> None:
         life = actor.life
         busy: set[bytes] = set()
         began = time.monotonic()
@@ -264,20 +274,20 @@ class ActorTable:
             else:
                 self._on_answer(actor, started)
 
-    def _choose(self, actor: _Actor, busy: set[bytes]) -> Choice:
+    def _choose(self, actor: Actor, busy: set[bytes]) -> Choice:
         """The node that was asked for this attempt, as long as it lives; else a new choice."""
         for node in self._nodes():
             if node.alive and node.node_id == actor.life.placing:
                 return Choice(Verdict.LATER, node)
         return self.placement.choose(actor.spec.options, busy)
 
-    async def _warn_infeasible(self, actor: _Actor) -> None:
+    async def _warn_infeasible(self, actor: Actor) -> None:
         options = actor.spec.options
         demand = Demand(options.resources, options.strategy, options.selector)
         text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
         await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
 
-    def _on_answer(self, actor: _Actor, started: ActorStarted) -> None:
+    def _on_answer(self, actor: Actor, started: ActorStarted) -> None:
         if started.address is not None:
             actor.life.start(started.address, started.pid, time.time())
             self._changed(actor)
@@ -289,7 +299,7 @@ class ActorTable:
 
     # --- lost and ended --------------------
 
-    def _changed(self, actor: _Actor) -> None:
+    def _changed(self, actor: Actor) -> None:
         """Store a new state and tell those who wait for it."""
         life = actor.life
         self._lives.put(life.actor_id, life)
@@ -318,16 +328,23 @@ class ActorTable:
             self._lives.delete(oldest)
             self._specs.delete(oldest)
 
-    def _lost(self, actor: _Actor, cause: str) -> None:
-        node_id = actor.life.node_id()
-        again = actor.life.lose(cause, time.time())
+    def _lost(self, actor: Actor, cause: str, process_lives: bool = False) -> None:
+        """Its process is lost: it has another, once this one has ended, or it is dead."""
+        life = actor.life
+        node_id, attempt = life.node_id(), life.restarts
+        again = life.lose(cause, time.time())
         self._changed(actor)
+        ending = None
+        if process_lives:
+            ending = self._processes.end_surely(node_id, life.actor_id, attempt)
         if again:
-            self._place_soon(actor)
+            self._place_soon(actor, ending)
         else:
+            if ending is not None:
+                self._background.start(ending)
             self.on_failed(actor.spec, node_id, cause)
 
-    def _end(self, actor: _Actor, cause: str, kind: str = "") -> None:
+    def _end(self, actor: Actor, cause: str, kind: str = "") -> None:
         actor.life.kind = kind
         actor.life.end(cause, time.time())
         self._changed(actor)
@@ -372,11 +389,11 @@ class ActorTable:
         if request.no_restart:
             self._end(actor, request.cause)
         elif life.state is State.ALIVE:
-            self._lost(actor, request.cause)
+            self._lost(actor, request.cause, process_lives=True)
         else:
             return
         await self._store.durable()
-        if node_id:
+        if node_id and request.no_restart:
             await self._processes.end(node_id, life.actor_id, attempt, graceful=request.graceful)
 
     async def finish_job(self, job_id: bytes) -> None:
@@ -421,7 +438,7 @@ class ActorTable:
 
     # --- asked --------------------
 
-    async def _known(self, actor_id: bytes) -> _Actor | None:
+    async def _known(self, actor_id: bytes) -> Actor | None:
         """An actor; a handle may arrive before the registration."""
         deadline = time.monotonic() + _KNOWN_WITHIN_S
         while actor_id not in self._actors and time.monotonic() < deadline:
@@ -456,45 +473,8 @@ class ActorTable:
 
     def rows(self) -> list[ActorRow]:
         """All actors: those that live, and the newest that died."""
-        reasons: dict[Shape, str] = {}
-        return [self._row(actor, reasons) for actor in self._actors.values()]
-
-    def _row(self, actor: _Actor, reasons: dict[Shape, str]) -> ActorRow:
-        spec, life = actor.spec, actor.life
-        options, address = spec.options, life.address
-        return ActorRow(
-            spec.actor_id, spec.job_id, spec.class_name, options.name, options.namespace,
-            options.detached, life.state,
-            address.node_id if address else b"", address.worker_id if address else b"",
-            life.pid, life.restarts, options.resources, life.cause, life.started,
-            self._why_unplaced(actor, reasons), life.placing if life.unplaced else b"",
-        )  # fmt: skip
-
-    def _why_unplaced(self, actor: _Actor, reasons: dict[Shape, str]) -> str:
-        """What an actor waits for that no node was asked to start; said once for each shape."""
-        life, options = actor.life, actor.spec.options
-        if not life.unplaced or life.placing:
-            return ""
-        shape = shape_of(options)
-        if shape not in reasons:
-            demand = Demand(options.resources, options.strategy, options.selector)
-            reasons[shape] = " ".join(why_pending(demand, self._nodes()))
-        return reasons[shape]
+        return actor_rows(self._actors.values(), self._nodes())
 
     def unplaced(self) -> list[DemandRow]:
         """The actors for which no node has the resources at all, by shape."""
-        rows: dict[Shape, DemandRow] = {}
-        now = time.monotonic()
-        for actor in self._actors.values():
-            if not actor.unplaced_since or not actor.life.unplaced:
-                continue
-            shape = shape_of(actor.spec.options)
-            row = rows.setdefault(
-                shape,
-                DemandRow(
-                    dict(shape.resources), 0, 0.0, True, b"", "", shape.strategy, shape.selector
-                ),
-            )
-            row.count += 1
-            row.waiting_s = max(row.waiting_s, now - actor.unplaced_since)
-        return list(rows.values())
+        return unplaced_rows(self._actors.values())

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
+
 from nbray.gcs.actors import ActorTable
 from nbray.gcs.kv import KeyValueSpace
 from nbray.gcs.storage import Store, Table
@@ -281,9 +283,11 @@ class StateTables:
         )
 
     async def _set_dashboard(self, request: s.DashboardAddress) -> Empty:
-        self._kv.put(_OWN_NAMESPACE, _DASHBOARD_KEY, request.url.encode())
+        self._kv.put(_OWN_NAMESPACE, _DASHBOARD_KEY, msgspec.msgpack.encode(request))
         return Empty()
 
     async def _get_dashboard(self, _request: Empty) -> s.DashboardAddress:
-        url = self._kv.get(_OWN_NAMESPACE, _DASHBOARD_KEY) or b""
-        return s.DashboardAddress(url.decode())
+        known = self._kv.get(_OWN_NAMESPACE, _DASHBOARD_KEY)
+        if known is None:
+            return s.DashboardAddress("")
+        return msgspec.msgpack.decode(known, type=s.DashboardAddress)

@@ -161,6 +161,12 @@ class ActorManager:
             if withdraw():
                 self._leases.give_back(taken)
             raise
+        if result.again:
+            self._pool.kill(given[0])
+            attempt.worker = None  # the end of its process is no news
+            if self._attempts.get(attempt.actor_id) is attempt:
+                del self._attempts[attempt.actor_id]
+            return g.ActorStarted(None, busy=True)
         if result.error_text:
             self._pool.kill(given[0])
             attempt.worker = None  # the end of its process is no news
@@ -218,6 +224,19 @@ class ActorManager:
         starting = self._starting.pop(process.worker_id, None)
         if starting is not None and not starting.done():
             starting.set_result(message)
+
+    def waits(self, process: Process) -> None:
+        """An actor's constructor waits for a lost argument, whose maker may need what it has.
+
+        It gives all back, and is to be placed anew when the argument is there.
+        """
+        taken = self._taken.pop(process.worker_id, None)
+        if taken is None or process.worker is None:
+            return
+        attempt = self._attempts.get(process.worker.actor_id)
+        if attempt is not None:
+            attempt.waits_for = "a lost argument of its constructor, which is made again"
+        self._leases.give_back(taken)
 
     def waiting(self) -> dict[bytes, str]:
         """What the actors wait for that are being started, or the first of them."""

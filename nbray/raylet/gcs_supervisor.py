@@ -15,6 +15,7 @@ import os
 import time
 
 from nbray.common.config import Config
+from nbray.common.pids import open_process, start_time
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session
 
@@ -34,6 +35,7 @@ class GcsSupervisor:
         self._session = session
         self._host, _, self._port = address.rpartition(":")
         self._pid = pid
+        self._started = start_time(pid)
         self._parent_fd = parent_fd
         self._config = config
         self._child: Child | None = None
@@ -43,7 +45,7 @@ class GcsSupervisor:
         pause = 0.0
         while True:
             began = time.monotonic()
-            await _end_of(self._pid)
+            await _end_of(self._pid, self._started)
             if self._child is not None:
                 self._child.terminate()  # it has ended, and is reaped
                 self._child = None
@@ -73,7 +75,7 @@ class GcsSupervisor:
             return False
         logger.info("The GCS is back in %.2f s, pid %d.", time.monotonic() - before, child.pid)
         self._session.replace_pid(self._pid, child.pid)
-        self._pid = child.pid
+        self._pid, self._started = child.pid, start_time(child.pid)
         return True
 
     def stop(self) -> None:
@@ -82,11 +84,10 @@ class GcsSupervisor:
             self._child.terminate()
 
 
-async def _end_of(pid: int) -> None:
-    """Wait for the end of a process, a child or not."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+async def _end_of(pid: int, started: int) -> None:
+    """Wait for the end of the process that began then, a child or not."""
+    descriptor = open_process(pid, started)
+    if descriptor is None:
         return
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()

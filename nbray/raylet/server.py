@@ -311,6 +311,8 @@ class Raylet:
                 self._inquiries.answered(process, message.request_id, message)
             case m.ActorCreated():
                 self._actors.created(process, message)
+            case m.ActorWaits():
+                self._actors.waits(process)
             case m.CreateGroup():
                 self._groups.create(process, message)
             case m.WatchGroup():

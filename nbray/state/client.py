@@ -6,8 +6,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from nbray.common.session import Session
 from nbray.launcher.local import found_nodes
 from nbray.launcher.token import load_token
+from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, Query
 from nbray.wire.credentials import read_identity
 from nbray.wire.gcs_messages import Empty
@@ -19,8 +21,8 @@ __all__ = [
     "StateClient",
     "ask_once",
     "dashboard_trouble",
-    "dashboard_url",
     "find_cluster",
+    "find_dashboard",
 ]
 
 T = TypeVar("T")
@@ -41,13 +43,19 @@ class StateClient:
         """
         return query.read(await self._client.call_raw(query.method, query.body, timeout))
 
-    async def set_dashboard(self, url: str) -> None:
+    @classmethod
+    def of_session(cls, address: str, session: Session) -> StateClient:
+        """For a process of the cluster, which has a session folder."""
+        read_identity(session)
+        return cls(address, session.token)
+
+    async def set_dashboard(self, url: str, cluster: str) -> None:
         """Tell the GCS where the dashboard is.
 
         Raises:
             RpcError: the GCS did not answer.
         """
-        await self._client.call("SetDashboard", DashboardAddress(url), Empty)
+        await self._client.call("SetDashboard", DashboardAddress(url, cluster), Empty)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -75,8 +83,8 @@ def ask_once(address: str, token: bytes, query: Query[T], timeout: float = 10.0)
         return thread.submit(asyncio.run, ask()).result()
 
 
-def dashboard_url(address: str, token: bytes) -> str:
-    """Where the dashboard of a cluster is, as "host:port"; empty when it has none.
+def find_dashboard(address: str, token: bytes) -> Dashboard | None:
+    """The dashboard of a cluster; None when it has none.
 
     The session folder of the head node knows it before the dashboard has come up.
 
@@ -85,8 +93,9 @@ def dashboard_url(address: str, token: bytes) -> str:
     """
     for node in found_nodes():
         if node.gcs_address == address and node.processes and node.dashboard:
-            return node.dashboard
-    return ask_once(address, token, DASHBOARD)
+            return Dashboard(node.dashboard, node.session.path.name, token)
+    url, cluster = ask_once(address, token, DASHBOARD)
+    return Dashboard(url, cluster, token) if url else None
 
 
 def dashboard_trouble(address: str) -> str:

@@ -1,35 +1,47 @@
-"""The way into the dashboard: a link that logs a browser in, without the token in its URL.
+"""The way into the dashboard, for browsers and for programs; the token is never sent.
 
-A key is ``EXPIRES.NONCE.MAC``: until when it holds, a random text, and an HMAC by the cluster's
-token of both and of the purpose. Whoever has the token can make one; from a key nobody learns the
-token. A login key holds for minutes and once; the dashboard changes it into a cookie, which is
-such a key of another purpose.
+A key is ``EXPIRES.NONCE.MAC``: until when it holds (milliseconds), a random text, and an HMAC by
+the cluster's token of both and of the purpose, which names the cluster and the port. Whoever has
+the token can make one; from a key nobody learns the token. A login link holds for minutes and once;
+the dashboard changes it into a cookie, a random text that it alone knows. A program that has the
+token signs what it asks for by such a key, and the dashboard signs its answer, so that nobody who
+listens on its port in its stead is believed or gets anything that could be used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import secrets
-import urllib.error
-import urllib.request
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 LOGIN = "login"
-SESSION = "session"
+REQUEST = "request"
+ANSWER = "answer"
 LOGIN_S = 600.0
-SESSION_S = 12 * 3600.0
+REQUEST_S = 60.0
+REQUEST_HEADER = "Nbray-Request"
+ANSWER_HEADER = "Nbray-Answer"
+SIGNED_HEADERS = (
+    "Content-Type", "Cache-Control", "Content-Security-Policy", "Etag", "Last-Modified", "Location",
+)  # fmt: skip
 _PROBE_S = 3.0
+_LARGEST_PROBE = 1 << 16
 
 
-def cookie_name(port: int) -> str:
-    """Of the dashboard at that port: cookies of one host are shared by all ports."""
-    return f"nbray-dashboard-{port}"
+class NotProvedError(ConnectionError):
+    """What answers at a dashboard's address is not that dashboard."""
 
 
 def make_key(token: bytes, purpose: str, now: float, lifetime_s: float) -> str:
     """A key for a purpose; ``now`` in seconds since the epoch."""
-    body = f"{int(now + lifetime_s)}.{secrets.token_urlsafe(16)}"
+    body = f"{int((now + lifetime_s) * 1000)}.{secrets.token_urlsafe(16)}"
     return f"{body}.{_mac(token, purpose, body)}"
 
 
@@ -42,7 +54,12 @@ def check_key(token: bytes, purpose: str, key: str, now: float) -> bool:
 
 def key_expires(key: str) -> float:
     """Until when a genuine key holds."""
-    return float(key.partition(".")[0])
+    return float(key.partition(".")[0]) / 1000
+
+
+def api_key(token: bytes) -> str:
+    """What a program may send instead of the token, to read from the dashboard and no more."""
+    return _mac(token, "api", "")
 
 
 def _mac(token: bytes, purpose: str, body: str) -> str:
@@ -50,23 +67,112 @@ def _mac(token: bytes, purpose: str, body: str) -> str:
     return hmac.new(token, message, hashlib.sha256).hexdigest()
 
 
-def login_link(url: str, token: bytes, now: float) -> str:
-    """The link that logs a browser in, for the dashboard at ``url`` ("host:port")."""
-    return f"http://{url}/login?key={make_key(token, LOGIN, now, LOGIN_S)}"
+@dataclass(frozen=True)
+class Dashboard:
+    """The dashboard of a cluster, as its members know it.
+
+    Attributes:
+        url: where it is, as "host:port".
+        cluster: the name of its cluster, which no other has: the head's session folder.
+        token: the cluster's secret.
+    """
+
+    url: str
+    cluster: str
+    token: bytes = field(repr=False)
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.url.rpartition(":")[2])
+
+    def purpose(self, *parts: str) -> str:
+        """Of a key for this dashboard alone."""
+        return json.dumps([*parts, self.cluster, self.port])
+
+    def login_link(self, now: float) -> str:
+        """The link that logs one browser in."""
+        key = make_key(self.token, self.purpose(LOGIN), now, LOGIN_S)
+        return f"http://{self.url}/login?key={key}"
+
+    def signed(self, method: str, target: str, now: float) -> dict[str, str]:
+        """The header that lets one request in; ``target`` is its path with the query."""
+        purpose = self.purpose(REQUEST, method, target)
+        return {REQUEST_HEADER: make_key(self.token, purpose, now, REQUEST_S)}
+
+    def seal(self, key: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> str:
+        """What shows that this dashboard and nobody else answers the request signed by ``key``."""
+        named = {name.title(): value for name, value in headers}
+        head = [[name, named[name]] for name in SIGNED_HEADERS if name in named]
+        digest = hashlib.sha256(body).hexdigest()
+        return _mac(self.token, self.purpose(ANSWER, key, str(status)), json.dumps([head, digest]))
+
+    def check_answer(
+        self, asked: Mapping[str, str], status: int, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        """Raises NotProvedError unless this dashboard answers the request that had ``asked``."""
+        seal = self.seal(asked[REQUEST_HEADER], status, headers.items(), body)
+        if not hmac.compare_digest(seal.encode(), headers.get(ANSWER_HEADER, "").encode()):
+            raise NotProvedError(
+                f"what listens at {self.url} is not this cluster's dashboard, which may have ended"
+            )
+
+    def ask(self, method: str, target: str) -> tuple[int, bytes]:
+        """Status and body of an answer, which is this dashboard's own.
+
+        Raises:
+            NotProvedError: it is not. OSError: nothing answers in time, or too much comes.
+        """
+        asked = self.signed(method, target, time.time())
+        head = {"Host": self.url, "Connection": "close", "Content-Length": "0", **asked}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {head[name]}" for name in head)]
+        said = _converse(self.url, ("\r\n".join(lines) + "\r\n\r\n").encode())
+        status, headers, body = _parse(said)
+        self.check_answer(asked, status, headers, body)
+        return status, body
+
+    def probe(self) -> str:
+        """Why it does not serve; empty when it does."""
+        try:
+            status, body = self.ask("GET", "/api/version")
+            json.loads(body)
+        except NotProvedError as error:
+            return str(error)
+        except (OSError, ValueError) as error:
+            return f"it does not answer ({error})"
+        return "" if status == 200 else f"it answers {status}"
 
 
-def probe(url: str, token: bytes) -> str:
-    """Why the dashboard at ``url`` does not serve; empty when it does."""
-    request = urllib.request.Request(
-        f"http://{url}/api/version", headers={"Authorization": f"Bearer {token.hex()}"}
-    )
-    # No proxy of the environment stands between a cluster and its own machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _converse(url: str, request: bytes) -> bytes:
+    """All that is said in answer, within a time and a size, whoever is there."""
+    host, _, port = url.rpartition(":")
+    until = time.monotonic() + _PROBE_S
+    said = b""
+    with socket.create_connection((host.strip("[]"), int(port)), _PROBE_S) as sock:
+        sock.sendall(request)
+        while part := sock.recv(65536):
+            said += part
+            left = until - time.monotonic()
+            if left <= 0 or len(said) > _LARGEST_PROBE:
+                raise OSError("what is there says too much")
+            sock.settimeout(left)
+    return said
+
+
+def _parse(said: bytes) -> tuple[int, dict[str, str], bytes]:
+    from http.client import HTTPException, HTTPResponse
+
+    class Heard:
+        """What was said, as a socket gives it."""
+
+        def makefile(self, *_args: Any) -> io.BytesIO:
+            return io.BytesIO(said)
+
+    response = HTTPResponse(cast(socket.socket, Heard()))
     try:
-        with opener.open(request, timeout=_PROBE_S) as reply:
-            json.load(reply)
-    except urllib.error.HTTPError as error:
-        return f"it answers {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
-        return f"it does not answer ({getattr(error, 'reason', error)})"
-    return ""
+        response.begin()
+        body = response.read()
+    except HTTPException as error:
+        raise OSError("what is there does not speak HTTP") from error
+    headers = {name.title(): value for name, value in response.getheaders()}
+    return response.status, headers, body

@@ -142,8 +142,8 @@ def _totals(reply: s.TaskTotals) -> r.TaskTotals:
     return r.TaskTotals(reply.finished, reply.failed, functions, by_node)
 
 
-def _url(reply: s.DashboardAddress) -> str:
-    return reply.url
+def _dashboard(reply: s.DashboardAddress) -> tuple[str, str]:
+    return reply.url, reply.cluster
 
 
 _RANK = {"FINISHED": 3, "FAILED": 3, "RUNNING": 2, "SUBMITTED_TO_WORKER": 1}
@@ -274,5 +274,5 @@ PLACEMENT_GROUPS = Query("FindGroups", Groups, _groups, msgspec.msgpack.encode(N
 DEMAND = Query("Demand", s.Demand, _demand)
 FAILURES = Query("RecentFailures", s.Failures, _failures)
 TASK_TOTALS = Query("TaskTotals", s.TaskTotals, _totals)
-DASHBOARD = Query("GetDashboard", s.DashboardAddress, _url)
+DASHBOARD = Query("GetDashboard", s.DashboardAddress, _dashboard)
 METRICS = Query("Metrics", s.Metrics, _metrics)

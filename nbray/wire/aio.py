@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 
 from nbray.common.config import Config
 from nbray.common.sparing_log import SparingLog
+from nbray.wire import tcp
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Link, Opening
@@ -186,6 +187,8 @@ class _Socket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._server.resumable:
+            tcp.set_up(transport.get_extra_info("socket"))
         self.peer = str(transport.get_extra_info("peername") or "a local process")
         self._handshake = ServerHandshake(self._server.token, transport.get_extra_info("sockname"))
         self._transport.write(self._handshake.hello)

@@ -14,11 +14,14 @@ in the session folder; who finds none makes one.
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.process import report_ready
 from nbray.common.session import Session
+
+logger = logging.getLogger(__name__)
 
 NAME = "nbray"
 IDENTITY_FILE = "identity.pem"
@@ -68,7 +71,11 @@ def read_identity(session: Session) -> None:
     try:
         _remember(token, Identity.from_text(session.read_secret(IDENTITY_FILE)))
     except FileNotFoundError:
-        session.write_secret(IDENTITY_FILE, identity_of(token).to_text())
+        made = identity_of(token)
+        try:
+            session.write_secret(IDENTITY_FILE, made.to_text())
+        except OSError as error:  # the others make their own
+            logger.warning("The identity of this node is not kept: %s", error)
 
 
 def _remember(token: bytes, identity: Identity) -> Identity:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.common.sparing_log import SparingLog
+from nbray.wire import tcp
 from nbray.wire.connection import Connection
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ServerHandshake
@@ -62,6 +63,8 @@ class Listener:
             self._reactor.call_later(_PAUSE_S, self._listen)
             return
         peer.setblocking(False)
+        if peer.family != socket.AF_UNIX:
+            tcp.set_up(peer)
         if len(self._half_open) >= MOST_HALF_OPEN:
             oldest, _ = self._half_open.popitem(last=False)
             _log.warning("Closed a connection: too many have no handshake yet.")

@@ -258,10 +258,12 @@ class TasksReturned(msgspec.Struct, array_like=True, tag=22):
     """Worker to submitter: not started, since a task before them blocks or is long.
 
     Or since arguments of theirs have no copy on the nodes that ``lost`` names, by object id.
+    ``forgotten``: functions that have to come along again, since the worker kept others.
     """
 
     task_ids: list[bytes]
     lost: dict[bytes, list[bytes]] = {}
+    forgotten: list[bytes] = []
 
 
 class HandoverDone(msgspec.Struct, array_like=True, tag=23):
@@ -362,10 +364,21 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 
 
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
-    """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells."""
+    """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
+
+    ``again``: it was not run after `ActorWaits`, and is to be run in a new process.
+    """
 
     actor_id: bytes
     error_text: str = ""
+    again: bool = False
+
+
+class ActorWaits(msgspec.Struct, array_like=True, tag=180):
+    """Worker to raylet: arguments of the constructor were lost; their makers may need what I have.
+
+    Followed by `ActorCreated` when they are there again.
+    """
 
 
 class ExitWorker(msgspec.Struct, array_like=True, tag=57):
@@ -459,6 +472,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
+    ActorWaits,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
     AskAssigned, Assigned, AskProcess, ProcessState,
     DiscardObject, RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,

@@ -38,6 +38,7 @@ from functools import partial
 
 from nbray.common.config import Config
 from nbray.exceptions import NbraySystemError
+from nbray.wire import tcp
 from nbray.wire.connection import Connection
 from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
@@ -409,6 +410,6 @@ def _dial(unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
     else:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.set_up(sock)
         failed = sock.connect_ex((host, port))
     return sock, 0 if failed == errno.EINPROGRESS else failed

@@ -176,9 +176,13 @@ class TaskTotals(msgspec.Struct, array_like=True):
 
 
 class DashboardAddress(msgspec.Struct, array_like=True):
-    """Dashboard to GCS (``SetDashboard``), and the answer to ``GetDashboard``; "" is none."""
+    """Dashboard to GCS (``SetDashboard``), and the answer to ``GetDashboard``; "" is none.
+
+    ``cluster`` names the cluster, as the keys of its dashboard do.
+    """
 
     url: str
+    cluster: str = ""
 
 
 class TasksRequest(msgspec.Struct, array_like=True):

@@ -1,0 +1,91 @@
+"""What every answer says to browsers, and the seal on those that members' programs asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado.concurrent import Future
+from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
+
+from nbray.state.dashboard import ANSWER_HEADER, Dashboard
+
+# Pages are framed by notebooks, which have other ports of this machine. Bokeh's pages start
+# themselves by a script in the page.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'self' http://127.0.0.1:* http://localhost:* "
+        "https://127.0.0.1:* https://localhost:*"
+    ),
+    "X-Frame-Options": "SAMEORIGIN",  # for browsers that do not know frame-ancestors
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",  # under "no-referrer", forms are sent with Origin: null
+    "Cross-Origin-Resource-Policy": "same-site",
+}
+
+
+class Answers(HTTPConnection):
+    """A connection whose answers have the headers that keep a page to itself."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write_headers(
+        self, start_line: Any, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> Future[None]:
+        """Begin the answer."""
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+        written: Future[None] = self._inner.write_headers(start_line, headers, chunk)
+        return written
+
+    def write(self, chunk: bytes) -> Future[None]:
+        """Go on with it."""
+        written: Future[None] = self._inner.write(chunk)
+        return written
+
+    def finish(self) -> None:
+        """End it."""
+        self._inner.finish()
+
+
+class Sealed(Answers):
+    """A connection whose answer leaves as a whole, with what proves whose it is."""
+
+    def __init__(self, inner: Any, dashboard: Dashboard, key: str) -> None:
+        super().__init__(inner)
+        self._dashboard = dashboard
+        self._key = key
+        self._start: ResponseStartLine | None = None
+        self._headers = HTTPHeaders()
+        self._body = bytearray()
+
+    def write_headers(
+        self, start_line: Any, headers: HTTPHeaders, chunk: bytes | None = None
+    ) -> Future[None]:
+        """Keep the head."""
+        self._start, self._headers = start_line, headers
+        return self.write(chunk or b"")
+
+    def write(self, chunk: bytes) -> Future[None]:
+        """Keep a part."""
+        self._body += chunk
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def finish(self) -> None:
+        """Send it."""
+        assert self._start is not None
+        body = bytes(self._body)
+        for name, value in _HEADERS.items():
+            self._headers.setdefault(name, value)
+        self._headers[ANSWER_HEADER] = self._dashboard.seal(
+            self._key, self._start.code, self._headers.get_all(), body
+        )
+        super().write_headers(self._start, self._headers, body)
+        super().finish()
