@@ -142,7 +142,7 @@ OTHER_VERSION = "from nbray.wire import handshake\nhandshake.PROTOCOL_VERSION = 
 @pytest.mark.parametrize("nodes", [1], indirect=True)
 def test_who_cannot_join_is_told_why_in_one_line(nodes: str, home: Path, tmp_path: Path) -> None:  # noqa: F811
     join = [f"--address={nodes}", STORE]
-    said = refused(join, {"NBRAY_AUTH_TOKEN": "a guess"})
+    said = refused(join, {"NBRAY_AUTH_TOKEN": "a guess of a token"})
     assert nodes in said and "wrong cluster token" in said
     (tmp_path / "sitecustomize.py").write_text(OTHER_VERSION)
     said = refused(join, {"PYTHONPATH": str(tmp_path)})
