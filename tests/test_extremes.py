@@ -226,6 +226,16 @@ def test_every_extreme_elsewhere(small: Path, use: Callable[[Any], Any]) -> None
     all_is_well()
 
 
+@pytest.mark.parametrize("value", [0, False, 0.0, None, b"", [], {}])
+def test_what_is_false_is_no_text(value: Any) -> None:
+    for metric in (
+        lambda: metrics.Counter("m", value), lambda: metrics.Counter("m", "", ("t", value)),
+        lambda: metrics.Gauge("m", "", ("t",)).set_default_tags({"t": value}),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            metric()
+
+
 def test_values_that_no_message_carries_are_refused_with_their_size(small: Path) -> None:
     large = bytes(150 << 20)
     with pytest.raises(ValueError, match="not 157,286,401"):

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import command
 
 import nbray
+from nbray.cli import main
 from nbray.common.text import as_name, check_text, coloured, one_line, printable
+from nbray.gcs.storage import StorageError, open_store
 from nbray.jupyter_ext.tables import Table
 from nbray.util.placement_group import placement_group
 from nbray.util.state import list_actors, list_demand, list_failures, list_tasks
@@ -98,13 +101,14 @@ def test_nothing_that_was_named_reaches_a_terminal_or_a_notebooks_text(
         ["list", "tasks"], ["list", "tasks", "--detail"], ["list", "nodes"], ["list", "jobs"],
         ["summary", "tasks"], ["summary", "actors"], ["memory"], ["logs"], ["get", "actors", EVIL],
     ):  # fmt: skip
-        done = command(*words)
-        shown = done.stdout + done.stderr
+        shown = CliRunner().invoke(main, words).output
         assert "evil" in shown or words[0] in ("memory", "logs") or words[1] in ("jobs",), words
         assert not HIDDEN.search(shown), (words, HIDDEN.search(shown))
         lines = [line.strip() for line in shown.splitlines()]
         assert not any(line.startswith(("None.", "FAKE")) for line in lines), words
-    rows: list[dict[str, Any]] = json.loads(command("list", "actors", "--format", "json").stdout)
+    rows: list[dict[str, Any]] = json.loads(
+        CliRunner().invoke(main, ["list", "actors", "--format", "json"]).stdout
+    )
     assert EVIL in {row["name"] for row in rows}
 
     states = list_actors()
@@ -122,16 +126,22 @@ def test_a_password_of_the_storage_is_taken_from_the_environment_only(
     refused = command("start", "--head", "--port=0", "--storage", "redis://u:topsecret@127.0.0.1:1")
     assert refused.returncode == 2
     assert "NBRAY_STORAGE" in refused.stderr
-    for url in (
-        "redis://u:topsecret@127.0.0.1:1/0", "redis://u:top/secret@127.0.0.1:1", "topsecret@x",
-        "other://u:topsecret@127.0.0.1:1",
-    ):  # fmt: skip
-        monkeypatch.setenv("NBRAY_STORAGE", url)
-        failed = command("start", "--head", "--port=0", "--include-dashboard=false")
-        assert failed.returncode == 1
-        for said in (refused, failed):
-            assert "secret" not in said.stdout + said.stderr and "top" not in said.stderr
+    monkeypatch.setenv("NBRAY_STORAGE", "redis://u:topsecret@127.0.0.1:1/0")
+    failed = command("start", "--head", "--port=0", "--include-dashboard=false")
+    assert failed.returncode == 1 and "127.0.0.1:1" in failed.stderr
+    for said in (refused, failed):
+        assert "topsecret" not in said.stdout + said.stderr
     assert not list(session_root.iterdir())
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://u:top/secret@127.0.0.1:1", "topsecret@x", "other://u:topsecret@127.0.0.1:1"]
+)
+def test_no_error_has_a_part_of_a_password(url: str, tmp_path: Path) -> None:
+    with pytest.raises((StorageError, ValueError)) as told:
+        open_store(url, tmp_path)
+    assert "secret" not in str(told.value) and "top" not in str(told.value)
+    assert told.value.__cause__ is None
 
 
 def test_the_storage_is_in_no_command_line_and_in_no_tasks_environment(

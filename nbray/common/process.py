@@ -97,6 +97,8 @@ class Child:
         os.close(self._ready)
 
     def _log_end(self) -> str:
+        if os.statvfs(self._log.parent).f_bavail == 0:
+            return f"No space left on the disk of {self._log.parent}, also not for its log."
         lines = self._log.read_text(errors="replace").splitlines()[-12:]
         return f"The end of its log {self._log}:\n" + "\n".join(lines)
 

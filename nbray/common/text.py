@@ -43,7 +43,7 @@ def plain(text: str) -> str:
     return text if type(text) is str else str.__str__(text)
 
 
-def check_text(what: str, text: str, most: int) -> str:
+def check_text(what: str, text: object, most: int) -> str:
     """A name, `plain`, if it can be one.
 
     Args:
@@ -52,8 +52,10 @@ def check_text(what: str, text: str, most: int) -> str:
         most: the greatest number of characters.
 
     Raises:
-        ValueError: it is empty, too long, or no Unicode text.
+        TypeError: it is no text. ValueError: it is empty, too long, or no Unicode.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a str, not {type(text)}.")
     if not text:
         raise ValueError(f"{what} must not be empty.")
     if len(text) > most:

@@ -34,6 +34,7 @@ class LogFile:
         self._log = Log(Path(path))
         self._folder = os.path.dirname(path)
         self._changed = 0
+        self._seen_state = (-1, -1)
         self._most = most_bytes
         self._kept = pieces_kept
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -68,9 +69,11 @@ class LogFile:
 
     def read_others(self) -> str:
         """What others have appended since the last call, at most 256 KB."""
-        size = os.lseek(self._reader, 0, os.SEEK_END)
-        if size == self._size and self._position == self._base + size:
-            return ""  # as after most tasks; what a rotation in between hides is found next time
+        found_here = os.fstat(self._reader)
+        size, state = found_here.st_size, (found_here.st_size, found_here.st_mtime_ns)
+        if state == self._seen_state and self._position == self._base + size:
+            return ""  # as after most tasks
+        self._seen_state = state
         changed = os.stat(self._folder).st_mtime_ns
         if changed != self._changed:  # perhaps by a rotation, after which others have written
             self._changed, self._base = changed, self._log.base()

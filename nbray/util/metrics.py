@@ -48,7 +48,7 @@ class Metric:
     ) -> None:
         if len(name) == 0:
             raise ValueError("Empty name is not allowed. Please provide a metric name.")
-        if description:
+        if description != "":
             description = check_text("The description of a metric", description, _LONGEST)
         self._discard = _NAME.fullmatch(name) is None
         if self._discard:
