@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import processes_of, wait_until
 from test_cli import command
 
 import nbray
@@ -212,6 +213,26 @@ def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
         disk.rmdir()
+
+
+def test_a_start_that_was_killed_in_the_middle_can_be_stopped(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    start = subprocess.Popen([sys.executable, "-c", program, "start", "--head", "--port=0"])
+    wait_until(
+        lambda: any("nbray.raylet" in p.cmdline() for p in processes_of(session_root)),
+        "the raylet to be started, after the GCS",
+    )
+    start.kill()
+    start.wait()
+    (folder,) = session_root.iterdir()
+    assert not (folder / "session.json").exists()
+    assert command("stop").stdout == "No node to stop.\n", "it may still be starting"
+    monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
+    assert command("stop").stdout == "Stopped 1 node(s).\n"
+    assert not processes_of(session_root) and not list(session_root.iterdir())
 
 
 # --- the token --------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from nbray.cli.terminal import CliError, say
-from nbray.launcher.local import found_nodes
+from nbray.launcher.local import end_unfinished_starts, found_nodes
 
 
 @click.command()
@@ -19,7 +19,7 @@ def stop() -> None:
         nodes = found_nodes()
     except OSError as error:
         raise CliError(str(error)) from error
-    stopped = 0
+    stopped = end_unfinished_starts()
     for node in nodes:
         if node.processes and node.fate_shared:
             say(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")

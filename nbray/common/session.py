@@ -150,6 +150,18 @@ class Session:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def unfinished_sessions(older_s: float) -> Iterator[Session]:
+    """The folders that were made so long ago by starts of which nobody has heard again."""
+    for root in known_roots():
+        for path in root.iterdir():
+            try:
+                began = (path / "token").stat().st_mtime
+            except OSError:
+                continue  # no session folder, or one that goes at this moment
+            if not (path / "session.json").exists() and time.time() - began > older_s:
+                yield Session(path)
+
+
 def known_sessions() -> Iterator[tuple[Session, SessionInfo]]:
     """The sessions of this user that have started, each with its info, the newest first.
 

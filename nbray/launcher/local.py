@@ -26,7 +26,7 @@ from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
 from nbray.common.process import Child, environment, spawn
-from nbray.common.session import Session, SessionInfo, known_sessions
+from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
     DashboardOptions,
@@ -397,6 +397,21 @@ def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psuti
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def end_unfinished_starts() -> int:
+    """End what starts left that were killed before they were done; how many there were."""
+    longest = 2 * Config.from_env().start_timeout_s  # a GCS and a raylet, one after the other
+    count = 0
+    for session in unfinished_sessions(longest):
+        left = [
+            process for process in psutil.process_iter(["cmdline", "create_time"])
+            if str(session.path) in (process.info["cmdline"] or ())
+        ]  # fmt: skip
+        left.sort(key=lambda process: float(process.info["create_time"]))
+        FoundNode(session, "", False, left).stop()
+        count += bool(left)
+    return count
 
 
 def drop_dead_sessions(keep: int = 1) -> None:

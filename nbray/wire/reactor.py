@@ -160,12 +160,13 @@ class Reactor:
         port: int,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
-        on_broken: Callable[[Connection], None],
+        on_broken: Callable[[Connection], None] | None = None,
     ) -> Connection:
         """Connect by the Unix socket when ``unix_path`` is given, else by TCP; never waits.
 
         Two processes may connect to each other at the same moment, so neither may wait for the
-        other's handshake. When nobody is there, the connection is broken soon.
+        other's handshake. When nobody is there, the connection is broken soon, and closed without
+        an ``on_broken`` that makes it anew.
         """
         dial = partial(_dial, unix_path, host, port)
         connection = Connection(self, on_message, on_closed, on_broken, dial)

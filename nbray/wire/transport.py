@@ -154,7 +154,8 @@ class Transport:
                     self.flush()
         except (HandshakeError, FrameError) as error:
             _strangers.warning("Closed a connection: %s.", error)
-            self.end(str(error), for_good=True)
+            # Who does not know the token is a stranger in the peer's place, perhaps for a moment.
+            self.end(str(error), for_good=isinstance(error, FrameError))
 
     def _take(self, data: bytes) -> None:
         """Take a part of the handshake or of the preamble."""
