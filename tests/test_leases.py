@@ -109,6 +109,7 @@ class Submitter:
         self.results = SimpleNamespace(
             fail=self.fail, finish=self.finish, is_retriable=lambda _done, _options: True,
             fail_cancelled=lambda spec: self.answer(spec, "cancelled"),
+            forget_attempt=lambda _spec, _worker, _done: None,
             fail_crashed=lambda spec, _worker, _death: self.answer(spec, "crashed"),
         )  # fmt: skip
         self.crashes = SimpleNamespace(when_known=self.when_known)
