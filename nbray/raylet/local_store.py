@@ -107,6 +107,7 @@ class LocalStore:
         self._writes: set[asyncio.Task[None]] = set()
         self._disk_error: NoRoom | None = None
         self._disk_rests_until = 0.0
+        self._disk_refused = 0
         self._last_progress = self._last_change = 0.0
         self._needed = 0
         self._names: dict[bytes, str] = {}
@@ -210,7 +211,9 @@ class LocalStore:
     def _goes_to_disk(self, creation: _Creation) -> bool:
         """Whether an object that found no room is to be written into a file."""
         now = time.monotonic()
-        if creation.secondary or now < self._disk_rests_until:
+        if creation.secondary:
+            return False
+        if now < self._disk_rests_until and creation.size >= self._disk_refused:
             return False
         if self.table.is_busy(creation.object_id):
             return False
@@ -235,7 +238,7 @@ class LocalStore:
             place = await self.files.new_value(creation.size, self._file_bytes)
             self._disk_error = None
         except DiskFullError as error:
-            self._rest(_disk_is_full(error))
+            self._rest(_disk_is_full(error), creation.size)
         except OSError as error:
             self._rest(f"The disk failed: {error}.")
             logger.error("A value of %d bytes has no room: %s.", creation.size, error)
@@ -392,7 +395,9 @@ class LocalStore:
             for object_id, place in zip(object_ids, places, strict=True):
                 self.table.moved(object_id, place)
 
-    def _rest(self, text: str) -> None:
+    def _rest(self, text: str, refused: int = 0) -> None:
+        """Leave the disk alone for a while, with all that has at least ``refused`` bytes."""
+        self._disk_refused = refused
         self._disk_error = NoRoom("disk", text)
         self._disk_rests_until = time.monotonic() + self._config.spill_retry_s
 
