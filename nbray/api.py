@@ -168,9 +168,9 @@ def cancel(
             f"Got: {type(ref)}."
         )
     core = current_core()
-    if force and core.is_actor_call(ref._id):
+    if force and core.cancelling.is_actor_call(ref._id):
         raise ValueError("force=True is not supported for actor tasks.")
-    core.cancel(ref._id, force, recursive)
+    core.cancelling.cancel(ref._id, force, recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

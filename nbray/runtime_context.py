@@ -121,7 +121,7 @@ class RuntimeContext:
             raise RuntimeError(
                 "This method is only available in tasks and in actors without async methods."
             )
-        return task.task_id in self._core.cancelled
+        return task.task_id in self._core.cancelling.noted
 
     def get_task_function_name(self) -> str | None:
         """The dotted name of the task's function, with its module; None in a driver."""

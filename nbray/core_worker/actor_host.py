@@ -154,7 +154,7 @@ class ActorHost:
         return False
 
     def _run_in_pool(self, connection: Connection, spec: TaskSpec) -> None:
-        if spec.task_id in self._core.cancelled:
+        if spec.task_id in self._core.cancelling.noted:
             self._executor.reply(connection, spec, self._runner.cancelled(spec))
             return
         try:
@@ -162,14 +162,14 @@ class ActorHost:
         except (ExitActor, SystemExit) as leaving:
             self._executor.leave(leaving)
         else:
-            if spec.task_id in self._core.cancelled:
+            if spec.task_id in self._core.cancelling.noted:
                 self._runner.end_cancelled(spec, done)
             self._executor.reply(connection, spec, done)
 
     def _start(self, connection: Connection, spec: TaskSpec) -> None:
         assert self._loop is not None
         self._coroutines[spec.task_id] = self._loop.create_task(self._run(connection, spec))
-        if spec.task_id in self._core.cancelled:  # before it was here
+        if spec.task_id in self._core.cancelling.noted:  # before it was here
             self._cancel(spec.task_id)
 
     async def _run(self, connection: Connection, spec: TaskSpec) -> None:

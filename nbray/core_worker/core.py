@@ -12,7 +12,7 @@ ownership table and borrowing), `values` (store, get, wait), `submitter`, `actor
 
 from __future__ import annotations
 
-import concurrent.futures
+import logging
 import sys
 import time
 from collections import deque
@@ -28,6 +28,7 @@ from nbray.common.session import Session
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
 from nbray.core_worker.call_site import where_made
+from nbray.core_worker.cancelling import Cancelling
 from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.dependencies import Dependencies
@@ -58,7 +59,7 @@ from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
 
-_CANCELLED_KEPT = 1000
+logger = logging.getLogger(__name__)
 
 
 class CoreWorker:
@@ -108,7 +109,7 @@ class CoreWorker:
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
-        self.cancelled: dict[bytes, None] = {}
+        self.cancelling = Cancelling(self)
         self.pickled_refs: set[ObjectRef] = set()
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
         self.on_job: Callable[[JobConfig], None] = lambda job: None
@@ -131,9 +132,6 @@ class CoreWorker:
                 m.Assigned: self._on_assigned,
                 wm.OutputLines: self._on_output,
                 wm.OutputDisplay: self._on_output,
-                m.CancelObject: lambda _peer, message: self._cancel(
-                    message.object_id[:24], message.force, message.recursive
-                ),
                 wm.SchedulingWarning: self._on_warning,
             }
         )
@@ -360,53 +358,6 @@ class CoreWorker:
         """The values of ``refs``; see `Values.get`."""
         return self.values.get(refs, timeout)
 
-    def cancel(self, object_id: bytes, force: bool, recursive: bool = True) -> None:
-        """Stop the task that makes an object, queued or running, wherever it was submitted."""
-
-        def act() -> None:
-            entry = self.table.get(object_id)
-            if entry is not None and self.references.is_borrowed(entry):
-                assert entry.owner is not None
-                message = m.CancelObject(object_id, force, recursive)
-                self.peers.connect(entry.owner).send(message)
-            else:
-                self._cancel(object_id[:24], force, recursive)
-
-        self.reactor.post(act)
-
-    def interrupt_task(self, task_id: bytes, force: bool) -> None:
-        """Stop a task of this process and its children; a call of an actor never by force."""
-        self.reactor.post(lambda: self._cancel(task_id, force, True, interrupt=True))
-
-    def is_actor_call(self, object_id: bytes) -> bool:
-        """Whether an unfinished call of this process makes that object."""
-        known: concurrent.futures.Future[bool] = concurrent.futures.Future()
-
-        def look() -> None:
-            self._take_new()
-            known.set_result(self.actor_calls.knows(object_id[:24]))
-
-        self.reactor.post(look)
-        return known.result()
-
-    def _cancel(
-        self, task_id: bytes, force: bool, recursive: bool, interrupt: bool = False
-    ) -> None:
-        self._take_new()
-        connection = self.submitter.cancel(task_id, force)
-        if connection is not None:
-            connection.send(m.CancelTask(task_id, force, recursive, interrupt))
-            return
-        connection = self.actor_calls.cancel(task_id)
-        if connection is not None:
-            connection.send(m.CancelTask(task_id, False, recursive, interrupt))
-
-    def note_cancelled(self, task_id: bytes) -> None:
-        """A task that this worker has, or is about to have, was cancelled."""
-        self.cancelled[task_id] = None
-        if len(self.cancelled) > _CANCELLED_KEPT:
-            del self.cancelled[next(iter(self.cancelled))]
-
     def is_needed(self) -> bool:
         """Whether others hold what this process owns, or run what it has submitted."""
         return (
@@ -429,12 +380,7 @@ class CoreWorker:
         else:
             self._new_tasks.append(task)
         if not self._taking:
-            self._take_new()
-
-    def cancel_children(self, parent: bytes, force: bool, interrupt: bool) -> None:
-        """Stop the tasks that a task of this process submitted. Under the baton."""
-        for task_id in [*self.submitter.children(parent), *self.actor_calls.children(parent)]:
-            self._cancel(task_id, force, True, interrupt)
+            self.take_new()
 
     def unfinished_tasks(self) -> list[bytes]:
         """The ids of the tasks and calls of this process whose results are not there yet."""
@@ -447,7 +393,7 @@ class CoreWorker:
         if self.released:
             self.references.count_released()
         self.stored.send_unpins()
-        self._take_new()
+        self.take_new()
         if self._given_up is not None:
             self.give_up(self._given_up)
         if self.submitter_dirty:
@@ -463,7 +409,7 @@ class CoreWorker:
         self.actor_calls.fail_all(error)
         self.table.complete_all(Value(serialize(error).to_bytes(), None, True))
 
-    def _take_new(self) -> None:
+    def take_new(self) -> None:
         """Take over what was submitted since the last turn.
 
         To look for an argument may submit the task that makes it again, which is taken here too.
@@ -489,8 +435,12 @@ class CoreWorker:
             task.submitted = now
             self.counts.submitted(task.spec)
             self.submitter.accept(task)
-            if not task.spec.dependencies or self.dependencies.resolve(task):
-                self.submitter.enqueue(task)
+            try:
+                if not task.spec.dependencies or self.dependencies.resolve(task):
+                    self.submitter.enqueue(task)
+            except Exception as error:  # it must not take those behind it along
+                logger.exception("The task %s could not be queued.", task.spec.name)
+                self.submitter.refuse(task, error)
 
     def _pass_new_calls(self) -> None:
         touched = set()

@@ -105,12 +105,12 @@ class Executor:
 
     def _cancel(self, message: m.CancelTask) -> None:
         if message.recursive:
-            self._core.cancel_children(message.task_id, message.force, message.interrupt)
+            self._core.cancelling.children(message.task_id, message.force, message.interrupt)
         if not message.task_id:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
             os._exit(1)
-        self._core.note_cancelled(message.task_id)
+        self._core.cancelling.note(message.task_id)
         for waiting in list(self._queue):  # from which the main thread may take one now
             if waiting[1].task_id == message.task_id:
                 try:
@@ -249,7 +249,7 @@ class Executor:
             return
         self._started = time.monotonic()
         self._current = spec.task_id
-        cancelled = self._core.cancelled
+        cancelled = self._core.cancelling.noted
         if cancelled and spec.task_id in cancelled:  # when it was neither here nor there
             self._current = b""
             self._reply(connection, spec, self._runner.cancelled(spec))

@@ -92,6 +92,11 @@ class TaskSubmitter:
         task.unresolved, task.lease = 0, None
         self._tasks[task.spec.task_id] = task
 
+    def refuse(self, task: PendingTask, error: Exception) -> None:
+        """An accepted task cannot be run."""
+        if self._tasks.pop(task.spec.task_id, None) is not None:
+            self._core.results.fail(task.spec, error)
+
     def enqueue(self, task: PendingTask) -> None:
         """An accepted task's arguments are complete."""
         if task.spec.task_id not in self._tasks:

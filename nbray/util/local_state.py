@@ -64,7 +64,7 @@ def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:
     """
     core = current_core()
     for task in tasks:
-        core.interrupt_task(task.binary(), force)
+        core.cancelling.interrupt(task.binary(), force)
 
 
 def session_dir() -> Path:
