@@ -76,6 +76,7 @@ def limited_rounds(echo: Any, rounds: int) -> int:
     return hits
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_time_limit_that_raises_tears_nothing(
     cluster: Path, handling: Callable[..., None]
 ) -> None:
