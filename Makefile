@@ -5,8 +5,8 @@ RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
 .PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format clean
-# Each test has a cluster of its own and waits much: two run at a time.
-TEST_JOBS ?= 2
+# Each test has a cluster of its own and waits much: three run at a time, on two cores.
+TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 600
 SOAK_MINUTES ?= 30
 
@@ -32,7 +32,7 @@ test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER ke
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow tests/test_jupyterlab.py
 
-test-slow: .venv/ready ## The tests that the default run leaves out: tutorials, ten kernels, the browser
+test-slow: .venv/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow
 

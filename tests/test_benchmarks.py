@@ -22,6 +22,7 @@ def test_every_row_has_a_workload_and_every_workload_a_row() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
+@pytest.mark.slow
 def test_two_quick_rows_report_figures_and_the_machine(session_root: Path, tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     done = subprocess.run(

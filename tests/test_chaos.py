@@ -9,6 +9,7 @@ from chaos import run
 from chaos_faults import report
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_short_chaos(session_root: Path) -> None:
     faults, work = run(seed=1, seconds=12, least=4)

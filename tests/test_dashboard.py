@@ -343,6 +343,7 @@ def test_programs_read_with_a_key_that_is_not_the_token(context: NbrayContext) -
     assert fetch(url, {"Authorization": f"Bearer {key}"})[0] == 200
 
 
+@pytest.mark.slow
 def test_strangers_cannot_hold_the_dashboard(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,7 @@ def test_the_head_node_outlives_its_silence_beside_others(other: RunningNode) ->
     assert alive() == head | {other.node_id}
 
 
+@pytest.mark.slow
 def test_a_node_that_stands_still_is_named_and_the_others_answer(
     session_root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

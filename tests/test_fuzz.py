@@ -8,6 +8,7 @@ import pytest
 from fuzz import run
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_listeners_survive_fuzzing(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "3")

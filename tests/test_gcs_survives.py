@@ -356,6 +356,7 @@ def _kill_now_and_then(cluster: Path, seed: float, kills: int) -> None:
         kill_gcs(cluster)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_whatever_happens_when_the_gcs_is_killed_at_random(cluster: Path) -> None:
     seed = int(os.environ.get("NBRAY_TEST_SEED", "7"))

@@ -94,6 +94,7 @@ class Reader:
         return int(nbray.get(nbray.remote(size).remote(), timeout=60))
 
 
+@pytest.mark.slow
 def test_packages_of_jobs_that_ended_leave_memory_and_disk_and_those_of_detached_actors_stay(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_another_user_sees_nothing_of_a_cluster(cluster: Path) -> None:
     assert SecondUser(look).told() == []
 
 
+@pytest.mark.slow
 def test_another_user_on_the_port_of_the_gcs_hears_no_secret_and_the_cluster_goes_on(
     cluster: Path,
 ) -> None:

@@ -271,6 +271,7 @@ def link(process: psutil.Process, fd: str) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_readers_and_writers_are_killed_in_the_middle(small: Path) -> None:
     count = MB // 4
 

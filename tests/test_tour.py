@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 
+@pytest.mark.slow
 def test_the_tour_runs_and_shows_what_it_says(session_root: Path) -> None:
     path = Path(__file__).parent.parent / "notebooks" / "tour.ipynb"
     notebook = nbformat.read(path, as_version=4)

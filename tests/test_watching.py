@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 
+@pytest.mark.slow
 def test_watching_a_cluster_shows_what_it_says(session_root: Path, tmp_path: Path) -> None:
     path = Path(__file__).parent.parent / "notebooks" / "watching-a-cluster.ipynb"
     notebook = nbformat.read(path, as_version=4)

@@ -52,6 +52,7 @@ def pid() -> int:
 # --- they begin --------------------
 
 
+@pytest.mark.slow
 def test_two_hundred_actors_at_once_all_start(cluster: Path) -> None:
     counters = [Counter.remote() for _ in range(200)]
     assert nbray.get([counter.add.remote() for counter in counters], timeout=100) == [1] * 200
@@ -113,6 +114,7 @@ def test_a_worker_that_dies_while_its_template_stands_still_is_dead(cluster: Pat
     assert nbray.get([one.add.remote() for one in waiting], timeout=60) == [1] * 8
 
 
+@pytest.mark.slow
 def test_a_template_that_never_forks_is_replaced(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
