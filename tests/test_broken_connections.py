@@ -259,7 +259,8 @@ class Broken:
         self.attempts = 0
         self.closed = self.connected = self.peer_ended = False
         self.reason = "refused"
-        self.state: Any = Address(b"worker", b"node", "", "", 1)
+        self.state: Any = Address(b"worker", b"node", "", "", 1) if dials else None
+        self.caller = (b"", b"") if dials else (b"worker", b"node")
         self.dialled = 0
 
     def dial(self) -> None:
@@ -315,6 +316,17 @@ def test_only_the_raylets_word_is_a_death(dials: bool) -> None:
     world.asked.pop(0)(m.ProcessState(2, alive=False))
     assert connection.closed
     assert connection.peer_ended
+
+
+def test_who_broke_off_before_its_first_message_is_known_all_the_same() -> None:
+    world, connection = World(), Broken(dials=False)
+    world.links.broken(cast(Any, connection))
+    assert len(world.asked) == 1
+    assert not connection.closed
+    nobody = Broken(dials=False)
+    nobody.caller = (b"", b"")  # a member of no node: it has not registered
+    world.links.broken(cast(Any, nobody))
+    assert nobody.closed
 
 
 def test_a_connection_that_was_made_again_starts_with_new_patience() -> None:

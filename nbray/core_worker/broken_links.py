@@ -94,9 +94,12 @@ class BrokenLinks:
         if case.asks:
             return
         peer = connection.state
-        if not isinstance(peer, Address):
-            if not connection.dials:
-                connection.close("it went before it had said who it is")
+        if isinstance(peer, Address):
+            worker_id, node_id = peer.worker_id, peer.node_id
+        else:
+            worker_id, node_id = connection.caller
+        if not node_id:
+            connection.close("it went before it was of any node")
             return
         case.asks = True
 
@@ -107,4 +110,4 @@ class BrokenLinks:
                 connection.peer_ended = True
                 connection.close("its process has ended")
 
-        self._ask(m.AskProcess(0, peer.worker_id, peer.node_id), answered)
+        self._ask(m.AskProcess(0, worker_id, node_id), answered)

@@ -37,6 +37,7 @@ class Connection:
         attempts: how often it was tried to make it anew since messages flowed last; counted by
             whoever does.
         peer_ended: whether it was closed because the process behind it has ended.
+        caller: the ids of the process that connected and of its node; empty where this side did.
         state: belongs to whoever uses the connection.
         known_functions: the functions that the peer has been sent.
     """
@@ -60,6 +61,7 @@ class Connection:
         self.reason = ""
         self.attempts = 0
         self.peer_ended = False
+        self.caller = (b"", b"")
         self.state: Any = None
         self.known_functions: set[bytes] = set()
         self.link_id = link_id or os.urandom(16)

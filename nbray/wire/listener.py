@@ -90,6 +90,7 @@ class Listener:
             return
         if connection is None:
             connection = Connection(self._reactor, *self._callbacks, link_id=opening.link_id)
+            connection.caller = (opening.worker_id, opening.node_id)
             self._reactor.links[opening.link_id] = connection
         connection.accept(transport, opening)
 
