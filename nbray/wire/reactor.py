@@ -268,22 +268,28 @@ class Reactor:
         if self._timers:
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                self._run(heapq.heappop(self._timers)[2])
+                try:
+                    heapq.heappop(self._timers)[2]()
+                except Exception:
+                    logger.exception("A timer's work failed; the process goes on.")
 
     def _work(self) -> None:
+        """Do what is posted and write what is queued; what fails loses nothing behind it."""
         inbox, dirty = self.inbox, self.dirty
         while inbox:
-            self._run(inbox.popleft())
-        self._run(self.on_turn)
-        while dirty:
-            self._run(dirty.popleft().flush)
-
-    def _run(self, action: Callable[[], None]) -> None:
-        """Do one thing; that it fails must not lose those behind it."""
+            try:
+                inbox.popleft()()
+            except Exception:
+                logger.exception("Posted work failed; the process goes on.")
         try:
-            action()
+            self.on_turn()
         except Exception:
-            logger.exception("Work of the reactor failed; the process goes on.")
+            logger.exception("A turn failed; the process goes on.")
+        while dirty:
+            try:
+                dirty.popleft().flush()
+            except Exception:
+                logger.exception("A write failed; the other connections go on.")
 
     def _leave(self) -> None:
         """Give the baton back and wake one waiting thread to take it."""

@@ -77,11 +77,9 @@ class DeferredSignals:
     def __enter__(self) -> DeferredSignals:
         if get_ident() == self._reactor.main_thread:
             try:
-                for signum in _DEFERRED:
-                    previous = _signal.getsignal(signum)
-                    if callable(previous):
-                        self._previous.append((signum, previous))
-                        _signal.signal(signum, self._note)
+                for signum, handler in _handlers_of_program():
+                    self._previous.append((signum, handler))
+                    _signal.signal(signum, self._note)
             except BaseException:
                 self._restore()  # a handler raised that was not yet replaced
                 raise
@@ -122,6 +120,27 @@ class DeferredSignals:
                 for later in self.noted:
                     _signal.raise_signal(later)
                 raise
+
+
+_seen: tuple[Any, ...] = ()
+_found: list[tuple[int, Any]] = []
+
+
+def _handlers_of_program() -> list[tuple[int, Any]]:
+    """The signals that the program handles, with their handlers; in the main thread.
+
+    What was found is kept while nothing changes: a wait asks each time, and most find SIGINT alone.
+    """
+    global _seen, _found
+    handlers = tuple(map(_signal.getsignal, _DEFERRED))
+    if handlers != _seen:
+        _found = [
+            (signum, handler)
+            for signum, handler in zip(_DEFERRED, handlers, strict=True)
+            if callable(handler)
+        ]
+        _seen = handlers
+    return _found
 
 
 def is_deep() -> bool:
