@@ -9,6 +9,7 @@ parent ended.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -171,6 +172,22 @@ def allow_many_files() -> None:
     most = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 1 << 20
+
+
+def give_large_blocks_back() -> None:
+    """Have the C library return large blocks to the system when they are freed.
+
+    Else it learns from the first chunk of an object that passes by to keep room for such blocks in
+    its heap, of which fragments are kept for good.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    except (AttributeError, OSError) as error:  # another C library than glibc
+        logger.info("The C library has no mallopt: %s", error)
 
 
 def report_ready(fd: int, report: dict[str, Any]) -> None:

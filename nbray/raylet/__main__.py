@@ -13,7 +13,13 @@ from pathlib import Path
 import uvloop
 
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
+from nbray.common.process import (
+    allow_many_files,
+    give_large_blocks_back,
+    leave_in_time,
+    report_ready,
+    watch_parent,
+)
 from nbray.common.resources import to_units
 from nbray.common.session import Session
 from nbray.raylet.gcs_supervisor import GcsSupervisor
@@ -117,6 +123,7 @@ def main() -> None:
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
+    give_large_blocks_back()
     uvloop.run(_main(parser.parse_args()))
 
 
