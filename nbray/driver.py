@@ -25,6 +25,7 @@ from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
 from nbray.wire.records import JobConfig
+from nbray.wire.watching_messages import ProcessLeaves
 
 
 class Driver:
@@ -42,6 +43,8 @@ class Driver:
         set_core(None)
         core = self.core
         core.on_raylet_lost = lambda: None
+        leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
+        core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
         while self.added_nodes:
             self.added_nodes.pop().stop()

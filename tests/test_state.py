@@ -72,7 +72,7 @@ def test_an_ended_job_is_kept_with_its_end_and_is_no_failure(cluster: Path) -> N
     assert job.end_time is not None and job.start_time is not None
     assert job.end_time >= job.start_time
     wait_until(
-        lambda: not any(w.job_id == job.job_id for w in state.list_workers()),
+        lambda: not any(w.job_id == job.job_id for w in state.list_workers() if w.is_alive),
         "the workers of the job to end",
     )
     assert state.list_failures() == []

@@ -39,7 +39,7 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
         r.NodeState(
             row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
             _node_message(row), row.hostname,
-            from_units(row.total), row.labels,
+            from_units(row.total), row.labels, int(row.started * 1000), int(row.ended * 1000),
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {},
         )
@@ -57,9 +57,11 @@ def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
     """The rows, and the nodes that did not answer."""
     rows = [
         r.WorkerState(
-            row.worker_id.hex(), True, "DRIVER" if row.state == "DRIVER" else "WORKER", None,
-            row.node_id.hex(), row.host, row.pid, row.state, row.job_id.hex() or None,
-            row.actor_id.hex() or None, row.rss_bytes, start_time_ms=int(row.started * 1000),
+            row.worker_id.hex(), not row.ended, "DRIVER" if row.state == "DRIVER" else "WORKER",
+            row.exit_type or None, row.node_id.hex(), row.host, row.pid, row.state,
+            row.job_id.hex() or None, row.actor_id.hex() or None, row.rss_bytes,
+            exit_detail=row.exit_detail or None, start_time_ms=int(row.started * 1000),
+            end_time_ms=int(row.ended * 1000),
         )
         for row in reply.rows
     ]  # fmt: skip

@@ -28,7 +28,7 @@ class Row:
 
 @dataclass
 class NodeState(Row):
-    """One node."""
+    """One node; ``end_time_ms`` is 0 while it lives."""
 
     node_id: str
     node_ip: str
@@ -46,7 +46,11 @@ class NodeState(Row):
 
 @dataclass
 class WorkerState(Row):
-    """One worker or driver process; ``activity`` is IDLE, BUSY, ACTOR or DRIVER."""
+    """One worker or driver process; ``activity`` is IDLE, BUSY, ACTOR or DRIVER.
+
+    Of one that has ended, ``exit_type`` is SYSTEM_ERROR, INTENDED_SYSTEM_EXIT, USER_ERROR,
+    INTENDED_USER_EXIT or NODE_OUT_OF_MEMORY; ``end_time_ms`` is 0 of the others.
+    """
 
     worker_id: str
     is_alive: bool

@@ -142,6 +142,7 @@ class EndActor(msgspec.Struct, array_like=True):
     actor_id: bytes
     attempt: int
     graceful: bool = False
+    cause: str = ""
 
 
 class ActorHere(msgspec.Struct, array_like=True):

@@ -53,6 +53,7 @@ from nbray.wire.watching_messages import (
     MetricsRecorded,
     OutputDisplay,
     OutputLines,
+    ProcessLeaves,
     SchedulingWarning,
     TaskEvents,
     TasksTold,
@@ -480,7 +481,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,
     SchedulingWarning,
-    TaskEvents, TellTasks, TasksTold, MetricsRecorded,
+    TaskEvents, TellTasks, TasksTold, MetricsRecorded, ProcessLeaves,
     TellObjects, ObjectsTold,
     CreateGroup, WatchGroup, GroupState, RemoveGroup,
 ]  # fmt: skip

@@ -195,7 +195,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     """A row of the node table; resources in units of 1/10000.
 
     ``returning`` is what tasks hold that come back soon when they are asked for. ``silent_s``, told
-    by the GCS, is how long ago the node was heard of.
+    by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
+    went, in seconds since the epoch.
     """
 
     node_id: bytes
@@ -214,6 +215,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     returning: dict[str, int] = {}
     process: LocalProcess | None = None
     silent_s: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):

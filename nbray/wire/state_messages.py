@@ -118,7 +118,10 @@ class Jobs(msgspec.Struct, array_like=True):
 
 
 class WorkerRow(msgspec.Struct, array_like=True):
-    """One worker or driver; state is IDLE, BUSY (leased), ACTOR or DRIVER."""
+    """One worker or driver; state is IDLE, BUSY (leased), ACTOR or DRIVER.
+
+    One that has ``ended`` (else 0) says how, and what it was.
+    """
 
     worker_id: bytes
     node_id: bytes
@@ -129,10 +132,13 @@ class WorkerRow(msgspec.Struct, array_like=True):
     actor_id: bytes
     rss_bytes: int
     started: float
+    ended: float = 0.0
+    exit_type: str = ""
+    exit_detail: str = ""
 
 
 class Workers(msgspec.Struct, array_like=True):
-    """Raylet or GCS, answer to ``ListWorkers``.
+    """Raylet or GCS, answer to ``ListWorkers``: those that live, and the newest that ended.
 
     ``unreachable``: nodes that did not answer, whose workers are missing.
     """

@@ -97,7 +97,7 @@ def list_workers(
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
     raise_on_missing_output: bool = True,
 ) -> list[WorkerState]:  # fmt: skip
-    """The workers and drivers that run; arguments as for `list_nodes`.
+    """The workers and drivers that run, then the newest that ended; arguments as for `list_nodes`.
 
     With ``raise_on_missing_output``, a node that does not answer is an error.
     """
