@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from conftest import wait_until
 
 import nbray
 from nbray.cluster_utils import Cluster
 from nbray.util import state
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from tests.conftest import wait_until
 
 
 @nbray.remote(num_cpus=0)

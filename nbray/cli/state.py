@@ -20,7 +20,8 @@ from nbray.state.rows import HolderState, ObjectState
 from nbray.state.text import size_text
 from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.util import state as s
-from nbray.util.state.api import DEFAULT_LIMIT, MAX_LIMIT, ask, find_objects
+from nbray.util.state.api import ask, find_objects
+from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
     "actors": s.list_actors,

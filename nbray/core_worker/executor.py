@@ -345,4 +345,6 @@ class Executor:
         self._core.become_actor(message.spec)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
         created = self._actor.create()
+        if self._core.actor_shown != message.spec.class_name:
+            created.shown = self._core.actor_shown
         self._core.reactor.post(lambda: connection.send(created))

@@ -291,6 +291,7 @@ class ActorTable:
     def _on_answer(self, actor: Actor, started: ActorStarted) -> None:
         if started.address is not None:
             actor.life.start(started.address, started.pid, time.time())
+            actor.life.shown = started.shown
             self._changed(actor)
         elif started.retriable:
             self._lost(actor, started.error)

@@ -174,7 +174,7 @@ class ActorManager:
             attempt.worker = None  # the end of its process is no news
             self._keep_ended(attempt)
             return g.ActorStarted(None, result.error_text)
-        return g.ActorStarted(given[0].address, pid=given[0].pid)
+        return g.ActorStarted(given[0].address, pid=given[0].pid, shown=result.shown)
 
     def _end(self, attempt: _Attempt, why: Exit, graceful: bool = False) -> None:
         """End what there is of an attempt."""

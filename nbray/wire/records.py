@@ -255,7 +255,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
 
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
-    of the worker that ran it; ``created``, ``parent`` and ``resources`` only its owner knows.
+    of the worker that ran it, which knows the ``function``, and how the task is ``shown`` if not by
+    its name; ``created``, ``parent`` and ``resources`` only its owner knows.
     """
 
     task_id: bytes
@@ -272,6 +273,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     error_type: str = ""
     error_text: str = ""
     resources: dict[str, int] = {}
+    function: str = ""
+    shown: str = ""
 
 
 class ObjectRow(msgspec.Struct, array_like=True):

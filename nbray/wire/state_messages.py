@@ -67,7 +67,10 @@ class Demand(msgspec.Struct, array_like=True):
 
 
 class ActorRow(msgspec.Struct, array_like=True):
-    """One actor, alive or dead; ``waits_for`` says why it is not alive yet, on node ``placing``."""
+    """One actor, alive or dead; ``waits_for`` says why it is not alive yet, on node ``placing``.
+
+    ``shown`` is what its own ``__repr__`` says, ``group_id`` its placement group, if it has them.
+    """
 
     actor_id: bytes
     job_id: bytes
@@ -85,6 +88,9 @@ class ActorRow(msgspec.Struct, array_like=True):
     started: float
     waits_for: str = ""
     placing: bytes = b""
+    shown: str = ""
+    group_id: bytes = b""
+    runtime_env: str = ""
 
 
 class Actors(msgspec.Struct, array_like=True):
