@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from nbray import compat
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
 from nbray.common.session import Session, SessionInfo
@@ -306,7 +307,11 @@ def _join(
         "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
     )
     core.on_raylet_lost = lambda: core.give_up(lost)
-    core.set_job(JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))
+    core.set_job(
+        JobConfig(
+            reply.job_id, namespace, core.address, sys_path, os.getcwd(), compat.is_installed()
+        )
+    )  # fmt: skip
     return core
 
 
