@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common.process import ProcessStartError
+from nbray.common.ray_settings import ray_variables
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.token import load_token, token_path
@@ -91,7 +92,7 @@ def start(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
-                storage=storage, session=session, labels=named,
+                storage=storage, session=session, labels=named, variables=ray_variables(),
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         else:
@@ -99,7 +100,7 @@ def start(
                 address, resources=amounts, object_store_memory=object_store_memory,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or _own_address(address), fate_shared=block,
-                token=load_token(create=False), labels=named,
+                token=load_token(create=False), labels=named, variables=ray_variables(),
             )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error

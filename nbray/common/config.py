@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 
@@ -123,7 +124,7 @@ class Config:
     record_ref_creation_sites: int = 0
 
     @classmethod
-    def from_env(cls) -> Config:
+    def from_env(cls, variables: Mapping[str, str] = os.environ) -> Config:
         """The defaults, overridden by the environment.
 
         Raises:
@@ -131,7 +132,7 @@ class Config:
         """
         values: dict[str, int | float] = {}
         for field in fields(cls):
-            text = os.environ.get(f"NBRAY_{field.name.upper()}")
+            text = variables.get(f"NBRAY_{field.name.upper()}")
             if text is not None:
                 values[field.name] = float(text) if field.type == "float" else int(text)
         return cls(**values)  # type: ignore[arg-type]
