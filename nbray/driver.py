@@ -279,7 +279,7 @@ def _cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     if address == "local":
         return None
     if address is None:
-        return next((found for found in running_sessions() if not found[1]["fate_shared"]), None)
+        return next((found for found in running_sessions() if found[1]["for_programs"]), None)
     return find_session(address)
 
 

@@ -71,6 +71,10 @@ class Config:
         package_kept_s: how long packages of runtime environments stay, in the GCS and unpacked on
             nodes, that no job or actor needs any more.
         unused_packages_bytes: what they may have together, beside the newest.
+        node_manager_port: a raylet's port for raylets, the GCS and commands; 0: any.
+        object_manager_port: a raylet's port for objects and for workers of other nodes; 0: any.
+        min_worker_port: workers and drivers listen on ports from this one on; 0: any.
+        max_worker_port: the last of them; each needs one.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -121,6 +125,10 @@ class Config:
     ended_worker_logs_bytes: int = 1 << 30
     package_kept_s: float = 60.0
     unused_packages_bytes: int = 64 << 20
+    node_manager_port: int = 0
+    object_manager_port: int = 0
+    min_worker_port: int = 0
+    max_worker_port: int = 0
     record_ref_creation_sites: int = 0
 
     @classmethod

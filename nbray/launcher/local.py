@@ -80,6 +80,7 @@ def start_head(
     labels: Mapping[str, str] | None = None,
     dashboard: DashboardOptions = DashboardOptions(),  # noqa: B008 - it is frozen
     variables: Mapping[str, str] | None = None,
+    for_programs: bool | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -100,6 +101,8 @@ def start_head(
         labels: labels of the node, for label selectors.
         dashboard: whether and where it serves.
         variables: settings of the cluster, in the environment of its processes.
+        for_programs: `init` without an address joins it; so it is by default when the node is
+            detached.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -137,7 +140,7 @@ def start_head(
             node.dashboard = start_dashboard(
                 listener, node.session, node.gcs_address, host, fate_shared
             )
-        _write_info(node, fate_shared)
+        _write_info(node, fate_shared, for_programs)
     except BaseException:
         if listener is not None:
             listener.close()
@@ -200,6 +203,7 @@ def join(
     fate_shared: bool = False,
     labels: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
+    for_programs: bool | None = None,
 ) -> RunningNode:
     """Start a node of the cluster whose GCS is at ``address``; arguments as for `start_head`.
 
@@ -211,7 +215,7 @@ def join(
     node = RunningNode(Session.create(token), host, address)
     try:
         _start_raylet(node, demand, fate_shared, variables)
-        _write_info(node, fate_shared)
+        _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop()
         raise
@@ -297,7 +301,7 @@ def _identity_being_made(session: Session) -> Iterator[None]:
         making.wait()
 
 
-def _write_info(node: RunningNode, fate_shared: bool) -> None:
+def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None) -> None:
     """What others find in the session folder; the raylet's pid comes after the GCS's."""
     dashboard = [] if node.dashboard is None else [node.dashboard.child]
     pids = [child.pid for child in [*node.children, *dashboard]]
@@ -312,6 +316,7 @@ def _write_info(node: RunningNode, fate_shared: bool) -> None:
             "dashboard": "" if node.dashboard is None else node.dashboard.url,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
+            "for_programs": not fate_shared if for_programs is None else for_programs,
         }
     )
 
