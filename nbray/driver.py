@@ -28,6 +28,7 @@ from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
 from nbray.wire import records
+from nbray.wire.handshake import HandshakeError
 
 _LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NO_OPTIONS = HiddenOptions()
@@ -305,7 +306,12 @@ def _join(
         config, session.token, worker_id,
         session.socket_path(f"d-{worker_id.hex()[:12]}"),
     )  # fmt: skip
-    core.peers.start(info["raylet_socket"], info["node_ip"])
+    try:
+        core.peers.start(info["raylet_socket"], info["node_ip"])
+    except HandshakeError as error:
+        raise ConnectionError(
+            f"The cluster at {info['gcs_address']} does not take this program in: {error}"
+        ) from None
     core.on_output = output.deliver if shows_output else None
     core.on_warning = output.warn
     core.reactor.start()
