@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -345,6 +346,23 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
                 "`SPREAD` | `PlacementGroupSchedulingStrategy` | "
                 "`NodeAffinitySchedulingStrategy` | `NodeLabelSchedulingStrategy`]"
             )
+
+
+def max_retries_of(options: Mapping[str, Any]) -> int:
+    """The option ``max_retries``; what ``NBRAY_TASK_MAX_RETRIES`` says, or Ray's name, without it.
+
+    Raises:
+        ValueError: the variable is no such number.
+    """
+    if options.get("max_retries") is None:
+        for name in ("NBRAY_TASK_MAX_RETRIES", "RAY_TASK_MAX_RETRIES"):
+            text = os.environ.get(name)
+            if text:
+                try:
+                    return int(_checked("max_retries", OPTIONS["max_retries"], int(text)))
+                except ValueError as error:
+                    raise ValueError(f"{name}={text}: {error}") from error
+    return int(option(options, "max_retries"))
 
 
 def selector_of(options: Mapping[str, Any]) -> tuple[LabelTerm, ...]:

@@ -20,6 +20,7 @@ from nbray.object_ref import ObjectRef
 from nbray.options import (
     check_options,
     exception_classes,
+    max_retries_of,
     num_returns_code,
     option,
     resource_units,
@@ -53,7 +54,7 @@ class RemoteFunction:
                 strategy_of(options), selector_of(options),
             ),
             num_returns=num_returns_code(option(options, "num_returns"), function),
-            retries=option(options, "max_retries"),
+            retries=max_retries_of(options),
             retry_exceptions=exception_classes(option(options, "retry_exceptions")),
             max_calls=option(options, "max_calls") or 0,
             backpressure=option(options, "_generator_backpressure_num_objects") or 0,
