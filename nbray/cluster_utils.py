@@ -52,6 +52,7 @@ class Cluster:
         self.head_node: RunningNode | None = None
         self.worker_nodes: set[RunningNode] = set()
         self.connected = False
+        self._settings: dict[str, str] = {}
         if initialize_head:
             self.add_node(**(head_node_args or {}))
             if connect:
@@ -106,7 +107,7 @@ class Cluster:
             env_vars: variables of its processes.
             object_spilling_directory: where values go that its store has no room for.
             include_dashboard: of a head; it has one if it can be, by default.
-            _system_config: Ray's settings, as `nbray.init` takes them.
+            _system_config: Ray's settings, as `nbray.init` takes them; of all nodes from now on.
             ignored: arguments of Ray's nodes that have no meaning here.
 
         Raises:
@@ -121,7 +122,8 @@ class Cluster:
         if memory is not None:
             amounts["memory"] = memory
         store = _STORE_BYTES if object_store_memory is None else object_store_memory
-        variables = {**system_config(dict(_system_config or {})), **(env_vars or {})}
+        self._settings.update(system_config(dict(_system_config or {})))
+        variables = {**self._settings, **(env_vars or {})}
         if self.head_node is None:
             self.head_node = start_head(
                 resources=amounts, object_store_memory=store, labels=labels, variables=variables,
