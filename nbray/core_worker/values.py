@@ -42,10 +42,12 @@ class Values:
         deadline = None if timeout is None else time.monotonic() + timeout
         entries = [(ref._id, self._entry(ref)) for ref in refs]
         if not self.wait_for(entries, len(entries), timeout):
-            missing = sum(entry.value is None for _, entry in entries)
+            missing = [entry for _, entry in entries if entry.value is None]
+            lost = sum(bool(entry.made_by) for entry in missing)
             raise GetTimeoutError(
-                f"Get timed out: some object(s) not ready. {missing} of {len(refs)} were missing "
-                f"after {timeout} s."
+                f"Get timed out: some object(s) not ready. {len(missing)} of {len(refs)} were "
+                f"missing after {timeout} s."
+                + (f" {lost} of them were there, were lost and are to be made again." if lost else "")
             )
         return [
             self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)
