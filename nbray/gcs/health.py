@@ -168,12 +168,14 @@ class NodeHealth:
     async def _ask(self, watch: _Watch) -> None:
         """One health check."""
         began, own = time.monotonic(), self._clock.now()
+        limit = self._config.health_check_timeout_s
         try:
-            limit = self._config.health_check_timeout_s
             await self._raylet(watch.node).call("Ping", Empty(), Empty, limit)
         except RpcError as error:
+            # A connection that breaks at once is no answer, and no shorter time to answer in.
+            await asyncio.sleep(limit - (self._clock.now() - own))
             stood_still = time.monotonic() - began - (self._clock.now() - own)
-            if stood_still < self._config.health_check_period_s:
+            if watch.heard < own and stood_still < self._config.health_check_period_s:
                 self._missed(watch, error)
         else:
             watch.heard = self._clock.now()

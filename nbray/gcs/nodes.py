@@ -259,13 +259,16 @@ class NodeTable:
         news.set()
 
     async def _all_know(self, but: bytes) -> None:
-        """Wait until all raylets have heard of the present members; in a small cluster."""
+        """Wait until all raylets have heard of the present members; in a small cluster.
+
+        One that has never asked is told of all when it does.
+        """
         wanted = self._view.seen.members
         if len(self._alive) > _ALL_KNOW_NODES:
             return
         try:
             async with asyncio.timeout(_ALL_KNOW_S):
-                while any(self._told.get(n, 0) < wanted for n in self._alive if n != but):
+                while any(seen < wanted for n, seen in self._told.items() if n != but):
                     self._somebody_told.clear()
                     await self._somebody_told.wait()
         except TimeoutError:

@@ -34,12 +34,14 @@ class NodeTable:
         self._token = token
         self._told: dict[bytes, NodeInfo] = {}
         self._believed: dict[bytes, NodeInfo] = {}
+        self._lent = False
         self._dead: dict[bytes, None] = {}
         self._clients: dict[bytes, GrpcClient] = {}
         self._background = Background()
 
     def others(self) -> list[NodeInfo]:
         """The rows of the other nodes that are alive, as they are believed to be."""
+        self._lent = True
         return list(self._believed.values())
 
     def apply(self, changes: g.NodeChanges) -> list[bytes]:
@@ -60,6 +62,9 @@ class NodeTable:
 
     def settle(self) -> None:
         """Believe again what was told, of rows from which something was subtracted."""
+        if not self._lent:
+            return
+        self._lent = False
         for node_id, row in self._told.items():
             believed = self._believed[node_id]
             if believed.available != row.available or believed.bundles != row.bundles:
