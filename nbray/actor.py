@@ -112,7 +112,7 @@ class _Blueprint:
     def __init__(self, cls: type) -> None:
         members = inspect.getmembers(cls, callable)
         self.methods = {
-            name: _method_options(cls, name, f) for name, f in members if _is_method(name)
+            name: _method_options(cls, name, f) for name, f in members if _is_method(name, f)
         }
         self.is_async = any(_is_async(f) for _, f in members)
         self.check = CallCheck(parameters_of(cls))
@@ -239,8 +239,15 @@ class ActorClass:
 _BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 
 
-def _is_method(name: str) -> bool:
-    return not name.startswith("__") or name in ("__call__", "__len__", "__getitem__")
+def _is_method(name: str, function: Any) -> bool:
+    """Whether handles have it: of the special methods, those that the user wrote."""
+    if not name.startswith("__"):
+        return True
+    return (
+        inspect.isroutine(function)
+        and hasattr(inspect.unwrap(function), "__code__")
+        and (not hasattr(ActorHandle, name))
+    )
 
 
 def _is_async(function: Any) -> bool:
