@@ -21,7 +21,7 @@ from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.references import lost as lost_value
 from nbray.core_worker.task_runner import TaskRunner, user_traceback
-from nbray.exceptions import CREATION_FAILED, ExitActor
+from nbray.exceptions import CREATION_FAILED
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.records import ActorSpec, TaskSpec, Value
@@ -34,7 +34,11 @@ _PATIENCE_S = 0.5
 
 
 class ActorHost:
-    """One actor in its process."""
+    """One actor in its process.
+
+    Attributes:
+        running: the calls that run in other threads than the main one.
+    """
 
     def __init__(
         self, core: CoreWorker, runner: TaskRunner, executor: Executor, spec: ActorSpec
@@ -46,6 +50,7 @@ class ActorHost:
         self._spec = spec
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._loops: dict[str, CallLoop] = {}
+        self.running: set[bytes] = set()
 
     def create(self) -> m.ActorCreated:
         """Run the constructor, and make ready for calls."""
@@ -74,6 +79,8 @@ class ActorHost:
             plain: Any = object.__repr__
             if type(self._runner.actor).__repr__ is not plain:
                 self._core.actor_shown = self._runner.actor_repr(spec.class_name)
+        except SystemExit as leaving:
+            self._executor.leave(leaving)
         except BaseException as error:
             trace = user_traceback(error)
             self._core.events.raised(creation.task_id, error, trace)
@@ -156,11 +163,16 @@ class ActorHost:
         if spec.task_id in self._core.cancelling.noted:
             self._executor.reply(connection, spec, self._runner.cancelled(spec))
             return
+        if self._executor.exit.leaving is not None:
+            return
+        self.running.add(spec.task_id)
         try:
             done = self._runner.run(connection, spec)
-        except (ExitActor, SystemExit) as leaving:
+        except SystemExit as leaving:
+            self.running.discard(spec.task_id)
             self._executor.leave(leaving)
         else:
+            self.running.discard(spec.task_id)
             if spec.task_id in self._core.cancelling.noted:
                 self._runner.end_cancelled(spec, done)
             self._executor.reply(connection, spec, done)
@@ -168,12 +180,17 @@ class ActorHost:
     async def _run(self, loop: CallLoop, connection: Connection, spec: TaskSpec) -> None:
         try:
             async with loop.limit:
+                if self._executor.exit.leaving is not None:
+                    return
+                self.running.add(spec.task_id)
                 done = await self._runner.run_async(connection, spec)
-        except (ExitActor, SystemExit) as leaving:
+        except SystemExit as leaving:
+            self.running.discard(spec.task_id)
             self._executor.leave(leaving)
             return
         except asyncio.CancelledError:
             done = self._runner.cancelled(spec)
+        self.running.discard(spec.task_id)
         self._executor.reply(connection, spec, done)
 
     def cancel(self, task_id: bytes) -> None:

@@ -63,7 +63,7 @@ class TaskRunner:
         """Run it in this thread.
 
         Raises:
-            ExitActor, SystemExit: the user's code ends this process.
+            SystemExit: the user's code ends this process.
             ArgumentsLost: it was not begun, since some have to be made again; not of an actor.
         """
         started = time.monotonic()
@@ -73,7 +73,7 @@ class TaskRunner:
         try:
             arguments = unpack(self._core, spec, may_wait=bool(spec.actor_id))
             self._call(owner, spec, arguments, done)
-        except (ExitActor, SystemExit, ArgumentsLost):
+        except (SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
             self._drop_values(spec, done)
@@ -136,7 +136,7 @@ class TaskRunner:
                 await self._stream_async(owner, spec, result, done)
                 result = self._collected(owner, spec, done.items)
             self._values(owner, spec, result, done)
-        except (ExitActor, SystemExit):
+        except SystemExit:
             raise
         except BaseException as error:
             self._drop_values(spec, done)
