@@ -13,7 +13,8 @@ import msgspec
 from nbray import cloudpickle
 from nbray.common.ids import ActorID
 from nbray.common.text import as_name, one_line
-from nbray.core_worker.context import current_origin, running
+from nbray.core_worker.context import current_origin
+from nbray.core_worker.current import find_core
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import ClassMethodNode, ClassNode
 from nbray.driver import current_core
@@ -88,17 +89,21 @@ def method(*functions: Any, **options: Any) -> Any:
 
 
 def exit_actor() -> None:
-    """End the actor whose method calls this, for good; calls that wait fail.
+    """End the actor in whose process this is called, for good; calls that wait fail.
+
+    Calls that run are answered first, but for that which calls this. It may be called in any thread
+    and coroutine, and in the constructor; what was registered with `atexit` runs.
 
     Raises:
         TypeError: it is not called in an actor.
     """
-    task = running.get()
-    if task is None or not task.actor_id:
+    core = find_core()
+    if core is None or core.actor is None:
         raise TypeError(
             "exit_actor API is called on a non-actor worker. Call it in a method of an actor to "
             "end that actor."
         )
+    core.on_exit_actor()
     raise ExitActor
 
 
@@ -112,7 +117,7 @@ class _Blueprint:
     def __init__(self, cls: type) -> None:
         members = inspect.getmembers(cls, callable)
         self.methods = {
-            name: _method_options(cls, name, f) for name, f in members if _is_method(name)
+            name: _method_options(cls, name, f) for name, f in members if _is_method(name, f)
         }
         self.is_async = any(_is_async(f) for _, f in members)
         self.check = CallCheck(parameters_of(cls))
@@ -239,8 +244,15 @@ class ActorClass:
 _BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 
 
-def _is_method(name: str) -> bool:
-    return not name.startswith("__") or name in ("__call__", "__len__", "__getitem__")
+def _is_method(name: str, function: Any) -> bool:
+    """Whether handles have it: of the special methods, those that the user wrote."""
+    if not name.startswith("__"):
+        return True
+    return (
+        inspect.isroutine(function)
+        and hasattr(inspect.unwrap(function), "__code__")
+        and (not hasattr(ActorHandle, name))
+    )
 
 
 def _is_async(function: Any) -> bool:

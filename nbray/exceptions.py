@@ -211,8 +211,8 @@ class PendingCallsLimitExceeded(NbrayError):
     """An actor has ``max_pending_calls`` calls of this process without a reply."""
 
 
-class ExitActor(BaseException):
-    """Raised by a method to end its actor."""
+class ExitActor(SystemExit):
+    """Raised by `nbray.actor.exit_actor`: the actor's own end."""
 
 
 class ActorAlreadyExistsError(NbrayError, ValueError):

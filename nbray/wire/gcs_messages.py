@@ -172,13 +172,17 @@ class StartActor(msgspec.Struct, array_like=True):
 
 
 class ActorStarted(msgspec.Struct, array_like=True):
-    """Raylet to GCS: where it lives, or why it does not; ``busy``: no resources were free."""
+    """Raylet to GCS: where it lives, or why it does not.
+
+    ``busy``: no resources were free. ``left``: its constructor wished it to end.
+    """
 
     address: Address | None
     error: str = ""
     retriable: bool = False
     pid: int = 0
     busy: bool = False
+    left: bool = False
 
 
 class EndActor(msgspec.Struct, array_like=True):

@@ -366,12 +366,14 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
     """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
 
-    ``again``: it was not run after `ActorWaits`, and is to be run in a new process.
+    ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``left``: the
+    actor's own wish was to end.
     """
 
     actor_id: bytes
     error_text: str = ""
     again: bool = False
+    left: bool = False
 
 
 class ActorWaits(msgspec.Struct, array_like=True, tag=180):
