@@ -11,7 +11,8 @@ import io
 import pickle
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
@@ -145,6 +146,16 @@ def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
             "An ObjectRef can only be unpickled where nbray is initialized: call nbray.init()."
         )
     return core.adopted_ref(object_id, owner)
+
+
+@contextmanager
+def rebuilding(rebuild: Callable[[bytes, Address], ObjectRef]) -> Iterator[None]:
+    """Inside, ``rebuild`` makes the ObjectRefs of whatever is unpickled."""
+    outer, context.rebuild = context.rebuild, rebuild
+    try:
+        yield
+    finally:
+        context.rebuild = outer
 
 
 def dump(

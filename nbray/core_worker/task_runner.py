@@ -21,7 +21,7 @@ from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.functions import Functions
-from nbray.core_worker.serialization import Serialized, deserialize, serialize
+from nbray.core_worker.serialization import Serialized, rebuilding, serialize
 from nbray.core_worker.stream_writer import StreamWriters
 from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
@@ -265,14 +265,15 @@ class TaskRunner:
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
+            if isinstance(error, StopIteration | StopAsyncIteration):
+                error = _as_in_a_generator(spec, error)
             text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
             wrapped = self.task_error(spec, text, _root_cause(spec, error))
         try:
-            packed = serialize(wrapped)
-            data = packed.to_bytes()
-            deserialize(data, self._core.borrowed_ref)
+            with rebuilding(self._core.borrowed_ref):  # it is read once, to see whether it can be
+                packed = serialize(wrapped)
             stored = self._stored_error(spec, packed, owner)
-            value = stored or Value(data, None, True, packed.contained)
+            value = stored or Value(packed.to_bytes(), None, True, packed.contained)
         except Exception as problem:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
@@ -318,6 +319,7 @@ class TaskRunner:
 
 
 _TASK = {unpack.__code__, TaskRunner._call.__code__}
+_TITLE = "Traceback (most recent call last):\n"
 _NO_ARGUMENTS = "  At least one of the input arguments for this task could not be computed:"
 
 
@@ -331,24 +333,41 @@ def _root_cause(spec: TaskSpec, error: BaseException) -> BaseException | None:
     return error
 
 
+def _as_in_a_generator(spec: TaskSpec, error: BaseException) -> RuntimeError:
+    """What would end the loop of whoever gets it is an error of the task, as PEP 479 has it."""
+    try:
+        raise RuntimeError(f"{spec.name} raised {type(error).__name__}") from error
+    except RuntimeError as raised:
+        return raised.with_traceback(None)
+
+
 def _leave() -> None:
     raise ExitActor
 
 
 def user_traceback(error: BaseException) -> str:
     """The traceback without our own frames; first that of a task whose failure this one met."""
-    frames = traceback.TracebackException.from_exception(error)
+    try:
+        frames = traceback.TracebackException.from_exception(error)
+    except Exception as problem:  # the code of the user's class
+        kind, stack = type(error), _users(traceback.extract_tb(error.__traceback__))
+        shown = f"{kind.__module__}.{kind.__qualname__}: <it cannot be shown: {problem!r}>\n"
+        return _bounded("".join([_TITLE, *stack.format(), shown]))
     part: traceback.TracebackException | None = frames
     while part is not None:
-        part.stack = traceback.StackSummary.from_list(
-            [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
-        )
+        part.stack = _users(part.stack)
         part = part.__cause__ or part.__context__
     if not isinstance(error, TaskError):
         return _bounded("".join(frames.format()))
-    met = "".join(["Traceback (most recent call last):\n", *frames.stack.format()])
+    met = "".join([_TITLE, *frames.stack.format()])
     last = str(error).rstrip().rpartition("\n")[2]
     return _bounded(f"{str(error).rstrip()}\n\nWhich the task met here:\n\n{met}{last}\n")
+
+
+def _users(stack: traceback.StackSummary) -> traceback.StackSummary:
+    return traceback.StackSummary.from_list(
+        [frame for frame in stack if not frame.filename.startswith(_OURS)]
+    )
 
 
 def _bounded(text: str) -> str:
