@@ -24,6 +24,7 @@ from types import FrameType
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.returned_values import drop
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
 from nbray.exceptions import ExitActor
@@ -151,7 +152,7 @@ class Executor:
         try:
             connection.send(done)
         except UnsendableError as error:
-            self._runner.drop(spec, done.values)
+            drop(self._core, spec, done.values)
             held = []
             done.values = self._runner.errors(spec, error)
             connection.send(done)
