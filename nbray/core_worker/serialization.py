@@ -216,8 +216,9 @@ def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool
 def deserialize(
     data: bytes | memoryview, rebuild: Callable[[bytes, Address], ObjectRef] | None
 ) -> Any:
-    """The value of a flat form; arrays refer to ``data`` without a copy.
+    """The value of a flat form; arrays refer to ``data`` without a copy, and cannot be written to.
 
+    Those of a small value, which is ``bytes``, are the reader's own and can.
     ``rebuild`` makes the ObjectRefs that stand in the value.
     """
     outer, context.rebuild = context.rebuild, rebuild
@@ -230,10 +231,11 @@ def deserialize(
         position = _header_size(count)
         stream = view[position : position + stream_length]
         position += stream_length
+        view = memoryview(bytearray(data)) if type(data) is bytes else view.toreadonly()
         buffers = []
         for length in lengths:
             position = _aligned(position)
-            buffers.append(view[position : position + length].toreadonly())
+            buffers.append(view[position : position + length])
             position += length
         return pickle.loads(stream, buffers=buffers)
     finally:
