@@ -22,6 +22,7 @@ from nbray.exceptions import ActorHandleNotFoundError, ExitActor
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    backpressure_code,
     check_call_option,
     check_namespace,
     check_options,
@@ -79,7 +80,7 @@ def method(*functions: Any, **options: Any) -> Any:
             options.get("max_task_retries"),
             cloudpickle.dumps(exception_classes(retried)) if retried else b"",
             options.get("concurrency_group") or "",
-            options.get("_generator_backpressure_num_objects") or 0,
+            backpressure_code(options.get("_generator_backpressure_num_objects")),
         )
         return function
 
@@ -346,6 +347,8 @@ class ActorMethod:
         ):  # fmt: skip
             if value is not None:
                 given[field] = check_call_option(option_name, value)
+        if "backpressure" in given:
+            given["backpressure"] = backpressure_code(given["backpressure"])
         if num_returns is not None:
             given["num_returns"] = num_returns_code(
                 check_call_option("num_returns", num_returns), None

@@ -25,6 +25,7 @@ from nbray.core_worker.actor_exit import ActorExit, exit_status
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.returned_values import drop
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
 from nbray.wire import messages as m
@@ -159,7 +160,7 @@ class Executor:
         try:
             connection.send(done)
         except UnsendableError as error:
-            self._runner.drop(spec, done.values)
+            drop(self._core, spec, done.values)
             held = []
             done.values = self._runner.errors(spec, error)
             connection.send(done)
