@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from nbray.core_worker.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import check_current, deserialize
 from nbray.exceptions import (
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
     from nbray.core_worker.streams import ObjectRefGenerator
 
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
 
 class Values:
     """Values of this process's refs. Its public methods may be called from any thread."""
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
+        self.callbacks = HelperThreads(core.reactor, "nbray-callbacks")
+        self._openers = HelperThreads(core.reactor, "nbray-opener", most_at_once=8)
 
     # --- waited for --------------------
 
@@ -162,14 +166,17 @@ class Values:
                 resume()
 
     def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
-        """A future that is set by whoever drives the sockets."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        """A future whose callbacks may use the cluster."""
+        return self.settle(ref, CallbackFuture(self.callbacks))
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set by whoever drives the sockets, whom its callbacks must not use."""
         entry = self._entry(ref)
 
         def settle() -> None:
             if entry.value is not None and entry.value.stored is not None:
                 # Mapping may wait for a transfer, which this thread itself would have to drive.
-                threading.Thread(target=open_it, daemon=True).start()
+                self._openers.run(open_it)
             else:
                 open_it()
 
