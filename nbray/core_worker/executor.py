@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
+from nbray.common.thread_count import ThreadCount, threads_for
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
@@ -45,6 +46,7 @@ class Executor:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._main = threading.get_ident()
+        self._threads = ThreadCount(os.environ, core.devices.set_by_user)
         self._runner = TaskRunner(core)
         self._counts = RunCounts(core)
         self._queue: deque[tuple[Connection, TaskSpec]] = deque()
@@ -94,6 +96,8 @@ class Executor:
         if self._actor is None:
             # Of the lease before, no task is left: the variables are nobody else's.
             self._core.devices.use(message.devices or {}, os.environ)
+            if message.threads != self._threads.count:
+                self._threads.use(message.threads)
         if message.function is not None:
             self._runner.functions.learn(message.spec.function_id, message.function)
         if self._worn_out:
@@ -334,6 +338,9 @@ class Executor:
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         self._core.set_job(message.job)
         self._core.devices.use(message.devices, os.environ)
+        threads = threads_for(message.spec.options.resources)
+        if threads != self._threads.count:
+            self._threads.use(threads)
         self._core.runtime_envs.enter_job(message.job)
         self._core.become_actor(message.spec)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
