@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
 from nbray.common.session import Session, SessionInfo
@@ -18,6 +20,7 @@ from nbray.core_worker.current import find_core, set_core, was_forked
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
+from nbray.logging_config import LoggingConfig, as_logging_config
 from nbray.options import check_namespace
 from nbray.runtime_env.spec import validate
 from nbray.state.dashboard import Dashboard
@@ -112,6 +115,7 @@ def init(
     dashboard_port: int | None = None,
     local_mode: bool = False,
     configure_logging: bool = True,
+    logging_config: LoggingConfig | None = None,
     logging_level: int | str | None = None,
     logging_format: str = "%(asctime)s %(levelname)s %(name)s: %(message)s",
     log_to_driver: bool = True,
@@ -140,6 +144,7 @@ def init(
         local_mode: not supported, as in Ray.
         configure_logging: False leaves the logger "nbray" of this process alone, whatever
             ``logging_level`` is.
+        logging_config: the loggers of this program and its workers; see `nbray.LoggingConfig`.
         logging_level: its level; as the program has it by default.
         logging_format: of its handler, which it gets when the program has configured none.
         log_to_driver: False leaves the output of tasks and actors in their logs.
@@ -160,6 +165,7 @@ def init(
         raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
     if configure_logging and logging_level is not None:
         _configure_logger(logging_level, logging_format)
+    log_config = as_logging_config(logging_config)
     here = find_core()
     if _driver is not None or here is not None:
         if ignore_reinit_error:
@@ -215,6 +221,9 @@ def init(
         raise
     _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
+    if log_config is not None:
+        core.job = replace(core.job, logging=log_config.encoded())
+        log_config.apply()
     return _driver.context
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from nbray.core_worker.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import check_current, deserialize
 from nbray.core_worker.shared_errors import SharedError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
     from nbray.core_worker.streams import ObjectRefGenerator
 
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
 
 def _is_shared(value: Value) -> bool:
     """Whether it may be an error that another object has."""
@@ -31,6 +33,8 @@ class Values:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
+        self.callbacks = HelperThreads(core.reactor, "nbray-callbacks")
+        self._openers = HelperThreads(core.reactor, "nbray-opener", most_at_once=8)
 
     # --- waited for --------------------
 
@@ -168,15 +172,18 @@ class Values:
                 resume()
 
     def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
-        """A future that is set by whoever drives the sockets."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        """A future whose callbacks may use the cluster."""
+        return self.settle(ref, CallbackFuture(self.callbacks))
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set by whoever drives the sockets, whom its callbacks must not use."""
         entry = self._entry(ref)
 
         def settle() -> None:
             value = entry.value
             if value is not None and (value.stored is not None or _is_shared(value)):
                 # Mapping may wait for a transfer, which this thread itself would have to drive.
-                threading.Thread(target=open_it, daemon=True).start()
+                self._openers.run(open_it)
             else:
                 open_it()
 

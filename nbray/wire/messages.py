@@ -226,12 +226,13 @@ class PushTask(msgspec.Struct, array_like=True, tag=20):
     """Submitter to worker. Answered by `TaskDone` or `TaskReturned`.
 
     ``function`` is the pickled function the first time it goes over a connection; ``devices``
-    are those of the lease.
+    are those of the lease, and ``threads`` what its CPUs allow.
     """
 
     spec: TaskSpec
     function: bytes | None = None
     devices: dict[str, list[str]] | None = None
+    threads: int = 1
 
 
 class TaskDone(msgspec.Struct, array_like=True, tag=21):

@@ -171,6 +171,7 @@ class JobConfig(msgspec.Struct, array_like=True):
     driver: Address
     sys_path: list[str]
     working_dir: str
+    logging: str = ""
 
 
 class BundleInfo(msgspec.Struct, array_like=True):
