@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from nbray import exceptions
@@ -43,6 +44,13 @@ __all__ = [
     "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill",
     "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Modules that programs for Ray use without importing them."""
+    if name not in ("cluster_utils", "experimental", "types"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
 
 
 def load_ipython_extension(ipython: Any) -> None:

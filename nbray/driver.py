@@ -276,7 +276,10 @@ def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayCont
 def _cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     """The cluster that `init` means by ``address``; None when it is to start one."""
     if address is None or address == "auto":
-        address = os.environ.get("NBRAY_ADDRESS") or address
+        named = os.environ.get("NBRAY_ADDRESS")
+        if not named and compat.is_installed():
+            named = os.environ.get("RAY_ADDRESS")
+        address = named or address
     if address == "local":
         return None
     if address is None:
@@ -290,6 +293,11 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
+    if "://" in address:
+        raise ConnectionError(
+            f"{address!r} is an address for a client, and nbray has no client server yet. Give "
+            "HOST:PORT of the GCS, on a machine of the cluster."
+        )
     for session, info in running_sessions():
         if address in ("auto", info["gcs_address"]):
             return session, info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,15 @@ from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
 LONGEST_NAME = 1000
+
+
+def _max_retries() -> int:
+    """The default, which Ray's variable for it changes."""
+    text = os.environ.get("RAY_TASK_MAX_RETRIES", "3")
+    try:
+        return max(-1, int(text))
+    except ValueError:
+        raise ValueError(f"RAY_TASK_MAX_RETRIES is a number, not {text!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,9 @@ OPTIONS: dict[str, Option] = {
         False,
         "how many values; 'streaming' (the default of generators) or 'dynamic'",
     ),
-    "max_retries": Option((int,), 3, True, False, "runs again after a worker died; -1: always", -1),
+    "max_retries": Option(
+        (int,), _max_retries(), True, False, "runs again after a worker died; -1: always", -1
+    ),
     "retry_exceptions": Option(
         (bool, list, tuple), False, True, False, "run again after an exception, or after these"
     ),
