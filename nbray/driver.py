@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from nbray import compat
+from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
 from nbray.common.ray_settings import ray_variables
@@ -293,11 +294,14 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    if "://" in address:
-        raise ConnectionError(
-            f"{address!r} is an address for a client, and nbray has no client server yet. Give "
-            "HOST:PORT of the GCS, on a machine of the cluster."
-        )
+    scheme, sign, rest = address.partition("://")
+    if sign:  # a client on a machine of the cluster is a driver
+        if scheme != "ray" or not is_loopback(rest.rpartition(":")[0] or rest):
+            raise ConnectionError(
+                f"{address!r} is an address for a client, and nbray has no client server yet. "
+                "Give HOST:PORT of the GCS, on a machine of the cluster."
+            )
+        address = "auto"
     for session, info in running_sessions():
         if address in ("auto", info["gcs_address"]):
             return session, info

@@ -30,7 +30,6 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 _ALIGN = 64
 
 _FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
-_OUT_OF_BAND = os.environ.get(_FORBIDS, "1").lower()
 
 
 class _Context(threading.local):
@@ -134,7 +133,7 @@ def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
         context.contained.append(ContainedRef(ref._id, owner))
     elif context.captured is not None:
         context.captured.append(ref)
-    elif _OUT_OF_BAND not in ("0", "false"):
+    elif os.environ.get(_FORBIDS, "1").lower() not in ("0", "false"):
         ref._core.pickled_refs.add(ref)
     else:
         raise OufOfBandObjectRefSerializationException(

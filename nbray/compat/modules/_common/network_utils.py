@@ -5,6 +5,17 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+from nbray.common.addresses import is_loopback as is_localhost
+
+__all__ = [
+    "build_address",
+    "find_free_port",
+    "get_localhost_ip",
+    "is_ipv6",
+    "is_localhost",
+    "parse_address",
+]
+
 
 def build_address(host: str, port: int | str) -> str:
     """``host:port``; an IPv6 host in brackets."""
@@ -23,16 +34,6 @@ def is_ipv6(host: str) -> bool:
     """Whether it is an IPv6 address."""
     try:
         return ipaddress.ip_address(host.partition("%")[0]).version == 6
-    except ValueError:
-        return False
-
-
-def is_localhost(host: str) -> bool:
-    """Whether it is this machine's loopback."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
