@@ -319,6 +319,10 @@ class ActorPlacementGroupRemoved(NbrayError):
         return "The placement group corresponding to this Actor has been removed."
 
 
+class OufOfBandObjectRefSerializationException(NbrayError):
+    """A program pickled an ObjectRef itself, and a variable forbids that; the name is Ray's."""
+
+
 # Programs written for Ray catch these by name. Nothing raises them here, as each says.
 
 

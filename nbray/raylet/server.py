@@ -381,7 +381,9 @@ class Raylet:
         self._pool.registered(worker)
 
     async def _register_driver(self, process: Process, message: m.RegisterDriver) -> None:
-        request = g.RegisterJob(message.address, message.namespace, message.entrypoint, message.pid)
+        request = g.RegisterJob(
+            message.address, message.namespace, message.entrypoint, message.pid, message.metadata
+        )
         try:
             job = await self._gcs.call("RegisterJob", request, g.JobId)
         except RpcError as error:

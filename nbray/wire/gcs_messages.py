@@ -87,6 +87,7 @@ class RegisterJob(msgspec.Struct, array_like=True):
     namespace: str
     entrypoint: str
     pid: int
+    metadata: dict[str, str] = {}
 
 
 class JobId(msgspec.Struct, array_like=True):

@@ -71,6 +71,7 @@ class RegisterDriver(msgspec.Struct, array_like=True, tag=1):
     sys_path: list[str]
     working_dir: str
     entrypoint: str
+    metadata: dict[str, str] = {}
 
 
 class DriverRegistered(msgspec.Struct, array_like=True, tag=2):
