@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from nbray.cloudpickle import keep_classes
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
 from nbray.common.session import Session, SessionInfo
@@ -285,6 +286,7 @@ def _join(
         session.socket_path(f"d-{worker_id.hex()[:12]}"),
     )  # fmt: skip
     core.peers.start(info["raylet_socket"], info["node_ip"])
+    keep_classes()
     core.on_output = output.deliver if shows_output else None
     core.on_warning = output.warn
     core.reactor.start()
