@@ -8,18 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.exceptions import TaskError
+from nbray.jupyter_ext.arriving import take_back, take_back_all
+from nbray.jupyter_ext.cell_running import CellExit
 from nbray.jupyter_ext.errors import ErrorDisplay, remote_lines
 from nbray.jupyter_ext.interrupts import CellTasks
 from nbray.jupyter_ext.local_modules import LocalModules
 from nbray.jupyter_ext.output import OutputRouter
+from nbray.jupyter_ext.own_values import make_own
 from nbray.jupyter_ext.remote_run import Detached, RemoteRun
-from nbray.jupyter_ext.remote_value import RemoteValue, at_home, remote_names
+from nbray.jupyter_ext.remote_value import MISSING, RemoteValue, remote_names
 from nbray.jupyter_ext.representations import Pictures
 from nbray.jupyter_ext.sent_values import Packed, SentValues
 from nbray.jupyter_ext.settings import Settings
 from nbray.jupyter_ext.setup_cells import SetupCells
 from nbray.jupyter_ext.tables import as_bytes
 from nbray.util.function_pickles import new_epoch
+from nbray.util.own_memory import OwnMemory
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -70,6 +75,7 @@ class Workspace:
     def before_cell(self, _info: object = None) -> None:
         """IPython calls this before each cell."""
         self.tasks.begin()
+        take_back_all(self.namespace)
         self.modules.new_cell()
         new_epoch()
 
@@ -116,14 +122,41 @@ class Workspace:
         while waiting := remote_names(names, self.namespace):
             for name in waiting:
                 remote = self.namespace[name]
+                if not isinstance(remote, RemoteValue):  # it came with another one
+                    continue
                 try:
                     value = remote.get()
                 except BaseException as error:  # the cell's error, whatever its class
-                    raise self.rendered(error, remote.run) from None
-                self.namespace[name] = at_home(value, self.namespace)
-                self.sent.came_from(name, value, remote.ref)
+                    shown = self.rendered(error, remote.run)
+                    take_back(self.namespace, name)
+                    raise shown from None
+                if remote.among:
+                    self._resolve_others(remote.ref)
+                    continue
+                memory = OwnMemory()
+                value = make_own(value, memory, self.namespace)
+                self.namespace[name] = value
+                self.sent.came_from(name, value, remote.ref, memory)
+
+    def own(self, value: Any) -> Any:
+        """A value that a cell returned, which may be changed here."""
+        return make_own(value, OwnMemory(), self.namespace)
+
+    def _resolve_others(self, ref: nbray.ObjectRef) -> None:
+        """Values that were changed by one cell come together: they may share their parts."""
+        values = self.own(nbray.get(ref))
+        for name, value in list(self.namespace.items()):
+            if isinstance(value, RemoteValue) and value.among and value.ref == ref:
+                self.namespace[name] = values[value.name]
 
     # --- errors --------------------
+
+    def shown_error(self, error: BaseException, run: RemoteRun) -> BaseException:
+        """What a cell raises that waited for ``run``: `sys.exit` is shown as a kernel does it."""
+        shown = self.rendered(error, run)
+        if isinstance(error, TaskError) and isinstance(error.cause, CellExit):
+            return SystemExit(error.cause.code)
+        return shown
 
     def rendered(self, error: BaseException, run: RemoteRun) -> BaseException:
         """``error``, which IPython now shows by the remote cell's lines instead of nbray's."""
@@ -146,12 +179,16 @@ class Workspace:
                 lines.append(f"It has not stopped: %nbray cancel {number} --force kills it.")
             return lines
         lines = list(remote_lines(error, self.errors.cells))
+        if isinstance(error, TaskError) and isinstance(error.cause, CellExit):
+            lines[-1] = f"SystemExit: {error.cause}".rstrip(" :")
         if run.state() in ("failed", "cancelled"):
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
             names = dependents(root, self.namespace)
             if names:
                 lines.append(f"Without a value because of it: {', '.join(names)}.")
+            if root.unchanged:
+                lines.append(f"As before it: {', '.join(root.unchanged)}.")
         return lines
 
 
@@ -168,5 +205,7 @@ def dependents(run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} ({value.run.label})"
         for name, value in namespace.items()
-        if isinstance(value, RemoteValue) and value.run.depends_on(run)
+        if isinstance(value, RemoteValue)
+        and value.previous is MISSING
+        and value.run.depends_on(run)
     ]
