@@ -104,6 +104,7 @@ def prepare(
         NotRemoteError: it cannot run in a worker.
         CannotSendError: a value that it reads cannot be pickled. Nothing was sent.
     """
+    workspace.check_cluster()
     namespace = workspace.namespace
     filename = f"{CELL_FILE} {label}>"
     text = read_cell(source, filename, namespace, workspace.transform)

@@ -118,6 +118,10 @@ class OutputRouter:
         parent = self.current_cell()
         return self._numbers.get(_message_id(parent), self._latest)
 
+    def number_of_cell(self) -> int:
+        """That of the cell which runs now, or ran last."""
+        return self._latest
+
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
         self._plain.append(task_id)

@@ -94,7 +94,7 @@ class RemoteRun:
         self.told = False
         self.unchanged: tuple[str, ...] = ()
         self._source = source
-        self._cluster = _membership()
+        self._cluster = cluster_name()
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
@@ -170,7 +170,7 @@ class RemoteRun:
 
     def is_lost(self) -> bool:
         """Whether the cluster that it ran in has been left, with its values."""
-        return _membership() != self._cluster
+        return cluster_name() != self._cluster
 
     def seconds(self) -> float:
         """Since it was submitted, until it was seen to have ended."""
@@ -197,6 +197,6 @@ class RemoteRun:
         return str(theme.facts(f"Remote cell {self.label}", facts, "picture"))
 
 
-def _membership() -> str:
+def cluster_name() -> str:
     """This kernel's name in its cluster, another one each time that it joins; "" outside."""
     return nbray.get_runtime_context().get_worker_id() if nbray.is_initialized() else ""

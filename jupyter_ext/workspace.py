@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.exceptions import TaskError
+from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.jupyter_ext.arriving import take_back, take_back_all
 from nbray.jupyter_ext.cell_running import CellExit
 from nbray.jupyter_ext.errors import ErrorDisplay, remote_lines
@@ -16,7 +16,7 @@ from nbray.jupyter_ext.interrupts import CellTasks
 from nbray.jupyter_ext.local_modules import LocalModules
 from nbray.jupyter_ext.output import OutputRouter
 from nbray.jupyter_ext.own_values import make_own
-from nbray.jupyter_ext.remote_run import Detached, RemoteRun
+from nbray.jupyter_ext.remote_run import Detached, RemoteRun, cluster_name
 from nbray.jupyter_ext.remote_value import MISSING, RemoteValue, remote_names
 from nbray.jupyter_ext.representations import Pictures
 from nbray.jupyter_ext.sent_values import Packed, SentValues
@@ -58,8 +58,9 @@ class Workspace:
         self.key = os.urandom(8).hex()
         self.actor_reads: dict[str, set[str]] = {}
         self.actors: dict[str, nbray.ActorHandle] = {}
-        self.tasks = CellTasks(self.settings)
+        self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
+        self._cluster = ""
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -75,6 +76,7 @@ class Workspace:
     def before_cell(self, _info: object = None) -> None:
         """IPython calls this before each cell."""
         self.tasks.begin()
+        self.check_cluster()
         take_back_all(self.namespace)
         self.modules.new_cell()
         new_epoch()
@@ -84,9 +86,16 @@ class Workspace:
         self.tasks.end(result)
 
     def joined(self) -> None:
-        """This kernel has come into a cluster: what its cell submits is the cell's."""
-        self.tasks.begin()
+        """This kernel has come into a cluster."""
+        self.check_cluster()
         self.modules.joined()
+
+    def check_cluster(self) -> None:
+        """What was kept in a cluster that has been left, by whatever way, is forgotten."""
+        now = cluster_name()
+        if now != self._cluster:
+            self.left()
+            self._cluster = now
 
     def left(self) -> None:
         """The cluster goes, and what was kept in it."""
@@ -181,6 +190,8 @@ class Workspace:
         lines = list(remote_lines(error, self.errors.cells))
         if isinstance(error, TaskError) and isinstance(error.cause, CellExit):
             lines[-1] = f"SystemExit: {error.cause}".rstrip(" :")
+        if isinstance(error, LocalRayletDiedError):
+            lines.append("In a notebook, %nbray start does both.")
         if run.state() in ("failed", "cancelled"):
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
