@@ -232,9 +232,14 @@ def _run(cell: Cell, place: _Place) -> Any:
             last = namespace.pop(LAST, None)
             if last is not None and cell.show and not plots.has_shown(last):
                 displays.append(bundle_of(last))
-        values = [_outgoing(name, namespace) for name in cell.assigns]
+        going = {name: _outgoing(name, namespace) for name in cell.assigns}
         types = {name: kind_of(namespace[name]) for name in cell.assigns if name in namespace}
-        code = [n for n in types if isinstance(namespace[n], FunctionType | type)]
+        code = [
+            name
+            for name in types
+            if isinstance(namespace[name], FunctionType | type)
+            and not isinstance(going[name], Unpicklable)
+        ]
         changed = watch.changed(namespace)
         brought = _brought(changed, namespace) if cell.brings_changes else {}
         namespace.pop(LAST, None)
@@ -243,8 +248,8 @@ def _run(cell: Cell, place: _Place) -> Any:
         {name: kind_of(namespace[name]) for name in brought},
     )  # fmt: skip
     if cell.brings_changes:
-        return (summary, brought, *values)
-    return (summary, *values) if values else summary
+        return (summary, brought, *going.values())
+    return (summary, *going.values()) if going else summary
 
 
 def _brought(changed: Sequence[str], namespace: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,14 @@ def _weak_values(items: list[tuple[Any, Any]]) -> weakref.WeakValueDictionary[An
     return weakref.WeakValueDictionary(items)
 
 
+def _cached_property(
+    function: Callable[..., Any], name: str | None, doc: str | None
+) -> functools.cached_property[Any]:
+    made = functools.cached_property(function)
+    made.attrname, made.__doc__ = name, doc
+    return made
+
+
 def _cached(function: Callable[..., Any], size: int | None, typed: bool) -> Callable[..., Any]:
     return functools.lru_cache(size, typed)(function)
 
@@ -84,12 +92,17 @@ def _reduce_cached(cached: Any) -> str | tuple[Any, ...]:
 
 
 class Pickler(_library.Pickler):  # type: ignore[misc]
-    """Pickles what cloudpickle pickles, and functions under `lru_cache` and `singledispatch`."""
+    """Pickles what cloudpickle pickles, and what `functools` makes of functions."""
 
     dispatch_table: ClassVar[ChainMap[type, Any]] = ChainMap(
         {
             CodeType: _reduce_code,
             functools._lru_cache_wrapper: _reduce_cached,
+            # It has a lock until Python 3.12.
+            functools.cached_property: lambda made: (
+                _cached_property,
+                (made.func, made.attrname, made.__doc__),
+            ),
             weakref.WeakKeyDictionary: lambda weak: (_weak_keys, (list(weak.items()),)),
             weakref.WeakValueDictionary: lambda weak: (_weak_values, (list(weak.items()),)),
         },
@@ -101,7 +114,7 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
         reduced = super().reducer_override(value)
         if type(reduced) is tuple and reduced[-1] is _set_class:
             _whole.add(value)
-            if "__slots__" in vars(value):
+            if vars(value).get("__slots__"):
                 _keep_slots(value, *reduced[1:3])
             return (*reduced[:-1], _complete_class)
         return reduced
