@@ -46,6 +46,7 @@ class Arriving:
             )
             for name, ref in zip(ready.names, refs, strict=False)
         }
+        run.names = {value.ref.hex(): name for name, value in self._values.items()}
 
     def promise(self) -> None:
         """The cell goes on in the background."""

@@ -75,7 +75,10 @@ class CellTasks:
             return
         if self._settings.on_interrupt == "detach":
             return
-        tasks = self.unfinished()
+        try:
+            tasks = self.unfinished()
+        except KeyboardInterrupt:  # the second one: `stop` below has not begun
+            tasks = self.unfinished()
         if not tasks:
             return
 

@@ -12,6 +12,7 @@ stands in one panel for each cell: a display that is updated, at most four times
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -104,10 +105,11 @@ class OutputRouter:
         cell = self._cells.get(self._latest)
         if cell is None:
             return
-        self.progress.cell_ended(cell.number)  # may wait for the sockets: not under the lock
-        with self._lock:
-            self._deliver()
-            self._flush(cell, time.monotonic(), final=True)
+        with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            self.progress.cell_ended(cell.number)  # may wait for the sockets: not under the lock
+            with self._lock:
+                self._deliver()
+                self._flush(cell, time.monotonic(), final=True)
         self._wake.set()
 
     def label(self, number: int) -> str:

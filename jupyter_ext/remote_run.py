@@ -72,6 +72,7 @@ class RemoteRun:
         sent_bytes: what was sent for it, without what the object store had already.
         stopped: how an interrupt ended: ``stopped``, ``killed``, ``still running``, or "".
         told: whether somebody has been told that it failed, or has asked it to stop.
+        names: what the values are called that it makes, by the ids of their refs.
         unchanged: the names that it would have assigned, and that have the values of before.
     """
 
@@ -92,6 +93,7 @@ class RemoteRun:
         self.patience = patience or Patience()
         self.stopped = ""
         self.told = False
+        self.names: dict[str, str] = {}
         self.unchanged: tuple[str, ...] = ()
         self._source = source
         self._cluster = cluster_name()

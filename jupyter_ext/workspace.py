@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _RUNS = 200
+_OBJECT_ID = re.compile(r"\b[0-9a-f]{56}\b")
 
 
 class Workspace:
@@ -83,7 +86,8 @@ class Workspace:
 
     def after_cell(self, result: object) -> None:
         """IPython calls this after each cell."""
-        self.tasks.end(result)
+        with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            self.tasks.end(result)
 
     def joined(self) -> None:
         """This kernel has come into a cluster."""
@@ -187,7 +191,7 @@ class Workspace:
                 number = run.label.replace(" ", "")
                 lines.append(f"It has not stopped: %nbray cancel {number} --force kills it.")
             return lines
-        lines = list(remote_lines(error, self.errors.cells))
+        lines = [self._with_names(line, run) for line in remote_lines(error, self.errors.cells)]
         if isinstance(error, TaskError) and isinstance(error.cause, CellExit):
             lines[-1] = f"SystemExit: {error.cause}".rstrip(" :")
         if isinstance(error, LocalRayletDiedError):
@@ -201,6 +205,26 @@ class Workspace:
             if root.unchanged:
                 lines.append(f"As before it: {', '.join(root.unchanged)}.")
         return lines
+
+    def _with_names(self, line: str, run: RemoteRun) -> str:
+        """A line with the names of the notebook behind the ids of their values."""
+        if not _OBJECT_ID.search(line):
+            return line
+        names = dict(run.names)
+        names |= {entry.ref.hex(): entry.name for entry in self.sent.entries()}
+        names |= {
+            value.hex(): name
+            for name, value in self.namespace.items()
+            if isinstance(value, nbray.ObjectRef)
+        }
+        names |= {
+            value.ref.hex(): name
+            for name, value in self.namespace.items()
+            if isinstance(value, RemoteValue)
+        }
+        return _OBJECT_ID.sub(
+            lambda found: f"{found[0]} ({names[found[0]]})" if found[0] in names else found[0], line
+        )
 
 
 def _root(run: RemoteRun) -> RemoteRun:
