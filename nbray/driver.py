@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from nbray import compat
+from nbray.cloudpickle import keep_classes
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
@@ -333,6 +334,7 @@ def _join(
         raise ConnectionError(
             f"The cluster at {info['gcs_address']} does not take this program in: {error}"
         ) from None
+    keep_classes()
     core.on_output = output.deliver if shows_output else None
     core.on_warning = output.warn
     core.reactor.start()
@@ -362,8 +364,8 @@ def _join(
     core.on_raylet_lost = lambda: core.give_up(lost)
     core.set_job(
         records.JobConfig(
-            reply.job_id, namespace, core.address, sys_path, os.getcwd(), compat.is_installed(),
-            job.detached,
+            reply.job_id, namespace, core.address, sys_path, os.getcwd(),
+            ray_name=compat.is_installed(), detached=job.detached,
         )
     )  # fmt: skip
     return core
