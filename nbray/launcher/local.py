@@ -328,9 +328,9 @@ class FoundNode:
     dashboard: str = ""
     dashboard_error: str = ""
 
-    def stop(self) -> None:
-        """End its processes and delete its folder."""
-        self.end_processes()
+    def stop(self, force: bool = False) -> None:
+        """End its processes and delete its folder; with ``force`` they are killed."""
+        self.end_processes(0.0 if force else 5.0)
         self.session.remove()
 
     def end_processes(self, timeout_s: float = 5.0) -> None:
