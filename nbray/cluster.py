@@ -45,6 +45,10 @@ def described(rows: list[NodeInfo]) -> list[dict[str, Any]]:
             "NodeManagerHostname": row.hostname,
             "NodeManagerPort": row.frame_port,
             "ObjectManagerPort": row.frame_port,
+            "ObjectStoreSocketName": "",  # stores have no name, and sockets are a node's own
+            "RayletSocketName": "",
+            "MetricsExportPort": 0,
+            "DeathReason": 0 if row.alive else 2 if row.death_cause else 1,
             "DeathReasonMessage": row.death_cause,
             "Resources": _resources(row) if row.alive else {},
             "Stats": row.stats,
