@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def _files() -> dict[str, Path]:
     return {path.name: path for path in found if not is_piece(path.name)}
 
 
-def _words(_workspace: Workspace) -> list[str]:
+def _words(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
     if not nbray.is_initialized():
         return []
     workers = list_workers(limit=10_000, raise_on_missing_output=False)
@@ -96,5 +97,5 @@ def _chosen(what: str, files: dict[str, Path]) -> list[Path]:
 
 COMMANDS = (
     Command("logs", "The logs of this node: a list, or the last lines of one.", _logs, _arguments,
-            _words),
+            {"what": _words}),
 )  # fmt: skip

@@ -157,5 +157,5 @@ def _release(workspace: Workspace, name: str) -> None:
 
 COMMANDS = (
     Command("objects", "What names and Out[] keep in the object store; --release lets go.",
-            _run, _arguments, _names),
+            _run, _arguments, {"release": lambda workspace, _given: _names(workspace)}),
 )  # fmt: skip

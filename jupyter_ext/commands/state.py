@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nbray.jupyter_ext.command_line import Parser
@@ -23,7 +24,7 @@ def actor_names(_workspace: Workspace) -> list[str]:
     return sorted({actor.name for actor in list_actors() if actor.name and actor.state != "DEAD"})
 
 
-def actor_words(workspace: Workspace) -> list[str]:
+def actor_words(workspace: Workspace, _given: Sequence[str]) -> list[str]:
     """Names and ids of the actors that live."""
     ids = [actor.actor_id[:12] for actor in list_actors() if actor.state != "DEAD"]
     return actor_names(workspace) + ids
@@ -94,7 +95,9 @@ def _tasks(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
 
 
 COMMANDS = (
-    Command("actors", "The actors, or one of them.", _actors, _actor_arguments, actor_words),
+    Command(
+        "actors", "The actors, or one of them.", _actors, _actor_arguments, {"actor": actor_words}
+    ),
     Command("workers", "The processes that run tasks and actors.", _workers),
     Command("tasks", "The tasks of this notebook, by function.", _tasks),
 )
