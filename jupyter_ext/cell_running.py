@@ -114,11 +114,13 @@ def run_in_actor(
     for name, value in {**names, **_opened(cell, arguments)}.items():
         if name not in own and name != "__builtins__":
             namespace[name] = at_home(value, namespace)
-    before = {name: id(value) for name, value in namespace.items()}
+    before = {name: id(value) for name, value in namespace.copy().items()}
     try:
         return _run(cell, namespace)
     finally:
-        own.update(name for name, value in namespace.items() if before.get(name) != id(value))
+        own.update(
+            name for name, value in namespace.copy().items() if before.get(name) != id(value)
+        )
 
 
 def run_setups(setups: Sequence[tuple[str, nbray.ObjectRef]]) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def _opened(cell: Cell, arguments: Sequence[Any]) -> dict[str, Any]:
     namespace.update(bulky)
     namespace.update(passed)
     namespace.update(small)
-    for name, value in list(namespace.items()):
+    for name, value in namespace.copy().items():
         if isinstance(value, Unpicklable):
             raise value.error()
         if isinstance(value, Unset):

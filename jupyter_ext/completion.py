@@ -122,7 +122,7 @@ def complete_remote(workspace: Workspace, words: list[str]) -> list[str]:
         if before == "--targets":
             names = ["nodes", "workers", *names]
     elif before in ("-o", "--out"):
-        names = [name for name in workspace.namespace if not name.startswith("_")]
+        names = [name for name in list(workspace.namespace) if not name.startswith("_")]
     elif (wanted := parser.option_behind(given)) is not None:
         names = [str(choice) for choice in wanted.choices or ()]
     else:

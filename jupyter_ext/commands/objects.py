@@ -69,7 +69,7 @@ def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
     for number, value in list(outputs.items()):
         yield f"Out[{number}]", value
     hidden = {"In", "Out", "_ih", "_oh", "_dh"}
-    for name, value in list(namespace.items()):
+    for name, value in namespace.copy().items():
         if name not in hidden and not re.fullmatch(r"_+|_\d+|_i+|_i\d+", name):
             yield name, value
 

@@ -84,14 +84,17 @@ def _tasks(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
     functions: dict[str, list[int]] = {}
     for row in counts:  # one for each cell that submitted some
         numbers = (
-            row.submitted, row.unfinished - row.running, row.running, row.done, row.failed
+            row.submitted, row.unfinished - row.running, row.running, row.done, row.failed,
+            row.cancelled,
         )  # fmt: skip
         so_far = functions.get(row.name, [0] * len(numbers))
         functions[row.name] = [before + more for before, more in zip(so_far, numbers, strict=True)]
     if not functions:
         return Table((), (), notes=["This notebook has submitted no task yet."])
     rows = [(name, *numbers) for name, numbers in functions.items()]
-    return Table(("function", "submitted", "queued", "running", "done", "failed"), rows)
+    return Table(
+        ("function", "submitted", "queued", "running", "done", "failed", "cancelled"), rows
+    )
 
 
 COMMANDS = (

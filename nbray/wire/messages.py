@@ -238,7 +238,7 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     """Worker to submitter: the values, how long it ran, and which argument refs it keeps.
 
     ``retry``: the function raised. ``items``: how many a stream had. ``leaving``: the worker takes
-    no more tasks.
+    no more tasks. ``cancelled``: the error says so.
     """
 
     task_id: bytes
@@ -248,6 +248,7 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     retry: bool = False
     items: Index = 0
     leaving: bool = False
+    cancelled: bool = False
 
     def failed(self) -> bool:
         """Whether it ended with an error."""
@@ -424,9 +425,9 @@ class GcsReply(msgspec.Struct, array_like=True, tag=61):
 
 
 class TasksRan(msgspec.Struct, array_like=True, tag=110):
-    """Worker to raylet, about once a second: tasks finished and failed since, by function."""
+    """Worker to raylet, once a second: tasks finished, failed and cancelled, by function."""
 
-    counts: dict[str, tuple[Index, Index]]
+    counts: dict[str, tuple[Index, Index, Index]]
 
 
 class NodeDied(msgspec.Struct, array_like=True, tag=150):

@@ -32,12 +32,12 @@ class WaitingShape(msgspec.Struct, array_like=True):
 class NodeLoad(msgspec.Struct, array_like=True):
     """A raylet's part of every report to the GCS.
 
-    ``counts``: tasks finished and failed on the node since it began, by function name.
+    ``counts``: tasks finished, failed and cancelled on the node since it began, by function name.
     ``actors``: what the actors wait for that are to start here, or the first of them.
     """
 
     waiting: list[WaitingShape]
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
     actors: dict[bytes, str] = {}
 
 
@@ -164,13 +164,15 @@ class FunctionCounts(msgspec.Struct, array_like=True):
     name: str
     finished: int
     failed: int
+    cancelled: int
 
 
 class TaskTotals(msgspec.Struct, array_like=True):
-    """GCS, answer to ``TaskTotals``; ``by_node`` finished plus failed."""
+    """GCS, answer to ``TaskTotals``; ``by_node`` all that ended."""
 
     finished: int
     failed: int
+    cancelled: int
     functions: list[FunctionCounts]
     by_node: dict[bytes, int]
 

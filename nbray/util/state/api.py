@@ -308,7 +308,7 @@ def summarize_tasks(
     for function in ask(q.TASK_TOTALS, address, timeout).functions:
         counts = states.setdefault(function.name, Counter())
         counts["FINISHED"] += function.finished
-        counts["FAILED"] += function.failed
+        counts["FAILED"] += function.failed + function.cancelled  # one state in Ray
     summary = {
         name: {
             "func_or_class_name": name,
