@@ -75,7 +75,6 @@ def test_completion_behind_our_magics_offers_what_may_stand_there_and_nothing_el
     assert notebook.complete("%nbray config on_interrupt ") == ["--help", "cancel", "detach"]
     assert notebook.complete("%%remote --on-interrupt ") == ["cancel", "detach"]
     assert notebook.complete("%nbray cancel ") == ["--force", "--help"]
-    assert "abs" in notebook.complete("%remote ab")
     assert "--head" not in notebook.complete("--he")
 
 

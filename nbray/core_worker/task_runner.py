@@ -262,11 +262,13 @@ class TaskRunner:
         the exception also when it is large.
         """
         wrapped: BaseException
+        cause: BaseException | None = error
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
             text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
-            wrapped = self.task_error(spec, text, _root_cause(spec, error))
+            cause = _root_cause(spec, error)
+            wrapped = self.task_error(spec, text, cause)
         try:
             packed = serialize(wrapped)
             data = packed.to_bytes()
@@ -277,7 +279,8 @@ class TaskRunner:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
             value = Value(data, None, True)
-        self._core.events.raised(spec.task_id, error, text)
+        told = cause if isinstance(cause, TaskCancelledError) else error
+        self._core.events.raised(spec.task_id, told, text)
         if not spec.return_count():
             return []
         # Held until the receiver has registered them, as those of other values.
