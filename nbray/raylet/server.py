@@ -253,6 +253,8 @@ class Raylet:
             case m.RequestLease():
                 self._job_homes.setdefault(message.job.job_id, message.job.driver.node_id)
                 self._leases.request(process, message)
+            case m.Backlog():
+                self._leases.note_backlog(process, message)
             case m.ReturnLease():
                 self._leases.return_lease(process, message)
             case m.CancelLeaseRequest():

@@ -181,6 +181,13 @@ class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
     request_id: int
 
 
+class Backlog(msgspec.Struct, array_like=True, tag=19):
+    """Submitter to raylet: for how many tasks these requests, which wait, stand together now."""
+
+    request_ids: list[int]
+    tasks: Size
+
+
 class ReturnLease(msgspec.Struct, array_like=True, tag=15):
     """Submitter to raylet: the worker is free again.
 
@@ -468,6 +475,7 @@ class RemoveGroup(msgspec.Struct, array_like=True, tag=134):
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
+    Backlog,
     ReclaimLeases, WorkerBlocked, WorkerUnblocked,
     PushTask, TaskDone, TasksReturned, HandoverDone, CancelTask,
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
