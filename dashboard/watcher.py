@@ -112,11 +112,12 @@ class Watcher:
         self._add_point(time.time(), snapshot.nodes, snapshot.totals)
         if self._viewers:
             (
-                (snapshot.workers, _unreachable), snapshot.actors, snapshot.jobs,
+                (workers, _unreachable), snapshot.actors, snapshot.jobs,
                 snapshot.demand, snapshot.failures,
             ) = await asyncio.gather(
                 ask(q.WORKERS), ask(q.ACTORS), ask(q.JOBS), ask(q.DEMAND), ask(q.FAILURES)
             )  # fmt: skip
+            snapshot.workers = [row for row in workers if row.is_alive]
         snapshot.error = ""
         snapshot.number += 1
 

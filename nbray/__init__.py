@@ -26,13 +26,14 @@ from nbray.common.ids import (
     UniqueID,
     WorkerID,
 )
+from nbray.common.software import VERSION
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import get_gpu_ids, get_runtime_context
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",

@@ -39,7 +39,8 @@ from nbray.wire.records import ActorOptions, ActorSpec, MethodOptions
 
 _METHOD_OPTIONS = (
     "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",
-    "_generator_backpressure_num_objects",
+    "_generator_backpressure_num_objects", "enable_task_events",
+    "tensor_transport",
 )  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def method(*functions: Any, **options: Any) -> Any:
             ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
             ``retry_exceptions``, repeat it after any exception, or after these, too;
             ``_generator_backpressure_num_objects``, items that a stream may be ahead.
+            ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
 
     Raises:
         AssertionError: there is no such option, as in Ray.
@@ -213,7 +215,8 @@ class ActorClass:
         (payload, dependencies, contained), held = core.actor_arguments(
             args, kwargs, pickled.captured
         )
-        detached = options.get("lifetime") == "detached"
+        lifetime = option(options, "lifetime")
+        detached = core.job.detached if lifetime is None else lifetime == "detached"
         ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
             actor_id, core.job.job_id, as_name(self.__name__), actor_id, pickled.data, payload,
@@ -319,8 +322,11 @@ class ActorMethod:
         max_task_retries: int | None = None,
         retry_exceptions: bool | list[type[BaseException]] | None = None,
         _generator_backpressure_num_objects: int | None = None,
+        enable_task_events: bool | None = None,
+        tensor_transport: str | None = None,
+        _labels: dict[str, str] | None = None,
     ) -> ActorMethod:
-        """The same method with other options; see `nbray.method`.
+        """The same method with other options; see `nbray.method`. The last three have no effect.
 
         Raises:
             ValueError, TypeError: an option is impossible.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nbray.common.ignoring import ignore
 from nbray.common.resources import check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.streams import DYNAMIC, STREAMING
@@ -109,7 +110,15 @@ OPTIONS: dict[str, Option] = {
     ),
     "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
     "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
+    "object_store_memory": Option((int, float), None, True, True, "no effect", 0),
+    "enable_task_events": Option((bool,), True, True, True, "no effect"),
+    "enable_tensor_transport": Option((bool,), None, False, True, "no effect"),
+    "_labels": Option((dict,), None, True, True, "no effect"),
+    "_metadata": Option((dict,), None, True, True, "no effect"),
 }
+"""All options; those without an effect are Ray's, and are told of at debug level."""
+
+_IGNORED = {name for name, known in OPTIONS.items() if known.help == "no effect"}
 
 
 def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
@@ -128,8 +137,14 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
             raise ValueError(f"Invalid option keyword {name} for {kind}. Valid ones are {known}.")
         if value is not None:
             checked[name] = _checked(name, option, value)
+    if checked.get("object_store_memory") is not None and not actor:
+        raise ValueError("Setting 'object_store_memory' is not implemented for tasks")
+    if not _IGNORED.isdisjoint(given):
+        ignore("@nbray.remote", sorted(_IGNORED.intersection(given)))
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
+    if checked.get("label_selector") is not None:
+        selector_of(checked)
     return checked
 
 
@@ -219,6 +234,9 @@ def check_call_option(name: str, value: Any) -> Any:
     """
     if value is None:
         return None
+    if name == "tensor_transport":
+        ignore("@nbray.method", (name,))
+        return value
     if name != "concurrency_group":
         return _checked(name, OPTIONS[name], value)
     if not isinstance(value, str):

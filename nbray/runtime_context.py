@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -131,6 +132,8 @@ class RuntimeContext:
         if task.actor_id and not task.method:
             return task.name  # the constructor, which has no function yet
         function, actor = self._core.find_function(task), self._core.actor
+        if actor is not None and inspect.iscoroutinefunction(function):
+            return f"{function.__module__}.{function.__qualname__}"  # so Ray names these
         owner = "" if actor is None else f"{actor.class_name}."
         return f"{function.__module__}.{owner}{getattr(function, '__name__', task.name)}"
 
@@ -153,6 +156,10 @@ class RuntimeContext:
         ids = self._core.devices.ids
         return {name: list(ids.get(name, ())) for name in VISIBLE_DEVICES}
 
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Ray's old name of `get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
     def _worker_task(self) -> TaskContext:
         task = running.get()
         assert task is not None, "This method is only available when the process is a worker."
@@ -171,9 +178,9 @@ class RuntimeContext:
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether what is submitted here goes into the same placement group; True in a driver."""
+        """Whether what is submitted here goes into the same placement group; False in a driver."""
         group = current_group()
-        return running.get() is None or (group is not None and group.capture)
+        return group is not None and group.capture
 
     # --- the actor --------------------
 

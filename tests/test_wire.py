@@ -220,9 +220,10 @@ def test_a_proof_holds_for_the_address_that_was_dialled() -> None:
     [
         (b"GET / HTTP/1.1\r\n\r\n", "does not speak nbray's protocol"),
         (b"NBRY" + b"\0" * 80, "protocol version"),
-        (b"NBRY\x02\0" + b"\0" * 64, "wrong token"),
+        (b"NBRY\x03\0\x03\x639.\x1b[2J" + b"\0" * 64, "nbray 9.\\x1b[2J on Python 3.99"),
+        (ServerHandshake(b"").hello + b"\0" * 32, "wrong token"),
     ],
-    ids=["port scanner", "other version", "wrong token"],
+    ids=["port scanner", "other version", "other software", "wrong token"],
 )
 def test_a_stranger_is_disconnected_with_a_log_line(
     cluster: Path, attack: bytes, log_line: str

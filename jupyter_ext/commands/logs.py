@@ -33,7 +33,9 @@ def _files() -> dict[str, Path]:
 def _words(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
     if not nbray.is_initialized():
         return []
-    workers = list_workers(limit=10_000, raise_on_missing_output=False)
+    workers = list_workers(
+        filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
+    )
     return [*_files(), *(str(worker.pid) for worker in workers if worker.worker_type == "WORKER")]
 
 

@@ -80,8 +80,10 @@ def _to_remove(alive: set[str], wanted: int, also_busy: bool) -> list[str]:
 def _work() -> dict[str, str]:
     """What runs on each node that is not idle, in words."""
     found: dict[str, Counter[str]] = {}
-    for worker in list_workers(limit=10_000, raise_on_missing_output=False):
-        if worker.is_alive and worker.activity in ("BUSY", "ACTOR"):
+    for worker in list_workers(
+        filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
+    ):
+        if worker.activity in ("BUSY", "ACTOR"):
             what = "actor" if worker.activity == "ACTOR" else "task"
             found.setdefault(worker.node_id, Counter())[what] += 1
     return {

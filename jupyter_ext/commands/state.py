@@ -65,8 +65,9 @@ def _workers(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
     rows = [
         (worker.pid, worker.worker_type.lower(), worker.activity.lower(), worker.node_id[:12],
          as_bytes(worker.rss_bytes))
-        for worker in list_workers(limit=10_000, raise_on_missing_output=False)
-        if worker.is_alive
+        for worker in list_workers(
+            filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
+        )
     ]  # fmt: skip
     return Table(("pid", "type", "activity", "node", "memory"), rows)
 

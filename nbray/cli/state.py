@@ -20,13 +20,15 @@ from nbray.state.rows import HolderState, ObjectState
 from nbray.state.text import size_text
 from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.util import state as s
-from nbray.util.state.api import DEFAULT_LIMIT, MAX_LIMIT, ask, find_objects
+from nbray.util.state.api import ask, find_objects
+from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
     "actors": s.list_actors,
     "jobs": s.list_jobs,
     "nodes": s.list_nodes,
     "objects": s.list_objects,
+    "placement-groups": s.list_placement_groups,
     "tasks": s.list_tasks,
     "workers": s.list_workers,
 }
@@ -35,6 +37,7 @@ _GETS: dict[str, Callable[..., Any]] = {
     "jobs": s.get_job,
     "nodes": s.get_node,
     "objects": s.get_objects,
+    "placement-groups": s.get_placement_group,
     "tasks": s.get_task,
     "workers": s.get_worker,
 }
@@ -55,7 +58,10 @@ _IN_TABLES = {
         "task_id", "attempt_number", "name", "state", "job_id", "type", "node_id", "worker_pid",
         "error_type",
     ),
-    "workers": ("worker_id", "worker_type", "activity", "node_id", "ip", "pid"),
+    "placement-groups": ("placement_group_id", "name", "creator_job_id", "state", "strategy"),
+    "workers": (
+        "worker_id", "is_alive", "worker_type", "activity", "exit_type", "node_id", "ip", "pid",
+    ),
 }  # fmt: skip
 
 address_option = click.option(
@@ -95,7 +101,7 @@ def list_command(
     resource: str, conditions: tuple[str, ...], limit: int, detail: bool, form: str, timeout: int,
     address: str | None,
 ) -> None:  # fmt: skip
-    """List the tasks, actors, objects, nodes, workers or jobs of a cluster."""
+    """List the tasks, actors, objects, nodes, workers, jobs or groups of a cluster."""
     rows = _LISTS[resource](
         address=address, filters=[_condition(text) for text in conditions], limit=limit,
         timeout=timeout, detail=detail, raise_on_missing_output=False,

@@ -32,6 +32,7 @@ from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.records import TaskSpec
 from nbray.wire.waiting import Waiter
+from nbray.wire.watching_messages import ProcessLeaves
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,11 @@ class Executor:
         if not message.task_id:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
+            raylet = self._core.peers.raylet
+            raylet.send(
+                ProcessLeaves("INTENDED_USER_EXIT", "The worker was ended by `nbray.cancel`.")
+            )
+            raylet.flush()
             os._exit(1)
         self._core.cancelling.note(message.task_id)
         for waiting in list(self._queue):  # from which the main thread may take one now
@@ -318,6 +324,7 @@ class Executor:
         cause = "exit_actor() is called" if isinstance(how, ExitActor) else "it called sys.exit"
 
         def end() -> None:
+            core.peers.raylet.send(ProcessLeaves("INTENDED_USER_EXIT", f"The actor left: {cause}."))
             core.peers.raylet.send(m.KillActor(actor_id, no_restart=True, cause=cause))
 
         # A timer runs after what is posted and after the replies of this turn.
@@ -338,4 +345,6 @@ class Executor:
         self._core.become_actor(message.spec)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
         created = self._actor.create()
+        if self._core.actor_shown != message.spec.class_name:
+            created.shown = self._core.actor_shown
         self._core.reactor.post(lambda: connection.send(created))

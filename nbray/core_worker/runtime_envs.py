@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from nbray import cloudpickle
+from nbray import cloudpickle, compat
 from nbray.core_worker.serialization import dump
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import packaging
@@ -82,6 +82,8 @@ class RuntimeEnvs:
                 sys.path.insert(0, entry)
         for entry in reversed(self._sys_path):  # the environment's files come first
             sys.path.insert(0, entry)
+        if job.ray_name:
+            compat.install()
         folder = self._working_dir or job.working_dir
         if os.path.isdir(folder):
             os.chdir(folder)

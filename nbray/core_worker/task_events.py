@@ -31,6 +31,7 @@ _PERIOD_S = 0.5
 _LONG_S = 0.01
 _MOST_IN_BATCH = 10_000
 _LONGEST_TEXT = 4000
+_LONGEST_NAME = 200
 
 _CANCELLED = "TASK_CANCELLED"
 _ERROR_TYPES = {
@@ -62,6 +63,7 @@ class TaskEventLog:
     """The records of one process.
 
     Attributes:
+        function_name: what the function of an id is called in its code.
         running: what runs here, with its start by `time.monotonic`; entered when a task begins,
             and taken out by `ran`.
         tellers: send what is to be told before an answer, which may be the process's last word.
@@ -69,6 +71,7 @@ class TaskEventLog:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
+        self.function_name: Callable[[bytes], str] = lambda function_id: ""
         self.running: dict[bytes, tuple[TaskSpec, float]] = {}
         self.tellers: list[Callable[[], None]] = [self.tell]
         self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
@@ -101,7 +104,19 @@ class TaskEventLog:
         started = began[1] + self._shift if began is not None else 0.0
         ended = started + done.seconds if began is not None else time.time()
         state, kind, text = ("FAILED", *error) if error is not None else ("FINISHED", "", "")
-        self._add(_event(spec, state, started, ended, kind, text))
+        self._add(self._ran_here(_event(spec, state, started, ended, kind, text), spec))
+
+    def _ran_here(self, event: TaskEvent, spec: TaskSpec) -> TaskEvent:
+        """Name the function, beside the task; a call shows its actor as that shows itself."""
+        actor = self._core.actor
+        if actor is None or not spec.method:
+            event.function = self.function_name(spec.function_id)
+            return event
+        event.function = f"{actor.class_name}.{spec.method}"
+        shown = self._core.actor_shown
+        if spec.name == event.function and shown != actor.class_name:
+            event.shown = f"{shown}.{spec.method}"[:_LONGEST_NAME]
+        return event
 
     # --- under the baton --------------------
 
@@ -164,7 +179,7 @@ class TaskEventLog:
     def _unfinished(self, shift: float) -> Iterator[TaskEvent]:
         """What runs here, and what this process submitted; ``shift`` makes seconds of the day."""
         for spec, began in list(self.running.values()):
-            yield _event(spec, "RUNNING", began + shift)
+            yield self._ran_here(_event(spec, "RUNNING", began + shift), spec)
         for task in self._core.submitter.unfinished():
             event = _owned(task.spec, task.state(), task.submitted + shift, task.parent)
             event.resources = dict(task.options.shape.resources)

@@ -58,6 +58,7 @@ class TaskRunner:
         self._writers = StreamWriters(core)
         self.actor: Any = None
         core.find_function = self._function
+        core.events.function_name = self.functions.name
 
     def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it in this thread.

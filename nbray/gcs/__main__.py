@@ -118,6 +118,9 @@ class GcsServer:
             return g.Nodes([], rejected=True)
         if known is None:
             logger.info("Node %s joined from %s.", node.node_id.hex()[:8], node.host)
+        now = time.time()
+        node.started = known.started if known is not None else now
+        node.ended = 0.0 if node.alive else now
         self._nodes[node.node_id] = node
         if known is None or known.available != node.available:
             self.actors.placement.nodes_changed()
@@ -214,7 +217,7 @@ class GcsServer:
         if not node.alive:
             return
         logger.warning("Node %s is dead: %s.", node_id.hex()[:8], cause)
-        node.alive = False
+        node.alive, node.ended = False, time.time()
         node.death_cause = cause
         self._node_table.put(node_id, structs.replace(node, stats={}))
         self.state.node_failed(node, cause)

@@ -53,9 +53,16 @@ async def _main(args: argparse.Namespace) -> None:
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
-    tcp = await serve_tcp(args.node_ip, 0, token, raylet)
-    raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-    server, raylet.grpc_port = await serve(args.node_ip, 0, token, raylet.services())
+    try:
+        tcp = await serve_tcp(args.node_ip, config.object_manager_port, token, raylet)
+        raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        server, raylet.grpc_port = await serve(
+            args.node_ip, config.node_manager_port, token, raylet.services()
+        )
+    except OSError as error:
+        report_ready(args.ready_fd, {"error": f"The raylet cannot listen: {error}"})
+        raylet.stop()
+        raise SystemExit(1) from error
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)

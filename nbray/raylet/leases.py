@@ -14,6 +14,7 @@ from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.resource_set import Allocation, ResourceSet
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
+from nbray.raylet.worker_exits import GROUP_REMOVED, OWNER_GONE, Exit
 from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.scheduling.explain import infeasible_text
@@ -386,14 +387,14 @@ class LeaseManager:
             if message.broken and lease.worker.worker_id in self._pool.workers:
                 self._mourners[lease.worker.worker_id] = process
             lease.worker.worn = lease.worker.worn or message.worn
-            self._end(lease, message.broken, lost=message.broken)
+            self._end(lease, message.broken)
 
-    def _end(self, lease: Lease, broken: bool, lost: bool = False) -> None:
+    def _end(self, lease: Lease, broken: bool, why: Exit | None = None) -> None:
         del self._leases[lease.lease_id]
         del self._lease_of[lease.worker.worker_id]
         del lease.holder.leases[lease.lease_id]
         if broken:
-            self._pool.kill(lease.worker, intended=not lost)
+            self._pool.kill(lease.worker, why)
         else:
             self._pool.give_back(lease.worker)
         self.give_back(lease.taken)
@@ -408,7 +409,7 @@ class LeaseManager:
         """End what runs in bundles that were released."""
         for lease in list(self._leases.values()):
             if lease.taken.source in bundles:
-                self._pool.kill(lease.worker)
+                self._pool.kill(lease.worker, GROUP_REMOVED)
 
     def refuse_group(self, group_id: bytes) -> None:
         """A placement group was removed: what waits for it fails."""
@@ -426,7 +427,7 @@ class LeaseManager:
         for key in [key for key in self._wishes if key[0] is process]:
             self.withdraw(self._wishes.pop(key))
         for lease in list(process.leases.values()):
-            self._end(lease, broken=True)
+            self._end(lease, broken=True, why=OWNER_GONE)
         self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
 
     def worker_gone(self, worker: Worker, cause: str) -> None:

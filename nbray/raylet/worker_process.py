@@ -13,6 +13,7 @@ from pathlib import Path
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
 from nbray.raylet.templates import Template
+from nbray.raylet.worker_exits import Exit, of_status
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection
 from nbray.wire.records import Address
@@ -27,7 +28,8 @@ class Worker:
     """One worker process.
 
     ``template`` is its parent, None when that has gone; ``ordered`` when it was asked for one.
-    ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked.
+    ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked. ``exit`` is why it was
+    ended or leaves, if anybody said so, ``status`` what its parent knows of its end.
     """
 
     worker_id: bytes
@@ -48,6 +50,8 @@ class Worker:
     stays_until: float = 0.0
     last_lines: str = ""
     out_of_memory: str = ""
+    exit: Exit | None = None
+    status: int | None = None
     retry: bool = False
     descriptor: int | None = None
 
@@ -55,6 +59,12 @@ class Worker:
         """How it ended, with the last lines that it wrote to stderr."""
         lines = self.last_lines.strip()
         return f"{cause}; its last lines of stderr:\n{lines}" if lines else cause
+
+    def how(self) -> Exit:
+        """How it ended."""
+        if self.out_of_memory:
+            return Exit("NODE_OUT_OF_MEMORY", self.out_of_memory)
+        return self.exit or of_status(self.status)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
         """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""

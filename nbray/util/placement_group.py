@@ -24,6 +24,7 @@ from nbray.object_ref import ObjectRef
 from nbray.options import LONGEST_NAME
 from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
+from nbray.state.queries import group_stats
 from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
 from nbray.wire.records import BundleSpec, GroupSpec
 from nbray.wire.strategies import GroupStrategy, InGroup
@@ -87,7 +88,11 @@ class PlacementGroup:
         return current_core().groups.ready_ref(self._id, self)
 
     def wait(self, timeout_seconds: float = 30) -> bool:
-        """Whether it is created within so many seconds."""
+        """Whether it is created within so many seconds.
+
+        Raises:
+            NbraySystemError: it was removed.
+        """
         return current_core().groups.wait(self._id, as_timeout(timeout_seconds))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -121,7 +126,7 @@ def placement_group(
         bundle_label_selector: conditions on the labels of each bundle's node.
 
     Raises:
-        ValueError: an argument is impossible, or the name is taken.
+        ValueError: an argument is impossible. NbraySystemError: the name is taken.
     """
     selectors = list(bundle_label_selector or ())
     chosen = _strategy(strategy)
@@ -266,7 +271,8 @@ def _row(life: GroupLife) -> dict[str, Any]:
         },
         "strategy": spec.strategy,
         "state": life.state,
-        "stats": {"scheduling_state": " ".join(life.reasons) or life.state},
+        "stats": group_stats(life, "ms", 1e3),
+        "reasons": life.reasons,
     }
 
 

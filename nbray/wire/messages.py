@@ -53,6 +53,7 @@ from nbray.wire.watching_messages import (
     MetricsRecorded,
     OutputDisplay,
     OutputLines,
+    ProcessLeaves,
     SchedulingWarning,
     TaskEvents,
     TasksTold,
@@ -71,6 +72,7 @@ class RegisterDriver(msgspec.Struct, array_like=True, tag=1):
     sys_path: list[str]
     working_dir: str
     entrypoint: str
+    metadata: dict[str, str] = {}
 
 
 class DriverRegistered(msgspec.Struct, array_like=True, tag=2):
@@ -374,12 +376,14 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
     """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
 
-    ``again``: it was not run after `ActorWaits`, and is to be run in a new process.
+    ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``shown``: what
+    the actor's own ``__repr__`` says.
     """
 
     actor_id: bytes
     error_text: str = ""
     again: bool = False
+    shown: str = ""
 
 
 class ActorWaits(msgspec.Struct, array_like=True, tag=180):
@@ -489,7 +493,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,
     SchedulingWarning,
-    TaskEvents, TellTasks, TasksTold, MetricsRecorded,
+    TaskEvents, TellTasks, TasksTold, MetricsRecorded, ProcessLeaves,
     TellObjects, ObjectsTold,
     CreateGroup, WatchGroup, GroupState, RemoveGroup,
 ]  # fmt: skip

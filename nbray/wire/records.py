@@ -164,13 +164,19 @@ class ActorSpec(msgspec.Struct, array_like=True):
 
 
 class JobConfig(msgspec.Struct, array_like=True):
-    """What a worker needs to know of the program that it works for."""
+    """What a worker needs to know of the program that it works for.
+
+    ``ray_name``: ``import ray`` is nbray there; see `nbray.compat`. ``detached``: actors are, if
+    they do not say.
+    """
 
     job_id: bytes
     namespace: str
     driver: Address
     sys_path: list[str]
     working_dir: str
+    ray_name: bool = False
+    detached: bool = False
 
 
 class BundleInfo(msgspec.Struct, array_like=True):
@@ -195,7 +201,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     """A row of the node table; resources in units of 1/10000.
 
     ``returning`` is what tasks hold that come back soon when they are asked for. ``silent_s``, told
-    by the GCS, is how long ago the node was heard of.
+    by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
+    went, in seconds since the epoch.
     """
 
     node_id: bytes
@@ -214,6 +221,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     returning: dict[str, int] = {}
     process: LocalProcess | None = None
     silent_s: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):
@@ -252,7 +261,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
 
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
-    of the worker that ran it; ``created``, ``parent`` and ``resources`` only its owner knows.
+    of the worker that ran it, which knows the ``function``, and how the task is ``shown`` if not by
+    its name; ``created``, ``parent`` and ``resources`` only its owner knows.
     """
 
     task_id: bytes
@@ -269,6 +279,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     error_type: str = ""
     error_text: str = ""
     resources: dict[str, int] = {}
+    function: str = ""
+    shown: str = ""
 
 
 class ObjectRow(msgspec.Struct, array_like=True):

@@ -16,7 +16,6 @@ from nbray.state.rows import (
     WorkerState,
 )
 from nbray.util.state.api import (
-    StateApiException,
     get_actor,
     get_job,
     get_node,
@@ -38,6 +37,7 @@ from nbray.util.state.api import (
     summarize_tasks,
 )
 from nbray.util.state.logs import get_log, list_logs
+from nbray.util.state.selecting import InvalidQueryError, StateApiException
 
 RayStateApiException = StateApiException
 
@@ -45,6 +45,7 @@ __all__ = [
     "ActorState",
     "DemandState",
     "FailureState",
+    "InvalidQueryError",
     "JobState",
     "NodeState",
     "ObjectState",

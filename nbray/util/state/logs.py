@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 from nbray.state import queries as q
 from nbray.util.state.api import (
-    MAX_LIMIT,
-    StateApiException,
     ask,
     get_actor,
     get_task,
     list_nodes,
     list_workers,
 )
+from nbray.util.state.selecting import MAX_LIMIT, StateApiException
 from nbray.wire.state_messages import LogPart
 
 _FOLLOW_S = 0.2
