@@ -350,11 +350,11 @@ class FoundNode:
         """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
         deadline = time.monotonic() + grace_s
         if grace_s and self.fate_shared and self.by_command:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
                 holder = self.processes[-1].parent()
                 if holder is not None and "--block" in holder.cmdline():
                     holder.terminate()
-                    psutil.wait_procs(self.processes, timeout=grace_s)
+                    _has_ended(holder.pid, grace_s)
         self.end_processes(max(0.0, deadline - time.monotonic()))
         self.session.remove()
 
