@@ -53,7 +53,7 @@ def nodes() -> Table:
             "alive" if node["Alive"] else "dead",
             ", ".join(resource_amounts(node["Resources"])),
         )
-        for node in nbray.nodes()
+        for node in sorted(nbray.nodes(), key=lambda node: not node["Alive"])
     ]
     return Table(("node", "address", "host", "state", "resources"), rows)
 

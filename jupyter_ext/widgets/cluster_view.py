@@ -18,6 +18,7 @@ from nbray.util.state import (
 )
 
 _MAX_ROWS = 12
+_ALL = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,16 @@ class ClusterSnapshot:
 
 
 def take_snapshot(in_flight: dict[str, tuple[int, int]]) -> ClusterSnapshot:
-    """Ask the cluster; ``in_flight`` says how many tasks of a function run and wait here.
+    """Ask the cluster what lives; ``in_flight``: how many tasks of a function run and wait here.
 
     Raises:
         NbrayError: it does not answer.
     """
     return ClusterSnapshot(
-        list_nodes(timeout=5), list_actors(timeout=5), list_demand(timeout=5), in_flight
-    )
+        list_nodes(filters=[("state", "=", "ALIVE")], limit=_ALL, timeout=5),
+        list_actors(filters=[("state", "!=", "DEAD")], limit=_ALL, timeout=5),
+        list_demand(timeout=5), in_flight,
+    )  # fmt: skip
 
 
 def nodes_html(snapshot: ClusterSnapshot) -> str:
