@@ -53,8 +53,18 @@ test: .venv-wheel/ready
 test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
 	$(PYTEST) -m slow tests/test_jupyterlab.py
 
-test-slow: .venv-wheel/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
-	$(PYTEST) -m slow
+test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
+	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow
+
+# Libraries for Ray: Modin wants an older pandas than the suite has.
+.venv-third-party/dependencies: pyproject.toml
+	$(call make_environment,.venv-third-party)
+	.venv-third-party/bin/python -m pip install --quiet '.[third-party]'
+	touch $@
+
+.venv-third-party/ready: .venv-third-party/dependencies .venv-wheel/ready
+	.venv-third-party/bin/python -m pip install --quiet --no-deps --force-reinstall .venv-wheel/dist/nbray-*.whl
+	touch $@
 
 bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rounds 3 --quick'
 	RAY_PYTHON=$(RAY_PYTHON) $(BIN)/python -m benchmarks $(BENCH)
@@ -85,4 +95,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-wheel .venv-ray build *.egg-info
+	rm -rf .venv .venv-wheel .venv-ray .venv-third-party build *.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,15 @@ from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
 LONGEST_NAME = 1000
+
+
+def _max_retries() -> int:
+    """The default, which Ray's variable for it changes."""
+    text = os.environ.get("RAY_TASK_MAX_RETRIES", "3")
+    try:
+        return max(-1, int(text))
+    except ValueError:
+        raise ValueError(f"RAY_TASK_MAX_RETRIES is a number, not {text!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,9 @@ OPTIONS: dict[str, Option] = {
         False,
         "how many values; 'streaming' (the default of generators) or 'dynamic'",
     ),
-    "max_retries": Option((int,), 3, True, False, "runs again after a worker died; -1: always", -1),
+    "max_retries": Option(
+        (int,), _max_retries(), True, False, "runs again after a worker died; -1: always", -1
+    ),
     "retry_exceptions": Option(
         (bool, list, tuple), False, True, False, "run again after an exception, or after these"
     ),
@@ -286,17 +298,20 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
 
     Args:
         value: the option; None is 1, or a stream for generator functions.
-        function: the user's function.
+        function: the user's function; None when it is not known.
 
     Raises:
-        ValueError: it is another text, negative, or too large.
+        ValueError: it is another text, negative, or too large, or the function yields nothing.
     """
     if value is None:
-        function = inspect.unwrap(function)
-        streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        return STREAMING if streams else 1
+        return STREAMING if _yields(function) else 1
     codes: dict[int | str, int] = {"streaming": STREAMING, "dynamic": DYNAMIC}
     if value in codes:
+        if function is not None and not _yields(function):
+            raise ValueError(
+                f"num_returns={value!r} can only be used with generator functions (functions that "
+                "use 'yield'). The decorated function is not a generator function."
+            )
         return codes[value]
     if not isinstance(value, int) or value < 0:
         low = "num_returns must be >= 0, but got " if isinstance(value, int) else "It got "
@@ -307,6 +322,16 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
     if value > MOST_RETURNS:
         raise ValueError(f"num_returns must be <= {MOST_RETURNS:,}; 'streaming' has no such bound.")
     return value
+
+
+def _yields(function: Any) -> bool:
+    function = inspect.unwrap(function)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def backpressure_code(value: int | None) -> int:
+    """How many items a stream may be ahead of its reader, as the runtime counts: 0 for any."""
+    return max(0, value or 0)
 
 
 def exception_classes(value: Any) -> bool | tuple[type[BaseException], ...]:
@@ -345,6 +370,23 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
                 "`SPREAD` | `PlacementGroupSchedulingStrategy` | "
                 "`NodeAffinitySchedulingStrategy` | `NodeLabelSchedulingStrategy`]"
             )
+
+
+def max_retries_of(options: Mapping[str, Any]) -> int:
+    """The option ``max_retries``; what ``NBRAY_TASK_MAX_RETRIES`` says, or Ray's name, without it.
+
+    Raises:
+        ValueError: the variable is no such number.
+    """
+    if options.get("max_retries") is None:
+        for name in ("NBRAY_TASK_MAX_RETRIES", "RAY_TASK_MAX_RETRIES"):
+            text = os.environ.get(name)
+            if text:
+                try:
+                    return int(_checked("max_retries", OPTIONS["max_retries"], int(text)))
+                except ValueError as error:
+                    raise ValueError(f"{name}={text}: {error}") from error
+    return int(option(options, "max_retries"))
 
 
 def selector_of(options: Mapping[str, Any]) -> tuple[LabelTerm, ...]:

@@ -18,8 +18,10 @@ from nbray.driver import current_core
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    backpressure_code,
     check_options,
     exception_classes,
+    max_retries_of,
     num_returns_code,
     option,
     resource_units,
@@ -53,10 +55,10 @@ class RemoteFunction:
                 strategy_of(options), selector_of(options),
             ),
             num_returns=num_returns_code(option(options, "num_returns"), function),
-            retries=option(options, "max_retries"),
+            retries=max_retries_of(options),
             retry_exceptions=exception_classes(option(options, "retry_exceptions")),
             max_calls=option(options, "max_calls") or 0,
-            backpressure=option(options, "_generator_backpressure_num_objects") or 0,
+            backpressure=backpressure_code(options.get("_generator_backpressure_num_objects")),
         )  # fmt: skip
         self._resources = dict(self._task_options.shape.resources)
         functools.update_wrapper(self, function)

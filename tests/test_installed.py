@@ -36,6 +36,9 @@ def test_every_file_of_a_package_is_installed_as_it_is(folder: Path) -> None:
     wanted = files(folder) - ELSEWHERE
     assert wanted <= files(installed)
     assert [p for p in wanted if (folder / p).read_bytes() != (installed / p).read_bytes()] == []
+    for path in wanted:
+        runs = [(root / path).stat().st_mode & 0o100 for root in (folder, installed)]
+        assert runs[0] == runs[1], path
 
 
 def test_the_server_of_jupyter_is_told_of_its_extension() -> None:

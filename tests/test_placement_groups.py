@@ -182,7 +182,11 @@ def test_wrong_arguments_are_refused_with_rays_words(cluster: Path) -> None:
         where.options(placement_group_bundle_index=1).remote()
     with pytest.raises(ValueError, match="Failed to look up placement group with name"):
         get_placement_group("nobody")
+    with pytest.raises(NbraySystemError, match="system reserved"):
+        placement_group([{"bundle": 1}])
     remove_placement_group(group)
+    for _ in range(20):  # a name is free as soon as its group was to be removed
+        remove_placement_group(placement_group([{"CPU": 1}], name="again"))
     all_is_free()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import signal
 import socket
@@ -19,6 +18,7 @@ from click.core import ParameterSource
 from nbray.cli.ray_options import ignored_options
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common import ray_settings
+from nbray.common.addresses import is_loopback
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
@@ -214,7 +214,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
             console.print("Watch it:  nbray dashboard")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
-        if _is_loopback(host):
+        if is_loopback(host):
             console.print("Others cannot join: for that, give --node-ip-address.")
         else:
             console.print(
@@ -222,13 +222,6 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _stay(node: RunningNode) -> None:

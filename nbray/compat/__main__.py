@@ -1,7 +1,7 @@
 """``python -m nbray.compat PROGRAM [ARGS]``: run a program for which ``import ray`` is nbray.
 
 Also ``-m MODULE`` and ``-c CODE``, as ``python`` has them. Python processes that the program
-starts find nbray under Ray's name, too.
+starts find nbray under Ray's name, too, and the command ``ray`` that it calls is ``nbray``.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ def _begin(folder: str, argv: list[str]) -> None:
         compat.install()
     except RuntimeError as error:
         _refuse(str(error))
-    # Processes that inherit the environment find a package `ray` there, which is nbray.
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if _FOLDER not in entries:
-        os.environ["PYTHONPATH"] = os.pathsep.join([_FOLDER, *filter(None, entries)])
+    # Processes that inherit the environment find a package and a command `ray` there.
+    for variable, folder in (("PYTHONPATH", _FOLDER), ("PATH", f"{_FOLDER}/bin")):
+        entries = os.environ.get(variable, "").split(os.pathsep)
+        if folder not in entries:
+            os.environ[variable] = os.pathsep.join([folder, *filter(None, entries)])
+    os.environ["NBRAY_COMPAT_PYTHON"] = sys.executable
     sys.argv = argv
     if not sys.flags.safe_path:
         sys.path[0] = folder

@@ -25,6 +25,9 @@ _SHARED = {
     "actor", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "job_config",
     "remote_function", "runtime_context", "runtime_env", "types", "util",
 }  # fmt: skip
+_MOVED = {"experimental.state": "util.state"}
+"""Where nbray has what Ray has at another path."""
+
 _OWN = "nbray.compat.modules"
 
 
@@ -33,6 +36,9 @@ def home_of(name: str) -> str | None:
     _, _, path = name.partition(".")
     if not path:
         return "nbray.compat.top"
+    for old, new in _MOVED.items():
+        if path == old or path.startswith(f"{old}."):
+            path = new + path.removeprefix(old)
     shared = path.partition(".")[0] in _SHARED
     home = f"nbray.{path}" if shared else f"{_OWN}.{path}"
     try:
@@ -98,7 +104,7 @@ class RayFinder(MetaPathFinder):
     ) -> Iterator[importlib.metadata.Distribution]:
         """The distribution "ray": libraries look whether it is installed, and its version."""
         name = None if context is None else context.name
-        if name is not None and name.lower() == "ray":
+        if name is None or name.lower() == "ray":  # None: all that there are
             yield _RayDistribution()
 
 

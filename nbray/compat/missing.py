@@ -17,6 +17,8 @@ _INSTEAD = {
     "train": "Ray's libraries are not part of nbray",
     "tune": "Ray's libraries are not part of nbray",
     "workflow": "Ray's libraries are not part of nbray",
+    "client": "nbray has no client server; a driver joins by nbray.init(address=...)",
+    "util.connect": "nbray has no client server; a driver joins by nbray.init(address=...)",
     "util.collective": "nbray has no collective operations between actors",
     "util.dask": "nbray has no scheduler for Dask",
     "util.rpdb": "nbray has no remote debugger",

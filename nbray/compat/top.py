@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +14,22 @@ from nbray.compat import RAY_VERSION
 from nbray.compat.missing import missing_name
 
 # Ray's numbers of what a process is, which libraries compare with `global_worker.mode`.
-_NAMES = {"SCRIPT_MODE": 0, "WORKER_MODE": 1, "SPILL_WORKER_MODE": 2, "RESTORE_WORKER_MODE": 3}
+SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = range(4)
+
+
+class Language(Enum):
+    """Of a function or a class; only the first occurs."""
+
+    PYTHON = 0
+    JAVA = 1
+    CPP = 2
+
+
+_NAMES: dict[str, Any] = {
+    "SCRIPT_MODE": SCRIPT_MODE, "WORKER_MODE": WORKER_MODE,
+    "SPILL_WORKER_MODE": SPILL_WORKER_MODE, "RESTORE_WORKER_MODE": RESTORE_WORKER_MODE,
+    "Language": Language, "logger": logging.getLogger("nbray"),
+}  # fmt: skip
 
 
 class _Ray(ModuleType):

@@ -114,9 +114,14 @@ class GroupTable:
     # --- asked --------------------
 
     async def change(self, request: ChangeGroups) -> GroupStates:
-        """Register and remove groups; a second time, only the answer is given."""
+        """Register and remove groups; a second time, only the answer is given.
+
+        A name is free for a new group as soon as the one that had it was to be removed.
+        """
+        new = {spec.group_id for spec in request.create}
+        await self._remove([group_id for group_id in request.remove if group_id not in new])
         states = [self._register(spec) for spec in request.create]
-        await self._remove(request.remove)
+        await self._remove([group_id for group_id in request.remove if group_id in new])
         if request.create:
             self._kicked.set()
             await self._store.durable()

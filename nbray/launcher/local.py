@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,46 +27,24 @@ from nbray.common.accelerators import node_units
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import Child, environment, spawn
+from nbray.common.process import environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
     DashboardOptions,
-    RunningDashboard,
     bind,
     dashboard_log,
     missing_packages,
     start_dashboard,
 )
+from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 
 _SMALLEST_STORE = 1 << 20
 _KILLED_S = 5.0
+_LONGEST_COMMAND = 60_000
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
-
-
-@dataclass(eq=False)
-class RunningNode:
-    """The processes that were started, and where they are reached."""
-
-    session: Session
-    node_ip: str
-    gcs_address: str = ""
-    raylet_socket: str = ""
-    node_id: str = ""
-    children: list[Child] = field(default_factory=list)
-    dashboard: RunningDashboard | None = None
-    dashboard_error: str = ""
-
-    def stop(self, *, keep_session: bool = False) -> None:
-        """End the processes, the last started first, and delete the session folder."""
-        if self.dashboard is not None:
-            self.dashboard.child.terminate()
-        for child in reversed(self.children):
-            child.terminate()
-        if not keep_session:
-            self.session.remove()
 
 
 def start_head(
@@ -276,13 +254,22 @@ def _start_raylet(
     raylet = spawn(
         "nbray.raylet",
         ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
-         "--node-ip", node.node_ip, *arguments],
+         "--node-ip", node.node_ip, *_short(session, arguments)],
         session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
     )  # fmt: skip
     node.children.append(raylet)
     with _identity_being_made(session):
         report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
+
+
+def _short(session: Session, arguments: list[str]) -> list[str]:
+    """Arguments for a command line; in a file, as `argparse` reads it, if they are too long."""
+    if sum(map(len, arguments)) < _LONGEST_COMMAND:
+        return arguments
+    path = session.path / "raylet.args"
+    path.write_text("\n".join(arguments), errors="surrogateescape")
+    return [f"@{path}"]
 
 
 @contextmanager
@@ -358,9 +345,9 @@ class FoundNode:
         self.end_processes(max(0.0, deadline - time.monotonic()))
         self.session.remove()
 
-    def stop(self) -> None:
-        """End its processes and delete its folder."""
-        self.end_processes()
+    def stop(self, force: bool = False) -> None:
+        """End its processes and delete its folder; with ``force`` they are killed."""
+        self.end_processes(0.0 if force else 5.0)
         self.session.remove()
 
     def end_processes(self, timeout_s: float = 5.0) -> None:

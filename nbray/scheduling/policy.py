@@ -61,15 +61,17 @@ def choose(
     here: bytes,
     generator: random.Random,
     turn: int = 0,
+    near: bytes = b"",
 ) -> Choice:
     """Choose a node.
 
     Args:
         demand: the wish.
         nodes: all rows; dead ones are passed over.
-        here: the node that goes first: the asking one, or the one with most of the arguments.
+        here: the asking node, which goes first as long as it is less than half used.
         generator: draws among equally good nodes.
         turn: how many SPREAD wishes were served before.
+        near: the node with most of the arguments, which goes first as long as it has room now.
     """
     if isinstance(demand.strategy, InGroup):
         return _in_group(demand, demand.strategy, nodes, here)
@@ -97,6 +99,10 @@ def choose(
         return first if other.verdict is first.verdict else other
     if isinstance(strategy, Spread):
         return _spread(demand.resources, alive, turn)
+    if near:
+        for node in alive:
+            if node.node_id == near and fits(demand.resources, node.available):
+                return Choice(Verdict.NOW, node)
     return _hybrid(demand.resources, alive, here, generator)
 
 

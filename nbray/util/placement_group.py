@@ -20,6 +20,7 @@ from nbray.common.timeouts import as_timeout
 from nbray.core_worker.context import running
 from nbray.core_worker.current import find_core
 from nbray.driver import current_core
+from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.options import LONGEST_NAME
 from nbray.scheduling.bundles import STRATEGIES
@@ -126,7 +127,8 @@ def placement_group(
         bundle_label_selector: conditions on the labels of each bundle's node.
 
     Raises:
-        ValueError: an argument is impossible. NbraySystemError: the name is taken.
+        ValueError: an argument is impossible. NbraySystemError: the name is taken, or a resource
+            is called "bundle".
     """
     selectors = list(bundle_label_selector or ())
     chosen = _strategy(strategy)
@@ -179,6 +181,11 @@ def _check(
             for name, amount in bundle.items()
         ):
             raise ValueError(wanted)
+        if "bundle" in bundle:
+            raise NbraySystemError(
+                "bundle is a system reserved resource, which is not allowed to be used in "
+                "placement group."
+            )
         if not any(bundle.values()):
             raise ValueError(
                 "Bundles cannot be an empty dictionary or "
