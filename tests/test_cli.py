@@ -75,6 +75,8 @@ def test_status_tells_what_waits_and_why_and_what_failed(home: Path) -> None:
     assert "which lacks {'CPU': 62.0}" in shown
     assert "at node" in shown
     assert "ended with exit status 7" in shown
+    events = command("list", "cluster-events").stdout
+    assert "ended with exit status 7" in events and "ERROR" in events
     del waiting
 
 

@@ -25,6 +25,7 @@ from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
     "actors": s.list_actors,
+    "cluster-events": s.list_cluster_events,
     "jobs": s.list_jobs,
     "nodes": s.list_nodes,
     "objects": s.list_objects,
@@ -48,6 +49,7 @@ _SUMMARIES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 _IN_TABLES = {
     "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
+    "cluster-events": ("time", "severity", "source_type", "message"),
     "jobs": ("job_id", "status", "entrypoint", "namespace"),
     "nodes": ("node_id", "node_ip", "is_head_node", "state", "node_name", "resources_total"),
     "objects": (
@@ -101,14 +103,15 @@ def list_command(
     resource: str, conditions: tuple[str, ...], limit: int, detail: bool, form: str, timeout: int,
     address: str | None,
 ) -> None:  # fmt: skip
-    """List the tasks, actors, objects, nodes, workers, jobs or groups of a cluster."""
+    """List the tasks, actors, objects, nodes, workers, jobs, groups or events of a cluster."""
     asks_nodes = resource == "tasks"  # each for so many
     most = limit if asks_nodes or not 0 < limit < MAX_LIMIT else MAX_LIMIT
     rows = _LISTS[resource](
         address=address, filters=[_condition(text) for text in conditions], limit=most,
         timeout=timeout, detail=detail, raise_on_missing_output=False,
     )  # fmt: skip
-    total, rows = len(rows), rows[:limit]
+    total = len(rows)
+    rows = rows[-limit:] if resource == "cluster-events" else rows[:limit]  # the newest
     form = ("yaml" if detail else "table") if form == "default" else form
     if form != "table":
         _print_as([asdict(row) for row in rows], form)
