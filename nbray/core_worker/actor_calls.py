@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import (
-    ActorAlreadyExistsError,
     ActorDiedError,
     ActorPlacementGroupRemoved,
     ActorUnavailableError,
     ActorUnschedulableError,
+    NbraySystemError,
     PendingCallsLimitExceeded,
     RuntimeEnvSetupError,
 )
@@ -85,22 +85,27 @@ class ActorCalls:
         """No handle of the actor is left here, and so no call without a reply."""
         self._clients.pop(actor_id, None)
 
-    def create(self, spec: ActorSpec, wait: bool) -> None:
-        """Register an actor; with ``wait``, only return once the GCS has it. From any thread.
+    def create(self, spec: ActorSpec) -> str:
+        """Register an actor; if it has a name, only return once the GCS has it. From any thread.
+
+        Returns:
+            who has its name, as a sentence, if that is taken; the actor is not there then.
 
         Raises:
-            ActorAlreadyExistsError: its name is taken.
+            NbraySystemError: it cannot be registered.
         """
         core = self._core
         message = CreateActor(spec, core.job)
-        if wait:
-            reply: ActorRegistered = core.peers.request(
-                ("actor", spec.actor_id), message, core.peers.gcs_patience_s
-            )
-            if reply.error:
-                raise ActorAlreadyExistsError(reply.error)
-        else:
+        if not spec.options.name:
             core.reactor.post(lambda: self._register(message))
+            return ""
+        core.references.count_soon()
+        reply: ActorRegistered = core.peers.request(
+            ("actor", spec.actor_id), message, core.peers.gcs_patience_s
+        )
+        if reply.error and not reply.taken:
+            raise NbraySystemError(reply.error)
+        return reply.error
 
     def _register(self, message: CreateActor) -> None:
         try:

@@ -147,7 +147,8 @@ class ActorTable:
                 return Outcome(
                     f"The name {options.name} (namespace={options.namespace}) is already taken. "
                     "Please use a different name or get the existing actor using "
-                    f"ray.get_actor('{options.name}', namespace='{options.namespace}')"
+                    f"ray.get_actor('{options.name}', namespace='{options.namespace}')",
+                    taken=True,
                 )
             self._names[key] = spec.actor_id
         life = ActorLife(spec.actor_id, options.max_restarts)

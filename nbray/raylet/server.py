@@ -481,6 +481,8 @@ class Raylet:
         else:
             if message.method == "FindGroups":
                 await self._groups.settled()
+            elif message.method == "FindActor":
+                await self._actors.settled()
             try:
                 body = await self._gcs.call_raw(message.method, message.body)
             except RpcError as failed:

@@ -58,9 +58,10 @@ class CreateActorRequest(msgspec.Struct, array_like=True):
 
 
 class Outcome(msgspec.Struct, array_like=True):
-    """Empty text: done."""
+    """Empty text: done; ``taken``: the name is another's."""
 
     error: str = ""
+    taken: bool = False
 
 
 class WaitActor(msgspec.Struct, array_like=True):

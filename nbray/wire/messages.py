@@ -319,10 +319,11 @@ class CreateActor(msgspec.Struct, array_like=True, tag=50):
 
 
 class ActorRegistered(msgspec.Struct, array_like=True, tag=51):
-    """Raylet to process; ``error`` when the name is taken."""
+    """Raylet to process; with an ``error``, it is not: as when its name is ``taken``."""
 
     actor_id: bytes
     error: str = ""
+    taken: bool = False
 
 
 class WatchActor(msgspec.Struct, array_like=True, tag=52):
