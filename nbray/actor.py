@@ -177,7 +177,7 @@ class ActorClass:
             ),
             core.address, current_origin(),
         )  # fmt: skip
-        while taken := core.actor_calls.create(spec):  # by another that asked at this moment
+        while taken := core.actors.create(spec):  # by another that asked at this moment
             found = find_actor(name, namespace) if option(options, "get_if_exists") else None
             if found is None and option(options, "get_if_exists"):
                 continue  # it has ended since

@@ -19,22 +19,19 @@ from nbray.exceptions import (
     ActorPlacementGroupRemoved,
     ActorUnavailableError,
     ActorUnschedulableError,
-    NbraySystemError,
     PendingCallsLimitExceeded,
     RuntimeEnvSetupError,
 )
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
-    ActorRegistered,
     ActorState,
-    CreateActor,
     KillActor,
     PushTask,
     TaskDone,
     WatchActor,
 )
-from nbray.wire.records import ActorSpec, TaskSpec
+from nbray.wire.records import TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -69,9 +66,6 @@ class ActorCalls:
         self._connected: dict[Connection, ActorClient] = {}
         peers = core.peers
         peers.handlers[ActorState] = self._on_state
-        peers.handlers[ActorRegistered] = lambda _peer, reply: peers.answer(
-            ("actor", reply.actor_id), reply
-        )
         peers.on_closed.append(self._on_closed)
 
     def client(self, actor_id: bytes) -> ActorClient:
@@ -85,33 +79,9 @@ class ActorCalls:
         """No handle of the actor is left here, and so no call without a reply."""
         self._clients.pop(actor_id, None)
 
-    def create(self, spec: ActorSpec) -> str:
-        """Register an actor; if it has a name, only return once the GCS has it. From any thread.
-
-        Returns:
-            who has its name, as a sentence, if that is taken; the actor is not there then.
-
-        Raises:
-            NbraySystemError: it cannot be registered.
-        """
-        core = self._core
-        message = CreateActor(spec, core.job)
-        if not spec.options.name:
-            core.reactor.post(lambda: self._register(message))
-            return ""
-        core.references.count_soon()
-        reply: ActorRegistered = core.peers.request(
-            ("actor", spec.actor_id), message, core.peers.gcs_patience_s
-        )
-        if reply.error and not reply.taken:
-            raise NbraySystemError(reply.error)
-        return reply.error
-
-    def _register(self, message: CreateActor) -> None:
-        try:
-            self._core.peers.raylet.send(message)
-        except UnsendableError as error:
-            self._end(message.spec.actor_id, str(error))
+    def never_made(self, actor_id: bytes, cause: str) -> None:
+        """An actor of this process cannot be registered: its calls fail."""
+        self._end(actor_id, cause)
 
     def _end(self, actor_id: bytes, cause: str) -> None:
         """For this process, the actor is dead from now on."""

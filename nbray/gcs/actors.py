@@ -29,6 +29,7 @@ from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire.gcs_messages import (
+    ActorReadyRequest,
     ActorStarted,
     CreateActorRequest,
     FoundActor,
@@ -107,7 +108,7 @@ class ActorTable:
             if life.state is State.DEAD:
                 self._dead.append(life.actor_id)
                 continue
-            self._add_to_owner(made.spec)
+            self._add_to_owner(made.spec, life)
             if options.name:
                 self._names[(options.namespace, options.name)] = life.actor_id
 
@@ -151,18 +152,40 @@ class ActorTable:
                     taken=True,
                 )
             self._names[key] = spec.actor_id
-        life = ActorLife(spec.actor_id, options.max_restarts)
+        state = State.DEPENDENCIES_UNREADY if request.waits else State.PENDING
+        life = ActorLife(spec.actor_id, options.max_restarts, state)
         actor = self._actors[spec.actor_id] = Actor(spec, request.job, life)
-        self._add_to_owner(spec)
+        self._add_to_owner(spec, life)
         self._specs.put(spec.actor_id, request)
         self._lives.put(spec.actor_id, life)
-        self._place_soon(actor)
+        if life.unplaced:
+            self._place_soon(actor)
         return Outcome()
 
-    def _add_to_owner(self, spec: ActorSpec) -> None:
-        """It ends with the process that created it, unless it is detached."""
-        if not spec.options.detached:
+    async def ready(self, request: ActorReadyRequest) -> None:
+        """The arguments of its constructor are there: an actor is placed."""
+        actor = self._actors.get(request.actor_id)
+        if actor is not None and actor.life.state is State.DEPENDENCIES_UNREADY:
+            actor.spec.dependencies = request.dependencies
+            self._specs.put(request.actor_id, CreateActorRequest(actor.spec, actor.job))
+            actor.life.ready(time.time())
+            if actor.spec.options.detached:
+                self._forget_owner(actor.spec)
+            self._changed(actor)
+            self._place_soon(actor)
+        await self._store.durable()
+
+    def _add_to_owner(self, spec: ActorSpec, life: ActorLife) -> None:
+        """It ends with the process that created it, unless it is detached and has its arguments."""
+        if not spec.options.detached or life.state is State.DEPENDENCIES_UNREADY:
             self._made_by.setdefault(spec.owner.worker_id, set()).add(spec.actor_id)
+
+    def _forget_owner(self, spec: ActorSpec) -> None:
+        owner = spec.owner.worker_id
+        siblings = self._made_by.get(owner, set())
+        siblings.discard(spec.actor_id)
+        if not siblings:
+            self._made_by.pop(owner, None)
 
     def _is_actor(self, owner: Address) -> bool:
         """Whether an actor lives there; a detached one may create actors when its job is over."""
@@ -310,11 +333,7 @@ class ActorTable:
         if life.state is not State.DEAD:
             return
         self.on_dead(life.actor_id)
-        owner = actor.spec.owner.worker_id
-        siblings = self._made_by.get(owner, set())
-        siblings.discard(life.actor_id)
-        if not siblings:
-            self._made_by.pop(owner, None)
+        self._forget_owner(actor.spec)
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
             del self._names[(options.namespace, options.name)]
@@ -404,9 +423,14 @@ class ActorTable:
             *(
                 self.kill(KillActorRequest(actor.spec.actor_id, True, "its driver has ended"))
                 for actor in list(self._actors.values())
-                if actor.spec.job_id == job_id and not actor.spec.options.detached
+                if actor.spec.job_id == job_id and not self._outlives_job(actor)
             )
         )
+
+    def _outlives_job(self, actor: Actor) -> bool:
+        """Whether it is detached, and waits for no arguments of the driver that has left."""
+        waits = actor.life.state is State.DEPENDENCIES_UNREADY
+        return actor.spec.options.detached and not (waits and actor.spec.owner == actor.job.driver)
 
     async def reconcile(self, node: NodeInfo) -> None:
         """Compare a node with the table, once after a restart."""
@@ -453,7 +477,8 @@ class ActorTable:
         if actor is None:
             return ActorState(actor_id, 1 << 30, "DEAD", None, "it is not known to the cluster")
         life = actor.life
-        while life.version <= after or life.state is State.PENDING:
+        waits = (State.DEPENDENCIES_UNREADY, State.PENDING)
+        while life.version <= after or life.state in waits:
             await actor.changed.wait()
         answer = ActorState(actor_id, life.version, life.state, life.address, life.cause, life.kind)
         await self._store.durable()

@@ -310,15 +310,26 @@ class ActorManager:
         try:
             if message.spec.options.name:
                 await self.settled()
-            outcome = await self._gcs.call(
-                "CreateActor", g.CreateActorRequest(message.spec, message.job), g.Outcome
-            )
+            request = g.CreateActorRequest(message.spec, message.job, message.waits)
+            outcome = await self._gcs.call("CreateActor", request, g.Outcome)
         except RpcError as error:
             outcome = g.Outcome(str(error))
         finally:
             del self._registering[actor_id]
             registered.set()
         process.send(m.ActorRegistered(message.spec.actor_id, outcome.error, outcome.taken))
+
+    async def ready(self, message: m.ActorReady) -> None:
+        """Have an actor placed whose arguments are there."""
+        await self._registered(message.actor_id)
+        request = g.ActorReadyRequest(message.actor_id, message.dependencies)
+        await tell(self._gcs, "ActorReady", request, "That an actor has its arguments")
+
+    async def _registered(self, actor_id: bytes) -> None:
+        """Until the GCS has answered what it was asked first about an actor."""
+        registering = self._registering.get(actor_id)
+        if registering is not None:
+            await registering.wait()
 
     async def watch(self, process: Process, message: m.WatchActor) -> None:
         """Send the next news of an actor; asks as long as the process is there."""
@@ -345,9 +356,7 @@ class ActorManager:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked_to_end.add(told)
         try:
-            registering = self._registering.get(message.actor_id)
-            if registering is not None:
-                await registering.wait()
+            await self._registered(message.actor_id)
             await tell(self._gcs, "KillActor", request, "The end of an actor")
         finally:
             self._asked_to_end.discard(told)
