@@ -23,13 +23,13 @@ from nbray.exceptions import ActorAlreadyExistsError, ActorHandleNotFoundError, 
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    actor_units,
     check_call_option,
     check_namespace,
     check_options,
     exception_classes,
     num_returns_code,
     option,
-    resource_units,
     selector_of,
     strategy_of,
 )
@@ -141,8 +141,8 @@ class ActorClass:
         known.check(args, kwargs)
         core = current_core()
         options = self._options
-        resources = resource_units(options, 0)
-        group = group_strategy(options, resources, f"the actor {self.__name__}")
+        resources, placing = actor_units(options)
+        group = group_strategy(options, placing or resources, f"the actor {self.__name__}")
         name, namespace = _names(options, core.job.namespace)
         if option(options, "get_if_exists"):
             found = find_actor(name, namespace)
@@ -173,7 +173,7 @@ class ActorClass:
                 known.is_async, groups,
                 option(options, "max_pending_calls"),
                 core.runtime_envs.text_for(option(options, "runtime_env")),
-                group or strategy_of(options), selector_of(options),
+                group or strategy_of(options), selector_of(options), placing,
             ),
             core.address, current_origin(),
         )  # fmt: skip

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nbray.gcs.actor_life import State
-from nbray.gcs.placement import shape_of
+from nbray.gcs.placement import demand_of, shape_of
 from nbray.scheduling.explain import why_pending
-from nbray.scheduling.policy import Demand
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
 from nbray.wire.strategies import Shape
@@ -45,8 +44,7 @@ def _why_unplaced(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, 
         return ""
     shape = shape_of(options)
     if shape not in reasons:
-        demand = Demand(options.resources, options.strategy, options.selector)
-        reasons[shape] = " ".join(why_pending(demand, nodes))
+        reasons[shape] = " ".join(why_pending(demand_of(options), nodes))
     return reasons[shape]
 
 

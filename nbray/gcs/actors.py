@@ -24,10 +24,10 @@ from nbray.common.background import Background
 from nbray.gcs.actor_life import ActorLife, State
 from nbray.gcs.actor_processes import ActorProcesses
 from nbray.gcs.actor_rows import actor_rows, unplaced_rows
-from nbray.gcs.placement import ActorPlacement
+from nbray.gcs.placement import ActorPlacement, demand_of
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
-from nbray.scheduling.policy import Choice, Demand, Verdict
+from nbray.scheduling.policy import Choice, Verdict
 from nbray.wire.gcs_messages import (
     ActorReadyRequest,
     ActorStarted,
@@ -122,6 +122,8 @@ class ActorTable:
         alive = {node.node_id for node in self._nodes() if node.alive}
         for actor in list(self._actors.values()):
             life = actor.life
+            if actor.spec.options.placing and life.node_id():
+                self.placement.stands(life.actor_id, life.node_id())
             if life.state is State.ALIVE and life.node_id() not in alive:
                 self._lost(actor, "its node died")
             elif life.unplaced:
@@ -303,11 +305,10 @@ class ActorTable:
         for node in self._nodes():
             if node.alive and node.node_id == actor.life.placing:
                 return Choice(Verdict.LATER, node)
-        return self.placement.choose(actor.spec.options, busy)
+        return self.placement.choose(actor.life.actor_id, actor.spec.options, busy)
 
     async def _warn_infeasible(self, actor: Actor) -> None:
-        options = actor.spec.options
-        demand = Demand(options.resources, options.strategy, options.selector)
+        demand = demand_of(actor.spec.options)
         text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
         await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
 
@@ -328,6 +329,8 @@ class ActorTable:
         """Store a new state and tell those who wait for it."""
         life = actor.life
         self._lives.put(life.actor_id, life)
+        if not life.node_id():
+            self.placement.left(life.actor_id)
         actor.changed.set()
         actor.changed = asyncio.Event()
         if life.state is not State.DEAD:
