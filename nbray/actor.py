@@ -24,6 +24,7 @@ from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
     actor_units,
+    backpressure_code,
     check_call_option,
     check_namespace,
     check_options,
@@ -161,7 +162,8 @@ class ActorClass:
         (payload, dependencies, contained), held = core.actor_arguments(
             args, kwargs, pickled.captured
         )
-        detached = options.get("lifetime") == "detached"
+        lifetime = option(options, "lifetime")
+        detached = core.job.detached if lifetime is None else lifetime == "detached"
         ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
             actor_id, core.job.job_id, as_name(self.__name__), actor_id, pickled.data, payload,
@@ -240,8 +242,10 @@ class ActorMethod:
         retry_exceptions: bool | list[type[BaseException]] | None = None,
         _generator_backpressure_num_objects: int | None = None,
         enable_task_events: bool | None = None,
+        tensor_transport: str | None = None,
+        _labels: dict[str, str] | None = None,
     ) -> ActorMethod:
-        """The same method with other options; see `nbray.method`.
+        """The same method with other options; see `nbray.method`. The last three have no effect.
 
         Raises:
             ValueError, TypeError: an option is impossible.
@@ -255,6 +259,8 @@ class ActorMethod:
         ):  # fmt: skip
             if value is not None:
                 given[field] = check_call_option(option_name, value)
+        if "backpressure" in given:
+            given["backpressure"] = backpressure_code(given["backpressure"])
         if num_returns is not None:
             given["num_returns"] = num_returns_code(
                 check_call_option("num_returns", num_returns), None

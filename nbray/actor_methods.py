@@ -9,13 +9,19 @@ from typing import Any
 import msgspec
 
 from nbray import cloudpickle
-from nbray.options import check_call_option, exception_classes, num_returns_code, option
+from nbray.options import (
+    backpressure_code,
+    check_call_option,
+    exception_classes,
+    num_returns_code,
+    option,
+)
 from nbray.signatures import CallCheck, parameters_of
 from nbray.wire.records import MethodOptions
 
 _METHOD_OPTIONS = (
     "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",
-    "_generator_backpressure_num_objects", "enable_task_events",
+    "_generator_backpressure_num_objects", "enable_task_events", "tensor_transport",
 )  # fmt: skip
 
 
@@ -28,8 +34,8 @@ def method(*functions: Any, **options: Any) -> Any:
             generators); ``concurrency_group``, one of the class's ``concurrency_groups``;
             ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
             ``retry_exceptions``, repeat it after any exception, or after these, too;
-            ``_generator_backpressure_num_objects``, items that a stream may be ahead;
-            ``enable_task_events`` is Ray's, and has no effect.
+            ``_generator_backpressure_num_objects``, items that a stream may be ahead.
+            ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
 
     Raises:
         AssertionError: there is no such option, as in Ray.
@@ -46,8 +52,7 @@ def method(*functions: Any, **options: Any) -> Any:
                 f"Unexpected keyword argument to @nbray.method: '{name}'. "
                 f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
             )
-        if name != "enable_task_events":
-            options[name] = check_call_option(name, options[name])
+        options[name] = check_call_option(name, options[name])
 
     def mark(function: Any) -> Any:
         retried = options.get("retry_exceptions")
@@ -56,7 +61,7 @@ def method(*functions: Any, **options: Any) -> Any:
             options.get("max_task_retries"),
             cloudpickle.dumps(exception_classes(retried)) if retried else b"",
             options.get("concurrency_group") or "",
-            options.get("_generator_backpressure_num_objects") or 0,
+            backpressure_code(options.get("_generator_backpressure_num_objects")),
         )
         return function
 

@@ -20,7 +20,8 @@ from nbray.core_worker.actor_loops import CallLoop, loops
 from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.references import lost as lost_value
-from nbray.core_worker.task_runner import TaskRunner, user_traceback
+from nbray.core_worker.task_runner import TaskRunner
+from nbray.core_worker.tracebacks import user_traceback
 from nbray.exceptions import CREATION_FAILED
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection

@@ -21,10 +21,12 @@ from functools import partial
 from types import FrameType
 
 from nbray.common.ids import creation_id
+from nbray.common.thread_count import ThreadCount, threads_for
 from nbray.core_worker.actor_exit import ActorExit, exit_status
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.returned_values import drop
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
 from nbray.wire import messages as m
@@ -49,6 +51,7 @@ class Executor:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._main = threading.get_ident()
+        self._threads = ThreadCount(os.environ, core.devices.set_by_user)
         self._runner = TaskRunner(core)
         self._counts = RunCounts(core)
         self._queue: deque[tuple[Connection, TaskSpec]] = deque()
@@ -100,6 +103,8 @@ class Executor:
         if self._actor is None:
             # Of the lease before, no task is left: the variables are nobody else's.
             self._core.devices.use(message.devices or {}, os.environ)
+            if message.threads != self._threads.count:
+                self._threads.use(message.threads)
         if message.function is not None:
             self._runner.functions.learn(message.spec.function_id, message.function)
         if self._worn_out:
@@ -159,7 +164,7 @@ class Executor:
         try:
             connection.send(done)
         except UnsendableError as error:
-            self._runner.drop(spec, done.values)
+            drop(self._core, spec, done.values)
             held = []
             done.values = self._runner.errors(spec, error)
             connection.send(done)
@@ -315,7 +320,7 @@ class Executor:
             self._core.reactor.notify()
             return
         if self.exit.is_asked_by(spec.task_id):  # and caught the exception
-            self._runner.drop(spec, done.values)
+            drop(self._core, spec, done.values)
         else:
             self._reply(connection, spec, done)
         self.exit.call_ended()
@@ -352,6 +357,9 @@ class Executor:
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         self._core.set_job(message.job)
         self._core.devices.use(message.devices, os.environ)
+        threads = threads_for(message.spec.options.resources)
+        if threads != self._threads.count:
+            self._threads.use(threads)
         self._core.runtime_envs.enter_job(message.job)
         self._core.become_actor(message.spec)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)

@@ -150,6 +150,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
     core.on_raylet_lost = lambda: _leave_at_once(template)
     set_core(core)
+    core.devices.set_by_user = order["env_vars"].keys()
     executor = Executor(core)
     core.on_job = core.runtime_envs.enter_job
     core.reactor.start()
