@@ -22,6 +22,7 @@ from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.gcs.actor_life import ActorLife, State
+from nbray.gcs.actor_owners import ActorOwners
 from nbray.gcs.actor_processes import ActorProcesses
 from nbray.gcs.actor_rows import actor_rows, unplaced_rows
 from nbray.gcs.placement import ActorPlacement, demand_of
@@ -91,7 +92,7 @@ class ActorTable:
         self._actors: dict[bytes, Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
-        self._made_by: dict[bytes, set[bytes]] = {}
+        self._owners = ActorOwners()
         self._background = Background()
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
         self.on_dead: Callable[[bytes], None] = lambda actor_id: None
@@ -108,7 +109,7 @@ class ActorTable:
             if life.state is State.DEAD:
                 self._dead.append(life.actor_id)
                 continue
-            self._add_to_owner(made.spec, life)
+            self._owners.add(made.spec, life)
             if options.name:
                 self._names[(options.namespace, options.name)] = life.actor_id
 
@@ -157,7 +158,7 @@ class ActorTable:
         state = State.DEPENDENCIES_UNREADY if request.waits else State.PENDING
         life = ActorLife(spec.actor_id, options.max_restarts, state)
         actor = self._actors[spec.actor_id] = Actor(spec, request.job, life)
-        self._add_to_owner(spec, life)
+        self._owners.add(spec, life)
         self._specs.put(spec.actor_id, request)
         self._lives.put(spec.actor_id, life)
         if life.unplaced:
@@ -171,23 +172,10 @@ class ActorTable:
             actor.spec.dependencies = request.dependencies
             self._specs.put(request.actor_id, CreateActorRequest(actor.spec, actor.job))
             actor.life.ready(time.time())
-            if actor.spec.options.detached:
-                self._forget_owner(actor.spec)
+            self._owners.ready(actor.spec)
             self._changed(actor)
             self._place_soon(actor)
         await self._store.durable()
-
-    def _add_to_owner(self, spec: ActorSpec, life: ActorLife) -> None:
-        """It ends with the process that created it, unless it is detached and has its arguments."""
-        if not spec.options.detached or life.state is State.DEPENDENCIES_UNREADY:
-            self._made_by.setdefault(spec.owner.worker_id, set()).add(spec.actor_id)
-
-    def _forget_owner(self, spec: ActorSpec) -> None:
-        owner = spec.owner.worker_id
-        siblings = self._made_by.get(owner, set())
-        siblings.discard(spec.actor_id)
-        if not siblings:
-            self._made_by.pop(owner, None)
 
     def _is_actor(self, owner: Address) -> bool:
         """Whether an actor lives there; a detached one may create actors when its job is over."""
@@ -223,7 +211,7 @@ class ActorTable:
         self._end_with_process(actor, "its placement group was removed", kind)
 
     def _owner_died(self, worker_id: bytes) -> None:
-        for actor_id in list(self._made_by.get(worker_id, ())):
+        for actor_id in self._owners.made_by(worker_id):
             self._end_with_process(self._actors[actor_id], "its owner has died")
 
     def _end_with_process(self, actor: Actor, cause: str, kind: str = "") -> None:
@@ -336,7 +324,7 @@ class ActorTable:
         if life.state is not State.DEAD:
             return
         self.on_dead(life.actor_id)
-        self._forget_owner(actor.spec)
+        self._owners.forget(actor.spec)
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
             del self._names[(options.namespace, options.name)]
