@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbray.common.ignoring import ignore
-from nbray.common.resources import check_amount, to_units
+from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
@@ -52,7 +52,9 @@ class Option:
 
 
 OPTIONS: dict[str, Option] = {
-    "num_cpus": Option((float, int), None, True, True, "CPUs; tasks 1, running actors 0"),
+    "num_cpus": Option(
+        (float, int), None, True, True, "CPUs; tasks 1; actors 0, or 1 with other resources"
+    ),
     "num_gpus": Option((float, int), None, True, True, "GPUs"),
     "memory": Option((float, int), None, True, True, "bytes of memory"),
     "resources": Option((dict,), None, True, True, "custom resources by name"),
@@ -291,6 +293,19 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     if options.get("accelerator_type"):
         custom[f"accelerator_type:{options['accelerator_type']}"] = 0.001
     return to_units(custom)
+
+
+def actor_units(options: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """What an actor takes, and what its node must have when that is more, in units; as in Ray.
+
+    Without a word on resources but memory, it takes no CPU, and its node has one. With some,
+    it takes a CPU, too, unless ``num_cpus`` says otherwise.
+    """
+    named = ("num_cpus", "num_gpus", "accelerator_type")
+    if options.get("resources") or any(options.get(name) is not None for name in named):
+        return resource_units(options, 1), {}
+    taken = resource_units(options, 0)
+    return taken, {**taken, "CPU": UNIT}
 
 
 def num_returns_code(value: int | str | None, function: Any) -> int:

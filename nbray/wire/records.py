@@ -105,7 +105,10 @@ class TaskSpec(msgspec.Struct, array_like=True):
 
 
 class ActorOptions(msgspec.Struct, array_like=True):
-    """What the creator of an actor asked for."""
+    """What the creator of an actor asked for.
+
+    ``placing`` is what its node must have in all, when that is more than its ``resources``.
+    """
 
     resources: dict[str, Size]
     name: str = ""
@@ -120,6 +123,7 @@ class ActorOptions(msgspec.Struct, array_like=True):
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
     selector: tuple[LabelTerm, ...] = ()
+    placing: dict[str, Size] = {}
 
 
 class Parameter(msgspec.Struct, array_like=True, frozen=True):
