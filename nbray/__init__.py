@@ -20,7 +20,6 @@ from nbray.common.ids import (
     ActorID,
     JobID,
     NodeID,
-    ObjectID,
     PlacementGroupID,
     TaskID,
     UniqueID,
