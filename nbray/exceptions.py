@@ -294,8 +294,8 @@ class PendingCallsLimitExceeded(NbrayError):
     """An actor has ``max_pending_calls`` calls of this process without a reply."""
 
 
-class ExitActor(BaseException):
-    """Raised by a method to end its actor."""
+class ExitActor(SystemExit):
+    """Raised by `nbray.actor.exit_actor`: the actor's own end."""
 
 
 class ActorAlreadyExistsError(NbrayError, ValueError):
@@ -336,6 +336,10 @@ class ActorPlacementGroupRemoved(NbrayError):
 
     def __str__(self) -> str:
         return "The placement group corresponding to this Actor has been removed."
+
+
+class OufOfBandObjectRefSerializationException(NbrayError):
+    """A program pickled an ObjectRef itself, and a variable forbids that; the name is Ray's."""
 
 
 # Programs written for Ray catch these by name. Nothing raises them here, as each says.

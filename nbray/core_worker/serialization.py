@@ -8,6 +8,7 @@ when they are read in place.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
 import threading
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
 from nbray.core_worker.copying import copy_into
+from nbray.exceptions import OufOfBandObjectRefSerializationException
 from nbray.wire.records import Address, ContainedRef
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 """Types whose values hold nothing else, so that pickle itself knows all of them."""
 
 _ALIGN = 64
+
+_FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
 
 class _Context(threading.local):
@@ -130,8 +134,13 @@ def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
         context.contained.append(ContainedRef(ref._id, owner))
     elif context.captured is not None:
         context.captured.append(ref)
-    else:
+    elif os.environ.get(_FORBIDS, "1").lower() not in ("0", "false"):
         ref._core.pickled_refs.add(ref)
+    else:
+        raise OufOfBandObjectRefSerializationException(
+            f"{ref!r} is pickled by the program itself, which the variable {_FORBIDS}=0 forbids: "
+            "nobody could know how long its value is needed. Pass it to a task, an actor or put()."
+        )
     return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
 
 

@@ -62,7 +62,7 @@ class TaskRunner:
         """Run it in this thread.
 
         Raises:
-            ExitActor, SystemExit: the user's code ends this process.
+            SystemExit: the user's code ends this process.
             ArgumentsLost: it was not begun, since some have to be made again; not of an actor.
         """
         started = time.monotonic()
@@ -73,7 +73,7 @@ class TaskRunner:
         try:
             arguments = unpack(self._core, spec, may_wait=bool(spec.actor_id))
             self._call(owner, spec, arguments, done, made)
-        except (ExitActor, SystemExit, ArgumentsLost):
+        except (SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
             self._fail(owner, spec, done, error, made, arguments is not None)
@@ -130,13 +130,13 @@ class TaskRunner:
             args, kwargs = unpack(self._core, spec)
             unpacked = True
             result = self._function(spec)(*args, **kwargs)
-            if inspect.isawaitable(result):
-                result = await result
+            if inspect.iscoroutine(result) or isinstance(result, asyncio.Future):
+                result = await result  # a ref can be awaited, too, and is a value
             if spec.num_returns < 0:
                 await self._stream_async(owner, spec, result, done)
                 result = self._collected(owner, spec, done.items)
             await made.make_async(result)
-        except (ExitActor, SystemExit):
+        except SystemExit:
             raise
         except BaseException as error:
             self._fail(owner, spec, done, error, made, unpacked)
@@ -199,8 +199,19 @@ class TaskRunner:
             return _leave
         if spec.method == "__ray_call__":
             return lambda function, *args, **kwargs: function(self.actor, *args, **kwargs)
-        bound: Callable[..., Any] = getattr(self.actor, spec.method)
-        return bound
+        return self._bound(spec.method)
+
+    def _bound(self, name: str) -> Callable[..., Any]:
+        """A method of the actor, of its class's: an attribute of that name hides none."""
+        actor_class = type(self.actor)
+        for base in actor_class.__mro__:
+            if name in base.__dict__:
+                found = base.__dict__[name]
+                bind = getattr(type(found), "__get__", None)
+                method: Callable[..., Any] = found
+                return method if bind is None else bind(found, self.actor, actor_class)
+        inherited: Callable[..., Any] = getattr(self.actor, name)
+        return inherited
 
     def _fail(
         self, owner: Connection, spec: TaskSpec, done: m.TaskDone, error: BaseException,

@@ -71,6 +71,7 @@ class RegisterDriver(msgspec.Struct, array_like=True, tag=1):
     sys_path: list[str]
     working_dir: str
     entrypoint: str
+    metadata: dict[str, str] = {}
 
 
 class DriverRegistered(msgspec.Struct, array_like=True, tag=2):
@@ -226,12 +227,13 @@ class PushTask(msgspec.Struct, array_like=True, tag=20):
     """Submitter to worker. Answered by `TaskDone` or `TaskReturned`.
 
     ``function`` is the pickled function the first time it goes over a connection; ``devices``
-    are those of the lease.
+    are those of the lease, and ``threads`` what its CPUs allow.
     """
 
     spec: TaskSpec
     function: bytes | None = None
     devices: dict[str, list[str]] | None = None
+    threads: int = 1
 
 
 class TaskDone(msgspec.Struct, array_like=True, tag=21):
@@ -368,12 +370,14 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
     """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
 
-    ``again``: it was not run after `ActorWaits`, and is to be run in a new process.
+    ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``left``: the
+    actor's own wish was to end.
     """
 
     actor_id: bytes
     error_text: str = ""
     again: bool = False
+    left: bool = False
 
 
 class ActorWaits(msgspec.Struct, array_like=True, tag=180):
