@@ -236,8 +236,9 @@ class Streams:
 
 def _ended_early(spec: TaskSpec, object_id: bytes, items: int) -> Value:
     error = ObjectReconstructionFailedError(
-        f"Object {object_id.hex()} is lost, with every copy of its value, and cannot be made "
-        f"again: {spec.name}, which had yielded it, was run again and ended after {items} items."
+        f"Failed to retrieve object {object_id.hex()}, all copies of which have been lost. The "
+        f"object cannot be reconstructed because {spec.name}, which had yielded it, was run again "
+        f"and ended after {items} items."
     )
     return Value(serialize(error).to_bytes(), None, True)
 
