@@ -15,7 +15,7 @@ import io
 import weakref
 from collections import ChainMap
 from collections.abc import Callable
-from types import CodeType, MemberDescriptorType
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
@@ -46,6 +46,7 @@ class _Reducers(ChainMap[type, Any]):
         raise KeyError(cls)
 
 
+_BY_VALUE = (type, FunctionType)
 _set_class = _library.cloudpickle._class_setstate
 _whole: weakref.WeakSet[type] = weakref.WeakSet()
 _keeps_classes = False
@@ -123,6 +124,8 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         """How a class or function is pickled; see `pickle.Pickler`."""
+        if not issubclass(type(value), _BY_VALUE):
+            return NotImplemented
         reduced = super().reducer_override(value)
         if type(reduced) is tuple and reduced[-1] is _set_class:
             _whole.add(value)

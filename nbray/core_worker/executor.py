@@ -194,18 +194,34 @@ class Executor:
         for connection, task_ids in back.items():
             connection.send(m.TasksReturned(task_ids))
 
-    def _before_blocking(self) -> Callable[[], None]:
-        """The running task waits for others: make way for them."""
+    def _before_blocking(self, patience: float) -> Callable[[], None]:
+        """The running task waits for others: make way for them, if it waits for long enough."""
         core = self._core
         if self._actor is not None or not self._current:
             return lambda: None
+        waits, told = True, False
 
         def blocked() -> None:
-            self._return_queue()
-            core.peers.raylet.send(m.WorkerBlocked())
+            nonlocal told
+            if waits:
+                told = True
+                self._return_queue()
+                core.peers.raylet.send(m.WorkerBlocked())
 
-        core.reactor.inbox.append(blocked)
-        return lambda: core.reactor.post(lambda: core.peers.raylet.send(m.WorkerUnblocked()))
+        def goes_on() -> None:
+            if told:
+                core.peers.raylet.send(m.WorkerUnblocked())
+
+        def resume() -> None:
+            nonlocal waits
+            waits = False
+            core.reactor.post(goes_on)
+
+        if patience:
+            core.reactor.inbox.append(lambda: core.reactor.call_later(patience, blocked))
+        else:
+            core.reactor.inbox.append(blocked)
+        return resume
 
     # --- the main thread --------------------
 
