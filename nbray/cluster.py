@@ -22,6 +22,13 @@ def _node_rows() -> list[NodeInfo]:
     return msgspec.msgpack.decode(reply, type=Nodes).nodes
 
 
+# Of Ray's rows; these ports and sockets do not exist here.
+_OTHER_KEYS: dict[str, Any] = {
+    "ObjectStoreSocketName": "", "RayletSocketName": "", "MetricsExportPort": 0,
+    "MetricsAgentPort": 0, "DashboardAgentListenPort": 0, "RuntimeEnvAgentPort": 0,
+}  # fmt: skip
+
+
 def nodes() -> list[dict[str, Any]]:
     """A dict for every node, with Ray's keys."""
     return [
@@ -34,7 +41,9 @@ def nodes() -> list[dict[str, Any]]:
             "NodeManagerHostname": row.hostname,
             "NodeManagerPort": row.frame_port,
             "ObjectManagerPort": row.frame_port,
+            "DeathReason": 0,
             "DeathReasonMessage": row.death_cause,
+            **_OTHER_KEYS,
             "Resources": _resources(row) if row.alive else {},
             "Stats": row.stats,
             "Labels": row.labels,
@@ -55,11 +64,18 @@ def cluster_resources() -> dict[str, float]:
     for row in alive:
         add(total, row.total)
     store = sum(row.stats.get("store_total", 0.0) for row in alive)
-    return {**from_units(total), "object_store_memory": store}
+    return _without_zeros({**from_units(total), "object_store_memory": store})
+
+
+def _without_zeros(amounts: dict[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in amounts.items() if amount > 0}
 
 
 def available_resources() -> dict[str, float]:
-    """The resources that are free now, as last reported by the raylets."""
+    """The resources that are free now, as last reported by the raylets.
+
+    One of which nothing is free is left out, as in Ray.
+    """
     alive = [row for row in _node_rows() if row.alive]
     free: dict[str, int] = {}
     for row in alive:
@@ -67,7 +83,7 @@ def available_resources() -> dict[str, float]:
     store = sum(
         row.stats.get("store_total", 0.0) - row.stats.get("store_used", 0.0) for row in alive
     )
-    return {**from_units(free), "object_store_memory": store}
+    return _without_zeros({**from_units(free), "object_store_memory": store})
 
 
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
