@@ -17,8 +17,14 @@ from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.records import NodeInfo
 
 
-def _node_rows() -> list[NodeInfo]:
-    reply = joined_core().peers.gcs_call("ListNodes", msgspec.msgpack.encode(Empty()))
+def node_rows(timeout: float | None = None) -> list[NodeInfo]:
+    """What the GCS knows of the nodes.
+
+    Raises:
+        GetTimeoutError: it did not answer in ``timeout`` seconds.
+    """
+    body = msgspec.msgpack.encode(Empty())
+    reply = joined_core().peers.gcs_call("ListNodes", body, timeout)
     return msgspec.msgpack.decode(reply, type=Nodes).nodes
 
 
@@ -31,6 +37,11 @@ _OTHER_KEYS: dict[str, Any] = {
 
 def nodes() -> list[dict[str, Any]]:
     """A dict for every node, with Ray's keys."""
+    return described(node_rows())
+
+
+def described(rows: list[NodeInfo]) -> list[dict[str, Any]]:
+    """A dict for each of these nodes, with Ray's keys."""
     return [
         {
             "NodeID": row.node_id.hex(),
@@ -48,7 +59,7 @@ def nodes() -> list[dict[str, Any]]:
             "Stats": row.stats,
             "Labels": row.labels,
         }
-        for row in _node_rows()
+        for row in rows
     ]
 
 
@@ -59,7 +70,12 @@ def _resources(row: NodeInfo) -> dict[str, float]:
 
 def cluster_resources() -> dict[str, float]:
     """All resources of the nodes that are alive."""
-    alive = [row for row in _node_rows() if row.alive]
+    return total_of(node_rows())
+
+
+def total_of(rows: list[NodeInfo]) -> dict[str, float]:
+    """All resources of those of these nodes that are alive."""
+    alive = [row for row in rows if row.alive]
     total: dict[str, int] = {}
     for row in alive:
         add(total, row.total)
@@ -76,7 +92,12 @@ def available_resources() -> dict[str, float]:
 
     One of which nothing is free is left out, as in Ray.
     """
-    alive = [row for row in _node_rows() if row.alive]
+    return free_of(node_rows())
+
+
+def free_of(rows: list[NodeInfo]) -> dict[str, float]:
+    """Those that are free on these nodes."""
+    alive = [row for row in rows if row.alive]
     free: dict[str, int] = {}
     for row in alive:
         add(free, row.available)

@@ -73,14 +73,14 @@ class ObjectRef:
         return cls(ObjectID.from_random().binary())
 
     @classmethod
-    def from_binary(cls, value: bytes) -> ObjectRef:
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef:
         """A ref of the id that `binary` gave, without its value."""
-        return cls(value)
+        return cls(id_bytes)
 
     @classmethod
-    def from_hex(cls, text: str) -> ObjectRef:
+    def from_hex(cls, hex_id: str) -> ObjectRef:
         """A ref of the id that `hex` gave, without its value."""
-        return cls(bytes.fromhex(text))
+        return cls(bytes.fromhex(hex_id))
 
     def binary(self) -> bytes:
         """The id as 28 bytes."""
@@ -123,7 +123,7 @@ class ObjectRef:
         self._check()
         return self._core.values.future(self)
 
-    def as_future(self) -> asyncio.Future[Any]:
+    def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
         """A future of the value in the running event loop."""
         self._check()
         # Its callback only tells the loop, so it needs no other thread.

@@ -148,6 +148,10 @@ class RuntimeContext:
         ids = self._core.devices.ids
         return {name: list(ids.get(name, ())) for name in VISIBLE_DEVICES}
 
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """The older name of `get_accelerator_ids`."""
+        return self.get_accelerator_ids()
+
     def _worker_task(self) -> TaskContext:
         task = running.get()
         assert task is not None, "This method is only available when the process is a worker."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from nbray import cloudpickle
+from nbray import cloudpickle, compat
 from nbray.common.text import one_line
 from nbray.core_worker.job_logging import enter_job_logging
 from nbray.core_worker.serialization import dump
@@ -98,6 +98,8 @@ class RuntimeEnvs:
             sys.path.insert(0, entry)
         if job.logging:
             enter_job_logging(job.logging, self._core)
+        if job.ray_name:
+            compat.install()
         folder = self._working_dir or job.working_dir
         if os.path.isdir(folder):
             os.chdir(folder)

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nbray.core_worker.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import check_current, deserialize
-from nbray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    TaskError,
-)
+from nbray.core_worker.shared_errors import SharedError
+from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, Value
 from nbray.wire.waiting import Waiter
@@ -24,6 +21,11 @@ if TYPE_CHECKING:
     from nbray.core_worker.streams import ObjectRefGenerator
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+def _is_shared(value: Value) -> bool:
+    """Whether it may be an error that another object has."""
+    return value.is_error and bool(value.contained)
 
 
 class Values:
@@ -46,10 +48,14 @@ class Values:
         deadline = None if timeout is None else time.monotonic() + timeout
         entries = [(ref._id, self._entry(ref)) for ref in refs]
         if not self.wait_for(entries, len(entries), timeout):
-            missing = sum(entry.value is None for _, entry in entries)
+            missing = [entry for _, entry in entries if entry.value is None]
+            lost = sum(bool(entry.made_by) for entry in missing)
+            again = (
+                f" {lost} of them were there, were lost and are to be made again." if lost else ""
+            )
             raise GetTimeoutError(
-                f"Get timed out: some object(s) not ready. {missing} of {len(refs)} were missing "
-                f"after {timeout} s."
+                f"Get timed out: some object(s) not ready. {len(missing)} of {len(refs)} were "
+                f"missing after {timeout} s.{again}"
             )
         return [
             self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)
@@ -174,7 +180,8 @@ class Values:
         entry = self._entry(ref)
 
         def settle() -> None:
-            if entry.value is not None and entry.value.stored is not None:
+            value = entry.value
+            if value is not None and (value.stored is not None or _is_shared(value)):
                 # Mapping may wait for a transfer, which this thread itself would have to drive.
                 self._openers.run(open_it)
             else:
@@ -219,6 +226,9 @@ class Values:
         assert data is not None
         result = deserialize(data, self._rebuilder(object_id))
         if value.is_error:
+            if isinstance(result, SharedError):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self.get([result.ref], left)  # which raises it
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
         return result
 

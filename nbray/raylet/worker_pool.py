@@ -203,7 +203,7 @@ class WorkerPool:
         asyncio.get_running_loop().call_later(wait, overdue)
 
     def _ended(self, worker: Worker, cause: str) -> None:
-        worker.last_lines = last_lines(worker.log + ".err")
+        worker.read_last_lines()
         self._remove(worker)
         logger.info("%s", worker.story(worker.out_of_memory or cause))
         self.on_exit(worker, cause)
@@ -358,6 +358,7 @@ class WorkerPool:
 
     def give_back(self, worker: Worker) -> None:
         """The worker is idle again, and stays with its job and environment; if worn, it leaves."""
+        worker.given_back()
         if worker.worn:
             self.ask_to_leave(worker)
         elif worker.worker_id in self.workers and not worker.actor_id:

@@ -26,6 +26,7 @@ __all__ = [
     "deliver",
     "display",
     "in_worker",
+    "print_plainly",
     "set_origin",
     "set_origin_finder",
     "set_output_handler",
@@ -94,14 +95,20 @@ def display(kind: str, content: dict[str, Any]) -> None:
 def deliver(message: OutputLines | OutputDisplay) -> None:
     """Show one message of output. An error of the handler is logged: whoever waits goes on."""
     try:
-        (_handler or _print)(message)
+        (_handler or print_plainly)(message)
     except Exception:
         logger.exception("Output of %s could not be shown.", message.source.name)
 
 
-def _print(message: OutputLines | OutputDisplay) -> None:
+def print_plainly(message: OutputLines | OutputDisplay, marked: bool = True) -> None:
+    """Print it line by line, as a plain program does.
+
+    Args:
+        message: what a task printed.
+        marked: name the function and the process in front of each line.
+    """
     source = message.source
-    who = f"({one_line(source.name)} pid={source.pid})"
+    who = f"({one_line(source.name)} pid={source.pid}) " if marked else ""
     if isinstance(message, OutputDisplay):
         plain = json.loads(message.content).get("data", {}).get("text/plain", "")
         text, stream, dropped = f"{plain}\n" if plain else "", "stdout", 0
@@ -115,9 +122,9 @@ def _print(message: OutputLines | OutputDisplay) -> None:
             del _unfinished[next(iter(_unfinished))]
     elif rest:
         lines.append(rest)
-    shown = [f"{who} {line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines]
+    shown = [f"{who}{line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines]
     if dropped:
-        shown.append(f"{who} ... {dropped:,} more lines are in {source.log}\n")
+        shown.append(f"{who}... {dropped:,} more lines are in {source.log}\n")
     _write(sys.stderr if stream == "stderr" else sys.stdout, "".join(shown))
 
 

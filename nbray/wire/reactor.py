@@ -100,8 +100,11 @@ class Reactor:
         """Start the background thread that drives when nobody waits."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Flush, close every connection and end the background thread; who waits is refused."""
+    def stop(self, close: bool = True) -> None:
+        """Flush, close every connection and end the background thread; who waits is refused.
+
+        Without ``close``, the end of the process closes them, which follows.
+        """
         self.stopped = True
         self._foreground_left.set()
         self.wake()
@@ -112,8 +115,8 @@ class Reactor:
         if self._baton.acquire(timeout=5.0):
             self._turn(0.0, self.poller.poll)
             self._work()
-            # Now, and not when the last variable that leads here has gone: peers look at it.
-            self._close()
+            if close:  # now, and not when the last variable that leads here has gone
+                self._close()
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets of its parent, which goes on with its own."""

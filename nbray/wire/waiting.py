@@ -77,9 +77,10 @@ class DeferredSignals:
     def __enter__(self) -> DeferredSignals:
         if get_ident() == self._reactor.main_thread:
             try:
-                for signum, handler in _handlers_of_program():
-                    self._previous.append((signum, handler))
-                    _signal.signal(signum, self._note)
+                note = self._note
+                for found in _handlers_of_program():
+                    self._previous.append(found)
+                    _signal.signal(found[0], note)
             except BaseException:
                 self._restore()  # a handler raised that was not yet replaced
                 raise
