@@ -179,7 +179,7 @@ def init(
         raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
     if configure_logging and logging_level is not None:
         _configure_logger(logging_level, logging_format)
-    log_config = as_logging_config(logging_config or getattr(job_config, "py_logging_config", None))
+    log_config = as_logging_config(logging_config)
     here = find_core()
     if _driver is not None or here is not None:
         if ignore_reinit_error:

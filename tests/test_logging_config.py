@@ -13,7 +13,6 @@ from conftest import wait_until
 
 import nbray
 from nbray import LoggingConfig
-from nbray.job_config import JobConfig
 
 
 @pytest.fixture(autouse=True)
@@ -104,9 +103,7 @@ def test_json_lines_of_tasks_actors_and_driver_say_where_they_are_from(
 def test_text_lines_have_the_same_behind_the_message(
     session_root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    job = JobConfig()
-    job.set_py_logging_config(LoggingConfig(log_level="INFO"))
-    nbray.init(num_cpus=1, job_config=job)
+    nbray.init(num_cpus=1, logging_config=LoggingConfig(log_level="INFO"))
     nbray.get(task.remote())
     seen = ""
 
