@@ -15,10 +15,13 @@ import io
 import weakref
 from collections import ChainMap
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
+
+from nbray.util.context_vars import reduce_context_var
 
 load = _library.load
 loads = _library.loads
@@ -110,6 +113,7 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
     dispatch_table: ClassVar[ChainMap[type, Any]] = _Reducers(
         {
             CodeType: _reduce_code,
+            ContextVar: reduce_context_var,
             functools._lru_cache_wrapper: _reduce_cached,
             # It has a lock until Python 3.12.
             functools.cached_property: lambda made: (
