@@ -48,7 +48,7 @@ from nbray.wire.records import (
     TaskSpec,
     Value,
 )
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 from nbray.wire.watching_messages import (
     MetricsRecorded,
     OutputDisplay,
@@ -143,7 +143,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     retriable: bool = True
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     near: bytes = b""
 
 
