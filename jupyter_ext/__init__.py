@@ -17,6 +17,7 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, completion, the resolving of remote names and the output handler."""
     from nbray.jupyter_ext.completion import install_completers
+    from nbray.jupyter_ext.home import set_notebook
     from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
     from nbray.jupyter_ext.shipping import Shipped
@@ -29,6 +30,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     router = OutputRouter(getattr(shell, "kernel", None), lambda: _next_label(shell))
     workspace = Workspace(shell, router)
     set_workspace(workspace)
+    set_notebook(shell.user_ns)
     shell.register_magics(NbrayMagics(workspace))
     shell.ast_transformers.append(ResolveOnUse(workspace))
     shell.events.register("pre_run_cell", router.before_cell)
@@ -53,6 +55,7 @@ def _next_label(shell: InteractiveShell) -> str:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
+    from nbray.jupyter_ext.home import set_notebook
     from nbray.jupyter_ext.magics import ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
     from nbray.jupyter_ext.workspace import Workspace
@@ -75,6 +78,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
             if isinstance(owner, OutputRouter):
                 owner.close()
     set_workspace(None)
+    set_notebook(None)
     set_output_handler(None)
     set_warning_handler(None)
     set_origin_finder(lambda: 0)

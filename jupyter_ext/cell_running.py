@@ -1,36 +1,36 @@
 """The worker's side of a remote cell.
 
-`run_cell` runs the text in a fresh namespace and returns a `Summary` and one value for each name
-that is wanted, so that each has a ref of its own. Functions of the notebook which the cell calls
-see the cell's namespace as their globals, as they would if the cell ran in the kernel.
-`run_in_actor` does the same in a namespace that an actor keeps.
+`run_cell` runs the text as the module ``__main__``, in a fresh namespace, and returns a
+`Summary`, what the cell has changed of the notebook's values, and one value for each name that is
+wanted, so that each has a ref of its own. Functions of the notebook which the cell calls see the
+cell's namespace as their globals, as they would if the cell ran in the kernel
+(`nbray.jupyter_ext.home`). `run_in_actor` does the same in a namespace that an actor keeps.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import base64
 import builtins
-import copy
 import importlib
-import importlib.util
 import inspect
-import io
 import linecache
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.jupyter_ext import worker_display
-from nbray.jupyter_ext.parcel import LARGE_BYTES, Parcel, unpack
+from nbray.jupyter_ext.cell_displays import Plots, bundle_of, kind_of
+from nbray.jupyter_ext.cell_main import as_main, new_main
+from nbray.jupyter_ext.changes import Watch
+from nbray.jupyter_ext.home import Envelope, enclosed
+from nbray.jupyter_ext.own_values import make_own
+from nbray.jupyter_ext.parcel import Parcel, unpack
 from nbray.jupyter_ext.remote_run import Summary
-from nbray.jupyter_ext.remote_value import Unpicklable, Unset, at_home
-from nbray.util.serializability import trial_pickle
+from nbray.jupyter_ext.remote_value import Unpicklable, Unset
+from nbray.util.own_memory import OwnMemory
 
 LAST = "__nbray_last__"
 """The name of the value of a cell's last expression, among those that are wanted."""
@@ -38,7 +38,21 @@ NO_KEYBOARD = (
     "a worker has no keyboard to ask at. Ask in the notebook (answer = input()) and use the "
     "answer here."
 )
-_ATOMS = (int, float, complex, str, bytes, bool, type(None), FunctionType, type, ModuleType)
+
+
+class CellExit(Exception):
+    """The cell called `sys.exit`, or something that does: it ends, and the worker does not.
+
+    Attributes:
+        code: what it was called with.
+    """
+
+    def __init__(self, code: object) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return "" if self.code is None else str(self.code)
 
 
 @dataclass(frozen=True)
@@ -51,10 +65,11 @@ class Cell:
         filename: what tracebacks call it.
         modules: name in the cell -> module to import.
         passed: the names whose values follow as arguments.
+        own: those of them that are no names of the notebook.
+        picked: for those of them that come with others in a dict, their key in it.
         parcel: everything else that the cell reads.
-        watched: the names of small values that may change in place, which is told.
-        thaws: the names whose values would be read-only here, but the cell changes them.
         assigns: the names whose values are wanted.
+        brings_changes: what it has changed of other values comes back; else it is told.
         show: whether the value of the last expression is displayed.
     """
 
@@ -63,11 +78,17 @@ class Cell:
     filename: str
     modules: dict[str, str]
     passed: tuple[str, ...]
+    own: tuple[str, ...]
+    picked: dict[str, str]
     parcel: Parcel
-    watched: tuple[str, ...]
-    thaws: frozenset[str]
     assigns: tuple[str, ...]
+    brings_changes: bool
     show: bool
+
+    @property
+    def returns(self) -> int:
+        """How many values `run_cell` returns for it."""
+        return 1 + self.brings_changes + len(self.assigns)
 
 
 @dataclass(frozen=True)
@@ -79,21 +100,68 @@ class SetupCell:
     arguments: tuple[nbray.ObjectRef, ...]
 
 
+class _Place:
+    """Where a cell runs: its module ``__main__``, and the memory that it may write on."""
+
+    def __init__(self, module: ModuleType | None = None) -> None:
+        self.module = module or new_main()
+        self.memory = OwnMemory()
+        self.sent: dict[str, Any] = {}
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        return vars(self.module)
+
+    def open(self, cell: Cell, arguments: Sequence[Any], kept: Collection[str] = ()) -> None:
+        """Put everything that was sent into the namespace, but for the names that are ``kept``.
+
+        Raises:
+            TypeError: one of the values could not leave its worker.
+        """
+        home, memory = self.namespace, self.memory
+        passed: dict[str, Any] = {}
+        for name, argument in zip(cell.passed, arguments, strict=False):
+            value = argument[cell.picked[name]] if name in cell.picked else argument
+            if isinstance(value, Unpicklable):
+                raise value.error()
+            if isinstance(value, Unset):
+                continue
+            if isinstance(value, Envelope):
+                passed[name] = value.open(home, memory.writable)
+            else:
+                passed[name] = make_own(value, memory, home)
+        parts = arguments[len(cell.passed) :]
+        values, carried = unpack(cell.parcel, parts, passed, home, memory.writable)
+        for name, module in cell.modules.items():
+            values[name] = importlib.import_module(module)
+        sent = {
+            name: value
+            for name, value in {**carried, **passed, **values}.items()
+            if name not in kept and name not in ("__name__", "__builtins__")
+        }
+        home.update(sent)
+        for name in cell.own:
+            sent.pop(name, None)
+        self.sent = sent
+
+
 _setups_done: dict[str, dict[str, Any]] = {}
-_actor_namespaces: dict[str, tuple[dict[str, Any], set[str]]] = {}
+_actor_mains: dict[str, tuple[ModuleType, set[str]]] = {}
 
 
 def run_cell(cell: Cell, setups: Sequence[tuple[str, nbray.ObjectRef]], *arguments: Any) -> Any:
-    """Run a cell; returns its summary, or a tuple of that and the wanted values.
+    """Run a cell; returns its summary, or a tuple of that, the changes and the wanted values.
 
     Raises:
+        CellExit: the cell called `sys.exit`.
         BaseException: what the cell raised.
     """
     names = run_setups(setups)
-    namespace = _opened(cell, arguments)
+    place = _Place()
+    place.open(cell, arguments)
     for name, value in names.items():
-        namespace.setdefault(name, value)
-    return _run(cell, namespace)
+        place.namespace.setdefault(name, value)
+    return _run(cell, place)
 
 
 def run_in_actor(
@@ -106,17 +174,22 @@ def run_in_actor(
     """Run a cell in the namespace that this actor keeps under ``key``.
 
     Names that its own cells assigned win over those that the notebook sends; ``self`` is the
-    actor's instance.
+    actor's instance. Raises as `run_cell` does.
     """
     names = run_setups(setups)
-    namespace, own = _actor_namespaces.setdefault(key, ({"__name__": "__main__"}, set()))
+    if key not in _actor_mains:
+        _actor_mains[key] = new_main(), set()
+    module, own = _actor_mains[key]
+    place = _Place(module)
+    namespace = place.namespace
     namespace.setdefault("self", actor)
-    for name, value in {**names, **_opened(cell, arguments)}.items():
-        if name not in own and name != "__builtins__":
-            namespace[name] = at_home(value, namespace)
+    place.open(cell, arguments, kept=own)
+    for name, value in names.items():
+        if name not in own and name not in place.sent:
+            namespace[name] = value
     before = {name: id(value) for name, value in namespace.items()}
     try:
-        return _run(cell, namespace)
+        return _run(cell, place)
     finally:
         own.update(name for name, value in namespace.items() if before.get(name) != id(value))
 
@@ -127,68 +200,74 @@ def run_setups(setups: Sequence[tuple[str, nbray.ObjectRef]]) -> dict[str, Any]:
     for key, ref in setups:
         if key not in _setups_done:
             setup: SetupCell = nbray.get(ref)
-            namespace = _opened(setup.cell, nbray.get(list(setup.arguments)))
-            _run(setup.cell, namespace)
+            place = _Place()
+            place.open(setup.cell, nbray.get(list(setup.arguments)))
+            _run(setup.cell, place)
             _setups_done[key] = {
-                name: namespace[name] for name in setup.cell.assigns if name in namespace
+                name: place.namespace[name]
+                for name in setup.cell.assigns
+                if name in place.namespace
             }
         names.update(_setups_done[key])
     return names
 
 
-def _opened(cell: Cell, arguments: Sequence[Any]) -> dict[str, Any]:
-    """A namespace with everything that was sent."""
-    passed = dict(zip(cell.passed, arguments, strict=False))
-    (anchor, small), bulky = unpack(cell.parcel, arguments[len(passed) :], passed)
-    namespace: dict[str, Any] = anchor.__globals__
-    namespace["__name__"] = "__main__"
-    namespace.update(bulky)
-    namespace.update(passed)
-    namespace.update(small)
-    for name, value in list(namespace.items()):
-        if isinstance(value, Unpicklable):
-            raise value.error()
-        if isinstance(value, Unset):
-            del namespace[name]
-    for name in cell.thaws & namespace.keys():
-        namespace[name] = copy.deepcopy(namespace[name])
-    for name, module in cell.modules.items():
-        namespace[name] = importlib.import_module(module)
-    return namespace
-
-
-def _run(cell: Cell, namespace: dict[str, Any]) -> Any:
+def _run(cell: Cell, place: _Place) -> Any:
+    namespace = place.namespace
     remember(cell.filename, cell.source)
     builtins.input = _no_input
-    plots = _Plots()
-    marks = {name: mark for name in cell.watched if (mark := _mark(namespace.get(name)))}
-    try:
-        _execute(cell, namespace)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    displays = plots.collect()
-    if LAST not in cell.assigns:
-        last = namespace.pop(LAST, None)
-        if last is not None and cell.show and not plots.has_shown(last):
-            displays.append(_bundle(last))
-    values = [_outgoing(name, namespace) for name in cell.assigns]
-    types = {name: _kind(namespace[name]) for name in cell.assigns if name in namespace}
-    changed = tuple(
-        name
-        for name, mark in marks.items()
-        if name not in cell.assigns and _mark(namespace.get(name)) not in (mark, None)
-    )
-    namespace.pop(LAST, None)
-    summary = Summary(displays, types, changed)
-    return (summary, *values) if values else summary
+    plots = Plots()
+    watched = {name: value for name, value in place.sent.items() if name not in cell.assigns}
+    with as_main(place.module):
+        watch = Watch(watched, place.memory)
+        try:
+            _execute(cell, place.module)
+        except SystemExit as leaving:
+            raise CellExit(leaving.code).with_traceback(leaving.__traceback__) from None
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        displays = plots.collect()
+        if LAST not in cell.assigns:
+            last = namespace.pop(LAST, None)
+            if last is not None and cell.show and not plots.has_shown(last):
+                displays.append(bundle_of(last))
+        going = {name: _outgoing(name, namespace) for name in cell.assigns}
+        types = {name: kind_of(namespace[name]) for name in cell.assigns if name in namespace}
+        code = [
+            name
+            for name in types
+            if isinstance(namespace[name], FunctionType | type)
+            and not isinstance(going[name], Unpicklable)
+        ]
+        changed = watch.changed(namespace)
+        brought = _brought(changed, namespace) if cell.brings_changes else {}
+        namespace.pop(LAST, None)
+    summary = Summary(
+        displays, types, tuple(name for name in changed if name not in brought), tuple(code),
+        {name: kind_of(namespace[name]) for name in brought},
+    )  # fmt: skip
+    if cell.brings_changes:
+        return (summary, brought, *going.values())
+    return (summary, *going.values()) if going else summary
 
 
-def _execute(cell: Cell, namespace: dict[str, Any]) -> None:
+def _brought(changed: Sequence[str], namespace: dict[str, Any]) -> dict[str, Any]:
+    """Those of the changed values that can go back; a class would have to be altered there."""
+    found = {
+        name: _outgoing(name, namespace)
+        for name in changed
+        if not isinstance(namespace[name], type)
+    }
+    return {name: value for name, value in found.items() if not isinstance(value, Unpicklable)}
+
+
+def _execute(cell: Cell, module: ModuleType) -> None:
+    namespace = vars(module)
     if "get_ipython()" in cell.code:
         from nbray.jupyter_ext.worker_shell import shell_for
 
-        shell = shell_for(namespace)
+        shell = shell_for(module)
         namespace["get_ipython"] = lambda: shell
     tree = ast.parse(cell.code, cell.filename)
     if tree.body and isinstance(tree.body[-1], ast.Expr):
@@ -212,91 +291,12 @@ def _no_input(prompt: object = "", /) -> str:
     raise RuntimeError(f"input({str(prompt)!r}): {NO_KEYBOARD}")
 
 
-def _mark(value: Any) -> bytes | None:
-    """The pickle of a small value that can change in place, to see later whether it has."""
-    if isinstance(value, _ATOMS):
-        return None
-    try:
-        data = trial_pickle(value)
-    except Exception:  # it came as a pickle, and is now something that cannot go
-        return None
-    return data if len(data) <= 2 * LARGE_BYTES else None
-
-
-def _outgoing(name: str, namespace: Mapping[str, Any]) -> Any:
+def _outgoing(name: str, namespace: dict[str, Any]) -> Any:
     """The value as it goes back, or what stands for it."""
     if name not in namespace:
         return None if name == LAST else Unset(name)
     value = namespace[name]
     try:
-        trial_pickle(value, buffers=False)
+        return enclosed(value, namespace)
     except Exception as error:  # a pickle runs the user's own __reduce__ and __getstate__
         return Unpicklable(name, type(value).__name__, str(error))
-    return value
-
-
-def _kind(value: Any) -> str:
-    """What a value is, in a few words: ``ndarray (1000, 10) float64``."""
-    words = [type(value).__name__]
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if isinstance(shape, tuple):
-        words.append(str(shape))
-        if dtype is not None:
-            words.append(str(dtype))
-    elif isinstance(value, list | tuple | dict | set | str | bytes):
-        words.append(f"of {len(value)}")
-    return " ".join(words)
-
-
-def _bundle(value: Any) -> dict[str, Any]:
-    """The representations of ``value`` by MIME type."""
-    bundle: dict[str, Any] = {"text/plain": repr(value)}
-    if isinstance(value, type):
-        return bundle
-    package = type(value).__module__.partition(".")[0]
-    drawn = package in _DRAWN_BY_IPYTHON or hasattr(value, "_repr_mimebundle_")
-    if drawn and importlib.util.find_spec("IPython") is not None:
-        return {**worker_display.static_bundle(value), **bundle}
-    renderers = {"text/html": "_repr_html_", "text/markdown": "_repr_markdown_",
-                 "image/svg+xml": "_repr_svg_", "text/latex": "_repr_latex_"}  # fmt: skip
-    for mime, method in renderers.items():
-        render: Callable[[], str | None] | None = getattr(value, method, None)
-        shown = render() if render is not None else None
-        if shown is not None:
-            bundle[mime] = shown
-    return bundle
-
-
-_DRAWN_BY_IPYTHON = ("bokeh", "matplotlib")
-
-
-class _Plots:
-    """The matplotlib figures that a cell draws. Only looks if the cell imports pyplot."""
-
-    def __init__(self) -> None:
-        self._shown: list[Any] = []
-        os.environ["MPLBACKEND"] = "agg"
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is not None:
-            pyplot.switch_backend("agg")
-            pyplot.close("all")
-
-    def collect(self) -> list[dict[str, Any]]:
-        """Each open figure as a PNG; closes them."""
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is None:
-            return []
-        bundles = []
-        for number in pyplot.get_fignums():
-            figure = pyplot.figure(number)
-            self._shown.append(figure)
-            picture = io.BytesIO()
-            figure.savefig(picture, format="png", bbox_inches="tight")
-            encoded = base64.b64encode(picture.getvalue()).decode("ascii")
-            bundles.append({"image/png": encoded, "text/plain": repr(figure)})
-        pyplot.close("all")
-        return bundles
-
-    def has_shown(self, value: Any) -> bool:
-        """Whether ``value`` is a figure that has been collected."""
-        return any(value is figure for figure in self._shown)

@@ -29,10 +29,12 @@ class Wanted:
     Attributes:
         names: exactly these; None for all that it assigns.
         last: also the value of its last expression, instead of showing it.
+        changes: also the values of the notebook that it has changed.
     """
 
     names: tuple[str, ...] | None = None
     last: bool = False
+    changes: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,21 @@ class ReadyCell:
         return total
 
 
+@dataclass(frozen=True)
+class Submitted:
+    """A cell that runs.
+
+    Attributes:
+        run: its handle.
+        refs: what comes back for each of the wanted names.
+        changes: the values that it has changed, by name; None: they are only told.
+    """
+
+    run: RemoteRun
+    refs: list[nbray.ObjectRef]
+    changes: nbray.ObjectRef | None = None
+
+
 def prepare(
     workspace: Workspace,
     source: str,
@@ -87,6 +104,7 @@ def prepare(
         NotRemoteError: it cannot run in a worker.
         CannotSendError: a value that it reads cannot be pickled. Nothing was sent.
     """
+    workspace.check_cluster()
     namespace = workspace.namespace
     filename = f"{CELL_FILE} {label}>"
     text = read_cell(source, filename, namespace, workspace.transform)
@@ -99,6 +117,7 @@ def prepare(
     uncertain = [name for name in sorted(reached) if _is_uncertain(namespace[name])]
     workspace.resolve(uncertain)
     passed: dict[str, nbray.ObjectRef] = {}
+    picked: dict[str, str] = {}
     by_id: dict[int, str] = {}
     inputs: list[RemoteRun] = []
     for name in sorted(reached):
@@ -109,6 +128,8 @@ def prepare(
                 workspace.resolve([name])  # raises, and says so
             ref = value.ref
             inputs.append(value.run)
+            if value.among:
+                picked[name] = value.name
         if ref is not None:
             passed[name] = ref
             by_id[id(value)] = name
@@ -129,7 +150,7 @@ def prepare(
         and not _is_of_the_shell(name, namespace[name])
     }
     workspace.sent.forget_missing(namespace, [*values, *further])
-    packed = workspace.sent.pack(values, further, by_id, _anchor(namespace))
+    packed = workspace.sent.pack(values, further, by_id, namespace)
     workspace.tell_what_was_sent(packed)
     cell = Cell(
         source=source,
@@ -137,10 +158,11 @@ def prepare(
         filename=filename,
         modules=modules,
         passed=(*variables, *passed),
+        own=tuple(variables),
+        picked=picked,
         parcel=packed.parcel,
-        watched=tuple(name for name in packed.small if name not in packed.in_place),
-        thaws=names.mutates & (packed.in_place | packed.parcel.bulky.keys() | passed.keys()),
         assigns=(*come_back, *([LAST] if wanted.last else [])),
+        brings_changes=wanted.changes and bool(passed or values or further),
         show=text.show,
     )
     arguments = [*passed.values(), *packed.parts]
@@ -149,14 +171,10 @@ def prepare(
 
 def submit(
     workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
-) -> tuple[RemoteRun, list[nbray.ObjectRef]]:
-    """Run a prepared cell in a worker.
-
-    Returns:
-        The run, and the refs of what comes back.
-    """
+) -> Submitted:
+    """Run a prepared cell in a worker."""
     task = RUN_CELL.options(
-        **{"name": f"cell {ready.label}", **options, "num_returns": 1 + len(ready.cell.assigns)}
+        **{"name": f"cell {ready.label}", **options, "num_returns": ready.cell.returns}
     )
     made = task.remote(ready.cell, workspace.setup.payload(), *ready.arguments)
     refs = made if isinstance(made, list) else [made]
@@ -165,20 +183,9 @@ def submit(
         sent_bytes=ready.sent_bytes, patience=patience,
     )  # fmt: skip
     workspace.runs.append(run)
-    return run, refs[1:]
-
-
-def remote_values(
-    ready: ReadyCell, run: RemoteRun, refs: Sequence[nbray.ObjectRef], namespace: Mapping[str, Any]
-) -> dict[str, RemoteValue]:
-    """A RemoteValue for each name that comes back."""
-    certain = ready.text.names.certain | ready.text.names.mutates
-    return {
-        name: RemoteValue(
-            name, ref, run, name in certain, *([namespace[name]] if name in namespace else [])
-        )
-        for name, ref in zip(ready.names, refs, strict=False)
-    }
+    if ready.cell.brings_changes:
+        return Submitted(run, refs[2:], refs[1])
+    return Submitted(run, refs[1:])
 
 
 def _names_back(
@@ -219,12 +226,3 @@ def _is_of_the_shell(name: str, value: Any) -> bool:
     return name in {"get_ipython", "exit", "quit", "In", "Out"} or (
         type(value).__module__.partition(".")[0] == "IPython"
     )
-
-
-def _anchor(namespace: dict[str, Any]) -> FunctionType:
-    """An empty function of the notebook: in the worker its globals are those of all others."""
-    return FunctionType(_nothing.__code__, namespace, "anchor")
-
-
-def _nothing() -> None:
-    """Only its code is used."""

@@ -52,33 +52,34 @@ def stop(ended: Callable[[float], bool], cancel: Callable[[bool], None], grace: 
 
 
 class CellTasks:
-    """The tasks that the cell which runs now has submitted."""
+    """The tasks that the cell which runs now has submitted: they carry its number."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, number: Callable[[], int]) -> None:
+        """``number`` is that of the cell which runs now."""
         self._settings = settings
-        self._before: tuple[bytes, int] | None = None
+        self._number = number
         self.handled = False
 
     def begin(self) -> None:
         """A cell begins."""
         self.handled = False
-        self._before = _order(nbray.put(None).task_id()) if nbray.is_initialized() else None
 
     def unfinished(self) -> list[TaskID]:
         """Those that are not done."""
-        if self._before is None or not nbray.is_initialized():
-            return []
-        prefix, number = self._before
-        orders = [(task, *_order(task)) for task in local_state.unfinished_tasks()]
-        return [task for task, maker, place in orders if maker == prefix and place > number]
+        return local_state.unfinished_of(self._number()) if nbray.is_initialized() else []
 
     def end(self, result: Any) -> None:
         """A cell has ended; if that was by an interrupt, its tasks are stopped."""
         error = getattr(result, "error_in_exec", None)
         if self.handled or not isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
             return
-        tasks = self.unfinished()
-        if not tasks or self._settings.on_interrupt == "detach":
+        if self._settings.on_interrupt == "detach":
+            return
+        try:
+            tasks = self.unfinished()
+        except KeyboardInterrupt:  # the second one: `stop` below has not begun
+            tasks = self.unfinished()
+        if not tasks:
             return
 
         def ended(seconds: float) -> bool:
@@ -97,9 +98,3 @@ class CellTasks:
         )
         what = f"{len(tasks)} tasks" if len(tasks) > 1 else "1 task"
         print(f"{what} of this cell: {outcome}.", file=sys.stderr, flush=True)
-
-
-def _order(task: TaskID) -> tuple[bytes, int]:
-    """Who made a task id, and its number among those."""
-    binary = task.binary()
-    return binary[:12], int.from_bytes(binary[12:20], "little")

@@ -19,6 +19,7 @@ from IPython.display import display
 
 import nbray
 from nbray import ObjectRef
+from nbray.jupyter_ext.arriving import Arriving
 from nbray.jupyter_ext.cell_analysis import analyse
 from nbray.jupyter_ext.cell_running import LAST, SetupCell
 from nbray.jupyter_ext.cell_sending import (
@@ -26,7 +27,6 @@ from nbray.jupyter_ext.cell_sending import (
     ReadyCell,
     Wanted,
     prepare,
-    remote_values,
     submit,
 )
 from nbray.jupyter_ext.command_line import HelpShown, did_you_mean, split
@@ -35,7 +35,7 @@ from nbray.jupyter_ext.commands.base import require_cluster
 from nbray.jupyter_ext.remote_actors import find_or_make, submit_to_actors
 from nbray.jupyter_ext.remote_nodes import submit_to_nodes, submit_to_workers
 from nbray.jupyter_ext.remote_options import RemoteOptions, parse_cell, parse_line
-from nbray.jupyter_ext.remote_run import Detached, Patience, RemoteRun, Summary
+from nbray.jupyter_ext.remote_run import Detached, Patience, RemoteRun, Summary, told_changes
 from nbray.jupyter_ext.remote_value import remote_names
 from nbray.jupyter_ext.sent_values import CannotSendError
 from nbray.jupyter_ext.spread_cell import SpreadRun, submit_spread
@@ -117,18 +117,21 @@ class NbrayMagics(Magics):
         if options.targets or options.actor is not None:
             return self._in_actors(options, source, one_line)
         workspace = self.workspace
-        wanted = Wanted(options.out, last=one_line)
+        changes = options.out is None and not options.noblock
+        wanted = Wanted(options.out, last=one_line, changes=changes)
         ready = prepare(workspace, source, workspace.cell_label(), wanted)
-        run, refs = submit(workspace, ready, options.task, self._patience(options))
+        sent = submit(workspace, ready, options.task, self._patience(options))
+        run = sent.run
         workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
-        workspace.namespace.update(remote_values(ready, run, refs, workspace.namespace))
+        arriving = Arriving(workspace.namespace, ready, run, sent.refs, sent.changes)
         if options.noblock:
+            arriving.promise()
             self._show_later(run)
             return run
-        self._finish(run)
+        self._finish(run, arriving)
         if options.gather or one_line:
             workspace.resolve(ready.names)
-        return nbray.get(refs[-1]) if one_line else None
+        return workspace.own(nbray.get(sent.refs[-1])) if one_line else None
 
     def _patience(self, options: RemoteOptions) -> Patience:
         settings = self.workspace.settings
@@ -138,15 +141,23 @@ class NbrayMagics(Magics):
             settings.interrupt_grace,
         )
 
-    def _finish(self, run: RemoteRun, titles: Sequence[str] = ()) -> None:
-        """Wait for a run and show what it displays."""
+    def _finish(
+        self, run: RemoteRun, arriving: Arriving | None = None, titles: Sequence[str] = ()
+    ) -> None:
+        """Wait for a run, give its names their values, and show what it displays."""
         try:
             summaries = run.wait()
+            if arriving is not None:
+                arriving.succeed(summaries[0])
         except Detached as error:
+            if arriving is not None:
+                arriving.promise()
             self._show_later(run)
             raise self.workspace.rendered(error, run) from None
         except BaseException as error:  # whatever the user's cell raised
-            raise self.workspace.rendered(error, run) from None
+            if arriving is not None:
+                arriving.fail()
+            raise self.workspace.shown_error(error, run) from None
         for number, summary in enumerate(summaries):
             if titles and summary.displays:
                 print(f"{titles[number]}:")
@@ -155,10 +166,9 @@ class NbrayMagics(Magics):
         self._tell_changes(summaries)
 
     def _tell_changes(self, summaries: Sequence[Summary]) -> None:
-        changed = sorted({name for summary in summaries for name in summary.changed})
-        if changed:
-            names = ", ".join(changed)
-            print(f"Changed in the worker only: {names}. -o {','.join(changed)} brings it back.")
+        text = told_changes(summaries)
+        if text:
+            print(text)
 
     def _show_later(self, run: RemoteRun) -> None:
         """Show what the run displays or raises in this cell, once it has ended."""
@@ -171,9 +181,12 @@ class NbrayMagics(Magics):
                 text = "\n".join(workspace.error_lines(error, run)) + "\n"
                 router.publish("stream", {"name": "stderr", "text": text}, cell)
                 return
-            for bundle in done.result().displays:
+            summary = done.result()
+            for bundle in summary.displays:
                 content = {"data": bundle, "metadata": {}, "transient": {}}
                 router.publish("display_data", content, cell)
+            if text := told_changes([summary]):
+                router.publish("stream", {"name": "stdout", "text": text + "\n"}, cell)
 
         if isinstance(run, SpreadRun):
             run.watch(show)
@@ -192,7 +205,7 @@ class NbrayMagics(Magics):
         setup = SetupCell("", ready.cell, tuple(ready.arguments))
         workspace.setup.make(name, label, first, setup)
         check = prepare(workspace, "%remote\npass", label, Wanted(()))
-        run, _ = submit(workspace, check, options.task, self._patience(options))
+        run = submit(workspace, check, options.task, self._patience(options)).run
         workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
         try:
             self._finish(run)
@@ -238,7 +251,9 @@ class NbrayMagics(Magics):
 
     def _spread_error(self, error: BaseException, variables: Sequence[str]) -> BaseException:
         run = self.workspace.runs[-1]
-        rendered: BaseException = self.workspace.rendered(error, run)
+        rendered: BaseException = self.workspace.shown_error(error, run)
+        if isinstance(rendered, SystemExit):
+            return rendered
         if isinstance(run, SpreadRun) and (place := run.failed_at) is not None:
             value = repr(run.elements[place])
             short = value if len(value) <= 80 else value[:77] + "..."
@@ -286,19 +301,20 @@ class NbrayMagics(Magics):
         """What comes back from one target is a value, from several a list in their order."""
         namespace = self.workspace.namespace
         several = always_list or len(titles) > 1
-        if not several:
-            namespace.update(remote_values(ready, run, columns[0], namespace))
+        arriving = None if several else Arriving(namespace, ready, run, columns[0])
         if options.noblock:
+            if arriving is not None:
+                arriving.promise()
             self._show_later(run)
             return run
-        self._finish(run, titles if several else ())
+        self._finish(run, arriving, titles if several else ())
         if several:
             for place, name in enumerate(ready.names):
                 namespace[name] = nbray.get([column[place] for column in columns])
         elif options.gather:
             self.workspace.resolve(ready.names)
         if LAST in ready.cell.assigns:
-            values = nbray.get([column[-1] for column in columns])
+            values = self.workspace.own(nbray.get([column[-1] for column in columns]))
             return values if several else values[0]
         return None
 

@@ -12,6 +12,7 @@ stands in one panel for each cell: a display that is updated, at most four times
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -21,6 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from nbray.jupyter_ext.capturing import is_redirected, redirect
 from nbray.jupyter_ext.cell_output import CellOutput, Source
 from nbray.jupyter_ext.progress import Panel, TaskProgress
 from nbray.util.output import OutputDisplay, OutputLines, set_origin
@@ -31,6 +33,7 @@ _CELLS = 1000
 _QUEUED = 20_000
 _TICK_S = 0.05
 _PANEL_S = 0.25
+_REDIRECTED_S = 1.0
 
 
 class _Cell:
@@ -102,10 +105,11 @@ class OutputRouter:
         cell = self._cells.get(self._latest)
         if cell is None:
             return
-        self.progress.cell_ended(cell.number)  # may wait for the sockets: not under the lock
-        with self._lock:
-            self._deliver()
-            self._flush(cell, time.monotonic(), final=True)
+        with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            self.progress.cell_ended(cell.number)  # may wait for the sockets: not under the lock
+            with self._lock:
+                self._deliver()
+                self._flush(cell, time.monotonic(), final=True)
         self._wake.set()
 
     def label(self, number: int) -> str:
@@ -117,6 +121,10 @@ class OutputRouter:
         """The number of the cell that this thread works for, as far as the kernel knows it."""
         parent = self.current_cell()
         return self._numbers.get(_message_id(parent), self._latest)
+
+    def number_of_cell(self) -> int:
+        """That of the cell which runs now, or ran last."""
+        return self._latest
 
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
@@ -137,7 +145,9 @@ class OutputRouter:
             self._queue.append(OutputLines(message.source, message.stream, "", lines))
         # At once if nobody else is at it, so that it stands before what the cell does with the
         # result. A cell shows so few lines that this costs whoever drives the sockets little.
-        if self._lock.acquire(blocking=False):
+        # A redirection may end with the next statement, so it is worth a short wait.
+        patience = _REDIRECTED_S if self._captures() else 0.0
+        if self._lock.acquire(timeout=patience) if patience else self._lock.acquire(blocking=False):
             try:
                 self._deliver()
             finally:
@@ -189,23 +199,38 @@ class OutputRouter:
             cell = self._cells.get(origin.origin) or self._cells.get(self._latest)
             if cell is None:
                 cell = _Cell(0, self.current_cell())
+            marked = origin.task_id not in self._plain
+            if (
+                cell.number == self._latest
+                and self._captures(message)
+                and redirect(message, getattr(self._kernel, "shell", None), marked)
+            ):
+                continue
             if isinstance(message, OutputDisplay):
                 self._flush(cell, now, panel=False)
                 self._publish_display(message, cell.parent)
                 continue
             source = Source(
                 origin.task_id, origin.name, origin.pid, origin.log,
-                plain=origin.task_id in self._plain,
+                plain=not marked,
             )  # fmt: skip
             cell.output.feed(source, message.stream, message.text, message.dropped, now)
             self._active.add(cell.number)
             self._flush(cell, now, final=cell.number == 0, panel=False)
 
+    def _captures(self, message: OutputLines | OutputDisplay | None = None) -> bool:
+        """Whether the running cell keeps what its tasks print, or this message, for itself."""
+        if self._kernel is None:
+            return False
+        return isinstance(message, OutputDisplay) or is_redirected()
+
     def _flush(self, cell: _Cell, now: float, final: bool = False, panel: bool = True) -> None:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
                 self.publish("stream", {"name": stream, "text": text}, cell.parent)
-        if not panel or (not final and now - cell.panel_time < _PANEL_S):
+        if not panel or (cell.number == self._latest and self._captures()):
+            return
+        if not final and now - cell.panel_time < _PANEL_S:
             return
         rows = self.progress.rows(cell.number, now)
         if rows is not None or cell.output.changed:

@@ -1,23 +1,20 @@
 """What travels with a remote cell: one small pickle, and large parts that are stored once.
 
-All values of a cell are pickled together, so that what they share stays shared; functions of the
-notebook share the cell's namespace as their globals. Two things stay outside of that pickle, as
-*parts* of their own in the object store: memory of arrays above `LARGE_BYTES`, wherever it
-stands in a value, and *bulky* values whose own pickle is above it (a long list). `Parcel` says how
-the parts go together again; `nbray.jupyter_ext.sent_values` decides which of them are there
-already.
+All values of a cell are pickled together, so that what they share stays shared. Two things stay
+outside of that pickle, as *parts* of their own in the object store: memory of arrays above
+`LARGE_BYTES`, wherever it stands in a value, and *bulky* values whose own pickle is above it (a
+long list). `Parcel` says how the parts go together again; `nbray.jupyter_ext.sent_values` decides
+which of them are there already. `nbray.jupyter_ext.home` says what becomes of functions.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import nbray
-from nbray import cloudpickle
+from nbray.jupyter_ext.home import Carried, Packer, open_stream
 
 LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
@@ -51,32 +48,22 @@ class Parcel:
     refs: list[nbray.ObjectRef]
 
 
-class Packer(cloudpickle.Pickler):
-    """Pickles values for a cell; known ones become names, refs become numbers."""
+class _KnowingPacker(Packer):  # type: ignore[misc]
+    """Puts names in the places of values that travel by other ways."""
 
-    def __init__(
-        self,
-        file: io.BytesIO,
-        known: Mapping[int, tuple[str, str]],
-        refs: list[nbray.ObjectRef],
-        buffers: list[memoryview],
-    ) -> None:
-        super().__init__(file, protocol=5, buffer_callback=lambda b: _out_of_band(b, buffers))
-        self._known = known
-        self._refs = refs
+    known: Mapping[int, tuple[str, str]]
 
-    def persistent_id(self, value: Any) -> tuple[str, Any] | None:
+    def persistent_id(self, value: Any) -> tuple[str, str] | None:
         """What stands for ``value`` in the pickle, None for itself."""
-        if isinstance(value, nbray.ObjectRef):
-            self._refs.append(value)
-            return "ref", len(self._refs) - 1
-        return self._known.get(id(value))
+        return self.known.get(id(value))
 
 
 def dump(
     value: Any,
     known: Mapping[int, tuple[str, str]],
     refs: list[nbray.ObjectRef],
+    home: dict[str, Any],
+    sent: Collection[str] = (),
 ) -> tuple[bytes, list[memoryview]]:
     """The pickle of ``value`` and the memory outside of it.
 
@@ -84,54 +71,45 @@ def dump(
         value: what to pickle.
         known: what stands for the values with these ids.
         refs: the ObjectRefs so far; those in ``value`` are appended.
+        home: the notebook's namespace.
+        sent: its names that are sent in any case.
     """
-    file, buffers = io.BytesIO(), list[memoryview]()
-    Packer(file, known, refs, buffers).dump(value)
-    return file.getvalue(), buffers
-
-
-def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
-    try:
-        buffers.append(buffer.raw())
-    except BufferError:  # strided memory
-        return True
-    return False
-
-
-class _Opener(pickle.Unpickler):
-    def __init__(
-        self,
-        stream: Any,
-        buffers: Sequence[Any],
-        refs: Sequence[nbray.ObjectRef],
-        find: Callable[[str, str], Any],
-    ) -> None:
-        super().__init__(io.BytesIO(stream), buffers=buffers)
-        self._refs = refs
-        self._find = find
-
-    def persistent_load(self, token: tuple[str, Any]) -> Any:
-        kind, what = token
-        return self._refs[what] if kind == "ref" else self._find(kind, what)
+    if not known:  # to ask about each part of a value costs more than to pickle it
+        packer = Packer(home, refs, sent)
+    else:
+        packer = _KnowingPacker(home, refs, sent)
+        packer.known = known
+    return packer.pack(value), packer.buffers
 
 
 def unpack(
-    parcel: Parcel, parts: Sequence[Any], passed: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The value that was packed, and the bulky ones by name.
+    parcel: Parcel,
+    parts: Sequence[Any],
+    passed: Mapping[str, Any],
+    home: dict[str, Any],
+    writable: Callable[[Any], Any],
+) -> tuple[dict[str, Any], Carried]:
+    """The values that were packed by name, and what functions among them carried along.
 
     Args:
         parcel: the plan.
-        parts: the values of its parts, in order.
+        parts: the memory of its parts, in order.
         passed: values that came in other ways, by name.
+        home: the namespace that becomes that of the notebook's functions.
+        writable: makes a part writable.
     """
     opened: dict[str, Any] = {}
+    carried: Carried = {}
 
     def load(stream: Any, buffers: Sequence[Buffer]) -> Any:
-        memory = [parts[b] if isinstance(b, int) else bytearray(b) for b in buffers]
-        return _Opener(stream, memory, parcel.refs, find).load()
+        memory = [writable(parts[b]) if isinstance(b, int) else bytearray(b) for b in buffers]
+        value, more = open_stream(stream, memory, parcel.refs, home, find)
+        for name, what in more.items():
+            carried.setdefault(name, what)
+        return value
 
-    def find(kind: str, name: str) -> Any:
+    def find(token: tuple[str, str]) -> Any:
+        kind, name = token
         if kind == "passed":
             return passed[name]
         if name not in opened:
@@ -139,7 +117,7 @@ def unpack(
             opened[name] = load(parts[bulky.stream], bulky.buffers)
         return opened[name]
 
-    value = load(parcel.stream, parcel.buffers)
+    values: dict[str, Any] = load(parcel.stream, parcel.buffers)
     for name in parcel.bulky:
-        find("bulky", name)
-    return value, opened
+        find(("bulky", name))
+    return {**opened, **values}, carried

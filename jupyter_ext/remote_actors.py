@@ -73,7 +73,7 @@ def submit_to_actors(
     made = []
     for actor in actors.values():
         call = actor.__ray_call__.options(
-            num_returns=1 + len(ready.cell.assigns), name=f"cell {ready.label}"
+            num_returns=ready.cell.returns, name=f"cell {ready.label}"
         )
         refs = call.remote(
             run_in_actor, workspace.key, ready.cell, workspace.setup.payload(), *ready.arguments

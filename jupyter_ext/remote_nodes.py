@@ -92,7 +92,7 @@ def _submit(
             **{
                 "name": f"cell {ready.label} on {title}",
                 **options,
-                "num_returns": 1 + len(ready.cell.assigns),
+                "num_returns": ready.cell.returns,
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
             }
         )

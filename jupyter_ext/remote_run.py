@@ -21,12 +21,26 @@ class Summary:
     Attributes:
         displays: MIME bundles to show, in order.
         types: for each assigned name what its value is, in a few words.
-        changed: names whose values were changed in place in the worker, and only there.
+        changed: names whose values were changed in the worker, and only there.
+        code: the assigned names that are functions or classes.
+        brought: names whose values were changed and come back, with what the values are.
     """
 
     displays: list[dict[str, Any]] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    brought: dict[str, str] = field(default_factory=dict)
+
+
+def told_changes(summaries: Sequence[Summary]) -> str:
+    """What a person is told of values that were changed in workers only; "" when none were."""
+    changed = sorted({name for summary in summaries for name in summary.changed})
+    if not changed:
+        return ""
+    return (
+        f"Changed in the worker only: {', '.join(changed)}. -o {','.join(changed)} brings it back."
+    )
 
 
 class Detached(KeyboardInterrupt):
@@ -57,6 +71,9 @@ class RemoteRun:
         inputs: the earlier runs whose values this one reads.
         sent_bytes: what was sent for it, without what the object store had already.
         stopped: how an interrupt ended: ``stopped``, ``killed``, ``still running``, or "".
+        told: whether somebody has been told that it failed, or has asked it to stop.
+        names: what the values are called that it makes, by the ids of their refs.
+        unchanged: the names that it would have assigned, and that have the values of before.
     """
 
     def __init__(
@@ -75,8 +92,11 @@ class RemoteRun:
         self.sent_bytes = sent_bytes
         self.patience = patience or Patience()
         self.stopped = ""
+        self.told = False
+        self.names: dict[str, str] = {}
+        self.unchanged: tuple[str, ...] = ()
         self._source = source
-        self._cluster = _membership()
+        self._cluster = cluster_name()
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
@@ -128,6 +148,7 @@ class RemoteRun:
             )
         if isinstance(outcome, list):
             return outcome
+        self.told = True
         raise outcome
 
     def _ended_within(self, seconds: float) -> bool:
@@ -135,6 +156,7 @@ class RemoteRun:
 
     def cancel(self, force: bool = False) -> None:
         """Ask the cell to stop; with ``force`` kill its workers."""
+        self.told = True
         local_state.cancel_tasks([ref.task_id() for ref in self.refs], force=force)
 
     def state(self) -> str:
@@ -150,7 +172,7 @@ class RemoteRun:
 
     def is_lost(self) -> bool:
         """Whether the cluster that it ran in has been left, with its values."""
-        return _membership() != self._cluster
+        return cluster_name() != self._cluster
 
     def seconds(self) -> float:
         """Since it was submitted, until it was seen to have ended."""
@@ -177,6 +199,6 @@ class RemoteRun:
         return str(theme.facts(f"Remote cell {self.label}", facts, "picture"))
 
 
-def _membership() -> str:
+def cluster_name() -> str:
     """This kernel's name in its cluster, another one each time that it joins; "" outside."""
     return nbray.get_runtime_context().get_worker_id() if nbray.is_initialized() else ""

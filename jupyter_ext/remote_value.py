@@ -7,18 +7,19 @@ the value and puts it in the name's place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import nbray
 from nbray.exceptions import NbrayError
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.cell_analysis import names_reached
+from nbray.jupyter_ext.home import Envelope
 from nbray.jupyter_ext.remote_run import RemoteRun
 
-_MISSING = object()
+MISSING = object()
+"""The previous value of a name that had none."""
 
 
 class LostWithClusterError(NbrayError):
@@ -56,9 +57,12 @@ class RemoteValue:
 
     Attributes:
         name: the name in the notebook.
-        ref: the ObjectRef of the value.
+        ref: the ObjectRef of the value, or of the dict that has it among others.
         run: the cell that makes it.
         certain: whether the cell binds the name whichever way it goes.
+        among: whether it is one of several values, which ``ref`` has by name.
+        previous: what the name had before, if it had a value: it gets that again when this one
+            is lost.
     """
 
     def __init__(
@@ -67,13 +71,15 @@ class RemoteValue:
         ref: nbray.ObjectRef,
         run: RemoteRun,
         certain: bool = True,
-        previous: Any = _MISSING,
+        among: bool = False,
+        previous: Any = MISSING,
     ) -> None:
         self.name = name
         self.ref = ref
         self.run = run
         self.certain = certain
-        self._previous = previous
+        self.among = among
+        self.previous = previous
 
     def get(self) -> Any:
         """Wait for the value and fetch it.
@@ -84,24 +90,38 @@ class RemoteValue:
             TypeError: the value cannot leave its worker.
         """
         if self.run.is_lost():
+            again = "" if self.previous is MISSING else f" {self.name!r} has its value of before."
             raise LostWithClusterError(
                 f"The value of {self.name!r} ({self.run.label}) was in a cluster that has been "
-                "stopped. Run that cell again."
+                f"stopped. Run that cell again.{again}"
             )
         self.run.wait()
         value = _fetch(self.ref)
+        if self.among:
+            return value[self.name]
         if isinstance(value, Unset):
-            if self._previous is _MISSING:
+            if self.previous is MISSING:
                 raise NameError(f"The remote cell {self.run.label} did not assign {self.name!r}.")
-            previous = self._previous
+            previous = self.previous
             return previous.get() if isinstance(previous, RemoteValue) else previous
         return value
+
+    def is_over(self) -> bool:
+        """Whether its cell has failed, or has been lost, so that there will be no value."""
+        return self.run.state() not in ("running", "done")
+
+    def settle(self) -> None:
+        """The cell has bound the name: of what it had before, only the notebook's own is kept."""
+        while isinstance(self.previous, RemoteValue):
+            self.previous = self.previous.previous
 
     def describe(self) -> tuple[str, str]:
         """State and type, as far as known."""
         state = self.run.state()
         summary = self.run.summary() if state == "done" else None
-        return state, summary.types.get(self.name, "") if summary is not None else ""
+        if summary is None:
+            return state, ""
+        return state, {**summary.types, **summary.brought}.get(self.name, "")
 
     def __repr__(self) -> str:
         state, kind = self.describe()
@@ -113,11 +133,15 @@ class RemoteValue:
         return str(theme.facts(self.name, [*facts, ("from", self.run.label)], "picture"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _fetch, (self.ref,)
+        return _fetch, (self.ref, self.name if self.among else None)
 
 
-def _fetch(ref: nbray.ObjectRef) -> Any:
+def _fetch(ref: nbray.ObjectRef, name: str | None = None) -> Any:
     value = nbray.get(ref)
+    if name is not None:
+        value = value[name]
+    if isinstance(value, Envelope):  # this process is a worker
+        return value.open({})
     if isinstance(value, Unpicklable):
         raise value.error()
     return value
@@ -129,27 +153,3 @@ def remote_names(names: Iterable[str], namespace: Mapping[str, Any]) -> list[str
         return []
     reached = names_reached(names, namespace)
     return sorted(name for name in reached if isinstance(namespace[name], RemoteValue))
-
-
-def at_home(value: Any, namespace: MutableMapping[str, Any]) -> Any:
-    """Functions and classes from a remote cell see the notebook's globals, as if made here."""
-    if isinstance(value, FunctionType):
-        return _moved(value, namespace) if value.__module__ == "__main__" else value
-    made_by = value if isinstance(value, type) else type(value)
-    if made_by.__module__ == "__main__":
-        for name, method in list(vars(made_by).items()):
-            if isinstance(method, FunctionType) and method.__globals__ is not namespace:
-                setattr(made_by, name, _moved(method, namespace))
-    return value
-
-
-def _moved(function: FunctionType, namespace: MutableMapping[str, Any]) -> FunctionType:
-    assert isinstance(namespace, dict)
-    moved = FunctionType(
-        function.__code__, namespace, function.__name__, function.__defaults__,
-        function.__closure__,
-    )  # fmt: skip
-    for name in ("__kwdefaults__", "__annotations__", "__qualname__", "__doc__", "__module__"):
-        setattr(moved, name, getattr(function, name))
-    moved.__dict__.update(function.__dict__)
-    return moved

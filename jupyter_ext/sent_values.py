@@ -26,6 +26,7 @@ import nbray
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.jupyter_ext.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 from nbray.util.blame import Culprit, find_culprit
+from nbray.util.own_memory import OwnMemory, address_of
 
 Key = tuple[str, str, int]
 """Name in the notebook, pickle or memory, and its number in the value."""
@@ -67,18 +68,33 @@ class Packed:
     """A parcel, the refs of its parts, and what was sent for it.
 
     Attributes:
-        small: the names whose values are in the parcel's own pickle.
-        in_place: the names whose values have memory that is read in place, and so read-only.
         new_bytes: bytes that were not there before, by name.
         inline_bytes: bytes of the parcel itself.
     """
 
     parcel: Parcel
     parts: list[nbray.ObjectRef] = field(default_factory=list)
-    small: tuple[str, ...] = ()
-    in_place: frozenset[str] = frozenset()
     new_bytes: dict[str, int] = field(default_factory=dict)
     inline_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a value came from, and what it was then."""
+
+    value: weakref.ref[Any]
+    ref: nbray.ObjectRef
+    memory: OwnMemory
+    mark: object
+
+
+def _mark(value: Any, memory: OwnMemory) -> object:
+    return (
+        value.dtype.str,
+        value.shape,
+        value.strides,
+        memory.mark(memoryview(value.ravel("K")).cast("B")),
+    )
 
 
 class SentValues:
@@ -87,7 +103,7 @@ class SentValues:
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._values: dict[str, int] = {}
-        self._origins: dict[str, tuple[weakref.ref[Any], nbray.ObjectRef]] = {}
+        self._origins: dict[str, _Origin] = {}
 
     def entries(self) -> list[Entry]:
         """One entry for each name, with the sum of its parts."""
@@ -110,20 +126,23 @@ class SentValues:
         self._values.clear()
         self._origins.clear()
 
-    def came_from(self, name: str, value: Any, ref: nbray.ObjectRef) -> None:
-        """``value`` was read from the cluster: while it cannot change, its ref is as good."""
-        if type(value) is numpy.ndarray and not value.flags.writeable:
-            self._origins[name] = weakref.ref(value), ref
+    def came_from(self, name: str, value: Any, ref: nbray.ObjectRef, memory: OwnMemory) -> None:
+        """``value`` was read from the cluster: while it is the same, its ref is as good.
+
+        ``memory`` knows whether it is.
+        """
+        if type(value) is numpy.ndarray and value.flags.forc:
+            self._origins[name] = _Origin(weakref.ref(value), ref, memory, _mark(value, memory))
 
     def origin(self, name: str, value: Any) -> nbray.ObjectRef | None:
         """The ref that ``value`` came from, if it still stands for it."""
         found = self._origins.get(name)
         if found is None:
             return None
-        if found[0]() is not value or not isinstance(value, numpy.ndarray) or value.flags.writeable:
+        if found.value() is not value or _mark(value, found.memory) != found.mark:
             self._origins.pop(name, None)
             return None
-        return found[1]
+        return found.ref
 
     def forget_missing(self, namespace: Mapping[str, Any], keep: Iterable[str] = ()) -> None:
         """Let go of what belongs to names that are gone or have another value, ``keep`` apart.
@@ -143,7 +162,7 @@ class SentValues:
         values: Mapping[str, Any],
         reached: Mapping[str, Any],
         passed: Mapping[int, str],
-        anchor: FunctionType,
+        home: dict[str, Any],
     ) -> Packed:
         """Make the parcel of a cell; puts those parts into the store that are not there.
 
@@ -151,7 +170,7 @@ class SentValues:
             values: what the cell needs by name.
             reached: what the functions among them read further.
             passed: the names of values that travel by other ways, by their ids.
-            anchor: a function of the notebook; all others share its globals.
+            home: the notebook's namespace.
 
         Raises:
             CannotSendError: a value cannot be pickled. Nothing was sent.
@@ -168,21 +187,20 @@ class SentValues:
                 continue  # pickled with the function that reads it
             found: list[nbray.ObjectRef] = []
             try:
-                stream, buffers = dump(value, known, found)
+                stream, buffers = dump(value, known, found, home, values)
             except Exception as error:  # a pickle runs the user's own __reduce__ and __getstate__
-                raise _cannot_send(name, value, known, error) from error
+                raise _cannot_send(name, value, known, home, error) from error
             for number, buffer in enumerate(buffers):
                 if buffer.nbytes > LARGE_BYTES:
-                    places.setdefault(_address(buffer), (name, "memory", number))
+                    places.setdefault(address_of(buffer), (name, "memory", number))
             if len(stream) > LARGE_BYTES:
-                stream, buffers = dump(value, known, refs)
+                stream, buffers = dump(value, known, refs, home, values)
                 bulky[name] = stream, buffers
                 known[id(value)] = "bulky", name
         small = {name: value for name, value in values.items() if name not in bulky}
-        stream, buffers = dump((anchor, small), known, refs)
+        stream, buffers = dump(small, known, refs, home, values)
 
-        packed = Packed(Parcel(b"", (), {}, []), small=tuple(small))
-        packed.in_place = frozenset(key[0] for key in places.values())
+        packed = Packed(Parcel(b"", (), {}, []))
         used: set[Key] = set()
 
         def part(key: Key, data: Any) -> int:
@@ -194,7 +212,7 @@ class SentValues:
 
         def place(buffers: Iterable[memoryview]) -> tuple[Buffer, ...]:
             return tuple(
-                part(places.get(_address(buffer), ("", "memory", number)), buffer)
+                part(places.get(address_of(buffer), ("", "memory", number)), buffer)
                 if buffer.nbytes > LARGE_BYTES
                 else bytes(buffer)
                 for number, buffer in enumerate(buffers)
@@ -242,15 +260,12 @@ def _is_code(value: Any) -> bool:
     )
 
 
-def _address(buffer: memoryview) -> int:
-    if not buffer.nbytes:
-        return 0
-    address: int = numpy.frombuffer(buffer, numpy.uint8).__array_interface__["data"][0]
-    return address
-
-
 def _cannot_send(
-    name: str, value: Any, known: Mapping[int, tuple[str, str]], error: Exception
+    name: str,
+    value: Any,
+    known: Mapping[int, tuple[str, str]],
+    home: dict[str, Any],
+    error: Exception,
 ) -> CannotSendError:
-    culprit = find_culprit(name, value, lambda part: dump(part, known, []))
+    culprit = find_culprit(name, value, lambda part: dump(part, known, [], home))
     return CannotSendError(name, value, culprit or Culprit(name, value, str(error)))

@@ -116,7 +116,7 @@ def submit_spread(
         patience: how long to wait, and what an interrupt does.
     """
     task = RUN_CELL.options(
-        **{"name": f"cell {ready.label}", **options, "num_returns": 1 + len(ready.cell.assigns)}
+        **{"name": f"cell {ready.label}", **options, "num_returns": ready.cell.returns}
     )
     setups = workspace.setup.payload()
     made: list[list[nbray.ObjectRef]] = []

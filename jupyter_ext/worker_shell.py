@@ -6,12 +6,13 @@ namespace is that cell's.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from nbray.jupyter_ext import worker_display
 
 
-def shell_for(namespace: dict[str, Any]) -> Any:
+def shell_for(module: ModuleType) -> Any:
     """The shell of this worker, with the names of the cell that runs now."""
     worker_display.install()
     from IPython.core.interactiveshell import InteractiveShell
@@ -19,7 +20,7 @@ def shell_for(namespace: dict[str, Any]) -> Any:
     shell: Any = InteractiveShell.instance()
     # Figures are collected when the cell ends, whatever backend the notebook has.
     shell.register_magic_function(_nothing, "line", "matplotlib")
-    shell.user_ns = namespace
+    shell.user_module, shell.user_ns = module, vars(module)
     return shell
 
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.exceptions import LocalRayletDiedError, TaskError
+from nbray.jupyter_ext.arriving import take_back, take_back_all
+from nbray.jupyter_ext.cell_running import CellExit
 from nbray.jupyter_ext.errors import ErrorDisplay, remote_lines
 from nbray.jupyter_ext.interrupts import CellTasks
 from nbray.jupyter_ext.local_modules import LocalModules
 from nbray.jupyter_ext.output import OutputRouter
-from nbray.jupyter_ext.remote_run import Detached, RemoteRun
-from nbray.jupyter_ext.remote_value import RemoteValue, at_home, remote_names
+from nbray.jupyter_ext.own_values import make_own
+from nbray.jupyter_ext.remote_run import Detached, RemoteRun, cluster_name
+from nbray.jupyter_ext.remote_value import MISSING, RemoteValue, remote_names
 from nbray.jupyter_ext.representations import Pictures
 from nbray.jupyter_ext.sent_values import Packed, SentValues
 from nbray.jupyter_ext.settings import Settings
 from nbray.jupyter_ext.setup_cells import SetupCells
 from nbray.jupyter_ext.tables import as_bytes
 from nbray.util.function_pickles import new_epoch
+from nbray.util.own_memory import OwnMemory
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _RUNS = 200
+_OBJECT_ID = re.compile(r"\b[0-9a-f]{56}\b")
 
 
 class Workspace:
@@ -53,8 +61,9 @@ class Workspace:
         self.key = os.urandom(8).hex()
         self.actor_reads: dict[str, set[str]] = {}
         self.actors: dict[str, nbray.ActorHandle] = {}
-        self.tasks = CellTasks(self.settings)
+        self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
+        self._cluster = ""
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -70,17 +79,27 @@ class Workspace:
     def before_cell(self, _info: object = None) -> None:
         """IPython calls this before each cell."""
         self.tasks.begin()
+        self.check_cluster()
+        take_back_all(self.namespace)
         self.modules.new_cell()
         new_epoch()
 
     def after_cell(self, result: object) -> None:
         """IPython calls this after each cell."""
-        self.tasks.end(result)
+        with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            self.tasks.end(result)
 
     def joined(self) -> None:
-        """This kernel has come into a cluster: what its cell submits is the cell's."""
-        self.tasks.begin()
+        """This kernel has come into a cluster."""
+        self.check_cluster()
         self.modules.joined()
+
+    def check_cluster(self) -> None:
+        """What was kept in a cluster that has been left, by whatever way, is forgotten."""
+        now = cluster_name()
+        if now != self._cluster:
+            self.left()
+            self._cluster = now
 
     def left(self) -> None:
         """The cluster goes, and what was kept in it."""
@@ -116,14 +135,41 @@ class Workspace:
         while waiting := remote_names(names, self.namespace):
             for name in waiting:
                 remote = self.namespace[name]
+                if not isinstance(remote, RemoteValue):  # it came with another one
+                    continue
                 try:
                     value = remote.get()
                 except BaseException as error:  # the cell's error, whatever its class
-                    raise self.rendered(error, remote.run) from None
-                self.namespace[name] = at_home(value, self.namespace)
-                self.sent.came_from(name, value, remote.ref)
+                    shown = self.rendered(error, remote.run)
+                    take_back(self.namespace, name)
+                    raise shown from None
+                if remote.among:
+                    self._resolve_others(remote.ref)
+                    continue
+                memory = OwnMemory()
+                value = make_own(value, memory, self.namespace)
+                self.namespace[name] = value
+                self.sent.came_from(name, value, remote.ref, memory)
+
+    def own(self, value: Any) -> Any:
+        """A value that a cell returned, which may be changed here."""
+        return make_own(value, OwnMemory(), self.namespace)
+
+    def _resolve_others(self, ref: nbray.ObjectRef) -> None:
+        """Values that were changed by one cell come together: they may share their parts."""
+        values = self.own(nbray.get(ref))
+        for name, value in list(self.namespace.items()):
+            if isinstance(value, RemoteValue) and value.among and value.ref == ref:
+                self.namespace[name] = values[value.name]
 
     # --- errors --------------------
+
+    def shown_error(self, error: BaseException, run: RemoteRun) -> BaseException:
+        """What a cell raises that waited for ``run``: `sys.exit` is shown as a kernel does it."""
+        shown = self.rendered(error, run)
+        if isinstance(error, TaskError) and isinstance(error.cause, CellExit):
+            return SystemExit(error.cause.code)
+        return shown
 
     def rendered(self, error: BaseException, run: RemoteRun) -> BaseException:
         """``error``, which IPython now shows by the remote cell's lines instead of nbray's."""
@@ -145,14 +191,40 @@ class Workspace:
                 number = run.label.replace(" ", "")
                 lines.append(f"It has not stopped: %nbray cancel {number} --force kills it.")
             return lines
-        lines = list(remote_lines(error, self.errors.cells))
+        lines = [self._with_names(line, run) for line in remote_lines(error, self.errors.cells)]
+        if isinstance(error, TaskError) and isinstance(error.cause, CellExit):
+            lines[-1] = f"SystemExit: {error.cause}".rstrip(" :")
+        if isinstance(error, LocalRayletDiedError):
+            lines.append("In a notebook, %nbray start does both.")
         if run.state() in ("failed", "cancelled"):
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
             names = dependents(root, self.namespace)
             if names:
                 lines.append(f"Without a value because of it: {', '.join(names)}.")
+            if root.unchanged:
+                lines.append(f"As before it: {', '.join(root.unchanged)}.")
         return lines
+
+    def _with_names(self, line: str, run: RemoteRun) -> str:
+        """A line with the names of the notebook behind the ids of their values."""
+        if not _OBJECT_ID.search(line):
+            return line
+        names = dict(run.names)
+        names |= {entry.ref.hex(): entry.name for entry in self.sent.entries()}
+        names |= {
+            value.hex(): name
+            for name, value in self.namespace.items()
+            if isinstance(value, nbray.ObjectRef)
+        }
+        names |= {
+            value.ref.hex(): name
+            for name, value in self.namespace.items()
+            if isinstance(value, RemoteValue)
+        }
+        return _OBJECT_ID.sub(
+            lambda found: f"{found[0]} ({names[found[0]]})" if found[0] in names else found[0], line
+        )
 
 
 def _root(run: RemoteRun) -> RemoteRun:
@@ -168,5 +240,7 @@ def dependents(run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} ({value.run.label})"
         for name, value in namespace.items()
-        if isinstance(value, RemoteValue) and value.run.depends_on(run)
+        if isinstance(value, RemoteValue)
+        and value.previous is MISSING
+        and value.run.depends_on(run)
     ]

@@ -30,6 +30,7 @@ from nbray.common.ids import (
 from nbray.common.software import VERSION
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
+from nbray.logging_config import LoggingConfig
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import get_gpu_ids, get_runtime_context
@@ -37,7 +38,8 @@ from nbray.runtime_context import get_gpu_ids, get_runtime_context
 __version__ = VERSION
 
 __all__ = [
-    "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",
+    "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID",
+    "LoggingConfig", "NodeID",
     "ObjectID", "ObjectRef", "ObjectRefGenerator", "PlacementGroupID", "RemoteFunction", "TaskID",
     "UniqueID", "WorkerID", "__version__", "available_resources", "cancel", "cluster_resources",
     "exceptions",

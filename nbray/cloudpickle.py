@@ -2,14 +2,20 @@
 
 Newer versions of cloudpickle forget where a function was written, so that its traceback has no
 lines. Here the name travels beside the code.
+
+A class that travels by value is known where it arrives by its number, so that one class stays one.
+cloudpickle sets its members again with each arrival. In a driver that would alter the program's
+own class under its hands: a class that a driver knows stays as it is there.
 """
 
 from __future__ import annotations
 
+import functools
 import io
+import weakref
 from collections import ChainMap
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, MemberDescriptorType
 from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
@@ -28,12 +34,102 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     return _named_code, (code.co_filename, make, *args)
 
 
-class Pickler(_library.Pickler):  # type: ignore[misc]
-    """Pickles what cloudpickle pickles."""
+class _Reducers(ChainMap[type, Any]):
+    """How classes are pickled; those of pyarrow are looked at when the first of them comes."""
 
-    dispatch_table: ClassVar[ChainMap[type, Any]] = ChainMap(
-        {CodeType: _reduce_code}, _library.Pickler.dispatch_table
+    def __missing__(self, cls: type) -> Any:
+        if cls.__module__.partition(".")[0] == "pyarrow":
+            from nbray.util.arrow_slices import reduce_slice, slices
+
+            if issubclass(cls, slices()):
+                return reduce_slice
+        raise KeyError(cls)
+
+
+_set_class = _library.cloudpickle._class_setstate
+_whole: weakref.WeakSet[type] = weakref.WeakSet()
+_keeps_classes = False
+
+
+def keep_classes() -> None:
+    """From now on a class that this process knows is not altered by one that arrives."""
+    global _keeps_classes
+    _keeps_classes = True
+
+
+def _complete_class(cls: type, state: Any) -> type:
+    if not (_keeps_classes and cls in _whole):
+        _set_class(cls, state)
+        _whole.add(cls)
+    return cls
+
+
+def _keep_slots(cls: Any, arguments: tuple[Any, ...], state: tuple[Any, ...]) -> None:
+    """The class that is made anew has slots too: else its instances do not fit the old one."""
+    arguments[3]["__slots__"] = cls.__slots__
+    members = state[0]
+    for name in [n for n, member in members.items() if type(member) is MemberDescriptorType]:
+        del members[name]
+
+
+def _weak_keys(items: list[tuple[Any, Any]]) -> weakref.WeakKeyDictionary[Any, Any]:
+    return weakref.WeakKeyDictionary(items)
+
+
+def _weak_values(items: list[tuple[Any, Any]]) -> weakref.WeakValueDictionary[Any, Any]:
+    return weakref.WeakValueDictionary(items)
+
+
+def _cached_property(
+    function: Callable[..., Any], name: str | None, doc: str | None
+) -> functools.cached_property[Any]:
+    made = functools.cached_property(function)
+    made.attrname, made.__doc__ = name, doc
+    return made
+
+
+def _cached(function: Callable[..., Any], size: int | None, typed: bool) -> Callable[..., Any]:
+    return functools.lru_cache(size, typed)(function)
+
+
+def _reduce_cached(cached: Any) -> str | tuple[Any, ...]:
+    """A function with a cache: by name as pickle does it, or anew, with an empty cache."""
+    function = cached.__wrapped__
+    if getattr(function, "__module__", None) != "__main__" and "<locals>" not in (
+        function.__qualname__
+    ):
+        return str(cached.__reduce__())
+    parameters = cached.cache_parameters()
+    return _cached, (function, parameters["maxsize"], parameters["typed"])
+
+
+class Pickler(_library.Pickler):  # type: ignore[misc]
+    """Pickles what cloudpickle pickles, and what `functools` makes of functions."""
+
+    dispatch_table: ClassVar[ChainMap[type, Any]] = _Reducers(
+        {
+            CodeType: _reduce_code,
+            functools._lru_cache_wrapper: _reduce_cached,
+            # It has a lock until Python 3.12.
+            functools.cached_property: lambda made: (
+                _cached_property,
+                (made.func, made.attrname, made.__doc__),
+            ),
+            weakref.WeakKeyDictionary: lambda weak: (_weak_keys, (list(weak.items()),)),
+            weakref.WeakValueDictionary: lambda weak: (_weak_values, (list(weak.items()),)),
+        },
+        _library.Pickler.dispatch_table,
     )
+
+    def reducer_override(self, value: Any) -> Any:
+        """How a class or function is pickled; see `pickle.Pickler`."""
+        reduced = super().reducer_override(value)
+        if type(reduced) is tuple and reduced[-1] is _set_class:
+            _whole.add(value)
+            if vars(value).get("__slots__"):
+                _keep_slots(value, *reduced[1:3])
+            return (*reduced[:-1], _complete_class)
+        return reduced
 
 
 def dump(

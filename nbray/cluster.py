@@ -17,13 +17,24 @@ from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.records import NodeInfo
 
 
-def _node_rows() -> list[NodeInfo]:
-    reply = joined_core().peers.gcs_call("ListNodes", msgspec.msgpack.encode(Empty()))
+def node_rows(timeout: float | None = None) -> list[NodeInfo]:
+    """What the GCS knows of the nodes.
+
+    Raises:
+        GetTimeoutError: it did not answer in ``timeout`` seconds.
+    """
+    body = msgspec.msgpack.encode(Empty())
+    reply = joined_core().peers.gcs_call("ListNodes", body, timeout)
     return msgspec.msgpack.decode(reply, type=Nodes).nodes
 
 
 def nodes() -> list[dict[str, Any]]:
     """A dict for every node, with Ray's keys."""
+    return described(node_rows())
+
+
+def described(rows: list[NodeInfo]) -> list[dict[str, Any]]:
+    """A dict for each of these nodes, with Ray's keys."""
     return [
         {
             "NodeID": row.node_id.hex(),
@@ -39,7 +50,7 @@ def nodes() -> list[dict[str, Any]]:
             "Stats": row.stats,
             "Labels": row.labels,
         }
-        for row in _node_rows()
+        for row in rows
     ]
 
 
@@ -50,7 +61,12 @@ def _resources(row: NodeInfo) -> dict[str, float]:
 
 def cluster_resources() -> dict[str, float]:
     """All resources of the nodes that are alive."""
-    alive = [row for row in _node_rows() if row.alive]
+    return total_of(node_rows())
+
+
+def total_of(rows: list[NodeInfo]) -> dict[str, float]:
+    """All resources of those of these nodes that are alive."""
+    alive = [row for row in rows if row.alive]
     total: dict[str, int] = {}
     for row in alive:
         add(total, row.total)
@@ -60,7 +76,12 @@ def cluster_resources() -> dict[str, float]:
 
 def available_resources() -> dict[str, float]:
     """The resources that are free now, as last reported by the raylets."""
-    alive = [row for row in _node_rows() if row.alive]
+    return free_of(node_rows())
+
+
+def free_of(rows: list[NodeInfo]) -> dict[str, float]:
+    """Those that are free on these nodes."""
+    alive = [row for row in rows if row.alive]
     free: dict[str, int] = {}
     for row in alive:
         add(free, row.available)

@@ -10,7 +10,10 @@ import sys
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
 from nbray import compat
+from nbray.cloudpickle import keep_classes
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
@@ -24,6 +27,7 @@ from nbray.init_options import HiddenOptions, JobOptions, hidden_options, job_op
 from nbray.job_config import JobConfig
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
+from nbray.logging_config import LoggingConfig, as_logging_config
 from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
@@ -121,6 +125,7 @@ def init(
     local_mode: bool = False,
     job_config: JobConfig | dict[str, Any] | None = None,
     configure_logging: bool = True,
+    logging_config: LoggingConfig | None = None,
     logging_level: int | str | None = None,
     logging_format: str | None = None,
     log_to_driver: bool | None = None,
@@ -150,6 +155,7 @@ def init(
         job_config: more on this program; see `nbray.job_config.JobConfig`.
         configure_logging: False leaves the logger "nbray" of this process alone, whatever
             ``logging_level`` is.
+        logging_config: the loggers of this program and its workers; see `nbray.LoggingConfig`.
         logging_level: its level; as the program has it by default.
         logging_format: of its handler, which it gets when the program has configured none.
         log_to_driver: False leaves the output of tasks and actors in their logs; None is True,
@@ -173,6 +179,7 @@ def init(
         raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
     if configure_logging and logging_level is not None:
         _configure_logger(logging_level, logging_format)
+    log_config = as_logging_config(logging_config)
     here = find_core()
     if _driver is not None or here is not None:
         if ignore_reinit_error:
@@ -232,6 +239,9 @@ def init(
         raise
     _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
+    if log_config is not None:
+        core.job = replace(core.job, logging=log_config.encoded())
+        log_config.apply()
     return _driver.context
 
 
@@ -324,6 +334,7 @@ def _join(
         raise ConnectionError(
             f"The cluster at {info['gcs_address']} does not take this program in: {error}"
         ) from None
+    keep_classes()
     core.on_output = output.deliver if shows_output else None
     core.on_warning = output.warn
     core.reactor.start()
@@ -353,8 +364,8 @@ def _join(
     core.on_raylet_lost = lambda: core.give_up(lost)
     core.set_job(
         records.JobConfig(
-            reply.job_id, namespace, core.address, sys_path, os.getcwd(), compat.is_installed(),
-            job.detached,
+            reply.job_id, namespace, core.address, sys_path, os.getcwd(),
+            ray_name=compat.is_installed(), detached=job.detached,
         )
     )  # fmt: skip
     return core

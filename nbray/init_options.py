@@ -17,8 +17,8 @@ from nbray.runtime_env.spec import validate
 
 _LONGEST_METADATA = 100_000
 _WITHOUT_EFFECT = {
-    "cgroup_path", "enable_resource_isolation", "logging_config", "proxy_server_url",
-    "system_reserved_cpu", "system_reserved_memory",
+    "cgroup_path", "enable_resource_isolation", "proxy_server_url", "system_reserved_cpu",
+    "system_reserved_memory",
 }  # fmt: skip
 
 

@@ -114,17 +114,26 @@ class ObjectRef:
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
 
+        Its callbacks run in a thread of their own, in the order of completion, and may use the
+        cluster; one that waits for long lets others pass.
+
         Raises:
             ValueError: the owner is not known.
         """
-        from nbray.core_worker.serialization import check_current
-
-        check_current(self)
+        self._check()
         return self._core.values.future(self)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
         """A future of the value in the running event loop."""
-        return asyncio.wrap_future(self.future())
+        self._check()
+        # Its callback only tells the loop, so it needs no other thread.
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        return asyncio.wrap_future(self._core.values.settle(self, future))
+
+    def _check(self) -> None:
+        from nbray.core_worker.serialization import check_current
+
+        check_current(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.as_future().__await__()

@@ -301,17 +301,20 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
 
     Args:
         value: the option; None is 1, or a stream for generator functions.
-        function: the user's function.
+        function: the user's function; None when it is not known.
 
     Raises:
-        ValueError: it is another text, negative, or too large.
+        ValueError: it is another text, negative, or too large, or the function yields nothing.
     """
     if value is None:
-        function = inspect.unwrap(function)
-        streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        return STREAMING if streams else 1
+        return STREAMING if _yields(function) else 1
     codes: dict[int | str, int] = {"streaming": STREAMING, "dynamic": DYNAMIC}
     if value in codes:
+        if function is not None and not _yields(function):
+            raise ValueError(
+                f"num_returns={value!r} can only be used with generator functions (functions that "
+                "use 'yield'). The decorated function is not a generator function."
+            )
         return codes[value]
     if not isinstance(value, int) or value < 0:
         low = "num_returns must be >= 0, but got " if isinstance(value, int) else "It got "
@@ -322,6 +325,16 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
     if value > MOST_RETURNS:
         raise ValueError(f"num_returns must be <= {MOST_RETURNS:,}; 'streaming' has no such bound.")
     return value
+
+
+def _yields(function: Any) -> bool:
+    function = inspect.unwrap(function)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def backpressure_code(value: int | None) -> int:
+    """How many items a stream may be ahead of its reader, as the runtime counts: 0 for any."""
+    return max(0, value or 0)
 
 
 def exception_classes(value: Any) -> bool | tuple[type[BaseException], ...]:

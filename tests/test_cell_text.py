@@ -171,10 +171,10 @@ def with_closure() -> Any:
     ],
 )
 def test_the_part_that_cannot_go_is_found(value: Any, path: str) -> None:
-    culprit = find_culprit("v", value, lambda part: dump(part, {}, []))
+    culprit = find_culprit("v", value, lambda part: dump(part, {}, [], {}))
     assert culprit is not None and culprit.path == path
 
 
 def test_nothing_is_blamed_for_a_value_that_can_go() -> None:
     value = {"a": numpy.zeros(3), "f": len}
-    assert find_culprit("v", value, lambda part: dump(part, {}, [])) is None
+    assert find_culprit("v", value, lambda part: dump(part, {}, [], {})) is None

@@ -122,11 +122,13 @@ def test_a_change_in_place_comes_back_or_is_told(notebook: Notebook) -> None:
     notebook.run("import numpy as np\nbig = np.zeros(100_000)\ntable = {'a': 1}\nseen = []")
     notebook.run("%%remote\nbig[0] = 5\ntable['b'] = 2")
     assert notebook.run("big[0], table").result == "(np.float64(5.0), {'a': 1, 'b': 2})"
-    told = notebook.run("%%remote\nseen.append(1)")
-    assert "Changed in the worker only: seen. -o seen brings it back." in told.printed
-    assert notebook.run("seen").result == "[]"
-    notebook.run("%%remote -o seen\nseen.append(1)")
+    notebook.run("%%remote\nseen.append(1)")
     assert notebook.run("seen").result == "[1]"
+    told = notebook.run("%%remote -o n\nseen.append(2)\nn = len(seen)")
+    assert "Changed in the worker only: seen. -o seen brings it back." in told.printed
+    assert notebook.run("seen, n").result == "([1], 2)"
+    notebook.run("%%remote -o seen\nseen.append(1)")
+    assert notebook.run("seen").result == "[1, 1]"
     assert "Changed" not in notebook.run("%%remote\nlen(seen), table['a']").printed
 
 

@@ -7,33 +7,55 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.exceptions import NbrayError
+from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.jupyter_ext import widgets
 from nbray.jupyter_ext.command_line import Parser, add_resources, given, size
 from nbray.jupyter_ext.commands.base import Command
 from nbray.jupyter_ext.tables import Table, count, resource_amount, resource_amounts
+from nbray.util.membership import ClusterNow, Membership, cluster_now, membership
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
 
 
+ANSWER_S = 5.0
+"""How long a command waits for the cluster."""
+
+
 def status() -> Table:
     """The cluster at this moment: its nodes and what is free on them."""
-    total, free = nbray.cluster_resources(), nbray.available_resources()
-    table = nodes()
+    now = _now("status")
+    table = _table(now)
     table.title = count(len(table.rows), "node")
     table.notes = [
-        f"{name}: {resource_amount(name, free.get(name, 0.0))} of "
+        f"{name}: {resource_amount(name, now.free.get(name, 0.0))} of "
         f"{resource_amount(name, amount)} free"
-        for name, amount in sorted(total.items())
+        for name, amount in sorted(now.total.items())
         if not name.startswith("node:")
     ]
     return table
+
+
+def _now(command: str) -> ClusterNow:
+    try:
+        return cluster_now(ANSWER_S)
+    except GetTimeoutError:
+        raise UsageError(
+            f"%nbray {command}: the cluster has not answered within {ANSWER_S:.0f} s. Its GCS or "
+            "the raylet of this node stands still or has too much to do; what runs goes on "
+            "meanwhile. Ask again later; %nbray logs gcs.log and raylet.log may say more."
+        ) from None
+    except LocalRayletDiedError as error:
+        raise UsageError(
+            f"%nbray {command}: this notebook has lost its cluster: {_in_a_line(error)} "
+            "%nbray start begins a new one."
+        ) from None
 
 
 def _status(workspace: Workspace, _arguments: argparse.Namespace) -> object:
@@ -45,6 +67,10 @@ def _status(workspace: Workspace, _arguments: argparse.Namespace) -> object:
 
 def nodes() -> Table:
     """A row for each node."""
+    return _table(_now("nodes"))
+
+
+def _table(now: ClusterNow) -> Table:
     rows = [
         (
             node["NodeID"][:12],
@@ -53,7 +79,7 @@ def nodes() -> Table:
             "alive" if node["Alive"] else "dead",
             ", ".join(resource_amounts(node["Resources"])),
         )
-        for node in nbray.nodes()
+        for node in now.nodes
     ]
     return Table(("node", "address", "host", "state", "resources"), rows)
 
@@ -96,8 +122,11 @@ def _start_detached(arguments: argparse.Namespace) -> str:
 
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    _leave_lost(workspace)
     if nbray.is_initialized():
-        print("nbray runs already; %nbray stop ends it.")
+        here = membership()
+        ends = here is None or here.started_here
+        print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
         options = given(
             arguments, "num_cpus", "num_gpus", "resources", "object_store_memory", "namespace"
@@ -121,6 +150,7 @@ def _attach_arguments(parser: Parser) -> None:
 
 
 def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    _leave_lost(workspace)
     if nbray.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
     try:
@@ -131,14 +161,45 @@ def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     return status()
 
 
+def _in_a_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _leave_lost(workspace: Workspace) -> None:
+    """Leave a cluster that has gone, so that another one can be joined."""
+    here = membership()
+    if here is not None and here.lost:
+        workspace.left()
+        nbray.shutdown()
+        print(
+            f"The cluster at {here.address} was lost, and the values in it: {_in_a_line(here.lost)}"
+        )
+
+
 def _stop(workspace: Workspace, _arguments: argparse.Namespace) -> object:
-    if not nbray.is_initialized():
+    here = membership()
+    if here is None:
         print("nbray does not run.")
         return None
-    workspace.left()
-    nbray.shutdown()
-    print("nbray is stopped.")
+    print(leave(workspace.left, here))
     return None
+
+
+def leave(before: Callable[[], None], here: Membership) -> str:
+    """Leave the cluster, or end it if it was started here; returns what happened.
+
+    ``before`` lets go of what is kept in it.
+    """
+    before()
+    nbray.shutdown()
+    if here.lost:
+        return f"Left the cluster at {here.address}, which had been lost."
+    if here.started_here:
+        return "nbray is stopped."
+    return (
+        f"Left the cluster at {here.address}; it runs on. %nbray attach {here.address} joins it "
+        "again, `nbray stop` in a shell ends it."
+    )
 
 
 COMMANDS = (

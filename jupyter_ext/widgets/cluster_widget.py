@@ -20,6 +20,7 @@ from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot
 from nbray.jupyter_ext.widgets.feed import Feed
 from nbray.jupyter_ext.widgets.standing import Standing, Static
 from nbray.util import local_nodes
+from nbray.util.membership import membership
 
 shared_feed = Feed()
 
@@ -127,8 +128,11 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
         )
 
     def _stop_cluster(self) -> str:
+        here = membership()
+        if here is None:
+            return "nbray does not run."
         nbray.shutdown()
-        return "nbray is stopped."
+        return "nbray is stopped." if here.started_here else f"Left {here.address}; it runs on."
 
     def _ask(self, question: str, action: Callable[[], None]) -> None:
         with self._lock:

@@ -98,7 +98,7 @@ class CoreWorker:
         self.on_executor_turn: Callable[[], None] | None = None
         self.before_blocking: Callable[[], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
-        self._given_up: Exception | None = None
+        self.given_up: Exception | None = None
         self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None
         # A worker's stderr reaches its driver.
         self.on_warning: Callable[[str], None] = lambda text: print(
@@ -109,6 +109,7 @@ class CoreWorker:
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
+        self.on_exit_actor: Callable[[], None]
         self.cancelling = Cancelling(self)
         self.pickled_refs: set[ObjectRef] = set()
         self.find_function: Callable[[TaskContext], Callable[..., Any]]
@@ -394,8 +395,8 @@ class CoreWorker:
             self.references.count_released()
         self.stored.send_unpins()
         self.take_new()
-        if self._given_up is not None:
-            self.give_up(self._given_up)
+        if self.given_up is not None:
+            self.give_up(self.given_up)
         if self.submitter_dirty:
             self.submitter_dirty = False
             self.submitter.dispatch()
@@ -404,7 +405,7 @@ class CoreWorker:
 
     def give_up(self, error: Exception) -> None:
         """The cluster cannot be reached any more: all that waits fails, and all that comes."""
-        self._given_up = error
+        self.given_up = error
         self.submitter.fail_all(error)
         self.actor_calls.fail_all(error)
         self.table.complete_all(Value(serialize(error).to_bytes(), None, True))

@@ -98,9 +98,9 @@ class Peers:
         self.address = Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
         self._raylets[node_id] = self.raylet
 
-    def stop(self) -> None:
-        """Close all connections."""
-        self.reactor.stop()
+    def stop(self, close: bool = True) -> None:
+        """Close all connections, or leave that to the end of this process, which follows."""
+        self.reactor.stop(close)
         try:
             os.unlink(self._socket_path)
         except FileNotFoundError:

@@ -12,7 +12,8 @@ import os
 import pickle
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
@@ -156,6 +157,16 @@ def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
     return core.adopted_ref(object_id, owner)
 
 
+@contextmanager
+def rebuilding(rebuild: Callable[[bytes, Address], ObjectRef]) -> Iterator[None]:
+    """Inside, ``rebuild`` makes the ObjectRefs of whatever is unpickled."""
+    outer, context.rebuild = context.rebuild, rebuild
+    try:
+        yield
+    finally:
+        context.rebuild = outer
+
+
 def dump(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
 ) -> tuple[bytes, tuple[ObjectRef, ...]]:
@@ -214,8 +225,9 @@ def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool
 def deserialize(
     data: bytes | memoryview, rebuild: Callable[[bytes, Address], ObjectRef] | None
 ) -> Any:
-    """The value of a flat form; arrays refer to ``data`` without a copy.
+    """The value of a flat form; arrays refer to ``data`` without a copy, and cannot be written to.
 
+    Those of a small value, which is ``bytes``, are the reader's own and can.
     ``rebuild`` makes the ObjectRefs that stand in the value.
     """
     outer, context.rebuild = context.rebuild, rebuild
@@ -228,10 +240,11 @@ def deserialize(
         position = _header_size(count)
         stream = view[position : position + stream_length]
         position += stream_length
+        view = memoryview(bytearray(data)) if type(data) is bytes else view.toreadonly()
         buffers = []
         for length in lengths:
             position = _aligned(position)
-            buffers.append(view[position : position + length].toreadonly())
+            buffers.append(view[position : position + length])
             position += length
         return pickle.loads(stream, buffers=buffers)
     finally:

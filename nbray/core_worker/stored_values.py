@@ -20,6 +20,7 @@ from nbray.exceptions import (
 )
 from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.client import Room
+from nbray.object_store.private_pages import PrivatePages
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
@@ -88,6 +89,10 @@ class StoredValues:
     def detach(self) -> None:
         """Let go of the arena; arrays over it live on, and keep it mapped."""
         self._arena = None
+
+    def private(self, view: memoryview) -> PrivatePages | None:
+        """Memory with the bytes of ``view`` that may be written; None: copy it."""
+        return self._arena.private(view) if self._arena is not None else None
 
     def _mapped(self) -> Arena:
         if self._arena is None:

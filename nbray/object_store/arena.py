@@ -19,6 +19,8 @@ import struct
 import weakref
 from collections.abc import Callable
 
+from nbray.object_store.private_pages import PrivatePages, address_of
+
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
 
 
@@ -29,6 +31,7 @@ class Arena:
         self.size = size
         self._fd = fd
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED)
+        self._path = ""
 
     @classmethod
     def create(cls, size: int) -> Arena:
@@ -46,7 +49,7 @@ class Arena:
             arena = cls(fd, size)
         finally:
             os.close(fd)  # the mapping, which ends with its last view, has one of its own
-        arena._fd = -1
+        arena._fd, arena._path = -1, path
         return arena
 
     def is_held(self, holder_id: bytes) -> bool:
@@ -75,6 +78,27 @@ class Arena:
         block = (ctypes.c_char * size).from_buffer(self._map, offset)
         weakref.finalize(block, on_release).atexit = False
         return memoryview(block).cast("B").toreadonly()
+
+    def private(self, view: memoryview) -> PrivatePages | None:
+        """The same bytes, writable for this process alone.
+
+        Args:
+            view: what was read in place; kept as long as the pages are.
+
+        Returns:
+            None for memory of another place, or if the raylet that made the arena has gone.
+        """
+        offset = address_of(view) - ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        if not (0 <= offset <= self.size - view.nbytes and PrivatePages.available()):
+            return None
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return PrivatePages(fd, offset, view)
+        finally:
+            os.close(fd)
 
 
 def _lock_of(holder_id: bytes, kind: int) -> bytes:

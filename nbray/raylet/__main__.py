@@ -70,7 +70,7 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     try:
         first = g.Report(raylet.row())
-        await gcs.call("Report", first, g.Nodes, _FIRST_REPORT_S)
+        await gcs.call("Report", first, g.Reported, _FIRST_REPORT_S)
     except RpcError as error:
         refused = isinstance(error, RefusedError)
         said = str(error) if refused else f"No GCS answers at {args.gcs_address}: {error}"
@@ -99,7 +99,7 @@ async def _main(args: argparse.Namespace) -> None:
         supervising.cancel()
     raylet.stop()
     try:
-        await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Nodes, 0.5)
+        await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
     except RpcError as error:
         logging.info("The GCS was not told that this node leaves: %s", error)
     if supervisor is not None:

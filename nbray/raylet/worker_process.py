@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
 from nbray.raylet.templates import Template
@@ -27,6 +28,7 @@ class Worker:
     """One worker process.
 
     ``template`` is its parent, None when that has gone; ``ordered`` when it was asked for one.
+    ``devices`` are those that it has used, if any: libraries look for them once in a process.
     ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked.
     """
 
@@ -40,6 +42,7 @@ class Worker:
     address: Address | None = None
     connection: FrameConnection | None = None
     job_id: bytes = b""
+    devices: DeviceIds = ()
     actor_id: bytes = b""
     made_actors: bool = False
     worn: bool = False
@@ -47,6 +50,7 @@ class Worker:
     end_intended: bool = False
     stays_until: float = 0.0
     last_lines: str = ""
+    written: int = 0
     out_of_memory: str = ""
     retry: bool = False
     descriptor: int | None = None
@@ -54,7 +58,18 @@ class Worker:
     def story(self, cause: str) -> str:
         """How it ended, with the last lines that it wrote to stderr."""
         lines = self.last_lines.strip()
-        return f"{cause}; its last lines of stderr:\n{lines}" if lines else cause
+        return f"{cause.rstrip('.')}; its last lines of stderr:\n{lines}" if lines else cause
+
+    def given_back(self) -> None:
+        """Whoever had it has done with it: what it has written is no news for the next."""
+        try:
+            self.written = os.stat(self.log + ".err").st_size
+        except FileNotFoundError:
+            self.written = 0
+
+    def read_last_lines(self) -> None:
+        """Take what it wrote last to stderr, for whoever had it then."""
+        self.last_lines = last_lines(self.log + ".err", self.written)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
         """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""
@@ -92,7 +107,14 @@ class Worker:
             self.descriptor = None
 
 
-def last_lines(path: str, most: int = 20) -> str:
-    """The end of a log; nothing if there is none."""
-    lines = Log(Path(path)).tail(_LOG_TAIL_BYTES).splitlines(keepends=True)[-most:]
+def last_lines(path: str, since: int = 0, most: int = 20) -> str:
+    """The end of a log; nothing if there is none, or nothing but its first ``since`` bytes."""
+    data = Log(Path(path)).tail(_LOG_TAIL_BYTES)
+    try:
+        new = os.stat(path).st_size - since
+    except FileNotFoundError:
+        new = 0
+    if since and new >= 0:  # else it was rotated meanwhile
+        data = data[max(0, len(data) - new) :]
+    lines = data.splitlines(keepends=True)[-most:]
     return b"".join(lines).decode(errors="replace")

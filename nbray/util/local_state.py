@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.ids import TaskID
 from nbray.core_worker.value_kind import kind_in
 from nbray.driver import current_core
+from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef
+
+_TURN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,28 @@ def describe(ref: ObjectRef) -> RefFacts:
 def unfinished_tasks() -> list[TaskID]:
     """The tasks and calls of this process whose results are not there yet."""
     return [TaskID(task_id) for task_id in current_core().unfinished_tasks()]
+
+
+def unfinished_of(origin: int) -> list[TaskID]:
+    """Those of them that belong to a number (see `nbray.util.output`), whichever thread made them.
+
+    Raises:
+        GetTimeoutError: whoever drives the sockets has not come to it within some seconds.
+    """
+    core = current_core()
+    found: Future[list[TaskID]] = Future()
+
+    def look() -> None:
+        specs = [task.spec for task in core.submitter.unfinished()]
+        specs += [call.spec for call, _sent in core.actor_calls.unfinished()]
+        found.set_result([TaskID(spec.task_id) for spec in specs if spec.origin == origin])
+
+    # A timer comes after this turn's new tasks have been taken over, posted work before.
+    core.reactor.post(lambda: core.reactor.call_later(0.0, look))
+    try:
+        return found.result(_TURN_S)
+    except TimeoutError:
+        raise GetTimeoutError("The tasks of this process could not be looked at.") from None
 
 
 def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from nbray.common.text import one_line, printable
 from nbray.core_worker.context import origin as _origin
@@ -26,6 +26,7 @@ __all__ = [
     "deliver",
     "display",
     "in_worker",
+    "print_plainly",
     "set_origin",
     "set_origin_finder",
     "set_output_handler",
@@ -60,7 +61,7 @@ def set_warning_handler(handler: Callable[[str], None] | None) -> None:
 def warn(text: str) -> None:
     """Show one warning, to which nobody has to react."""
     if _warning_handler is None:
-        print(printable(text), file=sys.stderr, flush=True)
+        _write(sys.stderr, f"{printable(text)}\n")
     else:
         _warning_handler(text)
 
@@ -94,14 +95,20 @@ def display(kind: str, content: dict[str, Any]) -> None:
 def deliver(message: OutputLines | OutputDisplay) -> None:
     """Show one message of output. An error of the handler is logged: whoever waits goes on."""
     try:
-        (_handler or _print)(message)
+        (_handler or print_plainly)(message)
     except Exception:
         logger.exception("Output of %s could not be shown.", message.source.name)
 
 
-def _print(message: OutputLines | OutputDisplay) -> None:
+def print_plainly(message: OutputLines | OutputDisplay, marked: bool = True) -> None:
+    """Print it line by line, as a plain program does.
+
+    Args:
+        message: what a task printed.
+        marked: name the function and the process in front of each line.
+    """
     source = message.source
-    who = f"({one_line(source.name)} pid={source.pid})"
+    who = f"({one_line(source.name)} pid={source.pid}) " if marked else ""
     if isinstance(message, OutputDisplay):
         plain = json.loads(message.content).get("data", {}).get("text/plain", "")
         text, stream, dropped = f"{plain}\n" if plain else "", "stdout", 0
@@ -115,9 +122,19 @@ def _print(message: OutputLines | OutputDisplay) -> None:
             del _unfinished[next(iter(_unfinished))]
     elif rest:
         lines.append(rest)
-    shown = [f"{who} {line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines]
+    shown = [f"{who}{line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines]
     if dropped:
-        shown.append(f"{who} ... {dropped:,} more lines are in {source.log}\n")
-    target = sys.stderr if stream == "stderr" else sys.stdout
-    target.write("".join(shown))
+        shown.append(f"{who}... {dropped:,} more lines are in {source.log}\n")
+    _write(sys.stderr if stream == "stderr" else sys.stdout, "".join(shown))
+
+
+def _write(target: TextIO | None, text: str) -> None:
+    """Write text to a stream, with escapes for what it cannot take."""
+    if target is None:  # as in a program without a terminal
+        return
+    try:
+        target.write(text)
+    except UnicodeEncodeError:
+        encoding = target.encoding or "ascii"
+        target.write(text.encode(encoding, "backslashreplace").decode(encoding))
     target.flush()

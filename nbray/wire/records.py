@@ -175,6 +175,7 @@ class JobConfig(msgspec.Struct, array_like=True):
     driver: Address
     sys_path: list[str]
     working_dir: str
+    logging: str = ""
     ray_name: bool = False
     detached: bool = False
 

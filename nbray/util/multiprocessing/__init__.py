@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sized
 from multiprocessing import TimeoutError
 from typing import Any
 
@@ -13,10 +13,10 @@ from nbray.actor import ActorClass, ActorHandle
 from nbray.api import get, kill, wait
 from nbray.cluster import cluster_resources
 from nbray.driver import init, is_initialized
-from nbray.exceptions import GetTimeoutError, NbrayError
 from nbray.object_ref import ObjectRef
+from nbray.util.pool_results import AsyncResult, Calls, Chunk, Failure, IMapIterator, Outcome
 
-__all__ = ["AsyncResult", "Pool", "TimeoutError"]
+__all__ = ["AsyncResult", "IMapIterator", "Pool", "TimeoutError"]
 
 
 class _Process:
@@ -26,16 +26,14 @@ class _Process:
         if initializer is not None:
             initializer(*initargs)
 
-    def run(
-        self, function: Callable[..., Any], calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
-    ) -> list[tuple[bool, Any]]:
-        """The outcome of each call: whether it returned, and its value or its exception."""
-        outcomes: list[tuple[bool, Any]] = []
+    def run(self, function: Callable[..., Any], calls: Calls) -> list[Outcome]:
+        """The outcome of each call: whether it returned, and its value or its `Failure`."""
+        outcomes: list[Outcome] = []
         for args, kwargs in calls:
             try:
                 outcomes.append((True, function(*args, **kwargs)))
             except Exception as error:  # the user's: it is raised where the result is asked for
-                outcomes.append((False, error))
+                outcomes.append((False, Failure.of(function, error, os.getpid())))
         return outcomes
 
     def pid(self) -> int:
@@ -43,137 +41,113 @@ class _Process:
         return os.getpid()
 
 
-class AsyncResult:
-    """The results of one call of a pool, to come.
-
-    Args:
-        refs: the outcomes of its chunks, in order.
-        callback, error_callback: called with the result, or the first exception, when it is there.
-        single: there is one result, not a list.
-    """
-
-    def __init__(
-        self,
-        refs: Sequence[ObjectRef],
-        callback: Callable[[Any], Any] | None = None,
-        error_callback: Callable[[BaseException], Any] | None = None,
-        single: bool = False,
-    ) -> None:
-        self._refs = list(refs)
-        self._single = single
-        if callback is not None or error_callback is not None:
-            threading.Thread(
-                target=self._call_back, args=(callback, error_callback), daemon=True
-            ).start()
-
-    def _call_back(
-        self,
-        callback: Callable[[Any], Any] | None,
-        error_callback: Callable[[BaseException], Any] | None,
-    ) -> None:
-        try:
-            result = self.get()
-        except Exception as error:  # whatever the user's function raised
-            if error_callback is not None:
-                error_callback(error)
-        else:
-            if callback is not None:
-                callback(result)
-
-    def get(self, timeout: float | None = None) -> Any:
-        """The result, or the list of results; raises what the function raised first.
-
-        Raises:
-            multiprocessing.TimeoutError: it was not there in ``timeout`` seconds.
-        """
-        try:
-            chunks = get(self._refs, timeout=timeout)
-        except GetTimeoutError as error:
-            raise TimeoutError(str(error)) from error
-        results = [_opened(outcome) for chunk in chunks for outcome in chunk]
-        return results[0] if self._single else results
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until it is there, or ``timeout`` seconds."""
-        if self._refs:
-            wait(self._refs, num_returns=len(self._refs), timeout=timeout)
-
-    def ready(self) -> bool:
-        """Whether it is there."""
-        return not self._refs or not wait(self._refs, num_returns=len(self._refs), timeout=0)[1]
-
-    def successful(self) -> bool:
-        """Whether nothing was raised.
-
-        Raises:
-            ValueError: it is not ready.
-        """
-        if not self.ready():
-            raise ValueError(f"{self!r} not ready")
-        try:
-            return all(returned for chunk in get(self._refs) for returned, _value in chunk)
-        except NbrayError:  # the process that ran it died
-            return False
-
-
-def _opened(outcome: tuple[bool, Any]) -> Any:
-    returned, value = outcome
-    if not returned:
-        raise value
-    return value
-
-
 class Pool:
-    """Processes that calls are given to.
+    """Processes that calls are given to. One that dies is replaced, and its calls fail.
 
     Args:
-        processes: how many; the cluster's CPUs by default.
+        processes: how many, at most the cluster's CPUs, which are the default; a cluster that is
+            started for the pool has as many CPUs.
         initializer, initargs: called in each process at its start.
         maxtasksperchild: chunks after which a process is replaced; None: never.
         ray_address: the cluster to join if this program is in none.
         ray_remote_args: options of the actors.
+
+    Raises:
+        ValueError, TypeError: an argument is impossible.
+        ActorDiedError: the initializer raised.
     """
 
     def __init__(
         self,
         processes: int | None = None,
         initializer: Callable[..., Any] | None = None,
-        initargs: Iterable[Any] = (),
+        initargs: Iterable[Any] | None = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
         ray_address: str | None = None,
         ray_remote_args: dict[str, Any] | None = None,
     ) -> None:
         del context  # the standard library's choice of a start method has no meaning here
-        if not is_initialized():
-            init(address=ray_address)
-        count = processes if processes is not None else int(cluster_resources().get("CPU", 1))
-        if count < 1:
+        if processes is not None and processes < 1:
             raise ValueError("Processes in the pool must be >0.")
-        self._actor = ActorClass(_Process, dict(ray_remote_args or {}))
-        self._start = (initializer, tuple(initargs))
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild < 1
+        ):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if not is_initialized():
+            _join(ray_address, processes)
+        cpus = int(cluster_resources().get("CPU", 0))
+        count = max(1, cpus) if processes is None else processes
+        if count > max(1, cpus):
+            raise ValueError(
+                f"Tried to start a pool with {count} processes on an existing cluster, but there "
+                f"are only {cpus} CPUs in the cluster."
+            )
+        self._actor = ActorClass(_Process, {"num_cpus": 0, **(ray_remote_args or {})})
+        self._start = (initializer, tuple(initargs or ()))
         self._most_calls = maxtasksperchild
+        self._lock = threading.Lock()
         self._processes = [self._new() for _ in range(count)]
         self._calls = [0] * count
-        self._next = itertools.cycle(range(count))
+        self._next = 0
         self._running: list[ObjectRef] = []
-        self._closed = False
+        self._iterators: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
+        self._results: weakref.WeakSet[AsyncResult] = weakref.WeakSet()
+        self._closed = self._ended = False
+        try:
+            get([process.pid.remote() for process in self._processes])
+        except BaseException:
+            self.terminate()
+            raise
 
     def _new(self) -> ActorHandle:
         return self._actor.remote(*self._start)
 
-    def _run(self, function: Callable[..., Any], calls: list[Any]) -> ObjectRef:
+    def lost(self, actor_id: str) -> None:
+        """A process was found dead; another takes its place."""
+        with self._lock:
+            for index, process in enumerate(self._processes):
+                if process._id.hex() == actor_id and not self._ended:
+                    self._processes[index], self._calls[index] = self._new(), 0
+
+    def run(self, function: Callable[..., Any], calls: Calls, process: int | None) -> Chunk | None:
+        """Give calls to a process, the next one by default; None when the pool was terminated."""
+        with self._lock:
+            if self._ended:
+                return None
+            index = self._next if process is None else process
+            self._next = (index + 1) % len(self._processes)
+            if self._most_calls is not None and self._calls[index] >= self._most_calls:
+                self._processes[index], self._calls[index] = self._new(), 0
+            self._calls[index] += 1
+            ref: ObjectRef = self._processes[index].run.remote(function, calls)
+            if len(self._running) > 1000:
+                self._running = wait(self._running, num_returns=len(self._running), timeout=0)[1]
+            self._running.append(ref)
+        return Chunk(ref, index, len(calls))
+
+    def _check_running(self) -> None:
         if self._closed:
             raise ValueError("Pool not running")
-        index = next(self._next)
-        if self._most_calls is not None and self._calls[index] >= self._most_calls:
-            self._processes[index], self._calls[index] = self._new(), 0
-        self._calls[index] += 1
-        ref: ObjectRef = self._processes[index].run.remote(function, calls)
-        if len(self._running) > 1000:
-            self._running = wait(self._running, num_returns=len(self._running), timeout=0)[1]
-        self._running.append(ref)
-        return ref
+
+    def _run(self, function: Callable[..., Any], calls: Calls) -> Chunk:
+        chunk = self.run(function, calls, None)
+        if chunk is None:
+            raise ValueError("Pool not running")
+        return chunk
+
+    def _result(
+        self,
+        chunks: list[Chunk],
+        callback: Callable[[Any], Any] | None,
+        error_callback: Callable[[BaseException], Any] | None,
+        single: bool = False,
+    ) -> AsyncResult:
+        result = AsyncResult(self, chunks, callback, error_callback, single)
+        self._results.add(result)
+        return result
 
     def apply(
         self,
@@ -193,8 +167,9 @@ class Pool:
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> AsyncResult:
         """Like `apply`, without waiting."""
-        ref = self._run(func, [(tuple(args or ()), dict(kwargs or {}))])
-        return AsyncResult([ref], callback, error_callback, single=True)
+        self._check_running()
+        chunk = self._run(func, [(tuple(args or ()), dict(kwargs or {}))])
+        return self._result([chunk], callback, error_callback, single=True)
 
     def map(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
@@ -212,9 +187,9 @@ class Pool:
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> AsyncResult:
         """Like `map`, without waiting."""
-        calls: list[Any] = [((item,), {}) for item in iterable]
-        refs = self._run_chunks(func, calls, chunksize)
-        return AsyncResult(refs, callback, error_callback)
+        self._check_running()
+        calls: Calls = [((item,), {}) for item in iterable]
+        return self._result(self._run_chunks(func, calls, chunksize), callback, error_callback)
 
     def starmap(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
@@ -232,58 +207,97 @@ class Pool:
         chunksize: int | None = None,
     ) -> AsyncResult:
         """Like `starmap`, without waiting."""
-        calls: list[Any] = [(tuple(item), {}) for item in iterable]
-        return AsyncResult(self._run_chunks(func, calls, chunksize), callback, error_callback)
+        self._check_running()
+        calls: Calls = [(tuple(item), {}) for item in iterable]
+        return self._result(self._run_chunks(func, calls, chunksize), callback, error_callback)
 
     def _run_chunks(
-        self, func: Callable[..., Any], calls: list[Any], chunksize: int | None
-    ) -> list[ObjectRef]:
-        if chunksize is None:  # as the standard library's pool does
-            chunksize = max(1, -(-len(calls) // (len(self._processes) * 4)))
+        self, func: Callable[..., Any], calls: Calls, chunksize: int | None
+    ) -> list[Chunk]:
+        if chunksize is None:
+            chunksize = self._chunksize(len(calls))
+        _check_chunksize(chunksize)
         starts = range(0, len(calls), chunksize)
         return [self._run(func, calls[start : start + chunksize]) for start in starts]
 
+    def _chunksize(self, count: int) -> int:
+        """As the standard library's pool does."""
+        return max(1, -(-count // (len(self._processes) * 4)))
+
     def imap(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> Iterator[Any]:
+        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator:
         """Like `map`, yielding results in order as they come."""
-        refs = self._run_chunks(func, [((item,), {}) for item in iterable], chunksize)
-        return (_opened(outcome) for ref in refs for outcome in get(ref))
+        return self._imap(func, iterable, chunksize, ordered=True)
 
     def imap_unordered(
-        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> Iterator[Any]:
+        self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> IMapIterator:
         """Like `imap`, in the order in which they are ready."""
-        waiting = self._run_chunks(func, [((item,), {}) for item in iterable], chunksize)
-        while waiting:
-            (ready,), waiting = wait(waiting)
-            yield from (_opened(outcome) for outcome in get(ready))
+        return self._imap(func, iterable, chunksize, ordered=False)
+
+    def _imap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        ordered: bool,
+    ) -> IMapIterator:
+        self._check_running()
+        if chunksize is None:
+            chunksize = self._chunksize(len(iterable)) if isinstance(iterable, Sized) else 1
+        _check_chunksize(chunksize)
+        found = IMapIterator(self, func, iterable, chunksize, len(self._processes), ordered)
+        self._iterators.add(found)
+        return found
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Take no more calls; iterators that were begun go on."""
         self._closed = True
 
     def terminate(self) -> None:
         """End the processes at once."""
         self._closed = True
+        with self._lock:
+            self._ended = True
         for process in self._processes:
             kill(process)
 
     def join(self) -> None:
-        """Wait for the calls that were given, and end the processes.
+        """Wait for the calls that were given, and their callbacks, and end the processes.
 
         Raises:
             ValueError: the pool takes calls still.
         """
         if not self._closed:
             raise ValueError("Pool is still running")
+        for iterator in list(self._iterators):
+            iterator.take_all()
         if self._running:
             wait(self._running, num_returns=len(self._running))
-        for process in self._processes:
-            kill(process)
+        for result in list(self._results):
+            result.wait()
+        self.terminate()
 
     def __enter__(self) -> Pool:
+        self._check_running()
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.terminate()
+
+
+def _join(address: str | None, processes: int | None) -> None:
+    """Join a cluster, or start one with as many CPUs as the pool has processes."""
+    if address is not None and address != "local":
+        init(address=address)
+        return
+    try:
+        init(address=address, num_cpus=processes)
+    except ValueError:  # one runs that is to be joined, so its CPUs cannot be chosen
+        init(address=address)
+
+
+def _check_chunksize(chunksize: int) -> None:
+    if chunksize < 1:
+        raise ValueError(f"Chunksize must be 1+, not {chunksize}")
