@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbray.common.ignoring import ignore
-from nbray.logging_config import LoggingConfig
+from nbray.logging_config import LoggingConfig, as_logging_config
 from nbray.runtime_env import spec
 
 _LIFETIMES = ("detached", "non_detached")
@@ -85,6 +85,17 @@ class JobConfig:
     def set_py_logging_config(self, logging_config: LoggingConfig | None = None) -> None:
         """Set how the loggers of the job's workers are set up."""
         self.py_logging_config = logging_config
+
+    def ensure_logging_config(
+        self, logging_config: LoggingConfig | dict[str, Any] | None = None
+    ) -> None:
+        """Set it if it is not set.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        if self.py_logging_config is None:
+            self.py_logging_config = as_logging_config(logging_config)
 
     @classmethod
     def from_json(cls, job_config_json: Mapping[str, Any]) -> JobConfig:

@@ -12,6 +12,7 @@ from test_cli import home  # noqa: F401  (a fixture)
 from test_compat import told
 
 import nbray
+import nbray.util
 from nbray.experimental.plain_bar import PlainBar
 
 _MODULES = """
@@ -182,6 +183,26 @@ def test_pickles_of_refs_can_be_forbidden(cluster: Path) -> None:
     assert nbray.get(pickled.remote(), timeout=60)
     with pytest.raises(nbray.exceptions.OufOfBandObjectRefSerializationException):
         nbray.get(pickled.options(runtime_env=forbidden).remote(), timeout=60)
+
+
+def test_places_and_results_are_asked_for_by_rays_names(cluster: Path) -> None:
+    from nbray.experimental import get_local_object_locations, get_object_locations
+
+    small, large = nbray.put(1), nbray.put(b"x" * 1_000_000)
+    here = nbray.get_runtime_context().get_node_id()
+    found = get_object_locations([small, large], timeout_ms=30_000)
+    assert found[small]["node_ids"] == [] and found[large]["node_ids"] == [here]
+    assert found[large]["object_size"] >= 1_000_000 and found[large]["did_spill"] is False
+    assert get_local_object_locations([large]) == {large: found[large]}
+
+    @nbray.remote
+    def ask(refs: list[nbray.ObjectRef]) -> bool:
+        return get_object_locations(refs)[refs[0]]["node_ids"] == [here]
+
+    assert nbray.get(ask.remote([large]), timeout=60)
+    assert nbray.util.get_node_ip_address() == "127.0.0.1"
+    assert set(nbray.util.as_completed([small], timeout=30)) == {1}
+    assert nbray.cloudpickle.loads(nbray.cloudpickle.dumps(obj=3)) == 3
 
 
 def test_a_bar_without_tqdm_counts(capsys: pytest.CaptureFixture[str]) -> None:
