@@ -195,6 +195,10 @@ def test_places_and_results_are_asked_for_by_rays_names(cluster: Path) -> None:
     assert found[large]["object_size"] >= 1_000_000 and found[large]["did_spill"] is False
     assert get_local_object_locations([large]) == {large: found[large]}
 
+    from nbray.actor import ActorProxy
+
+    assert nbray.ActorHandle[int] == ActorProxy[int]  # in annotations
+
     @nbray.remote
     def ask(refs: list[nbray.ObjectRef]) -> bool:
         return get_object_locations(refs)[refs[0]]["node_ids"] == [here]
