@@ -180,6 +180,8 @@ def test_labels_choose_the_node(second: RunningNode) -> None:
     assert place(label_selector={"zone": "in(near,far)"}) == second.node_id
     assert place(label_selector={"zone": "!far"}) == home
     assert place(label_selector={"ray.io/node-id": home}) == home
+    fallback = [{"label_selector": {"zone": "mars"}}, {"label_selector": {"zone": "far"}}]
+    assert place(label_selector={"zone": "pluto"}, fallback_strategy=fallback) == second.node_id
     far = NodeLabelSchedulingStrategy({"zone": In("far"), "disk": Exists()})
     assert place(scheduling_strategy=far) == second.node_id
     liked = NodeLabelSchedulingStrategy({}, soft={"zone": In("mars")})

@@ -49,7 +49,7 @@ from nbray.wire.records import (
     TaskSpec,
     Value,
 )
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 from nbray.wire.watching_messages import (
     MetricsRecorded,
     OutputDisplay,
@@ -145,7 +145,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     retriable: bool = True
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     near: bytes = b""
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Selectors, Strategy
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
@@ -122,7 +122,7 @@ class ActorOptions(msgspec.Struct, array_like=True):
     max_pending_calls: int = -1
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     placing: dict[str, Size] = {}
 
 
