@@ -15,7 +15,7 @@ import io
 import weakref
 from collections import ChainMap
 from collections.abc import Callable
-from types import CodeType, MemberDescriptorType
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
@@ -111,6 +111,9 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         """How a class or function is pickled; see `pickle.Pickler`."""
+        kind = type(value)
+        if kind is not FunctionType and not issubclass(kind, type):
+            return NotImplemented  # at once: this is asked for each object
         reduced = super().reducer_override(value)
         if type(reduced) is tuple and reduced[-1] is _set_class:
             _whole.add(value)
