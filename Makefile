@@ -32,9 +32,15 @@ test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER ke
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
 	$(BIN)/python -m pytest -m slow tests/test_jupyterlab.py
 
-test-slow: .venv/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
+test-slow: .venv/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
-	$(BIN)/python -m pytest -m slow
+	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(BIN)/python -m pytest -m slow
+
+# Libraries for Ray: Modin wants an older pandas than the suite has.
+.venv-third-party/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-third-party
+	.venv-third-party/bin/python -m pip install --quiet -e '.[third-party]'
+	touch $@
 
 bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rounds 3 --quick'
 	RAY_PYTHON=$(RAY_PYTHON) $(BIN)/python -m benchmarks $(BENCH)
@@ -65,4 +71,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-ray build *.egg-info
+	rm -rf .venv .venv-ray .venv-third-party build *.egg-info

@@ -45,7 +45,7 @@ class LastError:
         """This is the last one now."""
         parts = []
         if isinstance(error, TaskError):
-            parts += [f"In the worker (pid {error.pid}):", error.traceback_str.rstrip(), ""]
+            parts += [f"In the worker (pid {error.alone().pid}):", error.traceback_str.rstrip(), ""]
             parts += ["Here:", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
         else:
             parts += ["".join(traceback.format_exception(error, chain=False)).rstrip()]
@@ -182,7 +182,7 @@ class ErrorDisplay:
         met = local_lines(error, self.cells)
         if isinstance(error, TaskError):
             lines.append("")
-            lines.append(f"{error.function_name}() failed in a worker (pid {error.pid}).")
+            lines.append(f"{error.function_name}() failed in a worker (pid {error.alone().pid}).")
         if met:
             lines += ["It was met here:", *met]
         return [coloured(line) for line in lines]
@@ -196,7 +196,7 @@ class ErrorDisplay:
 
 def error_text(error: BaseException) -> str:
     """An error in one line."""
-    cause: Any = error.cause if isinstance(error, TaskError) and error.cause else error
+    cause: Any = error.cause if isinstance(error, TaskError) and error.cause is not None else error
     kind = type(cause).__name__
     # What became of an actor stands behind the facts about it.
     line = str(cause).rstrip().split("\n")[-1 if isinstance(cause, ActorError) else 0]

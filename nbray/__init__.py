@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from nbray import exceptions
@@ -26,22 +27,32 @@ from nbray.common.ids import (
     UniqueID,
     WorkerID,
 )
+from nbray.common.software import VERSION
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
+from nbray.logging_config import LoggingConfig
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import get_gpu_ids, get_runtime_context
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
-    "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID", "NodeID",
+    "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID",
+    "LoggingConfig", "NodeID",
     "ObjectID", "ObjectRef", "ObjectRefGenerator", "PlacementGroupID", "RemoteFunction", "TaskID",
     "UniqueID", "WorkerID", "__version__", "available_resources", "cancel", "cluster_resources",
     "exceptions",
     "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill",
     "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Modules that programs for Ray use without importing them."""
+    if name not in ("cluster_utils", "experimental", "types"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")
 
 
 def load_ipython_extension(ipython: Any) -> None:

@@ -13,7 +13,8 @@ import msgspec
 from nbray import cloudpickle
 from nbray.common.ids import ActorID
 from nbray.common.text import as_name, one_line
-from nbray.core_worker.context import current_origin, running
+from nbray.core_worker.context import current_origin
+from nbray.core_worker.current import find_core
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import ClassMethodNode, ClassNode
 from nbray.driver import current_core
@@ -21,6 +22,7 @@ from nbray.exceptions import ActorHandleNotFoundError, ExitActor
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    backpressure_code,
     check_call_option,
     check_namespace,
     check_options,
@@ -39,7 +41,8 @@ from nbray.wire.records import ActorOptions, ActorSpec, MethodOptions
 
 _METHOD_OPTIONS = (
     "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",
-    "_generator_backpressure_num_objects",
+    "_generator_backpressure_num_objects", "enable_task_events",
+    "tensor_transport",
 )  # fmt: skip
 
 
@@ -53,6 +56,7 @@ def method(*functions: Any, **options: Any) -> Any:
             ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
             ``retry_exceptions``, repeat it after any exception, or after these, too;
             ``_generator_backpressure_num_objects``, items that a stream may be ahead.
+            ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
 
     Raises:
         AssertionError: there is no such option, as in Ray.
@@ -78,7 +82,7 @@ def method(*functions: Any, **options: Any) -> Any:
             options.get("max_task_retries"),
             cloudpickle.dumps(exception_classes(retried)) if retried else b"",
             options.get("concurrency_group") or "",
-            options.get("_generator_backpressure_num_objects") or 0,
+            backpressure_code(options.get("_generator_backpressure_num_objects")),
         )
         return function
 
@@ -88,17 +92,21 @@ def method(*functions: Any, **options: Any) -> Any:
 
 
 def exit_actor() -> None:
-    """End the actor whose method calls this, for good; calls that wait fail.
+    """End the actor in whose process this is called, for good; calls that wait fail.
+
+    Calls that run are answered first, but for that which calls this. It may be called in any thread
+    and coroutine, and in the constructor; what was registered with `atexit` runs.
 
     Raises:
         TypeError: it is not called in an actor.
     """
-    task = running.get()
-    if task is None or not task.actor_id:
+    core = find_core()
+    if core is None or core.actor is None:
         raise TypeError(
             "exit_actor API is called on a non-actor worker. Call it in a method of an actor to "
             "end that actor."
         )
+    core.on_exit_actor()
     raise ExitActor
 
 
@@ -112,7 +120,7 @@ class _Blueprint:
     def __init__(self, cls: type) -> None:
         members = inspect.getmembers(cls, callable)
         self.methods = {
-            name: _method_options(cls, name, f) for name, f in members if _is_method(name)
+            name: _method_options(cls, name, f) for name, f in members if _is_method(name, f)
         }
         self.is_async = any(_is_async(f) for _, f in members)
         self.check = CallCheck(parameters_of(cls))
@@ -213,7 +221,8 @@ class ActorClass:
         (payload, dependencies, contained), held = core.actor_arguments(
             args, kwargs, pickled.captured
         )
-        detached = options.get("lifetime") == "detached"
+        lifetime = option(options, "lifetime")
+        detached = core.job.detached if lifetime is None else lifetime == "detached"
         ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
             actor_id, core.job.job_id, as_name(self.__name__), actor_id, pickled.data, payload,
@@ -239,8 +248,15 @@ class ActorClass:
 _BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 
 
-def _is_method(name: str) -> bool:
-    return not name.startswith("__") or name in ("__call__", "__len__", "__getitem__")
+def _is_method(name: str, function: Any) -> bool:
+    """Whether handles have it: of the special methods, those that the user wrote."""
+    if not name.startswith("__"):
+        return True
+    return (
+        inspect.isroutine(function)
+        and hasattr(inspect.unwrap(function), "__code__")
+        and (not hasattr(ActorHandle, name))
+    )
 
 
 def _is_async(function: Any) -> bool:
@@ -319,8 +335,11 @@ class ActorMethod:
         max_task_retries: int | None = None,
         retry_exceptions: bool | list[type[BaseException]] | None = None,
         _generator_backpressure_num_objects: int | None = None,
+        enable_task_events: bool | None = None,
+        tensor_transport: str | None = None,
+        _labels: dict[str, str] | None = None,
     ) -> ActorMethod:
-        """The same method with other options; see `nbray.method`.
+        """The same method with other options; see `nbray.method`. The last three have no effect.
 
         Raises:
             ValueError, TypeError: an option is impossible.
@@ -334,6 +353,8 @@ class ActorMethod:
         ):  # fmt: skip
             if value is not None:
                 given[field] = check_call_option(option_name, value)
+        if "backpressure" in given:
+            given["backpressure"] = backpressure_code(given["backpressure"])
         if num_returns is not None:
             given["num_returns"] = num_returns_code(
                 check_call_option("num_returns", num_returns), None

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from nbray.actor import ActorClass, ActorHandle, find_actor
+from nbray.common.ignoring import ignore
 from nbray.common.text import check_text
 from nbray.common.timeouts import as_timeout
 from nbray.core_worker.streams import ObjectRefGenerator
@@ -43,12 +44,18 @@ def _make_remote(target: Any, options: dict[str, Any]) -> RemoteFunction | Actor
     raise TypeError("The @nbray.remote decorator must be applied to either a function or a class.")
 
 
-def get(refs: ObjectRef | list[ObjectRef], *, timeout: float | None = None) -> Any:
+def get(
+    object_refs: ObjectRef | list[ObjectRef],
+    *,
+    timeout: float | None = None,
+    _use_object_store: bool = False,
+) -> Any:
     """The value of a ref, or the values of a list of refs.
 
     Args:
-        refs: one ref, or a list.
+        object_refs: one ref, or a list.
         timeout: seconds; None waits for ever.
+        _use_object_store: has no effect: values are where they are.
 
     Raises:
         GetTimeoutError: not all were ready in time.
@@ -58,25 +65,32 @@ def get(refs: ObjectRef | list[ObjectRef], *, timeout: float | None = None) -> A
     """
     if timeout is not None:
         timeout = as_timeout(timeout)
-    if isinstance(refs, ObjectRef):
-        return current_core().get([refs], timeout)[0]
-    if isinstance(refs, ObjectRefGenerator):
-        return refs
-    if not isinstance(refs, list):
+    if isinstance(object_refs, ObjectRef):
+        return current_core().get([object_refs], timeout)[0]
+    if isinstance(object_refs, ObjectRefGenerator):
+        return object_refs
+    if not isinstance(object_refs, list):
         raise ValueError(
-            f"Invalid type of object refs, {type(refs)}, is given. 'object_refs' must either be "
-            "an ObjectRef or a list of ObjectRefs."
+            f"Invalid type of object refs, {type(object_refs)}, is given. 'object_refs' must "
+            "either be an ObjectRef or a list of ObjectRefs."
         )
-    for ref in refs:
+    for ref in object_refs:
         if not isinstance(ref, ObjectRef):
             raise TypeError(
                 f"Attempting to call `get` on the value {ref}, which is not an nbray.ObjectRef."
             )
-    return current_core().get(refs, timeout)
+    return current_core().get(object_refs, timeout)
 
 
-def put(value: Any) -> ObjectRef:
+def put(
+    value: Any, *, _owner: ActorHandle | None = None, _tensor_transport: str | None = None
+) -> ObjectRef:
     """Store ``value`` and return its ref.
+
+    Args:
+        value: what to store.
+        _owner: has no effect: who puts a value is its owner.
+        _tensor_transport: has no effect: arrays go through the object store.
 
     Raises:
         TypeError: ``value`` is a ref already, or cannot be pickled.
@@ -87,6 +101,8 @@ def put(value: Any) -> ObjectRef:
             "Calling 'put' on an nbray.ObjectRef is not allowed. If you really want to do this, "
             "you can wrap the nbray.ObjectRef in a list and call 'put' on it."
         )
+    if _owner is not None or _tensor_transport is not None:
+        ignore("nbray.put()", ("_owner", "_tensor_transport"))
     try:
         return current_core().put(value)
     except TypeError as error:
@@ -94,16 +110,16 @@ def put(value: Any) -> ObjectRef:
 
 
 def wait(
-    refs: list[ObjectRef],
+    ray_waitables: list[ObjectRef],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-    """Wait until ``num_returns`` of ``refs`` are ready, or ``timeout`` seconds are over.
+    """Wait until ``num_returns`` of ``ray_waitables`` are ready, or ``timeout`` seconds are over.
 
     Args:
-        refs: refs, or generators of streams, which are ready when their next ref is.
+        ray_waitables: refs, or generators of streams, which are ready when their next ref is.
         num_returns: how many to wait for.
         timeout: seconds; None waits for ever.
         fetch_local: has no effect: a value that is ready is brought here when it is read.
@@ -117,13 +133,14 @@ def wait(
     """
     del fetch_local
     expected = "wait() expected a list of nbray.ObjectRef or nbray.ObjectRefGenerator, got "
-    if isinstance(refs, ObjectRef | ObjectRefGenerator):
-        raise TypeError(f"{expected}a single nbray.{type(refs).__name__}.")
-    if not isinstance(refs, list):
-        raise TypeError(f"{expected}{type(refs)}.")
+    if isinstance(ray_waitables, ObjectRef | ObjectRefGenerator):
+        raise TypeError(f"{expected}a single nbray.{type(ray_waitables).__name__}.")
+    if not isinstance(ray_waitables, list):
+        raise TypeError(f"{expected}{type(ray_waitables)}.")
     timeout = as_timeout(timeout)
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}.")
+    refs = ray_waitables
     kinds = set(map(type, refs))
     if not kinds <= {ObjectRef, ObjectRefGenerator}:
         other = next(ref for ref in refs if not isinstance(ref, ObjectRef | ObjectRefGenerator))
@@ -143,16 +160,16 @@ def wait(
 
 
 def cancel(
-    ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
+    ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
 ) -> None:
-    """Stop the task that makes ``ref``: queued, or running (by a KeyboardInterrupt in it).
+    """Stop the task that makes ``ray_waitable``: queued, or running (by a KeyboardInterrupt in it).
 
     A running call of an async actor is cancelled as a coroutine. A method of another actor goes on
     until it ends: it may ask `nbray.get_runtime_context().is_canceled()`. What it returns is lost,
     as in Ray.
 
     Args:
-        ref: a ref, or the generator of a stream.
+        ray_waitable: a ref, or the generator of a stream.
         force: end the worker's process; not for calls of actors.
         recursive: stop the tasks that the task submitted, too.
 
@@ -160,6 +177,7 @@ def cancel(
         TypeError: something else was given.
         ValueError: ``force`` was given for a call of an actor.
     """
+    ref = ray_waitable
     if isinstance(ref, ObjectRefGenerator):
         ref = ref.completed()
     if not isinstance(ref, ObjectRef):

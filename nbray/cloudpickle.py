@@ -34,6 +34,18 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     return _named_code, (code.co_filename, make, *args)
 
 
+class _Reducers(ChainMap[type, Any]):
+    """How classes are pickled; those of pyarrow are looked at when the first of them comes."""
+
+    def __missing__(self, cls: type) -> Any:
+        if cls.__module__.partition(".")[0] == "pyarrow":
+            from nbray.util.arrow_slices import reduce_slice, slices
+
+            if issubclass(cls, slices()):
+                return reduce_slice
+        raise KeyError(cls)
+
+
 _set_class = _library.cloudpickle._class_setstate
 _whole: weakref.WeakSet[type] = weakref.WeakSet()
 _keeps_classes = False
@@ -94,7 +106,7 @@ def _reduce_cached(cached: Any) -> str | tuple[Any, ...]:
 class Pickler(_library.Pickler):  # type: ignore[misc]
     """Pickles what cloudpickle pickles, and what `functools` makes of functions."""
 
-    dispatch_table: ClassVar[ChainMap[type, Any]] = ChainMap(
+    dispatch_table: ClassVar[ChainMap[type, Any]] = _Reducers(
         {
             CodeType: _reduce_code,
             functools._lru_cache_wrapper: _reduce_cached,

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import sys
 import time
 from typing import Any
 
+from msgspec.structs import replace
+
+from nbray import compat
 from nbray.cloudpickle import keep_classes
+from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
+from nbray.common.ray_settings import ray_variables
 from nbray.common.session import Session, SessionInfo
 from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
+from nbray.init_options import HiddenOptions, JobOptions, hidden_options, job_options
+from nbray.job_config import JobConfig
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
-from nbray.options import check_namespace
-from nbray.runtime_env.spec import validate
+from nbray.logging_config import LoggingConfig, as_logging_config
 from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.util import output
 from nbray.wire import messages as m
-from nbray.wire.records import JobConfig
+from nbray.wire import records
+from nbray.wire.handshake import HandshakeError
+
+_LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_NO_OPTIONS = HiddenOptions()
 
 
 class Driver:
@@ -112,11 +123,13 @@ def init(
     dashboard_host: str = "127.0.0.1",
     dashboard_port: int | None = None,
     local_mode: bool = False,
+    job_config: JobConfig | dict[str, Any] | None = None,
     configure_logging: bool = True,
+    logging_config: LoggingConfig | None = None,
     logging_level: int | str | None = None,
-    logging_format: str = "%(asctime)s %(levelname)s %(name)s: %(message)s",
-    log_to_driver: bool = True,
-    **unknown: Any,
+    logging_format: str | None = None,
+    log_to_driver: bool | None = None,
+    **others: Any,
 ) -> NbrayContext:
     """Start a cluster on this machine, or join one that runs.
 
@@ -139,11 +152,17 @@ def init(
         dashboard_host: the address on which the dashboard listens.
         dashboard_port: its port; 8265 or the next that is free by default.
         local_mode: not supported, as in Ray.
+        job_config: more on this program; see `nbray.job_config.JobConfig`.
         configure_logging: False leaves the logger "nbray" of this process alone, whatever
             ``logging_level`` is.
+        logging_config: the loggers of this program and its workers; see `nbray.LoggingConfig`.
         logging_level: its level; as the program has it by default.
         logging_format: of its handler, which it gets when the program has configured none.
-        log_to_driver: False leaves the output of tasks and actors in their logs.
+        log_to_driver: False leaves the output of tasks and actors in their logs; None is True,
+            or what the variable ``RAY_LOG_TO_DRIVER`` says (0 or 1).
+        others: Ray's further arguments. ``_memory`` (the resource of that name),
+            ``_node_ip_address`` and ``_system_config`` (keys that nbray has, too) mean what they
+            mean in Ray; others have no effect.
 
     Returns:
         Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
@@ -155,12 +174,12 @@ def init(
             impossible. TypeError: one has the wrong type.
     """
     global _driver
-    if unknown:
-        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+    hidden = hidden_options(others, inspect.signature(init).parameters) if others else _NO_OPTIONS
     if local_mode:
         raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
     if configure_logging and logging_level is not None:
         _configure_logger(logging_level, logging_format)
+    log_config = as_logging_config(logging_config)
     here = find_core()
     if _driver is not None or here is not None:
         if ignore_reinit_error:
@@ -173,8 +192,8 @@ def init(
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
             "'nbray.init()'."
         )
-    namespace = check_namespace(namespace)
-    env = validate(runtime_env or {})
+    job = job_options(job_config, namespace, runtime_env)
+    variables = {**ray_variables(), **hidden.variables}
     allow_many_files()
     found = _cluster_to_join(address)
     node: RunningNode | None = None
@@ -197,16 +216,20 @@ def init(
             wanted["CPU"] = num_cpus
         if num_gpus is not None:
             wanted["GPU"] = num_gpus
+        if hidden.memory is not None:
+            wanted["memory"] = hidden.memory
         node = start_head(
+            host=hidden.node_ip_address or "127.0.0.1", variables=variables,
             resources=wanted, object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory, labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     try:
-        core = _join(session, info, namespace, log_to_driver)
+        config = Config.from_env({**os.environ, **variables})
+        core = _join(session, info, job, _shows_output(log_to_driver), config)
         try:
-            core.runtime_envs.set_own(env)
+            core.runtime_envs.set_own(job.runtime_env)
         except BaseException:
             core.stop()
             raise
@@ -216,15 +239,24 @@ def init(
         raise
     _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
+    if log_config is not None:
+        core.job = replace(core.job, logging=log_config.encoded())
+        log_config.apply()
     return _driver.context
 
 
-def _configure_logger(level: int | str, form: str) -> None:
+def _shows_output(log_to_driver: bool | None) -> bool:
+    if log_to_driver is None:
+        return os.environ.get("RAY_LOG_TO_DRIVER", "1").lower() not in ("0", "false")
+    return bool(log_to_driver)
+
+
+def _configure_logger(level: int | str, form: str | None) -> None:
     logger = logging.getLogger("nbray")
     logger.setLevel(level)
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(form))
+        handler.setFormatter(logging.Formatter(form or _LOGGING_FORMAT))
         logger.addHandler(handler)
 
 
@@ -255,11 +287,14 @@ def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayCont
 def _cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     """The cluster that `init` means by ``address``; None when it is to start one."""
     if address is None or address == "auto":
-        address = os.environ.get("NBRAY_ADDRESS") or address
+        named = os.environ.get("NBRAY_ADDRESS")
+        if not named and compat.is_installed():
+            named = os.environ.get("RAY_ADDRESS")
+        address = named or address
     if address == "local":
         return None
     if address is None:
-        return next((found for found in running_sessions() if not found[1]["fate_shared"]), None)
+        return next((found for found in running_sessions() if found[1]["for_programs"]), None)
     return find_session(address)
 
 
@@ -269,6 +304,14 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
+    scheme, sign, rest = address.partition("://")
+    if sign:  # a client on a machine of the cluster is a driver
+        if scheme != "ray" or not is_loopback(rest.rpartition(":")[0] or rest):
+            raise ConnectionError(
+                f"{address!r} is an address for a client, and nbray has no client server yet. "
+                "Give HOST:PORT of the GCS, on a machine of the cluster."
+            )
+        address = "auto"
     for session, info in running_sessions():
         if address in ("auto", info["gcs_address"]):
             return session, info
@@ -278,24 +321,35 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
 
 
 def _join(
-    session: Session, info: SessionInfo, namespace: str | None, shows_output: bool
+    session: Session, info: SessionInfo, job: JobOptions, shows_output: bool, config: Config
 ) -> CoreWorker:
     worker_id = os.urandom(28)
     core = CoreWorker(
-        Config.from_env(), session.token, worker_id,
+        config, session.token, worker_id,
         session.socket_path(f"d-{worker_id.hex()[:12]}"),
     )  # fmt: skip
-    core.peers.start(info["raylet_socket"], info["node_ip"])
+    try:
+        core.peers.start(info["raylet_socket"], info["node_ip"])
+    except HandshakeError as error:
+        raise ConnectionError(
+            f"The cluster at {info['gcs_address']} does not take this program in: {error}"
+        ) from None
     keep_classes()
     core.on_output = output.deliver if shows_output else None
     core.on_warning = output.warn
     core.reactor.start()
-    namespace = namespace or os.urandom(8).hex()
-    sys_path = [entry or os.getcwd() for entry in sys.path]
+    namespace = job.namespace or os.urandom(8).hex()
+    sys_path = [entry or os.getcwd() for entry in [*job.sys_path, *sys.path]]
     reply: m.DriverRegistered = core.peers.request(
         "registered",
         m.RegisterDriver(
-            core.address, os.getpid(), namespace, sys_path, os.getcwd(), " ".join(sys.argv[:1])
+            core.address,
+            os.getpid(),
+            namespace,
+            sys_path,
+            os.getcwd(),
+            " ".join(sys.argv[:1]),
+            job.metadata,
         ),
     )
     if reply.error:
@@ -308,12 +362,20 @@ def _join(
         "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
     )
     core.on_raylet_lost = lambda: core.give_up(lost)
-    core.set_job(JobConfig(reply.job_id, namespace, core.address, sys_path, os.getcwd()))
+    core.set_job(
+        records.JobConfig(
+            reply.job_id, namespace, core.address, sys_path, os.getcwd(),
+            ray_name=compat.is_installed(), detached=job.detached,
+        )
+    )  # fmt: skip
     return core
 
 
-def shutdown() -> None:
-    """Leave the cluster, and end it if `init` started it. Harmless when there is none."""
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """Leave the cluster, and end it if `init` started it. Harmless when there is none.
+
+    The processes have ended when it returns, whatever the arguments say, which are Ray's.
+    """
     global _driver
     driver, _driver = _driver, None
     if driver is not None:

@@ -60,36 +60,100 @@ class TaskError(NbrayError):
 
     def as_instanceof_cause(self) -> BaseException:
         """This error as an instance of both TaskError and the cause's class."""
-        if self.cause is None:
+        cause = self.cause
+        if cause is None or type(cause) in TaskError.__mro__:
             return self
-        cause_class = type(self.cause)
-        if issubclass(TaskError, cause_class):
-            return self
-        cause, outer = self.cause, self
+        from nbray import causes  # which imports the pickler, and most programs see no error
 
-        def adopt(instance: TaskError, *_args: Any) -> None:
-            instance.__dict__.update(outer.__dict__)
-            instance.args = cause.args
-
-        namespace = {
-            "__init__": adopt,
-            "__str__": TaskError.__str__,
-            "__getattr__": lambda _self, name: getattr(cause, name),
-            "__reduce__": lambda _self: (_both, outer.args),
-        }
-        # An exception group checks what it is made of when it is made.
-        members = cause.args if isinstance(cause, BaseExceptionGroup) else ()
-        try:
-            both = type(f"TaskError({cause_class.__name__})", (TaskError, cause_class), namespace)
-            error: BaseException = both(*members)
-        except TypeError:  # the user's class cannot be a base
+        title = f"TaskError({type(cause).__name__})"
+        error = causes.joined(_Joined, cause, title, lambda member: UserCodeException(repr(member)))
+        if error is None:  # no class can have that one as its base
             return self
-        error.__cause__ = cause
+        error.__dict__["_task_error"] = self
         return error
 
+    def alone(self) -> TaskError:
+        """This error without the cause's class and attributes."""
+        return self
 
-def _both(*args: Any) -> BaseException:
-    return TaskError(*args).as_instanceof_cause()
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        from nbray import causes
+
+        where = self.pid, self.ip, self.actor_repr, self.actor_id
+        packed = causes.pack(self.cause, in_band=protocol < 5)
+        return _read, (self.function_name, self.traceback_str, packed, *where)
+
+
+def _read(function_name: str, text: str, packed: Any, *where: Any) -> TaskError:
+    cause = None
+    if packed is not None:
+        from nbray import causes
+
+        try:
+            cause = causes.load(packed)
+        except Exception as problem:  # the code of the user's class, or it is not to be had here
+            text = f"{text.rstrip()}\nThe exception itself cannot be read here: {problem!r}\n"
+    return TaskError(function_name, text, cause, *where)
+
+
+class _Joined(TaskError):
+    """Comes first among the bases of a class that is the cause's, too.
+
+    What the cause's class does with its instances must not hinder anybody who only passes the
+    error on, shows it, or asks whether there is one.
+    """
+
+    _task_error: TaskError
+
+    def __init_subclass__(cls) -> None:
+        """The cause's class is not asked, and does not hear of it."""
+
+    def alone(self) -> TaskError:
+        return self._task_error
+
+    @property
+    def cause(self) -> BaseException | None:  # type: ignore[override]
+        return self._task_error.cause
+
+    @property
+    def function_name(self) -> str:  # type: ignore[override]
+        return self._task_error.function_name
+
+    @property
+    def traceback_str(self) -> str:  # type: ignore[override]
+        return self._task_error.traceback_str
+
+    def as_instanceof_cause(self) -> BaseException:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        error = self._task_error
+        return getattr(error if name in error.__dict__ else error.cause, name)
+
+    __getattribute__ = Exception.__getattribute__
+    __setattr__ = Exception.__setattr__
+    __delattr__ = Exception.__delattr__
+
+    def __str__(self) -> str:
+        return str(self._task_error)
+
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except Exception:  # the code of the user's class
+            return object.__repr__(self)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return _join, (self._task_error,)
+
+
+def _join(error: TaskError) -> BaseException:
+    return error.as_instanceof_cause()
 
 
 RayTaskError = TaskError
@@ -211,8 +275,8 @@ class PendingCallsLimitExceeded(NbrayError):
     """An actor has ``max_pending_calls`` calls of this process without a reply."""
 
 
-class ExitActor(BaseException):
-    """Raised by a method to end its actor."""
+class ExitActor(SystemExit):
+    """Raised by `nbray.actor.exit_actor`: the actor's own end."""
 
 
 class ActorAlreadyExistsError(NbrayError, ValueError):
@@ -255,6 +319,10 @@ class ActorPlacementGroupRemoved(NbrayError):
         return "The placement group corresponding to this Actor has been removed."
 
 
+class OufOfBandObjectRefSerializationException(NbrayError):
+    """A program pickled an ObjectRef itself, and a variable forbids that; the name is Ray's."""
+
+
 # Programs written for Ray catch these by name. Nothing raises them here, as each says.
 
 
@@ -279,7 +347,7 @@ class UnserializableException(NbrayError):
 
 
 class UserCodeException(NbrayError):
-    """The user's code raised in a place that is no task; here that exception itself is seen."""
+    """Stands in an exception group for a member of a task that would end programs, not errors."""
 
 
 class AsyncioActorExit(NbrayError):

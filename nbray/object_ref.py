@@ -73,14 +73,14 @@ class ObjectRef:
         return cls(ObjectID.from_random().binary())
 
     @classmethod
-    def from_binary(cls, value: bytes) -> ObjectRef:
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef:
         """A ref of the id that `binary` gave, without its value."""
-        return cls(value)
+        return cls(id_bytes)
 
     @classmethod
-    def from_hex(cls, text: str) -> ObjectRef:
+    def from_hex(cls, hex_id: str) -> ObjectRef:
         """A ref of the id that `hex` gave, without its value."""
-        return cls(bytes.fromhex(text))
+        return cls(bytes.fromhex(hex_id))
 
     def binary(self) -> bytes:
         """The id as 28 bytes."""
@@ -114,17 +114,26 @@ class ObjectRef:
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
 
+        Its callbacks run in a thread of their own, in the order of completion, and may use the
+        cluster; one that waits for long lets others pass.
+
         Raises:
             ValueError: the owner is not known.
         """
+        self._check()
+        return self._core.values.future(self)
+
+    def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
+        """A future of the value in the running event loop."""
+        self._check()
+        # Its callback only tells the loop, so it needs no other thread.
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        return asyncio.wrap_future(self._core.values.settle(self, future))
+
+    def _check(self) -> None:
         from nbray.core_worker.serialization import check_current
 
         check_current(self)
-        return self._core.values.future(self)
-
-    def as_future(self) -> asyncio.Future[Any]:
-        """A future of the value in the running event loop."""
-        return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.as_future().__await__()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nbray.common.ignoring import ignore
 from nbray.common.resources import check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.streams import DYNAMIC, STREAMING
@@ -22,6 +24,15 @@ from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
 LONGEST_NAME = 1000
+
+
+def _max_retries() -> int:
+    """The default, which Ray's variable for it changes."""
+    text = os.environ.get("RAY_TASK_MAX_RETRIES", "3")
+    try:
+        return max(-1, int(text))
+    except ValueError:
+        raise ValueError(f"RAY_TASK_MAX_RETRIES is a number, not {text!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,9 @@ OPTIONS: dict[str, Option] = {
         False,
         "how many values; 'streaming' (the default of generators) or 'dynamic'",
     ),
-    "max_retries": Option((int,), 3, True, False, "runs again after a worker died; -1: always", -1),
+    "max_retries": Option(
+        (int,), _max_retries(), True, False, "runs again after a worker died; -1: always", -1
+    ),
     "retry_exceptions": Option(
         (bool, list, tuple), False, True, False, "run again after an exception, or after these"
     ),
@@ -109,7 +122,15 @@ OPTIONS: dict[str, Option] = {
     ),
     "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
     "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
+    "object_store_memory": Option((int, float), None, True, True, "no effect", 0),
+    "enable_task_events": Option((bool,), True, True, True, "no effect"),
+    "enable_tensor_transport": Option((bool,), None, False, True, "no effect"),
+    "_labels": Option((dict,), None, True, True, "no effect"),
+    "_metadata": Option((dict,), None, True, True, "no effect"),
 }
+"""All options; those without an effect are Ray's, and are told of at debug level."""
+
+_IGNORED = {name for name, known in OPTIONS.items() if known.help == "no effect"}
 
 
 def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
@@ -128,8 +149,14 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
             raise ValueError(f"Invalid option keyword {name} for {kind}. Valid ones are {known}.")
         if value is not None:
             checked[name] = _checked(name, option, value)
+    if checked.get("object_store_memory") is not None and not actor:
+        raise ValueError("Setting 'object_store_memory' is not implemented for tasks")
+    if not _IGNORED.isdisjoint(given):
+        ignore("@nbray.remote", sorted(_IGNORED.intersection(given)))
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
+    if checked.get("label_selector") is not None:
+        selector_of(checked)
     return checked
 
 
@@ -219,6 +246,9 @@ def check_call_option(name: str, value: Any) -> Any:
     """
     if value is None:
         return None
+    if name == "tensor_transport":
+        ignore("@nbray.method", (name,))
+        return value
     if name != "concurrency_group":
         return _checked(name, OPTIONS[name], value)
     if not isinstance(value, str):
@@ -268,17 +298,20 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
 
     Args:
         value: the option; None is 1, or a stream for generator functions.
-        function: the user's function.
+        function: the user's function; None when it is not known.
 
     Raises:
-        ValueError: it is another text, negative, or too large.
+        ValueError: it is another text, negative, or too large, or the function yields nothing.
     """
     if value is None:
-        function = inspect.unwrap(function)
-        streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-        return STREAMING if streams else 1
+        return STREAMING if _yields(function) else 1
     codes: dict[int | str, int] = {"streaming": STREAMING, "dynamic": DYNAMIC}
     if value in codes:
+        if function is not None and not _yields(function):
+            raise ValueError(
+                f"num_returns={value!r} can only be used with generator functions (functions that "
+                "use 'yield'). The decorated function is not a generator function."
+            )
         return codes[value]
     if not isinstance(value, int) or value < 0:
         low = "num_returns must be >= 0, but got " if isinstance(value, int) else "It got "
@@ -289,6 +322,16 @@ def num_returns_code(value: int | str | None, function: Any) -> int:
     if value > MOST_RETURNS:
         raise ValueError(f"num_returns must be <= {MOST_RETURNS:,}; 'streaming' has no such bound.")
     return value
+
+
+def _yields(function: Any) -> bool:
+    function = inspect.unwrap(function)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def backpressure_code(value: int | None) -> int:
+    """How many items a stream may be ahead of its reader, as the runtime counts: 0 for any."""
+    return max(0, value or 0)
 
 
 def exception_classes(value: Any) -> bool | tuple[type[BaseException], ...]:

@@ -18,6 +18,7 @@ from nbray.driver import current_core
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    backpressure_code,
     check_options,
     exception_classes,
     num_returns_code,
@@ -56,7 +57,7 @@ class RemoteFunction:
             retries=option(options, "max_retries"),
             retry_exceptions=exception_classes(option(options, "retry_exceptions")),
             max_calls=option(options, "max_calls") or 0,
-            backpressure=option(options, "_generator_backpressure_num_objects") or 0,
+            backpressure=backpressure_code(options.get("_generator_backpressure_num_objects")),
         )  # fmt: skip
         self._resources = dict(self._task_options.shape.resources)
         functools.update_wrapper(self, function)

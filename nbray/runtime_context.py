@@ -12,6 +12,7 @@ from nbray.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from nbray.common.resources import from_units
 from nbray.core_worker.context import TaskContext, running
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.job_logging import function_name
 from nbray.driver import current_core
 from nbray.runtime_env.spec import from_text
 from nbray.util.placement_group import current_group
@@ -126,13 +127,7 @@ class RuntimeContext:
     def get_task_function_name(self) -> str | None:
         """The dotted name of the task's function, with its module; None in a driver."""
         task = running.get()
-        if task is None:
-            return None
-        if task.actor_id and not task.method:
-            return task.name  # the constructor, which has no function yet
-        function, actor = self._core.find_function(task), self._core.actor
-        owner = "" if actor is None else f"{actor.class_name}."
-        return f"{function.__module__}.{owner}{getattr(function, '__name__', task.name)}"
+        return None if task is None else function_name(self._core, task)
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What this worker was given of its node, by resource name.
@@ -152,6 +147,10 @@ class RuntimeContext:
         """The ids of the accelerators that the task or actor may use, by resource name."""
         ids = self._core.devices.ids
         return {name: list(ids.get(name, ())) for name in VISIBLE_DEVICES}
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """The older name of `get_accelerator_ids`."""
+        return self.get_accelerator_ids()
 
     def _worker_task(self) -> TaskContext:
         task = running.get()

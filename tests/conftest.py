@@ -83,6 +83,23 @@ def cluster(session_root: Path) -> Path:
     return session_root
 
 
+@pytest.fixture(scope="module")
+def module_cluster() -> Iterator[Path]:
+    """As `cluster`, shared by the tests of a module, which have to leave it as they found it."""
+    root = Path(tempfile.mkdtemp(prefix="nbm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NBRAY_TMPDIR", str(root))
+        patch.setenv("NBRAY_INCLUDE_DASHBOARD", "0")
+        nbray.init(num_cpus=2, object_store_memory=200 << 20)
+        try:
+            yield root
+            nbray.shutdown()
+            wait_until(lambda: not processes_of(root), "the end of all processes of the module")
+        finally:
+            nbray.shutdown()
+            shutil.rmtree(root, ignore_errors=True)
+
+
 class Far:
     """Nodes with the resource "far", one at a time, and how to kill one whole."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.common.accelerators import devices_of
+from nbray.common.accelerators import VisibleDevices, devices_of
 from nbray.common.resources import UNIT
 
 
@@ -46,6 +47,82 @@ def test_actors_have_devices_of_their_own_and_fractions_share_one(gpus: None) ->
     assert first == second == [1 - int(other)]
     del halves, whole
     wait_until(lambda: nbray.available_resources().get("GPU") == 2, "the GPUs to be free")
+
+
+@nbray.remote
+def process(*names: str) -> tuple[int, list[str | None]]:
+    return os.getpid(), [os.environ.get(name) for name in names or ("CUDA_VISIBLE_DEVICES",)]
+
+
+def test_a_process_keeps_its_devices_and_a_users_variable_wins(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    nbray.init(num_cpus=1, num_gpus=2, object_store_memory=50 << 20)
+    one, two = process.options(num_gpus=1), process.options(num_gpus=2)
+    cpu, variable = nbray.get(process.remote(), timeout=30)
+    assert variable == ["4,5"]
+    gpu, variable = nbray.get(one.remote(), timeout=30)
+    assert variable == ["4"] and gpu != cpu
+    both, variable = nbray.get(two.remote(), timeout=30)
+    assert variable == ["4,5"] and both not in (cpu, gpu)
+    assert nbray.get(process.remote(), timeout=30)[1] == ["4,5"]
+    assert nbray.get(one.remote(), timeout=30)[0] != nbray.get(process.remote(), timeout=30)[0]
+    env = {"env_vars": {"CUDA_VISIBLE_DEVICES": "7"}}
+    for task in (process, one, process):
+        assert nbray.get(task.options(runtime_env=env).remote(), timeout=30)[1] == ["7"]
+
+
+@nbray.remote(num_cpus=0)
+class Threads:
+    def count(self) -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+
+def test_libraries_may_use_as_many_threads_as_there_are_cpus(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    nbray.init(num_cpus=3, object_store_memory=50 << 20)
+
+    def threads(**options: Any) -> list[str | None]:
+        ref = process.options(**options).remote("OMP_NUM_THREADS")
+        found: list[str | None] = nbray.get(ref, timeout=30)[1]
+        return found
+
+    for cpus, expected in ((1, "1"), (3, "3"), (0, "1"), (0.5, "1"), (2, "2"), (1, "1")):
+        assert threads(num_cpus=cpus) == [expected]
+    assert nbray.get(Threads.remote().count.remote(), timeout=30) == "1"
+    assert nbray.get(Threads.options(num_cpus=2).remote().count.remote(), timeout=30) == "2"
+    env = {"env_vars": {"OMP_NUM_THREADS": "7"}}
+    assert threads(num_cpus=2, runtime_env=env) == ["7"]
+
+    @nbray.remote
+    def of_numpy() -> list[int]:
+        import numpy
+        import threadpoolctl
+
+        assert numpy.ones((2, 2)).sum() == 4
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+
+    for cpus in (1, 2, 1):
+        assert set(nbray.get(of_numpy.options(num_cpus=cpus).remote(), timeout=30)) == {cpus}
+    assert set(nbray.get(of_numpy.options(runtime_env=env).remote(), timeout=30)) == {7}
+
+
+def test_variables_of_other_vendors_and_programs_that_choose_themselves() -> None:
+    devices, environment = VisibleDevices(), {"HIP_VISIBLE_DEVICES": "0,1"}
+    devices.use({"GPU": ["1"], "TPU": ["2", "3"]}, environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == environment["HIP_VISIBLE_DEVICES"] == "1"
+    assert environment["TPU_VISIBLE_CHIPS"] == "2,3"
+    devices.use({"RBLN": ["0"]}, environment)
+    assert environment == {"HIP_VISIBLE_DEVICES": "0,1", "RBLN_DEVICES": "0"}
+    devices.use({}, environment)
+    environment["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"
+    devices.use({"GPU": ["1"]}, environment)
+    assert "CUDA_VISIBLE_DEVICES" not in environment
+    named = {"HIP_VISIBLE_DEVICES": "6,7"}
+    assert devices_of({"GPU": 2 * UNIT}, named) == {"GPU": {"6": UNIT, "7": UNIT}}
 
 
 def test_ids_come_from_the_environment_when_it_names_enough() -> None:

@@ -31,7 +31,7 @@ from nbray.core_worker.current import find_core
 from nbray.driver import find_session
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
-from nbray.wire.handshake import ClientHandshake
+from nbray.wire.handshake import ClientHandshake, ServerHandshake
 from nbray.wire.link import Answer, Opening
 
 HTTP = b"GET /index.html HTTP/1.1\r\nHost: localhost\r\nUser-Agent: scan\r\n\r\n"
@@ -132,7 +132,7 @@ def strangers(token: bytes) -> list[tuple[str, bytes, str]]:
         ("a port scanner", b"\0" * 4096, "does not speak nbray's protocol"),
         ("one byte of it", b"N" + b"\xff" * 200, "does not speak nbray's protocol"),
         ("another version", b"NBRY" + struct.pack("<H", 9) + b"\0" * 64, "protocol version 9"),
-        ("a wrong token", wrong.answer(b"NBRY\x02\0" + os.urandom(32)), "wrong token"),
+        ("a wrong token", wrong.answer(ServerHandshake(b"").hello), "wrong token"),
     ]
 
 

@@ -220,7 +220,7 @@ async def _deaths(config: Config, rows: list[NodeInfo]) -> list[tuple[bytes, str
     token = b"t" * 32
     health = NodeHealth(config, lambda n: GrpcClient(f"{n.host}:{n.grpc_port}", token), on_dead)
     for row in rows:
-        health.watch(row)
+        health.watch(row, 0.0)
     watching = asyncio.get_running_loop().create_task(health.run())
     async with asyncio.timeout(30):
         await heard.wait()

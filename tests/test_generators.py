@@ -223,3 +223,95 @@ def test_an_async_reader_that_gave_up_once_reads_on(cluster: Path, tmp_path: Pat
         return [await ref async for ref in stream]
 
     assert asyncio.run(asyncio.wait_for(read(), 30)) == [0, 1, 2]
+
+
+@nbray.remote(num_returns=3, max_retries=0)
+def three(n: int, fails: bool = False) -> Iterator[np.ndarray]:
+    for i in range(n):
+        yield np.full(30_000 if i % 2 else 1, i)
+    if fails:
+        raise ValueError("afterwards")
+
+
+def seen(refs: list[nbray.ObjectRef]) -> list[object]:
+    found: list[object] = []
+    for ref in refs:
+        try:
+            found.append(int(nbray.get(ref, timeout=30)[0]))
+        except ValueError as error:
+            found.append(error.args[0])
+    return found
+
+
+def test_values_before_an_error_stay_and_those_after_the_last_are_left_out(
+    cluster: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = "Task returned 1 objects, but num_returns=3."
+    assert seen(three.remote(1, True)) == [0, "afterwards", "afterwards"]
+    assert seen(three.remote(2, True)) == [0, 1, "afterwards"]
+    assert seen(three.remote(1)) == [0, wrong, wrong]
+    assert seen(three.remote(3)) == [0, 1, 2]
+    assert seen(three.remote(5)) == seen(three.remote(3, True)) == [0, 1, 2]
+    wait_until(lambda: "three yields more than num_returns=3" in capfd.readouterr().err, "a word")
+    assert nbray.get(count.options(num_returns=1).remote(5), timeout=30) == 0
+
+    @nbray.remote
+    class Actor:
+        def sync(self, n: int) -> Iterator[np.ndarray]:
+            yield from map(np.atleast_1d, range(n))
+            raise ValueError("afterwards")
+
+        async def later(self, n: int) -> AsyncIterator[np.ndarray]:
+            for i in range(n):
+                yield np.atleast_1d(i)
+            raise ValueError("afterwards")
+
+    actor = Actor.remote()
+    for method in (actor.sync.options(num_returns=3), actor.later.options(num_returns=3)):
+        assert seen(method.remote(1)) == [0, "afterwards", "afterwards"]
+        assert seen(method.remote(4)) == [0, 1, 2]
+
+    dynamic = nbray.get(three.options(num_returns="dynamic").remote(2, True), timeout=30)
+    assert seen(list(dynamic)) == [0, 1, "afterwards"]
+    assert repr(dynamic) == "DynamicObjectRefGenerator(3 refs)"
+
+
+def test_a_generator_that_is_run_again_makes_its_values_again(
+    cluster: Path, tmp_path: Path
+) -> None:
+    @nbray.remote(num_returns=2, max_retries=3, retry_exceptions=[ValueError])
+    def flaky(runs: Path) -> Iterator[np.ndarray]:
+        with runs.open("a") as file:
+            file.write("x")
+        yield np.full(30_000, len(runs.read_text()))
+        if len(runs.read_text()) < 3:
+            raise ValueError
+        yield np.full(30_000, 7)
+
+    refs = flaky.remote(tmp_path / "runs")
+    assert seen(refs) == [3, 7]
+    del refs
+    wait_until(lambda: nbray.nodes()[0]["Stats"]["objects"] == 0, "all attempts to be freed")
+
+
+def test_streams_of_what_yields_nothing_are_refused() -> None:
+    for num_returns in ("dynamic", "streaming"):
+        with pytest.raises(ValueError, match="can only be used with generator functions"):
+            nbray.remote(num_returns=num_returns)(len)
+
+
+def test_a_stream_may_be_as_far_ahead_as_it_can(cluster: Path) -> None:
+    @nbray.remote
+    class Actor:
+        def up_to(self, n: int) -> Iterator[int]:
+            yield from range(n)
+
+    actor = Actor.remote()
+    free = {"_generator_backpressure_num_objects": -1}
+    for stream in (
+        count.options(**free).remote(50),
+        actor.up_to.options(**free).remote(50),
+    ):
+        assert nbray.wait([stream], timeout=30)[0] == [stream]
+        assert [nbray.get(ref, timeout=30) for ref in stream] == list(range(50))
+        assert not stream.next_ready() and nbray.wait([stream], timeout=30)[0] == [stream]

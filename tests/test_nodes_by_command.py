@@ -136,7 +136,8 @@ def refused(args: list[str], env: dict[str, str], within_s: float = 20.0) -> str
     return lines[0]
 
 
-OTHER_VERSION = "from nbray.wire import handshake\nhandshake.PROTOCOL_VERSION = 99\n"
+OTHER = "from nbray.common import software\nsoftware."
+ADVICE = "A cluster needs the same version of nbray"
 
 
 @pytest.mark.parametrize("nodes", [1], indirect=True)
@@ -144,9 +145,22 @@ def test_who_cannot_join_is_told_why_in_one_line(nodes: str, home: Path, tmp_pat
     join = [f"--address={nodes}", STORE]
     said = refused(join, {"NBRAY_AUTH_TOKEN": "a guess that is long enough"})
     assert nodes in said and "wrong cluster token" in said
-    (tmp_path / "sitecustomize.py").write_text(OTHER_VERSION)
-    said = refused(join, {"PYTHONPATH": str(tmp_path)})
-    assert "the caller speaks protocol version 99" in said and "install the same nbray" in said
+    for other, what in (
+        ("VERSION = '9.9.9'", "the caller runs nbray 9.9.9, this cluster nbray "),
+        ("PYTHON = (3, 99)", " on Python 3.99, this cluster nbray "),
+        ("_WIRE = software._WIRE / 'x'", "the caller runs another build of nbray "),
+    ):
+        (tmp_path / "sitecustomize.py").write_text(OTHER + other)
+        said = refused(join, {"PYTHONPATH": str(tmp_path)})
+        assert what in said and ADVICE in said
+        for program in (f"nbray.init({nodes!r})", "nbray.util.state.list_nodes()"):
+            done = subprocess.run(
+                [sys.executable, "-c", f"import nbray, nbray.util.state; {program}"],
+                env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+                timeout=60,
+            )  # fmt: skip
+            last = done.stderr.strip().splitlines()[-1]
+            assert done.returncode == 1 and ADVICE in last and "runs " in last, done.stderr
     (head,) = home.iterdir()  # no other session folder is left
     strangers = set(processes_of(home)) - set(processes_of(head))
     assert not strangers, [process.cmdline() for process in strangers]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nbray
 from nbray.exceptions import RuntimeEnvSetupError, WorkerCrashedError
 from nbray.runtime_env import RuntimeEnv, RuntimeEnvConfig, packaging
-from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.folders import PackageError
 from nbray.runtime_env.setup import EnvError, EnvManager
 from nbray.runtime_env.spec import from_text, merge, to_text
 

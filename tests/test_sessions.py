@@ -124,6 +124,7 @@ def test_a_path_that_is_too_long_for_sockets_is_said(
 OLD = {
     "gcs_address": "127.0.0.1:1", "node_ip": "127.0.0.1", "raylet_socket": "", "node_id": "",
     "pids": [1, 2], "dashboard": "", "dashboard_error": "", "fate_shared": False,
+    "for_programs": True,
 }  # fmt: skip
 WHOLE = {**OLD, "start_ticks": [1, 1]}
 BAD = {

@@ -18,7 +18,7 @@ import nbray
 from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.driver import find_session
-from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, UnsendableError, stamp
+from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, UnsendableError
 from nbray.wire.gcs_messages import ChangeGroups
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Link, Opening
@@ -41,9 +41,7 @@ def frames(*batches: list[Message]) -> list[bytes]:
     for batch in batches:
         for message in batch:
             writer.put(message)
-        for frame in writer.take():
-            stamp(frame, 0)
-            made.append(bytes(frame))
+        made += map(bytes, writer.take(0))
     return made
 
 
@@ -85,9 +83,8 @@ def test_frames_are_bounded_where_they_are_made() -> None:
     for message in sent:
         writer.put(message)
     decoder, received = FrameDecoder(1 << 20), []
-    for frame in writer.take():
+    for frame in writer.take(0):
         assert len(frame) <= (1 << 20) + 8
-        stamp(frame, 0)
         received += decoder.feed(frame)
     assert received == sent
 
@@ -100,8 +97,7 @@ def test_what_cannot_travel_fails_where_it_is_said_and_blocks_nothing() -> None:
     with pytest.raises(UnsendableError, match="A WatchActor cannot be sent"):
         writer.put(WatchActor(b"actor", 2**70))
     writer.put(HandoverDone(b"behind"))
-    (frame,) = writer.take()
-    stamp(frame, 0)
+    (frame,) = writer.take(0)
     assert FrameDecoder(1 << 20).feed(frame) == [HandoverDone(b"before"), HandoverDone(b"behind")]
 
 
@@ -220,9 +216,10 @@ def test_a_proof_holds_for_the_address_that_was_dialled() -> None:
     [
         (b"GET / HTTP/1.1\r\n\r\n", "does not speak nbray's protocol"),
         (b"NBRY" + b"\0" * 80, "protocol version"),
-        (b"NBRY\x02\0" + b"\0" * 64, "wrong token"),
+        (b"NBRY\x03\0\x03\x639.\x1b[2J" + b"\0" * 64, "nbray 9.\\x1b[2J on Python 3.99"),
+        (ServerHandshake(b"").hello + b"\0" * 32, "wrong token"),
     ],
-    ids=["port scanner", "other version", "wrong token"],
+    ids=["port scanner", "other version", "other software", "wrong token"],
 )
 def test_a_stranger_is_disconnected_with_a_log_line(
     cluster: Path, attack: bytes, log_line: str

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
 import click
 import psutil
+import yaml
 from click.core import ParameterSource
 
+from nbray.cli.ray_options import ignored_options
 from nbray.cli.terminal import CliError, SafeConsole
+from nbray.common import ray_settings
+from nbray.common.addresses import is_loopback
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.token import load_token, token_path
-from nbray.scheduling.labels import parse_node_labels
+from nbray.scheduling.labels import check_node_labels, parse_node_labels
+
+_PORT = click.IntRange(0, 65535)
 
 
 @click.command()
@@ -49,7 +55,19 @@ from nbray.scheduling.labels import parse_node_labels
               help="Address on which a head node's dashboard listens.")  # fmt: skip
 @click.option("--dashboard-port", type=click.IntRange(0, 65535),
               help="Its port; 8265 or the next that is free by default.")  # fmt: skip
+@click.option("--memory", type=click.IntRange(min=1), help='Bytes of the resource "memory".')
+@click.option("--node-manager-port", type=_PORT, help="Port of the raylet for other raylets; "
+              "any by default.")  # fmt: skip
+@click.option("--object-manager-port", type=_PORT, help="Port of the raylet for objects and for "
+              "workers of other nodes; any by default.")  # fmt: skip
+@click.option("--min-worker-port", type=_PORT, help="Workers listen from this port on; any by "
+              "default.")  # fmt: skip
+@click.option("--max-worker-port", type=_PORT, help="The last port of workers; each needs one.")
+@click.option("--system-config", default="{}", help="Settings of Ray's that nbray has, as JSON.")
+@click.option("--labels-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Labels of the node: a file of lines KEY: VALUE (YAML).")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay, and stop the node when interrupted.")
+@ignored_options
 def start(
     head: bool,
     address: str | None,
@@ -67,6 +85,10 @@ def start(
     dashboard_host: str,
     dashboard_port: int | None,
     block: bool,
+    system_config: str,
+    labels_file: Path | None,
+    memory: int | None,
+    **ports: int | None,
 ) -> None:
     """Start a node on this machine."""
     _refuse_password(storage)
@@ -80,18 +102,18 @@ def start(
             param_hint="--node-ip-address",
         )
     amounts = _amounts(resources)
-    try:
-        named = parse_node_labels(labels)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--labels") from error
-    amounts.update({name: n for name, n in (("CPU", num_cpus), ("GPU", num_gpus)) if n is not None})
+    named = _labels(labels, labels_file)
+    given = (("CPU", num_cpus), ("GPU", num_gpus), ("memory", memory))
+    amounts.update({name: amount for name, amount in given if amount is not None})
+    variables = _settings(system_config, ports)
     try:
         if address is None:
             node = start_head(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
-                storage=storage, session=session, labels=named,
+                storage=storage, session=session, labels=named, variables=variables,
+                for_programs=True,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         else:
@@ -99,7 +121,8 @@ def start(
                 address, resources=amounts, object_store_memory=object_store_memory,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or _own_address(address), fate_shared=block,
-                token=load_token(create=False), labels=named,
+                token=load_token(create=False), labels=named, variables=variables,
+                for_programs=True,
             )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
@@ -132,11 +155,34 @@ def _amounts(text: str) -> dict[str, float]:
     reserved = {"CPU", "GPU", "memory", "object_store_memory"} & amounts.keys()
     if reserved:
         raise click.BadParameter(
-            f"{', '.join(sorted(reserved))}: there are options of their own for CPU, GPU and "
-            "object store; memory is what the machine has",
+            f"{', '.join(sorted(reserved))}: there are options of their own for CPU, GPU, memory "
+            "and the object store",
             param_hint="--resources",
         )
     return amounts
+
+
+def _labels(text: str, file: Path | None) -> dict[str, str]:
+    try:
+        named = parse_node_labels(text)
+        of_file = {} if file is None else yaml.safe_load(file.read_bytes()) or {}
+        return check_node_labels(of_file) | named
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        hint = "--labels" if file is None else f"--labels, --labels-file {file}"
+        raise click.BadParameter(str(error), param_hint=hint) from error
+
+
+def _settings(system_config: str, ports: Mapping[str, int | None]) -> dict[str, str]:
+    """What the node's processes get of Ray's settings, and their ports."""
+    try:
+        given = ray_settings.system_config(json.loads(system_config))
+    except (TypeError, ValueError) as error:
+        raise click.BadParameter(str(error), param_hint="--system-config") from error
+    first, last = ports["min_worker_port"], ports["max_worker_port"]
+    if (first or last) and not (first and last and first <= last):
+        raise click.UsageError("--min-worker-port and --max-worker-port are the ends of a range.")
+    of_ports = {f"NBRAY_{name.upper()}": str(port) for name, port in ports.items() if port}
+    return {**ray_settings.ray_variables(), **given, **of_ports}
 
 
 def _own_address(head: str) -> str:
@@ -168,7 +214,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
             console.print("Watch it:  nbray dashboard")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
-        if _is_loopback(host):
+        if is_loopback(host):
             console.print("Others cannot join: for that, give --node-ip-address.")
         else:
             console.print(
@@ -176,13 +222,6 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _stay(node: RunningNode) -> None:

@@ -9,7 +9,8 @@ from nbray.launcher.local import end_unfinished_starts, found_nodes
 
 
 @click.command()
-def stop() -> None:
+@click.option("--force", is_flag=True, help="Kill the processes instead of asking them to leave.")
+def stop(force: bool) -> None:
     """Stop the nodes of this machine that `nbray start` started.
 
     A cluster that a program, a notebook or `nbray start --block` holds ends with its holder, and
@@ -25,5 +26,5 @@ def stop() -> None:
             say(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
             continue
         stopped += bool(node.processes)
-        node.stop()
+        node.stop(force)
     say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")

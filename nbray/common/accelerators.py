@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+import os
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 
 from nbray.common.resources import MOST_UNITS, UNIT, to_units
 
@@ -12,7 +13,14 @@ VISIBLE_DEVICES = {
     "neuron_cores": "NEURON_RT_VISIBLE_CORES",
     "NPU": "ASCEND_RT_VISIBLE_DEVICES",
     "HPU": "HABANA_VISIBLE_MODULES",
+    "RBLN": "RBLN_DEVICES",
+    "FURIOSA": "FURIOSA_DEVICES",
+    "TTNPU": "TT_VISIBLE_DEVICES",
+    "MBLT": "QBRUNTIME_VISIBLE_DEVICES",
 }
+# GPUs of AMD and of Intel: set beside NVIDIA's where the variable, or the driver's file, is.
+_OF_OTHER_VENDORS = {"GPU": {"HIP_VISIBLE_DEVICES": "/dev/kfd", "ZE_AFFINITY_MASK": ""}}
+_NOSET = "RAY_EXPERIMENTAL_NOSET_"  # by which programs for Ray say that they choose themselves
 
 _MOST_DEVICES = 10_000
 
@@ -49,24 +57,58 @@ def devices_of(
     for name, variable in VISIBLE_DEVICES.items():
         count, part = divmod(total.get(name, 0), UNIT)
         if count and not part:
-            named = [part for part in environment.get(variable, "").split(",") if part]
+            named: list[str] = []
+            for one in (variable, *_OF_OTHER_VENDORS.get(name, ())):
+                named = named or [part for part in environment.get(one, "").split(",") if part]
             ids = named[:count] if len(named) >= count else [str(i) for i in range(count)]
             found[name] = dict.fromkeys(ids, UNIT)
     return found
 
 
+DeviceIds = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def as_key(devices: Mapping[str, Sequence[str]]) -> DeviceIds:
+    """Devices as a key: processes that were given the same may stand for each other."""
+    return tuple(sorted((name, tuple(ids)) for name, ids in devices.items() if ids))
+
+
 class VisibleDevices:
-    """The devices that this process may use, by resource name, as its raylet gave them."""
+    """The devices that this process may use, by resource name, as its raylet gave them.
+
+    Attributes:
+        ids: by resource name.
+        set_by_user: variables that the runtime environment sets, which stay what they are.
+    """
 
     def __init__(self) -> None:
         self.ids: dict[str, list[str]] = {}
+        self.set_by_user: Collection[str] = ()
+        self._before: dict[str, str | None] = {}
 
     def use(self, ids: dict[str, list[str]], environment: MutableMapping[str, str]) -> None:
-        """Use these from now on, and say so in ``environment``."""
+        """Use these from now on, and say so in ``environment``; without any, as it was before."""
         if ids == self.ids:
             return
-        for name in self.ids.keys() - ids.keys():
-            environment.pop(VISIBLE_DEVICES[name], None)
+        for variable, value in self._before.items():
+            if value is None:
+                environment.pop(variable, None)
+            else:
+                environment[variable] = value
+        self._before.clear()
         for name, devices in ids.items():
-            environment[VISIBLE_DEVICES[name]] = ",".join(devices)
+            for variable in _variables(name, environment):
+                if variable not in self.set_by_user and not environment.get(_NOSET + variable):
+                    self._before[variable] = environment.get(variable)
+                    environment[variable] = ",".join(devices)
         self.ids = ids
+
+
+def _variables(name: str, environment: Mapping[str, str]) -> list[str]:
+    """The variables of the devices of that name: of all vendors that seem to be here."""
+    others = [
+        variable
+        for variable, sign in _OF_OTHER_VENDORS.get(name, {}).items()
+        if variable in environment or (sign and os.path.exists(sign))
+    ]
+    return [VISIBLE_DEVICES[name], *others]

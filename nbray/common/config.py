@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 
@@ -70,6 +71,10 @@ class Config:
         package_kept_s: how long packages of runtime environments stay, in the GCS and unpacked on
             nodes, that no job or actor needs any more.
         unused_packages_bytes: what they may have together, beside the newest.
+        node_manager_port: a raylet's port for raylets, the GCS and commands; 0: any.
+        object_manager_port: a raylet's port for objects and for workers of other nodes; 0: any.
+        min_worker_port: workers and drivers listen on ports from this one on; 0: any.
+        max_worker_port: the last of them; each needs one.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -120,10 +125,14 @@ class Config:
     ended_worker_logs_bytes: int = 1 << 30
     package_kept_s: float = 60.0
     unused_packages_bytes: int = 64 << 20
+    node_manager_port: int = 0
+    object_manager_port: int = 0
+    min_worker_port: int = 0
+    max_worker_port: int = 0
     record_ref_creation_sites: int = 0
 
     @classmethod
-    def from_env(cls) -> Config:
+    def from_env(cls, variables: Mapping[str, str] = os.environ) -> Config:
         """The defaults, overridden by the environment.
 
         Raises:
@@ -131,7 +140,7 @@ class Config:
         """
         values: dict[str, int | float] = {}
         for field in fields(cls):
-            text = os.environ.get(f"NBRAY_{field.name.upper()}")
+            text = variables.get(f"NBRAY_{field.name.upper()}")
             if text is not None:
                 values[field.name] = float(text) if field.type == "float" else int(text)
         return cls(**values)  # type: ignore[arg-type]

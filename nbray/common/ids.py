@@ -35,14 +35,14 @@ class BaseID:
         return cls(os.urandom(cls.SIZE))
 
     @classmethod
-    def from_binary(cls, value: bytes) -> Self:
-        """The id of which `binary` gave ``value``."""
-        return cls(value)
+    def from_binary(cls, id_bytes: bytes) -> Self:
+        """The id of which `binary` gave ``id_bytes``."""
+        return cls(id_bytes)
 
     @classmethod
-    def from_hex(cls, text: str) -> Self:
+    def from_hex(cls, hex_id: str) -> Self:
         """The id that `hex` printed."""
-        return cls(bytes.fromhex(text))
+        return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def nil(cls) -> Self:
@@ -82,9 +82,9 @@ class JobID(BaseID):
     SIZE = 4
 
     @classmethod
-    def from_int(cls, number: builtins.int) -> JobID:
+    def from_int(cls, value: builtins.int) -> JobID:
         """The job of that number."""
-        return cls(number.to_bytes(cls.SIZE, "little"))
+        return cls(value.to_bytes(cls.SIZE, "little"))
 
     def int(self) -> builtins.int:
         """The job's number."""

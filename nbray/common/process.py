@@ -18,7 +18,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,10 +120,12 @@ class Child:
 def spawn(
     module: str, args: Sequence[str], log: Path, *, fate_shared: bool,
     pass_fds: Sequence[int] = (), parent_fd: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Child:  # fmt: skip
     """Start ``python -P -m module``; see the head of this file.
 
     With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
+    ``variables`` come on top of this process's.
     """
     ready_read, ready_write = os.pipe()
     inherited = [ready_write, *pass_fds]
@@ -140,7 +142,8 @@ def spawn(
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=inherited, env=environment(),
+            start_new_session=True, pass_fds=inherited,
+            env=environment() | dict(variables or {}),
         )  # fmt: skip
     os.close(ready_write)
     if fate_shared:

@@ -28,7 +28,7 @@ class SessionInfo(TypedDict):
 
     ``pids`` are those of the GCS (of a head node), the raylet and the dashboard, in the order of
     their start, and ``start_ticks`` says when each began (see `pids.start_time`), since a pid
-    alone may be anybody's later.
+    alone may be anybody's later. ``for_programs``: `init` without an address joins it.
     """
 
     gcs_address: str
@@ -40,6 +40,7 @@ class SessionInfo(TypedDict):
     dashboard: str
     dashboard_error: str
     fate_shared: bool
+    for_programs: bool
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,28 @@
 """The process of an actor: where its calls run.
 
 A plain actor runs its calls one by one in the main thread. With ``max_concurrency``, or concurrency
-groups, each group has its own pool of threads; an actor with coroutine methods has one
-event loop, in which a semaphore bounds each group. Calls of different groups do not wait for each
-other.
+groups, each group has its own pool of threads; in an actor with coroutine methods, its own event
+loop (`actor_loops`). Calls of different groups do not wait for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 import time
 import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
 from nbray.common.ids import creation_id
+from nbray.core_worker.actor_loops import CallLoop, loops
 from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.references import lost as lost_value
-from nbray.core_worker.task_runner import TaskRunner, user_traceback
-from nbray.exceptions import CREATION_FAILED, ExitActor
+from nbray.core_worker.task_runner import TaskRunner
+from nbray.core_worker.tracebacks import user_traceback
+from nbray.exceptions import CREATION_FAILED
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.records import ActorSpec, TaskSpec, Value
@@ -36,7 +35,11 @@ _PATIENCE_S = 0.5
 
 
 class ActorHost:
-    """One actor in its process."""
+    """One actor in its process.
+
+    Attributes:
+        running: the calls that run in other threads than the main one.
+    """
 
     def __init__(
         self, core: CoreWorker, runner: TaskRunner, executor: Executor, spec: ActorSpec
@@ -47,9 +50,8 @@ class ActorHost:
         self._executor = executor
         self._spec = spec
         self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._limits: dict[str, asyncio.Semaphore] = {}
-        self._coroutines: dict[bytes, asyncio.Task[None]] = {}
+        self._loops: dict[str, CallLoop] = {}
+        self.running: set[bytes] = set()
 
     def create(self) -> m.ActorCreated:
         """Run the constructor, and make ready for calls."""
@@ -60,7 +62,8 @@ class ActorHost:
         )  # fmt: skip
         options = spec.options
         if options.is_async:
-            self._start_loop()
+            sizes = {"": options.max_concurrency or _ASYNC_DEFAULT, **options.concurrency_groups}
+            self._loops = loops(sizes, self._executor.leave)
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
             self._pools = {name: ThreadPoolExecutor(size) for name, size in sizes.items()}
@@ -77,6 +80,8 @@ class ActorHost:
             plain: Any = object.__repr__
             if type(self._runner.actor).__repr__ is not plain:
                 self._core.actor_shown = self._runner.actor_repr(spec.class_name)
+        except SystemExit as leaving:
+            self._executor.leave(leaving)
         except BaseException as error:
             trace = user_traceback(error)
             self._core.events.raised(creation.task_id, error, trace)
@@ -121,31 +126,33 @@ class ActorHost:
             return
         try:
             result = shutdown()
-            if self._loop is not None and inspect.iscoroutine(result):
-                asyncio.run_coroutine_threadsafe(result, self._loop).result()
+            if self._loops and inspect.iscoroutine(result):
+                self._loops[""].run(result)
         except BaseException:  # the user's code, of which nobody waits to hear
             traceback.print_exc()
 
-    def _construct(self, actor_class: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if self._loop is None:
+    def _construct(self, actor_class: Any, args: Any, kwargs: Any) -> Any:
+        if not self._loops:
             return actor_class(*args, **kwargs)
 
         async def construct() -> Any:  # in the loop, so that it finds it running
-            return actor_class(*args, **kwargs)
+            if not inspect.iscoroutinefunction(actor_class.__init__):
+                return actor_class(*args, **kwargs)
+            actor = actor_class.__new__(actor_class, *args, **kwargs)
+            await actor_class.__init__(actor, *args, **kwargs)
+            return actor
 
-        return asyncio.run_coroutine_threadsafe(construct(), self._loop).result()
-
-    def _start_loop(self) -> None:
-        options = self._spec.options
-        self._loop = asyncio.new_event_loop()
-        sizes = {"": options.max_concurrency or _ASYNC_DEFAULT, **options.concurrency_groups}
-        self._limits = {name: asyncio.Semaphore(size) for name, size in sizes.items()}
-        threading.Thread(target=self._loop.run_forever, name="nbray-actor", daemon=True).start()
+        return self._loops[""].run(construct())
 
     def takes(self, connection: Connection, spec: TaskSpec) -> bool:
         """Start a call elsewhere; False when it is to run in the main thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._start, connection, spec)
+        if self._loops:
+            loop = self._loops.get(spec.concurrency_group) or self._loops[""]
+            loop.start(
+                spec.task_id,
+                lambda: self._run(loop, connection, spec),
+                lambda: spec.task_id in self._core.cancelling.noted,
+            )
             return True
         if self._pools:
             pool = self._pools.get(spec.concurrency_group) or self._pools[""]
@@ -157,40 +164,37 @@ class ActorHost:
         if spec.task_id in self._core.cancelling.noted:
             self._executor.reply(connection, spec, self._runner.cancelled(spec))
             return
+        if self._executor.exit.leaving is not None:
+            return
+        self.running.add(spec.task_id)
         try:
             done = self._runner.run(connection, spec)
-        except (ExitActor, SystemExit) as leaving:
+        except SystemExit as leaving:
+            self.running.discard(spec.task_id)
             self._executor.leave(leaving)
         else:
+            self.running.discard(spec.task_id)
             if spec.task_id in self._core.cancelling.noted:
                 self._runner.end_cancelled(spec, done)
             self._executor.reply(connection, spec, done)
 
-    def _start(self, connection: Connection, spec: TaskSpec) -> None:
-        assert self._loop is not None
-        self._coroutines[spec.task_id] = self._loop.create_task(self._run(connection, spec))
-        if spec.task_id in self._core.cancelling.noted:  # before it was here
-            self._cancel(spec.task_id)
-
-    async def _run(self, connection: Connection, spec: TaskSpec) -> None:
+    async def _run(self, loop: CallLoop, connection: Connection, spec: TaskSpec) -> None:
         try:
-            async with self._limits.get(spec.concurrency_group) or self._limits[""]:
+            async with loop.limit:
+                if self._executor.exit.leaving is not None:
+                    return
+                self.running.add(spec.task_id)
                 done = await self._runner.run_async(connection, spec)
-        except (ExitActor, SystemExit) as leaving:
+        except SystemExit as leaving:
+            self.running.discard(spec.task_id)
             self._executor.leave(leaving)
             return
         except asyncio.CancelledError:
             done = self._runner.cancelled(spec)
-        finally:
-            self._coroutines.pop(spec.task_id, None)
+        self.running.discard(spec.task_id)
         self._executor.reply(connection, spec, done)
 
     def cancel(self, task_id: bytes) -> None:
         """Cancel a coroutine; a call that runs in a thread cannot be stopped."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._cancel, task_id)
-
-    def _cancel(self, task_id: bytes) -> None:
-        coroutine = self._coroutines.get(task_id)
-        if coroutine is not None:
-            coroutine.cancel()
+        for loop in self._loops.values():
+            loop.cancel(task_id)

@@ -109,6 +109,7 @@ class CoreWorker:
         self.newest_task: TaskContext | None = None
         self.actor: ActorSpec | None = None
         self.actor_shown = ""
+        self.on_exit_actor: Callable[[], None]
         self.cancelling = Cancelling(self)
         self.pickled_refs: set[ObjectRef] = set()
         self.find_function: Callable[[TaskContext], Callable[..., Any]]

@@ -13,7 +13,6 @@ import atexit
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -21,12 +20,15 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
+from nbray.common.ids import creation_id
+from nbray.common.thread_count import ThreadCount, threads_for
+from nbray.core_worker.actor_exit import ActorExit, exit_status
 from nbray.core_worker.actor_host import ActorHost
 from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.returned_values import drop
 from nbray.core_worker.run_counts import RunCounts
 from nbray.core_worker.task_runner import TaskRunner
-from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
@@ -40,11 +42,16 @@ _TORN_S = 0.002
 
 
 class Executor:
-    """Runs the tasks that are pushed to this worker."""
+    """Runs the tasks that are pushed to this worker.
+
+    Attributes:
+        exit_status: of this process, when it is to end as if it crashed.
+    """
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._main = threading.get_ident()
+        self._threads = ThreadCount(os.environ, core.devices.set_by_user)
         self._runner = TaskRunner(core)
         self._counts = RunCounts(core)
         self._queue: deque[tuple[Connection, TaskSpec]] = deque()
@@ -59,6 +66,8 @@ class Executor:
         self._worn_out = False
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
+        self.exit = ActorExit(core, self._is_busy, self._crash)
+        self.exit_status: int | None = None
         self._runner.waiting_functions = lambda: [spec.function_id for _, spec in list(self._queue)]
         for kind in (m.PushTask, m.CancelTask, m.BecomeActor, m.ExitWorker):
             core.peers.handlers[kind] = self._on_message
@@ -94,11 +103,15 @@ class Executor:
         if self._actor is None:
             # Of the lease before, no task is left: the variables are nobody else's.
             self._core.devices.use(message.devices or {}, os.environ)
+            if message.threads != self._threads.count:
+                self._threads.use(message.threads)
         if message.function is not None:
             self._runner.functions.learn(message.spec.function_id, message.function)
         if self._worn_out:
             connection.send(m.TasksReturned([message.spec.task_id]))
             return
+        if self.exit.leaving is not None:
+            return  # its caller hears of the end of this process
         self._queue.append((connection, message.spec))
         if self._current and self._actor is None and len(self._queue) == 1:
             self._core.reactor.call_later(_LONG_S, self._return_if_long)
@@ -151,7 +164,7 @@ class Executor:
         try:
             connection.send(done)
         except UnsendableError as error:
-            self._runner.drop(spec, done.values)
+            drop(self._core, spec, done.values)
             held = []
             done.values = self._runner.errors(spec, error)
             connection.send(done)
@@ -256,7 +269,7 @@ class Executor:
             return
         try:
             done = self._runner.run(connection, spec)
-        except (ExitActor, SystemExit) as leaving:
+        except SystemExit as leaving:
             self._current = b""
             self.leave(leaving)
             return
@@ -274,7 +287,10 @@ class Executor:
         self._cancelled = b""
         if spec.max_calls:
             self._count_call(spec, done)
-        self._reply(connection, spec, done)
+        if self.exit.leaving is not None:
+            self.reply(connection, spec, done)
+        else:
+            self._reply(connection, spec, done)
 
     def _return_without_arguments(
         self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
@@ -298,32 +314,39 @@ class Executor:
             self._core.reactor.post(self._return_queue)
 
     def reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
-        """Queue the reply of a task that ran in another thread."""
-        self._reply(connection, spec, done)
-        self._core.reactor.notify()
+        """Queue the reply of a task that ran in another thread, or that may be the last one."""
+        if self.exit.leaving is None:
+            self._reply(connection, spec, done)
+            self._core.reactor.notify()
+            return
+        if self.exit.is_asked_by(spec.task_id):  # and caught the exception
+            drop(self._core, spec, done.values)
+        else:
+            self._reply(connection, spec, done)
+        self.exit.call_ended()
 
     def _reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
         self._core.events.ran(spec, done)
         self._replies.append((connection, spec, done))
 
-    def leave(self, how: BaseException) -> None:
-        """User code ends this process: an actor for good, a task's worker as if it crashed."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        core = self._core
+    def leave(self, leaving: SystemExit) -> None:
+        """User code ends this process: see `ActorExit`; a task's worker as if it crashed."""
         if self._actor is None:
-            code = how.code if isinstance(how, SystemExit) else 0
-            os._exit(code if isinstance(code, int) else 1)
-        actor_id = self._actor.actor_id
-        cause = "exit_actor() is called" if isinstance(how, ExitActor) else "it called sys.exit"
-
-        def end() -> None:
-            core.peers.raylet.send(m.KillActor(actor_id, no_restart=True, cause=cause))
-
-        # A timer runs after what is posted and after the replies of this turn.
-        core.reactor.post(lambda: core.reactor.call_later(0.0, end))
-        # Replies before this one still leave; then the raylet ends this process.
+            os._exit(exit_status(leaving))
         self._queue.clear()
+        self.exit.begin(leaving)
+
+    def _is_busy(self) -> bool:
+        return bool(self._current) or (self._actor is not None and bool(self._actor.running))
+
+    def _crash(self, status: int) -> None:
+        if self._is_busy():  # for too long
+            os._exit(status)
+        patience_s = self._core.config.graceful_exit_s
+        self._core.reactor.call_later(patience_s, lambda: os._exit(status))
+        self.exit_status, self._leaving = status, True
+        if self._waiter is not None:
+            self._waiter.complete_one()
 
     def end(self) -> None:
         """The last of this process: the actor's own end, and what was registered with `atexit`."""
@@ -334,8 +357,16 @@ class Executor:
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
         self._core.set_job(message.job)
         self._core.devices.use(message.devices, os.environ)
+        threads = threads_for(message.spec.options.resources)
+        if threads != self._threads.count:
+            self._threads.use(threads)
         self._core.runtime_envs.enter_job(message.job)
         self._core.become_actor(message.spec)
         self._actor = ActorHost(self._core, self._runner, self, message.spec)
-        created = self._actor.create()
-        self._core.reactor.post(lambda: connection.send(created))
+        self._current = creation_id(message.spec.actor_id)
+        created: m.ActorCreated | None = self._actor.create()
+        self._current = b""
+        if self.exit.leaving is not None:
+            created = self.exit.end_of_constructor()
+        if created is not None:
+            self._core.reactor.post(lambda: connection.send(created))

@@ -47,7 +47,10 @@ class LogFile:
 
     def write(self, text: str) -> None:
         """Append text that needs not be read back. A full disk loses it, but no task."""
-        data = text.encode("utf-8", "replace")
+        self.append(text.encode("utf-8", "replace"))
+
+    def append(self, data: bytes) -> None:
+        """Append bytes in the same way."""
         while data:
             try:
                 written = os.write(self._writer, data[:_WRITE_BYTES])

@@ -14,7 +14,6 @@ is counted.
 from __future__ import annotations
 
 import ctypes
-import io
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.log_file import LogFile
 from nbray.core_worker.output_batch import Batch
+from nbray.core_worker.worker_streams import LogOnly, WorkerStream
 from nbray.wire.connection import Connection
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay
@@ -38,42 +38,13 @@ _MAX_SOURCES = 1000
 _current: WorkerOutput | None = None
 
 
-class _Stream(io.TextIOBase):
-    """``sys.stdout`` or ``sys.stderr`` of user code."""
-
-    def __init__(self, output: WorkerOutput, name: str, log: LogFile) -> None:
-        self._output = output
-        self._name = name
-        self._log = log
-
-    encoding = "utf-8"
-    errors = "replace"
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        if self._output.forked:
-            _write_all(self.fileno(), text.encode("utf-8", "replace"))
-        else:
-            self._output.write(self._name, self._log, text)
-        return len(text)
-
-    def flush(self) -> None:
-        if not self._output.forked:
-            self._output.flush(self._name)
-
-    def fileno(self) -> int:
-        return 1 if self._name == "stdout" else 2
-
-
 class WorkerOutput:
     """The output of one worker; its methods may be called from any thread."""
 
     def __init__(self, core: CoreWorker, log_path: str) -> None:
         self._core = core
         self._batch = Batch(core.config.output_batch_lines, core.config.output_batch_bytes)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._logs = {
             name: LogFile(
                 f"{log_path}.{name[3:]}", core.config.rotation_max_bytes,
@@ -81,6 +52,7 @@ class WorkerOutput:
             )
             for name in ("stdout", "stderr")
         }  # fmt: skip
+        self._streams: tuple[Any, Any] = (None, None)
         self._sources: dict[bytes, OutputSource] = {}
         self._scheduled = False
         self._watching = False
@@ -97,8 +69,11 @@ class WorkerOutput:
         """Take what is written from now on."""
         core = self._core
         _line_buffer_c_stdout()
-        sys.stdout = _Stream(self, "stdout", self._logs["stdout"])
-        sys.stderr = _Stream(self, "stderr", self._logs["stderr"])
+        # Also the originals: `sys.stdout = sys.__stdout__` is how programs undo a redirection.
+        module: Any = sys
+        module.stdout = module.__stdout__ = WorkerStream(self, "stdout", self._logs["stdout"])
+        module.stderr = module.__stderr__ = WorkerStream(self, "stderr", self._logs["stderr"])
+        self._streams = (sys.stdout, sys.stderr)
         # nbray's own messages are for the log; the root logger is the user's.
         own, root = logging.getLogger("nbray"), logging.getLogger()
         own.propagate = False
@@ -107,7 +82,7 @@ class WorkerOutput:
             root.removeHandler(handler)
             own.addHandler(handler)
             if isinstance(handler, logging.StreamHandler):
-                handler.setStream(_LogOnly(self._logs["stderr"]))
+                handler.setStream(LogOnly(self._logs["stderr"], lambda: self.forked))
         root.setLevel(logging.WARNING)
         core.on_forked.append(self.forget_in_fork)
         core.on_task_start = self.task_started
@@ -116,18 +91,16 @@ class WorkerOutput:
 
     # --- what user code does (any thread) --------------------
 
-    def write(self, stream: str, log: LogFile, text: str) -> None:
-        """Text was printed."""
-        with self._lock:
-            log.write(text)
-            source = self._source()
-            if source is not None:
-                self._batch.write(source, stream, text)
-                self._schedule()
+    def written(self, stream: str, text: str) -> None:
+        """Text was printed, and is in the log; with the lock held."""
+        source = self._source()
+        if source is not None:
+            self._batch.write(source, stream, text)
+            self._schedule()
 
     def flush(self, stream: str) -> None:
         """A line may be unfinished, and is to be seen."""
-        with self._lock:
+        with self.lock:
             source = self._source()
             if source is not None:
                 self._batch.flush(source, stream)
@@ -143,7 +116,7 @@ class WorkerOutput:
             shown = str(content["data"].get("text/plain", ""))[:_MAX_PLAIN]
             note = f"{shown}\n(too large to be shown: {len(encoded) / 1e6:.0f} MB)"
             encoded = json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
-        with self._lock:
+        with self.lock:
             source = self._source()
             if source is not None:
                 self._batch.display(OutputDisplay(source, kind, encoded))
@@ -159,7 +132,9 @@ class WorkerOutput:
     def task_ended(self) -> None:
         """The task of this thread or coroutine ends: its output goes before its reply."""
         self._busy -= 1
-        with self._lock:
+        if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
+            self._flush_others()
+        with self.lock:
             self._read_logs()
             if not self._sources:
                 return
@@ -170,9 +145,17 @@ class WorkerOutput:
             if self._batch:
                 self._core.reactor.inbox.append(self._send)
 
+    def _flush_others(self) -> None:
+        """A task put other streams in the place of ours, which may keep what is not flushed."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception as error:  # the user's stream
+                logger.info("A stream of the program could not be flushed: %s", error)
+
     def finish(self) -> None:
         """The worker leaves: what is left goes with its last turn."""
-        with self._lock:
+        with self.lock:
             self._read_logs()
         self._core.reactor.inbox.append(self._send)
 
@@ -212,7 +195,7 @@ class WorkerOutput:
         if self._connection is None and self._batch:
             self._connection = core.peers.connect(core.job.driver)
         connection = self._connection
-        with self._lock:
+        with self.lock:
             if connection is not None and not connection.closed and connection.congested:
                 self._schedule()
                 return
@@ -223,7 +206,7 @@ class WorkerOutput:
                 connection.send(message)
 
     def _watch(self) -> None:
-        with self._lock:
+        with self.lock:
             self._read_logs()
         if self._busy:
             self._core.reactor.call_later(self._core.config.output_batch_s, self._watch)
@@ -238,26 +221,6 @@ class WorkerOutput:
                 self._batch.write(source, stream, text)
                 self._batch.flush(source, stream)
                 self._schedule()
-
-
-class _LogOnly(io.TextIOBase):
-    """A stream whose text goes to a log and nowhere else."""
-
-    def __init__(self, log: LogFile) -> None:
-        self._log = log
-
-    def write(self, text: str) -> int:
-        output = _current
-        if output is not None and output.forked:
-            _write_all(2, text.encode("utf-8", "replace"))
-        else:
-            self._log.write(text)
-        return len(text)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _line_buffer_c_stdout() -> None:

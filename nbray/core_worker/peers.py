@@ -25,6 +25,7 @@ from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address
+from nbray.wire.tcp import listen
 from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Peers:
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
         self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
+        self._ports = config.min_worker_port, config.max_worker_port
         self._broken = BrokenLinks(reactor, config, self._ask_for_process)
         reactor.identity = lambda: (worker_id, self.address.node_id)
         self.handlers[m.NodeDied] = self._on_node_died
@@ -84,7 +86,7 @@ class Peers:
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         unix.bind(self._socket_path)
         unix.listen(512)
-        tcp = socket.create_server((host, 0), backlog=512)
+        tcp = listen(host, *self._ports)
         self.address = Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
         self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
         for sock in (unix, tcp):
@@ -96,9 +98,9 @@ class Peers:
         self.address = Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
         self._raylets[node_id] = self.raylet
 
-    def stop(self) -> None:
-        """Close all connections."""
-        self.reactor.stop()
+    def stop(self, close: bool = True) -> None:
+        """Close all connections, or leave that to the end of this process, which follows."""
+        self.reactor.stop(close)
         try:
             os.unlink(self._socket_path)
         except FileNotFoundError:

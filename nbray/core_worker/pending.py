@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from nbray.common.thread_count import threads_for
 from nbray.core_worker.task_options import TaskOptions
 from nbray.object_ref import ObjectRef
 from nbray.wire.connection import Connection
@@ -82,7 +83,7 @@ class Lease:
 
     __slots__ = (
         "connection", "devices", "idle_since", "in_flight", "lease_id", "leaving", "raylet",
-        "worker", "worn",
+        "threads", "worker", "worn",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +98,7 @@ class Lease:
         self.leaving = False
         self.worn = False
         self.devices: dict[str, list[str]] | None = None
+        self.threads = 1
 
 
 QueueKey = tuple[Shape, str, bytes]
@@ -107,11 +109,13 @@ class TaskQueue:
 
     __slots__ = (
         "key", "leases", "near", "once", "requests", "runtime_env", "seconds", "shape", "tasks",
+        "threads",
     )  # fmt: skip
 
     def __init__(self, key: QueueKey) -> None:
         self.key = key
         self.shape, self.runtime_env, self.near = key
+        self.threads = threads_for(dict(self.shape.resources))
         self.once = isinstance(self.shape.strategy, Spread)
         self.tasks: deque[PendingTask] = deque()
         self.leases: list[Lease] = []

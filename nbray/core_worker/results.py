@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nbray import cloudpickle
 from nbray.common.ids import return_id
 from nbray.core_worker.arguments import counted
+from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import deserialize, serialize
+from nbray.core_worker.shared_errors import share
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
-from nbray.wire.records import Address, ContainedRef, TaskSpec, Value
+from nbray.wire.records import Address, ContainedRef, Stored, TaskSpec, Value
 
 if TYPE_CHECKING:
     from nbray.core_worker.actor_calls import ActorCall
@@ -34,8 +37,8 @@ class Results:
         handed_over: list[ContainedRef] = []
         any_refs = False
         values = done.values
-        if len(values) < spec.return_count() and values and values[0].is_error:
-            values = values * spec.return_count()  # the error stands for all of them
+        if len(values) != spec.return_count():
+            values = self._one_for_each(spec, values)
         for index, value in enumerate(values):
             object_id = return_id(spec.task_id, index)
             any_refs = any_refs or bool(value.contained)
@@ -46,17 +49,30 @@ class Results:
             if value.contained and entry.value is None:
                 references.contains(entry, value)
                 handed_over += value.contained
-            references.table.complete(object_id, value)
+            self._complete(object_id, entry, value)
             if value.stored is not None:
                 core.lineage.keep(task, object_id, entry)
             if entry.local <= 0:
                 references.release(object_id)
-        if any_refs:
-            references.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
         if spec.num_returns < 0:
             core.streams.finish(task, done)
+        if any_refs:
+            references.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
         self._let_go_of_arguments(spec)
         core.submitter_dirty = True
+
+    def _one_for_each(self, spec: TaskSpec, values: list[Value]) -> list[Value]:
+        """A value for each object: an error is the rest's, too, or an item of a stream."""
+        count = spec.return_count()
+        if not values or len(values) > count:
+            return values[:count]
+        error = share(self._core, spec, len(values) - 1, values[-1])
+        return values + [error] * (count - len(values))
+
+    def _complete(self, object_id: bytes, entry: ObjectEntry, value: Value) -> None:
+        if value.stored is None and entry.stale_nodes:  # what an earlier attempt has left
+            self._core.references.free(object_id, Value(None, Stored(0, entry.stale_nodes)))
+        self._core.table.complete(object_id, value)
 
     def _handover_done(self, spec: TaskSpec, worker_id: bytes) -> None:
         connection = self._core.peers.find(worker_id)
@@ -72,7 +88,9 @@ class Results:
         wanted = options.retry_exceptions
         if isinstance(wanted, bool):
             return wanted
-        value = done.values[0] if done.values else None
+        if done.raised:
+            return issubclass(cloudpickle.loads(done.raised), wanted)
+        value = done.values[-1] if done.values else None
         if value is None or value.inline is None:
             return False
         error = deserialize(value.inline, None)
@@ -80,6 +98,15 @@ class Results:
 
     def forget_attempt(self, spec: TaskSpec, worker_id: bytes, done: m.TaskDone) -> None:
         """A task is run again: nobody will hold the refs that stand in what it raised."""
+        core = self._core
+        for index, value in enumerate(done.values):
+            if value.stored is None:
+                continue
+            entry = core.table.get(return_id(spec.task_id, index))
+            if entry is None:
+                core.references.free(return_id(spec.task_id, index), value)
+            else:
+                entry.stale_nodes = [*(entry.stale_nodes or ()), *value.stored.node_ids]
         if any(value.contained for value in done.values):
             self._handover_done(spec, worker_id)
 
@@ -91,7 +118,10 @@ class Results:
         if spec.num_returns < 0:
             self._core.streams.failed(spec, value)
         for index in range(spec.return_count()):
-            self._core.table.complete(return_id(spec.task_id, index), value)
+            object_id = return_id(spec.task_id, index)
+            entry = self._core.table.get(object_id)
+            if entry is not None:
+                self._complete(object_id, entry, value)
         self._let_go_of_arguments(spec)
 
     def fail_cancelled(self, spec: TaskSpec) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from nbray import cloudpickle
+from nbray import cloudpickle, compat
+from nbray.common.text import one_line
+from nbray.core_worker.job_logging import enter_job_logging
 from nbray.core_worker.serialization import dump
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import packaging
-from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.folders import Look, PackageError
 from nbray.runtime_env.spec import URI_PREFIX, from_text, merge, to_text
 from nbray.wire.gcs_messages import PACKAGES, KvCount, KvKey, KvPut, KvValue, UsePackage
 from nbray.wire.records import JobConfig
@@ -25,7 +28,18 @@ from nbray.wire.records import JobConfig
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
 
+logger = logging.getLogger(__name__)
+
+_MANY_TIMES = 20
 _HOOK = "worker_process_setup_hook"
+
+
+class _Known(NamedTuple):
+    """An environment that was sent, and what was seen of its folders then."""
+
+    text: str
+    looks: list[Look]
+    times: int
 
 
 class RuntimeEnvs:
@@ -35,7 +49,7 @@ class RuntimeEnvs:
         self._core = core
         self._own: dict[str, Any] = {}
         self.text = ""
-        self._known: dict[str, str] = {}
+        self._known: dict[str, _Known] = {}
         self._working_dir = ""
         self._sys_path: Sequence[str] = ()
         self._hook = ""
@@ -82,6 +96,10 @@ class RuntimeEnvs:
                 sys.path.insert(0, entry)
         for entry in reversed(self._sys_path):  # the environment's files come first
             sys.path.insert(0, entry)
+        if job.logging:
+            enter_job_logging(job.logging, self._core)
+        if job.ray_name:
+            compat.install()
         folder = self._working_dir or job.working_dir
         if os.path.isdir(folder):
             os.chdir(folder)
@@ -98,11 +116,20 @@ class RuntimeEnvs:
             env = {**env, _HOOK: self._sent_hook(env[_HOOK])}
         given = to_text(env)
         known = self._known.get(given)
-        if known is None:
-            merged = merge(self._own, self._uploaded(env))
+        if known is None or any(look.has_changed() for look in known.looks):
+            looks: list[Look] = []
+            merged = merge(self._own, self._uploaded(env, looks))
             merged.pop("excludes", None)
-            known = self._known[given] = to_text(merged)
-        return known
+            known = self._known[given] = _Known(
+                to_text(merged), looks, 0 if known is None else known.times + 1
+            )
+            if known.times == _MANY_TIMES:
+                logger.warning(
+                    "The files of the runtime environment %s have changed %d times; each time they "
+                    "are sent anew, for workers of their own. Exclude what your program writes, "
+                    "as logs, by the field 'excludes'.", one_line(given), known.times,
+                )  # fmt: skip
+        return known.text
 
     def _sent_hook(self, function: Callable[[], object]) -> str:
         data, _captured = dump(function)
@@ -116,25 +143,27 @@ class RuntimeEnvs:
             self._count("KvPut", KvPut(PACKAGES, uri.encode(), data))
         return uri
 
-    def _uploaded(self, env: Mapping[str, Any]) -> dict[str, Any]:
+    def _uploaded(self, env: Mapping[str, Any], looks: list[Look]) -> dict[str, Any]:
         sent = dict(env)
         excludes = env.get("excludes", [])
         try:
             if "working_dir" in env:
-                sent["working_dir"] = self._upload(env["working_dir"], excludes, False)
+                sent["working_dir"] = self._upload(env["working_dir"], excludes, False, looks)
             if "py_modules" in env:
                 sent["py_modules"] = [
-                    self._upload(path, excludes, True) for path in env["py_modules"]
+                    self._upload(path, excludes, True, looks) for path in env["py_modules"]
                 ]
         except (PackageError, OSError) as error:
             raise RuntimeEnvSetupError(str(error)) from error
         return sent
 
-    def _upload(self, path: str, excludes: list[str], keep_name: bool) -> str:
+    def _upload(self, path: str, excludes: list[str], keep_name: bool, looks: list[Look]) -> str:
         if path.startswith(URI_PREFIX):
             self._use(path, 0)
             return path
-        uri, data = packaging.pack(Path(path), excludes, keep_name)
+        look = Look()
+        looks.append(look)
+        uri, data = packaging.pack(Path(path), excludes, keep_name, look)
         if not self._use(uri, len(data)):
             parts = packaging.parts(data)
             for number, part in enumerate(parts):

@@ -8,14 +8,17 @@ when they are read in place.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
 from nbray.core_worker.copying import copy_into
+from nbray.exceptions import OufOfBandObjectRefSerializationException
 from nbray.wire.records import Address, ContainedRef
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 """Types whose values hold nothing else, so that pickle itself knows all of them."""
 
 _ALIGN = 64
+
+_FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
 
 class _Context(threading.local):
@@ -129,8 +134,13 @@ def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
         context.contained.append(ContainedRef(ref._id, owner))
     elif context.captured is not None:
         context.captured.append(ref)
-    else:
+    elif os.environ.get(_FORBIDS, "1").lower() not in ("0", "false"):
         ref._core.pickled_refs.add(ref)
+    else:
+        raise OufOfBandObjectRefSerializationException(
+            f"{ref!r} is pickled by the program itself, which the variable {_FORBIDS}=0 forbids: "
+            "nobody could know how long its value is needed. Pass it to a task, an actor or put()."
+        )
     return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
 
 
@@ -145,6 +155,16 @@ def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
             "An ObjectRef can only be unpickled where nbray is initialized: call nbray.init()."
         )
     return core.adopted_ref(object_id, owner)
+
+
+@contextmanager
+def rebuilding(rebuild: Callable[[bytes, Address], ObjectRef]) -> Iterator[None]:
+    """Inside, ``rebuild`` makes the ObjectRefs of whatever is unpickled."""
+    outer, context.rebuild = context.rebuild, rebuild
+    try:
+        yield
+    finally:
+        context.rebuild = outer
 
 
 def dump(
@@ -205,8 +225,9 @@ def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool
 def deserialize(
     data: bytes | memoryview, rebuild: Callable[[bytes, Address], ObjectRef] | None
 ) -> Any:
-    """The value of a flat form; arrays refer to ``data`` without a copy.
+    """The value of a flat form; arrays refer to ``data`` without a copy, and cannot be written to.
 
+    Those of a small value, which is ``bytes``, are the reader's own and can.
     ``rebuild`` makes the ObjectRefs that stand in the value.
     """
     outer, context.rebuild = context.rebuild, rebuild
@@ -219,10 +240,11 @@ def deserialize(
         position = _header_size(count)
         stream = view[position : position + stream_length]
         position += stream_length
+        view = memoryview(bytearray(data)) if type(data) is bytes else view.toreadonly()
         buffers = []
         for length in lengths:
             position = _aligned(position)
-            buffers.append(view[position : position + length].toreadonly())
+            buffers.append(view[position : position + length])
             position += length
         return pickle.loads(stream, buffers=buffers)
     finally:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from nbray.common.ids import NIL, return_id, return_index
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import serialize
+from nbray.core_worker.shared_errors import share
 from nbray.exceptions import ObjectReconstructionFailedError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
@@ -139,7 +140,9 @@ class Streams:
     def finish(self, task: PendingTask | ActorCall, done: m.TaskDone) -> None:
         """The task has ended, after ``done.items`` items; an error is the next and the last."""
         core, spec = self._core, task.spec
-        error = done.values[0] if done.values[0].is_error else None
+        error = done.values[-1] if done.values[-1].is_error else None
+        if error is not None and len(done.values) == 1:
+            error = share(core, spec, 0, error)
         for object_id in self._end(spec, done.items, error):
             entry = core.table.get(object_id)
             if entry is None:
@@ -169,10 +172,7 @@ class Streams:
         known = length = max(stream.arrived, items)
         if error is not None and not stream.abandoned:
             entry = table.ensure_owned(stream.item_id(length))
-            if error.contained:
-                self._core.references.contains(entry, error)
-                self._core.references.take_over(error.contained, lambda: None)
-            table.complete(stream.item_id(length), error)
+            self._complete_with(stream.item_id(length), entry, error)
             length = stream.arrived = length + 1
         stream.length = length
         end = table.get(stream.item_id(length))
@@ -186,7 +186,13 @@ class Streams:
         """An item that the stream did not come to again gets no other value."""
         entry = self._core.table.get(object_id)
         if entry is not None and entry.value is None:
-            self._core.table.complete(object_id, error)
+            self._complete_with(object_id, entry, error)
+
+    def _complete_with(self, object_id: bytes, entry: ObjectEntry, error: Value) -> None:
+        if error.contained:
+            self._core.references.contains(entry, error)
+            self._core.references.take_over(error.contained, lambda: None)
+        self._core.table.complete(object_id, error)
 
     def _abandon(self, stream: Stream) -> None:
         """Nobody takes items any more: those that are here are let go."""
@@ -302,7 +308,7 @@ class ObjectRefGenerator:
 
     def next_ready(self) -> bool:
         """Whether the next ref, or the end, comes without waiting."""
-        return self._ended or self.peek()[1].value is not None
+        return not self._ended and self.peek()[1].value is not None
 
     def is_finished(self) -> bool:
         """Whether the task has ended and all its refs were taken."""
@@ -344,4 +350,4 @@ class DynamicObjectRefGenerator:
         return len(self._refs)
 
     def __repr__(self) -> str:
-        return f"DynamicObjectRefGenerator({self._refs})"
+        return f"DynamicObjectRefGenerator({len(self._refs)} refs)"

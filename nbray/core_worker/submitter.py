@@ -164,7 +164,7 @@ class TaskSubmitter:
         function_id = task.spec.function_id
         function = None if function_id in known else task.function.data
         try:
-            lease.connection.send(PushTask(task.spec, function, lease.devices))
+            lease.connection.send(PushTask(task.spec, function, lease.devices, lease.threads))
         except UnsendableError as error:
             del lease.in_flight[task.spec.task_id]
             del self._tasks[task.spec.task_id]
@@ -209,6 +209,7 @@ class TaskSubmitter:
         connection = self._core.peers.connect(message.worker)
         lease = Lease(message.lease_id, message.worker, connection, raylet)
         lease.devices = message.devices or None
+        lease.threads = queue.threads
         lease.idle_since = time.monotonic()
         queue.leases.append(lease)
         self._check_idle_later()

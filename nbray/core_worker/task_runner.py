@@ -10,20 +10,22 @@ import inspect
 import logging
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nbray import cloudpickle
 from nbray.common.ids import return_id
 from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.functions import Functions
-from nbray.core_worker.serialization import Serialized, deserialize, serialize
+from nbray.core_worker.returned_values import ReturnedValues, drop
+from nbray.core_worker.serialization import Serialized, rebuilding, serialize
 from nbray.core_worker.stream_writer import StreamWriters
-from nbray.core_worker.streams import STREAMING, DynamicObjectRefGenerator
+from nbray.core_worker.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
+from nbray.core_worker.tracebacks import user_traceback
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
@@ -32,10 +34,7 @@ from nbray.wire.records import Address, TaskSpec, Value
 
 logger = logging.getLogger(__name__)
 
-_MOST_TEXT = 1 << 16
 _PACKAGE = Path(__file__).parent
-# The frames between the worker and the user's code, and between that and a value that it asks for.
-_OURS = (str(_PACKAGE), str(_PACKAGE.parent / "api.py"), str(_PACKAGE.parent / "object_ref.py"))
 _TORN = (
     str(_PACKAGE), str(_PACKAGE.parent / "object_store"), str(_PACKAGE.parent / "wire"),
     str(_PACKAGE.parent / "object_ref.py"),
@@ -63,22 +62,21 @@ class TaskRunner:
         """Run it in this thread.
 
         Raises:
-            ExitActor, SystemExit: the user's code ends this process.
+            SystemExit: the user's code ends this process.
             ArgumentsLost: it was not begun, since some have to be made again; not of an actor.
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
         arguments: Arguments | None = None
+        made = ReturnedValues(self._core, owner.state, spec, done)
         try:
             arguments = unpack(self._core, spec, may_wait=bool(spec.actor_id))
-            self._call(owner, spec, arguments, done)
-        except (ExitActor, SystemExit, ArgumentsLost):
+            self._call(owner, spec, arguments, done, made)
+        except (SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
-            self._drop_values(spec, done)
-            done.retry = True
-            done.values = self.errors(spec, error, arguments is not None, owner.state)
+            self._fail(owner, spec, done, error, made, arguments is not None)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
@@ -87,8 +85,9 @@ class TaskRunner:
         return done
 
     def _call(
-        self, owner: Connection, spec: TaskSpec, arguments: Arguments, done: m.TaskDone
-    ) -> None:
+        self, owner: Connection, spec: TaskSpec, arguments: Arguments, done: m.TaskDone,
+        made: ReturnedValues,
+    ) -> None:  # fmt: skip
         """The part of a task that an interrupt may end, with `unpack`: see `is_interruptible`."""
         args, kwargs = arguments
         result = self._function(spec)(*args, **kwargs)
@@ -100,7 +99,7 @@ class TaskRunner:
                 self._writers.send(owner, spec, done.items, serialize(item))
                 done.items += 1
             result = self._collected(owner, spec, done.items)
-        self._values(owner, spec, result, done)
+        made.make(result)
 
     def is_interruptible(self, frame: FrameType | None) -> bool:
         """Whether an exception that a signal raises there ends the task, and harms nothing else.
@@ -126,22 +125,22 @@ class TaskRunner:
         done = m.TaskDone(spec.task_id, [], 0.0)
         token = self._core.enter_task(spec)
         unpacked = False
+        made = ReturnedValues(self._core, owner.state, spec, done)
         try:
             args, kwargs = unpack(self._core, spec)
             unpacked = True
             result = self._function(spec)(*args, **kwargs)
-            if inspect.isawaitable(result):
-                result = await result
+            if inspect.iscoroutine(result) or isinstance(result, asyncio.Future):
+                result = await result  # a ref can be awaited, too, and is a value
             if spec.num_returns < 0:
                 await self._stream_async(owner, spec, result, done)
                 result = self._collected(owner, spec, done.items)
-            self._values(owner, spec, result, done)
-        except (ExitActor, SystemExit):
+            await made.make_async(result)
+        except SystemExit:
             raise
         except BaseException as error:
-            self._drop_values(spec, done)
+            self._fail(owner, spec, done, error, made, unpacked)
             done.retry = not isinstance(error, asyncio.CancelledError)
-            done.values = self.errors(spec, error, unpacked, owner.state)
         finally:
             self._core.leave_task(token)
             if spec.num_returns < 0:
@@ -200,42 +199,42 @@ class TaskRunner:
             return _leave
         if spec.method == "__ray_call__":
             return lambda function, *args, **kwargs: function(self.actor, *args, **kwargs)
-        bound: Callable[..., Any] = getattr(self.actor, spec.method)
-        return bound
+        return self._bound(spec.method)
 
-    def _values(self, owner: Connection, spec: TaskSpec, result: Any, done: m.TaskDone) -> None:
-        """Make the task's values; those that are made stand in ``done`` when it raises."""
-        if spec.num_returns == 0:
-            return
-        results = [result]
-        if spec.num_returns > 1:
-            results = list(result)
-            if len(results) != spec.num_returns:
-                raise ValueError(
-                    f"Task returned {len(results)} objects, but num_returns={spec.num_returns}."
-                )
-        room = self._core.config.max_inline_arguments_bytes
-        for index, item in enumerate(results):
-            packed = serialize(item)
-            room -= packed.size
-            value = self._core.stored.store(
-                return_id(spec.task_id, index), packed, owner.state, inline=room >= 0
-            )
-            # Held until the receiver has registered them: `HandoverDone` takes this back.
-            self._core.references.note((ref.object_id for ref in packed.contained), 1)
-            done.values.append(value)
+    def _bound(self, name: str) -> Callable[..., Any]:
+        """A method of the actor, of its class's: an attribute of that name hides none."""
+        actor_class = type(self.actor)
+        for base in actor_class.__mro__:
+            if name in base.__dict__:
+                found = base.__dict__[name]
+                bind = getattr(type(found), "__get__", None)
+                method: Callable[..., Any] = found
+                return method if bind is None else bind(found, self.actor, actor_class)
+        inherited: Callable[..., Any] = getattr(self.actor, name)
+        return inherited
+
+    def _fail(
+        self, owner: Connection, spec: TaskSpec, done: m.TaskDone, error: BaseException,
+        made: ReturnedValues, unpacked: bool,
+    ) -> None:  # fmt: skip
+        """The task raised: what it yielded before stays, other values are given back."""
+        is_error = isinstance(error, Exception)
+        kept = made.yielded if is_error else 0
+        drop(self._core, spec, done.values[kept:], kept)
+        del done.values[kept:]
+        if is_error and spec.num_returns == DYNAMIC and unpacked:
+            # The error is the last of the items.
+            made.make(self._collected(owner, spec, done.items + 1))
+            kept = done.items + 1
+        done.retry = True
+        done.values += self.errors(spec, error, unpacked, owner.state, kept)
+        if done.values and done.values[-1].stored is not None:
+            done.raised = _pickled_class(_root_cause(spec, error))
 
     def _drop_values(self, spec: TaskSpec, done: m.TaskDone) -> None:
         """Nobody will get what was made: give back its room, and what is held for it."""
-        self.drop(spec, done.values)
+        drop(self._core, spec, done.values)
         done.values = []
-
-    def drop(self, spec: TaskSpec, values: list[Value]) -> None:
-        """Give back what these values of a task take."""
-        for index, value in enumerate(values):
-            self._core.references.note((ref.object_id for ref in value.contained), -1)
-            if value.stored is not None:
-                self._core.stored.discard(return_id(spec.task_id, index))
 
     def cancelled(self, spec: TaskSpec) -> m.TaskDone:
         """The reply of a task that was cancelled."""
@@ -255,24 +254,26 @@ class TaskRunner:
         error: BaseException,
         unpacked: bool = True,
         owner: Address | None = None,
+        index: int = 0,
     ) -> list[Value]:
         """What the task gives when it raised: one error, for all of its values.
 
         ``unpacked``: after its arguments were there. ``owner``: of its values, who is to have
-        the exception also when it is large.
+        the exception also when it is large. ``index``: of the first object that has it.
         """
         wrapped: BaseException
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
+            if isinstance(error, StopIteration | StopAsyncIteration):
+                error = _as_in_a_generator(spec, error)
             text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
             wrapped = self.task_error(spec, text, _root_cause(spec, error))
         try:
-            packed = serialize(wrapped)
-            data = packed.to_bytes()
-            deserialize(data, self._core.borrowed_ref)
-            stored = self._stored_error(spec, packed, owner)
-            value = stored or Value(data, None, True, packed.contained)
+            with rebuilding(self._core.borrowed_ref):  # it is read once, to see whether it can be
+                packed = serialize(wrapped)
+            stored = self._stored_error(spec, packed, owner, index)
+            value = stored or Value(packed.to_bytes(), None, True, packed.contained)
         except Exception as problem:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
@@ -285,18 +286,18 @@ class TaskRunner:
         return [value]
 
     def _stored_error(
-        self, spec: TaskSpec, packed: Serialized, owner: Address | None
+        self, spec: TaskSpec, packed: Serialized, owner: Address | None, index: int
     ) -> Value | None:
         """An exception that is too large for a message, in the arena; None for a small one.
 
         Raises:
-            ValueError: the error belongs to several objects, of which each would need a copy.
+            ValueError: nobody is to have it.
         """
         if packed.size <= self._core.config.max_inline_arguments_bytes:
             return None
-        if owner is None or spec.num_returns != 1:
+        if owner is None or not spec.return_count():
             raise ValueError(f"it has {packed.size} bytes")
-        value = self._core.stored.store(return_id(spec.task_id, 0), packed, owner)
+        value = self._core.stored.store(return_id(spec.task_id, index), packed, owner)
         return Value(None, value.stored, True, packed.contained)
 
     def task_error(self, spec: TaskSpec, text: str, cause: BaseException | None) -> TaskError:
@@ -331,30 +332,22 @@ def _root_cause(spec: TaskSpec, error: BaseException) -> BaseException | None:
     return error
 
 
+def _as_in_a_generator(spec: TaskSpec, error: BaseException) -> RuntimeError:
+    """What would end the loop of whoever gets it is an error of the task, as PEP 479 has it."""
+    try:
+        raise RuntimeError(f"{spec.name} raised {type(error).__name__}") from error
+    except RuntimeError as raised:
+        return raised.with_traceback(None)
+
+
+def _pickled_class(error: BaseException | None) -> bytes:
+    """The class of an exception, for the owner that asks whether to run the task again."""
+    try:
+        return cloudpickle.dumps(type(error))
+    except Exception as problem:  # the code of the user's class
+        logger.info("The class %s cannot be sent: %s", type(error), problem)
+        return b""
+
+
 def _leave() -> None:
     raise ExitActor
-
-
-def user_traceback(error: BaseException) -> str:
-    """The traceback without our own frames; first that of a task whose failure this one met."""
-    frames = traceback.TracebackException.from_exception(error)
-    part: traceback.TracebackException | None = frames
-    while part is not None:
-        part.stack = traceback.StackSummary.from_list(
-            [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
-        )
-        part = part.__cause__ or part.__context__
-    if not isinstance(error, TaskError):
-        return _bounded("".join(frames.format()))
-    met = "".join(["Traceback (most recent call last):\n", *frames.stack.format()])
-    last = str(error).rstrip().rpartition("\n")[2]
-    return _bounded(f"{str(error).rstrip()}\n\nWhich the task met here:\n\n{met}{last}\n")
-
-
-def _bounded(text: str) -> str:
-    """``text`` without its middle when it is longer than anybody reads."""
-    if len(text) <= _MOST_TEXT:
-        return text
-    left_out = len(text) - _MOST_TEXT
-    half = _MOST_TEXT // 2
-    return f"{text[:half]}\n... {left_out:,} characters ...\n{text[-half:]}"

@@ -131,8 +131,7 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) 
         random.seed(time.time_ns() ^ os.getpid())
         numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
         enter_variables(order["env_vars"])
-        _run_worker(session, raylet_socket, order)
-        status = 0
+        status = _run_worker(session, raylet_socket, order)
     except BaseException:
         logger.exception("The worker failed")
     finally:
@@ -141,7 +140,8 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) 
         os._exit(status)
 
 
-def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
+def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> int:
+    """Until the worker is to leave; returns its exit status."""
     worker_id = bytes.fromhex(order["fork"])
     template = os.getppid()
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
@@ -150,6 +150,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
     core.on_raylet_lost = lambda: _leave_at_once(template)
     set_core(core)
+    core.devices.set_by_user = order["env_vars"].keys()
     executor = Executor(core)
     core.on_job = core.runtime_envs.enter_job
     core.reactor.start()
@@ -163,7 +164,11 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     executor.end()
     output.finish()
     core.tell_last()
-    core.peers.stop()
+    crashes = executor.exit_status is not None
+    core.peers.stop(
+        close=not crashes
+    )  # the raylet kills who closes, and could not tell how it ended
+    return executor.exit_status or 0
 
 
 def _end_children() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from nbray.core_worker.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import check_current, deserialize
-from nbray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    TaskError,
-)
+from nbray.core_worker.shared_errors import SharedError
+from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, Value
 from nbray.wire.waiting import Waiter
@@ -23,12 +20,21 @@ if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
     from nbray.core_worker.streams import ObjectRefGenerator
 
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+def _is_shared(value: Value) -> bool:
+    """Whether it may be an error that another object has."""
+    return value.is_error and bool(value.contained)
+
 
 class Values:
     """Values of this process's refs. Its public methods may be called from any thread."""
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
+        self.callbacks = HelperThreads(core.reactor, "nbray-callbacks")
+        self._openers = HelperThreads(core.reactor, "nbray-opener", most_at_once=8)
 
     # --- waited for --------------------
 
@@ -42,10 +48,14 @@ class Values:
         deadline = None if timeout is None else time.monotonic() + timeout
         entries = [(ref._id, self._entry(ref)) for ref in refs]
         if not self.wait_for(entries, len(entries), timeout):
-            missing = sum(entry.value is None for _, entry in entries)
+            missing = [entry for _, entry in entries if entry.value is None]
+            lost = sum(bool(entry.made_by) for entry in missing)
+            again = (
+                f" {lost} of them were there, were lost and are to be made again." if lost else ""
+            )
             raise GetTimeoutError(
-                f"Get timed out: some object(s) not ready. {missing} of {len(refs)} were missing "
-                f"after {timeout} s."
+                f"Get timed out: some object(s) not ready. {len(missing)} of {len(refs)} were "
+                f"missing after {timeout} s.{again}"
             )
         return [
             self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)
@@ -162,14 +172,18 @@ class Values:
                 resume()
 
     def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
-        """A future that is set by whoever drives the sockets."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        """A future whose callbacks may use the cluster."""
+        return self.settle(ref, CallbackFuture(self.callbacks))
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set by whoever drives the sockets, whom its callbacks must not use."""
         entry = self._entry(ref)
 
         def settle() -> None:
-            if entry.value is not None and entry.value.stored is not None:
+            value = entry.value
+            if value is not None and (value.stored is not None or _is_shared(value)):
                 # Mapping may wait for a transfer, which this thread itself would have to drive.
-                threading.Thread(target=open_it, daemon=True).start()
+                self._openers.run(open_it)
             else:
                 open_it()
 
@@ -212,6 +226,9 @@ class Values:
         assert data is not None
         result = deserialize(data, self._rebuilder(object_id))
         if value.is_error:
+            if isinstance(result, SharedError):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self.get([result.ref], left)  # which raises it
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
         return result
 

@@ -12,8 +12,8 @@ from typing import Any
 
 try:
     from tqdm import tqdm as _tqdm
-except ImportError as error:
-    raise ImportError("nbray.experimental.tqdm_ray needs tqdm: pip install tqdm") from error
+except ImportError:  # it is not installed, or a program of that name is in its place
+    from nbray.experimental.plain_bar import PlainBar as _tqdm
 
 
 class tqdm(_tqdm):  # type: ignore[misc]

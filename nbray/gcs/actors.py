@@ -295,7 +295,8 @@ class ActorTable:
             self._lost(actor, started.error)
         else:
             self._end(actor, started.error)
-            self.on_failed(actor.spec, b"", started.error)
+            if not started.left:
+                self.on_failed(actor.spec, b"", started.error)
 
     # --- lost and ended --------------------
 

@@ -38,7 +38,10 @@ _KNOCKS = 2
 
 @dataclass
 class _Watch:
-    """One node that is alive. Times are those of this process's own clock."""
+    """One node that is alive. Times are those of this process's own clock.
+
+    ``heard`` is when it was heard of, or later when its next report is due later than usual.
+    """
 
     node: NodeInfo
     heard: float
@@ -70,19 +73,20 @@ class NodeHealth:
         self._watches: dict[bytes, _Watch] = {}
         self._background = Background()
 
-    def heard(self, node: NodeInfo) -> None:
-        """A node reported; one that is new is watched from now on."""
+    def heard(self, node: NodeInfo, next_s: float) -> None:
+        """A node reported, and will again in ``next_s``; one that is new is watched from now on."""
         watch = self._watches.get(node.node_id)
         if watch is None:
-            self.watch(node)
+            self.watch(node, next_s)
             return
-        watch.node, watch.heard = node, self._clock.now()
+        watch.node, watch.heard = node, self._clock.now() + self._later(next_s)
         watch.misses = watch.refused = 0
         watch.warned = False
 
-    def watch(self, node: NodeInfo) -> None:
+    def watch(self, node: NodeInfo, next_s: float) -> None:
         """Watch a node, as if it had just been heard of."""
-        watch = self._watches[node.node_id] = _Watch(node, self._clock.now())
+        heard = self._clock.now() + self._later(next_s)
+        watch = self._watches[node.node_id] = _Watch(node, heard)
         process = node.process
         if process is None or process.machine != self._machine:
             return
@@ -98,6 +102,10 @@ class NodeHealth:
             loop = asyncio.get_running_loop()
             loop.add_reader(watch.descriptor, self._dead, watch, cause)
 
+    def _later(self, next_s: float) -> float:
+        """How much later than usual a report is due."""
+        return max(0.0, next_s - self._config.raylet_report_period_s)
+
     def forget(self, node_id: bytes) -> None:
         """A node is not alive any more."""
         watch = self._watches.pop(node_id, None)
@@ -108,7 +116,7 @@ class NodeHealth:
     def silence_s(self, node_id: bytes) -> float:
         """For how long a node has not been heard of; 0 for one that is not watched."""
         watch = self._watches.get(node_id)
-        return 0.0 if watch is None else self._clock.now() - watch.heard
+        return 0.0 if watch is None else max(0.0, self._clock.now() - watch.heard)
 
     def _dead(self, watch: _Watch, cause: str) -> None:
         node_id = watch.node.node_id
@@ -160,12 +168,14 @@ class NodeHealth:
     async def _ask(self, watch: _Watch) -> None:
         """One health check."""
         began, own = time.monotonic(), self._clock.now()
+        limit = self._config.health_check_timeout_s
         try:
-            limit = self._config.health_check_timeout_s
             await self._raylet(watch.node).call("Ping", Empty(), Empty, limit)
         except RpcError as error:
+            # A connection that breaks at once is no answer, and no shorter time to answer in.
+            await asyncio.sleep(limit - (self._clock.now() - own))
             stood_still = time.monotonic() - began - (self._clock.now() - own)
-            if stood_still < self._config.health_check_period_s:
+            if watch.heard < own and stood_still < self._config.health_check_period_s:
                 self._missed(watch, error)
         else:
             watch.heard = self._clock.now()

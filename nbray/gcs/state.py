@@ -92,7 +92,7 @@ class StateTables:
         driver = request.driver
         self._jobs[job_id] = s.JobRow(
             job_id, request.namespace, request.entrypoint, request.pid, driver.node_id,
-            driver.host, self._clock(), driver_id=driver.worker_id,
+            driver.host, self._clock(), driver_id=driver.worker_id, metadata=request.metadata,
         )  # fmt: skip
         self._job_table.put(job_id, self._jobs[job_id])
 

@@ -79,6 +79,8 @@ def start_head(
     session: Path | None = None,
     labels: Mapping[str, str] | None = None,
     dashboard: DashboardOptions = DashboardOptions(),  # noqa: B008 - it is frozen
+    variables: Mapping[str, str] | None = None,
+    for_programs: bool | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -98,6 +100,9 @@ def start_head(
             old address, with its tables. ``host``, ``port``, ``token`` and ``storage`` are of old.
         labels: labels of the node, for label selectors.
         dashboard: whether and where it serves.
+        variables: settings of the cluster, in the environment of its processes.
+        for_programs: `init` without an address joins it; so it is by default when the node is
+            detached.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -122,20 +127,20 @@ def start_head(
         gcs = spawn(
             "nbray.gcs",
             ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
-            node.session.log_path("gcs.log"), fate_shared=fate_shared,
+            node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
         with _identity_being_made(node.session):
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = f"{host}:{gcs_port}"
-        _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared)
+        _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:
             node.dashboard = start_dashboard(
                 listener, node.session, node.gcs_address, host, fate_shared
             )
-        _write_info(node, fate_shared)
+        _write_info(node, fate_shared, for_programs)
     except BaseException:
         if listener is not None:
             listener.close()
@@ -197,6 +202,8 @@ def join(
     host: str = "127.0.0.1",
     fate_shared: bool = False,
     labels: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
+    for_programs: bool | None = None,
 ) -> RunningNode:
     """Start a node of the cluster whose GCS is at ``address``; arguments as for `start_head`.
 
@@ -207,8 +214,8 @@ def join(
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
     node = RunningNode(Session.create(token), host, address)
     try:
-        _start_raylet(node, demand, fate_shared)
-        _write_info(node, fate_shared)
+        _start_raylet(node, demand, fate_shared, variables)
+        _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop()
         raise
@@ -259,13 +266,15 @@ def _folder(given: str) -> str:
     return os.path.abspath(given)
 
 
-def _start_raylet(node: RunningNode, arguments: list[str], fate_shared: bool) -> None:
+def _start_raylet(
+    node: RunningNode, arguments: list[str], fate_shared: bool, variables: Mapping[str, str] | None
+) -> None:
     session = node.session
     raylet = spawn(
         "nbray.raylet",
         ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
          "--node-ip", node.node_ip, *arguments],
-        session.log_path("raylet.log"), fate_shared=fate_shared,
+        session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
     )  # fmt: skip
     node.children.append(raylet)
     with _identity_being_made(session):
@@ -292,7 +301,7 @@ def _identity_being_made(session: Session) -> Iterator[None]:
         making.wait()
 
 
-def _write_info(node: RunningNode, fate_shared: bool) -> None:
+def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None) -> None:
     """What others find in the session folder; the raylet's pid comes after the GCS's."""
     dashboard = [] if node.dashboard is None else [node.dashboard.child]
     pids = [child.pid for child in [*node.children, *dashboard]]
@@ -307,6 +316,7 @@ def _write_info(node: RunningNode, fate_shared: bool) -> None:
             "dashboard": "" if node.dashboard is None else node.dashboard.url,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
+            "for_programs": not fate_shared if for_programs is None else for_programs,
         }
     )
 
@@ -331,9 +341,9 @@ class FoundNode:
     dashboard: str = ""
     dashboard_error: str = ""
 
-    def stop(self) -> None:
-        """End its processes and delete its folder."""
-        self.end_processes()
+    def stop(self, force: bool = False) -> None:
+        """End its processes and delete its folder; with ``force`` they are killed."""
+        self.end_processes(0.0 if force else 5.0)
         self.session.remove()
 
     def end_processes(self, timeout_s: float = 5.0) -> None:

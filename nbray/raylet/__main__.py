@@ -53,9 +53,16 @@ async def _main(args: argparse.Namespace) -> None:
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
-    tcp = await serve_tcp(args.node_ip, 0, token, raylet)
-    raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-    server, raylet.grpc_port = await serve(args.node_ip, 0, token, raylet.services())
+    try:
+        tcp = await serve_tcp(args.node_ip, config.object_manager_port, token, raylet)
+        raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        server, raylet.grpc_port = await serve(
+            args.node_ip, config.node_manager_port, token, raylet.services()
+        )
+    except OSError as error:
+        report_ready(args.ready_fd, {"error": f"The raylet cannot listen: {error}"})
+        raylet.stop()
+        raise SystemExit(1) from error
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
@@ -63,7 +70,7 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     try:
         first = g.Report(raylet.row())
-        await gcs.call("Report", first, g.Nodes, _FIRST_REPORT_S)
+        await gcs.call("Report", first, g.Reported, _FIRST_REPORT_S)
     except RpcError as error:
         refused = isinstance(error, RefusedError)
         said = str(error) if refused else f"No GCS answers at {args.gcs_address}: {error}"
@@ -92,7 +99,7 @@ async def _main(args: argparse.Namespace) -> None:
         supervising.cancel()
     raylet.stop()
     try:
-        await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Nodes, 0.5)
+        await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
     except RpcError as error:
         logging.info("The GCS was not told that this node leaves: %s", error)
     if supervisor is not None:

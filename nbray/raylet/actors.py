@@ -168,10 +168,10 @@ class ActorManager:
                 del self._attempts[attempt.actor_id]
             return g.ActorStarted(None, busy=True)
         if result.error_text:
-            self._pool.kill(given[0])
+            self._pool.ask_to_leave(given[0], actor_ended=True)
             attempt.worker = None  # the end of its process is no news
             self._keep_ended(attempt)
-            return g.ActorStarted(None, result.error_text)
+            return g.ActorStarted(None, result.error_text, left=result.left)
         return g.ActorStarted(given[0].address, pid=given[0].pid)
 
     def _end(self, attempt: _Attempt, graceful: bool = False) -> None:

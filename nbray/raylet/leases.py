@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+from nbray.common.accelerators import as_key
 from nbray.common.resources import fits, total_of
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
@@ -161,8 +162,9 @@ class LeaseManager:
                 process.send(m.LeaseRefused(message.request_id, text, kind))
 
             self._pool.want(
-                message.job.job_id, use, env=env, refuse=refuse, resources=message.resources
-            )
+                message.job.job_id, use, env=env, refuse=refuse, resources=message.resources,
+                devices=as_key(taken.device_ids()),
+            )  # fmt: skip
 
         def moved(choice: Choice) -> None:
             self._wishes.pop(key, None)

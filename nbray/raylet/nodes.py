@@ -2,47 +2,105 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from msgspec import structs
+
+from nbray.common.background import Background
 from nbray.wire import gcs_messages as g
-from nbray.wire.grpc_service import GrpcClient
+from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.records import NodeInfo
+
+logger = logging.getLogger(__name__)
+
+_WATCH_S = 30.0
+_AGAIN_S = 0.5
+_DEAD_KEPT = 1000  # an older answer may still say that one of them lives
 
 
 class NodeTable:
-    """The rows of the last report, and a client of each node that was asked for."""
+    """The rows of the nodes that are alive, and a client of each node that was asked for.
+
+    Of each row there are two: what the GCS told, and what this raylet believes, who subtracts what
+    it has sent there. `settle` ends beliefs that came to nothing.
+    """
 
     def __init__(self, node_id: bytes, gcs: GrpcClient, token: bytes) -> None:
         self._node_id = node_id
         self._gcs = gcs
         self._token = token
-        self._rows: dict[bytes, NodeInfo] = {}
+        self._told: dict[bytes, NodeInfo] = {}
+        self._believed: dict[bytes, NodeInfo] = {}
+        self._lent = False
+        self._dead: dict[bytes, None] = {}
         self._clients: dict[bytes, GrpcClient] = {}
+        self._background = Background()
 
     def others(self) -> list[NodeInfo]:
-        """The rows of the other nodes that are alive."""
-        return [n for n in self._rows.values() if n.alive and n.node_id != self._node_id]
+        """The rows of the other nodes that are alive, as they are believed to be."""
+        self._lent = True
+        return list(self._believed.values())
 
-    def update(self, rows: list[NodeInfo]) -> set[bytes]:
-        """Take in new rows; returns the nodes that have died since the last ones."""
-        before = {node.node_id for node in self.others()}
-        self._rows = {row.node_id: row for row in rows}
-        died = before - {node.node_id for node in self.others()}
-        for node_id in died:
-            self._clients.pop(node_id, None)
-        return died
+    def apply(self, changes: g.NodeChanges) -> list[bytes]:
+        """Take in what the GCS tells; returns the nodes that have died since."""
+        died = [row.node_id for row in changes.nodes if not row.alive]
+        alive = {row.node_id: row for row in changes.nodes if row.alive}
+        if changes.complete:
+            died = [node_id for node_id in self._told if node_id not in alive]
+        for row in alive.values():
+            self._take(row)
+        for room in changes.room:
+            known = self._told.get(room.node_id)
+            if known is not None:
+                known.available, known.returning = room.available, room.returning
+                known.bundles = room.bundles
+                self._take(known)
+        return [node_id for node_id in died if self._drop(node_id)]
+
+    def settle(self) -> None:
+        """Believe again what was told, of rows from which something was subtracted."""
+        if not self._lent:
+            return
+        self._lent = False
+        for node_id, row in self._told.items():
+            believed = self._believed[node_id]
+            if believed.available != row.available or believed.bundles != row.bundles:
+                self._believed[node_id] = _copy(row)
+
+    def _take(self, row: NodeInfo) -> None:
+        if row.node_id != self._node_id and row.node_id not in self._dead:
+            self._told[row.node_id] = row
+            self._believed[row.node_id] = _copy(row)
+
+    def _drop(self, node_id: bytes) -> bool:
+        """A node is dead, and never comes back; False if it was not known."""
+        self._dead[node_id] = None
+        if len(self._dead) > _DEAD_KEPT:
+            del self._dead[next(iter(self._dead))]
+        client = self._clients.pop(node_id, None)
+        if client is not None:
+            self._background.start(client.close())
+        self._believed.pop(node_id, None)
+        return self._told.pop(node_id, None) is not None
 
     def knows(self, node_id: bytes) -> bool:
-        """Whether the node is in the rows, dead or alive."""
-        return node_id == self._node_id or node_id in self._rows
+        """Whether the node is alive, as far as this raylet has heard."""
+        return node_id == self._node_id or node_id in self._told
 
-    async def look_up(self) -> None:
-        """Ask the GCS for nodes that are new.
+    async def look_up(self) -> list[bytes]:
+        """Ask the GCS for all nodes at once; returns the nodes that have died.
 
         Raises:
             RpcError: the GCS does not answer.
         """
+        return self.apply(g.NodeChanges(b"", 0, 0, await self._ask(), complete=True))
+
+    async def _ask(self) -> list[NodeInfo]:
         reply = await self._gcs.call("ListNodes", g.Empty(), g.Nodes)
-        for row in reply.nodes:
-            self._rows.setdefault(row.node_id, row)
+        return [row for row in reply.nodes if row.alive]
 
     async def client(self, node_id: bytes) -> GrpcClient | None:
         """The client of a node; None when it is dead or not known to the GCS.
@@ -50,13 +108,38 @@ class NodeTable:
         Raises:
             RpcError: the node is new here, and the GCS does not answer.
         """
-        if node_id not in self._rows:
-            await self.look_up()
-        row = self._rows.get(node_id)
-        if row is None or not row.alive:
+        if node_id not in self._told:
+            self.apply(g.NodeChanges(b"", 0, 0, await self._ask()))
+        row = self._told.get(node_id)
+        if row is None:
             return None
         client = self._clients.get(node_id)
         if client is None:
             client = GrpcClient(f"{row.host}:{row.grpc_port}", self._token)
             self._clients[node_id] = client
         return client
+
+
+def _copy(row: NodeInfo) -> NodeInfo:
+    """A row of which the room can be changed."""
+    bundles = [structs.replace(b, available=dict(b.available)) for b in row.bundles]
+    return structs.replace(row, available=dict(row.available), bundles=bundles)
+
+
+async def watch_nodes(
+    node_id: bytes, gcs: GrpcClient, take: Callable[[g.NodeChanges], None]
+) -> None:
+    """Ask the GCS for news of nodes for ever; each answer is a question's beginning."""
+    seen = g.WatchNodes(node_id)
+    while True:
+        try:
+            changes = await gcs.call("WatchNodes", seen, g.NodeChanges, _WATCH_S)
+        except RpcError as error:
+            logger.info("The GCS was not asked for news of nodes: %s", error)
+            await asyncio.sleep(_AGAIN_S * random.uniform(0.5, 1.0))
+            continue
+        seen = g.WatchNodes(node_id, changes.epoch, changes.members, changes.rooms)
+        try:
+            take(changes)
+        except Exception:
+            logger.exception("News of nodes were not taken in")

@@ -1,34 +1,35 @@
-"""What a raylet tells the GCS again and again, and when it gives the GCS up."""
+"""What a raylet tells the GCS again and again, how often, and when it gives the GCS up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 
 _SOONEST_S = 0.1
+_LATE_S = 0.02
 _TIMEOUT_S = 2.0
 
 
 class Reporter:
     """Reports every period, and soon after the node's resources have changed.
 
-    Only time that this raylet has seen itself counts against a GCS that does not answer; a health
-    check of the GCS is an answer.
+    The GCS says with each answer when the next one is due: the more nodes, the later. Only time
+    that this raylet has seen itself counts against a GCS that does not answer; a health check of
+    the GCS is an answer.
 
     Args:
         gcs: whom it tells.
         config: periods.
         make: what is to be told now.
-        on_nodes: takes the rows of all nodes, with which the GCS answers.
         look_after: what is to be done on the node as often.
         changed: set when the node's resources have changed.
     """
@@ -38,44 +39,57 @@ class Reporter:
         gcs: GrpcClient,
         config: Config,
         make: Callable[[], g.Report],
-        on_nodes: Callable[[list[NodeInfo]], None],
         look_after: Callable[[], None],
         changed: asyncio.Event,
     ) -> None:
         self._gcs = gcs
         self._config = config
         self._make = make
-        self._on_nodes = on_nodes
         self._look_after = look_after
         self._changed = changed
         self._clock = OwnTime(2 * _TIMEOUT_S)
         self._heard = self._clock.now()
+        self._period_s = config.raylet_report_period_s
+        self._soonest_s = _SOONEST_S
 
     async def run(self) -> None:
         """Report for ever; returns when this node has to leave."""
+        look_s = self._config.raylet_report_period_s
         while True:
             try:
                 if not await self._report():
                     return
             except Exception:  # of the machine, such as files that cannot be opened
                 logger.exception("A report to the GCS was not made")
-            try:
-                self._look_after()
-            except Exception:
-                logger.exception("The node was not looked after")
-            await asyncio.sleep(_SOONEST_S)
-            try:
-                async with asyncio.timeout(self._config.raylet_report_period_s - _SOONEST_S):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
-            finally:
-                self._changed.clear()
+            reported = time.monotonic()
+            while True:
+                try:
+                    self._look_after()
+                except Exception:
+                    logger.exception("The node was not looked after")
+                passed = time.monotonic() - reported
+                if passed >= self._period_s - _LATE_S:
+                    break
+                if self._changed.is_set() and passed >= self._soonest_s:
+                    break
+                await self._change(min(look_s, self._period_s - passed), self._soonest_s - passed)
+            self._changed.clear()
+
+    async def _change(self, seconds: float, soonest: float) -> None:
+        """Wait for a change, for so many seconds at most and for ``soonest`` at least."""
+        if soonest > 0:
+            await asyncio.sleep(min(soonest, seconds))
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
 
     async def _report(self) -> bool:
         """Make one report; False if this node has to leave."""
         try:
-            reply = await self._gcs.call("Report", self._make(), g.Nodes, _TIMEOUT_S)
+            reply = await self._gcs.call("Report", self._make(), g.Reported, _TIMEOUT_S)
         except RpcError as error:
             silence = self._clock.now() - self._heard
             if silence > self._config.gcs_rpc_server_reconnect_timeout_s:
@@ -88,7 +102,7 @@ class Reporter:
         if reply.rejected:
             logger.error("The GCS declared this node dead; it leaves.")
             return False
-        self._on_nodes(reply.nodes)
+        self._period_s, self._soonest_s = reply.period_s, reply.soonest_s
         return True
 
     async def ping(self, _request: g.Empty) -> g.Empty:

@@ -26,7 +26,7 @@ from nbray.raylet.liveness import Liveness
 from nbray.raylet.logs import LogFolder
 from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
 from nbray.raylet.metrics import MetricTable
-from nbray.raylet.nodes import NodeTable
+from nbray.raylet.nodes import NodeTable, watch_nodes
 from nbray.raylet.object_manager import ObjectManager
 from nbray.raylet.reporting import Reporter
 from nbray.raylet.scheduler import Scheduler
@@ -120,8 +120,8 @@ class Raylet:
         )  # fmt: skip
         self._background = Background()
         self._reporter = Reporter(
-            gcs, config, lambda: g.Report(self.row(), self._state.load()), self._update_nodes,
-            self._look_after, self._leases.changed,
+            gcs, config, lambda: g.Report(self.row(), self._state.load()), self._look_after,
+            self._leases.changed,
         )  # fmt: skip
 
     # --- life --------------------
@@ -152,7 +152,6 @@ class Raylet:
             "EndActor": (g.EndActor, self._end_actor),
             "ActorsHere": (g.Empty, self._actors.here),
             "ChangeBundles": (g.ChangeBundles, self._groups.change_bundles),
-            "NodesChanged": (g.Nodes, self._nodes_changed),
             "Ping": (g.Empty, self._reporter.ping),
             "WarnJob": (g.WarnJob, self._warn_job),
             "PullChunk": (PullChunk, self._objects.pull_chunk),
@@ -193,6 +192,7 @@ class Raylet:
 
     async def report(self) -> None:
         """Report to the GCS for ever; returns when this node has to leave."""
+        self._background.start(watch_nodes(self.node_id, self._gcs, self._nodes_changed))
         await self._reporter.run()
 
     def _look_after(self) -> None:
@@ -200,27 +200,25 @@ class Raylet:
         self._pool.trim(max(1, self._cpus))
         self._pool.look_after()
         self._leases.share(self._config.lease_share_s)
-
-    async def _nodes_changed(self, request: g.Nodes) -> g.Empty:
-        """The GCS has news of nodes between two reports."""
-        self._update_nodes(request.nodes)
-        return g.Empty()
-
-    def _update_nodes(self, rows: list[NodeInfo]) -> None:
-        for node_id in self._nodes.update(rows):
-            self._on_node_died(node_id)
+        self._nodes.settle()
         self._leases.on_nodes_changed()
 
+    def _nodes_changed(self, changes: g.NodeChanges) -> None:
+        """The GCS has news of nodes."""
+        self._ended(self._nodes.apply(changes))
+        self._leases.on_nodes_changed()
+
+    def _ended(self, node_ids: list[bytes]) -> None:
+        for node_id in node_ids:
+            self._on_node_died(node_id)
+
     async def _look_for_nodes(self, then: Callable[[], None]) -> None:
-        try:
-            await self._nodes.look_up()
-        except RpcError as error:
-            logger.warning("The GCS was not asked for new nodes: %s", error)
+        await self._refresh()
         then()
 
     async def _refresh(self) -> None:
         try:
-            self._update_nodes((await self._gcs.call("ListNodes", g.Empty(), g.Nodes)).nodes)
+            self._ended(await self._nodes.look_up())
         except RpcError as error:
             logger.warning("The GCS was not asked for its nodes: %s", error)
 
@@ -383,7 +381,9 @@ class Raylet:
         self._pool.registered(worker)
 
     async def _register_driver(self, process: Process, message: m.RegisterDriver) -> None:
-        request = g.RegisterJob(message.address, message.namespace, message.entrypoint, message.pid)
+        request = g.RegisterJob(
+            message.address, message.namespace, message.entrypoint, message.pid, message.metadata
+        )
         try:
             job = await self._gcs.call("RegisterJob", request, g.JobId)
         except RpcError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from nbray.common.json_lines import JsonLines
 from nbray.common.session import Session
+from nbray.common.thread_count import own_thread_variables
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ class Template:
         mine, theirs = socket.socketpair()
         env = dict(os.environ)
         env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
-        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            env.setdefault(name, "1")
+        env.update(own_thread_variables(env))
         try:
             with open(self.log, "ab") as log:
                 self._process = subprocess.Popen(

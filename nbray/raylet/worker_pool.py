@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from nbray.common.accelerators import DeviceIds
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
@@ -34,6 +35,12 @@ _WORN_STAYS_S = 1.0
 _TEMPLATE_IDLE_S = 60.0
 PLAIN = Prepared()
 NONE: Mapping[str, int] = {}
+_Kind = tuple[bytes, str, DeviceIds]
+
+
+def _kind_of(worker: Worker) -> _Kind:
+    """What it can be used for again."""
+    return worker.job_id, worker.env.text, worker.devices
 
 
 @dataclass(eq=False)
@@ -44,6 +51,7 @@ class _Want:
     env: Prepared
     refuse: Callable[[str], None]
     resources: Mapping[str, int]
+    devices: DeviceIds
     since: float = field(default_factory=time.monotonic)
 
 
@@ -59,8 +67,9 @@ class _Trouble:
 class WorkerPool:
     """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause.
 
-    Workers are kept by job and by runtime environment. An environment with an interpreter of its
-    own has a template of its own. At most `_MOST_STARTING` of one start at once, the others wait
+    Workers are kept by job, by runtime environment and by the accelerators that they were given,
+    since libraries look for these once. An environment with an interpreter of its own has a
+    template of its own. At most `_MOST_STARTING` of one start at once, the others wait
     for their turn; a start that fails is tried again, until that has failed for too long.
     """
 
@@ -83,7 +92,7 @@ class WorkerPool:
         self._socket_path = socket_path
         self.on_exit: Callable[[Worker, str], None] = lambda worker, cause: None
         self.workers: dict[bytes, Worker] = {}
-        self._idle: dict[tuple[bytes, str], list[Worker]] = {}
+        self._idle: dict[_Kind, list[Worker]] = {}
         self._wanted: deque[_Want] = deque()
         self._starting: Counter[str] = Counter()
         self._troubles: dict[str, _Trouble] = {}
@@ -272,7 +281,7 @@ class WorkerPool:
         self._troubles.pop(worker.env.text, None)
         if not worker.env.python:
             self._template_ends = 0
-        self._idle.setdefault((b"", worker.env.text), []).append(worker)
+        self._idle.setdefault(_kind_of(worker), []).append(worker)
         self._satisfy()
 
     def want(
@@ -283,8 +292,9 @@ class WorkerPool:
         env: Prepared = PLAIN,
         refuse: Callable[[str], None] = lambda text: None,
         resources: Mapping[str, int] = NONE,
+        devices: DeviceIds = (),
     ) -> Callable[[], bool]:
-        """Call ``use`` with a worker of the job and environment, forked if none is idle.
+        """Call ``use`` with a worker of the job, environment and devices, forked if none is idle.
 
         It is called with None if the job ends before. With ``fresh``, for an actor, only with
         a worker that has not run anything; that wish outlives the job, as detached actors do.
@@ -293,11 +303,11 @@ class WorkerPool:
         Returns:
             what takes the wish back; it says whether nothing had been called yet.
         """
-        idle = [] if fresh else self._idle.get((job_id, env.text), [])
+        idle = [] if fresh else self._idle.get((job_id, env.text, devices), [])
         if idle:
             use(idle.pop())
             return lambda: False
-        want = _Want(job_id, use, fresh, env, refuse, resources)
+        want = _Want(job_id, use, fresh, env, refuse, resources, devices)
         self._wanted.append(want)
         self._satisfy()
 
@@ -311,11 +321,11 @@ class WorkerPool:
 
     def _satisfy(self) -> None:
         for want in list(self._wanted):
-            unbound = self._idle.get((b"", want.env.text))
+            unbound = self._idle.get((b"", want.env.text, ()))
             if unbound and want in self._wanted:
                 self._wanted.remove(want)
                 worker = unbound.pop()
-                worker.job_id = want.job_id
+                worker.job_id, worker.devices = want.job_id, want.devices
                 want.use(worker)
         missing = Counter(want.env.text for want in self._wanted)
         envs = {want.env.text: want.env for want in self._wanted}
@@ -353,12 +363,12 @@ class WorkerPool:
             self.ask_to_leave(worker)
         elif worker.worker_id in self.workers and not worker.actor_id:
             for want in self._wanted:
-                same = want.job_id == worker.job_id and want.env.text == worker.env.text
-                if same and not want.fresh:
+                kind = (want.job_id, want.env.text, want.devices)
+                if kind == _kind_of(worker) and not want.fresh:
                     self._wanted.remove(want)
                     want.use(worker)
                     return
-            self._idle.setdefault((worker.job_id, worker.env.text), []).append(worker)
+            self._idle.setdefault(_kind_of(worker), []).append(worker)
 
     def stays(self, worker: Worker) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
 from nbray.raylet.templates import Template
@@ -27,6 +28,7 @@ class Worker:
     """One worker process.
 
     ``template`` is its parent, None when that has gone; ``ordered`` when it was asked for one.
+    ``devices`` are those that it has used, if any: libraries look for them once in a process.
     ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked.
     """
 
@@ -40,6 +42,7 @@ class Worker:
     address: Address | None = None
     connection: FrameConnection | None = None
     job_id: bytes = b""
+    devices: DeviceIds = ()
     actor_id: bytes = b""
     made_actors: bool = False
     worn: bool = False

@@ -9,54 +9,49 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import os
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nbray.runtime_env import unzip
+from nbray.runtime_env.folders import MOST_FILES, Look, PackageError, files_of
 from nbray.runtime_env.spec import URI_PREFIX
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
 
 MAX_BYTES = 500 << 20
 MOST_UNPACKED_BYTES = 5 << 30
-MOST_FILES = 200_000
 _SHOWN = 1000
 PART_BYTES = 4 << 20
 MOST_HOOK_BYTES = 95 << 20  # as a function of a task
-_ALWAYS_EXCLUDED = (".git/", "__pycache__/", ".venv/", "*.pyc", ".ipynb_checkpoints/")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
-class PackageError(Exception):
-    """A folder cannot be packed, or a package cannot be unpacked; the text says why."""
-
-
-def pack(path: Path, excludes: Sequence[str], keep_name: bool) -> tuple[str, bytes]:
+def pack(
+    path: Path, excludes: Sequence[str], keep_name: bool, look: Look | None = None
+) -> tuple[str, bytes]:
     """A folder or file as a package: its URI and its bytes.
 
     Args:
         path: a folder, .py file, .whl or .zip file.
         excludes: patterns as in .gitignore, beside those of the folder's own .gitignore files.
         keep_name: put the folder itself into the package, so that it can be imported by name.
+        look: gets all that was looked at.
 
     Raises:
         PackageError: the files are too large together, too many, or one cannot be packed.
     """
+    look = look or Look()
     digest = hashlib.sha256()
     buffer = io.BytesIO()
     if path.suffix in (".zip", ".whl") and path.is_file():
+        look.note(path)
         _check_size(path.stat().st_size, path)
         _check_contents(path)
         data = path.read_bytes()
         return f"{URI_PREFIX}{hashlib.sha256(data).hexdigest()}.zip", data
     total = 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for number, (file, name) in enumerate(sorted(_files(path, excludes, keep_name))):
+        for number, (file, name) in enumerate(files_of(path, excludes, keep_name, look)):
             _check_name(name)
             _check_count(number + 1, path)
             total += file.stat().st_size
@@ -109,41 +104,6 @@ def _check_contents(path: Path) -> None:
         raise PackageError(
             f"The files in {path} have {size:,} bytes; at most {MOST_UNPACKED_BYTES:,} may be."
         )
-
-
-def _files(path: Path, excludes: Sequence[str], keep_name: bool) -> Iterator[tuple[Path, str]]:
-    if path.is_file():
-        yield path, path.name
-        return
-    prefix = f"{path.name}/" if keep_name else ""
-    rules = [(path, _spec([*_ALWAYS_EXCLUDED, *excludes]))]
-    yield from _walk(path, path, prefix, rules)
-
-
-def _spec(lines: Sequence[str]) -> GitIgnoreSpec:
-    import pathspec  # only who sends files needs it
-
-    return pathspec.GitIgnoreSpec.from_lines(lines)
-
-
-_Rules = list[tuple[Path, "GitIgnoreSpec"]]
-
-
-def _walk(folder: Path, root: Path, prefix: str, rules: _Rules) -> Iterator[tuple[Path, str]]:
-    ignored = folder / ".gitignore"
-    if ignored.is_file():
-        lines = ignored.read_text(errors="replace").splitlines()
-        rules = [*rules, (folder, _spec(lines))]
-    for entry in sorted(os.scandir(folder), key=lambda found: found.name):
-        path = Path(entry.path)
-        slash = "/" if entry.is_dir() else ""
-        if any(spec.match_file(f"{path.relative_to(base)}{slash}") for base, spec in rules):
-            continue
-        if entry.is_dir():
-            if not entry.is_symlink():
-                yield from _walk(path, root, prefix, rules)
-        elif entry.is_file():
-            yield path, prefix + path.relative_to(root).as_posix()
 
 
 def parts(data: bytes) -> list[bytes]:

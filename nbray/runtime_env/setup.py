@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nbray.runtime_env import packaging
-from nbray.runtime_env.packaging import PackageError
+from nbray.runtime_env.folders import PackageError
 from nbray.runtime_env.spec import from_text
 from nbray.runtime_env.venv import VenvError, make_venv
 

@@ -109,7 +109,8 @@ def _jobs(reply: s.Jobs) -> list[r.JobState]:
             "DRIVER", row.job_id.hex(), None,
             r.DriverInfo(row.job_id.hex(), row.host, str(row.pid)), row.state, row.entrypoint,
             namespace=row.namespace, start_time=int(row.started * 1000),
-            end_time=int(row.ended * 1000) or None, driver_node_id=row.node_id.hex(),
+            end_time=int(row.ended * 1000) or None, metadata=row.metadata,
+            driver_node_id=row.node_id.hex(),
         )
         for row in reply.rows
     ]  # fmt: skip

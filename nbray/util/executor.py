@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from nbray.api import cancel, remote
 from nbray.api import wait as wait_for
+from nbray.core_worker.callbacks import CallbackFuture
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 
@@ -24,10 +25,12 @@ def _call_each(function: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list
     return [function(*args) for args in chunk]
 
 
-class _TaskFuture(Future[Any]):
+class _TaskFuture(CallbackFuture):
     """A future that cancels its task."""
 
-    ref: ObjectRef
+    def __init__(self, ref: ObjectRef) -> None:
+        super().__init__(ref._core.values.callbacks)
+        self.ref = ref
 
     def cancel(self) -> bool:
         """Cancel the task if it has not ended."""
@@ -61,11 +64,10 @@ class NbrayExecutor(Executor):
     def _start(self, task: RemoteFunction, *args: Any) -> Future[Any]:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future = _TaskFuture()
-        future.ref = task.remote(*args)
+        future = _TaskFuture(task.remote(*args))
         self._futures[future] = future.ref
-        future.ref.future().add_done_callback(lambda source: _settle(future, source))
         future.add_done_callback(lambda done: self._futures.pop(done, None))
+        future.ref._core.values.settle(future.ref, future)
         return future
 
     def map(
@@ -102,16 +104,6 @@ class NbrayExecutor(Executor):
                 future.cancel()
         if wait and refs:
             wait_for(refs, num_returns=len(refs))
-
-
-def _settle(future: Future[Any], source: Future[Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    error = source.exception()
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(source.result())
 
 
 def _results(futures: list[Future[Any]], deadline: float | None) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from nbray.common.text import one_line, printable
 from nbray.core_worker.context import origin as _origin
@@ -61,7 +61,7 @@ def set_warning_handler(handler: Callable[[str], None] | None) -> None:
 def warn(text: str) -> None:
     """Show one warning, to which nobody has to react."""
     if _warning_handler is None:
-        print(printable(text), file=sys.stderr, flush=True)
+        _write(sys.stderr, f"{printable(text)}\n")
     else:
         _warning_handler(text)
 
@@ -125,6 +125,16 @@ def print_plainly(message: OutputLines | OutputDisplay, marked: bool = True) -> 
     shown = [f"{who}{line.rstrip(chr(13)).rpartition(chr(13))[2]}\n" for line in lines]
     if dropped:
         shown.append(f"{who}... {dropped:,} more lines are in {source.log}\n")
-    target = sys.stderr if stream == "stderr" else sys.stdout
-    target.write("".join(shown))
+    _write(sys.stderr if stream == "stderr" else sys.stdout, "".join(shown))
+
+
+def _write(target: TextIO | None, text: str) -> None:
+    """Write text to a stream, with escapes for what it cannot take."""
+    if target is None:  # as in a program without a terminal
+        return
+    try:
+        target.write(text)
+    except UnicodeEncodeError:
+        encoding = target.encoding or "ascii"
+        target.write(text.encode(encoding, "backslashreplace").decode(encoding))
     target.flush()

@@ -24,7 +24,9 @@ _ARRAY_32 = 0xDD
 _COUNT = struct.Struct(">I")
 _BODY_AT = HEADER.size
 _FIRST_AT = _BODY_AT + 5
+_EMPTY = bytes(_BODY_AT) + bytes([_ARRAY_32]) + bytes(4)
 _SPLIT_BYTES = 1 << 20
+_NUMBER = (1 << 32) - 1
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Message])
 
@@ -56,7 +58,7 @@ class FrameWriter:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max = max_frame_bytes
-        self._buffer = bytearray(_FIRST_AT)
+        self._buffer = bytearray(_EMPTY)
         self._count = 0
         self._closed: list[bytearray] = []
 
@@ -83,13 +85,13 @@ class FrameWriter:
                 kind, size,
             )  # fmt: skip
         if len(buffer) > self._max and self._count:
-            self._buffer = bytearray(_FIRST_AT) + buffer[start:]
+            self._buffer = bytearray(_EMPTY) + buffer[start:]
             del buffer[start:]
             self._close(buffer)
         self._count += 1
         if len(self._buffer) >= _SPLIT_BYTES:
             self._close(self._buffer)
-            self._buffer = bytearray(_FIRST_AT)
+            self._buffer = bytearray(_EMPTY)
 
     def _put_escaped(self, message: Message, error: Exception) -> None:
         """Encode a message that MessagePack refused: text that is no UTF-8 travels escaped."""
@@ -105,23 +107,26 @@ class FrameWriter:
             raise UnsendableError(f"A {kind} cannot be sent: {second}", kind) from second
 
     def _close(self, buffer: bytearray) -> None:
-        buffer[_BODY_AT] = _ARRAY_32
         _COUNT.pack_into(buffer, _BODY_AT + 1, self._count)
         self._closed.append(buffer)
         self._count = 0
 
-    def take(self) -> list[bytearray]:
-        """The frames that are complete now, without their headers' numbers."""
+    def take(self, received: int) -> list[bytearray]:
+        """The frames that are complete now; their headers say how many this side has received."""
         if self._count:
             self._close(self._buffer)
-            self._buffer = bytearray(_FIRST_AT)
-        frames, self._closed = self._closed, []
+            self._buffer = bytearray(_EMPTY)
+        frames = self._closed
+        if frames:
+            self._closed = []
+            for frame in frames:
+                HEADER.pack_into(frame, 0, len(frame) - _BODY_AT, received & _NUMBER)
         return frames
 
 
-def stamp(frame: bytearray, received: int) -> None:
-    """Write a frame's header: its length, and how many frames its sender has received."""
-    HEADER.pack_into(frame, 0, len(frame) - _BODY_AT, received & 0xFFFFFFFF)
+def empty_frame(received: int) -> bytes:
+    """A frame without messages, which only tells how many frames its sender has received."""
+    return HEADER.pack(0, received & _NUMBER)
 
 
 def _escaped(value: Any) -> Any:

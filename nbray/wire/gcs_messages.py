@@ -18,17 +18,62 @@ from nbray.wire.state_messages import NodeLoad
 
 
 class Report(msgspec.Struct, array_like=True):
-    """Raylet to GCS, every period: its row and load. Answered by all rows (`Nodes`)."""
+    """Raylet to GCS, every period: its row and load. Answered by `Reported`."""
 
     node: NodeInfo
     load: NodeLoad | None = None
 
 
+class Reported(msgspec.Struct, array_like=True):
+    """GCS to raylet: when it should report again, at the latest and at the soonest.
+
+    ``rejected`` tells a raylet that was declared dead to leave.
+    """
+
+    period_s: float
+    soonest_s: float
+    rejected: bool = False
+
+
 class Nodes(msgspec.Struct, array_like=True):
-    """The node table; ``rejected`` tells a raylet that was declared dead to leave."""
+    """The node table."""
 
     nodes: list[NodeInfo]
-    rejected: bool = False
+
+
+class WatchNodes(msgspec.Struct, array_like=True):
+    """Raylet to GCS: answered by `NodeChanges` once there is something that it has not seen.
+
+    ``epoch`` and the versions are those of its last answer; see `nbray.gcs.node_view`.
+    """
+
+    node_id: bytes
+    epoch: bytes = b""
+    members: int = 0
+    rooms: int = 0
+
+
+class NodeRoom(msgspec.Struct, array_like=True):
+    """What is free on a node."""
+
+    node_id: bytes
+    available: dict[str, int]
+    returning: dict[str, int]
+    bundles: list[BundleInfo]
+
+
+class NodeChanges(msgspec.Struct, array_like=True):
+    """GCS to raylet: rows that are new or dead, and what is free on others.
+
+    ``complete``: the rows are all that are alive.
+    """
+
+    epoch: bytes
+    members: int
+    rooms: int
+    nodes: list[NodeInfo] = []
+    room: list[NodeRoom] = []
+    complete: bool = False
 
 
 class Empty(msgspec.Struct, array_like=True):
@@ -42,6 +87,7 @@ class RegisterJob(msgspec.Struct, array_like=True):
     namespace: str
     entrypoint: str
     pid: int
+    metadata: dict[str, str] = {}
 
 
 class JobId(msgspec.Struct, array_like=True):
@@ -127,13 +173,17 @@ class StartActor(msgspec.Struct, array_like=True):
 
 
 class ActorStarted(msgspec.Struct, array_like=True):
-    """Raylet to GCS: where it lives, or why it does not; ``busy``: no resources were free."""
+    """Raylet to GCS: where it lives, or why it does not.
+
+    ``busy``: no resources were free. ``left``: its constructor wished it to end.
+    """
 
     address: Address | None
     error: str = ""
     retriable: bool = False
     pid: int = 0
     busy: bool = False
+    left: bool = False
 
 
 class EndActor(msgspec.Struct, array_like=True):

@@ -29,7 +29,7 @@ import grpc.aio
 import msgspec
 
 from nbray.common.config import Config
-from nbray.wire import handshake
+from nbray.common.software import Software, own_software
 from nbray.wire.credentials import identity_of
 from nbray.wire.frames import MALFORMED
 from nbray.wire.identity import NAME
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _SERVICE = "nbray"
 _VERSION_KEY = "nbray-version"
+_OWN_SOFTWARE = str(own_software())
 _OPTIONS = [
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", 128 << 20),
@@ -82,16 +83,14 @@ async def _refuse(context: Any, code: grpc.StatusCode, reason: str) -> NoReturn:
 
 
 class _VersionCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Whether the caller, who is a member, speaks this protocol."""
+    """Whether the caller, who is a member, runs the same software."""
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         version = dict(details.invocation_metadata or ()).get(_VERSION_KEY, "none")
-        if version == str(handshake.PROTOCOL_VERSION):
+        if version == _OWN_SOFTWARE:
             return await continuation(details)
-        reason = (
-            f"the caller speaks protocol version {version}, this cluster "
-            f"{handshake.PROTOCOL_VERSION}: install the same nbray on both"
-        )
+        other = Software.parse(version)
+        reason = own_software().difference(other, "the caller", "this cluster")
 
         async def refuse(_request: bytes, context: Any) -> bytes:
             await _refuse(context, _REFUSED, reason)
@@ -170,7 +169,7 @@ class GrpcClient:
     def __init__(self, address: str, token: bytes, patience_s: float = 0.0) -> None:
         self.address = address
         self._patience_s = patience_s
-        self._metadata = ((_VERSION_KEY, str(handshake.PROTOCOL_VERSION)),)
+        self._metadata = ((_VERSION_KEY, _OWN_SOFTWARE),)
         self._met = False
         self._channel = grpc.aio.secure_channel(
             address, _channel_credentials(token), options=_OPTIONS

@@ -8,21 +8,31 @@ nothing of an unknown peer is parsed beyond a comparison.
 The address keeps a proof where it belongs: who is dialled by a member and passes the handshake on
 to another listener gets nowhere, since the member has proved itself for his address alone.
 
+Each side also says what software it runs, as a part of what is proved: see
+`nbray.common.software`. A peer that runs another is told from one with a wrong token.
+
 Both sides are fed with what arrives. They give back what to send, and the bytes that follow
 the handshake once it is complete (None before).
 """
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import os
 import struct
 from collections.abc import Callable
 
-PROTOCOL_VERSION = 2
-_HELLO = struct.Struct("<4sH32s")
+from nbray.common.software import Software, own_software
+from nbray.common.text import one_line
+
+PROTOCOL_VERSION = 3
+"""The version of this handshake; a hello has its magic, its version and its length in all."""
+
+_HELLO = struct.Struct("<4sH2B10s4s16s")
 _MAGIC = b"NBRY"
+_NONCE_AT = _HELLO.size - 16
 _MAC_BYTES = 32
 
 
@@ -64,18 +74,32 @@ class _Proofs:
 
 
 def _check_hello(hello: bytes) -> None:
-    magic, version, _nonce = _HELLO.unpack(hello)
+    if hello[:_NONCE_AT] == _hello_without_nonce():
+        return
+    magic, protocol, *python, version, messages, _nonce = _HELLO.unpack(hello)
     if magic != _MAGIC:
         raise HandshakeError("the peer does not speak nbray's protocol")
-    if version != PROTOCOL_VERSION:
+    if protocol != PROTOCOL_VERSION:
         raise HandshakeError(
-            f"the peer speaks protocol version {version}, this process {PROTOCOL_VERSION}: "
+            f"the peer speaks protocol version {protocol}, this process {PROTOCOL_VERSION}: "
             "install the same nbray on both"
         )
+    text = one_line(version.rstrip(b"\0").decode(errors="replace"))
+    other = Software(text, messages, (python[0], python[1]))
+    raise HandshakeError(own_software().difference(other, "the peer"))
+
+
+@functools.cache
+def _hello_without_nonce() -> bytes:
+    own = own_software()
+    version = own.version.encode()[:10]
+    return _HELLO.pack(
+        _MAGIC, PROTOCOL_VERSION, *own.python, version, own.messages, b""
+    )[:_NONCE_AT]  # fmt: skip
 
 
 def _make_hello() -> bytes:
-    return _HELLO.pack(_MAGIC, PROTOCOL_VERSION, os.urandom(32))
+    return _hello_without_nonce() + os.urandom(_HELLO.size - _NONCE_AT)
 
 
 class ServerHandshake:

@@ -23,7 +23,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, stamp
+from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, empty_frame
 from nbray.wire.messages import Message
 
 _ID_BYTES = 28
@@ -109,13 +109,11 @@ class Link:
 
     def take(self) -> list[bytearray]:
         """The frames that are to be written now. They are kept until the peer has them."""
-        frames = self._writer.take()
+        decoder = self._decoder
+        frames = self._writer.take(decoder.received)
         if frames:
-            received = self._decoder.received
-            for frame in frames:
-                stamp(frame, received)
             self._kept.extend(frames)
-            self._told, self._told_bytes = received, self._decoder.received_bytes
+            self._told, self._told_bytes = decoder.received, decoder.received_bytes
         return frames
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
@@ -126,7 +124,9 @@ class Link:
         """
         messages = self._decoder.feed(data)
         if self._kept:
-            self._let_go((self._decoder.peer_received - self._acknowledged) % _WRAP)
+            count = (self._decoder.peer_received - self._acknowledged) % _WRAP
+            if count:
+                self._let_go(count)
         return messages
 
     def _let_go(self, count: int) -> None:
@@ -145,9 +145,7 @@ class Link:
         ):
             return b""
         self._told, self._told_bytes = decoder.received, decoder.received_bytes
-        frame = bytearray(8)
-        stamp(frame, decoder.received)
-        return bytes(frame)
+        return empty_frame(decoder.received)
 
     def resume(self, peer_received: int) -> list[bytearray]:
         """There is another socket, and the peer has so many frames: those it misses, and new ones.

@@ -71,6 +71,7 @@ class RegisterDriver(msgspec.Struct, array_like=True, tag=1):
     sys_path: list[str]
     working_dir: str
     entrypoint: str
+    metadata: dict[str, str] = {}
 
 
 class DriverRegistered(msgspec.Struct, array_like=True, tag=2):
@@ -226,19 +227,21 @@ class PushTask(msgspec.Struct, array_like=True, tag=20):
     """Submitter to worker. Answered by `TaskDone` or `TaskReturned`.
 
     ``function`` is the pickled function the first time it goes over a connection; ``devices``
-    are those of the lease.
+    are those of the lease, and ``threads`` what its CPUs allow.
     """
 
     spec: TaskSpec
     function: bytes | None = None
     devices: dict[str, list[str]] | None = None
+    threads: int = 1
 
 
 class TaskDone(msgspec.Struct, array_like=True, tag=21):
     """Worker to submitter: the values, how long it ran, and which argument refs it keeps.
 
-    ``retry``: the function raised. ``items``: how many a stream had. ``leaving``: the worker takes
-    no more tasks.
+    Fewer values than asked for end with an error, which is that of the rest. ``retry``: the
+    function raised. ``items``: how many a stream had. ``leaving``: the worker takes no more tasks.
+    ``raised``: the pickled class of an error that is stored.
     """
 
     task_id: bytes
@@ -248,10 +251,11 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     retry: bool = False
     items: Index = 0
     leaving: bool = False
+    raised: bytes = b""
 
     def failed(self) -> bool:
         """Whether it ended with an error."""
-        return self.retry or (bool(self.values) and self.values[0].is_error)
+        return self.retry or (bool(self.values) and self.values[-1].is_error)
 
 
 class TasksReturned(msgspec.Struct, array_like=True, tag=22):
@@ -366,12 +370,14 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
     """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
 
-    ``again``: it was not run after `ActorWaits`, and is to be run in a new process.
+    ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``left``: the
+    actor's own wish was to end.
     """
 
     actor_id: bytes
     error_text: str = ""
     again: bool = False
+    left: bool = False
 
 
 class ActorWaits(msgspec.Struct, array_like=True, tag=180):

@@ -43,11 +43,17 @@ from nbray.wire.connection import Connection
 from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
 from nbray.wire.transport import READ_BYTES
-from nbray.wire.waiting import DeferredSignals, Poll, Spinner, Waiter, is_deep
+from nbray.wire.waiting import DeferredSignals, Poll, Spinner, Waiter, is_deep, is_inside
 
 logger = logging.getLogger(__name__)
 
 STOPPED = "System error: nbray.shutdown() was called meanwhile. nbray.init() joins a cluster anew."
+NESTED = (
+    "System error: this code runs in the midst of nbray's own work, as the end of an object "
+    "(__del__) or its unpickling (__setstate__) may, and so cannot wait for the cluster. "
+    "Do it in a thread."
+)
+_LONG_S = 1.0
 TICK_S = 0.002
 NUDGE_S = 0.02
 
@@ -94,8 +100,11 @@ class Reactor:
         """Start the background thread that drives when nobody waits."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Flush, close every connection and end the background thread; who waits is refused."""
+    def stop(self, close: bool = True) -> None:
+        """Flush, close every connection and end the background thread; who waits is refused.
+
+        Without ``close``, the end of the process closes them, which follows.
+        """
         self.stopped = True
         self._foreground_left.set()
         self.wake()
@@ -106,8 +115,8 @@ class Reactor:
         if self._baton.acquire(timeout=5.0):
             self._turn(0.0, self.poller.poll)
             self._work()
-            # Now, and not when the last variable that leads here has gone: peers look at it.
-            self._close()
+            if close:  # now, and not when the last variable that leads here has gone
+                self._close()
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets of its parent, which goes on with its own."""
@@ -328,7 +337,7 @@ class Reactor:
 
         Raises:
             BaseException: what a handler raised, as KeyboardInterrupt; no state is torn.
-            NbraySystemError: the reactor was stopped.
+            NbraySystemError: the reactor was stopped, or this thread drives it already.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -363,7 +372,9 @@ class Reactor:
             try:
                 self.notify()
                 if self._baton.locked() and not self.stopped:
-                    waiter.sleep(left)
+                    woken = waiter.sleep(left if 0 <= left < _LONG_S else _LONG_S)
+                    if not woken and is_inside(_DRIVING):
+                        raise NbraySystemError(NESTED)
             finally:
                 self._waiting.remove(waiter)
 
@@ -407,6 +418,10 @@ class Reactor:
                 uses = self._uses
                 self._leave()
                 self._uses = uses
+
+
+# Whoever calls these holds the baton; all else is called by them.
+_DRIVING = frozenset({Reactor._read.__code__, Reactor._work.__code__})
 
 
 def _dial(unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:

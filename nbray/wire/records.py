@@ -164,13 +164,20 @@ class ActorSpec(msgspec.Struct, array_like=True):
 
 
 class JobConfig(msgspec.Struct, array_like=True):
-    """What a worker needs to know of the program that it works for."""
+    """What a worker needs to know of the program that it works for.
+
+    ``ray_name``: ``import ray`` is nbray there; see `nbray.compat`. ``detached``: actors are, if
+    they do not say.
+    """
 
     job_id: bytes
     namespace: str
     driver: Address
     sys_path: list[str]
     working_dir: str
+    logging: str = ""
+    ray_name: bool = False
+    detached: bool = False
 
 
 class BundleInfo(msgspec.Struct, array_like=True):

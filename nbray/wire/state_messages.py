@@ -109,6 +109,7 @@ class JobRow(msgspec.Struct, array_like=True):
     ended: float = 0.0
     state: str = "RUNNING"
     driver_id: bytes = b""
+    metadata: dict[str, str] = {}
 
 
 class Jobs(msgspec.Struct, array_like=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import random
 import socket
 from typing import Any
 
@@ -29,3 +31,26 @@ def set_up(sock: socket.socket | Any) -> None:
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS),
     ):
         sock.setsockopt(level, option, value)
+
+
+def listen(host: str, first: int, last: int) -> socket.socket:
+    """Listen on a port from ``first`` to ``last``; 0 takes any.
+
+    Raises:
+        OSError: none of them is free, or ``host`` is no address of this machine.
+    """
+    if not first:
+        return socket.create_server((host, 0), backlog=512)
+    ports = range(first, max(first, last) + 1)
+    begin = random.randrange(len(ports))  # those that start together try different ones
+    for port in [*ports[begin:], *ports[:begin]]:
+        try:
+            return socket.create_server((host, port), backlog=512)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(
+        errno.EADDRINUSE,
+        f"No port from {first} to {ports[-1]} is free for one more worker or driver: widen the "
+        "range (nbray start --min-worker-port --max-worker-port)",
+    )

@@ -103,7 +103,7 @@ class Transport:
 
     def write(self, parts: Iterable[bytes | bytearray]) -> None:
         """Queue bytes; `flush` sends them."""
-        self._unsent.extend(memoryview(part) for part in parts)
+        self._unsent.extend(map(memoryview, parts))
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket takes it."""

@@ -9,7 +9,7 @@ import sys
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from time import perf_counter
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class Waiter:
             except RuntimeError:
                 return  # another thread woke it at the same moment
 
-    def sleep(self, timeout: float) -> None:
-        """Sleep until woken; ``timeout`` in seconds, negative for no limit."""
-        self._lock.acquire(timeout=timeout)
+    def sleep(self, timeout: float) -> bool:
+        """Sleep until woken; False after ``timeout`` seconds, negative for no limit."""
+        return self._lock.acquire(timeout=timeout)
 
 
 class DeferredSignals:
@@ -77,9 +77,10 @@ class DeferredSignals:
     def __enter__(self) -> DeferredSignals:
         if get_ident() == self._reactor.main_thread:
             try:
-                for signum, handler in _handlers_of_program():
-                    self._previous.append((signum, handler))
-                    _signal.signal(signum, self._note)
+                note = self._note
+                for found in _handlers_of_program():
+                    self._previous.append(found)
+                    _signal.signal(found[0], note)
             except BaseException:
                 self._restore()  # a handler raised that was not yet replaced
                 raise
@@ -150,6 +151,16 @@ def is_deep() -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_inside(codes: frozenset[CodeType]) -> bool:
+    """Whether this thread is in a call of one of these functions."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in codes:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Spinner:

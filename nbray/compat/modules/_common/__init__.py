@@ -1,0 +1,1 @@
+"""What others import from ``ray._common``."""

@@ -1,0 +1,7 @@
+"""The exception of the state API, at Ray's path."""
+
+from nbray.util.state.api import StateApiException
+
+RayStateApiException = StateApiException
+
+__all__ = ["RayStateApiException"]

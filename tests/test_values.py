@@ -1,0 +1,77 @@
+"""Values that come back: whose they are, what they share, and what of them is stored."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nbray
+from nbray import cloudpickle
+from nbray.core_worker.serialization import deserialize, serialize
+
+
+@nbray.remote
+def added(array: np.ndarray) -> np.ndarray:
+    array += 1
+    return array
+
+
+def test_small_arrays_are_the_readers_own_and_large_ones_are_views(cluster: Path) -> None:
+    ref = nbray.put(np.zeros(5))
+    first, second = nbray.get([ref, ref])
+    first[0] = 9
+    assert second[0] == 0 and nbray.get(ref)[0] == 0
+    assert nbray.get(added.remote(ref), timeout=30).sum() == 5
+    assert nbray.get(added.remote(np.zeros(5)), timeout=30).sum() == 5
+    large = nbray.get(nbray.put(np.zeros(100_000)))
+    with pytest.raises(ValueError, match="read-only"):
+        large[0] = 9
+    with pytest.raises(ValueError, match="read-only"):
+        nbray.get(added.remote(np.zeros(100_000)), timeout=30)
+
+    read_only = np.zeros(5)
+    read_only.flags.writeable = False  # whoever asked for that gets it
+    assert not nbray.get(nbray.put(read_only)).flags.writeable
+
+    frame = nbray.get(nbray.put(pd.DataFrame({"a": [1, 2]})))
+    frame.loc[0, "a"] = 9
+    assert frame["a"].tolist() == [9, 2]
+
+
+def test_a_figure_of_a_task_can_be_drawn(cluster: Path) -> None:
+    @nbray.remote
+    def plot() -> Any:
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        figure.subplots().plot([1, 2, 3])
+        return figure
+
+    image = io.BytesIO()
+    nbray.get(plot.remote(), timeout=60).savefig(image)
+    assert image.getvalue().startswith(b"\x89PNG")
+
+
+def test_a_slice_of_arrow_is_stored_without_the_rest() -> None:
+    pa = pytest.importorskip("pyarrow")
+    numbers, words = np.arange(100_000), ["abc"] * 100_000
+    table = pa.table({"n": numbers, "s": words, "l": [[1, 2]] * 100_000})
+    table = table.replace_schema_metadata({"made": "here"})
+    words = table["s"].chunk(0).dictionary_encode()
+    batch = table.to_batches()[0]
+    for whole in (table, batch, table["n"], table["l"].chunk(0), words):
+        for part in (whole, whole.slice(70_000, 100), whole.slice(5, 0)):
+            packed = serialize(part)
+            again = deserialize(packed.to_bytes(), None)
+            assert type(again) is type(part) and again.equals(part)
+            assert part is whole or packed.size < 10_000
+            assert cloudpickle.loads(cloudpickle.dumps(part)).equals(part)
+    assert deserialize(serialize(table.slice(3, 5)).to_bytes(), None).schema.metadata
+    frame = pd.DataFrame({"s": pd.array(["abc"] * 100_000, dtype="string[pyarrow]")})
+    assert serialize(frame.iloc[:50]).size < 10_000
+    assert deserialize(serialize(pa.scalar(3)).to_bytes(), None).as_py() == 3
