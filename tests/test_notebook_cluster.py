@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from conftest import processes_of, wait_until
 from kernel import Notebook, running_kernel
 
@@ -80,3 +81,20 @@ def test_a_notebook_says_whose_cluster_it_leaves_and_begins_anew_after_a_loss(
         os.kill(gcs, signal.SIGKILL)
     for left in session_root.iterdir():  # whoever would have removed it was killed
         shutil.rmtree(left)
+
+
+def test_a_full_store_names_the_variables(
+    small_disk: Path, session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_STORE_FULL_WAIT_S", "0.5")
+    with running_kernel() as notebook:
+        notebook.run(
+            "%load_ext nbray\nimport nbray, numpy as np\nnbray.init(address='local', num_cpus=1, "
+            f"object_store_memory=100e6, object_spilling_directory={str(small_disk)!r});"
+        )
+        assert not notebook.run("%%remote\nheld = np.ones(9_000_000)").error
+        made = notebook.run("%%remote\nsize = 20_000_000\nx = np.ones(size)").error
+        assert "OutOfDiskError" in made and "0 (held)  owned by" in made
+        assert "It is return value" in made and "0 (x)" in made
+        notebook.run("a = np.ones(20_000_000)")
+        assert "It is memory of 'a', which the cell reads." in notebook.run("%remote a.sum()").error
