@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nbformat
 import pytest
 from kernel import Notebook, one_kernel_for_most, shared_notebook
+from nbclient import NotebookClient
 
 __all__ = ["one_kernel_for_most", "shared_notebook"]
 
@@ -61,3 +65,18 @@ def test_what_another_cell_submitted_is_not_taken(notebook: Notebook) -> None:
     notebook.run("%%capture cap\nnbray.get(ref)")
     notebook.wait(lambda: "late" in first.printed, "the late line in its own cell")
     assert notebook.run("cap.stdout").result == "''"
+
+
+@pytest.mark.slow
+def test_an_output_widget_takes_what_tasks_print_while_it_is_open(session_root: Path) -> None:
+    cells = (
+        "%load_ext nbray\n%nbray start --head --num-cpus 1",
+        f"{SAY}\nimport ipywidgets\nout = ipywidgets.Output()\n"
+        "with out:\n    nbray.get(say.remote('inside'))\nprint('after')",
+        "print([o['text'] for o in out.outputs if 'text' in o])",
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    NotebookClient(book, timeout=120).execute()
+    shown = ["".join(o.get("text", "") for o in cell.outputs) for cell in book.cells]
+    assert "task says inside" not in shown[1] and "after" in shown[1]
+    assert "task says inside" in shown[2]
