@@ -47,6 +47,7 @@ class _Cell:
         self.panel = Panel()
         self.panel_shown = ""
         self.panel_time = 0.0
+        self.quiet = False
 
 
 class Kernel(Protocol):
@@ -241,7 +242,9 @@ class OutputRouter:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
                 self.publish("stream", {"name": stream, "text": text}, cell.parent)
-        if not panel or (cell.number == self._latest and self._captures()):
+        if cell.number == self._latest and self._captures():
+            cell.quiet = True  # whoever keeps the output of a cell wants to see nothing of it
+        if not panel or cell.quiet:
             return
         if not final and now - cell.panel_time < _PANEL_S:
             return

@@ -43,6 +43,9 @@ def test_a_remote_line_in_capture_is_taken_unmarked_with_its_displays(notebook: 
         "nbray.get(draw.remote())"
     )
     assert not cell.error and not cell.printed and not cell.results
+    quiet = notebook.run("%%capture cap2\n%%remote\nimport time\ntime.sleep(2.5)\nprint('end')")
+    assert not quiet.printed and not quiet.results
+    assert notebook.run("cap2.stdout").result == "'end\\n'"
     assert notebook.run("cap.stdout").result == "'from the line\\n'"
     assert notebook.run("[o.data['text/html'] for o in cap.outputs]").result == "['<b>bold</b>']"
 
