@@ -50,7 +50,7 @@ class Snapshot:
 
     number: int = 0
     nodes: list[NodeState] = field(default_factory=list)
-    totals: TaskTotals = field(default_factory=lambda: TaskTotals(0, 0, [], {}))
+    totals: TaskTotals = field(default_factory=lambda: TaskTotals(0, 0, 0, [], {}))
     workers: list[WorkerState] = field(default_factory=list)
     actors: list[ActorState] = field(default_factory=list)
     jobs: list[JobState] = field(default_factory=list)

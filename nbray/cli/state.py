@@ -25,6 +25,7 @@ from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
     "actors": s.list_actors,
+    "cluster-events": s.list_cluster_events,
     "jobs": s.list_jobs,
     "nodes": s.list_nodes,
     "objects": s.list_objects,
@@ -48,6 +49,7 @@ _SUMMARIES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 _IN_TABLES = {
     "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
+    "cluster-events": ("time", "severity", "source_type", "message"),
     "jobs": ("job_id", "status", "entrypoint", "namespace"),
     "nodes": ("node_id", "node_ip", "is_head_node", "state", "hostname", "resources_total"),
     "objects": (
@@ -101,11 +103,15 @@ def list_command(
     resource: str, conditions: tuple[str, ...], limit: int, detail: bool, form: str, timeout: int,
     address: str | None,
 ) -> None:  # fmt: skip
-    """List the tasks, actors, objects, nodes, workers, jobs or groups of a cluster."""
+    """List the tasks, actors, objects, nodes, workers, jobs, groups or events of a cluster."""
+    asks_nodes = resource == "tasks"  # each for so many
+    most = limit if asks_nodes or not 0 < limit < MAX_LIMIT else MAX_LIMIT
     rows = _LISTS[resource](
-        address=address, filters=[_condition(text) for text in conditions], limit=limit,
+        address=address, filters=[_condition(text) for text in conditions], limit=most,
         timeout=timeout, detail=detail, raise_on_missing_output=False,
     )  # fmt: skip
+    total = len(rows)
+    rows = rows[-limit:] if resource == "cluster-events" else rows[:limit]  # the newest
     form = ("yaml" if detail else "table") if form == "default" else form
     if form != "table":
         _print_as([asdict(row) for row in rows], form)
@@ -115,8 +121,10 @@ def list_command(
         return
     columns = list(asdict(rows[0])) if detail else _IN_TABLES[resource]
     _print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
-    if len(rows) == limit:
-        say(f"{limit} rows are shown; --limit shows more.")
+    if total > limit:
+        say(f"{limit} of {total} are shown; --limit shows more.")
+    elif total == limit:
+        say(f"{limit} rows are shown; --limit shows more, if there are more.")
 
 
 @click.command("get")
@@ -207,7 +215,11 @@ def memory(
 ) -> None:
     """Show the objects of a cluster: which process holds each, and what keeps it."""
     found = find_objects(address, MAX_LIMIT, timeout, complete=False)
-    nodes = [node for node in s.list_nodes(address, timeout=timeout) if node.state == "ALIVE"]
+    nodes = [
+        node
+        for node in s.list_nodes(address, limit=MAX_LIMIT, timeout=timeout)
+        if node.state == "ALIVE"
+    ]
     if group_by == "PROCESS":
         _print_holders(found.holders)
     else:

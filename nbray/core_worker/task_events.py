@@ -35,8 +35,9 @@ _MOST_IN_BATCH = 10_000
 _LONGEST_TEXT = 4000
 _LONGEST_NAME = 200
 
+_CANCELLED = "TASK_CANCELLED"
 _ERROR_TYPES = {
-    "TaskCancelledError": "TASK_CANCELLED",
+    "TaskCancelledError": _CANCELLED,
     "OutOfMemoryError": "OUT_OF_MEMORY",
     "WorkerCrashedError": "WORKER_DIED",
     "ActorUnschedulableError": "ACTOR_UNSCHEDULABLE_ERROR",
@@ -80,7 +81,7 @@ class TaskEventLog:
         self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
         self._room = self._budget
         self._dropped = 0
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, tuple[int, int, int]] = {}
         self._shift = time.time() - time.monotonic()
         self._scheduled = self._urgent = False
         core.peers.handlers[TellTasks] = self._on_tell
@@ -95,6 +96,8 @@ class TaskEventLog:
         """A task of this worker has ended."""
         began = self.running.pop(spec.task_id, None)
         error = self._errors.pop(spec.task_id, None) if self._errors else None
+        if error is not None:
+            done.cancelled = error[0] == _CANCELLED
         if done.seconds < LONG_S and error is None:
             if not self._room:
                 self._dropped += 1
@@ -121,10 +124,14 @@ class TaskEventLog:
 
     def failed(self, spec: TaskSpec, error: Exception) -> None:
         """An attempt at a task of this owner failed, and no worker has told of it."""
-        text = str(error)[-_LONGEST_TEXT:]
-        finished, failed = self._counts.get(spec.name, (0, 0))
-        self._counts[spec.name] = (finished, failed + 1)  # workers count what they replied to
-        self._add(_event(spec, "FAILED", 0.0, time.time(), error_type(error), text))
+        text, kind = str(error)[-_LONGEST_TEXT:], error_type(error)
+        _, failed, cancelled = self._counts.get(spec.name, (0, 0, 0))
+        if kind == _CANCELLED:
+            cancelled += 1
+        else:
+            failed += 1
+        self._counts[spec.name] = (0, failed, cancelled)  # workers count what they replied to
+        self._add(_event(spec, "FAILED", 0.0, time.time(), kind, text))
 
     def finished(self, task: PendingTask | ActorCall) -> None:
         """A worker has told of a long task what it knows; its owner knows when it came to be."""

@@ -7,6 +7,7 @@ a raylet. Either leaves with its starter (a program, a notebook kernel) or is de
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 
 _SMALLEST_STORE = 1 << 20
+_KILLED_S = 5.0
 _LONGEST_COMMAND = 60_000
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
 
@@ -319,6 +322,7 @@ class FoundNode:
         processes: its GCS, raylet and dashboard as far as they run, in the order of their start.
         dashboard: where its dashboard is, as "host:port"; empty when it has none.
         dashboard_error: why it has none although nobody refused it.
+        by_command: `nbray start` started it, perhaps with ``--block``.
     """
 
     session: Session
@@ -327,6 +331,19 @@ class FoundNode:
     processes: list[psutil.Process]
     dashboard: str = ""
     dashboard_error: str = ""
+    by_command: bool = False
+
+    def end(self, grace_s: float) -> None:
+        """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
+        deadline = time.monotonic() + grace_s
+        if grace_s and self.fate_shared and self.by_command:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+                holder = self.processes[-1].parent()
+                if holder is not None and "--block" in holder.cmdline():
+                    holder.terminate()
+                    _has_ended(holder.pid, grace_s)
+        self.end_processes(max(0.0, deadline - time.monotonic()))
+        self.session.remove()
 
     def stop(self, force: bool = False) -> None:
         """End its processes and delete its folder; with ``force`` they are killed."""
@@ -340,10 +357,11 @@ class FoundNode:
         """
         for process in reversed(self.processes):
             try:
-                process.terminate()
-                if not _has_ended(process.pid, timeout_s):
+                if timeout_s:
+                    process.terminate()
+                if not timeout_s or not _has_ended(process.pid, timeout_s):
                     process.kill()
-                    _has_ended(process.pid, timeout_s)
+                    _has_ended(process.pid, _KILLED_S)
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
 
@@ -366,7 +384,7 @@ def found_nodes() -> list[FoundNode]:
         FoundNode(
             session, info["gcs_address"], info["fate_shared"],
             _processes_of(session, info, len(info["pids"])),
-            info["dashboard"], info["dashboard_error"],
+            info["dashboard"], info["dashboard_error"], info["for_programs"],
         )
         for session, info in known_sessions()
     ]  # fmt: skip

@@ -194,6 +194,14 @@ class LeaseManager:
         if wish is not None and self.withdraw(wish):
             del self._wishes[(process, request_id)]
 
+    def note_backlog(self, process: Process, message: m.Backlog) -> None:
+        """A submitter tells for how many tasks its requests stand: the first of them says it."""
+        tasks = message.tasks
+        for request_id in message.request_ids:
+            wish = self._wishes.get((process, request_id))
+            if wish is not None:
+                wish.backlog, tasks = tasks, 0
+
     def submit(self, wish: Wish, placed: bool = False) -> None:
         """Grant a wish now or later, or move it; ``placed``: another raylet or the GCS chose us."""
         request = LeaseRequest(wish, wish.demand, wish.on_moved is not None, wish.near)
@@ -339,11 +347,12 @@ class LeaseManager:
         return [
             WaitingShape(
                 dict(shape.resources),
-                max(len(wishes), max(wish.backlog for wish in wishes)),
+                sum(wish.backlog for wish in wishes),
                 now - min(wish.since for wish in wishes),
                 for_actor, shape.strategy, shape.selector,
             )
             for (for_actor, shape), wishes in asked.items()
+            if any(wish.backlog for wish in wishes)
         ]  # fmt: skip
 
     def is_leased(self, worker: Worker) -> bool:

@@ -63,7 +63,7 @@ class NodeState:
         self._inquiries = inquiries
         self._store = store
         self._drivers: dict[Process, _Driver] = {}
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, tuple[int, int, int]] = {}
         self._exits = ExitRing()
 
     def load(self) -> NodeLoad:
@@ -72,13 +72,15 @@ class NodeState:
             self._leases.waiting() + self._pool.waiting(), self._counts, self._actors_waiting()
         )
 
-    def tasks_ran(self, counts: dict[str, tuple[int, int]]) -> None:
+    def tasks_ran(self, counts: dict[str, tuple[int, int, int]]) -> None:
         """A worker tells what has run in it; past `_MOST_NAMES` functions, they share a row."""
-        for name, (finished, failed) in counts.items():
+        for name, (finished, failed, cancelled) in counts.items():
             if name not in self._counts and len(self._counts) >= _MOST_NAMES:
                 name = _OTHERS
-            before = self._counts.get(name, (0, 0))
-            self._counts[name] = (before[0] + finished, before[1] + failed)
+            before = self._counts.get(name, (0, 0, 0))
+            self._counts[name] = (
+                before[0] + finished, before[1] + failed, before[2] + cancelled,
+            )  # fmt: skip
 
     def driver_joined(self, process: Process, pid: int) -> None:
         """A driver was taken in."""

@@ -35,7 +35,8 @@ class Query(Generic[T]):
 
 
 def _nodes(reply: Nodes) -> list[r.NodeState]:
-    return [
+    """The living first, as in all of these."""
+    rows = [
         r.NodeState(
             row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
             _node_message(row), row.host,
@@ -45,6 +46,7 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
         )
         for row in reply.nodes
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row.state != "ALIVE")
 
 
 def _node_message(row: NodeInfo) -> str | None:
@@ -69,7 +71,7 @@ def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
 
 
 def _actors(reply: s.Actors) -> list[r.ActorState]:
-    return [
+    rows = [
         r.ActorState(
             row.actor_id.hex(), row.class_name,
             "PENDING_CREATION" if row.state == "PENDING" else row.state,
@@ -82,10 +84,11 @@ def _actors(reply: s.Actors) -> list[r.ActorState]:
         )
         for row in reply.rows
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row.state == "DEAD")
 
 
 def _groups(reply: Groups) -> list[r.PlacementGroupState]:
-    return [
+    rows = [
         r.PlacementGroupState(
             life.spec.group_id.hex(), life.spec.name, life.spec.job.job_id.hex(), life.state,
             life.spec.strategy, life.reasons,
@@ -104,6 +107,7 @@ def _groups(reply: Groups) -> list[r.PlacementGroupState]:
         )
         for life in reply.rows
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row.state == "REMOVED")
 
 
 def group_stats(life: GroupLife, unit: str, per_second: float) -> dict[str, Any]:
@@ -152,9 +156,12 @@ def _failures(reply: s.Failures) -> list[r.FailureState]:
 
 
 def _totals(reply: s.TaskTotals) -> r.TaskTotals:
-    functions = [r.FunctionCount(row.name, row.finished, row.failed) for row in reply.functions]
+    functions = [
+        r.FunctionCount(row.name, row.finished, row.failed, row.cancelled)
+        for row in reply.functions
+    ]
     by_node = {node_id.hex(): count for node_id, count in reply.by_node.items()}
-    return r.TaskTotals(reply.finished, reply.failed, functions, by_node)
+    return r.TaskTotals(reply.finished, reply.failed, reply.cancelled, functions, by_node)
 
 
 def _dashboard(reply: s.DashboardAddress) -> tuple[str, str]:

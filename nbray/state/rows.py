@@ -193,11 +193,12 @@ class FailureState(Row):
 
 @dataclass
 class FunctionCount:
-    """How often a function's tasks finished and failed, on all nodes."""
+    """How often a function's tasks finished, failed and were cancelled, on all nodes."""
 
     name: str
     finished: int
     failed: int
+    cancelled: int
 
 
 @dataclass
@@ -206,6 +207,7 @@ class TaskTotals:
 
     finished: int
     failed: int
+    cancelled: int
     functions: list[FunctionCount]
     by_node: dict[str, int]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from nbray.wire.records import Index, MetricRow, ObjectRow, TaskEvent
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 
 
 class WaitingShape(msgspec.Struct, array_like=True):
@@ -25,19 +25,19 @@ class WaitingShape(msgspec.Struct, array_like=True):
     waiting_s: float
     for_actor: bool = False
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     why: str = ""
 
 
 class NodeLoad(msgspec.Struct, array_like=True):
     """A raylet's part of every report to the GCS.
 
-    ``counts``: tasks finished and failed on the node since it began, by function name.
+    ``counts``: tasks finished, failed and cancelled on the node since it began, by function name.
     ``actors``: what the actors wait for that are to start here, or the first of them.
     """
 
     waiting: list[WaitingShape]
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
     actors: dict[bytes, str] = {}
 
 
@@ -56,7 +56,7 @@ class DemandRow(msgspec.Struct, array_like=True):
     node_id: bytes
     reason: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     lacking: list[str] = []
 
 
@@ -177,13 +177,15 @@ class FunctionCounts(msgspec.Struct, array_like=True):
     name: str
     finished: int
     failed: int
+    cancelled: int
 
 
 class TaskTotals(msgspec.Struct, array_like=True):
-    """GCS, answer to ``TaskTotals``; ``by_node`` finished plus failed."""
+    """GCS, answer to ``TaskTotals``; ``by_node`` all that ended."""
 
     finished: int
     failed: int
+    cancelled: int
     functions: list[FunctionCounts]
     by_node: dict[bytes, int]
 

@@ -36,6 +36,7 @@ from nbray.util.state.api import (
     summarize_objects,
     summarize_tasks,
 )
+from nbray.util.state.events import ClusterEventState, list_cluster_events
 from nbray.util.state.logs import get_log, list_logs
 from nbray.util.state.selecting import InvalidQueryError, StateApiException
 
@@ -43,6 +44,7 @@ RayStateApiException = StateApiException
 
 __all__ = [
     "ActorState",
+    "ClusterEventState",
     "DemandState",
     "FailureState",
     "InvalidQueryError",
@@ -63,6 +65,7 @@ __all__ = [
     "get_task",
     "get_worker",
     "list_actors",
+    "list_cluster_events",
     "list_demand",
     "list_failures",
     "list_jobs",

@@ -8,7 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from nbray.common.ids import ActorID, BaseID, JobID, NodeID, ObjectID, TaskID, WorkerID
+from nbray.common.ids import (
+    ActorID,
+    JobID,
+    NodeID,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+    WorkerID,
+)
 from nbray.core_worker.current import find_core
 from nbray.driver import current_driver
 from nbray.exceptions import GetTimeoutError
@@ -34,6 +42,7 @@ from nbray.util.state.selecting import (
     checked,
     select,
 )
+from nbray.util.state.short_ids import full_id, written_id
 
 T = TypeVar("T")
 _RAYLET_ANSWERS_S = 5.0
@@ -237,8 +246,10 @@ def get_placement_group(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> PlacementGroupState | None:
     """A placement group by its hexadecimal id; None if there is none."""
+    id = written_id(id, PlacementGroupID)
     rows = ask(q.PLACEMENT_GROUPS, address, timeout)
-    return next((row for row in rows if row.placement_group_id == id), None)
+    group_id = full_id(id, (row.placement_group_id for row in rows))
+    return next((row for row in rows if row.placement_group_id == group_id), None)
 
 
 def list_demand(address: str | None = None, timeout: int = 30) -> list[DemandState]:
@@ -254,55 +265,68 @@ def list_failures(address: str | None = None, timeout: int = 30) -> list[Failure
 def get_node(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> NodeState | None:
-    """The node of that id as hexadecimal text, with details; None when there is none."""
-    _check_id(id, NodeID)
-    rows = list_nodes(address, [("node_id", "=", id)], MAX_LIMIT, timeout, True)
-    return rows[0] if rows else None
+    """The node of that id as hexadecimal text, with details; None when there is none.
+
+    This and its likes take an id also as it begins, as it is shown elsewhere.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster is silent.
+    """
+    id = written_id(id, NodeID)
+    rows = ask(q.NODES, address, timeout)
+    node_id = full_id(id, (row.node_id for row in rows))
+    return next((row for row in rows if row.node_id == node_id), None)
 
 
 def get_worker(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> WorkerState | None:
     """The worker or driver of that id, with details; None when there is none."""
-    _check_id(id, WorkerID)
-    rows = list_workers(address, [("worker_id", "=", id)], MAX_LIMIT, timeout, True, False)
-    return rows[0] if rows else None
+    id = written_id(id, WorkerID)
+    rows, _unreachable = ask(q.WORKERS, address, timeout)
+    worker_id = full_id(id, (row.worker_id for row in rows))
+    return next((row for row in rows if row.worker_id == worker_id), None)
 
 
 def get_actor(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> ActorState | None:
     """The actor of that id, with details; None when there is none."""
-    _check_id(id, ActorID)
-    rows = list_actors(address, [("actor_id", "=", id)], MAX_LIMIT, timeout, True)
-    return rows[0] if rows else None
+    id = written_id(id, ActorID)
+    rows = ask(q.ACTORS, address, timeout)
+    actor_id = full_id(id, (row.actor_id for row in rows))
+    return next((row for row in rows if row.actor_id == actor_id), None)
 
 
 def get_objects(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> list[ObjectState]:
     """What each process knows of the object of that id; none when nobody does."""
-    _check_id(id, ObjectID)
+    id = written_id(id, ObjectID)
     rows = find_objects(address, MAX_LIMIT, timeout, complete=False).rows
-    return [row for row in rows if row.object_id == id]
+    object_id = full_id(id, (row.object_id for row in rows))
+    return [row for row in rows if row.object_id == object_id]
 
 
 def get_job(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> JobState | None:
     """The job of that id, with details; None when there is none."""
-    _check_id(id, JobID)
-    rows = list_jobs(address, [("job_id", "=", id)], MAX_LIMIT, timeout, True)
-    return rows[0] if rows else None
+    id = written_id(id, JobID)
+    rows = ask(q.JOBS, address, timeout)
+    job_id = full_id(id, (row.job_id for row in rows))
+    return next((row for row in rows if row.job_id == job_id), None)
 
 
 def get_task(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> TaskState | list[TaskState] | None:
     """The task of that id, with details: one row, a list if it was tried more often, or None."""
-    _check_id(id, TaskID)
-    found = find_tasks(address, [("job_id", "=", id[-8:])], timeout, complete=False)
-    rows = [row for row in found.rows if row.task_id == id]
+    id = written_id(id, TaskID)
+    filters: list[Filter] = [("job_id", "=", id[-8:])] if len(id) == 2 * TaskID.SIZE else []
+    found = find_tasks(address, filters, timeout, complete=False)
+    task_id = full_id(id, (row.task_id for row in found.rows))
+    rows = [row for row in found.rows if row.task_id == task_id]
     return rows if len(rows) > 1 else rows[0] if rows else None
 
 
@@ -332,7 +356,7 @@ def summarize_tasks(
     for function in functions:
         counts = states.setdefault(function.name, Counter())
         counts["FINISHED"] += function.finished
-        counts["FAILED"] += function.failed
+        counts["FAILED"] += function.failed + function.cancelled  # one state in Ray
     summary = {
         name: {
             "func_or_class_name": name,
@@ -405,10 +429,3 @@ def summarize_actors(
     return {
         "cluster": {"summary": summary, "total_actors": len(actors), "summary_by": "class"},
     }
-
-
-def _check_id(text: str, kind: type[BaseID]) -> None:
-    try:
-        kind.from_hex(text)
-    except ValueError as error:
-        raise StateApiException(f"{text!r} is not the id of such a thing: {error}") from error
