@@ -408,3 +408,28 @@ def test_a_gcs_that_comes_back_remembers_what_was_removed(session_root: Path) ->
     again = placement_group([{"CPU": 1}], name="once")  # the name is free
     remove_placement_group(kept)
     assert again.wait(30)
+
+
+_DETACHED = """
+import nbray, sys
+nbray.init(address=sys.argv[1], namespace="n")
+
+@nbray.remote(num_cpus=0, max_restarts=1)
+class Maker:
+    def make(self):
+        return nbray.util.placement_group([{"CPU": 1}]).wait(40)
+
+maker = Maker.options(name="maker", lifetime="detached").remote()
+assert nbray.get(maker.make.remote(), timeout=40)
+"""
+
+
+def test_groups_of_a_detached_actor_end_when_it_restarts(session_root: Path) -> None:
+    del session_root
+    found = Cluster(True, head_node_args={"num_cpus": 2})
+    found.connect(namespace="n")
+    subprocess.run([sys.executable, "-c", _DETACHED, found.address], check=True, timeout=60)
+    wait_until(lambda: nbray.available_resources().get("CPU") == 1, "the group is there", 40)
+    nbray.kill(nbray.get_actor("maker"), no_restart=False)
+    wait_until(lambda: nbray.available_resources().get("CPU") == 2, "the group has gone", 40)
+    found.shutdown()

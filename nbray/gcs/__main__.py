@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -61,6 +62,7 @@ class GcsServer:
         self.groups.actor_may_live = self.actors.may_live
         self.groups.on_created = self.actors.placement.nodes_changed
         self.actors.on_dead = self.groups.actor_died
+        self.actors.on_restart = partial(self.groups.actor_died, restarts=True)
         self.actors.group_is_removed = self.groups.is_removed
         self.state = StateTables(
             self.nodes.all, self.actors, self.nodes.client, time.time, store,

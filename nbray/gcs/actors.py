@@ -97,6 +97,7 @@ class ActorTable:
         self._background = Background()
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
         self.on_dead: Callable[[bytes], None] = lambda actor_id: None
+        self.on_restart: Callable[[bytes], None] = lambda actor_id: None
         self.group_is_removed: Callable[[bytes], bool | None] = lambda group_id: None
         self._load()
 
@@ -352,6 +353,7 @@ class ActorTable:
         if process_lives:
             ending = self._processes.end_surely(node_id, life.actor_id, attempt, cause)
         if again:
+            self.on_restart(life.actor_id)
             self._place_soon(actor, ending)
         else:
             if ending is not None:

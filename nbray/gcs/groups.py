@@ -437,11 +437,15 @@ class GroupTable:
             if life.spec.job.job_id == job_id and not life.spec.detached and not life.spec.creator
         ])  # fmt: skip
 
-    def actor_died(self, actor_id: bytes) -> None:
-        """An actor is dead for good: the groups that it made end, but for the detached."""
+    def actor_died(self, actor_id: bytes, restarts: bool = False) -> None:
+        """An actor lost its process: the groups that it made end, but for the detached.
+
+        Of one that ``restarts``, as Ray's do: only once its job has ended.
+        """
         made = [
             group_id for group_id, life in self._groups.items()
             if life.spec.creator == actor_id and not life.spec.detached
+            and not (restarts and not self._job_ended(life.spec.job.job_id))
         ]  # fmt: skip
         if made:
             self._background.start(self._remove(made))
