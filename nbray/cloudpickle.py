@@ -15,10 +15,13 @@ import io
 import weakref
 from collections import ChainMap
 from collections.abc import Callable
-from types import CodeType, MemberDescriptorType
+from contextvars import ContextVar
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
+
+from nbray.util.context_vars import reduce_context_var
 
 load = _library.load
 loads = _library.loads
@@ -48,6 +51,7 @@ class _Reducers(ChainMap[type, Any]):
         raise KeyError(cls)
 
 
+_BY_VALUE = (type, FunctionType)
 _set_class = _library.cloudpickle._class_setstate
 _whole: weakref.WeakSet[type] = weakref.WeakSet()
 _keeps_classes = False
@@ -111,6 +115,7 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
     dispatch_table: ClassVar[ChainMap[type, Any]] = _Reducers(
         {
             CodeType: _reduce_code,
+            ContextVar: reduce_context_var,
             functools._lru_cache_wrapper: _reduce_cached,
             # It has a lock until Python 3.12.
             functools.cached_property: lambda made: (
@@ -125,6 +130,8 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         """How a class or function is pickled; see `pickle.Pickler`."""
+        if not issubclass(type(value), _BY_VALUE):
+            return NotImplemented
         reduced = super().reducer_override(value)
         if type(reduced) is tuple and reduced[-1] is _set_class:
             _whole.add(value)

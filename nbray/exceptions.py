@@ -160,7 +160,26 @@ RayTaskError = TaskError
 
 
 class TaskCancelledError(NbrayError):
-    """The task was cancelled."""
+    """The task was cancelled.
+
+    Attributes:
+        task_id: of the task; None when it is not known.
+        error_message: what happened.
+    """
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        told = f"Task: {self.task_id} was cancelled. " if self.task_id is not None else ""
+        return self.error_message or told
+
+    @classmethod
+    def of(cls, task_id: Any, name: str) -> TaskCancelledError:
+        """The error of a task that was cancelled."""
+        return cls(task_id, f"Task {name} was cancelled.")
 
 
 class GetTimeoutError(NbrayError, TimeoutError):

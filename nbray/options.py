@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbray.common.ignoring import ignore
-from nbray.common.resources import check_amount, to_units
+from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
@@ -52,7 +52,9 @@ class Option:
 
 
 OPTIONS: dict[str, Option] = {
-    "num_cpus": Option((float, int), None, True, True, "CPUs; tasks 1, running actors 0"),
+    "num_cpus": Option(
+        (float, int), None, True, True, "CPUs; tasks 1; actors 0, or 1 with other resources"
+    ),
     "num_gpus": Option((float, int), None, True, True, "GPUs"),
     "memory": Option((float, int), None, True, True, "bytes of memory"),
     "resources": Option((dict,), None, True, True, "custom resources by name"),
@@ -296,6 +298,19 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     return to_units(custom)
 
 
+def actor_units(options: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """What an actor takes, and what its node must have when that is more, in units; as in Ray.
+
+    Without a word on resources but memory, it takes no CPU, and its node has one. With some,
+    it takes a CPU, too, unless ``num_cpus`` says otherwise.
+    """
+    named = ("num_cpus", "num_gpus", "accelerator_type")
+    if options.get("resources") or any(options.get(name) is not None for name in named):
+        return resource_units(options, 1), {}
+    taken = resource_units(options, 0)
+    return taken, {**taken, "CPU": UNIT}
+
+
 def num_returns_code(value: int | str | None, function: Any) -> int:
     """How many values a function returns, as the runtime counts: negative for streams.
 
@@ -373,6 +388,23 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
                 "`SPREAD` | `PlacementGroupSchedulingStrategy` | "
                 "`NodeAffinitySchedulingStrategy` | `NodeLabelSchedulingStrategy`]"
             )
+
+
+def max_retries_of(options: Mapping[str, Any]) -> int:
+    """The option ``max_retries``; what ``NBRAY_TASK_MAX_RETRIES`` says, or Ray's name, without it.
+
+    Raises:
+        ValueError: the variable is no such number.
+    """
+    if options.get("max_retries") is None:
+        for name in ("NBRAY_TASK_MAX_RETRIES", "RAY_TASK_MAX_RETRIES"):
+            text = os.environ.get(name)
+            if text:
+                try:
+                    return int(_checked("max_retries", OPTIONS["max_retries"], int(text)))
+                except ValueError as error:
+                    raise ValueError(f"{name}={text}: {error}") from error
+    return int(option(options, "max_retries"))
 
 
 def selector_of(options: Mapping[str, Any]) -> Selectors:

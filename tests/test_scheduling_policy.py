@@ -67,6 +67,20 @@ def test_work_without_gpu_leaves_the_nodes_with_gpus_alone_while_it_can() -> Non
     assert chosen(demand({"CPU": 1}), [gpus, plain]) == "a"
 
 
+def test_the_node_of_the_arguments_goes_first_as_long_as_it_has_room() -> None:
+    nodes = [node("a", {"CPU": 4}), node("b", {"CPU": 4}, {"CPU": 1}), node("c", {"CPU": 4})]
+    wish = demand({"CPU": 1})
+
+    def near(*rows: NodeInfo) -> bytes:
+        found = choose(wish, rows, b"a", random.Random(0), near=b"b").node
+        assert found is not None
+        return found.node_id
+
+    assert near(*nodes) == b"b", "although it is used more than half"
+    nodes[1].available = {}
+    assert near(*nodes) == b"a"
+
+
 def test_where_it_fits_now_goes_before_where_it_could_and_none_is_infeasible() -> None:
     busy, idle = node("a", {"CPU": 8}, {"CPU": 0}), node("b", {"CPU": 1})
     assert chosen(demand({"CPU": 1}), [busy, idle]) == "b"

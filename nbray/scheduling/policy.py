@@ -70,22 +70,24 @@ def choose(
     here: bytes,
     generator: random.Random,
     turn: int = 0,
+    near: bytes = b"",
 ) -> Choice:
     """Choose a node.
 
     Args:
         demand: the wish.
         nodes: all rows; dead ones are passed over.
-        here: the node that goes first: the asking one, or the one with most of the arguments.
+        here: the asking node, which goes first as long as it is less than half used.
         generator: draws among equally good nodes.
         turn: how many SPREAD wishes were served before.
+        near: the node with most of the arguments, which goes first as long as it has room now.
     """
     if isinstance(demand.strategy, InGroup):
         return _in_group(demand, demand.strategy, nodes, here)
     first: Choice | None = None
     for terms in demand.selector or ((),):
         alive = [n for n in nodes if n.alive and matches(terms, n.labels)]
-        choice = _among(demand, alive, here, generator, turn)
+        choice = _among(demand, alive, here, generator, turn, near)
         if choice.verdict is Verdict.NOW:
             return choice
         if first is None or (first.node is None and choice.node is not None):
@@ -95,8 +97,9 @@ def choose(
 
 
 def _among(
-    demand: Demand, alive: Sequence[NodeInfo], here: bytes, generator: random.Random, turn: int
-) -> Choice:
+    demand: Demand, alive: Sequence[NodeInfo], here: bytes, generator: random.Random, turn: int,
+    near: bytes,
+) -> Choice:  # fmt: skip
     """Choose one of the nodes that meet the same conditions on labels."""
     strategy = demand.strategy
     if isinstance(strategy, OnNode):
@@ -121,6 +124,10 @@ def _among(
         return first if other.verdict is first.verdict else other
     if isinstance(strategy, Spread):
         return _spread(demand.resources, alive, turn)
+    if near:
+        for node in alive:
+            if node.node_id == near and fits(demand.resources, node.available):
+                return Choice(Verdict.NOW, node)
     return _hybrid(demand.resources, alive, here, generator)
 
 
