@@ -242,6 +242,7 @@ def init(
         raise
     _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
+    log_config = log_config or job.logging
     if log_config is not None:
         core.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()

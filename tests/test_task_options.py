@@ -133,16 +133,17 @@ def test_concurrency_groups_do_not_wait_for_each_other(cluster: Path, style: str
         @nbray.remote(concurrency_groups={"io": 2, "compute": 1})
         class Grouped:  # type: ignore[no-redef]
             def __init__(self) -> None:
-                self.open = asyncio.Event()
+                self.open = False  # an asyncio.Event is of one loop, and each group has its own
 
             @nbray.method(concurrency_group="io")
             async def wait(self) -> str:
-                await asyncio.wait_for(self.open.wait(), 30)
+                while not self.open:
+                    await asyncio.sleep(0.01)
                 return "opened"
 
             @nbray.method(concurrency_group="compute")
             async def release(self) -> None:
-                self.open.set()
+                self.open = True
 
     actor = Grouped.remote()
     waiting = [actor.wait.remote() for _ in range(3)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbray import cloudpickle
-from nbray.common.ids import return_id
+from nbray.common.ids import TaskID, return_id
 from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import deserialize, serialize
@@ -126,7 +126,7 @@ class Results:
 
     def fail_cancelled(self, spec: TaskSpec) -> None:
         """The task was cancelled before it started."""
-        self.fail(spec, TaskCancelledError(f"Task {spec.name} was cancelled."))
+        self.fail(spec, TaskCancelledError.of(TaskID(spec.task_id), spec.name))
 
     def fail_crashed(self, spec: TaskSpec, worker: Address, death: m.WorkerDied | None) -> None:
         """The task's worker died and no retry is left."""

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from nbray.gcs.placement import shape_of
+from nbray.gcs.actor_life import State
+from nbray.gcs.placement import demand_of, shape_of
 from nbray.scheduling.explain import why_pending
-from nbray.scheduling.policy import Demand
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
 from nbray.wire.strategies import InGroup, Shape
@@ -40,12 +40,13 @@ def _row(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> 
 def _why_unplaced(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> str:
     """What an actor waits for that no node was asked to start; said once for each shape."""
     life, options = actor.life, actor.spec.options
+    if life.state is State.DEPENDENCIES_UNREADY:
+        return "It waits for arguments of its constructor."
     if not life.unplaced or life.placing:
         return ""
     shape = shape_of(options)
     if shape not in reasons:
-        demand = Demand(options.resources, options.strategy, options.selector)
-        reasons[shape] = " ".join(why_pending(demand, nodes))
+        reasons[shape] = " ".join(why_pending(demand_of(options), nodes))
     return reasons[shape]
 
 

@@ -63,6 +63,7 @@ class ActorManager:
         self._attempts: dict[bytes, _Attempt] = {}
         self._ended: deque[_Attempt] = deque()
         self._registering: dict[bytes, asyncio.Event] = {}
+        self._asked_to_end: set[asyncio.Future[None]] = set()
 
     # --- for the GCS --------------------
 
@@ -313,15 +314,28 @@ class ActorManager:
         actor_id = message.spec.actor_id
         registered = self._registering[actor_id] = asyncio.Event()
         try:
-            outcome = await self._gcs.call(
-                "CreateActor", g.CreateActorRequest(message.spec, message.job), g.Outcome
-            )
+            if message.spec.options.name:
+                await self.settled()
+            request = g.CreateActorRequest(message.spec, message.job, message.waits)
+            outcome = await self._gcs.call("CreateActor", request, g.Outcome)
         except RpcError as error:
             outcome = g.Outcome(str(error))
         finally:
             del self._registering[actor_id]
             registered.set()
-        process.send(m.ActorRegistered(message.spec.actor_id, outcome.error))
+        process.send(m.ActorRegistered(message.spec.actor_id, outcome.error, outcome.taken))
+
+    async def ready(self, message: m.ActorReady) -> None:
+        """Have an actor placed whose arguments are there."""
+        await self._registered(message.actor_id)
+        request = g.ActorReadyRequest(message.actor_id, message.dependencies)
+        await tell(self._gcs, "ActorReady", request, "That an actor has its arguments")
+
+    async def _registered(self, actor_id: bytes) -> None:
+        """Until the GCS has answered what it was asked first about an actor."""
+        registering = self._registering.get(actor_id)
+        if registering is not None:
+            await registering.wait()
 
     async def watch(self, process: Process, message: m.WatchActor) -> None:
         """Send the next news of an actor; asks as long as the process is there."""
@@ -345,7 +359,16 @@ class ActorManager:
         request = g.KillActorRequest(
             message.actor_id, message.no_restart, cause, os.urandom(8), graceful
         )
-        registering = self._registering.get(message.actor_id)
-        if registering is not None:
-            await registering.wait()
-        await tell(self._gcs, "KillActor", request, "The end of an actor")
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked_to_end.add(told)
+        try:
+            await self._registered(message.actor_id)
+            await tell(self._gcs, "KillActor", request, "The end of an actor")
+        finally:
+            self._asked_to_end.discard(told)
+            told.set_result(None)
+
+    async def settled(self) -> None:
+        """Until the GCS has heard of the ends that were asked for: their names are free then."""
+        if self._asked_to_end:
+            await asyncio.wait(self._asked_to_end.copy())

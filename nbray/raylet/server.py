@@ -294,6 +294,8 @@ class Raylet:
                 if process.worker is not None:
                     process.worker.made_actors = True
                 self._serve(process, message, self._actors.create(process, message))
+            case m.ActorReady():
+                self._serve(process, message, self._actors.ready(message))
             case m.WatchActor():
                 self._serve(process, message, self._actors.watch(process, message))
             case m.KillActor():
@@ -486,6 +488,8 @@ class Raylet:
         else:
             if message.method == "FindGroups":
                 await self._groups.settled()
+            elif message.method == "FindActor":
+                await self._actors.settled()
             try:
                 body = await self._gcs.call_raw(message.method, message.body)
             except RpcError as failed:

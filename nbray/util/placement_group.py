@@ -5,6 +5,7 @@ The module can be called, as `placement_group` itself: Ray has both at ``util.pl
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -310,6 +311,10 @@ def place_in_group(
 class _Callable(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> PlacementGroup:
         return placement_group(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Functions that use it take it along, by its name, as other modules."""
+        return importlib.import_module, (self.__name__,)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -9,6 +9,7 @@ from nbray.wire.records import (
     ActorSpec,
     Address,
     BundleInfo,
+    Dependency,
     GroupSpec,
     JobConfig,
     MethodOptions,
@@ -97,16 +98,28 @@ class JobId(msgspec.Struct, array_like=True):
 
 
 class CreateActorRequest(msgspec.Struct, array_like=True):
-    """Raylet to GCS, for a driver or worker. Answered by `Outcome`."""
+    """Raylet to GCS, for a driver or worker. Answered by `Outcome`.
+
+    ``waits``: for arguments of its constructor; `ActorReadyRequest` follows.
+    """
 
     spec: ActorSpec
     job: JobConfig
+    waits: bool = False
+
+
+class ActorReadyRequest(msgspec.Struct, array_like=True):
+    """Raylet to GCS: the arguments are there, and these are all. Answered by `Empty`."""
+
+    actor_id: bytes
+    dependencies: list[Dependency]
 
 
 class Outcome(msgspec.Struct, array_like=True):
-    """Empty text: done."""
+    """Empty text: done; ``taken``: the name is another's."""
 
     error: str = ""
+    taken: bool = False
 
 
 class WaitActor(msgspec.Struct, array_like=True):

@@ -41,6 +41,7 @@ from nbray.wire.object_messages import (
 from nbray.wire.records import (
     ActorSpec,
     Address,
+    Dependency,
     GroupSpec,
     Index,
     JobConfig,
@@ -48,7 +49,7 @@ from nbray.wire.records import (
     TaskSpec,
     Value,
 )
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 from nbray.wire.watching_messages import (
     MetricsRecorded,
     OutputDisplay,
@@ -144,7 +145,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     retriable: bool = True
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     near: bytes = b""
 
 
@@ -325,17 +326,26 @@ class CancelObject(msgspec.Struct, array_like=True, tag=153):
 
 
 class CreateActor(msgspec.Struct, array_like=True, tag=50):
-    """Process to raylet. Answered by `ActorRegistered`."""
+    """Process to raylet. Answered by `ActorRegistered`; ``waits``: `ActorReady` follows."""
 
     spec: ActorSpec
     job: JobConfig
+    waits: bool = False
+
+
+class ActorReady(msgspec.Struct, array_like=True, tag=185):
+    """Process to raylet: the arguments of its constructor are there."""
+
+    actor_id: bytes
+    dependencies: list[Dependency]
 
 
 class ActorRegistered(msgspec.Struct, array_like=True, tag=51):
-    """Raylet to process; ``error`` when the name is taken."""
+    """Raylet to process; with an ``error``, it is not: as when its name is ``taken``."""
 
     actor_id: bytes
     error: str = ""
+    taken: bool = False
 
 
 class WatchActor(msgspec.Struct, array_like=True, tag=52):
@@ -346,7 +356,7 @@ class WatchActor(msgspec.Struct, array_like=True, tag=52):
 
 
 class ActorState(msgspec.Struct, array_like=True, tag=53):
-    """Raylet to process: state is PENDING, ALIVE, RESTARTING or DEAD.
+    """Raylet to process: state is DEPENDENCIES_UNREADY, PENDING, ALIVE, RESTARTING or DEAD.
 
     ``death_kind`` names an exception of nbray when it is not `ActorDiedError`.
     """
@@ -489,7 +499,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
-    ActorWaits,
+    ActorWaits, ActorReady,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
     AskAssigned, Assigned, AskProcess, ProcessState,
     DiscardObject, RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,

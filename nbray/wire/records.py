@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Selectors, Strategy
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
@@ -105,7 +105,10 @@ class TaskSpec(msgspec.Struct, array_like=True):
 
 
 class ActorOptions(msgspec.Struct, array_like=True):
-    """What the creator of an actor asked for."""
+    """What the creator of an actor asked for.
+
+    ``placing`` is what its node must have in all, when that is more than its ``resources``.
+    """
 
     resources: dict[str, Size]
     name: str = ""
@@ -119,7 +122,8 @@ class ActorOptions(msgspec.Struct, array_like=True):
     max_pending_calls: int = -1
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
+    placing: dict[str, Size] = {}
 
 
 class Parameter(msgspec.Struct, array_like=True, frozen=True):

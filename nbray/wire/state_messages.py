@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from nbray.wire.records import Index, MetricRow, ObjectRow, TaskEvent
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 
 
 class WaitingShape(msgspec.Struct, array_like=True):
@@ -25,7 +25,7 @@ class WaitingShape(msgspec.Struct, array_like=True):
     waiting_s: float
     for_actor: bool = False
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     why: str = ""
 
 
@@ -56,7 +56,7 @@ class DemandRow(msgspec.Struct, array_like=True):
     node_id: bytes
     reason: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     lacking: list[str] = []
 
 
