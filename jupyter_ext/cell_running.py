@@ -245,10 +245,15 @@ def _run(cell: Cell, place: _Place) -> Any:
         changed = watch.changed(namespace)
         brought = _brought(changed, namespace) if cell.brings_changes else {}
         namespace.pop(LAST, None)
+    left = tuple(name for name in changed if name not in brought)
     summary = Summary(
-        displays, types, tuple(name for name in changed if name not in brought), tuple(code),
-        {name: kind_of(namespace[name]) for name in brought},
-    )  # fmt: skip
+        displays,
+        types,
+        changed=left,
+        classes=tuple(name for name in left if isinstance(namespace[name], type)),
+        code=tuple(code),
+        brought={name: kind_of(namespace[name]) for name in brought},
+    )
     if cell.brings_changes:
         return (summary, brought, *going.values())
     return (summary, *going.values()) if going else summary

@@ -87,7 +87,7 @@ def choose(
     first: Choice | None = None
     for terms in demand.selector or ((),):
         alive = [n for n in nodes if n.alive and matches(terms, n.labels)]
-        choice = _among(demand, alive, here, generator, turn)
+        choice = _among(demand, alive, here, generator, turn, near)
         if choice.verdict is Verdict.NOW:
             return choice
         if first is None or (first.node is None and choice.node is not None):
@@ -97,8 +97,9 @@ def choose(
 
 
 def _among(
-    demand: Demand, alive: Sequence[NodeInfo], here: bytes, generator: random.Random, turn: int
-) -> Choice:
+    demand: Demand, alive: Sequence[NodeInfo], here: bytes, generator: random.Random, turn: int,
+    near: bytes,
+) -> Choice:  # fmt: skip
     """Choose one of the nodes that meet the same conditions on labels."""
     strategy = demand.strategy
     if isinstance(strategy, OnNode):
