@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -313,6 +314,8 @@ class ActorMethod:
 class ActorHandle:
     """A reference to an actor. The actor ends when its last handle goes, unless detached."""
 
+    __class_getitem__: Any = classmethod(GenericAlias)  # for annotations: ActorHandle[Counter]
+
     def __init__(
         self,
         actor_id: bytes,
@@ -419,3 +422,6 @@ def find_actor(name: str, namespace: str) -> ActorHandle | None:
         found.max_pending_calls,
         None,
     )
+
+
+ActorProxy = ActorHandle  # Ray's name of a handle in annotations

@@ -19,7 +19,7 @@ from nbray.util.scheduling_strategies import (
     NodeLabelSchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
+from nbray.wire.strategies import ANYWHERE, LabelTerm, Selectors, Spread, Strategy
 
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
@@ -123,6 +123,9 @@ OPTIONS: dict[str, Option] = {
         (bool,), None, True, True, "what it submits runs in its group, too"
     ),
     "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
+    "fallback_strategy": Option(
+        (list,), None, True, True, "other label selectors, in turn: [{'label_selector': {...}}]"
+    ),
     "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
     "object_store_memory": Option((int, float), None, True, True, "no effect", 0),
     "enable_task_events": Option((bool,), True, True, True, "no effect"),
@@ -157,7 +160,7 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
         ignore("@nbray.remote", sorted(_IGNORED.intersection(given)))
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
-    if checked.get("label_selector") is not None:
+    if checked.get("label_selector") or checked.get("fallback_strategy"):
         selector_of(checked)
     return checked
 
@@ -387,10 +390,46 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
             )
 
 
-def selector_of(options: Mapping[str, Any]) -> tuple[LabelTerm, ...]:
-    """The option ``label_selector`` as it travels.
+def max_retries_of(options: Mapping[str, Any]) -> int:
+    """The option ``max_retries``; what ``NBRAY_TASK_MAX_RETRIES`` says, or Ray's name, without it.
 
     Raises:
-        ValueError: it is malformed.
+        ValueError: the variable is no such number.
     """
-    return parse_selector(options.get("label_selector") or {})
+    if options.get("max_retries") is None:
+        for name in ("NBRAY_TASK_MAX_RETRIES", "RAY_TASK_MAX_RETRIES"):
+            text = os.environ.get(name)
+            if text:
+                try:
+                    return int(_checked("max_retries", OPTIONS["max_retries"], int(text)))
+                except ValueError as error:
+                    raise ValueError(f"{name}={text}: {error}") from error
+    return int(option(options, "max_retries"))
+
+
+def selector_of(options: Mapping[str, Any]) -> Selectors:
+    """The options ``label_selector`` and ``fallback_strategy`` as they travel.
+
+    Raises:
+        ValueError: one of them is malformed.
+    """
+    selector, others = options.get("label_selector"), options.get("fallback_strategy")
+    if not selector and not others:
+        return ()
+    return (parse_selector(selector or {}), *map(_fallback, others or ()))
+
+
+def _fallback(strategy: Any) -> tuple[LabelTerm, ...]:
+    if not isinstance(strategy, dict):
+        raise ValueError("Each element in fallback_strategy must be a dictionary.")
+    if not strategy:
+        raise ValueError("Empty dictionary found in `fallback_strategy`.")
+    for option in strategy:
+        if option != "label_selector":
+            raise ValueError(
+                f"Unsupported option found: '{option}'. Only ['label_selector'] is currently "
+                "supported."
+            )
+    if not isinstance(strategy["label_selector"], dict):
+        raise ValueError('The value of "label_selector" must be a dictionary.')
+    return parse_selector(strategy["label_selector"])

@@ -98,7 +98,7 @@ class CoreWorker:
         self.held = HeldObjects(self)
         self.on_forked: list[Callable[[], None]] = []
         self.on_executor_turn: Callable[[], None] | None = None
-        self.before_blocking: Callable[[], Callable[[], None]] | None = None
+        self.before_blocking: Callable[[float], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
         self.given_up: Exception | None = None
         self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None

@@ -382,12 +382,16 @@ class References:
 def lost(object_id: bytes) -> Value:
     """What is left of an object that its owner does not know: the error that says so."""
     error = ObjectLostError(
-        f"Object {object_id.hex()} is lost: no node has a copy, and its owner does not know it."
+        f"Failed to retrieve object {object_id.hex()}. All copies of it have been lost: no node "
+        "has one, and its owner does not know it."
     )
     return Value(serialize(error).to_bytes(), None, True)
 
 
 def owner_died(object_id: bytes) -> Value:
     """What is left of an object whose owner is gone: the error that says so."""
-    error = OwnerDiedError(f"The owner of object {object_id.hex()} died, and the object with it.")
+    error = OwnerDiedError(
+        f"Failed to retrieve object {object_id.hex()}. The object's owner has exited: the process "
+        "that made its ref has died, and the object with it."
+    )
     return Value(serialize(error).to_bytes(), None, True)

@@ -66,6 +66,7 @@ class ActorLife(msgspec.Struct, array_like=True):
         last_kill: the request of the last kill, which may be repeated.
         story: the last events, the newest last.
         kind: what sort of end it was, as in `ActorState.death_kind`.
+        shown: what its own ``__repr__`` says.
     """
 
     actor_id: bytes
@@ -82,6 +83,7 @@ class ActorLife(msgspec.Struct, array_like=True):
     last_kill: bytes = b""
     story: list[str] = []
     kind: str = ""
+    shown: str = ""
 
     @property
     def unplaced(self) -> bool:

@@ -11,7 +11,7 @@ from nbray.gcs.placement import demand_of, shape_of
 from nbray.scheduling.explain import why_pending
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
-from nbray.wire.strategies import Shape
+from nbray.wire.strategies import InGroup, Shape
 
 if TYPE_CHECKING:
     from nbray.gcs.actors import Actor
@@ -31,7 +31,9 @@ def _row(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> 
         options.detached, life.state,
         address.node_id if address else b"", address.worker_id if address else b"",
         life.pid, life.restarts, options.resources, life.cause, life.started,
-        _why_unplaced(actor, nodes, reasons), life.placing if life.unplaced else b"",
+        _why_unplaced(actor, nodes, reasons), life.placing if life.unplaced else b"", life.shown,
+        options.strategy.group_id if isinstance(options.strategy, InGroup) else b"",
+        options.runtime_env,
     )  # fmt: skip
 
 

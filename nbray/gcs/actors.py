@@ -48,6 +48,7 @@ from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
+_NOT_WANTED = "it was not wanted any more when it had started"
 _DEAD_KEPT = 1000
 _RETRY_S = 0.2
 _KNOWN_WITHIN_S = 5.0
@@ -219,7 +220,7 @@ class ActorTable:
         node_id, attempt = life.node_id(), life.restarts
         self._end(actor, cause, kind)
         if node_id:
-            self._background.start(self._processes.end(node_id, life.actor_id, attempt))
+            self._background.start(self._processes.end(node_id, life.actor_id, attempt, cause))
 
     # --- placed --------------------
 
@@ -281,7 +282,7 @@ class ActorTable:
             if started is None:
                 await asyncio.sleep(_RETRY_S)
             elif not life.unplaced or life.restarts != attempt:
-                await self._processes.end(node.node_id, life.actor_id, attempt)
+                await self._processes.end(node.node_id, life.actor_id, attempt, _NOT_WANTED)
             elif started.busy:
                 life.placing = b""
                 busy.add(node.node_id)
@@ -303,6 +304,7 @@ class ActorTable:
     def _on_answer(self, actor: Actor, started: ActorStarted) -> None:
         if started.address is not None:
             actor.life.start(started.address, started.pid, time.time())
+            actor.life.shown = started.shown
             self._changed(actor)
         elif started.retriable:
             self._lost(actor, started.error)
@@ -348,7 +350,7 @@ class ActorTable:
         self._changed(actor)
         ending = None
         if process_lives:
-            ending = self._processes.end_surely(node_id, life.actor_id, attempt)
+            ending = self._processes.end_surely(node_id, life.actor_id, attempt, cause)
         if again:
             self._place_soon(actor, ending)
         else:
@@ -406,7 +408,9 @@ class ActorTable:
             return
         await self._store.durable()
         if node_id and request.no_restart:
-            await self._processes.end(node_id, life.actor_id, attempt, graceful=request.graceful)
+            await self._processes.end(
+                node_id, life.actor_id, attempt, request.cause, request.graceful
+            )
 
     async def finish_job(self, job_id: bytes) -> None:
         """The driver left: its actors end, but for the detached."""
@@ -445,7 +449,7 @@ class ActorTable:
                 or actor.life.node_id() != node.node_id
             ):
                 logger.warning("Actor %s should not be there any more.", row.actor_id.hex())
-                await self._processes.end(node.node_id, row.actor_id, row.attempt)
+                await self._processes.end(node.node_id, row.actor_id, row.attempt, _NOT_WANTED)
         for actor, attempt in expected:
             life = actor.life
             missing = (life.actor_id, attempt) not in found

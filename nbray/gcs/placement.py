@@ -21,7 +21,7 @@ from nbray.common.resources import fits
 from nbray.scheduling.labels import matches
 from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose, could_hold
 from nbray.wire.records import ActorOptions, NodeInfo
-from nbray.wire.strategies import Anywhere, InGroup, Shape, Spread
+from nbray.wire.strategies import Anywhere, InGroup, LabelTerm, Shape, Spread
 
 _WAIT_S = 1.0
 _ASKING = 64
@@ -101,10 +101,22 @@ class ActorPlacement:
 
     def _fewest(self, demand: Demand, busy: set[bytes]) -> Choice:
         """The node with the fewest such actors a CPU, of those that have a CPU free, if any."""
+        first: Choice | None = None
+        for terms in demand.selector or ((),):
+            choice = self._fewest_of(demand, terms, busy)
+            if choice.verdict is Verdict.NOW:
+                return choice
+            if first is None or (first.node is None and choice.node is not None):
+                first = choice
+        assert first is not None
+        return first
+
+    def _fewest_of(self, demand: Demand, terms: tuple[LabelTerm, ...], busy: set[bytes]) -> Choice:
+        """The same, of the nodes that meet some conditions on labels."""
         able = [
             node
             for node in self._nodes()
-            if node.alive and matches(demand.selector, node.labels) and could_hold(demand, node)
+            if node.alive and matches(terms, node.labels) and could_hold(demand, node)
         ]
         if not able:
             return Choice(Verdict.INFEASIBLE)

@@ -197,6 +197,7 @@ class ActorStarted(msgspec.Struct, array_like=True):
     pid: int = 0
     busy: bool = False
     left: bool = False
+    shown: str = ""
 
 
 class EndActor(msgspec.Struct, array_like=True):
@@ -205,6 +206,7 @@ class EndActor(msgspec.Struct, array_like=True):
     actor_id: bytes
     attempt: int
     graceful: bool = False
+    cause: str = ""
 
 
 class ActorHere(msgspec.Struct, array_like=True):
@@ -344,13 +346,22 @@ class BundlesChanged(msgspec.Struct, array_like=True):
 
 
 class GroupLife(msgspec.Struct, array_like=True):
-    """A placement group in the GCS: PENDING, CREATED, REMOVED or RESCHEDULING, and where it is."""
+    """A placement group in the GCS: PENDING, CREATED, REMOVED or RESCHEDULING, and where it is.
+
+    ``attempts`` counts how often a place was looked for, ``stage`` is Ray's word for how that went;
+    ``placed_s`` is how long it took until it was ``created``, ``chosen_s`` how much of that since a
+    place was first looked for.
+    """
 
     spec: GroupSpec
     state: str = "PENDING"
     placed: dict[int, bytes] = {}
     created: float = 0.0
     reasons: list[str] = []
+    attempts: int = 0
+    stage: str = "QUEUED"
+    placed_s: float = 0.0
+    chosen_s: float = 0.0
 
 
 class NamedGroup(msgspec.Struct, array_like=True):
