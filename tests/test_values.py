@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 import typing
 from pathlib import Path
@@ -85,6 +87,42 @@ def test_refs_are_of_something() -> None:
     def typed(ref: nbray.ObjectRef[int]) -> nbray.ObjectRef[str]: ...  # type: ignore[type-arg]
 
     assert str(typing.get_type_hints(typed)["ref"]).endswith("ObjectRef[int]")
+
+
+PROGRAM = """
+import multiprocessing, pickle
+import nbray
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+@nbray.remote
+def pickled(point):
+    again = pickle.loads(pickle.dumps(point))
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return type(again) is type(point) and pool.map(abs, [-1]) and pool.map(len, [[point]])
+
+@nbray.remote
+def missing():
+    import __main__
+    return __main__.nowhere
+
+nbray.init(num_cpus=1)
+print(nbray.get(pickled.remote(Point(3))))
+try:
+    nbray.get(missing.remote())
+except AttributeError as error:
+    print(error.cause)
+"""
+
+
+def test_an_object_of_the_program_can_be_pickled_by_name_in_a_task(session_root: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
+    )
+    told = "module '__main__' of this worker has no attribute 'nowhere'"
+    assert ran.stdout.splitlines() == ["[1]", told], ran.stderr
 
 
 def test_a_slice_of_arrow_is_stored_without_the_rest() -> None:
