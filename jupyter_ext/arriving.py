@@ -12,12 +12,14 @@ of before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.jupyter_ext.own_values import make_own
 from nbray.jupyter_ext.remote_value import MISSING, RemoteValue
 from nbray.util import local_state
+from nbray.util.own_memory import OwnMemory
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.cell_sending import ReadyCell
@@ -67,18 +69,26 @@ class Arriving:
                 namespace[name] = value
             else:
                 namespace.setdefault(name, value)
-        for name in summary.brought:
-            assert self._changes is not None
-            brought = RemoteValue(
-                name, self._changes, self._run, among=True, previous=namespace.get(name, MISSING)
-            )
-            brought.settle()
-            namespace[name] = brought
+        if self._changes is not None and summary.brought:
+            self._bring(summary.brought, self._changes)
         for name in summary.code:
             # Others look for functions and classes by name: pickle, inspect, annotations.
             if name in self._values and local_state.describe(self._values[name].ref).inline:
                 value = namespace[name].get()
                 namespace[name] = value
+
+    def _bring(self, names: Iterable[str], changes: nbray.ObjectRef) -> None:
+        """Give names the values that the cell has changed; small ones are here already."""
+        namespace = self._namespace
+        if local_state.describe(changes).inline:
+            namespace.update(make_own(nbray.get(changes), OwnMemory(), namespace))
+            return
+        for name in names:
+            brought = RemoteValue(
+                name, changes, self._run, among=True, previous=namespace.get(name, MISSING)
+            )
+            brought.settle()
+            namespace[name] = brought
 
 
 def take_back(namespace: dict[str, Any], name: str) -> None:

@@ -6,12 +6,14 @@ not certain afterwards. A function's body runs later: the globals that it reads 
 *deferred* until the function's name is first used in the cell. Python's own `symtable`
 decides what is global inside functions and classes. Names that only appear in strings
 (``eval``, ``globals()["x"]``) and names bound by ``from x import *`` are not seen.
+Annotations that are strings are read like others: dataclasses, `typing` and their kin do so.
 Builtins count as names like any other: whoever asks keeps those that its namespace has.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import dis
 import functools
 import symtable
@@ -58,7 +60,8 @@ def analyse(cell: str | ast.Module) -> CellNames:
         SyntaxError: the text is not Python.
     """
     flow = _Flow()
-    for statement in (ast.parse(cell) if isinstance(cell, str) else cell).body:
+    tree = ast.parse(cell) if isinstance(cell, str) else copy.deepcopy(cell)
+    for statement in _Annotations().visit(tree).body:
         flow.visit(statement)
     deferred = {name for names in flow.functions.values() for name in names}
     return CellNames(
@@ -86,7 +89,56 @@ def names_reached(names: Iterable[str], namespace: Mapping[str, Any]) -> set[str
         seen.add(name)
         for code in _codes_of(namespace[name], namespace):
             waiting.extend(_globals_of(code))
+        waiting.extend(_names_in_annotations(namespace[name]))
     return seen
+
+
+def _names_in_annotations(value: Any) -> Iterator[str]:
+    """The names in the string annotations of a function or class of the notebook."""
+    if isinstance(value, type | FunctionType) and value.__module__ == "__main__":
+        found: Any = vars(value).get("__annotations__") if isinstance(value, type) else None
+        found = found if found is not None else getattr(value, "__annotations__", None)
+        for text in list(found.values()) if isinstance(found, dict) else []:
+            if isinstance(text, str) and (tree := _expression(text)) is not None:
+                yield from (node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
+def _expression(text: str) -> ast.expr | None:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError):  # a text in `typing.Annotated` or `Literal` may be anything
+        return None
+
+
+class _Annotations(ast.NodeTransformer):
+    """Puts what annotations say in the place of their strings."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        node.annotation = self._read(node.annotation)
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        if node.annotation is not None:
+            node.annotation = self._read(node.annotation)
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        if node.returns is not None:
+            node.returns = self._read(node.returns)
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def _read(self, annotation: ast.expr) -> ast.expr:
+        return _Strings().visit(annotation)  # type: ignore[no-any-return]
+
+
+class _Strings(ast.NodeTransformer):
+    """Reads strings as expressions, as far as they are some."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        read = _expression(node.value) if isinstance(node.value, str) else None
+        return node if read is None else ast.copy_location(read, node)
 
 
 def _codes_of(value: Any, namespace: Mapping[str, Any]) -> Iterator[CodeType]:

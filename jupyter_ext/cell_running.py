@@ -187,11 +187,13 @@ def run_in_actor(
     for name, value in names.items():
         if name not in own and name not in place.sent:
             namespace[name] = value
-    before = {name: id(value) for name, value in namespace.items()}
+    before = {name: id(value) for name, value in namespace.copy().items()}
     try:
         return _run(cell, place)
     finally:
-        own.update(name for name, value in namespace.items() if before.get(name) != id(value))
+        own.update(
+            name for name, value in namespace.copy().items() if before.get(name) != id(value)
+        )
 
 
 def run_setups(setups: Sequence[tuple[str, nbray.ObjectRef]]) -> dict[str, Any]:
@@ -243,10 +245,15 @@ def _run(cell: Cell, place: _Place) -> Any:
         changed = watch.changed(namespace)
         brought = _brought(changed, namespace) if cell.brings_changes else {}
         namespace.pop(LAST, None)
+    left = tuple(name for name in changed if name not in brought)
     summary = Summary(
-        displays, types, tuple(name for name in changed if name not in brought), tuple(code),
-        {name: kind_of(namespace[name]) for name in brought},
-    )  # fmt: skip
+        displays,
+        types,
+        changed=left,
+        classes=tuple(name for name in left if isinstance(namespace[name], type)),
+        code=tuple(code),
+        brought={name: kind_of(namespace[name]) for name in brought},
+    )
     if cell.brings_changes:
         return (summary, brought, *going.values())
     return (summary, *going.values()) if going else summary

@@ -15,6 +15,7 @@ the notebook, and in a worker as soon as the namespace is there.
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
 import threading
@@ -158,6 +159,8 @@ def open_stream(
     """
     outer = _opening.home, _opening.refs
     _opening.home, _opening.refs = home, refs
+    collects = gc.isenabled()
+    gc.disable()  # of a million new lists none is garbage: to look at them takes most of the time
     try:
         file = io.BytesIO(stream)
         size = len(file.getbuffer())
@@ -170,6 +173,8 @@ def open_stream(
         return value, carried
     finally:
         _opening.home, _opening.refs = outer
+        if collects:
+            gc.enable()
 
 
 class Envelope:

@@ -240,7 +240,7 @@ class NbrayMagics(Magics):
                 self._show_later(run)
                 return run
             try:
-                columns = run.collect()
+                columns = workspace.own(run.collect())
             except BaseException as error:  # whatever the user's cell raised
                 raise self._spread_error(error, spread.variables) from None
             self._finish(run)
@@ -347,6 +347,9 @@ class ResolveOnUse(ast.NodeTransformer):
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
         """Put the statement in front."""
+        if self._workspace.take_interrupt():
+            node.body = ast.parse("raise KeyboardInterrupt").body
+            return node
         namespace = self._workspace.namespace
         reads = sorted(analyse(node).reads & namespace.keys())
         if remote_names(reads, namespace):

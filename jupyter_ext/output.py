@@ -47,6 +47,7 @@ class _Cell:
         self.panel = Panel()
         self.panel_shown = ""
         self.panel_time = 0.0
+        self.quiet = False
 
 
 class Kernel(Protocol):
@@ -79,6 +80,7 @@ class OutputRouter:
         self._plain: deque[bytes] = deque(maxlen=_CELLS)
         self._wake = threading.Event()
         self._closed = False
+        self._interrupted = False
         self._terminal_panel = ""
         self.progress = TaskProgress()
         self._thread = threading.Thread(target=self._serve, name="nbray-output", daemon=True)
@@ -88,6 +90,18 @@ class OutputRouter:
 
     def before_cell(self, _info: object = None) -> None:
         """What is submitted from here on belongs to the cell that runs now."""
+        try:
+            self._begin_cell()
+        except KeyboardInterrupt:  # IPython would show it as an error of ours, and run the cell
+            self._interrupted = True
+            self._begin_cell()
+
+    def take_interrupt(self) -> bool:
+        """Whether an interrupt came while a cell began; once."""
+        taken, self._interrupted = self._interrupted, False
+        return taken
+
+    def _begin_cell(self) -> None:
         parent: dict[str, Any] = {} if self._kernel is None else self._kernel.get_parent()
         with self._lock:
             self._latest += 1
@@ -228,7 +242,9 @@ class OutputRouter:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
                 self.publish("stream", {"name": stream, "text": text}, cell.parent)
-        if not panel or (cell.number == self._latest and self._captures()):
+        if cell.number == self._latest and self._captures():
+            cell.quiet = True  # whoever keeps the output of a cell wants to see nothing of it
+        if not panel or cell.quiet:
             return
         if not final and now - cell.panel_time < _PANEL_S:
             return

@@ -22,6 +22,7 @@ class Summary:
         displays: MIME bundles to show, in order.
         types: for each assigned name what its value is, in a few words.
         changed: names whose values were changed in the worker, and only there.
+        classes: those of them that are classes.
         code: the assigned names that are functions or classes.
         brought: names whose values were changed and come back, with what the values are.
     """
@@ -29,18 +30,25 @@ class Summary:
     displays: list[dict[str, Any]] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     brought: dict[str, str] = field(default_factory=dict)
 
 
 def told_changes(summaries: Sequence[Summary]) -> str:
     """What a person is told of values that were changed in workers only; "" when none were."""
-    changed = sorted({name for summary in summaries for name in summary.changed})
-    if not changed:
-        return ""
-    return (
-        f"Changed in the worker only: {', '.join(changed)}. -o {','.join(changed)} brings it back."
-    )
+    classes = sorted({name for summary in summaries for name in summary.classes})
+    changed = sorted({name for summary in summaries for name in summary.changed} - {*classes})
+    told = []
+    if changed:
+        names, option = ", ".join(changed), ",".join(changed)
+        told.append(f"Changed in the worker only: {names}. -o {option} brings it back.")
+    if classes:
+        told.append(
+            f"Changed in the worker only: {', '.join(classes)}. A class of the notebook is not "
+            "altered from there: change it here."
+        )
+    return "\n".join(told)
 
 
 class Detached(KeyboardInterrupt):
@@ -100,6 +108,11 @@ class RemoteRun:
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
+        local_state.when_ended(self.refs, self._note_end)
+
+    def _note_end(self) -> None:
+        if self._ended is None:
+            self._ended = time.monotonic()
 
     @property
     def summary_ref(self) -> nbray.ObjectRef:
@@ -111,7 +124,7 @@ class RemoteRun:
         if self._outcome is None:
             ready, _ = nbray.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
             if len(ready) == len(self.refs):
-                self._ended = time.monotonic()
+                self._note_end()
                 try:
                     self._outcome = nbray.get(self.refs)
                 except KeyboardInterrupt:
@@ -175,7 +188,9 @@ class RemoteRun:
         return cluster_name() != self._cluster
 
     def seconds(self) -> float:
-        """Since it was submitted, until it was seen to have ended."""
+        """Since it was submitted, until it ended, or was seen to be lost."""
+        if self.is_lost():
+            self._note_end()
         return (self._ended or time.monotonic()) - self._started
 
     def what(self) -> str:

@@ -242,7 +242,11 @@ class SentValues:
                 ref = nbray.put(array)
             except (ObjectStoreFullError, OutOfDiskError):
                 self._make_room(packed)
-                ref = nbray.put(array)
+                try:
+                    ref = nbray.put(array)
+                except (ObjectStoreFullError, OutOfDiskError) as error:
+                    what = f"It is memory of {key[0]!r}, which the cell reads."
+                    raise type(error)(f"{error}\n{what}") from None
             entry = self._entries[key] = Entry(key[0], data.nbytes, checksum, ref)
             packed.new_bytes[key[0]] = packed.new_bytes.get(key[0], 0) + data.nbytes
         return entry.ref

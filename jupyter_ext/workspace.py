@@ -64,6 +64,7 @@ class Workspace:
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
         self._cluster = ""
+        self._interrupted = False
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -78,11 +79,19 @@ class Workspace:
 
     def before_cell(self, _info: object = None) -> None:
         """IPython calls this before each cell."""
-        self.tasks.begin()
-        self.check_cluster()
-        take_back_all(self.namespace)
-        self.modules.new_cell()
-        new_epoch()
+        try:
+            self.tasks.begin()
+            new_epoch()
+            self.check_cluster()
+            take_back_all(self.namespace)
+            self.modules.new_cell()
+        except KeyboardInterrupt:  # IPython would show it as an error of ours, and run the cell
+            self._interrupted = True
+
+    def take_interrupt(self) -> bool:
+        """Whether the cell was interrupted before its first statement; once."""
+        taken, self._interrupted = self._interrupted, False
+        return self.router.take_interrupt() or taken
 
     def after_cell(self, result: object) -> None:
         """IPython calls this after each cell."""
@@ -239,7 +248,7 @@ def dependents(run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
     """The names of ``namespace`` that have no value when ``run`` fails."""
     return [
         f"{name} ({value.run.label})"
-        for name, value in namespace.items()
+        for name, value in dict(namespace).items()
         if isinstance(value, RemoteValue)
         and value.previous is MISSING
         and value.run.depends_on(run)

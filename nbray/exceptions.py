@@ -371,3 +371,43 @@ class UserCodeException(NbrayError):
 
 class AsyncioActorExit(NbrayError):
     """How Ray ends an async actor; here `exit_actor` does so for all."""
+
+
+class AuthenticationError(NbrayError):
+    """The token was refused; here that is a ConnectionError with its cause."""
+
+
+class CrossLanguageError(NbrayError):
+    """A task in another language failed; here all are Python."""
+
+
+class ObjectRefStreamEndOfStreamError(NbrayError):
+    """A stream has ended; here that is StopIteration."""
+
+
+class PlasmaObjectNotAvailable(NbrayError):
+    """A value is not in the store of this node; here it is brought."""
+
+
+class RayChannelError(NbraySystemError):
+    """A channel of a compiled graph failed; there are none here."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """A channel of a compiled graph was slow; there are none here."""
+
+
+class RayCgraphCapacityExceeded(NbraySystemError):
+    """A compiled graph had too much to do; there are none here."""
+
+
+class RayDirectTransportError(NbrayError):
+    """A tensor could not be sent past the object store; nothing is here."""
+
+
+class RpcError(NbrayError):
+    """A call between processes failed; here the error says what that means."""
+
+
+class StreamingGeneratorReplayInconsistentError(NbrayError):
+    """A stream that was made again had other items; here it ends where it ends."""

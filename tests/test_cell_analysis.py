@@ -46,6 +46,10 @@ from nbray.jupyter_ext.cell_analysis import analyse, names_reached
         ("if (n := f()) > 1:\n    n", {"f"}),
         ("match s:\n    case {'a': first, **rest}:\n        rest, first, lost", {"s", "lost"}),
         ("await work()", {"work"}),
+        ("x: 'list[Leaf]' = []", {"list", "Leaf"}),
+        ("def f(a: 'Leaf', *, b: 'Leaf | None' = None) -> 'Tree': pass", {"Leaf", "Tree"}),
+        ("class A:\n    own: 'A'\n    other: 'dict[str, Leaf]'", {"dict", "str", "Leaf"}),
+        ("def f(a: 'not an expression'): return 'text'", set()),
     ],
 )
 def test_reads(cell: str, reads: set[str]) -> None:

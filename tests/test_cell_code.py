@@ -192,6 +192,19 @@ def test_a_cell_has_a_main_like_a_kernels(notebook: Notebook) -> None:
     assert notebook.run("import pickle\npickle.loads(blob) == Tree(Leaf(5))").result == "True"
 
 
+def test_names_in_string_annotations_are_there(notebook: Notebook) -> None:
+    notebook.run(
+        "import dataclasses, typing\nclass Leaf: pass\n@dataclasses.dataclass\n"
+        "class Tree:\n    leaf: 'Leaf'\ndef grow(tree: 'Tree') -> 'Leaf': pass"
+    )
+    cell = notebook.run(
+        "%%remote\nclass Wood:\n    trees: 'list[Tree]'\n"
+        "hints = [typing.get_type_hints(x) for x in (Tree, grow, Wood)]\n"
+        "hints == [{'leaf': Leaf}, {'tree': Tree, 'return': Leaf}, {'trees': list[Tree]}]"
+    )
+    assert cell.result == "True"
+
+
 def test_afterwards_plain_tasks_have_the_main_of_before(notebook: Notebook) -> None:
     notebook.run(
         "import nbray\n@nbray.remote\ndef names():\n    import __main__\n"

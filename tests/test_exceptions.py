@@ -181,7 +181,7 @@ def test_an_actor_that_comes_back_is_unavailable_meanwhile(cluster: Path, tmp_pa
     error = failure(call)
     assert isinstance(error, ActorUnavailableError) and error.actor_id in str(error)
     assert "may or may not have been executed on the actor" in str(error)
-    assert nbray.get(account.pid.remote(), timeout=30) != pid
+    assert nbray.get(account.pid.options(max_task_retries=-1).remote(), timeout=30) != pid
 
 
 def test_a_get_that_is_late_says_how_much_is_missing(cluster: Path) -> None:

@@ -144,7 +144,10 @@ def test_a_class_that_a_cell_changes_and_a_background_cells_changes_are_told(
 ) -> None:
     notebook.run("class Counter:\n    made = 0\nseen = []")
     cell = notebook.run("%%remote\nCounter.made += 1;")
-    assert "Changed in the worker only: Counter." in cell.printed
+    assert "Changed in the worker only: Counter. A class of the notebook" in cell.printed
+    cell = notebook.run("%%remote\nCounter.__len__ = lambda self: 3\nlen(Counter())")
+    assert cell.result == "3" and "Counter" in cell.printed
+    assert "Counter" not in notebook.run("%%remote\nCounter().made").printed
     assert notebook.run("Counter.made").result == "0"
     later = notebook.run("%%remote --noblock\nseen.append(1);")
     notebook.wait(lambda: "Changed in the worker only: seen." in later.printed, "what is told")

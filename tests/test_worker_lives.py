@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import nbray
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, open_process, start_time
 from nbray.driver import current_driver
-from nbray.exceptions import ActorDiedError
+from nbray.exceptions import ActorDiedError, WorkerCrashedError
 
 
 def template_of(root: Path) -> psutil.Process:
@@ -289,3 +290,30 @@ def test_neither_side_of_a_control_socket_waits_for_the_other() -> None:
     ends[1].send(messages[0])
     assert ends[1].receive() is None
     ends[1].socket.close()
+
+
+def test_the_story_of_a_death_quotes_nothing_of_what_ran_there_before(session_root: Path) -> None:
+    @nbray.remote
+    def warn() -> int:
+        print("an old warning", file=sys.stderr, flush=True)
+        while not (session_root / "seen").exists():
+            time.sleep(0.02)
+        return os.getpid()
+
+    @nbray.remote(max_retries=0)
+    def die(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    nbray.init(num_cpus=1)
+    ref = warn.remote()
+    wait_until(lambda: free_cpus() == 0, "the worker to be taken")
+    (session_root / "seen").touch()
+    worker = nbray.get(ref)
+    wait_until(lambda: free_cpus() == 1, "the worker to be given back")
+    (session_root / "seen").unlink()
+    with pytest.raises(WorkerCrashedError) as caught:
+        nbray.get(die.remote("the cause"))
+    story = str(caught.value)
+    assert f"worker pid {worker} " in story and "; its last lines of stderr:\nthe cause" in story
+    assert "old warning" not in story

@@ -97,6 +97,10 @@ class References:
         """End the object at the next turn, if nothing needs it any more by then."""
         self.released.append((object_id, 0))
 
+    def count_soon(self) -> None:
+        """Count the refs that have died before whatever is posted after this; from any thread."""
+        self._peers.reactor.post(self.count_released)
+
     def count_released(self) -> None:
         """Count the refs that have come and died since the last turn, and end what nobody needs.
 
@@ -135,6 +139,13 @@ class References:
     def hold_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
         """Its actor, and the holds on its ``arguments``, end with the last ref of ``object_id``."""
         self.table.add_owned(object_id).contained = arguments
+
+    def let_go_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
+        """There is no such actor, after all: its end is no news. From any thread."""
+        with self._ending:
+            if self.table.get(object_id) is not None:
+                self.table.remove(object_id)
+        self.note(arguments, -1)
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Nothing needs the object any more; with lineage, only its value ends, if it may."""

@@ -30,7 +30,7 @@ class Results:
     def finish(self, task: PendingTask | ActorCall, worker_id: bytes, done: m.TaskDone) -> None:
         """Complete a task's objects and let go of its arguments."""
         core, spec = self._core, task.spec
-        core.counts.ended(spec, done.failed())
+        core.counts.ended(spec, done.failed(), done.cancelled)
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)
@@ -112,7 +112,7 @@ class Results:
 
     def fail(self, spec: TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
-        self._core.counts.ended(spec, failed=True)
+        self._core.counts.ended(spec, True, isinstance(error, TaskCancelledError))
         self._core.events.failed(spec, error)
         value = Value(serialize(error).to_bytes(), None, True)
         if spec.num_returns < 0:

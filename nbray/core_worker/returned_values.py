@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nbray.common.ids import return_id
 from nbray.core_worker.serialization import serialize
 from nbray.core_worker.tracebacks import user_traceback
+from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.wire import messages as m
 from nbray.wire.records import Address, TaskSpec, Value
 
@@ -101,9 +102,12 @@ class ReturnedValues:
         core, index = self._core, len(self._done.values)
         packed = serialize(item)
         self._room -= packed.size
-        value = core.stored.store(
-            return_id(self._spec.task_id, index), packed, self._owner, inline=self._room >= 0
-        )
+        object_id = return_id(self._spec.task_id, index)
+        try:
+            value = core.stored.store(object_id, packed, self._owner, inline=self._room >= 0)
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            text = f"{error}\nIt is return value {index + 1} of {self._spec.name}:"
+            raise type(error)(f"{text} {object_id.hex()}") from None
         # Held until the receiver has registered them: `HandoverDone` takes this back.
         core.references.note((ref.object_id for ref in packed.contained), 1)
         self._done.values.append(value)

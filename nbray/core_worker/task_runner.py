@@ -57,6 +57,7 @@ class TaskRunner:
         self._writers = StreamWriters(core)
         self.actor: Any = None
         core.find_function = self._function
+        core.events.function_name = self.functions.name
 
     def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it in this thread.
@@ -262,6 +263,7 @@ class TaskRunner:
         the exception also when it is large. ``index``: of the first object that has it.
         """
         wrapped: BaseException
+        cause: BaseException | None = error
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
@@ -281,7 +283,8 @@ class TaskRunner:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
             value = Value(data, None, True)
-        self._core.events.raised(spec.task_id, error, text)
+        told = cause if isinstance(cause, TaskCancelledError) else error
+        self._core.events.raised(spec.task_id, told, text)
         if not spec.return_count():
             return []
         # Held until the receiver has registered them, as those of other values.

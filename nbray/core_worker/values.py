@@ -110,13 +110,6 @@ class Values:
                     break
         return found
 
-    def complete(self, ref: ObjectRef) -> Value:
-        """The value of ``ref`` as it travels, once it is there."""
-        entry = self._entry(ref)
-        while (value := entry.value) is None:  # it may be lost again meanwhile
-            self.wait_for([(ref._id, entry)], 1, None)
-        return value
-
     def ask_owner(self, object_id: bytes, owner: Address) -> Value:
         """The value of an argument that did not come with its task."""
         references = self._core.references
