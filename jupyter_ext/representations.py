@@ -162,7 +162,7 @@ class Pictures:
         return f"Node {row.node_id[:12]}", [
             ("", row.state.lower()),
             ("", "head" if row.is_head_node else ""),
-            ("at", f"{row.node_name} ({row.node_ip})"),
+            ("at", f"{row.hostname} ({row.node_ip})"),
             *(
                 (name, f"{row.resources_available.get(name, 0.0):g} of {amount:g} free")
                 for name, amount in sorted(row.resources_total.items())

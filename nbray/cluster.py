@@ -52,7 +52,7 @@ def described(rows: list[NodeInfo]) -> list[dict[str, Any]]:
             "NodeManagerHostname": row.hostname,
             "NodeManagerPort": row.frame_port,
             "ObjectManagerPort": row.frame_port,
-            "DeathReason": 0,
+            "DeathReason": 0 if row.alive else 2 if row.death_cause else 1,
             "DeathReasonMessage": row.death_cause,
             **_OTHER_KEYS,
             "Resources": _resources(row) if row.alive else {},

@@ -353,3 +353,30 @@ def test_an_impossible_number_of_rows_is_refused_and_harms_nobody(cluster: Path)
         with pytest.raises(NbrayError, match="malformed"):
             current_core().peers.gcs_call(query.method, query.body)
     assert nbray.get(short.remote(1), timeout=30) == 1
+
+
+def test_a_long_task_tells_who_made_it_and_when_also_after_its_end(cluster: Path) -> None:
+    @nbray.remote
+    def child() -> None: ...
+
+    @nbray.remote(num_cpus=0.5)
+    def parent() -> None:
+        nbray.get(child.remote())
+        time.sleep(0.02)
+
+    began = time.time() * 1000
+    nbray.get(parent.remote(), timeout=30)
+
+    def row(name: str) -> state.TaskState:
+        (found,) = state.list_tasks(filters=[("name", "=", name)], detail=True)
+        return found
+
+    wait_until(lambda: row("parent").creation_time_ms, "its owner's word")
+    made, made_by = row("child"), row("parent")
+    assert made.parent_task_id == made_by.task_id and made_by.parent_task_id is None
+    assert made_by.creation_time_ms and made_by.start_time_ms and made_by.end_time_ms
+    assert began - 1 < made_by.creation_time_ms <= made_by.start_time_ms < made_by.end_time_ms
+    assert made_by.required_resources == {"CPU": 0.5}
+    assert [one["state"] for one in made_by.events or ()] == [
+        "PENDING_ARGS_AVAIL", "RUNNING", "FINISHED",
+    ]  # fmt: skip

@@ -51,7 +51,7 @@ _IN_TABLES = {
     "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
     "cluster-events": ("time", "severity", "source_type", "message"),
     "jobs": ("job_id", "status", "entrypoint", "namespace"),
-    "nodes": ("node_id", "node_ip", "is_head_node", "state", "node_name", "resources_total"),
+    "nodes": ("node_id", "node_ip", "is_head_node", "state", "hostname", "resources_total"),
     "objects": (
         "object_id", "object_size", "task_status", "reference_type", "call_site", "type", "pid",
         "ip",

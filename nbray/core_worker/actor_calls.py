@@ -45,13 +45,12 @@ _ASK_AGAIN_S = 1.0
 class ActorCall:
     """One call whose reply has not come."""
 
-    __slots__ = ("number", "options", "parent", "retries", "spec", "submitted", "unresolved")
+    __slots__ = ("number", "options", "retries", "spec", "submitted", "unresolved")
 
-    def __init__(self, spec: TaskSpec, options: TaskOptions, parent: bytes = b"") -> None:
+    def __init__(self, spec: TaskSpec, options: TaskOptions) -> None:
         self.spec = spec
         self.options = options
         self.retries = options.retries
-        self.parent = parent
         self.unresolved = 0
         self.submitted = 0.0
         self.number = 0
@@ -120,7 +119,7 @@ class ActorCalls:
             call.spec.task_id
             for client in self._clients.values()
             for call in client.unfinished()
-            if call.parent == parent
+            if call.spec.parent == parent
         ]
 
     def check_room(self, actor_id: bytes, limit: int) -> None:

@@ -212,10 +212,10 @@ class CoreWorker:
         spec = TaskSpec(
             task_id, self.job.job_id, function.id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
-            origin=current_origin(), group=_group_of(options.shape.strategy),
+            origin=current_origin(), group=_group_of(options.shape.strategy), parent=_parent(),
         )  # fmt: skip
         refs = self._new_refs(spec)
-        self._new_tasks.append(PendingTask(spec, function, options, self._parent()))
+        self._new_tasks.append(PendingTask(spec, function, options))
         self._submitted(len(self._new_tasks))
         return refs
 
@@ -234,22 +234,18 @@ class CoreWorker:
         spec = TaskSpec(
             task_id, self.job.job_id, b"", name, payload, dependencies, contained,
             options.num_returns, actor_id, method, 0, 0, options.backpressure,
-            options.concurrency_group, current_origin(),
+            options.concurrency_group, current_origin(), parent=_parent(),
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
         self.released.append((handle_id(actor_id), 1))
         refs = self._new_refs(spec)
-        self._new_calls.append(ActorCall(spec, options, self._parent()))
+        self._new_calls.append(ActorCall(spec, options))
         self._submitted(len(self._new_calls))
         return refs
 
     def new_calls(self, actor_id: bytes) -> int:
         """How many calls of an actor have not been taken by the holder of the baton yet."""
         return sum(call.spec.actor_id == actor_id for call in list(self._new_calls))
-
-    def _parent(self) -> bytes:
-        task = running.get()
-        return task.task_id if task is not None else b""
 
     def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
         refs = []
@@ -495,3 +491,8 @@ def _stopped() -> Value:
 
 def _group_of(strategy: Strategy) -> InGroup | None:
     return strategy if isinstance(strategy, InGroup) else None
+
+
+def _parent() -> bytes:
+    task = running.get()
+    return task.task_id if task is not None else b""

@@ -41,24 +41,20 @@ class PendingTask:
         retries: how often it may still be run again; -1 for ever.
         unresolved: how many of its arguments are not complete yet.
         out_of_memory: how often it was ended since memory ran out.
-        parent: the task that submitted it, if one of this process did.
         submitted: when, by `time.monotonic`.
     """
 
     __slots__ = (
-        "cancelled", "function", "key", "killed", "lease", "options", "out_of_memory", "parent",
+        "cancelled", "function", "key", "killed", "lease", "options", "out_of_memory",
         "retries", "spec", "submitted", "unresolved",
     )  # fmt: skip
 
-    def __init__(
-        self, spec: TaskSpec, function: PickledFunction, options: TaskOptions, parent: bytes = b""
-    ) -> None:
+    def __init__(self, spec: TaskSpec, function: PickledFunction, options: TaskOptions) -> None:
         self.spec = spec
         self.function = function
         self.options = options
         self.key: QueueKey = (options.shape, options.runtime_env, b"")
         self.retries = options.retries
-        self.parent = parent
         self.unresolved = 0
         self.killed = False
         self.cancelled = False

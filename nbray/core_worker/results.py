@@ -11,6 +11,7 @@ from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import deserialize, serialize
 from nbray.core_worker.shared_errors import share
+from nbray.core_worker.task_events import LONG_S
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
@@ -35,6 +36,8 @@ class Results:
         """Complete a task's objects and let go of its arguments."""
         core, spec = self._core, task.spec
         core.counts.ended(spec, done.failed(), done.cancelled)
+        if done.seconds >= LONG_S:
+            core.events.finished(task)
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)

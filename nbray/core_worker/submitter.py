@@ -378,7 +378,7 @@ class TaskSubmitter:
 
     def children(self, parent: bytes) -> list[bytes]:
         """The unfinished tasks that a task of this process submitted."""
-        return [task_id for task_id, task in self._tasks.items() if task.parent == parent]
+        return [task_id for task_id, task in self._tasks.items() if task.spec.parent == parent]
 
     def _on_closed(self, connection: Connection) -> None:
         """A worker or raylet went: run its tasks again, or fail them."""

@@ -8,7 +8,7 @@ million waiting tasks cost nothing until then.
 
 The hot path pays for a look-up and a comparison. At high rates short tasks are sampled: the first
 `task_events_per_s` of each second are recorded and the others counted. Tasks that failed, or ran
-for `_LONG_S` or longer, are always recorded; if even those overflow the batch, the oldest go.
+for `LONG_S` or longer, are always recorded; if even those overflow the batch, the oldest go.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from nbray.wire.records import TaskEvent, TaskSpec
 from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
 
 if TYPE_CHECKING:
+    from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
+    from nbray.core_worker.pending import PendingTask
 
 _PERIOD_S = 0.5
-_LONG_S = 0.01
+LONG_S = 0.01
 _MOST_IN_BATCH = 10_000
 _LONGEST_TEXT = 4000
 _LONGEST_NAME = 200
@@ -96,7 +98,7 @@ class TaskEventLog:
         error = self._errors.pop(spec.task_id, None) if self._errors else None
         if error is not None:
             done.cancelled = error[0] == _CANCELLED
-        if done.seconds < _LONG_S and error is None:
+        if done.seconds < LONG_S and error is None:
             if not self._room:
                 self._dropped += 1
                 return
@@ -130,6 +132,12 @@ class TaskEventLog:
             failed += 1
         self._counts[spec.name] = (0, failed, cancelled)  # workers count what they replied to
         self._add(_event(spec, "FAILED", 0.0, time.time(), kind, text))
+
+    def finished(self, task: PendingTask | ActorCall) -> None:
+        """A worker has told of a long task what it knows; its owner knows when it came to be."""
+        event = _owned(task, "", self._shift)
+        event.ended = time.time()
+        self._add(event)
 
     def tell(self) -> None:
         """Send what was recorded."""
@@ -181,14 +189,12 @@ class TaskEventLog:
         for spec, began in list(self.running.values()):
             yield self._ran_here(_event(spec, "RUNNING", began + shift), spec)
         for task in self._core.submitter.unfinished():
-            event = _owned(task.spec, task.state(), task.submitted + shift, task.parent)
-            event.resources = dict(task.options.shape.resources)
-            yield event
+            yield _owned(task, task.state(), shift)
         for call, sent in self._core.actor_calls.unfinished():
             state = "SUBMITTED_TO_WORKER"
             if not sent:
                 state = "PENDING_ARGS_AVAIL" if call.unresolved else "PENDING_NODE_ASSIGNMENT"
-            yield _owned(call.spec, state, call.submitted + shift, call.parent)
+            yield _owned(call, state, shift)
 
 
 def _event(
@@ -197,11 +203,11 @@ def _event(
 ) -> TaskEvent:  # fmt: skip
     return TaskEvent(
         spec.task_id, spec.attempt, spec.name, spec.job_id, spec.actor_id, spec.origin, state,
-        0.0, started, ended, b"", kind, text,
+        0.0, started, ended, spec.parent, kind, text,
     )  # fmt: skip
 
 
-def _owned(spec: TaskSpec, state: str, created: float, parent: bytes) -> TaskEvent:
-    event = _event(spec, state)
-    event.created, event.parent = created, parent
+def _owned(task: PendingTask | ActorCall, state: str, shift: float) -> TaskEvent:
+    event = _event(task.spec, state)
+    event.created, event.resources = task.submitted + shift, dict(task.options.shape.resources)
     return event

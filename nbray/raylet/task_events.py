@@ -1,8 +1,8 @@
 """The tasks of this node: rings of those that ended, and its processes' word on the others.
 
 Those that failed, the long and the short have a ring each, so that many short ones do not push out
-what went wrong, or what took time. Unfinished tasks are asked for when somebody wants to know.
-What the node remembers is forgotten with it.
+what went wrong, or what took time; so has what owners know of the long ones. Unfinished tasks are
+asked for when somebody wants to know. What the node remembers is forgotten with it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class TaskEventRing:
         self._failed: _Ring = deque(maxlen=kept)
         self._long: _Ring = deque(maxlen=kept)
         self._short: _Ring = deque(maxlen=kept)
+        self._owned: _Ring = deque(maxlen=kept)
         self._dropped = 0
 
     def told(self, process: Process, events: TaskEvents) -> None:
@@ -37,11 +38,13 @@ class TaskEventRing:
         self._dropped += events.dropped
         for event in events.rows:
             ring = self._ring_of(event)
-            if len(ring) == ring.maxlen:
+            if len(ring) == ring.maxlen and event.state:
                 self._dropped += 1
             ring.append((source, event))
 
     def _ring_of(self, event: TaskEvent) -> _Ring:
+        if not event.state:  # its worker's word stands in another ring
+            return self._owned
         if event.state == "FAILED":
             return self._failed
         return self._long if event.ended - event.started >= _LONG_S else self._short
@@ -71,7 +74,7 @@ class TaskEventRing:
                 add(source, event)
             for name, count in told.unfinished.items():
                 reply.unfinished[name] = reply.unfinished.get(name, 0) + count
-        for ring in (self._failed, self._long, self._short):
+        for ring in (self._failed, self._long, self._short, self._owned):
             left = request.limit
             for source, event in reversed(ring):
                 if event.ended <= request.since - _LATE_S or not left:

@@ -39,10 +39,10 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
     rows = [
         r.NodeState(
             row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
-            _node_message(row), row.hostname,
+            _node_message(row), row.host,
             from_units(row.total), row.labels, int(row.started * 1000), int(row.ended * 1000),
             resources_available=from_units(row.available) if row.alive else {},
-            stats=row.stats if row.alive else {},
+            stats=row.stats if row.alive else {}, hostname=row.hostname,
         )
         for row in reply.nodes
     ]  # fmt: skip
@@ -183,6 +183,8 @@ def _tasks(reply: s.Tasks) -> r.TaskList:
         key = (event.task_id, event.attempt)
         if event.created:
             owned[key] = event
+            if not event.state:
+                continue
         known = found.get(key)
         if known is None or _RANK.get(event.state, 0) > _RANK.get(known[1].state, 0):
             found[key] = (number, event)
@@ -220,7 +222,7 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
         event.task_id.hex(), event.attempt, event.shown or event.name, event.state,
         event.job_id.hex(), event.actor_id.hex() or None,
         "ACTOR_CREATION_TASK" if is_creation else kind, event.function or event.name,
-        owned.parent.hex() or None, source.node_id.hex() if ran else None,
+        event.parent.hex() or None, source.node_id.hex() if ran else None,
         source.worker_id.hex() if ran else None, source.pid if ran else None,
         event.error_type or None, event.origin, language="PYTHON",
         required_resources=from_units(owned.resources) or None,

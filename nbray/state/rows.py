@@ -56,7 +56,7 @@ class Row:
 
 @dataclass
 class NodeState(Row):
-    """One node; ``end_time_ms`` is 0 while it lives."""
+    """One node; ``node_name`` is its address, as in Ray; ``end_time_ms`` is 0 while it lives."""
 
     node_id: str
     node_ip: str
@@ -70,6 +70,7 @@ class NodeState(Row):
     end_time_ms: int | None = None
     resources_available: dict[str, float] = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict)
+    hostname: str = ""
 
 
 @dataclass
@@ -218,8 +219,8 @@ class TaskState(Row):
     ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER,
     PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY (in the actor's queue), RUNNING, FINISHED or FAILED.
     ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for none.
-    ``creation_time_ms``, ``parent_task_id`` and ``required_resources`` are known while the task has
-    not ended.
+    ``creation_time_ms`` and ``required_resources`` are known of tasks that have
+    not ended, or ran for 10 ms or longer.
     """
 
     task_id: str

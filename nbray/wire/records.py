@@ -79,7 +79,8 @@ class TaskSpec(msgspec.Struct, array_like=True):
     A negative ``num_returns`` is a stream (see `core_worker.streams`), whose worker may be at most
     ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
     worker leaves (0: never). ``origin`` is the driver's number for what submitted it (a
-    notebook's cell), 0 for none; what the task submits has the same.
+    notebook's cell), 0 for none; what the task submits has the same. ``parent`` is the task that
+    submitted it, empty for a driver.
     """
 
     task_id: bytes
@@ -98,6 +99,7 @@ class TaskSpec(msgspec.Struct, array_like=True):
     concurrency_group: str = ""
     origin: int = 0
     group: InGroup | None = None
+    parent: bytes = b""
 
     def return_count(self) -> int:
         """How many objects complete with the task; a stream has one, that of its end."""
@@ -267,7 +269,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
 
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
     of the worker that ran it, which knows the ``function``, and how the task is ``shown`` if not by
-    its name; ``created``, ``parent`` and ``resources`` only its owner knows.
+    its name; ``created`` and ``resources`` only its owner knows, whose word on a task that ended in
+    a worker has no ``state``.
     """
 
     task_id: bytes
