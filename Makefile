@@ -1,6 +1,11 @@
-# Which Python .venv is made with: `make clean`, then `make test PYTHON=python3.13`.
+# Which Python the environments are made with: `make clean`, then `make test PYTHON=python3.13`.
 PYTHON ?= python3
+# Here nbray is the checkout, and an edit is in force at once; there it is what users install.
 BIN := .venv/bin
+INSTALLED := .venv-wheel/bin
+SOURCES := pyproject.toml README.md LICENSE \
+    $(shell find nbray jupyter_ext dashboard -name __pycache__ -prune -o -print)
+PYTEST := $(INSTALLED)/pytest --installed
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
@@ -10,36 +15,55 @@ TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 600
 SOAK_MINUTES ?= 30
 
-.venv/ready: pyproject.toml
+define make_environment
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed; set PYTHON=..."'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade pip 'setuptools>=77'
+endef
+
+.venv/ready: pyproject.toml ## For development: .venv/bin/python -m pytest tests/test_x.py
+	$(call make_environment,.venv)
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev]'
-	# An editable install leaves out data files; this one enables the Jupyter Server extension.
-	install -D -m 644 jupyter_ext/config/nbray.json .venv/etc/jupyter/jupyter_server_config.d/nbray.json
+	# An editable install leaves out data files, as is the one that says this to the server.
+	$(BIN)/jupyter server extension enable --sys-prefix nbray.jupyter_ext.server
 	touch $@
 
-demo: .venv/ready ## The tour notebook, run headless on a real cluster
-	$(BIN)/python notebooks/run_tour.py
+.venv-wheel/dependencies: pyproject.toml
+	$(call make_environment,.venv-wheel)
+	$(INSTALLED)/python -m pip install --quiet '.[notebook,dev,browser]'
+	touch $@
+
+# What is installed is built anew when a source is newer, or is gone: that makes its folder newer.
+.venv-wheel/ready: .venv-wheel/dependencies $(SOURCES)
+	rm -rf build .venv-wheel/dist
+	$(INSTALLED)/python -m pip wheel --quiet --no-deps --no-build-isolation -w .venv-wheel/dist .
+	$(INSTALLED)/python -m pip install --quiet --no-deps --force-reinstall .venv-wheel/dist/nbray-*.whl
+	rm -rf build
+	touch $@
+
+demo: .venv-wheel/ready ## The tour notebook, run headless on a real cluster
+	$(INSTALLED)/python notebooks/run_tour.py
 
 lab: .venv/ready ## The tour in JupyterLab
 	$(BIN)/jupyter lab notebooks/tour.ipynb
 
-test: .venv/ready
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
+test: .venv-wheel/ready
+	$(PYTEST) -n $(TEST_JOBS) --dist worksteal
 
-test-browser: .venv/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
-	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
-	$(BIN)/python -m pytest -m slow tests/test_jupyterlab.py
+test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
+	$(PYTEST) -m slow tests/test_jupyterlab.py
 
-test-slow: .venv/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
-	$(BIN)/python -m pip install --quiet -e '.[notebook,dev,browser]'
-	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(BIN)/python -m pytest -m slow
+test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
+	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow
 
 # Libraries for Ray: Modin wants an older pandas than the suite has.
-.venv-third-party/ready: pyproject.toml
-	$(PYTHON) -m venv .venv-third-party
-	.venv-third-party/bin/python -m pip install --quiet -e '.[third-party]'
+.venv-third-party/dependencies: pyproject.toml
+	$(call make_environment,.venv-third-party)
+	.venv-third-party/bin/python -m pip install --quiet '.[third-party]'
+	touch $@
+
+.venv-third-party/ready: .venv-third-party/dependencies .venv-wheel/ready
+	.venv-third-party/bin/python -m pip install --quiet --no-deps --force-reinstall .venv-wheel/dist/nbray-*.whl
 	touch $@
 
 bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rounds 3 --quick'
@@ -71,4 +95,4 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-ray .venv-third-party build *.egg-info
+	rm -rf .venv .venv-wheel .venv-ray .venv-third-party build *.egg-info

@@ -48,13 +48,19 @@ class _Pages(BokehTornado):
         return Resources(mode="server", root_url="./", path_versioner=None)
 
 
+def templates() -> Environment:
+    """The tables' templates, and what they need."""
+    found = Environment(loader=FileSystemLoader(_HERE), autoescape=select_autoescape())
+    found.filters.update(bytes=size_text, ago=_ago, amounts=_amounts)
+    return found
+
+
 def serve_page(watcher: Watcher) -> BokehTornado:
     """The Bokeh application, started on the running event loop."""
-    templates = Environment(loader=FileSystemLoader(_HERE), autoescape=select_autoescape())
-    templates.filters.update(bytes=size_text, ago=_ago, amounts=_amounts)
+    tables = templates()
 
     def fill(document: Document) -> None:
-        _Page(document, watcher, templates)
+        _Page(document, watcher, tables)
 
     pages = _Pages(
         {"/": Application(FunctionHandler(fill))},

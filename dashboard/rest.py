@@ -76,7 +76,11 @@ class _ClusterStatus(_Handler):
                 "resources_total": total,
                 "resources_available": available,
                 "demand": [asdict(row) for row in await ask(q.DEMAND)],
-                "tasks": {"finished": totals.finished, "failed": totals.failed},
+                "tasks": {
+                    "finished": totals.finished,
+                    "failed": totals.failed,
+                    "cancelled": totals.cancelled,
+                },
             }
         )
 

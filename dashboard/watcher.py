@@ -50,7 +50,7 @@ class Snapshot:
 
     number: int = 0
     nodes: list[NodeState] = field(default_factory=list)
-    totals: TaskTotals = field(default_factory=lambda: TaskTotals(0, 0, [], {}))
+    totals: TaskTotals = field(default_factory=lambda: TaskTotals(0, 0, 0, [], {}))
     workers: list[WorkerState] = field(default_factory=list)
     actors: list[ActorState] = field(default_factory=list)
     jobs: list[JobState] = field(default_factory=list)
@@ -112,11 +112,12 @@ class Watcher:
         self._add_point(time.time(), snapshot.nodes, snapshot.totals)
         if self._viewers:
             (
-                (snapshot.workers, _unreachable), snapshot.actors, snapshot.jobs,
+                (workers, _unreachable), snapshot.actors, snapshot.jobs,
                 snapshot.demand, snapshot.failures,
             ) = await asyncio.gather(
                 ask(q.WORKERS), ask(q.ACTORS), ask(q.JOBS), ask(q.DEMAND), ask(q.FAILURES)
             )  # fmt: skip
+            snapshot.workers = [row for row in workers if row.is_alive]
         snapshot.error = ""
         snapshot.number += 1
 

@@ -55,6 +55,7 @@ def _next_label(shell: InteractiveShell) -> str:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
+    from nbray.jupyter_ext.completion import uninstall_completers
     from nbray.jupyter_ext.home import set_notebook
     from nbray.jupyter_ext.magics import ResolveOnUse, set_workspace
     from nbray.jupyter_ext.output import OutputRouter
@@ -77,6 +78,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
                 owner.pictures.uninstall(shell)
             if isinstance(owner, OutputRouter):
                 owner.close()
+    uninstall_completers(shell)
     set_workspace(None)
     set_notebook(None)
     set_output_handler(None)

@@ -198,11 +198,13 @@ def run_in_actor(
     for name, value in names.items():
         if name not in own and name not in place.sent:
             namespace[name] = value
-    before = {name: id(value) for name, value in namespace.items()}
+    before = {name: id(value) for name, value in namespace.copy().items()}
     try:
         return _run(cell, place)
     finally:
-        own.update(name for name, value in namespace.items() if before.get(name) != id(value))
+        own.update(
+            name for name, value in namespace.copy().items() if before.get(name) != id(value)
+        )
 
 
 def run_setups(setups: Sequence[tuple[str, nbray.ObjectRef]]) -> dict[str, Any]:

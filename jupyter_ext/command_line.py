@@ -36,6 +36,34 @@ class Parser(argparse.ArgumentParser):
         """The options, as they are written."""
         return [name for action in self._actions for name in action.option_strings]
 
+    def options_left(self, given: Sequence[str]) -> list[str]:
+        """The options that may still follow the words ``given``, as they are written."""
+        return [
+            name
+            for action in self._actions
+            for name in action.option_strings
+            if action.const is None or not set(action.option_strings) & set(given)
+        ]
+
+    def option_behind(self, given: Sequence[str]) -> argparse.Action | None:
+        """The option that the last word ``given`` is, if its value comes next."""
+        for action in self._actions:
+            if given and given[-1] in action.option_strings and action.nargs != 0:
+                return action
+        return None
+
+    def place_behind(self, given: Sequence[str]) -> argparse.Action | None:
+        """The positional argument that comes behind the words ``given``; None behind the last."""
+        places = [action for action in self._actions if not action.option_strings]
+        words = iter(given)
+        number = 0
+        for word in words:
+            if not word.startswith("-"):
+                number += 1
+            elif self.option_behind([word]) is not None:
+                next(words, None)
+        return places[number] if number < len(places) else None
+
     def error(self, message: str) -> NoReturn:
         """Raise one line that says what is wrong and what was perhaps meant."""
         hint = ""

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import linecache
 import re
-import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray.common.text import coloured
 from nbray.exceptions import ActorError, NbrayError, TaskError
+from nbray.jupyter_ext.places import is_library, is_ours, is_users, library_of
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 CELL_FILE = "<remote cell"
 _FRAME = re.compile(r'  File "(?P<file>.*?)", line (?P<line>\d+)(?:, in (?P<name>.*))?')
-_OURS = (str(Path(__file__).parent), str(Path(nbray.__file__).parent))
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
 @dataclass
@@ -84,9 +80,9 @@ def user_lines(text: str, cells: CellNames) -> Iterator[str]:
             position += 1
         file, number = frame["file"], int(frame["line"])
         cell = cells.of(file)
-        if cell is None and file.startswith((*_OURS, *_LIBRARIES, "<frozen")):
-            if not file.startswith(_OURS):
-                library = _library_of(file)
+        if cell is None and not is_users(file):
+            if not is_ours(file):
+                library = library_of(file)
                 hidden[library] = hidden.get(library, 0) + 1
             continue
         yield from _hidden_note(hidden)
@@ -106,13 +102,6 @@ def _hidden_note(hidden: dict[str, int]) -> Iterator[str]:
         yield f"  ... {calls} (%nbray tb shows all)"
 
 
-def _library_of(file: str) -> str:
-    for folder in sorted(_LIBRARIES, key=len, reverse=True):
-        if file.startswith(folder + "/"):
-            return file[len(folder) + 1 :].partition("/")[0].removesuffix(".py")
-    return "Python"
-
-
 def remote_lines(error: BaseException, cells: CellNames) -> list[str]:
     """What happened on the other side, or the error's own text."""
     if isinstance(error, TaskError):
@@ -128,7 +117,7 @@ def local_lines(error: BaseException, cells: CellNames) -> list[str]:
         frame
         for frame in frames
         if cells.of(frame.filename) is not None
-        or not frame.filename.startswith((*_OURS, *_LIBRARIES, "<"))
+        or (is_users(frame.filename) and not frame.filename.startswith("<"))
     ]
     text = "".join(traceback.StackSummary.from_list(mine).format())
     return list(user_lines(text, cells)) if text else []
@@ -167,9 +156,9 @@ class ErrorDisplay:
     ) -> None:
         """An interrupt that found the cell waiting in nbray ends at the user's own line."""
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(tb)]
-        while files and files[-1].startswith((*_LIBRARIES, "<frozen")):
+        while files and is_library(files[-1]):
             files.pop()
-        if files and files[-1].startswith(_OURS) and not hasattr(error, "_render_traceback_"):
+        if files and is_ours(files[-1]) and not hasattr(error, "_render_traceback_"):
             title = "Traceback (most recent call last):"
             lines = [title, *local_lines(error, self.cells), "KeyboardInterrupt"]
             error._render_traceback_ = lambda: lines

@@ -18,7 +18,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import sysconfig
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,13 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nbray
+from nbray.jupyter_ext.places import is_users
 from nbray.jupyter_ext.sent_modules import DriverPlace, SourceFile, place_function
 
-_FOREIGN = tuple(
-    {sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")}
-    | {str(Path(nbray.__file__).parent), str(Path(__file__).parent), sys.prefix, sys.base_prefix}
-)
+_INTERPRETERS = (sys.prefix + os.sep, sys.base_prefix + os.sep)
 _UNEDITED_LIMIT = 256 * 1024
 
 
@@ -172,7 +168,7 @@ def _local_file(module: ModuleType | None) -> tuple[str, bool] | None:
 
 
 def _is_local(path: str) -> bool:
-    return path.endswith(".py") and not path.startswith(_FOREIGN) and "site-packages" not in path
+    return path.endswith(".py") and is_users(path) and not path.startswith(_INTERPRETERS)
 
 
 def _stamp(path: str) -> tuple[int, int] | None:

@@ -32,23 +32,31 @@ class Row:
     failed: int
     running: int
     seconds: float
+    cancelled: int = 0
+
+    @property
+    def ended(self) -> int:
+        """How many have ended, in whatever way."""
+        return self.done + self.failed + self.cancelled
 
     @property
     def is_final(self) -> bool:
         """Whether all have ended."""
-        return self.done + self.failed >= self.total
+        return self.ended >= self.total
 
     def words(self) -> str:
         """The numbers, for people."""
-        words = [f"{self.done + self.failed:,}/{self.total:,}"]
+        words = [f"{self.ended:,}/{self.total:,}"]
         if not self.is_final:
-            queued = self.total - self.done - self.failed - self.running
+            queued = self.total - self.ended - self.running
             if self.running or not queued:
                 words.append(f"{self.running:,} running")
             if queued:
                 words.append(f"{queued:,} queued")
         if self.failed:
             words.append(f"{self.failed:,} failed")
+        if self.cancelled:
+            words.append(f"{self.cancelled:,} cancelled")
         if self.done and self.total > 1 and self.seconds > 0:
             words.append(f"{_rate(self.done / self.seconds)}/s")
         return ", ".join([*words, f"{self.seconds:.1f} s"])
@@ -152,7 +160,7 @@ class TaskProgress:
                 rows.append(
                     Row(
                         row.name, row.submitted, row.done, row.failed, row.running,
-                        until - row.began,
+                        until - row.began, row.cancelled,
                     )
                 )  # fmt: skip
         if not any(row.unfinished for row in counts) and number != self._running:
@@ -195,7 +203,7 @@ class Panel:
         names = [one_line(row.name) for row in self._rows]
         width = max(map(len, names), default=0)
         lines = [
-            f"{name:<{width}} {bar(row.done + row.failed, row.total)} {row.words()}"
+            f"{name:<{width}} {bar(row.ended, row.total)} {row.words()}"
             for name, row in zip(names, self._rows, strict=True)
         ]
         lines += self._bars

@@ -108,6 +108,11 @@ class RemoteRun:
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
+        local_state.when_ended(self.refs, self._note_end)
+
+    def _note_end(self) -> None:
+        if self._ended is None:
+            self._ended = time.monotonic()
 
     @property
     def summary_ref(self) -> nbray.ObjectRef:
@@ -119,7 +124,7 @@ class RemoteRun:
         if self._outcome is None:
             ready, _ = nbray.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
             if len(ready) == len(self.refs):
-                self._ended = time.monotonic()
+                self._note_end()
                 try:
                     self._outcome = nbray.get(self.refs)
                 except KeyboardInterrupt:
@@ -183,7 +188,9 @@ class RemoteRun:
         return cluster_name() != self._cluster
 
     def seconds(self) -> float:
-        """Since it was submitted, until it was seen to have ended."""
+        """Since it was submitted, until it ended, or was seen to be lost."""
+        if self.is_lost():
+            self._note_end()
         return (self._ended or time.monotonic()) - self._started
 
     def what(self) -> str:

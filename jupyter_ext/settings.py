@@ -12,6 +12,9 @@ def _setting(default: object, help: str) -> object:
     return field(default=default, metadata={"help": help})
 
 
+_ON_INTERRUPT = ("cancel", "detach")
+
+
 @dataclass
 class Settings:
     """Each with its default; the help of a field is what ``%nbray config`` shows."""
@@ -37,7 +40,7 @@ class Settings:
             ValueError: the text is not right for it.
         """
         if name == "on_interrupt":
-            if text not in ("cancel", "detach"):
+            if text not in _ON_INTERRUPT:
                 raise ValueError("on_interrupt is cancel or detach")
             self.on_interrupt = text
             return
@@ -49,6 +52,11 @@ class Settings:
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{name}: {error}") from error
         setattr(self, name, value)
+
+    @staticmethod
+    def choices(name: str) -> list[str]:
+        """The values that a setting may have, if they are few."""
+        return list(_ON_INTERRUPT) if name == "on_interrupt" else []
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, value and meaning of each."""

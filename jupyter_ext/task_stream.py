@@ -24,6 +24,7 @@ _AXIS = 20
 _TEXT_WIDTH = 60
 _LEGEND = 12
 _STEPS = (1.0, 2.0, 5.0)
+_CANCELLED = "CANCELLED"
 COLOURS = (
     "#4c8dd6", "#dd8f2e", "#3fa66b", "#b07cc6", "#c9b037", "#4fb3bf", "#d0709a", "#8c8c5a",
 )  # fmt: skip
@@ -47,6 +48,11 @@ class Span:
         return self.state == "FAILED"
 
     @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled while it ran."""
+        return self.state == _CANCELLED
+
+    @property
     def running(self) -> bool:
         """Whether it has not ended."""
         return self.state == "RUNNING"
@@ -54,7 +60,9 @@ class Span:
     def words(self) -> str:
         """What stands beside the pointer."""
         how = "running for" if self.running else "failed after" if self.failed else "took"
-        error = f", {self.error}" if self.error else ""
+        if self.cancelled:
+            how = "cancelled after"
+        error = f", {self.error}" if self.failed and self.error else ""
         return f"{self.name}: {how} {seconds(self.end - self.start)}{error}, {self.worker}"
 
 
@@ -107,6 +115,7 @@ class Stream:
                 first = int(span.start / (self.length or 1.0) * (_TEXT_WIDTH - 1))
                 last = int(span.end / (self.length or 1.0) * (_TEXT_WIDTH - 1))
                 mark = "x" if span.failed else "▒" if span.running else "█"
+                mark = "░" if span.cancelled else mark
                 for place in range(first, last + 1):
                     cells[place] = mark if cells[place] != "x" else "x"
             lines.append(f"{one_line(label):<{width}} |{''.join(cells)}|")
@@ -190,6 +199,7 @@ class Stream:
         for row, (_, spans) in enumerate(self.lanes):
             for span in spans:
                 fill = theme.BAD if span.failed else self.colour(span.name)
+                fill = theme.MUTED if span.cancelled else fill
                 soft = ' fill-opacity=".5"' if span.running else ""
                 wide = max(100 * (span.end - span.start) / length, 0.15)
                 parts.append(
@@ -224,6 +234,8 @@ def stream(label: str, rows: Iterable[TaskState], now_ms: float, submitted: int 
         name = row.name or row.func_or_class_name
         where = f"{(row.node_id or '')[:6]} " if len(nodes) > 1 else ""
         state = "RUNNING" if row.end_time_ms is None else row.state
+        if row.error_type == "TASK_CANCELLED":
+            state = _CANCELLED
         worker = f"{where}pid {row.worker_pid or '?'}"
         spans.append(Span(name, first / 1e3, last / 1e3, state, worker, row.error_type or ""))
         number, failed, total = totals.get(name, (0, 0, 0.0))

@@ -20,7 +20,7 @@ TRACK = "rgba(128,128,128,.22)"
 
 _CARD = (
     f"border:1px solid {BORDER};border-radius:4px;padding:6px 10px;margin:2px 0;"
-    "display:inline-block;max-width:100%;box-sizing:border-box;"
+    "display:inline-block;max-width:100%;box-sizing:border-box;overflow-x:auto;"
     "font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
     "font-size:var(--jp-ui-font-size1, 13px);line-height:1.5;"
     "color:var(--jp-ui-font-color1, inherit)"

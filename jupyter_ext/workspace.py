@@ -248,7 +248,7 @@ def dependents(run: RemoteRun, namespace: Mapping[str, Any]) -> list[str]:
     """The names of ``namespace`` that have no value when ``run`` fails."""
     return [
         f"{name} ({value.run.label})"
-        for name, value in namespace.items()
+        for name, value in dict(namespace).items()
         if isinstance(value, RemoteValue)
         and value.previous is MISSING
         and value.run.depends_on(run)

@@ -21,7 +21,6 @@ from nbray.common.ids import (
     ActorID,
     JobID,
     NodeID,
-    ObjectID,
     PlacementGroupID,
     TaskID,
     UniqueID,
@@ -36,6 +35,7 @@ from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import get_gpu_ids, get_runtime_context
 
 __version__ = VERSION
+ObjectID = ObjectRef  # as in Ray
 
 __all__ = [
     "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID",

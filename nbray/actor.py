@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Mapping, Sequence
+from types import GenericAlias
 from typing import Any
 
 import msgspec
 
 from nbray import cloudpickle
-from nbray.common.ids import ActorID
+from nbray.actor_methods import Blueprint, in_or_out_of_order
+from nbray.actor_methods import method as method
+from nbray.common.ids import ActorID, handle_id
 from nbray.common.text import as_name, one_line
 from nbray.core_worker.context import current_origin
 from nbray.core_worker.current import find_core
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import ClassMethodNode, ClassNode
 from nbray.driver import current_core
-from nbray.exceptions import ActorHandleNotFoundError, ExitActor
+from nbray.exceptions import ActorAlreadyExistsError, ActorHandleNotFoundError, ExitActor
 from nbray.grouping import group_strategy
 from nbray.object_ref import ObjectRef
 from nbray.options import (
+    actor_units,
     backpressure_code,
     check_call_option,
     check_namespace,
@@ -29,66 +32,14 @@ from nbray.options import (
     exception_classes,
     num_returns_code,
     option,
-    resource_units,
     selector_of,
     strategy_of,
 )
 from nbray.remote_function import returned
-from nbray.signatures import CallCheck, parameters_of
+from nbray.signatures import CallCheck
 from nbray.util.function_pickles import KeptPickle
 from nbray.wire.gcs_messages import FoundActor, NamedActor
 from nbray.wire.records import ActorOptions, ActorSpec, MethodOptions
-
-_METHOD_OPTIONS = (
-    "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",
-    "_generator_backpressure_num_objects", "enable_task_events",
-    "tensor_transport",
-)  # fmt: skip
-
-
-def method(*functions: Any, **options: Any) -> Any:
-    """Options of one method of an actor class: ``@method`` or ``@method(num_returns=2)``.
-
-    Args:
-        functions: the method, when there are no parentheses.
-        options: ``num_returns``, how many values it returns ("streaming" is the default of
-            generators); ``concurrency_group``, one of the class's ``concurrency_groups``;
-            ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
-            ``retry_exceptions``, repeat it after any exception, or after these, too;
-            ``_generator_backpressure_num_objects``, items that a stream may be ahead.
-            ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
-
-    Raises:
-        AssertionError: there is no such option, as in Ray.
-        ValueError: the value of an option is impossible.
-    """
-    if functions and (options or len(functions) > 1 or not callable(functions[0])):
-        raise AssertionError(
-            "The @nbray.method decorator must be applied using no arguments or at least one of "
-            f"the arguments {sorted(_METHOD_OPTIONS)}, as @nbray.method(num_returns=2)."
-        )
-    for name in options:
-        if name not in _METHOD_OPTIONS:
-            raise AssertionError(
-                f"Unexpected keyword argument to @nbray.method: '{name}'. "
-                f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
-            )
-        options[name] = check_call_option(name, options[name])
-
-    def mark(function: Any) -> Any:
-        retried = options.get("retry_exceptions")
-        function.__nbray_method__ = MethodOptions(
-            num_returns_code(options.get("num_returns"), function),
-            options.get("max_task_retries"),
-            cloudpickle.dumps(exception_classes(retried)) if retried else b"",
-            options.get("concurrency_group") or "",
-            backpressure_code(options.get("_generator_backpressure_num_objects")),
-        )
-        return function
-
-    if functions:
-        return mark(functions[0])
-    return mark
 
 
 def exit_actor() -> None:
@@ -114,18 +65,6 @@ class ActorClassInheritanceException(TypeError):
     """A class was derived from an actor class."""
 
 
-class _Blueprint:
-    """What is known of an actor class, once it has been used."""
-
-    def __init__(self, cls: type) -> None:
-        members = inspect.getmembers(cls, callable)
-        self.methods = {
-            name: _method_options(cls, name, f) for name, f in members if _is_method(name, f)
-        }
-        self.is_async = any(_is_async(f) for _, f in members)
-        self.check = CallCheck(parameters_of(cls))
-
-
 class ActorClass:
     """A class whose instances are actors: ``Class.remote(...)``."""
 
@@ -133,7 +72,7 @@ class ActorClass:
         self._cls = cls
         self._options = check_options(options, actor=True)
         self._pickle = KeptPickle(cls)
-        self._blueprint: _Blueprint | None = None
+        self._blueprint: Blueprint | None = None
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
 
@@ -157,6 +96,9 @@ class ActorClass:
             "class an actor class (with @nbray.remote)."
         )
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._cls)})
+
     def __repr__(self) -> str:
         return f"ActorClass({one_line(self.__name__)})"
 
@@ -173,9 +115,9 @@ class ActorClass:
         other._pickle, other._blueprint = self._pickle, self._known()
         return other
 
-    def _known(self) -> _Blueprint:
+    def _known(self) -> Blueprint:
         if self._blueprint is None:
-            self._blueprint = _Blueprint(self._cls)
+            self._blueprint = Blueprint(self._cls)
         return self._blueprint
 
     def _remote(
@@ -201,14 +143,14 @@ class ActorClass:
         known.check(args, kwargs)
         core = current_core()
         options = self._options
-        resources = resource_units(options, 0)
-        group = group_strategy(options, resources, f"the actor {self.__name__}")
+        resources, placing = actor_units(options)
+        group = group_strategy(options, placing or resources, f"the actor {self.__name__}")
         name, namespace = _names(options, core.job.namespace)
         if option(options, "get_if_exists"):
             found = find_actor(name, namespace)
             if found is not None:
                 return found
-        methods = _in_or_out_of_order(known, options)
+        methods = in_or_out_of_order(known, options)
         groups = option(options, "concurrency_groups") or {}
         for used in methods.values():
             if used.concurrency_group and used.concurrency_group not in groups:
@@ -234,11 +176,18 @@ class ActorClass:
                 known.is_async, groups,
                 option(options, "max_pending_calls"),
                 core.runtime_envs.text_for(option(options, "runtime_env")),
-                group or strategy_of(options), selector_of(options),
+                group or strategy_of(options), selector_of(options), placing,
             ),
             core.address, current_origin(),
         )  # fmt: skip
-        core.actor_calls.create(spec, wait=bool(name))
+        while taken := core.actors.create(spec):  # by another that asked at this moment
+            found = find_actor(name, namespace) if option(options, "get_if_exists") else None
+            if found is None and option(options, "get_if_exists"):
+                continue  # it has ended since
+            core.references.let_go_handles(handle_id(actor_id), held)
+            if found is None:
+                raise ActorAlreadyExistsError(taken)
+            return found
         return ActorHandle(
             actor_id, self.__name__, methods, spec.options.max_task_retries,
             spec.options.max_pending_calls, ref,
@@ -246,48 +195,6 @@ class ActorClass:
 
 
 _BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
-
-
-def _is_method(name: str, function: Any) -> bool:
-    """Whether handles have it: of the special methods, those that the user wrote."""
-    if not name.startswith("__"):
-        return True
-    return (
-        inspect.isroutine(function)
-        and hasattr(inspect.unwrap(function), "__code__")
-        and (not hasattr(ActorHandle, name))
-    )
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
-def _method_options(cls: type, name: str, function: Any) -> MethodOptions:
-    given: MethodOptions | None = getattr(function, "__nbray_method__", None)
-    bound_later = inspect.isfunction(inspect.getattr_static(cls, name))
-    return msgspec.structs.replace(
-        given or MethodOptions(num_returns_code(None, function)),
-        parameters=parameters_of(function, skip_first=bound_later),
-    )
-
-
-def _in_or_out_of_order(known: _Blueprint, options: Mapping[str, Any]) -> dict[str, MethodOptions]:
-    """The methods, whose calls overtake each other if the actor is async or threaded, or may."""
-    asked = option(options, "allow_out_of_order_execution")
-    threaded = option(options, "max_concurrency") > 1 or option(options, "concurrency_groups")
-    if known.is_async or threaded:
-        if asked is False:
-            raise ValueError(
-                "If you're using multi-threaded (max_concurrency > 1) or async actors, "
-                "allow_out_of_order_execution cannot be False: their calls run at the same time."
-            )
-    elif not asked:
-        return known.methods
-    return {
-        name: msgspec.structs.replace(given, out_of_order=True)
-        for name, given in known.methods.items()
-    }
 
 
 def _check_get_if_exists(options: Mapping[str, Any]) -> None:
@@ -371,8 +278,8 @@ class ActorMethod:
         self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
     ) -> Any:
         """`remote` with the options of one call; a name that programs for Ray use."""
-        method = self.options(**options) if options else self
-        return method.remote(*args, **(kwargs or {}))
+        chosen = self.options(**options) if options else self
+        return chosen.remote(*args, **(kwargs or {}))
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """The call as a node of a graph, which is executed later; see `nbray.dag`."""
@@ -406,6 +313,8 @@ class ActorMethod:
 
 class ActorHandle:
     """A reference to an actor. The actor ends when its last handle goes, unless detached."""
+
+    __class_getitem__: Any = classmethod(GenericAlias)  # for annotations: ActorHandle[Counter]
 
     def __init__(
         self,
@@ -497,9 +406,11 @@ class ActorHandle:
 
 
 def find_actor(name: str, namespace: str) -> ActorHandle | None:
-    """The actor of that name, or None."""
+    """The actor of that name, or None; none that this node has had ended."""
+    core = current_core()
+    core.references.count_soon()
     body = msgspec.msgpack.encode(NamedActor(name, namespace))
-    reply = current_core().peers.gcs_call("FindActor", body)
+    reply = core.peers.gcs_call("FindActor", body)
     found = msgspec.msgpack.decode(reply, type=FoundActor)
     if not found.actor_id:
         return None
@@ -511,3 +422,6 @@ def find_actor(name: str, namespace: str) -> ActorHandle | None:
         found.max_pending_calls,
         None,
     )
+
+
+ActorProxy = ActorHandle  # Ray's name of a handle in annotations

@@ -15,13 +15,18 @@ import io
 import weakref
 from collections import ChainMap
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
 
+from nbray.util.context_vars import reduce_context_var
+
 load = _library.load
 loads = _library.loads
+register_pickle_by_value = _library.register_pickle_by_value
+unregister_pickle_by_value = _library.unregister_pickle_by_value
 DEFAULT_PROTOCOL = _library.DEFAULT_PROTOCOL
 
 
@@ -46,6 +51,7 @@ class _Reducers(ChainMap[type, Any]):
         raise KeyError(cls)
 
 
+_BY_VALUE = (type, FunctionType)
 _set_class = _library.cloudpickle._class_setstate
 _whole: weakref.WeakSet[type] = weakref.WeakSet()
 _keeps_classes = False
@@ -109,6 +115,7 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
     dispatch_table: ClassVar[ChainMap[type, Any]] = _Reducers(
         {
             CodeType: _reduce_code,
+            ContextVar: reduce_context_var,
             functools._lru_cache_wrapper: _reduce_cached,
             # It has a lock until Python 3.12.
             functools.cached_property: lambda made: (
@@ -123,9 +130,8 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, value: Any) -> Any:
         """How a class or function is pickled; see `pickle.Pickler`."""
-        kind = type(value)
-        if kind is not FunctionType and not issubclass(kind, type):
-            return NotImplemented  # at once: this is asked for each object
+        if not issubclass(type(value), _BY_VALUE):
+            return NotImplemented
         reduced = super().reducer_override(value)
         if type(reduced) is tuple and reduced[-1] is _set_class:
             _whole.add(value)
@@ -136,25 +142,28 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
 
 
 def dump(
-    value: Any,
+    obj: Any,
     file: IO[bytes],
     protocol: int | None = None,
     buffer_callback: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Pickle ``value`` into ``file``, as `pickle.dump` does.
+    """Pickle ``obj`` into ``file``, as `pickle.dump` does.
 
     Raises:
         Exception: it cannot be pickled; a value's own code may raise anything.
     """
-    Pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(value)
+    Pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(obj)
 
 
 def dumps(
-    value: Any,
+    obj: Any,
     protocol: int | None = None,
     buffer_callback: Callable[[Any], Any] | None = None,
 ) -> bytes:
-    """The pickle of ``value``, as `pickle.dumps` makes it; raises as `dump` does."""
+    """The pickle of ``obj``, as `pickle.dumps` makes it; raises as `dump` does."""
     file = io.BytesIO()
-    dump(value, file, protocol, buffer_callback)
+    dump(obj, file, protocol, buffer_callback)
     return file.getvalue()
+
+
+CloudPickler = Pickler

@@ -28,6 +28,13 @@ def node_rows(timeout: float | None = None) -> list[NodeInfo]:
     return msgspec.msgpack.decode(reply, type=Nodes).nodes
 
 
+# Of Ray's rows; these ports and sockets do not exist here.
+_OTHER_KEYS: dict[str, Any] = {
+    "ObjectStoreSocketName": "", "RayletSocketName": "", "MetricsExportPort": 0,
+    "MetricsAgentPort": 0, "DashboardAgentListenPort": 0, "RuntimeEnvAgentPort": 0,
+}  # fmt: skip
+
+
 def nodes() -> list[dict[str, Any]]:
     """A dict for every node, with Ray's keys."""
     return described(node_rows())
@@ -45,7 +52,9 @@ def described(rows: list[NodeInfo]) -> list[dict[str, Any]]:
             "NodeManagerHostname": row.hostname,
             "NodeManagerPort": row.frame_port,
             "ObjectManagerPort": row.frame_port,
+            "DeathReason": 0,
             "DeathReasonMessage": row.death_cause,
+            **_OTHER_KEYS,
             "Resources": _resources(row) if row.alive else {},
             "Stats": row.stats,
             "Labels": row.labels,
@@ -71,11 +80,18 @@ def total_of(rows: list[NodeInfo]) -> dict[str, float]:
     for row in alive:
         add(total, row.total)
     store = sum(row.stats.get("store_total", 0.0) for row in alive)
-    return {**from_units(total), "object_store_memory": store}
+    return _without_zeros({**from_units(total), "object_store_memory": store})
+
+
+def _without_zeros(amounts: dict[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in amounts.items() if amount > 0}
 
 
 def available_resources() -> dict[str, float]:
-    """The resources that are free now, as last reported by the raylets."""
+    """The resources that are free now, as last reported by the raylets.
+
+    One of which nothing is free is left out, as in Ray.
+    """
     return free_of(node_rows())
 
 
@@ -88,7 +104,7 @@ def free_of(rows: list[NodeInfo]) -> dict[str, float]:
     store = sum(
         row.stats.get("store_total", 0.0) - row.stats.get("store_used", 0.0) for row in alive
     )
-    return {**from_units(free), "object_store_memory": store}
+    return _without_zeros({**from_units(free), "object_store_memory": store})
 
 
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
 
 from nbray.cluster import nodes
+from nbray.common.ignoring import ignore
+from nbray.common.ray_settings import system_config
 from nbray.driver import init, shutdown
+from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
 
 _STORE_BYTES = 100 << 20
+_RAYS = {
+    "cluster_id", "dashboard_agent_listen_port", "dashboard_host", "dashboard_port",
+    "enable_object_reconstruction", "external_addresses", "gcs_server_port", "huge_pages",
+    "include_log_monitor", "max_worker_port", "metrics_agent_port",
+    "metrics_export_port", "min_worker_port", "no_monitor", "node_ip_address", "node_manager_port",
+    "node_name", "num_redis_shards", "object_manager_port", "object_ref_seed",
+    "plasma_directory", "plasma_store_socket_name",
+    "ray_client_server_port", "raylet_socket_name", "redis_max_memory", "redis_password",
+    "redis_port", "redis_username", "redirect_output", "runtime_env_agent_port",
+    "setup_worker_path",
+    "storage", "temp_dir", "tracing_startup_hook", "worker_path", "worker_port_list",
+}  # fmt: skip
 
 
 class Cluster:
@@ -22,6 +38,7 @@ class Cluster:
         initialize_head: start a head node at once.
         connect: and make this process its driver.
         head_node_args: arguments of `add_node` for the head.
+        shutdown_at_exit: taken for Ray's sake: the nodes end with this process, however it ends.
     """
 
     def __init__(
@@ -29,10 +46,13 @@ class Cluster:
         initialize_head: bool = False,
         connect: bool = False,
         head_node_args: dict[str, Any] | None = None,
+        shutdown_at_exit: bool = True,
     ) -> None:
+        del shutdown_at_exit
         self.head_node: RunningNode | None = None
         self.worker_nodes: set[RunningNode] = set()
         self.connected = False
+        self._settings: dict[str, str] = {}
         if initialize_head:
             self.add_node(**(head_node_args or {}))
             if connect:
@@ -68,30 +88,53 @@ class Cluster:
         *,
         num_cpus: float = 1,
         num_gpus: float = 0,
-        resources: dict[str, float] | None = None,
-        object_store_memory: int = _STORE_BYTES,
-        labels: dict[str, str] | None = None,
+        resources: Mapping[str, float] | None = None,
+        object_store_memory: float | None = _STORE_BYTES,
+        memory: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        env_vars: Mapping[str, str] | None = None,
+        object_spilling_directory: str | None = None,
+        include_dashboard: bool | None = None,
+        _system_config: Mapping[str, Any] | None = None,
+        **ignored: Any,
     ) -> RunningNode:
         """Start a node; the first one is the head.
 
         Args:
             wait: until the cluster knows it; a node that was started is always known here.
-            num_cpus, num_gpus, resources, labels: what it has.
+            num_cpus, num_gpus, resources, memory, labels: what it has.
             object_store_memory: bytes of its store.
+            env_vars: variables of its processes.
+            object_spilling_directory: where values go that its store has no room for.
+            include_dashboard: of a head; it has one if it can be, by default.
+            _system_config: Ray's settings, as `nbray.init` takes them; of all nodes from now on.
+            ignored: arguments of Ray's nodes that have no meaning here.
 
         Raises:
-            ProcessStartError: it did not start.
+            ProcessStartError: it did not start. TypeError: an argument is neither Ray's nor ours.
         """
         del wait
+        unknown = [name for name in ignored if name not in _RAYS]
+        if unknown:
+            raise TypeError(f"Cluster.add_node() got an unknown argument: {', '.join(unknown)}.")
+        ignore("Cluster.add_node()", [name for name, value in ignored.items() if value])
         amounts = {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {}), **(resources or {})}
+        if memory is not None:
+            amounts["memory"] = memory
+        store = _STORE_BYTES if object_store_memory is None else object_store_memory
+        self._settings.update(system_config(dict(_system_config or {})))
+        variables = {**self._settings, **(env_vars or {})}
         if self.head_node is None:
             self.head_node = start_head(
-                resources=amounts, object_store_memory=object_store_memory, labels=labels
-            )
+                resources=amounts, object_store_memory=store, labels=labels, variables=variables,
+                dashboard=DashboardOptions(include_dashboard),
+                object_spilling_directory=object_spilling_directory,
+            )  # fmt: skip
             return self.head_node
         node = join(
-            self.address, resources=amounts, object_store_memory=object_store_memory,
-            labels=labels, token=self.head_node.session.token, fate_shared=True,
+            self.address, resources=amounts, object_store_memory=store, labels=labels,
+            token=self.head_node.session.token, fate_shared=True, variables=variables,
+            object_spilling_directory=object_spilling_directory,
         )  # fmt: skip
         self.worker_nodes.add(node)
         return node
@@ -127,6 +170,10 @@ class Cluster:
         """The nodes that run, the head first."""
         head = [self.head_node] if self.head_node is not None else []
         return [*head, *self.worker_nodes]
+
+    def remaining_processes_alive(self) -> bool:
+        """Whether all processes of all nodes live."""
+        return all(node.remaining_processes_alive() for node in self.list_all_nodes())
 
     def shutdown(self) -> None:
         """Stop all nodes, the head last."""

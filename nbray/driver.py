@@ -34,6 +34,7 @@ from nbray.util import output
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.watching_messages import ProcessLeaves
 
 _LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NO_OPTIONS = HiddenOptions()
@@ -54,6 +55,8 @@ class Driver:
         set_core(None)
         core = self.core
         core.on_raylet_lost = lambda: None
+        leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
+        core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
         while self.added_nodes:
             self.added_nodes.pop().stop()
@@ -239,6 +242,7 @@ def init(
         raise
     _driver = Driver(core, node, _context(core, session, info))
     set_core(core)
+    log_config = log_config or job.logging
     if log_config is not None:
         core.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()

@@ -160,7 +160,26 @@ RayTaskError = TaskError
 
 
 class TaskCancelledError(NbrayError):
-    """The task was cancelled."""
+    """The task was cancelled.
+
+    Attributes:
+        task_id: of the task; None when it is not known.
+        error_message: what happened.
+    """
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        told = f"Task: {self.task_id} was cancelled. " if self.task_id is not None else ""
+        return self.error_message or told
+
+    @classmethod
+    def of(cls, task_id: Any, name: str) -> TaskCancelledError:
+        """The error of a task that was cancelled."""
+        return cls(task_id, f"Task {name} was cancelled.")
 
 
 class GetTimeoutError(NbrayError, TimeoutError):
@@ -352,3 +371,43 @@ class UserCodeException(NbrayError):
 
 class AsyncioActorExit(NbrayError):
     """How Ray ends an async actor; here `exit_actor` does so for all."""
+
+
+class AuthenticationError(NbrayError):
+    """The token was refused; here that is a ConnectionError with its cause."""
+
+
+class CrossLanguageError(NbrayError):
+    """A task in another language failed; here all are Python."""
+
+
+class ObjectRefStreamEndOfStreamError(NbrayError):
+    """A stream has ended; here that is StopIteration."""
+
+
+class PlasmaObjectNotAvailable(NbrayError):
+    """A value is not in the store of this node; here it is brought."""
+
+
+class RayChannelError(NbraySystemError):
+    """A channel of a compiled graph failed; there are none here."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """A channel of a compiled graph was slow; there are none here."""
+
+
+class RayCgraphCapacityExceeded(NbraySystemError):
+    """A compiled graph had too much to do; there are none here."""
+
+
+class RayDirectTransportError(NbrayError):
+    """A tensor could not be sent past the object store; nothing is here."""
+
+
+class RpcError(NbrayError):
+    """A call between processes failed; here the error says what that means."""
+
+
+class StreamingGeneratorReplayInconsistentError(NbrayError):
+    """A stream that was made again had other items; here it ends where it ends."""

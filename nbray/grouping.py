@@ -9,11 +9,16 @@ from nbray.core_worker.context import running
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from nbray.wire.strategies import InGroup
 
+_DEFAULT = "default"
+
 
 def group_strategy(
     options: Mapping[str, Any], resources: Mapping[str, int], what: str
 ) -> InGroup | None:
     """The place in a group; None if it runs outside all groups.
+
+    Without a word on it ("default"), that is its parent's, if that says so; the option None is
+    outside all groups.
 
     Args:
         options: those of the task or actor.
@@ -24,15 +29,11 @@ def group_strategy(
         ValueError: there is no such bundle, or none that could ever hold it.
     """
     strategy = options.get("scheduling_strategy")
-    group = options.get("placement_group")
-    if strategy is None and group is None and options.get("placement_group_bundle_index") is None:
-        task = running.get()
-        captured = task.group if task is not None else None
-        if captured is None or not captured.capture:
-            return None
-        return InGroup(captured.group_id, -1, True)
+    group = options.get("placement_group", _DEFAULT)
+    index = options.get("placement_group_bundle_index", -1)
+    capture = options.get("placement_group_capture_child_tasks")
     if isinstance(strategy, PlacementGroupSchedulingStrategy):
-        if group is not None:
+        if group not in (None, _DEFAULT):
             raise ValueError(
                 "Placement groups should be specified via the scheduling_strategy option. "
                 "The placement_group option is deprecated."
@@ -40,12 +41,14 @@ def group_strategy(
         group = strategy.placement_group
         index = strategy.placement_group_bundle_index
         capture = strategy.placement_group_capture_child_tasks
-    else:
-        index = options.get("placement_group_bundle_index", -1)
-        capture = options.get("placement_group_capture_child_tasks")
+    elif strategy is None and group == _DEFAULT:
+        task = running.get()
+        captured = task.group if task is not None else None
+        if captured is not None and (captured.capture if capture is None else capture):
+            return InGroup(captured.group_id, -1 if index is None else index, True)
     from nbray.util.placement_group import PlacementGroup, place_in_group  # rests on the driver
 
-    if not isinstance(group, PlacementGroup) and group not in (None, "default"):
+    if not isinstance(group, PlacementGroup) and group not in (None, _DEFAULT):
         raise TypeError(
             f"placement_group must be a PlacementGroup, but received type {type(group)}"
         )

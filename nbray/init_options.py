@@ -12,6 +12,7 @@ from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
 from nbray.common.text import check_text
 from nbray.job_config import JobConfig
+from nbray.logging_config import LoggingConfig
 from nbray.options import LONGEST_NAME, check_namespace
 from nbray.runtime_env.spec import validate
 
@@ -75,6 +76,7 @@ class JobOptions:
     metadata: dict[str, str]
     sys_path: list[str]
     detached: bool
+    logging: LoggingConfig | None
 
 
 def job_options(
@@ -105,4 +107,5 @@ def job_options(
         metadata,
         folders + config._py_driver_sys_path,
         config.default_actor_lifetime == "detached",
+        config.py_logging_config,
     )

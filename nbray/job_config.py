@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbray.common.ignoring import ignore
+from nbray.logging_config import LoggingConfig, as_logging_config
 from nbray.runtime_env import spec
 
 _LIFETIMES = ("detached", "non_detached")
@@ -52,7 +53,7 @@ class JobConfig:
         self._client_job = _client_job
         self._disable_job_level_lineage_reconstruction = _disable_job_level_lineage_reconstruction
         self._py_driver_sys_path = list(_py_driver_sys_path or [])
-        self.py_logging_config: Any = None
+        self.py_logging_config: LoggingConfig | None = None
         self.set_runtime_env(runtime_env)
         self.set_default_actor_lifetime(default_actor_lifetime)
 
@@ -81,9 +82,20 @@ class JobConfig:
             raise ValueError("Default actor lifetime must be one of `detached`, `non_detached`")
         self.default_actor_lifetime = default_actor_lifetime
 
-    def set_py_logging_config(self, logging_config: Any = None) -> None:
+    def set_py_logging_config(self, logging_config: LoggingConfig | None = None) -> None:
         """Set how the loggers of the job's workers are set up."""
         self.py_logging_config = logging_config
+
+    def ensure_logging_config(
+        self, logging_config: LoggingConfig | dict[str, Any] | None = None
+    ) -> None:
+        """Set it if it is not set.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        if self.py_logging_config is None:
+            self.py_logging_config = as_logging_config(logging_config)
 
     @classmethod
     def from_json(cls, job_config_json: Mapping[str, Any]) -> JobConfig:

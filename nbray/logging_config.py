@@ -60,10 +60,10 @@ class LoggingConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LoggingConfig:
+    def from_dict(cls, d: Mapping[str, Any]) -> LoggingConfig:
         """The config of these fields; others are left out."""
         known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**{name: value for name, value in d.items() if name in known})
 
     def _settings(self) -> LoggingSettings:
         attributes = list(self.additional_log_standard_attrs)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 from collections import deque
 from collections.abc import Generator
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
@@ -56,6 +57,9 @@ class ObjectRef:
         self._core = core
         if owner is None:
             ObjectID(object_id)  # its length is checked
+
+    __class_getitem__: Any = classmethod(GenericAlias)
+    """``ObjectRef[int]`` in annotations: the ref of an int."""
 
     def __del__(self) -> None:
         core = self._core

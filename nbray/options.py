@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nbray.common.ignoring import ignore
-from nbray.common.resources import check_amount, to_units
+from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
@@ -19,7 +19,7 @@ from nbray.util.scheduling_strategies import (
     NodeLabelSchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Spread, Strategy
+from nbray.wire.strategies import ANYWHERE, LabelTerm, Selectors, Spread, Strategy
 
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
@@ -52,7 +52,9 @@ class Option:
 
 
 OPTIONS: dict[str, Option] = {
-    "num_cpus": Option((float, int), None, True, True, "CPUs; tasks 1, running actors 0"),
+    "num_cpus": Option(
+        (float, int), None, True, True, "CPUs; tasks 1; actors 0, or 1 with other resources"
+    ),
     "num_gpus": Option((float, int), None, True, True, "GPUs"),
     "memory": Option((float, int), None, True, True, "bytes of memory"),
     "resources": Option((dict,), None, True, True, "custom resources by name"),
@@ -121,6 +123,9 @@ OPTIONS: dict[str, Option] = {
         (bool,), None, True, True, "what it submits runs in its group, too"
     ),
     "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
+    "fallback_strategy": Option(
+        (list,), None, True, True, "other label selectors, in turn: [{'label_selector': {...}}]"
+    ),
     "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
     "object_store_memory": Option((int, float), None, True, True, "no effect", 0),
     "enable_task_events": Option((bool,), True, True, True, "no effect"),
@@ -155,7 +160,7 @@ def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
         ignore("@nbray.remote", sorted(_IGNORED.intersection(given)))
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
-    if checked.get("label_selector") is not None:
+    if checked.get("label_selector") or checked.get("fallback_strategy"):
         selector_of(checked)
     return checked
 
@@ -293,6 +298,19 @@ def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str,
     return to_units(custom)
 
 
+def actor_units(options: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """What an actor takes, and what its node must have when that is more, in units; as in Ray.
+
+    Without a word on resources but memory, it takes no CPU, and its node has one. With some,
+    it takes a CPU, too, unless ``num_cpus`` says otherwise.
+    """
+    named = ("num_cpus", "num_gpus", "accelerator_type")
+    if options.get("resources") or any(options.get(name) is not None for name in named):
+        return resource_units(options, 1), {}
+    taken = resource_units(options, 0)
+    return taken, {**taken, "CPU": UNIT}
+
+
 def num_returns_code(value: int | str | None, function: Any) -> int:
     """How many values a function returns, as the runtime counts: negative for streams.
 
@@ -372,10 +390,46 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
             )
 
 
-def selector_of(options: Mapping[str, Any]) -> tuple[LabelTerm, ...]:
-    """The option ``label_selector`` as it travels.
+def max_retries_of(options: Mapping[str, Any]) -> int:
+    """The option ``max_retries``; what ``NBRAY_TASK_MAX_RETRIES`` says, or Ray's name, without it.
 
     Raises:
-        ValueError: it is malformed.
+        ValueError: the variable is no such number.
     """
-    return parse_selector(options.get("label_selector") or {})
+    if options.get("max_retries") is None:
+        for name in ("NBRAY_TASK_MAX_RETRIES", "RAY_TASK_MAX_RETRIES"):
+            text = os.environ.get(name)
+            if text:
+                try:
+                    return int(_checked("max_retries", OPTIONS["max_retries"], int(text)))
+                except ValueError as error:
+                    raise ValueError(f"{name}={text}: {error}") from error
+    return int(option(options, "max_retries"))
+
+
+def selector_of(options: Mapping[str, Any]) -> Selectors:
+    """The options ``label_selector`` and ``fallback_strategy`` as they travel.
+
+    Raises:
+        ValueError: one of them is malformed.
+    """
+    selector, others = options.get("label_selector"), options.get("fallback_strategy")
+    if not selector and not others:
+        return ()
+    return (parse_selector(selector or {}), *map(_fallback, others or ()))
+
+
+def _fallback(strategy: Any) -> tuple[LabelTerm, ...]:
+    if not isinstance(strategy, dict):
+        raise ValueError("Each element in fallback_strategy must be a dictionary.")
+    if not strategy:
+        raise ValueError("Empty dictionary found in `fallback_strategy`.")
+    for option in strategy:
+        if option != "label_selector":
+            raise ValueError(
+                f"Unsupported option found: '{option}'. Only ['label_selector'] is currently "
+                "supported."
+            )
+    if not isinstance(strategy["label_selector"], dict):
+        raise ValueError('The value of "label_selector" must be a dictionary.')
+    return parse_selector(strategy["label_selector"])

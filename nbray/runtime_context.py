@@ -170,9 +170,9 @@ class RuntimeContext:
 
     @property
     def should_capture_child_tasks_in_placement_group(self) -> bool:
-        """Whether what is submitted here goes into the same placement group; True in a driver."""
+        """Whether what is submitted here goes into the same placement group; False in a driver."""
         group = current_group()
-        return running.get() is None or (group is not None and group.capture)
+        return group is not None and group.capture
 
     # --- the actor --------------------
 

@@ -169,6 +169,7 @@ class Workload:
         account = Account.options(
             max_restarts=-1,
             max_task_retries=-1,
+            num_cpus=0,
             resources={"slot": 0.5},
             scheduling_strategy=bundles[self.rng.randrange(2)],
         ).remote()

@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +23,35 @@ from nbray.driver import find_session
 from nbray.launcher.local import RunningNode, join
 
 MB = 1 << 20
+ROOT = Path(__file__).parent.parent
+# What is tested is what is installed. The checkout, which has `benchmarks`, is looked at last.
+sys.path[:] = [*(entry for entry in sys.path if entry not in ("", str(ROOT))), str(ROOT)]
 
 # A suite that a shell started in the background ignores interrupts, and so would the drivers that
 # it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--installed", action="store_true", help="refuse to test a checkout; `make test` says it"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--installed") and not is_installed():
+        raise pytest.UsageError(f"The nbray of {nbray.__file__} is not installed: `make test`.")
+
+
+def is_installed() -> bool:
+    """Whether the nbray that is tested came out of a wheel, and not out of the checkout."""
+    return Path(nbray.__file__).is_relative_to(sysconfig.get_path("purelib"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Kernels and programs import from their current folder first: it is not the checkout."""
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:

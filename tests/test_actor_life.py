@@ -13,6 +13,7 @@ from nbray.wire.records import Address
 
 HOME = Address(b"w", b"\x01" * 28, "", "host", 1)
 STEPS = {
+    Event.READY: lambda life: life.ready(0.0),
     Event.STARTED: lambda life: life.start(HOME, 7, 0.0),
     Event.LOST: lambda life: life.lose("its node died", 0.0),
     Event.ENDED: lambda life: life.end("nbray.kill ended it", 0.0),

@@ -11,6 +11,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
+from nbray.exceptions import ActorUnavailableError
 
 
 class Log:
@@ -102,3 +103,63 @@ def test_async_and_threaded_actors_have_no_order(cluster: Path) -> None:
     ):
         with pytest.raises(ValueError, match="allow_out_of_order_execution cannot be False"):
             wrong.remote()
+
+
+def test_a_call_that_is_repeated_goes_before_those_that_wait_for_it(
+    cluster: Path, tmp_path: Path
+) -> None:
+    @nbray.remote(num_cpus=0)
+    class Flaky:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        @nbray.method(max_task_retries=2, retry_exceptions=True)
+        def one(self, number: int) -> int:
+            self.seen.append(number)
+            if self.seen.count(number) < 3:
+                raise ValueError("not yet")
+            return number
+
+        def add(self, one: int, other: int) -> int:
+            self.seen.append(-one)
+            return one + other
+
+        def all(self) -> list[int]:
+            return self.seen
+
+    flaky = Flaky.remote()
+    # Each waits for one before it, and the next for all of them, in their order.
+    sums = [flaky.add.remote(flaky.one.remote(n), 10) for n in range(1, 4)]
+    seen = nbray.get(flaky.all.remote(), timeout=60)
+    assert nbray.get(sums, timeout=60) == [11, 12, 13]
+    assert [n for n in seen if n < 0] == [-1, -2, -3]
+    assert [seen.count(n) for n in (1, 2, 3)] == [3, 3, 3]
+
+
+def test_a_call_of_an_actor_that_is_being_restarted_fails_unless_it_may_be_repeated(
+    cluster: Path, tmp_path: Path
+) -> None:
+    @nbray.remote(num_cpus=0, max_restarts=-1)
+    class Slow:
+        def __init__(self, folder: Path) -> None:
+            began = folder / "began"
+            while began.exists() and not (folder / "gate").exists():
+                time.sleep(0.01)
+            began.touch()
+
+        def ping(self, _value: int = 0) -> str:
+            return "pong"
+
+    slow = Slow.remote(tmp_path)
+    assert nbray.get(slow.ping.remote(), timeout=30) == "pong"
+    late = slow.ping.remote(when_there.remote(str(tmp_path / "argument"), 1))
+    nbray.kill(slow, no_restart=False)
+
+    repeated = slow.ping.options(max_task_retries=1).remote()
+    (tmp_path / "argument").touch()
+    with pytest.raises(ActorUnavailableError):
+        nbray.get(late, timeout=30)
+    with pytest.raises(ActorUnavailableError, match="being restarted"):
+        nbray.get(slow.ping.remote(), timeout=30)
+    (tmp_path / "gate").touch()
+    assert nbray.get(repeated, timeout=30) == "pong"

@@ -37,6 +37,30 @@ def test_a_killed_task_is_not_run_again(cluster: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_calls_of_a_task_that_is_killed_are_cancelled_with_it(
+    cluster: Path, tmp_path: Path
+) -> None:
+    @nbray.remote(num_cpus=0)
+    class Waits:
+        async def wait(self, path: str) -> None:
+            Path(path, "begun").touch()
+            try:
+                await asyncio.sleep(600)
+            finally:
+                Path(path, "ended").touch()
+
+    @nbray.remote(max_retries=0)
+    def parent(actor: nbray.ActorHandle) -> None:
+        nbray.get(actor.wait.remote(str(tmp_path)))
+
+    ref = parent.remote(Waits.remote())
+    wait_until((tmp_path / "begun").exists, "the call")
+    nbray.cancel(ref, force=True)
+    with pytest.raises(TaskCancelledError):
+        nbray.get(ref, timeout=30)
+    wait_until((tmp_path / "ended").exists, "the end of the call")
+
+
 def test_a_call_that_is_interrupted_stops_and_its_actor_stays(cluster: Path) -> None:
     @nbray.remote
     class Sleeper:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from conftest import processes_of, wait_until
 
 import nbray
+from nbray.cli.stop import stop
 from nbray.exceptions import WorkerCrashedError
+from nbray.launcher.local import start_head
 from nbray.util.state import list_demand, list_failures
 
 
@@ -71,4 +75,48 @@ def test_status_tells_what_waits_and_why_and_what_failed(home: Path) -> None:
     assert "which lacks {'CPU': 62.0}" in shown
     assert "at node" in shown
     assert "ended with exit status 7" in shown
+    events = command("list", "cluster-events").stdout
+    assert "ended with exit status 7" in events and "ERROR" in events
     del waiting
+
+
+def stopped(*args: str) -> Result:
+    return CliRunner().invoke(stop, args)
+
+
+def test_stop_ends_the_cluster_that_is_meant_and_asks_before_it_ends_several(home: Path) -> None:
+    """Also a node under --block, and never what a program holds unless it is named."""
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    options = ["--head", "--port=0", "--object-store-memory=50000000", "--include-dashboard=0"]
+    blocking = subprocess.Popen(
+        [sys.executable, "-c", program, "start", "--block", *options],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        plain = start_head(
+            resources={"CPU": 1}, object_store_memory=50 << 20, fate_shared=False
+        ).gcs_address
+        held = nbray.init("local", num_cpus=1, object_store_memory=50 << 20).address_info["address"]
+        assert blocking.stdout is not None
+        found = re.search(r"cluster (\S+)\.", blocking.stdout.readline())
+        assert found is not None
+
+        refused = stopped()
+        assert refused.exit_code == 1 and "2 clusters run here:" in refused.output
+        for address in (found[1], plain):
+            assert f"\n  {address}: 1 node here, since " in refused.output
+        assert "--address HOST:PORT, or all by --all" in refused.output
+        nowhere = stopped("--address=127.0.0.1:1")
+        assert nowhere.exit_code == 1 and "No cluster 127.0.0.1:1 has" in nowhere.output
+        assert stopped(f"--address={plain}").exit_code == 0
+        assert blocking.poll() is None
+
+        last = stopped()
+        assert last.exit_code == 0 and "Stopped 1 node(s)." in last.output
+        assert f"Left alone: cluster {held}" in last.output
+        assert blocking.wait(20) == 0, "it was asked to leave"
+        assert nbray.get(nbray.remote(lambda: 1).remote(), timeout=60) == 1
+        assert stopped(f"--address={held}", "--force").exit_code == 0
+    finally:
+        blocking.kill()
+        stopped("--all", "--force")

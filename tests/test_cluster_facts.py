@@ -39,6 +39,26 @@ def test_a_node_is_a_resource_of_which_tasks_ask_a_part(cluster: Path) -> None:
     assert nbray.get(actor.node.remote(), timeout=30) == node["NodeID"]
 
 
+def test_what_is_used_up_is_left_out_of_what_is_free(cluster: Path) -> None:
+    @nbray.remote(num_cpus=2, resources={"custom": 0.5})
+    class Holder:
+        def ready(self) -> None:
+            pass
+
+    holder = Holder.remote()
+    nbray.get(holder.ready.remote())
+    wait_until(lambda: "CPU" not in nbray.available_resources(), "the CPUs to be taken")
+    assert nbray.available_resources()["custom"] == 0.5
+    assert nbray.cluster_resources()["CPU"] == 2
+    ray_keys = {
+        "NodeID", "Alive", "alive", "NodeName", "NodeManagerAddress", "NodeManagerHostname",
+        "NodeManagerPort", "ObjectManagerPort", "ObjectStoreSocketName", "RayletSocketName",
+        "MetricsExportPort", "MetricsAgentPort", "DashboardAgentListenPort",
+        "RuntimeEnvAgentPort", "DeathReason", "DeathReasonMessage", "Resources", "Labels",
+    }  # fmt: skip
+    assert ray_keys <= nbray.nodes()[0].keys()
+
+
 def test_the_object_store_is_among_the_resources(cluster: Path) -> None:
     total = nbray.cluster_resources()["object_store_memory"]
     assert total == nbray.nodes()[0]["Stats"]["store_total"]

@@ -98,15 +98,26 @@ def test_counts_of_tasks_are_exact(context: NbrayContext) -> None:
         if i % 2:
             raise ValueError(i)
 
+    @nbray.remote
+    def endless() -> None:
+        threading.Event().wait(600)
+
     refs = [odd_fails.remote(i) for i in range(100)]
     nbray.wait(refs, num_returns=100, timeout=60)
+    # One runs, the others are queued.
+    stopped = [endless.remote() for _ in range(4)]
+    nbray.wait(stopped, timeout=1)
+    for ref in stopped:
+        nbray.cancel(ref)
+    nbray.wait(stopped, num_returns=4, timeout=60)
 
     def counts() -> dict[str, int]:
         url = f"http://{context.dashboard_url}/api/cluster_status"
         found: dict[str, int] = json.loads(fetch(url, bearer(context))[1])["tasks"]
         return found
 
-    wait_until(lambda: counts() == {"finished": 50, "failed": 50}, "all 100 tasks in the counts")
+    expected = {"finished": 50, "failed": 50, "cancelled": 4}
+    wait_until(lambda: counts() == expected, "all 104 tasks in the counts")
 
 
 def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -180,7 +181,7 @@ def test_an_actor_that_comes_back_is_unavailable_meanwhile(cluster: Path, tmp_pa
     error = failure(call)
     assert isinstance(error, ActorUnavailableError) and error.actor_id in str(error)
     assert "may or may not have been executed on the actor" in str(error)
-    assert nbray.get(account.pid.remote(), timeout=30) != pid
+    assert nbray.get(account.pid.options(max_task_retries=-1).remote(), timeout=30) != pid
 
 
 def test_a_get_that_is_late_says_how_much_is_missing(cluster: Path) -> None:
@@ -189,6 +190,33 @@ def test_a_get_that_is_late_says_how_much_is_missing(cluster: Path) -> None:
         nbray.get([nbray.put(1), blocked], timeout=0.05)
     nbray.cancel(blocked)
     assert isinstance(failure(blocked), TaskCancelledError)
+
+
+def test_a_cancelled_task_says_so(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote
+    def sleep(path: str) -> None:
+        Path(path).touch()
+        time.sleep(60)
+
+    @nbray.remote
+    class Sleeper:
+        async def sleep(self, path: str) -> None:
+            Path(path).touch()
+            await asyncio.sleep(60)
+
+    sleeper = Sleeper.remote()
+    for i, call in enumerate((sleep, sleeper.sleep)):
+        ref = call.remote(str(tmp_path / str(i)))
+        wait_until((tmp_path / str(i)).exists, "its start")
+        nbray.cancel(ref)
+        error = failure(ref)
+        assert isinstance(error, TaskCancelledError) and isinstance(error, TaskError)
+        told = str(error).rstrip().split("\n")[-1]
+        assert re.match(
+            r"nbray\.exceptions\.TaskCancelledError: Task .*sleep was cancelled\.", told
+        )
+        assert error.task_id == error.cause.task_id == ref.task_id()
+    assert str(TaskCancelledError(ref.task_id())) == f"Task: {ref.task_id()} was cancelled. "
 
 
 def test_reconstruction_failures_are_of_one_kind() -> None:

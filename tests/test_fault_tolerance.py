@@ -21,7 +21,7 @@ from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["fault-tolerance.md", "notebook.md"])
+@pytest.mark.parametrize("page", ["fault-tolerance.md", "notebook.md", "coming-from-ray.md"])
 def test_every_promise_names_a_test_that_exists(page: str) -> None:
     file, count = "", 0
     text = (ROOT / "docs" / page).read_text()

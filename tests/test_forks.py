@@ -83,6 +83,32 @@ def test_what_a_fork_of_a_task_prints_reaches_the_driver(
     wait_until(printed, "what parent and child printed")
 
 
+def test_children_that_outlive_their_task_are_heard(
+    cluster: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    @nbray.remote
+    def leave(gate: str) -> None:
+        waits = f"while [ ! -e {gate} ]; do sleep 0.05; done; echo the subprocess"
+        subprocess.Popen(["sh", "-c", waits])
+        if os.fork() == 0:
+            while not os.path.exists(gate):
+                threading.Event().wait(0.05)
+            print("the fork")
+            os._exit(0)
+
+    nbray.get(leave.remote(str(tmp_path / "gate")))
+    threading.Event().wait(1.5)  # longer than a log is looked at without a reason
+    (tmp_path / "gate").touch()
+    seen = ""
+
+    def heard() -> bool:
+        nonlocal seen
+        seen += capfd.readouterr().out
+        return "the subprocess" in seen and "the fork" in seen
+
+    wait_until(heard, "what they print")
+
+
 def test_a_fork_that_comes_back_from_its_task_runs_nothing_more(cluster: Path) -> None:
     @nbray.remote
     def fork(path: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -315,3 +316,33 @@ def test_a_stream_may_be_as_far_ahead_as_it_can(cluster: Path) -> None:
         assert nbray.wait([stream], timeout=30)[0] == [stream]
         assert [nbray.get(ref, timeout=30) for ref in stream] == list(range(50))
         assert not stream.next_ready() and nbray.wait([stream], timeout=30)[0] == [stream]
+
+
+def test_each_item_has_one_of_many_readers(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote
+    def items(n: int) -> Iterator[int]:
+        while not (tmp_path / "go").exists():
+            time.sleep(0.005)
+        yield from range(n)
+
+    stream = items.remote(200)
+    got: list[int] = []
+
+    def read() -> None:
+        got.extend(nbray.get(ref, timeout=30) for ref in stream)
+
+    async def read_async() -> None:
+        async def one() -> None:
+            got.extend([await ref async for ref in stream])
+
+        readers = asyncio.gather(*(one() for _ in range(3)))
+        (tmp_path / "go").touch()
+        await asyncio.wait_for(readers, 60)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(read_async())
+    for thread in threads:
+        thread.join(60)
+    assert sorted(got) == list(range(200))

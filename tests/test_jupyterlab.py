@@ -23,6 +23,9 @@ from conftest import processes_of, wait_until
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+PICTURES = (
+    Path(os.environ["NBRAY_SCREENSHOTS"]).resolve() if "NBRAY_SCREENSHOTS" in os.environ else None
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -89,10 +92,9 @@ class Page:
 
     def picture(self, step: str) -> None:
         """Keep what is seen now."""
-        folder = os.environ.get("NBRAY_SCREENSHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=str(Path(folder) / f"{self._name}-{step}.png"))
+        if PICTURES:
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=str(PICTURES / f"{self._name}-{step}.png"))
 
     def saved(self) -> Any:
         """The notebook as it is in its file after a save."""
@@ -267,9 +269,9 @@ def test_handles_have_pictures_and_the_dashboard_is_one_click_away(
         page.output(0).locator("a").click()
     dashboard = opened.value
     dashboard.get_by_text("CPU").first.wait_for(timeout=60_000)
-    if folder := os.environ.get("NBRAY_SCREENSHOTS"):
+    if PICTURES:
         dashboard.wait_for_timeout(3000)
-        dashboard.screenshot(path=str(Path(folder) / "handles-dashboard.png"))
+        dashboard.screenshot(path=str(PICTURES / "handles-dashboard.png"))
     dashboard.close()
     page.menu("Kernel", "Shut Down Kernel")
     wait_until(lambda: not processes_of(session_root), "the end of the cluster", timeout=60)
@@ -367,7 +369,7 @@ def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
             "nbray.get([long.remote(i) for i in range(50)])",
             "@nbray.remote\ndef quick(): return 6 * 7\nnbray.get(quick.remote())",
             "until = time.monotonic() + 20\n"
-            "while nbray.available_resources()['CPU'] < 2 and time.monotonic() < until:\n"
+            "while nbray.available_resources().get('CPU', 0) < 2 and time.monotonic() < until:\n"
             "    time.sleep(0.1)\n"
             "nbray.available_resources()['CPU']",
         ],

@@ -193,6 +193,8 @@ class Cluster:
         match message:
             case m.RequestLease():
                 self.leases.request(sender.process, message)
+            case m.Backlog():
+                self.leases.note_backlog(sender.process, message)
             case m.ReturnLease():
                 self.leases.return_lease(sender.process, message)
             case m.CancelLeaseRequest():

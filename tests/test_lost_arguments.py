@@ -138,7 +138,7 @@ def test_an_actor_whose_argument_cannot_be_made_again_says_so(nodes: Nodes) -> N
     model = Model.options(num_gpus=1, max_task_retries=0).remote(ref)
     assert nbray.get(model.total.remote(), timeout=60)[0] == 100_000.0
     nodes.replace()
-    with pytest.raises(nbray.exceptions.ActorDiedError, match="cannot be made again"):
+    with pytest.raises(nbray.exceptions.ActorDiedError, match="cannot be reconstructed"):
         while True:
             try:
                 nbray.get(model.total.remote(), timeout=60)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from kernel import Notebook, notebook, running_kernel, running_notebook
 
+from nbray.jupyter_ext.commands import COMMANDS
+
 __all__ = ["notebook"]
 
 
@@ -24,7 +26,7 @@ def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
     assert identity in notebook.run(f"%nbray actors {identity}").result
     assert "No actor is called 'nobody'" in notebook.run("%nbray actors nobody").result
     tasks = [line.split() for line in notebook.run("%nbray tasks").result.splitlines()]
-    assert ["task", "4", "0", "0", "4", "0"] in tasks, "of both cells"
+    assert ["task", "4", "0", "0", "4", "0", "0"] in tasks, "of both cells"
     workers = notebook.run("%nbray workers").result
     assert "actor" in workers and "driver" in workers
     assert "alive" in notebook.run("%nbray nodes").result
@@ -57,6 +59,23 @@ def test_completion_knows_words_options_and_live_names(notebook: Notebook) -> No
     assert "--on-interrupt" in notebook.complete("%%remote --on-")
     assert "interrupt_grace" in notebook.complete("%nbray config inter")
     assert "raylet.log" in notebook.complete("%nbray logs rayl")
+
+
+def test_completion_behind_our_magics_offers_what_may_stand_there_and_nothing_else(
+    notebook: Notebook,
+) -> None:
+    """Python's names, IPython's magics and files mean nothing there."""
+    options = notebook.complete("%nbray start --")
+    assert "--head" in options and all(name.startswith("--") for name in options)
+    assert options == notebook.complete("import math\n  %nbray start --")
+    assert set(notebook.complete("%nbray ")) == {*COMMANDS, "help"}
+    assert "--head" not in notebook.complete("%nbray start --head --")
+    assert "--noblock" in notebook.complete("%%remote --")
+    assert all(name.startswith("--") for name in notebook.complete("%%remote --noblock --"))
+    assert notebook.complete("%nbray config on_interrupt ") == ["--help", "cancel", "detach"]
+    assert notebook.complete("%%remote --on-interrupt ") == ["cancel", "detach"]
+    assert notebook.complete("%nbray cancel ") == ["--force", "--help"]
+    assert "--head" not in notebook.complete("--he")
 
 
 def test_settings_are_shown_and_set(notebook: Notebook) -> None:

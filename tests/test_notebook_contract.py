@@ -86,6 +86,22 @@ def _check_rich(shown: list[dict[str, Any]]) -> None:
 # --- 5.6 and the cluster widget ---------------------------------------------------------------
 
 
+def test_a_widget_says_when_its_cluster_or_its_kernel_has_gone(notebook: Notebook) -> None:
+    """No figure is left that looks like those of now; the picture for later says when it was."""
+    status = notebook.run("%nbray status")
+    assert "As it was at " in status.result
+    notebook.run("from nbray.jupyter_ext.widgets.cluster_widget import shared_feed")
+    told = notebook.run("shared_feed._end()")
+    texts = [
+        content["data"].get("state", {}).get("value", "")
+        for name, content in told.messages
+        if name == "comm_msg"
+    ]
+    assert any("The kernel that fed this has ended" in text for text in texts)
+    notebook.run("%nbray stop")
+    assert "in no cluster" in notebook.run("shared_feed.snapshot().error").result
+
+
 def test_widgets_share_one_subscription_that_rests_while_none_is_shown(notebook: Notebook) -> None:
     notebook.run(
         "import threading, time\n"

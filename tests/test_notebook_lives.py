@@ -93,11 +93,13 @@ def test_a_stubborn_cell_gives_the_prompt_back_and_can_be_killed_later(
 
 def test_an_interrupt_of_a_plain_cell_stops_its_tasks_and_no_others(notebook: Notebook) -> None:
     notebook.run(
-        "import nbray, time\n@nbray.remote\ndef nap(i):\n    time.sleep(60)\n"
+        "import nbray, time\n@nbray.remote\ndef doze(i):\n    time.sleep(60)\n"
         "@nbray.remote(num_cpus=0)\ndef other():\n    time.sleep(4)\n    return 'other'"
     )
     notebook.run("kept = other.remote()")
-    cell = notebook.start("refs = [nap.remote(i) for i in range(50)]\nprint('in')\nnbray.get(refs)")
+    cell = notebook.start(
+        "refs = [doze.remote(i) for i in range(50)]\nprint('in')\nnbray.get(refs)"
+    )
     notebook.wait(lambda: "in\n" in cell.printed, "the tasks")
     time.sleep(0.5)
     started = time.monotonic()
@@ -113,6 +115,9 @@ def test_an_interrupt_of_a_plain_cell_stops_its_tasks_and_no_others(notebook: No
         "from nbray.util import local_state\n{local_state.describe(r).state for r in refs}"
     )
     assert states.result == "{'failed'}"
+    tasks = [line.split() for line in notebook.run("%nbray tasks").result.splitlines()]
+    assert [t for t in tasks if t[0] == "doze"] == [["doze", "50", "0", "0", "0", "0", "50"]]
+    assert "failed" not in notebook.run(f"%nbray stream {cell.label.replace(' ', '')}").result
     assert notebook.run("%remote 1 + 1").result == "2"
 
 

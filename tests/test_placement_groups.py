@@ -22,6 +22,7 @@ from nbray.cluster_utils import Cluster
 from nbray.exceptions import (
     ActorDiedError,
     ActorPlacementGroupRemoved,
+    NbraySystemError,
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
@@ -181,7 +182,11 @@ def test_wrong_arguments_are_refused_with_rays_words(cluster: Path) -> None:
         where.options(placement_group_bundle_index=1).remote()
     with pytest.raises(ValueError, match="Failed to look up placement group with name"):
         get_placement_group("nobody")
+    with pytest.raises(NbraySystemError, match="system reserved"):
+        placement_group([{"bundle": 1}])
     remove_placement_group(group)
+    for _ in range(20):  # a name is free as soon as its group was to be removed
+        remove_placement_group(placement_group([{"CPU": 1}], name="again"))
     all_is_free()
 
 
@@ -233,10 +238,19 @@ def test_a_group_that_does_not_fit_waits_and_says_why(
     assert rows[first.id.hex()].bundles is not None
     assert "fits nowhere" in rows[never.id.hex()].reasons[0]
     assert rows[second.id.hex()] == state.get_placement_group(second.id.hex())
+    stats = table(first)["stats"]
+    assert stats["scheduling_state"] == "FINISHED" and stats["scheduling_attempt"] >= 1
+    assert stats["end_to_end_creation_latency_ms"] >= stats["scheduling_latency_ms"] > 0
+    assert table(second)["stats"]["scheduling_state"] == "NO_RESOURCES"
+    assert table(never)["stats"]["scheduling_state"] == "INFEASIBLE"
+    stats = rows[never.id.hex()].stats
+    assert stats is not None and stats["scheduling_state"] == "INFEASIBLE"
     title, facts = Pictures(lambda origin: "").placement_group(never)
     assert never.id.hex()[:12] in title and ("bundle 0", "CPU 100, not placed") in facts
-    assert "what is free now" in table(second)["stats"]["scheduling_state"]
+    assert "what is free now" in table(second)["reasons"][0]
     remove_placement_group(first)
+    with pytest.raises(NbraySystemError, match="removed"):
+        first.wait(40)
     assert second.wait(40)
     wait_until(lambda: "fits nowhere" in capsys.readouterr().err, "a warning", 40)
     ready = never.ready()
@@ -354,7 +368,7 @@ def test_groups_end_with_their_killed_driver_but_for_the_detached(session_root: 
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None and driver.stdout.readline() == "made\n"
         assert get_placement_group("mortal").bundle_specs == [{"CPU": 1}]
-        with pytest.raises(ValueError, match="already exists"):
+        with pytest.raises(NbraySystemError, match="already exists"):
             placement_group([{"CPU": 1}], name="mortal")
         psutil.Process(driver.pid).kill()
     wait_until(lambda: nbray.available_resources().get("CPU") == 1, "one CPU is back", 40)

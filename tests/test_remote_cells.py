@@ -79,6 +79,17 @@ def test_a_cell_that_takes_too_long_is_cancelled(notebook: Notebook) -> None:
     assert notebook.run("%%remote\n6 * 7").result == "42"
 
 
+def test_a_cells_time_is_its_own_whenever_it_is_asked_for(notebook: Notebook) -> None:
+    """Not the time until somebody looked."""
+    cell = notebook.run("%%remote --noblock\nresult = 7")
+    notebook.run("run = _\nimport time, nbray\nnbray.wait(run.refs)\ntime.sleep(2)")
+    assert notebook.run("run.seconds() < 2").result == "True"
+    line = next(
+        line for line in notebook.run("%nbray cells").result.splitlines() if cell.label in line
+    )
+    assert float(line.removeprefix(cell.label).split()[1]) < 2
+
+
 def test_a_handle_waits_cancels_and_is_awaited(notebook: Notebook) -> None:
     first = notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.3)\ndone = 5")
     assert first.result == f"<remote cell {first.label}: running>"

@@ -14,7 +14,7 @@ from nbray.options import check_options, selector_of, strategy_of
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.explain import infeasible_text, why_pending
 from nbray.scheduling.labels import matches, parse_node_labels, parse_selector
-from nbray.scheduling.policy import Choice, Demand, Verdict, choose
+from nbray.scheduling.policy import Choice, Demand, Verdict, choose, may_run
 from nbray.util.scheduling_strategies import (
     DoesNotExist,
     In,
@@ -67,6 +67,20 @@ def test_work_without_gpu_leaves_the_nodes_with_gpus_alone_while_it_can() -> Non
     assert chosen(demand({"CPU": 1}), [gpus, plain]) == "a"
 
 
+def test_the_node_of_the_arguments_goes_first_as_long_as_it_has_room() -> None:
+    nodes = [node("a", {"CPU": 4}), node("b", {"CPU": 4}, {"CPU": 1}), node("c", {"CPU": 4})]
+    wish = demand({"CPU": 1})
+
+    def near(*rows: NodeInfo) -> bytes:
+        found = choose(wish, rows, b"a", random.Random(0), near=b"b").node
+        assert found is not None
+        return found.node_id
+
+    assert near(*nodes) == b"b", "although it is used more than half"
+    nodes[1].available = {}
+    assert near(*nodes) == b"a"
+
+
 def test_where_it_fits_now_goes_before_where_it_could_and_none_is_infeasible() -> None:
     busy, idle = node("a", {"CPU": 8}, {"CPU": 0}), node("b", {"CPU": 1})
     assert chosen(demand({"CPU": 1}), [busy, idle]) == "b"
@@ -109,9 +123,31 @@ def test_labels_are_met_and_soft_ones_preferred() -> None:
     assert chosen(demand({"CPU": 1}, soft), nodes) == "b"
     nodes[1].available.clear()
     assert chosen(demand({"CPU": 1}, soft), nodes) == "a"
-    assert chosen(Demand(to_units({"CPU": 1}), ANYWHERE, parse_selector({"zone": "q"})), nodes) == (
-        "infeasible"
-    )
+    assert chosen(
+        Demand(to_units({"CPU": 1}), ANYWHERE, (parse_selector({"zone": "q"}),)), nodes
+    ) == ("infeasible")
+
+
+def test_a_fallback_counts_when_nothing_before_it_has_room() -> None:
+    nodes = [
+        node("a", {"CPU": 1}, labels={"zone": "x"}), node("b", {"CPU": 1}, labels={"zone": "y"}),
+        node("c", {"CPU": 1}),
+    ]  # fmt: skip
+    zones = [parse_selector({"zone": zone}) for zone in ("x", "mars", "y")]
+    wish = Demand(to_units({"CPU": 1}), ANYWHERE, tuple(zones))
+    assert chosen(wish, nodes) == "a"
+    nodes[0].available.clear()
+    assert chosen(wish, nodes) == "b"
+    nodes[1].available.clear()  # what could be met first is waited for; any of them may run it
+    waiting = choose(wish, nodes, b"c", random.Random(0))
+    assert (waiting.verdict, waiting.node) == (Verdict.LATER, nodes[0])
+    assert [may_run(wish, n) for n in nodes] == [True, True, False]
+    nodes[:2] = []
+    assert chosen(wish, nodes) == "infeasible"
+    anywhere = Demand(to_units({"CPU": 1}), ANYWHERE, (zones[1], ()))
+    assert chosen(anywhere, nodes) == "c"
+    text = infeasible_text(wish, nodes)
+    assert "with labels zone=x, or with labels zone=mars, or with labels zone=y" in text
 
 
 @pytest.mark.parametrize(
@@ -210,7 +246,7 @@ def test_what_may_not_move_waits() -> None:
 def test_what_may_not_run_here_is_not_granted_here_although_it_fits() -> None:
     waits = Scheduler(node("here", {"CPU": 4}), random.Random(0))
     waits.submit(LeaseRequest(0, demand({"CPU": 1}, OnNode(b"there")), movable=True))
-    selector = parse_selector({"zone": "x"})
+    selector = (parse_selector({"zone": "x"}),)
     waits.submit(LeaseRequest(1, Demand(to_units({"CPU": 1}), ANYWHERE, selector), movable=True))
     assert waits.grant() == []
     there = node("there", {"CPU": 1}, {"CPU": 0}, {"zone": "x"})
@@ -225,7 +261,7 @@ def test_an_infeasible_request_names_the_nearest_node_and_what_it_lacks() -> Non
     text = infeasible_text(demand({"CPU": 8, "GPU": 1}), nodes)
     assert "on near" in text
     assert "lacks {'CPU': 6.0}" in text
-    labelled = Demand(to_units({"CPU": 1}), ANYWHERE, parse_selector({"zone": "!x"}))
+    labelled = Demand(to_units({"CPU": 1}), ANYWHERE, (parse_selector({"zone": "!x"}),))
     text = infeasible_text(labelled, [node("near", {"CPU": 2}, labels={"zone": "x"})])
     assert "{'CPU': 1.0} with labels zone!=x" in text
     assert "lacks labels zone!=x" in text
@@ -264,7 +300,21 @@ def test_options_become_strategies() -> None:
     assert strategy_of({"scheduling_strategy": "SPREAD"}) == Spread()
     none = NodeLabelSchedulingStrategy({"a": DoesNotExist()})
     assert strategy_of({"scheduling_strategy": none}) == Labelled((LabelTerm("a", "!exists"),))
-    assert selector_of({"label_selector": {"a": "b"}}) == (LabelTerm("a", "in", ("b",)),)
+    assert selector_of({"label_selector": {"a": "b"}}) == ((LabelTerm("a", "in", ("b",)),),)
+    others = [{"label_selector": {"c": "!d"}}, {"label_selector": {}}]
+    assert selector_of({"fallback_strategy": others}) == (
+        (), (LabelTerm("c", "!in", ("d",)),), (),
+    )  # fmt: skip
+    for wrong in (
+        [1],
+        [{}],
+        [{"num_cpus": 1}],
+        [{"label_selector": 3}],
+        3,
+        [{"label_selector": {"": ""}}],
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            check_options({"fallback_strategy": wrong}, actor=False)
     with pytest.raises(TypeError, match="The type of keyword 'scheduling_strategy' must be"):
         check_options({"scheduling_strategy": 7}, actor=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import nbray
 from nbray.exceptions import WorkerCrashedError
 from nbray.state.rows import NodeState
 from nbray.util import state
-from nbray.util.state.api import select
+from nbray.util.state.selecting import select
 
 
 @nbray.remote
@@ -72,7 +73,7 @@ def test_an_ended_job_is_kept_with_its_end_and_is_no_failure(cluster: Path) -> N
     assert job.end_time is not None and job.start_time is not None
     assert job.end_time >= job.start_time
     wait_until(
-        lambda: not any(w.job_id == job.job_id for w in state.list_workers()),
+        lambda: not any(w.job_id == job.job_id for w in state.list_workers() if w.is_alive),
         "the workers of the job to end",
     )
     assert state.list_failures() == []
@@ -156,3 +157,87 @@ def test_impossible_questions_are_refused(arguments: dict[str, Any], message: st
 def test_an_id_that_is_none_is_refused() -> None:
     with pytest.raises(state.StateApiException, match="is not the id"):
         state.get_actor("00")
+
+
+def test_questions_are_asked_as_in_ray(cluster: Path) -> None:
+    nodes = state.list_nodes(filters=[("STATE", "=", "alive")])
+    assert len(nodes) == 1 and set(nodes[0].asdict()) == state.NodeState.columns()
+    for text, count in (("true", 1), ("1", 1), (True, 1), ("0", 0), (False, 0)):
+        heads = state.list_nodes(filters=[("is_head_node", "=", text)])
+        assert len(heads) == count, text
+    for wrong in ([("state", ">", "x")], [("nope", "=", "x")], ["state"], [("state", "=")]):
+        with pytest.raises(ValueError):
+            state.list_nodes(filters=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="exceeds"):
+        state.list_nodes(limit=10_001)
+    columns = state.ActorState.columns()
+    assert state.ActorState.base_columns() == columns - state.ActorState.detail_columns()
+
+    groups = [nbray.util.placement_group([{"CPU": 0.001}]) for _ in range(3)]
+    assert all(group.wait(20) for group in groups)
+    with pytest.warns(UserWarning, match=r"1 \(3 total\) rows are returned"):
+        state.list_placement_groups(limit=1, _explain=True)
+
+
+def test_actors_and_their_calls_show_themselves(cluster: Path) -> None:
+    @nbray.remote(num_cpus=0)
+    class Shown:
+        def __repr__(self) -> str:
+            return "one of them"
+
+        def call(self) -> None: ...
+
+    @nbray.remote(num_cpus=0)
+    class Plain:
+        def call(self) -> None: ...
+
+    group = nbray.util.placement_group([{"CPU": 1}])
+    shown = Shown.options(placement_group=group, runtime_env={"env_vars": {"A": "1"}}).remote()
+    plain = Plain.remote()
+    nbray.get([shown.call.remote(), plain.call.remote()], timeout=40)
+    nbray.get(plain.call.options(name="mine").remote(), timeout=40)
+
+    def call(actor: nbray.ActorHandle, name: str) -> state.TaskState | None:
+        filters = [("actor_id", "=", actor._actor_id.hex()), ("name", "=", name)]
+        rows = state.list_tasks(filters=filters)  # type: ignore[arg-type]
+        return rows[0] if rows else None
+
+    for actor, name, function in (
+        (shown, "one of them.call", "Shown.call"),
+        (plain, "Plain.call", "Plain.call"),
+        (plain, "mine", "Plain.call"),
+    ):
+        wait_until(lambda actor=actor, name=name: call(actor, name), f"the call {name}")
+        row = call(actor, name)
+        assert row is not None and row.func_or_class_name == function
+    found = state.get_actor(shown._actor_id.hex())
+    assert found is not None and found.repr_name == "one of them" and found.name == ""
+    assert found.placement_group_id == group.id.hex()
+    assert '"A"' in str(found.serialized_runtime_env)
+    other = state.get_actor(plain._actor_id.hex())
+    assert other is not None and other.repr_name == "" and other.placement_group_id is None
+
+
+def test_calls_in_an_actors_queue_are_told_as_in_ray(cluster: Path, tmp_path: Path) -> None:
+    del cluster
+
+    @nbray.remote(num_cpus=0)
+    class Slow:
+        def sleep(self, until: str) -> None:
+            while not os.path.exists(until):
+                time.sleep(0.05)
+
+    end = tmp_path / "end"
+    slow = Slow.remote()
+    calls = [slow.sleep.remote(str(end)) for _ in range(3)]
+
+    def states() -> list[str]:
+        rows = state.list_tasks(filters=[("name", "=", "Slow.sleep")])
+        return sorted(row.state for row in rows)
+
+    waits = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"
+    wait_until(lambda: states() == [waits, waits, "RUNNING"], "two calls to wait for the third")
+    summary = state.summarize_tasks()["cluster"]["summary"]["Slow.sleep"]["state_counts"]
+    assert summary == {waits: 2, "RUNNING": 1}
+    end.touch()
+    nbray.get(calls, timeout=40)

@@ -133,16 +133,17 @@ def test_concurrency_groups_do_not_wait_for_each_other(cluster: Path, style: str
         @nbray.remote(concurrency_groups={"io": 2, "compute": 1})
         class Grouped:  # type: ignore[no-redef]
             def __init__(self) -> None:
-                self.open = asyncio.Event()
+                self.open = False  # an asyncio.Event is of one loop, and each group has its own
 
             @nbray.method(concurrency_group="io")
             async def wait(self) -> str:
-                await asyncio.wait_for(self.open.wait(), 30)
+                while not self.open:
+                    await asyncio.sleep(0.01)
                 return "opened"
 
             @nbray.method(concurrency_group="compute")
             async def release(self) -> None:
-                self.open.set()
+                self.open = True
 
     actor = Grouped.remote()
     waiting = [actor.wait.remote() for _ in range(3)]
@@ -245,3 +246,26 @@ def test_sys_exit_in_a_task_is_a_crash_and_in_an_actor_its_end(cluster: Path) ->
 
     with pytest.raises(nbray.exceptions.WorkerCrashedError):
         nbray.get(leave.remote(), timeout=30)
+
+
+def test_a_variable_says_how_often_tasks_are_retried(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del cluster
+
+    def die(path: str) -> None:
+        with open(path, "a") as file:
+            file.write(".")
+        os._exit(1)
+
+    monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "1")
+    for number, (task, runs) in enumerate(
+        [(nbray.remote(die), 2), (nbray.remote(max_retries=0)(die), 1)]
+    ):
+        path = tmp_path / str(number)
+        with pytest.raises(nbray.exceptions.WorkerCrashedError):
+            nbray.get(task.remote(str(path)), timeout=40)
+        assert len(path.read_text()) == runs
+    monkeypatch.setenv("NBRAY_TASK_MAX_RETRIES", "-2")
+    with pytest.raises(ValueError, match="NBRAY_TASK_MAX_RETRIES=-2"):
+        nbray.remote(die)

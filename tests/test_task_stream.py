@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel import Cell, Notebook, is_panel, one_kernel_for_most, shared_notebook
 
+from nbray.jupyter_ext import theme
+from nbray.jupyter_ext.progress import Panel, Row
 from nbray.jupyter_ext.task_stream import (
     LANE_LIMIT,
     SPAN_LIMIT,
@@ -29,7 +31,7 @@ def row(name: str, start: float | None, end: float | None, pid: int = 1, **more:
     state = "RUNNING" if end is None else more.pop("state", "FINISHED")
     return TaskState(
         "t", 0, name, state, "01", None, "NORMAL_TASK", name, None, more.pop("node", "aa" * 28),
-        "w", pid, None, start_time_ms=start, end_time_ms=end,
+        "w", pid, more.get("error_type"), start_time_ms=start, end_time_ms=end,
     )  # fmt: skip
 
 
@@ -96,6 +98,18 @@ def test_a_stream_reads_well_as_text_and_is_sound_as_html() -> None:
     picture = ElementTree.fromstring(html[html.index("<svg") : html.index("</svg>") + 6])
     assert len(picture.findall("rect")) == 4
     assert stream("In [4]", [], 0.0)._repr_html_().count("No task of In [4] has run yet.") == 1
+
+
+def test_what_was_cancelled_has_not_failed() -> None:
+    rows = [row("fit", 1000.0, 2000.0, state="FAILED", error_type="TASK_CANCELLED")]
+    drawn = stream("In [3]", rows, now_ms=5000.0, submitted=1)
+    assert "failed" not in repr(drawn) and "░" in repr(drawn)
+    html = drawn._repr_html_()
+    assert "cancelled after 1 s" in html and theme.BAD not in html
+    panel = Panel()
+    panel.set([Row("fit", 4, done=1, failed=0, running=0, seconds=2.0, cancelled=3)], [], {}, [])
+    assert "4/4, 3 cancelled" in panel.text() and panel.is_final
+    assert theme.BAD not in panel.html()
 
 
 def test_times_have_units() -> None:

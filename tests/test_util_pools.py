@@ -186,6 +186,7 @@ def test_errors_come_back_with_the_traceback_whatever_they_are(pool: Pool) -> No
     with pytest.raises(TypeError, match="lock"):
         pool.apply(threading.Lock)
     assert pool.map(abs, [-1, 2]) == [1, 2]
+    assert pool.apply(int, ("11",), {"base": 2}) == pool.apply(int, ("11",), kwds={"base": 2}) == 3
 
 
 def test_a_process_that_dies_is_replaced(pool: Pool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,34 @@ def test_a_figure_of_a_task_can_be_drawn(cluster: Path) -> None:
     image = io.BytesIO()
     nbray.get(plot.remote(), timeout=60).savefig(image)
     assert image.getvalue().startswith(b"\x89PNG")
+
+
+def test_a_get_that_is_answered_at_once_gives_no_cpu_away(session_root: Path) -> None:
+    nbray.init(num_cpus=1)
+
+    @nbray.remote
+    def reads(refs: list[nbray.ObjectRef]) -> float:
+        nbray.get(refs)
+        for _ in range(1_000_000):
+            pass
+        return time.monotonic()
+
+    @nbray.remote(memory=1)  # in a lease of its own
+    def begins() -> float:
+        return time.monotonic()
+
+    refs = [nbray.put(i) for i in range(10)]
+    kept = 0
+    for _ in range(10):  # an owner that is busy answers late
+        ended, began = nbray.get([reads.remote(refs), begins.remote()], timeout=60)
+        kept += began >= ended
+    assert kept
+
+
+def test_refs_are_of_something() -> None:
+    def typed(ref: nbray.ObjectRef[int]) -> nbray.ObjectRef[str]: ...  # type: ignore[type-arg]
+
+    assert str(typing.get_type_hints(typed)["ref"]).endswith("ObjectRef[int]")
 
 
 def test_a_slice_of_arrow_is_stored_without_the_rest() -> None:

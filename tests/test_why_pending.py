@@ -91,3 +91,25 @@ def test_what_waits_on_a_node_that_stands_still_says_so(session_root: Path) -> N
         raylet.resume()
     nbray.get(actor.__ray_ready__.remote(), timeout=60)
     node.stop()
+
+
+def test_what_runs_is_not_counted_as_waiting(cluster: Path, tmp_path: Path) -> None:
+    @nbray.remote
+    def hold(number: int) -> int:
+        while not (tmp_path / str(number)).exists():
+            time.sleep(0.02)
+        return number
+
+    def waiting() -> int:
+        return sum(row.count for row in list_demand())
+
+    refs = [hold.remote(number) for number in range(40)]
+    wait_until(lambda: waiting() == 38, "all but the two that run to wait")
+    for number in range(10):
+        (tmp_path / str(number)).touch()
+    nbray.get(refs[:10], timeout=60)
+    wait_until(lambda: waiting() == 28, "the next two to be taken off")
+    for number in range(10, 40):
+        (tmp_path / str(number)).touch()
+    nbray.get(refs, timeout=60)
+    wait_until(lambda: waiting() == 0, "nothing to wait")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from nbray.jupyter_ext.command_line import Parser
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
 
-Complete = Callable[["Workspace"], list[str]]
+Complete = Callable[["Workspace", Sequence[str]], list[str]]
 
 
 def _nothing(_parser: Parser) -> None:
@@ -31,7 +31,8 @@ class Command:
         help: one line.
         run: does it; what it returns is displayed.
         arguments: adds its arguments to its parser.
-        values: live names for its arguments, for tab completion.
+        values: for tab completion, what its arguments may be, by their destinations,
+            behind the words that are given.
         needs_cluster: refuse when there is none.
     """
 
@@ -39,7 +40,7 @@ class Command:
     help: str
     run: Callable[[Workspace, argparse.Namespace], object]
     arguments: Callable[[Parser], None] = _nothing
-    values: Complete = field(default=lambda _workspace: [])
+    values: Mapping[str, Complete] = field(default_factory=dict)
     needs_cluster: bool = True
 
     def parser(self) -> Parser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -24,6 +25,11 @@ def _cells(workspace: Workspace, _arguments: argparse.Namespace) -> object:
     if not rows:
         return Table((), (), notes=["No remote cell has run yet."])
     return Table(("cell", "state", "time", "sent", "what"), rows)
+
+
+def _running(workspace: Workspace, _given: Sequence[str]) -> list[str]:
+    running = [run.label for run in workspace.runs if run.state() == "running"]
+    return [label.replace(" ", "") for label in running]
 
 
 def _cancel_arguments(parser: Parser) -> None:
@@ -91,10 +97,12 @@ def _setup(workspace: Workspace, arguments: argparse.Namespace) -> object:
 COMMANDS = (
     Command("cells", "The remote cells of this notebook.", _cells, needs_cluster=False),
     Command("cancel", "Stop remote cells that run.", _cancel, _cancel_arguments,
-            lambda w: [run.label.replace(" ", "") for run in w.runs if run.state() == "running"]),
+            {"cell": _running}),
     Command("setup", "The set-up cells that run on every worker (%%remote --every).", _setup,
-            _setup_arguments, lambda w: w.setup.names(), needs_cluster=False),
+            _setup_arguments, {"drop": lambda w, _given: w.setup.names()}, needs_cluster=False),
     Command("tb", "The whole traceback of the last remote error.", _tb, needs_cluster=False),
     Command("config", "Show settings, or set one: %nbray config NAME VALUE.", _config,
-            _config_arguments, lambda _w: Settings.names(), needs_cluster=False),
+            _config_arguments,
+            {"name": lambda _w, _given: Settings.names(),
+             "value": lambda _w, given: Settings.choices(given[0])}, needs_cluster=False),
 )  # fmt: skip

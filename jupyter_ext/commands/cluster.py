@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,10 @@ def _status(workspace: Workspace, _arguments: argparse.Namespace) -> object:
     """A live widget in a notebook, which falls back to the table; in a terminal the table."""
     if getattr(workspace.shell, "kernel", None) is None or not widgets.available():
         return status()
-    return widgets.cluster(status())
+    kept = status()
+    # It stands in a notebook that is opened again, or where there are no widgets.
+    kept.notes.append(f"As it was at {time.strftime('%H:%M:%S')}; %nbray status shows it now.")
+    return widgets.cluster(kept)
 
 
 def nodes() -> Table:
@@ -79,7 +83,7 @@ def _table(now: ClusterNow) -> Table:
             "alive" if node["Alive"] else "dead",
             ", ".join(resource_amounts(node["Resources"])),
         )
-        for node in now.nodes
+        for node in sorted(now.nodes, key=lambda node: not node["Alive"])
     ]
     return Table(("node", "address", "host", "state", "resources"), rows)
 

@@ -69,7 +69,7 @@ def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
     for number, value in list(outputs.items()):
         yield f"Out[{number}]", value
     hidden = {"In", "Out", "_ih", "_oh", "_dh"}
-    for name, value in list(namespace.items()):
+    for name, value in namespace.copy().items():
         if name not in hidden and not re.fullmatch(r"_+|_\d+|_i+|_i\d+", name):
             yield name, value
 
@@ -157,5 +157,5 @@ def _release(workspace: Workspace, name: str) -> None:
 
 COMMANDS = (
     Command("objects", "What names and Out[] keep in the object store; --release lets go.",
-            _run, _arguments, _names),
+            _run, _arguments, {"release": lambda workspace, _given: _names(workspace)}),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -79,8 +80,10 @@ def _to_remove(alive: set[str], wanted: int, also_busy: bool) -> list[str]:
 def _work() -> dict[str, str]:
     """What runs on each node that is not idle, in words."""
     found: dict[str, Counter[str]] = {}
-    for worker in list_workers(limit=10_000, raise_on_missing_output=False):
-        if worker.is_alive and worker.activity in ("BUSY", "ACTOR"):
+    for worker in list_workers(
+        filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
+    ):
+        if worker.activity in ("BUSY", "ACTOR"):
             what = "actor" if worker.activity == "ACTOR" else "task"
             found.setdefault(worker.node_id, Counter())[what] += 1
     return {
@@ -106,7 +109,7 @@ def _wait_until_alive(node_id: str, alive: bool) -> None:
         time.sleep(0.02)
 
 
-def _numbers(_workspace: Workspace) -> list[str]:
+def _numbers(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
     here = len(_alive())
     fewest = max(1, here - len(local_nodes.added_nodes()))
     return [str(number) for number in range(fewest, here + 3)]
@@ -114,5 +117,5 @@ def _numbers(_workspace: Workspace) -> list[str]:
 
 COMMANDS = (
     Command("scale", "More or fewer nodes on this machine: %nbray scale 3.", _scale, _arguments,
-            _numbers),
+            {"nodes": _numbers}),
 )  # fmt: skip

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -137,12 +137,12 @@ def _zoom(shown: Stream) -> object:
     return widgets.zoom(shown) if shown.lanes else shown
 
 
-def _labels(workspace: Workspace) -> list[str]:
+def _labels(workspace: Workspace, _given: Sequence[str]) -> list[str]:
     known = {row.origin for row in _counts() if row.submitted}
     return sorted({workspace.router.label(number).replace(" ", "") for number in known} - {""})
 
 
 COMMANDS = (
     Command("stream", "What the tasks of a cell did when, on which worker.", _run, _arguments,
-            _labels),
+            {"cell": _labels}),
 )  # fmt: skip

@@ -18,28 +18,32 @@ from nbray.util.state import (
 )
 
 _MAX_ROWS = 12
+_ALL = 10_000
 
 
 @dataclass(frozen=True)
 class ClusterSnapshot:
-    """The cluster at one moment."""
+    """The cluster at one moment; ``is_last`` when nobody will say more."""
 
     nodes: Sequence[NodeState] = ()
     actors: Sequence[ActorState] = ()
     demand: Sequence[DemandState] = ()
     in_flight: dict[str, tuple[int, int]] = field(default_factory=dict)
     error: str = ""
+    is_last: bool = False
 
 
 def take_snapshot(in_flight: dict[str, tuple[int, int]]) -> ClusterSnapshot:
-    """Ask the cluster; ``in_flight`` says how many tasks of a function run and wait here.
+    """Ask the cluster what lives; ``in_flight``: how many tasks of a function run and wait here.
 
     Raises:
         NbrayError: it does not answer.
     """
     return ClusterSnapshot(
-        list_nodes(timeout=5), list_actors(timeout=5), list_demand(timeout=5), in_flight
-    )
+        list_nodes(filters=[("state", "=", "ALIVE")], limit=_ALL, timeout=5),
+        list_actors(filters=[("state", "!=", "DEAD")], limit=_ALL, timeout=5),
+        list_demand(timeout=5), in_flight,
+    )  # fmt: skip
 
 
 def nodes_html(snapshot: ClusterSnapshot) -> str:
@@ -112,12 +116,13 @@ def _why(demand: DemandState) -> str:
 
 
 def _list(title: str, items: list[str]) -> str:
-    shown = "".join(f'<div style="max-width:60em">{item}</div>' for item in items[:_MAX_ROWS])
+    style = "max-width:60em;overflow-wrap:anywhere"
+    shown = "".join(f'<div style="{style}">{item}</div>' for item in items[:_MAX_ROWS])
     more = _more(len(items), "line")
     return (
         '<div style="display:flex;gap:12px;margin:4px 0;line-height:1.5">'
         '<div style="min-width:56px">'
-        f"{theme.muted(title)}</div><div>{shown}{more}</div></div>"
+        f'{theme.muted(title)}</div><div style="min-width:0">{shown}{more}</div></div>'
     )
 
 

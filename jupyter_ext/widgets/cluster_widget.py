@@ -53,6 +53,8 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
         self._asking.layout.display = "none"
         self._asking.layout.align_items = "center"
         buttons = ipywidgets.HBox([self._add, self._remove, self._stop])
+        for row in (buttons, self._asking):
+            row.layout.flex_flow = "row wrap"
         super().__init__(
             [
                 self._title,
@@ -64,12 +66,17 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
                 style,
             ],
             layout=ipywidgets.Layout(
-                border=f"1px solid {theme.BORDER}", padding="6px 10px", width="fit-content"
+                border=f"1px solid {theme.BORDER}",
+                padding="6px 10px",
+                width="fit-content",
+                max_width="100%",
+                overflow="auto",
             ),
         )
         self.add_class("nbray-cluster")
         self._view_count = 0
         self.observe(self._on_views, "_view_count")
+        feed.say_at_the_end(self._show)
         self._show(feed.snapshot())
 
     def _button(
@@ -103,8 +110,9 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
             self._set(self._title, cluster_view.title_html(snapshot, address))
             self._set(self._node_table, cluster_view.nodes_html(snapshot))
             self._set(self._work, "" if snapshot.error else cluster_view.work_html(snapshot))
-            self._add.disabled = self._stop.disabled = not nbray.is_initialized()
-            self._remove.disabled = not local_nodes.added_nodes()
+            over = snapshot.is_last or not nbray.is_initialized()
+            self._add.disabled = self._stop.disabled = over
+            self._remove.disabled = over or not local_nodes.added_nodes()
 
     def _set(self, widget: ipywidgets.HTML, html: str) -> None:
         if widget.value != html:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 
 import nbray
@@ -25,6 +27,7 @@ class Feed:
         self._subscribers: list[Subscriber] = []
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._last_words: list[weakref.WeakMethod[Subscriber]] = []
 
     @property
     def running(self) -> bool:
@@ -40,6 +43,25 @@ class Feed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nbray-feed", daemon=True)
                 self._thread.start()
+
+    def say_at_the_end(self, subscriber: Subscriber) -> None:
+        """Tell ``subscriber`` when this kernel ends, also one that is not shown at that moment."""
+        atexit.unregister(self._end)
+        atexit.register(self._end)  # the last one is the first: the cluster is left later
+        living = [reference for reference in self._last_words if reference() is not None]
+        self._last_words = [*living, weakref.WeakMethod(subscriber)]
+
+    def _end(self) -> None:
+        """The figures would look as if they were those of now."""
+        gone = ClusterSnapshot(
+            error="The kernel that fed this has ended: run the cell again.", is_last=True
+        )
+        for reference in self._last_words:
+            if (subscriber := reference()) is not None:
+                try:
+                    subscriber(gone)
+                except Exception:
+                    logger.exception("A view of the cluster could not be told of the end.")
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Do not tell it any more; without subscribers the thread ends."""

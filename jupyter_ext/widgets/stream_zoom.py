@@ -38,8 +38,9 @@ def plot(stream: Stream) -> Any:
     }
     for place, (_, spans) in enumerate(stream.lanes):
         for span in spans:
+            colour = _RED if span.failed else stream.colour(span.name)
             values = (
-                span.start, span.end, place, _RED if span.failed else stream.colour(span.name),
+                span.start, span.end, place, _GREY if span.cancelled else colour,
                 0.5 if span.running else 1.0, span.name, span.words(),
             )  # fmt: skip
             for key, value in zip(rows, values, strict=True):

@@ -20,13 +20,16 @@ from nbray.state.rows import HolderState, ObjectState
 from nbray.state.text import size_text
 from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.util import state as s
-from nbray.util.state.api import DEFAULT_LIMIT, MAX_LIMIT, ask, find_objects
+from nbray.util.state.api import ask, find_objects
+from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
     "actors": s.list_actors,
+    "cluster-events": s.list_cluster_events,
     "jobs": s.list_jobs,
     "nodes": s.list_nodes,
     "objects": s.list_objects,
+    "placement-groups": s.list_placement_groups,
     "tasks": s.list_tasks,
     "workers": s.list_workers,
 }
@@ -35,6 +38,7 @@ _GETS: dict[str, Callable[..., Any]] = {
     "jobs": s.get_job,
     "nodes": s.get_node,
     "objects": s.get_objects,
+    "placement-groups": s.get_placement_group,
     "tasks": s.get_task,
     "workers": s.get_worker,
 }
@@ -45,6 +49,7 @@ _SUMMARIES: dict[str, Callable[..., dict[str, Any]]] = {
 }
 _IN_TABLES = {
     "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
+    "cluster-events": ("time", "severity", "source_type", "message"),
     "jobs": ("job_id", "status", "entrypoint", "namespace"),
     "nodes": ("node_id", "node_ip", "is_head_node", "state", "node_name", "resources_total"),
     "objects": (
@@ -55,7 +60,10 @@ _IN_TABLES = {
         "task_id", "attempt_number", "name", "state", "job_id", "type", "node_id", "worker_pid",
         "error_type",
     ),
-    "workers": ("worker_id", "worker_type", "activity", "node_id", "ip", "pid"),
+    "placement-groups": ("placement_group_id", "name", "creator_job_id", "state", "strategy"),
+    "workers": (
+        "worker_id", "is_alive", "worker_type", "activity", "exit_type", "node_id", "ip", "pid",
+    ),
 }  # fmt: skip
 
 address_option = click.option(
@@ -95,11 +103,15 @@ def list_command(
     resource: str, conditions: tuple[str, ...], limit: int, detail: bool, form: str, timeout: int,
     address: str | None,
 ) -> None:  # fmt: skip
-    """List the tasks, actors, objects, nodes, workers or jobs of a cluster."""
+    """List the tasks, actors, objects, nodes, workers, jobs, groups or events of a cluster."""
+    asks_nodes = resource == "tasks"  # each for so many
+    most = limit if asks_nodes or not 0 < limit < MAX_LIMIT else MAX_LIMIT
     rows = _LISTS[resource](
-        address=address, filters=[_condition(text) for text in conditions], limit=limit,
+        address=address, filters=[_condition(text) for text in conditions], limit=most,
         timeout=timeout, detail=detail, raise_on_missing_output=False,
     )  # fmt: skip
+    total = len(rows)
+    rows = rows[-limit:] if resource == "cluster-events" else rows[:limit]  # the newest
     form = ("yaml" if detail else "table") if form == "default" else form
     if form != "table":
         _print_as([asdict(row) for row in rows], form)
@@ -109,8 +121,10 @@ def list_command(
         return
     columns = list(asdict(rows[0])) if detail else _IN_TABLES[resource]
     _print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
-    if len(rows) == limit:
-        say(f"{limit} rows are shown; --limit shows more.")
+    if total > limit:
+        say(f"{limit} of {total} are shown; --limit shows more.")
+    elif total == limit:
+        say(f"{limit} rows are shown; --limit shows more, if there are more.")
 
 
 @click.command("get")
@@ -201,7 +215,11 @@ def memory(
 ) -> None:
     """Show the objects of a cluster: which process holds each, and what keeps it."""
     found = find_objects(address, MAX_LIMIT, timeout, complete=False)
-    nodes = [node for node in s.list_nodes(address, timeout=timeout) if node.state == "ALIVE"]
+    nodes = [
+        node
+        for node in s.list_nodes(address, limit=MAX_LIMIT, timeout=timeout)
+        if node.state == "ALIVE"
+    ]
     if group_by == "PROCESS":
         _print_holders(found.holders)
     else:

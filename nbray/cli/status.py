@@ -20,6 +20,7 @@ from nbray.state.text import size_text
 from nbray.wire.grpc_service import RpcError
 
 _FAILURES_SHOWN = 10
+_DEAD_SHOWN = 10
 _BYTES = ("memory", "object_store_memory")
 
 
@@ -42,7 +43,7 @@ def status(address: str | None, verbose: bool) -> None:
     except (RpcError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
     console = SafeConsole(highlight=False, soft_wrap=False)
-    _show_nodes(console, found, state.nodes)
+    _show_nodes(console, found, state.nodes, verbose)
     _show_usage(console, state.nodes)
     _show_demand(console, state.demand, verbose)
     _show_groups(console, state.groups, verbose)
@@ -62,11 +63,14 @@ async def _ask(address: str, token: bytes) -> _Status:
         )
 
 
-def _show_nodes(console: Console, address: str, nodes: list[NodeState]) -> None:
+def _show_nodes(console: Console, address: str, nodes: list[NodeState], verbose: bool) -> None:
     table = Table(title=f"Cluster {address}", title_justify="left")
     for column in ("node", "host", "state", "in use", "object store"):
         table.add_column(column)
-    for node in sorted(nodes, key=lambda row: (not row.is_head_node, row.node_id)):
+    living = [node for node in nodes if node.state == "ALIVE"]
+    dead = [node for node in nodes if node.state != "ALIVE"]
+    shown = dead if verbose else dead[:_DEAD_SHOWN]
+    for node in [*sorted(living, key=lambda row: (not row.is_head_node, row.node_id)), *shown]:
         name = node.node_id[:8] + (" (head)" if node.is_head_node else "")
         if node.state != "ALIVE":
             table.add_row(
@@ -81,6 +85,8 @@ def _show_nodes(console: Console, address: str, nodes: list[NodeState]) -> None:
             f"{size_text(used)} of {size_text(capacity)}",
         )  # fmt: skip
     console.print(table)
+    if len(shown) < len(dead):
+        console.print(f"{len(shown)} of {len(dead)} dead nodes are shown; -v shows all.")
 
 
 def _show_usage(console: Console, nodes: list[NodeState]) -> None:

@@ -1,30 +1,80 @@
-"""``nbray stop``: end the nodes that ``nbray start`` started on this machine."""
+"""``nbray stop``: end nodes of this machine, of the cluster that is meant."""
 
 from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
 
 import click
 
 from nbray.cli.terminal import CliError, say
-from nbray.launcher.local import end_unfinished_starts, found_nodes
+from nbray.common.text import one_line
+from nbray.launcher.local import FoundNode, end_unfinished_starts, found_nodes
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Kill the processes instead of asking them to leave.")
-def stop(force: bool) -> None:
+@click.option("--address", help="HOST:PORT of the cluster whose nodes here are to end, also one "
+              "that a program or a notebook holds.")  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="All clusters that nbray start started.")
+@click.option("-f", "--force", is_flag=True, help="Kill the processes, without asking them first.")
+@click.option("-g", "--grace-period", type=click.FloatRange(min=0), default=16.0,
+              show_default=True, help="Seconds that a node has to end by itself.")  # fmt: skip
+def stop(address: str | None, everything: bool, force: bool, grace_period: float) -> None:
     """Stop the nodes of this machine that `nbray start` started.
 
-    A cluster that a program, a notebook or `nbray start --block` holds ends with its holder, and
-    is left alone.
+    Of several clusters, --address or --all says which; without, a terminal is asked. A cluster
+    that a program or a notebook holds ends with its holder, and is left alone unless --address
+    names it.
     """
     try:
-        nodes = found_nodes()
+        running = [node for node in found_nodes() if node.processes]
+        dead = [node for node in found_nodes() if not node.processes and not node.fate_shared]
     except OSError as error:
         raise CliError(str(error)) from error
-    stopped = end_unfinished_starts()
-    for node in nodes:
-        if node.processes and node.fate_shared:
+    if address is not None:
+        chosen = [node for node in running if node.gcs_address == address]
+        if not chosen:
+            raise CliError(f"No cluster {address} has a node here.{_overview(running)}")
+    else:
+        chosen = [node for node in running if node.by_command]
+        if not everything and len(_addresses(chosen)) > 1:
+            _ask_for_all(chosen)
+    for node in running:
+        if node not in chosen and not node.by_command:
             say(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
-            continue
-        stopped += bool(node.processes)
-        node.stop(force)
+    stopped = 0 if address is not None else end_unfinished_starts()
+    for node in chosen:
+        node.end(0.0 if force else grace_period)
+        stopped += 1
+    for node in dead:
+        node.session.remove()
     say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
+
+
+def _addresses(nodes: Sequence[FoundNode]) -> list[str]:
+    return list(dict.fromkeys(node.gcs_address for node in nodes))
+
+
+def _overview(nodes: Sequence[FoundNode]) -> str:
+    """The clusters, one a line, each line after a line break."""
+    lines = []
+    for address in _addresses(nodes):
+        mine = [node for node in nodes if node.gcs_address == address]
+        began = min(process.create_time() for node in mine for process in node.processes)
+        count = f"{len(mine)} node{'s' if len(mine) > 1 else ''} here"
+        held = "" if mine[0].by_command else ", held by a program"
+        when = time.strftime("%d %b %H:%M", time.localtime(began))
+        lines.append(f"\n  {one_line(address)}: {count}, since {when}{held}")
+    return "".join(lines)
+
+
+def _ask_for_all(nodes: Sequence[FoundNode]) -> None:
+    """Raise unless a person says that all of these clusters are to end."""
+    overview = f"{len(_addresses(nodes))} clusters run here:{_overview(nodes)}"
+    if sys.stdin.isatty():
+        say(overview)
+        if click.confirm("Stop all of them?"):
+            return
+        raise CliError("Nothing was stopped. --address HOST:PORT stops one.")
+    raise CliError(f"{overview}\nStop one by --address HOST:PORT, or all by --all.")

@@ -53,10 +53,10 @@ def _begin(folder: str, argv: list[str]) -> None:
     except RuntimeError as error:
         _refuse(str(error))
     # Processes that inherit the environment find a package and a command `ray` there.
-    for variable, folder in (("PYTHONPATH", _FOLDER), ("PATH", f"{_FOLDER}/bin")):
+    for variable, own in (("PYTHONPATH", _FOLDER), ("PATH", f"{_FOLDER}/bin")):
         entries = os.environ.get(variable, "").split(os.pathsep)
-        if folder not in entries:
-            os.environ[variable] = os.pathsep.join([folder, *filter(None, entries)])
+        if own not in entries:
+            os.environ[variable] = os.pathsep.join([own, *filter(None, entries)])
     os.environ["NBRAY_COMPAT_PYTHON"] = sys.executable
     sys.argv = argv
     if not sys.flags.safe_path:

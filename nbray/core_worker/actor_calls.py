@@ -1,8 +1,9 @@
 """Calls to actors: in the order of submission, over one connection to the actor's process.
 
 The client of an actor follows its state by the raylet. Calls wait while the actor is being
-created or restarted; calls that were in flight when it died are repeated if the actor's
-``max_task_retries`` allows it, and fail otherwise. Every call gets an answer.
+created. Those that were in flight when it died, or are made while it is restarted, are repeated if
+the actor's ``max_task_retries`` allows it, and fail otherwise. What is repeated goes in front of
+what was submitted later, which may wait for it. Every call gets an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from nbray.core_worker.task_options import TaskOptions
 from nbray.exceptions import (
-    ActorAlreadyExistsError,
     ActorDiedError,
     ActorPlacementGroupRemoved,
     ActorUnavailableError,
@@ -25,15 +25,13 @@ from nbray.exceptions import (
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
-    ActorRegistered,
     ActorState,
-    CreateActor,
     KillActor,
     PushTask,
     TaskDone,
     WatchActor,
 )
-from nbray.wire.records import ActorSpec, TaskSpec
+from nbray.wire.records import TaskSpec
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -47,7 +45,7 @@ _ASK_AGAIN_S = 1.0
 class ActorCall:
     """One call whose reply has not come."""
 
-    __slots__ = ("options", "parent", "retries", "spec", "submitted", "unresolved")
+    __slots__ = ("number", "options", "parent", "retries", "spec", "submitted", "unresolved")
 
     def __init__(self, spec: TaskSpec, options: TaskOptions, parent: bytes = b"") -> None:
         self.spec = spec
@@ -56,6 +54,7 @@ class ActorCall:
         self.parent = parent
         self.unresolved = 0
         self.submitted = 0.0
+        self.number = 0
 
 
 class ActorCalls:
@@ -67,9 +66,6 @@ class ActorCalls:
         self._connected: dict[Connection, ActorClient] = {}
         peers = core.peers
         peers.handlers[ActorState] = self._on_state
-        peers.handlers[ActorRegistered] = lambda _peer, reply: peers.answer(
-            ("actor", reply.actor_id), reply
-        )
         peers.on_closed.append(self._on_closed)
 
     def client(self, actor_id: bytes) -> ActorClient:
@@ -83,28 +79,9 @@ class ActorCalls:
         """No handle of the actor is left here, and so no call without a reply."""
         self._clients.pop(actor_id, None)
 
-    def create(self, spec: ActorSpec, wait: bool) -> None:
-        """Register an actor; with ``wait``, only return once the GCS has it. From any thread.
-
-        Raises:
-            ActorAlreadyExistsError: its name is taken.
-        """
-        core = self._core
-        message = CreateActor(spec, core.job)
-        if wait:
-            reply: ActorRegistered = core.peers.request(
-                ("actor", spec.actor_id), message, core.peers.gcs_patience_s
-            )
-            if reply.error:
-                raise ActorAlreadyExistsError(reply.error)
-        else:
-            core.reactor.post(lambda: self._register(message))
-
-    def _register(self, message: CreateActor) -> None:
-        try:
-            self._core.peers.raylet.send(message)
-        except UnsendableError as error:
-            self._end(message.spec.actor_id, str(error))
+    def never_made(self, actor_id: bytes, cause: str) -> None:
+        """An actor of this process cannot be registered: its calls fail."""
+        self._end(actor_id, cause)
 
     def _end(self, actor_id: bytes, cause: str) -> None:
         """For this process, the actor is dead from now on."""
@@ -220,6 +197,8 @@ class ActorClient:
         self._death_kind = ""
         self._lost: list[ActorCall] = []
         self._watching = False
+        self._restarting = False
+        self._submitted = 0
         self._may_overtake = False  # a queued call that could be sent may be behind one that cannot
 
     def submit(self, call: ActorCall) -> None:
@@ -228,6 +207,8 @@ class ActorClient:
             self._fail_dead(call)
             return
         self._may_overtake |= call.options.out_of_order and bool(self._queue)
+        self._submitted += 1
+        call.number = self._submitted
         self._queue.append(call)
         self._watch()
 
@@ -239,7 +220,7 @@ class ActorClient:
     def resolved(self, call: ActorCall) -> None:
         """The last dependency of a call that waits is complete."""
         queue = self._queue
-        if not call.options.out_of_order or (queue and queue[0] is call):
+        if self._restarting or not call.options.out_of_order or (queue and queue[0] is call):
             self.dispatch()
         elif self._connection is not None and call in queue:  # else it was cancelled, or will do
             queue.remove(call)
@@ -252,6 +233,8 @@ class ActorClient:
         """
         connection = self._connection
         if connection is None:
+            if self._restarting:
+                self._refuse()
             return
         queue = self._queue
         while queue and not queue[0].unresolved:
@@ -262,6 +245,19 @@ class ActorClient:
                 queue.remove(call)
                 self._send(connection, call)
         self._may_overtake = False
+
+    def _refuse(self) -> None:
+        """The actor is being restarted: calls that would be sent, and may not be repeated, fail."""
+        waiting: deque[ActorCall] = deque()
+        refused: list[ActorCall] = []
+        behind = False
+        for call in self._queue:
+            behind |= bool(call.unresolved)
+            may_go = not call.unresolved and (call.options.out_of_order or not behind)
+            (refused if may_go and call.options.retries == 0 else waiting).append(call)
+        self._queue = waiting
+        for call in refused:
+            self._fail_lost(call.spec, None, executed=False)
 
     def _send(self, connection: Connection, call: ActorCall) -> None:
         try:
@@ -334,6 +330,10 @@ class ActorClient:
             while self._queue:
                 self._fail_dead(self._queue.popleft())
             return
+        self._restarting = state.state == "RESTARTING"
+        if self._restarting:
+            self._retire(LAST_REPLIES_S)
+            self._connection = None
         if state.state == "ALIVE" and state.address is not None:
             connection = self._core.peers.connect(state.address)
             if connection is not self._connection:
@@ -365,8 +365,7 @@ class ActorClient:
         ):
             self._core.results.forget_attempt(call.spec, worker_id, message)
             self._again(call)
-            self._may_overtake = True
-            self._queue.append(call)
+            self._go_first([call])
             self.dispatch()
         else:
             self._core.results.finish(call, worker_id, message)
@@ -374,6 +373,16 @@ class ActorClient:
     def _again(self, call: ActorCall) -> None:
         call.retries -= call.retries > 0
         call.spec.attempt += 1
+
+    def _go_first(self, again: list[ActorCall]) -> None:
+        """Queue calls once more, in front of those that were submitted after them."""
+        again.sort(key=_number)
+        queue = self._queue
+        if not queue or not again or again[-1].number < queue[0].number:
+            queue.extendleft(reversed(again))
+        else:
+            self._queue = deque(sorted([*again, *queue], key=_number))
+        self._may_overtake = True
 
     def on_connection_closed(self, connection: Connection) -> None:
         """A process of the actor went: its calls are made again, or fail."""
@@ -387,12 +396,11 @@ class ActorClient:
             elif call.retries != 0:
                 self._again(call)
                 again.append(call)
-            elif is_current:
+            elif is_current and not self._restarting:
                 self._lost.append(call)  # until it is known what becomes of the actor
             else:
                 self._fail_lost(call.spec, None)
-        self._queue.extendleft(reversed(again))
-        self._may_overtake = True
+        self._go_first(again)
         self._watch()
         if is_current and not connection.peer_ended:
             self._core.reactor.call_later(_ASK_AGAIN_S, self._ask_again)
@@ -426,10 +434,13 @@ class ActorClient:
             error = ActorDiedError.of_call(self._actor_id.hex(), call.spec.name, cause)
         self._core.results.fail(call.spec, error)
 
-    def _fail_lost(self, spec: TaskSpec, cause: str | None) -> None:
+    def _fail_lost(self, spec: TaskSpec, cause: str | None, executed: bool = True) -> None:
+        """Fail a call of a dead actor; without ``cause``, of one that is being restarted."""
         error: Exception
         actor_id = self._actor_id.hex()
-        if cause is None:
+        if cause is not None:
+            error = ActorDiedError.of_call(actor_id, spec.name, cause)
+        elif executed:
             error = ActorUnavailableError(
                 actor_id,
                 f"The actor {actor_id} is unavailable: its process ended during {spec.name}, and "
@@ -437,5 +448,13 @@ class ActorClient:
                 "Set max_task_retries to repeat such calls.",
             )
         else:
-            error = ActorDiedError.of_call(actor_id, spec.name, cause)
+            error = ActorUnavailableError(
+                actor_id,
+                f"The actor {actor_id} is unavailable: it is being restarted, and {spec.name} was "
+                "not executed. Set max_task_retries to have such calls wait for it.",
+            )
         self._core.results.fail(spec, error)
+
+
+def _number(call: ActorCall) -> int:
+    return call.number

@@ -14,6 +14,7 @@ from nbray.core_worker.context import running
 from nbray.core_worker.core import CoreWorker
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
+from nbray.wire.watching_messages import ProcessLeaves
 
 
 def exit_status(leaving: SystemExit) -> int:
@@ -104,5 +105,7 @@ class ActorExit:
             message = m.KillActor(actor.actor_id, no_restart=True, cause=cause)
             # A timer runs after the replies of this turn; then the raylet ends this process.
             core.reactor.call_later(0.0, lambda: core.peers.raylet.send(message))
+            why = ProcessLeaves("INTENDED_USER_EXIT", f"The actor left: {cause}.")
+            core.peers.raylet.send(why)
         else:
             self._crash(status)

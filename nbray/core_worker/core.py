@@ -27,6 +27,7 @@ from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.common.session import Session
 from nbray.core_worker import arguments
 from nbray.core_worker.actor_calls import ActorCall, ActorCalls
+from nbray.core_worker.actor_creation import ActorCreations
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.cancelling import Cancelling
 from nbray.core_worker.context import TaskContext, current_origin, running
@@ -86,6 +87,7 @@ class CoreWorker:
         self.runtime_envs = RuntimeEnvs(self)
         self.submitter = TaskSubmitter(self)
         self.actor_calls = ActorCalls(self)
+        self.actors = ActorCreations(self)
         self.lineage = Lineage(self)
         self.dependencies = Dependencies(self)
         self.groups = PlacementGroups(self)
@@ -96,7 +98,7 @@ class CoreWorker:
         self.held = HeldObjects(self)
         self.on_forked: list[Callable[[], None]] = []
         self.on_executor_turn: Callable[[], None] | None = None
-        self.before_blocking: Callable[[], Callable[[], None]] | None = None
+        self.before_blocking: Callable[[float], Callable[[], None]] | None = None
         self.on_raylet_lost: Callable[[], None] = lambda: None
         self.given_up: Exception | None = None
         self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None
@@ -274,20 +276,16 @@ class CoreWorker:
     def actor_arguments(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], captured: tuple[ObjectRef, ...]
     ) -> tuple[arguments.Packed, list[bytes]]:
-        """Pickled constructor arguments; refs among them are waited for here.
+        """Pickled constructor arguments.
 
-        They and the refs that the class ``captured`` are referenced as long as the actor has
-        handles, since it may be restarted; those of a detached actor as long as this process lives.
+        The refs among them and those that the class ``captured`` are referenced as long as the
+        actor has handles, since it may be restarted; those of a detached actor as long as this
+        process lives.
 
         Returns:
             The arguments, and the ids of all that is referenced for them.
         """
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
-        inlined = arguments.Inlined(self.config.max_inline_arguments_bytes)
-        for dependency in dependencies:
-            self.released.append((dependency.object_id, 1))
-            ref = ObjectRef(dependency.object_id, dependency.owner, self)
-            inlined.fill(dependency, self.values.complete(ref))
         for ref in captured:
             self.released.append((ref.binary(), 1))
         held = [d.object_id for d in dependencies] + [ref.object_id for ref in contained]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.actor_calls import ActorCall, ActorClient
+from nbray.core_worker.actor_creation import PendingActor
 from nbray.core_worker.arguments import Inlined
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.pending import PendingTask
@@ -39,6 +40,10 @@ class Dependencies:
         """Like `resolve`; the client waits for the call."""
         self._resolve(call, lambda: client.resolved(call))
 
+    def resolve_actor(self, actor: PendingActor, when_ready: Callable[[], None]) -> bool:
+        """True when all arguments of a constructor are there; else ``when_ready`` is called."""
+        return self._resolve(actor, when_ready)
+
     def resolve_again(self, task: PendingTask) -> None:
         """A task that was queued waits for arguments that are not there any more."""
         for dependency in task.spec.dependencies:
@@ -66,7 +71,9 @@ class Dependencies:
         if not task.unresolved:
             self._enqueue(task)
 
-    def _resolve(self, task: PendingTask | ActorCall, when_resolved: Callable[[], None]) -> bool:
+    def _resolve(
+        self, task: PendingTask | ActorCall | PendingActor, when_resolved: Callable[[], None]
+    ) -> bool:
         core = self._core
         references, table = core.references, core.table
         inlined = Inlined(core.config.max_inline_arguments_bytes)

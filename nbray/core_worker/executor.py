@@ -34,11 +34,13 @@ from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.records import TaskSpec
 from nbray.wire.waiting import Waiter
+from nbray.wire.watching_messages import ProcessLeaves
 
 logger = logging.getLogger(__name__)
 
 _LONG_S = 0.02
 _TORN_S = 0.002
+_NEXT_TURN_S = 0.001
 
 
 class Executor:
@@ -122,7 +124,9 @@ class Executor:
         if not message.task_id:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
-            os._exit(1)
+            # In the next turn: what was said to its children leaves with this one.
+            self._core.reactor.call_later(_NEXT_TURN_S, partial(self._exit, message.task_id))
+            return
         self._core.cancelling.note(message.task_id)
         for waiting in list(self._queue):  # from which the main thread may take one now
             if waiting[1].task_id == message.task_id:
@@ -138,6 +142,15 @@ class Executor:
             self._cancelled = message.task_id
             if self._actor is None or message.interrupt:
                 self._interrupt(message.task_id)
+
+    def _exit(self, task_id: bytes) -> None:
+        if task_id == self._current:
+            raylet = self._core.peers.raylet
+            raylet.send(
+                ProcessLeaves("INTENDED_USER_EXIT", "The worker was ended by `nbray.cancel`.")
+            )
+            raylet.flush()
+            os._exit(1)
 
     def _turn(self) -> None:
         if not self._replies:
@@ -188,18 +201,34 @@ class Executor:
         for connection, task_ids in back.items():
             connection.send(m.TasksReturned(task_ids))
 
-    def _before_blocking(self) -> Callable[[], None]:
-        """The running task waits for others: make way for them."""
+    def _before_blocking(self, patience: float) -> Callable[[], None]:
+        """The running task waits for others: make way for them, if it waits for long enough."""
         core = self._core
         if self._actor is not None or not self._current:
             return lambda: None
+        waits, told = True, False
 
         def blocked() -> None:
-            self._return_queue()
-            core.peers.raylet.send(m.WorkerBlocked())
+            nonlocal told
+            if waits:
+                told = True
+                self._return_queue()
+                core.peers.raylet.send(m.WorkerBlocked())
 
-        core.reactor.inbox.append(blocked)
-        return lambda: core.reactor.post(lambda: core.peers.raylet.send(m.WorkerUnblocked()))
+        def goes_on() -> None:
+            if told:
+                core.peers.raylet.send(m.WorkerUnblocked())
+
+        def resume() -> None:
+            nonlocal waits
+            waits = False
+            core.reactor.post(goes_on)
+
+        if patience:
+            core.reactor.inbox.append(lambda: core.reactor.call_later(patience, blocked))
+        else:
+            core.reactor.inbox.append(blocked)
+        return resume
 
     # --- the main thread --------------------
 
@@ -369,4 +398,6 @@ class Executor:
         if self.exit.leaving is not None:
             created = self.exit.end_of_constructor()
         if created is not None:
+            if self._core.actor_shown != message.spec.class_name:
+                created.shown = self._core.actor_shown
             self._core.reactor.post(lambda: connection.send(created))

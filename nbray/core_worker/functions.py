@@ -32,6 +32,10 @@ class Functions:
     def __contains__(self, function_id: bytes) -> bool:
         return function_id in self._known
 
+    def name(self, function_id: bytes) -> str:
+        """What a function that was called is called in its code; nothing of others."""
+        return getattr(self._known.get(function_id), "__name__", "")
+
     def learn(self, function_id: bytes, pickled: bytes) -> None:
         """A function came along with a task; from any thread."""
         self._sizes[function_id] = len(pickled)

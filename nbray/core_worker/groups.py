@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nbray.common.ids import return_id
 from nbray.core_worker.serialization import serialize
-from nbray.exceptions import TaskPlacementGroupRemoved
+from nbray.exceptions import NbraySystemError, TaskPlacementGroupRemoved
 from nbray.object_ref import ObjectRef
 from nbray.wire.connection import Connection
 from nbray.wire.messages import CreateGroup, GroupState, RemoveGroup, WatchGroup
@@ -36,7 +36,7 @@ class PlacementGroups:
         """Ask for a group; one with a name is registered when this returns.
 
         Raises:
-            ValueError: the name is taken.
+            NbraySystemError: the name is taken.
         """
         core = self._core
         if spec.name:
@@ -44,7 +44,7 @@ class PlacementGroups:
                 ("group", spec.group_id), CreateGroup(spec), core.peers.gcs_patience_s
             )
             if reply.error:
-                raise ValueError(reply.error)
+                raise NbraySystemError(reply.error)
             return
 
         def act() -> None:
@@ -56,6 +56,8 @@ class PlacementGroups:
     def remove(self, group_id: bytes) -> None:
         """Have a group removed; what is asked of the cluster later finds it removed."""
 
+        self._decided.pop(group_id, None)
+
         def act() -> None:
             self._decide(group_id, "REMOVED")
             self._decided.pop(group_id, None)
@@ -65,7 +67,11 @@ class PlacementGroups:
         self._core.reactor.post(act)
 
     def wait(self, group_id: bytes, timeout: float | None) -> bool:
-        """Whether the group is created within ``timeout`` seconds."""
+        """Whether the group is created within ``timeout`` seconds.
+
+        Raises:
+            NbraySystemError: it was removed.
+        """
         if self._decided.get(group_id) == "CREATED":
             return True
         waiter = Waiter()
@@ -79,7 +85,11 @@ class PlacementGroups:
 
         self._core.reactor.post(act)
         done = self._core.reactor.wait(waiter, timeout)
-        return done and self._decided.get(group_id) == "CREATED"
+        if done and self._decided.get(group_id) != "CREATED":
+            raise NbraySystemError(
+                f"Placement group {group_id.hex()} does not exist: it was removed."
+            )
+        return done
 
     def ready_ref(self, group_id: bytes, value: object) -> ObjectRef:
         """A ref that becomes ``value`` when the group is created, an error if it is removed."""

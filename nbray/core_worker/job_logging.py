@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ def function_name(core: CoreWorker, task: TaskContext) -> str:
     if task.actor_id and not task.method:
         return task.name  # the constructor, which has no function yet
     function, actor = core.find_function(task), core.actor
+    if actor is not None and inspect.iscoroutinefunction(function):
+        return f"{function.__module__}.{function.__qualname__}"  # so Ray names these
     owner = "" if actor is None else f"{actor.class_name}."
     return f"{function.__module__}.{owner}{getattr(function, '__name__', task.name)}"
 

@@ -217,20 +217,25 @@ class Lineage:
 
 
 def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
-    name = f"Object {object_id.hex()} is lost, with every copy of its value, and cannot be made "
+    name = (
+        f"Failed to retrieve object {object_id.hex()}, all copies of which have been lost. "
+        "The object cannot be reconstructed because "
+    )
     error: ObjectLostError
     if kept is not None:
         error = ObjectReconstructionFailedMaxAttemptsExceededError(
-            f"{name}again: {kept.task.spec.name} has used up its retries. Raise max_retries."
+            f"{name}the maximum number of task retries has been exceeded: "
+            f"{kept.task.spec.name} has used up its retries. Raise max_retries."
         )
     elif entry.made_by:
         error = ObjectReconstructionFailedLineageEvictedError(
-            f"{name}again: the tasks that this process keeps for that took more than "
-            "NBRAY_MAX_LINEAGE_BYTES, or their arguments more than NBRAY_MAX_LINEAGE_VALUE_BYTES, "
-            "so the oldest were forgotten."
+            f"{name}its lineage has been evicted: the tasks that this process keeps for that took "
+            "more than NBRAY_MAX_LINEAGE_BYTES, or their arguments more than "
+            "NBRAY_MAX_LINEAGE_VALUE_BYTES, so the oldest were forgotten."
         )
     else:
         error = ObjectReconstructionFailedError(
-            f"{name}again: nbray.put made it, or a task or an actor's call that may not be retried."
+            f"{name}it was created by nbray.put(), or by a task or an actor's call that may not be "
+            "retried (max_retries=0)."
         )
     return Value(serialize(error).to_bytes(), None, True)

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _MAX_DISPLAY_BYTES = 32 << 20
 _MAX_PLAIN = 10_000
 _MAX_SOURCES = 1000
+_QUIET_LOOKS = 10
+_CHILDREN_LOOK_S = 0.5
 _current: WorkerOutput | None = None
 
 
@@ -57,6 +59,7 @@ class WorkerOutput:
         self._scheduled = False
         self._watching = False
         self._busy = 0
+        self._quiet = 0
         self._connection: Connection | None = None
         # What a fork of this worker writes is found in the log, as that of other programs is.
         self.forked = False
@@ -123,7 +126,7 @@ class WorkerOutput:
                 self._schedule()
 
     def task_started(self) -> None:
-        """A task begins: while it runs, the logs are looked at."""
+        """A task begins: while it runs, and children of it do, the logs are looked at."""
         self._busy += 1
         if not self._watching:
             self._watching = True
@@ -207,13 +210,18 @@ class WorkerOutput:
 
     def _watch(self) -> None:
         with self.lock:
-            self._read_logs()
-        if self._busy:
+            found = self._read_logs()
+        self._quiet = 0 if self._busy or found else self._quiet + 1
+        if self._quiet < _QUIET_LOOKS:
             self._core.reactor.call_later(self._core.config.output_batch_s, self._watch)
+        elif _has_children():
+            self._core.reactor.call_later(_CHILDREN_LOOK_S, self._watch)
         else:
             self._watching = False
 
-    def _read_logs(self) -> None:
+    def _read_logs(self) -> bool:
+        """Take what others have written; whether there was any."""
+        found = False
         for stream, log in self._logs.items():
             text = log.read_others()
             source = self._source() if text else None
@@ -221,6 +229,17 @@ class WorkerOutput:
                 self._batch.write(source, stream, text)
                 self._batch.flush(source, stream)
                 self._schedule()
+            found = found or bool(text)
+        return found
+
+
+def _has_children() -> bool:
+    """Whether the main thread has started processes that live, and may write."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return bool(file.read(1))
+    except OSError:
+        return False  # a kernel that does not tell
 
 
 def _line_buffer_c_stdout() -> None:

@@ -132,12 +132,15 @@ class OwnershipTable:
             callback()
 
     def all(self) -> Iterable[tuple[bytes, ObjectEntry]]:
-        """Every entry; other threads may add some meanwhile."""
+        """Every entry; other threads may add some meanwhile.
+
+        A copy is made in one step, a list of the items not: that may let finalizers run.
+        """
         return self._entries.copy().items()
 
     def owns_any(self) -> bool:
         """Whether an object of this process is still needed by somebody."""
-        return any(entry.owner is None for entry in self._entries.copy().values())
+        return any(entry.owner is None for _, entry in self.all())
 
     def any_borrowed(self) -> bool:
         """Whether another process holds an object of this one."""
@@ -147,7 +150,7 @@ class OwnershipTable:
         """The values of this process that lie in arenas."""
         return [
             (object_id, entry.value.stored)
-            for object_id, entry in self._entries.copy().items()
+            for object_id, entry in self.all()
             if entry.owner is None and entry.value is not None and entry.value.stored is not None
         ]
 
@@ -171,7 +174,7 @@ class OwnershipTable:
         """The borrowed objects whose values that owner has still to send."""
         return [
             object_id
-            for object_id, entry in self._entries.items()
+            for object_id, entry in self.all()
             if entry.requested
             and entry.value is None
             and entry.owner is not None
@@ -182,20 +185,20 @@ class OwnershipTable:
         """The tasks of a job that have still to make an object of this process, oldest first."""
         found = dict.fromkeys(
             object_id[:24]
-            for object_id, entry in list(self._entries.items())
+            for object_id, entry in self.all()
             if entry.value is None and entry.owner is None and object_id[20:24] == job_id
         )
         return list(found)
 
     def complete_all(self, value: Value) -> None:
         """Whatever has no value yet gets this one."""
-        for object_id, entry in list(self._entries.items()):
+        for object_id, entry in self.all():
             if entry.value is None:
                 self.complete(object_id, value)
 
     def refuse_waits(self, value: Value) -> None:
         """Whoever waits for a value gets this one; what nobody waits for stays as it is."""
-        for object_id, entry in list(self._entries.items()):
+        for object_id, entry in self.all():
             if entry.value is None and (entry.waiters or entry.callbacks):
                 self.complete(object_id, value)
 

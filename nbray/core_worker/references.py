@@ -97,6 +97,10 @@ class References:
         """End the object at the next turn, if nothing needs it any more by then."""
         self.released.append((object_id, 0))
 
+    def count_soon(self) -> None:
+        """Count the refs that have died before whatever is posted after this; from any thread."""
+        self._peers.reactor.post(self.count_released)
+
     def count_released(self) -> None:
         """Count the refs that have come and died since the last turn, and end what nobody needs.
 
@@ -135,6 +139,13 @@ class References:
     def hold_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
         """Its actor, and the holds on its ``arguments``, end with the last ref of ``object_id``."""
         self.table.add_owned(object_id).contained = arguments
+
+    def let_go_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
+        """There is no such actor, after all: its end is no news. From any thread."""
+        with self._ending:
+            if self.table.get(object_id) is not None:
+                self.table.remove(object_id)
+        self.note(arguments, -1)
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Nothing needs the object any more; with lineage, only its value ends, if it may."""
@@ -371,12 +382,16 @@ class References:
 def lost(object_id: bytes) -> Value:
     """What is left of an object that its owner does not know: the error that says so."""
     error = ObjectLostError(
-        f"Object {object_id.hex()} is lost: no node has a copy, and its owner does not know it."
+        f"Failed to retrieve object {object_id.hex()}. All copies of it have been lost: no node "
+        "has one, and its owner does not know it."
     )
     return Value(serialize(error).to_bytes(), None, True)
 
 
 def owner_died(object_id: bytes) -> Value:
     """What is left of an object whose owner is gone: the error that says so."""
-    error = OwnerDiedError(f"The owner of object {object_id.hex()} died, and the object with it.")
+    error = OwnerDiedError(
+        f"Failed to retrieve object {object_id.hex()}. The object's owner has exited: the process "
+        "that made its ref has died, and the object with it."
+    )
     return Value(serialize(error).to_bytes(), None, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbray import cloudpickle
-from nbray.common.ids import return_id
+from nbray.common.ids import TaskID, return_id
 from nbray.core_worker.arguments import counted
 from nbray.core_worker.ownership import ObjectEntry
 from nbray.core_worker.serialization import deserialize, serialize
@@ -30,7 +30,7 @@ class Results:
     def finish(self, task: PendingTask | ActorCall, worker_id: bytes, done: m.TaskDone) -> None:
         """Complete a task's objects and let go of its arguments."""
         core, spec = self._core, task.spec
-        core.counts.ended(spec, done.failed())
+        core.counts.ended(spec, done.failed(), done.cancelled)
         references = core.references
         for object_id in done.borrowed:
             references.kept_by(object_id, worker_id)
@@ -112,7 +112,7 @@ class Results:
 
     def fail(self, spec: TaskSpec, error: Exception) -> None:
         """Complete a task's objects with ``error``."""
-        self._core.counts.ended(spec, failed=True)
+        self._core.counts.ended(spec, True, isinstance(error, TaskCancelledError))
         self._core.events.failed(spec, error)
         value = Value(serialize(error).to_bytes(), None, True)
         if spec.num_returns < 0:
@@ -126,7 +126,7 @@ class Results:
 
     def fail_cancelled(self, spec: TaskSpec) -> None:
         """The task was cancelled before it started."""
-        self.fail(spec, TaskCancelledError(f"Task {spec.name} was cancelled."))
+        self.fail(spec, TaskCancelledError.of(TaskID(spec.task_id), spec.name))
 
     def fail_crashed(self, spec: TaskSpec, worker: Address, death: m.WorkerDied | None) -> None:
         """The task's worker died and no retry is left."""

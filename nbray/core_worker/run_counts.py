@@ -20,13 +20,16 @@ class RunCounts:
         self._core = core
         self._finished: dict[str, int] = {}
         self._failed: dict[str, int] = {}
+        self._cancelled: dict[str, int] = {}
         self._telling = self._urgent = False
         core.events.tellers.append(self._tell)
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
         failed = done.failed()
-        counts = self._failed if failed else self._finished
+        counts = self._finished
+        if failed:
+            counts = self._cancelled if done.cancelled else self._failed
         counts[spec.name] = counts.get(spec.name, 0) + 1
         self._urgent = self._urgent or failed
         if not self._telling:
@@ -46,8 +49,10 @@ class RunCounts:
         self._urgent = False
         finished, self._finished = self._finished, {}
         failed, self._failed = self._failed, {}
+        cancelled, self._cancelled = self._cancelled, {}
         counts = {
-            name: (finished.get(name, 0), failed.get(name, 0)) for name in {**finished, **failed}
+            name: (finished.get(name, 0), failed.get(name, 0), cancelled.get(name, 0))
+            for name in {**finished, **failed, **cancelled}
         }
         if counts:
             self._core.peers.raylet.send(TasksRan(counts))

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
+import time
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nbray.common.ids import NIL, return_id, return_index
 from nbray.core_worker.ownership import ObjectEntry
@@ -52,6 +54,7 @@ class Stream:
         length: how many there are, once the task has ended.
         abandoned: nobody takes items any more, but those that are held are still wanted.
         is_again: the task has ended before, and is run again for items that were lost.
+        read: a reader has met the end.
     """
 
     def __init__(self, task_id: bytes) -> None:
@@ -63,6 +66,7 @@ class Stream:
         self.backpressure = False
         self.abandoned = False
         self.is_again = False
+        self.read = False
 
     def item_id(self, index: int) -> bytes:
         """The object id of an item (from 0); the task's own value 0 is its completion."""
@@ -75,6 +79,7 @@ class Streams:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._streams: dict[bytes, Stream] = {}
+        self._taking = threading.RLock()  # a signal handler may read, too
         core.peers.handlers[m.GeneratorItem] = self._on_item
 
     def open(self, task_id: bytes, backpressure: bool) -> Stream:
@@ -217,12 +222,22 @@ class Streams:
             self._core.table.complete(object_id, _END)
         return object_id, entry
 
-    def take(self, stream: Stream, object_id: bytes, entry: ObjectEntry) -> ObjectRef | None:
-        """The ref of the completed next object, or None when it is the end."""
-        if entry.value is _END:
-            self._core.released.append((object_id, -1))
-            return None
-        stream.taken += 1
+    def take(
+        self, stream: Stream, object_id: bytes, entry: ObjectEntry
+    ) -> ObjectRef | Literal[False] | None:
+        """The ref of the completed next object: None when it is the end, False if it has gone.
+
+        Each item has one reader, in whatever threads and coroutines they are.
+        """
+        with self._taking:
+            if object_id != stream.item_id(stream.taken):
+                return False
+            if entry.value is _END:
+                if not stream.read:
+                    self._core.released.append((object_id, -1))
+                stream.read = True
+                return None
+            stream.taken += 1
         if stream.backpressure:
             taken = stream.taken
 
@@ -236,8 +251,9 @@ class Streams:
 
 def _ended_early(spec: TaskSpec, object_id: bytes, items: int) -> Value:
     error = ObjectReconstructionFailedError(
-        f"Object {object_id.hex()} is lost, with every copy of its value, and cannot be made "
-        f"again: {spec.name}, which had yielded it, was run again and ended after {items} items."
+        f"Failed to retrieve object {object_id.hex()}, all copies of which have been lost. The "
+        f"object cannot be reconstructed because {spec.name}, which had yielded it, was run again "
+        f"and ended after {items} items."
     )
     return Value(serialize(error).to_bytes(), None, True)
 
@@ -253,7 +269,6 @@ class ObjectRefGenerator:
         self._core = core
         self._stream = stream
         self._completion = completion
-        self._ended = False
 
     def __iter__(self) -> ObjectRefGenerator:
         return self
@@ -267,40 +282,41 @@ class ObjectRefGenerator:
         Raises:
             StopIteration: there are no more.
         """
-        if self._ended:
-            raise StopIteration
-        object_id, entry = self.peek()
-        if not self._core.values.wait_for([(object_id, entry)], 1, timeout_s):
-            return ObjectRef(NIL, self._core.address, self._core)
-        ref = self._take(object_id, entry)
-        if ref is None:
-            raise StopIteration
-        return ref
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            object_id, entry = self._peek_or(StopIteration)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._core.values.wait_for([(object_id, entry)], 1, left):
+                return ObjectRef(NIL, self._core.address, self._core)
+            if ref := self._core.streams.take(self._stream, object_id, entry):
+                return ref
 
     def __aiter__(self) -> ObjectRefGenerator:
         return self
 
     async def __anext__(self) -> ObjectRef:
-        if self._ended:
-            raise StopAsyncIteration
-        object_id, entry = self.peek()
-        if entry.value is None:
-            ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-            self._core.reactor.post(lambda: entry.when_complete(partial(_set, ready)))
-            await asyncio.wrap_future(ready)
-        ref = self._take(object_id, entry)
-        if ref is None:
-            raise StopAsyncIteration
-        return ref
+        while True:
+            object_id, entry = self._peek_or(StopAsyncIteration)
+            if entry.value is None:
+                ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+                self._tell_when_complete(entry, ready)
+                await asyncio.wrap_future(ready)
+            if ref := self._core.streams.take(self._stream, object_id, entry):
+                return ref
+
+    def _peek_or(self, end: type[Exception]) -> tuple[bytes, ObjectEntry]:
+        if self._stream.read:
+            raise end
+        return self.peek()
+
+    def _tell_when_complete(
+        self, entry: ObjectEntry, ready: concurrent.futures.Future[None]
+    ) -> None:
+        self._core.reactor.post(lambda: entry.when_complete(partial(_set, ready)))
 
     def peek(self) -> tuple[bytes, ObjectEntry]:
         """The next object before it is taken; for `nbray.wait`."""
         return self._core.streams.peek(self._stream)
-
-    def _take(self, object_id: bytes, entry: ObjectEntry) -> ObjectRef | None:
-        ref = self._core.streams.take(self._stream, object_id, entry)
-        self._ended = ref is None
-        return ref
 
     def completed(self) -> ObjectRef:
         """A ref that is ready when the task has ended; it raises what the task raised."""
@@ -308,7 +324,7 @@ class ObjectRefGenerator:
 
     def next_ready(self) -> bool:
         """Whether the next ref, or the end, comes without waiting."""
-        return not self._ended and self.peek()[1].value is not None
+        return not self._stream.read and self.peek()[1].value is not None
 
     def is_finished(self) -> bool:
         """Whether the task has ended and all its refs were taken."""

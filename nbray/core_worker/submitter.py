@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nbray.core_worker.backlogs import Backlogs
 from nbray.core_worker.pending import WINDOW_S, Lease, PendingTask, QueueKey, TaskQueue
 from nbray.exceptions import (
     OutOfMemoryError,
@@ -72,6 +73,7 @@ class TaskSubmitter:
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
         self._queues: dict[QueueKey, TaskQueue] = {}
+        self._backlogs = Backlogs(core, self._queues)
         self._tasks: dict[bytes, PendingTask] = {}
         self._asking: dict[int, TaskQueue] = {}
         self._next_request = 0
@@ -175,15 +177,18 @@ class TaskSubmitter:
     def _request_leases(self, queue: TaskQueue) -> None:
         wanted = min(len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
         for _ in range(wanted):
-            self._request(queue, self._core.peers.raylet, spilled=False)
+            backlog = 1 if queue.requests else len(queue.tasks) - wanted + 1
+            self._request(queue, self._core.peers.raylet, False, backlog)
 
-    def _request(self, queue: TaskQueue, raylet: Connection, spilled: bool) -> None:
+    def _request(
+        self, queue: TaskQueue, raylet: Connection, spilled: bool, backlog: int = 1
+    ) -> None:
         self._next_request += 1
         request = RequestLease(
             self._next_request,
             self._core.job,
             dict(queue.shape.resources),
-            len(queue.tasks),
+            backlog,
             spilled,
             bool(queue.tasks) and queue.tasks[0].retries != 0,
             queue.runtime_env,
@@ -197,6 +202,7 @@ class TaskSubmitter:
             self._fail_queue(queue, error)
             return
         queue.requests[self._next_request] = raylet
+        self._backlogs.watch()
         self._asking[self._next_request] = queue
 
     def _on_granted(self, raylet: Connection, message: LeaseGranted) -> None:

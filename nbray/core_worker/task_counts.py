@@ -21,18 +21,20 @@ _MAX_ROWS = 1000
 class FunctionCounts:
     """The tasks of one function that belong together; times in seconds of `time.monotonic`."""
 
-    __slots__ = ("began", "done", "ended", "failed", "name", "origin", "running", "submitted")
+    __slots__ = (
+        "began", "cancelled", "done", "ended", "failed", "name", "origin", "running", "submitted",
+    )  # fmt: skip
 
     def __init__(self, origin: int, name: str) -> None:
         self.origin = origin
         self.name = name
-        self.submitted = self.done = self.failed = self.running = 0
+        self.submitted = self.done = self.failed = self.cancelled = self.running = 0
         self.began = self.ended = time.monotonic()
 
     @property
     def unfinished(self) -> int:
         """How many have not ended."""
-        return self.submitted - self.done - self.failed
+        return self.submitted - self.done - self.failed - self.cancelled
 
     def copy(self) -> FunctionCounts:
         """The counts as they are now."""
@@ -60,15 +62,17 @@ class TaskCounts:
         elif not row.unfinished:
             # A new burst: time and rate are its own.
             row.began = time.monotonic()
-            row.submitted = row.done = row.failed = 0
+            row.submitted = row.done = row.failed = row.cancelled = 0
         row.submitted += 1
 
-    def ended(self, spec: TaskSpec, failed: bool) -> None:
-        """A task's result is there, or its error."""
+    def ended(self, spec: TaskSpec, failed: bool, cancelled: bool) -> None:
+        """A task's result is there, or its error, which says that it was ``cancelled``."""
         row = self._rows.get((spec.origin, spec.name))
         if row is None or not row.unfinished:
             return
-        if failed:
+        if cancelled:
+            row.cancelled += 1
+        elif failed:
             row.failed += 1
         else:
             row.done += 1

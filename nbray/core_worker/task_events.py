@@ -31,9 +31,11 @@ _PERIOD_S = 0.5
 _LONG_S = 0.01
 _MOST_IN_BATCH = 10_000
 _LONGEST_TEXT = 4000
+_LONGEST_NAME = 200
 
+_CANCELLED = "TASK_CANCELLED"
 _ERROR_TYPES = {
-    "TaskCancelledError": "TASK_CANCELLED",
+    "TaskCancelledError": _CANCELLED,
     "OutOfMemoryError": "OUT_OF_MEMORY",
     "WorkerCrashedError": "WORKER_DIED",
     "ActorUnschedulableError": "ACTOR_UNSCHEDULABLE_ERROR",
@@ -61,6 +63,7 @@ class TaskEventLog:
     """The records of one process.
 
     Attributes:
+        function_name: what the function of an id is called in its code.
         running: what runs here, with its start by `time.monotonic`; entered when a task begins,
             and taken out by `ran`.
         tellers: send what is to be told before an answer, which may be the process's last word.
@@ -68,6 +71,7 @@ class TaskEventLog:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
+        self.function_name: Callable[[bytes], str] = lambda function_id: ""
         self.running: dict[bytes, tuple[TaskSpec, float]] = {}
         self.tellers: list[Callable[[], None]] = [self.tell]
         self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
@@ -75,7 +79,7 @@ class TaskEventLog:
         self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
         self._room = self._budget
         self._dropped = 0
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, tuple[int, int, int]] = {}
         self._shift = time.time() - time.monotonic()
         self._scheduled = self._urgent = False
         core.peers.handlers[TellTasks] = self._on_tell
@@ -90,6 +94,8 @@ class TaskEventLog:
         """A task of this worker has ended."""
         began = self.running.pop(spec.task_id, None)
         error = self._errors.pop(spec.task_id, None) if self._errors else None
+        if error is not None:
+            done.cancelled = error[0] == _CANCELLED
         if done.seconds < _LONG_S and error is None:
             if not self._room:
                 self._dropped += 1
@@ -98,16 +104,32 @@ class TaskEventLog:
         started = began[1] + self._shift if began is not None else 0.0
         ended = started + done.seconds if began is not None else time.time()
         state, kind, text = ("FAILED", *error) if error is not None else ("FINISHED", "", "")
-        self._add(_event(spec, state, started, ended, kind, text))
+        self._add(self._ran_here(_event(spec, state, started, ended, kind, text), spec))
+
+    def _ran_here(self, event: TaskEvent, spec: TaskSpec) -> TaskEvent:
+        """Name the function, beside the task; a call shows its actor as that shows itself."""
+        actor = self._core.actor
+        if actor is None or not spec.method:
+            event.function = self.function_name(spec.function_id)
+            return event
+        event.function = f"{actor.class_name}.{spec.method}"
+        shown = self._core.actor_shown
+        if spec.name == event.function and shown != actor.class_name:
+            event.shown = f"{shown}.{spec.method}"[:_LONGEST_NAME]
+        return event
 
     # --- under the baton --------------------
 
     def failed(self, spec: TaskSpec, error: Exception) -> None:
         """An attempt at a task of this owner failed, and no worker has told of it."""
-        text = str(error)[-_LONGEST_TEXT:]
-        finished, failed = self._counts.get(spec.name, (0, 0))
-        self._counts[spec.name] = (finished, failed + 1)  # workers count what they replied to
-        self._add(_event(spec, "FAILED", 0.0, time.time(), error_type(error), text))
+        text, kind = str(error)[-_LONGEST_TEXT:], error_type(error)
+        _, failed, cancelled = self._counts.get(spec.name, (0, 0, 0))
+        if kind == _CANCELLED:
+            cancelled += 1
+        else:
+            failed += 1
+        self._counts[spec.name] = (0, failed, cancelled)  # workers count what they replied to
+        self._add(_event(spec, "FAILED", 0.0, time.time(), kind, text))
 
     def tell(self) -> None:
         """Send what was recorded."""
@@ -157,7 +179,7 @@ class TaskEventLog:
     def _unfinished(self, shift: float) -> Iterator[TaskEvent]:
         """What runs here, and what this process submitted; ``shift`` makes seconds of the day."""
         for spec, began in list(self.running.values()):
-            yield _event(spec, "RUNNING", began + shift)
+            yield self._ran_here(_event(spec, "RUNNING", began + shift), spec)
         for task in self._core.submitter.unfinished():
             event = _owned(task.spec, task.state(), task.submitted + shift, task.parent)
             event.resources = dict(task.options.shape.resources)

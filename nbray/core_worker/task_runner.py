@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from nbray import cloudpickle
-from nbray.common.ids import return_id
+from nbray.common.ids import TaskID, return_id
 from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
@@ -57,6 +57,7 @@ class TaskRunner:
         self._writers = StreamWriters(core)
         self.actor: Any = None
         core.find_function = self._function
+        core.events.function_name = self.functions.name
 
     def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it in this thread.
@@ -238,7 +239,7 @@ class TaskRunner:
 
     def cancelled(self, spec: TaskSpec) -> m.TaskDone:
         """The reply of a task that was cancelled."""
-        error = TaskCancelledError(f"Task {spec.name} was cancelled.")
+        error = TaskCancelledError.of(TaskID(spec.task_id), spec.name)
         return m.TaskDone(spec.task_id, self.errors(spec, error), 0.0)
 
     def end_cancelled(self, spec: TaskSpec, done: m.TaskDone) -> None:
@@ -262,13 +263,17 @@ class TaskRunner:
         the exception also when it is large. ``index``: of the first object that has it.
         """
         wrapped: BaseException
+        cause: BaseException | None = error
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
             if isinstance(error, StopIteration | StopAsyncIteration):
                 error = _as_in_a_generator(spec, error)
             text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
-            wrapped = self.task_error(spec, text, _root_cause(spec, error))
+            cause = _root_cause(spec, error)
+            if type(cause) is TaskCancelledError and not isinstance(error, TaskError):
+                text = f"{text.rstrip()}\n\n{_DIRECT_CAUSE}\n\n{_full_name(cause)}: {cause}\n"
+            wrapped = self.task_error(spec, text, cause)
         try:
             with rebuilding(self._core.borrowed_ref):  # it is read once, to see whether it can be
                 packed = serialize(wrapped)
@@ -278,7 +283,8 @@ class TaskRunner:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
             data = serialize(self.task_error(spec, text, None)).to_bytes()
             value = Value(data, None, True)
-        self._core.events.raised(spec.task_id, error, text)
+        told = cause if isinstance(cause, TaskCancelledError) else error
+        self._core.events.raised(spec.task_id, told, text)
         if not spec.return_count():
             return []
         # Held until the receiver has registered them, as those of other values.
@@ -319,6 +325,7 @@ class TaskRunner:
 
 
 _TASK = {unpack.__code__, TaskRunner._call.__code__}
+_DIRECT_CAUSE = "The above exception was the direct cause of the following exception:"
 _NO_ARGUMENTS = "  At least one of the input arguments for this task could not be computed:"
 
 
@@ -328,8 +335,12 @@ def _root_cause(spec: TaskSpec, error: BaseException) -> BaseException | None:
         return error.cause
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
         # It must not look like one of whoever gets it.
-        return TaskCancelledError(f"Task {spec.name} was cancelled.")
+        return TaskCancelledError.of(TaskID(spec.task_id), spec.name)
     return error
+
+
+def _full_name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def _as_in_a_generator(spec: TaskSpec, error: BaseException) -> RuntimeError:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
 
+_ANSWER_S = 0.01
+
+
 def _is_shared(value: Value) -> bool:
     """Whether it may be an error that another object has."""
     return value.is_error and bool(value.contained)
@@ -107,13 +110,6 @@ class Values:
                     break
         return found
 
-    def complete(self, ref: ObjectRef) -> Value:
-        """The value of ``ref`` as it travels, once it is there."""
-        entry = self._entry(ref)
-        while (value := entry.value) is None:  # it may be lost again meanwhile
-            self.wait_for([(ref._id, entry)], 1, None)
-        return value
-
     def ask_owner(self, object_id: bytes, owner: Address) -> Value:
         """The value of an argument that did not come with its task."""
         references = self._core.references
@@ -157,14 +153,16 @@ class Values:
             core.reactor.try_turn()
             done = waiter.remaining <= 0
         else:
-            done = self.block_on(waiter, timeout)
+            # What others own may be there already: its owner is asked first.
+            borrowed = all(core.references.is_borrowed(entry) for _, entry in missing)
+            done = self.block_on(waiter, timeout, _ANSWER_S if borrowed else 0.0)
         waiter.remaining = 0  # nobody waits any more: entries that are not complete drop it
         return done
 
-    def block_on(self, waiter: Waiter, timeout: float | None) -> bool:
-        """Wait in the middle of a task, whose CPUs others may use meanwhile."""
+    def block_on(self, waiter: Waiter, timeout: float | None, patience: float = 0.0) -> bool:
+        """Wait in the middle of a task, whose CPUs others may use after ``patience`` seconds."""
         core = self._core
-        resume = core.before_blocking() if core.before_blocking is not None else None
+        resume = core.before_blocking(patience) if core.before_blocking is not None else None
         try:
             return core.reactor.wait(waiter, timeout)
         finally:

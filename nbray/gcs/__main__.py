@@ -136,6 +136,11 @@ class GcsServer:
         """The next news of an actor."""
         return await self.actors.wait(request.actor_id, request.after)
 
+    async def actor_ready(self, request: g.ActorReadyRequest) -> g.Empty:
+        """The arguments of an actor's constructor are there."""
+        await self.actors.ready(request)
+        return g.Empty()
+
     async def kill_actor(self, request: g.KillActorRequest) -> g.Empty:
         """End an actor."""
         await self.actors.kill(request)
@@ -173,6 +178,7 @@ async def _main(args: argparse.Namespace) -> None:
                 "CreateActor": (g.CreateActorRequest, gcs.actors.create),
                 "WaitActor": (g.WaitActor, gcs.wait_actor),
                 "KillActor": (g.KillActorRequest, gcs.kill_actor),
+                "ActorReady": (g.ActorReadyRequest, gcs.actor_ready),
                 "FindActor": (g.NamedActor, gcs.actors.find),
                 "WorkerDied": (g.WorkerDied, gcs.worker_died),
                 **gcs.state.services(),

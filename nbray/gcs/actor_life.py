@@ -20,6 +20,7 @@ _STORY_KEPT = 12
 class State(StrEnum):
     """Where an actor is; the names are those of the messages."""
 
+    DEPENDENCIES_UNREADY = "DEPENDENCIES_UNREADY"
     PENDING = "PENDING"
     ALIVE = "ALIVE"
     RESTARTING = "RESTARTING"
@@ -29,12 +30,15 @@ class State(StrEnum):
 class Event(StrEnum):
     """What happens to an actor."""
 
+    READY = "ready"  # the arguments of its constructor are there
     STARTED = "started"  # its process is ready for calls
     LOST = "lost"  # its process ended, and it may have another
     ENDED = "ended"  # it does not come back
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.DEPENDENCIES_UNREADY, Event.READY): State.PENDING,
+    (State.DEPENDENCIES_UNREADY, Event.ENDED): State.DEAD,
     (State.PENDING, Event.STARTED): State.ALIVE,
     (State.PENDING, Event.LOST): State.RESTARTING,
     (State.PENDING, Event.ENDED): State.DEAD,
@@ -62,6 +66,7 @@ class ActorLife(msgspec.Struct, array_like=True):
         last_kill: the request of the last kill, which may be repeated.
         story: the last events, the newest last.
         kind: what sort of end it was, as in `ActorState.death_kind`.
+        shown: what its own ``__repr__`` says.
     """
 
     actor_id: bytes
@@ -78,6 +83,7 @@ class ActorLife(msgspec.Struct, array_like=True):
     last_kill: bytes = b""
     story: list[str] = []
     kind: str = ""
+    shown: str = ""
 
     @property
     def unplaced(self) -> bool:
@@ -87,6 +93,10 @@ class ActorLife(msgspec.Struct, array_like=True):
     def node_id(self) -> bytes:
         """The node where its process is, or is being made."""
         return self.address.node_id if self.address is not None else self.placing
+
+    def ready(self, now: float) -> None:
+        """The arguments of its constructor are there. ``now`` in seconds since the epoch."""
+        self._move(Event.READY, now, "its arguments are there")
 
     def start(self, address: Address, pid: int, now: float) -> None:
         """Its process is ready. ``now`` in seconds since the epoch."""
@@ -121,4 +131,4 @@ class ActorLife(msgspec.Struct, array_like=True):
         line = f"{when} {self.state} -> {state}, attempt {self.restarts}, {event}: {detail}"
         self.story = [*self.story, line][-_STORY_KEPT:]
         self.state, self.version = state, self.version + 1
-        self.cause = "" if state is State.ALIVE else detail
+        self.cause = "" if event in (Event.READY, Event.STARTED) else detail

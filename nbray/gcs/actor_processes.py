@@ -65,19 +65,19 @@ class ActorProcesses:
             died.set_result(None)
 
     async def end(
-        self, node_id: bytes, actor_id: bytes, attempt: int, graceful: bool = False
+        self, node_id: bytes, actor_id: bytes, attempt: int, cause: str, graceful: bool = False
     ) -> None:
         """End the process of an attempt; a ``graceful`` end runs what its user wants run then.
 
         A node that does not answer is asked again as long as it is alive; nobody waits for that.
         """
-        request = EndActor(actor_id, attempt, graceful)
+        request = EndActor(actor_id, attempt, graceful, cause)
         if not await self._try_to_end(node_id, request):
             self._background.start(self._end(node_id, request))
 
-    async def end_surely(self, node_id: bytes, actor_id: bytes, attempt: int) -> None:
+    async def end_surely(self, node_id: bytes, actor_id: bytes, attempt: int, cause: str) -> None:
         """Returns when the process of an attempt is ended, or its node is dead."""
-        await self._end(node_id, EndActor(actor_id, attempt))
+        await self._end(node_id, EndActor(actor_id, attempt, cause=cause))
 
     async def _end(self, node_id: bytes, request: EndActor) -> None:
         while not await self._try_to_end(node_id, request):

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from nbray.gcs.placement import shape_of
+from nbray.gcs.actor_life import State
+from nbray.gcs.placement import demand_of, shape_of
 from nbray.scheduling.explain import why_pending
-from nbray.scheduling.policy import Demand
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
-from nbray.wire.strategies import Shape
+from nbray.wire.strategies import InGroup, Shape
 
 if TYPE_CHECKING:
     from nbray.gcs.actors import Actor
@@ -31,19 +31,22 @@ def _row(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> 
         options.detached, life.state,
         address.node_id if address else b"", address.worker_id if address else b"",
         life.pid, life.restarts, options.resources, life.cause, life.started,
-        _why_unplaced(actor, nodes, reasons), life.placing if life.unplaced else b"",
+        _why_unplaced(actor, nodes, reasons), life.placing if life.unplaced else b"", life.shown,
+        options.strategy.group_id if isinstance(options.strategy, InGroup) else b"",
+        options.runtime_env,
     )  # fmt: skip
 
 
 def _why_unplaced(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> str:
     """What an actor waits for that no node was asked to start; said once for each shape."""
     life, options = actor.life, actor.spec.options
+    if life.state is State.DEPENDENCIES_UNREADY:
+        return "It waits for arguments of its constructor."
     if not life.unplaced or life.placing:
         return ""
     shape = shape_of(options)
     if shape not in reasons:
-        demand = Demand(options.resources, options.strategy, options.selector)
-        reasons[shape] = " ".join(why_pending(demand, nodes))
+        reasons[shape] = " ".join(why_pending(demand_of(options), nodes))
     return reasons[shape]
 
 

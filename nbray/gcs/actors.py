@@ -22,13 +22,15 @@ from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.gcs.actor_life import ActorLife, State
+from nbray.gcs.actor_owners import ActorOwners
 from nbray.gcs.actor_processes import ActorProcesses
 from nbray.gcs.actor_rows import actor_rows, unplaced_rows
-from nbray.gcs.placement import ActorPlacement
+from nbray.gcs.placement import ActorPlacement, demand_of
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
-from nbray.scheduling.policy import Choice, Demand, Verdict
+from nbray.scheduling.policy import Choice, Verdict
 from nbray.wire.gcs_messages import (
+    ActorReadyRequest,
     ActorStarted,
     CreateActorRequest,
     FoundActor,
@@ -46,6 +48,7 @@ from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
+_NOT_WANTED = "it was not wanted any more when it had started"
 _DEAD_KEPT = 1000
 _RETRY_S = 0.2
 _KNOWN_WITHIN_S = 5.0
@@ -90,7 +93,7 @@ class ActorTable:
         self._actors: dict[bytes, Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
-        self._made_by: dict[bytes, set[bytes]] = {}
+        self._owners = ActorOwners()
         self._background = Background()
         self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
         self.on_dead: Callable[[bytes], None] = lambda actor_id: None
@@ -107,7 +110,7 @@ class ActorTable:
             if life.state is State.DEAD:
                 self._dead.append(life.actor_id)
                 continue
-            self._add_to_owner(made.spec)
+            self._owners.add(made.spec, life)
             if options.name:
                 self._names[(options.namespace, options.name)] = life.actor_id
 
@@ -121,6 +124,8 @@ class ActorTable:
         alive = {node.node_id for node in self._nodes() if node.alive}
         for actor in list(self._actors.values()):
             life = actor.life
+            if actor.spec.options.placing and life.node_id():
+                self.placement.stands(life.actor_id, life.node_id())
             if life.state is State.ALIVE and life.node_id() not in alive:
                 self._lost(actor, "its node died")
             elif life.unplaced:
@@ -147,21 +152,31 @@ class ActorTable:
                 return Outcome(
                     f"The name {options.name} (namespace={options.namespace}) is already taken. "
                     "Please use a different name or get the existing actor using "
-                    f"ray.get_actor('{options.name}', namespace='{options.namespace}')"
+                    f"ray.get_actor('{options.name}', namespace='{options.namespace}')",
+                    taken=True,
                 )
             self._names[key] = spec.actor_id
-        life = ActorLife(spec.actor_id, options.max_restarts)
+        state = State.DEPENDENCIES_UNREADY if request.waits else State.PENDING
+        life = ActorLife(spec.actor_id, options.max_restarts, state)
         actor = self._actors[spec.actor_id] = Actor(spec, request.job, life)
-        self._add_to_owner(spec)
+        self._owners.add(spec, life)
         self._specs.put(spec.actor_id, request)
         self._lives.put(spec.actor_id, life)
-        self._place_soon(actor)
+        if life.unplaced:
+            self._place_soon(actor)
         return Outcome()
 
-    def _add_to_owner(self, spec: ActorSpec) -> None:
-        """It ends with the process that created it, unless it is detached."""
-        if not spec.options.detached:
-            self._made_by.setdefault(spec.owner.worker_id, set()).add(spec.actor_id)
+    async def ready(self, request: ActorReadyRequest) -> None:
+        """The arguments of its constructor are there: an actor is placed."""
+        actor = self._actors.get(request.actor_id)
+        if actor is not None and actor.life.state is State.DEPENDENCIES_UNREADY:
+            actor.spec.dependencies = request.dependencies
+            self._specs.put(request.actor_id, CreateActorRequest(actor.spec, actor.job))
+            actor.life.ready(time.time())
+            self._owners.ready(actor.spec)
+            self._changed(actor)
+            self._place_soon(actor)
+        await self._store.durable()
 
     def _is_actor(self, owner: Address) -> bool:
         """Whether an actor lives there; a detached one may create actors when its job is over."""
@@ -197,7 +212,7 @@ class ActorTable:
         self._end_with_process(actor, "its placement group was removed", kind)
 
     def _owner_died(self, worker_id: bytes) -> None:
-        for actor_id in list(self._made_by.get(worker_id, ())):
+        for actor_id in self._owners.made_by(worker_id):
             self._end_with_process(self._actors[actor_id], "its owner has died")
 
     def _end_with_process(self, actor: Actor, cause: str, kind: str = "") -> None:
@@ -205,7 +220,7 @@ class ActorTable:
         node_id, attempt = life.node_id(), life.restarts
         self._end(actor, cause, kind)
         if node_id:
-            self._background.start(self._processes.end(node_id, life.actor_id, attempt))
+            self._background.start(self._processes.end(node_id, life.actor_id, attempt, cause))
 
     # --- placed --------------------
 
@@ -267,7 +282,7 @@ class ActorTable:
             if started is None:
                 await asyncio.sleep(_RETRY_S)
             elif not life.unplaced or life.restarts != attempt:
-                await self._processes.end(node.node_id, life.actor_id, attempt)
+                await self._processes.end(node.node_id, life.actor_id, attempt, _NOT_WANTED)
             elif started.busy:
                 life.placing = b""
                 busy.add(node.node_id)
@@ -279,17 +294,17 @@ class ActorTable:
         for node in self._nodes():
             if node.alive and node.node_id == actor.life.placing:
                 return Choice(Verdict.LATER, node)
-        return self.placement.choose(actor.spec.options, busy)
+        return self.placement.choose(actor.life.actor_id, actor.spec.options, busy)
 
     async def _warn_infeasible(self, actor: Actor) -> None:
-        options = actor.spec.options
-        demand = Demand(options.resources, options.strategy, options.selector)
+        demand = demand_of(actor.spec.options)
         text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
         await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
 
     def _on_answer(self, actor: Actor, started: ActorStarted) -> None:
         if started.address is not None:
             actor.life.start(started.address, started.pid, time.time())
+            actor.life.shown = started.shown
             self._changed(actor)
         elif started.retriable:
             self._lost(actor, started.error)
@@ -304,16 +319,14 @@ class ActorTable:
         """Store a new state and tell those who wait for it."""
         life = actor.life
         self._lives.put(life.actor_id, life)
+        if not life.node_id():
+            self.placement.left(life.actor_id)
         actor.changed.set()
         actor.changed = asyncio.Event()
         if life.state is not State.DEAD:
             return
         self.on_dead(life.actor_id)
-        owner = actor.spec.owner.worker_id
-        siblings = self._made_by.get(owner, set())
-        siblings.discard(life.actor_id)
-        if not siblings:
-            self._made_by.pop(owner, None)
+        self._owners.forget(actor.spec)
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
             del self._names[(options.namespace, options.name)]
@@ -337,7 +350,7 @@ class ActorTable:
         self._changed(actor)
         ending = None
         if process_lives:
-            ending = self._processes.end_surely(node_id, life.actor_id, attempt)
+            ending = self._processes.end_surely(node_id, life.actor_id, attempt, cause)
         if again:
             self._place_soon(actor, ending)
         else:
@@ -395,7 +408,9 @@ class ActorTable:
             return
         await self._store.durable()
         if node_id and request.no_restart:
-            await self._processes.end(node_id, life.actor_id, attempt, graceful=request.graceful)
+            await self._processes.end(
+                node_id, life.actor_id, attempt, request.cause, request.graceful
+            )
 
     async def finish_job(self, job_id: bytes) -> None:
         """The driver left: its actors end, but for the detached."""
@@ -403,9 +418,14 @@ class ActorTable:
             *(
                 self.kill(KillActorRequest(actor.spec.actor_id, True, "its driver has ended"))
                 for actor in list(self._actors.values())
-                if actor.spec.job_id == job_id and not actor.spec.options.detached
+                if actor.spec.job_id == job_id and not self._outlives_job(actor)
             )
         )
+
+    def _outlives_job(self, actor: Actor) -> bool:
+        """Whether it is detached, and waits for no arguments of the driver that has left."""
+        waits = actor.life.state is State.DEPENDENCIES_UNREADY
+        return actor.spec.options.detached and not (waits and actor.spec.owner == actor.job.driver)
 
     async def reconcile(self, node: NodeInfo) -> None:
         """Compare a node with the table, once after a restart."""
@@ -429,7 +449,7 @@ class ActorTable:
                 or actor.life.node_id() != node.node_id
             ):
                 logger.warning("Actor %s should not be there any more.", row.actor_id.hex())
-                await self._processes.end(node.node_id, row.actor_id, row.attempt)
+                await self._processes.end(node.node_id, row.actor_id, row.attempt, _NOT_WANTED)
         for actor, attempt in expected:
             life = actor.life
             missing = (life.actor_id, attempt) not in found
@@ -452,7 +472,8 @@ class ActorTable:
         if actor is None:
             return ActorState(actor_id, 1 << 30, "DEAD", None, "it is not known to the cluster")
         life = actor.life
-        while life.version <= after or life.state is State.PENDING:
+        waits = (State.DEPENDENCIES_UNREADY, State.PENDING)
+        while life.version <= after or life.state in waits:
             await actor.changed.wait()
         answer = ActorState(actor_id, life.version, life.state, life.address, life.cause, life.kind)
         await self._store.durable()

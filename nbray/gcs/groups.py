@@ -114,9 +114,14 @@ class GroupTable:
     # --- asked --------------------
 
     async def change(self, request: ChangeGroups) -> GroupStates:
-        """Register and remove groups; a second time, only the answer is given."""
+        """Register and remove groups; a second time, only the answer is given.
+
+        A name is free for a new group as soon as the one that had it was to be removed.
+        """
+        new = {spec.group_id for spec in request.create}
+        await self._remove([group_id for group_id in request.remove if group_id not in new])
         states = [self._register(spec) for spec in request.create]
-        await self._remove(request.remove)
+        await self._remove([group_id for group_id in request.remove if group_id in new])
         if request.create:
             self._kicked.set()
             await self._store.durable()
@@ -193,7 +198,11 @@ class GroupTable:
         life = self._groups[group_id]
         if life.state not in _DECIDED:
             bundles, strategy = _bundles(life.spec), life.spec.strategy
-            life.reasons = why_group_pending(bundles, strategy, self._nodes())
+            rows = self._nodes()
+            life.reasons = why_group_pending(bundles, strategy, rows)
+            if life.attempts:
+                ever = rows and place(dict(enumerate(bundles)), strategy, rows, empty=True)
+                life.stage = "NO_RESOURCES" if ever else "INFEASIBLE"
         return life
 
     def is_removed(self, group_id: bytes) -> bool | None:
@@ -204,6 +213,7 @@ class GroupTable:
     def _set(self, group_id: bytes, state: str) -> None:
         life = self._groups[group_id]
         life.state, life.reasons = state, []
+        life.stage = {"CREATED": "FINISHED", "REMOVED": "REMOVED"}.get(state, "QUEUED")
         self._table.put(group_id, life)
         event = self._changed.pop(group_id, None)
         if event is not None:
@@ -243,6 +253,7 @@ class GroupTable:
                 if index not in life.placed
             }
             placed = self._choose(life, missing, self._nodes())
+            life.attempts += 1
             waited = now - self._waits.setdefault(group_id, now)
             if placed is None and waited > _PATIENCE_S:
                 placed = self._choose(life, missing, soon)
@@ -343,7 +354,10 @@ class GroupTable:
         if len(life.placed) == len(life.spec.bundles) and group_id in self._unplaced:
             self._unplaced.remove(group_id)
             self._warned.discard(group_id)
-            self._waits.pop(group_id, None)
+            began = self._waits.pop(group_id, None)
+            if began is not None and not life.placed_s:
+                life.chosen_s = time.monotonic() - began
+                life.placed_s = max(life.chosen_s, time.time() - life.created)
             self._set(group_id, "CREATED")
 
     async def _ask(self, node_id: bytes, request: ChangeBundles) -> BundlesChanged | None:

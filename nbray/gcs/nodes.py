@@ -126,6 +126,7 @@ class NodeTable:
         if not node.alive:
             await self._leaves(node)
             return self._reported()
+        node.started = time.time() if known is None else known.started
         self._rows[node_id] = self._alive[node_id] = node
         if known is None:
             self._table.put(node_id, structs.replace(node, stats={}))
@@ -155,6 +156,9 @@ class NodeTable:
     # --- ends --------------------
 
     async def _leaves(self, node: NodeInfo) -> None:
+        known = self._rows.get(node.node_id)
+        if known is not None:
+            node.started = known.started
         self._end(node)
         await self.on_gone(node.node_id, "its node has left the cluster")
         await self._store.durable()
@@ -172,7 +176,7 @@ class NodeTable:
         await self.on_gone(node_id, "its node died")
 
     def _end(self, node: NodeInfo) -> None:
-        node_id = node.node_id
+        node_id, node.ended = node.node_id, time.time()
         self._rows[node_id] = node
         self._alive.pop(node_id, None)
         self._unreconciled.discard(node_id)

@@ -3,29 +3,39 @@
 An actor waits for its resources at a raylet, so that the raylet can ask for idle leases back, but
 only for `_WAIT_S`; then the raylet answers that it is busy, and the next node is asked. Of one
 shape, at most `_ASKING` actors ask at a time, the rest wait here in their order.
+
+Actors that say nothing of resources take none, so nothing in a node's row grows with them: they
+are counted here, and go where there are the fewest for its CPUs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from nbray.common.resources import UNIT
-from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose
+from nbray.common.resources import fits
+from nbray.scheduling.labels import matches
+from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose, could_hold
 from nbray.wire.records import ActorOptions, NodeInfo
-from nbray.wire.strategies import InGroup, Shape, Spread
+from nbray.wire.strategies import Anywhere, InGroup, LabelTerm, Shape, Spread
 
 _WAIT_S = 1.0
 _ASKING = 64
-_DEFAULT_PLACEMENT = {"CPU": UNIT}
 
 
 def shape_of(options: ActorOptions) -> Shape:
     """What an actor needs of a node."""
-    return Shape(tuple(sorted(options.resources.items())), options.strategy, options.selector)
+    needed = options.placing or options.resources
+    return Shape(tuple(sorted(needed.items())), options.strategy, options.selector)
+
+
+def demand_of(options: ActorOptions) -> Demand:
+    """The wish for a node."""
+    return Demand(options.placing or options.resources, options.strategy, options.selector)
 
 
 @dataclass
@@ -46,6 +56,8 @@ class ActorPlacement:
         self._generator = generator
         self._turn = 0
         self._turns: dict[Shape, _Turns] = {}
+        self._where: dict[bytes, bytes] = {}
+        self._light: Counter[bytes] = Counter()
         self._changed = asyncio.Event()
 
     def nodes_changed(self) -> None:
@@ -53,23 +65,68 @@ class ActorPlacement:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def choose(self, options: ActorOptions, busy: set[bytes]) -> Choice:
-        """A node for an actor; those that were ``busy`` are asked again when all have been.
-
-        An actor that asks for nothing goes where a CPU is free, if there is such a node.
-        """
-        demand = Demand(options.resources, options.strategy, options.selector)
+    def choose(self, actor_id: bytes, options: ActorOptions, busy: set[bytes]) -> Choice:
+        """A node for an actor; those that were ``busy`` are asked again when all have been."""
+        demand = demand_of(options)
         if isinstance(options.strategy, Spread):
             self._turn += 1
-        choice = Choice(Verdict.INFEASIBLE)
-        if not options.resources and not isinstance(options.strategy, InGroup):
-            wanted = Demand(_DEFAULT_PLACEMENT, options.strategy, options.selector)
-            choice = self._choose(wanted, busy)
-        if choice.verdict is not Verdict.NOW:
+        if options.placing and isinstance(options.strategy, Anywhere):
+            choice = self._fewest(demand, busy)
+        else:
             choice = self._choose(demand, busy)
-        if choice.node is not None:
-            charge(demand, choice.node)
+        node = choice.node
+        if node is None:
+            return choice
+        taken = Demand(options.resources, options.strategy, options.selector)
+        if options.placing:
+            self.stands(actor_id, node.node_id)
+            if isinstance(options.strategy, InGroup) or fits(options.resources, node.available):
+                choice = Choice(Verdict.NOW, node)  # what it does not take, it need not wait for
+        charge(taken, node)
         return choice
+
+    def stands(self, actor_id: bytes, node_id: bytes) -> None:
+        """An actor that takes no CPU is on a node, or is being started there."""
+        self.left(actor_id)
+        self._where[actor_id] = node_id
+        self._light[node_id] += 1
+
+    def left(self, actor_id: bytes) -> None:
+        """It is there no more."""
+        node_id = self._where.pop(actor_id, None)
+        if node_id is not None:
+            self._light[node_id] -= 1
+            if not self._light[node_id]:
+                del self._light[node_id]
+
+    def _fewest(self, demand: Demand, busy: set[bytes]) -> Choice:
+        """The node with the fewest such actors a CPU, of those that have a CPU free, if any."""
+        first: Choice | None = None
+        for terms in demand.selector or ((),):
+            choice = self._fewest_of(demand, terms, busy)
+            if choice.verdict is Verdict.NOW:
+                return choice
+            if first is None or (first.node is None and choice.node is not None):
+                first = choice
+        assert first is not None
+        return first
+
+    def _fewest_of(self, demand: Demand, terms: tuple[LabelTerm, ...], busy: set[bytes]) -> Choice:
+        """The same, of the nodes that meet some conditions on labels."""
+        able = [
+            node
+            for node in self._nodes()
+            if node.alive and matches(terms, node.labels) and could_hold(demand, node)
+        ]
+        if not able:
+            return Choice(Verdict.INFEASIBLE)
+        if not [node for node in able if node.node_id not in busy]:
+            busy.clear()
+        able = [node for node in able if node.node_id not in busy]
+        free = [node for node in able if fits(demand.resources, node.available)]
+        among = [node for node in free or able if not node.total.get("GPU")] or free or able
+        node = min(among, key=lambda n: ((self._light[n.node_id] + 1) / n.total["CPU"], n.node_id))
+        return Choice(Verdict.NOW if free else Verdict.LATER, node)
 
     def _choose(self, demand: Demand, busy: set[bytes]) -> Choice:
         rows = self._nodes()

@@ -272,15 +272,20 @@ class StateTables:
         functions: dict[str, s.FunctionCounts] = {}
         by_node: dict[bytes, int] = {}
         for node_id, load in self._loads.items():
-            for name, (finished, failed) in load.counts.items():
-                counts = functions.setdefault(name, s.FunctionCounts(name, 0, 0))
+            for name, (finished, failed, cancelled) in load.counts.items():
+                counts = functions.setdefault(name, s.FunctionCounts(name, 0, 0, 0))
                 counts.finished += finished
                 counts.failed += failed
-                by_node[node_id] = by_node.get(node_id, 0) + finished + failed
-        rows = sorted(functions.values(), key=lambda row: -(row.finished + row.failed))
-        return s.TaskTotals(
-            sum(row.finished for row in rows), sum(row.failed for row in rows), rows, by_node
+                counts.cancelled += cancelled
+                ended = finished + failed + cancelled
+                by_node[node_id] = by_node.get(node_id, 0) + ended
+        rows = sorted(
+            functions.values(), key=lambda row: -(row.finished + row.failed + row.cancelled)
         )
+        return s.TaskTotals(
+            sum(row.finished for row in rows), sum(row.failed for row in rows),
+            sum(row.cancelled for row in rows), rows, by_node,
+        )  # fmt: skip
 
     async def _set_dashboard(self, request: s.DashboardAddress) -> Empty:
         self._kv.put(_OWN_NAMESPACE, _DASHBOARD_KEY, msgspec.msgpack.encode(request))

@@ -7,6 +7,7 @@ a raylet. Either leaves with its starter (a program, a notebook kernel) or is de
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,9 +15,10 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -25,45 +27,24 @@ from nbray.common.accelerators import node_units
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import Child, environment, spawn
+from nbray.common.process import environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
     DashboardOptions,
-    RunningDashboard,
     bind,
     dashboard_log,
     missing_packages,
     start_dashboard,
 )
+from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 
 _SMALLEST_STORE = 1 << 20
+_KILLED_S = 5.0
+_LONGEST_COMMAND = 60_000
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
-
-
-@dataclass(eq=False)
-class RunningNode:
-    """The processes that were started, and where they are reached."""
-
-    session: Session
-    node_ip: str
-    gcs_address: str = ""
-    raylet_socket: str = ""
-    node_id: str = ""
-    children: list[Child] = field(default_factory=list)
-    dashboard: RunningDashboard | None = None
-    dashboard_error: str = ""
-
-    def stop(self, *, keep_session: bool = False) -> None:
-        """End the processes, the last started first, and delete the session folder."""
-        if self.dashboard is not None:
-            self.dashboard.child.terminate()
-        for child in reversed(self.children):
-            child.terminate()
-        if not keep_session:
-            self.session.remove()
 
 
 def start_head(
@@ -273,13 +254,22 @@ def _start_raylet(
     raylet = spawn(
         "nbray.raylet",
         ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
-         "--node-ip", node.node_ip, *arguments],
+         "--node-ip", node.node_ip, *_short(session, arguments)],
         session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
     )  # fmt: skip
     node.children.append(raylet)
     with _identity_being_made(session):
         report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
+
+
+def _short(session: Session, arguments: list[str]) -> list[str]:
+    """Arguments for a command line; in a file, as `argparse` reads it, if they are too long."""
+    if sum(map(len, arguments)) < _LONGEST_COMMAND:
+        return arguments
+    path = session.path / "raylet.args"
+    path.write_text("\n".join(arguments), errors="surrogateescape")
+    return [f"@{path}"]
 
 
 @contextmanager
@@ -332,6 +322,7 @@ class FoundNode:
         processes: its GCS, raylet and dashboard as far as they run, in the order of their start.
         dashboard: where its dashboard is, as "host:port"; empty when it has none.
         dashboard_error: why it has none although nobody refused it.
+        by_command: `nbray start` started it, perhaps with ``--block``.
     """
 
     session: Session
@@ -340,6 +331,19 @@ class FoundNode:
     processes: list[psutil.Process]
     dashboard: str = ""
     dashboard_error: str = ""
+    by_command: bool = False
+
+    def end(self, grace_s: float) -> None:
+        """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
+        deadline = time.monotonic() + grace_s
+        if grace_s and self.fate_shared and self.by_command:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+                holder = self.processes[-1].parent()
+                if holder is not None and "--block" in holder.cmdline():
+                    holder.terminate()
+                    _has_ended(holder.pid, grace_s)
+        self.end_processes(max(0.0, deadline - time.monotonic()))
+        self.session.remove()
 
     def stop(self, force: bool = False) -> None:
         """End its processes and delete its folder; with ``force`` they are killed."""
@@ -353,10 +357,11 @@ class FoundNode:
         """
         for process in reversed(self.processes):
             try:
-                process.terminate()
-                if not _has_ended(process.pid, timeout_s):
+                if timeout_s:
+                    process.terminate()
+                if not timeout_s or not _has_ended(process.pid, timeout_s):
                     process.kill()
-                    _has_ended(process.pid, timeout_s)
+                    _has_ended(process.pid, _KILLED_S)
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
 
@@ -379,7 +384,7 @@ def found_nodes() -> list[FoundNode]:
         FoundNode(
             session, info["gcs_address"], info["fate_shared"],
             _processes_of(session, info, len(info["pids"])),
-            info["dashboard"], info["dashboard_error"],
+            info["dashboard"], info["dashboard_error"], info["for_programs"],
         )
         for session, info in known_sessions()
     ]  # fmt: skip

@@ -116,7 +116,7 @@ def _spill_folder(args: argparse.Namespace, session: Session) -> Path:
 
 def main() -> None:
     """Run a raylet until SIGTERM, the end of its parent, or the loss of the GCS."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(fromfile_prefix_chars="@")  # see nbray.launcher.local
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--node-ip", default="127.0.0.1")
     parser.add_argument("--gcs-address", required=True)

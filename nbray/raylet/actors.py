@@ -21,6 +21,7 @@ from nbray.raylet.leases import LeaseManager, Process, Wish
 from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.resource_set import Allocation, ResourceSet
 from nbray.raylet.telling import tell
+from nbray.raylet.worker_exits import GROUP_REMOVED, PLACED_ANEW, Exit, constructor_raised
 from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
@@ -46,6 +47,7 @@ class _Attempt:
     creation: asyncio.Task[g.ActorStarted] | None = None
     worker: Worker | None = None
     ended: str = ""
+    end: Exit | None = None
 
 
 class ActorManager:
@@ -61,6 +63,7 @@ class ActorManager:
         self._attempts: dict[bytes, _Attempt] = {}
         self._ended: deque[_Attempt] = deque()
         self._registering: dict[bytes, asyncio.Event] = {}
+        self._asked_to_end: set[asyncio.Future[None]] = set()
 
     # --- for the GCS --------------------
 
@@ -69,7 +72,7 @@ class ActorManager:
         actor_id = request.spec.actor_id
         attempt = self._attempts.get(actor_id)
         if attempt is not None and attempt.number < request.attempt:
-            self._end(attempt)
+            self._end(attempt, PLACED_ANEW)
             attempt = None
         if attempt is None:
             attempt = self._attempts[actor_id] = _Attempt(actor_id, request.attempt)
@@ -157,34 +160,37 @@ class ActorManager:
             return g.ActorStarted(None, str(error))
         except asyncio.CancelledError:
             for worker in given:
-                self._pool.kill(worker)
+                self._pool.kill(worker, attempt.end or PLACED_ANEW)
             if withdraw():
                 self._leases.give_back(taken)
             raise
         if result.again:
-            self._pool.kill(given[0])
+            self._pool.kill(given[0], PLACED_ANEW)
             attempt.worker = None  # the end of its process is no news
             if self._attempts.get(attempt.actor_id) is attempt:
                 del self._attempts[attempt.actor_id]
             return g.ActorStarted(None, busy=True)
         if result.error_text:
-            self._pool.ask_to_leave(given[0], actor_ended=True)
+            left = Exit("INTENDED_USER_EXIT", f"The actor left: {result.error_text}.")
+            why = left if result.left else constructor_raised(result.error_text)
+            self._pool.ask_to_leave(given[0], why, actor_ended=True)
             attempt.worker = None  # the end of its process is no news
             self._keep_ended(attempt)
             return g.ActorStarted(None, result.error_text, left=result.left)
-        return g.ActorStarted(given[0].address, pid=given[0].pid)
+        return g.ActorStarted(given[0].address, pid=given[0].pid, shown=result.shown)
 
-    def _end(self, attempt: _Attempt, graceful: bool = False) -> None:
+    def _end(self, attempt: _Attempt, why: Exit, graceful: bool = False) -> None:
         """End what there is of an attempt."""
+        attempt.end = why
         if self._attempts.get(attempt.actor_id) is attempt:
             del self._attempts[attempt.actor_id]
         if attempt.creation is not None and not attempt.creation.done():
             attempt.creation.cancel()
         elif attempt.worker is not None:
             if graceful:
-                self._pool.ask_to_leave(attempt.worker, actor_ended=True)
+                self._pool.ask_to_leave(attempt.worker, why, actor_ended=True)
             else:
-                self._pool.kill(attempt.worker)
+                self._pool.kill(attempt.worker, why)
 
     def _keep_ended(self, attempt: _Attempt) -> None:
         """Keep how an attempt ended for a GCS that has not heard of it."""
@@ -217,7 +223,7 @@ class ActorManager:
         """End the actors in bundles that were released."""
         for worker_id, taken in list(self._taken.items()):
             if taken.source in bundles and worker_id in self._pool.workers:
-                self._pool.kill(self._pool.workers[worker_id])
+                self._pool.kill(self._pool.workers[worker_id], GROUP_REMOVED)
 
     def created(self, process: Process, message: m.ActorCreated) -> None:
         """A worker says how the constructor of its actor ended."""
@@ -286,7 +292,8 @@ class ActorManager:
         """End the process of an attempt, or do not start it."""
         attempt = self._attempts.get(request.actor_id)
         if attempt is not None and attempt.number == request.attempt:
-            self._end(attempt, request.graceful)
+            why = Exit("INTENDED_SYSTEM_EXIT", f"The actor was ended: {request.cause}.")
+            self._end(attempt, why, request.graceful)
         return g.Empty()
 
     async def here(self, _request: g.Empty) -> g.ActorsHere:
@@ -307,15 +314,28 @@ class ActorManager:
         actor_id = message.spec.actor_id
         registered = self._registering[actor_id] = asyncio.Event()
         try:
-            outcome = await self._gcs.call(
-                "CreateActor", g.CreateActorRequest(message.spec, message.job), g.Outcome
-            )
+            if message.spec.options.name:
+                await self.settled()
+            request = g.CreateActorRequest(message.spec, message.job, message.waits)
+            outcome = await self._gcs.call("CreateActor", request, g.Outcome)
         except RpcError as error:
             outcome = g.Outcome(str(error))
         finally:
             del self._registering[actor_id]
             registered.set()
-        process.send(m.ActorRegistered(message.spec.actor_id, outcome.error))
+        process.send(m.ActorRegistered(message.spec.actor_id, outcome.error, outcome.taken))
+
+    async def ready(self, message: m.ActorReady) -> None:
+        """Have an actor placed whose arguments are there."""
+        await self._registered(message.actor_id)
+        request = g.ActorReadyRequest(message.actor_id, message.dependencies)
+        await tell(self._gcs, "ActorReady", request, "That an actor has its arguments")
+
+    async def _registered(self, actor_id: bytes) -> None:
+        """Until the GCS has answered what it was asked first about an actor."""
+        registering = self._registering.get(actor_id)
+        if registering is not None:
+            await registering.wait()
 
     async def watch(self, process: Process, message: m.WatchActor) -> None:
         """Send the next news of an actor; asks as long as the process is there."""
@@ -339,7 +359,16 @@ class ActorManager:
         request = g.KillActorRequest(
             message.actor_id, message.no_restart, cause, os.urandom(8), graceful
         )
-        registering = self._registering.get(message.actor_id)
-        if registering is not None:
-            await registering.wait()
-        await tell(self._gcs, "KillActor", request, "The end of an actor")
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked_to_end.add(told)
+        try:
+            await self._registered(message.actor_id)
+            await tell(self._gcs, "KillActor", request, "The end of an actor")
+        finally:
+            self._asked_to_end.discard(told)
+            told.set_result(None)
+
+    async def settled(self) -> None:
+        """Until the GCS has heard of the ends that were asked for: their names are free then."""
+        if self._asked_to_end:
+            await asyncio.wait(self._asked_to_end.copy())

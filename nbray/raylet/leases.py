@@ -15,6 +15,7 @@ from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.resource_set import Allocation, ResourceSet
 from nbray.raylet.scheduler import LeaseRequest, Scheduler
+from nbray.raylet.worker_exits import GROUP_REMOVED, OWNER_GONE, Exit
 from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
 from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.scheduling.explain import infeasible_text
@@ -193,6 +194,14 @@ class LeaseManager:
         if wish is not None and self.withdraw(wish):
             del self._wishes[(process, request_id)]
 
+    def note_backlog(self, process: Process, message: m.Backlog) -> None:
+        """A submitter tells for how many tasks its requests stand: the first of them says it."""
+        tasks = message.tasks
+        for request_id in message.request_ids:
+            wish = self._wishes.get((process, request_id))
+            if wish is not None:
+                wish.backlog, tasks = tasks, 0
+
     def submit(self, wish: Wish, placed: bool = False) -> None:
         """Grant a wish now or later, or move it; ``placed``: another raylet or the GCS chose us."""
         request = LeaseRequest(wish, wish.demand, wish.on_moved is not None, wish.near)
@@ -338,11 +347,12 @@ class LeaseManager:
         return [
             WaitingShape(
                 dict(shape.resources),
-                max(len(wishes), max(wish.backlog for wish in wishes)),
+                sum(wish.backlog for wish in wishes),
                 now - min(wish.since for wish in wishes),
                 for_actor, shape.strategy, shape.selector,
             )
             for (for_actor, shape), wishes in asked.items()
+            if any(wish.backlog for wish in wishes)
         ]  # fmt: skip
 
     def is_leased(self, worker: Worker) -> bool:
@@ -379,14 +389,14 @@ class LeaseManager:
             if message.broken and lease.worker.worker_id in self._pool.workers:
                 self._mourners[lease.worker.worker_id] = process
             lease.worker.worn = lease.worker.worn or message.worn
-            self._end(lease, message.broken, lost=message.broken)
+            self._end(lease, message.broken)
 
-    def _end(self, lease: Lease, broken: bool, lost: bool = False) -> None:
+    def _end(self, lease: Lease, broken: bool, why: Exit | None = None) -> None:
         del self._leases[lease.lease_id]
         del self._lease_of[lease.worker.worker_id]
         del lease.holder.leases[lease.lease_id]
         if broken:
-            self._pool.kill(lease.worker, intended=not lost)
+            self._pool.kill(lease.worker, why)
         else:
             self._pool.give_back(lease.worker)
         self.give_back(lease.taken)
@@ -401,7 +411,7 @@ class LeaseManager:
         """End what runs in bundles that were released."""
         for lease in list(self._leases.values()):
             if lease.taken.source in bundles:
-                self._pool.kill(lease.worker)
+                self._pool.kill(lease.worker, GROUP_REMOVED)
 
     def refuse_group(self, group_id: bytes) -> None:
         """A placement group was removed: what waits for it fails."""
@@ -419,7 +429,7 @@ class LeaseManager:
         for key in [key for key in self._wishes if key[0] is process]:
             self.withdraw(self._wishes.pop(key))
         for lease in list(process.leases.values()):
-            self._end(lease, broken=True)
+            self._end(lease, broken=True, why=OWNER_GONE)
         self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
 
     def worker_gone(self, worker: Worker, cause: str) -> None:

@@ -242,7 +242,7 @@ class Scheduler:
         """The policy's choice, with ``node`` only if the request goes to another node."""
         demand, row = request.demand, self._row
         choice = choose(
-            demand, [row, *others], request.near or row.node_id, self._generator, self._turn
+            demand, [row, *others], row.node_id, self._generator, self._turn, request.near
         )
         stays = choice.verdict is Verdict.LATER and self.serves(demand)
         if choice.node is row or stays:

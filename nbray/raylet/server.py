@@ -251,6 +251,8 @@ class Raylet:
             case m.RequestLease():
                 self._job_homes.setdefault(message.job.job_id, message.job.driver.node_id)
                 self._leases.request(process, message)
+            case m.Backlog():
+                self._leases.note_backlog(process, message)
             case m.ReturnLease():
                 self._leases.return_lease(process, message)
             case m.CancelLeaseRequest():
@@ -292,6 +294,8 @@ class Raylet:
                 if process.worker is not None:
                     process.worker.made_actors = True
                 self._serve(process, message, self._actors.create(process, message))
+            case m.ActorReady():
+                self._serve(process, message, self._actors.ready(message))
             case m.WatchActor():
                 self._serve(process, message, self._actors.watch(process, message))
             case m.KillActor():
@@ -301,6 +305,8 @@ class Raylet:
                     self._pool.stays(process.worker)
             case m.TasksRan():
                 self._state.tasks_ran(message.counts)
+            case wm.ProcessLeaves():
+                self._state.leaves(process, message)
             case wm.TaskEvents():
                 self._events.told(process, message)
             case wm.MetricsRecorded():
@@ -355,7 +361,7 @@ class Raylet:
             logger.info("Job %s ended: its driver has gone (%s).", process.job_id.hex(), reason)
             self._end_job(process.job_id)
         elif process.worker is not None:
-            self._pool.kill(process.worker, intended=False)
+            self._pool.kill(process.worker, None)
 
     # --- who is here --------------------
 
@@ -426,6 +432,7 @@ class Raylet:
 
     def _on_worker_exit(self, worker: Worker, cause: str) -> None:
         cause = worker.story(worker.out_of_memory or f"{cause}, on {self._name()}")
+        self._state.worker_ended(worker)
         self._leases.worker_gone(worker, cause)
         if worker.actor_id:
             self._background.start(self._actors.worker_gone(worker, cause))
@@ -448,7 +455,7 @@ class Raylet:
     def _end(self, worker_id: bytes, reason: str, retry: bool) -> None:
         worker = self._pool.workers[worker_id]
         worker.out_of_memory, worker.retry = reason, retry
-        self._pool.kill(worker, intended=False)
+        self._pool.kill(worker, None)
 
     async def _fetch_env_file(self, key: bytes) -> bytes | None:
         try:
@@ -481,6 +488,8 @@ class Raylet:
         else:
             if message.method == "FindGroups":
                 await self._groups.settled()
+            elif message.method == "FindActor":
+                await self._actors.settled()
             try:
                 body = await self._gcs.call_raw(message.method, message.body)
             except RpcError as failed:

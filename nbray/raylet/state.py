@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
 
+from nbray.common.pids import start_time
 from nbray.raylet.inquiries import Inquiries
 from nbray.raylet.leases import LeaseManager, Process
 from nbray.raylet.store import ObjectTable
+from nbray.raylet.worker_exits import Exit, ExitRing
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -25,11 +28,14 @@ from nbray.wire.state_messages import (
     WorkerRow,
     Workers,
 )
+from nbray.wire.watching_messages import ProcessLeaves
 
 logger = logging.getLogger(__name__)
 
 _MOST_NAMES = 1000
 _OTHERS = "(other functions)"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_LOST_DRIVER = Exit("SYSTEM_ERROR", "The driver's connection ended without a word: it was killed.")
 
 
 @dataclass
@@ -37,6 +43,8 @@ class _Driver:
     worker_id: bytes
     job_id: bytes
     pid: int
+    started: float
+    exit: Exit | None = None
 
 
 class NodeState:
@@ -55,7 +63,8 @@ class NodeState:
         self._inquiries = inquiries
         self._store = store
         self._drivers: dict[Process, _Driver] = {}
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, tuple[int, int, int]] = {}
+        self._exits = ExitRing()
 
     def load(self) -> NodeLoad:
         """What the next report to the GCS says."""
@@ -63,24 +72,49 @@ class NodeState:
             self._leases.waiting() + self._pool.waiting(), self._counts, self._actors_waiting()
         )
 
-    def tasks_ran(self, counts: dict[str, tuple[int, int]]) -> None:
+    def tasks_ran(self, counts: dict[str, tuple[int, int, int]]) -> None:
         """A worker tells what has run in it; past `_MOST_NAMES` functions, they share a row."""
-        for name, (finished, failed) in counts.items():
+        for name, (finished, failed, cancelled) in counts.items():
             if name not in self._counts and len(self._counts) >= _MOST_NAMES:
                 name = _OTHERS
-            before = self._counts.get(name, (0, 0))
-            self._counts[name] = (before[0] + finished, before[1] + failed)
+            before = self._counts.get(name, (0, 0, 0))
+            self._counts[name] = (
+                before[0] + finished, before[1] + failed, before[2] + cancelled,
+            )  # fmt: skip
 
     def driver_joined(self, process: Process, pid: int) -> None:
         """A driver was taken in."""
-        self._drivers[process] = _Driver(process.worker_id, process.job_id, pid)
+        self._drivers[process] = _Driver(
+            process.worker_id, process.job_id, pid, _began(start_time(pid))
+        )
+
+    def leaves(self, process: Process, message: ProcessLeaves) -> None:
+        """A process says why it is about to end."""
+        who = self._drivers.get(process) or process.worker
+        if who is not None:
+            who.exit = who.exit or Exit(message.kind, message.detail)
 
     def process_gone(self, process: Process) -> None:
-        """A connection ended."""
-        self._drivers.pop(process, None)
+        """A connection ended; with that of a driver, its time in the cluster."""
+        driver = self._drivers.pop(process, None)
+        if driver is not None:
+            row = WorkerRow(
+                driver.worker_id, self._node_id, self._host, driver.pid, "DRIVER", driver.job_id,
+                b"", 0, driver.started,
+            )  # fmt: skip
+            self._exits.add(row, driver.exit or _LOST_DRIVER, time.time())
+
+    def worker_ended(self, worker: Worker) -> None:
+        """A worker ended, whoever meant it to."""
+        row = WorkerRow(
+            worker.worker_id, self._node_id, self._host, worker.pid,
+            "ACTOR" if worker.actor_id else "IDLE", worker.job_id, worker.actor_id, 0,
+            _began(worker.started),
+        )  # fmt: skip
+        self._exits.add(row, worker.how(), time.time())
 
     async def list_workers(self, _request: Empty) -> Workers:
-        """The workers and drivers that are connected to this raylet."""
+        """The workers and drivers that are connected to this raylet, then those that ended."""
         rows = [
             self._row(d.worker_id, d.pid, "DRIVER", d.job_id, b"") for d in self._drivers.values()
         ]
@@ -92,7 +126,7 @@ class NodeState:
             rows.append(
                 self._row(worker.worker_id, worker.pid, state, worker.job_id, worker.actor_id)
             )
-        return Workers([row for row in rows if row is not None])
+        return Workers([*(row for row in rows if row is not None), *self._exits.newest()])
 
     async def list_objects(self, request: ObjectsRequest) -> Objects:
         """What the processes of this node own and borrow; this store knows who made the large."""
@@ -140,3 +174,8 @@ class NodeState:
             await self._gcs.call("ReportFailure", failure, Empty)
         except RpcError as error:
             logger.warning("The end of worker pid %d was not reported: %s", worker.pid, error)
+
+
+def _began(ticks: int) -> float:
+    """Seconds since the epoch for what `start_time` tells."""
+    return psutil.boot_time() + ticks / _TICKS

@@ -16,6 +16,7 @@ from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
 from nbray.raylet.templates import Report, Template
+from nbray.raylet.worker_exits import IDLE, JOB_OVER, WORN_OUT, Exit
 from nbray.raylet.worker_process import Worker, last_lines
 from nbray.runtime_env.setup import EnvManager, Prepared
 from nbray.wire.messages import ExitWorker
@@ -183,7 +184,7 @@ class WorkerPool:
         elif "refused" in report:
             self._start_failed(worker, f"A worker was not started: {report['error']}")
         else:
-            status = report["status"]
+            status = worker.status = report["status"]
             if os.WIFSIGNALED(status):
                 how = f"signal {signal.Signals(os.WTERMSIG(status)).name}"
             else:
@@ -360,7 +361,7 @@ class WorkerPool:
         """The worker is idle again, and stays with its job and environment; if worn, it leaves."""
         worker.given_back()
         if worker.worn:
-            self.ask_to_leave(worker)
+            self.ask_to_leave(worker, WORN_OUT)
         elif worker.worker_id in self.workers and not worker.actor_id:
             for want in self._wanted:
                 kind = (want.job_id, want.env.text, want.devices)
@@ -372,27 +373,31 @@ class WorkerPool:
 
     def stays(self, worker: Worker) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""
-        worker.end_intended = False
+        worker.end_intended, worker.exit = False, None
         if worker.worn:
-            asyncio.get_running_loop().call_later(_WORN_STAYS_S, self.ask_to_leave, worker)
+            asyncio.get_running_loop().call_later(
+                _WORN_STAYS_S, self.ask_to_leave, worker, WORN_OUT
+            )
             return
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         self.give_back(worker)
 
-    def kill(self, worker: Worker, intended: bool = True) -> None:
+    def kill(self, worker: Worker, why: Exit | None) -> None:
         """End a worker at once, unless it has ended: its pid may be somebody else's by now.
 
-        ``intended``: by somebody's wish, and not because it was lost already.
+        ``why``: by whose wish; None if it was lost already.
         """
         if worker.worker_id not in self.workers:
             return
-        if intended:
+        if why is not None:
             worker.end_intended = worker.end_intended or not worker.lost
+            if worker.end_intended:
+                worker.exit = worker.exit or why
         else:
             worker.lost = True
         worker.kill()
 
-    def ask_to_leave(self, worker: Worker, *, actor_ended: bool = False) -> None:
+    def ask_to_leave(self, worker: Worker, why: Exit, *, actor_ended: bool = False) -> None:
         """Have a worker leave, after what its user registered for the end; kill it if it does not.
 
         Unless its ``actor_ended``, one that owns what others need may stay (`stays`).
@@ -400,11 +405,12 @@ class WorkerPool:
         if worker.worker_id not in self.workers or worker.connection is None:
             return
         worker.end_intended = True
+        worker.exit = worker.exit or why
         worker.connection.send(ExitWorker(actor_ended))
 
         def overdue() -> None:
             if worker.end_intended:
-                self.kill(worker)
+                self.kill(worker, why)
 
         asyncio.get_running_loop().call_later(self._graceful_exit_s, overdue)
 
@@ -417,7 +423,7 @@ class WorkerPool:
             self._wanted.remove(want)
         for worker in list(self.workers.values()):
             if worker.job_id == job_id and not worker.actor_id:
-                self.kill(worker)
+                self.kill(worker, JOB_OVER)
         for want in over:
             want.use(None)
 
@@ -441,6 +447,6 @@ class WorkerPool:
                     break
                 surplus -= 1
                 idle.remove(worker)
-                self.ask_to_leave(worker)
+                self.ask_to_leave(worker, IDLE)
             if not idle:
                 del self._idle[key]

@@ -14,6 +14,7 @@ from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
 from nbray.raylet.templates import Template
+from nbray.raylet.worker_exits import Exit, of_status
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection
 from nbray.wire.records import Address
@@ -29,7 +30,8 @@ class Worker:
 
     ``template`` is its parent, None when that has gone; ``ordered`` when it was asked for one.
     ``devices`` are those that it has used, if any: libraries look for them once in a process.
-    ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked.
+    ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked. ``exit`` is why it was
+    ended or leaves, if anybody said so, ``status`` what its parent knows of its end.
     """
 
     worker_id: bytes
@@ -52,6 +54,8 @@ class Worker:
     last_lines: str = ""
     written: int = 0
     out_of_memory: str = ""
+    exit: Exit | None = None
+    status: int | None = None
     retry: bool = False
     descriptor: int | None = None
 
@@ -70,6 +74,12 @@ class Worker:
     def read_last_lines(self) -> None:
         """Take what it wrote last to stderr, for whoever had it then."""
         self.last_lines = last_lines(self.log + ".err", self.written)
+
+    def how(self) -> Exit:
+        """How it ended."""
+        if self.out_of_memory:
+            return Exit("NODE_OUT_OF_MEMORY", self.out_of_memory)
+        return self.exit or of_status(self.status)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
         """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""

@@ -94,7 +94,7 @@ def why_group_pending(
     if place(indexed, strategy, alive, empty=True) is not None:
         return [f"The cluster could hold {asked}, but what is free now does not suffice."]
     for index, bundle in indexed.items():
-        alone = Demand(bundle.resources, OnNode(b"", soft=True), bundle.selector)
+        alone = Demand(bundle.resources, OnNode(b"", soft=True), (bundle.selector,))
         if not any(fits(bundle.resources, n.total) and not _unmet(alone, n) for n in alive):
             return [f"Bundle {index} of {asked} fits nowhere. {infeasible_text(alone, alive)}"]
     if strategy == "STRICT_PACK":
@@ -102,7 +102,7 @@ def why_group_pending(
         for bundle in bundles:
             add(together, bundle.resources)
         terms = tuple(term for bundle in bundles for term in bundle.selector)
-        whole = Demand(together, OnNode(b"", soft=True), terms)
+        whole = Demand(together, OnNode(b"", soft=True), (terms,))
         return [f"All bundles of {asked} go to one node. {infeasible_text(whole, alive)}"]
     if strategy == "STRICT_SPREAD":
         return [
@@ -128,13 +128,20 @@ def _name(node: NodeInfo) -> str:
 
 def _wish(demand: Demand) -> str:
     strategy = demand.strategy
-    terms = demand.selector + (strategy.hard if isinstance(strategy, Labelled) else ())
     text = _amounts(demand.resources)
-    if terms:
-        text += f" with {_terms(terms)}"
+    wishes = [_terms(terms) for terms in _selectors(demand) if terms]
+    if wishes:
+        text += f" with {', or with '.join(wishes)}"
     if isinstance(strategy, OnNode) and not strategy.soft:
         text += f" on node {strategy.node_id.hex()[:8]}"
     return text
+
+
+def _selectors(demand: Demand) -> list[tuple[LabelTerm, ...]]:
+    """The conditions on labels, of which one group is to be met."""
+    strategy = demand.strategy
+    hard = strategy.hard if isinstance(strategy, Labelled) else ()
+    return [terms + hard for terms in demand.selector or ((),)]
 
 
 def _terms(terms: Iterable[LabelTerm]) -> str:
@@ -152,8 +159,13 @@ def _missing(demand: Mapping[str, int], has: Mapping[str, int]) -> dict[str, int
 
 def _unmet(demand: Demand, node: NodeInfo) -> list[str]:
     strategy = demand.strategy
-    terms = demand.selector + (strategy.hard if isinstance(strategy, Labelled) else ())
-    unmet = [term for term in terms if not matches([term], node.labels)]
+    unmet = min(
+        (
+            [term for term in terms if not matches([term], node.labels)]
+            for terms in _selectors(demand)
+        ),
+        key=len,
+    )
     reasons = [_terms(unmet)] if unmet else []
     if isinstance(strategy, OnNode) and not strategy.soft and strategy.node_id != node.node_id:
         reasons.append("the id that was asked for")

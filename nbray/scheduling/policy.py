@@ -7,8 +7,9 @@ caller passes, so that many askers with the same old view do not all choose the 
 that needs no GPU avoids nodes that have some, as long as another has room.
 
 A node where it fits now goes before one where it could ever fit; where none could, the request
-waits for a node to join. ``available`` in the rows is what the caller believes: after a choice it
-subtracts the demand, so that a burst is spread.
+waits for a node to join. Of several label selectors the first counts of which a node has room,
+else the first that a node could ever meet. ``available`` in the rows is what the caller believes:
+after a choice it subtracts the demand, so that a burst is spread.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from enum import Enum
 from nbray.common.resources import fits, subtract
 from nbray.scheduling.labels import matches
 from nbray.wire.records import BundleInfo, NodeInfo
-from nbray.wire.strategies import Anywhere, InGroup, Labelled, LabelTerm, OnNode, Spread, Strategy
+from nbray.wire.strategies import (
+    Anywhere,
+    InGroup,
+    Labelled,
+    OnNode,
+    Selectors,
+    Spread,
+    Strategy,
+)
 
 _PACK_BELOW = 0.5
 _TOP_SHARE = 0.2
@@ -43,7 +52,7 @@ class Demand:
 
     resources: Mapping[str, int]
     strategy: Strategy
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
 
 
 @dataclass(frozen=True)
@@ -61,19 +70,37 @@ def choose(
     here: bytes,
     generator: random.Random,
     turn: int = 0,
+    near: bytes = b"",
 ) -> Choice:
     """Choose a node.
 
     Args:
         demand: the wish.
         nodes: all rows; dead ones are passed over.
-        here: the node that goes first: the asking one, or the one with most of the arguments.
+        here: the asking node, which goes first as long as it is less than half used.
         generator: draws among equally good nodes.
         turn: how many SPREAD wishes were served before.
+        near: the node with most of the arguments, which goes first as long as it has room now.
     """
     if isinstance(demand.strategy, InGroup):
         return _in_group(demand, demand.strategy, nodes, here)
-    alive = [n for n in nodes if n.alive and matches(demand.selector, n.labels)]
+    first: Choice | None = None
+    for terms in demand.selector or ((),):
+        alive = [n for n in nodes if n.alive and matches(terms, n.labels)]
+        choice = _among(demand, alive, here, generator, turn, near)
+        if choice.verdict is Verdict.NOW:
+            return choice
+        if first is None or (first.node is None and choice.node is not None):
+            first = choice
+    assert first is not None
+    return first
+
+
+def _among(
+    demand: Demand, alive: Sequence[NodeInfo], here: bytes, generator: random.Random, turn: int,
+    near: bytes,
+) -> Choice:  # fmt: skip
+    """Choose one of the nodes that meet the same conditions on labels."""
     strategy = demand.strategy
     if isinstance(strategy, OnNode):
         node = next((n for n in alive if n.node_id == strategy.node_id), None)
@@ -97,6 +124,10 @@ def choose(
         return first if other.verdict is first.verdict else other
     if isinstance(strategy, Spread):
         return _spread(demand.resources, alive, turn)
+    if near:
+        for node in alive:
+            if node.node_id == near and fits(demand.resources, node.available):
+                return Choice(Verdict.NOW, node)
     return _hybrid(demand.resources, alive, here, generator)
 
 
@@ -152,7 +183,7 @@ def _in_group(demand: Demand, strategy: InGroup, nodes: Sequence[NodeInfo], here
 def may_run(demand: Demand, node: NodeInfo) -> bool:
     """Whether a wish that waits at a node may be served there, resources aside."""
     strategy = demand.strategy
-    if not matches(demand.selector, node.labels):
+    if not any(matches(terms, node.labels) for terms in demand.selector or ((),)):
         return False
     if isinstance(strategy, OnNode):
         return strategy.soft or strategy.node_id == node.node_id

@@ -140,7 +140,11 @@ def cluster_metrics(
     for state, count in by_state.items():
         out.add("gauge", _PREFIX + "actors", "actors", count, State=state)
     for function in totals.functions:
-        for state, count in (("FINISHED", function.finished), ("FAILED", function.failed)):
+        for state, count in (
+            ("FINISHED", function.finished),
+            ("FAILED", function.failed),
+            ("CANCELLED", function.cancelled),
+        ):
             out.add(
                 "counter", _PREFIX + "tasks_total", "tasks and calls that ended", count,
                 Name=function.name, State=state,

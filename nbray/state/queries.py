@@ -12,7 +12,7 @@ from nbray.common.ids import is_creation_id
 from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
-from nbray.wire.gcs_messages import Empty, Groups, NamedGroup, Nodes
+from nbray.wire.gcs_messages import Empty, GroupLife, Groups, NamedGroup, Nodes
 from nbray.wire.records import NodeInfo, TaskEvent
 
 T = TypeVar("T")
@@ -35,16 +35,18 @@ class Query(Generic[T]):
 
 
 def _nodes(reply: Nodes) -> list[r.NodeState]:
-    return [
+    """The living first, as in all of these."""
+    rows = [
         r.NodeState(
             row.node_id.hex(), row.host, row.is_head, "ALIVE" if row.alive else "DEAD",
             _node_message(row), row.hostname,
-            from_units(row.total), row.labels,
+            from_units(row.total), row.labels, int(row.started * 1000), int(row.ended * 1000),
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {},
         )
         for row in reply.nodes
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row.state != "ALIVE")
 
 
 def _node_message(row: NodeInfo) -> str | None:
@@ -57,9 +59,11 @@ def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
     """The rows, and the nodes that did not answer."""
     rows = [
         r.WorkerState(
-            row.worker_id.hex(), True, "DRIVER" if row.state == "DRIVER" else "WORKER", None,
-            row.node_id.hex(), row.host, row.pid, row.state, row.job_id.hex() or None,
-            row.actor_id.hex() or None, row.rss_bytes, start_time_ms=int(row.started * 1000),
+            row.worker_id.hex(), not row.ended, "DRIVER" if row.state == "DRIVER" else "WORKER",
+            row.exit_type or None, row.node_id.hex(), row.host, row.pid, row.state,
+            row.job_id.hex() or None, row.actor_id.hex() or None, row.rss_bytes,
+            exit_detail=row.exit_detail or None, start_time_ms=int(row.started * 1000),
+            end_time_ms=int(row.ended * 1000),
         )
         for row in reply.rows
     ]  # fmt: skip
@@ -67,22 +71,24 @@ def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
 
 
 def _actors(reply: s.Actors) -> list[r.ActorState]:
-    return [
+    rows = [
         r.ActorState(
             row.actor_id.hex(), row.class_name,
             "PENDING_CREATION" if row.state == "PENDING" else row.state,
-            row.job_id.hex(), row.name or None, row.node_id.hex() or None, row.pid or None,
-            row.namespace, required_resources=from_units(row.resources),
+            row.job_id.hex(), row.name, row.node_id.hex() or None, row.pid or None,
+            row.namespace, row.runtime_env or "{}", required_resources=from_units(row.resources),
+            placement_group_id=row.group_id.hex() or None, repr_name=row.shown,
             death_cause=row.death_cause or None, is_detached=row.detached,
             num_restarts=row.restarts, worker_id=row.worker_id.hex() or None,
             start_time_ms=int(row.started * 1000) or None, pending_reason=row.waits_for or None,
         )
         for row in reply.rows
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row.state == "DEAD")
 
 
 def _groups(reply: Groups) -> list[r.PlacementGroupState]:
-    return [
+    rows = [
         r.PlacementGroupState(
             life.spec.group_id.hex(), life.spec.name, life.spec.job.job_id.hex(), life.state,
             life.spec.strategy, life.reasons,
@@ -97,10 +103,22 @@ def _groups(reply: Groups) -> list[r.PlacementGroupState]:
                 for index, bundle in enumerate(life.spec.bundles)
             ],
             life.spec.detached,
-            {"scheduling_state": " ".join(life.reasons) or life.state},
+            group_stats(life, "us", 1e6),
         )
         for life in reply.rows
     ]  # fmt: skip
+    return sorted(rows, key=lambda row: row.state == "REMOVED")
+
+
+def group_stats(life: GroupLife, unit: str, per_second: float) -> dict[str, Any]:
+    """How a group came to its place, or did not yet, with Ray's keys in one of its units."""
+    return {
+        f"end_to_end_creation_latency_{unit}": life.placed_s * per_second,
+        f"scheduling_latency_{unit}": life.chosen_s * per_second,
+        "scheduling_attempt": life.attempts,
+        "highest_retry_delay_ms": 0.0,
+        "scheduling_state": life.stage,
+    }
 
 
 def _jobs(reply: s.Jobs) -> list[r.JobState]:
@@ -138,9 +156,12 @@ def _failures(reply: s.Failures) -> list[r.FailureState]:
 
 
 def _totals(reply: s.TaskTotals) -> r.TaskTotals:
-    functions = [r.FunctionCount(row.name, row.finished, row.failed) for row in reply.functions]
+    functions = [
+        r.FunctionCount(row.name, row.finished, row.failed, row.cancelled)
+        for row in reply.functions
+    ]
     by_node = {node_id.hex(): count for node_id, count in reply.by_node.items()}
-    return r.TaskTotals(reply.finished, reply.failed, functions, by_node)
+    return r.TaskTotals(reply.finished, reply.failed, reply.cancelled, functions, by_node)
 
 
 def _dashboard(reply: s.DashboardAddress) -> tuple[str, str]:
@@ -148,10 +169,14 @@ def _dashboard(reply: s.DashboardAddress) -> tuple[str, str]:
 
 
 _RANK = {"FINISHED": 3, "FAILED": 3, "RUNNING": 2, "SUBMITTED_TO_WORKER": 1}
+_IN_THE_ACTORS_QUEUE = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"
 
 
 def _tasks(reply: s.Tasks) -> r.TaskList:
-    """One row for each attempt: the furthest in its life, completed by its owner's word."""
+    """One row for each attempt: the furthest in its life, completed by its owner's word.
+
+    A call that was sent to an actor which tells of others that run there waits in its queue.
+    """
     found: dict[tuple[bytes, int], tuple[int, TaskEvent]] = {}
     owned: dict[tuple[bytes, int], TaskEvent] = {}
     for number, event in reply.rows:
@@ -161,6 +186,10 @@ def _tasks(reply: s.Tasks) -> r.TaskList:
         known = found.get(key)
         if known is None or _RANK.get(event.state, 0) > _RANK.get(known[1].state, 0):
             found[key] = (number, event)
+    busy = {event.actor_id for _number, event in found.values() if event.state == "RUNNING"}
+    for _number, event in found.values():
+        if event.state == "SUBMITTED_TO_WORKER" and event.actor_id and event.actor_id in busy:
+            event.state = _IN_THE_ACTORS_QUEUE
     rows = [
         _task(event, reply.sources[number], owned.get(key))
         for key, (number, event) in found.items()
@@ -188,8 +217,9 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
         (event.state, event.ended),
     )
     return r.TaskState(
-        event.task_id.hex(), event.attempt, event.name, event.state, event.job_id.hex(),
-        event.actor_id.hex() or None, "ACTOR_CREATION_TASK" if is_creation else kind, event.name,
+        event.task_id.hex(), event.attempt, event.shown or event.name, event.state,
+        event.job_id.hex(), event.actor_id.hex() or None,
+        "ACTOR_CREATION_TASK" if is_creation else kind, event.function or event.name,
         owned.parent.hex() or None, source.node_id.hex() if ran else None,
         source.worker_id.hex() if ran else None, source.pid if ran else None,
         event.error_type or None, event.origin, language="PYTHON",

@@ -6,14 +6,42 @@ end with ``_ms``. A field with ``detail`` in its metadata is None unless details
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 _DETAIL = {"detail": True}
 
 
+def _fields(kind: type[Row]) -> tuple[Field[Any], ...]:
+    return fields(kind)  # type: ignore[arg-type]
+
+
 class Row:
     """A row's fields are read as attributes or, as in Ray, as items."""
+
+    @classmethod
+    def columns(cls) -> set[str]:
+        """The names of all fields."""
+        return {one.name for one in _fields(cls)}
+
+    @classmethod
+    def detail_columns(cls) -> set[str]:
+        """Those that are None unless details were asked for."""
+        return {one.name for one in _fields(cls) if one.metadata.get("detail")}
+
+    @classmethod
+    def base_columns(cls) -> set[str]:
+        """The others."""
+        return cls.columns() - cls.detail_columns()
+
+    @classmethod
+    def filterable_columns(cls) -> set[str]:
+        """Those that a filter may name: all."""
+        return cls.columns()
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {name: getattr(self, name) for name in (one.name for one in _fields(type(self)))}
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -28,7 +56,7 @@ class Row:
 
 @dataclass
 class NodeState(Row):
-    """One node."""
+    """One node; ``end_time_ms`` is 0 while it lives."""
 
     node_id: str
     node_ip: str
@@ -46,7 +74,11 @@ class NodeState(Row):
 
 @dataclass
 class WorkerState(Row):
-    """One worker or driver process; ``activity`` is IDLE, BUSY, ACTOR or DRIVER."""
+    """One worker or driver process; ``activity`` is IDLE, BUSY, ACTOR or DRIVER.
+
+    Of one that has ended, ``exit_type`` is SYSTEM_ERROR, INTENDED_SYSTEM_EXIT, USER_ERROR,
+    INTENDED_USER_EXIT or NODE_OUT_OF_MEMORY; ``end_time_ms`` is 0 of the others.
+    """
 
     worker_id: str
     is_alive: bool
@@ -160,11 +192,12 @@ class FailureState(Row):
 
 @dataclass
 class FunctionCount:
-    """How often a function's tasks finished and failed, on all nodes."""
+    """How often a function's tasks finished, failed and were cancelled, on all nodes."""
 
     name: str
     finished: int
     failed: int
+    cancelled: int
 
 
 @dataclass
@@ -173,6 +206,7 @@ class TaskTotals:
 
     finished: int
     failed: int
+    cancelled: int
     functions: list[FunctionCount]
     by_node: dict[str, int]
 
@@ -181,10 +215,11 @@ class TaskTotals:
 class TaskState(Row):
     """One attempt at a task or call, or at the constructor of an actor.
 
-    ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER, RUNNING, FINISHED
-    or FAILED. ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for
-    none. ``creation_time_ms``, ``parent_task_id`` and ``required_resources`` are known while the
-    task has not ended.
+    ``state`` is PENDING_ARGS_AVAIL, PENDING_NODE_ASSIGNMENT, SUBMITTED_TO_WORKER,
+    PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY (in the actor's queue), RUNNING, FINISHED or FAILED.
+    ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for none.
+    ``creation_time_ms``, ``parent_task_id`` and ``required_resources`` are known while the task has
+    not ended.
     """
 
     task_id: str

@@ -12,7 +12,11 @@ from nbray.remote_function import RemoteFunction
 
 
 def as_completed(
-    refs: Sequence[ObjectRef], *, chunk_size: int = 10, yield_obj_refs: bool = False
+    refs: Sequence[ObjectRef],
+    *,
+    chunk_size: int = 10,
+    yield_obj_refs: bool = False,
+    **kwargs: Any,
 ) -> Iterator[Any]:
     """Yield the values of ``refs`` as they are ready.
 
@@ -20,6 +24,7 @@ def as_completed(
         refs: what to wait for.
         chunk_size: how many are waited for at once, to wait less often.
         yield_obj_refs: yield the refs rather than their values.
+        kwargs: further arguments of `nbray.wait`, as ``timeout``.
 
     Raises:
         ValueError: ``chunk_size`` is less than 1.
@@ -28,7 +33,7 @@ def as_completed(
         raise ValueError("`chunk_size` must be >= 1")
     waiting = list(refs)
     while waiting:
-        ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)))
+        ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)), **kwargs)
         yield from ready if yield_obj_refs else get(ready)
 
 
@@ -39,6 +44,7 @@ def map_unordered(
     backpressure_size: int | None = 100,
     chunk_size: int = 10,
     yield_obj_refs: bool = False,
+    **kwargs: Any,
 ) -> Iterator[Any]:
     """Run a remote function on each item, and yield the results as they are ready.
 
@@ -46,7 +52,7 @@ def map_unordered(
         fn: a remote function or an actor's method.
         items: its argument, one by one.
         backpressure_size: most tasks that are unfinished at once; None: any number.
-        chunk_size, yield_obj_refs: as for `as_completed`.
+        chunk_size, yield_obj_refs, kwargs: as for `as_completed`.
 
     Raises:
         ValueError: ``chunk_size`` or ``backpressure_size`` is impossible.
@@ -59,6 +65,6 @@ def map_unordered(
     source = iter(items)
     waiting = [remote(item) for item in islice(source, backpressure_size)]
     while waiting:
-        ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)))
+        ready, waiting = wait(waiting, num_returns=min(chunk_size, len(waiting)), **kwargs)
         waiting += [remote(item) for item in islice(source, len(ready))]
         yield from ready if yield_obj_refs else get(ready)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,31 @@ def describe(ref: ObjectRef) -> RefFacts:
         )
     data = value.inline or b""
     return RefFacts(state, len(data), True, (), kind_in(data), origin)
+
+
+def when_ended(refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
+    """Call ``then`` once, when all values of this process's refs, or their errors, are there.
+
+    ``then`` runs on the thread that drives the sockets: it must return at once.
+    """
+    core = current_core()
+    left = len(refs)
+
+    def ended() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            then()
+
+    def enlist() -> None:
+        for ref in refs:
+            entry = core.table.get(ref.binary())
+            if entry is None:
+                ended()  # what nobody can wait for
+            else:
+                entry.when_complete(ended)
+
+    core.reactor.post(enlist)
 
 
 def unfinished_tasks() -> list[TaskID]:

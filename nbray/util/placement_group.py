@@ -5,6 +5,7 @@ The module can be called, as `placement_group` itself: Ray has both at ``util.pl
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from nbray.common.timeouts import as_timeout
 from nbray.core_worker.context import running
 from nbray.core_worker.current import find_core
 from nbray.driver import current_core
+from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.options import LONGEST_NAME
 from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
+from nbray.state.queries import group_stats
 from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
 from nbray.wire.records import BundleSpec, GroupSpec
 from nbray.wire.strategies import GroupStrategy, InGroup
@@ -87,7 +90,11 @@ class PlacementGroup:
         return current_core().groups.ready_ref(self._id, self)
 
     def wait(self, timeout_seconds: float = 30) -> bool:
-        """Whether it is created within so many seconds."""
+        """Whether it is created within so many seconds.
+
+        Raises:
+            NbraySystemError: it was removed.
+        """
         return current_core().groups.wait(self._id, as_timeout(timeout_seconds))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -121,7 +128,8 @@ def placement_group(
         bundle_label_selector: conditions on the labels of each bundle's node.
 
     Raises:
-        ValueError: an argument is impossible, or the name is taken.
+        ValueError: an argument is impossible. NbraySystemError: the name is taken, or a resource
+            is called "bundle".
     """
     selectors = list(bundle_label_selector or ())
     chosen = _strategy(strategy)
@@ -174,6 +182,11 @@ def _check(
             for name, amount in bundle.items()
         ):
             raise ValueError(wanted)
+        if "bundle" in bundle:
+            raise NbraySystemError(
+                "bundle is a system reserved resource, which is not allowed to be used in "
+                "placement group."
+            )
         if not any(bundle.values()):
             raise ValueError(
                 "Bundles cannot be an empty dictionary or "
@@ -266,7 +279,8 @@ def _row(life: GroupLife) -> dict[str, Any]:
         },
         "strategy": spec.strategy,
         "state": life.state,
-        "stats": {"scheduling_state": " ".join(life.reasons) or life.state},
+        "stats": group_stats(life, "ms", 1e3),
+        "reasons": life.reasons,
     }
 
 
@@ -297,6 +311,10 @@ def place_in_group(
 class _Callable(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> PlacementGroup:
         return placement_group(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Functions that use it take it along, by its name, as other modules."""
+        return importlib.import_module, (self.__name__,)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -19,12 +19,9 @@ class PlacementGroupSchedulingStrategy:
     """Run in a bundle of a placement group.
 
     Args:
-        placement_group: the group; `PlacementGroup.empty()` for none.
+        placement_group: the group; None or `PlacementGroup.empty()` for outside all groups.
         placement_group_bundle_index: which bundle; -1 for any.
         placement_group_capture_child_tasks: what it submits runs in the group, too.
-
-    Raises:
-        ValueError: there is no group, and yet a bundle.
     """
 
     def __init__(
@@ -36,8 +33,6 @@ class PlacementGroupSchedulingStrategy:
         self.placement_group = placement_group
         self.placement_group_bundle_index = placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
-        if placement_group is None:
-            raise ValueError("`placement_group` needs to be an instance of PlacementGroup")
 
 
 class NodeAffinitySchedulingStrategy:

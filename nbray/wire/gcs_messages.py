@@ -9,6 +9,7 @@ from nbray.wire.records import (
     ActorSpec,
     Address,
     BundleInfo,
+    Dependency,
     GroupSpec,
     JobConfig,
     MethodOptions,
@@ -97,16 +98,28 @@ class JobId(msgspec.Struct, array_like=True):
 
 
 class CreateActorRequest(msgspec.Struct, array_like=True):
-    """Raylet to GCS, for a driver or worker. Answered by `Outcome`."""
+    """Raylet to GCS, for a driver or worker. Answered by `Outcome`.
+
+    ``waits``: for arguments of its constructor; `ActorReadyRequest` follows.
+    """
 
     spec: ActorSpec
     job: JobConfig
+    waits: bool = False
+
+
+class ActorReadyRequest(msgspec.Struct, array_like=True):
+    """Raylet to GCS: the arguments are there, and these are all. Answered by `Empty`."""
+
+    actor_id: bytes
+    dependencies: list[Dependency]
 
 
 class Outcome(msgspec.Struct, array_like=True):
-    """Empty text: done."""
+    """Empty text: done; ``taken``: the name is another's."""
 
     error: str = ""
+    taken: bool = False
 
 
 class WaitActor(msgspec.Struct, array_like=True):
@@ -184,6 +197,7 @@ class ActorStarted(msgspec.Struct, array_like=True):
     pid: int = 0
     busy: bool = False
     left: bool = False
+    shown: str = ""
 
 
 class EndActor(msgspec.Struct, array_like=True):
@@ -192,6 +206,7 @@ class EndActor(msgspec.Struct, array_like=True):
     actor_id: bytes
     attempt: int
     graceful: bool = False
+    cause: str = ""
 
 
 class ActorHere(msgspec.Struct, array_like=True):
@@ -331,13 +346,22 @@ class BundlesChanged(msgspec.Struct, array_like=True):
 
 
 class GroupLife(msgspec.Struct, array_like=True):
-    """A placement group in the GCS: PENDING, CREATED, REMOVED or RESCHEDULING, and where it is."""
+    """A placement group in the GCS: PENDING, CREATED, REMOVED or RESCHEDULING, and where it is.
+
+    ``attempts`` counts how often a place was looked for, ``stage`` is Ray's word for how that went;
+    ``placed_s`` is how long it took until it was ``created``, ``chosen_s`` how much of that since a
+    place was first looked for.
+    """
 
     spec: GroupSpec
     state: str = "PENDING"
     placed: dict[int, bytes] = {}
     created: float = 0.0
     reasons: list[str] = []
+    attempts: int = 0
+    stage: str = "QUEUED"
+    placed_s: float = 0.0
+    chosen_s: float = 0.0
 
 
 class NamedGroup(msgspec.Struct, array_like=True):

@@ -41,6 +41,7 @@ from nbray.wire.object_messages import (
 from nbray.wire.records import (
     ActorSpec,
     Address,
+    Dependency,
     GroupSpec,
     Index,
     JobConfig,
@@ -48,11 +49,12 @@ from nbray.wire.records import (
     TaskSpec,
     Value,
 )
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 from nbray.wire.watching_messages import (
     MetricsRecorded,
     OutputDisplay,
     OutputLines,
+    ProcessLeaves,
     SchedulingWarning,
     TaskEvents,
     TasksTold,
@@ -143,7 +145,7 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
     retriable: bool = True
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     near: bytes = b""
 
 
@@ -180,6 +182,13 @@ class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
     """Submitter to raylet: the request is not needed any more (a crossing grant is returned)."""
 
     request_id: int
+
+
+class Backlog(msgspec.Struct, array_like=True, tag=19):
+    """Submitter to raylet: for how many tasks these requests, which wait, stand together now."""
+
+    request_ids: list[int]
+    tasks: Size
 
 
 class ReturnLease(msgspec.Struct, array_like=True, tag=15):
@@ -241,7 +250,7 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
 
     Fewer values than asked for end with an error, which is that of the rest. ``retry``: the
     function raised. ``items``: how many a stream had. ``leaving``: the worker takes no more tasks.
-    ``raised``: the pickled class of an error that is stored.
+    ``raised``: the pickled class of an error that is stored. ``cancelled``: the error says so.
     """
 
     task_id: bytes
@@ -252,6 +261,7 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     items: Index = 0
     leaving: bool = False
     raised: bytes = b""
+    cancelled: bool = False
 
     def failed(self) -> bool:
         """Whether it ended with an error."""
@@ -316,17 +326,26 @@ class CancelObject(msgspec.Struct, array_like=True, tag=153):
 
 
 class CreateActor(msgspec.Struct, array_like=True, tag=50):
-    """Process to raylet. Answered by `ActorRegistered`."""
+    """Process to raylet. Answered by `ActorRegistered`; ``waits``: `ActorReady` follows."""
 
     spec: ActorSpec
     job: JobConfig
+    waits: bool = False
+
+
+class ActorReady(msgspec.Struct, array_like=True, tag=185):
+    """Process to raylet: the arguments of its constructor are there."""
+
+    actor_id: bytes
+    dependencies: list[Dependency]
 
 
 class ActorRegistered(msgspec.Struct, array_like=True, tag=51):
-    """Raylet to process; ``error`` when the name is taken."""
+    """Raylet to process; with an ``error``, it is not: as when its name is ``taken``."""
 
     actor_id: bytes
     error: str = ""
+    taken: bool = False
 
 
 class WatchActor(msgspec.Struct, array_like=True, tag=52):
@@ -337,7 +356,7 @@ class WatchActor(msgspec.Struct, array_like=True, tag=52):
 
 
 class ActorState(msgspec.Struct, array_like=True, tag=53):
-    """Raylet to process: state is PENDING, ALIVE, RESTARTING or DEAD.
+    """Raylet to process: state is DEPENDENCIES_UNREADY, PENDING, ALIVE, RESTARTING or DEAD.
 
     ``death_kind`` names an exception of nbray when it is not `ActorDiedError`.
     """
@@ -371,13 +390,14 @@ class ActorCreated(msgspec.Struct, array_like=True, tag=56):
     """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
 
     ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``left``: the
-    actor's own wish was to end.
+    actor's own wish was to end. ``shown``: what its own ``__repr__`` says.
     """
 
     actor_id: bytes
     error_text: str = ""
     again: bool = False
     left: bool = False
+    shown: str = ""
 
 
 class ActorWaits(msgspec.Struct, array_like=True, tag=180):
@@ -430,9 +450,9 @@ class GcsReply(msgspec.Struct, array_like=True, tag=61):
 
 
 class TasksRan(msgspec.Struct, array_like=True, tag=110):
-    """Worker to raylet, about once a second: tasks finished and failed since, by function."""
+    """Worker to raylet, once a second: tasks finished, failed and cancelled, by function."""
 
-    counts: dict[str, tuple[Index, Index]]
+    counts: dict[str, tuple[Index, Index, Index]]
 
 
 class NodeDied(msgspec.Struct, array_like=True, tag=150):
@@ -473,12 +493,13 @@ class RemoveGroup(msgspec.Struct, array_like=True, tag=134):
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
+    Backlog,
     ReclaimLeases, WorkerBlocked, WorkerUnblocked,
     PushTask, TaskDone, TasksReturned, HandoverDone, CancelTask,
     RequestValue, ValueReady, AddBorrower, BorrowerAdded, RemoveBorrower,
     CreateObject, ObjectCreated, SealObject, GetObject, ObjectPinned, UnpinObjects, FreeObjects,
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
-    ActorWaits,
+    ActorWaits, ActorReady,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
     AskAssigned, Assigned, AskProcess, ProcessState,
     DiscardObject, RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
@@ -486,7 +507,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,
     SchedulingWarning,
-    TaskEvents, TellTasks, TasksTold, MetricsRecorded,
+    TaskEvents, TellTasks, TasksTold, MetricsRecorded, ProcessLeaves,
     TellObjects, ObjectsTold,
     CreateGroup, WatchGroup, GroupState, RemoveGroup,
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, GroupStrategy, InGroup, LabelTerm, Selectors, Strategy
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
@@ -105,7 +105,10 @@ class TaskSpec(msgspec.Struct, array_like=True):
 
 
 class ActorOptions(msgspec.Struct, array_like=True):
-    """What the creator of an actor asked for."""
+    """What the creator of an actor asked for.
+
+    ``placing`` is what its node must have in all, when that is more than its ``resources``.
+    """
 
     resources: dict[str, Size]
     name: str = ""
@@ -119,7 +122,8 @@ class ActorOptions(msgspec.Struct, array_like=True):
     max_pending_calls: int = -1
     runtime_env: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
+    placing: dict[str, Size] = {}
 
 
 class Parameter(msgspec.Struct, array_like=True, frozen=True):
@@ -202,7 +206,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     """A row of the node table; resources in units of 1/10000.
 
     ``returning`` is what tasks hold that come back soon when they are asked for. ``silent_s``, told
-    by the GCS, is how long ago the node was heard of.
+    by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
+    went, in seconds since the epoch.
     """
 
     node_id: bytes
@@ -221,6 +226,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
     returning: dict[str, int] = {}
     process: LocalProcess | None = None
     silent_s: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):
@@ -259,7 +266,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     """One attempt at a task, as a process knows it; times in seconds since the epoch, 0 unknown.
 
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
-    of the worker that ran it; ``created``, ``parent`` and ``resources`` only its owner knows.
+    of the worker that ran it, which knows the ``function``, and how the task is ``shown`` if not by
+    its name; ``created``, ``parent`` and ``resources`` only its owner knows.
     """
 
     task_id: bytes
@@ -276,6 +284,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     error_type: str = ""
     error_text: str = ""
     resources: dict[str, int] = {}
+    function: str = ""
+    shown: str = ""
 
 
 class ObjectRow(msgspec.Struct, array_like=True):

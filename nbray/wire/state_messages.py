@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from nbray.wire.records import Index, MetricRow, ObjectRow, TaskEvent
-from nbray.wire.strategies import ANYWHERE, LabelTerm, Strategy
+from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 
 
 class WaitingShape(msgspec.Struct, array_like=True):
@@ -25,19 +25,19 @@ class WaitingShape(msgspec.Struct, array_like=True):
     waiting_s: float
     for_actor: bool = False
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     why: str = ""
 
 
 class NodeLoad(msgspec.Struct, array_like=True):
     """A raylet's part of every report to the GCS.
 
-    ``counts``: tasks finished and failed on the node since it began, by function name.
+    ``counts``: tasks finished, failed and cancelled on the node since it began, by function name.
     ``actors``: what the actors wait for that are to start here, or the first of them.
     """
 
     waiting: list[WaitingShape]
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
     actors: dict[bytes, str] = {}
 
 
@@ -56,7 +56,7 @@ class DemandRow(msgspec.Struct, array_like=True):
     node_id: bytes
     reason: str = ""
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
     lacking: list[str] = []
 
 
@@ -67,7 +67,10 @@ class Demand(msgspec.Struct, array_like=True):
 
 
 class ActorRow(msgspec.Struct, array_like=True):
-    """One actor, alive or dead; ``waits_for`` says why it is not alive yet, on node ``placing``."""
+    """One actor, alive or dead; ``waits_for`` says why it is not alive yet, on node ``placing``.
+
+    ``shown`` is what its own ``__repr__`` says, ``group_id`` its placement group, if it has them.
+    """
 
     actor_id: bytes
     job_id: bytes
@@ -85,6 +88,9 @@ class ActorRow(msgspec.Struct, array_like=True):
     started: float
     waits_for: str = ""
     placing: bytes = b""
+    shown: str = ""
+    group_id: bytes = b""
+    runtime_env: str = ""
 
 
 class Actors(msgspec.Struct, array_like=True):
@@ -119,7 +125,10 @@ class Jobs(msgspec.Struct, array_like=True):
 
 
 class WorkerRow(msgspec.Struct, array_like=True):
-    """One worker or driver; state is IDLE, BUSY (leased), ACTOR or DRIVER."""
+    """One worker or driver; state is IDLE, BUSY (leased), ACTOR or DRIVER.
+
+    One that has ``ended`` (else 0) says how, and what it was.
+    """
 
     worker_id: bytes
     node_id: bytes
@@ -130,10 +139,13 @@ class WorkerRow(msgspec.Struct, array_like=True):
     actor_id: bytes
     rss_bytes: int
     started: float
+    ended: float = 0.0
+    exit_type: str = ""
+    exit_detail: str = ""
 
 
 class Workers(msgspec.Struct, array_like=True):
-    """Raylet or GCS, answer to ``ListWorkers``.
+    """Raylet or GCS, answer to ``ListWorkers``: those that live, and the newest that ended.
 
     ``unreachable``: nodes that did not answer, whose workers are missing.
     """
@@ -165,13 +177,15 @@ class FunctionCounts(msgspec.Struct, array_like=True):
     name: str
     finished: int
     failed: int
+    cancelled: int
 
 
 class TaskTotals(msgspec.Struct, array_like=True):
-    """GCS, answer to ``TaskTotals``; ``by_node`` finished plus failed."""
+    """GCS, answer to ``TaskTotals``; ``by_node`` all that ended."""
 
     finished: int
     failed: int
+    cancelled: int
     functions: list[FunctionCounts]
     by_node: dict[bytes, int]
 

@@ -54,6 +54,9 @@ class InGroup(msgspec.Struct, array_like=True, frozen=True, tag=5):
     capture: bool = False
 
 
+Selectors = tuple[tuple[LabelTerm, ...], ...]
+"""Conditions on a node's labels, of which one group is to be met: the first that can be."""
+
 Strategy = Union[Anywhere, Spread, OnNode, Labelled, InGroup]  # noqa: UP007 - built once
 ANYWHERE = Anywhere()
 
@@ -63,7 +66,7 @@ class Shape(msgspec.Struct, array_like=True, frozen=True):
 
     resources: tuple[tuple[str, int], ...]
     strategy: Strategy = ANYWHERE
-    selector: tuple[LabelTerm, ...] = ()
+    selector: Selectors = ()
 
 
 NOTHING = Shape(())

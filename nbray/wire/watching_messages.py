@@ -44,6 +44,16 @@ class SchedulingWarning(msgspec.Struct, array_like=True, tag=130):
     text: str
 
 
+# --- ends -------------------------------------------------------------------------------
+
+
+class ProcessLeaves(msgspec.Struct, array_like=True, tag=191):
+    """Worker or driver to raylet: why it is about to end, as `raylet.worker_exits.Exit` has it."""
+
+    kind: str
+    detail: str
+
+
 # --- task events ------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ from nbray.common.ids import (
     BaseID,
     JobID,
     NodeID,
-    ObjectID,
     PlacementGroupID,
     TaskID,
     UniqueID,
@@ -14,6 +13,7 @@ from nbray.common.ids import (
 from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.object_ref import ObjectRef
 
+ObjectID = ObjectRef
 StreamingObjectRefGenerator = ObjectRefGenerator
 
 __all__ = [

@@ -154,9 +154,14 @@ class Pool:
         func: Callable[..., Any],
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
+        *,
+        kwds: dict[str, Any] | None = None,
     ) -> Any:
-        """``func(*args, **kwargs)`` in a process; waits for its result."""
-        return self.apply_async(func, args, kwargs).get()
+        """``func(*args, **kwargs)`` in a process; waits for its result.
+
+        The standard library calls ``kwargs`` ``kwds``.
+        """
+        return self.apply_async(func, args, kwargs, kwds=kwds).get()
 
     def apply_async(
         self,
@@ -165,10 +170,12 @@ class Pool:
         kwargs: dict[str, Any] | None = None,
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        *,
+        kwds: dict[str, Any] | None = None,
     ) -> AsyncResult:
         """Like `apply`, without waiting."""
         self._check_running()
-        chunk = self._run(func, [(tuple(args or ()), dict(kwargs or {}))])
+        chunk = self._run(func, [(tuple(args or ()), {**(kwargs or {}), **(kwds or {})})])
         return self._result([chunk], callback, error_callback, single=True)
 
     def map(

@@ -16,7 +16,6 @@ from nbray.state.rows import (
     WorkerState,
 )
 from nbray.util.state.api import (
-    StateApiException,
     get_actor,
     get_job,
     get_node,
@@ -37,14 +36,18 @@ from nbray.util.state.api import (
     summarize_objects,
     summarize_tasks,
 )
+from nbray.util.state.events import ClusterEventState, list_cluster_events
 from nbray.util.state.logs import get_log, list_logs
+from nbray.util.state.selecting import InvalidQueryError, StateApiException
 
 RayStateApiException = StateApiException
 
 __all__ = [
     "ActorState",
+    "ClusterEventState",
     "DemandState",
     "FailureState",
+    "InvalidQueryError",
     "JobState",
     "NodeState",
     "ObjectState",
@@ -62,6 +65,7 @@ __all__ = [
     "get_task",
     "get_worker",
     "list_actors",
+    "list_cluster_events",
     "list_demand",
     "list_failures",
     "list_jobs",

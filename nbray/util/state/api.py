@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any, TypeVar
 
-from nbray.common.ids import ActorID, BaseID, JobID, NodeID, ObjectID, TaskID, WorkerID
+from nbray.common.ids import (
+    ActorID,
+    JobID,
+    NodeID,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+    WorkerID,
+)
 from nbray.core_worker.current import find_core
 from nbray.driver import current_driver
-from nbray.exceptions import GetTimeoutError, NbrayError
+from nbray.exceptions import GetTimeoutError
 from nbray.state import queries as q
 from nbray.state.rows import (
     ActorState,
@@ -26,33 +34,36 @@ from nbray.state.rows import (
     TaskState,
     WorkerState,
 )
+from nbray.util.state.selecting import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    Filter,
+    StateApiException,
+    checked,
+    select,
+)
+from nbray.util.state.short_ids import full_id, written_id
 
-Filter = tuple[str, str, str | bool | int | float]
-Row = TypeVar("Row")
 T = TypeVar("T")
-MAX_LIMIT = 10_000
-DEFAULT_LIMIT = 100
 _RAYLET_ANSWERS_S = 5.0
+_RAYLETS_SHARE = 0.6  # of the time that there is; the GCS itself has the rest
 _FILTERED_THERE = ("job_id", "origin")
-
-
-class StateApiException(NbrayError):
-    """The state API was asked for something that it cannot answer."""
 
 
 def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
     """Ask through this process's raylet, or the GCS itself; see the head of the package.
 
-    A driver whose raylet stands still asks the GCS.
+    A driver whose raylet stands still asks the GCS, within the same ``timeout``.
 
     Raises:
         StateApiException: the cluster did not answer. ConnectionError: there is none.
     """
     if address == "auto":
         address = None
+    deadline = time.monotonic() + timeout
     core = find_core()
     if core is not None and address is None:
-        patience = min(timeout, _RAYLET_ANSWERS_S)
+        patience = min(timeout * _RAYLETS_SHARE, _RAYLET_ANSWERS_S)
         try:
             return query.read(core.peers.gcs_call(query.method, query.body, patience))
         except GetTimeoutError as error:
@@ -66,7 +77,7 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
             found = core.session.read_info()["gcs_address"], core.session.token
         else:
             found = find_cluster(address)
-        return ask_once(*found, query, timeout)
+        return ask_once(*found, query, max(0.0, deadline - time.monotonic()))
     except RpcError as error:
         raise StateApiException(str(error)) from error
 
@@ -74,7 +85,7 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
 def list_nodes(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[NodeState]:  # fmt: skip
     """The nodes of the cluster, also the dead.
 
@@ -85,19 +96,22 @@ def list_nodes(
         timeout: seconds.
         detail: fill also the fields that are None otherwise.
         raise_on_missing_output: taken for Ray's sake; what is missing always raises.
+        _explain: warn when rows were left out for the limit.
 
     Raises:
         StateApiException: a filter or the limit is impossible, or the cluster did not answer.
     """
-    return select(NodeState, ask(q.NODES, address, timeout), filters, limit, detail)
+    return select(
+        NodeState, ask(q.NODES, address, timeout), filters, limit, detail, explain=_explain
+    )
 
 
 def list_workers(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[WorkerState]:  # fmt: skip
-    """The workers and drivers that run; arguments as for `list_nodes`.
+    """The workers and drivers that run, then the newest that ended; arguments as for `list_nodes`.
 
     With ``raise_on_missing_output``, a node that does not answer is an error.
     """
@@ -107,22 +121,24 @@ def list_workers(
             f"{len(unreachable)} node(s) did not list their workers: {', '.join(unreachable)}. "
             "Pass raise_on_missing_output=False to take the others."
         )
-    return select(WorkerState, rows, filters, limit, detail)
+    return select(WorkerState, rows, filters, limit, detail, explain=_explain)
 
 
 def list_actors(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[ActorState]:  # fmt: skip
     """The actors that live, and the newest that died; arguments as for `list_nodes`."""
-    return select(ActorState, ask(q.ACTORS, address, timeout), filters, limit, detail)
+    return select(
+        ActorState, ask(q.ACTORS, address, timeout), filters, limit, detail, explain=_explain
+    )
 
 
 def list_tasks(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[TaskState]:  # fmt: skip
     """The tasks and calls that have not ended, and the newest that ended, oldest first.
 
@@ -135,15 +151,16 @@ def list_tasks(
         StateApiException: also when a node did not answer, with ``raise_on_missing_output``.
     """
     select(TaskState, [], filters, limit, detail)
+    filters = checked(TaskState, filters)
     # What the cluster cannot filter is filtered here, out of more rows.
     known_there = all(
         key in _FILTERED_THERE and predicate == "=" and value not in ("", 0, "0")
-        for key, predicate, value in filters or ()
+        for key, predicate, value in filters
     )
     found = find_tasks(
         address, filters, timeout, raise_on_missing_output, limit if known_there else MAX_LIMIT
     )
-    return select(TaskState, found.rows, filters, limit, detail, newest=True)
+    return select(TaskState, found.rows, filters, limit, detail, newest=True, explain=_explain)
 
 
 def find_tasks(
@@ -164,7 +181,7 @@ def find_tasks(
     except ValueError as error:
         raise StateApiException(f"A filter's value is impossible: {error}") from error
     found = ask(query, address, timeout)
-    _check_complete(found.missing, complete)
+    _check_complete("tasks", found.missing, complete)
     if found.silent:
         warnings.warn(
             f"{found.silent} process(es) did not answer in time: what runs in them is listed as "
@@ -174,10 +191,10 @@ def find_tasks(
     return found
 
 
-def _check_complete(missing: list[str], complete: bool) -> None:
+def _check_complete(what: str, missing: list[str], complete: bool) -> None:
     if missing and complete:
         raise StateApiException(
-            f"Rows are missing: {'; '.join(missing)}. "
+            f"Failed to retrieve all {what} from the cluster: {'; '.join(missing)}. "
             "Pass raise_on_missing_output=False to take the others."
         )
 
@@ -185,14 +202,14 @@ def _check_complete(missing: list[str], complete: bool) -> None:
 def list_objects(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[ObjectState]:  # fmt: skip
     """The objects that processes own or borrow, a row for each of both, the largest first.
 
     Arguments and errors as for `list_tasks`.
     """
     found = find_objects(address, MAX_LIMIT, timeout, raise_on_missing_output)
-    return select(ObjectState, found.rows, filters, limit, detail)
+    return select(ObjectState, found.rows, filters, limit, detail, explain=_explain)
 
 
 def find_objects(address: str | None, limit: int, timeout: float, complete: bool) -> ObjectList:
@@ -202,35 +219,37 @@ def find_objects(address: str | None, limit: int, timeout: float, complete: bool
         StateApiException: with ``complete``, a node or process did not answer.
     """
     found = ask(q.objects(limit), address, timeout)
-    _check_complete(found.missing, complete)
+    _check_complete("objects", found.missing, complete)
     return found
 
 
 def list_jobs(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[JobState]:  # fmt: skip
     """The jobs that run, and the newest that ended; arguments as for `list_nodes`."""
-    return select(JobState, ask(q.JOBS, address, timeout), filters, limit, detail)
+    return select(JobState, ask(q.JOBS, address, timeout), filters, limit, detail, explain=_explain)
 
 
 def list_placement_groups(
     address: str | None = None, filters: Sequence[Filter] | None = None,
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
-    raise_on_missing_output: bool = True,
+    raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[PlacementGroupState]:  # fmt: skip
     """The placement groups, and the newest that were removed; arguments as for `list_nodes`."""
     rows = ask(q.PLACEMENT_GROUPS, address, timeout)
-    return select(PlacementGroupState, rows, filters, limit, detail)
+    return select(PlacementGroupState, rows, filters, limit, detail, explain=_explain)
 
 
 def get_placement_group(
-    id: str, address: str | None = None, timeout: int = 30
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> PlacementGroupState | None:
     """A placement group by its hexadecimal id; None if there is none."""
+    id = written_id(id, PlacementGroupID)
     rows = ask(q.PLACEMENT_GROUPS, address, timeout)
-    return next((row for row in rows if row.placement_group_id == id), None)
+    group_id = full_id(id, (row.placement_group_id for row in rows))
+    return next((row for row in rows if row.placement_group_id == group_id), None)
 
 
 def list_demand(address: str | None = None, timeout: int = 30) -> list[DemandState]:
@@ -243,72 +262,101 @@ def list_failures(address: str | None = None, timeout: int = 30) -> list[Failure
     return ask(q.FAILURES, address, timeout)
 
 
-def get_node(id: str, address: str | None = None, timeout: int = 30) -> NodeState | None:
-    """The node of that id as hexadecimal text, with details; None when there is none."""
-    _check_id(id, NodeID)
-    rows = list_nodes(address, [("node_id", "=", id)], MAX_LIMIT, timeout, True)
-    return rows[0] if rows else None
+def get_node(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> NodeState | None:
+    """The node of that id as hexadecimal text, with details; None when there is none.
+
+    This and its likes take an id also as it begins, as it is shown elsewhere.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster is silent.
+    """
+    id = written_id(id, NodeID)
+    rows = ask(q.NODES, address, timeout)
+    node_id = full_id(id, (row.node_id for row in rows))
+    return next((row for row in rows if row.node_id == node_id), None)
 
 
-def get_worker(id: str, address: str | None = None, timeout: int = 30) -> WorkerState | None:
+def get_worker(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> WorkerState | None:
     """The worker or driver of that id, with details; None when there is none."""
-    _check_id(id, WorkerID)
-    rows = list_workers(address, [("worker_id", "=", id)], MAX_LIMIT, timeout, True, False)
-    return rows[0] if rows else None
+    id = written_id(id, WorkerID)
+    rows, _unreachable = ask(q.WORKERS, address, timeout)
+    worker_id = full_id(id, (row.worker_id for row in rows))
+    return next((row for row in rows if row.worker_id == worker_id), None)
 
 
-def get_actor(id: str, address: str | None = None, timeout: int = 30) -> ActorState | None:
+def get_actor(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> ActorState | None:
     """The actor of that id, with details; None when there is none."""
-    _check_id(id, ActorID)
-    rows = list_actors(address, [("actor_id", "=", id)], MAX_LIMIT, timeout, True)
-    return rows[0] if rows else None
+    id = written_id(id, ActorID)
+    rows = ask(q.ACTORS, address, timeout)
+    actor_id = full_id(id, (row.actor_id for row in rows))
+    return next((row for row in rows if row.actor_id == actor_id), None)
 
 
-def get_objects(id: str, address: str | None = None, timeout: int = 30) -> list[ObjectState]:
+def get_objects(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> list[ObjectState]:
     """What each process knows of the object of that id; none when nobody does."""
-    _check_id(id, ObjectID)
+    id = written_id(id, ObjectID)
     rows = find_objects(address, MAX_LIMIT, timeout, complete=False).rows
-    return [row for row in rows if row.object_id == id]
+    object_id = full_id(id, (row.object_id for row in rows))
+    return [row for row in rows if row.object_id == object_id]
 
 
-def get_job(id: str, address: str | None = None, timeout: int = 30) -> JobState | None:
+def get_job(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> JobState | None:
     """The job of that id, with details; None when there is none."""
-    _check_id(id, JobID)
-    rows = list_jobs(address, [("job_id", "=", id)], MAX_LIMIT, timeout, True)
-    return rows[0] if rows else None
+    id = written_id(id, JobID)
+    rows = ask(q.JOBS, address, timeout)
+    job_id = full_id(id, (row.job_id for row in rows))
+    return next((row for row in rows if row.job_id == job_id), None)
 
 
 def get_task(
-    id: str, address: str | None = None, timeout: int = 30
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> TaskState | list[TaskState] | None:
     """The task of that id, with details: one row, a list if it was tried more often, or None."""
-    _check_id(id, TaskID)
-    found = find_tasks(address, [("job_id", "=", id[-8:])], timeout, complete=False)
-    rows = [row for row in found.rows if row.task_id == id]
+    id = written_id(id, TaskID)
+    filters: list[Filter] = [("job_id", "=", id[-8:])] if len(id) == 2 * TaskID.SIZE else []
+    found = find_tasks(address, filters, timeout, complete=False)
+    task_id = full_id(id, (row.task_id for row in found.rows))
+    rows = [row for row in found.rows if row.task_id == task_id]
     return rows if len(rows) > 1 else rows[0] if rows else None
 
 
 def summarize_tasks(
-    address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
+    address: str | None = None,
+    timeout: int = 30,
+    raise_on_missing_output: bool = True,
+    _explain: bool = False,
 ) -> dict[str, Any]:
     """How many tasks of each function are in which state, exactly.
 
     The ended are counted since the cluster began, also those that no list remembers.
     """
     found = find_tasks(address, None, timeout, raise_on_missing_output)
+    functions = ask(q.TASK_TOTALS, address, timeout).functions
     states: dict[str, Counter[str]] = {}
     kinds: dict[str, str] = {}
-    for row in found.rows:
-        kinds.setdefault(row.func_or_class_name, row.type)
+    counted = {*found.unfinished, *(function.name for function in functions)}
+    for row in found.rows:  # tasks are counted by their names, not as their actors show themselves
+        name = row.name if row.name in counted else row.func_or_class_name
+        kinds.setdefault(name, row.type)
         if row.state not in ("FINISHED", "FAILED"):
-            states.setdefault(row.func_or_class_name, Counter())[row.state] += 1
+            states.setdefault(name, Counter())[row.state] += 1
     for name, count in found.unfinished.items():
         counts = states.setdefault(name, Counter())
         counts["PENDING_NODE_ASSIGNMENT"] += max(0, count - counts.total())
-    for function in ask(q.TASK_TOTALS, address, timeout).functions:
+    for function in functions:
         counts = states.setdefault(function.name, Counter())
         counts["FINISHED"] += function.finished
-        counts["FAILED"] += function.failed
+        counts["FAILED"] += function.failed + function.cancelled  # one state in Ray
     summary = {
         name: {
             "func_or_class_name": name,
@@ -332,7 +380,10 @@ def summarize_tasks(
 
 
 def summarize_objects(
-    address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
+    address: str | None = None,
+    timeout: int = 30,
+    raise_on_missing_output: bool = True,
+    _explain: bool = False,
 ) -> dict[str, Any]:
     """How many objects were made where, how large they are and what keeps them."""
     found = find_objects(address, MAX_LIMIT, timeout, raise_on_missing_output)
@@ -362,7 +413,10 @@ def summarize_objects(
 
 
 def summarize_actors(
-    address: str | None = None, timeout: int = 30, raise_on_missing_output: bool = True
+    address: str | None = None,
+    timeout: int = 30,
+    raise_on_missing_output: bool = True,
+    _explain: bool = False,
 ) -> dict[str, Any]:
     """How many actors of each class are in which state."""
     actors = ask(q.ACTORS, address, timeout)
@@ -375,52 +429,3 @@ def summarize_actors(
     return {
         "cluster": {"summary": summary, "total_actors": len(actors), "summary_by": "class"},
     }
-
-
-def _check_id(text: str, kind: type[BaseID]) -> None:
-    try:
-        kind.from_hex(text)
-    except ValueError as error:
-        raise StateApiException(f"{text!r} is not the id of such a thing: {error}") from error
-
-
-def select(
-    kind: type[Row], rows: list[Row], filters: Sequence[Filter] | None, limit: int, detail: bool,
-    newest: bool = False,
-) -> list[Row]:  # fmt: skip
-    """The rows that pass all filters, at most ``limit``, without their details unless wanted.
-
-    Of too many, the first are taken, with ``newest`` the last.
-
-    Raises:
-        StateApiException: a column is unknown, a predicate is not = or !=, the limit too high.
-    """
-    if not 0 < limit <= MAX_LIMIT:
-        raise StateApiException(
-            f"Given limit {limit} exceeds the supported limit {MAX_LIMIT}. Use a lower limit."
-            if limit > 0 else f"The limit must be positive, not {limit}."
-        )  # fmt: skip
-    columns = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    for key, predicate, _value in filters or ():
-        if key not in columns:
-            raise StateApiException(
-                f"The given filter column {key} is not supported. "
-                f"Supported filter columns: {', '.join(sorted(columns))}"
-            )
-        if predicate not in ("=", "!="):
-            raise StateApiException(
-                f"Unsupported filter predicate {predicate} is given. Available predicates: =, !=."
-            )
-    kept = [row for row in rows if all(_passes(row, *f) for f in filters or ())]
-    kept = kept[-limit:] if newest else kept[:limit]
-    if not detail:
-        hidden = [f.name for f in fields(kind) if f.metadata.get("detail")]  # type: ignore[arg-type]
-        for row in kept:
-            for name in hidden:
-                setattr(row, name, None)
-    return kept
-
-
-def _passes(row: object, key: str, predicate: str, value: object) -> bool:
-    """Text is compared without regard to case, as Ray does."""
-    return (str(getattr(row, key)).lower() == str(value).lower()) == (predicate == "=")

@@ -1,6 +1,6 @@
 """The exception of the state API, at Ray's path."""
 
-from nbray.util.state.api import StateApiException
+from nbray.util.state.selecting import StateApiException
 
 RayStateApiException = StateApiException
 

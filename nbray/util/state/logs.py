@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nbray.state import queries as q
-from nbray.util.state.api import (
-    MAX_LIMIT,
-    StateApiException,
-    ask,
-    get_actor,
-    get_task,
-    list_nodes,
-    list_workers,
-)
+from nbray.state.rows import WorkerState
+from nbray.util.state.api import ask, get_actor, get_task, get_worker
+from nbray.util.state.selecting import StateApiException
+from nbray.util.state.short_ids import SHORTEST, full_id
 from nbray.wire.state_messages import LogPart
 
 _FOLLOW_S = 0.2
@@ -62,30 +57,34 @@ def get_log(
     suffix: str = "out",
     encoding: str | None = "utf-8",
     errors: str = "strict",
+    worker_id: str | None = None,
 ) -> Iterator[str] | Iterator[bytes]:
     """The last lines of a log, in pieces.
 
     Args:
         address: as for `list_nodes`.
-        node_id: the node of ``filename`` or ``pid``; the head by default.
+        node_id: the node of ``filename`` or ``pid``; by default the head, or where that pid is.
         node_ip: the same by its address.
         filename: the log's name, as `list_logs` gives it.
         actor_id: the log of that actor's process.
         task_id: the log of the worker that ran that task.
-        pid: the log of that worker.
+        pid: the log of that worker, also of one that has ended.
         follow: go on with what is written later, for ever.
         tail: how many lines; -1: all.
         timeout: seconds that the cluster has for each answer.
         suffix: of a worker, ``out`` or ``err``.
         encoding: of the text; None gives bytes.
         errors: what `bytes.decode` does with what is no such text.
+        worker_id: the log of that worker; not in Ray. Ids may be written as they begin.
 
     Raises:
         StateApiException: what is asked for is not there, or nothing says what is.
     """
     if suffix not in ("out", "err"):
         raise StateApiException(f"A worker's logs are 'out' and 'err'; there is no {suffix!r}.")
-    node, name = _find(address, node_id, node_ip, filename, actor_id, task_id, pid, suffix, timeout)
+    node, name = _find(
+        address, node_id, node_ip, filename, actor_id, task_id, pid, worker_id, suffix, timeout
+    )
     parts = _parts(address, node, name, follow, tail, timeout)
     if encoding is None:
         return parts
@@ -111,38 +110,97 @@ def _parts(
 
 def _find(
     address: str | None, node_id: str | None, node_ip: str | None, filename: str | None,
-    actor_id: str | None, task_id: str | None, pid: int | None, suffix: str, timeout: int,
+    actor_id: str | None, task_id: str | None, pid: int | None, worker_id: str | None,
+    suffix: str, timeout: int,
 ) -> tuple[str, str]:  # fmt: skip
     """The node and the name of the log that is meant."""
     if filename is not None:
         return _node(address, node_id, node_ip, timeout), filename
-    worker_id: str | None = None
-    node: str | None = None
+    found: WorkerState | None = None
     if actor_id is not None:
+        what = f"actor {actor_id}"
         actor = get_actor(actor_id, address, timeout)
-        if actor is not None:
-            worker_id, node = actor.worker_id, actor.node_id
+        rows = _workers(address, timeout)
+        found = newest([row for row in rows if actor and row.actor_id == actor.actor_id])
     elif task_id is not None:
-        found = get_task(task_id, address, timeout)
-        task = found[-1] if isinstance(found, list) else found
-        if task is not None:
-            worker_id, node = task.worker_id, task.node_id
+        what = f"task {task_id}"
+        known = get_task(task_id, address, timeout)
+        task = known[-1] if isinstance(known, list) else known
+        if task is not None and task.worker_id and task.node_id:
+            return task.node_id, _name(task.worker_id, suffix)
+        if task is not None and task.actor_id:
+            return _find(
+                address, None, None, None, task.actor_id, None, None, None, suffix, timeout
+            )
+        if task is not None and task.error_message:
+            what += f", which failed: {task.error_message.rstrip()}"
+    elif worker_id is not None:
+        what = f"worker {worker_id}"
+        found = get_worker(worker_id, address, timeout)
     elif pid is not None:
-        node = _node(address, node_id, node_ip, timeout)
-        workers = list_workers(address, [("node_id", "=", node)], MAX_LIMIT, timeout, True, False)
-        worker_id = next((row.worker_id for row in workers if row.pid == pid), None)
+        what = f"pid {pid}"
+        rows = [row for row in _workers(address, timeout) if row.pid == pid]
+        if len({row.node_id for row in rows}) > 1 or node_id or node_ip:
+            node = _node(address, node_id, node_ip, timeout)
+            rows = [row for row in rows if row.node_id == node]
+        found = newest(rows)
     else:
         raise StateApiException(
-            "Which log? Give one of filename, actor_id, task_id and pid; list_logs() has the names."
+            "Which log? Give one of filename, actor_id, task_id, worker_id and pid; list_logs() "
+            "has the names."
         )
-    if not worker_id or not node:
-        what = f"actor {actor_id}" if actor_id else f"task {task_id}" if task_id else f"pid {pid}"
+    if found is None:
         raise StateApiException(f"No worker is known for {what}.")
-    return node, f"worker-{worker_id[:12]}.{suffix}"
+    return found.node_id, _name(found.worker_id, suffix)
+
+
+def _workers(address: str | None, timeout: int) -> list[WorkerState]:
+    """The workers that run, and the newest that ended; drivers have no logs."""
+    rows, _unreachable = ask(q.WORKERS, address, timeout)
+    return [row for row in rows if row.worker_type == "WORKER"]
+
+
+def is_log_name(word: str) -> bool:
+    """Whether it is the name of a file, not that of a process."""
+    return "." in word
+
+
+def find_worker(word: str, address: str | None = None, timeout: int = 30) -> WorkerState | None:
+    """The worker, of those that run or ended lately, that has this pid or id, or whose actor has
+    this name or id.
+
+    Raises:
+        StateApiException: several have ids that begin like that.
+    """
+    rows = _workers(address, timeout)
+    if word.isdecimal() and (found := newest([row for row in rows if str(row.pid) == word])):
+        return found
+    actors = ask(q.ACTORS, address, timeout)
+    named = {actor.actor_id for actor in actors if actor.name == word}
+    if not named and len(word) >= SHORTEST:
+        written = word.lower()
+        ids = full_id(written, (row.worker_id for row in rows))
+        if ids is not None:
+            return next(row for row in rows if row.worker_id == ids)
+        known = (actor.actor_id for actor in actors)
+        named = {actor_id for actor_id in [full_id(written, known)] if actor_id is not None}
+    return newest([row for row in rows if row.actor_id in named])
+
+
+def newest(workers: Sequence[WorkerState]) -> WorkerState | None:
+    """The one that runs, or began last, of several with a pid or of an actor."""
+    return max(workers, key=lambda row: (row.is_alive, row.start_time_ms or 0), default=None)
+
+
+def _name(worker_id: str, suffix: str) -> str:
+    return f"worker-{worker_id[:12]}.{suffix}"
 
 
 def _node(address: str | None, node_id: str | None, node_ip: str | None, timeout: int) -> str:
-    nodes = [row for row in list_nodes(address, None, MAX_LIMIT, timeout) if row.state == "ALIVE"]
+    rows = ask(q.NODES, address, timeout)
+    if node_id is not None and len(node_id) >= SHORTEST:
+        node_id = full_id(node_id.lower(), (row.node_id for row in rows)) or node_id
+    nodes = [row for row in rows if row.state == "ALIVE"]
     for row in nodes:
         if row.node_id == node_id or (node_id is None and row.node_ip == node_ip):
             return row.node_id

@@ -1,0 +1,90 @@
+"""Named actors: one of a name, however many ask at once, and none that is on its way out."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import nbray
+from nbray.exceptions import ActorAlreadyExistsError
+
+PROGRAM = """
+import sys, nbray
+nbray.init("auto", namespace="shared", log_to_driver=False)
+@nbray.remote(num_cpus=0)
+class Named:
+    def id(self):
+        return nbray.get_runtime_context().get_actor_id()
+sys.stdin.readline()
+options = dict(name="of all", get_if_exists=True, lifetime="detached")
+print(nbray.get(Named.options(**options).remote().id.remote(), timeout=60))
+"""
+
+
+@nbray.remote(num_cpus=0)
+class Named:
+    def __init__(self, held: object = None) -> None:
+        self.held = held
+
+    def id(self) -> str:
+        return nbray.get_runtime_context().get_actor_id()
+
+
+@nbray.remote(num_cpus=0)
+def get_or_create(name: str) -> str:
+    actor = Named.options(name=name, get_if_exists=True, lifetime="detached").remote()
+    return nbray.get(actor.id.remote(), timeout=60)
+
+
+def test_one_actor_of_a_name_comes_of_all_that_ask_at_once(session_root: Path) -> None:
+    nbray.init(num_cpus=2, namespace="shared")
+
+    def ask(number: int) -> str:
+        actor = Named.options(name=f"thread {number % 3}", get_if_exists=True).remote()
+        actors.append(actor)
+        return nbray.get(actor.id.remote(), timeout=60)
+
+    actors: list[nbray.ActorHandle] = []
+    with ThreadPoolExecutor(12) as pool:
+        assert len(set(pool.map(ask, range(36)))) == 3
+    assert len(set(nbray.get([get_or_create.remote("task") for _ in range(6)], timeout=60))) == 1
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+        )
+        for _ in range(2)
+    ]
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("\n")
+        program.stdin.flush()
+    found = {program.communicate(timeout=120)[0] for program in programs}
+    assert len(found) == 1 and found != {""}
+
+    held = nbray.put(b"x" * 1_000_000)
+    with pytest.raises(ActorAlreadyExistsError, match="already taken"):
+        Named.options(name="thread 0").remote(held)
+
+
+def test_an_actor_that_is_to_end_is_not_found_any_more(cluster: Path) -> None:
+    for turn in range(8):
+        actor = Named.options(name="again", get_if_exists=True).remote()
+        nbray.get(actor.id.remote(), timeout=30)
+        if turn % 2:
+            nbray.kill(actor)
+        del actor
+        gc.collect()
+        if turn % 4 < 2:
+            with pytest.raises(ValueError, match="Failed to look up"):
+                nbray.get_actor("again")
+    nbray.get(Named.options(name="again").remote().id.remote(), timeout=30)
