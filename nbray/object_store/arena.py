@@ -97,7 +97,7 @@ class Arena:
         if not (0 <= offset <= self.size - view.nbytes and PrivatePages.available()):
             return None
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
