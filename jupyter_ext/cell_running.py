@@ -12,10 +12,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import builtins
+import gc
 import importlib
 import inspect
 import linecache
 import sys
+import threading
+import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -145,6 +148,8 @@ class _Place:
         self.sent = sent
 
 
+_MUCH = 64 << 20
+_COLLECT_S = 0.1
 _setups_done: dict[str, dict[str, Any]] = {}
 _actor_mains: dict[str, tuple[ModuleType, set[str]]] = {}
 
@@ -161,6 +166,12 @@ def run_cell(cell: Cell, setups: Sequence[tuple[str, nbray.ObjectRef]], *argumen
     place.open(cell, arguments)
     for name, value in names.items():
         place.namespace.setdefault(name, value)
+    if place.memory.size > _MUCH:
+        # Functions and their globals hold each other: else memory and pins stay till some later
+        # collection, which a worker that idles does not come to.
+        collector = threading.Timer(_COLLECT_S, gc.collect)
+        collector.daemon = True
+        weakref.finalize(place, collector.start).atexit = False
     return _run(cell, place)
 
 

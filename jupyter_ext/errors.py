@@ -41,7 +41,8 @@ class LastError:
         """This is the last one now."""
         parts = []
         if isinstance(error, TaskError):
-            parts += [f"In the worker (pid {error.alone().pid}):", error.traceback_str.rstrip(), ""]
+            there = "\n".join(_with_sources(error.traceback_str.rstrip()))
+            parts += [f"In the worker (pid {error.alone().pid}):", there, ""]
             parts += ["Here:", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
         else:
             parts += ["".join(traceback.format_exception(error, chain=False)).rstrip()]
@@ -60,6 +61,18 @@ class CellNames:
             return file.removeprefix(CELL_FILE).strip(" >")
         known: dict[str, int] = getattr(getattr(self.shell, "compile", None), "_filename_map", {})
         return f"In [{known[file]}]" if file in known else None
+
+
+def _with_sources(text: str) -> Iterator[str]:
+    """A worker's traceback; it has no source of a cell's function, but the notebook has."""
+    lines = text.split("\n")
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        yield line
+        frame = _FRAME.match(line)
+        if frame is not None and not following.startswith("    "):
+            source = linecache.getline(frame["file"], int(frame["line"])).strip()
+            if source:
+                yield f"    {source}"
 
 
 def user_lines(text: str, cells: CellNames) -> Iterator[str]:

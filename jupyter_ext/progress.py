@@ -75,11 +75,11 @@ def _rate(per_s: float) -> str:
 
 
 def _lost(row: FunctionCounts, now: float) -> FunctionCounts:
-    """The counts when nothing of it can end any more."""
+    """The counts when the cluster has been left: what had not ended, that has stopped."""
     if not row.unfinished:
         return row
     lost = row.copy()
-    lost.failed, lost.running, lost.ended = row.failed + row.unfinished, 0, now
+    lost.cancelled, lost.running, lost.ended = row.cancelled + row.unfinished, 0, now
     return lost
 
 

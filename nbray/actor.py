@@ -144,7 +144,7 @@ class ActorClass:
         core = current_core()
         options = self._options
         resources, placing = actor_units(options)
-        group = group_strategy(options, placing or resources, f"the actor {self.__name__}")
+        group = group_strategy(options, placing or resources, f"the actor {self.__name__}", True)
         name, namespace = _names(options, core.job.namespace)
         if option(options, "get_if_exists"):
             found = find_actor(name, namespace)

@@ -82,11 +82,14 @@ class Blueprint:
         self.check = CallCheck(parameters_of(cls))
 
 
+_OF_EVERY_OBJECT = frozenset(dir(object))
+
+
 def _is_method(name: str, function: Any) -> bool:
     """Whether handles have it: of the special methods, those that the user wrote."""
     if not name.startswith("__"):
         return True
-    if hasattr(object, name) or not inspect.isroutine(function):
+    if name in _OF_EVERY_OBJECT or not inspect.isroutine(function):
         return False
     return hasattr(inspect.unwrap(function), "__code__")
 

@@ -14,7 +14,7 @@ import functools
 import io
 import weakref
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import CodeType, FunctionType, MemberDescriptorType
 from typing import IO, Any, ClassVar
@@ -68,6 +68,12 @@ def _complete_class(cls: type, state: Any) -> type:
         _set_class(cls, state)
         _whole.add(cls)
     return cls
+
+
+def arrived_classes() -> list[type]:
+    """The classes that came by value, or left so, the newest first."""
+    known: Mapping[str, type] = _library.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+    return list(known.values())[::-1]
 
 
 def _keep_slots(cls: Any, arguments: tuple[Any, ...], state: tuple[Any, ...]) -> None:

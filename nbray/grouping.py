@@ -13,7 +13,7 @@ _DEFAULT = "default"
 
 
 def group_strategy(
-    options: Mapping[str, Any], resources: Mapping[str, int], what: str
+    options: Mapping[str, Any], resources: Mapping[str, int], what: str, actor: bool = False
 ) -> InGroup | None:
     """The place in a group; None if it runs outside all groups.
 
@@ -24,6 +24,7 @@ def group_strategy(
         options: those of the task or actor.
         resources: what it needs, in units.
         what: how an error names it.
+        actor: it is one; of a task that runs in its parent's group, bundles are not looked up.
 
     Raises:
         ValueError: there is no such bundle, or none that could ever hold it.
@@ -45,7 +46,11 @@ def group_strategy(
         task = running.get()
         captured = task.group if task is not None else None
         if captured is not None and (captured.capture if capture is None else capture):
+            if actor:
+                return _captured(captured, index, resources, what)
             return InGroup(captured.group_id, -1 if index is None else index, True)
+        if index in (-1, None):
+            return None
     from nbray.util.placement_group import PlacementGroup, place_in_group  # rests on the driver
 
     if not isinstance(group, PlacementGroup) and group not in (None, _DEFAULT):
@@ -57,3 +62,12 @@ def group_strategy(
             raise ValueError("If placement group is not set, the value of bundle index must be -1.")
         return None
     return place_in_group(group, -1 if index is None else index, bool(capture), resources, what)
+
+
+def _captured(
+    parent: InGroup, index: int | None, resources: Mapping[str, int], what: str
+) -> InGroup:
+    from nbray.util.placement_group import PlacementGroup, place_in_group
+
+    group = PlacementGroup(parent.group_id)
+    return place_in_group(group, -1 if index is None else index, True, resources, what)

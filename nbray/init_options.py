@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -53,6 +52,8 @@ def hidden_options(given: Mapping[str, Any], known: Iterable[str]) -> HiddenOpti
     """
     unknown = [name for name in given if name not in _WITHOUT_EFFECT and name[:1] != "_"]
     if unknown:
+        import difflib  # at its first use: the start of every program is quicker without
+
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}.{hint}")

@@ -55,7 +55,7 @@ GCS_METHODS: dict[str, Any] = {
     "RecentFailures": g.Empty, "ReportFailure": s.Failure, "NoSuchMethod": g.Empty,
 }  # fmt: skip
 RAYLET_METHODS: dict[str, Any] = {
-    "EndActor": g.EndActor, "ActorsHere": g.Empty, "WarnJob": g.WarnJob, "PullChunk": r.PullChunk,
+    "EndActor": g.EndActor, "ActorsHere": g.Empty, "WarnJob": g.WarnJob,
     "DropObjects": r.DropObjects, "TellOwner": r.TellOwner, "KeepObjects": r.KeepObjects,
     "ProcessGone": r.ProcessGone, "ListWorkers": g.Empty,
     "ListTasks": s.TasksRequest, "ListObjects": s.ObjectsRequest, "Metrics": g.Empty,

@@ -107,6 +107,7 @@ class Notebook:
 def running_kernel() -> Iterator[Notebook]:
     """A kernel; no colours."""
     manager = KernelManager()
+    manager.shutdown_wait_time = 30.0  # a killed kernel leaves its session's folder
     manager.start_kernel(extra_arguments=["--colors=NoColor"])
     client = manager.blocking_client()
     client.start_channels()

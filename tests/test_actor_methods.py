@@ -33,6 +33,9 @@ class Shadowed:
     def __enter__(self) -> str:
         return "entered"
 
+    def __call__(self, value: int) -> int:
+        return value
+
     def ref(self) -> nbray.ObjectRef:
         return nbray.put("value")
 
@@ -90,6 +93,9 @@ def test_calls_find_their_method_and_its_group_and_values_stay_values(cluster: P
     assert nbray.get(shadowed.name.remote()) == "Shadowed"
     assert nbray.get(shadowed.attributes.remote()) == (True, None)
     assert nbray.get(shadowed.__enter__.remote()) == "entered"
+    assert nbray.get(shadowed.__call__.remote(3)) == 3
+    assert not hasattr(shadowed, "__len__")
+    assert "called" in dir(Shadowed)
 
     grouped = Grouped.remote()
     # A ref that a plain method returns is its value, of whatever actor.

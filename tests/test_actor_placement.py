@@ -95,6 +95,8 @@ def test_groups_are_kept_left_and_made_inside_and_hold_actors_that_fit(cluster: 
     ]
     assert nbray.get(children, timeout=60) == [group, group, None, None, None, None]
     assert nbray.get(parent.makes_one.remote(), timeout=60)
+    with pytest.raises(ValueError, match="cannot fit into any bundle"):
+        nbray.get(parent.child.remote(num_cpus=2), timeout=60)
 
     @nbray.remote(num_cpus=0)
     def makes_one() -> bool:

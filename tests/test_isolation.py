@@ -212,7 +212,7 @@ def endless(path):
     open(os.path.join(path, str(os.getpid())), "w").close()
     time.sleep(1000)
 
-@nbray.remote(resources={"custom": 1})
+@nbray.remote(num_cpus=0, resources={"custom": 1})
 class Holder:
     def pid(self): return os.getpid()
 

@@ -314,7 +314,7 @@ def test_5_5_a_bar_is_final_when_its_cluster_stops(notebook: Notebook) -> None:
     )
     notebook.wait(lambda: "2 running, 2 queued" in panel(cell), "a bar")
     notebook.run("%nbray stop")
-    notebook.wait(lambda: "5/5, 4 failed" in panel(cell), "its end")
+    notebook.wait(lambda: "5/5, 4 cancelled" in panel(cell), "its end")
     assert "running" not in panel(cell)
 
 

@@ -305,6 +305,7 @@ def test_an_error_of_a_task_shows_cells_and_the_rest_on_demand(notebook: Noteboo
     assert "decoder.py" not in cell.error and "nbray/" not in cell.error
     whole = notebook.run("%nbray tb").printed
     assert "decoder.py" in whole and "JSONDecodeError" in whole
+    assert "in parse\n    return json.loads(text)" in whole, "the notebook has the source"
 
 
 def test_names_of_outputs_and_variables_let_objects_go(fresh_notebook: Notebook) -> None:

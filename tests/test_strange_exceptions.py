@@ -302,6 +302,23 @@ def test_a_task_ends_nobodys_loop(cluster: Path) -> None:
             nbray.get(ref, timeout=30)
 
 
+def test_a_constructor_that_raises_what_is_false_has_failed(cluster: Path) -> None:
+    class Empty(Exception):
+        def __len__(self) -> int:
+            return 0
+
+    @nbray.remote
+    class Broken:
+        def __init__(self) -> None:
+            raise Empty
+
+        async def use(self) -> None: ...
+
+    with pytest.raises(nbray.exceptions.ActorDiedError) as caught:
+        nbray.get(Broken.remote().use.remote(), timeout=30)
+    assert caught.value.actor_init_failed
+
+
 def test_joining_an_exception_that_ends_loops_harms_nobody() -> None:
     """An awaited class of two bases without StopIteration's own field ended the program."""
     program = (

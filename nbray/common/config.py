@@ -48,7 +48,7 @@ class Config:
         put_room_idle_s: room so taken is given back when it is not used for so long.
         pull_chunk_bytes: objects travel between nodes in parts of this size.
         pull_chunks_in_flight: how many parts of an object are asked for at once.
-        pull_timeout_s: a node that does not send a part by then does not have it.
+        pull_timeout_s: a node that sends nothing of an object for so long does not have it.
         worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
         graceful_exit_s: how long a worker that is to leave may run what its user wants run then.
         memory_usage_threshold: the memory monitor ends workers above this part of the memory.
@@ -104,8 +104,8 @@ class Config:
     store_prefault_bytes: int = 256 << 20
     put_room_bytes: int = 16 << 20
     put_room_idle_s: float = 1.0
-    pull_chunk_bytes: int = 4 << 20
-    pull_chunks_in_flight: int = 3
+    pull_chunk_bytes: int = 32 << 20
+    pull_chunks_in_flight: int = 2
     pull_timeout_s: float = 30.0
     worker_death_wait_s: float = 2.0
     graceful_exit_s: float = 30.0

@@ -21,6 +21,7 @@ _INSTEAD = {
     "util.connect": "nbray has no client server; a driver joins by nbray.init(address=...)",
     "util.collective": "nbray has no collective operations between actors",
     "util.dask": "nbray has no scheduler for Dask",
+    "util.iter": "nbray has no parallel iterators; util.map_unordered does their work",
     "util.rpdb": "nbray has no remote debugger",
     "util.spark": "nbray starts no cluster on Spark",
     "util.tracing": "nbray sends no OpenTelemetry traces; nbray.timeline() draws what ran",

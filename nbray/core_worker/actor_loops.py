@@ -41,7 +41,11 @@ class CallLoop:
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine there and wait for it, from another thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        error = future.exception()
+        if error is not None:  # `result` lets one pass whose class says that it is false
+            raise error
+        return future.result()
 
     def start(self, task_id: bytes, call: _Call, is_cancelled: Callable[[], bool]) -> None:
         """Have a call run when there is room; ``is_cancelled``: before it was here. Any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from nbray import cloudpickle
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
     from nbray.core_worker.pending import PendingTask
+
+
+logger = logging.getLogger(__name__)
 
 
 class Results:
@@ -92,7 +96,7 @@ class Results:
         if isinstance(wanted, bool):
             return wanted
         if done.raised:
-            return issubclass(cloudpickle.loads(done.raised), wanted)
+            return _is_one_of(done.raised, wanted)
         value = done.values[-1] if done.values else None
         if value is None or value.inline is None:
             return False
@@ -144,3 +148,11 @@ class Results:
                 f"Task {spec.name}: {cause}"
             ),
         )
+
+
+def _is_one_of(pickled: bytes, classes: tuple[type[BaseException], ...]) -> bool:
+    try:
+        return issubclass(cloudpickle.loads(pickled), classes)
+    except Exception as problem:  # it cannot be found here, or the user's code raised
+        logger.info("The class of an exception cannot be read, so it is not retried: %s", problem)
+        return False

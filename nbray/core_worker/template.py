@@ -26,6 +26,7 @@ from nbray.common.config import Config
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
+from nbray.core_worker import main_module
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
 from nbray.core_worker.executor import Executor
@@ -150,6 +151,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
     core.on_raylet_lost = lambda: _leave_at_once(template)
     set_core(core)
+    main_module.install()
     core.devices.set_by_user = order["env_vars"].keys()
     executor = Executor(core)
     core.on_job = core.runtime_envs.enter_job

@@ -58,6 +58,11 @@ class Arena:
         return bool(_FLOCK.unpack(lock)[0] != fcntl.F_UNLCK)
 
     @property
+    def descriptor(self) -> int:
+        """The memory as a file, in the process that made it."""
+        return self._fd
+
+    @property
     def path(self) -> str:
         """Where other processes of this user open it."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
@@ -92,7 +97,7 @@ class Arena:
         if not (0 <= offset <= self.size - view.nbytes and PrivatePages.available()):
             return None
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:

@@ -54,7 +54,9 @@ async def _main(args: argparse.Namespace) -> None:
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
     try:
-        tcp = await serve_tcp(args.node_ip, config.object_manager_port, token, raylet)
+        tcp = await serve_tcp(
+            args.node_ip, config.object_manager_port, token, raylet, raylet.take_bulk
+        )
         raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         server, raylet.grpc_port = await serve(
             args.node_ip, config.node_manager_port, token, raylet.services()

@@ -27,9 +27,10 @@ import psutil
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.object_store.allocator import aligned
-from nbray.object_store.arena import Arena
+from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.spilling import bytes_to_spill, next_batch
 from nbray.raylet.leases import Process
+from nbray.raylet.object_sender import Part
 from nbray.raylet.spill_files import DiskFullError, SpillFiles
 from nbray.raylet.store import ObjectTable, Place, Stored
 from nbray.wire import object_messages as om
@@ -426,24 +427,33 @@ class LocalStore:
             self.table.unpin(object_id, process)
         self.serve()
 
-    async def read(self, object_id: bytes, offset: int, length: int) -> bytes | None:
-        """Part of an object, for another node; None when it is not here.
-
-        Raises:
-            OSError: the disk failed.
-        """
+    def lend(self, object_id: bytes, offset: int, length: int) -> Part | str:
+        """Part of an object, to be sent to another node; or why there is none."""
         stored = self.table.pin(object_id, self)
         if stored is None:
-            return None
-        try:
-            length = max(0, min(length, stored.size - offset))
-            if stored.block is not None:
-                return bytes(self.arena.view(stored.block + offset, length))
-            assert stored.place is not None
-            return await self.files.read(stored.place, offset, length)
-        finally:
+            return f"it is not on node {self._node_id.hex()[:8]} any more"
+
+        def release() -> None:
             self.table.unpin(object_id, self)
-            self._clear_up()
+            self.serve()
+
+        if offset < 0 or length < 0 or offset + length > stored.size:
+            release()
+            return f"it has no {length} bytes from {offset} on"
+        if stored.block is not None:
+            return Part(self.arena.descriptor, stored.block + offset, length, release)
+        assert stored.place is not None
+        descriptor = self.files.descriptor(stored.place)
+        return Part(descriptor, stored.place.offset + offset, length, release)
+
+    async def file_for_copy(self, size: int) -> tuple[Place, memoryview]:
+        """Room in a file for a copy, and a view to write it through.
+
+        Raises:
+            DiskFullError: there is none. OSError: the disk failed.
+        """
+        place = await self.files.new_value(size, self._file_bytes)
+        return place, map_file(self.files.path(place), place.offset, size, writable=True)
 
     # --- ends --------------------
 

@@ -102,15 +102,19 @@ class NodeTable:
         reply = await self._gcs.call("ListNodes", g.Empty(), g.Nodes)
         return [row for row in reply.nodes if row.alive]
 
-    async def client(self, node_id: bytes) -> GrpcClient | None:
-        """The client of a node; None when it is dead or not known to the GCS.
+    async def find(self, node_id: bytes) -> NodeInfo | None:
+        """The row of a node; None when it is dead or not known to the GCS.
 
         Raises:
             RpcError: the node is new here, and the GCS does not answer.
         """
         if node_id not in self._told:
             self.apply(g.NodeChanges(b"", 0, 0, await self._ask()))
-        row = self._told.get(node_id)
+        return self._told.get(node_id)
+
+    async def client(self, node_id: bytes) -> GrpcClient | None:
+        """The client of a node; None, or an error, as of `find`."""
+        row = await self.find(node_id)
         if row is None:
             return None
         client = self._clients.get(node_id)

@@ -1,7 +1,8 @@
 """Objects between nodes: who waits for one, where it is pulled from, who hears of its end.
 
-An object that is asked for and lies elsewhere is pulled, in chunks, into this node's arena as a
-secondary copy; or into a file, when the arena has no room. The node that it came from remembers
+An object that is asked for and lies elsewhere is pulled, in parts, into this node's arena as a
+secondary copy; or into a file, when the arena has no room. The bytes go from one arena into the
+other by threads (`object_sender`, `object_receiver`). The node that it came from remembers
 who has copies; so a free, which the owner's raylet sends to the nodes that the owner knows,
 reaches them all.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from nbray.common.background import Background
@@ -19,17 +20,18 @@ from nbray.common.config import Config
 from nbray.raylet.leases import Process
 from nbray.raylet.local_store import LocalStore
 from nbray.raylet.nodes import NodeTable
+from nbray.raylet.object_receiver import ObjectReceiver, TransferError
+from nbray.raylet.object_sender import ObjectSender, Part
 from nbray.raylet.spill_files import DiskFullError
 from nbray.raylet.store import Stored
 from nbray.wire import object_messages as om
+from nbray.wire.bulk import Request
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import RpcError
 from nbray.wire.raylet_messages import (
-    Chunk,
     DropObjects,
     KeepObjects,
     ProcessGone,
-    PullChunk,
     TellOwner,
 )
 from nbray.wire.records import Address
@@ -41,7 +43,7 @@ _ANNOUNCE_S = 0.5
 _GONE_KEPT = 10_000
 
 
-_Request = DropObjects | KeepObjects | ProcessGone | TellOwner
+_News = DropObjects | KeepObjects | ProcessGone | TellOwner
 
 
 class ObjectManager:
@@ -49,7 +51,7 @@ class ObjectManager:
 
     def __init__(
         self, node_id: bytes, store_bytes: int, spill_folder: Path, nodes: NodeTable,
-        config: Config,
+        config: Config, token: bytes,
     ) -> None:  # fmt: skip
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
@@ -60,6 +62,9 @@ class ObjectManager:
         self._node_id = node_id
         self._nodes = nodes
         self._config = config
+        self._token = token
+        self.sender = ObjectSender(self._part, config.pull_timeout_s)
+        self._receivers: dict[bytes, ObjectReceiver] = {}
         self._readers: dict[bytes, list[Process]] = {}
         self._pulls: dict[bytes, asyncio.Task[None]] = {}
         self._copies: dict[bytes, set[bytes]] = {}
@@ -123,11 +128,7 @@ class ObjectManager:
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
                 view = store.arena.view(offset, size)
-
-                async def into_arena(start: int, data: bytes) -> None:
-                    view[start : start + len(data)] = data
-
-                cause = await self._pull_from(sources, object_id, size, into_arena)
+                cause = await self._pull_from(sources, object_id, view)
                 if not cause:
                     store.table.seal(object_id)
             else:
@@ -147,15 +148,10 @@ class ObjectManager:
     async def _pull_to_disk(
         self, sources: list[bytes], object_id: bytes, size: int, owner: Address
     ) -> str:
-        files = self.store.files
-        place = await files.new_copy(size)
+        place, view = await self.store.file_for_copy(size)
         kept = False
         try:
-
-            async def into_file(start: int, data: bytes) -> None:
-                await files.fill(place, start, data)
-
-            cause = await self._pull_from(sources, object_id, size, into_file)
+            cause = await self._pull_from(sources, object_id, view)
             if not cause:
                 self.store.table.create_on_disk(
                     object_id, size, owner.worker_id, owner.node_id, place
@@ -164,68 +160,64 @@ class ObjectManager:
             return cause
         finally:
             if not kept:
-                files.drop(place)
+                self.store.files.drop(place)
 
-    async def _pull_from(
-        self, sources: list[bytes], object_id: bytes, size: int,
-        write: Callable[[int, bytes], Awaitable[None]],
-    ) -> str:  # fmt: skip
+    async def _pull_from(self, sources: list[bytes], object_id: bytes, target: memoryview) -> str:
         """Copy an object from the first node that can give it; the cause if none can."""
         cause = "no node is known to have it"
         for node_id in sources:
             try:
-                await self._copy(object_id, size, node_id, write)
-            except* RpcError as failed:
-                cause = str(failed.exceptions[0])
+                await self._copy(object_id, node_id, target)
+            except (RpcError, TransferError) as error:
+                cause = str(error)
                 logger.warning("A copy of object %s failed: %s", object_id.hex()[:16], cause)
             else:
                 return ""
         return cause
 
-    async def _copy(
-        self, object_id: bytes, size: int, node_id: bytes,
-        write: Callable[[int, bytes], Awaitable[None]],
-    ) -> None:  # fmt: skip
-        """Write the whole object; nobody writes it any more when this returns."""
-        client = await self._nodes.client(node_id)
-        if client is None:
-            raise RpcError(f"its node {node_id.hex()[:8]} is dead")
-        length = self._config.pull_chunk_bytes
+    async def _copy(self, object_id: bytes, node_id: bytes, target: memoryview) -> None:
+        """Write the whole object; nobody writes it any more when this returns.
+
+        Raises:
+            RpcError: the node is new here, and the GCS does not answer.
+            TransferError: the node is dead, or did not send all of it.
+        """
+        row = await self._nodes.find(node_id)
+        if row is None:
+            raise TransferError(f"its node {node_id.hex()[:8]} is dead")
+        receiver = self._receivers.get(node_id)
+        if receiver is None:
+            receiver = self._receivers[node_id] = ObjectReceiver(
+                f"its node {node_id.hex()[:8]}", row.host, row.frame_port, self._token,
+                self._config.handshake_timeout_s, self._config.pull_timeout_s,
+            )  # fmt: skip
+        size, length = len(target), self._config.pull_chunk_bytes
         starts = iter(range(0, size, length))
-        copied = 0
+        failed: list[TransferError] = []
 
         async def fetch() -> None:  # several run at once and share ``starts``
-            nonlocal copied
             for start in starts:
-                request = PullChunk(object_id, start, length, self._node_id)
-                chunk = await client.call("PullChunk", request, Chunk, self._config.pull_timeout_s)
-                expected = min(length, size - start)
-                if chunk.error or len(chunk.data) != expected:
-                    raise RpcError(chunk.error or "its node sent a part of the wrong length")
-                await write(start, chunk.data)
-                copied += expected
+                if failed:
+                    return
+                part = target[start : start + length]
+                request = Request(object_id, self._node_id, start, len(part))
+                try:
+                    await receiver.fetch(request, part)
+                except TransferError as error:
+                    failed.append(error)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._config.pull_chunks_in_flight):
-                group.create_task(fetch())
-        if copied != size:
-            raise RpcError(f"the connection to its node {node_id.hex()[:8]} was closed")
+        await asyncio.gather(*(fetch() for _ in range(self._config.pull_chunks_in_flight)))
+        if failed:
+            raise failed[0]
 
-    async def pull_chunk(self, request: PullChunk) -> Chunk:
+    async def _part(self, request: Request) -> Part | str:
         """Part of an object for another node, which is noted to have a copy."""
-        object_id = request.object_id
-        if request.offset < 0 or not 0 < request.length <= self._config.max_frame_bytes:
-            return Chunk(b"", f"there are no {request.length} bytes from {request.offset} on")
-        if self.store.table.locate(object_id) is None:
+        if self.store.table.locate(request.object_id) is None:
             await asyncio.sleep(_ANNOUNCE_S)  # see `get`
-        try:
-            data = await self.store.read(object_id, request.offset, request.length)
-        except OSError as error:
-            return Chunk(b"", f"the disk of node {self._node_id.hex()[:8]} failed: {error}")
-        if data is None:
-            return Chunk(b"", f"it is not on node {self._node_id.hex()[:8]} any more")
-        self._copies.setdefault(object_id, set()).add(request.node_id)
-        return Chunk(data)
+        part = self.store.lend(request.object_id, request.offset, request.length)
+        if isinstance(part, Part):
+            self._copies.setdefault(request.object_id, set()).add(request.node_id)
+        return part
 
     def free(
         self, object_ids: Iterable[bytes], node_ids: Iterable[bytes] = (), maker: bytes = b""
@@ -261,7 +253,7 @@ class ObjectManager:
         for (node_id, maker), object_ids in drops.items():
             self._tell(node_id, "DropObjects", DropObjects(object_ids, maker))
 
-    def _tell(self, node_id: bytes, method: str, request: _Request) -> None:
+    def _tell(self, node_id: bytes, method: str, request: _News) -> None:
         async def send() -> None:
             try:
                 client = await self._nodes.client(node_id)
@@ -332,6 +324,13 @@ class ObjectManager:
 
     # --- ends --------------------
 
+    def stop(self) -> None:
+        """End the transfers."""
+        self.sender.stop()
+        for receiver in self._receivers.values():
+            receiver.close()
+        self.store.stop()
+
     def process_gone(self, process: Process) -> None:
         """Drop what a process of this node wrote, read and owned, here and on other nodes."""
         self._processes.pop(process.worker_id, None)
@@ -361,5 +360,8 @@ class ObjectManager:
 
     def node_gone(self, node_id: bytes) -> None:
         """A node died: so did the processes that owned objects here."""
+        receiver = self._receivers.pop(node_id, None)
+        if receiver is not None:
+            receiver.close()
         self._note_gone(node_id)
         self.free(self.store.table.node_gone(node_id))

@@ -47,7 +47,6 @@ from nbray.wire.raylet_messages import (
     FindProcess,
     KeepObjects,
     ProcessGone,
-    PullChunk,
     TellOwner,
 )
 from nbray.wire.records import Address, LocalProcess, NodeInfo
@@ -86,7 +85,9 @@ class Raylet:
             self._row, random.Random(self.node_id), devices_of(total, os.environ)
         )
         self._nodes = NodeTable(self.node_id, gcs, session.token)
-        self._objects = ObjectManager(self.node_id, store_bytes, spill_folder, self._nodes, config)
+        self._objects = ObjectManager(
+            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token
+        )
         self._store = self._objects.store
         self._envs = EnvManager(session.path / "runtime_resources", self._fetch_env_file)
         self._pool = WorkerPool(
@@ -140,10 +141,14 @@ class Raylet:
             )
         )  # fmt: skip
 
+    def take_bulk(self, sock: socket.socket) -> None:
+        """Another raylet asks for objects on this socket."""
+        self._objects.sender.take(sock)
+
     def stop(self) -> None:
         """End all workers."""
         self._pool.stop()
-        self._store.stop()
+        self._objects.stop()
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """What the GCS and other raylets may call by gRPC."""
@@ -154,7 +159,6 @@ class Raylet:
             "ChangeBundles": (g.ChangeBundles, self._groups.change_bundles),
             "Ping": (g.Empty, self._reporter.ping),
             "WarnJob": (g.WarnJob, self._warn_job),
-            "PullChunk": (PullChunk, self._objects.pull_chunk),
             "DropObjects": (DropObjects, self._objects.drop_objects),
             "TellOwner": (TellOwner, self._objects.tell_owner),
             "KeepObjects": (KeepObjects, self._objects.keep_objects),

@@ -127,11 +127,6 @@ class SpillFiles:
             f"{self._capacity_threshold:.0%} at most"
         )
 
-    async def new_copy(self, size: int) -> Place:
-        """An empty file for one value of ``size`` bytes that comes in parts; see `fill`."""
-        fd = await self._run(self._new_file, size)
-        return Place(_SpillFile(fd, 1), 0)
-
     async def new_value(self, size: int, file_bytes: int) -> Place:
         """A place for a value that a process will write, in a file as of `write`.
 
@@ -158,26 +153,9 @@ class SpillFiles:
                 raise DiskFullError(self._fullness(size)) from error
             raise
 
-    async def fill(self, place: Place, offset: int, data: bytes) -> None:
-        """Write part of a value.
-
-        Raises:
-            DiskFullError: there is no room. OSError: the disk failed.
-        """
-        try:
-            await self._run(_write_all, _file(place).fd, memoryview(data), place.offset + offset)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(self._fullness(len(data))) from error
-            raise
-
-    async def read(self, place: Place, offset: int, length: int) -> bytes:
-        """Part of a value. Its object must be pinned meanwhile.
-
-        Raises:
-            OSError: the disk failed.
-        """
-        return await self._run(os.pread, _file(place).fd, length, place.offset + offset)
+    def descriptor(self, place: Place) -> int:
+        """The file; open as long as the value is needed."""
+        return _file(place).fd
 
     def path(self, place: Place) -> str:
         """Where other processes of this user open the file."""

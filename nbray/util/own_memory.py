@@ -26,6 +26,11 @@ class OwnMemory:
         self._starts: list[int] = []
         self._pages: list[PrivatePages] = []
 
+    @property
+    def size(self) -> int:
+        """Bytes of the store that it made writable."""
+        return sum(pages.view.nbytes for pages in self._pages)
+
     def writable(self, memory: Any) -> memoryview:
         """The bytes of ``memory``, writable: the same memory if it is."""
         view: memoryview = memoryview(memory).cast("B")

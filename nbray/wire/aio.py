@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from nbray.common.config import Config
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.bulk import LINK_ID
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Link, Opening
@@ -41,12 +45,14 @@ class FrameServer:
     """What the connections of one listening socket share."""
 
     def __init__(
-        self, token: bytes, handler: FrameHandler, config: Config, resumable: bool
-    ) -> None:
+        self, token: bytes, handler: FrameHandler, config: Config, resumable: bool,
+        on_bulk: Callable[[socket.socket], None] | None = None,
+    ) -> None:  # fmt: skip
         self.token = token
         self.handler = handler
         self.config = config
         self.resumable = resumable
+        self.on_bulk = on_bulk
         self.links: dict[bytes, FrameConnection] = {}
         self._half_open: OrderedDict[_Socket, None] = OrderedDict()
 
@@ -221,6 +227,9 @@ class _Socket(asyncio.Protocol):
         opening = Opening.unpack(self._opening[: Opening.SIZE])
         rest = self._opening[Opening.SIZE :]
         self._settle()
+        if opening.link_id == LINK_ID and self._server.on_bulk is not None:
+            self._hand_over(self._server.on_bulk, rest)
+            return b""
         connection = self._server.opened(self, opening)
         if connection is None:
             self.write(Answer(False).pack())
@@ -229,6 +238,17 @@ class _Socket(asyncio.Protocol):
         connection.accept(self, opening)
         self._connection = connection
         return rest
+
+    def _hand_over(self, to: Callable[[socket.socket], None], rest: bytes) -> None:
+        """The peer wants objects: its socket goes to those who send them."""
+        assert self._transport is not None
+        if rest:
+            raise FrameError("a request before the answer")
+        sock = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        self._transport.abort()  # ends its own descriptor, and not the connection
+        sock.setblocking(True)
+        sock.sendall(Answer(True).pack())
+        to(sock)
 
     def _settle(self) -> None:
         self._server.settled(self)
@@ -275,9 +295,13 @@ async def serve_unix(path: str, token: bytes, handler: FrameHandler) -> asyncio.
 
 
 async def serve_tcp(
-    host: str, port: int, token: bytes, handler: FrameHandler
-) -> asyncio.AbstractServer:
-    """Listen on TCP ``host:port`` (0: any free port); peers must prove ``token``."""
-    server = FrameServer(token, handler, Config.from_env(), resumable=True)
+    host: str, port: int, token: bytes, handler: FrameHandler,
+    on_bulk: Callable[[socket.socket], None],
+) -> asyncio.AbstractServer:  # fmt: skip
+    """Listen on TCP ``host:port`` (0: any free port); peers must prove ``token``.
+
+    ``on_bulk`` is given the sockets on which other raylets ask for objects.
+    """
+    server = FrameServer(token, handler, Config.from_env(), resumable=True, on_bulk=on_bulk)
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: _Socket(server), host, port)

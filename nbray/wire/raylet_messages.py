@@ -7,22 +7,6 @@ import msgspec
 from nbray.wire.object_messages import CopiesChanged
 
 
-class PullChunk(msgspec.Struct, array_like=True):
-    """Raylet to raylet: the bytes of an object from ``offset`` on. Answered by `Chunk`."""
-
-    object_id: bytes
-    offset: int
-    length: int
-    node_id: bytes
-
-
-class Chunk(msgspec.Struct, array_like=True):
-    """Raylet to raylet; ``error`` says why there are no bytes."""
-
-    data: bytes
-    error: str = ""
-
-
 class DropObjects(msgspec.Struct, array_like=True):
     """Raylet to raylet: nobody refers to these objects any more. Answered by `Empty`.
 

@@ -1,0 +1,172 @@
+"""Fetches parts of objects from other raylets, straight into the arena or a mapped file."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from nbray.wire.bulk import HEAD, RECEIVED, Request, connect
+from nbray.wire.handshake import HandshakeError
+
+_AT_ONCE = 4
+_IDLE_S = 5.0
+_ATTEMPTS = 3
+_LONGEST_TEXT = 1 << 16
+_TIME = struct.Struct("ll")
+
+
+class TransferError(Exception):
+    """A part of an object did not come; the text says why."""
+
+
+class ObjectReceiver:
+    """The sockets to one other raylet.
+
+    Threads of its own wait there, so that a node which stands still keeps no other waiting.
+
+    Args:
+        name: the node, in errors.
+        host: its address.
+        port: that of its frame wire.
+        token: the cluster's secret.
+        connect_s: how long it may take to connect.
+        stall_s: a node that sends nothing for so long does not have the object.
+    """
+
+    def __init__(
+        self, name: str, host: str, port: int, token: bytes, connect_s: float, stall_s: float
+    ) -> None:
+        self._name = name
+        self._place = host, port
+        self._token = token
+        self._connect_s = connect_s
+        self._stall_s = stall_s
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "receive")
+        self._idle: list[tuple[socket.socket, float]] = []
+        self._busy: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    async def fetch(self, request: Request, target: memoryview) -> None:
+        """Write a part of an object into ``target``; nobody writes there when this returns.
+
+        Raises:
+            TransferError: it did not come.
+        """
+        try:
+            work = self._threads.submit(self._fetch, request, target)
+        except RuntimeError:
+            raise TransferError(f"{self._name} is dead") from None
+        waiting = asyncio.ensure_future(asyncio.wrap_future(work))
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            self.close()  # a thread that writes has to end before the room is another's
+            await asyncio.wait([waiting])
+            raise
+
+    def close(self) -> None:
+        """End all sockets; those who wait on them hear of it."""
+        with self._lock:
+            self._closed = True
+            for sock in [*self._busy, *(sock for sock, _ in self._idle)]:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # the peer was faster
+            for sock, _ in self._idle:
+                sock.close()
+            self._idle.clear()
+        self._threads.shutdown(wait=False)
+
+    # --- in a thread --------------------
+
+    def _fetch(self, request: Request, target: memoryview) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                sock = self._take()
+            except (OSError, HandshakeError) as error:
+                raise TransferError(f"{self._name} cannot be reached: {error}") from error
+            try:
+                _receive(sock, request, target)
+            except BaseException as error:
+                refused = isinstance(error, TransferError)
+                self._give_back(sock, usable=refused)
+                # A cut connection is no death: it is made again, and the part comes anew.
+                if not isinstance(error, ConnectionError) or attempt == _ATTEMPTS - 1:
+                    if isinstance(error, OSError):
+                        raise TransferError(f"the connection to {self._name}: {error}") from error
+                    raise
+            else:
+                self._give_back(sock, usable=True)
+                return
+
+    def _take(self) -> socket.socket:
+        """A socket that nobody else uses.
+
+        Raises:
+            OSError, HandshakeError: as `connect` does.
+        """
+        now = time.monotonic()
+        with self._lock:
+            while self._idle:
+                sock, since = self._idle.pop()
+                if now - since < _IDLE_S:
+                    self._busy.add(sock)
+                    return sock
+                sock.close()
+        sock = connect(*self._place, self._token, self._connect_s)
+        seconds = max(1, round(self._stall_s))
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(seconds, 0))
+        with self._lock:
+            if self._closed:
+                sock.close()
+                raise ConnectionAbortedError("it is dead")
+            self._busy.add(sock)
+        return sock
+
+    def _give_back(self, sock: socket.socket, usable: bool) -> None:
+        with self._lock:
+            self._busy.discard(sock)
+            if usable and not self._closed:
+                self._idle.append((sock, time.monotonic()))
+            else:
+                sock.close()
+
+
+def _receive(sock: socket.socket, request: Request, target: memoryview) -> None:
+    """Ask for a part and write it whole.
+
+    Raises:
+        TransferError: the other side has not got it. OSError: the connection failed.
+    """
+    sock.sendall(request.pack())
+    head = bytearray(HEAD.size)
+    _fill(sock, memoryview(head))
+    there, length = HEAD.unpack(head)
+    if not there:
+        text = bytearray(min(length, _LONGEST_TEXT))
+        _fill(sock, memoryview(text))
+        sock.sendall(RECEIVED)
+        raise TransferError(text.decode(errors="replace"))
+    if length != len(target):
+        raise OSError("its node sends a part of the wrong length")
+    _fill(sock, target)
+    sock.sendall(RECEIVED)
+
+
+def _fill(sock: socket.socket, target: memoryview) -> None:
+    received = 0
+    while received < len(target):
+        try:
+            count = sock.recv_into(target[received:], 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise TimeoutError("nothing came for too long") from None
+        if not count:
+            raise ConnectionResetError("it was closed")
+        received += count

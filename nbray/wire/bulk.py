@@ -1,0 +1,82 @@
+"""Objects between raylets: bytes on a socket of their own, without frames.
+
+The socket comes to the port of the frame wire, and both sides prove the token as there; then the
+connecting side opens no link but names `LINK_ID`. It asks for a part of an object by a `Request`,
+and is sent a head and as many bytes as that says: of the object, or of a text that says why there
+are none. When it has them all it sends `RECEIVED`: until then the sender keeps the object, since
+what the kernel sends out of a file it may still read. Then it may ask again.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nbray.wire import tcp
+from nbray.wire.handshake import ClientHandshake, HandshakeError
+from nbray.wire.link import Answer, Opening
+
+LINK_ID = b"objects, no link"
+RECEIVED = b"\x01"
+HEAD = struct.Struct("<?Q")
+"""Whether there are bytes of the object, and how many follow."""
+
+_ID_BYTES = 28
+
+
+@dataclass(frozen=True)
+class Request:
+    """``length`` bytes of an object from ``offset`` on, for the raylet of a node."""
+
+    object_id: bytes
+    node_id: bytes
+    offset: int
+    length: int
+
+    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"<{_ID_BYTES}s{_ID_BYTES}sQQ")
+    SIZE: ClassVar[int] = _LAYOUT.size
+
+    def pack(self) -> bytes:
+        """The bytes of it."""
+        return self._LAYOUT.pack(self.object_id, self.node_id, self.offset, self.length)
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray) -> Request:
+        """What those bytes say."""
+        return cls(*cls._LAYOUT.unpack(data))
+
+
+def connect(host: str, port: int, token: bytes, timeout_s: float) -> socket.socket:
+    """A socket that blocks, on which the other side waits for requests.
+
+    Raises:
+        OSError: nobody is there, or not in time. HandshakeError: it is not of this cluster.
+    """
+    sock = socket.create_connection((host, port), timeout_s)
+    try:
+        tcp.set_up(sock)
+        handshake = ClientHandshake(token, sock.getpeername)
+        rest: bytes | None = None
+        while rest is None:
+            reply, rest = handshake.feed(_some(sock))
+            if reply:
+                sock.sendall(reply + Opening(LINK_ID).pack())
+        while len(rest) < Answer.SIZE:
+            rest += _some(sock)
+        if not Answer.unpack(rest[: Answer.SIZE]).accepted:
+            raise HandshakeError("the peer sends no objects")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _some(sock: socket.socket) -> bytes:
+    data = sock.recv(4096)
+    if not data:
+        raise ConnectionResetError(
+            "the peer closed the connection in the handshake: is the token the same?"
+        )
+    return data
