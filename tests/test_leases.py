@@ -30,6 +30,7 @@ from nbray.raylet.resource_set import Allocation
 from nbray.raylet.scheduler import Scheduler
 from nbray.raylet.worker_pool import Worker, WorkerPool
 from nbray.wire import messages as m
+from nbray.wire.gcs_messages import NodeChanges
 from nbray.wire.records import Address, JobConfig, NodeInfo, TaskSpec
 from nbray.wire.strategies import Shape, Spread
 
@@ -182,7 +183,7 @@ class Cluster:
         self.scheduler = Scheduler(row, random.Random(0))
         self.pool = Pool()
         nodes = NodeTable(NODE, cast(Any, None), b"")
-        nodes.update([row])
+        nodes.apply(NodeChanges(b"", 0, 0, [row], complete=True))
         self.leases = LeaseManager(row, self.scheduler, self.pool, nodes)
         self.pool.on_exit = self.leases.worker_gone
         self.submitters = [Submitter(self, number) for number in (1, 2)]

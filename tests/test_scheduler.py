@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,7 +123,7 @@ def test_an_actor_that_no_node_can_serve_warns_its_driver(
     def warned() -> bool:
         nonlocal said
         said += capfd.readouterr().err
-        return "Actor Far: No node of the cluster can ever serve {'moon': 1.0}" in said
+        return bool(re.search(r"Actor Far: No node of the cluster can ever serve {.*'moon'", said))
 
     wait_until(warned, "a warning at the driver")
     del handle

@@ -56,6 +56,7 @@ NESTED = (
 _LONG_S = 1.0
 TICK_S = 0.002
 NUDGE_S = 0.02
+_MOST_UNREAD = 20
 
 
 class Reactor:
@@ -81,6 +82,7 @@ class Reactor:
         self._waiting: deque[Waiter] = deque()
         self._sleeping: deque[Waiter] = deque()
         self._uses = 0
+        self._unread = 0
         self._driving = False
         self._polling = False
         self._notified = False
@@ -254,6 +256,7 @@ class Reactor:
 
     def _read(self, timeout: float, poll: Poll) -> None:
         """Wait for messages for at most ``timeout`` s (-1: any), and handle them."""
+        self._unread = 0
         if self._timers:
             until = max(0.0, self._timers[0][0] - time.monotonic())
             timeout = until if timeout < 0 else min(timeout, until)
@@ -391,6 +394,9 @@ class Reactor:
                 self._work()
                 # That may have been all: what it waits for can be there since before it asked.
                 if waiter.remaining <= 0 or signals.noted:
+                    self._unread += 1
+                    if self._unread > _MOST_UNREAD:  # a loop of calls that fail at once
+                        self._read(0.0, self.poller.poll)
                     break
                 if deadline is not None:
                     left = deadline - time.monotonic()
