@@ -19,7 +19,15 @@ from dataclasses import dataclass, field
 
 from nbray.common.resources import fits
 from nbray.scheduling.labels import matches
-from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose, could_hold
+from nbray.scheduling.policy import (
+    Choice,
+    Demand,
+    Verdict,
+    by_selectors,
+    charge,
+    choose,
+    could_hold,
+)
 from nbray.wire.records import ActorOptions, NodeInfo
 from nbray.wire.strategies import Anywhere, InGroup, LabelTerm, Shape, Spread
 
@@ -101,15 +109,7 @@ class ActorPlacement:
 
     def _fewest(self, demand: Demand, busy: set[bytes]) -> Choice:
         """The node with the fewest such actors a CPU, of those that have a CPU free, if any."""
-        first: Choice | None = None
-        for terms in demand.selector or ((),):
-            choice = self._fewest_of(demand, terms, busy)
-            if choice.verdict is Verdict.NOW:
-                return choice
-            if first is None or (first.node is None and choice.node is not None):
-                first = choice
-        assert first is not None
-        return first
+        return by_selectors(demand, lambda terms: self._fewest_of(demand, terms, busy))
 
     def _fewest_of(self, demand: Demand, terms: tuple[LabelTerm, ...], busy: set[bytes]) -> Choice:
         """The same, of the nodes that meet some conditions on labels."""

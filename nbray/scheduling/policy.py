@@ -15,7 +15,7 @@ after a choice it subtracts the demand, so that a burst is spread.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -26,6 +26,7 @@ from nbray.wire.strategies import (
     Anywhere,
     InGroup,
     Labelled,
+    LabelTerm,
     OnNode,
     Selectors,
     Spread,
@@ -84,10 +85,24 @@ def choose(
     """
     if isinstance(demand.strategy, InGroup):
         return _in_group(demand, demand.strategy, nodes, here)
+
+    def among(terms: tuple[LabelTerm, ...]) -> Choice:
+        alive = [n for n in nodes if n.alive and matches(terms, n.labels)]
+        return _among(demand, alive, here, generator, turn, near)
+
+    return by_selectors(demand, among)
+
+
+def by_selectors(demand: Demand, among: Callable[[tuple[LabelTerm, ...]], Choice]) -> Choice:
+    """The first selector under which a demand fits now, or else the first that has a node at all.
+
+    Args:
+        demand: what is to be placed; without a selector, every node is meant.
+        among: chooses of the nodes that meet these conditions.
+    """
     first: Choice | None = None
     for terms in demand.selector or ((),):
-        alive = [n for n in nodes if n.alive and matches(terms, n.labels)]
-        choice = _among(demand, alive, here, generator, turn, near)
+        choice = among(terms)
         if choice.verdict is Verdict.NOW:
             return choice
         if first is None or (first.node is None and choice.node is not None):
