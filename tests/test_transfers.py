@@ -234,6 +234,27 @@ def test_a_node_that_is_dead_is_not_waited_for() -> None:
     run(case)
 
 
+def test_a_receiver_is_idle_only_when_nothing_is_on_its_way() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        may_answer = asyncio.Event()
+
+        async def wait(asked: Request) -> Part:
+            await may_answer.wait()
+            return await store.part(asked)
+
+        store.answer = wait
+        one = receiver()
+        assert one.is_idle(0.0)
+        waiting = asyncio.create_task(one.fetch(request(), memoryview(bytearray(SIZE))))
+        await until(lambda: bool(store.asked))
+        assert not one.is_idle(0.0)
+        may_answer.set()
+        await waiting
+        assert one.is_idle(0.0) and not one.is_idle(60.0)
+
+    run(case)
+
+
 def test_who_has_not_the_token_is_sent_nothing() -> None:
     async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
         with pytest.raises(TransferError, match="token"):

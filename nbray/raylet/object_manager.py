@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 _DROP_DELAY_S = 0.02
 _ANNOUNCE_S = 0.5
 _GONE_KEPT = 10_000
+_RECEIVER_KEPT_S = 10.0
 
 
 _News = DropObjects | KeepObjects | ProcessGone | TellOwner
@@ -191,6 +192,7 @@ class ObjectManager:
                 f"its node {node_id.hex()[:8]}", row.host, row.frame_port, self._token,
                 self._config.handshake_timeout_s, self._config.pull_timeout_s,
             )  # fmt: skip
+        receiver.keep()
         size, length = len(target), self._config.pull_chunk_bytes
         starts = iter(range(0, size, length))
         failed: list[TransferError] = []
@@ -323,6 +325,13 @@ class ObjectManager:
         self.store.serve()
 
     # --- ends --------------------
+
+    def look_after(self) -> None:
+        """End the threads and sockets to nodes from which nothing has come for long."""
+        for node_id, receiver in list(self._receivers.items()):
+            if receiver.is_idle(_RECEIVER_KEPT_S):
+                del self._receivers[node_id]
+                receiver.close()
 
     def stop(self) -> None:
         """End the transfers."""

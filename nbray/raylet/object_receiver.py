@@ -50,6 +50,16 @@ class ObjectReceiver:
         self._busy: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._closed = False
+        self._fetching = 0
+        self._used = time.monotonic()
+
+    def keep(self) -> None:
+        """Somebody is about to fetch."""
+        self._used = time.monotonic()
+
+    def is_idle(self, seconds: float) -> bool:
+        """Whether nobody has fetched anything for so long."""
+        return not self._fetching and time.monotonic() - self._used > seconds
 
     async def fetch(self, request: Request, target: memoryview) -> None:
         """Write a part of an object into ``target``; nobody writes there when this returns.
@@ -62,12 +72,16 @@ class ObjectReceiver:
         except RuntimeError:
             raise TransferError(f"{self._name} is dead") from None
         waiting = asyncio.ensure_future(asyncio.wrap_future(work))
+        self._fetching += 1
         try:
             await asyncio.shield(waiting)
         except asyncio.CancelledError:
             self.close()  # a thread that writes has to end before the room is another's
             await asyncio.wait([waiting])
             raise
+        finally:
+            self._fetching -= 1
+            self.keep()
 
     def close(self) -> None:
         """End all sockets; those who wait on them hear of it."""

@@ -205,6 +205,7 @@ class Raylet:
         self._pool.look_after()
         self._leases.share(self._config.lease_share_s)
         self._nodes.settle()
+        self._objects.look_after()
         self._leases.on_nodes_changed()
 
     def _nodes_changed(self, changes: g.NodeChanges) -> None:
