@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_a_call_of_an_actor_that_is_being_restarted_fails_unless_it_may_be_repea
             began = folder / "began"
             while began.exists() and not (folder / "gate").exists():
                 time.sleep(0.01)
-            began.touch()
+            began.write_text(str(os.getpid()))
 
         def ping(self, _value: int = 0) -> str:
             return "pong"
@@ -153,8 +154,9 @@ def test_a_call_of_an_actor_that_is_being_restarted_fails_unless_it_may_be_repea
     slow = Slow.remote(tmp_path)
     assert nbray.get(slow.ping.remote(), timeout=30) == "pong"
     late = slow.ping.remote(when_there.remote(str(tmp_path / "argument"), 1))
+    pid = (tmp_path / "began").read_text()
     nbray.kill(slow, no_restart=False)
-
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of its process")
     repeated = slow.ping.options(max_task_retries=1).remote()
     (tmp_path / "argument").touch()
     with pytest.raises(ActorUnavailableError):
