@@ -134,6 +134,7 @@ def busy(session_root: Path) -> Iterator[None]:
         stream.join(60)
 
 
+@pytest.mark.slow
 def test_what_needs_many_cpus_gets_them_from_a_stream_of_small_tasks(busy: None) -> None:
     @nbray.remote(num_cpus=3)
     class Wide:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 from conftest import wait_until
 
 import nbray
@@ -43,6 +44,7 @@ def test_one_that_alone_is_too_large_is_kept_while_it_is_the_newest() -> None:
     assert known_after(Functions(most_bytes=1), [1, 2], set()) == [2]
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_keep_every_version_of_a_function(cluster: Path) -> None:
     def version(number: int) -> nbray.remote_function.RemoteFunction:
         captured = np.full(40 * MB, number % 200, np.uint8)

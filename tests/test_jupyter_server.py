@@ -102,6 +102,7 @@ def test_who_may_use_jupyter_sees_the_dashboard_live_below_its_prefix(
         asyncio.run(_watch(f"{url}/nbray/{port}/ws", session[1], _LOGIN, refused))
 
 
+@pytest.mark.slow
 def test_a_page_in_jupyter_cannot_use_jupyter(session_root: Path, tmp_path: Path) -> None:
     """A browser is led to a view, whose sandboxed page needs no cookies for what it loads."""
     context = nbray.init(
@@ -131,6 +132,7 @@ def test_a_page_in_jupyter_cannot_use_jupyter(session_root: Path, tmp_path: Path
             asyncio.run(_watch(f"{page}v/9999999999999.a.b/ws", session[1], sandboxed, []))
 
 
+@pytest.mark.slow
 def test_who_took_the_port_of_a_dashboard_is_not_shown_in_jupyter(
     session_root: Path, tmp_path: Path
 ) -> None:

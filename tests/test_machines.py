@@ -181,6 +181,7 @@ print("all there", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_cut_cable_loses_no_result(machines: tuple[Machine, Machine]) -> None:
     head, other = machines
     driver = subprocess.Popen(

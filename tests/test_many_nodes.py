@@ -22,6 +22,7 @@ def figures(nodes: int, timeout: float) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_fifty_nodes_hear_of_each_other() -> None:
     assert figures(50, 60)["false_deaths"] == 0
 

@@ -120,6 +120,7 @@ def test_a_task_that_takes_all_memory_fails_with_what_everybody_took(tight: Path
     assert nbray.get(hog.remote(20), timeout=30) == 1, "the next task runs"
 
 
+@pytest.mark.slow
 def test_of_two_tasks_the_newer_one_waits_and_both_succeed(tight: Path, tmp_path: Path) -> None:
     hog = nbray.remote(max_retries=1)(grow)  # to be ended for memory does not use it up
     first = hog.remote(420, str(tmp_path))

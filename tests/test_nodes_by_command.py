@@ -82,6 +82,7 @@ def test_tasks_and_large_objects_go_every_way(nodes: str) -> None:
         assert nbray.get(total.options(**on(target)).remote(put_here), timeout=60)[0] == 3_000_000.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [2, 3], indirect=True)
 def test_a_killed_node_costs_no_result_of_2000_tasks(nodes: str) -> None:
     """The whole node dies at once: the raylet, its template and its workers, by SIGKILL."""

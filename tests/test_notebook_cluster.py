@@ -45,6 +45,7 @@ def _pid_of(root: Path, module: str) -> int:
     return found
 
 
+@pytest.mark.slow
 def test_a_notebook_says_whose_cluster_it_leaves_and_begins_anew_after_a_loss(
     session_root: Path,
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_notebook_says_whose_cluster_it_leaves_and_begins_anew_after_a_loss(
         shutil.rmtree(left)
 
 
+@pytest.mark.slow
 def test_a_full_store_names_the_variables(
     small_disk: Path, session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

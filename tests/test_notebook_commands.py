@@ -86,6 +86,7 @@ def test_settings_are_shown_and_set(notebook: Notebook) -> None:
     assert "cancel or detach" in notebook.run("%nbray config on_interrupt never").printed
 
 
+@pytest.mark.slow
 def test_a_detached_cluster_outlives_its_kernel(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

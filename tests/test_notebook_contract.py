@@ -152,6 +152,7 @@ def test_5_7_refs_are_awaited_and_nobody_has_touched_the_event_loop(notebook: No
 # --- 5.8 --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_5_8_a_kernel_that_is_restarted_or_killed_leaves_nothing(session_root: Path) -> None:
     for how in ("restart", "kill", "kill"):
         with running_notebook() as notebook:

@@ -174,6 +174,7 @@ def test_unknown_options_and_direct_calls_are_errors(cluster: Path) -> None:
         nbray.get(1)
 
 
+@pytest.mark.slow
 def test_idle_workers_stay_while_others_need_what_they_own(cluster: Path) -> None:
     @nbray.remote(num_cpus=0)
     def make(i: int) -> list[nbray.ObjectRef]:

@@ -189,6 +189,7 @@ def test_errors_come_back_with_the_traceback_whatever_they_are(pool: Pool) -> No
     assert pool.apply(int, ("11",), {"base": 2}) == pool.apply(int, ("11",), kwds={"base": 2}) == 3
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(pool: Pool) -> None:
     for _ in range(3):
         with pytest.raises(ActorDiedError):

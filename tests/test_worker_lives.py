@@ -66,6 +66,7 @@ def test_a_thousand_actors_at_once_all_start(cluster: Path) -> None:
     assert nbray.get([counter.add.remote() for counter in counters], timeout=280) == [1] * 1000
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_give_everything_back_and_say_why(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
