@@ -383,7 +383,7 @@ def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
     page.ended(1, timeout_s=30)
     assert time.monotonic() - started < 20
     page.shows(1, "KeyboardInterrupt")
-    page.shows(1, re.compile(r"50/50, 50 failed"))
+    page.shows(1, re.compile(r"50/50, 50 cancelled"))
     page.picture("interrupted")
     page.run(2)
     page.shows(2, "42")
