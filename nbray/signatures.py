@@ -41,7 +41,7 @@ _ANYTHING = [
 class CallCheck:
     """Whether arguments fit a function's parameters."""
 
-    __slots__ = ("_least", "_most", "_parameters", "_signature")
+    __slots__ = ("_least", "_most", "_parameters", "_positional_only", "_signature")
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         kinds = [parameter.kind for parameter in parameters]
@@ -53,6 +53,11 @@ class CallCheck:
         if any(p.kind == inspect.Parameter.KEYWORD_ONLY and not p.optional for p in parameters):
             self._most = -1  # no call without keywords will do
         self._parameters = parameters
+        self._positional_only = [
+            p.name
+            for p in parameters
+            if p.kind == inspect.Parameter.POSITIONAL_ONLY and not p.optional
+        ]
         self._signature: inspect.Signature | None = None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -63,6 +68,9 @@ class CallCheck:
         """
         if not kwargs and self._least <= len(args) <= self._most:
             return
+        if len(args) < len(self._positional_only):  # Python 3.13's `bind` takes a keyword for it
+            missing = self._positional_only[len(args)]
+            raise TypeError(f"missing a required argument: {missing!r}")
         if self._signature is None:
             self._signature = inspect.Signature([_as_inspected(p) for p in self._parameters])
         self._signature.bind(*args, **kwargs)

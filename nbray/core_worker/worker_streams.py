@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from nbray.core_worker.log_file import LogFile
 
@@ -103,6 +103,9 @@ class WorkerStream(io.TextIOWrapper):
 
     def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
         return standard_stream, (self._stream,)
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> tuple[Callable[[str], Any], tuple[str]]:
+        return self.__reduce__()  # Python 3.13 refuses files before it asks the class
 
 
 class LogOnly(io.TextIOBase):
