@@ -29,7 +29,7 @@ from nbray.driver import find_session
 
 # Imports first: the other user may not be able to read this interpreter's folder.
 STRANGER = """
-import asyncio, encodings.idna, json, os, socket, sys
+import asyncio, email.utils, encodings.idna, json, os, socket, sys
 import nbray
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient
