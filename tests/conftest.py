@@ -63,7 +63,10 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -
 
 
 def processes_of(root: Path) -> list[psutil.Process]:
-    """The processes of clusters whose sessions are below ``root``."""
+    """The processes of clusters whose sessions are below ``root``.
+
+    Their command lines are in ``info["cmdline"]``: one that ends meanwhile cannot be asked.
+    """
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         if process.info["status"] == psutil.STATUS_ZOMBIE:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Page:
             return bool(prompt.inner_text() != before)
 
         for _attempt in range(5):  # a key that comes while the page still settles is lost
+            self._answer_dialog()
             self.cell(number).locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             deadline = time.monotonic() + 5
@@ -70,6 +72,14 @@ class Page:
             if begun():
                 return
         raise AssertionError(f"cell {number} did not start")
+
+    def _answer_dialog(self) -> None:
+        """JupyterLab may ask something while it opens; what, is in the run's warnings."""
+        dialog = self.page.locator(".jp-Dialog")
+        if dialog.count():
+            warnings.warn(f"JupyterLab asked: {dialog.first.inner_text()}", stacklevel=2)
+            dialog.first.locator(".jp-mod-accept").first.click()
+            dialog.first.wait_for(state="detached", timeout=10_000)
 
     def run(self, number: int, timeout_s: float = 60.0) -> None:
         """Run a cell to its end."""

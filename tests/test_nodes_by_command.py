@@ -164,7 +164,7 @@ def test_who_cannot_join_is_told_why_in_one_line(nodes: str, home: Path, tmp_pat
             assert done.returncode == 1 and ADVICE in last and "runs " in last, done.stderr
     (head,) = home.iterdir()  # no other session folder is left
     strangers = set(processes_of(home)) - set(processes_of(head))
-    assert not strangers, [process.cmdline() for process in strangers]
+    assert not strangers, [process.info["cmdline"] for process in strangers]
     assert len([node for node in nbray.nodes() if node["Alive"]]) == 1
 
 

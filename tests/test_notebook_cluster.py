@@ -41,7 +41,7 @@ def test_an_interrupt_stops_the_tasks_of_the_cell_in_which_the_cluster_begins(
 
 
 def _pid_of(root: Path, module: str) -> int:
-    (found,) = (process.pid for process in processes_of(root) if module in process.cmdline())
+    (found,) = (process.pid for process in processes_of(root) if module in process.info["cmdline"])
     return found
 
 

@@ -165,7 +165,7 @@ def test_a_raylet_unpacks_nothing_in_its_own_memory(session_root: Path, tmp_path
     package = tmp_path / "bomb.zip"
     bomb(package, 200 * MB)
     nbray.init(num_cpus=1, object_store_memory=32 * MB)
-    raylet = next(p for p in processes_of(session_root) if "nbray.raylet" in p.cmdline())
+    raylet = next(p for p in processes_of(session_root) if "nbray.raylet" in p.info["cmdline"])
     peak = Path(f"/proc/{raylet.pid}/status")
     size = nbray.remote(lambda: os.path.getsize("zeros")).options(
         runtime_env={"working_dir": str(package)}

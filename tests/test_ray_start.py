@@ -80,7 +80,7 @@ def test_options_of_ray_start_are_applied_or_ignored(home: Path, tmp_path: Path)
         assert node["Resources"]["memory"] == 1e9
         assert node["Labels"]["zone"] == "c" and node["Labels"]["region"] == "north"
         assert nbray.get(listens_on.remote(), timeout=30) == worker_port
-        (raylet,) = (p for p in processes_of(home) if "nbray.raylet" in p.cmdline())
+        (raylet,) = (p for p in processes_of(home) if "nbray.raylet" in p.info["cmdline"])
         listening = {
             c.laddr.port for c in raylet.net_connections() if c.status == psutil.CONN_LISTEN
         }

@@ -223,7 +223,7 @@ def test_a_start_that_was_killed_in_the_middle_can_be_stopped(
     program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     start = subprocess.Popen([sys.executable, "-c", program, "start", "--head", "--port=0"])
     wait_until(
-        lambda: any("nbray.raylet" in p.cmdline() for p in processes_of(session_root)),
+        lambda: any("nbray.raylet" in p.info["cmdline"] for p in processes_of(session_root)),
         "the raylet to be started, after the GCS",
     )
     start.kill()

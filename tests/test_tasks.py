@@ -160,7 +160,7 @@ def test_killing_the_raylet_ends_its_workers(cluster: Path) -> None:
     _, info = find_session("auto")
     os.kill(info["pids"][1], signal.SIGKILL)
     wait_until(
-        lambda: not any("template" in str(p.cmdline()) for p in processes_of(cluster)),
+        lambda: not any("template" in str(p.info["cmdline"]) for p in processes_of(cluster)),
         "the template and its workers to leave",
     )
 
