@@ -138,7 +138,7 @@ def test_the_token_stands_on_no_command_line(cluster: Path) -> None:
     found = processes_of(cluster)
     assert len(found) >= 4
     for process in found:
-        line = " ".join(process.cmdline()).encode()
+        line = " ".join(process.info["cmdline"]).encode()
         assert session.token not in line and session.token.hex().encode() not in line
 
 
