@@ -94,15 +94,17 @@ def inverse(value: int) -> int:
     return 12 // value
 
 
-def drained(found: Iterator[Any]) -> list[Any]:
+def drained(
+    found: Iterator[Any], error: type[BaseException] = ZeroDivisionError, shown: str = "error"
+) -> list[Any]:
     results: list[Any] = []
     while True:
         try:
             results.append(next(found))
         except StopIteration:
             return results
-        except ZeroDivisionError:
-            results.append("error")
+        except error:
+            results.append(shown)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +196,7 @@ def test_a_process_that_dies_is_replaced(pool: Pool) -> None:
     for _ in range(3):
         with pytest.raises(ActorDiedError):
             pool.apply(os._exit, (1,))
-    found = drained_of_died(pool.imap(die_at_two, range(8)))
+    found = drained(pool.imap(die_at_two, range(8)), ActorDiedError, "died")
     assert [value for value in found if value != "died"] == [0, 1, 3, 4, 5, 6, 7]
     assert len(set(pool.map(lambda _: os.getpid(), range(8), chunksize=1))) == 2
 
@@ -203,17 +205,6 @@ def die_at_two(value: int) -> int:
     if value == 2:
         os._exit(1)
     return value
-
-
-def drained_of_died(found: Iterator[Any]) -> list[Any]:
-    results: list[Any] = []
-    while True:
-        try:
-            results.append(next(found))
-        except StopIteration:
-            return results
-        except ActorDiedError:
-            results.append("died")
 
 
 def test_arguments_are_checked_and_processes_made_at_once(module_cluster: Path) -> None:

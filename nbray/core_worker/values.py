@@ -153,9 +153,12 @@ class Values:
             core.reactor.try_turn()
             done = waiter.remaining <= 0
         else:
-            # What others own may be there already: its owner is asked first.
-            borrowed = all(core.references.is_borrowed(entry) for _, entry in missing)
-            done = self.block_on(waiter, timeout, _ANSWER_S if borrowed else 0.0)
+            patience = 0.0
+            if core.before_blocking is not None and all(
+                core.references.is_borrowed(entry) for _, entry in missing
+            ):
+                patience = _ANSWER_S  # what others own may be there already: they are asked first
+            done = self.block_on(waiter, timeout, patience)
         waiter.remaining = 0  # nobody waits any more: entries that are not complete drop it
         return done
 

@@ -12,6 +12,7 @@ Pure: no clock, no connection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MOST_ROOMS = 128
@@ -107,7 +108,7 @@ class NodeView:
         """The row of a node that died long ago is dropped."""
         self._members.forget(node_id)
 
-    def news(self, seen: Seen | None, alive: list[bytes]) -> News | None:
+    def news(self, seen: Seen | None, alive: Iterable[bytes]) -> News | None:
         """What a raylet is to be told; None: nothing.
 
         Args:
@@ -115,7 +116,7 @@ class NodeView:
             alive: the nodes that are alive now.
         """
         if seen is None or not self._members.covers(seen.members):
-            return News(alive, [], self.seen, complete=True)
+            return News(list(alive), [], self.seen, complete=True)
         members, at = self._members.since(seen.members)
         rooms, rooms_at = self._rooms.since(seen.rooms, MOST_ROOMS)
         if not members and not rooms:

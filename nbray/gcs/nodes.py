@@ -233,7 +233,7 @@ class NodeTable:
 
     def _answer(self, seen: Seen | None) -> msgspec.Raw | None:
         """What raylets are told who have seen the same; encoded once for all of them."""
-        news = self._view.news(seen, list(self._alive))
+        news = self._view.news(seen, self._alive)
         if news is None:
             return None
         answer = self._answers[seen] = msgspec.Raw(_encode(self._changes(news)))

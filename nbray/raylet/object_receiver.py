@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from nbray.wire.bulk import HEAD, RECEIVED, Request, connect
+from nbray.wire.bulk import HEAD, RECEIVED, Request, connect, limit_stalls
 from nbray.wire.handshake import HandshakeError
 
 _AT_ONCE = 4
 _IDLE_S = 5.0
 _ATTEMPTS = 3
 _LONGEST_TEXT = 1 << 16
-_TIME = struct.Struct("ll")
 
 
 class TransferError(Exception):
@@ -134,9 +132,7 @@ class ObjectReceiver:
                     return sock
                 sock.close()
         sock = connect(*self._place, self._token, self._connect_s)
-        seconds = max(1, round(self._stall_s))
-        sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(seconds, 0))
+        limit_stalls(sock, socket.SO_RCVTIMEO, self._stall_s)
         with self._lock:
             if self._closed:
                 sock.close()

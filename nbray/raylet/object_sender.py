@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nbray.common.background import Background
-from nbray.wire.bulk import HEAD, RECEIVED, Request
+from nbray.wire.bulk import HEAD, RECEIVED, Request, limit_stalls
 
 logger = logging.getLogger(__name__)
 
 _THREADS = 64
-_TIME = struct.Struct("ll")
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class ObjectSender:
 
     def take(self, sock: socket.socket) -> None:
         """A raylet that has proved the token will ask on this socket."""
-        seconds = max(1, round(self._stall_s))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIME.pack(seconds, 0))
+        limit_stalls(sock, socket.SO_SNDTIMEO, self._stall_s)
         reader = _Reader(sock)
         self._readers.add(reader)
         self._listen(reader)

@@ -24,6 +24,7 @@ HEAD = struct.Struct("<?Q")
 """Whether there are bytes of the object, and how many follow."""
 
 _ID_BYTES = 28
+_TIME = struct.Struct("ll")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ def connect(host: str, port: int, token: bytes, timeout_s: float) -> socket.sock
         sock.close()
         raise
     return sock
+
+
+def limit_stalls(sock: socket.socket, option: int, seconds: float) -> None:
+    """Have a socket that blocks fail when nothing moves for so long, by the kernel's own clock.
+
+    Args:
+        sock: the socket; it blocks from now on.
+        option: ``SO_RCVTIMEO`` or ``SO_SNDTIMEO``.
+        seconds: whole seconds; at least one.
+    """
+    sock.setblocking(True)
+    sock.setsockopt(socket.SOL_SOCKET, option, _TIME.pack(max(1, round(seconds)), 0))
 
 
 def _some(sock: socket.socket) -> bytes:
