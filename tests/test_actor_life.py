@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbray.common.life import IllegalTransition
-from nbray.gcs.actor_life import TRANSITIONS, ActorLife, Event, State
+from nbray.gcs.actors.life import TRANSITIONS, ActorLife, Event, State
 from nbray.wire.records import Address
 
 HOME = Address(b"w", b"\x01" * 28, "", "host", 1)

@@ -18,9 +18,9 @@ from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.common.config import Config
-from nbray.gcs.health import NodeHealth
-from nbray.gcs.node_view import News, NodeView, Seen
-from nbray.gcs.pace import report_period_s, soonest_report_s, wave_s
+from nbray.gcs.nodes.health import NodeHealth
+from nbray.gcs.nodes.pace import report_period_s, soonest_report_s, wave_s
+from nbray.gcs.nodes.view import News, NodeView, Seen
 from nbray.gcs.storage import Store, Table
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from nbray.common.config import Config
-from nbray.gcs.kv import KeyValueSpace
+from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.storage import Store, Table
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import Handler

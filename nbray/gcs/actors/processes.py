@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbray.common.background import Background
-from nbray.gcs.placement import ActorPlacement
+from nbray.gcs.actors.placement import ActorPlacement
 from nbray.scheduling.policy import Choice, Verdict
 from nbray.wire.gcs_messages import ActorsHere, ActorStarted, Empty, EndActor, StartActor
 from nbray.wire.grpc_service import GrpcClient, RpcError

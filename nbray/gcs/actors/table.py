@@ -21,11 +21,11 @@ from typing import Any
 from msgspec import structs
 
 from nbray.common.background import Background
-from nbray.gcs.actor_life import ActorLife, State
-from nbray.gcs.actor_owners import ActorOwners
-from nbray.gcs.actor_processes import ActorProcesses
-from nbray.gcs.actor_rows import actor_rows, unplaced_rows
-from nbray.gcs.placement import ActorPlacement, demand_of
+from nbray.gcs.actors.life import ActorLife, State
+from nbray.gcs.actors.owners import ActorOwners
+from nbray.gcs.actors.placement import ActorPlacement, demand_of
+from nbray.gcs.actors.processes import ActorProcesses
+from nbray.gcs.actors.rows import actor_rows, unplaced_rows
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbray.gcs.actor_life import ActorLife, State
+from nbray.gcs.actors.life import ActorLife, State
 from nbray.wire.records import ActorSpec
 
 
