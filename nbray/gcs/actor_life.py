@@ -7,14 +7,12 @@ that news of an older one, which may arrive at any time and more than once, chan
 
 from __future__ import annotations
 
-import time
 from enum import StrEnum
 
 import msgspec
 
+from nbray.common.life import Transitions
 from nbray.wire.records import Address
-
-_STORY_KEPT = 12
 
 
 class State(StrEnum):
@@ -36,22 +34,23 @@ class Event(StrEnum):
     ENDED = "ended"  # it does not come back
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.DEPENDENCIES_UNREADY, Event.READY): State.PENDING,
-    (State.DEPENDENCIES_UNREADY, Event.ENDED): State.DEAD,
-    (State.PENDING, Event.STARTED): State.ALIVE,
-    (State.PENDING, Event.LOST): State.RESTARTING,
-    (State.PENDING, Event.ENDED): State.DEAD,
-    (State.ALIVE, Event.LOST): State.RESTARTING,
-    (State.ALIVE, Event.ENDED): State.DEAD,
-    (State.RESTARTING, Event.STARTED): State.ALIVE,
-    (State.RESTARTING, Event.LOST): State.RESTARTING,
-    (State.RESTARTING, Event.ENDED): State.DEAD,
-}
-
-
-class IllegalTransition(Exception):
-    """Our own bug: that does not happen to an actor in this state. The text tells its story."""
+TRANSITIONS = Transitions(
+    "An actor",
+    {
+        (State.DEPENDENCIES_UNREADY, Event.READY): State.PENDING,
+        (State.DEPENDENCIES_UNREADY, Event.ENDED): State.DEAD,
+        (State.PENDING, Event.STARTED): State.ALIVE,
+        (State.PENDING, Event.LOST): State.RESTARTING,
+        (State.PENDING, Event.ENDED): State.DEAD,
+        (State.ALIVE, Event.LOST): State.RESTARTING,
+        (State.ALIVE, Event.ENDED): State.DEAD,
+        (State.RESTARTING, Event.STARTED): State.ALIVE,
+        (State.RESTARTING, Event.LOST): State.RESTARTING,
+        (State.RESTARTING, Event.ENDED): State.DEAD,
+    },
+    begins={State.DEPENDENCIES_UNREADY, State.PENDING},
+    ends={State.DEAD},
+)
 
 
 class ActorLife(msgspec.Struct, array_like=True):
@@ -121,14 +120,7 @@ class ActorLife(msgspec.Struct, array_like=True):
         self.address, self.placing, self.ended = None, b"", now
 
     def _move(self, event: Event, now: float, detail: str) -> None:
-        state = TRANSITIONS.get((self.state, event))
-        if state is None:
-            raise IllegalTransition(
-                f"Actor {self.actor_id.hex()} is {self.state} and cannot be {event} ({detail}). "
-                "Its story:\n" + "\n".join(self.story)
-            )
-        when = time.strftime("%H:%M:%S", time.gmtime(now))
-        line = f"{when} {self.state} -> {state}, attempt {self.restarts}, {event}: {detail}"
-        self.story = [*self.story, line][-_STORY_KEPT:]
-        self.state, self.version = state, self.version + 1
+        name, at = f"Actor {self.actor_id.hex()}", f"attempt {self.restarts}"
+        TRANSITIONS.move(self, event, now, detail, name, at)
+        self.version += 1
         self.cause = "" if event in (Event.READY, Event.STARTED) else detail
