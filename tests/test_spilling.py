@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import nbray
 from nbray.exceptions import OutOfDiskError
 from nbray.object_store.spilling import StoreState, bytes_to_spill, next_batch
-from nbray.raylet.store import ObjectTable, Place
+from nbray.raylet.objects.table import ObjectTable, Place
 
 MB = 1 << 20
 STORE = 40 * MB

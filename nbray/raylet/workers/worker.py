@@ -13,8 +13,8 @@ from pathlib import Path
 from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
-from nbray.raylet.templates import Template
-from nbray.raylet.worker_exits import Exit, of_status
+from nbray.raylet.workers.exits import Exit, of_status
+from nbray.raylet.workers.templates import Template
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection
 from nbray.wire.records import Address

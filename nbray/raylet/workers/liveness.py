@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable
 
 from nbray.common.background import Background
-from nbray.raylet.leases import Process
 from nbray.raylet.nodes import NodeTable
+from nbray.raylet.workers.leases import Process
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import RpcError

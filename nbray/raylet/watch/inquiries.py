@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nbray.raylet.leases import Process
-from nbray.raylet.worker_pool import Worker
+from nbray.raylet.workers.leases import Process
+from nbray.raylet.workers.pool import Worker
 from nbray.wire.messages import Message
 from nbray.wire.watching_messages import TellTasks
 

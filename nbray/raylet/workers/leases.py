@@ -11,12 +11,12 @@ from typing import cast
 
 from nbray.common.accelerators import as_key
 from nbray.common.resources import fits, total_of
-from nbray.raylet.memory_monitor import Candidate
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.resource_set import Allocation, ResourceSet
-from nbray.raylet.scheduler import LeaseRequest, Scheduler
-from nbray.raylet.worker_exits import GROUP_REMOVED, OWNER_GONE, Exit
-from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
+from nbray.raylet.workers.exits import GROUP_REMOVED, OWNER_GONE, Exit
+from nbray.raylet.workers.memory import Candidate
+from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
+from nbray.raylet.workers.resource_set import Allocation, ResourceSet
+from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
 from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict

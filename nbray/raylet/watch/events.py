@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from nbray.raylet.inquiries import Inquiries
-from nbray.raylet.leases import Process
+from nbray.raylet.watch.inquiries import Inquiries
+from nbray.raylet.workers.leases import Process
 from nbray.wire.records import TaskEvent
 from nbray.wire.state_messages import Tasks, TaskSource, TasksRequest
 from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks

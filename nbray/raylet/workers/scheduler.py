@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nbray.common.resources import fits, total_of
-from nbray.raylet.resource_set import Allocation, Devices, ResourceSet
+from nbray.raylet.workers.resource_set import Allocation, Devices, ResourceSet
 from nbray.scheduling.policy import (
     Choice,
     Demand,

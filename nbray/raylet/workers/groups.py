@@ -14,10 +14,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from nbray.common.background import Background
-from nbray.raylet.actors import ActorManager
-from nbray.raylet.leases import LeaseManager, Process
-from nbray.raylet.resource_set import ResourceSet
-from nbray.raylet.scheduler import Scheduler
+from nbray.raylet.workers.actors import ActorManager
+from nbray.raylet.workers.leases import LeaseManager, Process
+from nbray.raylet.workers.resource_set import ResourceSet
+from nbray.raylet.workers.scheduler import Scheduler
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.grpc_service import GrpcClient, RpcError

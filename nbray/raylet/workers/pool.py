@@ -15,9 +15,9 @@ from nbray.common.accelerators import DeviceIds
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
-from nbray.raylet.templates import Report, Template
-from nbray.raylet.worker_exits import IDLE, JOB_OVER, WORN_OUT, Exit
-from nbray.raylet.worker_process import Worker, last_lines
+from nbray.raylet.workers.exits import IDLE, JOB_OVER, WORN_OUT, Exit
+from nbray.raylet.workers.templates import Report, Template
+from nbray.raylet.workers.worker import Worker, last_lines
 from nbray.runtime_env.setup import EnvManager, Prepared
 from nbray.wire.messages import ExitWorker
 from nbray.wire.state_messages import WaitingShape

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nbray.raylet.store import Place
+from nbray.raylet.objects.table import Place
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from nbray.common.config import Config
 from nbray.object_store.allocator import aligned
 from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.spilling import bytes_to_spill, next_batch
-from nbray.raylet.leases import Process
-from nbray.raylet.object_sender import Part
-from nbray.raylet.spill_files import DiskFullError, SpillFiles
-from nbray.raylet.store import ObjectTable, Place, Stored
+from nbray.raylet.objects.sender import Part
+from nbray.raylet.objects.spill_files import DiskFullError, SpillFiles
+from nbray.raylet.objects.table import ObjectTable, Place, Stored
+from nbray.raylet.workers.leases import Process
 from nbray.wire import object_messages as om
 from nbray.wire.records import Address
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import psutil
 
 from nbray.common.pids import start_time
-from nbray.raylet.inquiries import Inquiries
-from nbray.raylet.leases import LeaseManager, Process
-from nbray.raylet.store import ObjectTable
-from nbray.raylet.worker_exits import Exit, ExitRing
-from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.raylet.objects.table import ObjectTable
+from nbray.raylet.watch.inquiries import Inquiries
+from nbray.raylet.workers.exits import Exit, ExitRing
+from nbray.raylet.workers.leases import LeaseManager, Process
+from nbray.raylet.workers.pool import Worker, WorkerPool
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.object_messages import ObjectsTold, TellObjects

@@ -2,7 +2,7 @@
 
 An object that is asked for and lies elsewhere is pulled, in parts, into this node's arena as a
 secondary copy; or into a file, when the arena has no room. The bytes go from one arena into the
-other by threads (`object_sender`, `object_receiver`). The node that it came from remembers
+other by threads (`sender`, `receiver`). The node that it came from remembers
 who has copies; so a free, which the owner's raylet sends to the nodes that the owner knows,
 reaches them all.
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from nbray.common.background import Background
 from nbray.common.config import Config
-from nbray.raylet.leases import Process
-from nbray.raylet.local_store import LocalStore
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.object_receiver import ObjectReceiver, TransferError
-from nbray.raylet.object_sender import ObjectSender, Part
-from nbray.raylet.spill_files import DiskFullError
-from nbray.raylet.store import Stored
+from nbray.raylet.objects.local_store import LocalStore
+from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
+from nbray.raylet.objects.sender import ObjectSender, Part
+from nbray.raylet.objects.spill_files import DiskFullError
+from nbray.raylet.objects.table import Stored
+from nbray.raylet.workers.leases import Process
 from nbray.wire import object_messages as om
 from nbray.wire.bulk import Request
 from nbray.wire.gcs_messages import Empty

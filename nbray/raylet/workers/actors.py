@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from nbray.raylet.leases import LeaseManager, Process, Wish
-from nbray.raylet.memory_monitor import Candidate
-from nbray.raylet.resource_set import Allocation, ResourceSet
-from nbray.raylet.telling import tell
-from nbray.raylet.worker_exits import GROUP_REMOVED, PLACED_ANEW, Exit, constructor_raised
-from nbray.raylet.worker_pool import PLAIN, Worker, WorkerPool
+from nbray.raylet.delivery import tell
+from nbray.raylet.workers.exits import GROUP_REMOVED, PLACED_ANEW, Exit, constructor_raised
+from nbray.raylet.workers.leases import LeaseManager, Process, Wish
+from nbray.raylet.workers.memory import Candidate
+from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
+from nbray.raylet.workers.resource_set import Allocation, ResourceSet
 from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
