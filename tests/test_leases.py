@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.config import Config
-from nbray.core_worker.pending import PendingTask, PickledFunction
-from nbray.core_worker.submitter import TaskSubmitter
+from nbray.core_worker.submit.leasing import TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.tasks import PendingTask, PickledFunction
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.workers.leases import LeaseManager, Process
 from nbray.raylet.workers.pool import Worker, WorkerPool

@@ -52,7 +52,7 @@ class Template:
                 self._process = subprocess.Popen(
                     [
                         *(shlex.split(python) or [sys.executable]),
-                        "-P", "-m", "nbray.core_worker.template",
+                        "-P", "-m", "nbray.core_worker.run.template",
                         "--session-dir", str(session.path),
                         "--raylet-socket", socket_path,
                         "--control-fd", str(theirs.fileno()),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
-from nbray.core_worker.serialization import (
+from nbray.core_worker.values.serialization import (
     SIMPLE,
     Serialized,
     check_current,
@@ -23,7 +23,7 @@ from nbray.core_worker.serialization import (
     flat,
     serialize,
 )
-from nbray.core_worker.stored_values import NoCopyFound
+from nbray.core_worker.values.stored import NoCopyFound
 from nbray.object_ref import ObjectRef
 from nbray.util.serializability import unpicklable
 from nbray.wire.records import ContainedRef, Dependency, TaskSpec, Value

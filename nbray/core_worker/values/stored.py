@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.call_site import where_made
-from nbray.core_worker.serialization import Serialized
-from nbray.core_worker.value_kind import kind_of
+from nbray.core_worker.values.serialization import Serialized
+from nbray.core_worker.values.value_kind import kind_of
 from nbray.exceptions import (
     GetTimeoutError,
     LocalRayletDiedError,

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nbray.core_worker.callbacks import CallbackFuture, HelperThreads
-from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.serialization import check_current, deserialize
-from nbray.core_worker.shared_errors import SharedError
+from nbray.core_worker.own.table import ObjectEntry
+from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
+from nbray.core_worker.values.serialization import check_current, deserialize
+from nbray.core_worker.values.shared_errors import SharedError
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, Value
@@ -18,7 +18,7 @@ from nbray.wire.waiting import Waiter
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.streams import ObjectRefGenerator
+    from nbray.core_worker.own.streams import ObjectRefGenerator
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from nbray.exceptions import TaskError
 
 _MOST_TEXT = 1 << 16
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 # The frames between the worker and the user's code, and between that and a value that it asks for.
 _OURS = (str(_PACKAGE), str(_PACKAGE.parent / "api.py"), str(_PACKAGE.parent / "object_ref.py"))
 _TITLE = "Traceback (most recent call last):\n"

@@ -25,9 +25,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from nbray.common.ids import NIL, return_id, return_index
-from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.serialization import serialize
-from nbray.core_worker.shared_errors import share
+from nbray.core_worker.own.table import ObjectEntry
+from nbray.core_worker.values.serialization import serialize
+from nbray.core_worker.values.shared_errors import share
 from nbray.exceptions import ObjectReconstructionFailedError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
@@ -35,9 +35,9 @@ from nbray.wire.connection import Connection
 from nbray.wire.records import TaskSpec, Value
 
 if TYPE_CHECKING:
-    from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.pending import PendingTask
+    from nbray.core_worker.submit.calls import ActorCall
+    from nbray.core_worker.tasks import PendingTask
 
 STREAMING = -1
 DYNAMIC = -2

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from nbray.core_worker.log_file import LogFile
+from nbray.core_worker.run.log_file import LogFile
 
 if TYPE_CHECKING:
-    from nbray.core_worker.output import WorkerOutput
+    from nbray.core_worker.run.output import WorkerOutput
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
 _ENCODING, _ERRORS = "utf-8", "replace"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbray.common.ids import return_id
-from nbray.core_worker.serialization import serialize
+from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import NbraySystemError, TaskPlacementGroupRemoved
 from nbray.object_ref import ObjectRef
 from nbray.wire.connection import Connection

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import return_id
-from nbray.core_worker.serialization import serialize
-from nbray.core_worker.tracebacks import user_traceback
+from nbray.core_worker.run.tracebacks import user_traceback
+from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.wire import messages as m
 from nbray.wire.records import Address, TaskSpec, Value

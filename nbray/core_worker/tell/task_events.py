@@ -25,9 +25,9 @@ from nbray.wire.records import TaskEvent, TaskSpec
 from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
 
 if TYPE_CHECKING:
-    from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.pending import PendingTask
+    from nbray.core_worker.submit.calls import ActorCall
+    from nbray.core_worker.tasks import PendingTask
 
 _PERIOD_S = 0.5
 LONG_S = 0.01

@@ -23,9 +23,9 @@ from typing import Any
 
 from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.log_file import LogFile
-from nbray.core_worker.output_batch import Batch
-from nbray.core_worker.worker_streams import LogOnly, WorkerStream
+from nbray.core_worker.run.log_file import LogFile
+from nbray.core_worker.run.output_batch import Batch
+from nbray.core_worker.run.worker_streams import LogOnly, WorkerStream
 from nbray.wire.connection import Connection
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay

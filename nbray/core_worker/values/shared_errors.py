@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbray.common.ids import return_id
-from nbray.core_worker.serialization import serialize
+from nbray.core_worker.values.serialization import serialize
 from nbray.wire.records import TaskSpec, Value
 
 if TYPE_CHECKING:

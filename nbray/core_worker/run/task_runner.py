@@ -17,15 +17,15 @@ from typing import Any
 
 from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
-from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.functions import Functions
-from nbray.core_worker.returned_values import ReturnedValues, drop
-from nbray.core_worker.serialization import Serialized, rebuilding, serialize
-from nbray.core_worker.stream_writer import StreamWriters
-from nbray.core_worker.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
-from nbray.core_worker.tracebacks import user_traceback
+from nbray.core_worker.own.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
+from nbray.core_worker.run.functions import Functions
+from nbray.core_worker.run.returned_values import ReturnedValues, drop
+from nbray.core_worker.run.stream_writer import StreamWriters
+from nbray.core_worker.run.tracebacks import user_traceback
+from nbray.core_worker.values.arguments import ArgumentsLost, unpack
+from nbray.core_worker.values.serialization import Serialized, rebuilding, serialize
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
@@ -34,7 +34,7 @@ from nbray.wire.records import Address, TaskSpec, Value
 
 logger = logging.getLogger(__name__)
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 _TORN = (
     str(_PACKAGE), str(_PACKAGE.parent / "object_store"), str(_PACKAGE.parent / "wire"),
     str(_PACKAGE.parent / "object_ref.py"),

@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from nbray.common.ids import actor_of
-from nbray.core_worker.ownership import ObjectEntry, OwnershipTable
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.peers import Peers
-from nbray.core_worker.serialization import serialize
+from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import ObjectLostError, OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om

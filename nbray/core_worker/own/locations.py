@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.references import owner_died
+from nbray.core_worker.own.counting import owner_died
 from nbray.wire import object_messages as om
 from nbray.wire.connection import Connection
 from nbray.wire.records import Address, Stored, Value

@@ -7,8 +7,8 @@ from collections import Counter
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.arguments import counted
-from nbray.core_worker.ownership import ObjectEntry
+from nbray.core_worker.own.table import ObjectEntry
+from nbray.core_worker.values.arguments import counted
 from nbray.wire.connection import Connection
 from nbray.wire.object_messages import ObjectsTold, TellObjects
 from nbray.wire.records import ObjectRow

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
-from nbray.core_worker.copying import copy_into
+from nbray.core_worker.values.copying import copy_into
 from nbray.exceptions import OufOfBandObjectRefSerializationException
 from nbray.wire.records import Address, ContainedRef
 

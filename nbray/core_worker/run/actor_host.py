@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from nbray import cloudpickle
 from nbray.common.ids import creation_id
-from nbray.core_worker.actor_loops import CallLoop, loops
-from nbray.core_worker.arguments import ArgumentsLost, unpack
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.references import lost as lost_value
-from nbray.core_worker.task_runner import TaskRunner
-from nbray.core_worker.tracebacks import user_traceback
+from nbray.core_worker.own.counting import lost as lost_value
+from nbray.core_worker.run.actor_loops import CallLoop, loops
+from nbray.core_worker.run.task_runner import TaskRunner
+from nbray.core_worker.run.tracebacks import user_traceback
+from nbray.core_worker.values.arguments import ArgumentsLost, unpack
 from nbray.exceptions import CREATION_FAILED
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.records import ActorSpec, TaskSpec, Value
 
 if TYPE_CHECKING:
-    from nbray.core_worker.executor import Executor
+    from nbray.core_worker.run.executor import Executor
 
 _ASYNC_DEFAULT = 1000
 _PATIENCE_S = 0.5

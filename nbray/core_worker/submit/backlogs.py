@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.pending import QueueKey, TaskQueue
+from nbray.core_worker.tasks import QueueKey, TaskQueue
 from nbray.wire.connection import Connection
 from nbray.wire.messages import Backlog
 

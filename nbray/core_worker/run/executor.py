@@ -22,13 +22,13 @@ from types import FrameType
 
 from nbray.common.ids import creation_id
 from nbray.common.thread_count import ThreadCount, threads_for
-from nbray.core_worker.actor_exit import ActorExit, exit_status
-from nbray.core_worker.actor_host import ActorHost
-from nbray.core_worker.arguments import ArgumentsLost, counted
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.returned_values import drop
-from nbray.core_worker.run_counts import RunCounts
-from nbray.core_worker.task_runner import TaskRunner
+from nbray.core_worker.run.actor_exit import ActorExit, exit_status
+from nbray.core_worker.run.actor_host import ActorHost
+from nbray.core_worker.run.returned_values import drop
+from nbray.core_worker.run.run_counts import RunCounts
+from nbray.core_worker.run.task_runner import TaskRunner
+from nbray.core_worker.values.arguments import ArgumentsLost, counted
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError

@@ -1,4 +1,4 @@
-"""``python -m nbray.core_worker.template``: a process whose forks are the node's workers.
+"""``python -m nbray.core_worker.run.template``: a process whose forks are the node's workers.
 
 It has the imports done and one thread, so that a fork is quick and inherits no lock. It is
 the parent of the workers, and so hears how each of them ended.
@@ -26,11 +26,11 @@ from nbray.common.config import Config
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
-from nbray.core_worker import main_module
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
-from nbray.core_worker.executor import Executor
-from nbray.core_worker.output import capture_output
+from nbray.core_worker.run import main_module
+from nbray.core_worker.run.executor import Executor
+from nbray.core_worker.run.output import capture_output
 from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
 

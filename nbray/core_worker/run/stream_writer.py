@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from nbray.common.ids import return_id
-from nbray.core_worker.serialization import Serialized
+from nbray.core_worker.values.serialization import Serialized
 from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection

@@ -21,11 +21,11 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.actor_calls import ActorCall
-from nbray.core_worker.arguments import counted
-from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.pending import PendingTask
-from nbray.core_worker.serialization import serialize
+from nbray.core_worker.own.table import ObjectEntry
+from nbray.core_worker.submit.calls import ActorCall
+from nbray.core_worker.tasks import PendingTask
+from nbray.core_worker.values.arguments import counted
+from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import (
     ObjectLostError,
     ObjectReconstructionFailedError,

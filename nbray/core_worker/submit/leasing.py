@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.backlogs import Backlogs
-from nbray.core_worker.pending import WINDOW_S, Lease, PendingTask, QueueKey, TaskQueue
+from nbray.core_worker.submit.backlogs import Backlogs
+from nbray.core_worker.tasks import WINDOW_S, Lease, PendingTask, QueueKey, TaskQueue
 from nbray.exceptions import (
     OutOfMemoryError,
     RuntimeEnvSetupError,
