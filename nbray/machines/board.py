@@ -135,9 +135,7 @@ def show_outcomes(
 def _show_error(console: Console, outcome: Outcome, log: str) -> None:
     error = outcome.error
     assert error is not None
-    console.print(
-        f"[red]{escape(outcome.name)}[/]: {escape(one_line(str(error)))}", soft_wrap=True
-    )
+    console.print(f"[red]{escape(outcome.name)}[/]: {escape(one_line(str(error)))}", soft_wrap=True)
     if error.command:
         console.print(f"  {escape(one_line(error.command))}", soft_wrap=True, style="bold")
     for line in error.lines:

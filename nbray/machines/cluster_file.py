@@ -13,8 +13,8 @@ import yaml
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _HOST = re.compile(r"[A-Za-z0-9_\[:][A-Za-z0-9_.:%\]-]{0,253}")
-_START_HEAD = ["ulimit -c unlimited; nbray start --head --port=6379"]
-_START_WORKER = ["nbray start --address=$NBRAY_HEAD_IP:6379"]
+_START_HEAD = "ulimit -c unlimited; nbray start --head --port=6379"
+_START_WORKER = "nbray start --address=$NBRAY_HEAD_IP:6379"
 _OF_OTHER_PROVIDERS = ("available_node_types", "head_node", "worker_nodes", "head_node_type")
 
 
@@ -96,8 +96,8 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     setup_commands: list[str] = []
     head_setup_commands: list[str] = []
     worker_setup_commands: list[str] = []
-    head_start_ray_commands: list[str] = _START_HEAD
-    worker_start_ray_commands: list[str] = _START_WORKER
+    head_start_ray_commands: list[str] = msgspec.field(default_factory=lambda: [_START_HEAD])
+    worker_start_ray_commands: list[str] = msgspec.field(default_factory=lambda: [_START_WORKER])
     metadata: Any = None
 
 

@@ -1,4 +1,4 @@
-"""What a host answers when it is asked what it has of a cluster: one round trip, no Python there."""
+"""What a host answers when it is asked what it has of a cluster: one round trip, no Python."""
 
 from __future__ import annotations
 

@@ -222,6 +222,9 @@ class Host:
         return await run(command, stdin=stdin, timeout_s=timeout_s, on_line=shown)
 
     def _check(self, done: Done, doing: str, command: str = "") -> None:
-        if done.code:
-            why = self.ssh.explain(self.machine.target, done) if not command else ""
-            raise HostError(doing, why or f"exit code {done.code}", command, done.lines)
+        if not done.code:
+            return
+        why = self.ssh.explain(self.machine.target, done)
+        if any("nbray: command not found" in line for line in done.lines):
+            why = "its shell finds no nbray: have setup_commands install it, or ~/.bashrc name it"
+        raise HostError(doing, why or f"exit code {done.code}", command, done.lines)

@@ -132,9 +132,7 @@ def _node_plan(wanted: Wanted, found: Found, restart: Restart, session: str) -> 
             return NodePlan(machine)
         why = "its container is another one" if found.container else "it has no container"
         stop = (Step.STOP,) if found.container else ()
-        return NodePlan(
-            machine, (*stop, Step.CONTAINER, Step.FILES, Step.SETUP, Step.START), why
-        )
+        return NodePlan(machine, (*stop, Step.CONTAINER, Step.FILES, Step.SETUP, Step.START), why)
     steps, reasons = _setting_up(wanted, found)
     if restart is Restart.ALL_WITHOUT_SETUP:
         steps, reasons = [], ["--restart-only"]

@@ -43,9 +43,15 @@ def as_user(command: str, *, login: bool, exports: Mapping[str, str]) -> str:
         exports: variables, as shell words that are expanded on the host.
     """
     lines = [f"export {name}={word}" for name, word in exports.items()]
-    text = "\n".join([*lines, 'ray() { nbray "$@"; }', "export -f ray", command])
-    flags = "--login -i -c" if login else "-c"
-    return f"exec bash {flags} {shlex.quote(text)}"
+    lines += ['ray() { nbray "$@"; }', "export -f ray", command]
+    if not login:
+        return f"exec bash -c {shlex.quote(chr(10).join(lines))}"
+    # An interactive bash without a terminal complains as it begins, and takes leave at the end.
+    lines = [
+        "if [ -f ~/.bashrc ]; then . ~/.bashrc; fi", "exec 2>&3 3>&-", *lines,
+        "code=$?", "exec 2>/dev/null", "exit $code",
+    ]  # fmt: skip
+    return f"exec bash --login -i -c {shlex.quote(chr(10).join(lines))} 3>&2 2>/dev/null"
 
 
 def alone(record: str, text: str, wait_s: int) -> str:

@@ -19,7 +19,6 @@ CONNECT_S = 10
 _TAIL = 20
 _MOST_KEPT = 1 << 20
 _LINE_ENDS = re.compile(rb"[\r\n]+")
-_OF_BASH = (b"bash: cannot set terminal process group", b"bash: no job control in this shell")
 _SSH_FAILED = 255
 
 
@@ -79,9 +78,12 @@ class Ssh:
     def command(self, host: str, text: str, *, tty: bool = False) -> list[str]:
         """Run a text for POSIX sh on ``host``."""
         flags = ["-tt"] if tty else ["-T"]
-        return ["ssh", *flags, *self.options(batch=not tty), "--", _bare(host), for_any_shell(text)]
+        options = self.options(batch=not tty)
+        return ["ssh", *flags, *options, "--", _bare(host), for_any_shell(text)]
 
-    def forward(self, host: str, text: str, ports: Sequence[tuple[int, str]], tty: bool) -> list[str]:
+    def forward(
+        self, host: str, text: str, ports: Sequence[tuple[int, str]], tty: bool
+    ) -> list[str]:
         """The same, while ports of this machine lead to addresses that ``host`` reaches.
 
         It has a connection of its own: a port belongs to it, and ends with it.
@@ -196,7 +198,7 @@ class _Output:
         self._take(self._rest)
 
     def _take(self, line: bytes) -> None:
-        if line.strip() and not line.startswith(_OF_BASH):
+        if line.strip():
             text = line.decode(errors="replace")
             self.tail.append(text)
             self._on_line(text)

@@ -36,9 +36,7 @@ async def look(cluster: Cluster, restart: Restart = Restart.IF_CHANGED) -> Facts
     """
     described = asyncio.create_task(asyncio.to_thread(cluster.described))
     answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
-    found = {
-        host.machine.name: answer for host, answer in zip(cluster.hosts, answers, strict=True)
-    }
+    found = {host.machine.name: answer for host, answer in zip(cluster.hosts, answers, strict=True)}
     wanted = await described
     plan = make_plan(wanted, found, restart)
     return Facts({one.machine.name: one for one in wanted}, found, plan)
@@ -197,7 +195,7 @@ class _Up:
         await host.copy(wanted.file_mounts, wanted.rsync_exclude, wanted.rsync_filter)
 
     async def _copy_from_head(self, host: Host) -> None:
-        """`cluster_synced_files`: by way of this machine, since hosts have no keys to each other."""
+        """`cluster_synced_files`, by way of this machine: hosts have no keys to each other."""
         if not await self.head.set_up:
             raise HostError("waiting for files of the head", "the head was not set up")
         if self._staging is None:
