@@ -16,10 +16,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.core_worker.own_memory import OwnMemory
 from nbray.jupyter_ext.own_values import make_own
 from nbray.jupyter_ext.remote_value import MISSING, RemoteValue
-from nbray.util import local_state
-from nbray.util.own_memory import OwnMemory
+from nbray.state import local_state
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.cell_sending import ReadyCell

@@ -25,6 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
+from nbray.core_worker.own_memory import OwnMemory
 from nbray.jupyter_ext.cell_displays import Plots, bundle_of, kind_of
 from nbray.jupyter_ext.cell_main import as_main, new_main
 from nbray.jupyter_ext.changes import Watch
@@ -33,7 +34,6 @@ from nbray.jupyter_ext.own_values import make_own
 from nbray.jupyter_ext.parcel import Parcel, unpack
 from nbray.jupyter_ext.remote_run import Summary
 from nbray.jupyter_ext.remote_value import Unpicklable, Unset
-from nbray.util.own_memory import OwnMemory
 
 LAST = "__nbray_last__"
 """The name of the value of a cell's last expression, among those that are wanted."""

@@ -17,7 +17,7 @@ from typing import Any
 import nbray
 from nbray import TaskID
 from nbray.jupyter_ext.settings import Settings
-from nbray.util import local_state
+from nbray.state import local_state
 
 _KILL_S = 10.0
 _QUIET_S = 0.3

@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 import nbray
+from nbray.core_worker.own_memory import OwnMemory
 from nbray.jupyter_ext.home import Packer, open_stream
-from nbray.util.own_memory import OwnMemory
 
 _SMALL = (int, float, complex, str, bytes, bool, type(None))
 

@@ -11,7 +11,7 @@ import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
 from nbray.jupyter_ext import theme
 from nbray.jupyter_ext.interrupts import stop
-from nbray.util import local_state
+from nbray.state import local_state
 
 
 @dataclass(frozen=True)

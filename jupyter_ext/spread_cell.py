@@ -13,7 +13,7 @@ from nbray.exceptions import GetTimeoutError
 from nbray.jupyter_ext.cell_sending import RUN_CELL, ReadyCell
 from nbray.jupyter_ext.interrupts import stop
 from nbray.jupyter_ext.remote_run import Patience, RemoteRun, Summary
-from nbray.util import local_state
+from nbray.state import local_state
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace

@@ -17,8 +17,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from nbray.driver import output
 from nbray.jupyter_ext import theme
-from nbray.util import output
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 

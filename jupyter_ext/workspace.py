@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.calls.function_pickles import new_epoch
+from nbray.core_worker.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.jupyter_ext.arriving import take_back, take_back_all
 from nbray.jupyter_ext.cell_running import CellExit
@@ -25,8 +27,6 @@ from nbray.jupyter_ext.sent_values import Packed, SentValues
 from nbray.jupyter_ext.settings import Settings
 from nbray.jupyter_ext.setup_cells import SetupCells
 from nbray.jupyter_ext.tables import as_bytes
-from nbray.util.function_pickles import new_epoch
-from nbray.util.own_memory import OwnMemory
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

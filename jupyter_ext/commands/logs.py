@@ -16,9 +16,9 @@ from nbray.exceptions import NbrayError
 from nbray.jupyter_ext.command_line import Parser, did_you_mean
 from nbray.jupyter_ext.commands.base import Command
 from nbray.jupyter_ext.tables import Table, as_bytes
-from nbray.util.local_state import session_dir
+from nbray.state.local_state import session_dir
+from nbray.state.logs import find_worker
 from nbray.util.state import WorkerState, get_log, list_workers
-from nbray.util.state.logs import find_worker
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace

@@ -16,7 +16,7 @@ from nbray.jupyter_ext.command_line import Parser, did_you_mean
 from nbray.jupyter_ext.commands.base import Command
 from nbray.jupyter_ext.remote_value import RemoteValue
 from nbray.jupyter_ext.tables import Table, as_bytes, count
-from nbray.util import local_state
+from nbray.state import local_state
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.jupyter_ext.command_line import Parser
 from nbray.jupyter_ext.commands.base import Command
 from nbray.jupyter_ext.tables import Table, as_bytes, resource_amounts
 from nbray.util.state import ActorState, list_actors, list_workers
-from nbray.util.task_counts import FunctionCounts, request_counts
 
 if TYPE_CHECKING:
     from nbray.jupyter_ext.workspace import Workspace
