@@ -17,6 +17,7 @@ from nbray.common.pids import start_time
 from nbray.raylet.exits import Exit
 from nbray.raylet.process import Process
 from nbray.raylet.watch.inquiries import Inquiries
+from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.messages import TasksRan
@@ -202,10 +203,10 @@ class NodeRows:
             worker_id, self._node_id, self._host, pid, state, job_id, actor_id, rss, started
         )
 
-    async def worker_failed(self, worker: WatchedWorker, cause: str) -> None:
+    async def worker_failed(self, worker: WatchedWorker, cause: Cause) -> None:
         """Tell the GCS of a worker that ended although nobody meant it to."""
         failure = Failure(
-            "worker", worker.worker_id, self._node_id, f"pid {worker.pid}", cause, time.time()
+            "worker", worker.worker_id, self._node_id, f"pid {worker.pid}", str(cause), time.time()
         )
         try:
             await self._gcs.call("ReportFailure", failure, Empty)

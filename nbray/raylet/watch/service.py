@@ -17,6 +17,7 @@ from nbray.raylet.watch.rows import NodeRows, WatchedWorker, WatchedWorkers
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
+from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, Handler
 from nbray.wire.state_messages import LogsRequest, ObjectsRequest, ReadLog, TasksRequest
@@ -86,7 +87,7 @@ class WatchService:
         self._inquiries.process_gone(process)
         self._metrics.process_gone(process)
 
-    def worker_ended(self, worker: WatchedWorker, cause: str, expected: bool) -> None:
+    def worker_ended(self, worker: WatchedWorker, cause: Cause, expected: bool) -> None:
         """A worker ended; an end that nobody meant is reported to the GCS."""
         self.rows.worker_ended(worker)
         if not expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -21,12 +22,16 @@ from nbray.raylet.workers.leases import LeaseManager
 from nbray.raylet.workers.memory import Candidate, MemoryMonitor
 from nbray.raylet.workers.pool import Worker, WorkerPool
 from nbray.raylet.workers.scheduler import Scheduler
+from nbray.raylet.workers.worker import Here
 from nbray.runtime_env.setup import EnvManager
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
+from nbray.wire.causes import Cause
 from nbray.wire.grpc_service import GrpcClient, Handler
 from nbray.wire.records import Address, JobConfig, NodeInfo
 from nbray.wire.state_messages import WaitingShape
+
+logger = logging.getLogger(__name__)
 
 _PRESTARTED = 4
 
@@ -58,7 +63,7 @@ class WorkerService:
         refresh: Callable[[], Awaitable[None]],
         note_job: Callable[[JobConfig], None],
         flush: Callable[[Iterable[bytes]], Awaitable[None]],
-        on_end: Callable[[Worker, str], None],
+        on_end: Callable[[Worker, Cause], None],
     ) -> None:
         self._row = row
         self._config = config
@@ -181,8 +186,9 @@ class WorkerService:
 
     # --- ends --------------------
 
-    def _ended(self, worker: Worker, cause: str) -> None:
-        cause = worker.story(worker.out_of_memory or f"{cause}, on {self._name}")
+    def _ended(self, worker: Worker) -> None:
+        cause = worker.cause(Here(self._row.node_id, self._name))
+        logger.info("%s", cause)
         self.leases.worker_gone(worker, cause)
         if worker.actor_id:
             self._background.start(self.actors.worker_gone(worker, cause))
@@ -196,7 +202,6 @@ class WorkerService:
     def _pids(self) -> dict[bytes, int]:
         return {w.worker_id: w.pid for w in self.pool.workers.values() if w.pid}
 
-    def _end(self, worker_id: bytes, reason: str, retry: bool) -> None:
-        worker = self.pool.workers[worker_id]
-        worker.out_of_memory, worker.retry = reason, retry
+    def _end(self, worker_id: bytes, cause: Cause) -> None:
+        self.pool.workers[worker_id].out_of_memory = cause
         self.pool.lose(worker_id)
