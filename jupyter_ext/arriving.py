@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.core_worker.own_memory import OwnMemory
+from nbray.core_worker.values.own_memory import OwnMemory
 from nbray.jupyter_ext.own_values import make_own
 from nbray.jupyter_ext.remote_value import MISSING, RemoteValue
 from nbray.state import local_state

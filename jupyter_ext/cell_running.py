@@ -25,7 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.core_worker.own_memory import OwnMemory
+from nbray.core_worker.values.own_memory import OwnMemory
 from nbray.jupyter_ext.cell_displays import Plots, bundle_of, kind_of
 from nbray.jupyter_ext.cell_main import as_main, new_main
 from nbray.jupyter_ext.changes import Watch

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import nbray
-from nbray.core_worker.own_memory import OwnMemory
+from nbray.core_worker.values.own_memory import OwnMemory
 from nbray.jupyter_ext.home import Packer, open_stream
 
 _SMALL = (int, float, complex, str, bytes, bool, type(None))

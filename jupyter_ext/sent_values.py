@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 
 import nbray
-from nbray.core_worker.own_memory import OwnMemory, address_of
+from nbray.core_worker.values.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.jupyter_ext.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 from nbray.pickling.unpicklable import Culprit, find_culprit

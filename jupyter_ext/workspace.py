@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.calls.function_pickles import new_epoch
-from nbray.core_worker.own_memory import OwnMemory
+from nbray.core_worker.values.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.jupyter_ext.arriving import take_back, take_back_all
 from nbray.jupyter_ext.cell_running import CellExit

@@ -20,7 +20,7 @@ from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
 from nbray.driver.driver import current_driver
 from nbray.driver.joining import find_session
-from nbray.gcs.health import NodeHealth
+from nbray.gcs.nodes.health import NodeHealth
 from nbray.launcher.local import RunningNode, join
 from nbray.util.state import StateApiException, list_actors, list_nodes, list_workers
 from nbray.wire.grpc_service import GrpcClient

@@ -12,7 +12,7 @@ from conftest import wait_until
 
 import nbray
 from nbray import cloudpickle
-from nbray.core_worker.functions import Functions
+from nbray.core_worker.run.functions import Functions
 
 MB = 1 << 20
 

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbray.gcs.storage import StorageError, Store, Table, open_store
+from nbray.gcs.storage.backend import Batch
 from nbray.gcs.storage.memory import MemoryBackend
-from nbray.gcs.storage.store import Batch
 from nbray.wire.records import Address
 
 NO_REDIS = shutil.which("redis-server") is None

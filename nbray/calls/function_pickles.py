@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from nbray.core_worker.pending import PickledFunction
-from nbray.core_worker.serializability import unpicklable
-from nbray.core_worker.serialization import dump
+from nbray.core_worker.tasks import PickledFunction
+from nbray.core_worker.values.serializability import unpicklable
+from nbray.core_worker.values.serialization import dump
 from nbray.pickling.unpicklable import refusal
 
 SIZE_LIMIT = 95 << 20  # bytes, as Ray's

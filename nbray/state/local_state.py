@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbray.common.ids import TaskID
 from nbray.core_worker.current import joined_core
-from nbray.core_worker.value_kind import kind_in
+from nbray.core_worker.values.value_kind import kind_in
 from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from nbray.calls.api import cancel, remote
 from nbray.calls.api import wait as wait_for
 from nbray.calls.remote_function import RemoteFunction
-from nbray.core_worker.callbacks import CallbackFuture
+from nbray.core_worker.values.callbacks import CallbackFuture
 from nbray.object_ref import ObjectRef
 
 T = TypeVar("T")
