@@ -18,12 +18,13 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, completion, the resolving of remote names and the output handler."""
     from nbray.calls.function_pickles import set_wrapper
     from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
-    from nbray.jupyter_ext.completion import install_completers
-    from nbray.jupyter_ext.home import set_notebook
-    from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse, set_workspace
-    from nbray.jupyter_ext.output import OutputRouter
-    from nbray.jupyter_ext.shipping import Shipped
-    from nbray.jupyter_ext.workspace import Workspace
+
+    from .completion import install_completers
+    from .home import set_notebook
+    from .magics import NbrayMagics, ResolveOnUse, set_workspace
+    from .output import OutputRouter
+    from .shipping import Shipped
+    from .workspace import Workspace
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
@@ -57,11 +58,12 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
     from nbray.calls.function_pickles import set_wrapper
     from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
-    from nbray.jupyter_ext.completion import uninstall_completers
-    from nbray.jupyter_ext.home import set_notebook
-    from nbray.jupyter_ext.magics import ResolveOnUse, set_workspace
-    from nbray.jupyter_ext.output import OutputRouter
-    from nbray.jupyter_ext.workspace import Workspace
+
+    from .completion import uninstall_completers
+    from .home import set_notebook
+    from .magics import ResolveOnUse, set_workspace
+    from .output import OutputRouter
+    from .workspace import Workspace
 
     shell.ast_transformers[:] = [
         transformer

@@ -23,9 +23,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from nbray.driver.output import OutputDisplay, OutputLines, set_origin
-from nbray.jupyter_ext.capturing import is_redirected, redirect
-from nbray.jupyter_ext.cell_output import CellOutput, Source
-from nbray.jupyter_ext.progress import Panel, TaskProgress
+
+from .capturing import is_redirected, redirect
+from .cell_output import CellOutput, Source
+from .progress import Panel, TaskProgress
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import Any
 
 from nbray.driver import output
-from nbray.jupyter_ext import theme
+
+from . import theme
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 

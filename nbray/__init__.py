@@ -62,6 +62,4 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(ipython: Any) -> None:
     """``%load_ext nbray``: the magics."""
-    from nbray.jupyter_ext import load_ipython_extension as load
-
-    load(ipython)
+    import_module(f"{__name__}.jupyter_ext").load_ipython_extension(ipython)

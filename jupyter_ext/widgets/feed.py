@@ -11,7 +11,8 @@ from collections.abc import Callable
 import nbray
 from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot, take_snapshot
+
+from ..widgets.cluster_view import ClusterSnapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
 
