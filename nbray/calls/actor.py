@@ -19,7 +19,6 @@ from nbray.calls.options import (
     actor_units,
     backpressure_code,
     check_call_option,
-    check_namespace,
     check_options,
     exception_classes,
     num_returns_code,
@@ -30,7 +29,7 @@ from nbray.calls.options import (
 from nbray.calls.remote_function import returned
 from nbray.calls.signatures import CallCheck
 from nbray.common.ids import ActorID, handle_id
-from nbray.common.text import as_name, one_line
+from nbray.common.text import as_name, check_namespace, one_line
 from nbray.core_worker.context import current_origin
 from nbray.core_worker.current import find_core
 from nbray.core_worker.task_options import TaskOptions

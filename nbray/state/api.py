@@ -1,4 +1,8 @@
-"""The functions of `nbray.util.state`."""
+"""What the cluster is doing, asked with Ray's names: ``list_nodes()``, ``get_actor(id)`` and kin.
+
+In a driver or worker the questions go through its raylet; elsewhere, or with an address, to the
+GCS of the newest cluster of this machine, or of that address.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from nbray.common.ids import (
     WorkerID,
 )
 from nbray.core_worker.current import find_core
-from nbray.driver.driver import current_driver
+from nbray.core_worker.run.output import current_output
 from nbray.exceptions import GetTimeoutError
 from nbray.state import queries as q
 from nbray.state.rows import (
@@ -67,7 +71,7 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
         try:
             return query.read(core.peers.gcs_call(query.method, query.body, patience))
         except GetTimeoutError as error:
-            if current_driver() is None:
+            if current_output() is not None:  # a worker
                 raise StateApiException(str(error)) from error
     from nbray.state.client import ask_once, find_cluster  # gRPC: never in a worker's template
     from nbray.wire.grpc_service import RpcError
