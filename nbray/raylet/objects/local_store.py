@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,9 @@ from nbray.object_store.spilling import bytes_to_spill, next_batch
 from nbray.raylet.objects.sender import Part
 from nbray.raylet.objects.spill_files import DiskFullError, SpillFiles
 from nbray.raylet.objects.table import ObjectTable, Place, Stored
-from nbray.raylet.workers.leases import Process
+from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,6 @@ _WRITES_AT_ONCE = 2
 _PREFAULT_DELAY_S = 2.0
 _PREFAULT_STEP = 8 << 20
 _NAMED_HOLDERS = 5
-
-
-@dataclass(frozen=True)
-class NoRoom:
-    """Why an object was not created; the kinds are those of `ObjectCreated`."""
-
-    kind: str
-    text: str
 
 
 def _disk_is_full(error: DiskFullError) -> str:
@@ -81,7 +74,7 @@ class _Creation:
     creator: Hashable
     secondary: bool
     label: str
-    answer: Callable[[Room | NoRoom], None]
+    answer: Callable[[Room | Cause], None]
 
 
 class LocalStore:
@@ -106,7 +99,7 @@ class LocalStore:
         self._background = Background()
         self._retry: asyncio.TimerHandle | None = None
         self._writes: set[asyncio.Task[None]] = set()
-        self._disk_error: NoRoom | None = None
+        self._disk_error: Cause | None = None
         self._disk_rests_until = 0.0
         self._disk_refused = 0
         self._last_progress = self._last_change = 0.0
@@ -136,16 +129,37 @@ class LocalStore:
         """A process of this node, by the name that errors call it."""
         self._names[process.worker_id] = name
 
+    def handlers(self) -> Handlers:
+        """What processes ask and say of the store."""
+        return {
+            om.CreateObject: self.create,
+            om.SealObject: self.seal,
+            om.UnpinObjects: self.unpin,
+            om.ObjectWritten: self.written,
+            om.RequestRoom: self.lend_room,
+            om.ReturnRoom: self.return_room,
+        }
+
+    def stats(self) -> dict[str, float]:
+        """What the node table says of the store."""
+        state = self.table.state(0)
+        return {
+            "store_used": float(state.used - state.clean),
+            "store_total": float(state.capacity),
+            "store_spilled": float(self.table.spilled_bytes),
+            "objects": float(len(self.table)),
+        }
+
     # --- writing --------------------
 
     def create(self, process: Process, message: om.CreateObject) -> None:
         """Make room for an object; answered at once, or when there is room, or too late."""
 
-        def answer(room: Room | NoRoom) -> None:
+        def answer(room: Room | Cause) -> None:
             if isinstance(room, Room):
                 created = om.ObjectCreated(message.object_id, room.offset, path=room.path)
             else:
-                created = om.ObjectCreated(message.object_id, 0, room.text, room.kind)
+                created = om.ObjectCreated(message.object_id, 0, room)
             process.send(created)
 
         self._create(
@@ -159,7 +173,7 @@ class LocalStore:
         """Room for a copy of another node's object; None when no room can be made now."""
         offset: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
-        def answer(room: Room | NoRoom) -> None:
+        def answer(room: Room | Cause) -> None:
             if not offset.done():
                 offset.set_result(room.offset if isinstance(room, Room) else None)
 
@@ -276,26 +290,26 @@ class LocalStore:
             return True
         return time.monotonic() >= self._disk_rests_until and any(True for _ in self.table.dirty())
 
-    def _refusal(self, creation: _Creation) -> NoRoom | None:
+    def _refusal(self, creation: _Creation) -> Cause | None:
         """Why a creation that did not fit will not be served; None when it waits on."""
         capacity = self.table.allocator.capacity
         if creation.secondary and creation.size > capacity:
-            return NoRoom("full", "it is larger than the store")
+            return Cause(CauseKind.STORE_FULL, "it is larger than the store")
         if creation.size <= capacity and self._can_make_room():
             return None
         waited = time.monotonic() - max(creation.since, self._last_progress)
         if not creation.secondary and waited < self._config.store_full_wait_s:
             return None
         if self.table.is_busy(creation.object_id):
-            return NoRoom(
-                "full",
+            return Cause(
+                CauseKind.STORE_FULL,
                 f"Object {creation.object_id.hex()} was not made again: for {waited:.0f} s its "
                 "earlier value was being read or written.",
             )
         if self._disk_error is not None:
             text = f"{self._disk_error.text}\nObject size is {creation.size} bytes."
-            return NoRoom(self._disk_error.kind, f"{text}\n{self._holders()}")
-        return NoRoom("full", "the store is full") if creation.secondary else None
+            return Cause(self._disk_error.kind, f"{text}\n{self._holders()}")
+        return Cause(CauseKind.STORE_FULL, "the store is full") if creation.secondary else None
 
     def _holders(self) -> str:
         """Who holds the store, for people."""
@@ -322,15 +336,15 @@ class LocalStore:
     def _name(self, worker_id: bytes) -> str:
         return self._names.get(worker_id, f"process {worker_id.hex()[:8]} of another node")
 
-    def seal(self, object_id: bytes) -> None:
+    def seal(self, _process: Process, message: om.SealObject) -> None:
         """The object is complete: its readers go on."""
-        self.table.seal(object_id)
-        self.on_change(object_id)
+        self.table.seal(message.object_id)
+        self.on_change(message.object_id)
         self.serve()
 
     # --- room in advance --------------------
 
-    def lend_room(self, process: Process) -> None:
+    def lend_room(self, process: Process, _message: om.RequestRoom) -> None:
         """A process that puts many values wants room for them, unless room is scarce."""
         offset = None
         if not self._creations and not bytes_to_spill(
@@ -399,7 +413,7 @@ class LocalStore:
     def _rest(self, text: str, refused: int = 0) -> None:
         """Leave the disk alone for a while, with all that has at least ``refused`` bytes."""
         self._disk_refused = refused
-        self._disk_error = NoRoom("disk", text)
+        self._disk_error = Cause(CauseKind.DISK_FULL, text)
         self._disk_rests_until = time.monotonic() + self._config.spill_retry_s
 
     def _written(self, write: asyncio.Task[None]) -> None:
@@ -421,9 +435,9 @@ class LocalStore:
         path = self.files.path(stored.place)
         return om.ObjectPinned(object_id, stored.place.offset, stored.size, path=path)
 
-    def unpin(self, process: Process, object_ids: Iterable[bytes]) -> None:
+    def unpin(self, process: Process, message: om.UnpinObjects) -> None:
         """The process reads them no more."""
-        for object_id in object_ids:
+        for object_id in message.object_ids:
             self.table.unpin(object_id, process)
         self.serve()
 

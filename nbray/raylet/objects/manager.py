@@ -14,6 +14,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from nbray.common.background import Background
 from nbray.common.config import Config
@@ -23,11 +24,12 @@ from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import ObjectSender, Part
 from nbray.raylet.objects.spill_files import DiskFullError
 from nbray.raylet.objects.table import Stored
-from nbray.raylet.workers.leases import Process
+from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
 from nbray.wire.bulk import Request
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import Empty
-from nbray.wire.grpc_service import RpcError
+from nbray.wire.grpc_service import Handler, RpcError
 from nbray.wire.raylet_messages import (
     DropObjects,
     KeepObjects,
@@ -80,6 +82,24 @@ class ObjectManager:
         self._processes[process.worker_id] = process
         self.store.introduce(process, name)
 
+    def handlers(self) -> Handlers:
+        """What processes ask and say of objects."""
+        return {
+            **self.store.handlers(),
+            om.DiscardObject: self.discard,
+            om.GetObject: self.get,
+            om.KeepCopies: self.keep,
+            om.FreeObjects: self.free_for,
+        }
+
+    def services(self) -> dict[str, tuple[Any, Handler]]:
+        """What other raylets say of objects."""
+        return {
+            "DropObjects": (DropObjects, self.drop_objects),
+            "TellOwner": (TellOwner, self.tell_owner),
+            "KeepObjects": (KeepObjects, self.keep_objects),
+        }
+
     # --- a process of this node reads --------------------
 
     def get(self, process: Process, message: om.GetObject) -> None:
@@ -108,15 +128,15 @@ class ObjectManager:
         if object_id in self._readers:
             self._settle(object_id, "its owner freed it")
 
-    def _settle(self, object_id: bytes, cause: str, kind: str = "lost") -> None:
+    def _settle(self, object_id: bytes, why: str, kind: CauseKind = CauseKind.LOST) -> None:
         """Answer all readers of an object: it is here now, or it is lost and this is why."""
         for process in self._readers.pop(object_id, ()):
             if process.closed:
                 continue
             pinned = self.store.pin_for(process, object_id)
             if pinned is None:
-                error = f"Object {object_id.hex()} is lost: {cause}."
-                pinned = om.ObjectPinned(object_id, 0, 0, error, kind)
+                cause = Cause(kind, f"Object {object_id.hex()} is lost: {why}.")
+                pinned = om.ObjectPinned(object_id, 0, 0, cause)
             process.send(pinned)
 
     # --- between nodes --------------------
@@ -124,7 +144,7 @@ class ObjectManager:
     async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
         object_id, size = message.object_id, message.stored.size
         store = self.store
-        cause, kind = "the transfer failed", "lost"
+        cause, kind = "the transfer failed", CauseKind.LOST
         try:
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
@@ -137,7 +157,7 @@ class ObjectManager:
             if not cause:
                 self._tell_owner(object_id, message.owner.worker_id, message.owner.node_id, True)
         except DiskFullError as error:
-            cause, kind = str(error), "disk"
+            cause, kind = str(error), CauseKind.DISK_FULL
         except OSError as error:
             cause = f"the disk failed: {error}"
         finally:
@@ -221,6 +241,10 @@ class ObjectManager:
             self._copies.setdefault(request.object_id, set()).add(request.node_id)
         return part
 
+    def free_for(self, _process: Process, message: om.FreeObjects) -> None:
+        """An owner says that nobody refers to its objects any more."""
+        self.free(message.object_ids, message.node_ids, message.maker)
+
     def free(
         self, object_ids: Iterable[bytes], node_ids: Iterable[bytes] = (), maker: bytes = b""
     ) -> None:
@@ -244,8 +268,9 @@ class ObjectManager:
                 self._drops.setdefault((node_id, maker), []).append(object_id)
         self.store.serve()
 
-    def discard(self, process: Process, object_id: bytes) -> None:
+    def discard(self, process: Process, message: om.DiscardObject) -> None:
         """A process will not complete what it began to make, or nobody will use it."""
+        object_id = message.object_id
         self.store.discard(process, object_id)
         if object_id in self._readers and not self.store.table.is_written(object_id):
             self._settle(object_id, "the process that made it gave it up")
@@ -307,7 +332,7 @@ class ObjectManager:
         self._pass_on(request.owner_id, request.news)
         return Empty()
 
-    def keep(self, message: om.KeepCopies) -> None:
+    def keep(self, _process: Process, message: om.KeepCopies) -> None:
         """The node that made objects died; the copies of ``node_id`` are the only ones now."""
         if message.node_id == self._node_id:
             self._keep(message.object_ids)

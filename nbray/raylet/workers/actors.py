@@ -16,10 +16,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
-from nbray.raylet.delivery import tell
-from nbray.raylet.workers.exits import GROUP_REMOVED, PLACED_ANEW, Exit, constructor_raised
-from nbray.raylet.workers.leases import LeaseManager, Process, Wish
+from nbray.raylet.delivery import deliver
+from nbray.raylet.exits import GROUP_REMOVED, PLACED_ANEW, Exit, of_constructor
+from nbray.raylet.process import Handlers, Process
+from nbray.raylet.workers.leases import LeaseManager, Wish
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
@@ -27,6 +29,7 @@ from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.grpc_service import GrpcClient, RpcError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,21 @@ logger = logging.getLogger(__name__)
 _WATCH_S = 3600.0
 _ENDED_KEPT = 1000
 _MOST_SHOWN = 100
+
+
+_GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed", again=True)
+_NEWER = Cause(CauseKind.SUPERSEDED, "A newer attempt is here.", again=True)
+_ENDED_MEANWHILE = Cause(
+    CauseKind.SUPERSEDED, "It was ended while it was being started.", again=True
+)
+
+
+class _NotCreated(Exception):
+    """An actor has no process."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 @dataclass(eq=False)
@@ -46,7 +64,7 @@ class _Attempt:
     since: float = field(default_factory=time.monotonic)
     creation: asyncio.Task[g.ActorStarted] | None = None
     worker: Worker | None = None
-    ended: str = ""
+    ended: Cause | None = None
     end: Exit | None = None
 
 
@@ -65,6 +83,17 @@ class ActorManager:
         self._registering: dict[bytes, asyncio.Event] = {}
         self._asked_to_end: set[asyncio.Future[None]] = set()
 
+    def handlers(self) -> Handlers:
+        """What processes ask and say of actors."""
+        return {
+            m.CreateActor: self.create,
+            m.ActorReady: self.ready,
+            m.WatchActor: self.watch,
+            m.KillActor: self.kill,
+            m.ActorCreated: self.created,
+            m.ActorWaits: self.waits,
+        }
+
     # --- for the GCS --------------------
 
     async def start(self, request: g.StartActor) -> g.ActorStarted:
@@ -80,16 +109,16 @@ class ActorManager:
                 self._create(attempt, request)
             )
         if attempt.number > request.attempt:
-            return g.ActorStarted(None, "A newer attempt is here.", retriable=True)
+            return g.ActorStarted(None, _NEWER)
         if attempt.ended:
-            return g.ActorStarted(None, attempt.ended, retriable=True)
+            return g.ActorStarted(None, replace(attempt.ended, again=True))
         assert attempt.creation is not None
         try:
             return await asyncio.shield(attempt.creation)
         except asyncio.CancelledError:
             if not attempt.creation.cancelled():
                 raise
-            return g.ActorStarted(None, "It was ended while it was being started.", retriable=True)
+            return g.ActorStarted(None, _ENDED_MEANWHILE)
 
     async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         """Give an actor its resources and a worker, and have it created.
@@ -100,7 +129,8 @@ class ActorManager:
             return await self._create_in_turn(attempt, request)
         except Exception as error:
             logger.exception("Actor %s was not created", request.spec.class_name)
-            return g.ActorStarted(None, f"Its raylet could not create it: {error!r}")
+            cause = Cause(CauseKind.FAULT, f"Its raylet could not create it: {error!r}")
+            return g.ActorStarted(None, cause)
 
     async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
@@ -109,7 +139,7 @@ class ActorManager:
         try:
             env = await self._pool.envs.prepare(options.runtime_env)
         except EnvError as error:
-            return g.ActorStarted(None, str(error))
+            return g.ActorStarted(None, Cause(CauseKind.RUNTIME_ENV, str(error)))
         attempt.waits_for = "resources"
         taken = await self._take(
             Demand(options.resources, options.strategy, options.selector), request
@@ -123,7 +153,7 @@ class ActorManager:
 
         def use(worker: Worker | None) -> None:
             if taken.source.retired and not created.done():
-                created.set_exception(ConnectionError("its placement group was removed"))
+                created.set_exception(_NotCreated(_GROUP_GONE))
             if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
                     self._pool.give_back(worker)
@@ -142,10 +172,10 @@ class ActorManager:
             assert worker.connection is not None
             worker.connection.send(m.BecomeActor(spec, request.job, taken.device_ids()))
 
-        def refuse(text: str) -> None:
+        def refuse(cause: Cause) -> None:
             self._leases.give_back(taken)
             if not created.done():
-                created.set_exception(EnvError(text) if env.text else ConnectionError(text))
+                created.set_exception(_NotCreated(cause))
 
         attempt.waits_for = "a worker"
         withdraw = self._pool.want(
@@ -153,11 +183,10 @@ class ActorManager:
         )
         try:
             result = await created
-        except ConnectionError as error:
-            self._keep_ended(attempt)
-            return g.ActorStarted(None, str(error), retriable=True)
-        except EnvError as error:
-            return g.ActorStarted(None, str(error))
+        except _NotCreated as error:
+            if error.cause.again:
+                self._keep_ended(attempt)
+            return g.ActorStarted(None, error.cause)
         except asyncio.CancelledError:
             for worker in given:
                 self._pool.kill(worker, attempt.end or PLACED_ANEW)
@@ -170,13 +199,12 @@ class ActorManager:
             if self._attempts.get(attempt.actor_id) is attempt:
                 del self._attempts[attempt.actor_id]
             return g.ActorStarted(None, busy=True)
-        if result.error_text:
-            left = Exit("INTENDED_USER_EXIT", f"The actor left: {result.error_text}.")
-            why = left if result.left else constructor_raised(result.error_text)
+        if result.cause is not None:
+            why = of_constructor(result.cause)
             self._pool.ask_to_leave(given[0], why, actor_ended=True)
             attempt.worker = None  # the end of its process is no news
             self._keep_ended(attempt)
-            return g.ActorStarted(None, result.error_text, left=result.left)
+            return g.ActorStarted(None, result.cause)
         return g.ActorStarted(given[0].address, pid=given[0].pid, shown=result.shown)
 
     def _end(self, attempt: _Attempt, why: Exit, graceful: bool = False) -> None:
@@ -231,15 +259,16 @@ class ActorManager:
         if starting is not None and not starting.done():
             starting.set_result(message)
 
-    def waits(self, process: Process) -> None:
+    def waits(self, process: Process, _message: m.ActorWaits) -> None:
         """An actor's constructor waits for a lost argument, whose maker may need what it has.
 
         It gives all back, and is to be placed anew when the argument is there.
         """
         taken = self._taken.pop(process.worker_id, None)
-        if taken is None or process.worker is None:
+        worker = self._pool.workers.get(process.worker_id)
+        if taken is None or worker is None:
             return
-        attempt = self._attempts.get(process.worker.actor_id)
+        attempt = self._attempts.get(worker.actor_id)
         if attempt is not None:
             attempt.waits_for = "a lost argument of its constructor, which is made again"
         self._leases.give_back(taken)
@@ -263,7 +292,7 @@ class ActorManager:
         """Who may be ended when memory runs out."""
         return list(self._candidates.values())
 
-    async def worker_gone(self, worker: Worker, cause: str) -> None:
+    async def worker_gone(self, worker: Worker, cause: Cause) -> None:
         """The worker of an actor ended: whoever waits for it hears, and so does the GCS."""
         self._candidates.pop(worker.worker_id, None)
         taken = self._taken.pop(worker.worker_id, None)
@@ -271,7 +300,7 @@ class ActorManager:
             self._leases.give_back(taken)
         starting = self._starting.pop(worker.worker_id, None)
         if starting is not None and not starting.done():
-            starting.set_exception(ConnectionError(cause))
+            starting.set_exception(_NotCreated(replace(cause, again=True)))
             return
         attempt = self._attempts.get(worker.actor_id)
         if attempt is None or attempt.worker is not worker:
@@ -281,12 +310,12 @@ class ActorManager:
             self._keep_ended(attempt)
         await self._report(g.WorkerDied(worker.worker_id, cause, worker.actor_id, attempt.number))
 
-    async def owner_gone(self, worker: Worker, cause: str) -> None:
+    async def owner_gone(self, worker: Worker, cause: Cause) -> None:
         """A worker ended that had created actors: they end with it."""
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
     async def _report(self, died: g.WorkerDied) -> None:
-        await tell(self._gcs, "WorkerDied", died, "The death of a worker")
+        await deliver(self._gcs, "WorkerDied", died, "The death of a worker")
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""
@@ -311,6 +340,9 @@ class ActorManager:
 
     async def create(self, process: Process, message: m.CreateActor) -> None:
         """Register an actor at the GCS."""
+        creator = self._pool.workers.get(process.worker_id)
+        if creator is not None:
+            creator.made_actors = True
         actor_id = message.spec.actor_id
         registered = self._registering[actor_id] = asyncio.Event()
         try:
@@ -325,11 +357,11 @@ class ActorManager:
             registered.set()
         process.send(m.ActorRegistered(message.spec.actor_id, outcome.error, outcome.taken))
 
-    async def ready(self, message: m.ActorReady) -> None:
+    async def ready(self, _process: Process, message: m.ActorReady) -> None:
         """Have an actor placed whose arguments are there."""
         await self._registered(message.actor_id)
         request = g.ActorReadyRequest(message.actor_id, message.dependencies)
-        await tell(self._gcs, "ActorReady", request, "That an actor has its arguments")
+        await deliver(self._gcs, "ActorReady", request, "That an actor has its arguments")
 
     async def _registered(self, actor_id: bytes) -> None:
         """Until the GCS has answered what it was asked first about an actor."""
@@ -350,20 +382,17 @@ class ActorManager:
             process.send(state)
             return
 
-    async def kill(self, message: m.KillActor) -> None:
+    async def kill(self, _process: Process, message: m.KillActor) -> None:
         """Have an actor ended by the GCS."""
-        cause = message.cause or (
-            "all its handles are gone" if message.out_of_scope else "it was killed by `nbray.kill`"
-        )
-        graceful = message.out_of_scope or bool(message.cause)
+        graceful = message.cause.kind is not CauseKind.KILLED
         request = g.KillActorRequest(
-            message.actor_id, message.no_restart, cause, os.urandom(8), graceful
+            message.actor_id, message.no_restart, message.cause, os.urandom(8), graceful
         )
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked_to_end.add(told)
         try:
             await self._registered(message.actor_id)
-            await tell(self._gcs, "KillActor", request, "The end of an actor")
+            await deliver(self._gcs, "KillActor", request, "The end of an actor")
         finally:
             self._asked_to_end.discard(told)
             told.set_result(None)

@@ -11,8 +11,9 @@ from typing import cast
 
 from nbray.common.accelerators import as_key
 from nbray.common.resources import fits, total_of
+from nbray.raylet.exits import GROUP_REMOVED, OWNER_GONE, Exit
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.workers.exits import GROUP_REMOVED, OWNER_GONE, Exit
+from nbray.raylet.process import Handlers, Process
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
@@ -21,18 +22,16 @@ from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
-from nbray.wire import watching_messages as wm
-from nbray.wire.aio import FrameConnection
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import NodeInfo
-from nbray.wire.state_messages import TaskSource, WaitingShape
+from nbray.wire.state_messages import WaitingShape
 from nbray.wire.strategies import InGroup, OnNode, Shape
 
 logger = logging.getLogger(__name__)
 
-_MOST_WARNINGS = 100
 _OVERDUE_S = 1.0
 _LONG_TASK_S = 2.0
-_GROUP_GONE = "its placement group was removed"
+_GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed")
 
 
 @dataclass(eq=False)
@@ -47,37 +46,6 @@ class Lease:
     retriable: bool
     since: float = field(default_factory=time.monotonic)
     asked: float | None = None
-
-
-@dataclass(eq=False)
-class Process:
-    """What the raylet keeps of one connection.
-
-    A submitter of another node never registers: it has leases here, and no ``worker_id``.
-    """
-
-    connection: FrameConnection
-    worker_id: bytes = b""
-    job_id: bytes = b""
-    is_driver: bool = False
-    worker: Worker | None = None
-    leases: dict[int, Lease] = field(default_factory=dict)
-    closed: bool = False
-    warned: set[str] = field(default_factory=set)
-    pid: int = 0
-    source: TaskSource | None = None
-
-    def warn(self, text: str) -> None:
-        """Have a warning shown at the process, once."""
-        if text not in self.warned and len(self.warned) < _MOST_WARNINGS:
-            self.warned.add(text)
-            logger.warning("%s", text)
-            self.send(wm.SchedulingWarning(text))
-
-    def send(self, message: m.Message) -> None:
-        """Queue a message; dropped when the process has gone."""
-        if not self.closed:
-            self.connection.send(message)
 
 
 @dataclass(eq=False)
@@ -123,6 +91,18 @@ class LeaseManager:
         self.on_unknown_node: Callable[[Callable[[], None]], None] = lambda then: then()
         self.on_unknown_group: Callable[[bytes], None] = lambda group_id: None
 
+    def handlers(self) -> Handlers:
+        """What submitters and workers ask and say of leases."""
+        return {
+            m.RequestLease: self.request,
+            m.Backlog: self.note_backlog,
+            m.ReturnLease: self.return_lease,
+            m.CancelLeaseRequest: self.cancel,
+            m.WorkerBlocked: self.lend,
+            m.WorkerUnblocked: self.take_back,
+            m.AskAssigned: self.assigned,
+        }
+
     # --- requests --------------------
 
     def request(self, process: Process, message: m.RequestLease) -> None:
@@ -138,7 +118,8 @@ class LeaseManager:
         try:
             env = await self._pool.envs.prepare(message.runtime_env)
         except EnvError as error:
-            process.send(m.LeaseRefused(message.request_id, str(error), "runtime_env"))
+            cause = Cause(CauseKind.RUNTIME_ENV, str(error))
+            process.send(m.LeaseRefused(message.request_id, cause))
             return
         finally:
             self._preparing.pop((process, message.request_id), None)
@@ -146,7 +127,8 @@ class LeaseManager:
             self._request(process, message, env)
         except Exception as error:
             logger.exception("A lease was not requested")
-            process.send(m.LeaseRefused(message.request_id, f"Its raylet failed: {error!r}"))
+            cause = Cause(CauseKind.FAULT, f"Its raylet failed: {error!r}")
+            process.send(m.LeaseRefused(message.request_id, cause))
 
     def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
         key = (process, message.request_id)
@@ -157,10 +139,9 @@ class LeaseManager:
             def use(worker: Worker | None) -> None:
                 self._grant(process, message, taken, worker)
 
-            def refuse(text: str) -> None:
+            def refuse(cause: Cause) -> None:
                 self.give_back(taken)
-                kind = "runtime_env" if env.text else ""
-                process.send(m.LeaseRefused(message.request_id, text, kind))
+                process.send(m.LeaseRefused(message.request_id, cause))
 
             self._pool.want(
                 message.job.job_id, use, env=env, refuse=refuse, resources=message.resources,
@@ -171,8 +152,8 @@ class LeaseManager:
             self._wishes.pop(key, None)
             node = choice.node
             if node is None:
-                kind = "group_removed" if choice.reason == _GROUP_GONE else "unschedulable"
-                process.send(m.LeaseRefused(message.request_id, choice.reason, kind))
+                assert choice.cause is not None
+                process.send(m.LeaseRefused(message.request_id, choice.cause))
             else:
                 process.send(
                     m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
@@ -185,8 +166,9 @@ class LeaseManager:
         self._wishes[key] = wish
         self.submit(wish, placed=message.spilled)
 
-    def cancel(self, process: Process, request_id: int) -> None:
+    def cancel(self, process: Process, message: m.CancelLeaseRequest) -> None:
         """A submitter does not want it any more; nothing happens when it crossed the grant."""
+        request_id = message.request_id
         preparing = self._preparing.pop((process, request_id), None)
         if preparing is not None:
             preparing.cancel()  # the environment itself is set up all the same
@@ -355,10 +337,6 @@ class LeaseManager:
             if any(wish.backlog for wish in wishes)
         ]  # fmt: skip
 
-    def is_leased(self, worker: Worker) -> bool:
-        """Whether somebody holds a lease of the worker."""
-        return worker.worker_id in self._lease_of
-
     # --- leases --------------------
 
     def _grant(
@@ -369,14 +347,14 @@ class LeaseManager:
                 self._pool.give_back(worker)
             self.give_back(taken)
             if taken.source.retired:
-                process.send(m.LeaseRefused(request.request_id, _GROUP_GONE, "group_removed"))
+                process.send(m.LeaseRefused(request.request_id, _GROUP_GONE))
             return
         assert worker.address is not None
         lease = Lease(
             self._next_lease, worker, process, taken, request.resources, request.retriable
         )
         self._next_lease += 1
-        self._leases[lease.lease_id] = process.leases[lease.lease_id] = lease
+        self._leases[lease.lease_id] = lease
         self._lease_of[worker.worker_id] = lease
         process.send(
             m.LeaseGranted(request.request_id, lease.lease_id, worker.address, taken.device_ids())
@@ -384,8 +362,8 @@ class LeaseManager:
 
     def return_lease(self, process: Process, message: m.ReturnLease) -> None:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""
-        lease = process.leases.get(message.lease_id)
-        if lease is not None:
+        lease = self._leases.get(message.lease_id)
+        if lease is not None and lease.holder is process:
             if message.broken and lease.worker.worker_id in self._pool.workers:
                 self._mourners[lease.worker.worker_id] = process
             lease.worker.worn = lease.worker.worn or message.worn
@@ -394,7 +372,6 @@ class LeaseManager:
     def _end(self, lease: Lease, broken: bool, why: Exit | None = None) -> None:
         del self._leases[lease.lease_id]
         del self._lease_of[lease.worker.worker_id]
-        del lease.holder.leases[lease.lease_id]
         if broken:
             self._pool.kill(lease.worker, why)
         else:
@@ -428,11 +405,11 @@ class LeaseManager:
             self._preparing.pop(key).cancel()
         for key in [key for key in self._wishes if key[0] is process]:
             self.withdraw(self._wishes.pop(key))
-        for lease in list(process.leases.values()):
+        for lease in [one for one in self._leases.values() if one.holder is process]:
             self._end(lease, broken=True, why=OWNER_GONE)
         self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
 
-    def worker_gone(self, worker: Worker, cause: str) -> None:
+    def worker_gone(self, worker: Worker, cause: Cause) -> None:
         """A worker ended: so does its lease, and who had it hears the cause."""
         lease = self._lease_of.get(worker.worker_id)
         mourner = self._mourners.pop(worker.worker_id, None)
@@ -440,9 +417,7 @@ class LeaseManager:
             mourner = lease.holder
             self._end(lease, broken=True)
         if mourner is not None:
-            mourner.send(
-                m.WorkerDied(worker.worker_id, cause, bool(worker.out_of_memory), worker.retry)
-            )
+            mourner.send(m.WorkerDied(worker.worker_id, cause))
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""
@@ -453,19 +428,19 @@ class LeaseManager:
 
     # --- blocked tasks --------------------
 
-    def resources_of(self, process: Process) -> dict[str, int]:
-        """What the worker's lease holds, in units of 1/10000; nothing when it has none."""
+    def assigned(self, process: Process, message: m.AskAssigned) -> None:
+        """A worker asks what its lease holds, in units of 1/10000; nothing when it has none."""
         lease = self._lease_of.get(process.worker_id)
-        return {} if lease is None else lease.resources
+        process.send(m.Assigned(message.request_id, {} if lease is None else lease.resources))
 
-    def lend(self, process: Process) -> None:
+    def lend(self, process: Process, _message: m.WorkerBlocked | None = None) -> None:
         """The worker's task blocks: its CPUs may be used by others meanwhile."""
         lease = self._lease_of.get(process.worker_id)
         if lease is not None:
             lease.taken.lend()
             self.schedule()
 
-    def take_back(self, process: Process) -> None:
+    def take_back(self, process: Process, _message: m.WorkerUnblocked | None = None) -> None:
         """It goes on, also when that makes the node's CPUs negative for a while."""
         lease = self._lease_of.get(process.worker_id)
         if lease is not None:

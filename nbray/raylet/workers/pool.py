@@ -15,10 +15,11 @@ from nbray.common.accelerators import DeviceIds
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
-from nbray.raylet.workers.exits import IDLE, JOB_OVER, WORN_OUT, Exit
+from nbray.raylet.exits import IDLE, JOB_OVER, WORN_OUT, Exit
 from nbray.raylet.workers.templates import Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
 from nbray.runtime_env.setup import EnvManager, Prepared
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.messages import ExitWorker
 from nbray.wire.state_messages import WaitingShape
 
@@ -50,7 +51,7 @@ class _Want:
     use: Callable[[Worker | None], None]
     fresh: bool
     env: Prepared
-    refuse: Callable[[str], None]
+    refuse: Callable[[Cause], None]
     resources: Mapping[str, int]
     devices: DeviceIds
     since: float = field(default_factory=time.monotonic)
@@ -66,7 +67,7 @@ class _Trouble:
 
 
 class WorkerPool:
-    """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause.
+    """Starts, hands out and reaps workers. ``on_exit`` hears of every end.
 
     Workers are kept by job, by runtime environment and by the accelerators that they were given,
     since libraries look for these once. An environment with an interpreter of its own has a
@@ -91,7 +92,7 @@ class WorkerPool:
         self._host = host
         self._session = session
         self._socket_path = socket_path
-        self.on_exit: Callable[[Worker, str], None] = lambda worker, cause: None
+        self.on_exit: Callable[[Worker], None] = lambda worker: None
         self.workers: dict[bytes, Worker] = {}
         self._idle: dict[_Kind, list[Worker]] = {}
         self._wanted: deque[_Want] = deque()
@@ -120,6 +121,27 @@ class WorkerPool:
         kill_sessions(
             {worker.pid: worker.started for worker in self.workers.values() if worker.pid}
         )
+
+    # --- for whoever watches --------------------
+
+    def ready(self) -> list[tuple[Worker, str]]:
+        """The workers that are ready, and what each does: IDLE, BUSY or ACTOR."""
+        idle = {id(worker) for workers in self._idle.values() for worker in workers}
+        return [
+            (w, "ACTOR" if w.actor_id else "IDLE" if id(w) in idle else "BUSY")
+            for w in self.workers.values()
+            if w.address is not None
+        ]
+
+    def leaves(self, worker_id: bytes, why: Exit) -> None:
+        """A worker says why it is about to end."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.exit = worker.exit or why
+
+    def logs(self) -> set[str]:
+        """The names of the logs of those that live, without suffix."""
+        return {os.path.basename(worker.log) for worker in self.workers.values()}
 
     # --- forks --------------------
 
@@ -184,13 +206,8 @@ class WorkerPool:
         elif "refused" in report:
             self._start_failed(worker, f"A worker was not started: {report['error']}")
         else:
-            status = worker.status = report["status"]
-            if os.WIFSIGNALED(status):
-                how = f"signal {signal.Signals(os.WTERMSIG(status)).name}"
-            else:
-                how = f"exit status {os.WEXITSTATUS(status)}"
-            peak = f"{report['max_rss_bytes'] >> 20} MB peak"
-            self._ended(worker, f"worker pid {worker.pid} ended with {how}, {peak}")
+            worker.status, worker.peak_bytes = report["status"], report["max_rss_bytes"]
+            self._ended(worker)
 
     def _on_end_seen(self, worker: Worker) -> None:
         """The kernel says that a worker has ended; its parent, if it can, says how."""
@@ -198,22 +215,22 @@ class WorkerPool:
         def overdue() -> None:
             if worker.worker_id in self.workers:
                 kill_sessions({worker.pid: worker.started})
-                self._ended(worker, f"worker pid {worker.pid} ended, nobody can say how")
+                self._ended(worker)
 
         wait = 0.0 if worker.template is None else _CAUSE_KNOWN_IN_S
         asyncio.get_running_loop().call_later(wait, overdue)
 
-    def _ended(self, worker: Worker, cause: str) -> None:
+    def _ended(self, worker: Worker) -> None:
         worker.read_last_lines()
         self._remove(worker)
-        logger.info("%s", worker.story(worker.out_of_memory or cause))
-        self.on_exit(worker, cause)
+        self.on_exit(worker)
 
     def _remove(self, worker: Worker) -> None:
         if worker.address is None:
             logger.error("A worker ended before it was ready; see %s.err.", worker.log)
-            text = worker.story("Its workers end before they are ready")
-            self._start_failed(worker, text, _FAILED_STARTS)
+            text = "Its workers end before they are ready"
+            early = Cause(CauseKind.ENDED, text, last_lines=worker.last_lines)
+            self._start_failed(worker, str(early), _FAILED_STARTS)
             return
         self.workers.pop(worker.worker_id, None)
         worker.ended()
@@ -247,10 +264,13 @@ class WorkerPool:
 
     def _refuse(self, env: str, text: str) -> None:
         """Workers of an environment do not start: whoever waits for one hears why."""
-        what = "Failed to set up runtime environment." if env else "No worker could be started."
+        if env:
+            cause = Cause(CauseKind.RUNTIME_ENV, f"Failed to set up runtime environment.\n{text}")
+        else:
+            cause = Cause(CauseKind.NO_WORKER, f"No worker could be started.\n{text}", again=True)
         for want in [want for want in self._wanted if want.env.text == env]:
             self._wanted.remove(want)
-            want.refuse(f"{what}\n{text}")
+            want.refuse(cause)
 
     def _started(self, env: str) -> None:
         """One worker of the environment starts no more: it is ready, or has ended."""
@@ -291,7 +311,7 @@ class WorkerPool:
         use: Callable[[Worker | None], None],
         fresh: bool = False,
         env: Prepared = PLAIN,
-        refuse: Callable[[str], None] = lambda text: None,
+        refuse: Callable[[Cause], None] = lambda cause: None,
         resources: Mapping[str, int] = NONE,
         devices: DeviceIds = (),
     ) -> Callable[[], bool]:
@@ -371,8 +391,11 @@ class WorkerPool:
                     return
             self._idle.setdefault(_kind_of(worker), []).append(worker)
 
-    def stays(self, worker: Worker) -> None:
+    def stays(self, worker_id: bytes) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return
         worker.end_intended, worker.exit = False, None
         if worker.worn:
             asyncio.get_running_loop().call_later(
@@ -381,6 +404,12 @@ class WorkerPool:
             return
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         self.give_back(worker)
+
+    def lose(self, worker_id: bytes) -> None:
+        """A worker is lost: whatever is left of it is ended."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            self.kill(worker, None)
 
     def kill(self, worker: Worker, why: Exit | None) -> None:
         """End a worker at once, unless it has ended: its pid may be somebody else's by now.
