@@ -459,6 +459,7 @@ def get_worker_ips(file: Path, cluster_name: str | None) -> None:
         click.echo(address)
 
 
+@_clear_errors
 def forward_dashboard(file: Path, port: int, remote_port: int | None, name: str | None) -> None:
     """Lead a port of this machine to the dashboard of a cluster, until it is interrupted."""
     target = _Target.of(file, name)

@@ -29,7 +29,7 @@ def hash_of(mounts: Mapping[str, str], exclude: Sequence[str] = ()) -> str:
         ClusterFileError: a file is not there, or cannot be read.
     """
     found = hashlib.sha256()
-    left_out = pathspec.PathSpec.from_lines("gitwildmatch", exclude)
+    left_out = pathspec.GitIgnoreSpec.from_lines(exclude)
     for remote, local in sorted(mounts.items()):
         path = Path(local).expanduser()
         found.update(f"{remote}\0{path.is_dir()}\0".encode(errors="surrogateescape"))

@@ -130,7 +130,8 @@ def test_a_hosts_answer_is_read_whatever_its_shell_prints(tmp_path: Path) -> Non
         (record / name).write_text(text)
     asked = subprocess.run(
         ["sh", "-c", question(remote_path(str(record)))], capture_output=True, text=True,
-        check=True, env={"SSH_CONNECTION": "10.0.0.1 5 ::ffff:10.0.0.2 22", "PATH": "/usr/bin:/bin"},
+        check=True,
+        env={"SSH_CONNECTION": "10.0.0.1 5 ::ffff:10.0.0.2 22", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     found = read(f"Welcome!\n{asked.stdout}", True)
     assert (found.files, found.start, found.joined, found.hosts) == ("f", "r", "/s", ("h", "w"))
