@@ -1,0 +1,121 @@
+"""What the parts of a process may ask of what stands around them.
+
+A part names what it uses and never the whole process, so that a test stands around it as well as
+`core` does. Peers are named by their ids and addresses: who has a connection is `peers` and `edge`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from nbray.wire.messages import Message
+from nbray.wire.records import Address, TaskSpec
+
+if TYPE_CHECKING:
+    from nbray.object_ref import ObjectRef
+
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+class Waiting(Protocol):
+    """A thread that waits for so many completions (`nbray.wire.waiting.Waiter`)."""
+
+    remaining: int
+
+    def complete_one(self) -> None:
+        """One of them is there."""
+
+
+class Inbox(Protocol):
+    """Work for the holder of the baton, from any thread (`nbray.wire.reactor.Reactor`)."""
+
+    inbox: deque[Callable[[], None]]
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have ``action`` done soon."""
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Have it done after a while; only under the baton."""
+
+
+class Raylet(Protocol):
+    """The raylet of this node; under the baton."""
+
+    def to_raylet(self, message: Message) -> bool:
+        """Send it; False when the raylet has ended."""
+
+
+class RayletRequests(Protocol):
+    """What any thread asks the raylet and the GCS, and waits for."""
+
+    def request(self, key: object, message: Message, timeout: float = 30.0) -> Any:
+        """Send ``message`` and wait for the reply for ``key``."""
+
+    def gcs_call(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
+        """Call a method of the GCS through the raylet."""
+
+
+class Mail(Protocol):
+    """Messages to drivers and workers; under the baton."""
+
+    def send(self, address: Address, message: Message) -> None:
+        """Send it, over a new connection if there is none."""
+
+    def answer(self, worker_id: bytes, message: Message) -> None:
+        """Send it over the connection that there is; nothing if the process has gone."""
+
+    def ask(self, address: Address, question: Any, then: Callable[[Any], None]) -> None:
+        """Number and send a question; ``then`` gets the reply, or None if the process ends."""
+
+
+class RunsAgain(Protocol):
+    """Whoever submits, as lineage sees it; under the baton."""
+
+    def streams_still(self, task_id: bytes) -> bool:
+        """Whether a task yields items and has no reply yet."""
+
+    def is_unfinished(self, task: PendingWork) -> bool:
+        """Whether a task or call has no reply."""
+
+    def run_again(self, task: PendingWork) -> None:
+        """Run a finished task once more."""
+
+
+class PendingWork(Protocol):
+    """A task or a call that was submitted, as its owner sees it."""
+
+    spec: TaskSpec
+    retries: int
+    submitted: float
+
+
+class Wakes(Protocol):
+    """Who counts the references that die."""
+
+    stopped: bool
+
+    def nudge(self) -> None:
+        """There is something to count before long."""
+
+
+class RefHome(Protocol):
+    """The process as its ObjectRefs see it."""
+
+    released: deque[tuple[bytes, int]]
+    pickled_refs: set[ObjectRef]
+
+    @property
+    def reactor(self) -> Wakes:
+        """Who counts."""
+
+    def call_site(self, object_id: bytes) -> str:
+        """The line that made a ref, if such are recorded."""
+
+    def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
+        """A future of its value."""
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set when the value is there."""
