@@ -17,7 +17,7 @@ from conftest import MB, wait_until
 
 import nbray
 from nbray.cluster_utils import Cluster
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import OutOfDiskError, WorkerCrashedError
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import object_messages as om
@@ -156,7 +156,7 @@ def test_a_writer_that_is_killed_leaves_no_file(session_root: Path) -> None:
         create = om.CreateObject(object_id, 100 * MB, core.address)
         created = core.peers.request(("create", object_id), create)
         assert created.path
-        assert not created.error
+        assert created.cause is None
         os.kill(os.getpid(), signal.SIGKILL)
 
     nbray.init(num_cpus=1, object_store_memory=STORE)
