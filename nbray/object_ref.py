@@ -13,7 +13,7 @@ from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 from nbray.wire.records import Address
 
 if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
+    from nbray.core_worker.ports import RefHome
 
 
 class _NoReactor:
@@ -48,7 +48,7 @@ class ObjectRef:
         self,
         object_id: bytes,
         owner: Address | None = None,
-        core: CoreWorker = _NO_PROCESS,
+        core: RefHome = _NO_PROCESS,
         origin: int = 0,
     ) -> None:
         self._origin = origin
@@ -113,7 +113,7 @@ class ObjectRef:
 
     def call_site(self) -> str:
         """The line that made the ref, when ``NBRAY_RECORD_REF_CREATION_SITES`` is set; else ""."""
-        return self._core.references.sites.get(self._id, "")
+        return self._core.call_site(self._id)
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
@@ -125,14 +125,14 @@ class ObjectRef:
             ValueError: the owner is not known.
         """
         self._check()
-        return self._core.values.future(self)
+        return self._core.future(self)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
         """A future of the value in the running event loop."""
         self._check()
         # Its callback only tells the loop, so it needs no other thread.
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        return asyncio.wrap_future(self._core.values.settle(self, future))
+        return asyncio.wrap_future(self._core.settle(self, future))
 
     def _check(self) -> None:
         from nbray.core_worker.values.serialization import check_current

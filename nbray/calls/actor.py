@@ -184,7 +184,7 @@ class ActorClass:
             found = find_actor(name, namespace) if option(options, "get_if_exists") else None
             if found is None and option(options, "get_if_exists"):
                 continue  # it has ended since
-            core.references.let_go_handles(handle_id(actor_id), held)
+            core.counting.let_go_handles(handle_id(actor_id), held)
             if found is None:
                 raise ActorAlreadyExistsError(taken)
             return found
@@ -299,7 +299,7 @@ class ActorMethod:
         handle._check_session()
         core = current_core()
         if handle._max_pending_calls > 0:
-            core.actor_calls.check_room(handle._id, handle._max_pending_calls)
+            core.check_room(handle._id, handle._max_pending_calls)
         return returned(
             core.submit_call(handle._id, self._name, self._task_name, args, kwargs, self._options)
         )
@@ -408,7 +408,7 @@ class ActorHandle:
 def find_actor(name: str, namespace: str) -> ActorHandle | None:
     """The actor of that name, or None; none that this node has had ended."""
     core = current_core()
-    core.references.count_soon()
+    core.count_soon()
     body = msgspec.msgpack.encode(NamedActor(name, namespace))
     reply = core.peers.gcs_call("FindActor", body)
     found = msgspec.msgpack.decode(reply, type=FoundActor)

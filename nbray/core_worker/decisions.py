@@ -6,6 +6,7 @@ pays nothing for them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,8 +98,4 @@ class WakeAfter(msgspec.Struct, frozen=True):
     wake: Callable[[float], None]
 
 
-Decision = (
-    Push | PushCalls | AskLease | ToRaylet | ToWorker | Connect | Failed | AttemptFailed
-    | AttemptRaised | SeekArguments | WakeAfter
-)  # fmt: skip
-Decisions = list[Any]
+Decisions = deque[Any]

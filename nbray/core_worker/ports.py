@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from nbray.core_worker.task_options import TaskOptions
 from nbray.wire.messages import Message
 from nbray.wire.records import Address, TaskSpec
 
@@ -46,6 +47,16 @@ class Raylet(Protocol):
 
     def to_raylet(self, message: Message) -> bool:
         """Send it; False when the raylet has ended."""
+
+
+class Sink(Protocol):
+    """Where reports of this process go, from any thread."""
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Have ``action`` done under the baton, after a while."""
+
+    def to_raylet(self, message: Message) -> bool:
+        """Send it; only under the baton."""
 
 
 class RayletRequests(Protocol):
@@ -87,9 +98,16 @@ class RunsAgain(Protocol):
 class PendingWork(Protocol):
     """A task or a call that was submitted, as its owner sees it."""
 
-    spec: TaskSpec
+    options: TaskOptions
     retries: int
+    spec: TaskSpec
     submitted: float
+
+    def again(self) -> None:
+        """It is run once more, which counts."""
+
+    def shown_state(self) -> str:
+        """How far it is, by Ray's name."""
 
 
 class Wakes(Protocol):
@@ -110,6 +128,10 @@ class RefHome(Protocol):
     @property
     def reactor(self) -> Wakes:
         """Who counts."""
+
+    @property
+    def values(self) -> Any:
+        """The readers of values, whose threads callbacks of futures use."""
 
     def call_site(self, object_id: bytes) -> str:
         """The line that made a ref, if such are recorded."""

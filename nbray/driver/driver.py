@@ -54,7 +54,7 @@ class Driver:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
         set_core(None)
         core = self.core
-        core.on_raylet_lost = lambda: None
+        core.edge.on_raylet_lost = lambda: None
         leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
         core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
@@ -244,7 +244,7 @@ def init(
     set_core(core)
     log_config = log_config or job.logging
     if log_config is not None:
-        core.job = replace(core.job, logging=log_config.encoded())
+        core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
 
@@ -365,8 +365,8 @@ def _join(
         f"information.\nIt was that of node {reply.node_id.hex()[:8]}. This driver has lost the "
         "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
     )
-    core.on_raylet_lost = lambda: core.give_up(lost)
-    core.set_job(
+    core.edge.on_raylet_lost = lambda: core.give_up(lost)
+    core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),
             ray_name=compat.is_installed(), detached=job.detached,

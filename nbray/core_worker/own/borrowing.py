@@ -60,7 +60,7 @@ class Borrowing:
         entry.requested = True
         self._mail.send(entry.owner, om.RequestValue(object_id))
 
-    def on_value(self, _worker: bytes, message: om.ValueReady) -> None:
+    def on_value(self, message: om.ValueReady) -> None:
         """The owner sent a value."""
         self._table.complete(message.object_id, message.value or owner_died(message.object_id))
 
@@ -180,7 +180,7 @@ class Borrowing:
         self._table.add_borrower(message.object_id, message.borrower.worker_id, 1)
         self._mail.answer(worker, om.BorrowerAdded(message.request_id))
 
-    def on_remove_borrower(self, _worker: bytes, message: om.RemoveBorrower) -> None:
+    def on_remove_borrower(self, message: om.RemoveBorrower) -> None:
         """A process has none any more."""
         self._table.add_borrower(message.object_id, message.borrower_id, -message.count)
         self._table.release(message.object_id)

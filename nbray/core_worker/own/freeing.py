@@ -11,7 +11,7 @@ Free = Callable[[list[bytes], list[bytes], bytes], None]
 
 
 class Freeing:
-    """Under the baton. ``free`` tells raylets: object ids, their nodes, and who made them or b""."""
+    """Under the baton. ``free`` tells raylets: object ids, their nodes, and who made them."""
 
     def __init__(self, table: OwnershipTable, free: Free) -> None:
         self._table = table

@@ -20,7 +20,6 @@ import logging
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from nbray.core_worker.own.table import ObjectEntry
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable

@@ -19,7 +19,7 @@ from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.own.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
+from nbray.core_worker.values.generators import DYNAMIC, STREAMING, DynamicObjectRefGenerator
 from nbray.core_worker.run.functions import Functions
 from nbray.core_worker.run.returned_values import ReturnedValues, drop
 from nbray.core_worker.run.stream_writer import StreamWriters

@@ -104,7 +104,11 @@ _TOLD = {"ALIVE": _E.STARTED, "RESTARTING": _E.LOST, "DEAD": _E.ENDED}
 class ActorCalls:
     """The clients of all actors that this process knows. Pure."""
 
-    def __init__(self, me: Identity, decisions: Decisions, is_retriable: IsRetriable) -> None:
+    def __init__(
+        self, me: Identity, decisions: Decisions, is_retriable: IsRetriable, epoch: float
+    ) -> None:
+        """``epoch``: what the time of day was at time 0, in seconds, for stories."""
+        self.epoch = epoch
         self._me = me
         self._decisions = decisions
         self._is_retriable = is_retriable
@@ -242,7 +246,9 @@ class ActorClient:
 
     def _move(self, event: Event, now: float, detail: str = "") -> None:
         name = f"Actor {self._actor_id.hex()}"
-        TRANSITIONS.move(self, event, now, detail, name, f"version {self._version}")
+        TRANSITIONS.move(
+            self, event, now + self._calls.epoch, detail, name, f"version {self._version}"
+        )
 
     # --- calls --------------------
 
@@ -393,11 +399,14 @@ class ActorClient:
         if event is _E.LOST:
             self._retire(None, LAST_REPLIES_S, now)
         elif event is _E.STARTED and state.address is not None:
-            if self._worker is None or self._worker.worker_id != state.address.worker_id:
-                self._retire(state.address, LAST_REPLIES_S, now)
-                self._may_overtake = True
-                self._calls.at(state.address, self)
+            self._move_to(state.address, now)
         self._watch()
+
+    def _move_to(self, address: Address, now: float) -> None:
+        if self._worker is None or self._worker.worker_id != address.worker_id:
+            self._retire(address, LAST_REPLIES_S, now)
+            self._may_overtake = True
+            self._calls.at(address, self)
 
     def _retire(self, worker: Address | None, seconds: float, now: float) -> None:
         """The actor has another process, or none: what the former sent still counts for so long."""

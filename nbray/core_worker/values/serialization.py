@@ -14,7 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbray import cloudpickle
 from nbray.core_worker.values.copying import copy_into
@@ -41,7 +41,15 @@ class _Context(threading.local):
     rebuild: Callable[[bytes, Address], ObjectRef] | None = None
 
 
+class Adopts(Protocol):
+    """The runtime, as a ref sees it that was unpickled by the program itself."""
+
+    def adopted_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
+        """A ref that stood in no value that nbray knows."""
+
+
 context = _Context()
+_home: Adopts | None = None
 
 
 class Serialized:
@@ -144,17 +152,20 @@ def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
     return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
 
 
+def set_home(home: Adopts | None) -> None:
+    """``home`` is this process's runtime from now on."""
+    global _home
+    _home = home
+
+
 def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
     if context.rebuild is not None:
         return context.rebuild(object_id, owner)
-    from nbray.core_worker.current import find_core  # which imports this module
-
-    core = find_core()
-    if core is None:
+    if _home is None:
         raise RuntimeError(
             "An ObjectRef can only be unpickled where nbray is initialized: call nbray.init()."
         )
-    return core.adopted_ref(object_id, owner)
+    return _home.adopted_ref(object_id, owner)
 
 
 @contextmanager
