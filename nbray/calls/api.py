@@ -11,8 +11,8 @@ from nbray.calls.remote_function import RemoteFunction
 from nbray.common.ignoring import ignore
 from nbray.common.text import check_text
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.core_worker.serializability import unpicklable
+from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.driver.driver import current_core
 from nbray.object_ref import ObjectRef
 

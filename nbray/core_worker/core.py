@@ -491,6 +491,10 @@ class CoreWorker:
         """Send it to the raylet of this node; False when that has ended."""
         return self.peers.to_raylet(message)
 
+    def post(self, action: Callable[[], None]) -> None:
+        """Have ``action`` done soon under the baton; from any thread."""
+        self.reactor.post(action)
+
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have ``action`` done under the baton, after this turn and a while; from any thread."""
         reactor = self.reactor

@@ -52,6 +52,9 @@ class Raylet(Protocol):
 class Sink(Protocol):
     """Where reports of this process go, from any thread."""
 
+    def post(self, action: Callable[[], None]) -> None:
+        """Have ``action`` done soon under the baton."""
+
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Have ``action`` done under the baton, after a while."""
 

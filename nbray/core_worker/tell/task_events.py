@@ -168,7 +168,7 @@ class TaskEventLog:
         if event.state == "FAILED":
             if not self._urgent:  # what went wrong must not wait for a process that may crash
                 self._urgent = True
-                self._sink.later(0.0, self.tell)
+                self._sink.post(self.tell)
         elif not self._scheduled:
             self._scheduled = True
             self._sink.later(_PERIOD_S, self._on_time)
