@@ -7,13 +7,45 @@ import concurrent.futures
 from collections import deque
 from collections.abc import Generator
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 from nbray.wire.records import Address
 
-if TYPE_CHECKING:
-    from nbray.core_worker.ports import RefHome
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+class _Wakes(Protocol):
+    """Who counts the references that die."""
+
+    stopped: bool
+
+    def nudge(self) -> None:
+        """There is something to count before long."""
+
+
+class RefHome(Protocol):
+    """The process as its ObjectRefs see it."""
+
+    released: deque[tuple[bytes, int]]
+    pickled_refs: set[ObjectRef]
+
+    @property
+    def reactor(self) -> _Wakes:
+        """Who counts."""
+
+    @property
+    def values(self) -> Any:
+        """The readers of values, whose threads callbacks of futures use."""
+
+    def call_site(self, object_id: bytes) -> str:
+        """The line that made a ref, if such are recorded."""
+
+    def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
+        """A future of its value."""
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set when the value is there."""
 
 
 class _NoReactor:

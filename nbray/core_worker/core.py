@@ -34,15 +34,9 @@ from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.edge import Edge
 from nbray.core_worker.identity import Identity, group_of
-from nbray.core_worker.own.borrowing import Borrowing
-from nbray.core_worker.own.counting import Counting
-from nbray.core_worker.own.endings import Endings
 from nbray.core_worker.own.errors import error_value
-from nbray.core_worker.own.freeing import Freeing
-from nbray.core_worker.own.lineage import Lineage
-from nbray.core_worker.own.locations import Locations
-from nbray.core_worker.own.streams import STREAMING, Streams
-from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.own.owning import Owning
+from nbray.core_worker.own.streams import STREAMING
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.placement_groups import PlacementGroups
 from nbray.core_worker.ports import PendingWork
@@ -162,20 +156,15 @@ class CoreWorker:
 
     def _build_owning_side(self) -> None:
         me, peers, reactor, config = self.me, self.peers, self.reactor, self.config
-        table = self.table = OwnershipTable()
+        own = Owning(
+            me, peers, self._free, self, self,
+            lambda table: SharedErrors(me, table, self.borrowed_ref).share, allocate_lock(),
+            config.max_lineage_bytes,
+        )  # fmt: skip
+        table = self.table = own.table
         self.released = table.released
-        freeing = Freeing(table, self._free)
-        lineage = self.lineage = Lineage(table, freeing, self, config.max_lineage_bytes)
-        self.counting = Counting(
-            self.worker_id, table, freeing, lineage, self, peers, allocate_lock()
-        )
-        self.borrowing = Borrowing(
-            table, self.counting, peers, lambda: me.address, lineage.recover_freed
-        )
-        self.locations = Locations(self.worker_id, table, freeing, lineage, self.borrowing, peers)
-        share = SharedErrors(me, table, self.borrowed_ref).share
-        self.streams = Streams(table, freeing, self.borrowing, lineage, peers, share)
-        self.endings = Endings(table, freeing, self.borrowing, lineage, self.streams, peers, share)
+        self.lineage, self.counting, self.borrowing = own.lineage, own.counting, own.borrowing
+        self.locations, self.streams, self.endings = own.locations, own.streams, own.endings
         self.blocking = Blocking(reactor)
         self.stored = StoredValues(config, me, reactor, peers, self.blocking, self.locations.find)
         self.values = Values(

@@ -11,12 +11,12 @@ from nbray.common.ids import return_id
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.table import OwnershipTable
-from nbray.core_worker.ports import Inbox, RayletRequests, RefHome
+from nbray.core_worker.ports import Inbox, RayletRequests
 from nbray.core_worker.submit.groups import Groups
 from nbray.core_worker.values.blocking import Waits
 from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import NbraySystemError, TaskPlacementGroupRemoved
-from nbray.object_ref import ObjectRef
+from nbray.object_ref import ObjectRef, RefHome
 from nbray.wire.messages import CreateGroup, GroupState
 from nbray.wire.records import GroupSpec, Value
 from nbray.wire.waiting import Waiter

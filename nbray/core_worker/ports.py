@@ -6,19 +6,13 @@ A part names what it uses and never the whole process, so that a test stands aro
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from nbray.core_worker.task_options import TaskOptions
 from nbray.wire.messages import Message
 from nbray.wire.records import Address, TaskSpec
-
-if TYPE_CHECKING:
-    from nbray.object_ref import ObjectRef
-
-_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
 
 class Waiting(Protocol):
@@ -111,36 +105,3 @@ class PendingWork(Protocol):
 
     def shown_state(self) -> str:
         """How far it is, by Ray's name."""
-
-
-class Wakes(Protocol):
-    """Who counts the references that die."""
-
-    stopped: bool
-
-    def nudge(self) -> None:
-        """There is something to count before long."""
-
-
-class RefHome(Protocol):
-    """The process as its ObjectRefs see it."""
-
-    released: deque[tuple[bytes, int]]
-    pickled_refs: set[ObjectRef]
-
-    @property
-    def reactor(self) -> Wakes:
-        """Who counts."""
-
-    @property
-    def values(self) -> Any:
-        """The readers of values, whose threads callbacks of futures use."""
-
-    def call_site(self, object_id: bytes) -> str:
-        """The line that made a ref, if such are recorded."""
-
-    def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
-        """A future of its value."""
-
-    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
-        """Have ``future`` set when the value is there."""

@@ -18,31 +18,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.counting import Counting
 from nbray.core_worker.own.errors import owner_died
+from nbray.core_worker.own.lineage import Lineage
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail
 from nbray.wire import object_messages as om
-from nbray.wire.records import Address, ContainedRef, TaskSpec
-
-Missing = Callable[[bytes, ObjectEntry], None]
+from nbray.wire.records import ContainedRef, TaskSpec
 
 
 class Borrowing:
-    """Both sides of it, for one process. Under the baton.
-
-    ``missing`` is to provide for an owned object whose value was given back.
-    """
+    """Both sides of it, for one process. Under the baton."""
 
     def __init__(
-        self, table: OwnershipTable, counting: Counting, mail: Mail, me: Callable[[], Address],
-        missing: Missing,
+        self, table: OwnershipTable, counting: Counting, mail: Mail, me: Identity, lineage: Lineage
     ) -> None:  # fmt: skip
         self._table = table
         self._counting = counting
         self._mail = mail
         self._me = me
-        self._missing = missing
+        self._lineage = lineage
         self._handovers: dict[bytes, list[tuple[bytes, list[bytes]]]] = {}
         self._found: dict[bytes, list[ObjectEntry]] = {}
 
@@ -52,7 +48,7 @@ class Borrowing:
         """Have a value that is not here brought: by the owner, once, or by lineage."""
         if not self._counting.is_borrowed(entry):
             if entry.freed:
-                self._missing(object_id, entry)
+                self._lineage.recover_freed(object_id, entry)
             return
         if entry.requested:
             return
@@ -159,7 +155,7 @@ class Borrowing:
             for callback in waiting or ():
                 callback()
 
-        self._mail.ask(entry.owner, om.AddBorrower(object_id, self._me(), 0), answered)
+        self._mail.ask(entry.owner, om.AddBorrower(object_id, self._me.address, 0), answered)
 
     # --- others borrow --------------------
 

@@ -17,9 +17,9 @@ from nbray.common.ids import NIL
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.streams import END, Stream, Streams
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
-from nbray.core_worker.ports import Inbox, RefHome
+from nbray.core_worker.ports import Inbox
 from nbray.core_worker.values.reading import Values
-from nbray.object_ref import ObjectRef
+from nbray.object_ref import ObjectRef, RefHome
 
 
 class Readers:

@@ -10,14 +10,13 @@ from typing import Any, Protocol, TypeVar
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.counting import Counting
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
-from nbray.core_worker.ports import RefHome
 from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.values.serialization import check_current, deserialize
 from nbray.core_worker.values.shared_errors import SharedError
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
-from nbray.object_ref import ObjectRef
+from nbray.object_ref import ObjectRef, RefHome
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, Value
 from nbray.wire.waiting import Waiter
