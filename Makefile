@@ -25,7 +25,8 @@ endef
 	$(call make_environment,.venv)
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev]'
 	# An editable install leaves out data files, as is the one that says this to the server.
-	$(BIN)/jupyter server extension enable --sys-prefix nbray.jupyter_ext.server
+	mkdir -p .venv/etc/jupyter/jupyter_server_config.d
+	ln -sf $(CURDIR)/jupyter_ext/config/nbray.json .venv/etc/jupyter/jupyter_server_config.d/
 	touch $@
 
 .venv-wheel/dependencies: pyproject.toml
