@@ -27,7 +27,7 @@ from nbray.common.ids import (
     WorkerID,
 )
 from nbray.common.software import VERSION
-from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+from nbray.core_worker.own.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver import init, is_initialized, shutdown
 from nbray.logging_config import LoggingConfig
 from nbray.object_ref import ObjectRef

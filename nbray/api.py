@@ -9,7 +9,7 @@ from nbray.actor import ActorClass, ActorHandle, find_actor
 from nbray.common.ignoring import ignore
 from nbray.common.text import check_text
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.streams import ObjectRefGenerator
+from nbray.core_worker.own.streams import ObjectRefGenerator
 from nbray.driver import current_core
 from nbray.object_ref import ObjectRef
 from nbray.options import LONGEST_NAME, OPTIONS, check_namespace

@@ -110,7 +110,7 @@ def free_of(rows: list[NodeInfo]) -> dict[str, float]:
 def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
     """The tasks and actor calls that the cluster remembers, as a Chrome trace.
 
-    At high rates not every short task is remembered; see `nbray.core_worker.task_events`.
+    At high rates not every short task is remembered; see `nbray.core_worker.tell.task_events`.
 
     Args:
         filename: write it there as JSON, for chrome://tracing or ui.perfetto.dev.

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nbray.core_worker.current import find_core
-from nbray.core_worker.job_logging import (
+from nbray.core_worker.run.job_logging import (
     ENCODINGS,
     STANDARD_ATTRIBUTES,
     LoggingSettings,

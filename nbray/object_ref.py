@@ -135,7 +135,7 @@ class ObjectRef:
         return asyncio.wrap_future(self._core.values.settle(self, future))
 
     def _check(self) -> None:
-        from nbray.core_worker.serialization import check_current
+        from nbray.core_worker.values.serialization import check_current
 
         check_current(self)
 
@@ -143,7 +143,7 @@ class ObjectRef:
         return self.as_future().__await__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from nbray.core_worker.serialization import reduce_ref
+        from nbray.core_worker.values.serialization import reduce_ref
 
         return reduce_ref(self)
 

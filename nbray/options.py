@@ -11,7 +11,7 @@ from typing import Any
 from nbray.common.ignoring import ignore
 from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
-from nbray.core_worker.streams import DYNAMIC, STREAMING
+from nbray.core_worker.own.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
 from nbray.scheduling.labels import parse_selector
 from nbray.util.scheduling_strategies import (

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from nbray.common.text import as_name
-from nbray.core_worker.streams import ObjectRefGenerator
+from nbray.core_worker.own.streams import ObjectRefGenerator
 from nbray.core_worker.task_options import TaskOptions
 from nbray.dag import FunctionNode
 from nbray.driver import current_core

@@ -12,7 +12,7 @@ from nbray.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from nbray.common.resources import from_units
 from nbray.core_worker.context import TaskContext, running
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.job_logging import function_name
+from nbray.core_worker.run.job_logging import function_name
 from nbray.driver import current_core
 from nbray.runtime_env.spec import from_text
 from nbray.util.placement_group import current_group

@@ -25,32 +25,32 @@ from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, handle_id, return_id
 from nbray.common.session import Session
-from nbray.core_worker import arguments
-from nbray.core_worker.actor_calls import ActorCall, ActorCalls
-from nbray.core_worker.actor_creation import ActorCreations
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.cancelling import Cancelling
 from nbray.core_worker.context import TaskContext, current_origin, running
-from nbray.core_worker.crashes import Crashes
 from nbray.core_worker.dependencies import Dependencies
-from nbray.core_worker.groups import PlacementGroups
-from nbray.core_worker.held_objects import HeldObjects
-from nbray.core_worker.lineage import Lineage
-from nbray.core_worker.locations import Locations
-from nbray.core_worker.metrics import recorded
+from nbray.core_worker.own.counting import References
+from nbray.core_worker.own.lineage import Lineage
+from nbray.core_worker.own.locations import Locations
+from nbray.core_worker.own.streams import STREAMING, ObjectRefGenerator, Streams
 from nbray.core_worker.peers import Peers
-from nbray.core_worker.pending import PendingTask, PickledFunction
-from nbray.core_worker.references import References
 from nbray.core_worker.results import Results
 from nbray.core_worker.runtime_envs import RuntimeEnvs
-from nbray.core_worker.serialization import Serialized, serialize
-from nbray.core_worker.stored_values import StoredValues
-from nbray.core_worker.streams import STREAMING, ObjectRefGenerator, Streams
-from nbray.core_worker.submitter import TaskSubmitter
-from nbray.core_worker.task_counts import TaskCounts
-from nbray.core_worker.task_events import TaskEventLog
+from nbray.core_worker.submit.actor_creation import ActorCreations
+from nbray.core_worker.submit.calls import ActorCall, ActorCalls
+from nbray.core_worker.submit.crashes import Crashes
+from nbray.core_worker.submit.groups import PlacementGroups
+from nbray.core_worker.submit.leasing import TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.values import Values
+from nbray.core_worker.tasks import PendingTask, PickledFunction
+from nbray.core_worker.tell.held_objects import HeldObjects
+from nbray.core_worker.tell.metrics import recorded
+from nbray.core_worker.tell.task_counts import TaskCounts
+from nbray.core_worker.tell.task_events import TaskEventLog
+from nbray.core_worker.values import arguments
+from nbray.core_worker.values.reading import Values
+from nbray.core_worker.values.serialization import Serialized, serialize
+from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nbray.core_worker.actor_calls import ActorCall, ActorClient
-from nbray.core_worker.actor_creation import PendingActor
-from nbray.core_worker.arguments import Inlined
-from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.pending import PendingTask
-from nbray.core_worker.references import lost
+from nbray.core_worker.own.counting import lost
+from nbray.core_worker.own.table import ObjectEntry
+from nbray.core_worker.submit.actor_creation import PendingActor
+from nbray.core_worker.submit.calls import ActorCall, ActorClient
+from nbray.core_worker.tasks import PendingTask
+from nbray.core_worker.values.arguments import Inlined
 from nbray.wire.records import Dependency, Value
 
 if TYPE_CHECKING:

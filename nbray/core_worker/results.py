@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
-from nbray.core_worker.arguments import counted
-from nbray.core_worker.ownership import ObjectEntry
-from nbray.core_worker.serialization import deserialize, serialize
-from nbray.core_worker.shared_errors import share
-from nbray.core_worker.task_events import LONG_S
+from nbray.core_worker.own.table import ObjectEntry
 from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.tell.task_events import LONG_S
+from nbray.core_worker.values.arguments import counted
+from nbray.core_worker.values.serialization import deserialize, serialize
+from nbray.core_worker.values.shared_errors import share
 from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
 from nbray.wire.records import Address, ContainedRef, Stored, TaskSpec, Value
 
 if TYPE_CHECKING:
-    from nbray.core_worker.actor_calls import ActorCall
     from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.pending import PendingTask
+    from nbray.core_worker.submit.calls import ActorCall
+    from nbray.core_worker.tasks import PendingTask
 
 
 logger = logging.getLogger(__name__)

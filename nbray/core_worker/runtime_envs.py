@@ -16,8 +16,8 @@ import msgspec
 
 from nbray import cloudpickle, compat
 from nbray.common.text import one_line
-from nbray.core_worker.job_logging import enter_job_logging
-from nbray.core_worker.serialization import dump
+from nbray.core_worker.run.job_logging import enter_job_logging
+from nbray.core_worker.values.serialization import dump
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import packaging
 from nbray.runtime_env.folders import Look, PackageError

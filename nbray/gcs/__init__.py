@@ -1,1 +1,14 @@
-"""The global control service: tables of nodes, jobs and actors, and who is alive."""
+"""The GCS: one process that knows the nodes, jobs, actors and placement groups of a cluster.
+
+Rooms, from the ground up; each registers its own methods and knows those before it only:
+
+* ``storage``: tables that outlive the process;
+* ``kv``: the key-value space, and the packages that are kept in it;
+* ``nodes``: who is alive, and who is told of it;
+* ``actors`` and ``groups``, which do not know each other;
+* ``state``: the answers of the state API;
+* ``server``: builds them, and says in one place what ends with what.
+
+It imports ``nbray.wire``, ``nbray.scheduling`` and ``nbray.common``, and nothing of the raylet or
+the core worker; these speak to it by messages.
+"""

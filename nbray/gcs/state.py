@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from nbray.gcs.actors import ActorTable
-from nbray.gcs.kv import KeyValueSpace
+from nbray.gcs.actors.table import ActorTable
+from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.storage import Store, Table
 from nbray.scheduling.explain import feasible, infeasible_text, why_pending
 from nbray.scheduling.policy import Demand

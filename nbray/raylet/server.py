@@ -17,23 +17,23 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.pids import machine, start_time
 from nbray.common.session import Session
-from nbray.raylet.actors import ActorManager
+from nbray.raylet.delivery import tell
 from nbray.raylet.failures import fail
-from nbray.raylet.groups import GroupManager
-from nbray.raylet.inquiries import Inquiries
-from nbray.raylet.leases import LeaseManager, Process
-from nbray.raylet.liveness import Liveness
-from nbray.raylet.logs import LogFolder
-from nbray.raylet.memory_monitor import Candidate, MemoryMonitor
-from nbray.raylet.metrics import MetricTable
 from nbray.raylet.nodes import NodeTable, watch_nodes
-from nbray.raylet.object_manager import ObjectManager
-from nbray.raylet.reporting import Reporter
-from nbray.raylet.scheduler import Scheduler
-from nbray.raylet.state import NodeState
-from nbray.raylet.task_events import TaskEventRing
-from nbray.raylet.telling import tell
-from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.raylet.objects.manager import ObjectManager
+from nbray.raylet.watch.events import TaskEventRing
+from nbray.raylet.watch.inquiries import Inquiries
+from nbray.raylet.watch.logs import LogFolder
+from nbray.raylet.watch.metrics import MetricTable
+from nbray.raylet.watch.reporting import Reporter
+from nbray.raylet.watch.rows import NodeState
+from nbray.raylet.workers.actors import ActorManager
+from nbray.raylet.workers.groups import GroupManager
+from nbray.raylet.workers.leases import LeaseManager, Process
+from nbray.raylet.workers.liveness import Liveness
+from nbray.raylet.workers.memory import Candidate, MemoryMonitor
+from nbray.raylet.workers.pool import Worker, WorkerPool
+from nbray.raylet.workers.scheduler import Scheduler
 from nbray.runtime_env.setup import EnvManager
 from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from nbray.api import cancel, remote
 from nbray.api import wait as wait_for
-from nbray.core_worker.callbacks import CallbackFuture
+from nbray.core_worker.values.callbacks import CallbackFuture
 from nbray.object_ref import ObjectRef
 from nbray.remote_function import RemoteFunction
 

@@ -12,8 +12,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from nbray.core_worker.pending import PickledFunction
-from nbray.core_worker.serialization import dump
+from nbray.core_worker.tasks import PickledFunction
+from nbray.core_worker.values.serialization import dump
 from nbray.util.blame import refusal
 from nbray.util.serializability import unpicklable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.ids import TaskID
-from nbray.core_worker.value_kind import kind_in
+from nbray.core_worker.values.value_kind import kind_in
 from nbray.driver import current_core
 from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef

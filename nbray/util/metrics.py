@@ -14,7 +14,7 @@ from typing import Any
 
 from nbray.common.text import check_text, plain
 from nbray.core_worker.current import find_core
-from nbray.core_worker.metrics import recorded
+from nbray.core_worker.tell.metrics import recorded
 
 __all__ = ["Counter", "Gauge", "Histogram", "Metric"]
 

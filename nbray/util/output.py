@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from nbray.common.text import one_line, printable
 from nbray.core_worker.context import origin as _origin
 from nbray.core_worker.context import set_origin_finder
-from nbray.core_worker.output import current_output
+from nbray.core_worker.run.output import current_output
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay, OutputLines
 

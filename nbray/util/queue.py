@@ -17,7 +17,7 @@ from typing import Any
 from nbray.actor import ActorClass, ActorHandle
 from nbray.api import cancel, get, kill, wait
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.caller_ends import CallerEnds
+from nbray.core_worker.run.caller_ends import CallerEnds
 from nbray.driver import current_core
 from nbray.exceptions import ActorDiedError, NbrayError
 from nbray.object_ref import ObjectRef

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, TextIO
 
-from nbray.core_worker.serialization import dump
+from nbray.core_worker.values.serialization import dump
 from nbray.util.blame import parts, refusal
 from nbray.util.closures import bound_cells, read_globals
 

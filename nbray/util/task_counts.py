@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nbray.core_worker.current import find_core
-from nbray.core_worker.task_counts import FunctionCounts
+from nbray.core_worker.tell.task_counts import FunctionCounts
 
 __all__ = ["FunctionCounts", "request_counts"]
 

@@ -45,7 +45,7 @@ class Nodes(msgspec.Struct, array_like=True):
 class WatchNodes(msgspec.Struct, array_like=True):
     """Raylet to GCS: answered by `NodeChanges` once there is something that it has not seen.
 
-    ``epoch`` and the versions are those of its last answer; see `nbray.gcs.node_view`.
+    ``epoch`` and the versions are those of its last answer; see `nbray.gcs.nodes.view`.
     """
 
     node_id: bytes

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nbray
 from nbray.common.config import Config
 from nbray.common.log_files import Log, is_piece
-from nbray.core_worker.log_file import LogFile
+from nbray.core_worker.run.log_file import LogFile
 from nbray.driver import find_session
 from nbray.testing import wait_until
 from nbray.util import state

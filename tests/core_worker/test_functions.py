@@ -11,7 +11,7 @@ import pytest
 
 import nbray
 from nbray import cloudpickle
-from nbray.core_worker.functions import Functions
+from nbray.core_worker.run.functions import Functions
 from nbray.testing import wait_until
 
 MB = 1 << 20

@@ -183,7 +183,7 @@ def test_displays_and_lines_that_are_large_together(
 
     @nbray.remote
     def show() -> int:
-        from nbray.core_worker.output import current_output
+        from nbray.core_worker.run.output import current_output
 
         output = current_output()
         assert output is not None

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.config import Config
-from nbray.core_worker.pending import PendingTask, PickledFunction
-from nbray.core_worker.submitter import TaskSubmitter
+from nbray.core_worker.submit.leasing import TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
-from nbray.raylet.leases import LeaseManager, Process
+from nbray.core_worker.tasks import PendingTask, PickledFunction
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.resource_set import Allocation
-from nbray.raylet.scheduler import Scheduler
-from nbray.raylet.worker_pool import Worker, WorkerPool
+from nbray.raylet.workers.leases import LeaseManager, Process
+from nbray.raylet.workers.pool import Worker, WorkerPool
+from nbray.raylet.workers.resource_set import Allocation
+from nbray.raylet.workers.scheduler import Scheduler
 from nbray.wire import messages as m
 from nbray.wire.gcs_messages import NodeChanges
 from nbray.wire.records import Address, JobConfig, NodeInfo, TaskSpec

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nbray.core_worker.ownership import OwnershipTable
+from nbray.core_worker.own.table import OwnershipTable
 from nbray.wire.records import Address, Value
 
 LOOKS: dict[str, Callable[[OwnershipTable], object]] = {

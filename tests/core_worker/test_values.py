@@ -16,7 +16,7 @@ import pytest
 
 import nbray
 from nbray import cloudpickle
-from nbray.core_worker.serialization import deserialize, serialize
+from nbray.core_worker.values.serialization import deserialize, serialize
 
 
 @nbray.remote

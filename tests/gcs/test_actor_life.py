@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbray.gcs.actor_life import TRANSITIONS, ActorLife, Event, IllegalTransition, State
+from nbray.common.life import IllegalTransition
+from nbray.gcs.actors.life import TRANSITIONS, ActorLife, Event, State
 from nbray.wire.records import Address
 
 HOME = Address(b"w", b"\x01" * 28, "", "host", 1)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from support.redis import free_port
 
 from nbray.gcs.storage import StorageError, Store, Table, open_store
+from nbray.gcs.storage.backend import Batch
 from nbray.gcs.storage.memory import MemoryBackend
-from nbray.gcs.storage.store import Batch
 from nbray.wire.records import Address
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbray.gcs.node_view import MOST_ROOMS, NodeView, Seen, Versions
+from nbray.gcs.nodes.view import MOST_ROOMS, NodeView, Seen, Versions
 
 
 @dataclass

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from support.kernel import Cell, Notebook, is_panel, notebook
 
 import nbray
-from nbray.core_worker.output import LogFile
-from nbray.core_worker.output_batch import Batch
+from nbray.core_worker.run.output import LogFile
+from nbray.core_worker.run.output_batch import Batch
 from nbray.jupyter_ext.cell_output import LINE_LIMIT, CellOutput, Source
 from nbray.testing import wait_until
 from nbray.util import output

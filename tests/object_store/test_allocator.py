@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.object_store.allocator import Allocator
-from nbray.raylet.store import ObjectTable
+from nbray.raylet.objects.table import ObjectTable
 
 CAPACITY = 4096
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import nbray
 from nbray.exceptions import OutOfDiskError
 from nbray.object_store.spilling import StoreState, bytes_to_spill, next_batch
-from nbray.raylet.store import ObjectTable, Place
+from nbray.raylet.objects.table import ObjectTable, Place
 from nbray.testing import wait_until
 
 MB = 1 << 20
@@ -290,7 +290,7 @@ def test_readers_and_writers_are_killed_in_the_middle(small: Path) -> None:
         while not stop.wait(0.3):
             for child in psutil.process_iter(["cmdline", "pid"]):
                 command = child.info["cmdline"] or []
-                template = "nbray.core_worker.template" in command
+                template = "nbray.core_worker.run.template" in command
                 if template and str(small) in " ".join(command) and child.ppid() != raylet.pid:
                     os.kill(child.pid, signal.SIGKILL)
                     killed.append(child.pid)

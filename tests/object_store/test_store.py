@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nbray.common.resources import from_units, to_units
 from nbray.object_store.allocator import Allocator
-from nbray.raylet.store import ObjectTable
+from nbray.raylet.objects.table import ObjectTable
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 5000)), max_size=80))

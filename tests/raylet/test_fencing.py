@@ -18,7 +18,7 @@ import nbray
 from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
 from nbray.driver import current_driver, find_session
-from nbray.gcs.health import NodeHealth
+from nbray.gcs.nodes.health import NodeHealth
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import processes_of, wait_until
 from nbray.util.state import StateApiException, list_actors, list_nodes, list_workers

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import nbray
 from nbray.common.memory import MemoryReader, Usage
 from nbray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
-from nbray.raylet.memory_monitor import Candidate, Victim, choose
+from nbray.raylet.workers.memory import Candidate, Victim, choose
 from nbray.testing import wait_until
 
 MB = 1 << 20

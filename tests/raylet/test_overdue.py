@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from nbray.common.resources import UNIT
-from nbray.raylet.scheduler import LeaseRequest, Scheduler
+from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.policy import Demand
 from nbray.wire.records import NodeInfo
 from nbray.wire.strategies import ANYWHERE

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nbray.raylet.object_receiver import ObjectReceiver, TransferError
-from nbray.raylet.object_sender import ObjectSender, Part
+from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
+from nbray.raylet.objects.sender import ObjectSender, Part
 from nbray.wire.aio import serve_tcp
 from nbray.wire.bulk import Request
 

@@ -17,8 +17,8 @@ from nbray.common.config import Config
 from nbray.driver import find_session
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.experimental import internal_kv as kv
-from nbray.gcs.kv import KeyValueSpace
-from nbray.gcs.packages import PackageTable
+from nbray.gcs.kv.packages import PackageTable
+from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.storage import open_store
 from nbray.runtime_env import packaging, unzip
 from nbray.runtime_env.packaging import PackageError

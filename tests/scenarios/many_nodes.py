@@ -27,7 +27,7 @@ from nbray.common.config import Config
 from nbray.common.process import spawn
 from nbray.common.session import Session
 from nbray.raylet.nodes import NodeTable, watch_nodes
-from nbray.raylet.reporting import Reporter
+from nbray.raylet.watch.reporting import Reporter
 from nbray.wire import gcs_messages as g
 from nbray.wire import grpc_service
 from nbray.wire.credentials import read_identity

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.resources import UNIT, fits
-from nbray.raylet.resource_set import Allocation, ResourceSet
-from nbray.raylet.scheduler import LeaseRequest, Scheduler
+from nbray.raylet.workers.resource_set import Allocation, ResourceSet
+from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.bundles import STRATEGIES, Bundle, place
 from nbray.scheduling.explain import why_group_pending
 from nbray.scheduling.labels import parse_selector

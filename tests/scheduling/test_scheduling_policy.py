@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nbray.common.resources import UNIT, to_units
 from nbray.options import check_options, selector_of, strategy_of
-from nbray.raylet.scheduler import LeaseRequest, Scheduler
+from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.explain import infeasible_text, why_pending
 from nbray.scheduling.labels import matches, parse_node_labels, parse_selector
 from nbray.scheduling.policy import Choice, Demand, Verdict, choose, may_run

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from nbray.common.config import Config
 from nbray.common.ids import TaskIDFactory, return_id
-from nbray.core_worker.arguments import counted
-from nbray.core_worker.ownership import ObjectEntry
+from nbray.core_worker.own.counting import References
+from nbray.core_worker.own.table import ObjectEntry
 from nbray.core_worker.peers import Peers
-from nbray.core_worker.references import References
+from nbray.core_worker.values.arguments import counted
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.reactor import Reactor

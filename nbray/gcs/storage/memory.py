@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nbray.gcs.storage.store import Batch
+from nbray.gcs.storage.backend import Batch
 
 
 class MemoryBackend:

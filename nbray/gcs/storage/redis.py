@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from nbray.gcs.storage.store import Batch, StorageError
+from nbray.gcs.storage.backend import Batch, StorageError
 
 _TIMEOUT_S = 5.0
 

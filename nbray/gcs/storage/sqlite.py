@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
-from nbray.gcs.storage.store import Batch, StorageError
+from nbray.gcs.storage.backend import Batch, StorageError
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS rows (kind TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,"

@@ -18,36 +18,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
+
+from nbray.gcs.storage.backend import Backend, Batch, StorageError
 
 logger = logging.getLogger(__name__)
 
 _RETRY_DELAY_S = 0.2
-
-Batch = dict[tuple[str, bytes], bytes | None]
-
-
-class StorageError(Exception):
-    """The tables cannot be read or written; the text says where they are and why."""
-
-
-class Backend(Protocol):
-    """Keeps rows: bytes by table and key. Used by one thread at a time, and may block."""
-
-    def rows(self, table: str) -> Iterable[tuple[bytes, bytes]]:
-        """All rows of a table."""
-
-    def write(self, batch: Batch) -> None:
-        """Do all writes (None deletes) or none; returns when they are durable.
-
-        Raises:
-            StorageError: it could not; trying again may help.
-        """
-
-    def close(self) -> None:
-        """Let go of files and connections."""
 
 
 class Store:
@@ -165,35 +142,3 @@ class Store:
                 future.set_result(None)
         if reason:
             self.on_broken(reason)
-
-
-def open_store(url: str, session: Path) -> Store:
-    """The store that ``url`` names, for the cluster of that session folder.
-
-    Args:
-        url: "sqlite" (a file in the session folder), "memory", or
-            "redis://[user:password@]host:port[/database]" (``rediss://`` for TLS).
-        session: the session folder.
-
-    Raises:
-        StorageError: it cannot be opened.
-        ValueError: there is no such kind of storage.
-    """
-    backend: Backend
-    if url == "sqlite":
-        from nbray.gcs.storage.sqlite import SqliteBackend
-
-        backend = SqliteBackend(session / "gcs.sqlite")
-    elif url == "memory":
-        from nbray.gcs.storage.memory import MemoryBackend
-
-        backend = MemoryBackend()
-    elif url.startswith(("redis://", "rediss://")):
-        from nbray.gcs.storage.redis import RedisBackend
-
-        backend = RedisBackend(url, session.name)
-    else:
-        # The rest of it may be a password.
-        kind = url.partition(":")[0] if "@" not in url.partition(":")[0] else "that"
-        raise ValueError(f"--storage takes sqlite, memory or redis://HOST:PORT, not {kind!r}.")
-    return Store(backend)

@@ -6,7 +6,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from nbray.gcs.storage.store import StorageError, Store
+from nbray.gcs.storage.backend import StorageError
+from nbray.gcs.storage.store import Store
 
 Row = TypeVar("Row")
 _encode = msgspec.msgpack.Encoder().encode

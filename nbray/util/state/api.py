@@ -143,7 +143,7 @@ def list_tasks(
     """The tasks and calls that have not ended, and the newest that ended, oldest first.
 
     Arguments as for `list_nodes`. Of many, the newest ``limit``. At high rates not every short
-    task that finished is remembered; see `nbray.core_worker.task_events`.
+    task that finished is remembered; see `nbray.core_worker.tell.task_events`.
 
     A process that does not answer, as it may hold the interpreter's lock, is warned of.
 
