@@ -24,9 +24,8 @@ endef
 .venv/ready: pyproject.toml ## For development: .venv/bin/python -m pytest tests/wire/test_x.py
 	$(call make_environment,.venv)
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev]'
-	# An editable install leaves out data files, as is the one that says this to the server.
-	mkdir -p .venv/etc/jupyter/jupyter_server_config.d
-	ln -sf $(CURDIR)/jupyter_ext/config/nbray.json .venv/etc/jupyter/jupyter_server_config.d/
+	# An editable install leaves out data files, as is the one that names our extension to the server.
+	install -D -m 644 jupyter_ext/config/nbray.json .venv/etc/jupyter/jupyter_server_config.d/nbray.json
 	touch $@
 
 .venv-wheel/dependencies: pyproject.toml

@@ -16,14 +16,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.jupyter_ext.own_values import make_own
-from nbray.jupyter_ext.remote_value import MISSING, RemoteValue
+from nbray.driver.own_memory import OwnMemory
 from nbray.util import local_state
-from nbray.util.own_memory import OwnMemory
+
+from .own_values import make_own
+from .remote_value import MISSING, RemoteValue
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.cell_sending import ReadyCell
-    from nbray.jupyter_ext.remote_run import RemoteRun, Summary
+    from .cell_sending import ReadyCell
+    from .remote_run import RemoteRun, Summary
 
 
 class Arriving:

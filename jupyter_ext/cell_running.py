@@ -25,15 +25,16 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.jupyter_ext.cell_displays import Plots, bundle_of, kind_of
-from nbray.jupyter_ext.cell_main import as_main, new_main
-from nbray.jupyter_ext.changes import Watch
-from nbray.jupyter_ext.home import Envelope, enclosed
-from nbray.jupyter_ext.own_values import make_own
-from nbray.jupyter_ext.parcel import Parcel, unpack
-from nbray.jupyter_ext.remote_run import Summary
-from nbray.jupyter_ext.remote_value import Unpicklable, Unset
-from nbray.util.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
+
+from .cell_displays import Plots, bundle_of, kind_of
+from .cell_main import as_main, new_main
+from .changes import Watch
+from .home import Envelope, enclosed
+from .own_values import make_own
+from .parcel import Parcel, unpack
+from .remote_run import Summary
+from .remote_value import Unpicklable, Unset
 
 LAST = "__nbray_last__"
 """The name of the value of a cell's last expression, among those that are wanted."""
@@ -283,7 +284,7 @@ def _brought(changed: Sequence[str], namespace: dict[str, Any]) -> dict[str, Any
 def _execute(cell: Cell, module: ModuleType) -> None:
     namespace = vars(module)
     if "get_ipython()" in cell.code:
-        from nbray.jupyter_ext.worker_shell import shell_for
+        from .worker_shell import shell_for
 
         shell = shell_for(module)
         namespace["get_ipython"] = lambda: shell

@@ -8,16 +8,17 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.jupyter_ext.cell_analysis import CellNames, names_reached
-from nbray.jupyter_ext.cell_running import LAST, Cell, remember, run_cell
-from nbray.jupyter_ext.cell_text import CellText, NotRemoteError, read_cell
-from nbray.jupyter_ext.errors import CELL_FILE
-from nbray.jupyter_ext.remote_run import Patience, RemoteRun
-from nbray.jupyter_ext.remote_value import RemoteValue
-from nbray.jupyter_ext.sent_values import Packed
+
+from .cell_analysis import CellNames, names_reached
+from .cell_running import LAST, Cell, remember, run_cell
+from .cell_text import CellText, NotRemoteError, read_cell
+from .errors import CELL_FILE
+from .remote_run import Patience, RemoteRun
+from .remote_value import RemoteValue
+from .sent_values import Packed
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from .workspace import Workspace
 
 RUN_CELL = nbray.remote(run_cell)
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nbray.jupyter_ext.cell_analysis import CellNames, analyse
-from nbray.jupyter_ext.cell_running import NO_KEYBOARD
+from .cell_analysis import CellNames, analyse
+from .cell_running import NO_KEYBOARD
 
 _NOTEBOOK_ONLY = frozenset(
     {

@@ -15,14 +15,15 @@ from IPython.core.completer import (
 )
 
 import nbray
-from nbray.jupyter_ext.commands import COMMANDS
-from nbray.jupyter_ext.commands.state import actor_names
-from nbray.jupyter_ext.remote_options import cell_parser
+
+from .commands import COMMANDS
+from .commands.state import actor_names
+from .remote_options import cell_parser
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from nbray.jupyter_ext.workspace import Workspace
+    from .workspace import Workspace
 
 _MATCHER = "nbray_matcher"
 

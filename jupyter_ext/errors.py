@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from nbray.common.text import coloured
 from nbray.exceptions import ActorError, NbrayError, TaskError
-from nbray.jupyter_ext.places import is_library, is_ours, is_users, library_of
+
+from .places import is_library, is_ours, is_users, library_of
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

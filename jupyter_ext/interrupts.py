@@ -16,8 +16,9 @@ from typing import Any
 
 import nbray
 from nbray import TaskID
-from nbray.jupyter_ext.settings import Settings
 from nbray.util import local_state
+
+from .settings import Settings
 
 _KILL_S = 10.0
 _QUIET_S = 0.3

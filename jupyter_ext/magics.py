@@ -19,30 +19,31 @@ from IPython.display import display
 
 import nbray
 from nbray import ObjectRef
-from nbray.jupyter_ext.arriving import Arriving
-from nbray.jupyter_ext.cell_analysis import analyse
-from nbray.jupyter_ext.cell_running import LAST, SetupCell
-from nbray.jupyter_ext.cell_sending import (
-    NotRemoteError,
+
+from .arriving import Arriving
+from .cell_analysis import analyse
+from .cell_running import LAST, SetupCell
+from .cell_sending import (
     ReadyCell,
     Wanted,
     prepare,
     submit,
 )
-from nbray.jupyter_ext.command_line import HelpShown, did_you_mean, split
-from nbray.jupyter_ext.commands import COMMANDS
-from nbray.jupyter_ext.commands.base import require_cluster
-from nbray.jupyter_ext.remote_actors import find_or_make, submit_to_actors
-from nbray.jupyter_ext.remote_nodes import submit_to_nodes, submit_to_workers
-from nbray.jupyter_ext.remote_options import RemoteOptions, parse_cell, parse_line
-from nbray.jupyter_ext.remote_run import Detached, Patience, RemoteRun, Summary, told_changes
-from nbray.jupyter_ext.remote_value import remote_names
-from nbray.jupyter_ext.sent_values import CannotSendError
-from nbray.jupyter_ext.spread_cell import SpreadRun, submit_spread
-from nbray.jupyter_ext.tables import Table
+from .cell_text import NotRemoteError
+from .command_line import HelpShown, did_you_mean, split
+from .commands import COMMANDS
+from .commands.base import require_cluster
+from .remote_actors import find_or_make, submit_to_actors
+from .remote_nodes import SubmitTo, submit_to_nodes, submit_to_workers
+from .remote_options import RemoteOptions, parse_cell, parse_line
+from .remote_run import Detached, Patience, RemoteRun, Summary, told_changes
+from .remote_value import remote_names
+from .sent_values import CannotSendError
+from .spread_cell import SpreadRun, submit_spread
+from .tables import Table
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from .workspace import Workspace
 
 
 @magics_class
@@ -235,7 +236,7 @@ class NbrayMagics(Magics):
             run = submit_spread(
                 workspace, ready, elements, count, options.task, self._patience(options)
             )
-            run.names = options.out or ()
+            run.wanted = options.out or ()
             if options.noblock:
                 self._show_later(run)
                 return run
@@ -319,7 +320,10 @@ class NbrayMagics(Magics):
         return None
 
 
-_EVERYWHERE = {("nodes",): submit_to_nodes, ("workers",): submit_to_workers}
+_EVERYWHERE: dict[tuple[str, ...], SubmitTo] = {
+    ("nodes",): submit_to_nodes,
+    ("workers",): submit_to_workers,
+}
 
 
 def _overview() -> Table:

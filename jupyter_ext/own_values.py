@@ -11,8 +11,9 @@ import sys
 from typing import Any
 
 import nbray
-from nbray.jupyter_ext.home import Packer, open_stream
-from nbray.util.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
+
+from .home import Packer, open_stream
 
 _SMALL = (int, float, complex, str, bytes, bool, type(None))
 
@@ -38,7 +39,7 @@ def make_own(value: Any, memory: OwnMemory, home: dict[str, Any]) -> Any:
     return open_stream(stream, packer.buffers, refs, home)[0]
 
 
-class _Owner(Packer):  # type: ignore[misc]
+class _Owner(Packer):
     """Puts writable memory in the place of that which is read-only."""
 
     def __init__(

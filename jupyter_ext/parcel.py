@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import nbray
-from nbray.jupyter_ext.home import Carried, Packer, open_stream
+
+from .home import Carried, Packer, open_stream
 
 LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
@@ -48,7 +49,7 @@ class Parcel:
     refs: list[nbray.ObjectRef]
 
 
-class _KnowingPacker(Packer):  # type: ignore[misc]
+class _KnowingPacker(Packer):
     """Puts names in the places of values that travel by other ways."""
 
     known: Mapping[int, tuple[str, str]]

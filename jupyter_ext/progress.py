@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nbray.common.text import one_line
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.cell_output import LINE_LIMIT, bar
-from nbray.util.task_counts import FunctionCounts, request_counts
+from nbray.driver.task_counts import FunctionCounts, request_counts
+
+from . import theme
+from .cell_output import LINE_LIMIT, bar
 
 AFTER_S = 2.0
 """How long work goes on before its progress is shown."""

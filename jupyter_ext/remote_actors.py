@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.jupyter_ext.cell_running import run_in_actor
-from nbray.jupyter_ext.remote_run import Patience, RemoteRun
+
+from .cell_running import run_in_actor
+from .remote_run import Patience, RemoteRun
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.cell_sending import ReadyCell
-    from nbray.jupyter_ext.workspace import Workspace
+    from .cell_sending import ReadyCell
+    from .workspace import Workspace
 
 _TASK_ONLY = ("name", "max_retries")
 
@@ -22,7 +23,7 @@ class RemoteNamespace:
     """An actor that is there for cells: its state is the names that they assign."""
 
 
-class ActorRun(RemoteRun):  # type: ignore[misc]
+class ActorRun(RemoteRun):
     """A cell that runs in an actor. Killing it ends the actor."""
 
     actors: tuple[nbray.ActorHandle, ...] = ()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.jupyter_ext.cell_running import Cell, run_cell
-from nbray.jupyter_ext.cell_sending import RUN_CELL, ReadyCell
-from nbray.jupyter_ext.remote_run import Patience, RemoteRun
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .cell_running import Cell, run_cell
+from .cell_sending import RUN_CELL, ReadyCell
+from .remote_run import Patience, RemoteRun
+
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from .workspace import Workspace
 
 Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
 """The run, for each target the refs of what comes back, and what the targets are called."""
+
+SubmitTo = Callable[["Workspace", ReadyCell, Mapping[str, Any], Patience], Submitted]
 
 
 class Meeting:

@@ -9,9 +9,10 @@ from typing import Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.interrupts import stop
 from nbray.util import local_state
+
+from . import theme
+from .interrupts import stop
 
 
 @dataclass(frozen=True)

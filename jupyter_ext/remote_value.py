@@ -13,10 +13,11 @@ from typing import Any
 
 import nbray
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.cell_analysis import names_reached
-from nbray.jupyter_ext.home import Envelope
-from nbray.jupyter_ext.remote_run import RemoteRun
+
+from . import theme
+from .cell_analysis import names_reached
+from .home import Envelope
+from .remote_run import RemoteRun
 
 MISSING = object()
 """The previous value of a name that had none."""

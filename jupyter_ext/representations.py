@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.common.text import one_line
-from nbray.context import NbrayContext
+from nbray.driver.context import NbrayContext
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.tables import as_bytes
 from nbray.util import local_state, state
 from nbray.util.placement_group import PlacementGroup
+
+from . import theme
+from .tables import as_bytes
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -23,10 +23,11 @@ from typing import Any
 import numpy
 
 import nbray
+from nbray.driver.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
-from nbray.jupyter_ext.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
-from nbray.util.blame import Culprit, find_culprit
-from nbray.util.own_memory import OwnMemory, address_of
+from nbray.pickling.unpicklable import Culprit, find_culprit
+
+from .parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 
 Key = tuple[str, str, int]
 """Name in the notebook, pickle or memory, and its number in the value."""

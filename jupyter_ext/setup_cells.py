@@ -10,7 +10,8 @@ import itertools
 from dataclasses import dataclass
 
 import nbray
-from nbray.jupyter_ext.cell_running import SetupCell
+
+from .cell_running import SetupCell
 
 
 @dataclass(frozen=True)

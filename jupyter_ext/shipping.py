@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
-from nbray.util import output
-from nbray.util.closures import bound_cells
+from nbray.driver import output
+from nbray.pickling.closures import bound_cells
 
 _MAX_SOURCE = 1 << 20
 
@@ -35,7 +35,7 @@ def arrive(target: Any, sources: dict[str, str]) -> Any:
         lines = text.splitlines(keepends=True)
         linecache.cache[filename] = (len(text), None, lines, filename)
     if output.in_worker():
-        from nbray.jupyter_ext import worker_display
+        from . import worker_display
 
         worker_display.install()
     return target

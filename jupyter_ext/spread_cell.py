@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError
-from nbray.jupyter_ext.cell_sending import RUN_CELL, ReadyCell
-from nbray.jupyter_ext.interrupts import stop
-from nbray.jupyter_ext.remote_run import Patience, RemoteRun, Summary
 from nbray.util import local_state
 
+from .cell_sending import RUN_CELL, ReadyCell
+from .interrupts import stop
+from .remote_run import Patience, RemoteRun, Summary
+
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from .workspace import Workspace
 
 _TICK_S = 0.1
 
 
-class SpreadRun(RemoteRun):  # type: ignore[misc]
+class SpreadRun(RemoteRun):
     """The tasks of one cell over many elements.
 
     Attributes:
-        names: what comes back of each element, by name; empty: the value of the last line.
+        wanted: the names that come back of each element; empty: the value of the last line.
         elements: what the cell runs over.
         columns: for each element, the refs of what comes back.
         failed_at: the place of the element that failed first.
     """
 
-    names: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
     elements: Sequence[Any] = ()
     columns: Sequence[Sequence[nbray.ObjectRef]] = ()
     failed_at: int | None = None
@@ -48,7 +49,7 @@ class SpreadRun(RemoteRun):  # type: ignore[misc]
             KeyboardInterrupt: the wait was interrupted, and all are stopped.
         """
         lists = self.collect(timeout)
-        return dict(zip(self.names, lists, strict=True)) if self.names else lists[0]
+        return dict(zip(self.wanted, lists, strict=True)) if self.wanted else lists[0]
 
     def collect(self, timeout: float | None = None) -> list[list[Any]]:
         """Wait for all; one list for each name. Raises as `result` does."""

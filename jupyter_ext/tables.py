@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from nbray.common.text import one_line, printable
-from nbray.jupyter_ext import theme
+
+from . import theme
 
 _NUMBER = re.compile(r"([\d,]*(\.\d+)?( (B|kB|MB|GB|s))?|\?)")
 _LONG = 60

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nbray.common.text import one_line
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.tables import count
 from nbray.util.state import TaskState
+
+from . import theme
+from .tables import count
 
 SPAN_LIMIT = 1500
 LANE_LIMIT = 40

@@ -17,8 +17,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from nbray.jupyter_ext import theme
 from nbray.util import output
+
+from . import theme
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from nbray.jupyter_ext import worker_display
+from . import worker_display
 
 
 def shell_for(module: ModuleType) -> Any:

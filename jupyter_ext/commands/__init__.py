@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbray.jupyter_ext.commands import (
+from ..commands import (
     cells,
     cluster,
     dashboard,
@@ -13,7 +13,7 @@ from nbray.jupyter_ext.commands import (
     stream,
     timeline,
 )
-from nbray.jupyter_ext.commands.base import Command
+from ..commands.base import Command
 
 COMMANDS: dict[str, Command] = {
     command.name: command

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import IFrame
 
-from nbray.driver import current_driver
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.command_line import Parser
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.dashboard_link import (
+from nbray.driver.driver import current_driver
+
+from .. import theme
+from ..command_line import Parser
+from ..commands.base import Command
+from ..dashboard_link import (
     TEMPLATE,
     NotThereError,
     colab_ports,
@@ -23,7 +24,7 @@ from nbray.jupyter_ext.dashboard_link import (
 )
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 
 _START_S = 10.0

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import nbray
-from nbray.driver import current_core
+from nbray.calls.function_pickles import new_epoch
+from nbray.driver.driver import current_core
 from nbray.testing import wait_until
-from nbray.util.function_pickles import new_epoch
 
 _BIG = 200_000  # bytes: such a value lies in the object store
 

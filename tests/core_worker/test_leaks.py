@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nbray
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import TaskCancelledError, TaskError
 from nbray.testing import wait_until
 

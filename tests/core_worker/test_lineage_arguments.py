@@ -9,7 +9,7 @@ import pytest
 from support.nodes import MB, Far
 
 import nbray
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.testing import wait_until
 
 

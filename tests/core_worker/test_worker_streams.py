@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import nbray
+from nbray.driver import output
 from nbray.testing import wait_until
-from nbray.util import output
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ import pytest
 
 import nbray
 from nbray.cluster_utils import Cluster
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import NbraySystemError
 from nbray.testing import wait_until
 from nbray.util.state import list_actors, list_jobs

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.places import ROOT, is_installed
+from support.places import ROOT
 
 import nbray
 import nbray.dashboard
@@ -46,9 +46,6 @@ def test_the_server_of_jupyter_is_told_of_its_extension() -> None:
     wanted = json.loads((ROOT / "jupyter_ext" / "config" / "nbray.json").read_text())
     extensions = wanted["ServerApp"]["jpserver_extensions"]
     found = [json.loads(path.read_text()) for path in told.glob("*.json")]
-    if not is_installed():
-        told = told.parent / "jupyter_server_config.json"
-        found += [json.loads(told.read_text())] if told.exists() else []
     assert any(
         extensions.items() <= one.get("ServerApp", {}).get("jpserver_extensions", {}).items()
         for one in found

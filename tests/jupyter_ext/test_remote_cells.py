@@ -230,6 +230,8 @@ def test_the_first_element_that_fails_ends_the_others(notebook: Notebook) -> Non
     assert time.monotonic() - started < 20
     assert "ValueError: one is bad" in cell.error and "line 5" in cell.error
     assert "Element 2 of 40: x = 1" in cell.error
+    named = notebook.run("%%remote --map x=[1] -o total\ntotal = x\nraise ValueError('ab' * 28)")
+    assert f"ValueError: {'ab' * 28}" in named.error  # as long as the id of an object
     assert notebook.run("%%remote\n1 + 1").result == "2"
 
 

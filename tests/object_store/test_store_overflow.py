@@ -17,7 +17,7 @@ from support.nodes import MB
 
 import nbray
 from nbray.cluster_utils import Cluster
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import OutOfDiskError, WorkerCrashedError
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

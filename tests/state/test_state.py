@@ -14,9 +14,9 @@ import pytest
 import nbray
 from nbray.exceptions import WorkerCrashedError
 from nbray.state.rows import NodeState
+from nbray.state.selecting import select
 from nbray.testing import wait_until
 from nbray.util import state
-from nbray.util.state.selecting import select
 
 
 @nbray.remote

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from nbray.context import NbrayContext
+from nbray.driver.context import NbrayContext
 
 
 def fetch(url: str, headers: dict[str, str] | None = None) -> tuple[int, str, Any]:

@@ -14,7 +14,7 @@ from support.commands import command
 from support.web import bearer, fetch
 
 import nbray
-from nbray.context import NbrayContext
+from nbray.driver.context import NbrayContext
 from nbray.state.exposition import Exposition
 from nbray.testing import wait_until
 from nbray.util.metrics import Counter, Gauge, Histogram

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nbray.calls.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 from nbray.common.ignoring import ignore
 from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.own.streams import DYNAMIC, STREAMING
 from nbray.runtime_env.spec import validate
 from nbray.scheduling.labels import parse_selector
-from nbray.util.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    NodeLabelSchedulingStrategy,
-    PlacementGroupSchedulingStrategy,
-)
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Selectors, Spread, Strategy
 
 MOST_COUNT = (1 << 31) - 1
@@ -377,7 +377,7 @@ def strategy_of(options: Mapping[str, Any]) -> Strategy:
     """
     match options.get("scheduling_strategy"):
         case None | "DEFAULT" | PlacementGroupSchedulingStrategy():
-            return ANYWHERE  # groups are the matter of `nbray.grouping`
+            return ANYWHERE  # groups are the matter of `nbray.calls.grouping`
         case "SPREAD":
             return Spread()
         case NodeAffinitySchedulingStrategy() | NodeLabelSchedulingStrategy() as strategy:

@@ -37,7 +37,7 @@ class NbrayContext(Mapping[str, Any]):
 
     def disconnect(self) -> None:
         """Leave the cluster, as `nbray.shutdown` does."""
-        from nbray.driver import shutdown  # which imports this module
+        from nbray.driver.driver import shutdown  # which imports this module
 
         shutdown()
 

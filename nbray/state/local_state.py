@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nbray.common.ids import TaskID
 from nbray.core_worker.values.value_kind import kind_in
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef
 
@@ -26,7 +26,7 @@ class RefFacts:
         inline: whether the value is small and in this process, not in an object store.
         nodes: the ids of the nodes that hold it.
         kind: what the value is, in a few words, as far as that shows without opening it.
-        origin: the driver's number for what made it (see `nbray.util.output`), 0 for none.
+        origin: the driver's number for what made it (see `nbray.driver.output`), 0 for none.
     """
 
     state: str
@@ -86,7 +86,7 @@ def unfinished_tasks() -> list[TaskID]:
 
 
 def unfinished_of(origin: int) -> list[TaskID]:
-    """Those of them that belong to a number (see `nbray.util.output`), whichever thread made them.
+    """Those of them with this origin (see `nbray.driver.output`), whichever thread made them.
 
     Raises:
         GetTimeoutError: whoever drives the sockets has not come to it within some seconds.

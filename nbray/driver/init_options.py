@@ -1,4 +1,4 @@
-"""What of Ray's `init` has a place here beside the named arguments: see `nbray.driver.init`."""
+"""What of Ray's `init` has a place here beside the named arguments: see `nbray.init`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbray.calls.options import LONGEST_NAME, check_namespace
 from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
 from nbray.common.text import check_text
-from nbray.job_config import JobConfig
-from nbray.logging_config import LoggingConfig
-from nbray.options import LONGEST_NAME, check_namespace
+from nbray.driver.job_config import JobConfig
+from nbray.driver.logging_config import LoggingConfig
 from nbray.runtime_env.spec import validate
 
 _LONGEST_METADATA = 100_000

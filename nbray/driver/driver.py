@@ -19,18 +19,18 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files
 from nbray.common.ray_settings import ray_variables
 from nbray.common.session import Session, SessionInfo
-from nbray.context import NbrayContext
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
+from nbray.driver import output
+from nbray.driver.context import NbrayContext
+from nbray.driver.init_options import HiddenOptions, JobOptions, hidden_options, job_options
+from nbray.driver.job_config import JobConfig
+from nbray.driver.logging_config import LoggingConfig, as_logging_config
 from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
-from nbray.init_options import HiddenOptions, JobOptions, hidden_options, job_options
-from nbray.job_config import JobConfig
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, running_sessions, start_head
-from nbray.logging_config import LoggingConfig, as_logging_config
 from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, REQUEST
-from nbray.util import output
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
