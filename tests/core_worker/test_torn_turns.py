@@ -19,6 +19,7 @@ import pytest
 import nbray
 from nbray.common.config import Config
 from nbray.wire.connection import Connection
+from nbray.wire.connections import Connections
 from nbray.wire.reactor import Reactor
 from nbray.wire.waiting import Waiter
 
@@ -200,7 +201,7 @@ def test_text_that_is_no_utf_8_reaches_the_driver_or_fails_its_own_call(
 
 @pytest.fixture
 def reactor() -> Iterator[Reactor]:
-    reactor = Reactor(b"token", Config())
+    reactor = Reactor()
     reactor.start()
     yield reactor
     reactor.stop()
@@ -236,7 +237,9 @@ def test_a_write_that_fails_loses_no_other_connection(reactor: Reactor) -> None:
 
     waiter = Waiter()
     for kind in (Good, Bad, Good):
-        reactor.dirty.append(kind(reactor, lambda *_: None, lambda _: None))
+        reactor.dirty.append(
+            kind(Connections(reactor, b"token", Config()), lambda *_: None, lambda _: None)
+        )
     reactor.post(waiter.complete_one)
     assert reactor.wait(waiter, timeout=20)
     reactor.try_turn()

@@ -22,7 +22,7 @@ from nbray.core_worker.peers import Peers
 from nbray.core_worker.values.arguments import counted
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
-from nbray.wire.reactor import Reactor
+from nbray.wire.connections import Connections
 from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
 
 NODE = b"node"
@@ -31,7 +31,7 @@ ERROR = Value(b"error", None, True)
 
 
 class End:
-    """One end of a connection: what `nbray.wire.reactor.Connection` is to those who use it."""
+    """One end of a connection: what `nbray.wire.connection.Connection` is to those who use it."""
 
     established = True
 
@@ -110,6 +110,7 @@ class SimReactor:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.inbox: deque[Callable[[], None]] = deque()
+        self.reactor = self
 
     def connect(
         self, unix_path: str, _host: str, _port: int, on_message: Callable[..., None],
@@ -167,7 +168,7 @@ class SimProcess:
         self.alive = True
         self.name = bytes([index]) * 28
         self.reactor = SimReactor(network)
-        self.peers = Peers(cast(Reactor, self.reactor), Config(), self.name, str(index))
+        self.peers = Peers(cast(Connections, self.reactor), Config(), self.name, str(index))
         self.peers.address = Address(self.name, NODE, str(index), "", index)
         job = JobConfig(JOB, "", self.peers.address, [], "")
         self.peers.hello = lambda: m.Hello(self.peers.address, job)

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nbray
-from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.driver.driver import find_session
 from nbray.testing import wait_until
@@ -257,7 +256,7 @@ def _expect_in_log(session: Session, text: str) -> None:
 
 def test_a_wait_ends_when_posted_work_completes_it() -> None:
     """What is waited for may be there since before the thread asked; nothing arrives any more."""
-    reactor = Reactor(b"token", Config())
+    reactor = Reactor()
     waiter = Waiter()
     reactor.inbox.append(waiter.complete_one)
     began = time.monotonic()
