@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.driver.own_memory import OwnMemory
-from nbray.util import local_state
+from nbray.state import local_state
 
 from .own_values import make_own
 from .remote_value import MISSING, RemoteValue

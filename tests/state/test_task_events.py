@@ -14,12 +14,13 @@ import pytest
 from support.commands import command
 
 import nbray
-from nbray.driver import output, state
+from nbray.driver import output
 from nbray.driver.driver import current_core
 from nbray.exceptions import NbrayError, TaskError, WorkerCrashedError
 from nbray.state import queries
 from nbray.state.trace import chrome_trace
 from nbray.testing import wait_until
+from nbray.util import state
 
 
 @nbray.remote
