@@ -16,8 +16,8 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, completion, the resolving of remote names and the output handler."""
-    from nbray.util.function_pickles import set_wrapper
-    from nbray.util.output import set_origin_finder, set_output_handler, set_warning_handler
+    from nbray.calls.function_pickles import set_wrapper
+    from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
 
     from .completion import install_completers
     from .home import set_notebook
@@ -56,8 +56,8 @@ def _next_label(shell: InteractiveShell) -> str:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
-    from nbray.util.function_pickles import set_wrapper
-    from nbray.util.output import set_origin_finder, set_output_handler, set_warning_handler
+    from nbray.calls.function_pickles import set_wrapper
+    from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
 
     from .completion import uninstall_completers
     from .home import set_notebook

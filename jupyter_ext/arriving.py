@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.util import local_state
-from nbray.util.own_memory import OwnMemory
+from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.state import local_state
 
 from .own_values import make_own
 from .remote_value import MISSING, RemoteValue

@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any
 
-from nbray.util.output import OutputDisplay, OutputLines, print_plainly
+from nbray.driver.output import OutputDisplay, OutputLines, print_plainly
 
 
 def is_redirected() -> bool:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from nbray.util.closures import bound_cells
+from nbray.pickling.closures import bound_cells
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.util.own_memory import OwnMemory
+from nbray.core_worker.values.own_memory import OwnMemory
 
 from .cell_displays import Plots, bundle_of, kind_of
 from .cell_main import as_main, new_main

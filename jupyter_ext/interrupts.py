@@ -16,7 +16,7 @@ from typing import Any
 
 import nbray
 from nbray import TaskID
-from nbray.util import local_state
+from nbray.state import local_state
 
 from .settings import Settings
 

@@ -1,7 +1,7 @@
 """What tasks print and display goes to the cell that submitted them, also when it arrives late.
 
 Each cell has a number, which travels with the tasks that the cell submits, with what these submit,
-and with their output (see `nbray.util.output`). The runtime hands output over on whichever thread
+and with their output (see `nbray.driver.output`). The runtime hands output over on whichever thread
 drives its sockets; here it is only put into a queue. A thread of the router's own takes it from
 there: a `CellOutput` decides what the cell shows, which leaves through ipykernel's IO thread
 with the cell's request as its parent.
@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nbray.util.output import OutputDisplay, OutputLines, set_origin
+from nbray.driver.output import OutputDisplay, OutputLines, set_origin
 
 from .capturing import is_redirected, redirect
 from .cell_output import CellOutput, Source
@@ -63,7 +63,7 @@ class Kernel(Protocol):
 
 
 class OutputRouter:
-    """Sends output to cells. Callable, as `nbray.util.output.set_output_handler` wants it."""
+    """Sends output to cells. Callable, as `nbray.driver.output.set_output_handler` wants it."""
 
     def __init__(self, kernel: Kernel | None, cell_label: Callable[[], str]) -> None:
         """``kernel`` is ipykernel's kernel, or None in a terminal.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nbray.common.text import one_line
-from nbray.util.task_counts import FunctionCounts, request_counts
+from nbray.driver.task_counts import FunctionCounts, request_counts
 
 from . import theme
 from .cell_output import LINE_LIMIT, bar

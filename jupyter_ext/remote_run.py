@@ -9,7 +9,7 @@ from typing import Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
-from nbray.util import local_state
+from nbray.state import local_state
 
 from . import theme
 from .interrupts import stop

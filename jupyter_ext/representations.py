@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.common.text import one_line
-from nbray.context import NbrayContext
+from nbray.driver.context import NbrayContext
 from nbray.exceptions import NbrayError
-from nbray.util import local_state, state
+from nbray.state import local_state
+from nbray.util import state
 from nbray.util.placement_group import PlacementGroup
 
 from . import theme

@@ -23,9 +23,9 @@ from typing import Any
 import numpy
 
 import nbray
+from nbray.core_worker.values.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
-from nbray.util.blame import Culprit, find_culprit
-from nbray.util.own_memory import OwnMemory, address_of
+from nbray.pickling.unpicklable import Culprit, find_culprit
 
 from .parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 

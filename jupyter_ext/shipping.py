@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
-from nbray.util import output
-from nbray.util.closures import bound_cells
+from nbray.driver import output
+from nbray.pickling.closures import bound_cells
 
 _MAX_SOURCE = 1 << 20
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError
-from nbray.util import local_state
+from nbray.state import local_state
 
 from .cell_sending import RUN_CELL, ReadyCell
 from .interrupts import stop

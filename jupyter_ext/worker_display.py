@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from nbray.util import output
+from nbray.driver import output
 
 from . import theme
 

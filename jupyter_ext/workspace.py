@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.calls.function_pickles import new_epoch
+from nbray.core_worker.values.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
-from nbray.util.function_pickles import new_epoch
-from nbray.util.own_memory import OwnMemory
 
 from .arriving import take_back, take_back_all
 from .cell_running import CellExit

@@ -21,7 +21,7 @@ from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
 
-from nbray.util.context_vars import reduce_context_var
+from nbray.pickling.context_vars import reduce_context_var
 
 load = _library.load
 loads = _library.loads
@@ -44,7 +44,7 @@ class _Reducers(ChainMap[type, Any]):
 
     def __missing__(self, cls: type) -> Any:
         if cls.__module__.partition(".")[0] == "pyarrow":
-            from nbray.util.arrow_slices import reduce_slice, slices
+            from nbray.pickling.arrow_slices import reduce_slice, slices
 
             if issubclass(cls, slices()):
                 return reduce_slice

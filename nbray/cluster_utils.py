@@ -9,10 +9,10 @@ from typing import Any
 
 import psutil
 
-from nbray.cluster import nodes
 from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
-from nbray.driver import init, shutdown
+from nbray.driver.cluster import nodes
+from nbray.driver.driver import init, shutdown
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
 

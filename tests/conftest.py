@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import nbray
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 
 MB = 1 << 20

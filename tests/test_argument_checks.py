@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import nbray
 from nbray.actor import ActorClassInheritanceException
+from nbray.calls.signatures import CallCheck, parameters_of
 from nbray.common.ids import ActorID
-from nbray.signatures import CallCheck, parameters_of
 
 
 def two(a: int, b: int) -> int:

@@ -28,7 +28,7 @@ from fuzz import Listening
 
 import nbray
 from nbray.core_worker.current import find_core
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 from nbray.wire.handshake import ClientHandshake, ServerHandshake

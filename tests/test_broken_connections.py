@@ -20,7 +20,7 @@ from cutting import cut, my_port
 import nbray
 from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import messages as m

@@ -12,7 +12,7 @@ from conftest import wait_until
 
 import nbray
 from nbray.exceptions import TaskCancelledError, TaskError
-from nbray.util import local_state
+from nbray.state import local_state
 
 
 @nbray.remote
@@ -107,7 +107,7 @@ def test_a_ref_tells_its_size_and_place_without_fetching(cluster: Path) -> None:
 
 
 def test_a_new_epoch_sends_what_a_function_calls_as_it_is_now(cluster: Path) -> None:
-    from nbray.util.function_pickles import new_epoch
+    from nbray.calls.function_pickles import new_epoch
 
     helper = {"value": 1}
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.driver import current_core
-from nbray.util.function_pickles import new_epoch
+from nbray.calls.function_pickles import new_epoch
+from nbray.driver.driver import current_core
 
 _BIG = 200_000  # bytes: such a value lies in the object store
 

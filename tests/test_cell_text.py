@@ -13,7 +13,7 @@ from nbray.jupyter_ext.cell_analysis import analyse
 from nbray.jupyter_ext.cell_text import NotRemoteError, read_cell
 from nbray.jupyter_ext.command_line import split, unquoted
 from nbray.jupyter_ext.parcel import dump
-from nbray.util.blame import find_culprit
+from nbray.pickling.unpicklable import find_culprit
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ print(json.dumps([found, there, same, stopped]))
 def test_variables_of_rays() -> None:
     program = (
         "import nbray\nfrom nbray.common.ray_settings import ray_variables\n"
-        "from nbray.options import OPTIONS\n"
+        "from nbray.calls.options import OPTIONS\n"
         "print(OPTIONS['max_retries'].default, ray_variables())"
     )
     variables = {

@@ -14,7 +14,8 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.driver import current_core, find_session
+from nbray.driver.driver import current_core
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

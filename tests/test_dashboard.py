@@ -26,8 +26,8 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import websocket_connect
 
 import nbray
-from nbray.context import NbrayContext
 from nbray.dashboard.gate import Doorkeeper
+from nbray.driver.context import NbrayContext
 from nbray.state.dashboard import LOGIN, LOGIN_S, Dashboard, api_key, check_key, make_key
 
 
@@ -197,7 +197,7 @@ def test_a_dashboard_that_was_described_and_cannot_be_is_refused(
 
 
 def test_the_cluster_goes_on_when_the_dashboard_dies(context: NbrayContext) -> None:
-    from nbray.driver import _driver
+    from nbray.driver.driver import _driver
 
     assert _driver is not None and _driver.node is not None and _driver.node.dashboard is not None
     os.kill(_driver.node.dashboard.child.pid, signal.SIGKILL)

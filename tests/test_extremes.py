@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import nbray
+from nbray.calls.options import OPTIONS
 from nbray.experimental import internal_kv as kv
-from nbray.options import OPTIONS
 from nbray.util import metrics
 from nbray.util.placement_group import (
     PlacementGroup,

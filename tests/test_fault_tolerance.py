@@ -14,7 +14,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import join
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

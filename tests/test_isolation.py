@@ -23,7 +23,7 @@ from jupyter_client.manager import KernelManager
 from kernel import Notebook
 
 import nbray
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 
 # --- another user of the machine --------------------
 

@@ -25,7 +25,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import nbray
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 
 _LOGIN = {"Authorization": "token a-secret"}
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import TaskCancelledError, TaskError
 
 MB = 1 << 20

@@ -20,7 +20,7 @@ from conftest import wait_until
 
 import nbray
 from nbray.cluster_utils import Cluster
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import NbraySystemError
 from nbray.util.state import list_actors, list_jobs
 

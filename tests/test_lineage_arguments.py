@@ -9,7 +9,7 @@ import pytest
 from conftest import MB, Far, wait_until
 
 import nbray
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 
 
 @nbray.remote(resources={"far": 1})

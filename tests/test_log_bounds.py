@@ -18,7 +18,7 @@ import nbray
 from nbray.common.config import Config
 from nbray.common.log_files import Log, is_piece
 from nbray.core_worker.run.log_file import LogFile
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.util import state
 
 MB = 1 << 20

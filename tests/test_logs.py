@@ -15,9 +15,9 @@ from conftest import wait_until
 import nbray
 from nbray.cluster_utils import Cluster
 from nbray.exceptions import ActorDiedError
+from nbray.state.logs import find_worker
+from nbray.state.short_ids import full_id
 from nbray.util import state
-from nbray.util.state.logs import find_worker
-from nbray.util.state.short_ids import full_id
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from test_cli import command
 from test_dashboard import bearer, fetch
 
 import nbray
-from nbray.context import NbrayContext
+from nbray.driver.context import NbrayContext
 from nbray.state.exposition import Exposition
 from nbray.util.metrics import Counter, Gauge, Histogram
 from nbray.wire.records import MetricRow

@@ -36,7 +36,7 @@ def test_an_interrupt_stops_the_tasks_of_the_cell_in_which_the_cluster_begins(
             notebook.wait(lambda: notebook.run(free).result == "True", "the CPUs")
         notebook.run("kept = nap.remote()")
         assert "5 tasks of this cell: stopped." in _interrupt_in_get(notebook, "")
-        state = "from nbray.util import local_state\nlocal_state.describe(kept).state"
+        state = "from nbray.state import local_state\nlocal_state.describe(kept).state"
         assert notebook.run(state).result == "'pending'"
 
 

@@ -112,7 +112,7 @@ def test_an_interrupt_of_a_plain_cell_stops_its_tasks_and_no_others(notebook: No
     assert "50 tasks of this cell: stopped." in cell.printed
     assert notebook.run("nbray.get(kept)").result == "'other'"
     states = notebook.run(
-        "from nbray.util import local_state\n{local_state.describe(r).state for r in refs}"
+        "from nbray.state import local_state\n{local_state.describe(r).state for r in refs}"
     )
     assert states.result == "{'failed'}"
     tasks = [line.split() for line in notebook.run("%nbray tasks").result.splitlines()]

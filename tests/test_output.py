@@ -17,8 +17,8 @@ from kernel import Cell, Notebook, is_panel, notebook
 import nbray
 from nbray.core_worker.run.output import LogFile
 from nbray.core_worker.run.output_batch import Batch
+from nbray.driver import output
 from nbray.jupyter_ext.cell_output import LINE_LIMIT, CellOutput, Source
-from nbray.util import output
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay, OutputLines
 

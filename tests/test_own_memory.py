@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import nbray
+from nbray.core_worker.values.own_memory import OwnMemory
 from nbray.object_store import private_pages
-from nbray.util.own_memory import OwnMemory
 
 SIZE = 1_000_000
 

@@ -15,7 +15,7 @@ from test_cli import command
 
 import nbray
 from nbray.common.config import Config
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.experimental import internal_kv as kv
 from nbray.gcs.kv.packages import PackageTable

@@ -80,7 +80,7 @@ def test_settings_of_ray_that_nbray_has_are_applied(
         num_cpus=1, _memory=1 << 30, _node_ip_address="127.0.0.1",
         _system_config={"health_check_period_ms": 7000, "a_setting_of_rays": 1},
     )  # fmt: skip
-    from nbray.driver import current_core
+    from nbray.driver.driver import current_core
 
     assert current_core().config.max_inline_bytes == 4096
     period, resources = nbray.get(settings.remote(), timeout=30)

@@ -17,7 +17,7 @@ from conftest import wait_until
 import nbray
 from nbray.common.config import Config
 from nbray.common.session import Session
-from nbray.driver import current_driver
+from nbray.driver.driver import current_driver
 from nbray.raylet.failures import fail
 from nbray.raylet.server import Raylet
 from nbray.raylet.workers.leases import Process

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbray.calls.options import check_options, selector_of, strategy_of
 from nbray.common.resources import UNIT, to_units
-from nbray.options import check_options, selector_of, strategy_of
 from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
 from nbray.scheduling.explain import infeasible_text, why_pending
 from nbray.scheduling.labels import matches, parse_node_labels, parse_selector

@@ -17,7 +17,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 
 NOBODY = 65534
 

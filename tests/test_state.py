@@ -15,8 +15,8 @@ from conftest import wait_until
 import nbray
 from nbray.exceptions import WorkerCrashedError
 from nbray.state.rows import NodeState
+from nbray.state.selecting import select
 from nbray.util import state
-from nbray.util.state.selecting import select
 
 
 @nbray.remote

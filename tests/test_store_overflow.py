@@ -17,7 +17,7 @@ from conftest import MB, wait_until
 
 import nbray
 from nbray.cluster_utils import Cluster
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import OutOfDiskError, WorkerCrashedError
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import object_messages as om

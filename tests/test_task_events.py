@@ -15,11 +15,10 @@ from conftest import wait_until
 from test_cli import command
 
 import nbray
-from nbray.driver import current_core
+from nbray.driver.driver import current_core, output, state
 from nbray.exceptions import NbrayError, TaskError, WorkerCrashedError
 from nbray.state import queries
 from nbray.state.trace import chrome_trace
-from nbray.util import output, state
 
 
 @nbray.remote

@@ -14,7 +14,7 @@ import pytest
 from conftest import processes_of, wait_until
 
 import nbray
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 
 
 @nbray.remote

@@ -10,7 +10,8 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.driver import current_driver, find_session
+from nbray.driver.driver import current_driver
+from nbray.driver.joining import find_session
 from nbray.launcher.local import join
 from nbray.util.state import list_actors, list_demand
 

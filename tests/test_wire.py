@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import nbray
 from nbray.common.config import Config
 from nbray.common.session import Session
-from nbray.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, UnsendableError
 from nbray.wire.gcs_messages import ChangeGroups
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake

@@ -18,7 +18,7 @@ from conftest import processes_of, wait_until
 import nbray
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, open_process, start_time
-from nbray.driver import current_driver
+from nbray.driver.driver import current_driver
 from nbray.exceptions import ActorDiedError, WorkerCrashedError
 
 

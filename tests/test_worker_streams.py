@@ -14,7 +14,7 @@ import pytest
 from conftest import wait_until
 
 import nbray
-from nbray.util import output
+from nbray.driver import output
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.driver.membership import ClusterNow, Membership, cluster_now, membership
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
-from nbray.util.membership import ClusterNow, Membership, cluster_now, membership
 
 from .. import widgets
 from ..command_line import Parser, add_resources, given, size

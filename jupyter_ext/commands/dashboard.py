@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import IFrame
 
-from nbray.driver import current_driver
+from nbray.driver.driver import current_driver
 
 from .. import theme
 from ..command_line import Parser

@@ -13,9 +13,9 @@ import nbray
 from nbray.common.log_files import Log, is_piece
 from nbray.common.text import coloured
 from nbray.exceptions import NbrayError
-from nbray.util.local_state import session_dir
+from nbray.state.local_state import session_dir
+from nbray.state.logs import find_worker
 from nbray.util.state import WorkerState, get_log, list_workers
-from nbray.util.state.logs import find_worker
 
 from ..command_line import Parser, did_you_mean
 from ..commands.base import Command

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.util import local_state
+from nbray.state import local_state
 
 from ..command_line import Parser, did_you_mean
 from ..commands.base import Command

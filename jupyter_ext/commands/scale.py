@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.driver import local_nodes
 from nbray.exceptions import NbrayError
-from nbray.util import local_nodes
 from nbray.util.state import list_workers
 
 from ..command_line import Parser, positive, size

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.util.state import ActorState, list_actors, list_workers
-from nbray.util.task_counts import FunctionCounts, request_counts
 
 from ..command_line import Parser
 from ..commands.base import Command

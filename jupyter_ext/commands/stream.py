@@ -15,9 +15,9 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 import nbray
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
 from nbray.util.state import list_tasks
-from nbray.util.task_counts import FunctionCounts, request_counts
 
 from .. import widgets
 from ..command_line import Parser

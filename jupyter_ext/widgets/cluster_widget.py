@@ -14,8 +14,8 @@ from collections.abc import Callable
 import ipywidgets
 
 import nbray
-from nbray.util import local_nodes
-from nbray.util.membership import membership
+from nbray.driver import local_nodes
+from nbray.driver.membership import membership
 
 from .. import theme
 from ..widgets import cluster_view

@@ -9,8 +9,8 @@ import weakref
 from collections.abc import Callable
 
 import nbray
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
-from nbray.util.task_counts import FunctionCounts, request_counts
 
 from ..widgets.cluster_view import ClusterSnapshot, take_snapshot
 

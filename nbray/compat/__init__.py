@@ -55,7 +55,7 @@ def install() -> None:
                 f"Ray itself has been imported already, from {getattr(imported, '__file__', '?')}: "
                 "call nbray.compat.install() before anything imports ray."
             )
-        driver = sys.modules.get("nbray.driver")
+        driver = sys.modules.get("nbray.driver.driver")
         if driver is not None and driver.current_driver() is not None:
             raise RuntimeError(
                 "nbray.compat.install() comes before nbray.init(): workers hear once what their "

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from nbray.driver import current_core, is_initialized
+from nbray.driver.driver import current_core, is_initialized
 from nbray.wire import gcs_messages as g
 
 _Text = bytes | str

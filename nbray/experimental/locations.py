@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nbray.driver import joined_core
+from nbray.core_worker.current import joined_core
 from nbray.object_ref import ObjectRef
-from nbray.util.local_state import describe
-from nbray.util.state import list_objects
+from nbray.state.api import list_objects
+from nbray.state.local_state import describe
 
 
 def _location(nodes: Sequence[str], size: int | None) -> dict[str, Any]:

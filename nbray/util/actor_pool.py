@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nbray.actor import ActorHandle
-from nbray.api import get, wait
+from nbray.calls.actor import ActorHandle
+from nbray.calls.api import get, wait
 from nbray.exceptions import ActorDiedError
 from nbray.object_ref import ObjectRef
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from nbray.api import cancel, remote
-from nbray.api import wait as wait_for
+from nbray.calls.api import cancel, remote
+from nbray.calls.api import wait as wait_for
+from nbray.calls.remote_function import RemoteFunction
 from nbray.core_worker.values.callbacks import CallbackFuture
 from nbray.object_ref import ObjectRef
-from nbray.remote_function import RemoteFunction
 
 T = TypeVar("T")
 

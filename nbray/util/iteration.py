@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from nbray.api import get, wait
+from nbray.calls.api import get, wait
+from nbray.calls.remote_function import RemoteFunction
 from nbray.object_ref import ObjectRef
-from nbray.remote_function import RemoteFunction
 
 
 def as_completed(

@@ -8,9 +8,9 @@ from typing import Any
 from joblib import register_parallel_backend
 from joblib.parallel import ParallelBackendBase
 
-from nbray.api import cancel, remote
-from nbray.cluster import cluster_resources
-from nbray.driver import init, is_initialized
+from nbray.calls.api import cancel, remote
+from nbray.driver.cluster import cluster_resources
+from nbray.driver.driver import init, is_initialized
 from nbray.object_ref import ObjectRef
 
 

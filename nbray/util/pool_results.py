@@ -13,7 +13,7 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, NamedTuple, Protocol
 
 from nbray import cloudpickle
-from nbray.api import get, wait
+from nbray.calls.api import get, wait
 from nbray.exceptions import ActorDiedError, TaskError
 from nbray.object_ref import ObjectRef
 

@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from nbray.actor import ActorClass, ActorHandle
-from nbray.api import cancel, get, kill, wait
+from nbray.calls.actor import ActorClass, ActorHandle
+from nbray.calls.api import cancel, get, kill, wait
 from nbray.common.timeouts import as_timeout
 from nbray.core_worker.run.caller_ends import CallerEnds
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 from nbray.exceptions import ActorDiedError, NbrayError
 from nbray.object_ref import ObjectRef
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
+from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
     Serialized,
@@ -25,7 +26,6 @@ from nbray.core_worker.values.serialization import (
 )
 from nbray.core_worker.values.stored import NoCopyFound
 from nbray.object_ref import ObjectRef
-from nbray.util.serializability import unpicklable
 from nbray.wire.records import ContainedRef, Dependency, TaskSpec, Value
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sized
 from multiprocessing import TimeoutError
 from typing import Any
 
-from nbray.actor import ActorClass, ActorHandle
-from nbray.api import get, kill, wait
-from nbray.cluster import cluster_resources
-from nbray.driver import init, is_initialized
+from nbray.calls.actor import ActorClass, ActorHandle
+from nbray.calls.api import get, kill, wait
+from nbray.driver.cluster import cluster_resources
+from nbray.driver.driver import init, is_initialized
 from nbray.object_ref import ObjectRef
 from nbray.util.pool_results import AsyncResult, Calls, Chunk, Failure, IMapIterator, Outcome
 

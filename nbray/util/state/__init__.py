@@ -1,21 +1,6 @@
-"""What the cluster is doing, asked with Ray's names: ``list_nodes()``, ``get_actor(id)`` and kin.
+"""The state API, at Ray's path; see `nbray.state.api`."""
 
-In a driver or worker the questions go through its raylet; elsewhere, or with an address, to the
-GCS of the newest cluster of this machine, or of that address.
-"""
-
-from nbray.state.rows import (
-    ActorState,
-    DemandState,
-    FailureState,
-    JobState,
-    NodeState,
-    ObjectState,
-    PlacementGroupState,
-    TaskState,
-    WorkerState,
-)
-from nbray.util.state.api import (
+from nbray.state.api import (
     get_actor,
     get_job,
     get_node,
@@ -36,9 +21,20 @@ from nbray.util.state.api import (
     summarize_objects,
     summarize_tasks,
 )
-from nbray.util.state.events import ClusterEventState, list_cluster_events
-from nbray.util.state.logs import get_log, list_logs
-from nbray.util.state.selecting import InvalidQueryError, StateApiException
+from nbray.state.events import ClusterEventState, list_cluster_events
+from nbray.state.logs import get_log, list_logs
+from nbray.state.rows import (
+    ActorState,
+    DemandState,
+    FailureState,
+    JobState,
+    NodeState,
+    ObjectState,
+    PlacementGroupState,
+    TaskState,
+    WorkerState,
+)
+from nbray.state.selecting import InvalidQueryError, StateApiException
 
 RayStateApiException = StateApiException
 

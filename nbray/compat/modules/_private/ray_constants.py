@@ -2,10 +2,10 @@
 
 import logging
 
+from nbray.calls.options import OPTIONS
 from nbray.compat.modules._common.utils import env_bool as env_bool
 from nbray.compat.modules._common.utils import env_float as env_float
 from nbray.compat.modules._common.utils import env_integer as env_integer
-from nbray.options import OPTIONS
 
 AUTOSCALER_NAMESPACE = "_ray_autoscaler"
 DEFAULT_DASHBOARD_IP = "127.0.0.1"

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from nbray import cloudpickle
-from nbray.options import (
+from nbray.calls.options import (
     backpressure_code,
     check_call_option,
     exception_classes,
     num_returns_code,
     option,
 )
-from nbray.signatures import CallCheck, parameters_of
+from nbray.calls.signatures import CallCheck, parameters_of
 from nbray.wire.records import MethodOptions
 
 _METHOD_OPTIONS = (

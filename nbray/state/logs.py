@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 from nbray.state import queries as q
+from nbray.state.api import ask, get_actor, get_task, get_worker
 from nbray.state.rows import WorkerState
-from nbray.util.state.api import ask, get_actor, get_task, get_worker
-from nbray.util.state.selecting import StateApiException
-from nbray.util.state.short_ids import SHORTEST, full_id
+from nbray.state.selecting import StateApiException
+from nbray.state.short_ids import SHORTEST, full_id
 from nbray.wire.state_messages import LogPart
 
 _FOLLOW_S = 0.2

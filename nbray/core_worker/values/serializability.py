@@ -9,8 +9,8 @@ from types import FunctionType
 from typing import Any, TextIO
 
 from nbray.core_worker.values.serialization import dump
-from nbray.util.blame import parts, refusal
-from nbray.util.closures import bound_cells, read_globals
+from nbray.pickling.closures import bound_cells, read_globals
+from nbray.pickling.unpicklable import parts, refusal
 
 _DEPTH = 4
 
@@ -118,7 +118,7 @@ class _Hashable:
 
 
 def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """As `blame.parts`, but with one path through functions, and into classes too."""
+    """As `unpicklable.parts`, but with one path through functions, and into classes too."""
     if isinstance(value, FunctionType):
         yield from ((f"{path}.closure.{name}", part) for name, part in bound_cells(value))
         yield from ((f"{path}.globals.{name}", part) for name, part in read_globals(value))

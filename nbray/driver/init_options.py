@@ -1,4 +1,4 @@
-"""What of Ray's `init` has a place here beside the named arguments: see `nbray.driver.init`."""
+"""What of Ray's `init` has a place here beside the named arguments: see `nbray.init`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
-from nbray.common.text import check_text
-from nbray.job_config import JobConfig
-from nbray.logging_config import LoggingConfig
-from nbray.options import LONGEST_NAME, check_namespace
+from nbray.common.text import check_namespace, check_text
+from nbray.driver.job_config import JobConfig
+from nbray.driver.logging_config import LoggingConfig
 from nbray.runtime_env.spec import validate
 
 _LONGEST_METADATA = 100_000
@@ -97,7 +96,7 @@ def job_options(
     elif not isinstance(config, JobConfig):
         raise TypeError(f"job_config is an nbray.job_config.JobConfig, not {type(config)}.")
     metadata = {
-        check_text("A key of a job's metadata", key, LONGEST_NAME):
+        check_text("A key of a job's metadata", key):
         check_text(f"The job's metadata {key!r}", value, _LONGEST_METADATA) if value else ""
         for key, value in config.metadata.items()
     }  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 
 from nbray.core_worker.current import find_core
-from nbray.driver import current_core
-from nbray.util.state import list_actors
+from nbray.driver.driver import current_core
+from nbray.state.api import list_actors
 
 
 def get_node_ip_address(address: str = "8.8.8.8:53") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbray.driver import current_driver
+from nbray.driver.driver import current_driver
 from nbray.launcher.local import RunningNode, join
 
 

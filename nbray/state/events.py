@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nbray.state.api import list_failures
 from nbray.state.rows import FailureState, Row
-from nbray.util.state.api import list_failures
-from nbray.util.state.selecting import DEFAULT_LIMIT, Filter, select
+from nbray.state.selecting import DEFAULT_LIMIT, Filter, select
 
 _SOURCES = {"worker": "RAYLET", "actor": "GCS", "node": "GCS"}
 

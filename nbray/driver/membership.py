@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nbray.cluster import described, free_of, node_rows, total_of
-from nbray.driver import current_driver
+from nbray.driver.cluster import described, free_of, node_rows, total_of
+from nbray.driver.driver import current_driver
 
 
 @dataclass(frozen=True)

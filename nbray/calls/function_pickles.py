@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from nbray.core_worker.tasks import PickledFunction
+from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import dump
-from nbray.util.blame import refusal
-from nbray.util.serializability import unpicklable
+from nbray.pickling.unpicklable import refusal
 
 SIZE_LIMIT = 95 << 20  # bytes, as Ray's
 

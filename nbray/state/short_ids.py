@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nbray.common.ids import BaseID
-from nbray.util.state.selecting import StateApiException
+from nbray.state.selecting import StateApiException
 
 SHORTEST = 4
 """How many characters an id has at least that is written short."""

@@ -88,7 +88,7 @@ def display(kind: str, content: dict[str, Any]) -> None:
     """
     worker = current_output()
     if worker is None:
-        raise RuntimeError("nbray.util.output.display is for workers.")
+        raise RuntimeError("nbray.driver.output.display is for workers.")
     worker.display(kind, content)
 
 

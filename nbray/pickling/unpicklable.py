@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from nbray.util.closures import bound_cells, read_globals
+from nbray.pickling.closures import bound_cells, read_globals
 
 _SECONDS = 2.0
 """The search ends after so long with the best answer so far."""
