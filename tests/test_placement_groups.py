@@ -26,7 +26,7 @@ from nbray.exceptions import (
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
-from nbray.jupyter_ext.representations import Pictures
+from nbray.jupyter_ext.pictures.formatters import Pictures
 from nbray.util import (
     get_current_placement_group,
     get_placement_group,
