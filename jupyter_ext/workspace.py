@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.calls.function_pickles import new_epoch
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
 
 from .cell.arriving import take_back, take_back_all

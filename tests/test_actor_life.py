@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from nbray.common.life import IllegalTransition
 from nbray.gcs.actors.life import TRANSITIONS, ActorLife, Event, State
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address
 
 HOME = Address(b"w", b"\x01" * 28, "", "host", 1)
+NODE_DIED = Cause(CauseKind.NODE_DIED, "its node died")
+KILLED = Cause(CauseKind.KILLED, "nbray.kill ended it")
 STEPS = {
     Event.READY: lambda life: life.ready(0.0),
     Event.STARTED: lambda life: life.start(HOME, 7, 0.0),
-    Event.LOST: lambda life: life.lose("its node died", 0.0),
-    Event.ENDED: lambda life: life.end("nbray.kill ended it", 0.0),
+    Event.LOST: lambda life: life.lose(NODE_DIED, 0.0),
+    Event.ENDED: lambda life: life.end(KILLED, 0.0),
 }
 
 
@@ -37,8 +40,8 @@ def test_the_table_is_all_that_happens(state: State, event: Event) -> None:
 def test_an_illegal_step_tells_the_story() -> None:
     life = ActorLife(b"a", 1)
     life.start(HOME, 7, 0.0)
-    life.lose("its node died", 1.0)
-    life.end("nbray.kill ended it", 2.0)
+    life.lose(NODE_DIED, 1.0)
+    life.end(KILLED, 2.0)
     with pytest.raises(IllegalTransition) as raised:
         life.start(HOME, 8, 3.0)
     assert "61 is DEAD and cannot be started (pid 8 on node 01010101)" in str(raised.value)

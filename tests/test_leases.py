@@ -30,11 +30,13 @@ from nbray.raylet.workers.pool import Worker, WorkerPool
 from nbray.raylet.workers.resource_set import Allocation
 from nbray.raylet.workers.scheduler import Scheduler
 from nbray.wire import messages as m
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import NodeChanges
 from nbray.wire.records import Address, JobConfig, NodeInfo, TaskSpec
 from nbray.wire.strategies import Shape, Spread
 
 NODE = b"n" * 28
+KILLED = Cause(CauseKind.ENDED, "it was killed")
 TOTAL = {"CPU": 30_000, "custom": 10_000}
 SHAPES = [
     Shape((("CPU", 10_000),)),
@@ -92,7 +94,7 @@ class Submitter:
         self.handlers: dict[type, Callable[..., None]] = {}
         self.on_closed: list[Callable[..., None]] = []
         self.waiting: list[tuple[bytes, Callable[[Any], None]]] = []
-        self.known: dict[bytes, m.WorkerDied] = {}
+        self.known: dict[bytes, Cause] = {}
         self.alive = True
         self.number = number
         self.submitter_dirty = False
@@ -111,7 +113,7 @@ class Submitter:
             fail=self.fail, finish=self.finish, is_retriable=lambda _done, _options: True,
             fail_cancelled=lambda spec: self.answer(spec, "cancelled"),
             forget_attempt=lambda _spec, _worker, _done: None,
-            fail_crashed=lambda spec, _worker, _death: self.answer(spec, "crashed"),
+            fail_crashed=lambda spec, _cause: self.answer(spec, "crashed"),
         )  # fmt: skip
         self.crashes = SimpleNamespace(when_known=self.when_known)
         self.events = SimpleNamespace(failed=lambda _spec, _error: None)
@@ -151,10 +153,10 @@ class Submitter:
             self.waiting.append((worker_id, then))
 
     def on_died(self, _raylet: Any, message: m.WorkerDied) -> None:
-        self.known[message.worker_id] = message
+        self.known[message.worker_id] = message.cause
         for worker_id, then in [w for w in self.waiting if w[0] == message.worker_id]:
             self.waiting.remove((worker_id, then))
-            then(message)
+            then(message.cause)
 
     def receive(self, message: m.Message) -> None:
         self.handlers[type(message)](self.to_raylet, message)
@@ -185,7 +187,7 @@ class Cluster:
         nodes = NodeTable(NODE, cast(Any, None), b"")
         nodes.apply(NodeChanges(b"", 0, 0, [row], complete=True))
         self.leases = LeaseManager(row, self.scheduler, self.pool, nodes)
-        self.pool.on_exit = self.leases.worker_gone
+        self.pool.on_exit = lambda worker: self.leases.worker_gone(worker, KILLED)
         self.submitters = [Submitter(self, number) for number in (1, 2)]
         self.at: dict[bytes, deque[tuple[Submitter, TaskSpec]]] = {}
         self.blocked: dict[bytes, Process] = {}
@@ -229,7 +231,7 @@ class Cluster:
         self.at.pop(worker.worker_id, None)
         self.blocked.pop(worker.worker_id, None)
         self.pool._remove(worker)
-        self.pool.on_exit(worker, "it was killed")
+        self.pool.on_exit(worker)
 
     def finish_task(self, worker_id: bytes, retry: bool) -> None:
         sender, spec = self.at[worker_id].popleft()

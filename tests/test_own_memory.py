@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbray
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 from nbray.object_store import private_pages
 
 SIZE = 1_000_000

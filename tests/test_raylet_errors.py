@@ -33,11 +33,11 @@ from nbray.wire.records import Address, GroupSpec, JobConfig, Stored
 ADDRESS = Address(b"w" * 28, b"n" * 28, "", "", 0)
 JOB = JobConfig(b"j" * 4, "", ADDRESS, [], "")
 REQUESTS: list[tuple[m.Message, Any]] = [
-    (m.RequestLease(7, JOB, {}), lambda a: (a.request_id, a.reason)),
+    (m.RequestLease(7, JOB, {}), lambda a: (a.request_id, a.cause.text)),
     (m.GcsRequest(7, "ListNodes", b""), lambda a: (a.request_id, a.error)),
     (m.RegisterDriver(ADDRESS, 1, "", [], "", ""), lambda a: (7, a.error)),
-    (om.CreateObject(b"o", 1, ADDRESS), lambda a: (7, a.error)),
-    (om.GetObject(b"o", Stored(1, []), ADDRESS), lambda a: (7, a.error)),
+    (om.CreateObject(b"o", 1, ADDRESS), lambda a: (7, a.cause.text)),
+    (om.GetObject(b"o", Stored(1, []), ADDRESS), lambda a: (7, a.cause.text)),
     (m.CreateGroup(GroupSpec(b"g", [], "PACK", JOB)), lambda a: (7, a.error)),
 ]
 

@@ -15,10 +15,12 @@ from conftest import wait_until
 from test_cli import command
 
 import nbray
-from nbray.driver.driver import current_core, output, state
+from nbray.driver import output
+from nbray.driver.driver import current_core
 from nbray.exceptions import NbrayError, TaskError, WorkerCrashedError
 from nbray.state import queries
 from nbray.state.trace import chrome_trace
+from nbray.util import state
 
 
 @nbray.remote

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 from nbray.state import local_state
 
 from ..worker.own_values import make_own

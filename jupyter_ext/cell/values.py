@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 
 import nbray
-from nbray.core_worker.values.own_memory import OwnMemory, address_of
+from nbray.driver.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.pickling.unpicklable import Culprit, find_culprit
 

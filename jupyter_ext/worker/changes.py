@@ -4,7 +4,7 @@ Not all changes can be seen in a cell's text: ``rows.append(1)``, ``df.drop(...,
 what a function does. So each value that was sent has a fingerprint before the cell runs and
 another one after it: a CRC of its pickle, which is not kept, and of the memory outside of it.
 Memory that was read in place is not read for that: the kernel knows which of its pages were
-written (see `values/own_memory.py`). A list of a million numbers costs 20 ms each time, 400 MB
+written (`nbray.driver.own_memory`). A list of a million numbers costs 20 ms each time, 400 MB
 in arrays 8 ms.
 
 Functions of the notebook count with their closures and attributes, classes of it with their own
@@ -20,7 +20,7 @@ from typing import Any
 
 import nbray
 from nbray import cloudpickle
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 from nbray.pickling.closures import bound_cells
 
 Fingerprint = tuple[object, ...]

@@ -25,7 +25,7 @@ from typing import Any
 
 import nbray
 from nbray import cloudpickle
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 
 Carried = dict[str, Any]
 """What functions read further, by name."""

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import nbray
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 
 from .home import Packer, open_stream
 

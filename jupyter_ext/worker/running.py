@@ -25,7 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.core_worker.values.own_memory import OwnMemory
+from nbray.driver.own_memory import OwnMemory
 
 from ..cell.remote_value import Unpicklable, Unset
 from ..cell.run import Summary

@@ -15,7 +15,8 @@ from nbray.core_worker.values.serialization import deserialize, serialize
 from nbray.core_worker.values.shared_errors import share
 from nbray.exceptions import TaskCancelledError, TaskError, WorkerCrashedError
 from nbray.wire import messages as m
-from nbray.wire.records import Address, ContainedRef, Stored, TaskSpec, Value
+from nbray.wire.causes import Cause
+from nbray.wire.records import ContainedRef, Stored, TaskSpec, Value
 
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
@@ -135,19 +136,13 @@ class Results:
         """The task was cancelled before it started."""
         self.fail(spec, TaskCancelledError.of(TaskID(spec.task_id), spec.name))
 
-    def fail_crashed(self, spec: TaskSpec, worker: Address, death: m.WorkerDied | None) -> None:
+    def fail_crashed(self, spec: TaskSpec, cause: Cause) -> None:
         """The task's worker died and no retry is left."""
-        if death is not None:
-            cause = death.cause
-        else:
-            cause = f"its node {worker.node_id.hex()[:8]} died too, or did not say why in time"
-        self.fail(
-            spec,
-            WorkerCrashedError(
-                "The worker died unexpectedly while executing this task, and no retry is left.\n"
-                f"Task {spec.name}: {cause}"
-            ),
+        error = WorkerCrashedError(
+            "The worker died unexpectedly while executing this task, and no retry is left.\n"
+            f"Task {spec.name}: {cause}"
         )
+        self.fail(spec, error.with_facts(cause))
 
 
 def _is_one_of(pickled: bytes, classes: tuple[type[BaseException], ...]) -> bool:

@@ -26,6 +26,7 @@ from nbray.gcs.nodes.table import NodeTable
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import StorageError, Store, Table, open_store
 from nbray.wire import gcs_messages as g
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import RpcError, serve
 from nbray.wire.messages import ActorState
@@ -156,7 +157,8 @@ class GcsServer:
     async def _node_gone(self, node_id: bytes, cause: str) -> None:
         """The actors of a node, and the jobs whose drivers were there, end with it."""
         self.groups.node_died(node_id)
-        await self.actors.node_died(node_id, cause)
+        died = Cause(CauseKind.NODE_DIED, cause, node_id=node_id)
+        await self.actors.node_died(node_id, died)
         for job in self.state.running_jobs():
             if job.node_id == node_id:
                 await self.finish_job(g.JobId(job.job_id))

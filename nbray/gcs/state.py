@@ -21,6 +21,7 @@ from nbray.gcs.storage import Store, Table
 from nbray.scheduling.explain import feasible, infeasible_text, why_pending
 from nbray.scheduling.policy import Demand
 from nbray.wire import state_messages as s
+from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty, RegisterJob
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.records import ActorSpec, NodeInfo
@@ -128,10 +129,10 @@ class StateTables:
             s.Failure("node", node.node_id, node.node_id, node.host, cause, self._clock())
         )
 
-    def actor_failed(self, spec: ActorSpec, node_id: bytes, cause: str) -> None:
+    def actor_failed(self, spec: ActorSpec, node_id: bytes, cause: Cause) -> None:
         """An actor died and does not come back, without being told to."""
         self._failures.append(
-            s.Failure("actor", spec.actor_id, node_id, spec.class_name, cause, self._clock())
+            s.Failure("actor", spec.actor_id, node_id, spec.class_name, str(cause), self._clock())
         )
 
     # --- what is asked --------------------

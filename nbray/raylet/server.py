@@ -34,6 +34,7 @@ from nbray.raylet.workers.liveness import Liveness
 from nbray.raylet.workers.memory import Candidate, MemoryMonitor
 from nbray.raylet.workers.pool import Worker, WorkerPool
 from nbray.raylet.workers.scheduler import Scheduler
+from nbray.raylet.workers.worker import Here
 from nbray.runtime_env.setup import EnvManager
 from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
@@ -41,6 +42,7 @@ from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.aio import FrameConnection
+from nbray.wire.causes import Cause
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.raylet_messages import (
     DropObjects,
@@ -435,8 +437,9 @@ class Raylet:
             self._background.start(self._end_workers(gone.job_id))
         return g.Empty()
 
-    def _on_worker_exit(self, worker: Worker, cause: str) -> None:
-        cause = worker.story(worker.out_of_memory or f"{cause}, on {self._name()}")
+    def _on_worker_exit(self, worker: Worker) -> None:
+        cause = worker.cause(Here(self.node_id, self._name()))
+        logger.info("%s", cause)
         self._state.worker_ended(worker)
         self._leases.worker_gone(worker, cause)
         if worker.actor_id:
@@ -457,9 +460,9 @@ class Raylet:
     def _pids(self) -> dict[bytes, int]:
         return {w.worker_id: w.pid for w in self._pool.workers.values() if w.pid}
 
-    def _end(self, worker_id: bytes, reason: str, retry: bool) -> None:
+    def _end(self, worker_id: bytes, cause: Cause) -> None:
         worker = self._pool.workers[worker_id]
-        worker.out_of_memory, worker.retry = reason, retry
+        worker.out_of_memory = cause
         self._pool.kill(worker, None)
 
     async def _fetch_env_file(self, key: bytes) -> bytes | None:

@@ -30,8 +30,11 @@ from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import ObjectLostError, OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection
 from nbray.wire.records import Address, ContainedRef, Value
+
+_NO_HANDLES = Cause(CauseKind.NO_HANDLES, "all its handles are gone")
 
 
 class References:
@@ -164,7 +167,7 @@ class References:
                 owner.send(om.RemoveBorrower(object_id, self._peers.worker_id, entry.registered))
             return
         if actor_id:
-            self._peers.raylet.send(m.KillActor(actor_id, no_restart=True, out_of_scope=True))
+            self._peers.raylet.send(m.KillActor(actor_id, _NO_HANDLES))
         self._give_back(object_id, entry)
         if entry.made_by or entry.kept_for_lineage:
             self.on_ended(object_id, entry)

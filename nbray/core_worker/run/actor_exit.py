@@ -14,6 +14,7 @@ from nbray.core_worker.context import running
 from nbray.core_worker.core import CoreWorker
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.watching_messages import ProcessLeaves
 
 
@@ -91,7 +92,7 @@ class ActorExit:
             self.call_ended()
             return None
         self._done = True
-        return m.ActorCreated(self._core.actor.actor_id, cause, left=True)
+        return m.ActorCreated(self._core.actor.actor_id, Cause(CauseKind.LEFT, cause))
 
     def _end(self) -> None:
         """Under the baton."""
@@ -102,7 +103,7 @@ class ActorExit:
         status = exit_status(leaving)
         cause = intended(leaving)
         if cause:
-            message = m.KillActor(actor.actor_id, no_restart=True, cause=cause)
+            message = m.KillActor(actor.actor_id, Cause(CauseKind.LEFT, cause))
             # A timer runs after the replies of this turn; then the raylet ends this process.
             core.reactor.call_later(0.0, lambda: core.peers.raylet.send(message))
             why = ProcessLeaves("INTENDED_USER_EXIT", f"The actor left: {cause}.")

@@ -22,8 +22,8 @@ from nbray.core_worker.run.actor_loops import CallLoop, loops
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.run.tracebacks import user_traceback
 from nbray.core_worker.values.arguments import ArgumentsLost, unpack
-from nbray.exceptions import CREATION_FAILED
 from nbray.wire import messages as m
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection
 from nbray.wire.records import ActorSpec, TaskSpec, Value
 
@@ -87,7 +87,8 @@ class ActorHost:
             self._core.events.raised(creation.task_id, error, trace)
             done.values = [Value(None, is_error=True)]
             died = self._runner.task_error(creation, trace, None)
-            return m.ActorCreated(spec.actor_id, f"{CREATION_FAILED}{died}")
+            text = f"The actor died because of an error raised in its creation task, {died}"
+            return m.ActorCreated(spec.actor_id, Cause(CauseKind.CONSTRUCTOR_RAISED, text))
         finally:
             self._core.leave_task(token)
             done.seconds = time.monotonic() - began

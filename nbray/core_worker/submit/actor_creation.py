@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from nbray.exceptions import NbraySystemError
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import ActorReady, ActorRegistered, CreateActor
 from nbray.wire.records import ActorSpec
@@ -83,4 +84,4 @@ class ActorCreations:
         try:
             self._core.peers.raylet.send(message)
         except UnsendableError as error:
-            self._core.actor_calls.never_made(spec.actor_id, str(error))
+            self._core.actor_calls.never_made(spec.actor_id, Cause(CauseKind.FAULT, str(error)))

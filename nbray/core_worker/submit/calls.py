@@ -13,15 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nbray.core_worker.failures import call_error
 from nbray.core_worker.task_options import TaskOptions
-from nbray.exceptions import (
-    ActorDiedError,
-    ActorPlacementGroupRemoved,
-    ActorUnavailableError,
-    ActorUnschedulableError,
-    PendingCallsLimitExceeded,
-    RuntimeEnvSetupError,
-)
+from nbray.exceptions import ActorUnavailableError, PendingCallsLimitExceeded
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
@@ -39,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAST_REPLIES_S = 1.0
+_KILLED = Cause(CauseKind.KILLED, "it was killed by `nbray.kill`")
+_ENDED = Cause(CauseKind.ENDED, "the actor has ended")
 _ASK_AGAIN_S = 1.0
 
 
@@ -78,11 +75,11 @@ class ActorCalls:
         """No handle of the actor is left here, and so no call without a reply."""
         self._clients.pop(actor_id, None)
 
-    def never_made(self, actor_id: bytes, cause: str) -> None:
+    def never_made(self, actor_id: bytes, cause: Cause) -> None:
         """An actor of this process cannot be registered: its calls fail."""
         self._end(actor_id, cause)
 
-    def _end(self, actor_id: bytes, cause: str) -> None:
+    def _end(self, actor_id: bytes, cause: Cause) -> None:
         """For this process, the actor is dead from now on."""
         dead = ActorState(actor_id, 1 << 29, "DEAD", None, cause)
         self.client(actor_id).on_state(dead, at_once=True)
@@ -92,9 +89,9 @@ class ActorCalls:
         core = self._core
 
         def act() -> None:
-            core.peers.raylet.send(KillActor(actor_id, no_restart))
+            core.peers.raylet.send(KillActor(actor_id, _KILLED, no_restart))
             if no_restart:
-                self._end(actor_id, "it was killed by `nbray.kill`")
+                self._end(actor_id, _KILLED)
 
         core.reactor.post(act)
 
@@ -192,8 +189,7 @@ class ActorClient:
         self._in_flight: dict[Connection, dict[bytes, ActorCall]] = {}
         self._connection: Connection | None = None
         self._version = -1
-        self._death_cause: str | None = None
-        self._death_kind = ""
+        self._death_cause: Cause | None = None
         self._lost: list[ActorCall] = []
         self._watching = False
         self._restarting = False
@@ -203,7 +199,7 @@ class ActorClient:
     def submit(self, call: ActorCall) -> None:
         """Take a call; its dependencies may still be incomplete."""
         if self._death_cause is not None:
-            self._fail_dead(call)
+            self._fail_dead(call, self._death_cause)
             return
         self._may_overtake |= call.options.out_of_order and bool(self._queue)
         self._submitted += 1
@@ -256,7 +252,7 @@ class ActorClient:
             (refused if may_go and call.options.retries == 0 else waiting).append(call)
         self._queue = waiting
         for call in refused:
-            self._fail_lost(call.spec, None, executed=False)
+            self._fail_lost(call.spec, executed=False)
 
     def _send(self, connection: Connection, call: ActorCall) -> None:
         try:
@@ -320,14 +316,15 @@ class ActorClient:
         self._version = state.version
         lost, self._lost = self._lost, []
         for call in lost:
-            cause = state.death_cause if state.state == "DEAD" else None
-            self._fail_lost(call.spec, cause)
+            if state.state == "DEAD":
+                self._fail_dead(call, state.cause or _ENDED)
+            else:
+                self._fail_lost(call.spec)
         if state.state == "DEAD":
-            self._death_cause = state.death_cause or "the actor has ended"
-            self._death_kind = state.death_kind
+            self._death_cause = state.cause or _ENDED
             self._retire(0.0 if at_once else LAST_REPLIES_S)
             while self._queue:
-                self._fail_dead(self._queue.popleft())
+                self._fail_dead(self._queue.popleft(), self._death_cause)
             return
         self._restarting = state.state == "RESTARTING"
         if self._restarting:
@@ -391,14 +388,14 @@ class ActorClient:
         again: list[ActorCall] = []
         for call in self._in_flight.pop(connection, {}).values():
             if self._death_cause is not None:
-                self._fail_dead(call)
+                self._fail_dead(call, self._death_cause)
             elif call.retries != 0:
                 self._again(call)
                 again.append(call)
             elif is_current and not self._restarting:
                 self._lost.append(call)  # until it is known what becomes of the actor
             else:
-                self._fail_lost(call.spec, None)
+                self._fail_lost(call.spec)
         self._go_first(again)
         self._watch()
         if is_current and not connection.peer_ended:
@@ -420,26 +417,15 @@ class ActorClient:
         for call in calls:
             self._core.results.fail(call.spec, error)
 
-    def _fail_dead(self, call: ActorCall) -> None:
-        cause = self._death_cause or ""
-        error: Exception
-        if self._death_kind == "unschedulable":
-            error = ActorUnschedulableError(cause)
-        elif self._death_kind == "group_removed":
-            error = ActorPlacementGroupRemoved()
-        elif cause.startswith("Failed to set up runtime environment"):
-            error = RuntimeEnvSetupError(cause)
-        else:
-            error = ActorDiedError.of_call(self._actor_id.hex(), call.spec.name, cause)
+    def _fail_dead(self, call: ActorCall, cause: Cause) -> None:
+        """Fail a call of a dead actor."""
+        error = call_error(cause, self._actor_id.hex(), call.spec.name)
         self._core.results.fail(call.spec, error)
 
-    def _fail_lost(self, spec: TaskSpec, cause: str | None, executed: bool = True) -> None:
-        """Fail a call of a dead actor; without ``cause``, of one that is being restarted."""
-        error: Exception
+    def _fail_lost(self, spec: TaskSpec, executed: bool = True) -> None:
+        """Fail a call of an actor that is being restarted."""
         actor_id = self._actor_id.hex()
-        if cause is not None:
-            error = ActorDiedError.of_call(actor_id, spec.name, cause)
-        elif executed:
+        if executed:
             error = ActorUnavailableError(
                 actor_id,
                 f"The actor {actor_id} is unavailable: its process ended during {spec.name}, and "

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nbray.wire.causes import Cause
 from nbray.wire.connection import Connection
 from nbray.wire.messages import WorkerDied
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
 
 _KEPT = 64
-Then = Callable[[WorkerDied | None], None]
+Then = Callable[[Cause | None], None]
 
 
 class Crashes:
@@ -27,7 +28,7 @@ class Crashes:
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
-        self._known: OrderedDict[bytes, WorkerDied] = OrderedDict()
+        self._known: OrderedDict[bytes, Cause] = OrderedDict()
         self._waiting: dict[bytes, tuple[Connection, list[Then]]] = {}
         core.peers.handlers[WorkerDied] = self._on_died
         core.peers.on_closed.append(self._on_closed)
@@ -43,17 +44,17 @@ class Crashes:
         self._core.reactor.call_later(limit, lambda: self._settle(worker_id, None))
 
     def _on_died(self, _raylet: Connection, message: WorkerDied) -> None:
-        self._known[message.worker_id] = message
+        self._known[message.worker_id] = message.cause
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)
-        self._settle(message.worker_id, message)
+        self._settle(message.worker_id, message.cause)
 
     def _on_closed(self, connection: Connection) -> None:
         for worker_id, (raylet, _) in list(self._waiting.items()):
             if raylet is connection:
                 self._settle(worker_id, None)
 
-    def _settle(self, worker_id: bytes, message: WorkerDied | None) -> None:
+    def _settle(self, worker_id: bytes, cause: Cause | None) -> None:
         _, waiting = self._waiting.pop(worker_id, (None, []))
         for then in waiting:
-            then(message)
+            then(cause)

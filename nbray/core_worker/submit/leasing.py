@@ -19,15 +19,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nbray.core_worker.failures import task_error
 from nbray.core_worker.submit.backlogs import Backlogs
 from nbray.core_worker.tasks import WINDOW_S, Lease, PendingTask, QueueKey, TaskQueue
-from nbray.exceptions import (
-    OutOfMemoryError,
-    RuntimeEnvSetupError,
-    TaskPlacementGroupRemoved,
-    TaskUnschedulableError,
-    WorkerCrashedError,
-)
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
@@ -41,7 +36,6 @@ from nbray.wire.messages import (
     ReturnLease,
     TaskDone,
     TasksReturned,
-    WorkerDied,
 )
 from nbray.wire.records import TaskSpec
 from nbray.wire.strategies import ANYWHERE
@@ -53,18 +47,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_REQUESTS = 16
 _MAX_OOM_DELAY_S = 60.0
-
-
-def _refusal(message: LeaseRefused) -> Exception:
-    match message.kind:
-        case "runtime_env":
-            return RuntimeEnvSetupError(message.reason)
-        case "unschedulable":
-            return TaskUnschedulableError(message.reason)
-        case "group_removed":
-            return TaskPlacementGroupRemoved()
-        case _:
-            return RuntimeError(message.reason)
 
 
 class TaskSubmitter:
@@ -234,7 +216,7 @@ class TaskSubmitter:
         if queue is None:
             return
         queue.requests.pop(message.request_id, None)
-        self._fail_queue(queue, _refusal(message))
+        self._fail_queue(queue, task_error(message.cause))
 
     def _fail_queue(self, queue: TaskQueue, error: Exception) -> None:
         """No task of the queue can ever run."""
@@ -403,7 +385,7 @@ class TaskSubmitter:
                         lease.worker.worker_id, lease.raylet, partial(self._on_crash, lease)
                     )
 
-    def _on_crash(self, lease: Lease, death: WorkerDied | None) -> None:
+    def _on_crash(self, lease: Lease, cause: Cause | None) -> None:
         """A worker died: run its tasks again, or fail them.
 
         It was the first that ran; those behind it may be run again and are not charged for it.
@@ -411,33 +393,36 @@ class TaskSubmitter:
         tasks = list(lease.in_flight.values())
         for task in reversed(tasks[1:]):
             self._queue_again(task)
-        self._end_of(tasks[0], lease, death)
+        self._end_of(tasks[0], lease, cause)
         self._core.submitter_dirty = True
 
-    def _end_of(self, task: PendingTask, lease: Lease, death: WorkerDied | None) -> None:
+    def _end_of(self, task: PendingTask, lease: Lease, cause: Cause | None) -> None:
         """Run the task again that a worker died of, or fail it."""
-        if death is not None and death.out_of_memory and not task.killed:
-            if death.retry and self._retry_later(task, death.cause):
+        if cause is None:
+            node = lease.worker.node_id
+            text = f"its node {node.hex()[:8]} died too, or did not say why in time"
+            cause = Cause(CauseKind.ENDED, text, node_id=node)
+        if cause.kind is CauseKind.OUT_OF_MEMORY and not task.killed:
+            if cause.again and self._retry_later(task, cause):
                 return
             self._tasks.pop(task.spec.task_id, None)
-            self._core.results.fail(task.spec, OutOfMemoryError(death.cause))
+            self._core.results.fail(task.spec, task_error(cause))
         elif task.retries != 0:
-            cause = death.cause if death is not None else "its worker died, nobody said how"
-            self._core.events.failed(task.spec, WorkerCrashedError(cause))
+            self._core.events.failed(task.spec, task_error(cause))
             self._retry(task)
         else:
             self._tasks.pop(task.spec.task_id, None)
             if task.killed:
                 self._core.results.fail_cancelled(task.spec)
             else:
-                self._core.results.fail_crashed(task.spec, lease.worker, death)
+                self._core.results.fail_crashed(task.spec, cause)
 
-    def _retry_later(self, task: PendingTask, cause: str) -> bool:
+    def _retry_later(self, task: PendingTask, cause: Cause) -> bool:
         """Run a task again whose memory was missing, after a while; False if it may not be."""
         config = self._core.config
         if task.retries == 0 or task.out_of_memory == config.task_oom_retries:
             return False
-        self._core.events.failed(task.spec, OutOfMemoryError(cause))
+        self._core.events.failed(task.spec, task_error(cause))
         delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**task.out_of_memory)
         task.out_of_memory += 1
         task.lease = None

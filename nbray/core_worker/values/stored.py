@@ -8,21 +8,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nbray.core_worker.call_site import where_made
+from nbray.core_worker.failures import value_error
 from nbray.core_worker.values.serialization import Serialized
 from nbray.core_worker.values.value_kind import kind_of
 from nbray.exceptions import (
     GetTimeoutError,
     LocalRayletDiedError,
     NbraySystemError,
-    ObjectLostError,
-    ObjectStoreFullError,
-    OutOfDiskError,
 )
 from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.client import Room
 from nbray.object_store.private_pages import PrivatePages
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
+from nbray.wire.causes import CauseKind
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import STOPPED
 from nbray.wire.records import Address, Stored, Value
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
 
 _CREATE_TIMEOUT_S = 600.0
-_STORE_ERRORS = {"full": ObjectStoreFullError, "disk": OutOfDiskError, "lost": ObjectLostError}
 
 
 class _Pin:
@@ -43,7 +41,7 @@ class _Pin:
     def __init__(self, reply: om.ObjectPinned, unpins: deque[bytes]) -> None:
         self.reply = reply
         self._unpins = unpins
-        self._held: list[bytes | None] = [] if reply.error else [None, reply.object_id]
+        self._held: list[bytes | None] = [] if reply.cause else [None, reply.object_id]
 
     def release(self) -> None:
         """The view has gone."""
@@ -128,8 +126,8 @@ class StoredValues:
                     ("create", object_id), om.CreateObject(object_id, size, owner, label),
                     _CREATE_TIMEOUT_S,
                 )  # fmt: skip
-                if created.error:
-                    raise _STORE_ERRORS[created.kind](created.error)
+                if created.cause is not None:
+                    raise value_error(created.cause)
                 if created.path:
                     target = map_file(created.path, created.offset, size, writable=True)
                 else:
@@ -197,20 +195,21 @@ class StoredValues:
             tried.update(stored.node_ids)
             pin = self._pin(object_id, owner, stored, deadline)
             reply = pin.reply
-            if not reply.error:
+            cause = reply.cause
+            if cause is None:
                 return self._view(pin)
             newer = None
-            if reply.kind == "lost":
+            if cause.kind is CauseKind.LOST:
                 if not ask_owner:
                     raise NoCopyFound(list(tried))
                 newer = self._core.locations.newer(object_id, owner, tried, deadline)
             if newer is None and deadline is not None and time.monotonic() >= deadline:
                 raise GetTimeoutError(
                     f"Get timed out while object {object_id.hex()} was looked for or made again: "
-                    f"{reply.error}"
+                    f"{cause}"
                 )
             if newer is None:
-                raise _STORE_ERRORS[reply.kind](reply.error)
+                raise value_error(cause)
             if newer.stored is None:
                 return newer
             stored = newer.stored

@@ -29,6 +29,7 @@ from nbray.gcs.actors.rows import actor_rows, unplaced_rows
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Verdict
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import (
     ActorReadyRequest,
     ActorStarted,
@@ -48,7 +49,11 @@ from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
-_NOT_WANTED = "it was not wanted any more when it had started"
+_NOT_WANTED = Cause(CauseKind.SUPERSEDED, "it was not wanted any more when it had started")
+_OWNER_DIED = Cause(CauseKind.OWNER_DIED, "its owner has died")
+_JOB_ENDED = Cause(CauseKind.JOB_ENDED, "its driver has ended")
+_AWAY = Cause(CauseKind.ENDED, "its worker ended while the GCS was away")
+_UNKNOWN = Cause(CauseKind.UNKNOWN_ACTOR, "it is not known to the cluster")
 _DEAD_KEPT = 1000
 _RETRY_S = 0.2
 _KNOWN_WITHIN_S = 5.0
@@ -95,7 +100,9 @@ class ActorTable:
         self._dead: deque[bytes] = deque()
         self._owners = ActorOwners()
         self._background = Background()
-        self.on_failed: Callable[[ActorSpec, bytes, str], None] = lambda spec, node_id, cause: None
+        self.on_failed: Callable[[ActorSpec, bytes, Cause], None] = lambda spec, node_id, cause: (
+            None
+        )
         self.on_dead: Callable[[bytes], None] = lambda actor_id: None
         self.on_restart: Callable[[bytes], None] = lambda actor_id: None
         self.group_is_removed: Callable[[bytes], bool | None] = lambda group_id: None
@@ -128,7 +135,8 @@ class ActorTable:
             if actor.spec.options.placing and life.node_id():
                 self.placement.stands(life.actor_id, life.node_id())
             if life.state is State.ALIVE and life.node_id() not in alive:
-                self._lost(actor, "its node died")
+                died = Cause(CauseKind.NODE_DIED, "its node died", node_id=life.node_id())
+                self._lost(actor, died)
             elif life.unplaced:
                 self._place_soon(actor)
 
@@ -209,17 +217,18 @@ class ActorTable:
                 self._end_with_group(actor)
 
     def _end_with_group(self, actor: Actor) -> None:
-        kind = "" if actor.life.state is State.ALIVE else "group_removed"
-        self._end_with_process(actor, "its placement group was removed", kind)
+        alive = actor.life.state is State.ALIVE
+        kind = CauseKind.ENDED_WITH_GROUP if alive else CauseKind.GROUP_REMOVED
+        self._end_with_process(actor, Cause(kind, "its placement group was removed"))
 
     def _owner_died(self, worker_id: bytes) -> None:
         for actor_id in self._owners.made_by(worker_id):
-            self._end_with_process(self._actors[actor_id], "its owner has died")
+            self._end_with_process(self._actors[actor_id], _OWNER_DIED)
 
-    def _end_with_process(self, actor: Actor, cause: str, kind: str = "") -> None:
+    def _end_with_process(self, actor: Actor, cause: Cause) -> None:
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
-        self._end(actor, cause, kind)
+        self._end(actor, cause)
         if node_id:
             self._background.start(self._processes.end(node_id, life.actor_id, attempt, cause))
 
@@ -242,7 +251,8 @@ class ActorTable:
         except Exception as error:
             logger.exception("Actor %s was not placed", actor.spec.class_name)
             if actor.life.unplaced:
-                self._end(actor, f"the GCS could not place it: {error!r}")
+                text = f"the GCS could not place it: {error!r}"
+                self._end(actor, Cause(CauseKind.FAULT, text))
 
     async def _place(self, actor: Actor) -> None:
         life = actor.life
@@ -257,8 +267,8 @@ class ActorTable:
                 return
             choice = self._choose(actor, busy)
             node = choice.node
-            if choice.verdict is Verdict.UNSCHEDULABLE:
-                self._end(actor, choice.reason, "unschedulable")
+            if choice.cause is not None:
+                self._end(actor, choice.cause)
                 return
             if node is None:
                 actor.unplaced_since = actor.unplaced_since or time.monotonic()
@@ -307,12 +317,15 @@ class ActorTable:
             actor.life.start(started.address, started.pid, time.time())
             actor.life.shown = started.shown
             self._changed(actor)
-        elif started.retriable:
-            self._lost(actor, started.error)
+            return
+        cause = started.cause
+        assert cause is not None
+        if cause.again:
+            self._lost(actor, cause)
         else:
-            self._end(actor, started.error)
-            if not started.left:
-                self.on_failed(actor.spec, b"", started.error)
+            self._end(actor, cause)
+            if cause.kind is not CauseKind.LEFT:
+                self.on_failed(actor.spec, b"", cause)
 
     # --- lost and ended --------------------
 
@@ -343,7 +356,7 @@ class ActorTable:
             self._lives.delete(oldest)
             self._specs.delete(oldest)
 
-    def _lost(self, actor: Actor, cause: str, process_lives: bool = False) -> None:
+    def _lost(self, actor: Actor, cause: Cause, process_lives: bool = False) -> None:
         """Its process is lost: it has another, once this one has ended, or it is dead."""
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
@@ -360,8 +373,7 @@ class ActorTable:
                 self._background.start(ending)
             self.on_failed(actor.spec, node_id, cause)
 
-    def _end(self, actor: Actor, cause: str, kind: str = "") -> None:
-        actor.life.kind = kind
+    def _end(self, actor: Actor, cause: Cause) -> None:
         actor.life.end(cause, time.time())
         self._changed(actor)
 
@@ -377,7 +389,7 @@ class ActorTable:
             self._lost(actor, request.cause)
         await self._store.durable()
 
-    async def node_died(self, node_id: bytes, cause: str) -> None:
+    async def node_died(self, node_id: bytes, cause: Cause) -> None:
         """All workers of a node are gone."""
         self._processes.node_died(node_id)
         for actor in list(self._actors.values()):
@@ -418,7 +430,7 @@ class ActorTable:
         """The driver left: its actors end, but for the detached."""
         await asyncio.gather(
             *(
-                self.kill(KillActorRequest(actor.spec.actor_id, True, "its driver has ended"))
+                self.kill(KillActorRequest(actor.spec.actor_id, True, _JOB_ENDED))
                 for actor in list(self._actors.values())
                 if actor.spec.job_id == job_id and not self._outlives_job(actor)
             )
@@ -456,8 +468,7 @@ class ActorTable:
             life = actor.life
             missing = (life.actor_id, attempt) not in found
             if missing and life.state is State.ALIVE and life.restarts == attempt:
-                away = "its worker ended while the GCS was away"
-                self._lost(actor, causes.get((life.actor_id, attempt), away))
+                self._lost(actor, causes.get((life.actor_id, attempt), _AWAY))
 
     # --- asked --------------------
 
@@ -472,12 +483,12 @@ class ActorTable:
         """The state, once it is newer than ``after``."""
         actor = await self._known(actor_id)
         if actor is None:
-            return ActorState(actor_id, 1 << 30, "DEAD", None, "it is not known to the cluster")
+            return ActorState(actor_id, 1 << 30, "DEAD", None, _UNKNOWN)
         life = actor.life
         waits = (State.DEPENDENCIES_UNREADY, State.PENDING)
         while life.version <= after or life.state in waits:
             await actor.changed.wait()
-        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause, life.kind)
+        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause)
         await self._store.durable()
         return answer
 

@@ -34,6 +34,7 @@ from nbray.raylet.objects.spill_files import DiskFullError, SpillFiles
 from nbray.raylet.objects.table import ObjectTable, Place, Stored
 from nbray.raylet.workers.leases import Process
 from nbray.wire import object_messages as om
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,6 @@ _WRITES_AT_ONCE = 2
 _PREFAULT_DELAY_S = 2.0
 _PREFAULT_STEP = 8 << 20
 _NAMED_HOLDERS = 5
-
-
-@dataclass(frozen=True)
-class NoRoom:
-    """Why an object was not created; the kinds are those of `ObjectCreated`."""
-
-    kind: str
-    text: str
 
 
 def _disk_is_full(error: DiskFullError) -> str:
@@ -81,7 +74,7 @@ class _Creation:
     creator: Hashable
     secondary: bool
     label: str
-    answer: Callable[[Room | NoRoom], None]
+    answer: Callable[[Room | Cause], None]
 
 
 class LocalStore:
@@ -106,7 +99,7 @@ class LocalStore:
         self._background = Background()
         self._retry: asyncio.TimerHandle | None = None
         self._writes: set[asyncio.Task[None]] = set()
-        self._disk_error: NoRoom | None = None
+        self._disk_error: Cause | None = None
         self._disk_rests_until = 0.0
         self._disk_refused = 0
         self._last_progress = self._last_change = 0.0
@@ -141,11 +134,11 @@ class LocalStore:
     def create(self, process: Process, message: om.CreateObject) -> None:
         """Make room for an object; answered at once, or when there is room, or too late."""
 
-        def answer(room: Room | NoRoom) -> None:
+        def answer(room: Room | Cause) -> None:
             if isinstance(room, Room):
                 created = om.ObjectCreated(message.object_id, room.offset, path=room.path)
             else:
-                created = om.ObjectCreated(message.object_id, 0, room.text, room.kind)
+                created = om.ObjectCreated(message.object_id, 0, room)
             process.send(created)
 
         self._create(
@@ -159,7 +152,7 @@ class LocalStore:
         """Room for a copy of another node's object; None when no room can be made now."""
         offset: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
-        def answer(room: Room | NoRoom) -> None:
+        def answer(room: Room | Cause) -> None:
             if not offset.done():
                 offset.set_result(room.offset if isinstance(room, Room) else None)
 
@@ -276,26 +269,26 @@ class LocalStore:
             return True
         return time.monotonic() >= self._disk_rests_until and any(True for _ in self.table.dirty())
 
-    def _refusal(self, creation: _Creation) -> NoRoom | None:
+    def _refusal(self, creation: _Creation) -> Cause | None:
         """Why a creation that did not fit will not be served; None when it waits on."""
         capacity = self.table.allocator.capacity
         if creation.secondary and creation.size > capacity:
-            return NoRoom("full", "it is larger than the store")
+            return Cause(CauseKind.STORE_FULL, "it is larger than the store")
         if creation.size <= capacity and self._can_make_room():
             return None
         waited = time.monotonic() - max(creation.since, self._last_progress)
         if not creation.secondary and waited < self._config.store_full_wait_s:
             return None
         if self.table.is_busy(creation.object_id):
-            return NoRoom(
-                "full",
+            return Cause(
+                CauseKind.STORE_FULL,
                 f"Object {creation.object_id.hex()} was not made again: for {waited:.0f} s its "
                 "earlier value was being read or written.",
             )
         if self._disk_error is not None:
             text = f"{self._disk_error.text}\nObject size is {creation.size} bytes."
-            return NoRoom(self._disk_error.kind, f"{text}\n{self._holders()}")
-        return NoRoom("full", "the store is full") if creation.secondary else None
+            return Cause(self._disk_error.kind, f"{text}\n{self._holders()}")
+        return Cause(CauseKind.STORE_FULL, "the store is full") if creation.secondary else None
 
     def _holders(self) -> str:
         """Who holds the store, for people."""
@@ -399,7 +392,7 @@ class LocalStore:
     def _rest(self, text: str, refused: int = 0) -> None:
         """Leave the disk alone for a while, with all that has at least ``refused`` bytes."""
         self._disk_refused = refused
-        self._disk_error = NoRoom("disk", text)
+        self._disk_error = Cause(CauseKind.DISK_FULL, text)
         self._disk_rests_until = time.monotonic() + self._config.spill_retry_s
 
     def _written(self, write: asyncio.Task[None]) -> None:

@@ -26,6 +26,7 @@ from nbray.raylet.objects.table import Stored
 from nbray.raylet.workers.leases import Process
 from nbray.wire import object_messages as om
 from nbray.wire.bulk import Request
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import RpcError
 from nbray.wire.raylet_messages import (
@@ -108,15 +109,15 @@ class ObjectManager:
         if object_id in self._readers:
             self._settle(object_id, "its owner freed it")
 
-    def _settle(self, object_id: bytes, cause: str, kind: str = "lost") -> None:
+    def _settle(self, object_id: bytes, why: str, kind: CauseKind = CauseKind.LOST) -> None:
         """Answer all readers of an object: it is here now, or it is lost and this is why."""
         for process in self._readers.pop(object_id, ()):
             if process.closed:
                 continue
             pinned = self.store.pin_for(process, object_id)
             if pinned is None:
-                error = f"Object {object_id.hex()} is lost: {cause}."
-                pinned = om.ObjectPinned(object_id, 0, 0, error, kind)
+                cause = Cause(kind, f"Object {object_id.hex()} is lost: {why}.")
+                pinned = om.ObjectPinned(object_id, 0, 0, cause)
             process.send(pinned)
 
     # --- between nodes --------------------
@@ -124,7 +125,7 @@ class ObjectManager:
     async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
         object_id, size = message.object_id, message.stored.size
         store = self.store
-        cause, kind = "the transfer failed", "lost"
+        cause, kind = "the transfer failed", CauseKind.LOST
         try:
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
@@ -137,7 +138,7 @@ class ObjectManager:
             if not cause:
                 self._tell_owner(object_id, message.owner.worker_id, message.owner.node_id, True)
         except DiskFullError as error:
-            cause, kind = str(error), "disk"
+            cause, kind = str(error), CauseKind.DISK_FULL
         except OSError as error:
             cause = f"the disk failed: {error}"
         finally:

@@ -16,6 +16,7 @@ from nbray.raylet.watch.inquiries import Inquiries
 from nbray.raylet.workers.exits import Exit, ExitRing
 from nbray.raylet.workers.leases import LeaseManager, Process
 from nbray.raylet.workers.pool import Worker, WorkerPool
+from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.object_messages import ObjectsTold, TellObjects
@@ -165,10 +166,10 @@ class NodeState:
             worker_id, self._node_id, self._host, pid, state, job_id, actor_id, rss, started
         )
 
-    async def worker_failed(self, worker: Worker, cause: str) -> None:
+    async def worker_failed(self, worker: Worker, cause: Cause) -> None:
         """Tell the GCS of a worker that ended although nobody meant it to."""
         failure = Failure(
-            "worker", worker.worker_id, self._node_id, f"pid {worker.pid}", cause, time.time()
+            "worker", worker.worker_id, self._node_id, f"pid {worker.pid}", str(cause), time.time()
         )
         try:
             await self._gcs.call("ReportFailure", failure, Empty)

@@ -16,9 +16,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from nbray.raylet.delivery import tell
-from nbray.raylet.workers.exits import GROUP_REMOVED, PLACED_ANEW, Exit, constructor_raised
+from nbray.raylet.workers.exits import GROUP_REMOVED, PLACED_ANEW, Exit, of_constructor
 from nbray.raylet.workers.leases import LeaseManager, Process, Wish
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
@@ -27,6 +28,7 @@ from nbray.runtime_env.setup import EnvError
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.grpc_service import GrpcClient, RpcError
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,21 @@ logger = logging.getLogger(__name__)
 _WATCH_S = 3600.0
 _ENDED_KEPT = 1000
 _MOST_SHOWN = 100
+
+
+_GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed", again=True)
+_NEWER = Cause(CauseKind.SUPERSEDED, "A newer attempt is here.", again=True)
+_ENDED_MEANWHILE = Cause(
+    CauseKind.SUPERSEDED, "It was ended while it was being started.", again=True
+)
+
+
+class _NotCreated(Exception):
+    """An actor has no process."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 @dataclass(eq=False)
@@ -46,7 +63,7 @@ class _Attempt:
     since: float = field(default_factory=time.monotonic)
     creation: asyncio.Task[g.ActorStarted] | None = None
     worker: Worker | None = None
-    ended: str = ""
+    ended: Cause | None = None
     end: Exit | None = None
 
 
@@ -80,16 +97,16 @@ class ActorManager:
                 self._create(attempt, request)
             )
         if attempt.number > request.attempt:
-            return g.ActorStarted(None, "A newer attempt is here.", retriable=True)
+            return g.ActorStarted(None, _NEWER)
         if attempt.ended:
-            return g.ActorStarted(None, attempt.ended, retriable=True)
+            return g.ActorStarted(None, replace(attempt.ended, again=True))
         assert attempt.creation is not None
         try:
             return await asyncio.shield(attempt.creation)
         except asyncio.CancelledError:
             if not attempt.creation.cancelled():
                 raise
-            return g.ActorStarted(None, "It was ended while it was being started.", retriable=True)
+            return g.ActorStarted(None, _ENDED_MEANWHILE)
 
     async def _create(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         """Give an actor its resources and a worker, and have it created.
@@ -100,7 +117,8 @@ class ActorManager:
             return await self._create_in_turn(attempt, request)
         except Exception as error:
             logger.exception("Actor %s was not created", request.spec.class_name)
-            return g.ActorStarted(None, f"Its raylet could not create it: {error!r}")
+            cause = Cause(CauseKind.FAULT, f"Its raylet could not create it: {error!r}")
+            return g.ActorStarted(None, cause)
 
     async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
@@ -109,7 +127,7 @@ class ActorManager:
         try:
             env = await self._pool.envs.prepare(options.runtime_env)
         except EnvError as error:
-            return g.ActorStarted(None, str(error))
+            return g.ActorStarted(None, Cause(CauseKind.RUNTIME_ENV, str(error)))
         attempt.waits_for = "resources"
         taken = await self._take(
             Demand(options.resources, options.strategy, options.selector), request
@@ -123,7 +141,7 @@ class ActorManager:
 
         def use(worker: Worker | None) -> None:
             if taken.source.retired and not created.done():
-                created.set_exception(ConnectionError("its placement group was removed"))
+                created.set_exception(_NotCreated(_GROUP_GONE))
             if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
                     self._pool.give_back(worker)
@@ -142,10 +160,10 @@ class ActorManager:
             assert worker.connection is not None
             worker.connection.send(m.BecomeActor(spec, request.job, taken.device_ids()))
 
-        def refuse(text: str) -> None:
+        def refuse(cause: Cause) -> None:
             self._leases.give_back(taken)
             if not created.done():
-                created.set_exception(EnvError(text) if env.text else ConnectionError(text))
+                created.set_exception(_NotCreated(cause))
 
         attempt.waits_for = "a worker"
         withdraw = self._pool.want(
@@ -153,11 +171,10 @@ class ActorManager:
         )
         try:
             result = await created
-        except ConnectionError as error:
-            self._keep_ended(attempt)
-            return g.ActorStarted(None, str(error), retriable=True)
-        except EnvError as error:
-            return g.ActorStarted(None, str(error))
+        except _NotCreated as error:
+            if error.cause.again:
+                self._keep_ended(attempt)
+            return g.ActorStarted(None, error.cause)
         except asyncio.CancelledError:
             for worker in given:
                 self._pool.kill(worker, attempt.end or PLACED_ANEW)
@@ -170,13 +187,12 @@ class ActorManager:
             if self._attempts.get(attempt.actor_id) is attempt:
                 del self._attempts[attempt.actor_id]
             return g.ActorStarted(None, busy=True)
-        if result.error_text:
-            left = Exit("INTENDED_USER_EXIT", f"The actor left: {result.error_text}.")
-            why = left if result.left else constructor_raised(result.error_text)
+        if result.cause is not None:
+            why = of_constructor(result.cause)
             self._pool.ask_to_leave(given[0], why, actor_ended=True)
             attempt.worker = None  # the end of its process is no news
             self._keep_ended(attempt)
-            return g.ActorStarted(None, result.error_text, left=result.left)
+            return g.ActorStarted(None, result.cause)
         return g.ActorStarted(given[0].address, pid=given[0].pid, shown=result.shown)
 
     def _end(self, attempt: _Attempt, why: Exit, graceful: bool = False) -> None:
@@ -263,7 +279,7 @@ class ActorManager:
         """Who may be ended when memory runs out."""
         return list(self._candidates.values())
 
-    async def worker_gone(self, worker: Worker, cause: str) -> None:
+    async def worker_gone(self, worker: Worker, cause: Cause) -> None:
         """The worker of an actor ended: whoever waits for it hears, and so does the GCS."""
         self._candidates.pop(worker.worker_id, None)
         taken = self._taken.pop(worker.worker_id, None)
@@ -271,7 +287,7 @@ class ActorManager:
             self._leases.give_back(taken)
         starting = self._starting.pop(worker.worker_id, None)
         if starting is not None and not starting.done():
-            starting.set_exception(ConnectionError(cause))
+            starting.set_exception(_NotCreated(replace(cause, again=True)))
             return
         attempt = self._attempts.get(worker.actor_id)
         if attempt is None or attempt.worker is not worker:
@@ -281,7 +297,7 @@ class ActorManager:
             self._keep_ended(attempt)
         await self._report(g.WorkerDied(worker.worker_id, cause, worker.actor_id, attempt.number))
 
-    async def owner_gone(self, worker: Worker, cause: str) -> None:
+    async def owner_gone(self, worker: Worker, cause: Cause) -> None:
         """A worker ended that had created actors: they end with it."""
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
@@ -352,12 +368,9 @@ class ActorManager:
 
     async def kill(self, message: m.KillActor) -> None:
         """Have an actor ended by the GCS."""
-        cause = message.cause or (
-            "all its handles are gone" if message.out_of_scope else "it was killed by `nbray.kill`"
-        )
-        graceful = message.out_of_scope or bool(message.cause)
+        graceful = message.cause.kind is not CauseKind.KILLED
         request = g.KillActorRequest(
-            message.actor_id, message.no_restart, cause, os.urandom(8), graceful
+            message.actor_id, message.no_restart, message.cause, os.urandom(8), graceful
         )
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked_to_end.add(told)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.state_messages import WorkerRow
 
 _KEPT = 1000
@@ -39,9 +40,11 @@ PLACED_ANEW = Exit(
 WORN_OUT = Exit("INTENDED_USER_EXIT", "The worker left because a function reached its `max_calls`.")
 
 
-def constructor_raised(text: str) -> Exit:
-    """An actor's constructor raised; the last line of its error says what."""
-    last = text.strip().rpartition("\n")[2]
+def of_constructor(cause: Cause) -> Exit:
+    """An actor's constructor ended it, or raised; the last line of its error says what."""
+    if cause.kind is CauseKind.LEFT:
+        return Exit("INTENDED_USER_EXIT", f"The actor left: {cause}.")
+    last = cause.text.strip().rpartition("\n")[2]
     return Exit(
         "USER_ERROR",
         "The worker was ended because there was an exception in the initialization method of its "

@@ -23,6 +23,7 @@ from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
 from nbray.wire import watching_messages as wm
 from nbray.wire.aio import FrameConnection
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import TaskSource, WaitingShape
 from nbray.wire.strategies import InGroup, OnNode, Shape
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 _MOST_WARNINGS = 100
 _OVERDUE_S = 1.0
 _LONG_TASK_S = 2.0
-_GROUP_GONE = "its placement group was removed"
+_GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed")
 
 
 @dataclass(eq=False)
@@ -138,7 +139,8 @@ class LeaseManager:
         try:
             env = await self._pool.envs.prepare(message.runtime_env)
         except EnvError as error:
-            process.send(m.LeaseRefused(message.request_id, str(error), "runtime_env"))
+            cause = Cause(CauseKind.RUNTIME_ENV, str(error))
+            process.send(m.LeaseRefused(message.request_id, cause))
             return
         finally:
             self._preparing.pop((process, message.request_id), None)
@@ -146,7 +148,8 @@ class LeaseManager:
             self._request(process, message, env)
         except Exception as error:
             logger.exception("A lease was not requested")
-            process.send(m.LeaseRefused(message.request_id, f"Its raylet failed: {error!r}"))
+            cause = Cause(CauseKind.FAULT, f"Its raylet failed: {error!r}")
+            process.send(m.LeaseRefused(message.request_id, cause))
 
     def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
         key = (process, message.request_id)
@@ -157,10 +160,9 @@ class LeaseManager:
             def use(worker: Worker | None) -> None:
                 self._grant(process, message, taken, worker)
 
-            def refuse(text: str) -> None:
+            def refuse(cause: Cause) -> None:
                 self.give_back(taken)
-                kind = "runtime_env" if env.text else ""
-                process.send(m.LeaseRefused(message.request_id, text, kind))
+                process.send(m.LeaseRefused(message.request_id, cause))
 
             self._pool.want(
                 message.job.job_id, use, env=env, refuse=refuse, resources=message.resources,
@@ -171,8 +173,8 @@ class LeaseManager:
             self._wishes.pop(key, None)
             node = choice.node
             if node is None:
-                kind = "group_removed" if choice.reason == _GROUP_GONE else "unschedulable"
-                process.send(m.LeaseRefused(message.request_id, choice.reason, kind))
+                assert choice.cause is not None
+                process.send(m.LeaseRefused(message.request_id, choice.cause))
             else:
                 process.send(
                     m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
@@ -369,7 +371,7 @@ class LeaseManager:
                 self._pool.give_back(worker)
             self.give_back(taken)
             if taken.source.retired:
-                process.send(m.LeaseRefused(request.request_id, _GROUP_GONE, "group_removed"))
+                process.send(m.LeaseRefused(request.request_id, _GROUP_GONE))
             return
         assert worker.address is not None
         lease = Lease(
@@ -432,7 +434,7 @@ class LeaseManager:
             self._end(lease, broken=True, why=OWNER_GONE)
         self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
 
-    def worker_gone(self, worker: Worker, cause: str) -> None:
+    def worker_gone(self, worker: Worker, cause: Cause) -> None:
         """A worker ended: so does its lease, and who had it hears the cause."""
         lease = self._lease_of.get(worker.worker_id)
         mourner = self._mourners.pop(worker.worker_id, None)
@@ -440,9 +442,7 @@ class LeaseManager:
             mourner = lease.holder
             self._end(lease, broken=True)
         if mourner is not None:
-            mourner.send(
-                m.WorkerDied(worker.worker_id, cause, bool(worker.out_of_memory), worker.retry)
-            )
+            mourner.send(m.WorkerDied(worker.worker_id, cause))
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""

@@ -20,6 +20,7 @@ import psutil
 
 from nbray.common.config import Config
 from nbray.common.memory import MemoryReader, Usage, private_bytes
+from nbray.wire.causes import Cause, CauseKind
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class MemoryMonitor:
         config: thresholds and periods.
         candidates: who may be ended now.
         pids: the workers of this node and their processes.
-        end: ends a worker, for a reason, with or without a retry.
+        end: ends a worker; the cause says whether what it ran may be run again.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class MemoryMonitor:
         config: Config,
         candidates: Callable[[], list[Candidate]],
         pids: Callable[[], dict[bytes, int]],
-        end: Callable[[bytes, str, bool], None],
+        end: Callable[[bytes, Cause], None],
     ) -> None:
         self._node = node
         self._threshold = config.memory_usage_threshold
@@ -114,16 +115,16 @@ class MemoryMonitor:
         if victim is None:
             logger.warning("Memory runs out (%s), and no worker can be ended.", _text(usage))
             return
-        reason = self._reason(usage, victim)
-        logger.warning("%s", reason)
-        self._end(victim.worker_id, reason, victim.retry)
+        cause = Cause(CauseKind.OUT_OF_MEMORY, self._text(usage, victim), again=victim.retry)
+        logger.warning("%s", cause)
+        self._end(victim.worker_id, cause)
         for _ in range(int(_PATIENCE_S / 0.02)):  # its memory is free once it has gone
             if victim.worker_id not in self._pids():
                 return
             await asyncio.sleep(0.02)
         logger.warning("The worker that was ended is still there.")
 
-    def _reason(self, usage: Usage, victim: Victim) -> str:
+    def _text(self, usage: Usage, victim: Victim) -> str:
         pids = self._pids()
         pid = pids.get(victim.worker_id, 0)
         users = sorted(((private_bytes(p), p) for p in pids.values()), reverse=True)

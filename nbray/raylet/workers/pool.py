@@ -19,6 +19,7 @@ from nbray.raylet.workers.exits import IDLE, JOB_OVER, WORN_OUT, Exit
 from nbray.raylet.workers.templates import Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
 from nbray.runtime_env.setup import EnvManager, Prepared
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.messages import ExitWorker
 from nbray.wire.state_messages import WaitingShape
 
@@ -50,7 +51,7 @@ class _Want:
     use: Callable[[Worker | None], None]
     fresh: bool
     env: Prepared
-    refuse: Callable[[str], None]
+    refuse: Callable[[Cause], None]
     resources: Mapping[str, int]
     devices: DeviceIds
     since: float = field(default_factory=time.monotonic)
@@ -66,7 +67,7 @@ class _Trouble:
 
 
 class WorkerPool:
-    """Starts, hands out and reaps workers. ``on_exit`` hears of every end, with its cause.
+    """Starts, hands out and reaps workers. ``on_exit`` hears of every end.
 
     Workers are kept by job, by runtime environment and by the accelerators that they were given,
     since libraries look for these once. An environment with an interpreter of its own has a
@@ -91,7 +92,7 @@ class WorkerPool:
         self._host = host
         self._session = session
         self._socket_path = socket_path
-        self.on_exit: Callable[[Worker, str], None] = lambda worker, cause: None
+        self.on_exit: Callable[[Worker], None] = lambda worker: None
         self.workers: dict[bytes, Worker] = {}
         self._idle: dict[_Kind, list[Worker]] = {}
         self._wanted: deque[_Want] = deque()
@@ -184,13 +185,8 @@ class WorkerPool:
         elif "refused" in report:
             self._start_failed(worker, f"A worker was not started: {report['error']}")
         else:
-            status = worker.status = report["status"]
-            if os.WIFSIGNALED(status):
-                how = f"signal {signal.Signals(os.WTERMSIG(status)).name}"
-            else:
-                how = f"exit status {os.WEXITSTATUS(status)}"
-            peak = f"{report['max_rss_bytes'] >> 20} MB peak"
-            self._ended(worker, f"worker pid {worker.pid} ended with {how}, {peak}")
+            worker.status, worker.peak_bytes = report["status"], report["max_rss_bytes"]
+            self._ended(worker)
 
     def _on_end_seen(self, worker: Worker) -> None:
         """The kernel says that a worker has ended; its parent, if it can, says how."""
@@ -198,22 +194,22 @@ class WorkerPool:
         def overdue() -> None:
             if worker.worker_id in self.workers:
                 kill_sessions({worker.pid: worker.started})
-                self._ended(worker, f"worker pid {worker.pid} ended, nobody can say how")
+                self._ended(worker)
 
         wait = 0.0 if worker.template is None else _CAUSE_KNOWN_IN_S
         asyncio.get_running_loop().call_later(wait, overdue)
 
-    def _ended(self, worker: Worker, cause: str) -> None:
+    def _ended(self, worker: Worker) -> None:
         worker.read_last_lines()
         self._remove(worker)
-        logger.info("%s", worker.story(worker.out_of_memory or cause))
-        self.on_exit(worker, cause)
+        self.on_exit(worker)
 
     def _remove(self, worker: Worker) -> None:
         if worker.address is None:
             logger.error("A worker ended before it was ready; see %s.err.", worker.log)
-            text = worker.story("Its workers end before they are ready")
-            self._start_failed(worker, text, _FAILED_STARTS)
+            text = "Its workers end before they are ready"
+            early = Cause(CauseKind.ENDED, text, last_lines=worker.last_lines)
+            self._start_failed(worker, str(early), _FAILED_STARTS)
             return
         self.workers.pop(worker.worker_id, None)
         worker.ended()
@@ -247,10 +243,13 @@ class WorkerPool:
 
     def _refuse(self, env: str, text: str) -> None:
         """Workers of an environment do not start: whoever waits for one hears why."""
-        what = "Failed to set up runtime environment." if env else "No worker could be started."
+        if env:
+            cause = Cause(CauseKind.RUNTIME_ENV, f"Failed to set up runtime environment.\n{text}")
+        else:
+            cause = Cause(CauseKind.NO_WORKER, f"No worker could be started.\n{text}", again=True)
         for want in [want for want in self._wanted if want.env.text == env]:
             self._wanted.remove(want)
-            want.refuse(f"{what}\n{text}")
+            want.refuse(cause)
 
     def _started(self, env: str) -> None:
         """One worker of the environment starts no more: it is ready, or has ended."""
@@ -291,7 +290,7 @@ class WorkerPool:
         use: Callable[[Worker | None], None],
         fresh: bool = False,
         env: Prepared = PLAIN,
-        refuse: Callable[[str], None] = lambda text: None,
+        refuse: Callable[[Cause], None] = lambda cause: None,
         resources: Mapping[str, int] = NONE,
         devices: DeviceIds = (),
     ) -> Callable[[], bool]:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
@@ -17,11 +18,19 @@ from nbray.raylet.workers.exits import Exit, of_status
 from nbray.raylet.workers.templates import Template
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
 
 _LOG_TAIL_BYTES = 16 << 10
+
+
+class Here(NamedTuple):
+    """The node of a process, and its name for people."""
+
+    node_id: bytes
+    name: str
 
 
 @dataclass(eq=False)
@@ -53,16 +62,33 @@ class Worker:
     stays_until: float = 0.0
     last_lines: str = ""
     written: int = 0
-    out_of_memory: str = ""
+    out_of_memory: Cause | None = None
     exit: Exit | None = None
     status: int | None = None
-    retry: bool = False
+    peak_bytes: int = 0
     descriptor: int | None = None
 
-    def story(self, cause: str) -> str:
-        """How it ended, with the last lines that it wrote to stderr."""
-        lines = self.last_lines.strip()
-        return f"{cause.rstrip('.')}; its last lines of stderr:\n{lines}" if lines else cause
+    def cause(self, node: Here) -> Cause:
+        """Why it ended on that node, with the last lines that it wrote to stderr."""
+        status = self.status
+        ended_by, exit_status, how = 0, None, ", nobody can say how"
+        if status is not None and os.WIFSIGNALED(status):
+            ended_by = os.WTERMSIG(status)
+            how = f" with signal {signal.Signals(ended_by).name}"
+        elif status is not None:
+            exit_status = os.WEXITSTATUS(status)
+            how = f" with exit status {exit_status}"
+        peak = f", {self.peak_bytes >> 20} MB peak" if self.peak_bytes else ""
+        memory = self.out_of_memory
+        if memory is not None:
+            kind, text, again = memory.kind, memory.text, memory.again
+        else:
+            text = f"worker pid {self.pid} ended{how}{peak}, on {node.name}"
+            kind, again = CauseKind.ENDED, False
+        return Cause(
+            kind, text, self.pid, node.node_id, ended_by, exit_status, self.peak_bytes,
+            self.last_lines, again,
+        )  # fmt: skip
 
     def given_back(self) -> None:
         """Whoever had it has done with it: what it has written is no news for the next."""
@@ -77,8 +103,8 @@ class Worker:
 
     def how(self) -> Exit:
         """How it ended."""
-        if self.out_of_memory:
-            return Exit("NODE_OUT_OF_MEMORY", self.out_of_memory)
+        if self.out_of_memory is not None:
+            return Exit("NODE_OUT_OF_MEMORY", self.out_of_memory.text)
         return self.exit or of_status(self.status)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
