@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import deque
-from collections.abc import Iterable
-from itertools import islice
 from typing import NamedTuple
 
 from nbray.wire.causes import Cause, CauseKind
-from nbray.wire.state_messages import WorkerRow
-
-_KEPT = 1000
 
 
 class Exit(NamedTuple):
@@ -63,19 +57,3 @@ def of_status(status: int | None) -> Exit:
     code = os.WEXITSTATUS(status)
     kind = "SYSTEM_ERROR" if code else "INTENDED_USER_EXIT"
     return Exit(kind, f"The process ended by itself, with exit code {code}.")
-
-
-class ExitRing:
-    """The rows of the processes that ended last."""
-
-    def __init__(self) -> None:
-        self._rows: deque[WorkerRow] = deque(maxlen=_KEPT)
-
-    def add(self, row: WorkerRow, end: Exit, when: float) -> None:
-        """A process ended."""
-        row.exit_type, row.exit_detail, row.ended = end.kind, end.detail, when
-        self._rows.append(row)
-
-    def newest(self, most: int = _KEPT) -> Iterable[WorkerRow]:
-        """The rows, those that ended last first."""
-        return islice(reversed(self._rows), most)
