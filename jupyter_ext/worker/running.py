@@ -27,14 +27,14 @@ from typing import Any
 import nbray
 from nbray.driver.own_memory import OwnMemory
 
-from .cell_displays import Plots, bundle_of, kind_of
-from .cell_main import as_main, new_main
+from ..cell.remote_value import Unpicklable, Unset
+from ..cell.run import Summary
 from .changes import Watch
+from .displays import Plots, bundle_of, kind_of
 from .home import Envelope, enclosed
+from .main import as_main, new_main
 from .own_values import make_own
 from .parcel import Parcel, unpack
-from .remote_run import Summary
-from .remote_value import Unpicklable, Unset
 
 LAST = "__nbray_last__"
 """The name of the value of a cell's last expression, among those that are wanted."""
@@ -284,7 +284,7 @@ def _brought(changed: Sequence[str], namespace: dict[str, Any]) -> dict[str, Any
 def _execute(cell: Cell, module: ModuleType) -> None:
     namespace = vars(module)
     if "get_ipython()" in cell.code:
-        from .worker_shell import shell_for
+        from .shell import shell_for
 
         shell = shell_for(module)
         namespace["get_ipython"] = lambda: shell

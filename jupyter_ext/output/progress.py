@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from nbray.common.text import one_line
 from nbray.driver.task_counts import FunctionCounts, request_counts
 
-from . import theme
+from ..pictures import theme
 from .cell_output import LINE_LIMIT, bar
 
 AFTER_S = 2.0

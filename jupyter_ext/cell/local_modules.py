@@ -25,8 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..worker.modules import DriverPlace, SourceFile, place_function
 from .places import is_users
-from .sent_modules import DriverPlace, SourceFile, place_function
 
 _INTERPRETERS = (sys.prefix + os.sep, sys.base_prefix + os.sep)
 _UNEDITED_LIMIT = 256 * 1024

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cell_analysis import CellNames, analyse
-from .cell_running import NO_KEYBOARD
+from ..worker.running import NO_KEYBOARD
+from .analysis import CellNames, analyse
 
 _NOTEBOOK_ONLY = frozenset(
     {

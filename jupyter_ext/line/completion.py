@@ -16,14 +16,14 @@ from IPython.core.completer import (
 
 import nbray
 
-from .commands import COMMANDS
-from .commands.state import actor_names
-from .remote_options import cell_parser
+from ..commands.state import actor_names
+from ..commands.table import COMMANDS
+from .options import cell_parser
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .workspace import Workspace
+    from ..workspace import Workspace
 
 _MATCHER = "nbray_matcher"
 

@@ -35,7 +35,7 @@ def arrive(target: Any, sources: dict[str, str]) -> Any:
         lines = text.splitlines(keepends=True)
         linecache.cache[filename] = (len(text), None, lines, filename)
     if output.in_worker():
-        from . import worker_display
+        from ..worker import display as worker_display
 
         worker_display.install()
     return target

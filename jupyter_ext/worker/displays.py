@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import worker_display
+from . import display as worker_display
 
 
 def kind_of(value: Any) -> str:

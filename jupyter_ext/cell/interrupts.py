@@ -18,7 +18,7 @@ import nbray
 from nbray import TaskID
 from nbray.state import local_state
 
-from .settings import Settings
+from ..settings import Settings
 
 _KILL_S = 10.0
 _QUIET_S = 0.3

@@ -20,30 +20,31 @@ from IPython.display import display
 import nbray
 from nbray import ObjectRef
 
-from .arriving import Arriving
-from .cell_analysis import analyse
-from .cell_running import LAST, SetupCell
-from .cell_sending import (
+from ..cell.actors import find_or_make, submit_to_actors
+from ..cell.analysis import analyse
+from ..cell.arriving import Arriving
+from ..cell.nodes import SubmitTo, submit_to_nodes, submit_to_workers
+from ..cell.remote_value import remote_names
+from ..cell.run import Detached, Patience, RemoteRun, Summary, told_changes
+from ..cell.sending import (
     ReadyCell,
     Wanted,
     prepare,
     submit,
 )
-from .cell_text import NotRemoteError
-from .command_line import HelpShown, did_you_mean, split
-from .commands import COMMANDS
-from .commands.base import require_cluster
-from .remote_actors import find_or_make, submit_to_actors
-from .remote_nodes import SubmitTo, submit_to_nodes, submit_to_workers
-from .remote_options import RemoteOptions, parse_cell, parse_line
-from .remote_run import Detached, Patience, RemoteRun, Summary, told_changes
-from .remote_value import remote_names
-from .sent_values import CannotSendError
-from .spread_cell import SpreadRun, submit_spread
-from .tables import Table
+from ..cell.spread import SpreadRun, submit_spread
+from ..cell.text import NotRemoteError
+from ..cell.values import CannotSendError
+from ..commands.base import require_cluster
+from ..commands.parser import HelpShown
+from ..commands.table import COMMANDS
+from ..pictures.tables import Table
+from ..words import did_you_mean, split
+from ..worker.running import LAST, SetupCell
+from .options import RemoteOptions, parse_cell, parse_line
 
 if TYPE_CHECKING:
-    from .workspace import Workspace
+    from ..workspace import Workspace
 
 
 @magics_class

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 
-from .cell_analysis import CellNames, names_reached
-from .cell_running import LAST, Cell, remember, run_cell
-from .cell_text import CellText, NotRemoteError, read_cell
+from ..worker.running import LAST, Cell, remember, run_cell
+from .analysis import CellNames, names_reached
 from .errors import CELL_FILE
-from .remote_run import Patience, RemoteRun
 from .remote_value import RemoteValue
-from .sent_values import Packed
+from .run import Patience, RemoteRun
+from .text import CellText, NotRemoteError, read_cell
+from .values import Packed
 
 if TYPE_CHECKING:
-    from .workspace import Workspace
+    from ..workspace import Workspace
 
 RUN_CELL = nbray.remote(run_cell)
 

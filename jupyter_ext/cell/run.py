@@ -11,7 +11,7 @@ import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
 from nbray.state import local_state
 
-from . import theme
+from ..pictures import theme
 from .interrupts import stop
 
 

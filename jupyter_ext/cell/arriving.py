@@ -19,12 +19,12 @@ import nbray
 from nbray.driver.own_memory import OwnMemory
 from nbray.state import local_state
 
-from .own_values import make_own
+from ..worker.own_values import make_own
 from .remote_value import MISSING, RemoteValue
 
 if TYPE_CHECKING:
-    from .cell_sending import ReadyCell
-    from .remote_run import RemoteRun, Summary
+    from .run import RemoteRun, Summary
+    from .sending import ReadyCell
 
 
 class Arriving:

@@ -14,10 +14,10 @@ from typing import Any
 import nbray
 from nbray.exceptions import NbrayError
 
-from . import theme
-from .cell_analysis import names_reached
-from .home import Envelope
-from .remote_run import RemoteRun
+from ..pictures import theme
+from ..worker.home import Envelope
+from .analysis import names_reached
+from .run import RemoteRun
 
 MISSING = object()
 """The previous value of a name that had none."""

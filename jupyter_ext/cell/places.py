@@ -16,7 +16,7 @@ from pathlib import Path
 import nbray
 
 _OURS = tuple(
-    {str(folder) + os.sep for folder in (Path(__file__).parent, Path(nbray.__file__).parent)}
+    {str(folder) + os.sep for folder in (Path(__file__).parents[1], Path(nbray.__file__).parent)}
 )
 _LIBRARIES = tuple(
     sorted(

@@ -27,7 +27,7 @@ from nbray.driver.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.pickling.unpicklable import Culprit, find_culprit
 
-from .parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
+from ..worker.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 
 Key = tuple[str, str, int]
 """Name in the notebook, pickle or memory, and its number in the value."""

@@ -9,12 +9,12 @@ from IPython.core.error import UsageError
 
 import nbray
 
-from .cell_running import run_in_actor
-from .remote_run import Patience, RemoteRun
+from ..worker.running import run_in_actor
+from .run import Patience, RemoteRun
 
 if TYPE_CHECKING:
-    from .cell_sending import ReadyCell
-    from .workspace import Workspace
+    from ..workspace import Workspace
+    from .sending import ReadyCell
 
 _TASK_ONLY = ("name", "max_retries")
 

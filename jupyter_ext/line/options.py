@@ -9,7 +9,8 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from .command_line import Parser, add_resources, given, positive, split, unquoted
+from ..commands.parser import Parser, add_resources, given
+from ..words import positive, split, unquoted
 
 _CELL_EPILOG = """\
 Names that the cell reads are sent, names that it assigns stay in the cluster until a cell reads

@@ -1,23 +1,8 @@
-"""The Jupyter Server extension: dashboards of the user's clusters below ``/nbray/``.
-
-A browser that may use the Jupyter server sees the dashboards through it, wherever the server is: on
-a laptop, behind JupyterHub, behind a tunnel. ``nbray/`` shows the newest cluster, ``nbray/PORT/``
-the one whose dashboard has that port, if a session folder of this user knows it: nothing else
-can be reached. Only reading is passed on. Requests are signed with the cluster's token, which never
-leaves this process, as Jupyter's secrets never do; an answer is passed on only if the dashboard has
-signed it, so that nobody who took its port is shown in Jupyter's origin.
-
-What is shown is sandboxed: its scripts run in an origin of their own and cannot use Jupyter. Such a
-page sends no cookies when it asks for its scripts and for its socket, so a browser is led to
-``nbray/PORT/v/VIEW/``: VIEW is a key that allows these two and nothing else.
-"""
+"""What the Jupyter server answers below ``/nbray/``: what dashboards say, and their sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
-import secrets
 import time
 from importlib.metadata import version
 from typing import Any
@@ -27,7 +12,7 @@ from jupyter_server.auth.decorator import allow_unauthenticated, authorized
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import url_path_join
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httputil import HTTPHeaders
 from tornado.web import HTTPError, authenticated
 from tornado.websocket import (
@@ -37,82 +22,14 @@ from tornado.websocket import (
     websocket_connect,
 )
 
-from nbray.launcher.local import found_nodes
-from nbray.state.client import RpcError, find_dashboard
-from nbray.state.dashboard import Dashboard, check_key, make_key
+from nbray.state.dashboard import Dashboard
 
-logger = logging.getLogger(__name__)
+from .dashboards import Dashboards, Views
 
 AUTH_RESOURCE = "nbray"
-_VIEW_S = 12 * 3600.0
-_KNOWN_S = 3.0
 _REPLY_S = 30.0
-_LARGEST_ANSWER = 32 << 20
 _ASKED = ("Accept", "Accept-Language", "If-None-Match", "If-Modified-Since")
 _ANSWERED = ("Content-Type", "Cache-Control", "Etag", "Last-Modified", "Location")
-
-
-class Views:
-    """The keys of pages that are shown; they end with this process."""
-
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
-
-    def new(self, port: int) -> str:
-        """A key for the page of the dashboard with that port."""
-        return make_key(self._secret, f"view {port}", time.time(), _VIEW_S)
-
-    def holds(self, port: str, key: str) -> bool:
-        """Whether it is such a key."""
-        return check_key(self._secret, f"view {port}", key, time.time())
-
-
-class Dashboards:
-    """Those that the session folders of this user know, looked up again after some seconds."""
-
-    def __init__(self) -> None:
-        self._found: list[Dashboard] = []
-        self._until = 0.0
-
-    @functools.cached_property
-    def client(self) -> AsyncHTTPClient:
-        """Asks them; whoever listens there, an answer has a bound."""
-        return AsyncHTTPClient(force_instance=True, max_body_size=_LARGEST_ANSWER)
-
-    async def find(self, port: str) -> Dashboard:
-        """The dashboard with that port; the newest if it is empty.
-
-        Raises:
-            HTTPError: there is none.
-        """
-        if time.monotonic() > self._until or not any(self._matching(port)):
-            self._found = await asyncio.to_thread(_look)
-            self._until = time.monotonic() + _KNOWN_S
-        for dashboard in self._matching(port):
-            return dashboard
-        which = f"No cluster of yours has a dashboard with port {port}" if port else (
-            "No cluster of yours with a dashboard runs here"
-        )  # fmt: skip
-        # Jupyter's page for 404 shows the reason alone.
-        raise HTTPError(404, reason=f"{which}: %nbray start --head in a notebook starts one")
-
-    def _matching(self, port: str) -> list[Dashboard]:
-        return [found for found in self._found if port in ("", str(found.port))]
-
-
-def _look() -> list[Dashboard]:
-    found: dict[str, Dashboard] = {}
-    for node in found_nodes():
-        if not node.processes or node.gcs_address in found:
-            continue
-        try:
-            dashboard = find_dashboard(node.gcs_address, node.session.token)
-        except (RpcError, OSError) as error:  # it is leaving
-            logger.info("Cluster %s does not tell of its dashboard: %s", node.gcs_address, error)
-            continue
-        if dashboard is not None:
-            found[node.gcs_address] = dashboard
-    return list(found.values())
 
 
 class VersionHandler(JupyterHandler):
@@ -324,22 +241,14 @@ class ViewSocketHandler(_Socket):
         return True
 
 
-def _jupyter_server_extension_points() -> list[dict[str, str]]:
-    return [{"module": __name__}]
-
-
-def _load_jupyter_server_extension(server: Any) -> None:
-    """Jupyter calls this when it starts."""
-    base = server.web_app.settings["base_url"]
+def handlers(base: str) -> list[tuple[Any, ...]]:
+    """The table of handlers below ``base``."""
     shared = {"dashboards": Dashboards(), "views": Views()}
-    server.web_app.add_handlers(
-        ".*$",
-        [
-            (url_path_join(base, "/nbray/version"), VersionHandler),
-            (url_path_join(base, "/nbray/?"), NewestHandler, shared),
-            (url_path_join(base, r"/nbray/(\d+)/(ws)"), SocketHandler, shared),
-            (url_path_join(base, r"/nbray/(\d+)/v/([^/]+)/(ws)"), ViewSocketHandler, shared),
-            (url_path_join(base, r"/nbray/(\d+)/v/([^/]+)/(.*)"), ViewHandler, shared),
-            (url_path_join(base, r"/nbray/(\d+)/(.*)"), PageHandler, shared),
-        ],
-    )
+    return [
+        (url_path_join(base, "/nbray/version"), VersionHandler),
+        (url_path_join(base, "/nbray/?"), NewestHandler, shared),
+        (url_path_join(base, r"/nbray/(\d+)/(ws)"), SocketHandler, shared),
+        (url_path_join(base, r"/nbray/(\d+)/v/([^/]+)/(ws)"), ViewSocketHandler, shared),
+        (url_path_join(base, r"/nbray/(\d+)/v/([^/]+)/(.*)"), ViewHandler, shared),
+        (url_path_join(base, r"/nbray/(\d+)/(.*)"), PageHandler, shared),
+    ]

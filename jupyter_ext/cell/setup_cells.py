@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import nbray
 
-from .cell_running import SetupCell
+from ..worker.running import SetupCell
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from nbray.driver import output
 
-from . import theme
+from ..pictures import theme
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -12,12 +12,12 @@ import nbray
 from nbray.exceptions import GetTimeoutError
 from nbray.state import local_state
 
-from .cell_sending import RUN_CELL, ReadyCell
 from .interrupts import stop
-from .remote_run import Patience, RemoteRun, Summary
+from .run import Patience, RemoteRun, Summary
+from .sending import RUN_CELL, ReadyCell
 
 if TYPE_CHECKING:
-    from .workspace import Workspace
+    from ..workspace import Workspace
 
 _TICK_S = 0.1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from . import worker_display
+from . import display as worker_display
 
 
 def shell_for(module: ModuleType) -> Any:

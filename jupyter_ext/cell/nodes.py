@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import nbray
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .cell_running import Cell, run_cell
-from .cell_sending import RUN_CELL, ReadyCell
-from .remote_run import Patience, RemoteRun
+from ..worker.running import Cell, run_cell
+from .run import Patience, RemoteRun
+from .sending import RUN_CELL, ReadyCell
 
 if TYPE_CHECKING:
-    from .workspace import Workspace
+    from ..workspace import Workspace
 
 Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
 """The run, for each target the refs of what comes back, and what the targets are called."""
