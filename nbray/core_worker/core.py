@@ -65,6 +65,7 @@ from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection
+from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec
 from nbray.wire.strategies import InGroup
@@ -101,8 +102,8 @@ class CoreWorker:
         self.devices = VisibleDevices()
         self.pickled_refs: set[ObjectRef] = set()
         me = self.me = Identity(worker_id)
-        reactor = self.reactor = Reactor(token, config)
-        peers = self.peers = Peers(reactor, config, me, socket_path)
+        reactor = self.reactor = Reactor()
+        peers = self.peers = Peers(Connections(reactor, token, config), config, me, socket_path)
         self.decisions: deque[Any] = deque()
         self._build_owning_side()
         self.leasing = Leasing(me, config, self.decisions, is_retriable)

@@ -23,8 +23,8 @@ from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
+from nbray.wire.connections import Connections
 from nbray.wire.frames import UnsendableError
-from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address
 from nbray.wire.tcp import listen
 from nbray.wire.waiting import Waiter
@@ -66,8 +66,11 @@ class Peers:
         gcs_patience_s: by then the raylet has answered what it has to ask the GCS.
     """
 
-    def __init__(self, reactor: Reactor, config: Config, me: Identity, socket_path: str) -> None:
-        self.reactor = reactor
+    def __init__(
+        self, connections: Connections, config: Config, me: Identity, socket_path: str
+    ) -> None:
+        self.connections = connections
+        self.reactor = connections.reactor
         self._me = me
         self.handlers: dict[type[m.Message], Handler] = {}
         self.ends: Ends
@@ -80,8 +83,8 @@ class Peers:
         self._requests = itertools.count(1)
         self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
         self._ports = config.min_worker_port, config.max_worker_port
-        self._broken = BrokenLinks(reactor, config, self._ask_for_process)
-        reactor.identity = lambda: (me.worker_id, me.address.node_id)
+        self._broken = BrokenLinks(self.reactor, config, self._ask_for_process)
+        connections.identity = lambda: (me.worker_id, me.address.node_id)
         self.handlers[m.NodeDied] = self._on_node_died
         self.handlers[m.ProcessState] = lambda _raylet, reply: self.replied(
             ("process", reply.request_id), reply
@@ -100,9 +103,9 @@ class Peers:
         self._me.address = Address(
             self._me.worker_id, b"", self._socket_path, host, tcp.getsockname()[1]
         )
-        self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
+        self.raylet = self.connections.connect_now(raylet_socket, self._on_message, self._closed)
         for sock in (unix, tcp):
-            self.reactor.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
+            self.connections.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
 
     def joined(self, node_id: bytes) -> None:
         """The raylet of that node took this process in."""
@@ -131,7 +134,7 @@ class Peers:
         connection = self._peers.get(address.worker_id)
         if connection is None or connection.closed:
             local = address.node_id == self._me.address.node_id
-            connection = self.reactor.connect(
+            connection = self.connections.connect(
                 address.unix_path if local else "", address.host, address.port,
                 self._on_message, self._closed, self._broken.broken,
             )  # fmt: skip
@@ -157,7 +160,7 @@ class Peers:
         """The connection to a node's raylet, made when there is none."""
         connection = self._raylets.get(node_id)
         if connection is None or connection.closed:
-            connection = self.reactor.connect(
+            connection = self.connections.connect(
                 "", host, port, self._on_message, self._closed, self._broken.broken
             )
             connection.state = Address(b"", node_id, "", host, port)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from nbray.common.config import Config
-from nbray.core_worker.serializability import unpicklable
+from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
     Serialized,
