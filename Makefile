@@ -9,7 +9,7 @@ PYTEST := $(INSTALLED)/pytest --installed
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format clean
+.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format docs clean help
 # Each test has a cluster of its own and waits much: three run at a time, on two cores.
 TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 600
@@ -90,9 +90,18 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: .venv-docs/ready ## The site of the documents, strictly, in the folder site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+# What the pages are generated from is the checkout's.
+.venv-docs/ready: pyproject.toml
+	$(call make_environment,.venv-docs)
+	.venv-docs/bin/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-wheel .venv-ray .venv-third-party build *.egg-info
+	rm -rf .venv .venv-wheel .venv-ray .venv-third-party .venv-docs build site *.egg-info
