@@ -47,7 +47,7 @@ demo: .venv-wheel/ready ## The tour notebook, run headless on a real cluster
 lab: .venv/ready ## The tour in JupyterLab
 	$(BIN)/jupyter lab notebooks/tour.ipynb
 
-test: .venv-wheel/ready
+test: .venv-wheel/ready ## The tests, on an installed wheel
 	$(PYTEST) -n $(TEST_JOBS) --dist worksteal
 
 test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
@@ -84,14 +84,14 @@ fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS
 soak: .venv/ready ## Mixed work on two nodes, and whether everything levels off; SOAK_MINUTES=30
 	$(BIN)/python tests/soak.py --minutes $(SOAK_MINUTES)
 
-lint: .venv/ready
+lint: .venv/ready ## ruff, mypy (strict) and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 docs: .venv-docs/ready ## The site of the documents, strictly, in the folder site
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 # What the pages are generated from is the checkout's.
 .venv-docs/ready: pyproject.toml
@@ -99,9 +99,12 @@ docs: .venv-docs/ready ## The site of the documents, strictly, in the folder sit
 	.venv-docs/bin/python -m pip install --quiet -e '.[docs]'
 	touch $@
 
-format: .venv/ready
+format: .venv/ready ## Format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
+clean: ## Remove the environments and what was built
 	rm -rf .venv .venv-wheel .venv-ray .venv-third-party .venv-docs build site *.egg-info
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r target said; do printf '  %-13s %s\n' "$$target" "$$said"; done
