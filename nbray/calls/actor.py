@@ -13,14 +13,13 @@ from nbray.calls.grouping import group_strategy
 from nbray.calls.handles import ActorHandle, find_actor
 from nbray.calls.options import (
     actor_units,
-    check_namespace,
     check_options,
     option,
     selector_of,
     strategy_of,
 )
 from nbray.common.ids import handle_id
-from nbray.common.text import as_name, one_line
+from nbray.common.text import as_name, check_namespace, one_line
 from nbray.core_worker.context import current_origin
 from nbray.core_worker.current import find_core
 from nbray.dag import ClassNode

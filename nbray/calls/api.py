@@ -7,13 +7,13 @@ from typing import Any
 
 from nbray.calls.actor import ActorClass
 from nbray.calls.handles import ActorHandle, find_actor
-from nbray.calls.options import LONGEST_NAME, OPTIONS, check_namespace
+from nbray.calls.options import OPTIONS
 from nbray.calls.remote_function import RemoteFunction
 from nbray.common.ignoring import ignore
-from nbray.common.text import check_text
+from nbray.common.text import check_namespace, check_text
 from nbray.common.timeouts import as_timeout
 from nbray.core_worker.own.streams import ObjectRefGenerator
-from nbray.core_worker.serializability import unpicklable
+from nbray.core_worker.values.serializability import unpicklable
 from nbray.driver.driver import current_core
 from nbray.object_ref import ObjectRef
 
@@ -332,7 +332,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         raise ValueError("Please supply a non-empty value to get_actor")
     if not isinstance(name, str):
         raise TypeError(f"The name of an actor must be a string, not {type(name)}.")
-    name = check_text("The name of an actor", name, LONGEST_NAME)
+    name = check_text("The name of an actor", name)
     namespace = check_namespace(namespace) or current_core().job.namespace
     found = find_actor(name, namespace)
     if found is None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from nbray.calls.options import LONGEST_NAME
 from nbray.common.ids import JobID, NodeID, PlacementGroupID
 from nbray.common.resources import fits, from_units, to_units
 from nbray.common.text import check_text
@@ -161,7 +160,7 @@ def placement_group(
     if not isinstance(name, str):
         raise ValueError(f"Placement group name must be a string, got {type(name)}.")
     if name:
-        name = check_text("The name of a placement group", name, LONGEST_NAME)
+        name = check_text("The name of a placement group", name)
     target = NodeID.from_hex(_soft_target_node_id).binary() if _soft_target_node_id else b""
     task = running.get()
     specs = [
@@ -276,7 +275,7 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
         raise TypeError(
             f"The name of a placement group is a str, not {type(placement_group_name)}."
         )
-    name = check_text("The name of a placement group", placement_group_name, LONGEST_NAME)
+    name = check_text("The name of a placement group", placement_group_name)
     namespace = current_core().job.namespace
     rows = _find(NamedGroup(name=name, namespace=namespace))
     if not rows:

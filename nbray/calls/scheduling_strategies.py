@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from nbray.calls.placement_group import PlacementGroup
 from nbray.common.ids import NodeID
 from nbray.common.text import check_text, plain
 from nbray.wire.strategies import Labelled, LabelTerm, OnNode
-
-if TYPE_CHECKING:
-    from nbray.calls.placement_group import PlacementGroup
-
-LONGEST_LABEL = 1000
 
 
 class PlacementGroupSchedulingStrategy:
@@ -123,7 +118,7 @@ class _Values:
                     f'(e.g. {name}("value1", "value2")) but got {value!s} of type {type(value)}.'
                 )
             if value:
-                check_text("The value of a label", value, LONGEST_LABEL)
+                check_text("The value of a label", value)
         self.values = list(map(plain, values))
 
 
@@ -220,7 +215,7 @@ def _terms(conditions: LabelConditions | None, name: str) -> tuple[LabelTerm, ..
                 f"The map key of the {name} parameter must be of type str "
                 f'(e.g. {{"key1": In("value1")}}) but got {key!s} of type {type(key)}.'
             )
-        key = check_text("The key of a label", key, LONGEST_LABEL)
+        key = check_text("The key of a label", key)
         match condition:
             case In():
                 terms.append(LabelTerm(key, "in", tuple(condition.values)))

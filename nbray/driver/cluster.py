@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nbray.common.resources import add, from_units
-from nbray.driver.driver import joined_core
+from nbray.core_worker.current import joined_core
 from nbray.state import queries
 from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.wire.gcs_messages import Empty, Nodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nbray.driver.driver import joined_core
+from nbray.core_worker.current import joined_core
 from nbray.object_ref import ObjectRef
 from nbray.state.lists import list_objects
 from nbray.state.local_state import describe

@@ -19,7 +19,6 @@ from nbray.core_worker.tell.metrics import recorded
 __all__ = ["Counter", "Gauge", "Histogram", "Metric"]
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,999}")
-_LONGEST = 1000
 
 
 def _check_number(value: object) -> None:
@@ -35,7 +34,7 @@ def _check_tag_value(value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"Tag values must be str, got {type(value)}.")
     if value:
-        check_text("The value of a tag", value, _LONGEST)
+        check_text("The value of a tag", value)
 
 
 class Metric:
@@ -64,7 +63,7 @@ class Metric:
         if len(name) == 0:
             raise ValueError("Empty name is not allowed. Please provide a metric name.")
         if description != "":
-            description = check_text("The description of a metric", description, _LONGEST)
+            description = check_text("The description of a metric", description)
         self._discard = _NAME.fullmatch(name) is None
         if self._discard:
             warnings.warn(
@@ -83,7 +82,7 @@ class Metric:
         for key in self._tag_keys:
             if not isinstance(key, str):
                 raise TypeError(f"Tag keys must be str, got {type(key)}.")
-            check_text("The key of a tag", key, _LONGEST)
+            check_text("The key of a tag", key)
 
     def set_default_tags(self, default_tags: dict[str, str]) -> Metric:
         """Values for tags that a record does not name.

@@ -1,8 +1,4 @@
-"""What the cluster is doing, asked with Ray's names: ``list_nodes()``, ``get_actor(id)`` and kin.
-
-In a driver or worker the questions go through its raylet; elsewhere, or with an address, to the
-GCS of the newest cluster of this machine, or of that address.
-"""
+"""The state API, at Ray's path; see `nbray.state.api`."""
 
 from nbray.state.details import (
     get_actor,

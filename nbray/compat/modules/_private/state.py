@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nbray.core_worker.current import joined_core
 from nbray.driver.cluster import available_resources, cluster_resources, nodes, timeline
-from nbray.driver.driver import joined_core
 from nbray.state.lists import list_nodes
 
 __all__ = [
