@@ -221,7 +221,7 @@ class ActorClass:
             found = find_actor(name, namespace) if option(options, "get_if_exists") else None
             if found is None and option(options, "get_if_exists"):
                 continue  # it has ended since
-            core.references.let_go_handles(handle_id(actor_id), held)
+            core.counting.let_go_handles(handle_id(actor_id), held)
             if found is None:
                 raise ActorAlreadyExistsError(taken)
             return found

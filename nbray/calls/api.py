@@ -12,7 +12,7 @@ from nbray.calls.remote_function import RemoteFunction
 from nbray.common.ignoring import ignore
 from nbray.common.text import check_namespace, check_text
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.own.streams import ObjectRefGenerator
+from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.core_worker.values.serializability import unpicklable
 from nbray.driver.driver import current_core
 from nbray.object_ref import ObjectRef
@@ -302,7 +302,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"Got: {type(actor)}."
         )
     actor._check_session()
-    current_core().actor_calls.kill(actor._id, no_restart)
+    current_core().kill_actor(actor._id, no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

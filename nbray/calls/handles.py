@@ -156,7 +156,7 @@ class ActorMethod:
         handle._check_session()
         core = current_core()
         if handle._max_pending_calls > 0:
-            core.actor_calls.check_room(handle._id, handle._max_pending_calls)
+            core.check_room(handle._id, handle._max_pending_calls)
         return returned(
             core.submit_call(handle._id, self._name, self._task_name, args, kwargs, self._options)
         )
@@ -286,7 +286,7 @@ class ActorHandle:
 def find_actor(name: str, namespace: str) -> ActorHandle | None:
     """The actor of that name, or None; none that this node has had ended."""
     core = current_core()
-    core.references.count_soon()
+    core.count_soon()
     body = msgspec.msgpack.encode(NamedActor(name, namespace))
     reply = core.peers.gcs_call("FindActor", body)
     found = msgspec.msgpack.decode(reply, type=FoundActor)

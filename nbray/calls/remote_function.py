@@ -25,8 +25,8 @@ from nbray.calls.options import (
 )
 from nbray.calls.signatures import KeptCheck
 from nbray.common.text import as_name
-from nbray.core_worker.own.streams import ObjectRefGenerator
 from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.dag import FunctionNode
 from nbray.driver.driver import current_core
 from nbray.object_ref import ObjectRef

@@ -43,7 +43,7 @@ class Driver:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
         set_core(None)
         core = self.core
-        core.on_raylet_lost = lambda: None
+        core.edge.on_raylet_lost = lambda: None
         leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
         core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
@@ -242,7 +242,7 @@ def init(
     set_core(core)
     log_config = log_config or job.logging
     if log_config is not None:
-        core.job = replace(core.job, logging=log_config.encoded())
+        core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
 
