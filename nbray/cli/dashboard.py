@@ -13,7 +13,6 @@ from nbray.state.client import find_cluster, find_dashboard
 from nbray.state.dashboard import LOGIN_S, api_key
 from nbray.wire.grpc_service import RpcError
 
-
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

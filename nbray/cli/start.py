@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from nbray.cli.ray_options import ignored_options
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common import ray_settings
-from nbray.common.addresses import is_loopback
+from nbray.common.addresses import is_loopback, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, node_of, start_head
@@ -215,12 +215,11 @@ def _own_address(head: str) -> str:
     Raises:
         ValueError: ``head`` is not HOST:PORT. OSError: there is no such host, or no way to it.
     """
-    host, _, port = head.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--address needs HOST:PORT, not {head!r}.")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    host, port = split(head)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((host, int(port)))
+            probe.connect((host, port))
         except (OSError, OverflowError) as error:
             raise OSError(f"There is no way to the head node {head}: {error}") from error
         found: str = probe.getsockname()[0]
@@ -232,7 +231,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     console.print(f"[green]Node {node.node_id[:8]} runs[/green], cluster {node.gcs_address}.")
     console.print(f"Logs: {node.session.path / 'logs'}")
     if head:
-        host = node.gcs_address.rpartition(":")[0]
+        host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
         if node.dashboard is not None:
             console.print("Watch it:  nbray dashboard")
