@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from click.core import ParameterSource
 from nbray.cli.ray_options import ignored_options
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common import ray_settings
-from nbray.common.addresses import is_loopback, split
+from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, node_of, start_head
@@ -215,15 +214,10 @@ def _own_address(head: str) -> str:
     Raises:
         ValueError: ``head`` is not HOST:PORT. OSError: there is no such host, or no way to it.
     """
-    host, port = split(head)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, port))
-        except (OSError, OverflowError) as error:
-            raise OSError(f"There is no way to the head node {head}: {error}") from error
-        found: str = probe.getsockname()[0]
-    return found
+    try:
+        return own_address(head)
+    except OSError as error:
+        raise OSError(f"There is no way to the head node {head}: {error}") from error
 
 
 def _tell(node: RunningNode, head: bool, block: bool) -> None:

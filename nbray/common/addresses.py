@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 
 def is_loopback(host: str) -> bool:
@@ -31,3 +32,17 @@ def split(address: str) -> tuple[str, int]:
     if ":" in bare and not host.startswith("["):
         raise ValueError(f"{address!r}: an IPv6 host has brackets, as in [::1]:6379.")
     return bare, int(port)
+
+
+def own_address(address: str) -> str:
+    """The address of this machine from which HOST:PORT is reached; nothing is sent.
+
+    Raises:
+        ValueError: ``address`` is not HOST:PORT. OSError: there is no such host, or no way to it.
+    """
+    host, port = split(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        found: str = probe.getsockname()[0]
+    return found
