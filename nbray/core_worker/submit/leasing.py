@@ -40,10 +40,12 @@ from nbray.core_worker.submit.crashes import Crashes
 from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import (
+    AT_WORKER,
     BACKED_OFF,
     BEREFT,
     DOUBTED,
     ENDED,
+    IN_DOUBT,
     PUSHED,
     QUEUED,
     READY,
@@ -281,7 +283,7 @@ class Leasing:
         """A reply for a task of `tasks` came: the task if it has ended, None if it runs again."""
         task = self.tasks[message.task_id]
         lease = task.lease
-        if lease is None:
+        if lease is None or task.state is not AT_WORKER:
             return None  # of a worker that was given up meanwhile
         queue = lease.queue
         in_flight = lease.in_flight
@@ -310,9 +312,10 @@ class Leasing:
         self.dirty = True
         for task_id in reversed(message.task_ids):
             task = self.tasks.get(task_id)
-            if task is None or task.lease is None:
+            if task is None or task.state is not AT_WORKER:
                 continue
             lease, task.lease = task.lease, None
+            assert lease is not None
             lease.in_flight.pop(task_id, None)
             if message.lost:
                 if not lease.in_flight:
@@ -412,7 +415,7 @@ class Leasing:
 
         It was the first that ran; those behind it may be run again and are not charged for it.
         """
-        tasks = list(lease.in_flight.values())
+        tasks = [task for task in lease.in_flight.values() if task.state is IN_DOUBT]
         if not tasks:
             return  # all was given up meanwhile
         for task in reversed(tasks[1:]):
