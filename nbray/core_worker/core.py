@@ -33,7 +33,7 @@ from nbray.core_worker.cancelling import Cancelling
 from nbray.core_worker.context import TaskContext, current_origin, running
 from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.edge import Edge
-from nbray.core_worker.identity import Identity, group_of
+from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.owning import Owning
 from nbray.core_worker.own.streams import STREAMING
@@ -45,7 +45,7 @@ from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.groups import Groups
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import RECALLED, ActorCall, PendingTask, PickledFunction
+from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
 from nbray.core_worker.tell.held_objects import HeldObjects
 from nbray.core_worker.tell.metrics import recorded
 from nbray.core_worker.tell.task_counts import TaskCounts
@@ -247,7 +247,7 @@ class CoreWorker:
         options: TaskOptions,
     ) -> list[ObjectRef] | ObjectRefGenerator:
         """Submit a task; its refs, or the generator of them, come back at once."""
-        me = self.me
+        me, strategy = self.me, options.shape.strategy
         task_id = me.new_task_id()
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         parent = running.get()
@@ -255,7 +255,7 @@ class CoreWorker:
             task_id, me.job.job_id, function.id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
             origin=parent.origin if parent is not None else current_origin(),
-            group=group_of(options.shape.strategy),
+            group=strategy if isinstance(strategy, InGroup) else None,
             parent=parent.task_id if parent is not None else b"",
         )  # fmt: skip
         refs = self._new_refs(spec)
@@ -308,7 +308,8 @@ class CoreWorker:
 
     def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
         refs = []
-        for index in range(spec.return_count()):
+        wanted = spec.num_returns
+        for index in range(wanted if wanted >= 0 else spec.return_count()):
             object_id = return_id(spec.task_id, index)
             self.table.add_owned(object_id)
             if self.config.record_ref_creation_sites:
@@ -467,10 +468,10 @@ class CoreWorker:
         if task.spec.num_returns < 0:
             self.streams.reopen(task.spec.task_id, bool(task.spec.backpressure))
         if isinstance(task, ActorCall):
-            task.state = RECALLED[task.state]
+            task.recall()
             self._new_calls.append(task)
         elif isinstance(task, PendingTask):
-            task.state = RECALLED[task.state]
+            task.recall()
             self._new_tasks.append(task)
         if not self._taking:
             self.take_new()
@@ -498,7 +499,8 @@ class CoreWorker:
         """Everything that other threads left for the holder of the baton."""
         if self.released:
             self.counting.count_released()
-        self.stored.send_unpins()
+        if self.stored.unpins:
+            self.stored.send_unpins()
         if self._new_tasks or self._new_calls:
             self.take_new()
         if self.given_up is not None:

@@ -121,6 +121,11 @@ class Pending:
             self.retries -= 1
         self.spec.attempt += 1
 
+    def recall(self) -> None:
+        """It has ended, and is run once more for a value that was lost."""
+        self.state = RECALLED[self.state]
+        self.unresolved = 0
+
     def shown_state(self) -> str:
         """How far it is, by Ray's name."""
         return _SHOWN.get(self.state, "SUBMITTED_TO_WORKER")
@@ -153,6 +158,11 @@ class PendingTask(Pending):
         self.out_of_memory = 0
         self.submitted = 0.0
         self.lease: Lease | None = None
+
+    def recall(self) -> None:
+        """It has ended, and is run once more, by any worker."""
+        super().recall()
+        self.lease = None
 
 
 class ActorCall(Pending):

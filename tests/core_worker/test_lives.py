@@ -151,6 +151,15 @@ def test_the_steps_of_a_task_are_those_of_its_table(
         assert step[state] is after
 
 
+def test_a_task_that_is_recalled_can_be_cancelled_before_a_worker_has_it() -> None:
+    one = OneTask().reach(tasks.State.PUSHED)
+    assert one.leasing.done(WORKER.worker_id, m.TaskDone(TASK, [], 0.0), 0.0) is one.task
+    one.task.recall()
+    one.leasing.tasks[TASK] = one.task
+    assert one.leasing.cancel(TASK, force=False) == b""
+    assert one.task.state is tasks.State.ENDED
+
+
 class OneActor:
     """An `ActorCalls` with one actor."""
 
