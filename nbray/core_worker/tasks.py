@@ -9,9 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
-from nbray.common.ids import handle_id
+from nbray.common.ids import TaskID, handle_id
 from nbray.common.life import Transitions
 from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import TaskCancelledError
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, TaskSpec
 from nbray.wire.strategies import Shape
@@ -231,3 +232,8 @@ def counted(spec: TaskSpec) -> list[bytes]:
     if spec.actor_id:
         object_ids.append(handle_id(spec.actor_id))
     return object_ids
+
+
+def cancelled(spec: TaskSpec) -> TaskCancelledError:
+    """What a task ends with that was cancelled before it began."""
+    return TaskCancelledError.of(TaskID(spec.task_id), spec.name)

@@ -12,7 +12,8 @@ from nbray.common.life import IllegalTransition
 from nbray.core_worker import decisions as d
 from nbray.core_worker import tasks
 from nbray.core_worker.identity import Identity
-from nbray.core_worker.submit import calls as c
+from nbray.core_worker.submit import actor_state as c
+from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
@@ -165,7 +166,7 @@ class OneActor:
 
     def __init__(self) -> None:
         self.decisions: deque[Any] = deque()
-        self.calls = c.ActorCalls(me(), self.decisions, lambda _done, _options: True, 0.0)
+        self.calls = ActorCalls(me(), self.decisions, lambda _done, _options: True, 0.0)
         self.client = self.calls.client(ACTOR)
         self.version = 0
 
