@@ -37,9 +37,22 @@ def method(*functions: Any, **options: Any) -> Any:
             ``_generator_backpressure_num_objects``, items that a stream may be ahead.
             ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
 
+    Returns:
+        The method, marked; with options, a decorator that marks it.
+
     Raises:
         AssertionError: there is no such option, as in Ray.
         ValueError: the value of an option is impossible.
+
+    Examples:
+        >>> @nbray.remote
+        ... class Splitter:
+        ...     @nbray.method(num_returns=2)
+        ...     def split(self, text):
+        ...         return text.split("=")
+        >>> name, value = Splitter.remote().split.remote("a=1")
+        >>> nbray.get([name, value])
+        ['a', '1']
     """
     if functions and (options or len(functions) > 1 or not callable(functions[0])):
         raise AssertionError(

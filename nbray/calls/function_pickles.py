@@ -12,8 +12,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from nbray.core_worker.serializability import unpicklable
 from nbray.core_worker.tasks import PickledFunction
+from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import dump
 from nbray.pickling.unpicklable import refusal
 

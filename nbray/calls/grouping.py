@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nbray.calls.placement_group import PlacementGroup, place_in_group
 from nbray.calls.scheduling_strategies import PlacementGroupSchedulingStrategy
 from nbray.core_worker.context import running
 from nbray.wire.strategies import InGroup
@@ -51,8 +52,6 @@ def group_strategy(
             return InGroup(captured.group_id, -1 if index is None else index, True)
         if index in (-1, None):
             return None
-    from nbray.calls.placement_group import PlacementGroup, place_in_group  # rests on the driver
-
     if not isinstance(group, PlacementGroup) and group not in (None, _DEFAULT):
         raise TypeError(
             f"placement_group must be a PlacementGroup, but received type {type(group)}"
@@ -67,7 +66,5 @@ def group_strategy(
 def _captured(
     parent: InGroup, index: int | None, resources: Mapping[str, int], what: str
 ) -> InGroup:
-    from nbray.calls.placement_group import PlacementGroup, place_in_group
-
     group = PlacementGroup(parent.group_id)
     return place_in_group(group, -1 if index is None else index, True, resources, what)

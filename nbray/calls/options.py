@@ -23,7 +23,6 @@ from nbray.wire.strategies import ANYWHERE, LabelTerm, Selectors, Spread, Strate
 
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
-LONGEST_NAME = 1000
 
 
 def _max_retries() -> int:
@@ -180,7 +179,7 @@ def _checked(name: str, option: Option, value: Any) -> Any:
             f"The type of keyword '{name}' must be {types}, but received type {type(value)}"
         )
     if isinstance(value, str) and value:
-        value = check_text(f"The option {name!r}", value, LONGEST_NAME)
+        value = check_text(f"The option {name!r}", value)
     elif isinstance(value, int) and bool not in option.types:
         value = int(value)
     if option.least is not None and value < option.least:
@@ -234,7 +233,7 @@ def _checked_groups(value: Mapping[Any, Any]) -> dict[str, int]:
                 "'concurrency_groups' has a number of calls by the name of the group, not "
                 f"{type(calls)} by {type(group)}"
             )
-        name = check_text("The name of a concurrency group", group, LONGEST_NAME)
+        name = check_text("The name of a concurrency group", group)
         if not 0 < calls <= MOST_COUNT:
             raise ValueError(
                 f"The concurrency group {name!r} only accepts numbers from 1 to {MOST_COUNT}."
@@ -258,22 +257,7 @@ def check_call_option(name: str, value: Any) -> Any:
         return _checked(name, OPTIONS[name], value)
     if not isinstance(value, str):
         raise TypeError(f"'concurrency_group' is the name of a group, not {type(value)}")
-    return check_text("The option 'concurrency_group'", value, LONGEST_NAME) if value else value
-
-
-def check_namespace(namespace: Any) -> str | None:
-    """A namespace, checked; None is none.
-
-    Raises:
-        TypeError: it is no text. ValueError: it is empty, too long, or no Unicode.
-    """
-    if namespace is None:
-        return None
-    if not isinstance(namespace, str):
-        raise TypeError("namespace must be None or a string.")
-    if namespace == "":
-        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
-    return check_text("The namespace", namespace, LONGEST_NAME)
+    return check_text("The option 'concurrency_group'", value) if value else value
 
 
 def option(options: Mapping[str, Any], name: str) -> Any:

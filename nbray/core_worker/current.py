@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from nbray.core_worker.core import CoreWorker
+from nbray.exceptions import NbraySystemError
 
 _current: CoreWorker | None = None
 _forked = False
@@ -18,6 +19,20 @@ _forked = False
 def find_core() -> CoreWorker | None:
     """The runtime, or None before `init` and after `shutdown`."""
     return _current
+
+
+def joined_core() -> CoreWorker:
+    """The runtime.
+
+    Raises:
+        NbraySystemError: this program has not joined a cluster.
+    """
+    core = find_core()
+    if core is None:
+        raise NbraySystemError(
+            "System error: nbray has not been started yet. You can start it with 'nbray.init()'."
+        )
+    return core
 
 
 def set_core(core: CoreWorker | None) -> None:

@@ -19,6 +19,7 @@ class NbrayContext(Mapping[str, Any]):
         address_info: addresses and ids by Ray's keys.
         login_link: makes a link that logs one browser in at the dashboard.
         probe_dashboard: says why the dashboard cannot be reached from here; empty when it can.
+        leave: ends this program's part in the cluster.
         python_version: the driver's.
         nbray_version: the driver's.
     """
@@ -27,6 +28,7 @@ class NbrayContext(Mapping[str, Any]):
     address_info: dict[str, Any]
     login_link: Callable[[], str | None] = field(default=lambda: None, compare=False)
     probe_dashboard: Callable[[], str] = field(default=lambda: "", compare=False)
+    leave: Callable[[], None] = field(default=lambda: None, compare=False)
     python_version: str = field(default_factory=platform.python_version)
     nbray_version: str = field(default_factory=lambda: version("nbray"))
 
@@ -37,9 +39,7 @@ class NbrayContext(Mapping[str, Any]):
 
     def disconnect(self) -> None:
         """Leave the cluster, as `nbray.shutdown` does."""
-        from nbray.driver.driver import shutdown  # which imports this module
-
-        shutdown()
+        self.leave()
 
     def __enter__(self) -> NbrayContext:
         return self

@@ -6,34 +6,23 @@ import atexit
 import inspect
 import logging
 import os
-import sys
-import time
 from typing import Any
 
 from msgspec.structs import replace
 
-from nbray import compat
-from nbray.cloudpickle import keep_classes
-from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files
 from nbray.common.ray_settings import ray_variables
-from nbray.common.session import Session, SessionInfo
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
-from nbray.driver import output
 from nbray.driver.context import NbrayContext
-from nbray.driver.init_options import HiddenOptions, JobOptions, hidden_options, job_options
+from nbray.driver.init_options import HiddenOptions, hidden_options, job_options
 from nbray.driver.job_config import JobConfig
+from nbray.driver.joining import cluster_to_join, context_of, join
 from nbray.driver.logging_config import LoggingConfig, as_logging_config
-from nbray.exceptions import LocalRayletDiedError, NbrayError, NbraySystemError
+from nbray.exceptions import NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, running_sessions, start_head
-from nbray.state.dashboard import Dashboard
-from nbray.state.queries import DASHBOARD, REQUEST
-from nbray.wire import messages as m
-from nbray.wire import records
-from nbray.wire.handshake import HandshakeError
+from nbray.launcher.local import RunningNode, start_head
 from nbray.wire.watching_messages import ProcessLeaves
 
 _LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -91,22 +80,16 @@ def current_core() -> CoreWorker:
     return core
 
 
-def joined_core() -> CoreWorker:
-    """The runtime.
-
-    Raises:
-        NbraySystemError: this program has not joined a cluster.
-    """
-    core = find_core()
-    if core is None:
-        raise NbraySystemError(
-            "System error: nbray has not been started yet. You can start it with 'nbray.init()'."
-        )
-    return core
-
-
 def is_initialized() -> bool:
-    """Whether this process belongs to a cluster."""
+    """Whether this process belongs to a cluster.
+
+    Returns:
+        True after `nbray.init`, and in tasks and actors.
+
+    Examples:
+        >>> nbray.is_initialized()
+        True
+    """
     return find_core() is not None
 
 
@@ -175,6 +158,21 @@ def init(
         ConnectionError: there is no cluster at ``address``.
         ValueError: the cluster runs already, and its node was described; or an argument is
             impossible. TypeError: one has the wrong type.
+
+    Examples:
+        A cluster on this machine, which ends with this program:
+
+        ```python
+        import nbray
+
+        context = nbray.init(num_cpus=4, object_store_memory=500 << 20)
+        print(context.dashboard_url)
+        ```
+
+        What runs already is joined, and a second call with ``ignore_reinit_error`` does nothing:
+
+        >>> nbray.init(ignore_reinit_error=True)["address"] is not None
+        True
     """
     global _driver
     hidden = hidden_options(others, inspect.signature(init).parameters) if others else _NO_OPTIONS
@@ -189,7 +187,7 @@ def init(
             if _driver is not None:
                 return _driver.context
             assert here is not None
-            return _context(here, here.session, here.session.read_info())
+            return context_of(here, here.session, here.session.read_info(), shutdown)
         raise RuntimeError(
             "Maybe you called nbray.init twice by accident? This error can be suppressed by "
             "passing in 'ignore_reinit_error=True' or by calling 'nbray.shutdown()' prior to "
@@ -198,7 +196,7 @@ def init(
     job = job_options(job_config, namespace, runtime_env)
     variables = {**ray_variables(), **hidden.variables}
     allow_many_files()
-    found = _cluster_to_join(address)
+    found = cluster_to_join(address)
     node: RunningNode | None = None
     if found is not None:
         for what, is_given in (
@@ -230,7 +228,7 @@ def init(
         session, info = node.session, node.session.read_info()
     try:
         config = Config.from_env({**os.environ, **variables})
-        core = _join(session, info, job, _shows_output(log_to_driver), config)
+        core = join(session, info, job, _shows_output(log_to_driver), config)
         try:
             core.runtime_envs.set_own(job.runtime_env)
         except BaseException:
@@ -240,7 +238,7 @@ def init(
         if node is not None:
             node.stop()
         raise
-    _driver = Driver(core, node, _context(core, session, info))
+    _driver = Driver(core, node, context_of(core, session, info, shutdown))
     set_core(core)
     log_config = log_config or job.logging
     if log_config is not None:
@@ -264,121 +262,22 @@ def _configure_logger(level: int | str, form: str | None) -> None:
         logger.addHandler(handler)
 
 
-def _context(core: CoreWorker, session: Session, info: SessionInfo) -> NbrayContext:
-    """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
-    url, cluster = info["dashboard"], session.path.name
-    if not url:
-        url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
-    dashboard = Dashboard(url, cluster, session.token) if url else None
-    facts = {
-        "node_ip_address": info["node_ip"],
-        "redis_address": None,
-        "raylet_socket_name": info["raylet_socket"],
-        "webui_url": url or None,
-        "session_dir": str(session.path),
-        "gcs_address": info["gcs_address"],
-        "address": info["gcs_address"],
-        "node_id": core.address.node_id.hex(),
-    }
-    return NbrayContext(
-        url or None,
-        facts,
-        lambda: dashboard.login_link(time.time()) if dashboard else None,
-        lambda: dashboard.probe() if dashboard else "this cluster has none",
-    )
-
-
-def _cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
-    """The cluster that `init` means by ``address``; None when it is to start one."""
-    if address is None or address == "auto":
-        named = os.environ.get("NBRAY_ADDRESS")
-        if not named and compat.is_installed():
-            named = os.environ.get("RAY_ADDRESS")
-        address = named or address
-    if address == "local":
-        return None
-    if address is None:
-        return next((found for found in running_sessions() if found[1]["for_programs"]), None)
-    return find_session(address)
-
-
-def find_session(address: str) -> tuple[Session, SessionInfo]:
-    """The session folder of a cluster of this user on this machine.
-
-    Raises:
-        ConnectionError: there is none at ``address``.
-    """
-    scheme, sign, rest = address.partition("://")
-    if sign:  # a client on a machine of the cluster is a driver
-        if scheme != "ray" or not is_loopback(rest.rpartition(":")[0] or rest):
-            raise ConnectionError(
-                f"{address!r} is an address for a client, and nbray has no client server yet. "
-                "Give HOST:PORT of the GCS, on a machine of the cluster."
-            )
-        address = "auto"
-    for session, info in running_sessions():
-        if address in ("auto", info["gcs_address"]):
-            return session, info
-    raise ConnectionError(
-        f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
-    )
-
-
-def _join(
-    session: Session, info: SessionInfo, job: JobOptions, shows_output: bool, config: Config
-) -> CoreWorker:
-    worker_id = os.urandom(28)
-    core = CoreWorker(
-        config, session.token, worker_id,
-        session.socket_path(f"d-{worker_id.hex()[:12]}"),
-    )  # fmt: skip
-    try:
-        core.peers.start(info["raylet_socket"], info["node_ip"])
-    except HandshakeError as error:
-        raise ConnectionError(
-            f"The cluster at {info['gcs_address']} does not take this program in: {error}"
-        ) from None
-    keep_classes()
-    core.on_output = output.deliver if shows_output else None
-    core.on_warning = output.warn
-    core.reactor.start()
-    namespace = job.namespace or os.urandom(8).hex()
-    sys_path = [entry or os.getcwd() for entry in [*job.sys_path, *sys.path]]
-    reply: m.DriverRegistered = core.peers.request(
-        "registered",
-        m.RegisterDriver(
-            core.address,
-            os.getpid(),
-            namespace,
-            sys_path,
-            os.getcwd(),
-            " ".join(sys.argv[:1]),
-            job.metadata,
-        ),
-    )
-    if reply.error:
-        core.peers.stop()
-        raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
-    core.joined(reply.node_id, reply.arena_path, reply.arena_size)
-    lost = LocalRayletDiedError(
-        f"The task's local raylet died. Check {session.log_path('raylet.log')} for more "
-        f"information.\nIt was that of node {reply.node_id.hex()[:8]}. This driver has lost the "
-        "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
-    )
-    core.on_raylet_lost = lambda: core.give_up(lost)
-    core.set_job(
-        records.JobConfig(
-            reply.job_id, namespace, core.address, sys_path, os.getcwd(),
-            ray_name=compat.is_installed(), detached=job.detached,
-        )
-    )  # fmt: skip
-    return core
-
-
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
     """Leave the cluster, and end it if `init` started it. Harmless when there is none.
 
     The processes have ended when it returns, whatever the arguments say, which are Ray's.
+
+    Args:
+        wait_for_processes: has no effect: the processes' end is always waited for.
+
+    Examples:
+        ```python
+        import nbray
+
+        nbray.init()
+        nbray.shutdown()
+        assert not nbray.is_initialized()
+        ```
     """
     global _driver
     driver, _driver = _driver, None

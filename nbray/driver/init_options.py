@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbray.calls.options import LONGEST_NAME, check_namespace
 from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
-from nbray.common.text import check_text
+from nbray.common.text import check_namespace, check_text
 from nbray.driver.job_config import JobConfig
 from nbray.driver.logging_config import LoggingConfig
 from nbray.runtime_env.spec import validate
@@ -97,7 +96,7 @@ def job_options(
     elif not isinstance(config, JobConfig):
         raise TypeError(f"job_config is an nbray.job_config.JobConfig, not {type(config)}.")
     metadata = {
-        check_text("A key of a job's metadata", key, LONGEST_NAME):
+        check_text("A key of a job's metadata", key):
         check_text(f"The job's metadata {key!r}", value, _LONGEST_METADATA) if value else ""
         for key, value in config.metadata.items()
     }  # fmt: skip

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.ids import TaskID
+from nbray.core_worker.current import joined_core
 from nbray.core_worker.values.value_kind import kind_in
-from nbray.driver.driver import current_core
 from nbray.exceptions import GetTimeoutError
 from nbray.object_ref import ObjectRef
 
@@ -39,7 +39,7 @@ class RefFacts:
 
 def describe(ref: ObjectRef) -> RefFacts:
     """State, size and place of a ref's value; fetches nothing."""
-    entry = current_core().table.get(ref.binary())
+    entry = joined_core().table.get(ref.binary())
     origin = ref._origin
     if entry is None:
         return RefFacts("unknown", origin=origin)
@@ -60,7 +60,7 @@ def when_ended(refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
 
     ``then`` runs on the thread that drives the sockets: it must return at once.
     """
-    core = current_core()
+    core = joined_core()
     left = len(refs)
 
     def ended() -> None:
@@ -82,7 +82,7 @@ def when_ended(refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
 
 def unfinished_tasks() -> list[TaskID]:
     """The tasks and calls of this process whose results are not there yet."""
-    return [TaskID(task_id) for task_id in current_core().unfinished_tasks()]
+    return [TaskID(task_id) for task_id in joined_core().unfinished_tasks()]
 
 
 def unfinished_of(origin: int) -> list[TaskID]:
@@ -91,7 +91,7 @@ def unfinished_of(origin: int) -> list[TaskID]:
     Raises:
         GetTimeoutError: whoever drives the sockets has not come to it within some seconds.
     """
-    core = current_core()
+    core = joined_core()
     found: Future[list[TaskID]] = Future()
 
     def look() -> None:
@@ -113,11 +113,11 @@ def cancel_tasks(tasks: Iterable[TaskID], *, force: bool = False) -> None:
     Unlike `nbray.cancel`, this raises KeyboardInterrupt also in the method that runs in an actor's
     main thread, as an interrupt of a program does. ``force`` does not end actors.
     """
-    core = current_core()
+    core = joined_core()
     for task in tasks:
         core.cancelling.interrupt(task.binary(), force)
 
 
 def session_dir() -> Path:
     """The folder of this node's sockets and logs."""
-    return current_core().session.path
+    return joined_core().session.path

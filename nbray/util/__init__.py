@@ -15,7 +15,7 @@ _HOMES = {
     "deregister_serializer": "nbray.util.serialization",
     "disable_log_once_globally": "nbray.util.debug",
     "get_node_ip_address": "nbray.driver.lookup",
-    "inspect_serializability": "nbray.core_worker.serializability",
+    "inspect_serializability": "nbray.core_worker.values.serializability",
     "get_current_placement_group": "nbray.util.placement_group",
     "get_placement_group": "nbray.util.placement_group",
     "list_named_actors": "nbray.driver.lookup",

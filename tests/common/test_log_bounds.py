@@ -17,7 +17,7 @@ import nbray
 from nbray.common.config import Config
 from nbray.common.log_files import Log, is_piece
 from nbray.core_worker.run.log_file import LogFile
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.testing import wait_until
 from nbray.util import state
 

@@ -20,7 +20,7 @@ import nbray
 from nbray.cli import main
 from nbray.common.text import as_name, check_text, coloured, one_line, printable
 from nbray.gcs.storage import StorageError, open_store
-from nbray.jupyter_ext.tables import Table
+from nbray.jupyter_ext.pictures.tables import Table
 from nbray.testing import wait_until
 from nbray.util.placement_group import placement_group
 from nbray.util.state import list_actors, list_demand, list_failures, list_tasks

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import nbray
-from nbray.driver.driver import current_core, find_session
+from nbray.driver.driver import current_core
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

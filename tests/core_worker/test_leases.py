@@ -25,7 +25,8 @@ from nbray.core_worker.submit.leasing import TaskSubmitter
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import PendingTask, PickledFunction
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.workers.leases import LeaseManager, Process
+from nbray.raylet.process import Process
+from nbray.raylet.workers.leases import LeaseManager
 from nbray.raylet.workers.pool import Worker, WorkerPool
 from nbray.raylet.workers.resource_set import Allocation
 from nbray.raylet.workers.scheduler import Scheduler
@@ -201,7 +202,7 @@ class Cluster:
             case m.ReturnLease():
                 self.leases.return_lease(sender.process, message)
             case m.CancelLeaseRequest():
-                self.leases.cancel(sender.process, message.request_id)
+                self.leases.cancel(sender.process, message)
             case _:
                 raise AssertionError(message)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nbray
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.testing import processes_of, wait_until
 
 

@@ -24,7 +24,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import nbray
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.testing import wait_until
 
 _LOGIN = {"Authorization": "token a-secret"}

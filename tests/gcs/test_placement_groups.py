@@ -25,7 +25,7 @@ from nbray.exceptions import (
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
-from nbray.jupyter_ext.representations import Pictures
+from nbray.jupyter_ext.pictures.formatters import Pictures
 from nbray.testing import wait_until
 from nbray.util import (
     get_current_placement_group,

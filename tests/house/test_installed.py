@@ -13,7 +13,7 @@ from support.places import ROOT
 import nbray
 import nbray.dashboard
 import nbray.jupyter_ext
-from nbray.jupyter_ext import places
+from nbray.jupyter_ext.cell import places
 
 PACKAGES = {
     ROOT / "nbray": nbray, ROOT / "jupyter_ext": nbray.jupyter_ext,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nbray.jupyter_ext.cell_analysis import analyse, names_reached
+from nbray.jupyter_ext.cell.analysis import analyse, names_reached
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import numpy
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from nbray.jupyter_ext.cell_analysis import analyse
-from nbray.jupyter_ext.cell_text import NotRemoteError, read_cell
-from nbray.jupyter_ext.command_line import split, unquoted
-from nbray.jupyter_ext.parcel import dump
+from nbray.jupyter_ext.cell.analysis import analyse
+from nbray.jupyter_ext.cell.text import NotRemoteError, read_cell
+from nbray.jupyter_ext.words import split, unquoted
+from nbray.jupyter_ext.worker.parcel import dump
 from nbray.pickling.unpicklable import find_culprit
 
 

@@ -11,7 +11,7 @@ import pytest
 from support.kernel import running_notebook
 from support.web import fetch
 
-from nbray.jupyter_ext.dashboard_link import NotThereError, link_of
+from nbray.jupyter_ext.commands.dashboard_link import NotThereError, link_of
 
 URL, LOGIN = "127.0.0.1:8265", "http://127.0.0.1:8265/login?key=k"
 

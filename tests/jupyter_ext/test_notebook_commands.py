@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.kernel import Notebook, notebook, running_kernel, running_notebook
 
-from nbray.jupyter_ext.commands import COMMANDS
+from nbray.jupyter_ext.commands.table import COMMANDS
 
 __all__ = ["notebook"]
 

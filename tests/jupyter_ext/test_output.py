@@ -17,7 +17,7 @@ import nbray
 from nbray.core_worker.run.output import LogFile
 from nbray.core_worker.run.output_batch import Batch
 from nbray.driver import output
-from nbray.jupyter_ext.cell_output import LINE_LIMIT, CellOutput, Source
+from nbray.jupyter_ext.output.cell_output import LINE_LIMIT, CellOutput, Source
 from nbray.testing import wait_until
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay, OutputLines

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.kernel import Cell, Notebook, is_panel, one_kernel_for_most, shared_notebook
 
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.progress import Panel, Row
-from nbray.jupyter_ext.task_stream import (
+from nbray.jupyter_ext.output.progress import Panel, Row
+from nbray.jupyter_ext.pictures import theme
+from nbray.jupyter_ext.pictures.task_stream import (
     LANE_LIMIT,
     SPAN_LIMIT,
     Span,

@@ -427,7 +427,7 @@ def test_room_of_a_killed_process_comes_back(small: Path) -> None:
 
 
 def test_a_spilled_value_is_read_by_another_node(session_root: Path) -> None:
-    from nbray.driver.driver import find_session
+    from nbray.driver.joining import find_session
     from nbray.launcher.local import join
 
     facts = nbray.init(num_cpus=1, object_store_memory=STORE)

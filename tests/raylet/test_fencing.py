@@ -17,7 +17,8 @@ import pytest
 import nbray
 from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
-from nbray.driver.driver import current_driver, find_session
+from nbray.driver.driver import current_driver
+from nbray.driver.joining import find_session
 from nbray.gcs.nodes.health import NodeHealth
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import processes_of, wait_until

@@ -126,7 +126,7 @@ def test_of_two_tasks_the_newer_one_waits_and_both_succeed(tight: Path, tmp_path
     first = hog.remote(420, str(tmp_path))
     second = hog.remote(420, str(tmp_path))
     assert nbray.get([first, second], timeout=90) == [21, 21]
-    log = nbray.driver.driver.find_session("auto")[0].log_path("raylet.log").read_text()
+    log = nbray.driver.joining.find_session("auto")[0].log_path("raylet.log").read_text()
     assert "running low on memory" in log
 
 

@@ -18,8 +18,8 @@ from nbray.common.config import Config
 from nbray.common.session import Session
 from nbray.driver.driver import current_driver
 from nbray.raylet.failures import fail
+from nbray.raylet.process import Process
 from nbray.raylet.server import Raylet
-from nbray.raylet.workers.leases import Process
 from nbray.testing import wait_until
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import nbray
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import (

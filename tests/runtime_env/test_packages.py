@@ -14,7 +14,7 @@ from support.commands import command
 
 import nbray
 from nbray.common.config import Config
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.experimental import internal_kv as kv
 from nbray.gcs.kv.packages import PackageTable

@@ -27,7 +27,7 @@ from chaos_faults import Fault, Faults, report
 from chaos_workload import Workload
 
 import nbray
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.util.state import StateApiException, list_objects
 

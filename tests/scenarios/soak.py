@@ -35,7 +35,7 @@ import psutil
 
 import nbray
 from nbray.core_worker.current import find_core
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.util.state import list_actors, list_jobs
 

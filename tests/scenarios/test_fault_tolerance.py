@@ -14,7 +14,7 @@ import pytest
 from support.places import ROOT
 
 import nbray
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import join
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -22,7 +22,7 @@ from jupyter_client.manager import KernelManager
 from support.kernel import Notebook
 
 import nbray
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.testing import processes_of, wait_until
 
 # --- another user of the machine --------------------

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 import nbray
-from nbray.driver.driver import current_driver, find_session
+from nbray.driver.driver import current_driver
+from nbray.driver.joining import find_session
 from nbray.launcher.local import join
 from nbray.testing import wait_until
 from nbray.util.state import list_actors, list_demand

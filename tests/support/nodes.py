@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import kill_node
 

@@ -30,7 +30,7 @@ import psutil
 
 import nbray
 from nbray.core_worker.current import find_core
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.wire import frames
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m

@@ -27,7 +27,7 @@ from support.strangers import eavesdropper, is_closed
 
 import nbray
 from nbray.core_worker.current import find_core
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.testing import wait_until
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve

@@ -19,7 +19,7 @@ from support.cutting import cut, my_port
 import nbray
 from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import nbray
 from nbray.common.session import Session
-from nbray.driver.driver import find_session
+from nbray.driver.joining import find_session
 from nbray.testing import wait_until
 from nbray.wire.frames import FrameDecoder, FrameError, FrameWriter, UnsendableError
 from nbray.wire.gcs_messages import ChangeGroups

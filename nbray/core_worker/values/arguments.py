@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import handle_id
-from nbray.core_worker.serializability import unpicklable
+from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
     Serialized,

@@ -10,8 +10,8 @@ from nbray.common.ids import ActorID, JobID, NodeID, WorkerID
 from nbray.compat.missing import missing_name
 from nbray.compat.top import RESTORE_WORKER_MODE, SCRIPT_MODE, SPILL_WORKER_MODE, WORKER_MODE
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.current import find_core
-from nbray.driver.driver import current_driver, init, is_initialized, joined_core, shutdown
+from nbray.core_worker.current import find_core, joined_core
+from nbray.driver.driver import current_driver, init, is_initialized, shutdown
 
 __all__ = [
     "RESTORE_WORKER_MODE",
