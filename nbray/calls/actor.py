@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias
 from typing import Any
 
@@ -18,7 +18,7 @@ from nbray.calls.grouping import group_strategy
 from nbray.calls.options import (
     actor_units,
     backpressure_code,
-    check_call_option,
+    check_call_options,
     check_options,
     exception_classes,
     num_returns_code,
@@ -37,6 +37,8 @@ from nbray.dag import ClassMethodNode, ClassNode
 from nbray.driver.driver import current_core
 from nbray.exceptions import ActorAlreadyExistsError, ActorHandleNotFoundError, ExitActor
 from nbray.object_ref import ObjectRef
+from nbray.options.option import Scope
+from nbray.options.showing import takes_options
 from nbray.wire.gcs_messages import FoundActor, NamedActor
 from nbray.wire.records import ActorOptions, ActorSpec, MethodOptions
 
@@ -101,6 +103,7 @@ class ActorClass:
     def __repr__(self) -> str:
         return f"ActorClass({one_line(self.__name__)})"
 
+    @takes_options(Scope.ACTOR)
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.
 
@@ -213,6 +216,16 @@ def _names(options: Mapping[str, Any], own_namespace: str) -> tuple[str, str]:
     return options.get("name") or "", check_namespace(options.get("namespace")) or own_namespace
 
 
+_FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "concurrency_group": ("concurrency_group", str),
+    "max_task_retries": ("retries", int),
+    "num_returns": ("num_returns", lambda value: num_returns_code(value, None)),
+    "retry_exceptions": ("retry_exceptions", exception_classes),
+    "_generator_backpressure_num_objects": ("backpressure", backpressure_code),
+}
+"""What an option of a call becomes: the field of its `TaskOptions`, and its value there."""
+
+
 class ActorMethod:
     """A method of an actor: ``handle.method.remote(...)``."""
 
@@ -232,46 +245,18 @@ class ActorMethod:
         self._check = check
         self._task_name = task_name or f"{handle._class_name}.{name}"
 
-    def options(
-        self,
-        *,
-        num_returns: int | str | None = None,
-        name: str | None = None,
-        concurrency_group: str | None = None,
-        max_task_retries: int | None = None,
-        retry_exceptions: bool | list[type[BaseException]] | None = None,
-        _generator_backpressure_num_objects: int | None = None,
-        enable_task_events: bool | None = None,
-        tensor_transport: str | None = None,
-        _labels: dict[str, str] | None = None,
-    ) -> ActorMethod:
-        """The same method with other options; see `nbray.method`. The last three have no effect.
+    @takes_options(Scope.CALL)
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options: those of `nbray.method`, and ``name``.
 
         Raises:
-            ValueError, TypeError: an option is impossible.
+            ValueError: an option is impossible. TypeError: it is unknown, or has the wrong type.
         """
-        given: dict[str, Any] = {}
-        for option_name, value, field in (
-            ("concurrency_group", concurrency_group, "concurrency_group"),
-            ("max_task_retries", max_task_retries, "retries"),
-            ("_generator_backpressure_num_objects", _generator_backpressure_num_objects,
-             "backpressure"),
-        ):  # fmt: skip
-            if value is not None:
-                given[field] = check_call_option(option_name, value)
-        if "backpressure" in given:
-            given["backpressure"] = backpressure_code(given["backpressure"])
-        if num_returns is not None:
-            given["num_returns"] = num_returns_code(
-                check_call_option("num_returns", num_returns), None
-            )
-        if retry_exceptions is not None:
-            given["retry_exceptions"] = exception_classes(
-                check_call_option("retry_exceptions", retry_exceptions)
-            )
-        name = check_call_option("name", name)
-        options = dataclasses.replace(self._options, **given)
-        return ActorMethod(self._handle, self._name, options, self._check, name or self._task_name)
+        given = check_call_options(options, Scope.CALL)
+        name = given.pop("name", None) or self._task_name
+        fields = {_FIELDS[option][0]: _FIELDS[option][1](value) for option, value in given.items()}
+        changed = dataclasses.replace(self._options, **fields)
+        return ActorMethod(self._handle, self._name, changed, self._check, name)
 
     def _remote(
         self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
