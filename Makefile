@@ -21,7 +21,7 @@ define make_environment
 	$(1)/bin/python -m pip install --quiet --upgrade pip 'setuptools>=77'
 endef
 
-.venv/ready: pyproject.toml ## For development: .venv/bin/python -m pytest tests/test_x.py
+.venv/ready: pyproject.toml ## For development: .venv/bin/python -m pytest tests/wire/test_x.py
 	$(call make_environment,.venv)
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev]'
 	# An editable install leaves out data files, as is the one that names our extension to the server.
@@ -51,7 +51,7 @@ test: .venv-wheel/ready
 	$(PYTEST) -n $(TEST_JOBS) --dist worksteal
 
 test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
-	$(PYTEST) -m slow tests/test_jupyterlab.py
+	$(PYTEST) -m slow tests/jupyter_ext/test_jupyterlab.py
 
 test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
 	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow
@@ -76,13 +76,13 @@ bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rou
 	touch $@
 
 chaos: .venv/ready ## Ten minutes of chaos, from a random seed that it prints
-	$(BIN)/python tests/chaos.py --seconds 60 --runs 10
+	$(BIN)/python tests/scenarios/chaos.py --seconds 60 --runs 10
 
 fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS=600
-	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/wire/fuzz.py --seconds $(FUZZ_SECONDS)
 
 soak: .venv/ready ## Mixed work on two nodes, and whether everything levels off; SOAK_MINUTES=30
-	$(BIN)/python tests/soak.py --minutes $(SOAK_MINUTES)
+	$(BIN)/python tests/scenarios/soak.py --minutes $(SOAK_MINUTES)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

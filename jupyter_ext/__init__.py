@@ -19,11 +19,11 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     from nbray.calls.function_pickles import set_wrapper
     from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
 
-    from .completion import install_completers
-    from .home import set_notebook
-    from .magics import NbrayMagics, ResolveOnUse, set_workspace
-    from .output import OutputRouter
-    from .shipping import Shipped
+    from .cell.shipping import Shipped
+    from .line.completion import install_completers
+    from .line.magics import NbrayMagics, ResolveOnUse, set_workspace
+    from .output.router import OutputRouter
+    from .worker.home import set_notebook
     from .workspace import Workspace
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
@@ -59,10 +59,10 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     from nbray.calls.function_pickles import set_wrapper
     from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
 
-    from .completion import uninstall_completers
-    from .home import set_notebook
-    from .magics import ResolveOnUse, set_workspace
-    from .output import OutputRouter
+    from .line.completion import uninstall_completers
+    from .line.magics import ResolveOnUse, set_workspace
+    from .output.router import OutputRouter
+    from .worker.home import set_notebook
     from .workspace import Workspace
 
     shell.ast_transformers[:] = [

@@ -14,20 +14,20 @@ from nbray.calls.function_pickles import new_epoch
 from nbray.driver.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
 
-from .arriving import take_back, take_back_all
-from .cell_running import CellExit
-from .errors import ErrorDisplay, remote_lines
-from .interrupts import CellTasks
-from .local_modules import LocalModules
-from .output import OutputRouter
-from .own_values import make_own
-from .remote_run import Detached, RemoteRun, cluster_name
-from .remote_value import MISSING, RemoteValue, remote_names
-from .representations import Pictures
-from .sent_values import Packed, SentValues
+from .cell.arriving import take_back, take_back_all
+from .cell.errors import ErrorDisplay, remote_lines
+from .cell.interrupts import CellTasks
+from .cell.local_modules import LocalModules
+from .cell.remote_value import MISSING, RemoteValue, remote_names
+from .cell.run import Detached, RemoteRun, cluster_name
+from .cell.setup_cells import SetupCells
+from .cell.values import Packed, SentValues
+from .output.router import OutputRouter
+from .pictures.formatters import Pictures
+from .pictures.tables import as_bytes
 from .settings import Settings
-from .setup_cells import SetupCells
-from .tables import as_bytes
+from .worker.own_values import make_own
+from .worker.running import CellExit
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

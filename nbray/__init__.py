@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from nbray import exceptions
-from nbray.calls.actor import ActorClass, ActorHandle, method
+from nbray.calls.actor import ActorClass, method
 from nbray.calls.api import (
     cancel,
     get,
@@ -16,6 +16,7 @@ from nbray.calls.api import (
     remote,
     wait,
 )
+from nbray.calls.handles import ActorHandle
 from nbray.calls.remote_function import RemoteFunction
 from nbray.calls.runtime_context import get_gpu_ids, get_runtime_context
 from nbray.common.ids import (

@@ -40,6 +40,25 @@ class ObjectRef:
 
     Only nbray makes refs that have a value. One that is made of an id alone compares and prints
     as the others, and each use of its value raises ValueError, since its owner is not known.
+
+    Args:
+        object_id: the id, 28 bytes.
+        owner: where the process is that owns the value; nbray sets it.
+        core: the runtime of this process; nbray sets it.
+        origin: the number of the notebook's cell that made it; 0 for none.
+
+    Examples:
+        >>> ref = nbray.put([1, 2])
+        >>> nbray.ObjectRef.from_hex(ref.hex()) == ref
+        True
+
+        >>> import asyncio
+        >>> async def value():
+        ...     return await ref
+        >>> asyncio.run(value())
+        [1, 2]
+        >>> ref.future().result(timeout=10)
+        [1, 2]
     """
 
     __slots__ = ("__weakref__", "_core", "_id", "_origin", "_owner")
@@ -78,12 +97,26 @@ class ObjectRef:
 
     @classmethod
     def from_binary(cls, id_bytes: bytes) -> ObjectRef:
-        """A ref of the id that `binary` gave, without its value."""
+        """A ref of the id that `binary` gave, without its value.
+
+        Args:
+            id_bytes: 28 bytes.
+
+        Returns:
+            The ref, whose value cannot be read.
+        """
         return cls(id_bytes)
 
     @classmethod
     def from_hex(cls, hex_id: str) -> ObjectRef:
-        """A ref of the id that `hex` gave, without its value."""
+        """A ref of the id that `hex` gave, without its value.
+
+        Args:
+            hex_id: 56 hexadecimal digits.
+
+        Returns:
+            The ref, whose value cannot be read.
+        """
         return cls(bytes.fromhex(hex_id))
 
     def binary(self) -> bytes:
@@ -128,7 +161,14 @@ class ObjectRef:
         return self._core.values.future(self)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
-        """A future of the value in the running event loop."""
+        """A future of the value in the running event loop.
+
+        Args:
+            _internal: has no effect.
+
+        Returns:
+            An `asyncio.Future`.
+        """
         self._check()
         # Its callback only tells the loop, so it needs no other thread.
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()

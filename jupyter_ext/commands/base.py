@@ -11,7 +11,7 @@ from IPython.core.error import UsageError
 
 import nbray
 
-from ..command_line import Parser
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

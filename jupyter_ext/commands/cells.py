@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-from ..command_line import Parser, did_you_mean
-from ..commands.base import Command
+from ..pictures.tables import Table, as_bytes
 from ..settings import Settings
-from ..tables import Table, as_bytes
+from ..words import did_you_mean
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -18,9 +18,10 @@ from nbray.driver.membership import ClusterNow, Membership, cluster_now, members
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 
 from .. import widgets
-from ..command_line import Parser, add_resources, given, size
-from ..commands.base import Command
-from ..tables import Table, count, resource_amount, resource_amounts
+from ..pictures.tables import Table, count, resource_amount, resource_amounts
+from ..words import size
+from .base import Command
+from .parser import Parser, add_resources, given
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -12,16 +12,16 @@ from IPython.display import IFrame
 
 from nbray.driver.driver import current_driver
 
-from .. import theme
-from ..command_line import Parser
-from ..commands.base import Command
-from ..dashboard_link import (
+from ..pictures import theme
+from .base import Command
+from .dashboard_link import (
     TEMPLATE,
     NotThereError,
     colab_ports,
     jupyter_servers,
     link_of,
 )
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

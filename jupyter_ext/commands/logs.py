@@ -17,9 +17,10 @@ from nbray.state.local_state import session_dir
 from nbray.state.logs import find_worker
 from nbray.util.state import WorkerState, get_log, list_workers
 
-from ..command_line import Parser, did_you_mean
-from ..commands.base import Command
-from ..tables import Table, as_bytes
+from ..pictures.tables import Table, as_bytes
+from ..words import did_you_mean
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -14,10 +14,11 @@ from IPython.core.error import UsageError
 import nbray
 from nbray.state import local_state
 
-from ..command_line import Parser, did_you_mean
-from ..commands.base import Command
-from ..remote_value import RemoteValue
-from ..tables import Table, as_bytes, count
+from ..cell.remote_value import RemoteValue
+from ..pictures.tables import Table, as_bytes, count
+from ..words import did_you_mean
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

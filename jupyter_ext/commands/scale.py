@@ -15,10 +15,11 @@ from nbray.driver import local_nodes
 from nbray.exceptions import NbrayError
 from nbray.util.state import list_workers
 
-from ..command_line import Parser, positive, size
-from ..commands.base import Command
-from ..commands.cluster import status
-from ..tables import count
+from ..pictures.tables import count
+from ..words import positive, size
+from .base import Command
+from .cluster import status
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.util.state import ActorState, list_actors, list_workers
 
-from ..command_line import Parser
-from ..commands.base import Command
-from ..tables import Table, as_bytes, resource_amounts
+from ..pictures.tables import Table, as_bytes, resource_amounts
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

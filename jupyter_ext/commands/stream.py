@@ -20,9 +20,9 @@ from nbray.exceptions import NbrayError
 from nbray.util.state import list_tasks
 
 from .. import widgets
-from ..command_line import Parser
-from ..commands.base import Command
-from ..task_stream import Stream, stream
+from ..pictures.task_stream import Stream, stream
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

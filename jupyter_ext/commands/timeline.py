@@ -13,9 +13,9 @@ from IPython.display import FileLink
 
 import nbray
 
-from ..command_line import Parser
-from ..commands.base import Command
-from ..tables import count
+from ..pictures.tables import count
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace

@@ -15,8 +15,8 @@ from nbray.util.state import (
     list_nodes,
 )
 
-from .. import theme
-from ..tables import as_bytes, count
+from ..pictures import theme
+from ..pictures.tables import as_bytes, count
 
 _MAX_ROWS = 12
 _ALL = 10_000

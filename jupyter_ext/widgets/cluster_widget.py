@@ -17,11 +17,11 @@ import nbray
 from nbray.driver import local_nodes
 from nbray.driver.membership import membership
 
-from .. import theme
-from ..widgets import cluster_view
-from ..widgets.cluster_view import ClusterSnapshot
-from ..widgets.feed import Feed
-from ..widgets.standing import Standing, Static
+from ..pictures import theme
+from . import cluster_view
+from .cluster_view import ClusterSnapshot
+from .feed import Feed
+from .standing import Standing, Static
 
 shared_feed = Feed()
 

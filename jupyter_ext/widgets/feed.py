@@ -12,7 +12,7 @@ import nbray
 from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
 
-from ..widgets.cluster_view import ClusterSnapshot, take_snapshot
+from .cluster_view import ClusterSnapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -29,16 +29,24 @@ def method(*functions: Any, **options: Any) -> Any:
 
     Args:
         functions: the method, when there are no parentheses.
-        options: ``num_returns``, how many values it returns ("streaming" is the default of
-            generators); ``concurrency_group``, one of the class's ``concurrency_groups``;
-            ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
-            ``retry_exceptions``, repeat it after any exception, or after these, too;
-            ``_generator_backpressure_num_objects``, items that a stream may be ahead.
-            ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
+        options: its options by name.
+
+    Returns:
+        The method, marked; with options, a decorator that marks it.
 
     Raises:
         AssertionError: there is no such option, as in Ray.
         ValueError: the value of an option is impossible.
+
+    Examples:
+        >>> @nbray.remote
+        ... class Splitter:
+        ...     @nbray.method(num_returns=2)
+        ...     def split(self, text):
+        ...         return text.split("=")
+        >>> name, value = Splitter.remote().split.remote("a=1")
+        >>> nbray.get([name, value])
+        ['a', '1']
     """
     known = options_of(Scope.METHOD)
     if functions and (options or len(functions) > 1 or not callable(functions[0])):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from nbray.calls.actor import ActorClass, ActorHandle, find_actor
+from nbray.calls.actor import ActorClass
+from nbray.calls.handles import ActorHandle, find_actor
 from nbray.calls.remote_function import RemoteFunction
 from nbray.common.ignoring import ignore
 from nbray.common.text import check_namespace, check_text
@@ -23,10 +24,36 @@ from nbray.options.table import options_of
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a `RemoteFunction` or a class an `ActorClass`; also with options.
 
+    Args:
+        args: the function or class, when there are no parentheses.
+        options: options of its tasks or actors by name, as ``num_cpus=2``.
+
+    Returns:
+        A `RemoteFunction` or an `ActorClass`; with options, a decorator that makes one.
+
     Raises:
         AssertionError: it was used in another way, as in Ray.
         TypeError: it is neither a function nor a class.
         ValueError: an option is unknown.
+
+    Examples:
+        >>> @nbray.remote
+        ... def square(x):
+        ...     return x * x
+        >>> nbray.get([square.remote(i) for i in range(4)])
+        [0, 1, 4, 9]
+
+        >>> @nbray.remote(num_cpus=0)
+        ... class Counter:
+        ...     def __init__(self, start=0):
+        ...         self.count = start
+        ...
+        ...     def add(self, amount=1):
+        ...         self.count += amount
+        ...         return self.count
+        >>> counter = Counter.remote(10)
+        >>> nbray.get(counter.add.remote(5))
+        15
     """
     if len(args) == 1 and not options and (inspect.isclass(args[0]) or callable(args[0])):
         return _make_remote(args[0], {})
@@ -61,11 +88,30 @@ def get(
         timeout: seconds; None waits for ever.
         _use_object_store: has no effect: values are where they are.
 
+    Returns:
+        The value, or a list of values in the order of the refs. An array is read where it lies in
+        the node's shared memory, and cannot be written to, unless it is 100 KB or smaller.
+
     Raises:
         GetTimeoutError: not all were ready in time.
         TaskError: a task failed; also an instance of the user's exception class.
         ValueError: neither a ref nor a list was given, or the timeout is NaN. TypeError: a list of
             something else was given, or a timeout that is no number.
+
+    Examples:
+        >>> nbray.get(nbray.put("here"))
+        'here'
+        >>> nbray.get([nbray.put(i) for i in range(3)])
+        [0, 1, 2]
+
+        >>> import time
+        >>> sleeper = nbray.remote(num_cpus=0)(time.sleep).remote(60)
+        >>> try:
+        ...     nbray.get(sleeper, timeout=0.1)
+        ... except nbray.exceptions.GetTimeoutError:
+        ...     nbray.cancel(sleeper)
+        ...     print("not within 0.1 s")
+        not within 0.1 s
     """
     if timeout is not None:
         timeout = as_timeout(timeout)
@@ -96,9 +142,22 @@ def put(
         _owner: has no effect: who puts a value is its owner.
         _tensor_transport: has no effect: arrays go through the object store.
 
+    Returns:
+        The ref of the value, whose owner is this process.
+
     Raises:
         TypeError: ``value`` is a ref already, or cannot be pickled.
         OutOfDiskError: there is no room in the object store, nor on the disk.
+
+    Examples:
+        >>> import numpy as np
+        >>> table = nbray.put(np.ones(100_000))  # stored once, for any number of tasks
+
+        >>> @nbray.remote
+        ... def total(array, factor):
+        ...     return float(array.sum()) * factor
+        >>> nbray.get([total.remote(table, factor) for factor in (1, 2)])
+        [100000.0, 200000.0]
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
@@ -134,6 +193,15 @@ def wait(
     Raises:
         TypeError: something else than a list of refs was given.
         ValueError: duplicates, an impossible number, or a negative timeout.
+
+    Examples:
+        >>> import time
+        >>> sleep = nbray.remote(num_cpus=0)(time.sleep)
+        >>> refs = [sleep.remote(60), sleep.remote(0)]
+        >>> ready, others = nbray.wait(refs, num_returns=1, timeout=30)
+        >>> ready == [refs[1]], others == [refs[0]]
+        (True, True)
+        >>> nbray.cancel(refs[0])
     """
     del fetch_local
     expected = "wait() expected a list of nbray.ObjectRef or nbray.ObjectRefGenerator, got "
@@ -180,6 +248,16 @@ def cancel(
     Raises:
         TypeError: something else was given.
         ValueError: ``force`` was given for a call of an actor.
+
+    Examples:
+        >>> import time
+        >>> ref = nbray.remote(num_cpus=0)(time.sleep).remote(60)
+        >>> nbray.cancel(ref)
+        >>> try:
+        ...     nbray.get(ref)
+        ... except nbray.exceptions.TaskCancelledError:
+        ...     print("cancelled")
+        cancelled
     """
     ref = ray_waitable
     if isinstance(ref, ObjectRefGenerator):
@@ -198,9 +276,28 @@ def cancel(
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor's process at once.
 
+    Args:
+        actor: a handle of the actor.
+        no_restart: False lets an actor with ``max_restarts`` come back.
+
     Raises:
         ValueError: something else than a handle was given.
         ActorHandleNotFoundError: the handle is of an earlier session.
+
+    Examples:
+        >>> @nbray.remote
+        ... class Worker:
+        ...     def ready(self):
+        ...         return True
+        >>> worker = Worker.remote()
+        >>> nbray.get(worker.ready.remote())
+        True
+        >>> nbray.kill(worker)
+        >>> try:
+        ...     nbray.get(worker.ready.remote())
+        ... except nbray.exceptions.ActorDiedError:
+        ...     print("it is gone")
+        it is gone
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(
@@ -214,9 +311,25 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The named actor.
 
+    Args:
+        name: the actor's option ``name``.
+        namespace: where the name lives; this program's own by default.
+
+    Returns:
+        A handle, which does not keep the actor alive.
+
     Raises:
         ValueError: there is none of that name, or the name or namespace cannot be one.
         TypeError: the name or namespace is no text.
+
+    Examples:
+        >>> @nbray.remote
+        ... class Settings:
+        ...     def level(self):
+        ...         return 3
+        >>> settings = Settings.options(name="settings").remote()
+        >>> nbray.get(nbray.get_actor("settings").level.remote())
+        3
     """
     if not name:
         raise ValueError("Please supply a non-empty value to get_actor")

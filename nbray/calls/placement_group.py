@@ -34,6 +34,12 @@ class PlacementGroup:
 
     Raises:
         TypeError: ``id`` is no id. ValueError: it has not the length of one.
+
+    Examples:
+        >>> group = nbray.util.placement_group([{"CPU": 1}, {"CPU": 0.5}], strategy="PACK")
+        >>> group.wait(timeout_seconds=30), group.bundle_count
+        (True, 2)
+        >>> nbray.util.remove_placement_group(group)
     """
 
     def __init__(
@@ -85,6 +91,12 @@ class PlacementGroup:
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Whether it is created within so many seconds.
 
+        Args:
+            timeout_seconds: how long to wait.
+
+        Returns:
+            True when all its bundles are reserved.
+
         Raises:
             NbraySystemError: it was removed.
         """
@@ -118,11 +130,29 @@ def placement_group(
         strategy: PACK (few nodes), SPREAD (many), STRICT_PACK (one), STRICT_SPREAD (one each).
         name: unique in the namespace.
         lifetime: "detached" to outlive its creator.
+        _soft_target_node_id: with STRICT_PACK, the node that is tried first, as hexadecimal text.
         bundle_label_selector: conditions on the labels of each bundle's node.
+
+    Returns:
+        A handle of the group, which is made meanwhile: `PlacementGroup.ready` and
+        `PlacementGroup.wait` wait for it.
 
     Raises:
         ValueError: an argument is impossible. NbraySystemError: the name is taken, or a resource
             is called "bundle".
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        >>> group = nbray.util.placement_group([{"CPU": 1}] * 2)
+        >>> nbray.get(group.ready()) == group
+        True
+
+        >>> @nbray.remote(scheduling_strategy=PlacementGroupSchedulingStrategy(group))
+        ... def inside():
+        ...     return nbray.util.get_current_placement_group() == group
+        >>> nbray.get(inside.remote())
+        True
+        >>> nbray.util.remove_placement_group(group)
     """
     selectors = list(bundle_label_selector or ())
     chosen = _strategy(strategy)
@@ -200,8 +230,17 @@ def _check(
 def remove_placement_group(placement_group: PlacementGroup) -> None:
     """Remove a group: what runs in it is ended, and its resources are free again.
 
+    Args:
+        placement_group: its handle.
+
     Raises:
         TypeError: something else was given.
+
+    Examples:
+        >>> group = nbray.util.placement_group([{"CPU": 1}])
+        >>> nbray.util.remove_placement_group(group)
+        >>> nbray.util.placement_group_table(group)["state"]
+        'REMOVED'
     """
     _check_group(placement_group)
     current_core().groups.remove(placement_group._id)
@@ -215,8 +254,20 @@ def _check_group(group: object) -> None:
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
     """The group of that name in this namespace.
 
+    Args:
+        placement_group_name: the name that it was given.
+
+    Returns:
+        A handle of it.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none of that name in the namespace. TypeError: the name is no text.
+
+    Examples:
+        >>> group = nbray.util.placement_group([{"CPU": 1}], name="pair")
+        >>> nbray.util.get_placement_group("pair") == group
+        True
+        >>> nbray.util.remove_placement_group(group)
     """
     if not placement_group_name:
         raise ValueError("Please supply a non-empty value to get_placement_group")
@@ -233,7 +284,23 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
 
 
 def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
-    """What the cluster knows of a group, or of all by id, with Ray's keys."""
+    """What the cluster knows of a group, or of all by id, with Ray's keys.
+
+    Args:
+        placement_group: which group; all by default.
+
+    Returns:
+        Its "state", "strategy", "bundles" (amounts by name), "bundles_to_node_id" and more; of all
+        groups, these by the group's id as hexadecimal text.
+
+    Examples:
+        >>> group = nbray.util.placement_group([{"CPU": 1}])
+        >>> group.wait()
+        True
+        >>> nbray.util.placement_group_table(group)["bundles"]
+        {0: {'CPU': 1.0}}
+        >>> nbray.util.remove_placement_group(group)
+    """
     if placement_group is not None:
         _check_group(placement_group)
         rows = _find(NamedGroup(placement_group._id))
@@ -242,7 +309,15 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
 
 
 def get_current_placement_group() -> PlacementGroup | None:
-    """The group that this task or actor runs in; None outside all groups."""
+    """The group that this task or actor runs in; None outside all groups.
+
+    Returns:
+        A handle of it, or None.
+
+    Examples:
+        >>> nbray.util.get_current_placement_group() is None  # this is the driver
+        True
+    """
     found = current_group()
     return PlacementGroup(found.group_id) if found is not None else None
 

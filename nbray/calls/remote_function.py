@@ -36,7 +36,16 @@ from nbray.wire.strategies import Shape
 
 
 class RemoteFunction:
-    """A function whose calls run as tasks: ``f.remote(...)``."""
+    """A function whose calls run as tasks: ``f.remote(...)``.
+
+    Examples:
+        >>> @nbray.remote
+        ... def halves(x):
+        ...     return x // 2, x - x // 2
+        >>> low, high = halves.options(num_returns=2, name="split 7").remote(7)
+        >>> nbray.get([low, high])
+        [3, 4]
+    """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         if inspect.iscoroutinefunction(function):
@@ -74,7 +83,17 @@ class RemoteFunction:
 
     @takes_options(Scope.TASK)
     def options(self, **options: Any) -> RemoteFunction:
-        """The same function with other options."""
+        """The same function with other options.
+
+        Args:
+            options: as for `nbray.remote`; each replaces the one that the function has.
+
+        Returns:
+            Another `RemoteFunction`, of which the pickle is shared.
+
+        Raises:
+            ValueError: an option is unknown or impossible. TypeError: one has the wrong type.
+        """
         other = RemoteFunction(self._function, {**self._options, **options})
         other._pickle, other._check = self._pickle, self._check
         return other
@@ -87,9 +106,16 @@ class RemoteFunction:
         return function.remote(*args, **(kwargs or {}))
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submit a task; returns its ref, a list of refs, or None for ``num_returns=0``.
+        """Submit a task.
 
-        A generator function's call returns an `ObjectRefGenerator`.
+        Args:
+            args: the function's arguments; a ref among them stands for its value, for which the
+                task waits.
+            kwargs: the same, by name.
+
+        Returns:
+            The ref of its value; a list of refs for several, None for ``num_returns=0``, and an
+            `ObjectRefGenerator` for a generator function.
 
         Raises:
             TypeError: the arguments do not fit the function; it or one of them cannot be pickled.
@@ -108,7 +134,15 @@ class RemoteFunction:
         return returned(refs)
 
     def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
-        """The call as a node of a graph, which is executed later; see `nbray.dag`."""
+        """The call as a node of a graph, which is executed later; see `nbray.dag`.
+
+        Args:
+            args: the function's arguments, among which may be nodes.
+            kwargs: the same, by name.
+
+        Returns:
+            The node.
+        """
         return FunctionNode(self, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:

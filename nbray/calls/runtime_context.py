@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nbray.calls.actor import ActorHandle
+from nbray.calls.handles import ActorHandle
 from nbray.calls.placement_group import current_group
 from nbray.common.accelerators import VISIBLE_DEVICES
 from nbray.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
@@ -16,12 +16,20 @@ from nbray.core_worker.run.job_logging import function_name
 from nbray.driver.cluster import nodes
 from nbray.driver.driver import current_core
 from nbray.runtime_env.spec import from_text
-from nbray.state.api import get_actor
+from nbray.state.details import get_actor
 from nbray.wire.messages import AskAssigned, Assigned
 
 
 class RuntimeContext:
-    """Where this code runs. Each question is answered for the task that asks it."""
+    """Where this code runs. Each question is answered for the task that asks it.
+
+    Examples:
+        >>> context = nbray.get_runtime_context()
+        >>> context.get_node_id() == nbray.nodes()[0]["NodeID"]
+        True
+        >>> context.get_task_id() is None  # this is the driver
+        True
+    """
 
     def __init__(self, core: CoreWorker) -> None:
         self._core = core
@@ -219,11 +227,35 @@ class RuntimeContext:
 
 
 def get_runtime_context() -> RuntimeContext:
-    """Facts of the process and task that call this."""
+    """Facts of the process and task that call this.
+
+    Returns:
+        The context; each of its answers is for the task that asks.
+
+    Examples:
+        >>> context = nbray.get_runtime_context()
+        >>> context.get_job_id() == context.job_id.hex()
+        True
+
+        >>> @nbray.remote(num_cpus=0.5)
+        ... def here():
+        ...     context = nbray.get_runtime_context()
+        ...     return context.get_task_name(), context.get_assigned_resources()
+        >>> nbray.get(here.remote())
+        ('here', {'CPU': 0.5})
+    """
     return RuntimeContext(current_core())
 
 
 def get_gpu_ids() -> list[int | str]:
-    """The ids of the GPUs that the task or actor may use; those that are numbers as numbers."""
+    """The ids of the GPUs that the task or actor may use; those that are numbers as numbers.
+
+    Returns:
+        The ids, empty without GPUs.
+
+    Examples:
+        >>> nbray.get_gpu_ids()
+        []
+    """
     ids = current_core().devices.ids.get("GPU", [])
     return [int(device) if device.isdigit() else device for device in ids]

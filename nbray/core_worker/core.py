@@ -56,6 +56,7 @@ from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
+from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec, Value
 from nbray.wire.strategies import InGroup, Strategy
@@ -70,7 +71,7 @@ class CoreWorker:
         self.config = config
         self.worker_id = worker_id
         self.devices = VisibleDevices()
-        self.peers = Peers(Reactor(token, config), config, worker_id, socket_path)
+        self.peers = Peers(Connections(Reactor(), token, config), config, worker_id, socket_path)
         self.peers.hello = lambda: m.Hello(self.peers.address, self.job)
         self.reactor = self.peers.reactor
         self.reactor.on_turn = self._turn

@@ -22,8 +22,8 @@ from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
+from nbray.wire.connections import Connections
 from nbray.wire.frames import UnsendableError
-from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address
 from nbray.wire.tcp import listen
 from nbray.wire.waiting import Waiter
@@ -52,9 +52,10 @@ class Peers:
     """
 
     def __init__(
-        self, reactor: Reactor, config: Config, worker_id: bytes, socket_path: str
+        self, connections: Connections, config: Config, worker_id: bytes, socket_path: str
     ) -> None:
-        self.reactor = reactor
+        self.connections = connections
+        self.reactor = connections.reactor
         self.worker_id = worker_id
         self.handlers: dict[type[m.Message], Handler] = {}
         self.on_closed: list[Callable[[Connection], None]] = []
@@ -70,8 +71,8 @@ class Peers:
         self._requests = itertools.count(1)
         self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
         self._ports = config.min_worker_port, config.max_worker_port
-        self._broken = BrokenLinks(reactor, config, self._ask_for_process)
-        reactor.identity = lambda: (worker_id, self.address.node_id)
+        self._broken = BrokenLinks(self.reactor, config, self._ask_for_process)
+        connections.identity = lambda: (worker_id, self.address.node_id)
         self.handlers[m.NodeDied] = self._on_node_died
         self.handlers[m.ProcessState] = lambda _raylet, reply: self.answer(
             ("process", reply.request_id), reply
@@ -88,9 +89,9 @@ class Peers:
         unix.listen(512)
         tcp = listen(host, *self._ports)
         self.address = Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
-        self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
+        self.raylet = self.connections.connect_now(raylet_socket, self._on_message, self._closed)
         for sock in (unix, tcp):
-            self.reactor.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
+            self.connections.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
 
     def joined(self, node_id: bytes) -> None:
         """The raylet of that node took this process in."""
@@ -113,7 +114,7 @@ class Peers:
         connection = self._peers.get(address.worker_id)
         if connection is None or connection.closed:
             local = address.node_id == self.address.node_id
-            connection = self.reactor.connect(
+            connection = self.connections.connect(
                 address.unix_path if local else "", address.host, address.port,
                 self._on_message, self._closed, self._broken.broken,
             )  # fmt: skip
@@ -135,7 +136,7 @@ class Peers:
         """The connection to a node's raylet, made when there is none."""
         connection = self._raylets.get(node_id)
         if connection is None or connection.closed:
-            connection = self.reactor.connect(
+            connection = self.connections.connect(
                 "", host, port, self._on_message, self._closed, self._broken.broken
             )
             connection.state = Address(b"", node_id, "", host, port)

@@ -36,7 +36,16 @@ _OTHER_KEYS: dict[str, Any] = {
 
 
 def nodes() -> list[dict[str, Any]]:
-    """A dict for every node, with Ray's keys."""
+    """A dict for every node, with Ray's keys.
+
+    Returns:
+        Dicts with the id (hexadecimal), "Alive", addresses, "Resources" (amounts by name, memory in
+        bytes) and "Labels".
+
+    Examples:
+        >>> [node["Alive"] for node in nbray.nodes()]
+        [True]
+    """
     return described(node_rows())
 
 
@@ -69,7 +78,15 @@ def _resources(row: NodeInfo) -> dict[str, float]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """All resources of the nodes that are alive."""
+    """All resources of the nodes that are alive.
+
+    Returns:
+        Amounts by name; "memory" and "object_store_memory" in bytes.
+
+    Examples:
+        >>> nbray.cluster_resources()["CPU"]
+        2.0
+    """
     return total_of(node_rows())
 
 
@@ -91,6 +108,13 @@ def available_resources() -> dict[str, float]:
     """The resources that are free now, as last reported by the raylets.
 
     One of which nothing is free is left out, as in Ray.
+
+    Returns:
+        Amounts by name, as in `cluster_resources`.
+
+    Examples:
+        >>> nbray.available_resources()["object_store_memory"] > 0
+        True
     """
     return free_of(node_rows())
 
@@ -117,6 +141,14 @@ def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
 
     Returns:
         The events, if there is no ``filename``.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "trace.json")
+        ...     nbray.timeline(file)
+        ...     file.read_text()[0]
+        '['
     """
     query = queries.tasks(MOST_TASKS)
     found = query.read(joined_core().peers.gcs_call(query.method, query.body))

@@ -80,7 +80,15 @@ def current_core() -> CoreWorker:
 
 
 def is_initialized() -> bool:
-    """Whether this process belongs to a cluster."""
+    """Whether this process belongs to a cluster.
+
+    Returns:
+        True after `nbray.init`, and in tasks and actors.
+
+    Examples:
+        >>> nbray.is_initialized()
+        True
+    """
     return find_core() is not None
 
 
@@ -149,6 +157,21 @@ def init(
         ConnectionError: there is no cluster at ``address``.
         ValueError: the cluster runs already, and its node was described; or an argument is
             impossible. TypeError: one has the wrong type.
+
+    Examples:
+        A cluster on this machine, which ends with this program:
+
+        ```python
+        import nbray
+
+        context = nbray.init(num_cpus=4, object_store_memory=500 << 20)
+        print(context.dashboard_url)
+        ```
+
+        What runs already is joined, and a second call with ``ignore_reinit_error`` does nothing:
+
+        >>> nbray.init(ignore_reinit_error=True)["address"] is not None
+        True
     """
     global _driver
     hidden = hidden_options(others) if others else _NO_OPTIONS
@@ -242,6 +265,18 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     """Leave the cluster, and end it if `init` started it. Harmless when there is none.
 
     The processes have ended when it returns, whatever the arguments say, which are Ray's.
+
+    Args:
+        wait_for_processes: has no effect: the processes' end is always waited for.
+
+    Examples:
+        ```python
+        import nbray
+
+        nbray.init()
+        nbray.shutdown()
+        assert not nbray.is_initialized()
+        ```
     """
     global _driver
     driver, _driver = _driver, None

@@ -35,7 +35,7 @@ def add_node(*, num_cpus: float | None = None, object_store_memory: int | None =
     node = join(
         driver.address,
         resources={} if num_cpus is None else {"CPU": num_cpus},
-        token=driver.core.reactor.token,
+        token=driver.core.peers.connections.token,
         object_store_memory=object_store_memory,
         host=driver.core.address.host,
         fate_shared=True,

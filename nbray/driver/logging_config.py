@@ -35,6 +35,16 @@ class LoggingConfig:
 
     Raises:
         ValueError, TypeError: one of them cannot be.
+
+    Examples:
+        >>> nbray.LoggingConfig(encoding="JSON", log_level="WARNING").to_dict()["encoding"]
+        'JSON'
+
+        ```python
+        import nbray
+
+        nbray.init(logging_config=nbray.LoggingConfig(encoding="JSON"))
+        ```
     """
 
     encoding: str = "TEXT"
@@ -61,7 +71,14 @@ class LoggingConfig:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> LoggingConfig:
-        """The config of these fields; others are left out."""
+        """The config of these fields; others are left out.
+
+        Args:
+            d: what `to_dict` gave.
+
+        Returns:
+            An equal config.
+        """
         known = {one.name for one in fields(cls)}
         return cls(**{name: value for name, value in d.items() if name in known})
 

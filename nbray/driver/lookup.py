@@ -6,11 +6,23 @@ import socket
 
 from nbray.core_worker.current import find_core
 from nbray.driver.driver import current_core
-from nbray.state.api import list_actors
+from nbray.state.lists import list_actors
 
 
 def get_node_ip_address(address: str = "8.8.8.8:53") -> str:
-    """The address of this node; before `nbray.init` the one from which ``address`` is reached."""
+    """The address of this node; before `nbray.init` the one from which ``address`` is reached.
+
+    Args:
+        address: "host:port" that has to be reached, of which nothing is asked.
+
+    Returns:
+        An IP address.
+
+    Examples:
+        >>> from nbray.util import get_node_ip_address
+        >>> get_node_ip_address() == nbray.nodes()[0]["NodeManagerAddress"]
+        True
+    """
     core = find_core()
     if core is not None:
         return core.address.host
@@ -32,6 +44,14 @@ def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str
 
     Returns:
         Names in this program's namespace; for all of them, dicts with "name" and "namespace".
+
+    Examples:
+        >>> from nbray.util import list_named_actors
+        >>> @nbray.remote
+        ... class Store: ...
+        >>> store = Store.options(name="a store").remote()
+        >>> list_named_actors()
+        ['a store']
     """
     own = current_core().job.namespace
     rows = [row for row in list_actors(filters=[("state", "!=", "DEAD")], limit=10_000) if row.name]

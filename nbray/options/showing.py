@@ -13,7 +13,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def takes_options(*scopes: Scope) -> Callable[[F], F]:
-    """Have the signature of a function with ``**options`` name the options of these scopes."""
+    """Have the signature and docstring of a function name the options of these scopes.
+
+    The function takes them as ``**options``; its docstring's section "Args" ends with them.
+    """
 
     def mark(function: F) -> F:
         own = inspect.signature(function)
@@ -25,6 +28,12 @@ def takes_options(*scopes: Scope) -> Callable[[F], F]:
         kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         shown = own.replace(parameters=[*kept, *options])
         function.__signature__ = shown  # type: ignore[attr-defined]
+        if function.__doc__ is not None:  # else Python runs without docstrings
+            before, returns, after = function.__doc__.partition("    Returns:")
+            indent = before.rpartition("\n")[2]
+            told = [f"{indent}        {name}: {option.help}" for name, option in named.items()]
+            lines = [before.rstrip(), *told, "", f"{indent}{returns}{after}"]
+            function.__doc__ = "\n".join(lines)
         return function
 
     return mark

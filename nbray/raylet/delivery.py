@@ -1,4 +1,4 @@
-"""What the GCS has to hear of, however long that takes."""
+"""Reports that the GCS has to get, however long that takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 _AGAIN_S = 1.0
 
 
-async def tell(gcs: GrpcClient, method: str, request: Any, what: str) -> None:
+async def deliver(gcs: GrpcClient, method: str, request: Any, what: str) -> None:
     """Call a method of the GCS until it is answered, or until this raylet is none of its own.
 
     It waits through a GCS that is away, and a raylet that stood still while its call ran out.

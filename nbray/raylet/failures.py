@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from nbray.raylet.workers.leases import Process
+from nbray.raylet.process import Process
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind

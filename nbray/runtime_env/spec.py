@@ -39,6 +39,14 @@ class RuntimeEnvConfig(dict[str, Any]):
 
     Raises:
         TypeError, ValueError: an argument cannot be.
+
+    Examples:
+        >>> from nbray.runtime_env import RuntimeEnv, RuntimeEnvConfig
+        >>> env = RuntimeEnv(
+        ...     env_vars={"A": "1"}, config=RuntimeEnvConfig(setup_timeout_seconds=60)
+        ... )
+        >>> env["config"]["setup_timeout_seconds"]
+        60
     """
 
     def __init__(
@@ -77,6 +85,13 @@ class RuntimeEnv(dict[str, Any]):
     Raises:
         TypeError: a field has the wrong type.
         ValueError: a field is unknown, or names a path that does not exist.
+
+    Examples:
+        >>> from nbray.runtime_env import RuntimeEnv
+        >>> env = RuntimeEnv(env_vars={"MODE": "fast"})
+        >>> import os
+        >>> nbray.get(nbray.remote(os.getenv).options(runtime_env=env).remote("MODE"))
+        'fast'
     """
 
     def __init__(self, **fields: Any) -> None:

@@ -25,6 +25,14 @@ class PlacementGroupSchedulingStrategy:
         placement_group: the group; None or `PlacementGroup.empty()` for outside all groups.
         placement_group_bundle_index: which bundle; -1 for any.
         placement_group_capture_child_tasks: what it submits runs in the group, too.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        >>> group = nbray.util.placement_group([{"CPU": 1}])
+        >>> strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+        >>> nbray.get(nbray.remote(abs).options(scheduling_strategy=strategy).remote(-1))
+        1
+        >>> nbray.util.remove_placement_group(group)
     """
 
     def __init__(
@@ -45,9 +53,20 @@ class NodeAffinitySchedulingStrategy:
         node_id: its id as hexadecimal text.
         soft: run elsewhere when the node is dead or can never serve it, instead of failing with
             `TaskUnschedulableError` or `ActorUnschedulableError`.
+        _spill_on_unavailable: with ``soft``, run elsewhere also when the node is busy.
+        _fail_on_unavailable: without ``soft``, fail when the node is busy.
 
     Raises:
         ValueError: ``node_id`` is no node id.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        >>> here = nbray.get_runtime_context().get_node_id()
+        >>> @nbray.remote(scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
+        ... def where():
+        ...     return nbray.get_runtime_context().get_node_id()
+        >>> nbray.get(where.remote()) == here
+        True
     """
 
     def __init__(
@@ -112,19 +131,47 @@ class _Values:
 
 
 class In(_Values):
-    """The label is one of the values."""
+    """The label is one of the values.
+
+    Args:
+        values: texts, at least one.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import In
+        >>> In("A100", "H100").values
+        ['A100', 'H100']
+    """
 
 
 class NotIn(_Values):
-    """The label is missing or none of the values."""
+    """The label is missing or none of the values.
+
+    Args:
+        values: texts, at least one.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import NotIn
+        >>> NotIn("spot").values
+        ['spot']
+    """
 
 
 class Exists:
-    """The node has the label."""
+    """The node has the label.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import Exists, NodeLabelSchedulingStrategy
+        >>> strategy = NodeLabelSchedulingStrategy(hard={}, soft={"disk": Exists()})
+    """
 
 
 class DoesNotExist:
-    """The node does not have the label."""
+    """The node does not have the label.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import DoesNotExist, NodeLabelSchedulingStrategy
+        >>> strategy = NodeLabelSchedulingStrategy(hard={"reserved": DoesNotExist()})
+    """
 
 
 LabelConditions = Mapping[str, "In | NotIn | Exists | DoesNotExist"]
@@ -139,6 +186,12 @@ class NodeLabelSchedulingStrategy:
 
     Raises:
         ValueError: both are empty, or a condition is none.
+
+    Examples:
+        >>> from nbray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+        >>> strategy = NodeLabelSchedulingStrategy(hard={"market-type": NotIn("spot")})
+        >>> nbray.get(nbray.remote(abs).options(scheduling_strategy=strategy).remote(-1))
+        1
     """
 
     def __init__(self, hard: LabelConditions | None, *, soft: LabelConditions | None = None):

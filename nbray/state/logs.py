@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from nbray.state import queries as q
-from nbray.state.api import ask, get_actor, get_task, get_worker
+from nbray.state.asking import ask
+from nbray.state.details import get_actor, get_task, get_worker
 from nbray.state.rows import WorkerState
 from nbray.state.selecting import StateApiException
 from nbray.state.short_ids import SHORTEST, full_id
@@ -32,8 +33,16 @@ def list_logs(
         glob_filter: only names that match, as ``worker-*``.
         timeout: seconds.
 
+    Returns:
+        Names by kind.
+
     Raises:
         StateApiException: there is no such node, or it does not answer.
+
+    Examples:
+        >>> from nbray.util.state import list_logs
+        >>> "raylet" in list_logs()
+        True
     """
     node = _node(address, node_id, node_ip, timeout)
     names = ask(q.logs(node, glob_filter or "*"), address, timeout)
@@ -77,8 +86,24 @@ def get_log(
         errors: what `bytes.decode` does with what is no such text.
         worker_id: the log of that worker; not in Ray. Ids may be written as they begin.
 
+    Returns:
+        An iterator over texts, or bytes without ``encoding``.
+
     Raises:
         StateApiException: what is asked for is not there, or nothing says what is.
+
+    Examples:
+        >>> import sys
+        >>> from nbray.util.state import get_log
+        >>> @nbray.remote
+        ... class Talker:
+        ...     def id(self):
+        ...         print("hello from the log", file=sys.stderr, flush=True)
+        ...         return nbray.get_runtime_context().get_actor_id()
+        >>> talker = Talker.remote()
+        >>> lines = "".join(get_log(actor_id=nbray.get(talker.id.remote()), suffix="err"))
+        >>> "hello from the log" in lines
+        True
     """
     if suffix not in ("out", "err"):
         raise StateApiException(f"A worker's logs are 'out' and 'err'; there is no {suffix!r}.")

@@ -16,11 +16,29 @@ DEFAULT_LIMIT = 100
 
 
 class StateApiException(NbrayError):
-    """The state API was asked for something that it cannot answer."""
+    """The state API was asked for something that it cannot answer.
+
+    Examples:
+        >>> from nbray.util.state import StateApiException, get_log
+        >>> try:
+        ...     list(get_log(filename="there-is-none.out"))
+        ... except StateApiException as error:
+        ...     print("has no log" in str(error))
+        True
+    """
 
 
 class InvalidQueryError(StateApiException, ValueError):
-    """A question that no cluster can answer: an unknown column, an impossible limit."""
+    """A question that no cluster can answer: an unknown column, an impossible limit.
+
+    Examples:
+        >>> from nbray.util.state import InvalidQueryError, list_nodes
+        >>> try:
+        ...     list_nodes(filters=[("colour", "=", "red")])
+        ... except InvalidQueryError as error:
+        ...     print(str(error)[:29])
+        The given filter column colou
+    """
 
 
 def checked(kind: type, filters: Sequence[Filter] | None) -> list[Filter]:

@@ -263,6 +263,19 @@ class ObjectRefGenerator:
 
     ``for ref in f.remote()`` or ``async for``. Each ref is ready when it comes. An exception of the
     task is raised by `get` of its last ref.
+
+    Examples:
+        >>> @nbray.remote
+        ... def count(n):
+        ...     yield from range(n)
+        >>> [nbray.get(ref) for ref in count.remote(3)]
+        [0, 1, 2]
+
+        >>> stream = count.remote(1)
+        >>> nbray.get(next(stream))
+        0
+        >>> next(stream, "no more"), stream.is_finished()
+        ('no more', True)
     """
 
     def __init__(self, core: CoreWorker, stream: Stream, completion: ObjectRef) -> None:
@@ -354,7 +367,16 @@ def _set(ready: concurrent.futures.Future[None]) -> None:
 
 
 class DynamicObjectRefGenerator:
-    """The value of a task with ``num_returns="dynamic"``: the refs of what it yielded."""
+    """The value of a task with ``num_returns="dynamic"``: the refs of what it yielded.
+
+    Examples:
+        >>> @nbray.remote(num_returns="dynamic")
+        ... def parts(text):
+        ...     yield from text.split()
+        >>> refs = nbray.get(parts.remote("to be or"))
+        >>> len(refs), nbray.get(list(refs))
+        (3, ['to', 'be', 'or'])
+    """
 
     def __init__(self, refs: Iterable[ObjectRef]) -> None:
         self._refs = list(refs)

@@ -43,6 +43,14 @@ def inspect_serializability(
 
     Returns:
         Whether it can be pickled, and the innermost parts that cannot.
+
+    Examples:
+        >>> import threading
+        >>> from nbray.util import inspect_serializability
+        >>> fits, failures = inspect_serializability({"lock": threading.Lock()}, name="config")
+        config['lock'] cannot be pickled: ...
+        >>> fits, [failure.name for failure in failures]
+        (False, ["config['lock']"])
     """
     name = name or getattr(base_obj, "__name__", None) or repr(base_obj)[:60]
     failures = list(_failures(base_obj, name, None, depth, set()))

@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from nbray.object_store.spilling import bytes_to_spill, next_batch
 from nbray.raylet.objects.sender import Part
 from nbray.raylet.objects.spill_files import DiskFullError, SpillFiles
 from nbray.raylet.objects.table import ObjectTable, Place, Stored
-from nbray.raylet.workers.leases import Process
+from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address
@@ -128,6 +128,27 @@ class LocalStore:
     def introduce(self, process: Process, name: str) -> None:
         """A process of this node, by the name that errors call it."""
         self._names[process.worker_id] = name
+
+    def handlers(self) -> Handlers:
+        """What processes ask and say of the store."""
+        return {
+            om.CreateObject: self.create,
+            om.SealObject: self.seal,
+            om.UnpinObjects: self.unpin,
+            om.ObjectWritten: self.written,
+            om.RequestRoom: self.lend_room,
+            om.ReturnRoom: self.return_room,
+        }
+
+    def stats(self) -> dict[str, float]:
+        """What the node table says of the store."""
+        state = self.table.state(0)
+        return {
+            "store_used": float(state.used - state.clean),
+            "store_total": float(state.capacity),
+            "store_spilled": float(self.table.spilled_bytes),
+            "objects": float(len(self.table)),
+        }
 
     # --- writing --------------------
 
@@ -315,15 +336,15 @@ class LocalStore:
     def _name(self, worker_id: bytes) -> str:
         return self._names.get(worker_id, f"process {worker_id.hex()[:8]} of another node")
 
-    def seal(self, object_id: bytes) -> None:
+    def seal(self, _process: Process, message: om.SealObject) -> None:
         """The object is complete: its readers go on."""
-        self.table.seal(object_id)
-        self.on_change(object_id)
+        self.table.seal(message.object_id)
+        self.on_change(message.object_id)
         self.serve()
 
     # --- room in advance --------------------
 
-    def lend_room(self, process: Process) -> None:
+    def lend_room(self, process: Process, _message: om.RequestRoom) -> None:
         """A process that puts many values wants room for them, unless room is scarce."""
         offset = None
         if not self._creations and not bytes_to_spill(
@@ -414,9 +435,9 @@ class LocalStore:
         path = self.files.path(stored.place)
         return om.ObjectPinned(object_id, stored.place.offset, stored.size, path=path)
 
-    def unpin(self, process: Process, object_ids: Iterable[bytes]) -> None:
+    def unpin(self, process: Process, message: om.UnpinObjects) -> None:
         """The process reads them no more."""
-        for object_id in object_ids:
+        for object_id in message.object_ids:
             self.table.unpin(object_id, process)
         self.serve()
 

@@ -14,6 +14,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from nbray.common.background import Background
 from nbray.common.config import Config
@@ -23,12 +24,12 @@ from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import ObjectSender, Part
 from nbray.raylet.objects.spill_files import DiskFullError
 from nbray.raylet.objects.table import Stored
-from nbray.raylet.workers.leases import Process
+from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
 from nbray.wire.bulk import Request
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import Empty
-from nbray.wire.grpc_service import RpcError
+from nbray.wire.grpc_service import Handler, RpcError
 from nbray.wire.raylet_messages import (
     DropObjects,
     KeepObjects,
@@ -80,6 +81,24 @@ class ObjectManager:
         """A process of this node, by the name that errors call it."""
         self._processes[process.worker_id] = process
         self.store.introduce(process, name)
+
+    def handlers(self) -> Handlers:
+        """What processes ask and say of objects."""
+        return {
+            **self.store.handlers(),
+            om.DiscardObject: self.discard,
+            om.GetObject: self.get,
+            om.KeepCopies: self.keep,
+            om.FreeObjects: self.free_for,
+        }
+
+    def services(self) -> dict[str, tuple[Any, Handler]]:
+        """What other raylets say of objects."""
+        return {
+            "DropObjects": (DropObjects, self.drop_objects),
+            "TellOwner": (TellOwner, self.tell_owner),
+            "KeepObjects": (KeepObjects, self.keep_objects),
+        }
 
     # --- a process of this node reads --------------------
 
@@ -222,6 +241,10 @@ class ObjectManager:
             self._copies.setdefault(request.object_id, set()).add(request.node_id)
         return part
 
+    def free_for(self, _process: Process, message: om.FreeObjects) -> None:
+        """An owner says that nobody refers to its objects any more."""
+        self.free(message.object_ids, message.node_ids, message.maker)
+
     def free(
         self, object_ids: Iterable[bytes], node_ids: Iterable[bytes] = (), maker: bytes = b""
     ) -> None:
@@ -245,8 +268,9 @@ class ObjectManager:
                 self._drops.setdefault((node_id, maker), []).append(object_id)
         self.store.serve()
 
-    def discard(self, process: Process, object_id: bytes) -> None:
+    def discard(self, process: Process, message: om.DiscardObject) -> None:
         """A process will not complete what it began to make, or nobody will use it."""
+        object_id = message.object_id
         self.store.discard(process, object_id)
         if object_id in self._readers and not self.store.table.is_written(object_id):
             self._settle(object_id, "the process that made it gave it up")
@@ -308,7 +332,7 @@ class ObjectManager:
         self._pass_on(request.owner_id, request.news)
         return Empty()
 
-    def keep(self, message: om.KeepCopies) -> None:
+    def keep(self, _process: Process, message: om.KeepCopies) -> None:
         """The node that made objects died; the copies of ``node_id`` are the only ones now."""
         if message.node_id == self._node_id:
             self._keep(message.object_ids)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from nbray.raylet.process import Process
 from nbray.raylet.watch.inquiries import Inquiries
-from nbray.raylet.workers.leases import Process
 from nbray.wire.records import TaskEvent
 from nbray.wire.state_messages import Tasks, TaskSource, TasksRequest
 from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
@@ -32,8 +32,8 @@ class TaskEventRing:
         self._owned: _Ring = deque(maxlen=kept)
         self._dropped = 0
 
-    def told(self, process: Process, events: TaskEvents) -> None:
-        """A process tells what ended."""
+    def record(self, process: Process, events: TaskEvents) -> None:
+        """Keep what a process reports of tasks that ended."""
         source = self._source(process)
         self._dropped += events.dropped
         for event in events.rows:

@@ -7,13 +7,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nbray.raylet.workers.leases import Process
-from nbray.raylet.workers.pool import Worker
+from nbray.raylet.process import Process
 from nbray.wire.messages import Message
-from nbray.wire.watching_messages import TellTasks
+from nbray.wire.object_messages import ObjectsTold
+from nbray.wire.watching_messages import TasksTold, TellTasks
 
 _ANSWER_S = 2.0
-_LAST_WORDS_S = 0.1
+_FLUSH_S = 0.1
 
 
 class Inquiries:
@@ -33,10 +33,11 @@ class Inquiries:
         asked = [process for process in self._processes if process.worker_id]
         return await self._ask(asked, question, _ANSWER_S)
 
-    async def last_words(self, are_theirs: Callable[[Worker], bool]) -> None:
-        """Have workers tell what they have recorded, before they are ended."""
-        asked = [p for p in self._processes if p.worker is not None and are_theirs(p.worker)]
-        await self._ask(asked, lambda number: TellTasks(number, 0), _LAST_WORDS_S)
+    async def flush(self, worker_ids: Iterable[bytes]) -> None:
+        """Have workers report what they have recorded, before they are ended."""
+        wanted = set(worker_ids)
+        asked = [process for process in self._processes if process.worker_id in wanted]
+        await self._ask(asked, lambda number: TellTasks(number, 0), _FLUSH_S)
 
     async def _ask(
         self, asked: list[Process], question: Callable[[int], Message], seconds: float
@@ -59,9 +60,9 @@ class Inquiries:
         finally:
             del self._waiting[number]
 
-    def answered(self, process: Process, number: int, answer: Message) -> None:
+    def answered(self, process: Process, answer: TasksTold | ObjectsTold) -> None:
         """A process answered."""
-        asked, future = self._waiting.get(number, (None, None))
+        asked, future = self._waiting.get(answer.request_id, (None, None))
         if asked is process and future is not None and not future.done():
             future.set_result(answer)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
 
+from nbray.raylet.process import Process
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.records import MetricRow
 from nbray.wire.state_messages import NodeMetrics
@@ -29,12 +29,12 @@ class MetricTable:
         self._node_id = node_id
         self._shapes: dict[str, tuple[str, list[float]]] = {}
         self._sums: dict[tuple[str, _Tags], MetricRow] = {}
-        self._gauges: dict[tuple[Hashable, str, _Tags], MetricRow] = {}
+        self._gauges: dict[tuple[Process, str, _Tags], MetricRow] = {}
         self._left_out: set[str] = set()
         self._dropped = 0
 
-    def told(self, process: Hashable, worker_id: bytes, message: MetricsRecorded) -> None:
-        """A process tells what it has recorded."""
+    def record(self, process: Process, message: MetricsRecorded) -> None:
+        """Add up what a process has recorded."""
         for row in message.rows:
             shape = self._shapes.get(row.name)
             if shape is None:
@@ -47,11 +47,11 @@ class MetricTable:
                 continue
             tags = tuple(sorted(row.tags.items()))
             if row.kind == "gauge":
-                self._set((process, row.name, tags), worker_id, row)
+                self._set((process, row.name, tags), process.worker_id, row)
             else:
                 self._add((row.name, tags), row)
 
-    def _set(self, key: tuple[Hashable, str, _Tags], worker_id: bytes, row: MetricRow) -> None:
+    def _set(self, key: tuple[Process, str, _Tags], worker_id: bytes, row: MetricRow) -> None:
         if row.value is None:
             self._gauges.pop(key, None)
         elif key in self._gauges or self._has_room(row.name):
@@ -78,7 +78,7 @@ class MetricTable:
             self._left_out.add(name)
             logger.warning("A record of the metric %s is left out: %s.", name, why)
 
-    def process_gone(self, process: Hashable) -> None:
+    def process_gone(self, process: Process) -> None:
         """A connection ended: its gauges have no value any more."""
         for key in [key for key in self._gauges if key[0] is process]:
             del self._gauges[key]

@@ -5,25 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 import psutil
 
 from nbray.common.pids import start_time
-from nbray.raylet.objects.table import ObjectTable
+from nbray.raylet.exits import Exit
+from nbray.raylet.process import Process
 from nbray.raylet.watch.inquiries import Inquiries
-from nbray.raylet.workers.exits import Exit, ExitRing
-from nbray.raylet.workers.leases import LeaseManager, Process
-from nbray.raylet.workers.pool import Worker, WorkerPool
 from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.messages import TasksRan
 from nbray.wire.object_messages import ObjectsTold, TellObjects
 from nbray.wire.state_messages import (
     Failure,
     Holder,
-    NodeLoad,
     Objects,
     ObjectsRequest,
     WorkerRow,
@@ -33,6 +34,7 @@ from nbray.wire.watching_messages import ProcessLeaves
 
 logger = logging.getLogger(__name__)
 
+_ENDED_KEPT = 1000
 _MOST_NAMES = 1000
 _OTHERS = "(other functions)"
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -48,52 +50,91 @@ class _Driver:
     exit: Exit | None = None
 
 
-class NodeState:
-    """The rows of this node."""
+class WatchedWorker(Protocol):
+    """What is read of a worker: who it is, what it is for, and how it ended."""
+
+    worker_id: bytes
+    pid: int
+    started: int
+    job_id: bytes
+    actor_id: bytes
+
+    def how(self) -> Exit: ...
+
+
+class WatchedWorkers(Protocol):
+    """The workers of this node, for whoever watches."""
+
+    def ready(self) -> Iterable[tuple[WatchedWorker, str]]:
+        """Those that are ready, and what each does: IDLE, BUSY or ACTOR."""
+
+    def leaves(self, worker_id: bytes, why: Exit) -> None:
+        """A worker says why it is about to end."""
+
+    def logs(self) -> set[str]:
+        """The names of the logs of those that live, without suffix."""
+
+
+class ExitRing:
+    """The rows of the processes that ended last."""
+
+    def __init__(self) -> None:
+        self._rows: deque[WorkerRow] = deque(maxlen=_ENDED_KEPT)
+
+    def add(self, row: WorkerRow, end: Exit, when: float) -> None:
+        """A process ended."""
+        row.exit_type, row.exit_detail, row.ended = end.kind, end.detail, when
+        self._rows.append(row)
+
+    def newest(self, most: int = _ENDED_KEPT) -> Iterable[WorkerRow]:
+        """The rows, those that ended last first."""
+        return islice(reversed(self._rows), most)
+
+
+class NodeRows:
+    """The processes of this node, and how often each function ran on it.
+
+    ``counts`` has for each function how many of its tasks finished, failed and were cancelled.
+    """
 
     def __init__(
-        self, node_id: bytes, host: str, gcs: GrpcClient, pool: WorkerPool, leases: LeaseManager,
-        inquiries: Inquiries, store: ObjectTable, actors_waiting: Callable[[], dict[bytes, str]],
+        self, node_id: bytes, host: str, gcs: GrpcClient, workers: WatchedWorkers,
+        inquiries: Inquiries, label_of: Callable[[bytes], str],
     ) -> None:  # fmt: skip
-        self._actors_waiting = actors_waiting
+        self.counts: dict[str, tuple[int, int, int]] = {}
         self._node_id = node_id
         self._host = host
         self._gcs = gcs
-        self._pool = pool
-        self._leases = leases
+        self._workers = workers
         self._inquiries = inquiries
-        self._store = store
+        self._label_of = label_of
         self._drivers: dict[Process, _Driver] = {}
-        self._counts: dict[str, tuple[int, int, int]] = {}
         self._exits = ExitRing()
 
-    def load(self) -> NodeLoad:
-        """What the next report to the GCS says."""
-        return NodeLoad(
-            self._leases.waiting() + self._pool.waiting(), self._counts, self._actors_waiting()
-        )
-
-    def tasks_ran(self, counts: dict[str, tuple[int, int, int]]) -> None:
-        """A worker tells what has run in it; past `_MOST_NAMES` functions, they share a row."""
-        for name, (finished, failed, cancelled) in counts.items():
-            if name not in self._counts and len(self._counts) >= _MOST_NAMES:
+    def tasks_ran(self, _process: Process, message: TasksRan) -> None:
+        """Count what has run in a worker; past `_MOST_NAMES` functions, they share a row."""
+        for name, (finished, failed, cancelled) in message.counts.items():
+            if name not in self.counts and len(self.counts) >= _MOST_NAMES:
                 name = _OTHERS
-            before = self._counts.get(name, (0, 0, 0))
-            self._counts[name] = (
+            before = self.counts.get(name, (0, 0, 0))
+            self.counts[name] = (
                 before[0] + finished, before[1] + failed, before[2] + cancelled,
             )  # fmt: skip
 
-    def driver_joined(self, process: Process, pid: int) -> None:
+    def driver_joined(self, process: Process) -> None:
         """A driver was taken in."""
         self._drivers[process] = _Driver(
-            process.worker_id, process.job_id, pid, _began(start_time(pid))
+            process.worker_id, process.job_id, process.pid, _began(start_time(process.pid))
         )
 
     def leaves(self, process: Process, message: ProcessLeaves) -> None:
         """A process says why it is about to end."""
-        who = self._drivers.get(process) or process.worker
-        if who is not None:
-            who.exit = who.exit or Exit(message.kind, message.detail)
+        why = Exit(message.kind, message.detail)
+        driver = self._drivers.get(process)
+        if driver is None:
+            self._workers.leaves(process.worker_id, why)
+        else:
+            driver.exit = driver.exit or why
 
     def process_gone(self, process: Process) -> None:
         """A connection ended; with that of a driver, its time in the cluster."""
@@ -105,7 +146,7 @@ class NodeState:
             )  # fmt: skip
             self._exits.add(row, driver.exit or _LOST_DRIVER, time.time())
 
-    def worker_ended(self, worker: Worker) -> None:
+    def worker_ended(self, worker: WatchedWorker) -> None:
         """A worker ended, whoever meant it to."""
         row = WorkerRow(
             worker.worker_id, self._node_id, self._host, worker.pid,
@@ -119,11 +160,7 @@ class NodeState:
         rows = [
             self._row(d.worker_id, d.pid, "DRIVER", d.job_id, b"") for d in self._drivers.values()
         ]
-        for worker in self._pool.workers.values():
-            if worker.address is None:
-                continue
-            busy = "BUSY" if self._leases.is_leased(worker) else "IDLE"
-            state = "ACTOR" if worker.actor_id else busy
+        for worker, state in self._workers.ready():
             rows.append(
                 self._row(worker.worker_id, worker.pid, state, worker.job_id, worker.actor_id)
             )
@@ -139,7 +176,7 @@ class NodeState:
                 reply.silent += 1
                 continue
             for row in told.rows:
-                row.call_site = row.call_site or self._store.label(row.object_id)
+                row.call_site = row.call_site or self._label_of(row.object_id)
             reply.holders.append(
                 Holder(
                     self._node_id,
@@ -166,7 +203,7 @@ class NodeState:
             worker_id, self._node_id, self._host, pid, state, job_id, actor_id, rss, started
         )
 
-    async def worker_failed(self, worker: Worker, cause: Cause) -> None:
+    async def worker_failed(self, worker: WatchedWorker, cause: Cause) -> None:
         """Tell the GCS of a worker that ended although nobody meant it to."""
         failure = Failure(
             "worker", worker.worker_id, self._node_id, f"pid {worker.pid}", str(cause), time.time()

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
-from nbray.raylet.delivery import tell
-from nbray.raylet.workers.exits import GROUP_REMOVED, PLACED_ANEW, Exit, of_constructor
-from nbray.raylet.workers.leases import LeaseManager, Process, Wish
+from nbray.raylet.delivery import deliver
+from nbray.raylet.exits import GROUP_REMOVED, PLACED_ANEW, Exit, of_constructor
+from nbray.raylet.process import Handlers, Process
+from nbray.raylet.workers.leases import LeaseManager, Wish
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
@@ -81,6 +82,17 @@ class ActorManager:
         self._ended: deque[_Attempt] = deque()
         self._registering: dict[bytes, asyncio.Event] = {}
         self._asked_to_end: set[asyncio.Future[None]] = set()
+
+    def handlers(self) -> Handlers:
+        """What processes ask and say of actors."""
+        return {
+            m.CreateActor: self.create,
+            m.ActorReady: self.ready,
+            m.WatchActor: self.watch,
+            m.KillActor: self.kill,
+            m.ActorCreated: self.created,
+            m.ActorWaits: self.waits,
+        }
 
     # --- for the GCS --------------------
 
@@ -247,15 +259,16 @@ class ActorManager:
         if starting is not None and not starting.done():
             starting.set_result(message)
 
-    def waits(self, process: Process) -> None:
+    def waits(self, process: Process, _message: m.ActorWaits) -> None:
         """An actor's constructor waits for a lost argument, whose maker may need what it has.
 
         It gives all back, and is to be placed anew when the argument is there.
         """
         taken = self._taken.pop(process.worker_id, None)
-        if taken is None or process.worker is None:
+        worker = self._pool.workers.get(process.worker_id)
+        if taken is None or worker is None:
             return
-        attempt = self._attempts.get(process.worker.actor_id)
+        attempt = self._attempts.get(worker.actor_id)
         if attempt is not None:
             attempt.waits_for = "a lost argument of its constructor, which is made again"
         self._leases.give_back(taken)
@@ -302,7 +315,7 @@ class ActorManager:
         await self._report(g.WorkerDied(worker.worker_id, cause))
 
     async def _report(self, died: g.WorkerDied) -> None:
-        await tell(self._gcs, "WorkerDied", died, "The death of a worker")
+        await deliver(self._gcs, "WorkerDied", died, "The death of a worker")
 
     async def end(self, request: g.EndActor) -> g.Empty:
         """End the process of an attempt, or do not start it."""
@@ -327,6 +340,9 @@ class ActorManager:
 
     async def create(self, process: Process, message: m.CreateActor) -> None:
         """Register an actor at the GCS."""
+        creator = self._pool.workers.get(process.worker_id)
+        if creator is not None:
+            creator.made_actors = True
         actor_id = message.spec.actor_id
         registered = self._registering[actor_id] = asyncio.Event()
         try:
@@ -341,11 +357,11 @@ class ActorManager:
             registered.set()
         process.send(m.ActorRegistered(message.spec.actor_id, outcome.error, outcome.taken))
 
-    async def ready(self, message: m.ActorReady) -> None:
+    async def ready(self, _process: Process, message: m.ActorReady) -> None:
         """Have an actor placed whose arguments are there."""
         await self._registered(message.actor_id)
         request = g.ActorReadyRequest(message.actor_id, message.dependencies)
-        await tell(self._gcs, "ActorReady", request, "That an actor has its arguments")
+        await deliver(self._gcs, "ActorReady", request, "That an actor has its arguments")
 
     async def _registered(self, actor_id: bytes) -> None:
         """Until the GCS has answered what it was asked first about an actor."""
@@ -366,7 +382,7 @@ class ActorManager:
             process.send(state)
             return
 
-    async def kill(self, message: m.KillActor) -> None:
+    async def kill(self, _process: Process, message: m.KillActor) -> None:
         """Have an actor ended by the GCS."""
         graceful = message.cause.kind is not CauseKind.KILLED
         request = g.KillActorRequest(
@@ -376,7 +392,7 @@ class ActorManager:
         self._asked_to_end.add(told)
         try:
             await self._registered(message.actor_id)
-            await tell(self._gcs, "KillActor", request, "The end of an actor")
+            await deliver(self._gcs, "KillActor", request, "The end of an actor")
         finally:
             self._asked_to_end.discard(told)
             told.set_result(None)

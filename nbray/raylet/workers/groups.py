@@ -14,8 +14,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from nbray.common.background import Background
+from nbray.raylet.process import Handlers, Process
 from nbray.raylet.workers.actors import ActorManager
-from nbray.raylet.workers.leases import LeaseManager, Process
+from nbray.raylet.workers.leases import LeaseManager
 from nbray.raylet.workers.resource_set import ResourceSet
 from nbray.raylet.workers.scheduler import Scheduler
 from nbray.wire import gcs_messages as g
@@ -61,6 +62,14 @@ class GroupManager:
         self._passed.set()
         self._looked_for: set[bytes] = set()
 
+    def handlers(self) -> Handlers:
+        """What processes ask of groups."""
+        return {
+            m.CreateGroup: self.create,
+            m.WatchGroup: self.watch,
+            m.RemoveGroup: self.remove,
+        }
+
     # --- for the GCS --------------------
 
     async def change_bundles(self, request: g.ChangeBundles) -> g.BundlesChanged:
@@ -105,14 +114,14 @@ class GroupManager:
         self._asked.setdefault(group_id, []).append(process)
         self._pass_soon()
 
-    def remove(self, message: m.RemoveGroup) -> None:
+    def remove(self, _process: Process, message: m.RemoveGroup) -> None:
         """Remove a group, after all that was asked before."""
         self._remove.append(message.group_id)
         self._pass_soon()
 
-    def watch(self, process: Process, group_id: bytes) -> None:
+    async def watch(self, process: Process, message: m.WatchGroup) -> None:
         """Tell a process when a group is created or removed."""
-        self._background.start(self._watch({group_id: [process]}))
+        await self._watch({message.group_id: [process]})
 
     async def settled(self) -> None:
         """Until the GCS has heard of all that was asked so far."""

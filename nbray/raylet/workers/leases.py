@@ -11,8 +11,9 @@ from typing import cast
 
 from nbray.common.accelerators import as_key
 from nbray.common.resources import fits, total_of
+from nbray.raylet.exits import GROUP_REMOVED, OWNER_GONE, Exit
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.workers.exits import GROUP_REMOVED, OWNER_GONE, Exit
+from nbray.raylet.process import Handlers, Process
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
@@ -21,16 +22,13 @@ from nbray.runtime_env.setup import EnvError, Prepared
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand, Verdict
 from nbray.wire import messages as m
-from nbray.wire import watching_messages as wm
-from nbray.wire.aio import FrameConnection
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import NodeInfo
-from nbray.wire.state_messages import TaskSource, WaitingShape
+from nbray.wire.state_messages import WaitingShape
 from nbray.wire.strategies import InGroup, OnNode, Shape
 
 logger = logging.getLogger(__name__)
 
-_MOST_WARNINGS = 100
 _OVERDUE_S = 1.0
 _LONG_TASK_S = 2.0
 _GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed")
@@ -48,37 +46,6 @@ class Lease:
     retriable: bool
     since: float = field(default_factory=time.monotonic)
     asked: float | None = None
-
-
-@dataclass(eq=False)
-class Process:
-    """What the raylet keeps of one connection.
-
-    A submitter of another node never registers: it has leases here, and no ``worker_id``.
-    """
-
-    connection: FrameConnection
-    worker_id: bytes = b""
-    job_id: bytes = b""
-    is_driver: bool = False
-    worker: Worker | None = None
-    leases: dict[int, Lease] = field(default_factory=dict)
-    closed: bool = False
-    warned: set[str] = field(default_factory=set)
-    pid: int = 0
-    source: TaskSource | None = None
-
-    def warn(self, text: str) -> None:
-        """Have a warning shown at the process, once."""
-        if text not in self.warned and len(self.warned) < _MOST_WARNINGS:
-            self.warned.add(text)
-            logger.warning("%s", text)
-            self.send(wm.SchedulingWarning(text))
-
-    def send(self, message: m.Message) -> None:
-        """Queue a message; dropped when the process has gone."""
-        if not self.closed:
-            self.connection.send(message)
 
 
 @dataclass(eq=False)
@@ -123,6 +90,18 @@ class LeaseManager:
         self.changed = asyncio.Event()
         self.on_unknown_node: Callable[[Callable[[], None]], None] = lambda then: then()
         self.on_unknown_group: Callable[[bytes], None] = lambda group_id: None
+
+    def handlers(self) -> Handlers:
+        """What submitters and workers ask and say of leases."""
+        return {
+            m.RequestLease: self.request,
+            m.Backlog: self.note_backlog,
+            m.ReturnLease: self.return_lease,
+            m.CancelLeaseRequest: self.cancel,
+            m.WorkerBlocked: self.lend,
+            m.WorkerUnblocked: self.take_back,
+            m.AskAssigned: self.assigned,
+        }
 
     # --- requests --------------------
 
@@ -187,8 +166,9 @@ class LeaseManager:
         self._wishes[key] = wish
         self.submit(wish, placed=message.spilled)
 
-    def cancel(self, process: Process, request_id: int) -> None:
+    def cancel(self, process: Process, message: m.CancelLeaseRequest) -> None:
         """A submitter does not want it any more; nothing happens when it crossed the grant."""
+        request_id = message.request_id
         preparing = self._preparing.pop((process, request_id), None)
         if preparing is not None:
             preparing.cancel()  # the environment itself is set up all the same
@@ -357,10 +337,6 @@ class LeaseManager:
             if any(wish.backlog for wish in wishes)
         ]  # fmt: skip
 
-    def is_leased(self, worker: Worker) -> bool:
-        """Whether somebody holds a lease of the worker."""
-        return worker.worker_id in self._lease_of
-
     # --- leases --------------------
 
     def _grant(
@@ -378,7 +354,7 @@ class LeaseManager:
             self._next_lease, worker, process, taken, request.resources, request.retriable
         )
         self._next_lease += 1
-        self._leases[lease.lease_id] = process.leases[lease.lease_id] = lease
+        self._leases[lease.lease_id] = lease
         self._lease_of[worker.worker_id] = lease
         process.send(
             m.LeaseGranted(request.request_id, lease.lease_id, worker.address, taken.device_ids())
@@ -386,8 +362,8 @@ class LeaseManager:
 
     def return_lease(self, process: Process, message: m.ReturnLease) -> None:
         """A submitter gives a worker back; one whose connection ``broke`` is ended."""
-        lease = process.leases.get(message.lease_id)
-        if lease is not None:
+        lease = self._leases.get(message.lease_id)
+        if lease is not None and lease.holder is process:
             if message.broken and lease.worker.worker_id in self._pool.workers:
                 self._mourners[lease.worker.worker_id] = process
             lease.worker.worn = lease.worker.worn or message.worn
@@ -396,7 +372,6 @@ class LeaseManager:
     def _end(self, lease: Lease, broken: bool, why: Exit | None = None) -> None:
         del self._leases[lease.lease_id]
         del self._lease_of[lease.worker.worker_id]
-        del lease.holder.leases[lease.lease_id]
         if broken:
             self._pool.kill(lease.worker, why)
         else:
@@ -430,7 +405,7 @@ class LeaseManager:
             self._preparing.pop(key).cancel()
         for key in [key for key in self._wishes if key[0] is process]:
             self.withdraw(self._wishes.pop(key))
-        for lease in list(process.leases.values()):
+        for lease in [one for one in self._leases.values() if one.holder is process]:
             self._end(lease, broken=True, why=OWNER_GONE)
         self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
 
@@ -453,19 +428,19 @@ class LeaseManager:
 
     # --- blocked tasks --------------------
 
-    def resources_of(self, process: Process) -> dict[str, int]:
-        """What the worker's lease holds, in units of 1/10000; nothing when it has none."""
+    def assigned(self, process: Process, message: m.AskAssigned) -> None:
+        """A worker asks what its lease holds, in units of 1/10000; nothing when it has none."""
         lease = self._lease_of.get(process.worker_id)
-        return {} if lease is None else lease.resources
+        process.send(m.Assigned(message.request_id, {} if lease is None else lease.resources))
 
-    def lend(self, process: Process) -> None:
+    def lend(self, process: Process, _message: m.WorkerBlocked | None = None) -> None:
         """The worker's task blocks: its CPUs may be used by others meanwhile."""
         lease = self._lease_of.get(process.worker_id)
         if lease is not None:
             lease.taken.lend()
             self.schedule()
 
-    def take_back(self, process: Process) -> None:
+    def take_back(self, process: Process, _message: m.WorkerUnblocked | None = None) -> None:
         """It goes on, also when that makes the node's CPUs negative for a while."""
         lease = self._lease_of.get(process.worker_id)
         if lease is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from nbray.common.background import Background
 from nbray.raylet.nodes import NodeTable
-from nbray.raylet.workers.leases import Process
+from nbray.raylet.process import Process
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import RpcError

@@ -15,7 +15,7 @@ from nbray.common.accelerators import DeviceIds
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
-from nbray.raylet.workers.exits import IDLE, JOB_OVER, WORN_OUT, Exit
+from nbray.raylet.exits import IDLE, JOB_OVER, WORN_OUT, Exit
 from nbray.raylet.workers.templates import Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
 from nbray.runtime_env.setup import EnvManager, Prepared
@@ -121,6 +121,27 @@ class WorkerPool:
         kill_sessions(
             {worker.pid: worker.started for worker in self.workers.values() if worker.pid}
         )
+
+    # --- for whoever watches --------------------
+
+    def ready(self) -> list[tuple[Worker, str]]:
+        """The workers that are ready, and what each does: IDLE, BUSY or ACTOR."""
+        idle = {id(worker) for workers in self._idle.values() for worker in workers}
+        return [
+            (w, "ACTOR" if w.actor_id else "IDLE" if id(w) in idle else "BUSY")
+            for w in self.workers.values()
+            if w.address is not None
+        ]
+
+    def leaves(self, worker_id: bytes, why: Exit) -> None:
+        """A worker says why it is about to end."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.exit = worker.exit or why
+
+    def logs(self) -> set[str]:
+        """The names of the logs of those that live, without suffix."""
+        return {os.path.basename(worker.log) for worker in self.workers.values()}
 
     # --- forks --------------------
 
@@ -370,8 +391,11 @@ class WorkerPool:
                     return
             self._idle.setdefault(_kind_of(worker), []).append(worker)
 
-    def stays(self, worker: Worker) -> None:
+    def stays(self, worker_id: bytes) -> None:
         """A worker that was to leave owns what others need: it is idle again, for a while."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return
         worker.end_intended, worker.exit = False, None
         if worker.worn:
             asyncio.get_running_loop().call_later(
@@ -380,6 +404,12 @@ class WorkerPool:
             return
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         self.give_back(worker)
+
+    def lose(self, worker_id: bytes) -> None:
+        """A worker is lost: whatever is left of it is ended."""
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            self.kill(worker, None)
 
     def kill(self, worker: Worker, why: Exit | None) -> None:
         """End a worker at once, unless it has ended: its pid may be somebody else's by now.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
-from nbray.raylet.workers.exits import Exit, of_status
+from nbray.raylet.exits import Exit, of_status
 from nbray.raylet.workers.templates import Template
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection

@@ -1,6 +1,6 @@
 """The state API, at Ray's path; see `nbray.state.api`."""
 
-from nbray.state.api import (
+from nbray.state.details import (
     get_actor,
     get_job,
     get_node,
@@ -8,6 +8,9 @@ from nbray.state.api import (
     get_placement_group,
     get_task,
     get_worker,
+)
+from nbray.state.events import ClusterEventState, list_cluster_events
+from nbray.state.lists import (
     list_actors,
     list_demand,
     list_failures,
@@ -17,11 +20,7 @@ from nbray.state.api import (
     list_placement_groups,
     list_tasks,
     list_workers,
-    summarize_actors,
-    summarize_objects,
-    summarize_tasks,
 )
-from nbray.state.events import ClusterEventState, list_cluster_events
 from nbray.state.logs import get_log, list_logs
 from nbray.state.rows import (
     ActorState,
@@ -35,6 +34,7 @@ from nbray.state.rows import (
     WorkerState,
 )
 from nbray.state.selecting import InvalidQueryError, StateApiException
+from nbray.state.summaries import summarize_actors, summarize_objects, summarize_tasks
 
 RayStateApiException = StateApiException
 

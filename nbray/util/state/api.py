@@ -1,6 +1,6 @@
 """The functions of the state API, at Ray's path."""
 
-from nbray.state.api import (
+from nbray.state.details import (
     get_actor,
     get_job,
     get_node,
@@ -8,6 +8,8 @@ from nbray.state.api import (
     get_placement_group,
     get_task,
     get_worker,
+)
+from nbray.state.lists import (
     list_actors,
     list_demand,
     list_failures,
@@ -17,14 +19,12 @@ from nbray.state.api import (
     list_placement_groups,
     list_tasks,
     list_workers,
-    summarize_actors,
-    summarize_objects,
-    summarize_tasks,
 )
 from nbray.state.logs import (
     get_log,
     list_logs,
 )
+from nbray.state.summaries import summarize_actors, summarize_objects, summarize_tasks
 
 __all__ = [
     "get_actor",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbray.core_worker.current import joined_core
 from nbray.driver.cluster import available_resources, cluster_resources, nodes, timeline
-from nbray.state.api import list_nodes
+from nbray.state.lists import list_nodes
 
 __all__ = [
     "available_resources",
