@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -21,7 +22,8 @@ from nbray.common import ray_settings
 from nbray.common.addresses import is_loopback
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.local import RunningNode, join, node_of, start_head
+from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
 from nbray.scheduling.labels import check_node_labels
@@ -52,6 +54,7 @@ def start(
     **ports: int | None,
 ) -> None:
     """Start a node on this machine."""
+    record = _record()
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
@@ -74,7 +77,7 @@ def start(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named, variables=variables,
-                for_programs=True,
+                for_programs=True, record=record,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         else:
@@ -83,13 +86,32 @@ def start(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or _own_address(address), fate_shared=block,
                 token=load_token(create=False), labels=named, variables=variables,
-                for_programs=True,
+                for_programs=True, record=record,
             )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
     _tell(node, head, block)
     if block:
         _stay(node)
+
+
+def _record() -> NodeRecord | None:
+    """Where `nbray up` keeps which node runs here; its variables are for this command alone.
+
+    Raises:
+        CliError: the node runs already.
+    """
+    for name in ("NBRAY_NODE_IP_ADDRESS", "NBRAY_SESSION"):
+        os.environ.pop(name, None)
+    record = NodeRecord.from_environment()
+    if record is not None and record.session is not None:
+        node = node_of(record.session)
+        if node.processes:
+            raise CliError(
+                f"The node of this cluster runs here already ({node.session.path}): `nbray stop` "
+                "in the same list of commands ends it first."
+            )
+    return record
 
 
 def _refuse_password(storage: str) -> None:

@@ -161,7 +161,7 @@ _NODES = (
     Option(
         "node_ip_address", (str,), None, Scope.START,
         "Address to listen on. A head node: 127.0.0.1 by default. A joining node: the one from "
-        "which it reaches the head.",
+        "which it reaches the head.", variable="NBRAY_NODE_IP_ADDRESS",
     ),
     Option("num_cpus", _NUMBER, None, _NODE, "CPUs of the node; the machine's by default."),
     Option("num_gpus", _NUMBER, None, _NODE, "GPUs of the node; none by default."),
@@ -192,6 +192,7 @@ _NODES = (
     Option(
         "session", (str,), None, Scope.START,
         "Bring a head node that has crashed back: its session folder.", word=FOUND_FOLDER,
+        variable="NBRAY_SESSION",
     ),
     Option(
         "include_dashboard", (bool,), None, _NODE,

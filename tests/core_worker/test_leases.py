@@ -13,7 +13,6 @@ import os
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import HealthCheck, settings
