@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import HealthCheck, settings
@@ -29,9 +28,12 @@ from nbray.core_worker.tasks import PendingTask, PickledFunction
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.process import Process
 from nbray.raylet.workers.leases import LeaseManager
-from nbray.raylet.workers.pool import Worker, WorkerPool
+from nbray.raylet.workers.node_resources import NodeResources
+from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.resource_set import Allocation
 from nbray.raylet.workers.scheduler import Scheduler
+from nbray.raylet.workers.worker import Worker
+from nbray.raylet.workers.worker_life import State
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import NodeChanges
@@ -64,26 +66,42 @@ class Wire:
             self.queue.append(message)
 
 
-class Pool(WorkerPool):
-    """The real one, but for the forks and the signals."""
+class Starting:
+    """In the place of `Forks`: workers start, and die, when the test says so."""
 
     def __init__(self) -> None:
-        super().__init__(cast(Any, SimpleNamespace()), "", "", cast(Any, None), 30.0)
+        self.workers: dict[bytes, Worker] = {}
         self.forked = 0
-        self.starting: list[Worker] = []
+        self.counts: Counter[str] = Counter()
+        self.under_way: list[Worker] = []
         self.dying: list[Worker] = []
 
-    def _fork(self, env: Any) -> None:
+    def start(self, env: Any) -> None:
         self.forked += 1
-        worker = Worker(self.forked.to_bytes(28, "big"), "", env)
+        worker = SimWorker(self.forked.to_bytes(28, "big"), "", env)
+        worker.starting = self
         self.workers[worker.worker_id] = worker
-        self._starting[env.text] += 1
-        self.starting.append(worker)
+        self.counts[env.text] += 1
+        self.under_way.append(worker)
 
-    def kill(self, worker: Worker, intended: bool = True) -> None:
-        super().kill(worker, intended)
-        if worker.worker_id in self.workers and worker not in self.dying:
-            self.dying.append(worker)
+    def starting(self, env: str) -> int:
+        return self.counts[env]
+
+    def last_failure(self, _env: str) -> str:
+        return ""
+
+    def ready(self, worker: Worker) -> None:
+        self.counts[worker.env.text] -= 1
+
+
+class SimWorker(Worker):
+    """A worker without a process."""
+
+    starting: Starting
+
+    def kill(self) -> None:
+        if self not in self.starting.dying:
+            self.starting.dying.append(self)
 
 
 class Submitter:
@@ -191,12 +209,25 @@ class Cluster:
 
     def __init__(self) -> None:
         row = NodeInfo(NODE, "", 0, 0, "", True, True, dict(TOTAL), {})
-        self.scheduler = Scheduler(row, random.Random(0))
-        self.pool = Pool()
+        self.resources = NodeResources(row)
+        self.scheduler = Scheduler(self.resources, random.Random(0))
+        self.starting = Starting()
+        self.pool = WorkerPool(
+            lambda _pool: self.starting,
+            30.0,
+            lambda worker: self.leases.worker_gone(worker, KILLED),
+        )
         nodes = NodeTable(NODE, cast(Any, None), b"")
         nodes.apply(NodeChanges(b"", 0, 0, [row], complete=True))
-        self.leases = LeaseManager(row, self.scheduler, self.pool, nodes)
-        self.pool.on_exit = lambda worker: self.leases.worker_gone(worker, KILLED)
+        self.leases = LeaseManager(
+            row,
+            self.scheduler,
+            self.pool,
+            cast(Any, None),
+            nodes,
+            cast(Any, None),
+            lambda _id: None,
+        )
         self.submitters = [Submitter(self, number) for number in (1, 2)]
         self.at: dict[bytes, deque[tuple[Submitter, TaskSpec]]] = {}
         self.blocked: dict[bytes, Process] = {}
@@ -228,19 +259,20 @@ class Cluster:
         return [wire for wire in found if wire.queue]
 
     def start_worker(self, worker: Worker) -> None:
-        self.pool.starting.remove(worker)
+        self.starting.under_way.remove(worker)
         if worker.worker_id in self.pool.workers:
             worker.address = Address(worker.worker_id, NODE, "", "", 0)
             self.pool.registered(worker)
 
     def end_worker(self, worker: Worker) -> None:
         """Its process has ended: the raylet reaps it, and connections to it break."""
-        if worker in self.pool.dying:
-            self.pool.dying.remove(worker)
+        if worker in self.starting.dying:
+            self.starting.dying.remove(worker)
         self.at.pop(worker.worker_id, None)
         self.blocked.pop(worker.worker_id, None)
-        self.pool._remove(worker)
-        self.pool.on_exit(worker)
+        del self.pool.workers[worker.worker_id]
+        worker.gone()
+        self.pool.worker_ended(worker)
 
     def finish_task(self, worker_id: bytes, retry: bool) -> None:
         sender, spec = self.at[worker_id].popleft()
@@ -259,15 +291,15 @@ class Cluster:
         queue.clear()
         queue.append(first)
         process = self.blocked[worker_id] = Process(cast(Any, None), worker_id)
-        self.leases.lend(process)
+        self.leases.lend(process, m.WorkerBlocked())
 
     def unblock(self, worker_id: bytes) -> None:
         process = self.blocked.pop(worker_id, None)
         if process is not None:
-            self.leases.take_back(process)
+            self.leases.take_back(process, m.WorkerUnblocked())
 
     def leased(self) -> list[Allocation]:
-        return [lease.taken for lease in self.leases._leases.values()]
+        return [lease.taken for lease in self.scheduler.leases.values()]
 
 
 class Leases(RuleBasedStateMachine):
@@ -314,9 +346,9 @@ class Leases(RuleBasedStateMachine):
             for worker_id in submitter.workers:
                 if worker_id not in cluster.pool.workers:
                     choices.append(lambda s=submitter, w=worker_id: s.lose(w))
-        for worker in cluster.pool.starting:
+        for worker in cluster.starting.under_way:
             choices.append(lambda worker=worker: cluster.start_worker(worker))
-        for worker in cluster.pool.dying:
+        for worker in cluster.starting.dying:
             choices.append(lambda worker=worker: cluster.end_worker(worker))
         for worker_id, queue in cluster.at.items():
             if queue and worker_id in cluster.pool.workers:
@@ -372,7 +404,7 @@ class Leases(RuleBasedStateMachine):
     @invariant()
     def resources_add_up(self) -> None:
         cluster = self.cluster
-        available = cluster.scheduler.node.available
+        available = cluster.resources.node.available
         taken = cluster.leased() + [a for a in self.on_their_way()]
         for name, total in TOTAL.items():
             used = sum(a.amounts.get(name, 0) for a in taken)
@@ -383,17 +415,17 @@ class Leases(RuleBasedStateMachine):
         """Taken for a request that waits for its worker."""
         found = []
         for want in self.cluster.pool._wanted:
-            cells = want.use.__closure__ or ()
-            found += [c.cell_contents for c in cells if isinstance(c.cell_contents, Allocation)]
+            found.append(cast(Any, want.use).args[0].taken)
         return found
 
     @invariant()
     def a_worker_has_one_holder(self) -> None:
-        leases = list(self.cluster.leases._leases.values())
-        assert len({lease.worker.worker_id for lease in leases}) == len(leases)
+        leases = list(self.cluster.scheduler.leases.values())
+        assert len({lease.worker_id for lease in leases}) == len(leases)
         idle = [w for workers in self.cluster.pool._idle.values() for w in workers]
         assert len(set(map(id, idle))) == len(idle)
-        assert not {id(lease.worker) for lease in leases} & set(map(id, idle))
+        assert not {lease.worker_id for lease in leases} & {w.worker_id for w in idle}
+        assert all(worker.state is State.IDLE for worker in idle)
 
     @invariant()
     def no_task_is_answered_twice(self) -> None:
@@ -420,8 +452,8 @@ class Leases(RuleBasedStateMachine):
         while self.step(generator):
             pass
         leases = self.cluster.leases
-        assert self.cluster.scheduler.node.available == TOTAL
-        assert not leases._leases and not leases._lease_of and not leases._wishes
+        assert self.cluster.resources.node.available == TOTAL
+        assert not self.cluster.scheduler.leases and not leases._lease_of and not leases._requested
         assert not self.cluster.scheduler.waiting
         for submitter in self.living():
             assert not submitter.tasks.tasks and not submitter.tasks._asking
