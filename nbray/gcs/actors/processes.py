@@ -16,6 +16,7 @@ from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 
+NOT_WANTED = "it was not wanted any more when it had started"
 _START_TIMEOUT_S = 3600.0
 _RETRY_S = 1.0
 
