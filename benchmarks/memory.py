@@ -16,7 +16,7 @@ import psutil
 _ROLES = (
     ("nbray.gcs", "gcs"),
     ("gcs_server", "gcs"),
-    ("nbray.core_worker.template", "template"),
+    ("nbray.core_worker.run.template", "template"),
     ("nbray.raylet", "raylet"),
     ("raylet/raylet", "raylet"),
     ("nbray.dashboard", "dashboard"),

@@ -16,12 +16,13 @@ from tornado.routing import Router
 
 from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
-from nbray.dashboard.gate import Doorkeeper, Gate
-from nbray.dashboard.rest import rest
-from nbray.dashboard.server import BoundedServer
-from nbray.dashboard.watcher import Watcher
 from nbray.state.client import StateClient
 from nbray.state.dashboard import Dashboard
+
+from .gate import Doorkeeper, Gate
+from .rest import rest
+from .server import BoundedServer
+from .watcher import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def _inside(watcher: Watcher) -> Callable[[HTTPServerRequest], Router]:
             found = api
             return found
         if not pages:
-            from nbray.dashboard.page import serve_page  # Bokeh: 0.7 s, 30 MB
+            from .page import serve_page  # Bokeh: 0.7 s, 30 MB
 
             pages.append(serve_page(watcher))
         return pages[0]

@@ -22,7 +22,6 @@ from tornado.iostream import IOStream
 from tornado.routing import Router
 from tornado.web import Application, RequestHandler
 
-from nbray.dashboard.answers import Answers, Sealed
 from nbray.state.dashboard import (
     LOGIN,
     LOGIN_S,
@@ -33,6 +32,8 @@ from nbray.state.dashboard import (
     check_key,
     key_expires,
 )
+
+from .answers import Answers, Sealed
 
 SESSION_S = 12 * 3600.0
 _MOST_SESSIONS = 256

@@ -23,9 +23,10 @@ from bokeh.server.tornado import BokehTornado
 from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 from tornado.ioloop import IOLoop
 
-from nbray.dashboard.gate import log_request
-from nbray.dashboard.watcher import POINTS_KEPT, Point, Watcher
 from nbray.state.text import size_text
+
+from .gate import log_request
+from .watcher import POINTS_KEPT, Point, Watcher
 
 _HERE = Path(__file__).parent / "templates"
 _POLL_MS = 500

@@ -12,11 +12,12 @@ from typing import Any
 
 from tornado.web import Application, RequestHandler
 
-from nbray.dashboard.gate import log_request
-from nbray.dashboard.watcher import Watcher
 from nbray.state import queries as q
 from nbray.state.client import RpcError
 from nbray.state.exposition import CONTENT_TYPE, cluster_metrics
+
+from .gate import log_request
+from .watcher import Watcher
 
 _MOST_TASKS = 1000
 

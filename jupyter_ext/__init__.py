@@ -16,14 +16,15 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, completion, the resolving of remote names and the output handler."""
-    from nbray.jupyter_ext.completion import install_completers
-    from nbray.jupyter_ext.home import set_notebook
-    from nbray.jupyter_ext.magics import NbrayMagics, ResolveOnUse, set_workspace
-    from nbray.jupyter_ext.output import OutputRouter
-    from nbray.jupyter_ext.shipping import Shipped
-    from nbray.jupyter_ext.workspace import Workspace
-    from nbray.util.function_pickles import set_wrapper
-    from nbray.util.output import set_origin_finder, set_output_handler, set_warning_handler
+    from nbray.calls.function_pickles import set_wrapper
+    from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
+
+    from .cell.shipping import Shipped
+    from .line.completion import install_completers
+    from .line.magics import NbrayMagics, ResolveOnUse, set_workspace
+    from .output.router import OutputRouter
+    from .worker.home import set_notebook
+    from .workspace import Workspace
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
@@ -55,13 +56,14 @@ def _next_label(shell: InteractiveShell) -> str:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
-    from nbray.jupyter_ext.completion import uninstall_completers
-    from nbray.jupyter_ext.home import set_notebook
-    from nbray.jupyter_ext.magics import ResolveOnUse, set_workspace
-    from nbray.jupyter_ext.output import OutputRouter
-    from nbray.jupyter_ext.workspace import Workspace
-    from nbray.util.function_pickles import set_wrapper
-    from nbray.util.output import set_origin_finder, set_output_handler, set_warning_handler
+    from nbray.calls.function_pickles import set_wrapper
+    from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
+
+    from .line.completion import uninstall_completers
+    from .line.magics import ResolveOnUse, set_workspace
+    from .output.router import OutputRouter
+    from .worker.home import set_notebook
+    from .workspace import Workspace
 
     shell.ast_transformers[:] = [
         transformer

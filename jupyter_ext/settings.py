@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, fields
 
-from nbray.jupyter_ext.command_line import positive, size
+from .words import positive, size
 
 
 def _setting(default: object, help: str) -> object:

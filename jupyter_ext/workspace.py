@@ -10,23 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.calls.function_pickles import new_epoch
+from nbray.driver.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
-from nbray.jupyter_ext.arriving import take_back, take_back_all
-from nbray.jupyter_ext.cell_running import CellExit
-from nbray.jupyter_ext.errors import ErrorDisplay, remote_lines
-from nbray.jupyter_ext.interrupts import CellTasks
-from nbray.jupyter_ext.local_modules import LocalModules
-from nbray.jupyter_ext.output import OutputRouter
-from nbray.jupyter_ext.own_values import make_own
-from nbray.jupyter_ext.remote_run import Detached, RemoteRun, cluster_name
-from nbray.jupyter_ext.remote_value import MISSING, RemoteValue, remote_names
-from nbray.jupyter_ext.representations import Pictures
-from nbray.jupyter_ext.sent_values import Packed, SentValues
-from nbray.jupyter_ext.settings import Settings
-from nbray.jupyter_ext.setup_cells import SetupCells
-from nbray.jupyter_ext.tables import as_bytes
-from nbray.util.function_pickles import new_epoch
-from nbray.util.own_memory import OwnMemory
+
+from .cell.arriving import take_back, take_back_all
+from .cell.errors import ErrorDisplay, remote_lines
+from .cell.interrupts import CellTasks
+from .cell.local_modules import LocalModules
+from .cell.remote_value import MISSING, RemoteValue, remote_names
+from .cell.run import Detached, RemoteRun, cluster_name
+from .cell.setup_cells import SetupCells
+from .cell.values import Packed, SentValues
+from .output.router import OutputRouter
+from .pictures.formatters import Pictures
+from .pictures.tables import as_bytes
+from .settings import Settings
+from .worker.own_values import make_own
+from .worker.running import CellExit
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -57,7 +58,7 @@ class Workspace:
         self.pictures = Pictures(router.label)
         self.runs: deque[RemoteRun] = deque(maxlen=_RUNS)
         self.sent = SentValues()
-        self.setup = SetupCells()
+        self.setup: SetupCells = SetupCells()
         self.key = os.urandom(8).hex()
         self.actor_reads: dict[str, set[str]] = {}
         self.actors: dict[str, nbray.ActorHandle] = {}

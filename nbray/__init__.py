@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from nbray import exceptions
-from nbray.actor import ActorClass, ActorHandle, method
-from nbray.api import (
+from nbray.calls.actor import ActorClass, method
+from nbray.calls.api import (
     cancel,
     get,
     get_actor,
@@ -16,7 +16,9 @@ from nbray.api import (
     remote,
     wait,
 )
-from nbray.cluster import available_resources, cluster_resources, nodes, timeline
+from nbray.calls.handles import ActorHandle
+from nbray.calls.remote_function import RemoteFunction
+from nbray.calls.runtime_context import get_gpu_ids, get_runtime_context
 from nbray.common.ids import (
     ActorID,
     JobID,
@@ -27,12 +29,11 @@ from nbray.common.ids import (
     WorkerID,
 )
 from nbray.common.software import VERSION
-from nbray.core_worker.streams import DynamicObjectRefGenerator, ObjectRefGenerator
-from nbray.driver import init, is_initialized, shutdown
-from nbray.logging_config import LoggingConfig
+from nbray.core_worker.values.generators import DynamicObjectRefGenerator, ObjectRefGenerator
+from nbray.driver.cluster import available_resources, cluster_resources, nodes, timeline
+from nbray.driver.driver import init, is_initialized, shutdown
+from nbray.driver.logging_config import LoggingConfig
 from nbray.object_ref import ObjectRef
-from nbray.remote_function import RemoteFunction
-from nbray.runtime_context import get_gpu_ids, get_runtime_context
 
 __version__ = VERSION
 ObjectID = ObjectRef  # as in Ray
@@ -47,16 +48,19 @@ __all__ = [
     "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip
 
+_MODULES = {
+    "actor", "cluster_utils", "experimental", "job_config", "remote_function", "runtime_context",
+    "types", "util",
+}  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
     """Modules that programs for Ray use without importing them."""
-    if name not in ("cluster_utils", "experimental", "types"):
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.{name}")
 
 
 def load_ipython_extension(ipython: Any) -> None:
     """``%load_ext nbray``: the magics."""
-    from nbray.jupyter_ext import load_ipython_extension as load
-
-    load(ipython)
+    import_module(f"{__name__}.jupyter_ext").load_ipython_extension(ipython)

@@ -21,7 +21,19 @@ from typing import IO, Any, ClassVar
 
 import cloudpickle as _library
 
-from nbray.util.context_vars import reduce_context_var
+from nbray.pickling.context_vars import reduce_context_var
+
+__all__ = [
+    "DEFAULT_PROTOCOL",
+    "CloudPickler",
+    "Pickler",
+    "dump",
+    "dumps",
+    "load",
+    "loads",
+    "register_pickle_by_value",
+    "unregister_pickle_by_value",
+]
 
 load = _library.load
 loads = _library.loads
@@ -44,7 +56,7 @@ class _Reducers(ChainMap[type, Any]):
 
     def __missing__(self, cls: type) -> Any:
         if cls.__module__.partition(".")[0] == "pyarrow":
-            from nbray.util.arrow_slices import reduce_slice, slices
+            from nbray.pickling.arrow_slices import reduce_slice, slices
 
             if issubclass(cls, slices()):
                 return reduce_slice
@@ -116,7 +128,16 @@ def _reduce_cached(cached: Any) -> str | tuple[Any, ...]:
 
 
 class Pickler(_library.Pickler):  # type: ignore[misc]
-    """Pickles what cloudpickle pickles, and what `functools` makes of functions."""
+    """Pickles what cloudpickle pickles, and what `functools` makes of functions.
+
+    Examples:
+        >>> import io
+        >>> from nbray.cloudpickle import Pickler, loads
+        >>> file = io.BytesIO()
+        >>> Pickler(file).dump(lambda x: x + 1)
+        >>> loads(file.getvalue())(1)
+        2
+    """
 
     dispatch_table: ClassVar[ChainMap[type, Any]] = _Reducers(
         {
@@ -135,7 +156,14 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
     )
 
     def reducer_override(self, value: Any) -> Any:
-        """How a class or function is pickled; see `pickle.Pickler`."""
+        """How a class or function is pickled; see `pickle.Pickler`.
+
+        Args:
+            value: what is pickled.
+
+        Returns:
+            What `pickle` takes for it.
+        """
         if not issubclass(type(value), _BY_VALUE):
             return NotImplemented
         reduced = super().reducer_override(value)
@@ -155,8 +183,22 @@ def dump(
 ) -> None:
     """Pickle ``obj`` into ``file``, as `pickle.dump` does.
 
+    Args:
+        obj: what to pickle.
+        file: where the pickle is written.
+        protocol: as for `pickle.dump`.
+        buffer_callback: as for `pickle.dump`.
+
     Raises:
         Exception: it cannot be pickled; a value's own code may raise anything.
+
+    Examples:
+        >>> import io
+        >>> from nbray import cloudpickle
+        >>> file = io.BytesIO()
+        >>> cloudpickle.dump({"a": 1}, file)
+        >>> cloudpickle.loads(file.getvalue())
+        {'a': 1}
     """
     Pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(obj)
 
@@ -166,7 +208,21 @@ def dumps(
     protocol: int | None = None,
     buffer_callback: Callable[[Any], Any] | None = None,
 ) -> bytes:
-    """The pickle of ``obj``, as `pickle.dumps` makes it; raises as `dump` does."""
+    """The pickle of ``obj``, as `pickle.dumps` makes it; raises as `dump` does.
+
+    Args:
+        obj: what to pickle.
+        protocol: as for `pickle.dumps`.
+        buffer_callback: as for `pickle.dumps`.
+
+    Returns:
+        The pickle.
+
+    Examples:
+        >>> from nbray import cloudpickle
+        >>> cloudpickle.loads(cloudpickle.dumps(lambda: 7))()
+        7
+    """
     file = io.BytesIO()
     dump(obj, file, protocol, buffer_callback)
     return file.getvalue()

@@ -9,10 +9,10 @@ from typing import Any
 
 import psutil
 
-from nbray.cluster import nodes
 from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
-from nbray.driver import init, shutdown
+from nbray.driver.cluster import nodes
+from nbray.driver.driver import init, shutdown
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, start_head
 
@@ -39,6 +39,20 @@ class Cluster:
         connect: and make this process its driver.
         head_node_args: arguments of `add_node` for the head.
         shutdown_at_exit: taken for Ray's sake: the nodes end with this process, however it ends.
+
+    Examples:
+        A cluster of two nodes; a program with `nbray.cluster_utils.Cluster` starts none otherwise:
+
+        ```python
+        import nbray
+        from nbray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1})
+        worker = cluster.add_node(num_cpus=2, resources={"special": 1})
+        print(nbray.cluster_resources()["CPU"])  # 3.0
+        cluster.remove_node(worker)
+        cluster.shutdown()
+        ```
     """
 
     def __init__(
@@ -78,7 +92,11 @@ class Cluster:
         return self.head_node
 
     def connect(self, namespace: str | None = None) -> None:
-        """Make this process a driver of the cluster."""
+        """Make this process a driver of the cluster.
+
+        Args:
+            namespace: where names of its actors live; a new one by default.
+        """
         init(address=self.address, namespace=namespace, ignore_reinit_error=True)
         self.connected = True
 
@@ -102,13 +120,20 @@ class Cluster:
 
         Args:
             wait: until the cluster knows it; a node that was started is always known here.
-            num_cpus, num_gpus, resources, memory, labels: what it has.
+            num_cpus: CPUs of the node.
+            num_gpus: GPUs of the node.
+            resources: custom resources by name.
             object_store_memory: bytes of its store.
+            memory: bytes of the resource ``memory``.
+            labels: labels by name.
             env_vars: variables of its processes.
             object_spilling_directory: where values go that its store has no room for.
             include_dashboard: of a head; it has one if it can be, by default.
             _system_config: Ray's settings, as `nbray.init` takes them; of all nodes from now on.
             ignored: arguments of Ray's nodes that have no meaning here.
+
+        Returns:
+            The node, for `remove_node`.
 
         Raises:
             ProcessStartError: it did not start. TypeError: an argument is neither Ray's nor ours.
@@ -140,7 +165,12 @@ class Cluster:
         return node
 
     def remove_node(self, node: RunningNode, allow_graceful: bool = True) -> None:
-        """Stop a node; with ``allow_graceful`` False as when its machine loses its power."""
+        """Stop a node; with ``allow_graceful`` False as when its machine loses its power.
+
+        Args:
+            node: what `add_node` returned.
+            allow_graceful: False kills its processes.
+        """
         if not allow_graceful:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has died already
                 raylet = psutil.Process(node.children[-1].pid)
@@ -153,6 +183,9 @@ class Cluster:
 
     def wait_for_nodes(self, timeout: float = 30) -> None:
         """Wait until the cluster's table shows the nodes that run, and no other.
+
+        Args:
+            timeout: seconds.
 
         Raises:
             TimeoutError: it did not in ``timeout`` seconds.

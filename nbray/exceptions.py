@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import signal
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from nbray.wire.causes import Cause
 
 
 class NbrayError(Exception):
@@ -186,7 +190,36 @@ class GetTimeoutError(NbrayError, TimeoutError):
     """`get` did not have all values in time."""
 
 
-class WorkerCrashedError(NbrayError):
+class ProcessDeath(NbrayError):
+    """An error that may come from the end of a process, with what is known of that.
+
+    Attributes:
+        pid: of the process; None when none ended, or nobody can say.
+        node_id: its node, in hex; empty when it is not known.
+        signal_name: the signal that ended it, as in "SIGSEGV"; empty if it was none.
+        exit_code: with what it ended by itself; None if it did not, or nobody can say.
+        peak_memory: the most memory that it had, in bytes; 0 when it is not known.
+        last_lines: what it wrote last to stderr.
+    """
+
+    pid: int | None = None
+    node_id: str = ""
+    signal_name: str = ""
+    exit_code: int | None = None
+    peak_memory: int = 0
+    last_lines: str = ""
+
+    def with_facts(self, cause: Cause | None) -> Self:
+        """This error, with the facts of what caused it."""
+        if cause is not None:
+            self.pid, self.node_id = cause.pid or None, cause.node_id.hex()
+            self.signal_name = signal.Signals(cause.signal).name if cause.signal else ""
+            self.exit_code, self.peak_memory = cause.exit_status, cause.peak_bytes
+            self.last_lines = cause.last_lines
+        return self
+
+
+class WorkerCrashedError(ProcessDeath):
     """The worker died while it ran the task, and no retry was left."""
 
 
@@ -194,14 +227,14 @@ class RuntimeEnvSetupError(NbrayError):
     """The runtime environment of a task or actor could not be set up; the text says why."""
 
 
-class OutOfMemoryError(NbrayError):
+class OutOfMemoryError(ProcessDeath):
     """The worker was ended while it ran the task, since the machine ran out of memory."""
 
 
-_DIED = "The actor died unexpectedly before finishing this task."
+DIED = "The actor died unexpectedly before finishing this task."
 
 
-class ActorError(NbrayError):
+class ActorError(ProcessDeath):
     """Something is wrong with the actor.
 
     Attributes:
@@ -214,7 +247,7 @@ class ActorError(NbrayError):
     def __init__(
         self,
         actor_id: str = "",
-        error_msg: str = _DIED,
+        error_msg: str = DIED,
         actor_init_failed: bool = False,
         preempted: bool = False,
     ) -> None:
@@ -233,21 +266,6 @@ RayActorError = ActorError
 
 class ActorDiedError(ActorError):
     """The actor is dead and does not come back."""
-
-    @classmethod
-    def of_call(cls, actor_id: str, call: str, cause: str) -> ActorDiedError:
-        """The error of ``call`` ("Class.method") of an actor that is dead of ``cause``."""
-        if cause.startswith(CREATION_FAILED):
-            return cls(actor_id, cause, actor_init_failed=True)
-        class_name = call.rpartition(".")[0]
-        return cls(
-            actor_id,
-            f"{_DIED}\n\tclass_name: {class_name}\n\tactor_id: {actor_id}\n"
-            f"{call}: the actor is dead because {cause}.",
-        )
-
-
-CREATION_FAILED = "The actor died because of an error raised in its creation task, "
 
 
 class ActorHandleNotFoundError(NbrayError, ValueError):

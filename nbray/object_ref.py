@@ -7,13 +7,45 @@ import concurrent.futures
 from collections import deque
 from collections.abc import Generator
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 from nbray.wire.records import Address
 
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+class _Wakes(Protocol):
+    """Who counts the references that die."""
+
+    stopped: bool
+
+    def nudge(self) -> None:
+        """There is something to count before long."""
+
+
+class RefHome(Protocol):
+    """The process as its ObjectRefs see it."""
+
+    released: deque[tuple[bytes, int]]
+    pickled_refs: set[ObjectRef]
+
+    @property
+    def reactor(self) -> _Wakes:
+        """Who counts."""
+
+    @property
+    def values(self) -> Any:
+        """The readers of values, whose threads callbacks of futures use."""
+
+    def call_site(self, object_id: bytes) -> str:
+        """The line that made a ref, if such are recorded."""
+
+    def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
+        """A future of its value."""
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set when the value is there."""
 
 
 class _NoReactor:
@@ -40,6 +72,25 @@ class ObjectRef:
 
     Only nbray makes refs that have a value. One that is made of an id alone compares and prints
     as the others, and each use of its value raises ValueError, since its owner is not known.
+
+    Args:
+        object_id: the id, 28 bytes.
+        owner: where the process is that owns the value; nbray sets it.
+        core: the runtime of this process; nbray sets it.
+        origin: the number of the notebook's cell that made it; 0 for none.
+
+    Examples:
+        >>> ref = nbray.put([1, 2])
+        >>> nbray.ObjectRef.from_hex(ref.hex()) == ref
+        True
+
+        >>> import asyncio
+        >>> async def value():
+        ...     return await ref
+        >>> asyncio.run(value())
+        [1, 2]
+        >>> ref.future().result(timeout=10)
+        [1, 2]
     """
 
     __slots__ = ("__weakref__", "_core", "_id", "_origin", "_owner")
@@ -48,7 +99,7 @@ class ObjectRef:
         self,
         object_id: bytes,
         owner: Address | None = None,
-        core: CoreWorker = _NO_PROCESS,
+        core: RefHome = _NO_PROCESS,
         origin: int = 0,
     ) -> None:
         self._origin = origin
@@ -78,12 +129,26 @@ class ObjectRef:
 
     @classmethod
     def from_binary(cls, id_bytes: bytes) -> ObjectRef:
-        """A ref of the id that `binary` gave, without its value."""
+        """A ref of the id that `binary` gave, without its value.
+
+        Args:
+            id_bytes: 28 bytes.
+
+        Returns:
+            The ref, whose value cannot be read.
+        """
         return cls(id_bytes)
 
     @classmethod
     def from_hex(cls, hex_id: str) -> ObjectRef:
-        """A ref of the id that `hex` gave, without its value."""
+        """A ref of the id that `hex` gave, without its value.
+
+        Args:
+            hex_id: 56 hexadecimal digits.
+
+        Returns:
+            The ref, whose value cannot be read.
+        """
         return cls(bytes.fromhex(hex_id))
 
     def binary(self) -> bytes:
@@ -113,7 +178,7 @@ class ObjectRef:
 
     def call_site(self) -> str:
         """The line that made the ref, when ``NBRAY_RECORD_REF_CREATION_SITES`` is set; else ""."""
-        return self._core.references.sites.get(self._id, "")
+        return self._core.call_site(self._id)
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
@@ -125,17 +190,24 @@ class ObjectRef:
             ValueError: the owner is not known.
         """
         self._check()
-        return self._core.values.future(self)
+        return self._core.future(self)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
-        """A future of the value in the running event loop."""
+        """A future of the value in the running event loop.
+
+        Args:
+            _internal: has no effect.
+
+        Returns:
+            An `asyncio.Future`.
+        """
         self._check()
         # Its callback only tells the loop, so it needs no other thread.
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        return asyncio.wrap_future(self._core.values.settle(self, future))
+        return asyncio.wrap_future(self._core.settle(self, future))
 
     def _check(self) -> None:
-        from nbray.core_worker.serialization import check_current
+        from nbray.core_worker.values.serialization import check_current
 
         check_current(self)
 
@@ -143,7 +215,7 @@ class ObjectRef:
         return self.as_future().__await__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from nbray.core_worker.serialization import reduce_ref
+        from nbray.core_worker.values.serialization import reduce_ref
 
         return reduce_ref(self)
 

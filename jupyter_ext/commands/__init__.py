@@ -1,26 +1,5 @@
-"""The subcommands of ``%nbray``: one module per group, one table of all."""
+"""The subcommands of ``%nbray``: one module for each group, `table` has all of them.
 
-from __future__ import annotations
-
-from nbray.jupyter_ext.commands import (
-    cells,
-    cluster,
-    dashboard,
-    logs,
-    objects,
-    scale,
-    state,
-    stream,
-    timeline,
-)
-from nbray.jupyter_ext.commands.base import Command
-
-COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        *cluster.COMMANDS, *state.COMMANDS, *logs.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
-        *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
-        *dashboard.COMMANDS,
-    )
-}  # fmt: skip
-"""All subcommands by name, in the order in which ``%nbray help`` lists them."""
+A command takes the notebook's `Workspace` and its parsed words, and returns what is displayed. It
+imports `cell`, `output`, `pictures`, `widgets` and the engine's port; it does not know the magics.
+"""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.jupyter_ext.command_line import Parser
+
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 Complete = Callable[["Workspace", Sequence[str]], list[str]]
 

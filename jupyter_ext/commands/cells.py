@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-from nbray.jupyter_ext.command_line import Parser, did_you_mean
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.settings import Settings
-from nbray.jupyter_ext.tables import Table, as_bytes
+from ..pictures.tables import Table, as_bytes
+from ..settings import Settings
+from ..words import did_you_mean
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 
 def _cells(workspace: Workspace, _arguments: argparse.Namespace) -> object:

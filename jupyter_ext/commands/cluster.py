@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.driver.membership import ClusterNow, Membership, cluster_now, membership
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
-from nbray.jupyter_ext import widgets
-from nbray.jupyter_ext.command_line import Parser, add_resources, given, size
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.tables import Table, count, resource_amount, resource_amounts
-from nbray.util.membership import ClusterNow, Membership, cluster_now, membership
+
+from .. import widgets
+from ..pictures.tables import Table, count, resource_amount, resource_amounts
+from ..words import size
+from .base import Command
+from .parser import Parser, add_resources, given
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 
 ANSWER_S = 5.0

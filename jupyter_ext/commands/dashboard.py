@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import IFrame
 
-from nbray.driver import current_driver
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.command_line import Parser
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.dashboard_link import (
+from nbray.driver.driver import current_driver
+
+from ..pictures import theme
+from .base import Command
+from .dashboard_link import (
     TEMPLATE,
     NotThereError,
     colab_ports,
     jupyter_servers,
     link_of,
 )
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 
 _START_S = 10.0

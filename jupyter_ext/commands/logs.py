@@ -13,15 +13,17 @@ import nbray
 from nbray.common.log_files import Log, is_piece
 from nbray.common.text import coloured
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext.command_line import Parser, did_you_mean
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.tables import Table, as_bytes
-from nbray.util.local_state import session_dir
+from nbray.state.local_state import session_dir
+from nbray.state.logs import find_worker
 from nbray.util.state import WorkerState, get_log, list_workers
-from nbray.util.state.logs import find_worker
+
+from ..pictures.tables import Table, as_bytes
+from ..words import did_you_mean
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 _LINES = 100
 

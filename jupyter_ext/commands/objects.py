@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.jupyter_ext.command_line import Parser, did_you_mean
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.remote_value import RemoteValue
-from nbray.jupyter_ext.tables import Table, as_bytes, count
-from nbray.util import local_state
+from nbray.state import local_state
+
+from ..cell.remote_value import RemoteValue
+from ..pictures.tables import Table, as_bytes, count
+from ..words import did_you_mean
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 _OUT = re.compile(r"Out\[?(\d+)\]?|_(\d+)")
 _DEPTH = 3

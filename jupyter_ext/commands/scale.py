@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.driver import local_nodes
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext.command_line import Parser, positive, size
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.commands.cluster import status
-from nbray.jupyter_ext.tables import count
-from nbray.util import local_nodes
 from nbray.util.state import list_workers
 
+from ..pictures.tables import count
+from ..words import positive, size
+from .base import Command
+from .cluster import status
+from .parser import Parser
+
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 _NODE_S = 30.0
 

@@ -7,14 +7,15 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbray.jupyter_ext.command_line import Parser
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.tables import Table, as_bytes, resource_amounts
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.util.state import ActorState, list_actors, list_workers
-from nbray.util.task_counts import FunctionCounts, request_counts
+
+from ..pictures.tables import Table, as_bytes, resource_amounts
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 _COUNTS_S = 5.0
 _MOST = 200

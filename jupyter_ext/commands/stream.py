@@ -15,16 +15,17 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 import nbray
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext import widgets
-from nbray.jupyter_ext.command_line import Parser
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.task_stream import Stream, stream
 from nbray.util.state import list_tasks
-from nbray.util.task_counts import FunctionCounts, request_counts
+
+from .. import widgets
+from ..pictures.task_stream import Stream, stream
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

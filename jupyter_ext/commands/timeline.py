@@ -12,12 +12,13 @@ from IPython.core.error import UsageError
 from IPython.display import FileLink
 
 import nbray
-from nbray.jupyter_ext.command_line import Parser
-from nbray.jupyter_ext.commands.base import Command
-from nbray.jupyter_ext.tables import count
+
+from ..pictures.tables import count
+from .base import Command
+from .parser import Parser
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.workspace import Workspace
+    from ..workspace import Workspace
 
 
 class TraceLink(FileLink):

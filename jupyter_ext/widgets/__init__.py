@@ -6,8 +6,8 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nbray.jupyter_ext.task_stream import Stream
-    from nbray.jupyter_ext.widgets.standing import Static
+    from ..pictures.task_stream import Stream
+    from .standing import Static
 
 __all__ = ["available", "cluster", "zoom"]
 
@@ -23,7 +23,7 @@ def cluster(fallback: Static | None = None) -> object:
     Raises:
         ImportError: ipywidgets is not installed.
     """
-    from nbray.jupyter_ext.widgets.cluster_widget import ClusterWidget
+    from .cluster_widget import ClusterWidget
 
     return ClusterWidget(fallback)
 
@@ -34,6 +34,6 @@ def zoom(stream: Stream) -> object:
     Raises:
         ImportError: ipywidgets or Bokeh is not installed.
     """
-    from nbray.jupyter_ext.widgets.stream_zoom import StreamZoom
+    from .stream_zoom import StreamZoom
 
     return StreamZoom(stream)

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.tables import as_bytes, count
 from nbray.util.state import (
     ActorState,
     DemandState,
@@ -16,6 +14,9 @@ from nbray.util.state import (
     list_demand,
     list_nodes,
 )
+
+from ..pictures import theme
+from ..pictures.tables import as_bytes, count
 
 _MAX_ROWS = 12
 _ALL = 10_000

@@ -14,13 +14,14 @@ from collections.abc import Callable
 import ipywidgets
 
 import nbray
-from nbray.jupyter_ext import theme
-from nbray.jupyter_ext.widgets import cluster_view
-from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot
-from nbray.jupyter_ext.widgets.feed import Feed
-from nbray.jupyter_ext.widgets.standing import Standing, Static
-from nbray.util import local_nodes
-from nbray.util.membership import membership
+from nbray.driver import local_nodes
+from nbray.driver.membership import membership
+
+from ..pictures import theme
+from . import cluster_view
+from .cluster_view import ClusterSnapshot
+from .feed import Feed
+from .standing import Standing, Static
 
 shared_feed = Feed()
 

@@ -9,9 +9,10 @@ import weakref
 from collections.abc import Callable
 
 import nbray
+from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
-from nbray.jupyter_ext.widgets.cluster_view import ClusterSnapshot, take_snapshot
-from nbray.util.task_counts import FunctionCounts, request_counts
+
+from .cluster_view import ClusterSnapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import ipywidgets
 from bokeh.models import ColumnDataSource, HoverTool, Range1d
 from bokeh.plotting import figure
 
-from nbray.jupyter_ext.task_stream import Stream
-from nbray.jupyter_ext.widgets.standing import Standing
-from nbray.jupyter_ext.worker_display import bokeh_frame
+from ..pictures.task_stream import Stream
+from ..worker.display import bokeh_frame
+from .standing import Standing
 
 _GREY, _GRID, _RED = "#8a919c", "#8a919c33", "#d64541"
 _ROW = 22

@@ -6,8 +6,7 @@ import click
 
 from nbray.cli.state import address_option, clear_errors, timeout_option
 from nbray.cli.terminal import copy, say
-from nbray.util.state import get_log, list_logs
-from nbray.util.state.logs import find_worker, is_log_name
+from nbray.state.logs import find_worker, get_log, is_log_name, list_logs
 
 
 @click.command()

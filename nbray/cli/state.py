@@ -15,37 +15,37 @@ import yaml
 from rich.table import Table
 
 from nbray.cli.terminal import CliError, SafeConsole, cell, say
+from nbray.state import asking, details, lists, summaries
 from nbray.state import queries as q
+from nbray.state.events import list_cluster_events
 from nbray.state.rows import HolderState, ObjectState
+from nbray.state.selecting import DEFAULT_LIMIT, MAX_LIMIT, StateApiException
 from nbray.state.text import size_text
 from nbray.state.trace import MOST_TASKS, chrome_trace
-from nbray.util import state as s
-from nbray.util.state.api import ask, find_objects
-from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
-    "actors": s.list_actors,
-    "cluster-events": s.list_cluster_events,
-    "jobs": s.list_jobs,
-    "nodes": s.list_nodes,
-    "objects": s.list_objects,
-    "placement-groups": s.list_placement_groups,
-    "tasks": s.list_tasks,
-    "workers": s.list_workers,
+    "actors": lists.list_actors,
+    "cluster-events": list_cluster_events,
+    "jobs": lists.list_jobs,
+    "nodes": lists.list_nodes,
+    "objects": lists.list_objects,
+    "placement-groups": lists.list_placement_groups,
+    "tasks": lists.list_tasks,
+    "workers": lists.list_workers,
 }
 _GETS: dict[str, Callable[..., Any]] = {
-    "actors": s.get_actor,
-    "jobs": s.get_job,
-    "nodes": s.get_node,
-    "objects": s.get_objects,
-    "placement-groups": s.get_placement_group,
-    "tasks": s.get_task,
-    "workers": s.get_worker,
+    "actors": details.get_actor,
+    "jobs": details.get_job,
+    "nodes": details.get_node,
+    "objects": details.get_objects,
+    "placement-groups": details.get_placement_group,
+    "tasks": details.get_task,
+    "workers": details.get_worker,
 }
 _SUMMARIES: dict[str, Callable[..., dict[str, Any]]] = {
-    "actors": s.summarize_actors,
-    "objects": s.summarize_objects,
-    "tasks": s.summarize_tasks,
+    "actors": summaries.summarize_actors,
+    "objects": summaries.summarize_objects,
+    "tasks": summaries.summarize_tasks,
 }
 _IN_TABLES = {
     "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
@@ -79,7 +79,7 @@ def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
     def run(**options: Any) -> None:
         try:
             command(**options)
-        except (s.StateApiException, OSError) as error:
+        except (StateApiException, OSError) as error:
             raise CliError(str(error)) from error
 
     return run
@@ -188,7 +188,7 @@ def summary_command(resource: str, form: str, timeout: int, address: str | None)
 @clear_errors
 def timeline(output: Path | None, timeout: int, address: str | None) -> None:
     """Write the tasks that ran as a trace, for ui.perfetto.dev or chrome://tracing."""
-    found = ask(q.tasks(MOST_TASKS), address, timeout)
+    found = asking.ask(q.tasks(MOST_TASKS), address, timeout)
     path = output or Path(f"nbray-timeline-{time.strftime('%Y-%m-%d_%H-%M-%S')}.json")
     events = chrome_trace(found.rows, time.time() * 1000)
     path.write_text(json.dumps(events))
@@ -214,10 +214,10 @@ def memory(
     num_entries: int, group_by: str, stats_only: bool, timeout: int, address: str | None
 ) -> None:
     """Show the objects of a cluster: which process holds each, and what keeps it."""
-    found = find_objects(address, MAX_LIMIT, timeout, complete=False)
+    found = asking.find_objects(address, MAX_LIMIT, timeout, complete=False)
     nodes = [
         node
-        for node in s.list_nodes(address, limit=MAX_LIMIT, timeout=timeout)
+        for node in lists.list_nodes(address, limit=MAX_LIMIT, timeout=timeout)
         if node.state == "ALIVE"
     ]
     if group_by == "PROCESS":

@@ -14,6 +14,9 @@ NIL = b"\xff" * 28
 class BaseID:
     """An id: compares, hashes and prints by its bytes.
 
+    Args:
+        value: the id; its length is the class's.
+
     Raises:
         TypeError: it is made of something else than bytes.
         ValueError: of too many or too few; both texts are Ray's.
@@ -36,12 +39,26 @@ class BaseID:
 
     @classmethod
     def from_binary(cls, id_bytes: bytes) -> Self:
-        """The id of which `binary` gave ``id_bytes``."""
+        """The id of which `binary` gave ``id_bytes``.
+
+        Args:
+            id_bytes: the id.
+
+        Returns:
+            An equal id.
+        """
         return cls(id_bytes)
 
     @classmethod
     def from_hex(cls, hex_id: str) -> Self:
-        """The id that `hex` printed."""
+        """The id that `hex` printed.
+
+        Args:
+            hex_id: two hexadecimal digits for each byte.
+
+        Returns:
+            An equal id.
+        """
         return cls(bytes.fromhex(hex_id))
 
     @classmethod
@@ -77,13 +94,25 @@ class BaseID:
 
 
 class JobID(BaseID):
-    """One driver's time in the cluster."""
+    """One driver's time in the cluster.
+
+    Examples:
+        >>> nbray.JobID.from_int(7).int()
+        7
+    """
 
     SIZE = 4
 
     @classmethod
     def from_int(cls, value: builtins.int) -> JobID:
-        """The job of that number."""
+        """The job of that number.
+
+        Args:
+            value: the number, from 0.
+
+        Returns:
+            The id.
+        """
         return cls(value.to_bytes(cls.SIZE, "little"))
 
     def int(self) -> builtins.int:
@@ -103,33 +132,66 @@ class _OfJob(BaseID):
 
 
 class UniqueID(BaseID):
-    """An id that says nothing of what it belongs to."""
+    """An id that says nothing of what it belongs to.
+
+    Examples:
+        >>> nbray.UniqueID.nil().is_nil(), nbray.UniqueID.size()
+        (True, 28)
+    """
 
     SIZE = 28
 
 
 class NodeID(UniqueID):
-    """One raylet."""
+    """One raylet.
+
+    Examples:
+        >>> node = nbray.NodeID.from_hex(nbray.get_runtime_context().get_node_id())
+        >>> node == nbray.get_runtime_context().node_id
+        True
+    """
 
 
 class WorkerID(UniqueID):
-    """One worker or driver process."""
+    """One worker or driver process.
+
+    Examples:
+        >>> worker = nbray.WorkerID.from_random()
+        >>> nbray.WorkerID.from_binary(worker.binary()) == worker
+        True
+    """
 
 
 class ActorID(_OfJob):
-    """One actor; its last 4 bytes are its job's id."""
+    """One actor; its last 4 bytes are its job's id.
+
+    Examples:
+        >>> nbray.ActorID.size(), nbray.ActorID.nil().job_id().is_nil()
+        (16, True)
+    """
 
     SIZE = 16
 
 
 class PlacementGroupID(_OfJob):
-    """One placement group; its last 4 bytes are its job's id."""
+    """One placement group; its last 4 bytes are its job's id.
+
+    Examples:
+        >>> nbray.PlacementGroupID.size()
+        18
+    """
 
     SIZE = 18
 
 
 class TaskID(_OfJob):
-    """One task; its last 4 bytes are its job's id."""
+    """One task; its last 4 bytes are its job's id.
+
+    Examples:
+        >>> task = nbray.put(1).task_id()
+        >>> isinstance(task, nbray.TaskID), task.job_id().hex()[:2]
+        (True, '01')
+    """
 
     SIZE = 24
 

@@ -12,7 +12,6 @@ UNIT = 10_000
 
 MOST_UNITS = 1 << 61
 """More than any node has (230 TB of memory): a request for more is one for so much, and waits."""
-_LONGEST_NAME = 1000
 
 
 def to_units(resources: Mapping[str, float]) -> dict[str, int]:
@@ -38,7 +37,7 @@ def check_amount(name: object, amount: object) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"The name of a resource is a str, not {type(name).__name__}: {name!r}.")
-    known = check_text("The name of a resource", name, _LONGEST_NAME)
+    known = check_text("The name of a resource", name)
     if not isinstance(amount, int | float):
         raise TypeError(
             f"The quantity of resource {name} must be a number, not {type(amount).__name__}"

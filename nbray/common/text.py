@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+LONGEST_NAME = 1000
+"""Characters of a name: of an actor, a namespace, a resource, a label, a tag."""
+
 # Controls, halves of surrogate pairs, and what turns the direction of writing or breaks lines.
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _HIDDEN = rf"\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff"
@@ -43,7 +46,7 @@ def plain(text: str) -> str:
     return text if type(text) is str else str.__str__(text)
 
 
-def check_text(what: str, text: object, most: int) -> str:
+def check_text(what: str, text: object, most: int = LONGEST_NAME) -> str:
     """A name, `plain`, if it can be one.
 
     Args:
@@ -70,7 +73,22 @@ def check_text(what: str, text: object, most: int) -> str:
     return plain(text)
 
 
-def as_name(text: str, most: int = 1000) -> str:
+def check_namespace(namespace: object) -> str | None:
+    """A namespace, checked; None is none.
+
+    Raises:
+        TypeError: it is no text. ValueError: it is empty, too long, or no Unicode.
+    """
+    if namespace is None:
+        return None
+    if not isinstance(namespace, str):
+        raise TypeError("namespace must be None or a string.")
+    if namespace == "":
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+    return check_text("The namespace", namespace)
+
+
+def as_name(text: str, most: int = LONGEST_NAME) -> str:
     """A name that the user did not choose for this, as a function's, made fit to be one."""
     if len(text) <= most and text.isascii():
         return text

@@ -29,7 +29,15 @@ _finder: RayFinder | None = None
 
 
 def is_installed() -> bool:
-    """Whether ``import ray`` gives nbray in this process."""
+    """Whether ``import ray`` gives nbray in this process.
+
+    Returns:
+        True after `install`, and under ``python -m nbray.compat``.
+
+    Examples:
+        >>> nbray.compat.is_installed()
+        False
+    """
     return _finder is not None and _finder in sys.meta_path
 
 
@@ -42,6 +50,17 @@ def install() -> None:
     Raises:
         RuntimeError: Ray itself has been imported already, or this program has joined a cluster,
             whose workers were told then what the program imports.
+
+    Examples:
+        ```python
+        import nbray.compat
+
+        nbray.compat.install()
+
+        import ray
+
+        assert ray.put is nbray.put
+        ```
     """
     global _finder
     from nbray.compat.finder import RayFinder, installed_ray
@@ -55,7 +74,7 @@ def install() -> None:
                 f"Ray itself has been imported already, from {getattr(imported, '__file__', '?')}: "
                 "call nbray.compat.install() before anything imports ray."
             )
-        driver = sys.modules.get("nbray.driver")
+        driver = sys.modules.get("nbray.driver.driver")
         if driver is not None and driver.current_driver() is not None:
             raise RuntimeError(
                 "nbray.compat.install() comes before nbray.init(): workers hear once what their "

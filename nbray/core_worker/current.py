@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.values.serialization import set_home
+from nbray.exceptions import NbraySystemError
 
 _current: CoreWorker | None = None
 _forked = False
@@ -20,10 +22,25 @@ def find_core() -> CoreWorker | None:
     return _current
 
 
+def joined_core() -> CoreWorker:
+    """The runtime.
+
+    Raises:
+        NbraySystemError: this program has not joined a cluster.
+    """
+    core = find_core()
+    if core is None:
+        raise NbraySystemError(
+            "System error: nbray has not been started yet. You can start it with 'nbray.init()'."
+        )
+    return core
+
+
 def set_core(core: CoreWorker | None) -> None:
     """Make ``core`` this process's runtime."""
     global _current, _forked
     _current, _forked = core, False
+    set_home(core)
 
 
 def was_forked() -> bool:

@@ -13,6 +13,23 @@ class ClassNode(DAGNode):
 
     Its calls are made in the order in which they were bound: one that is executed brings those
     before it along, as in Ray.
+
+    Args:
+        actor_class: what `nbray.remote` made of the class.
+        args: the constructor's arguments.
+        kwargs: the same, by name.
+
+    Examples:
+        >>> @nbray.remote
+        ... class Adder:
+        ...     def __init__(self, start):
+        ...         self.start = start
+        ...
+        ...     def add(self, x):
+        ...         return self.start + x
+        >>> adder = Adder.bind(10)
+        >>> nbray.get(adder.add.bind(5).execute())
+        15
     """
 
     def __init__(self, actor_class: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -56,7 +73,22 @@ class _UnboundMethod:
 
 
 class ClassMethodNode(DAGNode):
-    """A call, to come, of an actor, which may be to come as well."""
+    """A call, to come, of an actor, which may be to come as well.
+
+    Args:
+        method: the method of an actor.
+        args: its arguments.
+        kwargs: the same, by name.
+
+    Examples:
+        >>> @nbray.remote
+        ... class Echo:
+        ...     def say(self, word):
+        ...         return word
+        >>> call = Echo.remote().say.bind("hello")
+        >>> nbray.get(call.execute())
+        'hello'
+    """
 
     def __init__(
         self,

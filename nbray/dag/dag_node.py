@@ -31,7 +31,20 @@ class Given:
 
 
 class DAGNode:
-    """A call to come. ``args`` and ``kwargs`` may hold nodes, in lists, tuples and dicts too."""
+    """A call to come. ``args`` and ``kwargs`` may hold nodes, in lists, tuples and dicts too.
+
+    Args:
+        args: arguments of the call, among which may be nodes.
+        kwargs: the same, by name.
+
+    Examples:
+        >>> @nbray.remote
+        ... def add(a, b):
+        ...     return a + b
+        >>> node = add.bind(add.bind(1, 2), 3)
+        >>> nbray.get(node.execute())
+        6
+    """
 
     is_input = False
 

@@ -9,7 +9,18 @@ from nbray.dag.dag_node import DAGNode, Given
 
 
 class FunctionNode(DAGNode):
-    """A task to come."""
+    """A task to come.
+
+    Args:
+        function: what `nbray.remote` made of the function.
+        args: its arguments.
+        kwargs: the same, by name.
+
+    Examples:
+        >>> node = nbray.remote(abs).bind(-3)
+        >>> nbray.get(node.execute())
+        3
+    """
 
     def __init__(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         super().__init__(args, kwargs)

@@ -12,6 +12,13 @@ class InputNode(DAGNode):
     """What `DAGNode.execute` is given: ``with InputNode() as x: f.bind(x)``.
 
     ``x[0]``, ``x["name"]`` and ``x.name`` are parts of it.
+
+    Examples:
+        >>> from nbray.dag import InputNode
+        >>> with InputNode() as x:
+        ...     graph = nbray.remote(abs).bind(x)
+        >>> nbray.get([graph.execute(-1), graph.execute(2)])
+        [1, 2]
     """
 
     is_input = True
@@ -40,7 +47,19 @@ class InputNode(DAGNode):
 
 
 class InputAttributeNode(DAGNode):
-    """A part of what `DAGNode.execute` is given."""
+    """A part of what `DAGNode.execute` is given.
+
+    Args:
+        whole: what the graph is executed with.
+        key: which part of it: a number, or a name.
+
+    Examples:
+        >>> from nbray.dag import InputNode
+        >>> with InputNode() as given:
+        ...     graph = nbray.remote(pow).bind(given[0], given.power)
+        >>> nbray.get(graph.execute(2, power=3))
+        8
+    """
 
     def __init__(self, whole: InputNode, key: int | str) -> None:
         super().__init__((whole,))

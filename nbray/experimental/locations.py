@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nbray.driver import joined_core
+from nbray.core_worker.current import joined_core
 from nbray.object_ref import ObjectRef
-from nbray.util.local_state import describe
-from nbray.util.state import list_objects
+from nbray.state.lists import list_objects
+from nbray.state.local_state import describe
 
 
 def _location(nodes: Sequence[str], size: int | None) -> dict[str, Any]:
@@ -18,6 +18,9 @@ def _location(nodes: Sequence[str], size: int | None) -> dict[str, Any]:
 def get_local_object_locations(obj_refs: Sequence[ObjectRef]) -> dict[ObjectRef, dict[str, Any]]:
     """What this process knows of the values, without asking anybody.
 
+    Args:
+        obj_refs: refs.
+
     Returns:
         For each ref that it knows: ``node_ids``, empty for a small value, which lies in its
         owner's memory, and for one that is not made yet; ``object_size`` in bytes, None when that
@@ -25,6 +28,12 @@ def get_local_object_locations(obj_refs: Sequence[ObjectRef]) -> dict[ObjectRef,
 
     Raises:
         NbraySystemError: this program has not joined a cluster.
+
+    Examples:
+        >>> from nbray.experimental import get_local_object_locations
+        >>> ref = nbray.put(bytes(1_000_000))
+        >>> get_local_object_locations([ref])[ref]["object_size"] > 1_000_000
+        True
     """
     joined_core()
     found = {ref: describe(ref) for ref in obj_refs}
@@ -44,8 +53,17 @@ def get_object_locations(
         obj_refs: refs.
         timeout_ms: how long the owners have to answer; negative: 30 s.
 
+    Returns:
+        As `get_local_object_locations`.
+
     Raises:
         StateApiException: the cluster did not answer in time.
+
+    Examples:
+        >>> from nbray.experimental import get_object_locations
+        >>> ref = nbray.put(bytes(1_000_000))
+        >>> get_object_locations([ref])[ref]["node_ids"] == [nbray.nodes()[0]["NodeID"]]
+        True
     """
     found = get_local_object_locations(obj_refs)
     unknown = {ref.hex(): ref for ref in obj_refs if found.get(ref, {}).get("object_size") is None}

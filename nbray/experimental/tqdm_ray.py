@@ -26,6 +26,14 @@ class tqdm(_tqdm):  # type: ignore[misc]
         unit: what one step is called.
         position: which line it is drawn on, where several are drawn by one process.
         flush_interval_s: at most how often it is drawn, in seconds.
+
+    Examples:
+        >>> from nbray.experimental.tqdm_ray import tqdm
+        >>> @nbray.remote
+        ... def work():
+        ...     return sum(tqdm(range(10), desc="work"))
+        >>> nbray.get(work.remote())
+        45
     """
 
     def __init__(
@@ -44,5 +52,15 @@ class tqdm(_tqdm):  # type: ignore[misc]
 
 
 def safe_print(*values: Any, **options: Any) -> None:
-    """``print`` that does not break the bars of this process."""
+    """``print`` that does not break the bars of this process.
+
+    Args:
+        values: as for `print`.
+        options: ``sep`` and ``file`` of `print`.
+
+    Examples:
+        >>> from nbray.experimental.tqdm_ray import safe_print
+        >>> safe_print("between", "bars")
+        between bars
+    """
     tqdm.write(options.get("sep", " ").join(map(str, values)), options.get("file") or sys.stdout)

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 from nbray.wire import state_messages as s
+from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import Handler
 from nbray.wire.records import ActorSpec, NodeInfo
@@ -33,10 +34,10 @@ class Failures:
             s.Failure("node", node.node_id, node.node_id, node.host, cause, time.time())
         )
 
-    def actor(self, spec: ActorSpec, node_id: bytes, cause: str) -> None:
+    def actor(self, spec: ActorSpec, node_id: bytes, cause: Cause) -> None:
         """An actor died and does not come back, without being told to."""
         self._failures.append(
-            s.Failure("actor", spec.actor_id, node_id, spec.class_name, cause, time.time())
+            s.Failure("actor", spec.actor_id, node_id, spec.class_name, str(cause), time.time())
         )
 
     async def _recent(self, _request: Empty) -> s.Failures:

@@ -19,6 +19,7 @@ from nbray.gcs.nodes.table import NodeTable
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import Store
 from nbray.wire import gcs_messages as g
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.grpc_service import Handler, RpcError
 from nbray.wire.records import JobConfig, NodeInfo
 
@@ -127,7 +128,8 @@ class GcsServer:
     async def node_gone(self, node_id: bytes, cause: str) -> None:
         """The actors of a node, and the jobs whose drivers were there, end with it."""
         self._groups.node_died(node_id)
-        await self._actors.node_died(node_id, cause)
+        died = Cause(CauseKind.NODE_DIED, cause, node_id=node_id)
+        await self._actors.node_died(node_id, died)
         for job in self._jobs.running():
             if job.node_id == node_id:
                 await self._finish_job(g.JobId(job.job_id))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from nbray.raylet.leases import Process
+from nbray.raylet.process import Process
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
+from nbray.wire.causes import Cause, CauseKind
 
 logger = logging.getLogger(__name__)
 
@@ -16,17 +17,18 @@ def fail(process: Process, message: m.Message, error: Exception) -> None:
     kind = type(message).__name__
     who = f"pid {process.pid}" if process.pid else process.connection.peer
     logger.error("%s of %s could not be handled.", kind, who, exc_info=error)
-    answer = _answer(message, f"The raylet could not handle {kind}: {error!r}. See raylet.log.")
+    text = f"The raylet could not handle {kind}: {error!r}. See raylet.log."
+    answer = _answer(message, text, Cause(CauseKind.FAULT, text))
     if answer is not None:
         process.send(answer)
     elif isinstance(message, m.RegisterWorker):
         process.connection.close(f"it could not be registered: {error!r}")
 
 
-def _answer(message: m.Message, text: str) -> m.Message | None:
+def _answer(message: m.Message, text: str, cause: Cause) -> m.Message | None:
     match message:
         case m.RequestLease():
-            return m.LeaseRefused(message.request_id, text)
+            return m.LeaseRefused(message.request_id, cause)
         case m.RegisterDriver():
             return m.DriverRegistered(b"", b"", "", "", 0, text)
         case m.CreateActor():
@@ -38,9 +40,9 @@ def _answer(message: m.Message, text: str) -> m.Message | None:
         case m.AskAssigned():
             return m.Assigned(message.request_id, {})
         case om.CreateObject():
-            return om.ObjectCreated(message.object_id, 0, text, "lost")
+            return om.ObjectCreated(message.object_id, 0, cause)
         case om.GetObject():
-            return om.ObjectPinned(message.object_id, 0, 0, text, "lost")
+            return om.ObjectPinned(message.object_id, 0, 0, Cause(CauseKind.LOST, text))
         case om.RequestRoom():
             return om.RoomLent(0, 0)
         case _:

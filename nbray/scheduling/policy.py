@@ -21,6 +21,7 @@ from enum import Enum
 
 from nbray.common.resources import fits, subtract
 from nbray.scheduling.labels import matches
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import BundleInfo, NodeInfo
 from nbray.wire.strategies import (
     Anywhere,
@@ -58,11 +59,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class Choice:
-    """The node, when there is one; ``reason`` says why it is unschedulable."""
+    """The node, when there is one; ``cause`` says why there can be none."""
 
     verdict: Verdict
     node: NodeInfo | None = None
-    reason: str = ""
+    cause: Cause | None = None
 
 
 def choose(
@@ -146,13 +147,15 @@ def _among(
     return _hybrid(demand.resources, alive, here, generator)
 
 
-_NO_SUCH_NODE = (
+_NO_SUCH_NODE = Cause(
+    CauseKind.UNSCHEDULABLE,
     "The node specified via NodeAffinitySchedulingStrategy doesn't exist any more or is "
-    "infeasible, and soft=False was specified."
+    "infeasible, and soft=False was specified.",
 )
-_UNAVAILABLE = (
+_UNAVAILABLE = Cause(
+    CauseKind.UNSCHEDULABLE,
     "The node specified via NodeAffinitySchedulingStrategy doesn't have the available resources, "
-    "and _fail_on_unavailable=True was specified."
+    "and _fail_on_unavailable=True was specified.",
 )
 
 

@@ -50,13 +50,26 @@ class Row:
             raise KeyError(name) from None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The field of that name, or ``default``."""
+        """The field of that name, or ``default``.
+
+        Args:
+            name: a column.
+            default: what is given when there is no such column.
+
+        Returns:
+            The field, or ``default``.
+        """
         return getattr(self, name, default)
 
 
 @dataclass
 class NodeState(Row):
-    """One node; ``node_name`` is its address, as in Ray; ``end_time_ms`` is 0 while it lives."""
+    """One node; ``node_name`` is its address, as in Ray; ``end_time_ms`` is 0 while it lives.
+
+    Examples:
+        >>> nbray.util.state.list_nodes()[0].resources_total["CPU"]
+        2.0
+    """
 
     node_id: str
     node_ip: str
@@ -79,6 +92,10 @@ class WorkerState(Row):
 
     Of one that has ended, ``exit_type`` is SYSTEM_ERROR, INTENDED_SYSTEM_EXIT, USER_ERROR,
     INTENDED_USER_EXIT or NODE_OUT_OF_MEMORY; ``end_time_ms`` is 0 of the others.
+
+    Examples:
+        >>> any(row.pid for row in nbray.util.state.list_workers())
+        True
     """
 
     worker_id: str
@@ -103,7 +120,13 @@ class WorkerState(Row):
 
 @dataclass
 class ActorState(Row):
-    """One actor; ``pending_reason`` says what it waits for while it is not alive yet."""
+    """One actor; ``pending_reason`` says what it waits for while it is not alive yet.
+
+    Examples:
+        >>> from nbray.util.state import ActorState
+        >>> "pending_reason" in ActorState.columns()
+        True
+    """
 
     actor_id: str
     class_name: str
@@ -136,7 +159,12 @@ class DriverInfo:
 
 @dataclass
 class JobState(Row):
-    """One job: a driver's time in the cluster."""
+    """One job: a driver's time in the cluster.
+
+    Examples:
+        >>> nbray.util.state.list_jobs()[0]["status"]  # fields can be read as items
+        'RUNNING'
+    """
 
     type: str
     job_id: str
@@ -168,6 +196,11 @@ class DemandState(Row):
         reason: why no node can ever serve them; None when they only wait for their turn.
         lacking: then, sentences on the nodes that could serve them, and what these lack now; or
             on what else is waited for, as for a worker to start.
+
+    Examples:
+        >>> from nbray.util.state import DemandState
+        >>> "reason" in DemandState.columns()
+        True
     """
 
     resources: dict[str, float]
@@ -181,7 +214,13 @@ class DemandState(Row):
 
 @dataclass
 class FailureState(Row):
-    """Something that ended although nobody meant it to; ``kind`` is worker, actor or node."""
+    """Something that ended although nobody meant it to; ``kind`` is worker, actor or node.
+
+    Examples:
+        >>> from nbray.util.state import FailureState
+        >>> "cause" in FailureState.columns()
+        True
+    """
 
     kind: str
     id: str
@@ -221,6 +260,11 @@ class TaskState(Row):
     ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for none.
     ``creation_time_ms`` and ``required_resources`` are known of tasks that have
     not ended, or ran for 10 ms or longer.
+
+    Examples:
+        >>> from nbray.util.state import TaskState
+        >>> "error_type" in TaskState.columns()
+        True
     """
 
     task_id: str
@@ -280,6 +324,11 @@ class ObjectState(Row):
     LOCAL_REFERENCE (a ref of the process), USED_BY_PENDING_TASK, CAPTURED_IN_OBJECT (a ref inside
     another value), PINNED_IN_MEMORY (another process) or ACTOR_HANDLE. ``call_site`` is known of
     values in the object store, and of all with NBRAY_RECORD_REF_CREATION_SITES=1.
+
+    Examples:
+        >>> ref = nbray.put(1)
+        >>> nbray.util.state.get_objects(ref.hex())[0].asdict()["is_owner"]
+        True
     """
 
     object_id: str
@@ -324,7 +373,13 @@ class ObjectList:
 
 @dataclass
 class PlacementGroupState(Row):
-    """One placement group; ``reasons`` say why it waits."""
+    """One placement group; ``reasons`` say why it waits.
+
+    Examples:
+        >>> from nbray.util.state import PlacementGroupState
+        >>> "reasons" in PlacementGroupState.columns()
+        True
+    """
 
     placement_group_id: str
     name: str

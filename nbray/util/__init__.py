@@ -1,31 +1,44 @@
-"""Helpers beside the core API, at Ray's paths.
+"""What Ray has at ``ray.util``: libraries over the public API, and faces of what lives elsewhere.
 
-Their modules are imported at their first use: the runtime itself has modules in this package, and
-these rest on the runtime.
+Nothing in nbray imports this package. Its modules are imported at their first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the names are, for type checkers and the reference
+    from nbray.core_worker.values.serializability import inspect_serializability
+    from nbray.driver.lookup import get_node_ip_address, list_named_actors
+    from nbray.util.actor_pool import ActorPool
+    from nbray.util.debug import disable_log_once_globally, log_once
+    from nbray.util.iteration import as_completed, map_unordered
+    from nbray.util.placement_group import (
+        get_current_placement_group,
+        get_placement_group,
+        placement_group_table,
+        remove_placement_group,
+    )
+    from nbray.util.serialization import deregister_serializer, register_serializer
 
 _HOMES = {
-    "ActorPool": "actor_pool",
-    "as_completed": "iteration",
-    "deregister_serializer": "serialization",
-    "disable_log_once_globally": "debug",
-    "get_node_ip_address": "lookup",
-    "inspect_serializability": "serializability",
-    "get_current_placement_group": "placement_group",
-    "get_placement_group": "placement_group",
-    "list_named_actors": "lookup",
-    "log_once": "debug",
-    "map_unordered": "iteration",
-    "placement_group": "placement_group",
-    "placement_group_table": "placement_group",
-    "register_serializer": "serialization",
-    "remove_placement_group": "placement_group",
+    "ActorPool": "nbray.util.actor_pool",
+    "as_completed": "nbray.util.iteration",
+    "deregister_serializer": "nbray.util.serialization",
+    "disable_log_once_globally": "nbray.util.debug",
+    "get_node_ip_address": "nbray.driver.lookup",
+    "inspect_serializability": "nbray.core_worker.values.serializability",
+    "get_current_placement_group": "nbray.util.placement_group",
+    "get_placement_group": "nbray.util.placement_group",
+    "list_named_actors": "nbray.driver.lookup",
+    "log_once": "nbray.util.debug",
+    "map_unordered": "nbray.util.iteration",
+    "placement_group": "nbray.util.placement_group",
+    "placement_group_table": "nbray.util.placement_group",
+    "register_serializer": "nbray.util.serialization",
+    "remove_placement_group": "nbray.util.placement_group",
 }
 
 __all__ = [
@@ -52,4 +65,4 @@ def __getattr__(name: str) -> Any:
         if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f"{__name__}.{name}")  # a module of the package
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nbray.actor import ActorHandle
-from nbray.api import get, wait
+from nbray.calls.api import get, wait
+from nbray.calls.handles import ActorHandle
 from nbray.exceptions import ActorDiedError
 from nbray.object_ref import ObjectRef
 
@@ -51,6 +51,16 @@ class ActorPool:
 
     Args:
         actors: handles of the actors, which are all able to do the work.
+
+    Examples:
+        >>> from nbray.util import ActorPool
+        >>> @nbray.remote
+        ... class Doubler:
+        ...     def double(self, x):
+        ...         return 2 * x
+        >>> pool = ActorPool([Doubler.remote(), Doubler.remote()])
+        >>> list(pool.map(lambda actor, x: actor.double.remote(x), [1, 2, 3]))
+        [2, 4, 6]
     """
 
     def __init__(self, actors: Iterable[ActorHandle]) -> None:
@@ -68,11 +78,26 @@ class ActorPool:
         Results that nobody took of what was submitted before are left out. The values of a list,
         tuple, set or dict are taken at once; others, as a generator's, when an actor is free for
         them, so that they may be endless.
+
+        Args:
+            fn: gives of an actor and a value the ref of a call.
+            values: what to work on.
+
+        Returns:
+            An iterator over the results.
         """
         return self._results(self._start(fn, values), self.get_next)
 
     def map_unordered(self, fn: Call, values: Iterable[Any]) -> Iterator[Any]:
-        """Like `map`, in the order in which they are ready."""
+        """Like `map`, in the order in which they are ready.
+
+        Args:
+            fn: as for `map`.
+            values: as for `map`.
+
+        Returns:
+            An iterator over the results.
+        """
         return self._results(self._start(fn, values), self.get_next_unordered)
 
     def _start(self, fn: Call, values: Iterable[Any]) -> tuple[Call, Iterator[Any]]:
@@ -100,6 +125,10 @@ class ActorPool:
     def submit(self, fn: Call, value: Any) -> None:
         """Start ``fn(actor, value)`` on an idle actor, or once there is one.
 
+        Args:
+            fn: gives of an actor and a value the ref of a call.
+            value: what to work on.
+
         Raises:
             TypeError: ``fn`` did not return a ref, or a list of refs.
         """
@@ -125,6 +154,9 @@ class ActorPool:
             timeout: seconds to wait for it; None: any time.
             ignore_if_timedout: leave a result out that was not there in time; the next call
                 asks for the one behind it.
+
+        Returns:
+            The result.
 
         Raises:
             StopIteration: there is none.
@@ -154,6 +186,13 @@ class ActorPool:
 
         When none is ready in time, all can still be asked for: no single one was waited for that
         could be left out, so ``ignore_if_timedout`` changes nothing.
+
+        Args:
+            timeout: seconds to wait for one; None: any time.
+            ignore_if_timedout: has no effect.
+
+        Returns:
+            The result.
         """
         del ignore_if_timedout
         self._check_next()
@@ -254,6 +293,9 @@ class ActorPool:
 
     def push(self, actor: ActorHandle) -> None:
         """Put an actor into the pool.
+
+        Args:
+            actor: its handle.
 
         Raises:
             ValueError: it is there already.

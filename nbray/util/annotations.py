@@ -12,7 +12,13 @@ __all__ = ["AnnotationType", "Deprecated", "DeveloperAPI", "PublicAPI", "RayDepr
 
 
 class AnnotationType(Enum):
-    """How stable something is said to be."""
+    """How stable something is said to be.
+
+    Examples:
+        >>> from nbray.util.annotations import AnnotationType
+        >>> AnnotationType.PUBLIC_API.value
+        'PublicAPI'
+    """
 
     PUBLIC_API = "PublicAPI"
     DEVELOPER_API = "DeveloperAPI"
@@ -21,7 +27,13 @@ class AnnotationType(Enum):
 
 
 class RayDeprecationWarning(DeprecationWarning):
-    """What was marked by ``Deprecated(warning=True)`` is used."""
+    """What was marked by ``Deprecated(warning=True)`` is used.
+
+    Examples:
+        >>> from nbray.util.annotations import RayDeprecationWarning
+        >>> issubclass(RayDeprecationWarning, DeprecationWarning)
+        True
+    """
 
 
 def _mark(target: Any, kind: AnnotationType) -> Any:
@@ -32,8 +44,23 @@ def _mark(target: Any, kind: AnnotationType) -> Any:
 def PublicAPI(*targets: Any, stability: str = "stable", api_group: str = "Others") -> Any:
     """Mark a class or function as public: ``@PublicAPI`` or ``@PublicAPI(stability="beta")``.
 
+    Args:
+        targets: it, when there are no parentheses.
+        stability: "stable", "beta" or "alpha".
+        api_group: the chapter of a reference that it belongs to.
+
+    Returns:
+        The same class or function; with options, a decorator.
+
     Raises:
         ValueError: there is no such stability.
+
+    Examples:
+        >>> from nbray.util.annotations import PublicAPI
+        >>> @PublicAPI(stability="beta")
+        ... def offered(): ...
+        >>> offered._annotated_type.value
+        'PublicAPI'
     """
     if stability not in ("stable", "beta", "alpha"):
         raise ValueError(f"stability is 'stable', 'beta' or 'alpha', not {stability!r}.")
@@ -46,7 +73,21 @@ def PublicAPI(*targets: Any, stability: str = "stable", api_group: str = "Others
 
 
 def DeveloperAPI(*targets: Any) -> Any:
-    """Mark a class or function as one for developers of libraries."""
+    """Mark a class or function as one for developers of libraries.
+
+    Args:
+        targets: it, when there are no parentheses.
+
+    Returns:
+        The same class or function, or a decorator.
+
+    Examples:
+        >>> from nbray.util.annotations import DeveloperAPI
+        >>> @DeveloperAPI
+        ... class Backend: ...
+        >>> Backend._annotated
+        'Backend'
+    """
     if targets:
         return _mark(targets[0], AnnotationType.DEVELOPER_API)
     return lambda target: _mark(target, AnnotationType.DEVELOPER_API)
@@ -59,6 +100,20 @@ def Deprecated(*targets: Any, message: str = "", warning: bool = False) -> Any:
         targets: it, when there are no parentheses.
         message: what to use instead.
         warning: warn of each use by a `RayDeprecationWarning`.
+
+    Returns:
+        The same class or function, or one that warns; with options, a decorator.
+
+    Examples:
+        >>> import warnings
+        >>> from nbray.util.annotations import Deprecated
+        >>> @Deprecated(message="Use `new`.", warning=True)
+        ... def old(): ...
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     warnings.simplefilter("always")
+        ...     old()
+        >>> str(told[0].message)
+        'old is deprecated and will be removed. Use `new`.'
     """
 
     def warned(function: Callable[..., Any], text: str) -> Callable[..., Any]:

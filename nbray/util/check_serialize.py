@@ -1,5 +1,5 @@
 """`inspect_serializability` at Ray's path."""
 
-from nbray.util.serializability import inspect_serializability
+from nbray.core_worker.values.serializability import inspect_serializability
 
 __all__ = ["inspect_serializability"]

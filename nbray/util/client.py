@@ -18,5 +18,14 @@ ray = _Client()
 
 
 def num_connected_contexts() -> int:
-    """How many clusters this program is a client of; none."""
+    """How many clusters this program is a client of; none.
+
+    Returns:
+        0.
+
+    Examples:
+        >>> from nbray.util.client import num_connected_contexts
+        >>> num_connected_contexts()
+        0
+    """
     return 0

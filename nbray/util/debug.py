@@ -12,6 +12,14 @@ def log_once(key: str) -> bool:
 
     Args:
         key: names what is logged.
+
+    Returns:
+        True once for each key; afterwards, and in processes that want no such lines, False.
+
+    Examples:
+        >>> from nbray.util import log_once
+        >>> [log_once("a hint") for _ in range(3)]
+        [True, False, False]
     """
     if _never:
         return False
@@ -20,11 +28,32 @@ def log_once(key: str) -> bool:
 
 
 def disable_log_once_globally() -> None:
-    """Have `log_once` say no from now on."""
+    """Have `log_once` say no from now on.
+
+    Examples:
+        ```python
+        from nbray.util import disable_log_once_globally, log_once
+
+        disable_log_once_globally()
+        assert not log_once("another hint")
+        ```
+    """
     global _never
     _never = True
 
 
 def reset_log_once(key: str) -> None:
-    """Have `log_once` say yes once more for ``key``."""
+    """Have `log_once` say yes once more for ``key``.
+
+    Args:
+        key: names what is logged.
+
+    Examples:
+        >>> from nbray.util.debug import log_once, reset_log_once
+        >>> log_once("again")
+        True
+        >>> reset_log_once("again")
+        >>> log_once("again")
+        True
+    """
     _seen.pop(key, None)

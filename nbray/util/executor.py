@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from nbray.api import cancel, remote
-from nbray.api import wait as wait_for
-from nbray.core_worker.callbacks import CallbackFuture
+from nbray.calls.api import cancel, remote
+from nbray.calls.api import wait as wait_for
+from nbray.calls.remote_function import RemoteFunction
+from nbray.core_worker.values.callbacks import CallbackFuture
 from nbray.object_ref import ObjectRef
-from nbray.remote_function import RemoteFunction
 
 T = TypeVar("T")
 
@@ -45,6 +45,13 @@ class NbrayExecutor(Executor):
 
     Args:
         options: options of the tasks, as for `nbray.remote`.
+
+    Examples:
+        >>> from nbray.util.executor import NbrayExecutor
+        >>> with NbrayExecutor(num_cpus=1) as executor:
+        ...     future = executor.submit(pow, 2, 10)
+        ...     print(future.result(), list(executor.map(abs, [-1, 2])))
+        1024 [1, 2]
     """
 
     def __init__(self, **options: Any) -> None:
@@ -55,6 +62,14 @@ class NbrayExecutor(Executor):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` as a task.
+
+        Args:
+            fn: the function.
+            args: its arguments.
+            kwargs: its arguments by name.
+
+        Returns:
+            A future; to cancel it cancels the task.
 
         Raises:
             RuntimeError: the executor was shut down.
@@ -67,7 +82,7 @@ class NbrayExecutor(Executor):
         future = _TaskFuture(task.remote(*args))
         self._futures[future] = future.ref
         future.add_done_callback(lambda done: self._futures.pop(done, None))
-        future.ref._core.values.settle(future.ref, future)
+        future.ref._core.settle(future.ref, future)
         return future
 
     def map(
@@ -78,6 +93,15 @@ class NbrayExecutor(Executor):
         chunksize: int = 1,
     ) -> Iterator[T]:
         """Like `map`, with results in order; ``timeout`` seconds in all, from this call on.
+
+        Args:
+            fn: the function.
+            iterables: its arguments, one of each for a call.
+            timeout: seconds for all results; None: any time.
+            chunksize: calls that are one task.
+
+        Returns:
+            An iterator over the results.
 
         Raises:
             RuntimeError: the executor was shut down. ValueError: ``chunksize`` is less than 1.

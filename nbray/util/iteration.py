@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from nbray.api import get, wait
+from nbray.calls.api import get, wait
+from nbray.calls.remote_function import RemoteFunction
 from nbray.object_ref import ObjectRef
-from nbray.remote_function import RemoteFunction
 
 
 def as_completed(
@@ -26,8 +26,21 @@ def as_completed(
         yield_obj_refs: yield the refs rather than their values.
         kwargs: further arguments of `nbray.wait`, as ``timeout``.
 
+    Returns:
+        An iterator over values, or refs.
+
     Raises:
         ValueError: ``chunk_size`` is less than 1.
+
+    Examples:
+        >>> import time
+        >>> from nbray.util import as_completed
+        >>> @nbray.remote(num_cpus=0)
+        ... def after(seconds):
+        ...     time.sleep(seconds)
+        ...     return seconds
+        >>> list(as_completed([after.remote(0.5), after.remote(0)], chunk_size=1))
+        [0, 0.5]
     """
     if chunk_size < 1:
         raise ValueError("`chunk_size` must be >= 1")
@@ -52,10 +65,23 @@ def map_unordered(
         fn: a remote function or an actor's method.
         items: its argument, one by one.
         backpressure_size: most tasks that are unfinished at once; None: any number.
-        chunk_size, yield_obj_refs, kwargs: as for `as_completed`.
+        chunk_size: as for `as_completed`.
+        yield_obj_refs: as for `as_completed`.
+        kwargs: as for `as_completed`.
+
+    Returns:
+        An iterator over values, or refs.
 
     Raises:
         ValueError: ``chunk_size`` or ``backpressure_size`` is impossible.
+
+    Examples:
+        >>> from nbray.util import map_unordered
+        >>> @nbray.remote
+        ... def square(x):
+        ...     return x * x
+        >>> sorted(map_unordered(square, range(4)))
+        [0, 1, 4, 9]
     """
     if chunk_size < 1:
         raise ValueError("`chunk_size` must be >= 1")

@@ -8,14 +8,25 @@ from typing import Any
 from joblib import register_parallel_backend
 from joblib.parallel import ParallelBackendBase
 
-from nbray.api import cancel, remote
-from nbray.cluster import cluster_resources
-from nbray.driver import init, is_initialized
+from nbray.calls.api import cancel, remote
+from nbray.driver.cluster import cluster_resources
+from nbray.driver.driver import init, is_initialized
 from nbray.object_ref import ObjectRef
+
+__all__ = ["register_nbray", "register_ray"]
 
 
 def register_nbray() -> None:
-    """Make the backends "nbray" and "ray" known to joblib."""
+    """Make the backends "nbray" and "ray" known to joblib.
+
+    Examples:
+        >>> import joblib
+        >>> from nbray.util.joblib import register_nbray
+        >>> register_nbray()
+        >>> with joblib.parallel_backend("nbray"):
+        ...     joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-x) for x in range(3))
+        [0, 1, 2]
+    """
     for name in ("nbray", "ray"):
         register_parallel_backend(name, NbrayBackend)
 

@@ -14,12 +14,11 @@ from typing import Any
 
 from nbray.common.text import check_text, plain
 from nbray.core_worker.current import find_core
-from nbray.core_worker.metrics import recorded
+from nbray.core_worker.tell.metrics import recorded
 
 __all__ = ["Counter", "Gauge", "Histogram", "Metric"]
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,999}")
-_LONGEST = 1000
 
 
 def _check_number(value: object) -> None:
@@ -35,11 +34,26 @@ def _check_tag_value(value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"Tag values must be str, got {type(value)}.")
     if value:
-        check_text("The value of a tag", value, _LONGEST)
+        check_text("The value of a tag", value)
 
 
 class Metric:
-    """What the three kinds share."""
+    """What the three kinds share.
+
+    Args:
+        name: letters, digits, "_" and ":".
+        description: shown as its help.
+        tag_keys: the names of its tags.
+
+    Raises:
+        ValueError: the name is empty, or a text too long. TypeError: ``tag_keys`` is no tuple.
+
+    Examples:
+        >>> from nbray.util.metrics import Gauge, Metric
+        >>> depth = Gauge("depth", tag_keys=("queue",)).set_default_tags({"queue": "in"})
+        >>> isinstance(depth, Metric), depth.info["default_tags"]
+        (True, {'queue': 'in'})
+    """
 
     _kind = ""
 
@@ -49,7 +63,7 @@ class Metric:
         if len(name) == 0:
             raise ValueError("Empty name is not allowed. Please provide a metric name.")
         if description != "":
-            description = check_text("The description of a metric", description, _LONGEST)
+            description = check_text("The description of a metric", description)
         self._discard = _NAME.fullmatch(name) is None
         if self._discard:
             warnings.warn(
@@ -68,10 +82,16 @@ class Metric:
         for key in self._tag_keys:
             if not isinstance(key, str):
                 raise TypeError(f"Tag keys must be str, got {type(key)}.")
-            check_text("The key of a tag", key, _LONGEST)
+            check_text("The key of a tag", key)
 
     def set_default_tags(self, default_tags: dict[str, str]) -> Metric:
         """Values for tags that a record does not name.
+
+        Args:
+            default_tags: texts by their keys.
+
+        Returns:
+            The metric.
 
         Raises:
             ValueError: a tag is not one of ``tag_keys``. TypeError: a value is not text.
@@ -118,12 +138,21 @@ class Counter(Metric):
         name: letters, digits, "_" and ":"; ``_total`` is added where it is shown.
         description: shown as its help.
         tag_keys: the names of its tags; each record has a value for every one.
+
+    Examples:
+        >>> from nbray.util.metrics import Counter
+        >>> requests = Counter("requests", description="requests served", tag_keys=("route",))
+        >>> requests.inc(tags={"route": "/"})
     """
 
     _kind = "counter"
 
     def inc(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
         """Add ``value``.
+
+        Args:
+            value: more than 0.
+            tags: a text for each of ``tag_keys`` that has no default.
 
         Raises:
             ValueError: ``value`` is not positive, or a tag has no value.
@@ -136,12 +165,29 @@ class Counter(Metric):
 
 
 class Gauge(Metric):
-    """A number that goes up and down; arguments as for `Counter`."""
+    """A number that goes up and down.
+
+    Args:
+        name: as for `Counter`.
+        description: as for `Counter`.
+        tag_keys: as for `Counter`.
+
+    Examples:
+        >>> from nbray.util.metrics import Gauge
+        >>> temperature = Gauge("temperature", description="degrees")
+        >>> temperature.set(21.5)
+        >>> temperature.set(None)
+    """
 
     _kind = "gauge"
 
     def set(self, value: float | None, tags: dict[str, str] | None = None) -> None:
-        """Set it; None takes the value away. Raises like `Counter.inc`, for tags and types."""
+        """Set it; None takes the value away. Raises like `Counter.inc`, for tags and types.
+
+        Args:
+            value: the number; None for no value.
+            tags: as for `Counter.inc`.
+        """
         self._record(value, tags)
 
 
@@ -149,11 +195,20 @@ class Histogram(Metric):
     """How often values fell between boundaries.
 
     Args:
-        name, description, tag_keys: as for `Counter`.
+        name: as for `Counter`.
+        description: as for `Counter`.
         boundaries: the upper bounds of all buckets but the last, positive.
+        tag_keys: as for `Counter`.
 
     Raises:
         ValueError: there are no boundaries, or one is not positive.
+
+    Examples:
+        >>> from nbray.util.metrics import Histogram
+        >>> latency = Histogram("latency_s", boundaries=[0.01, 0.1, 1.0])
+        >>> latency.observe(0.05)
+        >>> latency.info["boundaries"]
+        [0.01, 0.1, 1.0]
     """
 
     _kind = "histogram"
@@ -178,7 +233,12 @@ class Histogram(Metric):
         self._boundaries = sorted(float(bound) for bound in boundaries)
 
     def observe(self, value: float, tags: dict[str, str] | None = None) -> None:
-        """Count ``value`` in its bucket. Raises like `Counter.inc`, for tags and types."""
+        """Count ``value`` in its bucket. Raises like `Counter.inc`, for tags and types.
+
+        Args:
+            value: what was measured.
+            tags: as for `Counter.inc`.
+        """
         _check_number(value)
         self._record(value, tags)
 

@@ -13,7 +13,7 @@ from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any, NamedTuple, Protocol
 
 from nbray import cloudpickle
-from nbray.api import get, wait
+from nbray.calls.api import get, wait
 from nbray.exceptions import ActorDiedError, TaskError
 from nbray.object_ref import ObjectRef
 
@@ -103,10 +103,18 @@ class AsyncResult:
     """The results of one call of a pool, to come.
 
     Args:
+        runner: the pool.
         chunks: the calls, in order.
-        callback, error_callback: called with the result, or the first exception, before the
-            result counts as ready.
+        callback: called with the result, before it counts as ready.
+        error_callback: called with the first exception.
         single: there is one result, not a list.
+
+    Examples:
+        >>> from nbray.util.multiprocessing import Pool
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(pow, (2, 5))
+        ...     print(result.get(timeout=30), result.successful())
+        32 True
     """
 
     def __init__(
@@ -163,6 +171,12 @@ class AsyncResult:
     def get(self, timeout: float | None = None) -> Any:
         """The result, or the list of results; raises what the function raised first.
 
+        Args:
+            timeout: seconds; None: any time.
+
+        Returns:
+            The result, or the list of results.
+
         Raises:
             multiprocessing.TimeoutError: it was not there in ``timeout`` seconds.
         """
@@ -172,7 +186,11 @@ class AsyncResult:
         return self._results()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until it is there, or ``timeout`` seconds."""
+        """Wait until it is there, or ``timeout`` seconds.
+
+        Args:
+            timeout: seconds; None: any time.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._refs:
             wait(self._refs, num_returns=len(self._refs), timeout=timeout)
@@ -205,6 +223,22 @@ class IMapIterator:
     A process has one chunk of it at a time: the next one is taken from the iterable when a result
     of it has come, so that the iterable may be huge or endless. An exception ends only its own
     result.
+
+    Args:
+        runner: the pool.
+        function: what is called.
+        iterable: its argument, one by one.
+        chunksize: calls that a process is given together.
+        processes: how many processes work on it.
+        ordered: whether results come in the order of ``iterable``.
+
+    Examples:
+        >>> import itertools
+        >>> from nbray.util.multiprocessing import Pool
+        >>> with Pool(1) as pool:
+        ...     squares = pool.imap(lambda x: x * x, itertools.count())
+        ...     print(next(squares), next(squares), squares.next(timeout=30))
+        0 1 4
     """
 
     def __init__(
@@ -282,6 +316,12 @@ class IMapIterator:
 
     def next(self, timeout: float | None = None) -> Any:
         """The next result; raises what its call raised, and goes on behind it.
+
+        Args:
+            timeout: seconds; None: any time.
+
+        Returns:
+            The result.
 
         Raises:
             StopIteration: there is none.

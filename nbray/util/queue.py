@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from nbray.actor import ActorClass, ActorHandle
-from nbray.api import cancel, get, kill, wait
+from nbray.calls.actor import ActorClass
+from nbray.calls.api import cancel, get, kill, wait
+from nbray.calls.handles import ActorHandle
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.caller_ends import CallerEnds
-from nbray.driver import current_core
+from nbray.core_worker.run.caller_ends import CallerEnds
+from nbray.driver.driver import current_core
 from nbray.exceptions import ActorDiedError, NbrayError
 from nbray.object_ref import ObjectRef
 
@@ -27,11 +28,31 @@ _MOST_CALLS = 1_000_000
 
 
 class Empty(queue.Empty):
-    """There is no item, or none came in time."""
+    """There is no item, or none came in time.
+
+    Examples:
+        >>> from nbray.util.queue import Empty, Queue
+        >>> try:
+        ...     Queue().get(timeout=0.1)
+        ... except Empty:
+        ...     print("nothing came")
+        nothing came
+    """
 
 
 class Full(queue.Full):
-    """There is no room, or none came in time."""
+    """There is no room, or none came in time.
+
+    Examples:
+        >>> from nbray.util.queue import Full, Queue
+        >>> queue = Queue(maxsize=1)
+        >>> queue.put("first")
+        >>> try:
+        ...     queue.put_nowait("second")
+        ... except Full:
+        ...     print("no room")
+        no room
+    """
 
 
 class Queue:
@@ -40,6 +61,18 @@ class Queue:
     Args:
         maxsize: most items; 0 or less: any number.
         actor_options: options of the actor.
+
+    Examples:
+        >>> from nbray.util.queue import Queue
+        >>> queue = Queue()
+        >>> @nbray.remote
+        ... def work(out):
+        ...     for step in range(3):
+        ...         out.put(step)
+        >>> ref = work.remote(queue)
+        >>> [queue.get(timeout=30) for _ in range(3)]
+        [0, 1, 2]
+        >>> queue.shutdown()
     """
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
@@ -75,6 +108,11 @@ class Queue:
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Add an item; waits for room for at most ``timeout`` seconds if ``block``.
 
+        Args:
+            item: what to add.
+            block: False does not wait.
+            timeout: seconds to wait; None: any time.
+
         Raises:
             Full: there was no room. ValueError: ``timeout`` is negative.
         """
@@ -82,13 +120,29 @@ class Queue:
             raise Full
 
     async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """`put` for coroutines."""
+        """`put` for coroutines.
+
+        Args:
+            item: what to add.
+            block: False does not wait.
+            timeout: seconds to wait; None: any time.
+
+        Raises:
+            Full: there was no room. ValueError: ``timeout`` is negative.
+        """
         ref = self._methods().put.remote(item, _seconds(block, timeout))
         if not await self._wait_async(ref):
             raise Full
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item; waits for one for at most ``timeout`` seconds if ``block``.
+
+        Args:
+            block: False does not wait.
+            timeout: seconds to wait; None: any time.
+
+        Returns:
+            The item.
 
         Raises:
             Empty: there was none. ValueError: ``timeout`` is negative.
@@ -99,7 +153,18 @@ class Queue:
         return found[0]
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
-        """`get` for coroutines."""
+        """`get` for coroutines.
+
+        Args:
+            block: False does not wait.
+            timeout: seconds to wait; None: any time.
+
+        Returns:
+            The item.
+
+        Raises:
+            Empty: there was none. ValueError: ``timeout`` is negative.
+        """
         found = await self._wait_async(self._take(block, timeout), takes=True)
         if not found:
             raise Empty
@@ -135,7 +200,14 @@ class Queue:
             self.actor.give_back.remote(ref)
 
     def put_nowait(self, item: Any) -> None:
-        """`put` without waiting."""
+        """`put` without waiting.
+
+        Args:
+            item: what to add.
+
+        Raises:
+            Full: there is no room.
+        """
         self.put(item, block=False)
 
     def get_nowait(self) -> Any:
@@ -144,6 +216,9 @@ class Queue:
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add all items, or none.
+
+        Args:
+            items: what to add.
 
         Raises:
             Full: there is no room for all. TypeError: ``items`` cannot be iterated over.
@@ -159,6 +234,12 @@ class Queue:
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take that many items, or none.
+
+        Args:
+            num_items: how many.
+
+        Returns:
+            The items, the oldest first.
 
         Raises:
             Empty: there are fewer. TypeError, ValueError: ``num_items`` is no count.
@@ -176,6 +257,10 @@ class Queue:
         """End the actor: after its running calls, for ``grace_period_s``, or at once.
 
         The queue, and its copies elsewhere, cannot be used after that.
+
+        Args:
+            force: end it at once.
+            grace_period_s: seconds that its running calls have otherwise.
         """
         actor, self.actor = self.actor, None
         if actor is None:
@@ -206,7 +291,8 @@ class _QueueActor:
         self._readers: dict[int, asyncio.Future[tuple[Any]]] = {}
         self._writers: dict[int, tuple[asyncio.Future[None], Any]] = {}
         self._numbers = itertools.count()
-        self._ends = CallerEnds(current_core())
+        core = current_core()
+        self._ends = CallerEnds(core.peers.find, core.edge.on_closed)
 
     async def qsize(self) -> int:
         return len(self._items)

@@ -21,6 +21,19 @@ def register_serializer(
         cls: the class.
         serializer: gives of an instance something that can be pickled.
         deserializer: makes the instance of it; it is pickled along.
+
+    Examples:
+        >>> import threading
+        >>> from nbray.util import deregister_serializer, register_serializer
+        >>> class Guarded:
+        ...     def __init__(self, value):
+        ...         self.value, self.lock = value, threading.Lock()
+        >>> register_serializer(
+        ...     Guarded, serializer=lambda guarded: guarded.value, deserializer=Guarded
+        ... )
+        >>> nbray.get(nbray.put(Guarded(5))).value
+        5
+        >>> deregister_serializer(Guarded)
     """
 
     def reduce(value: T) -> tuple[Callable[[Any], T], tuple[Any]]:
@@ -31,5 +44,13 @@ def register_serializer(
 
 
 def deregister_serializer(cls: type) -> None:
-    """Take back what was registered for ``cls``, if anything was."""
+    """Take back what was registered for ``cls``, if anything was.
+
+    Args:
+        cls: the class.
+
+    Examples:
+        >>> from nbray.util import deregister_serializer
+        >>> deregister_serializer(complex)
+    """
     copyreg.dispatch_table.pop(cls, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from nbray.wire.causes import Cause
 from nbray.wire.messages import GroupState
 from nbray.wire.records import (
     ActorSpec,
@@ -137,7 +138,7 @@ class KillActorRequest(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     no_restart: bool
-    cause: str
+    cause: Cause
     request_id: bytes = b""
     graceful: bool = False
 
@@ -149,7 +150,7 @@ class WorkerDied(msgspec.Struct, array_like=True):
     """
 
     worker_id: bytes
-    cause: str
+    cause: Cause
     actor_id: bytes = b""
     attempt: int = 0
 
@@ -186,17 +187,12 @@ class StartActor(msgspec.Struct, array_like=True):
 
 
 class ActorStarted(msgspec.Struct, array_like=True):
-    """Raylet to GCS: where it lives, or why it does not.
-
-    ``busy``: no resources were free. ``left``: its constructor wished it to end.
-    """
+    """Raylet to GCS: where it lives, or why it does not. ``busy``: no resources were free."""
 
     address: Address | None
-    error: str = ""
-    retriable: bool = False
+    cause: Cause | None = None
     pid: int = 0
     busy: bool = False
-    left: bool = False
     shown: str = ""
 
 
@@ -205,8 +201,8 @@ class EndActor(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     attempt: int
+    cause: Cause
     graceful: bool = False
-    cause: str = ""
 
 
 class ActorHere(msgspec.Struct, array_like=True):
@@ -214,7 +210,7 @@ class ActorHere(msgspec.Struct, array_like=True):
 
     actor_id: bytes
     attempt: int
-    ended: str = ""
+    ended: Cause | None = None
 
 
 class ActorsHere(msgspec.Struct, array_like=True):

@@ -12,6 +12,7 @@ from typing import Union
 
 import msgspec
 
+from nbray.wire.causes import Cause
 from nbray.wire.object_messages import (
     AddBorrower,
     BorrowerAdded,
@@ -171,11 +172,10 @@ class LeaseSpilled(msgspec.Struct, array_like=True, tag=12):
 
 
 class LeaseRefused(msgspec.Struct, array_like=True, tag=13):
-    """Raylet to submitter: the request failed and why; ``kind`` names an exception of nbray."""
+    """Raylet to submitter: the request failed and why."""
 
     request_id: int
-    reason: str
-    kind: str = ""
+    cause: Cause
 
 
 class CancelLeaseRequest(msgspec.Struct, array_like=True, tag=14):
@@ -205,14 +205,11 @@ class ReturnLease(msgspec.Struct, array_like=True, tag=15):
 class WorkerDied(msgspec.Struct, array_like=True, tag=149):
     """Raylet to whoever leased the worker: how it ended.
 
-    ``out_of_memory``: the raylet ended it, since memory ran out; with ``retry`` what it ran is
-    to be run again later, and else it failed.
+    If memory ran out, ``cause.again`` says whether what it ran is to be run again later, or failed.
     """
 
     worker_id: bytes
-    cause: str
-    out_of_memory: bool = False
-    retry: bool = False
+    cause: Cause
 
 
 class ReclaimLeases(msgspec.Struct, array_like=True, tag=16):
@@ -358,24 +355,22 @@ class WatchActor(msgspec.Struct, array_like=True, tag=52):
 class ActorState(msgspec.Struct, array_like=True, tag=53):
     """Raylet to process: state is DEPENDENCIES_UNREADY, PENDING, ALIVE, RESTARTING or DEAD.
 
-    ``death_kind`` names an exception of nbray when it is not `ActorDiedError`.
+    ``cause``: of its death or its loss.
     """
 
     actor_id: bytes
     version: int
     state: str
     address: Address | None
-    death_cause: str = ""
-    death_kind: str = ""
+    cause: Cause | None = None
 
 
 class KillActor(msgspec.Struct, array_like=True, tag=54):
-    """Process to raylet: end it; ``out_of_scope`` when its last handle went."""
+    """Process to raylet: end it."""
 
     actor_id: bytes
+    cause: Cause
     no_restart: bool = True
-    out_of_scope: bool = False
-    cause: str = ""
 
 
 class BecomeActor(msgspec.Struct, array_like=True, tag=55):
@@ -387,16 +382,15 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=55):
 
 
 class ActorCreated(msgspec.Struct, array_like=True, tag=56):
-    """Worker to raylet: its constructor ran, or raised, as ``error_text`` tells.
+    """Worker to raylet: its constructor ran, or did not end well, as ``cause`` tells.
 
-    ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``left``: the
-    actor's own wish was to end. ``shown``: what its own ``__repr__`` says.
+    ``again``: it was not run after `ActorWaits`, and is to be run in a new process. ``shown``: what
+    its own ``__repr__`` says.
     """
 
     actor_id: bytes
-    error_text: str = ""
+    cause: Cause | None = None
     again: bool = False
-    left: bool = False
     shown: str = ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from nbray.wire.causes import Cause
 from nbray.wire.records import Address, Index, ObjectRow, Size, Stored, Value
 
 # --- ownership: a borrower and an owner -----------------------------------------------
@@ -59,14 +60,12 @@ class CreateObject(msgspec.Struct, array_like=True, tag=40):
 class ObjectCreated(msgspec.Struct, array_like=True, tag=41):
     """Raylet to process: write at ``offset`` of the arena or of ``path``, then seal.
 
-    Or ``error``, of a ``kind``.
-    Kinds of errors of a store: "full" (the arena), "disk" (the disk is full), "lost".
+    Or ``cause``: the arena or the disk is full, or the raylet failed.
     """
 
     object_id: bytes
     offset: Size
-    error: str = ""
-    kind: str = ""
+    cause: Cause | None = None
     path: str = ""
 
 
@@ -87,14 +86,13 @@ class GetObject(msgspec.Struct, array_like=True, tag=43):
 class ObjectPinned(msgspec.Struct, array_like=True, tag=44):
     """Raylet to process: it stays at ``offset`` until unpinned, of the arena or of ``path``.
 
-    Or ``error``, of a ``kind`` as in `ObjectCreated`.
+    Or ``cause``, as in `ObjectCreated`, or no copy was found.
     """
 
     object_id: bytes
     offset: Size
     size: Size
-    error: str = ""
-    kind: str = ""
+    cause: Cause | None = None
     path: str = ""
 
 

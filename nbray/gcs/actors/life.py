@@ -12,6 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from nbray.common.life import Transitions
+from nbray.wire.causes import Cause
 from nbray.wire.records import Address
 
 
@@ -64,7 +65,6 @@ class ActorLife(msgspec.Struct, array_like=True):
         restarts: the number of the attempt.
         last_kill: the request of the last kill, which may be repeated.
         story: the last events, the newest last.
-        kind: what sort of end it was, as in `ActorState.death_kind`.
         shown: what its own ``__repr__`` says.
     """
 
@@ -73,7 +73,7 @@ class ActorLife(msgspec.Struct, array_like=True):
     state: State = State.PENDING
     version: int = 0
     address: Address | None = None
-    cause: str = ""
+    cause: Cause | None = None
     pid: int = 0
     restarts: int = 0
     started: float = 0.0
@@ -81,7 +81,6 @@ class ActorLife(msgspec.Struct, array_like=True):
     placing: bytes = b""
     last_kill: bytes = b""
     story: list[str] = []
-    kind: str = ""
     shown: str = ""
 
     @property
@@ -102,25 +101,27 @@ class ActorLife(msgspec.Struct, array_like=True):
         self._move(Event.STARTED, now, f"pid {pid} on node {address.node_id.hex()[:8]}")
         self.address, self.pid, self.started, self.placing = address, pid, now, b""
 
-    def lose(self, cause: str, now: float) -> bool:
+    def lose(self, cause: Cause, now: float) -> bool:
         """Its process ended; returns whether there is another attempt."""
         again = self.restarts_left != 0
         if not again:
             self.end(cause, now)
             return False
-        self._move(Event.LOST, now, cause)
+        self._move(Event.LOST, now, str(cause))
+        self.cause = cause
         self.restarts_left -= self.restarts_left > 0
         self.restarts += 1
         self.address, self.placing = None, b""
         return True
 
-    def end(self, cause: str, now: float) -> None:
+    def end(self, cause: Cause, now: float) -> None:
         """It does not come back."""
-        self._move(Event.ENDED, now, cause)
+        self._move(Event.ENDED, now, str(cause))
+        self.cause = cause
         self.address, self.placing, self.ended = None, b"", now
 
     def _move(self, event: Event, now: float, detail: str) -> None:
         name, at = f"Actor {self.actor_id.hex()}", f"attempt {self.restarts}"
         TRANSITIONS.move(self, event, now, detail, name, at)
         self.version += 1
-        self.cause = "" if event in (Event.READY, Event.STARTED) else detail
+        self.cause = None

@@ -20,6 +20,7 @@ from nbray.gcs.actors.processes import NOT_WANTED, ActorProcesses
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Verdict
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import ActorStarted, StartActor
 from nbray.wire.records import JobConfig, NodeInfo
 from nbray.wire.strategies import InGroup
@@ -40,7 +41,7 @@ class Outcomes(Protocol):
     def group_is_gone(self, actor: Actor) -> None:
         """Its placement group was removed."""
 
-    def end(self, actor: Actor, cause: str, kind: str = "") -> None:
+    def end(self, actor: Actor, cause: Cause) -> None:
         """It can have no process."""
 
 
@@ -93,7 +94,8 @@ class Placer:
         except Exception as error:
             logger.exception("Actor %s was not placed", actor.spec.class_name)
             if actor.life.unplaced:
-                self._outcomes.end(actor, f"the GCS could not place it: {error!r}")
+                text = f"the GCS could not place it: {error!r}"
+                self._outcomes.end(actor, Cause(CauseKind.FAULT, text))
 
     async def _place(self, actor: Actor) -> None:
         life = actor.life
@@ -108,8 +110,8 @@ class Placer:
                 return
             choice = self._choose(actor, busy)
             node = choice.node
-            if choice.verdict is Verdict.UNSCHEDULABLE:
-                self._outcomes.end(actor, choice.reason, "unschedulable")
+            if choice.cause is not None:
+                self._outcomes.end(actor, choice.cause)
                 return
             if node is None:
                 actor.unplaced_since = actor.unplaced_since or time.monotonic()

@@ -10,13 +10,14 @@ from typing import Any
 from nbray.common.background import Background
 from nbray.gcs.actors.placement import ActorPlacement
 from nbray.scheduling.policy import Choice, Verdict
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import ActorsHere, ActorStarted, Empty, EndActor, StartActor
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 
-NOT_WANTED = "it was not wanted any more when it had started"
+NOT_WANTED = Cause(CauseKind.SUPERSEDED, "it was not wanted any more when it had started")
 _START_TIMEOUT_S = 3600.0
 _RETRY_S = 1.0
 
@@ -66,19 +67,19 @@ class ActorProcesses:
             died.set_result(None)
 
     async def end(
-        self, node_id: bytes, actor_id: bytes, attempt: int, cause: str, graceful: bool = False
+        self, node_id: bytes, actor_id: bytes, attempt: int, cause: Cause, graceful: bool = False
     ) -> None:
         """End the process of an attempt; a ``graceful`` end runs what its user wants run then.
 
         A node that does not answer is asked again as long as it is alive; nobody waits for that.
         """
-        request = EndActor(actor_id, attempt, graceful, cause)
+        request = EndActor(actor_id, attempt, cause, graceful)
         if not await self._try_to_end(node_id, request):
             self._background.start(self._end(node_id, request))
 
-    async def end_surely(self, node_id: bytes, actor_id: bytes, attempt: int, cause: str) -> None:
+    async def end_surely(self, node_id: bytes, actor_id: bytes, attempt: int, cause: Cause) -> None:
         """Returns when the process of an attempt is ended, or its node is dead."""
-        await self._end(node_id, EndActor(actor_id, attempt, cause=cause))
+        await self._end(node_id, EndActor(actor_id, attempt, cause))
 
     async def _end(self, node_id: bytes, request: EndActor) -> None:
         while not await self._try_to_end(node_id, request):

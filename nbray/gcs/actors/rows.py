@@ -27,7 +27,7 @@ def _row(actor: Actor, nodes: Sequence[NodeInfo], reasons: dict[Shape, str]) -> 
         spec.actor_id, spec.job_id, spec.class_name, options.name, options.namespace,
         options.detached, life.state,
         address.node_id if address else b"", address.worker_id if address else b"",
-        life.pid, life.restarts, options.resources, life.cause, life.started,
+        life.pid, life.restarts, options.resources, str(life.cause or ""), life.started,
         _why_unplaced(actor, nodes, reasons), life.placing if life.unplaced else b"", life.shown,
         options.strategy.group_id if isinstance(options.strategy, InGroup) else b"",
         options.runtime_env,

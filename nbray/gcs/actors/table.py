@@ -29,6 +29,7 @@ from nbray.gcs.actors.placer import Placer
 from nbray.gcs.actors.processes import NOT_WANTED, ActorProcesses
 from nbray.gcs.actors.rows import actor_rows, unplaced_rows
 from nbray.gcs.storage import Store, Table
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import (
     ActorReadyRequest,
     ActorStarted,
@@ -49,6 +50,10 @@ from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
+_OWNER_DIED = Cause(CauseKind.OWNER_DIED, "its owner has died")
+_JOB_ENDED = Cause(CauseKind.JOB_ENDED, "its driver has ended")
+_AWAY = Cause(CauseKind.ENDED, "its worker ended while the GCS was away")
+_UNKNOWN = Cause(CauseKind.UNKNOWN_ACTOR, "it is not known to the cluster")
 _DEAD_KEPT = 1000
 _KNOWN_WITHIN_S = 5.0
 
@@ -76,7 +81,7 @@ class ActorTable:
         raylet: Callable[[NodeInfo], GrpcClient],
         store: Store,
         around: Surroundings,
-        failed: Callable[[ActorSpec, bytes, str], None],
+        failed: Callable[[ActorSpec, bytes, Cause], None],
     ) -> None:
         self.placement = ActorPlacement(nodes, random.Random())
         self._processes = ActorProcesses(nodes, raylet, self.placement)
@@ -134,7 +139,8 @@ class ActorTable:
             if actor.spec.options.placing and life.node_id():
                 self.placement.stands(life.actor_id, life.node_id())
             if life.state is State.ALIVE and life.node_id() not in alive:
-                self._lost(actor, "its node died")
+                died = Cause(CauseKind.NODE_DIED, "its node died", node_id=life.node_id())
+                self._lost(actor, died)
             elif life.unplaced:
                 self._placer.place_soon(actor)
 
@@ -213,17 +219,18 @@ class ActorTable:
 
     def group_is_gone(self, actor: Actor) -> None:
         """Its placement group was removed."""
-        kind = "" if actor.life.state is State.ALIVE else "group_removed"
-        self._end_with_process(actor, "its placement group was removed", kind)
+        alive = actor.life.state is State.ALIVE
+        kind = CauseKind.ENDED_WITH_GROUP if alive else CauseKind.GROUP_REMOVED
+        self._end_with_process(actor, Cause(kind, "its placement group was removed"))
 
     def _owner_died(self, worker_id: bytes) -> None:
         for actor_id in self._owners.made_by(worker_id):
-            self._end_with_process(self._actors[actor_id], "its owner has died")
+            self._end_with_process(self._actors[actor_id], _OWNER_DIED)
 
-    def _end_with_process(self, actor: Actor, cause: str, kind: str = "") -> None:
+    def _end_with_process(self, actor: Actor, cause: Cause) -> None:
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
-        self.end(actor, cause, kind)
+        self.end(actor, cause)
         if node_id:
             self._background.start(self._processes.end(node_id, life.actor_id, attempt, cause))
 
@@ -233,12 +240,15 @@ class ActorTable:
             actor.life.start(started.address, started.pid, time.time())
             actor.life.shown = started.shown
             self._changed(actor)
-        elif started.retriable:
-            self._lost(actor, started.error)
+            return
+        cause = started.cause
+        assert cause is not None
+        if cause.again:
+            self._lost(actor, cause)
         else:
-            self.end(actor, started.error)
-            if not started.left:
-                self._failed(actor.spec, b"", started.error)
+            self.end(actor, cause)
+            if cause.kind is not CauseKind.LEFT:
+                self._failed(actor.spec, b"", cause)
 
     # --- lost and ended --------------------
 
@@ -269,7 +279,7 @@ class ActorTable:
             self._lives.delete(oldest)
             self._specs.delete(oldest)
 
-    def _lost(self, actor: Actor, cause: str, process_lives: bool = False) -> None:
+    def _lost(self, actor: Actor, cause: Cause, process_lives: bool = False) -> None:
         """Its process is lost: it has another, once this one has ended, or it is dead."""
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
@@ -286,9 +296,8 @@ class ActorTable:
                 self._background.start(ending)
             self._failed(actor.spec, node_id, cause)
 
-    def end(self, actor: Actor, cause: str, kind: str = "") -> None:
+    def end(self, actor: Actor, cause: Cause) -> None:
         """It does not come back."""
-        actor.life.kind = kind
         actor.life.end(cause, time.time())
         self._changed(actor)
 
@@ -305,7 +314,7 @@ class ActorTable:
         await self._store.durable()
         return Empty()
 
-    async def node_died(self, node_id: bytes, cause: str) -> None:
+    async def node_died(self, node_id: bytes, cause: Cause) -> None:
         """All workers of a node are gone."""
         self._processes.node_died(node_id)
         for actor in list(self._actors.values()):
@@ -350,7 +359,7 @@ class ActorTable:
         """The driver left: its actors end, but for the detached."""
         await asyncio.gather(
             *(
-                self._kill(KillActorRequest(actor.spec.actor_id, True, "its driver has ended"))
+                self._kill(KillActorRequest(actor.spec.actor_id, True, _JOB_ENDED))
                 for actor in list(self._actors.values())
                 if actor.spec.job_id == job_id and not self._outlives_job(actor)
             )
@@ -388,8 +397,7 @@ class ActorTable:
             life = actor.life
             missing = (life.actor_id, attempt) not in found
             if missing and life.state is State.ALIVE and life.restarts == attempt:
-                away = "its worker ended while the GCS was away"
-                self._lost(actor, causes.get((life.actor_id, attempt), away))
+                self._lost(actor, causes.get((life.actor_id, attempt), _AWAY))
 
     # --- asked --------------------
 
@@ -405,12 +413,12 @@ class ActorTable:
         actor_id = request.actor_id
         actor = await self._known(actor_id)
         if actor is None:
-            return ActorState(actor_id, 1 << 30, "DEAD", None, "it is not known to the cluster")
+            return ActorState(actor_id, 1 << 30, "DEAD", None, _UNKNOWN)
         life = actor.life
         waits = (State.DEPENDENCIES_UNREADY, State.PENDING)
         while life.version <= request.after or life.state in waits:
             await actor.changed.wait()
-        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause, life.kind)
+        answer = ActorState(actor_id, life.version, life.state, life.address, life.cause)
         await self._store.durable()
         return answer
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sized
 from multiprocessing import TimeoutError
 from typing import Any
 
-from nbray.actor import ActorClass, ActorHandle
-from nbray.api import get, kill, wait
-from nbray.cluster import cluster_resources
-from nbray.driver import init, is_initialized
+from nbray.calls.actor import ActorClass
+from nbray.calls.api import get, kill, wait
+from nbray.calls.handles import ActorHandle
+from nbray.driver.cluster import cluster_resources
+from nbray.driver.driver import init, is_initialized
 from nbray.object_ref import ObjectRef
 from nbray.util.pool_results import AsyncResult, Calls, Chunk, Failure, IMapIterator, Outcome
 
@@ -47,14 +48,22 @@ class Pool:
     Args:
         processes: how many, at most the cluster's CPUs, which are the default; a cluster that is
             started for the pool has as many CPUs.
-        initializer, initargs: called in each process at its start.
+        initializer: called in each process at its start.
+        initargs: its arguments.
         maxtasksperchild: chunks after which a process is replaced; None: never.
+        context: has no effect.
         ray_address: the cluster to join if this program is in none.
         ray_remote_args: options of the actors.
 
     Raises:
         ValueError, TypeError: an argument is impossible.
         ActorDiedError: the initializer raised.
+
+    Examples:
+        >>> from nbray.util.multiprocessing import Pool
+        >>> with Pool(2) as pool:
+        ...     print(pool.map(abs, [-1, 2, -3]), pool.starmap(pow, [(2, 3), (3, 2)]))
+        [1, 2, 3] [8, 9]
     """
 
     def __init__(
@@ -106,14 +115,27 @@ class Pool:
         return self._actor.remote(*self._start)
 
     def lost(self, actor_id: str) -> None:
-        """A process was found dead; another takes its place."""
+        """A process was found dead; another takes its place.
+
+        Args:
+            actor_id: of the process, as hexadecimal text.
+        """
         with self._lock:
             for index, process in enumerate(self._processes):
                 if process._id.hex() == actor_id and not self._ended:
                     self._processes[index], self._calls[index] = self._new(), 0
 
     def run(self, function: Callable[..., Any], calls: Calls, process: int | None) -> Chunk | None:
-        """Give calls to a process, the next one by default; None when the pool was terminated."""
+        """Give calls to a process, the next one by default; None when the pool was terminated.
+
+        Args:
+            function: what is called.
+            calls: arguments and arguments by name, of each call.
+            process: its number; None: the next one.
+
+        Returns:
+            The calls as they run, or None.
+        """
         with self._lock:
             if self._ended:
                 return None
@@ -160,6 +182,15 @@ class Pool:
         """``func(*args, **kwargs)`` in a process; waits for its result.
 
         The standard library calls ``kwargs`` ``kwds``.
+
+        Args:
+            func: the function.
+            args: its arguments.
+            kwargs: its arguments by name.
+            kwds: the standard library's name of ``kwargs``.
+
+        Returns:
+            Its result.
         """
         return self.apply_async(func, args, kwargs, kwds=kwds).get()
 
@@ -173,7 +204,19 @@ class Pool:
         *,
         kwds: dict[str, Any] | None = None,
     ) -> AsyncResult:
-        """Like `apply`, without waiting."""
+        """Like `apply`, without waiting.
+
+        Args:
+            func: the function.
+            args: its arguments.
+            kwargs: its arguments by name.
+            callback: called with the result.
+            error_callback: called with what it raised.
+            kwds: the standard library's name of ``kwargs``.
+
+        Returns:
+            The result to come.
+        """
         self._check_running()
         chunk = self._run(func, [(tuple(args or ()), {**(kwargs or {}), **(kwds or {})})])
         return self._result([chunk], callback, error_callback, single=True)
@@ -181,7 +224,16 @@ class Pool:
     def map(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
-        """``func(item)`` for each item; the list of results in order."""
+        """``func(item)`` for each item; the list of results in order.
+
+        Args:
+            func: the function.
+            iterable: its argument, one by one.
+            chunksize: calls that a process is given together; None chooses.
+
+        Returns:
+            The results.
+        """
         results: list[Any] = self.map_async(func, iterable, chunksize).get()
         return results
 
@@ -193,7 +245,18 @@ class Pool:
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> AsyncResult:
-        """Like `map`, without waiting."""
+        """Like `map`, without waiting.
+
+        Args:
+            func: the function.
+            iterable: its argument, one by one.
+            chunksize: calls that a process is given together; None chooses.
+            callback: called with the list of results.
+            error_callback: called with the first exception.
+
+        Returns:
+            The results to come.
+        """
         self._check_running()
         calls: Calls = [((item,), {}) for item in iterable]
         return self._result(self._run_chunks(func, calls, chunksize), callback, error_callback)
@@ -201,7 +264,16 @@ class Pool:
     def starmap(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
-        """``func(*item)`` for each item; the list of results in order."""
+        """``func(*item)`` for each item; the list of results in order.
+
+        Args:
+            func: the function.
+            iterable: sequences of its arguments.
+            chunksize: calls that a process is given together; None chooses.
+
+        Returns:
+            The results.
+        """
         results: list[Any] = self.starmap_async(func, iterable, None, None, chunksize).get()
         return results
 
@@ -213,7 +285,18 @@ class Pool:
         error_callback: Callable[[BaseException], Any] | None = None,
         chunksize: int | None = None,
     ) -> AsyncResult:
-        """Like `starmap`, without waiting."""
+        """Like `starmap`, without waiting.
+
+        Args:
+            func: the function.
+            iterable: sequences of its arguments.
+            callback: called with the list of results.
+            error_callback: called with the first exception.
+            chunksize: calls that a process is given together; None chooses.
+
+        Returns:
+            The results to come.
+        """
         self._check_running()
         calls: Calls = [(tuple(item), {}) for item in iterable]
         return self._result(self._run_chunks(func, calls, chunksize), callback, error_callback)
@@ -234,13 +317,31 @@ class Pool:
     def imap(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator:
-        """Like `map`, yielding results in order as they come."""
+        """Like `map`, yielding results in order as they come.
+
+        Args:
+            func: the function.
+            iterable: its argument, one by one; it may be endless.
+            chunksize: calls that a process is given together.
+
+        Returns:
+            An iterator over the results.
+        """
         return self._imap(func, iterable, chunksize, ordered=True)
 
     def imap_unordered(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = 1
     ) -> IMapIterator:
-        """Like `imap`, in the order in which they are ready."""
+        """Like `imap`, in the order in which they are ready.
+
+        Args:
+            func: the function.
+            iterable: its argument, one by one; it may be endless.
+            chunksize: calls that a process is given together.
+
+        Returns:
+            An iterator over the results.
+        """
         return self._imap(func, iterable, chunksize, ordered=False)
 
     def _imap(

@@ -1,9 +1,27 @@
-"""What the cluster is doing, asked with Ray's names: ``list_nodes()``, ``get_actor(id)`` and kin.
+"""The state API, at Ray's path; see `nbray.state.api`."""
 
-In a driver or worker the questions go through its raylet; elsewhere, or with an address, to the
-GCS of the newest cluster of this machine, or of that address.
-"""
-
+from nbray.state.details import (
+    get_actor,
+    get_job,
+    get_node,
+    get_objects,
+    get_placement_group,
+    get_task,
+    get_worker,
+)
+from nbray.state.events import ClusterEventState, list_cluster_events
+from nbray.state.lists import (
+    list_actors,
+    list_demand,
+    list_failures,
+    list_jobs,
+    list_nodes,
+    list_objects,
+    list_placement_groups,
+    list_tasks,
+    list_workers,
+)
+from nbray.state.logs import get_log, list_logs
 from nbray.state.rows import (
     ActorState,
     DemandState,
@@ -15,30 +33,8 @@ from nbray.state.rows import (
     TaskState,
     WorkerState,
 )
-from nbray.util.state.api import (
-    get_actor,
-    get_job,
-    get_node,
-    get_objects,
-    get_placement_group,
-    get_task,
-    get_worker,
-    list_actors,
-    list_demand,
-    list_failures,
-    list_jobs,
-    list_nodes,
-    list_objects,
-    list_placement_groups,
-    list_tasks,
-    list_workers,
-    summarize_actors,
-    summarize_objects,
-    summarize_tasks,
-)
-from nbray.util.state.events import ClusterEventState, list_cluster_events
-from nbray.util.state.logs import get_log, list_logs
-from nbray.util.state.selecting import InvalidQueryError, StateApiException
+from nbray.state.selecting import InvalidQueryError, StateApiException
+from nbray.state.summaries import summarize_actors, summarize_objects, summarize_tasks
 
 RayStateApiException = StateApiException
 

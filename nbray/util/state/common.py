@@ -9,7 +9,7 @@ from nbray.state.rows import (
     TaskState,
     WorkerState,
 )
-from nbray.util.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
+from nbray.state.selecting import DEFAULT_LIMIT, MAX_LIMIT
 
 DEFAULT_RPC_TIMEOUT = 30
 RAY_MAX_LIMIT_FROM_API_SERVER = MAX_LIMIT

@@ -1,6 +1,6 @@
 """The exception of the state API, at Ray's path."""
 
-from nbray.util.state.selecting import StateApiException
+from nbray.state.selecting import StateApiException
 
 RayStateApiException = StateApiException
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from nbray.driver import current_core
+from nbray.driver.driver import current_core
 
 
 def auto_init_ray() -> None:

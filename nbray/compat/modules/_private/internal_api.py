@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nbray.common.ignoring import ignore
 from nbray.object_ref import ObjectRef
-from nbray.util.state import list_nodes, list_objects
+from nbray.state.lists import list_nodes, list_objects
 
 __all__ = ["free", "global_gc", "memory_summary"]
 

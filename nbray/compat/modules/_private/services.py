@@ -1,5 +1,5 @@
 """``ray._private.services``."""
 
-from nbray.util.lookup import get_node_ip_address
+from nbray.driver.lookup import get_node_ip_address
 
 __all__ = ["get_node_ip_address"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nbray.cluster import available_resources, cluster_resources, nodes, timeline
-from nbray.driver import joined_core
-from nbray.util import state as state_api
+from nbray.core_worker.current import joined_core
+from nbray.driver.cluster import available_resources, cluster_resources, nodes, timeline
+from nbray.state.lists import list_nodes
 
 __all__ = [
     "available_resources",
@@ -40,5 +40,5 @@ def available_resources_per_node() -> dict[str, dict[str, float]]:
     """What each living node has free, by its id."""
     return {
         row.node_id: dict(row.resources_available)
-        for row in state_api.list_nodes(limit=10_000) if row.state == "ALIVE"
+        for row in list_nodes(limit=10_000) if row.state == "ALIVE"
     }  # fmt: skip

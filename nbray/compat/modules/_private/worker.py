@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbray.api import cancel, get, get_actor, kill, put, remote, wait
+from nbray.calls.api import cancel, get, get_actor, kill, put, remote, wait
+from nbray.calls.runtime_context import RuntimeContext, get_gpu_ids
 from nbray.common.ids import ActorID, JobID, NodeID, WorkerID
 from nbray.compat.missing import missing_name
 from nbray.compat.top import RESTORE_WORKER_MODE, SCRIPT_MODE, SPILL_WORKER_MODE, WORKER_MODE
 from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.current import find_core
-from nbray.driver import current_driver, init, is_initialized, joined_core, shutdown
-from nbray.runtime_context import RuntimeContext, get_gpu_ids
+from nbray.core_worker.current import find_core, joined_core
+from nbray.driver.driver import current_driver, init, is_initialized, shutdown
 
 __all__ = [
     "RESTORE_WORKER_MODE",
@@ -136,6 +136,6 @@ global_worker = Worker()
 
 
 def print_worker_logs(data: Any, print_file: Any) -> None:
-    """Print lines of output that `nbray.util.output` would show."""
+    """Print lines of output that `nbray.driver.output` would show."""
     for line in data.get("lines", ()):
         print(line, file=print_file)

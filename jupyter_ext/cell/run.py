@@ -1,0 +1,220 @@
+"""One submission of a remote cell, as a handle: its state, its end, how to stop it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nbray
+from nbray.exceptions import GetTimeoutError, TaskCancelledError
+from nbray.state import local_state
+
+from ..pictures import theme
+from .interrupts import stop
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What comes back first from a remote cell.
+
+    Attributes:
+        displays: MIME bundles to show, in order.
+        types: for each assigned name what its value is, in a few words.
+        changed: names whose values were changed in the worker, and only there.
+        classes: those of them that are classes.
+        code: the assigned names that are functions or classes.
+        brought: names whose values were changed and come back, with what the values are.
+    """
+
+    displays: list[dict[str, Any]] = field(default_factory=list)
+    types: dict[str, str] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    brought: dict[str, str] = field(default_factory=dict)
+
+
+def told_changes(summaries: Sequence[Summary]) -> str:
+    """What a person is told of values that were changed in workers only; "" when none were."""
+    classes = sorted({name for summary in summaries for name in summary.classes})
+    changed = sorted({name for summary in summaries for name in summary.changed} - {*classes})
+    told = []
+    if changed:
+        names, option = ", ".join(changed), ",".join(changed)
+        told.append(f"Changed in the worker only: {names}. -o {option} brings it back.")
+    if classes:
+        told.append(
+            f"Changed in the worker only: {', '.join(classes)}. A class of the notebook is not "
+            "altered from there: change it here."
+        )
+    return "\n".join(told)
+
+
+class Detached(KeyboardInterrupt):
+    """The wait for a remote cell was interrupted, and the cell goes on."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a run is waited for, and what an interrupt of that does.
+
+    Attributes:
+        timeout: seconds, None for ever.
+        on_interrupt: ``cancel`` or ``detach``.
+        grace: seconds that it has to stop by itself.
+    """
+
+    timeout: float | None = None
+    on_interrupt: str = "cancel"
+    grace: float = 3.0
+
+
+class RemoteRun:
+    """The handle of a remote cell that runs, or ran.
+
+    Attributes:
+        label: which cell, as ``In [3]``.
+        refs: ready (or failed) as soon as the cell has run; several for several tasks.
+        inputs: the earlier runs whose values this one reads.
+        sent_bytes: what was sent for it, without what the object store had already.
+        stopped: how an interrupt ended: ``stopped``, ``killed``, ``still running``, or "".
+        told: whether somebody has been told that it failed, or has asked it to stop.
+        names: what the values are called that it makes, by the ids of their refs.
+        unchanged: the names that it would have assigned, and that have the values of before.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        refs: Sequence[nbray.ObjectRef],
+        inputs: Sequence[RemoteRun],
+        *,
+        source: str = "",
+        sent_bytes: int = 0,
+        patience: Patience | None = None,
+    ) -> None:
+        self.label = label
+        self.refs = list(refs)
+        self.inputs = tuple(inputs)
+        self.sent_bytes = sent_bytes
+        self.patience = patience or Patience()
+        self.stopped = ""
+        self.told = False
+        self.names: dict[str, str] = {}
+        self.unchanged: tuple[str, ...] = ()
+        self._source = source
+        self._cluster = cluster_name()
+        self._started = time.monotonic()
+        self._ended: float | None = None
+        self._outcome: list[Summary] | BaseException | None = None
+        local_state.when_ended(self.refs, self._note_end)
+
+    def _note_end(self) -> None:
+        if self._ended is None:
+            self._ended = time.monotonic()
+
+    @property
+    def summary_ref(self) -> nbray.ObjectRef:
+        """The first of `refs`."""
+        return self.refs[0]
+
+    def outcome(self, timeout: float | None = 0.0) -> list[Summary] | BaseException | None:
+        """The summaries, the error, or None while it has not ended within ``timeout``."""
+        if self._outcome is None:
+            ready, _ = nbray.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
+            if len(ready) == len(self.refs):
+                self._note_end()
+                try:
+                    self._outcome = nbray.get(self.refs)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # whatever the user's cell raised
+                    self._outcome = error
+        return self._outcome
+
+    def summary(self) -> Summary | None:
+        """Of the first task, when it has ended well."""
+        outcome = self.outcome()
+        return outcome[0] if isinstance(outcome, list) else None
+
+    def wait(self, timeout: float | None = None) -> list[Summary]:
+        """Wait for the end of the cell; an interrupt cancels it, a second one kills it.
+
+        Raises:
+            BaseException: what the cell raised.
+            KeyboardInterrupt: the wait was interrupted.
+            GetTimeoutError: it did not end in time, and was cancelled.
+        """
+        limit = self.patience.timeout if timeout is None else timeout
+        try:
+            outcome = self.outcome(timeout=limit)
+        except KeyboardInterrupt:
+            if self.patience.on_interrupt == "detach":
+                raise Detached(f"{self.label} goes on in the cluster.") from None
+            self.stopped = stop(self._ended_within, self.cancel, self.patience.grace)
+            raise
+        if outcome is None:
+            self.cancel()
+            raise GetTimeoutError(
+                f"Remote cell {self.label} did not end within {limit:g} s and was cancelled."
+            )
+        if isinstance(outcome, list):
+            return outcome
+        self.told = True
+        raise outcome
+
+    def _ended_within(self, seconds: float) -> bool:
+        return self.outcome(timeout=seconds) is not None
+
+    def cancel(self, force: bool = False) -> None:
+        """Ask the cell to stop; with ``force`` kill its workers."""
+        self.told = True
+        local_state.cancel_tasks([ref.task_id() for ref in self.refs], force=force)
+
+    def state(self) -> str:
+        """``running`` (or waiting to run), ``done``, ``cancelled`` or ``failed``."""
+        if self.is_lost():
+            return "lost with its cluster"
+        outcome = self.outcome()
+        if outcome is None:
+            return "running"
+        if isinstance(outcome, list):
+            return "done"
+        return "cancelled" if isinstance(outcome, TaskCancelledError) else "failed"
+
+    def is_lost(self) -> bool:
+        """Whether the cluster that it ran in has been left, with its values."""
+        return cluster_name() != self._cluster
+
+    def seconds(self) -> float:
+        """Since it was submitted, until it ended, or was seen to be lost."""
+        if self.is_lost():
+            self._note_end()
+        return (self._ended or time.monotonic()) - self._started
+
+    def what(self) -> str:
+        """Its first line of code."""
+        lines = [line.strip() for line in self._source.splitlines()[1:]]
+        return next((line for line in lines if line and not line.startswith("#")), "")[:60]
+
+    def depends_on(self, other: RemoteRun) -> bool:
+        """Whether this run needs a value of ``other``, directly or through other runs."""
+        return self is other or any(run.depends_on(other) for run in self.inputs)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for ref in self.refs:
+            yield from ref.__await__()
+
+    def __repr__(self) -> str:
+        return f"<remote cell {self.label}: {self.state()}>"
+
+    def _repr_html_(self) -> str:
+        facts = [("", self.state()), ("", f"{self.seconds():.1f} s"), ("begins", self.what())]
+        return str(theme.facts(f"Remote cell {self.label}", facts, "picture"))
+
+
+def cluster_name() -> str:
+    """This kernel's name in its cluster, another one each time that it joins; "" outside."""
+    return nbray.get_runtime_context().get_worker_id() if nbray.is_initialized() else ""

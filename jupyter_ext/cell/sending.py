@@ -1,0 +1,229 @@
+"""The notebook's side of a remote cell: what is sent, and what stands for what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import nbray
+
+from ..worker.running import LAST, Cell, remember, run_cell
+from .analysis import CellNames, names_reached
+from .errors import CELL_FILE
+from .remote_value import RemoteValue
+from .run import Patience, RemoteRun
+from .text import CellText, NotRemoteError, read_cell
+from .values import Packed
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+RUN_CELL = nbray.remote(run_cell)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What should come back from a cell.
+
+    Attributes:
+        names: exactly these; None for all that it assigns.
+        last: also the value of its last expression, instead of showing it.
+        changes: also the values of the notebook that it has changed.
+    """
+
+    names: tuple[str, ...] | None = None
+    last: bool = False
+    changes: bool = False
+
+
+@dataclass(frozen=True)
+class ReadyCell:
+    """A cell that can be submitted, as often as one likes.
+
+    Attributes:
+        label: what it is called, as ``In [3]``.
+        text: its text, read.
+        cell: what a worker is told.
+        names: the names of the notebook that come back.
+        arguments: what follows ``cell`` and the set-up cells in `run_cell`.
+        inputs: the earlier runs whose values it reads.
+        packed: what was sent for it.
+    """
+
+    label: str
+    text: CellText
+    cell: Cell
+    names: tuple[str, ...]
+    arguments: list[nbray.ObjectRef]
+    inputs: list[RemoteRun]
+    packed: Packed = field(repr=False)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that went for it."""
+        total: int = self.packed.inline_bytes + sum(self.packed.new_bytes.values())
+        return total
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A cell that runs.
+
+    Attributes:
+        run: its handle.
+        refs: what comes back for each of the wanted names.
+        changes: the values that it has changed, by name; None: they are only told.
+    """
+
+    run: RemoteRun
+    refs: list[nbray.ObjectRef]
+    changes: nbray.ObjectRef | None = None
+
+
+def prepare(
+    workspace: Workspace,
+    source: str,
+    label: str,
+    wanted: Wanted,
+    variables: Sequence[str] = (),
+    also: Iterable[str] = (),
+) -> ReadyCell:
+    """Read a cell and send what it needs.
+
+    Args:
+        workspace: this notebook.
+        source: the text of the cell; its first line is not run (it holds the magic).
+        label: what the cell is called in messages.
+        wanted: what should come back.
+        variables: names that the caller passes as the first arguments.
+        also: names that are needed as well, those of them that the notebook has.
+
+    Raises:
+        SyntaxError: the cell is not Python.
+        NotRemoteError: it cannot run in a worker.
+        CannotSendError: a value that it reads cannot be pickled. Nothing was sent.
+    """
+    workspace.check_cluster()
+    namespace = workspace.namespace
+    filename = f"{CELL_FILE} {label}>"
+    text = read_cell(source, filename, namespace, workspace.transform)
+    remember(filename, source)
+    names = text.names
+    workspace.modules.watch(names.imports.values())
+    own = set(variables)
+    needs = (names.needs | set(also)) - own
+    reached = names_reached(needs, namespace) - own
+    uncertain = [name for name in sorted(reached) if _is_uncertain(namespace[name])]
+    workspace.resolve(uncertain)
+    passed: dict[str, nbray.ObjectRef] = {}
+    picked: dict[str, str] = {}
+    by_id: dict[int, str] = {}
+    inputs: list[RemoteRun] = []
+    for name in sorted(reached):
+        value = namespace[name]
+        ref = workspace.sent.origin(name, value)
+        if isinstance(value, RemoteValue):
+            if value.run.is_lost():
+                workspace.resolve([name])  # raises, and says so
+            ref = value.ref
+            inputs.append(value.run)
+            if value.among:
+                picked[name] = value.name
+        if ref is not None:
+            passed[name] = ref
+            by_id[id(value)] = name
+    come_back = _names_back(names, namespace, wanted, own)
+    modules: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for name in sorted(needs & namespace.keys() - passed.keys()):
+        value = namespace[name]
+        if isinstance(value, ModuleType):
+            modules[name] = value.__name__
+        elif not name.startswith("__") and not _is_of_the_shell(name, value):
+            values[name] = value
+    further = {
+        name: namespace[name]
+        for name in reached - passed.keys() - values.keys()
+        if not isinstance(namespace[name], ModuleType)
+        and not name.startswith("__")
+        and not _is_of_the_shell(name, namespace[name])
+    }
+    workspace.sent.forget_missing(namespace, [*values, *further])
+    packed = workspace.sent.pack(values, further, by_id, namespace)
+    workspace.tell_what_was_sent(packed)
+    cell = Cell(
+        source=source,
+        code=text.code,
+        filename=filename,
+        modules=modules,
+        passed=(*variables, *passed),
+        own=tuple(variables),
+        picked=picked,
+        parcel=packed.parcel,
+        assigns=(*come_back, *([LAST] if wanted.last else [])),
+        brings_changes=wanted.changes and bool(passed or values or further),
+        show=text.show,
+    )
+    arguments = [*passed.values(), *packed.parts]
+    return ReadyCell(label, text, cell, come_back, arguments, inputs, packed)
+
+
+def submit(
+    workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
+) -> Submitted:
+    """Run a prepared cell in a worker."""
+    task = RUN_CELL.options(
+        **{"name": f"cell {ready.label}", **options, "num_returns": ready.cell.returns}
+    )
+    made = task.remote(ready.cell, workspace.setup.payload(), *ready.arguments)
+    refs = made if isinstance(made, list) else [made]
+    run = RemoteRun(
+        ready.label, refs[:1], ready.inputs, source=ready.text.source,
+        sent_bytes=ready.sent_bytes, patience=patience,
+    )  # fmt: skip
+    workspace.runs.append(run)
+    if ready.cell.brings_changes:
+        return Submitted(run, refs[2:], refs[1])
+    return Submitted(run, refs[1:])
+
+
+def _names_back(
+    names: CellNames, namespace: Mapping[str, Any], wanted: Wanted, own: set[str]
+) -> tuple[str, ...]:
+    if wanted.names is not None:
+        for name in wanted.names:
+            if name not in names.assigns and name not in names.needs:
+                raise NotRemoteError(f"-o {name}: the cell neither assigns nor reads {name!r}.")
+        return wanted.names
+    changed = [
+        name
+        for name in sorted(names.mutates & namespace.keys() - own)
+        if not isinstance(namespace[name], ModuleType | type | FunctionType)
+    ]
+    return tuple(
+        dict.fromkeys(
+            [
+                *(name for name in names.assigns if not _is_here(name, names, namespace)),
+                *changed,
+            ]
+        )
+    )
+
+
+def _is_here(name: str, names: CellNames, namespace: Mapping[str, Any]) -> bool:
+    """Whether the cell only imports a module that the notebook has under that name already."""
+    value = namespace.get(name)
+    return isinstance(value, ModuleType) and names.imports.get(name) == value.__name__
+
+
+def _is_uncertain(value: Any) -> bool:
+    """Whether an earlier cell only perhaps assigned it, so that it must be looked at first."""
+    return isinstance(value, RemoteValue) and not value.certain
+
+
+def _is_of_the_shell(name: str, value: Any) -> bool:
+    return name in {"get_ipython", "exit", "quit", "In", "Out"} or (
+        type(value).__module__.partition(".")[0] == "IPython"
+    )

@@ -1,0 +1,26 @@
+"""All subcommands of ``%nbray``."""
+
+from __future__ import annotations
+
+from . import (
+    cells,
+    cluster,
+    dashboard,
+    logs,
+    objects,
+    scale,
+    state,
+    stream,
+    timeline,
+)
+from .base import Command
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        *cluster.COMMANDS, *state.COMMANDS, *logs.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
+        *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
+        *dashboard.COMMANDS,
+    )
+}  # fmt: skip
+"""All subcommands by name, in the order in which ``%nbray help`` lists them."""

@@ -1,0 +1,163 @@
+"""The options of ``%%remote`` and ``%remote``: one parser, one typed result."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.core.error import UsageError
+
+from ..commands.parser import Parser, add_resources, given
+from ..words import positive, split, unquoted
+
+_CELL_EPILOG = """\
+Names that the cell reads are sent, names that it assigns stay in the cluster until a cell reads
+them. Magics and !commands in the cell run in the worker. Nothing runs when a value cannot be
+sent. --every makes a set-up cell: every worker runs it once, before its next remote cell.
+"""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What ``--map x=xs`` says: the variables, and the expression of their values."""
+
+    variables: tuple[str, ...]
+    expression: str
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """How a remote cell runs.
+
+    Attributes:
+        task: the options of its task, as `nbray.remote` takes them.
+        out: the names that come back, None for all that it assigns.
+    """
+
+    task: dict[str, Any]
+    out: tuple[str, ...] | None
+    noblock: bool
+    gather: bool
+    timeout: float | None
+    on_interrupt: str | None
+    targets: tuple[str, ...]
+    actor: str | None
+    every: bool
+    spread: Spread | None
+
+
+def cell_parser() -> Parser:
+    """The parser of ``%%remote``."""
+    parser = Parser("%%remote", "Run the cell in a worker of the cluster.", _CELL_EPILOG)
+    add_resources(parser)
+    parser.add_argument("--name", help="what the task is called")
+    parser.add_argument(
+        "-o", "--out", metavar="NAME", action="append", type=_names,
+        help="only these names come back; several as -o a,b",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gather", action="store_true",
+        help="bring the names here when the cell ends; from several targets, as lists",
+    )  # fmt: skip
+    parser.add_argument("--noblock", action="store_true", help="go on at once; returns a handle")
+    parser.add_argument(
+        "--timeout", type=positive, metavar="SECONDS", help="cancel the cell after so long"
+    )
+    parser.add_argument(
+        "--retries", type=int, metavar="N", help="runs again after a worker died (default 3)"
+    )
+    parser.add_argument(
+        "--on-interrupt", choices=("cancel", "detach"),
+        help="what an interrupt does to the cell (default: see %%nbray config)",
+    )  # fmt: skip
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--targets", type=_names, metavar="TARGETS",
+        help="'nodes': once on every node; 'workers': once for every CPU, each in a worker of its "
+        "own; or names of actors, once in each",
+    )  # fmt: skip
+    where.add_argument(
+        "--actor", metavar="NAME", help="run inside this actor, which keeps the names; made if new"
+    )
+    where.add_argument("--every", action="store_true", help="a set-up cell for every worker")
+    where.add_argument(
+        "--map", type=_spread, metavar="X=XS", dest="spread",
+        help="one task for each X of XS; the results come back in order as a list",
+    )  # fmt: skip
+    return parser
+
+
+def parse_cell(line: str) -> RemoteOptions:
+    """The options behind ``%%remote``.
+
+    Raises:
+        UsageError: they are wrong. HelpShown: help was asked for.
+    """
+    arguments = cell_parser().parse_line(line)
+    options = _options(arguments)
+    if options.noblock and options.gather:
+        raise UsageError("%%remote: --gather waits for the end, --noblock does not; use one.")
+    return options
+
+
+def parse_line(line: str) -> tuple[RemoteOptions, str]:
+    """The options behind ``%remote``, which end with ``--``, and the code."""
+    code = line.strip()
+    words = ""
+    if code.startswith("-") and code.split()[0] in ("-h", "--help"):
+        words, code = "--help", ""
+    elif code.startswith("-"):
+        words, separator, code = code.partition(" -- ")
+        if not separator:
+            raise UsageError("%remote: options end with --, as in %remote --num-cpus 2 -- f(x).")
+    parser = cell_parser()
+    parser.prog = "%remote"
+    options = _options(parser.parse_words(split(words, "%remote")))
+    if not code.strip():
+        raise UsageError("%remote: what should run? As in %remote f(x).")
+    if options.spread or options.every:
+        raise UsageError("%remote: --map and --every need a cell: %%remote.")
+    return options, code
+
+
+def _options(arguments: argparse.Namespace) -> RemoteOptions:
+    task = given(arguments, "num_cpus", "num_gpus", "resources", "name")
+    if arguments.retries is not None:
+        task["max_retries"] = arguments.retries
+    out = None
+    if arguments.out is not None:
+        out = tuple(dict.fromkeys(name for names in arguments.out for name in names))
+    return RemoteOptions(
+        task=task,
+        out=out,
+        noblock=arguments.noblock,
+        gather=arguments.gather,
+        timeout=arguments.timeout,
+        on_interrupt=arguments.on_interrupt,
+        targets=arguments.targets or (),
+        actor=arguments.actor,
+        every=arguments.every,
+        spread=arguments.spread,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
+def _spread(text: str) -> Spread:
+    left, equals, expression = text.partition("=")
+    expression = unquoted(expression.strip())
+    variables = tuple(name.strip() for name in left.split(","))
+    if not equals or not all(name.isidentifier() for name in variables):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like x=xs or x,y=pairs")
+    try:
+        ast.parse(expression, mode="eval")
+    except SyntaxError as error:
+        raise argparse.ArgumentTypeError(f"{expression!r} is not an expression") from error
+    return Spread(variables, expression)

@@ -1,0 +1,144 @@
+"""Which objects are still needed here: references that come and die, and the ends that follow.
+
+Refs that come and die, in any thread, leave a note in the table's `released`; the notes are counted
+under the baton, in one place, which also ends what nothing needs any more: it frees what the object
+held, here or at its owner. How other processes hold objects is `borrowing`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from nbray.common.ids import actor_of
+from nbray.core_worker.own.freeing import Freeing
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.ports import Mail
+from nbray.wire import object_messages as om
+from nbray.wire.records import Address
+
+
+class Keeps(Protocol):
+    """Lineage, as counting sees it."""
+
+    def may_go(self, object_id: bytes, entry: ObjectEntry) -> bool:
+        """Whether a value that only lineage needs can be made again."""
+
+    def ended(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """An object has no entry any more."""
+
+
+class HandlesOfActors(Protocol):
+    """Whoever calls actors and ends them."""
+
+    def no_handles(self, actor_id: bytes, is_creator: bool) -> None:
+        """No handle of an actor is left here; ``is_creator``: nor anywhere."""
+
+
+class Counting:
+    """Counts references; see the head of this module.
+
+    Attributes:
+        sites: where objects were made, when `record_ref_creation_sites` says so.
+    """
+
+    def __init__(
+        self, worker_id: bytes, table: OwnershipTable, freeing: Freeing, lineage: Keeps,
+        actors: HandlesOfActors, mail: Mail, ending: AbstractContextManager[Any],
+    ) -> None:  # fmt: skip
+        """``ending`` is held while an object ends and while a ref of one is made: a lock."""
+        self._worker_id = worker_id
+        self._table = table
+        self._freeing = freeing
+        self._lineage = lineage
+        self._actors = actors
+        self._mail = mail
+        self._ending = ending
+        self.sites: dict[bytes, str] = {}
+
+    def refer(self, object_id: bytes, owner: Address) -> ObjectEntry:
+        """Count one more ref of an object that came from elsewhere; from any thread."""
+        with self._ending:
+            entry = self._table.get(object_id)
+            if entry is None:
+                entry = self._table.borrow(object_id, owner)
+            self._table.released.append((object_id, 1))
+        return entry
+
+    def is_handle(self, object_id: bytes) -> bool:
+        """Whether it stands for the handles of an actor."""
+        return bool(actor_of(object_id))
+
+    def is_borrowed(self, entry: ObjectEntry) -> bool:
+        """Whether another process owns the object."""
+        return entry.owner is not None and entry.owner.worker_id != self._worker_id
+
+    def count_released(self) -> None:
+        """Count the refs that have come and died since the last turn, and end what nobody needs.
+
+        All notes are counted before anything ends: behind the death of an object's last ref the
+        birth of another may wait, of a ref that another thread has just unpickled.
+        """
+        table = self._table
+        released = table.released
+        doubtful: list[bytes] = []
+        while released or doubtful:
+            while released:
+                object_id, change = released.popleft()
+                entry = table.get(object_id)
+                if entry is not None:
+                    entry.local += change
+                    if entry.local <= 0:
+                        doubtful.append(object_id)
+            if doubtful:
+                with self._ending:
+                    if released:
+                        continue
+                    object_id = doubtful.pop()
+                    entry = table.unneeded(object_id)
+                    if entry is not None and not entry.lineage:
+                        table.remove(object_id)
+                if entry is not None:
+                    self._end(object_id, entry)
+
+    def hold(self, object_id: bytes, change: int) -> None:
+        """Add ``change`` pins that are not refs of this process."""
+        entry = self._table.get(object_id)
+        if entry is not None:
+            entry.pins += change
+            if change < 0:
+                self._table.release(object_id)
+
+    def hold_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
+        """Its actor, and the holds on its ``arguments``, end with the last ref of ``object_id``."""
+        self._table.add_owned(object_id).contained = arguments
+
+    def let_go_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
+        """There is no such actor, after all: its end is no news. From any thread."""
+        with self._ending:
+            if self._table.get(object_id) is not None:
+                self._table.remove(object_id)
+        self._table.note(arguments, -1)
+
+    def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Nothing needs the object any more; with lineage, only its value ends, if it may."""
+        if entry.lineage:
+            if entry.value is not None and self._lineage.may_go(object_id, entry):
+                self._freeing.drop_value(object_id, entry)
+            return
+        is_borrowed = self.is_borrowed(entry)
+        actor_id = actor_of(object_id)
+        if actor_id:
+            self._actors.no_handles(actor_id, not is_borrowed)
+        if is_borrowed:
+            self._table.drop_contained(entry)
+            assert entry.owner is not None
+            if entry.registered:
+                self._mail.answer(
+                    entry.owner.worker_id,
+                    om.RemoveBorrower(object_id, self._worker_id, entry.registered),
+                )
+            return
+        self._freeing.give_back(object_id, entry)
+        if entry.made_by or entry.kept_for_lineage:
+            self._lineage.ended(object_id, entry)

@@ -1,0 +1,237 @@
+"""Lineage: how a value that was lost is made again.
+
+An object in an arena may die with its node. Its owner keeps the task that made it, and with it what
+the task needs: the *entries* of its arguments. An argument that nobody else refers to and that can
+be made again gives its memory back as before, and is made again first when the task is. So an
+entry whose ``lineage`` is not zero outlives its value. An argument that cannot be made again keeps
+its value as long as a kept task needs it: what `put` made (large arguments are put), and what a
+task or a call made that may not be retried. In an arena, it goes to disk as others do.
+
+The rules are Ray's (its documentation of object fault tolerance): tasks that may be retried are
+kept, each new run uses up one of their retries; calls of actors only with ``max_task_retries``;
+and the oldest tasks are forgotten when all together take more than ``max_lineage_bytes``. The
+values that are kept for them alone are bounded too, by ``max_lineage_value_bytes``: the oldest are
+given up, never the newest. All of it runs under the baton.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from nbray.core_worker.own.errors import error_value
+from nbray.core_worker.own.freeing import Freeing
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.ports import PendingWork, RunsAgain
+from nbray.core_worker.tasks import counted
+from nbray.exceptions import (
+    ObjectLostError,
+    ObjectReconstructionFailedError,
+    ObjectReconstructionFailedLineageEvictedError,
+    ObjectReconstructionFailedMaxAttemptsExceededError,
+)
+from nbray.wire.records import Value
+
+logger = logging.getLogger(__name__)
+
+_TASK_BYTES = 1000
+_GIVEN_UP = b"given up"
+
+
+@dataclass
+class _Kept:
+    """A finished task that could be run again.
+
+    Attributes:
+        outputs: its objects that still have an entry.
+        arguments: the owned objects whose ``lineage`` counts this task.
+        borrowed: the borrowed ones, which it holds.
+        again: it is about to be run again.
+    """
+
+    task: PendingWork
+    outputs: set[bytes] = field(default_factory=set)
+    arguments: list[bytes] = field(default_factory=list)
+    borrowed: list[bytes] = field(default_factory=list)
+    again: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.task.spec.args) + _TASK_BYTES
+
+
+class Lineage:
+    """The tasks whose values this process could make again.
+
+    Attributes:
+        value_limit: bytes of the values that are kept for them alone.
+    """
+
+    def __init__(
+        self, table: OwnershipTable, freeing: Freeing, runs: RunsAgain, max_bytes: int
+    ) -> None:
+        """``max_bytes``: what the kept tasks may have together."""
+        self._table = table
+        self._freeing = freeing
+        self._runs = runs
+        self._max_bytes = max_bytes
+        self.value_limit = 0
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._bytes = 0
+        self._values: OrderedDict[bytes, int] = OrderedDict()
+        self._value_bytes = 0
+        self._again: deque[_Kept] = deque()
+
+    def keep(self, task: PendingWork, object_id: bytes, entry: ObjectEntry) -> None:
+        """The task has made an object that lies in an arena."""
+        if not task.retries or entry.owner is not None:
+            return
+        kept = self._kept.get(task.spec.task_id)
+        if kept is None:
+            kept = self._kept[task.spec.task_id] = _Kept(task)
+            self._bytes += kept.size
+            self._hold_arguments(kept)
+        kept.outputs.add(object_id)
+        entry.made_by = task.spec.task_id
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def _hold_arguments(self, kept: _Kept) -> None:
+        spec, table = kept.task.spec, self._table
+        for dependency in spec.dependencies:
+            dependency.value = None  # the entries have them
+        for argument in counted(spec):
+            entry = table.get(argument)
+            if entry is None:
+                continue
+            if entry.owner is None:
+                entry.lineage += 1
+                kept.arguments.append(argument)
+            else:
+                entry.local += 1
+                kept.borrowed.append(argument)
+
+    def ended(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """An object has no entry any more."""
+        self._value_bytes -= self._values.pop(object_id, 0)
+        kept = self._kept.get(entry.made_by)
+        if kept is not None:
+            kept.outputs.discard(object_id)
+            if not kept.outputs:
+                self._forget(entry.made_by)
+
+    def _forget(self, task_id: bytes) -> None:
+        kept = self._kept.pop(task_id)
+        self._bytes -= kept.size
+        table = self._table
+        for argument in kept.arguments:
+            entry = table.get(argument)
+            if entry is not None:
+                entry.lineage -= 1
+                table.release(argument)  # later: a chain of tasks may be long
+        table.note(kept.borrowed, -1)
+
+    def outputs(self, task_id: bytes) -> list[bytes]:
+        """The objects of a kept task that still have an entry."""
+        kept = self._kept.get(task_id)
+        return [] if kept is None else list(kept.outputs)
+
+    # --- values that only lineage needs --------------------
+
+    def may_go(self, object_id: bytes, entry: ObjectEntry) -> bool:
+        """Whether a value that nothing else needs can be made again; it is kept otherwise."""
+        kept = self._kept.get(entry.made_by)
+        value = entry.value
+        assert value is not None
+        if value.stored is not None and kept is not None and kept.task.retries:
+            return True
+        if object_id not in self._values and not value.is_error:
+            size = value.stored.size if value.stored is not None else len(value.inline or b"")
+            self._values[object_id] = size
+            self._value_bytes += size
+            entry.kept_for_lineage = True
+        while self._value_bytes > self.value_limit and len(self._values) > 1:
+            self._give_up_oldest()
+        return False
+
+    def _give_up_oldest(self) -> None:
+        object_id, size = self._values.popitem(last=False)
+        self._value_bytes -= size
+        table = self._table
+        entry = table.get(object_id)
+        if entry is None or table.unneeded(object_id) is None:
+            return  # a task that is run again has it; afterwards it comes back here
+        entry.made_by = entry.made_by or _GIVEN_UP
+        if entry.value is not None:
+            self._freeing.drop_value(object_id, entry)
+
+    # --- made again --------------------
+
+    def lose(self, entry: ObjectEntry) -> None:
+        """Every copy of the value is gone: it is made again when somebody needs it."""
+        entry.value, entry.freed = None, True
+
+    def recover(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Every copy of the value is gone: make it again, or complete it with the reason."""
+        lost, entry.value = entry.value, None
+        if lost is not None and lost.stored is not None:
+            entry.stale_nodes = lost.stored.node_ids
+        logger.warning("Object %s is lost; it is made again if possible.", object_id.hex())
+        self.recover_freed(object_id, entry)
+
+    def recover_freed(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """The value is not there: make it again, or complete it with the reason."""
+        entry.freed = False
+        if self._runs.streams_still(object_id[:24]):
+            return  # the stream makes it again, or says at its end why not
+        kept = self._kept.get(entry.made_by)
+        if kept is not None and (kept.again or self._runs.is_unfinished(kept.task)):
+            return
+        if kept is None or not kept.task.retries:
+            self._table.complete(object_id, _failed(object_id, entry, kept))
+            return
+        kept.again = True
+        self._again.append(kept)
+        if len(self._again) > 1:
+            return  # whoever runs the first one again comes to this one too: chains may be long
+        while self._again:
+            try:
+                self._run_again(self._again[0])
+            finally:
+                self._again.popleft().again = False
+
+    def _run_again(self, kept: _Kept) -> None:
+        task = kept.task
+        task.retries -= task.retries > 0
+        task.spec.attempt += 1
+        for argument in counted(task.spec):
+            self._table[argument].local += 1
+        for dependency in task.spec.dependencies:
+            dependency.value = None
+        self._runs.run_again(task)
+
+
+def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
+    name = (
+        f"Failed to retrieve object {object_id.hex()}, all copies of which have been lost. "
+        "The object cannot be reconstructed because "
+    )
+    error: ObjectLostError
+    if kept is not None:
+        error = ObjectReconstructionFailedMaxAttemptsExceededError(
+            f"{name}the maximum number of task retries has been exceeded: "
+            f"{kept.task.spec.name} has used up its retries. Raise max_retries."
+        )
+    elif entry.made_by:
+        error = ObjectReconstructionFailedLineageEvictedError(
+            f"{name}its lineage has been evicted: the tasks that this process keeps for that took "
+            "more than NBRAY_MAX_LINEAGE_BYTES, or their arguments more than "
+            "NBRAY_MAX_LINEAGE_VALUE_BYTES, so the oldest were forgotten."
+        )
+    else:
+        error = ObjectReconstructionFailedError(
+            f"{name}it was created by nbray.put(), or by a task or an actor's call that may not be "
+            "retried (max_retries=0)."
+        )
+    return error_value(error)

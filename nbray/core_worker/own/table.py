@@ -1,0 +1,253 @@
+"""The table of the objects that this process owns or borrows, and their reference counts.
+
+An entry lives as long as anything needs it: ObjectRefs in this process (``local``), pins by
+pending tasks, enclosing values and handovers (``pins``), and other processes (``borrowers``).
+Registrations of a borrower are counted rather than noted, since the report of a new one and
+the removal of an older one may overtake each other on different connections: sums commute.
+
+The table decides and changes only itself; what follows from the end of an object (free its
+memory, tell its owner) is done by `counting`. All of it runs under the reactor's baton, except
+`add_owned`, `ensure_owned`, `get`, `note` and `release`, which touch one container once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from nbray.core_worker.ports import Waiting
+from nbray.wire.records import Address, Stored, Value
+
+_WAITERS_KEPT = 16
+
+
+class ObjectEntry:
+    """What is known of one object.
+
+    Attributes:
+        lineage: how many finished tasks may need it to be run again; see `lineage`.
+        made_by: the task that could make it again.
+        freed: its value was given back; it is made again when somebody needs it.
+        kept_for_lineage: its value was kept when only lineage needed it any more.
+        registered: how many registrations of this borrower the owner knows, or is about to.
+        registering: who waits for the owner's answer to one.
+        stale_nodes: where copies of a value may be that was taken for lost.
+    """
+
+    __slots__ = (
+        "borrowers", "callbacks", "contained", "freed", "kept_for_lineage", "lineage", "local",
+        "made_by", "owner", "pins", "registered", "registering", "requested", "stale_nodes",
+        "value", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, owner: Address | None = None, local: int = 0) -> None:
+        self.owner = owner
+        self.local = local
+        self.pins = 0
+        self.value: Value | None = None
+        self.waiters: list[Waiting] | None = None
+        self.callbacks: list[Callable[[], None]] | None = None
+        self.borrowers: dict[bytes, int] | None = None
+        self.contained: list[bytes] | None = None
+        self.registered = 0
+        self.registering: list[Callable[[], None]] | None = None
+        self.requested = False
+        self.lineage = 0
+        self.made_by = b""
+        self.freed = False
+        self.kept_for_lineage = False
+        self.stale_nodes: list[bytes] | None = None
+
+    def add_waiter(self, waiter: Waiting) -> None:
+        """Count one completion for ``waiter`` when the value is known.
+
+        Those that have given up are dropped now and then: a loop that waits with a timeout may
+        come by a thousand times before the value does.
+        """
+        if self.waiters is None:
+            self.waiters = [waiter]
+            return
+        if len(self.waiters) >= _WAITERS_KEPT:
+            self.waiters = [one for one in self.waiters if one.remaining > 0]
+        self.waiters.append(waiter)
+
+    def when_complete(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once the value is known, now or later."""
+        if self.value is not None:
+            callback()
+        elif self.callbacks is None:
+            self.callbacks = [callback]
+        else:
+            self.callbacks.append(callback)
+
+
+class OwnershipTable:
+    """All entries of one process.
+
+    Attributes:
+        released: notes of references that came and died, from any thread; `Counting` counts them.
+    """
+
+    def __init__(self) -> None:
+        self.released: deque[tuple[bytes, int]] = deque()
+        self._entries: dict[bytes, ObjectEntry] = {}
+        self._borrowed_by: dict[bytes, set[bytes]] = {}
+        self.get: Callable[[bytes], ObjectEntry | None] = self._entries.get
+        """The entry of an object id, if there is one."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def note(self, object_ids: Iterable[bytes], change: int) -> None:
+        """Count that many references more of each at the next turn; from any thread."""
+        for object_id in object_ids:
+            self.released.append((object_id, change))
+
+    def release(self, object_id: bytes) -> None:
+        """End the object at the next turn, if nothing needs it any more by then."""
+        self.released.append((object_id, 0))
+
+    def contains(self, entry: ObjectEntry, value: Value) -> None:
+        """The object's value is known, or known again, and these refs stand in it."""
+        self.drop_contained(entry)
+        entry.contained = [ref.object_id for ref in value.contained]
+
+    def drop_contained(self, entry: ObjectEntry) -> None:
+        """What stands in the object's value is not held for it any more."""
+        self.note(entry.contained or (), -1)
+        entry.contained = None
+
+    def add_owned(self, object_id: bytes) -> ObjectEntry:
+        """A new object of this process, with one local reference."""
+        entry = self._entries[object_id] = ObjectEntry(local=1)
+        return entry
+
+    def ensure_owned(self, object_id: bytes) -> ObjectEntry:
+        """The entry of an object of this process, made with one reference if it is new."""
+        return self._entries.setdefault(object_id, ObjectEntry(local=1))
+
+    def __getitem__(self, object_id: bytes) -> ObjectEntry:
+        return self._entries[object_id]
+
+    def borrow(self, object_id: bytes, owner: Address) -> ObjectEntry:
+        """The entry of a ref that came from elsewhere, made when it is new here."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            entry = self._entries[object_id] = ObjectEntry(owner=owner)
+        return entry
+
+    def complete(self, object_id: bytes, value: Value) -> None:
+        """The value is known: whoever waits for it goes on. A second value is another copy."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            return
+        if entry.value is not None:
+            _merge(entry.value.stored, value.stored)
+            return
+        entry.value, entry.freed = value, False
+        if entry.stale_nodes is not None:
+            _merge(value.stored, Stored(0, entry.stale_nodes))
+            entry.stale_nodes = None
+        waiters, entry.waiters = entry.waiters, None
+        callbacks, entry.callbacks = entry.callbacks, None
+        for waiter in waiters or ():
+            waiter.complete_one()
+        for callback in callbacks or ():
+            callback()
+
+    def all(self) -> Iterable[tuple[bytes, ObjectEntry]]:
+        """Every entry; other threads may add some meanwhile.
+
+        A copy is made in one step, a list of the items not: that may let finalizers run.
+        """
+        return self._entries.copy().items()
+
+    def owns_any(self) -> bool:
+        """Whether an object of this process is still needed by somebody."""
+        return any(entry.owner is None for _, entry in self.all())
+
+    def any_borrowed(self) -> bool:
+        """Whether another process holds an object of this one."""
+        return any(entry.owner is None and entry.borrowers for _, entry in self.all())
+
+    def in_arenas(self) -> list[tuple[bytes, Stored]]:
+        """The values of this process that lie in arenas."""
+        return [
+            (object_id, entry.value.stored)
+            for object_id, entry in self.all()
+            if entry.owner is None and entry.value is not None and entry.value.stored is not None
+        ]
+
+    def add_borrower(self, object_id: bytes, borrower_id: bytes, count: int) -> None:
+        """Add ``count`` (negative: remove) registrations of a borrower."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            return
+        if entry.borrowers is None:
+            entry.borrowers = {}
+        total = entry.borrowers.get(borrower_id, 0) + count
+        held = self._borrowed_by.setdefault(borrower_id, set())
+        if total:
+            entry.borrowers[borrower_id] = total
+            held.add(object_id)
+        else:
+            entry.borrowers.pop(borrower_id, None)
+            held.discard(object_id)
+
+    def requested_from(self, owner_id: bytes) -> list[bytes]:
+        """The borrowed objects whose values that owner has still to send."""
+        return [
+            object_id
+            for object_id, entry in self.all()
+            if entry.requested
+            and entry.value is None
+            and entry.owner is not None
+            and entry.owner.worker_id == owner_id
+        ]
+
+    def unfinished_tasks(self, job_id: bytes) -> list[bytes]:
+        """The tasks of a job that have still to make an object of this process, oldest first."""
+        found = dict.fromkeys(
+            object_id[:24]
+            for object_id, entry in self.all()
+            if entry.value is None and entry.owner is None and object_id[20:24] == job_id
+        )
+        return list(found)
+
+    def complete_all(self, value: Value) -> None:
+        """Whatever has no value yet gets this one."""
+        for object_id, entry in self.all():
+            if entry.value is None:
+                self.complete(object_id, value)
+
+    def refuse_waits(self, value: Value) -> None:
+        """Whoever waits for a value gets this one; what nobody waits for stays as it is."""
+        for object_id, entry in self.all():
+            if entry.value is None and (entry.waiters or entry.callbacks):
+                self.complete(object_id, value)
+
+    def drop_borrower(self, borrower_id: bytes) -> set[bytes]:
+        """A borrower died; returns the objects that it held."""
+        held = self._borrowed_by.pop(borrower_id, set())
+        for object_id in held:
+            entry = self._entries.get(object_id)
+            if entry is not None and entry.borrowers:
+                entry.borrowers.pop(borrower_id, None)
+        return held
+
+    def unneeded(self, object_id: bytes) -> ObjectEntry | None:
+        """The entry if there is one whose value nothing needs any more."""
+        entry = self._entries.get(object_id)
+        if entry is None or entry.local > 0 or entry.pins > 0 or entry.borrowers:
+            return None
+        return entry
+
+    def remove(self, object_id: bytes) -> None:
+        """The object has ended."""
+        del self._entries[object_id]
+
+
+def _merge(stored: Stored | None, other: Stored | None) -> None:
+    """The copies of ``other`` are copies of the same value: they are freed with it."""
+    if stored is not None and other is not None:
+        stored.node_ids.extend(n for n in other.node_ids if n not in stored.node_ids)

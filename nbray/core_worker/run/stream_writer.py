@@ -1,0 +1,96 @@
+"""Streaming generators in the worker that runs them; see `streams` for the other end."""
+
+from __future__ import annotations
+
+import threading
+
+from nbray.common.ids import return_id
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.values.blocking import Blocking
+from nbray.core_worker.values.serialization import Serialized
+from nbray.core_worker.values.stored import StoredValues
+from nbray.exceptions import OwnerDiedError
+from nbray.wire import messages as m
+from nbray.wire.connection import Connection
+from nbray.wire.reactor import Reactor
+from nbray.wire.records import TaskSpec
+from nbray.wire.waiting import Waiter
+
+
+class StreamWriters:
+    """The generators that run in this worker, in whatever threads."""
+
+    def __init__(
+        self, reactor: Reactor, table: OwnershipTable, borrowing: Borrowing, stored: StoredValues,
+        blocking: Blocking,
+    ) -> None:  # fmt: skip
+        self._reactor = reactor
+        self._table = table
+        self._borrowing = borrowing
+        self._stored = stored
+        self._blocking = blocking
+        self._taken: dict[bytes, int] = {}
+        self._waiting: dict[bytes, tuple[Connection, Waiter]] = {}
+        self._lock = threading.Lock()
+
+    def on_taken(self, message: m.ItemsTaken) -> None:
+        """The reader of a stream has taken items."""
+        task_id = message.task_id
+        with self._lock:
+            self._taken[task_id] = max(self._taken.get(task_id, 0), message.count)
+            waiting = self._waiting.pop(task_id, None)
+        if waiting is not None:
+            waiting[1].complete_one()
+
+    def closed(self, connection: Connection) -> None:
+        """A connection has ended: nobody reads over it."""
+        with self._lock:
+            gone = [task_id for task_id, (c, _) in self._waiting.items() if c is connection]
+            waiting = [self._waiting.pop(task_id) for task_id in gone]
+        for _, waiter in waiting:
+            waiter.complete_one()
+
+    def is_behind(self, spec: TaskSpec, sent: int) -> bool:
+        """Whether the reader has to take items before more are sent."""
+        return bool(spec.backpressure) and (
+            sent - self._taken.get(spec.task_id, 0) >= spec.backpressure
+        )
+
+    def wait_for_reader(self, owner: Connection, spec: TaskSpec, sent: int) -> None:
+        """Wait while the reader is too far behind.
+
+        Raises:
+            OwnerDiedError: nobody reads any more.
+        """
+        while not owner.closed:
+            with self._lock:
+                if not self.is_behind(spec, sent):
+                    return
+                waiter = Waiter()
+                self._waiting[spec.task_id] = (owner, waiter)
+            self._blocking.wait(waiter, None)
+        raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
+
+    def send(self, owner: Connection, spec: TaskSpec, index: int, packed: Serialized) -> None:
+        """Store and send one item; from the thread that runs the task."""
+        object_id = return_id(spec.task_id, index + 1)
+        contained = [ref.object_id for ref in packed.contained]
+        value = self._stored.store(object_id, packed, owner.state)
+        self._table.note(contained, 1)
+
+        def pass_on() -> None:
+            if contained and owner.closed:
+                self._table.note(contained, -1)
+            elif contained:
+                self._borrowing.hand_over(owner.state.worker_id, object_id, contained)
+            owner.send(m.GeneratorItem(spec.task_id, index, value))
+
+        self._reactor.inbox.append(pass_on)
+        self._reactor.notify()
+        self._reactor.try_turn()
+
+    def end(self, spec: TaskSpec) -> None:
+        """It yields no more."""
+        with self._lock:
+            self._taken.pop(spec.task_id, None)

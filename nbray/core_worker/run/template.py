@@ -1,0 +1,243 @@
+"""``python -m nbray.core_worker.run.template``: a process whose forks are the node's workers.
+
+It has the imports done and one thread, so that a fork is quick and inherits no lock. It is
+the parent of the workers, and so hears how each of them ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import gc
+import logging
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from nbray.common.config import Config
+from nbray.common.json_lines import JsonLines
+from nbray.common.pids import kill_sessions, start_time
+from nbray.common.session import Session
+from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.current import set_core
+from nbray.core_worker.run import main_module
+from nbray.core_worker.run.actor_host import ActorHost, Host
+from nbray.core_worker.run.executor import Executor
+from nbray.core_worker.run.output import WorkerOutput, capture_output
+from nbray.core_worker.run.returned_values import Making
+from nbray.core_worker.run.run_counts import RunCounts
+from nbray.core_worker.run.scope import TaskScope
+from nbray.core_worker.run.stream_writer import StreamWriters
+from nbray.core_worker.run.task_runner import TaskRunner
+from nbray.core_worker.runtime_envs import enter_variables
+from nbray.wire import messages as m
+from nbray.wire.records import ActorSpec
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S = 0.1
+
+
+class _Template:
+    """The parent of the workers: forks them as it is ordered, and tells how each of them ended."""
+
+    def __init__(self, session: Session, raylet_socket: str, control: socket.socket) -> None:
+        self._session = session
+        self._raylet_socket = raylet_socket
+        self._control = JsonLines(control)
+        self._woken, self._wake = socket.socketpair()
+        self._workers: dict[int, str] = {}
+        self._started: dict[int, int] = {}
+        self._swept = 0.0
+        self._some_ended = False
+
+    def serve(self) -> None:
+        """Fork and reap until the raylet closes the control socket; no worker outlives that."""
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        gc.collect()
+        gc.freeze()
+        control = self._control.socket
+        while True:
+            writers = [control] if self._control.is_waiting else []
+            wait = max(0.0, self._swept + _SWEEP_S - time.monotonic()) if self._some_ended else None
+            readable, _, _ = select.select([control, self._woken], writers, [], wait)
+            if self._woken in readable:
+                self._woken.recv(4096)
+                self._some_ended = True
+            if self._some_ended and time.monotonic() >= self._swept + _SWEEP_S:
+                self._reap()
+            self._control.flush()
+            if control in readable:
+                orders = self._control.receive()
+                if orders is None:
+                    self._end_workers()
+                    return
+                for order in orders:
+                    self._fork(order)
+
+    def _fork(self, order: dict[str, Any]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._control.send({"refused": order["fork"], "error": f"fork: {error.strerror}"})
+            return
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for sock in (self._control.socket, self._woken, self._wake):
+                sock.close()
+            _become_worker(self._session, self._raylet_socket, order)
+        self._workers[pid] = order["fork"]
+        started = self._started[pid] = start_time(pid)
+        self._control.send({"forked": order["fork"], "pid": pid, "started": started})
+
+    def _reap(self) -> None:
+        """Tell of the workers that have ended, and end what they leave in their sessions.
+
+        Until a worker is reaped, nothing else can have its pid or its session's id. When many end,
+        the processes of the machine are looked through for all of them together.
+        """
+        self._some_ended = False
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        ended = [pid for pid in self._workers if os.waitid(os.P_PID, pid, look) is not None]
+        kill_sessions({pid: self._started.pop(pid) for pid in ended})
+        for pid in ended:
+            _, status, usage = os.wait4(pid, 0)
+            self._control.send(
+                {"exited": self._workers.pop(pid), "pid": pid, "status": status,
+                 "max_rss_bytes": usage.ru_maxrss * 1024},
+            )  # fmt: skip
+        if ended:
+            self._swept = time.monotonic()
+
+    def _end_workers(self) -> None:
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)  # also one that has no session of its own yet
+        kill_sessions(self._started)
+
+
+def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> None:
+    """The child's whole life; it never returns."""
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor, suffix in ((1, ".out"), (2, ".err")):
+            log = os.open(order["log"] + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, descriptor)
+            os.close(log)
+        random.seed(time.time_ns() ^ os.getpid())
+        numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+        enter_variables(order["env_vars"])
+        status = _run_worker(session, raylet_socket, order)
+    except BaseException:
+        logger.exception("The worker failed")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> int:
+    """Until the worker is to leave; returns its exit status."""
+    worker_id = bytes.fromhex(order["fork"])
+    template = os.getppid()
+    path = session.socket_path(f"w-{worker_id.hex()[:12]}")
+    core = CoreWorker(Config.from_env(), session.token, worker_id, path)
+    core.peers.start(raylet_socket, order["host"])
+    core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
+    core.edge.on_raylet_lost = lambda: _leave_at_once(template)
+    set_core(core)
+    main_module.install()
+    core.devices.set_by_user = order["env_vars"].keys()
+    executor, scope = _build(core)
+    core.on_job = core.runtime_envs.enter_job
+    core.reactor.start()
+    reply: m.WorkerRegistered = core.peers.request(
+        "registered", m.RegisterWorker(core.address, os.getpid())
+    )
+    core.joined(reply.node_id, reply.arena_path, reply.arena_size)
+    output = WorkerOutput(core.config, core.me, core.reactor, core.peers, order["log"])
+    core.on_forked.append(output.forget_in_fork)
+    capture_output(output)
+    scope.output = output
+    executor.run()
+    atexit.register(_end_children)  # it runs before those that user code has registered
+    executor.end()
+    output.finish()
+    core.tell_last()
+    crashes = executor.exit_status is not None
+    core.peers.stop(
+        close=not crashes
+    )  # the raylet kills who closes, and could not tell how it ended
+    return executor.exit_status or 0
+
+
+def _build(core: CoreWorker) -> tuple[Executor, TaskScope]:
+    """The parts that a worker has and a driver has not."""
+    me, events, values, cancelling = core.me, core.events, core.values, core.cancelling
+    scope = TaskScope(me, events)
+    making = Making(core.config, core.table, core.stored)
+    writers = StreamWriters(core.reactor, core.table, core.borrowing, core.stored, core.blocking)
+    runner = TaskRunner(me, values, making, writers, scope, events)
+    counts = RunCounts(core)
+
+    def make_host(spec: ActorSpec, host: Host) -> ActorHost:
+        return ActorHost(
+            spec, host, me, core, runner, scope, values, core.stored, events, cancelling
+        )
+
+    executor = Executor(
+        core.config, me, core.peers, core.devices, core.table, core.borrowing, cancelling, events,
+        core.runtime_envs, runner, making, counts, make_host, core.is_needed,
+    )  # fmt: skip
+    core.peers.handlers[m.ItemsTaken] = lambda _owner, message: writers.on_taken(message)
+    core.edge.on_closed.append(writers.closed)
+    core.on_executor_turn = executor.turn
+    core.on_exit_actor = executor.exit.asked
+    core.on_forked.append(executor.forget_in_fork)
+    core.blocking.before = executor.before_blocking
+    core.find_function = runner.function
+    core.reports.append(counts.tell)
+    events.function_name = runner.functions.name
+    return executor, scope
+
+
+def _end_children() -> None:
+    """End what `multiprocessing` would wait for at the end: it is ended with this process."""
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.kill()
+
+
+def _leave_at_once(template: int) -> None:
+    """The raylet has gone: end this process, and its children if the template is not there to."""
+    if os.getppid() != template:
+        kill_sessions({os.getpid(): start_time(os.getpid())})
+    os._exit(0)
+
+
+def main() -> None:
+    """Run the template until its raylet closes the control socket."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--raylet-socket", required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    control = socket.socket(fileno=args.control_fd)
+    _Template(Session(Path(args.session_dir)), args.raylet_socket, control).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The arguments of a task: packed by its submitter, unpacked by the worker that runs it.
+
+A ref that is an argument itself stands for its value: it becomes a `Dependency`, which knows its
+place; there, the pickle has None. A ref inside an argument stays a ref.
+
+What travels with the task is bounded here, where it is made: an argument whose pickle is large is
+`put`, so are the largest ones while all together are too much, and of the values of refs only so
+many come along (`Inlined`); the worker asks their owners for the others. The bounds are Ray's:
+``max_direct_call_object_size`` and ``task_rpc_inlined_bytes_limit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from nbray.common.config import Config
+from nbray.core_worker.values.serializability import unpicklable
+from nbray.core_worker.values.serialization import (
+    SIMPLE,
+    Serialized,
+    check_current,
+    deserialize,
+    flat,
+    serialize,
+)
+from nbray.core_worker.values.stored import NoCopyFound
+from nbray.object_ref import ObjectRef
+from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec, Value
+
+Packed = tuple[bytes, list[Dependency], list[ContainedRef]]
+
+
+class Puts(Protocol):
+    """Whoever makes objects of values, and counts references."""
+
+    config: Config
+
+    def put(self, value: Any, packed: Serialized | None = None) -> ObjectRef:
+        """Make an object of ``value``."""
+
+    def note(self, object_ids: Iterable[bytes], change: int) -> None:
+        """Count that many references more of each."""
+
+
+class Opens(Protocol):
+    """Whoever has, or asks for, the values of arguments (`values.reading.Values`)."""
+
+    def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
+        """A ref that came from elsewhere."""
+
+    def argument(self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool) -> Any:
+        """The value of a ref argument; raises what it says."""
+
+
+def pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """Pickled arguments, ref arguments, and refs inside arguments; each ref counted once more.
+
+    Raises:
+        TypeError, pickle.PicklingError: an argument cannot be pickled.
+    """
+    if not args and not kwargs:
+        return b"", [], []
+    if SIMPLE.issuperset(map(type, args)) and SIMPLE.issuperset(map(type, kwargs.values())):
+        data = flat((list(args), kwargs))
+        if len(data) <= process.config.max_inline_bytes:
+            return data, [], []
+    return _pack(process, args, kwargs)
+
+
+def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """The same for arguments that may be refs, large, or of any class."""
+    dependencies: list[Dependency] = []
+    keep: list[ObjectRef] = []
+    listed: list[Any] = list(args)
+    named = dict(kwargs)
+
+    def depend(place: int | str, ref: ObjectRef) -> None:
+        dependencies.append(Dependency(ref._id, ref._owner, None, place))
+        (listed if isinstance(place, int) else named)[place] = None  # type: ignore[index]
+
+    def put(place: int | str, value: Any, packed: Serialized | None = None) -> None:
+        ref = process.put(value, packed)
+        keep.append(ref)
+        depend(place, ref)
+
+    try:
+        for place, value in _places(args, kwargs):
+            if type(value) in SIMPLE:
+                continue  # those whose pickle is large are found below
+            if isinstance(value, ObjectRef):
+                check_current(value)
+                depend(place, value)
+            elif _surely_large(value) > process.config.max_inline_bytes:
+                put(place, value)
+        packed = serialize((listed, named))
+        if packed.size > process.config.max_inline_bytes:
+            sized = [
+                (place, value, serialize(value))
+                for place, value in _places(listed, named)
+                if value is not None
+            ]
+            sized.sort(key=lambda one: one[2].size, reverse=True)
+            left = sum(one.size for _, _, one in sized)
+            for place, value, one in sized:
+                if (
+                    one.size <= process.config.max_inline_bytes
+                    and left <= process.config.max_inline_arguments_bytes
+                ):
+                    break
+                left -= one.size
+                put(place, value, one)
+            packed = serialize((listed, named))
+    except TypeError as error:
+        given = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
+        raise unpicklable(given, "the arguments", "arguments", error) from error
+    process.note((dependency.object_id for dependency in dependencies), 1)
+    process.note((ref.object_id for ref in packed.contained), 1)
+    return packed.to_bytes(), dependencies, packed.contained
+
+
+def _places(args: Sequence[Any], kwargs: dict[str, Any]) -> list[tuple[int | str, Any]]:
+    """Every argument with its number or its name."""
+    return [*enumerate(args), *kwargs.items()]
+
+
+def _surely_large(value: Any) -> int:
+    """What can be known of a value's size in bytes without pickling it; 0 for nothing."""
+    return len(value) if isinstance(value, bytes | bytearray) else _nbytes(value)
+
+
+def _nbytes(value: Any) -> int:
+    """What an array says of its size in bytes; 0 for what says nothing."""
+    size = getattr(value, "nbytes", 0)
+    return size if isinstance(size, int) else 0
+
+
+class Inlined:
+    """How many bytes of its refs' values one task may still take along."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def fill(self, dependency: Dependency, value: Value) -> None:
+        """Send the value along, if there is room; else its owner is asked for it."""
+        size = len(value.inline) if value.inline is not None else 0
+        if size <= self._left:
+            self._left -= size
+            dependency.value = value
+
+
+class ArgumentsLost(Exception):
+    """Arguments of a task have no copy any more: the nodes that were tried, by object id."""
+
+    def __init__(self, tried: dict[bytes, list[bytes]]) -> None:
+        super().__init__(tried)
+        self.tried = tried
+
+
+def unpack(
+    values: Opens, spec: TaskSpec, may_wait: bool = True
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a task that runs here; raises what an argument's task raised.
+
+    Raises:
+        ArgumentsLost: not ``may_wait``, and some have to be made again.
+    """
+    if not spec.args:
+        return [], {}
+    lost: dict[bytes, list[bytes]] = {}
+
+    # The submitter holds arguments until the reply, which names those that are kept.
+    args, kwargs = deserialize(spec.args, values.borrowed_ref)
+    for dependency in spec.dependencies:
+        object_id = dependency.object_id
+        try:
+            value = values.argument(object_id, dependency.owner, dependency.value, may_wait)
+        except NoCopyFound as error:
+            lost[object_id] = error.tried
+            continue
+        (args if isinstance(dependency.place, int) else kwargs)[dependency.place] = value
+    if lost:
+        raise ArgumentsLost(lost)
+    return args, kwargs

@@ -1,0 +1,262 @@
+"""The values of objects: waited for and opened."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.values.blocking import Blocking
+from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
+from nbray.core_worker.values.serialization import check_current, deserialize
+from nbray.core_worker.values.shared_errors import SharedError
+from nbray.core_worker.values.stored import StoredValues
+from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
+from nbray.object_ref import ObjectRef, RefHome
+from nbray.wire.reactor import Reactor
+from nbray.wire.records import Address, Value
+from nbray.wire.waiting import Waiter
+
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+_ANSWER_S = 0.01
+
+
+def _is_shared(value: Value) -> bool:
+    """Whether it may be an error that another object has."""
+    return value.is_error and bool(value.contained)
+
+
+class Peeks(Protocol):
+    """A generator of refs, as `wait` takes it."""
+
+    def peek(self) -> tuple[bytes, ObjectEntry]:
+        """The next object before it is taken."""
+
+
+class Values:
+    """Values of this process's refs. Its public methods may be called from any thread."""
+
+    def __init__(
+        self, home: RefHome, table: OwnershipTable, counting: Counting, borrowing: Borrowing,
+        stored: StoredValues, reactor: Reactor, blocking: Blocking,
+    ) -> None:  # fmt: skip
+        self._home = home
+        self._table = table
+        self._counting = counting
+        self._borrowing = borrowing
+        self._stored = stored
+        self._reactor = reactor
+        self._blocking = blocking
+        self.callbacks = HelperThreads(reactor, "nbray-callbacks")
+        self._openers = HelperThreads(reactor, "nbray-opener", most_at_once=8)
+
+    # --- waited for --------------------
+
+    def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
+        """The values of ``refs``; waits at most ``timeout`` seconds in all.
+
+        Raises:
+            GetTimeoutError: not all were there in time.
+            TaskError: a task failed; also an instance of the user's exception class.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        entries = [(ref._id, self._entry(ref)) for ref in refs]
+        if not self.wait_for(entries, len(entries), timeout):
+            missing = [entry for _, entry in entries if entry.value is None]
+            lost = sum(bool(entry.made_by) for entry in missing)
+            again = (
+                f" {lost} of them were there, were lost and are to be made again." if lost else ""
+            )
+            raise GetTimeoutError(
+                f"Get timed out: some object(s) not ready. {len(missing)} of {len(refs)} were "
+                f"missing after {timeout} s.{again}"
+            )
+        return [
+            self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)
+        ]
+
+    def wait(
+        self,
+        refs: Sequence[ObjectRef | Peeks],
+        num_returns: int,
+        timeout: float | None,
+    ) -> tuple[list[Any], list[Any]]:
+        """Split ``refs`` into at most ``num_returns`` that are ready and the rest.
+
+        A generator is ready when its next item is, or when it has ended.
+        """
+        first = self._first_ready(refs, num_returns)
+        if len(first) < num_returns:
+            entries = [
+                (ref._id, self._entry(ref)) if isinstance(ref, ObjectRef) else ref.peek()
+                for ref in refs
+            ]
+            self.wait_for(entries, num_returns, timeout)
+            first = self._first_ready(refs, num_returns)
+        rest: list[Any] = []
+        begin = 0
+        for index in first:
+            rest += refs[begin:index]
+            begin = index + 1
+        rest += refs[begin:]
+        return [refs[index] for index in first], rest
+
+    def _first_ready(self, refs: Sequence[ObjectRef | Peeks], count: int) -> list[int]:
+        """Where the first ``count`` that are ready stand; the rest is not looked at.
+
+        A loop that waits for one of many refs at a time passes here for every ref of each round.
+        """
+        entry_of = self._table.get
+        found: list[int] = []
+        for index, ref in enumerate(refs):
+            if isinstance(ref, ObjectRef):
+                entry = entry_of(ref._id)
+                if entry is None:
+                    entry = self._entry(ref)
+            else:
+                entry = ref.peek()[1]
+            if entry.value is not None:
+                found.append(index)
+                if len(found) == count:
+                    break
+        return found
+
+    def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
+        """A ref that came from elsewhere, counted here; its owner is still to be told."""
+        self._counting.refer(object_id, owner)
+        return ObjectRef(object_id, owner, self._home)
+
+    def argument(self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool) -> Any:
+        """The value of a ref argument, whose owner is asked if it was not ``sent``."""
+        self._table.borrow(object_id, owner)
+        if sent is None:
+            sent = self._ask_owner(object_id, owner)
+        return self.open(object_id, owner, sent, None, may_wait)
+
+    def _ask_owner(self, object_id: bytes, owner: Address) -> Value:
+        entry = self._counting.refer(object_id, owner)
+        try:
+            self.wait_for([(object_id, entry)], 1, None)
+            assert entry.value is not None
+            return entry.value
+        finally:
+            self._table.note([object_id], -1)
+
+    def _entry(self, ref: ObjectRef) -> ObjectEntry:
+        entry = self._table.get(ref._id)
+        if entry is None or self._reactor.stopped:
+            check_current(ref)
+            raise ObjectLostError(f"{ref!r} is not known in this process any more.")
+        return entry
+
+    def wait_for(
+        self, entries: Sequence[tuple[bytes, ObjectEntry]], count: int, timeout: float | None
+    ) -> bool:
+        """Wait until ``count`` of the entries have values; False after ``timeout`` seconds."""
+        missing = [pair for pair in entries if pair[1].value is None]
+        needed = count - (len(entries) - len(missing))
+        if needed <= 0:
+            return True
+        waiter = Waiter(needed)
+
+        def enlist() -> None:
+            for object_id, entry in missing:
+                if entry.value is None:
+                    self._borrowing.fetch(object_id, entry)
+                if entry.value is not None:
+                    waiter.complete_one()
+                else:
+                    entry.add_waiter(waiter)
+
+        self._reactor.inbox.append(enlist)
+        if timeout is not None and timeout <= 0:
+            self._reactor.try_turn()
+            done = waiter.remaining <= 0
+        else:
+            patience = 0.0
+            if self._blocking.before is not None and all(
+                self._counting.is_borrowed(entry) for _, entry in missing
+            ):
+                patience = _ANSWER_S  # what others own may be there already: they are asked first
+            done = self._blocking.wait(waiter, timeout, patience)
+        waiter.remaining = 0  # nobody waits any more: entries that are not complete drop it
+        return done
+
+    def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
+        """A future whose callbacks may use the cluster."""
+        return self.settle(ref, CallbackFuture(self.callbacks))
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set by whoever drives the sockets, whom its callbacks must not use."""
+        entry = self._entry(ref)
+
+        def settle() -> None:
+            value = entry.value
+            if value is not None and (value.stored is not None or _is_shared(value)):
+                # Mapping may wait for a transfer, which this thread itself would have to drive.
+                self._openers.run(open_it)
+            else:
+                open_it()
+
+        def open_it() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(self._open(ref, entry, None))
+            except BaseException as error:
+                future.set_exception(error)
+
+        def enlist() -> None:
+            self._borrowing.fetch(ref._id, entry)
+            entry.when_complete(settle)
+
+        self._reactor.post(enlist)
+        return future
+
+    # --- opened --------------------
+
+    def _open(self, ref: ObjectRef, entry: ObjectEntry, deadline: float | None) -> Any:
+        while (value := entry.value) is None:  # it was lost meanwhile, and is made again
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.wait_for([(ref._id, entry)], 1, left):
+                raise GetTimeoutError(f"Get timed out while {ref!r} was made again.")
+        return self.open(ref._id, ref._owner, value, deadline)
+
+    def open(
+        self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None,
+        ask_owner: bool = True,
+    ) -> Any:  # fmt: skip
+        """Unpickle a complete value, or raise what it says; see `StoredValues.map`."""
+        data: bytes | memoryview | Value | None = value
+        while isinstance(data, Value):
+            value = data
+            if value.stored is not None:
+                data = self._stored.map(object_id, owner, value.stored, deadline, ask_owner)
+            else:
+                data = value.inline
+        assert data is not None
+        result = deserialize(data, self._rebuilder(object_id))
+        if value.is_error:
+            if isinstance(result, SharedError):
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self.get([result.ref], left)  # which raises it
+            raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
+        return result
+
+    def _rebuilder(self, outer: bytes) -> Callable[[bytes, Address], ObjectRef]:
+        """Makes the refs that are found in ``outer``, which is held until their owner knows us."""
+        refer, home = self._counting.refer, self._home
+
+        def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
+            entry = refer(object_id, owner)
+            if entry.owner is not None and not entry.registered:
+                self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
+            return ObjectRef(object_id, owner, home)
+
+        return rebuild

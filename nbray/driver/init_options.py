@@ -1,0 +1,111 @@
+"""What of Ray's `init` has a place here beside the named arguments: see `nbray.init`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nbray.common.ignoring import ignore
+from nbray.common.ray_settings import system_config
+from nbray.common.text import check_namespace, check_text
+from nbray.driver.job_config import JobConfig
+from nbray.driver.logging_config import LoggingConfig
+from nbray.options.option import Scope
+from nbray.options.table import options_of
+from nbray.runtime_env.spec import validate
+
+_LONGEST_METADATA = 100_000
+
+
+@dataclass(frozen=True)
+class HiddenOptions:
+    """The arguments of `init` that begin with an underscore, as far as they say something.
+
+    Attributes:
+        node_ip_address: where the new cluster listens.
+        memory: bytes of the resource "memory" of the new node.
+        variables: settings of the new cluster, as ``NBRAY_<FIELD>``.
+    """
+
+    node_ip_address: str | None = None
+    memory: float | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def hidden_options(given: Mapping[str, Any]) -> HiddenOptions:
+    """Take Ray's arguments that have no name in our signature.
+
+    What begins with an underscore and says nothing here is ignored, as are those of Ray's that
+    have no meaning.
+
+    Args:
+        given: all arguments without a parameter of their own.
+
+    Raises:
+        RuntimeError: an argument is neither Ray's nor nbray's. TypeError, ValueError: impossible.
+    """
+    known = options_of(Scope.INIT)
+    unknown = [name for name in given if name not in known and name[:1] != "_"]
+    if unknown:
+        import difflib  # at its first use: the start of every program is quicker without
+
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}.{hint}")
+    ignored = [
+        name for name, value in given.items()
+        if value and (name not in known or not known[name].has_effect)
+    ]  # fmt: skip
+    if ignored:
+        ignore("nbray.init()", ignored)
+    return HiddenOptions(
+        given.get("_node_ip_address"),
+        given.get("_memory"),
+        system_config(given.get("_system_config") or {}),
+    )
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a program says of its job, checked."""
+
+    namespace: str | None
+    runtime_env: dict[str, Any]
+    metadata: dict[str, str]
+    sys_path: list[str]
+    detached: bool
+    logging: LoggingConfig | None
+
+
+def job_options(
+    config: JobConfig | dict[str, Any] | None,
+    namespace: str | None,
+    runtime_env: Mapping[str, Any] | None,
+) -> JobOptions:
+    """The job as `init` was told of it; its own arguments come before those of ``job_config``.
+
+    Raises:
+        TypeError, ValueError: something of it cannot be.
+    """
+    if isinstance(config, dict):
+        config = JobConfig.from_json(config)
+    elif config is None:
+        config = JobConfig()
+    elif not isinstance(config, JobConfig):
+        raise TypeError(f"job_config is an nbray.job_config.JobConfig, not {type(config)}.")
+    metadata = {
+        check_text("A key of a job's metadata", key):
+        check_text(f"The job's metadata {key!r}", value, _LONGEST_METADATA) if value else ""
+        for key, value in config.metadata.items()
+    }  # fmt: skip
+    folders = [os.path.abspath(folder) for folder in config.code_search_path]
+    return JobOptions(
+        check_namespace(config.ray_namespace if namespace is None else namespace),
+        validate(runtime_env or config.runtime_env),
+        metadata,
+        folders + config._py_driver_sys_path,
+        config.default_actor_lifetime == "detached",
+        config.py_logging_config,
+    )

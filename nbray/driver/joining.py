@@ -1,0 +1,144 @@
+"""How a program finds a cluster of its user and joins it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from nbray import compat
+from nbray.cloudpickle import keep_classes
+from nbray.common.addresses import is_loopback
+from nbray.common.config import Config
+from nbray.common.session import Session, SessionInfo
+from nbray.core_worker.core import CoreWorker
+from nbray.driver import output
+from nbray.driver.context import NbrayContext
+from nbray.driver.init_options import JobOptions
+from nbray.exceptions import LocalRayletDiedError, NbrayError
+from nbray.launcher.local import running_sessions
+from nbray.state.dashboard import Dashboard
+from nbray.state.queries import DASHBOARD, REQUEST
+from nbray.wire import messages as m
+from nbray.wire import records
+from nbray.wire.handshake import HandshakeError
+
+
+def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
+    """The cluster that `init` means by ``address``; None when it is to start one."""
+    if address is None or address == "auto":
+        named = os.environ.get("NBRAY_ADDRESS")
+        if not named and compat.is_installed():
+            named = os.environ.get("RAY_ADDRESS")
+        address = named or address
+    if address == "local":
+        return None
+    if address is None:
+        return next((found for found in running_sessions() if found[1]["for_programs"]), None)
+    return find_session(address)
+
+
+def find_session(address: str) -> tuple[Session, SessionInfo]:
+    """The session folder of a cluster of this user on this machine.
+
+    Raises:
+        ConnectionError: there is none at ``address``.
+    """
+    scheme, sign, rest = address.partition("://")
+    if sign:  # a client on a machine of the cluster is a driver
+        if scheme != "ray" or not is_loopback(rest.rpartition(":")[0] or rest):
+            raise ConnectionError(
+                f"{address!r} is an address for a client, and nbray has no client server yet. "
+                "Give HOST:PORT of the GCS, on a machine of the cluster."
+            )
+        address = "auto"
+    for session, info in running_sessions():
+        if address in ("auto", info["gcs_address"]):
+            return session, info
+    raise ConnectionError(
+        f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
+    )
+
+
+def join(
+    session: Session, info: SessionInfo, job: JobOptions, shows_output: bool, config: Config
+) -> CoreWorker:
+    """Join a cluster as a driver.
+
+    Raises:
+        ConnectionError: the cluster refuses this program. NbrayError: it does not take the job.
+    """
+    worker_id = os.urandom(28)
+    core = CoreWorker(
+        config, session.token, worker_id,
+        session.socket_path(f"d-{worker_id.hex()[:12]}"),
+    )  # fmt: skip
+    try:
+        core.peers.start(info["raylet_socket"], info["node_ip"])
+    except HandshakeError as error:
+        raise ConnectionError(
+            f"The cluster at {info['gcs_address']} does not take this program in: {error}"
+        ) from None
+    keep_classes()
+    core.on_output = output.deliver if shows_output else None
+    core.on_warning = output.warn
+    core.reactor.start()
+    namespace = job.namespace or os.urandom(8).hex()
+    sys_path = [entry or os.getcwd() for entry in [*job.sys_path, *sys.path]]
+    reply: m.DriverRegistered = core.peers.request(
+        "registered",
+        m.RegisterDriver(
+            core.address,
+            os.getpid(),
+            namespace,
+            sys_path,
+            os.getcwd(),
+            " ".join(sys.argv[:1]),
+            job.metadata,
+        ),
+    )
+    if reply.error:
+        core.peers.stop()
+        raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
+    core.joined(reply.node_id, reply.arena_path, reply.arena_size)
+    lost = LocalRayletDiedError(
+        f"The task's local raylet died. Check {session.log_path('raylet.log')} for more "
+        f"information.\nIt was that of node {reply.node_id.hex()[:8]}. This driver has lost the "
+        "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
+    )
+    core.edge.on_raylet_lost = lambda: core.give_up(lost)
+    core.me.set_job(
+        records.JobConfig(
+            reply.job_id, namespace, core.address, sys_path, os.getcwd(),
+            ray_name=compat.is_installed(), detached=job.detached,
+        )
+    )  # fmt: skip
+    return core
+
+
+def context_of(
+    core: CoreWorker, session: Session, info: SessionInfo, leave: Callable[[], None]
+) -> NbrayContext:
+    """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
+    url, cluster = info["dashboard"], session.path.name
+    if not url:
+        url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
+    dashboard = Dashboard(url, cluster, session.token) if url else None
+    facts = {
+        "node_ip_address": info["node_ip"],
+        "redis_address": None,
+        "raylet_socket_name": info["raylet_socket"],
+        "webui_url": url or None,
+        "session_dir": str(session.path),
+        "gcs_address": info["gcs_address"],
+        "address": info["gcs_address"],
+        "node_id": core.address.node_id.hex(),
+    }
+    return NbrayContext(
+        url or None,
+        facts,
+        lambda: dashboard.login_link(time.time()) if dashboard else None,
+        lambda: dashboard.probe() if dashboard else "this cluster has none",
+        leave,
+    )

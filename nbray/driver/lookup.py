@@ -1,0 +1,60 @@
+"""Small questions to the cluster: the address of this node, and the names of actors."""
+
+from __future__ import annotations
+
+import socket
+
+from nbray.core_worker.current import find_core
+from nbray.driver.driver import current_core
+from nbray.state.lists import list_actors
+
+
+def get_node_ip_address(address: str = "8.8.8.8:53") -> str:
+    """The address of this node; before `nbray.init` the one from which ``address`` is reached.
+
+    Args:
+        address: "host:port" that has to be reached, of which nothing is asked.
+
+    Returns:
+        An IP address.
+
+    Examples:
+        >>> from nbray.util import get_node_ip_address
+        >>> get_node_ip_address() == nbray.nodes()[0]["NodeManagerAddress"]
+        True
+    """
+    core = find_core()
+    if core is not None:
+        return core.address.host
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))  # a datagram socket sends nothing by that
+        except OSError:  # there is no way to it: a machine without a network
+            return "127.0.0.1"
+        found: str = probe.getsockname()[0]
+    return found
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
+    """The named actors that are not dead.
+
+    Args:
+        all_namespaces: those of all namespaces.
+
+    Returns:
+        Names in this program's namespace; for all of them, dicts with "name" and "namespace".
+
+    Examples:
+        >>> from nbray.util import list_named_actors
+        >>> @nbray.remote
+        ... class Store: ...
+        >>> store = Store.options(name="a store").remote()
+        >>> list_named_actors()
+        ['a store']
+    """
+    own = current_core().job.namespace
+    rows = [row for row in list_actors(filters=[("state", "!=", "DEAD")], limit=10_000) if row.name]
+    if not all_namespaces:
+        return [str(row.name) for row in rows if row.ray_namespace == own]
+    return [{"name": str(row.name), "namespace": row.ray_namespace or ""} for row in rows]

@@ -1,0 +1,212 @@
+"""Placement groups on this node: its bundles, and what its processes ask of the GCS about groups.
+
+The GCS reserves bundles here, commits and releases them; each of these may be asked for twice.
+What the processes ask is passed on in their order, all that came meanwhile in one call: a driver
+that makes a hundred groups costs a few calls. What runs in a group that is not here waits until
+the GCS says that it is created, and is then moved to a node that has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from nbray.common.background import Background
+from nbray.raylet.process import Handlers, Process
+from nbray.raylet.workers.node_resources import NodeResources
+from nbray.raylet.workers.resource_set import ResourceSet
+from nbray.wire import gcs_messages as g
+from nbray.wire import messages as m
+from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.records import GroupSpec
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S = 3600.0
+_AGAIN_S = 0.2
+_KEPT_S = 2.0
+
+
+class Tenants(Protocol):
+    """What runs in bundles."""
+
+    def end_in(self, bundles: list[ResourceSet]) -> None: ...
+
+
+class Leases(Tenants, Protocol):
+    """What waits for bundles, too."""
+
+    def bundles_changed(self, lacking: bool) -> None: ...
+
+    def on_nodes_changed(self) -> None: ...
+
+    def refuse_group(self, group_id: bytes) -> None: ...
+
+
+class GroupManager:
+    """Bundles of this node, and groups for its processes.
+
+    ``refresh`` brings the rows of all nodes anew.
+    """
+
+    def __init__(
+        self,
+        gcs: GrpcClient,
+        resources: NodeResources,
+        leases: Leases,
+        actors: Tenants,
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._gcs = gcs
+        self._resources = resources
+        self._leases = leases
+        self._actors = actors
+        self._refresh = refresh
+        self._background = Background()
+        self._create: dict[bytes, GroupSpec] = {}
+        self._remove: list[bytes] = []
+        self._asked: dict[bytes, list[Process]] = {}
+        self._watched: dict[bytes, list[Process]] = {}
+        self._passing = False
+        self._passed = asyncio.Event()
+        self._passed.set()
+        self._looked_for: set[bytes] = set()
+
+    def handlers(self) -> Handlers:
+        """What processes ask of groups."""
+        return {
+            m.CreateGroup: self.create,
+            m.WatchGroup: self.watch,
+            m.RemoveGroup: self.remove,
+        }
+
+    # --- for the GCS --------------------
+
+    async def change_bundles(self, request: g.ChangeBundles) -> g.BundlesChanged:
+        """Release, commit and reserve bundles; those that run in released ones are ended."""
+        released = [self._resources.release(key.group_id, key.index) for key in request.release]
+        self._end_in([found for found in released if found is not None])
+        for key in request.commit:
+            self._resources.commit(key.group_id, key.index)
+        wanted: dict[bytes, list[g.BundleRequest]] = {}
+        for wish in request.reserve:
+            wanted.setdefault(wish.key.group_id, []).append(wish)
+        refused = []
+        for group_id, wishes in wanted.items():
+            bundles = {wish.key.index: wish.resources for wish in wishes}
+            if group_id in request.patient:  # also if another node refuses it this time
+                self._resources.keep_room(group_id, bundles, time.monotonic() + _KEPT_S)
+            if not self._resources.reserve(group_id, bundles):
+                refused.append(group_id)
+                continue
+            for wish in wishes:
+                if wish.commit:
+                    self._resources.commit(group_id, wish.key.index)
+        self._leases.bundles_changed(lacking=bool(refused))
+        if request.release:
+            self._leases.on_nodes_changed()  # what waits in them goes elsewhere, or fails
+        return g.BundlesChanged(refused, self._resources.row.available, self._resources.row.bundles)
+
+    def _end_in(self, sets: list[ResourceSet]) -> None:
+        if sets:
+            self._leases.end_in(sets)
+            self._actors.end_in(sets)
+
+    # --- for drivers and workers --------------------
+
+    def create(self, process: Process, message: m.CreateGroup) -> None:
+        """Register a group; its process hears when it is created."""
+        group_id = message.spec.group_id
+        self._create[group_id] = message.spec
+        self._asked.setdefault(group_id, []).append(process)
+        self._pass_soon()
+
+    def remove(self, _process: Process, message: m.RemoveGroup) -> None:
+        """Remove a group, after all that was asked before."""
+        self._remove.append(message.group_id)
+        self._pass_soon()
+
+    async def watch(self, process: Process, message: m.WatchGroup) -> None:
+        """Tell a process when a group is created or removed."""
+        await self._watch({message.group_id: [process]})
+
+    async def settled(self) -> None:
+        """Until the GCS has heard of all that was asked so far."""
+        await self._passed.wait()
+
+    def _pass_soon(self) -> None:
+        self._passed.clear()
+        if not self._passing:
+            self._passing = True
+            self._background.start(self._pass())
+
+    async def _pass(self) -> None:
+        while self._create or self._remove:
+            create, self._create = self._create, {}
+            remove, self._remove = self._remove, []
+            asked, self._asked = self._asked, {}
+            try:
+                reply = await self._gcs.call(
+                    "ChangeGroups", g.ChangeGroups(list(create.values()), remove), g.GroupStates
+                )
+            except RpcError as error:
+                logger.warning("The GCS did not hear of placement groups: %s", error)
+                reply = g.GroupStates(
+                    [m.GroupState(group_id, "REMOVED", str(error)) for group_id in create]
+                )
+            waiting: dict[bytes, list[Process]] = {}
+            for state in reply.states:
+                for process in asked.get(state.group_id, ()):
+                    process.send(state)
+                if state.state not in ("CREATED", "REMOVED"):
+                    waiting[state.group_id] = asked.get(state.group_id, [])
+            if waiting:
+                self._background.start(self._watch(waiting))
+        self._passing = False
+        self._passed.set()
+
+    async def _watch(self, waiting: dict[bytes, list[Process]]) -> None:
+        while waiting:
+            waiting = {k: p for k, p in waiting.items() if any(not one.closed for one in p)}
+            if not waiting:
+                return
+            for state in await self._wait(list(waiting)):
+                for process in waiting.pop(state.group_id, ()):
+                    process.send(state)
+
+    async def _wait(self, group_ids: list[bytes]) -> list[m.GroupState]:
+        try:
+            reply = await self._gcs.call(
+                "WaitGroups", g.WaitGroups(group_ids), g.GroupStates, _WAIT_S
+            )
+        except RpcError as error:
+            logger.warning("The state of a placement group is not known: %s", error)
+            await asyncio.sleep(_AGAIN_S)
+            return []
+        return reply.states
+
+    # --- for what waits here --------------------
+
+    def look_for(self, group_id: bytes) -> None:
+        """Something waits for a group that no known node has."""
+        if group_id not in self._looked_for:
+            self._looked_for.add(group_id)
+            self._background.start(self._look_for(group_id))
+
+    async def _look_for(self, group_id: bytes) -> None:
+        await self.settled()
+        while True:
+            states = await self._wait([group_id])
+            if states:
+                break
+        if states[0].state == "CREATED":
+            await self._refresh()
+            await asyncio.sleep(0.01)  # a rescheduled group's rows may be on their way
+        self._looked_for.discard(group_id)
+        if states[0].state == "CREATED":
+            self._leases.on_nodes_changed()
+        else:
+            self._leases.refuse_group(group_id)

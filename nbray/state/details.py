@@ -1,0 +1,240 @@
+"""One thing of a cluster by its id: ``get_actor(id)`` and kin."""
+
+from __future__ import annotations
+
+from nbray.common.ids import (
+    ActorID,
+    JobID,
+    NodeID,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+    WorkerID,
+)
+from nbray.state import queries as q
+from nbray.state.asking import ask, find_objects, find_tasks
+from nbray.state.rows import (
+    ActorState,
+    JobState,
+    NodeState,
+    ObjectState,
+    PlacementGroupState,
+    TaskState,
+    WorkerState,
+)
+from nbray.state.selecting import (
+    MAX_LIMIT,
+    Filter,
+)
+from nbray.state.short_ids import full_id, written_id
+
+
+def get_placement_group(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> PlacementGroupState | None:
+    """Look up a placement group.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        The row, with details; None when there is none.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> from nbray.util.state import get_placement_group
+        >>> group = nbray.util.placement_group([{"CPU": 1}])
+        >>> group.wait()
+        True
+        >>> get_placement_group(group.id.hex()).state
+        'CREATED'
+        >>> nbray.util.remove_placement_group(group)
+    """
+    id = written_id(id, PlacementGroupID)
+    rows = ask(q.PLACEMENT_GROUPS, address, timeout)
+    group_id = full_id(id, (row.placement_group_id for row in rows))
+    return next((row for row in rows if row.placement_group_id == group_id), None)
+
+
+def get_node(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> NodeState | None:
+    """Look up a node.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        The row, with details; None when there is none.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> from nbray.util.state import get_node
+        >>> get_node(nbray.get_runtime_context().get_node_id()).state
+        'ALIVE'
+    """
+    id = written_id(id, NodeID)
+    rows = ask(q.NODES, address, timeout)
+    node_id = full_id(id, (row.node_id for row in rows))
+    return next((row for row in rows if row.node_id == node_id), None)
+
+
+def get_worker(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> WorkerState | None:
+    """Look up a worker or driver.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        The row, with details; None when there is none.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> from nbray.util.state import get_worker
+        >>> get_worker(nbray.get_runtime_context().get_worker_id()).worker_type
+        'DRIVER'
+    """
+    id = written_id(id, WorkerID)
+    rows, _unreachable = ask(q.WORKERS, address, timeout)
+    worker_id = full_id(id, (row.worker_id for row in rows))
+    return next((row for row in rows if row.worker_id == worker_id), None)
+
+
+def get_actor(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> ActorState | None:
+    """Look up an actor.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        The row, with details; None when there is none.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> from nbray.util.state import get_actor
+        >>> @nbray.remote
+        ... class Known:
+        ...     def id(self):
+        ...         return nbray.get_runtime_context().get_actor_id()
+        >>> known = Known.remote()
+        >>> get_actor(nbray.get(known.id.remote())).state
+        'ALIVE'
+    """
+    id = written_id(id, ActorID)
+    rows = ask(q.ACTORS, address, timeout)
+    actor_id = full_id(id, (row.actor_id for row in rows))
+    return next((row for row in rows if row.actor_id == actor_id), None)
+
+
+def get_objects(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> list[ObjectState]:
+    """Look up what each process knows of an object.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        Rows, none when nobody knows of it.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> from nbray.util.state import get_objects
+        >>> ref = nbray.put("a value")
+        >>> [row.is_owner for row in get_objects(ref.hex())]
+        [True]
+    """
+    id = written_id(id, ObjectID)
+    rows = find_objects(address, MAX_LIMIT, timeout, complete=False).rows
+    object_id = full_id(id, (row.object_id for row in rows))
+    return [row for row in rows if row.object_id == object_id]
+
+
+def get_job(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> JobState | None:
+    """Look up a job.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        The row, with details; None when there is none.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> from nbray.util.state import get_job
+        >>> get_job(nbray.get_runtime_context().get_job_id()).status
+        'RUNNING'
+    """
+    id = written_id(id, JobID)
+    rows = ask(q.JOBS, address, timeout)
+    job_id = full_id(id, (row.job_id for row in rows))
+    return next((row for row in rows if row.job_id == job_id), None)
+
+
+def get_task(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> TaskState | list[TaskState] | None:
+    """Look up a task.
+
+    Args:
+        id: its id as hexadecimal text, or its first characters, four or more.
+        address: the GCS; the cluster of this process, or the newest here, by default.
+        timeout: seconds.
+        _explain: has no effect.
+
+    Returns:
+        The row, with details; a list of rows if it was tried more often; None when there is none.
+
+    Raises:
+        StateApiException: it is no such id, several begin like that, or the cluster did not answer.
+
+    Examples:
+        >>> import time
+        >>> from nbray.util.state import get_task
+        >>> ref = nbray.remote(num_cpus=0)(time.sleep).remote(60)
+        >>> get_task(ref.task_id().hex()).func_or_class_name
+        'sleep'
+        >>> nbray.cancel(ref)
+    """
+    id = written_id(id, TaskID)
+    filters: list[Filter] = [("job_id", "=", id[-8:])] if len(id) == 2 * TaskID.SIZE else []
+    found = find_tasks(address, filters, timeout, complete=False)
+    task_id = full_id(id, (row.task_id for row in found.rows))
+    rows = [row for row in found.rows if row.task_id == task_id]
+    return rows if len(rows) > 1 else rows[0] if rows else None

@@ -1,0 +1,264 @@
+"""Objects between raylets: the bytes arrive whole, from whom is asked, and nobody waits in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
+from nbray.raylet.objects.sender import ObjectSender, Part
+from nbray.wire.aio import serve_tcp
+from nbray.wire.bulk import Request
+
+MB = 1 << 20
+TOKEN = os.urandom(16)
+SIZE = 64 * MB
+
+
+class Frames:
+    """Whoever has the frame wire of the port: it hears nothing here."""
+
+    def on_message(self, conn: Any, message: Any) -> None:
+        raise AssertionError("a message came")
+
+    def on_broken(self, conn: Any) -> None:
+        raise AssertionError("a link broke")
+
+    def on_closed(self, conn: Any, reason: str) -> None:
+        raise AssertionError("a link ended")
+
+
+class Store:
+    """An object in a file, and how many of its parts are held."""
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("object")
+        self.data = os.urandom(MB) * (SIZE // MB)
+        os.pwrite(self.fd, self.data, 0)
+        self.held = 0
+        self.most_held = 0
+        self.asked: list[Request] = []
+        self.answer: Callable[[Request], Awaitable[Part | str]] = self.part
+
+    async def part(self, request: Request) -> Part:
+        self.held += 1
+        self.most_held = max(self.most_held, self.held)
+        return Part(self.fd, request.offset, request.length, self.release)
+
+    def release(self) -> None:
+        self.held -= 1
+
+    async def find(self, request: Request) -> Part | str:
+        self.asked.append(request)
+        return await self.answer(request)
+
+
+@asynccontextmanager
+async def sending(store: Store) -> AsyncIterator[Callable[..., ObjectReceiver]]:
+    """A raylet's port that sends what the store has, and receivers of it."""
+    sender = ObjectSender(store.find, stall_s=5.0)
+    server = await serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take)
+    port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    made: list[ObjectReceiver] = []
+
+    def receiver(token: bytes = TOKEN, stall_s: float = 20.0) -> ObjectReceiver:
+        made.append(ObjectReceiver("its node 0", "127.0.0.1", port, token, 5.0, stall_s))
+        return made[-1]
+
+    try:
+        yield receiver
+    finally:
+        for each in made:
+            each.close()
+        sender.stop()
+        server.close()
+        os.close(store.fd)
+
+
+def request(offset: int = 0, length: int = SIZE) -> Request:
+    return Request(b"o" * 28, b"n" * 28, offset, length)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def run(case: Callable[[Store, Callable[..., ObjectReceiver]], Awaitable[None]]) -> None:
+    async def with_store() -> None:
+        store = Store()
+        async with sending(store) as receiver:
+            await case(store, receiver)
+            await until(lambda: store.held == 0)
+
+    asyncio.run(with_store())
+
+
+def test_parts_that_come_at_once_are_whole_and_right() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        one, target, length = receiver(), bytearray(SIZE), 3 * MB + 17
+        view = memoryview(target)
+        await asyncio.gather(
+            *(
+                one.fetch(request(at, len(view[at : at + length])), view[at : at + length])
+                for at in range(0, SIZE, length)
+            )
+        )
+        assert target == store.data
+        assert 1 < store.most_held <= 4
+
+    run(case)
+
+
+def test_what_is_not_there_is_told_and_the_socket_goes_on() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        async def refuse(_request: Request) -> str:
+            return "it is not on node 0 any more: caf\udce9"
+
+        one, target = receiver(), bytearray(MB)
+        for _ in range(20):
+            store.answer = refuse
+            with pytest.raises(TransferError, match="not on node 0 any more"):
+                await one.fetch(request(0, MB), memoryview(target))
+            store.answer = store.part
+            await one.fetch(request(MB, MB), memoryview(target))
+            assert target == store.data[MB : 2 * MB]
+
+    run(case)
+
+
+def test_a_part_whose_connection_is_cut_comes_again() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        one, target = receiver(), bytearray(SIZE)
+        view = memoryview(target)
+        fetching = asyncio.create_task(one.fetch(request(), view))
+        await until(lambda: bool(store.asked))
+        for sock in list(one._busy):
+            sock.shutdown(socket.SHUT_RDWR)
+        await fetching
+        assert target == store.data
+        assert len(store.asked) >= 2
+
+    run(case)
+
+
+def test_an_object_is_held_until_its_bytes_have_arrived() -> None:
+    """What a socket sends out of a file is read when it leaves, and that is later."""
+
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        one, target = receiver(), bytearray(SIZE)
+        view = memoryview(target)
+        seen: list[bytes] = []
+
+        def release() -> None:
+            seen.append(bytes(view[-1:]))
+            store.release()
+
+        async def part(asked: Request) -> Part:
+            store.held += 1
+            return Part(store.fd, asked.offset, asked.length, release)
+
+        store.answer = part
+        await one.fetch(request(), view)
+        await until(lambda: bool(seen))
+        assert seen == [store.data[-1:]]
+
+    run(case)
+
+
+def test_a_reader_that_ends_holds_nothing() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        one, target = receiver(), bytearray(SIZE)
+        fetching = asyncio.create_task(one.fetch(request(), memoryview(target)))
+        await until(lambda: bool(store.asked))
+        one.close()
+        with pytest.raises(TransferError):
+            await fetching
+
+    run(case)
+
+
+def test_a_node_that_stands_still_is_given_up_and_stops_no_other() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        still = asyncio.Event()
+
+        async def wait(asked: Request) -> Part | str:
+            if asked.length == MB:
+                await still.wait()
+                return "too late"
+            return await store.part(asked)
+
+        store.answer = wait
+        slow, quick = receiver(stall_s=1.0), receiver()
+        waiting = [
+            asyncio.create_task(slow.fetch(request(0, MB), memoryview(bytearray(MB))))
+            for _ in range(8)
+        ]
+        target = bytearray(SIZE)
+        await quick.fetch(request(), memoryview(target))
+        assert target == store.data
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, TransferError) and "too long" in str(error)
+        still.set()
+
+    run(case)
+
+
+def test_a_node_that_is_dead_is_not_waited_for() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        never = asyncio.Event()
+
+        async def wait(_request: Request) -> str:
+            await never.wait()
+            return ""
+
+        store.answer = wait
+        one = receiver(stall_s=600.0)
+        waiting = asyncio.create_task(one.fetch(request(), memoryview(bytearray(SIZE))))
+        await until(lambda: bool(store.asked))
+        one.close()
+        async with asyncio.timeout(10):
+            with pytest.raises(TransferError):
+                await waiting
+        with pytest.raises(TransferError, match="dead"):
+            await one.fetch(request(), memoryview(bytearray(SIZE)))
+        never.set()
+
+    run(case)
+
+
+def test_a_receiver_is_idle_only_when_nothing_is_on_its_way() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        may_answer = asyncio.Event()
+
+        async def wait(asked: Request) -> Part:
+            await may_answer.wait()
+            return await store.part(asked)
+
+        store.answer = wait
+        one = receiver()
+        assert one.is_idle(0.0)
+        waiting = asyncio.create_task(one.fetch(request(), memoryview(bytearray(SIZE))))
+        await until(lambda: bool(store.asked))
+        assert not one.is_idle(0.0)
+        may_answer.set()
+        await waiting
+        assert one.is_idle(0.0) and not one.is_idle(60.0)
+
+    run(case)
+
+
+def test_who_has_not_the_token_is_sent_nothing() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        with pytest.raises(TransferError, match="token"):
+            await receiver(b"a guess, 16 char").fetch(request(0, MB), memoryview(bytearray(MB)))
+        assert not store.asked
+
+    run(case)
