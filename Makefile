@@ -9,7 +9,7 @@ PYTEST := $(INSTALLED)/pytest --installed
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format clean
+.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format docs clean help
 # Each test has a cluster of its own and waits much: three run at a time, on two cores.
 TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 600
@@ -47,7 +47,7 @@ demo: .venv-wheel/ready ## The tour notebook, run headless on a real cluster
 lab: .venv/ready ## The tour in JupyterLab
 	$(BIN)/jupyter lab notebooks/tour.ipynb
 
-test: .venv-wheel/ready
+test: .venv-wheel/ready ## The tests, on an installed wheel
 	$(PYTEST) -n $(TEST_JOBS) --dist worksteal
 
 test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
@@ -84,15 +84,27 @@ fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS
 soak: .venv/ready ## Mixed work on two nodes, and whether everything levels off; SOAK_MINUTES=30
 	$(BIN)/python tests/scenarios/soak.py --minutes $(SOAK_MINUTES)
 
-lint: .venv/ready
+lint: .venv/ready ## ruff, mypy (strict) and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/ready
+docs: .venv-docs/ready ## The site of the documents, strictly, in the folder site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+# What the pages are generated from is the checkout's.
+.venv-docs/ready: pyproject.toml
+	$(call make_environment,.venv-docs)
+	.venv-docs/bin/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
+format: .venv/ready ## Format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf .venv .venv-wheel .venv-ray .venv-third-party build *.egg-info
+clean: ## Remove the environments and what was built
+	rm -rf .venv .venv-wheel .venv-ray .venv-third-party .venv-docs build site *.egg-info
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r target said; do printf '  %-13s %s\n' "$$target" "$$said"; done
