@@ -107,8 +107,8 @@ def join(
         f"information.\nIt was that of node {reply.node_id.hex()[:8]}. This driver has lost the "
         "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
     )
-    core.on_raylet_lost = lambda: core.give_up(lost)
-    core.set_job(
+    core.edge.on_raylet_lost = lambda: core.give_up(lost)
+    core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),
             ray_name=compat.is_installed(), detached=job.detached,

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nbray.common.limits import Cgroups, cpu_count, memory_groups
+from nbray.common.limits import Cgroups, cpu_count, memory_groups, slurm_memory
 
 GB = 1 << 30
 CPUS = len(os.sched_getaffinity(0))
@@ -50,6 +50,20 @@ def test_a_quota_of_any_level_limits_the_cpus(
     groups(tmp_path / "root", files)
     (tmp_path / "own").write_text(own)
     assert cpu_count(tmp_path / "root", tmp_path / "own") == expected
+
+
+def test_slurms_variables_limit_where_its_cgroups_do_not(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("")
+    where = (tmp_path, tmp_path / "own")
+    job = {"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": str(CPUS)}
+    assert cpu_count(*where, job | {"SLURM_CPUS_PER_TASK": "1"}) == 1
+    assert cpu_count(*where, job | {"SLURM_CPUS_PER_TASK": str(CPUS + 8)}) == CPUS
+    assert cpu_count(*where, job | {"SLURM_CPUS_PER_TASK": "what"}) == CPUS
+    assert cpu_count(*where, {"SLURM_CPUS_PER_TASK": "1"}) == CPUS  # the login node's shell
+    assert slurm_memory(job | {"SLURM_MEM_PER_NODE": "2048"}) == [2 * GB]
+    assert slurm_memory(job | {"SLURM_MEM_PER_CPU": "1024"}) == [CPUS * GB]
+    assert slurm_memory(job | {"SLURM_MEM_PER_NODE": "0"}) == []  # all of the node
+    assert slurm_memory({"SLURM_MEM_PER_NODE": "2048"}) == []
 
 
 def test_the_memory_of_every_level_counts_in_either_version(tmp_path: Path) -> None:

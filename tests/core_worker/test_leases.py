@@ -1,6 +1,6 @@
 """The lease protocol against a model: two submitters and a raylet, and any order of messages.
 
-The product's own `TaskSubmitter`, `LeaseManager`, `Scheduler` and `WorkerPool` talk over queues.
+The product's own `Leasing`, `LeaseManager`, `Scheduler` and `WorkerPool` talk over queues.
 Tasks are submitted, run, raise, block, are given back and cancelled; workers start, die and break
 their connections, and submitters die, whenever hypothesis says so. Resources must add up at
 any moment, a worker must have one holder, and in the end every task has its answer, and nothing is
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import HealthCheck, settings
@@ -21,15 +20,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.config import Config
-from nbray.core_worker.submit.leasing import TaskSubmitter
+from nbray.core_worker import decisions as d
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import PendingTask, PickledFunction
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.process import Process
 from nbray.raylet.workers.leases import LeaseManager
-from nbray.raylet.workers.pool import Worker, WorkerPool
+from nbray.raylet.workers.node_resources import NodeResources
+from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.resource_set import Allocation
 from nbray.raylet.workers.scheduler import Scheduler
+from nbray.raylet.workers.worker import Worker
+from nbray.raylet.workers.worker_life import State
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import NodeChanges
@@ -62,73 +66,68 @@ class Wire:
             self.queue.append(message)
 
 
-class Pool(WorkerPool):
-    """The real one, but for the forks and the signals."""
+class Starting:
+    """In the place of `Forks`: workers start, and die, when the test says so."""
 
     def __init__(self) -> None:
-        super().__init__(cast(Any, SimpleNamespace()), "", "", cast(Any, None), 30.0)
+        self.workers: dict[bytes, Worker] = {}
         self.forked = 0
-        self.starting: list[Worker] = []
+        self.counts: Counter[str] = Counter()
+        self.under_way: list[Worker] = []
         self.dying: list[Worker] = []
 
-    def _fork(self, env: Any) -> None:
+    def start(self, env: Any) -> None:
         self.forked += 1
-        worker = Worker(self.forked.to_bytes(28, "big"), "", env)
+        worker = SimWorker(self.forked.to_bytes(28, "big"), "", env)
+        worker.starting = self
         self.workers[worker.worker_id] = worker
-        self._starting[env.text] += 1
-        self.starting.append(worker)
+        self.counts[env.text] += 1
+        self.under_way.append(worker)
 
-    def kill(self, worker: Worker, intended: bool = True) -> None:
-        super().kill(worker, intended)
-        if worker.worker_id in self.workers and worker not in self.dying:
-            self.dying.append(worker)
+    def starting(self, env: str) -> int:
+        return self.counts[env]
+
+    def last_failure(self, _env: str) -> str:
+        return ""
+
+    def ready(self, worker: Worker) -> None:
+        self.counts[worker.env.text] -= 1
+
+
+class SimWorker(Worker):
+    """A worker without a process."""
+
+    starting: Starting
+
+    def kill(self) -> None:
+        if self not in self.starting.dying:
+            self.starting.dying.append(self)
 
 
 class Submitter:
-    """A process with the real `TaskSubmitter`, and as much around it as that needs."""
+    """A process with the real `Leasing`, whose decisions are carried out over queues."""
 
     def __init__(self, cluster: Cluster, number: int) -> None:
         self.cluster = cluster
-        self.timers: list[Callable[[], None]] = []
+        self.timers: list[Callable[[float], None]] = []
         self.answers: dict[bytes, list[str]] = {}
         self.workers: dict[bytes, Wire] = {}
-        self.handlers: dict[type, Callable[..., None]] = {}
-        self.on_closed: list[Callable[..., None]] = []
-        self.waiting: list[tuple[bytes, Callable[[Any], None]]] = []
-        self.known: dict[bytes, Cause] = {}
         self.alive = True
         self.number = number
-        self.submitter_dirty = False
-        self.config = Config()
-        self.address = Address(bytes([number]) * 28, NODE, "", "", 0)
-        self.job = JobConfig(bytes([number]) * 4, "", self.address, [], "")
+        self.now = 0.0
+        self.me = Identity(bytes([number]) * 28)
+        self.me.address = Address(self.me.worker_id, NODE, "", "", 0)
+        self.me.job = JobConfig(bytes([number]) * 4, "", self.me.address, [], "")
         self.process = Process(cast(Any, None), is_driver=True)
         self.to_raylet = Wire(lambda message: cluster.at_raylet(self, message))
         self.process.connection = cast(Any, Wire(self.receive))
-        self.peers = SimpleNamespace(
-            handlers=self.handlers, on_closed=self.on_closed, raylet=self.to_raylet,
-            connect=self.connect, address=self.address,
-        )  # fmt: skip
-        self.reactor = SimpleNamespace(call_later=lambda _s, action: self.timers.append(action))
-        self.results = SimpleNamespace(
-            fail=self.fail, finish=self.finish, is_retriable=lambda _done, _options: True,
-            fail_cancelled=lambda spec: self.answer(spec, "cancelled"),
-            forget_attempt=lambda _spec, _worker, _done: None,
-            fail_crashed=lambda spec, _cause: self.answer(spec, "crashed"),
-        )  # fmt: skip
-        self.crashes = SimpleNamespace(when_known=self.when_known)
-        self.events = SimpleNamespace(failed=lambda _spec, _error: None)
-        self.handlers[m.WorkerDied] = self.on_died
-        self.tasks = TaskSubmitter(cast(Any, self))
+        self.decisions: deque[Any] = deque()
+        self.tasks = Leasing(self.me, Config(), self.decisions, lambda _done, _options: True)
 
-    def answer(self, spec: TaskSpec, what: str) -> None:
-        self.answers[spec.task_id].append(what)
-
-    def fail(self, spec: TaskSpec, error: Exception) -> None:
-        self.answer(spec, type(error).__name__)
-
-    def finish(self, task: PendingTask, _worker: bytes, _done: m.TaskDone) -> None:
-        self.answer(task.spec, "done")
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn would do anything."""
+        return self.tasks.dirty or bool(self.decisions)
 
     def connect(self, address: Address) -> Wire:
         wire = self.workers.get(address.worker_id)
@@ -136,45 +135,72 @@ class Submitter:
             wire = Wire(lambda message: self.cluster.at_worker(self, address.worker_id, message))
             self.workers[address.worker_id] = wire
             if address.worker_id not in self.cluster.pool.workers:
-                self.timers.append(lambda: self.lose(address.worker_id))
+                self.timers.append(lambda _now: self.lose(address.worker_id))
         return wire
 
     def lose(self, worker_id: bytes) -> None:
         """The connection to a worker ends."""
-        wire = self.workers.pop(worker_id, None)
-        if wire is not None:
-            wire.closed = True
-            for hook in self.on_closed:
-                hook(wire)
-
-    def when_known(self, worker_id: bytes, _raylet: Wire, then: Callable[[Any], None]) -> None:
-        if worker_id in self.known:
-            then(self.known[worker_id])
-        else:
-            self.waiting.append((worker_id, then))
-
-    def on_died(self, _raylet: Any, message: m.WorkerDied) -> None:
-        self.known[message.worker_id] = message.cause
-        for worker_id, then in [w for w in self.waiting if w[0] == message.worker_id]:
-            self.waiting.remove((worker_id, then))
-            then(message.cause)
+        self.turn()
+        if self.workers.pop(worker_id, None) is not None:
+            self.tasks.worker_gone(worker_id, established=True)
 
     def receive(self, message: m.Message) -> None:
-        self.handlers[type(message)](self.to_raylet, message)
+        match message:
+            case m.LeaseGranted():
+                self.tasks.granted(NODE, message, self.now)
+            case m.LeaseSpilled():
+                self.tasks.spilled(message)
+            case m.LeaseRefused():
+                self.tasks.refused(message)
+            case m.ReclaimLeases():
+                self.tasks.reclaimed(NODE, message, self.now)
+            case m.WorkerDied():
+                self.tasks.worker_died(message)
+            case _:
+                raise AssertionError(message)
+
+    def done(self, message: m.TaskDone) -> None:
+        """A worker's reply."""
+        if message.task_id in self.tasks.tasks:
+            task = self.tasks.done(b"", message, self.now)
+            if task is not None:
+                self.answers[message.task_id].append("done")
 
     def turn(self) -> None:
-        if self.submitter_dirty:
-            self.submitter_dirty = False
-            self.tasks.dispatch()
+        """Carry out what was decided, as `edge` does."""
+        while self.is_busy:
+            if self.tasks.dirty:
+                self.tasks.dispatch()
+            while self.decisions:
+                self.carry_out(self.decisions.popleft())
+
+    def carry_out(self, decision: Any) -> None:
+        match decision:
+            case d.Push():
+                for task in decision.tasks:
+                    self.connect(decision.worker).send(m.PushTask(task.spec))
+            case d.AskLease():
+                self.to_raylet.send(decision.request)
+            case d.ToRaylet():
+                self.to_raylet.send(decision.message)
+            case d.Connect():
+                self.connect(decision.worker)
+            case d.Failed():
+                self.answers[decision.spec.task_id].append(type(decision.error).__name__)
+            case d.WakeAfter():
+                self.timers.append(decision.wake)
+            case d.AttemptFailed() | d.AttemptRaised():
+                return
+            case _:
+                raise AssertionError(decision)
 
     def submit(self, shape: Shape, retries: int) -> bytes:
         task_id = self.number.to_bytes(4, "big") + len(self.answers).to_bytes(20, "big")
-        spec = TaskSpec(task_id, self.job.job_id, b"f", "", b"")
+        spec = TaskSpec(task_id, self.me.job.job_id, b"f", "", b"")
         self.answers[spec.task_id] = []
         task = PendingTask(spec, PickledFunction(b"", b"", ()), TaskOptions(shape, retries=retries))
-        self.tasks.accept(task)
+        self.tasks.tasks[task_id] = task
         self.tasks.enqueue(task)
-        self.submitter_dirty = True
         return spec.task_id
 
 
@@ -183,12 +209,25 @@ class Cluster:
 
     def __init__(self) -> None:
         row = NodeInfo(NODE, "", 0, 0, "", True, True, dict(TOTAL), {})
-        self.scheduler = Scheduler(row, random.Random(0))
-        self.pool = Pool()
+        self.resources = NodeResources(row)
+        self.scheduler = Scheduler(self.resources, random.Random(0))
+        self.starting = Starting()
+        self.pool = WorkerPool(
+            lambda _pool: self.starting,
+            30.0,
+            lambda worker: self.leases.worker_gone(worker, KILLED),
+        )
         nodes = NodeTable(NODE, cast(Any, None), b"")
         nodes.apply(NodeChanges(b"", 0, 0, [row], complete=True))
-        self.leases = LeaseManager(row, self.scheduler, self.pool, nodes)
-        self.pool.on_exit = lambda worker: self.leases.worker_gone(worker, KILLED)
+        self.leases = LeaseManager(
+            row,
+            self.scheduler,
+            self.pool,
+            cast(Any, None),
+            nodes,
+            cast(Any, None),
+            lambda _id: None,
+        )
         self.submitters = [Submitter(self, number) for number in (1, 2)]
         self.at: dict[bytes, deque[tuple[Submitter, TaskSpec]]] = {}
         self.blocked: dict[bytes, Process] = {}
@@ -220,25 +259,26 @@ class Cluster:
         return [wire for wire in found if wire.queue]
 
     def start_worker(self, worker: Worker) -> None:
-        self.pool.starting.remove(worker)
+        self.starting.under_way.remove(worker)
         if worker.worker_id in self.pool.workers:
             worker.address = Address(worker.worker_id, NODE, "", "", 0)
             self.pool.registered(worker)
 
     def end_worker(self, worker: Worker) -> None:
         """Its process has ended: the raylet reaps it, and connections to it break."""
-        if worker in self.pool.dying:
-            self.pool.dying.remove(worker)
+        if worker in self.starting.dying:
+            self.starting.dying.remove(worker)
         self.at.pop(worker.worker_id, None)
         self.blocked.pop(worker.worker_id, None)
-        self.pool._remove(worker)
-        self.pool.on_exit(worker)
+        del self.pool.workers[worker.worker_id]
+        worker.gone()
+        self.pool.worker_ended(worker)
 
     def finish_task(self, worker_id: bytes, retry: bool) -> None:
         sender, spec = self.at[worker_id].popleft()
         self.unblock(worker_id)
         if sender.alive and worker_id in sender.workers:
-            sender.tasks.on_done(worker_id, m.TaskDone(spec.task_id, [], 0.001, retry=retry))
+            sender.done(m.TaskDone(spec.task_id, [], 0.001, retry=retry))
 
     def block(self, worker_id: bytes) -> None:
         """The task waits in get: those behind it go back, its CPUs are lent."""
@@ -247,19 +287,19 @@ class Cluster:
         for sender in self.submitters:
             back = [spec.task_id for owner, spec in queue if owner is sender]
             if back and sender.alive and worker_id in sender.workers:
-                sender.handlers[m.TasksReturned](sender.workers[worker_id], m.TasksReturned(back))
+                sender.tasks.returned(m.TasksReturned(back), sender.now)
         queue.clear()
         queue.append(first)
         process = self.blocked[worker_id] = Process(cast(Any, None), worker_id)
-        self.leases.lend(process)
+        self.leases.lend(process, m.WorkerBlocked())
 
     def unblock(self, worker_id: bytes) -> None:
         process = self.blocked.pop(worker_id, None)
         if process is not None:
-            self.leases.take_back(process)
+            self.leases.take_back(process, m.WorkerUnblocked())
 
     def leased(self) -> list[Allocation]:
-        return [lease.taken for lease in self.leases._leases.values()]
+        return [lease.taken for lease in self.scheduler.leases.values()]
 
 
 class Leases(RuleBasedStateMachine):
@@ -284,7 +324,9 @@ class Leases(RuleBasedStateMachine):
         submitter = data.draw(st.sampled_from(self.living()), label="submitter")
         open_tasks = [t for t, answers in submitter.answers.items() if not answers]
         if open_tasks:
-            submitter.tasks.cancel(data.draw(st.sampled_from(open_tasks)), force=False)
+            chosen = data.draw(st.sampled_from(open_tasks))
+            if chosen in submitter.tasks.tasks:
+                submitter.tasks.cancel(chosen, force=False)
 
     @rule(seed=st.integers(0, 1 << 30), steps=st.integers(1, 12))
     def go_on(self, seed: int, steps: int) -> None:
@@ -299,14 +341,14 @@ class Leases(RuleBasedStateMachine):
         for wire in cluster.wires():
             choices.append(lambda wire=wire: wire.take(wire.queue.popleft()))
         for submitter in self.living():
-            if submitter.submitter_dirty:
+            if submitter.is_busy:
                 choices.append(submitter.turn)
             for worker_id in submitter.workers:
                 if worker_id not in cluster.pool.workers:
                     choices.append(lambda s=submitter, w=worker_id: s.lose(w))
-        for worker in cluster.pool.starting:
+        for worker in cluster.starting.under_way:
             choices.append(lambda worker=worker: cluster.start_worker(worker))
-        for worker in cluster.pool.dying:
+        for worker in cluster.starting.dying:
             choices.append(lambda worker=worker: cluster.end_worker(worker))
         for worker_id, queue in cluster.at.items():
             if queue and worker_id in cluster.pool.workers:
@@ -330,7 +372,7 @@ class Leases(RuleBasedStateMachine):
         submitter = data.draw(st.sampled_from(self.living()), label="submitter")
         timers, submitter.timers = submitter.timers, []
         for action in timers:
-            action()
+            action(submitter.now)
 
     @rule()
     def share(self) -> None:
@@ -355,14 +397,14 @@ class Leases(RuleBasedStateMachine):
         submitter.alive = False
         submitter.process.closed = True
         self.cluster.leases.process_gone(submitter.process)
-        self.cluster.pool.finish_job(submitter.job.job_id)
+        self.cluster.pool.finish_job(submitter.me.job.job_id)
 
     # --- what must hold --------------------
 
     @invariant()
     def resources_add_up(self) -> None:
         cluster = self.cluster
-        available = cluster.scheduler.node.available
+        available = cluster.resources.node.available
         taken = cluster.leased() + [a for a in self.on_their_way()]
         for name, total in TOTAL.items():
             used = sum(a.amounts.get(name, 0) for a in taken)
@@ -373,17 +415,17 @@ class Leases(RuleBasedStateMachine):
         """Taken for a request that waits for its worker."""
         found = []
         for want in self.cluster.pool._wanted:
-            cells = want.use.__closure__ or ()
-            found += [c.cell_contents for c in cells if isinstance(c.cell_contents, Allocation)]
+            found.append(cast(Any, want.use).args[0].taken)
         return found
 
     @invariant()
     def a_worker_has_one_holder(self) -> None:
-        leases = list(self.cluster.leases._leases.values())
-        assert len({lease.worker.worker_id for lease in leases}) == len(leases)
+        leases = list(self.cluster.scheduler.leases.values())
+        assert len({lease.worker_id for lease in leases}) == len(leases)
         idle = [w for workers in self.cluster.pool._idle.values() for w in workers]
         assert len(set(map(id, idle))) == len(idle)
-        assert not {id(lease.worker) for lease in leases} & set(map(id, idle))
+        assert not {lease.worker_id for lease in leases} & {w.worker_id for w in idle}
+        assert all(worker.state is State.IDLE for worker in idle)
 
     @invariant()
     def no_task_is_answered_twice(self) -> None:
@@ -398,23 +440,23 @@ class Leases(RuleBasedStateMachine):
             for submitter in self.living():
                 timers, submitter.timers = submitter.timers, []
                 for action in timers:
-                    action()
-                submitter.submitter_dirty = True
+                    action(submitter.now)
                 submitter.turn()
             self.cluster.leases.share(0.0)
             if not self.cluster.wires() and not self.open_tasks():
                 break
         assert not self.open_tasks(), "tasks without an answer"
         for submitter in self.living():
-            submitter.tasks.return_idle(-1.0)
+            submitter.tasks.return_idle(submitter.now, -1.0)
+            submitter.turn()
         while self.step(generator):
             pass
         leases = self.cluster.leases
-        assert self.cluster.scheduler.node.available == TOTAL
-        assert not leases._leases and not leases._lease_of and not leases._wishes
+        assert self.cluster.resources.node.available == TOTAL
+        assert not self.cluster.scheduler.leases and not leases._lease_of and not leases._requested
         assert not self.cluster.scheduler.waiting
         for submitter in self.living():
-            assert not submitter.tasks._tasks and not submitter.tasks._asking
+            assert not submitter.tasks.tasks and not submitter.tasks._asking
 
     def open_tasks(self) -> list[bytes]:
         return [t for s in self.living() for t, answers in s.answers.items() if not answers]

@@ -213,8 +213,8 @@ class References(RuleBasedStateMachine):
         self.network.settle()
         for process in self.living():
             assert len(process.table) == 0, f"process {process.index} has entries left"
-            assert not process.references._handovers
-            assert not process.references._found
+            assert not process.borrowing._handovers
+            assert not process.borrowing._found
             assert not process.peers._replies
             freed = process.raylet.freed
             assert len(freed) == len(set(freed)), "something was freed twice"

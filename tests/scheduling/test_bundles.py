@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nbray.common.resources import UNIT, fits
+from nbray.raylet.workers.node_resources import NodeResources
+from nbray.raylet.workers.pending import PendingRequest
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
-from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
+from nbray.raylet.workers.scheduler import Scheduler
 from nbray.scheduling.bundles import STRATEGIES, Bundle, place
 from nbray.scheduling.explain import why_group_pending
 from nbray.scheduling.labels import parse_selector
@@ -187,7 +189,8 @@ class Groups(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.row = node("a", 4)
-        self.scheduler = Scheduler(self.row, random.Random(0))
+        self.resources = NodeResources(self.row)
+        self.scheduler = Scheduler(self.resources, random.Random(0))
         self.held: dict[int, set[int]] = {}
         self.granted: list[Allocation] = []
         self.asked = 0
@@ -196,8 +199,8 @@ class Groups(RuleBasedStateMachine):
     def reserve(self, group: int, sizes: list[int]) -> None:
         missing = set(range(len(sizes))) - self.held.get(group, set())
         need = sum(sizes[i] for i in missing) * UNIT
-        room = need <= self.scheduler.node.available["CPU"]
-        found = self.scheduler.reserve(
+        room = need <= self.resources.node.available["CPU"]
+        found = self.resources.reserve(
             str(group).encode(), {i: {"CPU": n * UNIT} for i, n in enumerate(sizes)}
         )
         assert found == room
@@ -206,26 +209,26 @@ class Groups(RuleBasedStateMachine):
 
     @rule(group=st.integers(0, 3), index=st.integers(0, 4))
     def commit(self, group: int, index: int) -> None:
-        self.scheduler.commit(str(group).encode(), index)
+        self.resources.commit(str(group).encode(), index)
 
     @rule(group=st.integers(0, 3), index=st.integers(0, 4))
     def release(self, group: int, index: int) -> None:
-        found = self.scheduler.release(str(group).encode(), index)
+        found = self.resources.release(str(group).encode(), index)
         assert (found is not None) == (index in self.held.get(group, set()))
         self.held.get(group, set()).discard(index)
-        assert self.scheduler.release(str(group).encode(), index) is None
+        assert self.resources.release(str(group).encode(), index) is None
 
     @rule(group=st.integers(-1, 3), index=st.integers(-1, 4), cpus=st.integers(0, 3))
     def ask(self, group: int, index: int, cpus: int) -> None:
         strategy = InGroup(str(group).encode(), index) if group >= 0 else ANYWHERE
         self.asked += 1
-        self.scheduler.submit(LeaseRequest(self.asked, Demand({"CPU": cpus * UNIT}, strategy)))
+        self.scheduler.enqueue(PendingRequest(self.asked, Demand({"CPU": cpus * UNIT}, strategy)))
 
     @rule()
     def grant(self) -> None:
         for request, taken in self.scheduler.grant():
             if isinstance(request.demand.strategy, InGroup):
-                assert taken.source is not self.scheduler.node and not taken.source.retired
+                assert taken.source is not self.resources.node and not taken.source.retired
             self.granted.append(taken)
 
     @precondition(lambda self: self.granted)
@@ -235,7 +238,7 @@ class Groups(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_negative_or_lost(self) -> None:
-        beside = [a for a in self.granted if a.source is self.scheduler.node]
+        beside = [a for a in self.granted if a.source is self.resources.node]
         used = sum(a.amounts.get("CPU", 0) for a in beside)
         reserved = sum(bundle.total["CPU"] for bundle in self.row.bundles)
         assert self.row.available["CPU"] + used + reserved == self.row.total["CPU"]
@@ -245,7 +248,7 @@ class Groups(RuleBasedStateMachine):
     def teardown(self) -> None:
         for group, indices in self.held.items():
             for index in indices:
-                self.scheduler.release(str(group).encode(), index)
+                self.resources.release(str(group).encode(), index)
         for taken in self.granted:
             taken.free()
         assert self.row.available == self.row.total and not self.row.bundles

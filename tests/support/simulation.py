@@ -1,29 +1,41 @@
-"""A cluster's processes without processes: the real reference counting over simulated connections.
+"""A cluster's processes without processes: the real machines over simulated connections.
 
-Each `SimProcess` has the product's own `Peers`, `References` and `OwnershipTable`. Their sockets
-are queues here, so that a test decides which message arrives when, and who dies in between. What
-stands around them in a process (submit, run, reply) is a few lines each, in the order of
-`core_worker.core`, `executor` and `results`.
+Each `SimProcess` has the product's own owning side, `Leasing`, `Dependencies`, `Peers` and `Edge`.
+Their sockets are queues here, so that a test decides which message arrives when, and who dies in
+between. The raylet grants each request the worker that its shape names. What stands around them in
+a worker (unpack, run, reply) is a few lines each, in the order of `run.executor`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 from nbray.common.config import Config
-from nbray.common.ids import TaskIDFactory, return_id
-from nbray.core_worker.own.counting import References
+from nbray.common.ids import return_id
+from nbray.core_worker.dependencies import Dependencies
+from nbray.core_worker.edge import Edge
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.owning import Owning
 from nbray.core_worker.own.table import ObjectEntry
 from nbray.core_worker.peers import Peers
-from nbray.core_worker.values.arguments import counted
+from nbray.core_worker.ports import PendingWork
+from nbray.core_worker.submit.calls import ActorCalls
+from nbray.core_worker.submit.leasing import Leasing
+from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.tasks import PendingTask, PickledFunction
+from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connections import Connections
 from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
+from nbray.wire.strategies import Shape
 
 NODE = b"node"
 JOB = b"job0"
@@ -33,7 +45,7 @@ ERROR = Value(b"error", None, True)
 class End:
     """One end of a connection: what `nbray.wire.connection.Connection` is to those who use it."""
 
-    established = True
+    peer_ended = True
 
     def __init__(
         self, network: Network, on_message: Callable[..., None], on_closed: Callable[..., None]
@@ -42,6 +54,7 @@ class End:
         self.on_message = on_message
         self.on_closed = on_closed
         self.closed = False
+        self.established = False
         self.state: Any = None
         self.other: End | None = None
         self.incoming: deque[m.Message] = deque()
@@ -85,6 +98,7 @@ class Network:
             return False
         far = End(self, target.peers._on_message, target.peers._closed)
         near.other, far.other = far, near
+        near.established = far.established = True
         self.ends += [near, far]
         return True
 
@@ -125,28 +139,37 @@ class SimReactor:
     def post(self, action: Callable[[], None]) -> None:
         self.inbox.append(action)
 
+    def call_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """What is to be done at once is; a simulated process does not live for longer."""
+        if not seconds:
+            self.inbox.append(action)
+
 
 class SimRaylet:
-    """Takes the messages to the raylet: the test looks at what was freed."""
+    """Takes the messages to the raylet: grants leases, and the test looks at what was freed."""
 
-    closed = False
-
-    def __init__(self) -> None:
+    def __init__(self, process: SimProcess) -> None:
+        self.process = process
+        self.state = Address(b"", NODE, "", "", 0)
+        self.closed = False
         self.freed: list[bytes] = []
 
     def send(self, message: m.Message) -> None:
         if isinstance(message, om.FreeObjects):
             self.freed += message.object_ids
+        elif isinstance(message, m.RequestLease):
+            self.process.reactor.post(partial(self.answer, message))
 
-
-@dataclass(eq=False)
-class Task:
-    """A submitted task whose reply has not come."""
-
-    spec: TaskSpec
-    worker: SimProcess
-    unresolved: int = 0
-    connection: End | None = None
+    def answer(self, request: m.RequestLease) -> None:
+        (name,) = request.resources
+        worker = self.process.network.processes[int(name)]
+        reply: m.Message
+        if worker.alive:
+            reply = m.LeaseGranted(request.request_id, request.request_id, worker.me.address)
+        else:
+            cause = Cause(CauseKind.UNSCHEDULABLE, "it is dead")
+            reply = m.LeaseRefused(request.request_id, cause)
+        self.process.peers.handlers[type(reply)](cast(Any, self), reply)
 
 
 @dataclass(eq=False)
@@ -168,40 +191,67 @@ class SimProcess:
         self.alive = True
         self.name = bytes([index]) * 28
         self.reactor = SimReactor(network)
-        self.peers = Peers(cast(Connections, self.reactor), Config(), self.name, str(index))
-        self.peers.address = Address(self.name, NODE, str(index), "", index)
-        job = JobConfig(JOB, "", self.peers.address, [], "")
-        self.peers.hello = lambda: m.Hello(self.peers.address, job)
-        self.raylet = SimRaylet()
+        config = Config(worker_death_wait_s=0.0)
+        me = self.me = Identity(self.name)
+        self.peers = Peers(cast(Connections, self.reactor), config, me, str(index))
+        me.address = Address(self.name, NODE, str(index), "", index)
+        me.set_job(JobConfig(JOB, "", me.address, [], ""))
+        self.raylet = SimRaylet(self)
         self.peers.raylet = cast(Any, self.raylet)
-        self.references = References(self.peers)
-        self.references.on_ended = lambda _id, _entry: None
-        self.references.on_missing = self._missing
-        self.table = self.references.table
+        own = Owning(
+            me, self.peers, self._free, self, self, lambda _table: lambda _s, _i, error: error,
+            contextlib.nullcontext(), 0,
+        )  # fmt: skip
+        self.table, self.counting, self.borrowing = own.table, own.counting, own.borrowing
+        self.locations, self.streams, self.endings = own.locations, own.streams, own.endings
+        self.decisions: deque[Any] = deque()
+        self.leasing = Leasing(me, config, self.decisions, lambda _done, _options: False)
+        self.calls = ActorCalls(me, self.decisions, lambda _done, _options: False, 0.0)
+        self.dependencies = Dependencies(
+            self.table, self.borrowing, self.locations, 1 << 20, self.leasing.enqueue
+        )
+        self.counts = TaskCounts()
+        self.events = SimpleNamespace(failed=lambda *_: None, finished=lambda *_: None)
+        self.group_states = self.cancelling = self.stored = self.held = cast(Any, None)
+        self.edge = Edge(cast(Any, self))
         self.peers.handlers[m.Hello] = lambda c, hello: self.peers.introduced(c, hello.address)
         self.peers.handlers[m.PushTask] = self._on_push
-        self.peers.handlers[m.TaskDone] = self._on_done
-        self.peers.on_closed.append(cast(Any, self._on_closed))
-        self.new_task_id = TaskIDFactory(JOB)
+        self.tasks = self.leasing.tasks
         self.refs: list[bytes] = []
         self.owners: dict[bytes, Address] = {}
-        self.tasks: dict[bytes, Task] = {}
         self.queue: deque[Running] = deque()
         self.running: list[Running] = []
         self.replies: deque[tuple[Running, m.TaskDone]] = deque()
 
-    def _missing(self, _object_id: bytes, _entry: ObjectEntry) -> None:
+    # --- what the machines ask of a process --------------------
+
+    def _free(self, object_ids: list[bytes], node_ids: list[bytes], maker: bytes) -> None:
+        self.raylet.send(om.FreeObjects(object_ids, node_ids, maker))
+
+    def no_handles(self, actor_id: bytes, is_creator: bool) -> None:
+        raise AssertionError("there are no actors")
+
+    def streams_still(self, task_id: bytes) -> bool:
+        return False
+
+    def is_unfinished(self, task: PendingWork) -> bool:
+        return False
+
+    def run_again(self, task: PendingWork) -> None:
         raise AssertionError("a value was given back that somebody still needs")
+
+    def unfinished_work(self) -> Iterator[PendingWork]:
+        return self.leasing.unfinished()
 
     # --- what a program does --------------------
 
     def put(self, contained: list[bytes], stored: bool) -> bytes:
-        object_id = return_id(self.new_task_id(), 0)
+        object_id = return_id(self.me.new_task_id(), 0)
         entry = self.table.add_owned(object_id)
         entry.value = self._value(contained, stored)
         if contained:
             entry.contained = list(contained)
-            self.references.note(contained, 1)
+            self.table.note(contained, 1)
         return self._own(object_id)
 
     def _value(self, contained: list[bytes], stored: bool) -> Value:
@@ -209,56 +259,40 @@ class SimProcess:
         return Value(None if stored else b"", Stored(1, [NODE]) if stored else None, False, inner)
 
     def _own(self, object_id: bytes) -> bytes:
-        self.owners[object_id] = self.peers.address
+        self.owners[object_id] = self.me.address
         self.refs.append(object_id)
         return object_id
 
     def drop(self, object_id: bytes) -> None:
         self.refs.remove(object_id)
-        self.references.released.append((object_id, -1))
+        self.table.released.append((object_id, -1))
 
     def submit(self, worker: SimProcess, plain: list[bytes], inside: list[bytes]) -> bytes:
         """A task with ref arguments, and with refs inside of arguments."""
         spec = TaskSpec(
-            self.new_task_id(), JOB, b"", "", b"x",
+            self.me.new_task_id(), JOB, b"", "", b"x",
             [Dependency(object_id, self.owners[object_id]) for object_id in plain],
             [ContainedRef(object_id, self.owners[object_id]) for object_id in inside],
         )  # fmt: skip
-        self.references.note(plain, 1)
-        self.references.note(inside, 1)
+        self.table.note(plain, 1)
+        self.table.note(inside, 1)
         object_id = return_id(spec.task_id, 0)
         self.table.add_owned(object_id)
-        task = self.tasks[spec.task_id] = Task(spec, worker)
+        options = TaskOptions(Shape(((str(worker.index), 1),)))
+        task = PendingTask(spec, PickledFunction(b"", b"", ()), options)
+        self.tasks[spec.task_id] = task
         self.reactor.post(lambda: self._resolve(task))
         return self._own(object_id)
 
-    def _resolve(self, task: Task) -> None:
-        task.unresolved = 1
-        for dependency in task.spec.dependencies:
-            entry = self.table.borrow(dependency.object_id, dependency.owner)
-            task.unresolved += 1
-
-            def fill(entry: ObjectEntry = entry, dependency: Dependency = dependency) -> None:
-                dependency.value = entry.value
-                self._resolved(task)
-
-            if entry.value is None:
-                self.references.fetch(dependency.object_id, entry)
-            entry.when_complete(fill)
-        self._resolved(task)
-
-    def _resolved(self, task: Task) -> None:
-        task.unresolved -= 1
-        if not task.unresolved:
-            task.connection = cast(Any, self.peers.connect(task.worker.peers.address))
-            assert task.connection is not None
-            task.connection.send(m.PushTask(task.spec))
+    def _resolve(self, task: PendingTask) -> None:
+        if self.dependencies.resolve_task(task):
+            self.leasing.enqueue(task)
 
     def fetch(self, object_id: bytes) -> None:
         """Have a value brought."""
         entry = self.table.get(object_id)
         if entry is not None and entry.value is None:
-            self.reactor.post(lambda: self.references.fetch(object_id, entry))
+            self.reactor.post(lambda: self.borrowing.fetch(object_id, entry))
 
     def open(self, object_id: bytes, value: Value) -> list[bytes]:
         """Unpickle a value: the refs in it, as `Values._rebuild` makes them."""
@@ -266,13 +300,13 @@ class SimProcess:
         for ref in value.contained:
             entry = self._rebuilt(ref)
             if entry.owner is not None and not entry.registered:
-                self.reactor.post(partial(self.references.found_in, object_id, ref.object_id))
+                self.reactor.post(partial(self.borrowing.found_in, object_id, ref.object_id))
             found.append(ref.object_id)
         return found
 
     def _rebuilt(self, ref: ContainedRef) -> ObjectEntry:
         self.owners[ref.object_id] = ref.owner
-        return self.references.refer(ref.object_id, ref.owner)
+        return self.counting.refer(ref.object_id, ref.owner)
 
     # --- a worker --------------------
 
@@ -300,71 +334,38 @@ class SimProcess:
             value = ERROR
         else:
             value = self._value(give, stored)
-            self.references.note(give, 1)
+            self.table.note(give, 1)
         for object_id in task.refs:
-            self.references.released.append((object_id, -1))
+            self.table.released.append((object_id, -1))
         for object_id in keep:
-            self.references.released.append((object_id, 1))
+            self.table.released.append((object_id, 1))
             self.refs.append(object_id)
         self.replies.append((task, m.TaskDone(task.spec.task_id, [value], 0.0)))
 
     def _reply(self, task: Running, done: m.TaskDone) -> None:
-        arguments = {d.object_id for d in task.spec.dependencies}
-        arguments.update(ref.object_id for ref in task.spec.contained)
+        submitter = task.connection.state.worker_id
 
         def send(kept: list[bytes]) -> None:
             done.borrowed = kept
             held = [ref.object_id for value in done.values for ref in value.contained]
-            if held:
-                self.references.hand_over(cast(Any, task.connection), done.task_id, held)
+            if held and task.connection.closed:
+                self.table.note(held, -1)
+            elif held:
+                self.borrowing.hand_over(submitter, done.task_id, held)
             task.connection.send(done)
 
-        self.references.keep_arguments(arguments, task.connection.state.worker_id, send)
-
-    # --- a submitter --------------------
-
-    def _on_done(self, connection: Any, message: m.TaskDone) -> None:
-        task = self.tasks.pop(message.task_id, None)
-        if task is None:
-            return
-        references, worker_id = self.references, connection.state.worker_id
-        for object_id in message.borrowed:
-            references.kept_by(object_id, worker_id)
-        object_id, value = return_id(message.task_id, 0), message.values[0]
-        entry = self.table.get(object_id)
-        handed_over: list[ContainedRef] = []
-        if entry is None:
-            references.free(object_id, value)
-        else:
-            if value.contained:
-                entry.contained = [ref.object_id for ref in value.contained]
-                handed_over += value.contained
-            self.table.complete(object_id, value)
-            if entry.local <= 0:
-                references.release(object_id)
-        if value.contained:
-            references.take_over(handed_over, lambda: self._handover_done(message, worker_id))
-        references.note(counted(task.spec), -1)
-
-    def _handover_done(self, message: m.TaskDone, worker_id: bytes) -> None:
-        connection = self.peers.find(worker_id)
-        if connection is not None:
-            connection.send(m.HandoverDone(message.task_id))
-
-    def _on_closed(self, connection: End) -> None:
-        for task in [task for task in self.tasks.values() if task.connection is connection]:
-            del self.tasks[task.spec.task_id]
-            self.table.complete(return_id(task.spec.task_id, 0), ERROR)
-            self.references.note(counted(task.spec), -1)
+        self.borrowing.keep_arguments(task.spec, submitter, send)
 
     # --- time --------------------
 
     def turn(self) -> bool:
         """What a turn of the reactor does before it reads; whether there was anything."""
-        busy = bool(self.reactor.inbox or self.references.released or self.replies)
+        busy = bool(self.reactor.inbox or self.table.released or self.replies or self.decisions)
+        busy = busy or self.leasing.dirty
         while self.reactor.inbox:
             self.reactor.inbox.popleft()()
-        self.references.count_released()
+        self.counting.count_released()
+        self.edge.carry_out()
         while self.replies:
             self._reply(*self.replies.popleft())
         return busy

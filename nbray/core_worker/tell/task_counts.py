@@ -8,12 +8,9 @@ from the leases when somebody asks. All of it runs under the baton.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from nbray.wire.records import TaskSpec
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 _MAX_ROWS = 1000
 
@@ -47,8 +44,7 @@ class FunctionCounts:
 class TaskCounts:
     """All counts of this process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self) -> None:
         self._rows: dict[tuple[int, str], FunctionCounts] = {}
 
     def submitted(self, spec: TaskSpec) -> None:
@@ -79,15 +75,14 @@ class TaskCounts:
         if not row.unfinished:
             row.ended = time.monotonic()
 
-    def snapshot(self) -> list[FunctionCounts]:
-        """A copy of the counts, with how many tasks run now."""
+    def snapshot(self, running: Iterable[TaskSpec]) -> list[FunctionCounts]:
+        """A copy of the counts; ``running`` are the tasks that run now."""
         for row in self._rows.values():
             row.running = 0
-        for running in (self._core.submitter.running(), self._core.actor_calls.running()):
-            for spec in running:
-                counts = self._rows.get((spec.origin, spec.name))
-                if counts is not None:
-                    counts.running += 1
+        for spec in running:
+            counts = self._rows.get((spec.origin, spec.name))
+            if counts is not None:
+                counts.running += 1
         return [row.copy() for row in self._rows.values()]
 
     def unfinished(self) -> dict[str, int]:

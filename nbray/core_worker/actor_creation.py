@@ -6,19 +6,16 @@ arguments have values; the GCS gives the actor no place until this process says 
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from nbray.core_worker.dependencies import Dependencies
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.ports import Inbox, Raylet, RayletRequests
 from nbray.exceptions import NbraySystemError
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import ActorReady, ActorRegistered, CreateActor
 from nbray.wire.records import ActorSpec
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-
-logger = logging.getLogger(__name__)
 
 
 class PendingActor:
@@ -34,11 +31,23 @@ class PendingActor:
 class ActorCreations:
     """Registers actors at the GCS, through the raylet."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        core.peers.handlers[ActorRegistered] = lambda _peer, reply: core.peers.answer(
-            ("actor", reply.actor_id), reply
-        )
+    def __init__(
+        self, me: Identity, inbox: Inbox, raylet: Raylet, requests: RayletRequests,
+        dependencies: Dependencies, count: Callable[[], None],
+        never_made: Callable[[bytes, Cause], None], patience_s: float,
+    ) -> None:  # fmt: skip
+        """``count`` counts the refs that died; ``never_made`` fails the calls of an actor.
+
+        By ``patience_s`` the raylet has answered what it has to ask the GCS.
+        """
+        self._me = me
+        self._inbox = inbox
+        self._raylet = raylet
+        self._requests = requests
+        self._dependencies = dependencies
+        self._count = count
+        self._never_made = never_made
+        self._patience_s = patience_s
 
     def create(self, spec: ActorSpec) -> str:
         """Register an actor; if it has a name, only return once the GCS has it. From any thread.
@@ -49,31 +58,30 @@ class ActorCreations:
         Raises:
             NbraySystemError: it cannot be registered.
         """
-        core = self._core
         if not spec.options.name:
-            core.reactor.post(lambda: self._register(spec))
+            self._inbox.post(lambda: self._register(spec))
             return ""
-        core.references.count_soon()
+        self._inbox.post(self._count)
         waits = bool(spec.dependencies)
-        reply: ActorRegistered = core.peers.request(
+        reply: ActorRegistered = self._requests.request(
             ("actor", spec.actor_id),
-            CreateActor(spec, core.job, waits),
-            core.peers.gcs_patience_s,
+            CreateActor(spec, self._me.job, waits),
+            self._patience_s,
         )
         if reply.error and not reply.taken:
             raise NbraySystemError(reply.error)
         if waits and not reply.error:
-            core.reactor.post(lambda: self._resolve_registered(spec))
+            self._inbox.post(lambda: self._resolve_registered(spec))
         return reply.error
 
     def _register(self, spec: ActorSpec) -> None:
         pending = PendingActor(spec)
-        there = self._core.dependencies.resolve_actor(pending, lambda: self._ready(spec))
-        self._send(spec, CreateActor(spec, self._core.job, not there))
+        there = self._dependencies.resolve(pending, lambda: self._ready(spec))
+        self._send(spec, CreateActor(spec, self._me.job, not there))
 
     def _resolve_registered(self, spec: ActorSpec) -> None:
         pending = PendingActor(spec)
-        if self._core.dependencies.resolve_actor(pending, lambda: self._ready(spec)):
+        if self._dependencies.resolve(pending, lambda: self._ready(spec)):
             self._ready(spec)
 
     def _ready(self, spec: ActorSpec) -> None:
@@ -82,6 +90,6 @@ class ActorCreations:
 
     def _send(self, spec: ActorSpec, message: CreateActor | ActorReady) -> None:
         try:
-            self._core.peers.raylet.send(message)
+            self._raylet.to_raylet(message)
         except UnsendableError as error:
-            self._core.actor_calls.never_made(spec.actor_id, Cause(CauseKind.FAULT, str(error)))
+            self._never_made(spec.actor_id, Cause(CauseKind.FAULT, str(error)))
