@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from msgspec import structs
 
+from nbray.common.addresses import joined
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.gcs.nodes.health import NodeHealth
@@ -103,7 +104,7 @@ class NodeTable:
         """The gRPC client of a raylet."""
         client = self._clients.get(node.node_id)
         if client is None:
-            client = GrpcClient(f"{node.host}:{node.grpc_port}", self._token)
+            client = GrpcClient(joined(node.host, node.grpc_port), self._token)
             if node.alive:
                 self._clients[node.node_id] = client
         return client
