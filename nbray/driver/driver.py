@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 import logging
 import os
 from typing import Any
@@ -175,7 +174,7 @@ def init(
         True
     """
     global _driver
-    hidden = hidden_options(others, inspect.signature(init).parameters) if others else _NO_OPTIONS
+    hidden = hidden_options(others) if others else _NO_OPTIONS
     if local_mode:
         raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
     if configure_logging and logging_level is not None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what the names are, for type checkers and the reference
-    from nbray.core_worker.serializability import inspect_serializability
+    from nbray.core_worker.values.serializability import inspect_serializability
     from nbray.driver.lookup import get_node_ip_address, list_named_actors
     from nbray.util.actor_pool import ActorPool
     from nbray.util.debug import disable_log_once_globally, log_once

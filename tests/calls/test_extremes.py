@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import nbray
-from nbray.calls.options import OPTIONS
 from nbray.experimental import internal_kv as kv
+from nbray.options.option import Scope
+from nbray.options.table import options_of
 from nbray.util import metrics
 from nbray.util.placement_group import (
     PlacementGroup,
@@ -104,12 +105,10 @@ def a_call(options: dict[str, Any]) -> None:
     living().one.options(**options).remote()
 
 
-CALL_OPTIONS = ["num_returns", "name", "concurrency_group", "max_task_retries", "retry_exceptions",
-                "_generator_backpressure_num_objects"]  # fmt: skip
 PLACES: list[tuple[Callable[[dict[str, Any]], None], str]] = [
-    *((a_task, name) for name, option in OPTIONS.items() if option.task),
-    *((an_actor, name) for name, option in OPTIONS.items() if option.actor),
-    *((a_call, name) for name in CALL_OPTIONS),
+    *((a_task, name) for name in options_of(Scope.TASK)),
+    *((an_actor, name) for name in options_of(Scope.ACTOR)),
+    *((a_call, name) for name in options_of(Scope.CALL)),
 ]
 
 
@@ -132,7 +131,7 @@ def test_every_extreme_of_every_option_works_or_is_refused_where_it_is_written(
 @given(data=st.data())
 def test_any_options_together(small: Path, data: st.DataObject) -> None:
     is_task = data.draw(st.booleans())
-    names = [n for n, o in OPTIONS.items() if (o.task if is_task else o.actor)]
+    names = list(options_of(Scope.TASK if is_task else Scope.ACTOR))
     numbers = st.one_of(st.integers(), st.floats(), st.sampled_from(NUMBERS))
     texts = st.one_of(st.text(st.characters(), max_size=50), st.sampled_from(TEXTS))
     values = st.one_of(

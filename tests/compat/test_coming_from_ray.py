@@ -121,8 +121,8 @@ print(json.dumps([found, there, same, stopped]))
 def test_variables_of_rays() -> None:
     program = (
         "import nbray\nfrom nbray.common.ray_settings import ray_variables\n"
-        "from nbray.calls.options import OPTIONS\n"
-        "print(OPTIONS['max_retries'].default, ray_variables())"
+        "from nbray.options.option import Scope\nfrom nbray.options.table import default_of\n"
+        "print(default_of('max_retries', Scope.TASK), ray_variables())"
     )
     variables = {
         "RAY_TASK_MAX_RETRIES": "7", "RAY_health_check_timeout_ms": "2500",

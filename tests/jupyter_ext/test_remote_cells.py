@@ -27,8 +27,10 @@ def test_gather_brings_the_values_here_at_once(notebook: Notebook) -> None:
 def test_one_line_runs_remotely_and_has_a_value(notebook: Notebook) -> None:
     notebook.run("import os\ndef f(d):\n    return d['a'] + 1")
     assert notebook.run("%remote f({'a': 1})").result == "2"
-    assert notebook.run("here = os.getpid()\nthere = %remote os.getpid()\nthere != here").result
-    assert notebook.run("there != here").result == "True"
+    assert (
+        notebook.run("here = os.getpid()\nthere = %remote os.getpid()\nthere != here").result
+        == "True"
+    )
     assert notebook.run("%remote --num-cpus 0.5 -- f({'a': 2})").result == "3"
     assert notebook.run("%remote x = f({'a': 3})\nx").result == "4"
     assert "    1 / 0\n    ~~^~~\nZeroDivisionError" in notebook.run("%remote 1 / 0").error

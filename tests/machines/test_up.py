@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import wait_until
 from support.ssh_hosts import Hosts, ssh_hosts, why_not
+
+from nbray.testing import wait_until
 
 _REASON = why_not()
 pytestmark = [pytest.mark.skipif(bool(_REASON), reason=_REASON), pytest.mark.timeout(300)]

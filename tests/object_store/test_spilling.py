@@ -402,6 +402,7 @@ def test_values_put_from_many_threads_and_room_in_advance_are_right(small: Path)
         thread.start()
     for thread in threads:
         thread.join()
+    assert set(refs) == set(range(300))
     wait_until(lambda: used() > 0, "a report of the values")
     for i, ref in refs.items():
         assert (nbray.get(ref, timeout=30) == i).all()

@@ -154,16 +154,13 @@ def test_a_fallback_counts_when_nothing_before_it_has_room() -> None:
 
 @pytest.mark.parametrize(
     ("condition", "met"),
-    [("a", "a"), ("!a", "b-"), ("in(a, b)", "ab"), ("!in(a,b)", "c-"), ("!in(a)", "bc-")],
+    [("a", "a"), ("!a", "bc-"), ("in(a, b)", "ab"), ("!in(a,b)", "c-"), ("!in(a)", "bc-")],
 )
 def test_selectors_mean_what_ray_documents(condition: str, met: str) -> None:
     terms = parse_selector({"k": condition})
     for value in "abc-":
         labels = {} if value == "-" else {"k": value}
-        if value in met:
-            assert matches(terms, labels)
-        elif condition != "!a" or value != "c":
-            assert not matches(terms, labels)
+        assert matches(terms, labels) == (value in met), value
 
 
 @pytest.mark.parametrize("condition", ["in()", "-a", "a_", "in(a", "!!a", "in(a,!b)", "x y"])

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from nbray.calls.placement_group import PlacementGroup
 from nbray.common.ids import NodeID
 from nbray.common.text import check_text, plain
 from nbray.wire.strategies import Labelled, LabelTerm, OnNode
+
+
+class Group(Protocol):
+    """A placement group, as far as a strategy knows it."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is no group."""
 
 
 class PlacementGroupSchedulingStrategy:
@@ -29,7 +37,7 @@ class PlacementGroupSchedulingStrategy:
 
     def __init__(
         self,
-        placement_group: PlacementGroup | None,
+        placement_group: Group | None,
         placement_group_bundle_index: int = -1,
         placement_group_capture_child_tasks: bool | None = None,
     ) -> None:
