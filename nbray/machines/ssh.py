@@ -17,7 +17,6 @@ from nbray.machines.scripts import for_any_shell
 
 CONNECT_S = 10
 _TAIL = 20
-_END_S = 1.0
 _MOST_KEPT = 1 << 20
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _SSH_FAILED = 255
@@ -172,9 +171,9 @@ async def run(
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()  # it alone: the shared connection serves on
-            # That one has our pipe until the command has ended there, and asyncio waits for pipes.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _END_S)
+            # That one has our pipe until the command has ended there, and `wait` waits for pipes;
+            # asyncio has no other way to let go of them.
+            process._transport.close()  # type: ignore[attr-defined]
         reader.cancel()
     return Done(code, tuple(output.tail), output.text())
 
