@@ -176,8 +176,8 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
             console.print(
-                "Mind:      what nodes say to each other is authenticated, and tasks and objects are "
-                "not encrypted: whoever controls the network can read and change them."
+                "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
+                "whoever controls the network can read and change them."
             )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
 

@@ -280,6 +280,59 @@ def test_of_two_ups_at_once_one_is_refused_by_name(laptop: Laptop) -> None:
     assert first.returncode == 0, output
 
 
+OPEN = """
+import sys, urllib.request
+from http.cookiejar import CookieJar
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+print(browser.open(sys.argv[1], timeout=60).status)
+"""
+
+
+@pytest.mark.slow
+def test_the_dashboard_is_reached_through_a_port_of_the_laptop(laptop: Laptop) -> None:
+    start = [one.replace("dashboard=0", "dashboard=1") for one in laptop.given[
+        "head_start_ray_commands"]]  # fmt: skip
+    laptop.write(
+        head_start_ray_commands=start, provider=laptop.given["provider"] | {"worker_ips": []}
+    )
+    laptop.up()
+    text = "echo $$ >/tmp/pid; exec nbray dashboard cluster.yaml -p 9000"
+    leading = laptop.hosts.start(0, "sh", "-c", text)
+    assert leading.stdout is not None
+    link = leading.stdout.readline().strip()
+    assert link.startswith("http://localhost:9000/login?key="), link
+    opened = laptop.hosts.run(0, "python", "-c", OPEN, link, timeout=90)
+    assert opened.stdout == "200\n", opened.stderr
+    laptop.hosts.run(0, "kill", "-INT", (laptop.hosts.tmp(0) / "pid").read_text().strip())
+    leading.communicate(timeout=60)
+    assert leading.returncode == 0
+
+
+NOTEBOOK = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_line_magic("load_ext", "nbray")
+shell.run_line_magic("nbray", "up cluster.yaml")
+shell.run_line_magic("nbray", "attach cluster.yaml")
+import nbray, os, time
+@nbray.remote
+def where():
+    time.sleep(0.2)
+    return os.uname().nodename
+print("ran on", len(set(nbray.get([where.remote() for _ in range(30)], timeout=60))), "hosts")
+shell.run_line_magic("nbray", "stop")
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_brings_a_cluster_up_and_joins_it(laptop: Laptop) -> None:
+    shown = laptop.hosts.run(0, "python", "-c", NOTEBOOK, timeout=200)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{HEAD}: started" in shown.stdout and "4 nodes" in shown.stdout
+    assert "ran on 3 hosts" in shown.stdout
+    wait_until(lambda: not laptop.hosts.processes(0), "the end of the laptop's own node")
+
+
 @pytest.mark.slow
 def test_a_jump_host_and_another_port(laptop: Laptop) -> None:
     config = laptop.hosts.home(0) / "ssh_config"
