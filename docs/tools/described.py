@@ -11,11 +11,19 @@ from dataclasses import fields
 import click
 from public import sections
 
-from nbray.calls.options import OPTIONS
 from nbray.cli import main
 from nbray.common.config import Config
 from nbray.jupyter_ext.commands.table import COMMANDS
 from nbray.jupyter_ext.line.options import cell_parser
+from nbray.options.option import Option, Scope
+from nbray.options.table import OPTIONS
+
+_SAID = {
+    Scope.TASK: "tasks", Scope.ACTOR: "actors", Scope.METHOD: "methods", Scope.CALL: "calls",
+    Scope.INIT: "`init`", Scope.START: "`nbray start`",
+}  # fmt: skip
+_OF_CALLS = Scope.TASK | Scope.ACTOR | Scope.METHOD | Scope.CALL
+_OF_NODES = Scope.INIT | Scope.START
 
 
 def settings() -> dict[str, str]:
@@ -34,10 +42,8 @@ def configuration() -> str:
         (f"`NBRAY_{field.name.upper()}`", _number(field.default), _sentence(said[field.name]))
         for field in fields(Config)
     ]
-    options = [
-        (f"`{name}`", _scope(one.task, one.actor), _default(one.default), one.help)
-        for name, one in OPTIONS.items()
-    ]
+    calls = [one for one in OPTIONS if one.scope & _OF_CALLS]
+    nodes = [one for one in OPTIONS if one.scope & _OF_NODES and not one.scope & _OF_CALLS]
     return f"""# Configuration
 
 ## Variables
@@ -50,9 +56,16 @@ sizes in bytes where the name says nothing else.
 
 ## Options of tasks and actors
 
-For `nbray.remote` and `.options`; the reference of [`nbray`](reference/nbray.md) has examples.
+For `nbray.remote`, `.options` and `nbray.method`; [`nbray`](reference/nbray.md) has
+examples.
 
-{_table(("option", "of", "default", ""), options)}
+{_options(calls)}
+
+## Options of nodes and programs
+
+For `nbray.init` (as keywords) and `nbray start` (with dashes, as `--num-cpus 4`).
+
+{_options(nodes)}
 """
 
 
@@ -110,8 +123,17 @@ def _help_of(option: click.Option, context: click.Context) -> str:
     return " ".join(record[1].split()) if record else ""
 
 
-def _scope(task: bool, actor: bool) -> str:
-    return " and ".join(name for name, has in (("tasks", task), ("actors", actor)) if has)
+def _options(options: Iterable[Option]) -> str:
+    rows = [
+        (f"`{one.name}`", _scope(one.scope), _default(one.default), one.help)
+        for one in options
+        if one.has_effect
+    ]
+    return _table(("option", "of", "default", ""), rows)
+
+
+def _scope(scope: Scope) -> str:
+    return ", ".join(said for one, said in _SAID.items() if scope & one)
 
 
 def _default(value: object) -> str:
