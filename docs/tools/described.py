@@ -15,15 +15,8 @@ from nbray.cli import main
 from nbray.common.config import Config
 from nbray.jupyter_ext.commands.table import COMMANDS
 from nbray.jupyter_ext.line.options import cell_parser
-from nbray.options.option import Option, Scope
-from nbray.options.table import OPTIONS
-
-_SAID = {
-    Scope.TASK: "tasks", Scope.ACTOR: "actors", Scope.METHOD: "methods", Scope.CALL: "calls",
-    Scope.INIT: "`init`", Scope.START: "`nbray start`",
-}  # fmt: skip
-_OF_CALLS = Scope.TASK | Scope.ACTOR | Scope.METHOD | Scope.CALL
-_OF_NODES = Scope.INIT | Scope.START
+from nbray.options.option import Scope
+from nbray.options.showing import as_markdown
 
 
 def settings() -> dict[str, str]:
@@ -42,8 +35,6 @@ def configuration() -> str:
         (f"`NBRAY_{field.name.upper()}`", _number(field.default), _sentence(said[field.name]))
         for field in fields(Config)
     ]
-    calls = [one for one in OPTIONS if one.scope & _OF_CALLS]
-    nodes = [one for one in OPTIONS if one.scope & _OF_NODES and not one.scope & _OF_CALLS]
     return f"""# Configuration
 
 ## Variables
@@ -59,14 +50,23 @@ sizes in bytes where the name says nothing else.
 For `nbray.remote`, `.options` and `nbray.method`; [`nbray`](reference/nbray.md) has
 examples.
 
-{_options(calls)}
+### Tasks
 
-## Options of nodes and programs
+{as_markdown(Scope.TASK)}
+### Actors
 
-For `nbray.init` (as keywords) and `nbray start` (with dashes, as `--num-cpus 4`).
+{as_markdown(Scope.ACTOR)}
+### Methods of actors
 
-{_options(nodes)}
-"""
+For `nbray.method`; `.options` of a method takes `name`, too.
+
+{as_markdown(Scope.METHOD)}
+## Options of `nbray.init`
+
+{as_markdown(Scope.INIT)}
+## Options of `nbray start`
+
+{as_markdown(Scope.START)}"""
 
 
 def command() -> str:
@@ -121,23 +121,6 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 def _help_of(option: click.Option, context: click.Context) -> str:
     record = option.get_help_record(context)
     return " ".join(record[1].split()) if record else ""
-
-
-def _options(options: Iterable[Option]) -> str:
-    rows = [
-        (f"`{one.name}`", _scope(one.scope), _default(one.default), one.help)
-        for one in options
-        if one.has_effect
-    ]
-    return _table(("option", "of", "default", ""), rows)
-
-
-def _scope(scope: Scope) -> str:
-    return ", ".join(said for one, said in _SAID.items() if scope & one)
-
-
-def _default(value: object) -> str:
-    return "" if value is None else f"`{value!r}`"
 
 
 def _number(value: object) -> str:
