@@ -91,7 +91,7 @@ class GroupManager:
         self._end_in([found for found in released if found is not None])
         for key in request.commit:
             self._resources.commit(key.group_id, key.index)
-        wanted: dict[bytes, list[g.BundleWish]] = {}
+        wanted: dict[bytes, list[g.BundleRequest]] = {}
         for wish in request.reserve:
             wanted.setdefault(wish.key.group_id, []).append(wish)
         refused = []
