@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.calls.function_pickles import new_epoch
-from nbray.driver.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
+from nbray.notebook import engine
 
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
@@ -82,7 +81,7 @@ class Workspace:
         """IPython calls this before each cell."""
         try:
             self.tasks.begin()
-            new_epoch()
+            engine().code.new_cell()
             self.check_cluster()
             take_back_all(self.namespace)
             self.modules.new_cell()
@@ -156,14 +155,14 @@ class Workspace:
                 if remote.among:
                     self._resolve_others(remote.ref)
                     continue
-                memory = OwnMemory()
+                memory = engine().memory()
                 value = make_own(value, memory, self.namespace)
                 self.namespace[name] = value
                 self.sent.came_from(name, value, remote.ref, memory)
 
     def own(self, value: Any) -> Any:
         """A value that a cell returned, which may be changed here."""
-        return make_own(value, OwnMemory(), self.namespace)
+        return make_own(value, engine().memory(), self.namespace)
 
     def _resolve_others(self, ref: nbray.ObjectRef) -> None:
         """Values that were changed by one cell come together: they may share their parts."""

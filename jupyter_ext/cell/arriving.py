@@ -16,8 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.driver.own_memory import OwnMemory
-from nbray.state import local_state
+from nbray.notebook import engine
 
 from ..worker.own_values import make_own
 from .remote_value import MISSING, RemoteValue
@@ -74,15 +73,15 @@ class Arriving:
             self._bring(summary.brought, self._changes)
         for name in summary.code:
             # Others look for functions and classes by name: pickle, inspect, annotations.
-            if name in self._values and local_state.describe(self._values[name].ref).inline:
+            if name in self._values and engine().tasks.describe(self._values[name].ref).inline:
                 value = namespace[name].get()
                 namespace[name] = value
 
     def _bring(self, names: Iterable[str], changes: nbray.ObjectRef) -> None:
         """Give names the values that the cell has changed; small ones are here already."""
         namespace = self._namespace
-        if local_state.describe(changes).inline:
-            namespace.update(make_own(nbray.get(changes), OwnMemory(), namespace))
+        if engine().tasks.describe(changes).inline:
+            namespace.update(make_own(nbray.get(changes), engine().memory(), namespace))
             return
         for name in names:
             brought = RemoteValue(

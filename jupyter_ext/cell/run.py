@@ -9,7 +9,7 @@ from typing import Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
-from nbray.state import local_state
+from nbray.notebook import engine
 
 from ..pictures import theme
 from .interrupts import stop
@@ -109,7 +109,7 @@ class RemoteRun:
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
-        local_state.when_ended(self.refs, self._note_end)
+        engine().tasks.when_ended(self.refs, self._note_end)
 
     def _note_end(self) -> None:
         if self._ended is None:
@@ -171,7 +171,7 @@ class RemoteRun:
     def cancel(self, force: bool = False) -> None:
         """Ask the cell to stop; with ``force`` kill its workers."""
         self.told = True
-        local_state.cancel_tasks([ref.task_id() for ref in self.refs], force=force)
+        engine().tasks.interrupt([ref.task_id() for ref in self.refs], force=force)
 
     def state(self) -> str:
         """``running`` (or waiting to run), ``done``, ``cancelled`` or ``failed``."""

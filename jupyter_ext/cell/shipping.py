@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
-from nbray.driver import output
+from nbray.notebook import engine
 from nbray.pickling.closures import bound_cells
 
 _MAX_SOURCE = 1 << 20
@@ -34,7 +34,7 @@ def arrive(target: Any, sources: dict[str, str]) -> Any:
     for filename, text in sources.items():
         lines = text.splitlines(keepends=True)
         linecache.cache[filename] = (len(text), None, lines, filename)
-    if output.in_worker():
+    if engine().output.in_worker():
         from ..worker import display as worker_display
 
         worker_display.install()

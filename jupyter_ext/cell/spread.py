@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError
-from nbray.state import local_state
+from nbray.notebook import engine
 
 from .interrupts import stop
 from .run import Patience, RemoteRun, Summary
@@ -67,7 +67,7 @@ class SpreadRun(RemoteRun):
         places = {ref: place for place, ref in enumerate(self.refs)}
         while pending:
             finished, pending = nbray.wait(pending, num_returns=len(pending), timeout=_TICK_S)
-            failed = [ref for ref in finished if local_state.describe(ref).state == "failed"]
+            failed = [ref for ref in finished if engine().tasks.describe(ref).state == "failed"]
             if failed:
                 self._has_failed(places[failed[0]])
                 nbray.get(self.refs[self.failed_at or 0])

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,8 +11,8 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.driver.membership import ClusterNow, Membership, cluster_now, membership
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
+from nbray.notebook import ClusterNow, Membership, engine
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
@@ -47,7 +44,7 @@ def status() -> Table:
 
 def _now(command: str) -> ClusterNow:
     try:
-        return cluster_now(ANSWER_S)
+        return engine().cluster.now(ANSWER_S)
     except GetTimeoutError:
         raise UsageError(
             f"%nbray {command}: the cluster has not answered within {ANSWER_S:.0f} s. Its GCS or "
@@ -110,27 +107,22 @@ def _start_detached(arguments: argparse.Namespace) -> str:
     Raises:
         UsageError: it did not start.
     """
-    words = ["start", "--head", "--port=0"]
+    words = ["--head", "--port=0"]
     for name in ("num_cpus", "num_gpus", "object_store_memory"):
         if (value := getattr(arguments, name)) is not None:
             words.append(f"--{name.replace('_', '-')}={value}")
     if arguments.resources is not None:
         words.append(f"--resources={json.dumps(arguments.resources)}")
-    program = "from nbray.cli import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        capture_output=True, text=True, check=False, start_new_session=True,
-    )  # fmt: skip
-    found = re.search(r"cluster (\S+:\d+)", ended.stdout)
-    if ended.returncode or found is None:
-        raise UsageError(f"%nbray start --detach: {ended.stderr.strip() or ended.stdout.strip()}")
-    return found[1]
+    try:
+        return engine().cluster.start_detached(words)
+    except RuntimeError as error:
+        raise UsageError(f"%nbray start --detach: {error}") from error
 
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
     if nbray.is_initialized():
-        here = membership()
+        here = engine().cluster.membership()
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
@@ -173,7 +165,7 @@ def _in_a_line(error: object) -> str:
 
 def _leave_lost(workspace: Workspace) -> None:
     """Leave a cluster that has gone, so that another one can be joined."""
-    here = membership()
+    here = engine().cluster.membership()
     if here is not None and here.lost:
         workspace.left()
         nbray.shutdown()
@@ -183,7 +175,7 @@ def _leave_lost(workspace: Workspace) -> None:
 
 
 def _stop(workspace: Workspace, _arguments: argparse.Namespace) -> object:
-    here = membership()
+    here = engine().cluster.membership()
     if here is None:
         print("nbray does not run.")
         return None

@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable
 
 import nbray
-from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
 
+from ..output.counts import counts_now
 from .cluster_view import ClusterSnapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
@@ -101,17 +101,8 @@ class Feed:
             return ClusterSnapshot(error=f"The cluster does not answer: {error}")
 
     def _in_flight(self) -> dict[str, tuple[int, int]]:
-        arrived = threading.Event()
-        rows: list[FunctionCounts] = []
-
-        def take(counts: list[FunctionCounts]) -> None:
-            rows.extend(counts)
-            arrived.set()
-
-        if not request_counts(take) or not arrived.wait(1.0):
-            return {}
         found: dict[str, tuple[int, int]] = {}
-        for row in rows:
+        for row in counts_now(1.0):
             if row.unfinished:
                 running, waiting = found.get(row.name, (0, 0))
                 found[row.name] = (

@@ -25,7 +25,7 @@ from typing import Any
 
 import nbray
 from nbray import cloudpickle
-from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import engine
 
 Carried = dict[str, Any]
 """What functions read further, by name."""
@@ -208,7 +208,7 @@ def _unknown(token: Any) -> Any:
 
 def _arrive(stream: Any, buffers: Sequence[Any], refs: Sequence[nbray.ObjectRef]) -> Any:
     envelope = Envelope(stream, buffers, refs)
-    return envelope if _notebook is None else envelope.open(_notebook, OwnMemory().writable)
+    return envelope if _notebook is None else envelope.open(_notebook, engine().memory().writable)
 
 
 def enclosed(value: Any, home: dict[str, Any]) -> Any:

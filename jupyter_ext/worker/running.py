@@ -25,7 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import engine
 
 from ..cell.remote_value import Unpicklable, Unset
 from ..cell.run import Summary
@@ -109,7 +109,7 @@ class _Place:
 
     def __init__(self, module: ModuleType | None = None) -> None:
         self.module = module or new_main()
-        self.memory = OwnMemory()
+        self.memory = engine().memory()
         self.sent: dict[str, Any] = {}
 
     @property
