@@ -9,7 +9,7 @@ PYTEST := $(INSTALLED)/pytest --installed
 RAY_PYTHON ?= .venv-ray/bin/python
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
-.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format clean
+.PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format docs clean help
 # Each test has a cluster of its own and waits much: three run at a time, on two cores.
 TEST_JOBS ?= 3
 FUZZ_SECONDS ?= 600
@@ -21,7 +21,7 @@ define make_environment
 	$(1)/bin/python -m pip install --quiet --upgrade pip 'setuptools>=77'
 endef
 
-.venv/ready: pyproject.toml ## For development: .venv/bin/python -m pytest tests/test_x.py
+.venv/ready: pyproject.toml ## For development: .venv/bin/python -m pytest tests/wire/test_x.py
 	$(call make_environment,.venv)
 	$(BIN)/python -m pip install --quiet -e '.[notebook,dev]'
 	# An editable install leaves out data files, as is the one that names our extension to the server.
@@ -47,11 +47,11 @@ demo: .venv-wheel/ready ## The tour notebook, run headless on a real cluster
 lab: .venv/ready ## The tour in JupyterLab
 	$(BIN)/jupyter lab notebooks/tour.ipynb
 
-test: .venv-wheel/ready
+test: .venv-wheel/ready ## The tests, on an installed wheel
 	$(PYTEST) -n $(TEST_JOBS) --dist worksteal
 
 test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
-	$(PYTEST) -m slow tests/test_jupyterlab.py
+	$(PYTEST) -m slow tests/jupyter_ext/test_jupyterlab.py
 
 test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
 	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow
@@ -76,23 +76,35 @@ bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rou
 	touch $@
 
 chaos: .venv/ready ## Ten minutes of chaos, from a random seed that it prints
-	$(BIN)/python tests/chaos.py --seconds 60 --runs 10
+	$(BIN)/python tests/scenarios/chaos.py --seconds 60 --runs 10
 
 fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS=600
-	$(BIN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/wire/fuzz.py --seconds $(FUZZ_SECONDS)
 
 soak: .venv/ready ## Mixed work on two nodes, and whether everything levels off; SOAK_MINUTES=30
-	$(BIN)/python tests/soak.py --minutes $(SOAK_MINUTES)
+	$(BIN)/python tests/scenarios/soak.py --minutes $(SOAK_MINUTES)
 
-lint: .venv/ready
+lint: .venv/ready ## ruff, mypy (strict) and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/ready
+docs: .venv-docs/ready ## The site of the documents, strictly, in the folder site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+# What the pages are generated from is the checkout's.
+.venv-docs/ready: pyproject.toml
+	$(call make_environment,.venv-docs)
+	.venv-docs/bin/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
+format: .venv/ready ## Format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf .venv .venv-wheel .venv-ray .venv-third-party build *.egg-info
+clean: ## Remove the environments and what was built
+	rm -rf .venv .venv-wheel .venv-ray .venv-third-party .venv-docs build site *.egg-info
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r target said; do printf '  %-13s %s\n' "$$target" "$$said"; done

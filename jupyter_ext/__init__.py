@@ -38,7 +38,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.register("post_run_cell", workspace.after_cell)
     shell.events.register("post_run_cell", router.after_cell)
     workspace.errors.install()
-    workspace.pictures.install(shell)
+    workspace.formatters.install(shell)
     install_completers(shell, workspace)
     router.before_cell()
     engine().output.listen(router)
@@ -73,7 +73,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
                 shell.events.unregister(event, callback)
             if isinstance(owner, Workspace):
                 owner.errors.uninstall()
-                owner.pictures.uninstall(shell)
+                owner.formatters.uninstall(shell)
             if isinstance(owner, OutputRouter):
                 owner.close()
     uninstall_completers(shell)

@@ -22,7 +22,7 @@ from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
 from .cell.values import Packed, SentValues
 from .output.router import OutputRouter
-from .pictures.formatters import Pictures
+from .pictures.formatters import Formatters
 from .pictures.tables import as_bytes
 from .settings import Settings
 from .worker.own_values import make_own
@@ -46,7 +46,7 @@ class Workspace:
         actor_reads: what the functions that cells defined in an actor read, by its name.
         actors: the actors that ``%%remote --actor`` made, by name.
         errors: how remote errors are shown, and the last one.
-        pictures: how handles are shown.
+        formatters: how handles are shown.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -54,7 +54,7 @@ class Workspace:
         self.router = router
         self.settings = Settings()
         self.errors = ErrorDisplay(shell)
-        self.pictures = Pictures(router.label)
+        self.formatters = Formatters(router.label)
         self.runs: deque[RemoteRun] = deque(maxlen=_RUNS)
         self.sent = SentValues()
         self.setup: SetupCells = SetupCells()

@@ -29,7 +29,7 @@ from nbray.common.ids import (
     WorkerID,
 )
 from nbray.common.software import VERSION
-from nbray.core_worker.own.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+from nbray.core_worker.values.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.driver.cluster import available_resources, cluster_resources, nodes, timeline
 from nbray.driver.driver import init, is_initialized, shutdown
 from nbray.driver.logging_config import LoggingConfig
@@ -49,8 +49,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "actor", "cluster_utils", "experimental", "job_config", "remote_function", "runtime_context",
-    "types", "util",
+    "actor", "cluster_utils", "compat", "experimental", "job_config", "remote_function",
+    "runtime_context", "types", "util",
 }  # fmt: skip
 
 

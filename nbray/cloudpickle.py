@@ -130,11 +130,6 @@ def _reduce_cached(cached: Any) -> str | tuple[Any, ...]:
 class Pickler(_library.Pickler):  # type: ignore[misc]
     """Pickles what cloudpickle pickles, and what `functools` makes of functions.
 
-    Args:
-        file: where the pickle is written.
-        protocol: as for `pickle.Pickler`.
-        buffer_callback: as for `pickle.Pickler`.
-
     Examples:
         >>> import io
         >>> from nbray.cloudpickle import Pickler, loads

@@ -184,6 +184,13 @@ class Cluster(Protocol):
     def context(self) -> Any:
         """What ``init`` returned: ``dashboard_url``, ``login_link()``, ``probe_dashboard()``."""
 
+    def join(self, address: str, token: bytes, namespace: str | None = None) -> None:
+        """Join the cluster at ``address``, by a node without CPUs if none of its nodes is here.
+
+        Raises:
+            OSError: there is no way to it. ValueError: it does not take this process in.
+        """
+
     def start_detached(self, words: Sequence[str]) -> str:
         """Start a cluster that outlives this process; returns its address.
 

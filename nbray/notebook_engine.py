@@ -63,6 +63,7 @@ class _Cluster:
     membership = staticmethod(membership)
     now = staticmethod(cluster_now)
     worker = staticmethod(find_worker)
+    join = staticmethod(local_nodes.join_from_here)
 
     def demand(self, timeout: int) -> list[DemandState]:
         return list_demand(timeout=timeout)

@@ -7,13 +7,45 @@ import concurrent.futures
 from collections import deque
 from collections.abc import Generator
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 from nbray.wire.records import Address
 
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
+_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+
+
+class _Wakes(Protocol):
+    """Who counts the references that die."""
+
+    stopped: bool
+
+    def nudge(self) -> None:
+        """There is something to count before long."""
+
+
+class RefHome(Protocol):
+    """The process as its ObjectRefs see it."""
+
+    released: deque[tuple[bytes, int]]
+    pickled_refs: set[ObjectRef]
+
+    @property
+    def reactor(self) -> _Wakes:
+        """Who counts."""
+
+    @property
+    def values(self) -> Any:
+        """The readers of values, whose threads callbacks of futures use."""
+
+    def call_site(self, object_id: bytes) -> str:
+        """The line that made a ref, if such are recorded."""
+
+    def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
+        """A future of its value."""
+
+    def settle(self, ref: ObjectRef, future: _Future) -> _Future:
+        """Have ``future`` set when the value is there."""
 
 
 class _NoReactor:
@@ -67,7 +99,7 @@ class ObjectRef:
         self,
         object_id: bytes,
         owner: Address | None = None,
-        core: CoreWorker = _NO_PROCESS,
+        core: RefHome = _NO_PROCESS,
         origin: int = 0,
     ) -> None:
         self._origin = origin
@@ -146,7 +178,7 @@ class ObjectRef:
 
     def call_site(self) -> str:
         """The line that made the ref, when ``NBRAY_RECORD_REF_CREATION_SITES`` is set; else ""."""
-        return self._core.references.sites.get(self._id, "")
+        return self._core.call_site(self._id)
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
@@ -158,7 +190,7 @@ class ObjectRef:
             ValueError: the owner is not known.
         """
         self._check()
-        return self._core.values.future(self)
+        return self._core.future(self)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
         """A future of the value in the running event loop.
@@ -172,7 +204,7 @@ class ObjectRef:
         self._check()
         # Its callback only tells the loop, so it needs no other thread.
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        return asyncio.wrap_future(self._core.values.settle(self, future))
+        return asyncio.wrap_future(self._core.settle(self, future))
 
     def _check(self) -> None:
         from nbray.core_worker.values.serialization import check_current

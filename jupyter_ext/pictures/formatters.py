@@ -27,8 +27,8 @@ Facts = list[tuple[str, object]]
 CellLabel = Callable[[int], str]
 
 
-class Pictures:
-    """Makes the pictures of one notebook."""
+class Formatters:
+    """How handles look in one notebook."""
 
     def __init__(self, cell_label: CellLabel) -> None:
         """``cell_label`` says which cell an origin is, as ``In [3]``, or "" if it knows none."""

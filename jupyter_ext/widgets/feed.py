@@ -28,7 +28,7 @@ class Feed:
         self._subscribers: list[Subscriber] = []
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._last_words: list[weakref.WeakMethod[Subscriber]] = []
+        self._at_the_end: list[weakref.WeakMethod[Subscriber]] = []
 
     @property
     def running(self) -> bool:
@@ -49,15 +49,15 @@ class Feed:
         """Tell ``subscriber`` when this kernel ends, also one that is not shown at that moment."""
         atexit.unregister(self._end)
         atexit.register(self._end)  # the last one is the first: the cluster is left later
-        living = [reference for reference in self._last_words if reference() is not None]
-        self._last_words = [*living, weakref.WeakMethod(subscriber)]
+        living = [reference for reference in self._at_the_end if reference() is not None]
+        self._at_the_end = [*living, weakref.WeakMethod(subscriber)]
 
     def _end(self) -> None:
         """The figures would look as if they were those of now."""
         gone = ClusterSnapshot(
             error="The kernel that fed this has ended: run the cell again.", is_last=True
         )
-        for reference in self._last_words:
+        for reference in self._at_the_end:
             if (subscriber := reference()) is not None:
                 try:
                     subscriber(gone)

@@ -25,6 +25,8 @@ from nbray.core_worker.current import find_core
 from nbray.dag import ClassNode
 from nbray.driver.driver import current_core
 from nbray.exceptions import ActorAlreadyExistsError, ExitActor
+from nbray.options.option import Scope
+from nbray.options.showing import takes_options
 from nbray.wire.records import ActorOptions, ActorSpec
 
 
@@ -118,6 +120,7 @@ class ActorClass:
     def __repr__(self) -> str:
         return f"ActorClass({one_line(self.__name__)})"
 
+    @takes_options(Scope.ACTOR)
     def options(self, **options: Any) -> ActorClass:
         """The same class with other options.
 
@@ -221,7 +224,7 @@ class ActorClass:
             found = find_actor(name, namespace) if option(options, "get_if_exists") else None
             if found is None and option(options, "get_if_exists"):
                 continue  # it has ended since
-            core.references.let_go_handles(handle_id(actor_id), held)
+            core.counting.let_go_handles(handle_id(actor_id), held)
             if found is None:
                 raise ActorAlreadyExistsError(taken)
             return found

@@ -11,31 +11,25 @@ import msgspec
 from nbray import cloudpickle
 from nbray.calls.options import (
     backpressure_code,
-    check_call_option,
+    check_call_options,
     exception_classes,
     num_returns_code,
     option,
 )
 from nbray.calls.signatures import CallCheck, parameters_of
+from nbray.options.option import Scope
+from nbray.options.showing import takes_options
+from nbray.options.table import options_of
 from nbray.wire.records import MethodOptions
 
-_METHOD_OPTIONS = (
-    "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions",
-    "_generator_backpressure_num_objects", "enable_task_events", "tensor_transport",
-)  # fmt: skip
 
-
+@takes_options(Scope.METHOD)
 def method(*functions: Any, **options: Any) -> Any:
     """Options of one method of an actor class: ``@method`` or ``@method(num_returns=2)``.
 
     Args:
         functions: the method, when there are no parentheses.
-        options: ``num_returns``, how many values it returns ("streaming" is the default of
-            generators); ``concurrency_group``, one of the class's ``concurrency_groups``;
-            ``max_task_retries``, repeats of its calls after a crash (the actor's by default);
-            ``retry_exceptions``, repeat it after any exception, or after these, too;
-            ``_generator_backpressure_num_objects``, items that a stream may be ahead.
-            ``enable_task_events`` and ``tensor_transport``, which are Ray's, have no effect.
+        options: its options by name.
 
     Returns:
         The method, marked; with options, a decorator that marks it.
@@ -54,27 +48,28 @@ def method(*functions: Any, **options: Any) -> Any:
         >>> nbray.get([name, value])
         ['a', '1']
     """
+    known = options_of(Scope.METHOD)
     if functions and (options or len(functions) > 1 or not callable(functions[0])):
         raise AssertionError(
             "The @nbray.method decorator must be applied using no arguments or at least one of "
-            f"the arguments {sorted(_METHOD_OPTIONS)}, as @nbray.method(num_returns=2)."
+            f"the arguments {sorted(known)}, as @nbray.method(num_returns=2)."
         )
     for name in options:
-        if name not in _METHOD_OPTIONS:
+        if name not in known:
             raise AssertionError(
                 f"Unexpected keyword argument to @nbray.method: '{name}'. "
-                f"The supported keyword arguments are {list(_METHOD_OPTIONS)}"
+                f"The supported keyword arguments are {list(known)}"
             )
-        options[name] = check_call_option(name, options[name])
+    checked = check_call_options(options, Scope.METHOD)
 
     def mark(function: Any) -> Any:
-        retried = options.get("retry_exceptions")
+        retried = checked.get("retry_exceptions")
         function.__nbray_method__ = MethodOptions(
-            num_returns_code(options.get("num_returns"), function),
-            options.get("max_task_retries"),
+            num_returns_code(checked.get("num_returns"), function),
+            checked.get("max_task_retries"),
             cloudpickle.dumps(exception_classes(retried)) if retried else b"",
-            options.get("concurrency_group") or "",
-            backpressure_code(options.get("_generator_backpressure_num_objects")),
+            checked.get("concurrency_group") or "",
+            backpressure_code(checked.get("_generator_backpressure_num_objects")),
         )
         return function
 

@@ -7,24 +7,26 @@ from typing import Any
 
 from nbray.calls.actor import ActorClass
 from nbray.calls.handles import ActorHandle, find_actor
-from nbray.calls.options import OPTIONS
 from nbray.calls.remote_function import RemoteFunction
 from nbray.common.ignoring import ignore
 from nbray.common.text import check_namespace, check_text
 from nbray.common.timeouts import as_timeout
-from nbray.core_worker.own.streams import ObjectRefGenerator
+from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.core_worker.values.serializability import unpicklable
 from nbray.driver.driver import current_core
 from nbray.object_ref import ObjectRef
+from nbray.options.option import Scope
+from nbray.options.showing import takes_options
+from nbray.options.table import options_of
 
 
+@takes_options(Scope.TASK, Scope.ACTOR)
 def remote(*args: Any, **options: Any) -> Any:
     """Make a function a `RemoteFunction` or a class an `ActorClass`; also with options.
 
     Args:
         args: the function or class, when there are no parentheses.
-        options: options of its tasks or actors by name, as ``num_cpus=2``; `nbray.options` lists
-            them all.
+        options: options of its tasks or actors by name, as ``num_cpus=2``.
 
     Returns:
         A `RemoteFunction` or an `ActorClass`; with options, a decorator that makes one.
@@ -56,10 +58,11 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and (inspect.isclass(args[0]) or callable(args[0])):
         return _make_remote(args[0], {})
     if args or not options:
+        known = sorted({*options_of(Scope.TASK), *options_of(Scope.ACTOR)})
         raise AssertionError(
             "The @nbray.remote decorator must be applied either with no arguments and no "
             "parentheses, for example '@nbray.remote', or it must be applied using some of the "
-            f"arguments in the list {sorted(OPTIONS)}, for example '@nbray.remote(num_returns=2)'."
+            f"arguments in the list {known}, for example '@nbray.remote(num_returns=2)'."
         )
     return lambda target: _make_remote(target, options)
 
@@ -302,7 +305,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"Got: {type(actor)}."
         )
     actor._check_session()
-    current_core().actor_calls.kill(actor._id, no_restart)
+    current_core().kill_actor(actor._id, no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

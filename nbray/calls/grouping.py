@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbray.calls.placement_group import PlacementGroup, place_in_group
-from nbray.calls.scheduling_strategies import PlacementGroupSchedulingStrategy
 from nbray.core_worker.context import running
+from nbray.scheduling.strategies import PlacementGroupSchedulingStrategy
 from nbray.wire.strategies import InGroup
 
 _DEFAULT = "default"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import GenericAlias
 from typing import Any
 
 import msgspec
 
 from nbray import cloudpickle
-from nbray.calls.actor_methods import method as method
 from nbray.calls.options import (
     backpressure_code,
-    check_call_option,
+    check_call_options,
     exception_classes,
     num_returns_code,
 )
@@ -26,10 +25,22 @@ from nbray.dag import ClassMethodNode
 from nbray.driver.driver import current_core
 from nbray.exceptions import ActorHandleNotFoundError
 from nbray.object_ref import ObjectRef
+from nbray.options.option import Scope
+from nbray.options.showing import takes_options
 from nbray.wire.gcs_messages import FoundActor, NamedActor
 from nbray.wire.records import MethodOptions
 
 _BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
+
+
+_FIELDS: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "concurrency_group": lambda value: ("concurrency_group", value),
+    "max_task_retries": lambda value: ("retries", value),
+    "num_returns": lambda value: ("num_returns", num_returns_code(value, None)),
+    "retry_exceptions": lambda value: ("retry_exceptions", exception_classes(value)),
+    "_generator_backpressure_num_objects": lambda value: ("backpressure", backpressure_code(value)),
+}
+"""What an option of a call becomes: a field of its `TaskOptions`, with its value there."""
 
 
 class ActorMethod:
@@ -61,60 +72,24 @@ class ActorMethod:
         self._check = check
         self._task_name = task_name or f"{handle._class_name}.{name}"
 
-    def options(
-        self,
-        *,
-        num_returns: int | str | None = None,
-        name: str | None = None,
-        concurrency_group: str | None = None,
-        max_task_retries: int | None = None,
-        retry_exceptions: bool | list[type[BaseException]] | None = None,
-        _generator_backpressure_num_objects: int | None = None,
-        enable_task_events: bool | None = None,
-        tensor_transport: str | None = None,
-        _labels: dict[str, str] | None = None,
-    ) -> ActorMethod:
-        """The same method with other options; see `nbray.method`. The last three have no effect.
+    @takes_options(Scope.CALL)
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options.
 
         Args:
-            num_returns: how many values the call returns.
-            name: what the call is shown as.
-            concurrency_group: the group in which it runs.
-            max_task_retries: how often it is repeated after a crash of its actor; -1: always.
-            retry_exceptions: repeat it after any exception (True), or after these.
-            _generator_backpressure_num_objects: items that its stream may be ahead of the reader.
-            enable_task_events: has no effect.
-            tensor_transport: has no effect.
-            _labels: has no effect.
+            options: those of `nbray.method`, and ``name``, what the call is shown as.
 
         Returns:
             Another `ActorMethod`.
 
         Raises:
-            ValueError, TypeError: an option is impossible.
+            ValueError: an option is impossible. TypeError: it is unknown, or has the wrong type.
         """
-        given: dict[str, Any] = {}
-        for option_name, value, field in (
-            ("concurrency_group", concurrency_group, "concurrency_group"),
-            ("max_task_retries", max_task_retries, "retries"),
-            ("_generator_backpressure_num_objects", _generator_backpressure_num_objects,
-             "backpressure"),
-        ):  # fmt: skip
-            if value is not None:
-                given[field] = check_call_option(option_name, value)
-        if "backpressure" in given:
-            given["backpressure"] = backpressure_code(given["backpressure"])
-        if num_returns is not None:
-            given["num_returns"] = num_returns_code(
-                check_call_option("num_returns", num_returns), None
-            )
-        if retry_exceptions is not None:
-            given["retry_exceptions"] = exception_classes(
-                check_call_option("retry_exceptions", retry_exceptions)
-            )
-        name = check_call_option("name", name)
-        options = dataclasses.replace(self._options, **given)
-        return ActorMethod(self._handle, self._name, options, self._check, name or self._task_name)
+        given = check_call_options(options, Scope.CALL)
+        name = given.pop("name", None) or self._task_name
+        fields = dict(_FIELDS[option](value) for option, value in given.items())
+        changed = dataclasses.replace(self._options, **fields)
+        return ActorMethod(self._handle, self._name, changed, self._check, name)
 
     def _remote(
         self, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None, **options: Any
@@ -156,7 +131,7 @@ class ActorMethod:
         handle._check_session()
         core = current_core()
         if handle._max_pending_calls > 0:
-            core.actor_calls.check_room(handle._id, handle._max_pending_calls)
+            core.check_room(handle._id, handle._max_pending_calls)
         return returned(
             core.submit_call(handle._id, self._name, self._task_name, args, kwargs, self._options)
         )
@@ -286,7 +261,7 @@ class ActorHandle:
 def find_actor(name: str, namespace: str) -> ActorHandle | None:
     """The actor of that name, or None; none that this node has had ended."""
     core = current_core()
-    core.references.count_soon()
+    core.count_soon()
     body = msgspec.msgpack.encode(NamedActor(name, namespace))
     reply = core.peers.gcs_call("FindActor", body)
     found = msgspec.msgpack.decode(reply, type=FoundActor)

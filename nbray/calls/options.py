@@ -1,167 +1,82 @@
-"""The options of tasks and actors: one table, read by `remote` and by `.options`."""
+"""What the options of tasks, actors and methods mean; `nbray.options` declares them."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nbray.calls.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    NodeLabelSchedulingStrategy,
-    PlacementGroupSchedulingStrategy,
-)
 from nbray.common.ignoring import ignore
 from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
 from nbray.core_worker.own.streams import DYNAMIC, STREAMING
+from nbray.options.option import Option, Scope
+from nbray.options.table import options_of
 from nbray.runtime_env.spec import validate
 from nbray.scheduling.labels import parse_selector
+from nbray.scheduling.strategies import (
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Selectors, Spread, Strategy
 
 MOST_COUNT = (1 << 31) - 1
 MOST_RETURNS = 1_000_000
 
 
-def _max_retries() -> int:
-    """The default, which Ray's variable for it changes."""
-    text = os.environ.get("RAY_TASK_MAX_RETRIES", "3")
-    try:
-        return max(-1, int(text))
-    except ValueError:
-        raise ValueError(f"RAY_TASK_MAX_RETRIES is a number, not {text!r}.") from None
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option: what it takes, its default, and whether tasks or actors have it.
-
-    ``least`` is the smallest value of a count: 0, or -1 which then means "any number"; no number
-    is above `MOST_COUNT`, and no text longer than `LONGEST_NAME`.
-    """
-
-    types: tuple[type, ...]
-    default: Any
-    task: bool
-    actor: bool
-    help: str
-    least: int | None = None
-
-
-OPTIONS: dict[str, Option] = {
-    "num_cpus": Option(
-        (float, int), None, True, True, "CPUs; tasks 1; actors 0, or 1 with other resources"
-    ),
-    "num_gpus": Option((float, int), None, True, True, "GPUs"),
-    "memory": Option((float, int), None, True, True, "bytes of memory"),
-    "resources": Option((dict,), None, True, True, "custom resources by name"),
-    "num_returns": Option(
-        (int, str),
-        None,
-        True,
-        False,
-        "how many values; 'streaming' (the default of generators) or 'dynamic'",
-    ),
-    "max_retries": Option(
-        (int,), _max_retries(), True, False, "runs again after a worker died; -1: always", -1
-    ),
-    "retry_exceptions": Option(
-        (bool, list, tuple), False, True, False, "run again after an exception, or after these"
-    ),
-    "max_calls": Option(
-        (int,), None, True, False, "calls after which the worker leaves; 0: never", 0
-    ),
-    "_generator_backpressure_num_objects": Option(
-        (int,), None, True, False, "items that a stream may be ahead of its reader"
-    ),
-    "runtime_env": Option(
-        (dict,), None, True, True, "variables, files and packages; see nbray.runtime_env"
-    ),
-    "name": Option((str,), None, True, True, "a name to show, or to find an actor by"),
-    "namespace": Option((str,), None, False, True, "the namespace of an actor's name"),
-    "lifetime": Option((str,), None, False, True, "'detached' actors outlive their driver"),
-    "get_if_exists": Option((bool,), False, False, True, "use the actor of that name"),
-    "max_restarts": Option((int,), 0, False, True, "restarts after a crash; -1: always", -1),
-    "max_task_retries": Option((int,), 0, False, True, "repeats of calls after a crash", -1),
-    "max_concurrency": Option((int,), 0, False, True, "calls at the same time", 0),
-    "max_pending_calls": Option(
-        (int,),
-        -1,
-        False,
-        True,
-        "calls without a reply that one caller may have; -1: any number",
-        -1,
-    ),
-    "concurrency_groups": Option(
-        (dict,), None, False, True, "calls at the same time, by the name of the group"
-    ),
-    "allow_out_of_order_execution": Option(
-        (bool,),
-        None,
-        False,
-        True,
-        "calls overtake others that wait for arguments; always so with async or threaded actors",
-    ),
-    "scheduling_strategy": Option(
-        (
-            str,
-            NodeAffinitySchedulingStrategy,
-            NodeLabelSchedulingStrategy,
-            PlacementGroupSchedulingStrategy,
-        ),
-        None,
-        True,
-        True,
-        "DEFAULT, SPREAD, or an object of util.scheduling_strategies",
-    ),
-    "placement_group": Option((object,), None, True, True, "a placement group, or 'default'"),
-    "placement_group_bundle_index": Option((int,), -1, True, True, "which bundle; -1 for any"),
-    "placement_group_capture_child_tasks": Option(
-        (bool,), None, True, True, "what it submits runs in its group, too"
-    ),
-    "label_selector": Option((dict,), None, True, True, "conditions on the node's labels"),
-    "fallback_strategy": Option(
-        (list,), None, True, True, "other label selectors, in turn: [{'label_selector': {...}}]"
-    ),
-    "accelerator_type": Option((str,), None, True, True, "the kind of accelerator, as A100"),
-    "object_store_memory": Option((int, float), None, True, True, "no effect", 0),
-    "enable_task_events": Option((bool,), True, True, True, "no effect"),
-    "enable_tensor_transport": Option((bool,), None, False, True, "no effect"),
-    "_labels": Option((dict,), None, True, True, "no effect"),
-    "_metadata": Option((dict,), None, True, True, "no effect"),
-}
-"""All options; those without an effect are Ray's, and are told of at debug level."""
-
-_IGNORED = {name for name, known in OPTIONS.items() if known.help == "no effect"}
-
-
 def check_options(given: Mapping[str, Any], *, actor: bool) -> dict[str, Any]:
-    """The options as a dict, checked.
+    """The options of a remote function or an actor class as a dict, checked.
 
     Raises:
         ValueError: an option is unknown here, or its value is impossible.
         TypeError: a value has the wrong type.
     """
-    kind = "actors" if actor else "remote functions"
+    scope, kind = (Scope.ACTOR, "actors") if actor else (Scope.TASK, "remote functions")
+    known = options_of(scope)
     checked = dict(given)
     for name, value in given.items():
-        option = OPTIONS.get(name)
-        if option is None or not (option.actor if actor else option.task):
-            known = sorted(n for n, o in OPTIONS.items() if (o.actor if actor else o.task))
-            raise ValueError(f"Invalid option keyword {name} for {kind}. Valid ones are {known}.")
+        if name not in known:
+            raise ValueError(
+                f"Invalid option keyword {name} for {kind}. Valid ones are {sorted(known)}."
+            )
         if value is not None:
-            checked[name] = _checked(name, option, value)
+            checked[name] = _checked(known[name], value)
     if checked.get("object_store_memory") is not None and not actor:
         raise ValueError("Setting 'object_store_memory' is not implemented for tasks")
-    if not _IGNORED.isdisjoint(given):
-        ignore("@nbray.remote", sorted(_IGNORED.intersection(given)))
+    _tell_ignored("@nbray.remote", known, given)
     if checked.get("runtime_env") is not None:
         checked["runtime_env"] = validate(checked["runtime_env"])
     if checked.get("label_selector") or checked.get("fallback_strategy"):
         selector_of(checked)
     return checked
+
+
+def check_call_options(given: Mapping[str, Any], scope: Scope) -> dict[str, Any]:
+    """The options of a method, or of one call of it, checked; those that are None are left out.
+
+    Raises:
+        ValueError: a value is impossible. TypeError: an option is unknown, or has the wrong type.
+    """
+    known = options_of(scope)
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(
+            f"A method has no option {unknown[0]!r}. Those that it has are {sorted(known)}."
+        )
+    _tell_ignored("@nbray.method", known, given)
+    return {
+        name: _checked(known[name], value)
+        for name, value in given.items()
+        if value is not None and known[name].has_effect
+    }
+
+
+def _tell_ignored(where: str, known: Mapping[str, Option], given: Iterable[str]) -> None:
+    ignored = [name for name in given if not known[name].has_effect]
+    if ignored:
+        ignore(where, ignored)
 
 
 _LEAST = {
@@ -171,8 +86,9 @@ _LEAST = {
 }
 
 
-def _checked(name: str, option: Option, value: Any) -> Any:
+def _checked(option: Option, value: Any) -> Any:
     """A value that is possible; numbers and texts without the class that they had, if any."""
+    name = option.name
     if not issubclass(type(value), option.types):
         types = (*option.types, type(None))
         raise TypeError(
@@ -242,28 +158,10 @@ def _checked_groups(value: Mapping[Any, Any]) -> dict[str, int]:
     return checked
 
 
-def check_call_option(name: str, value: Any) -> Any:
-    """An option of one method, or of one call of it, checked; None is none.
-
-    Raises:
-        ValueError: its value is impossible. TypeError: it has the wrong type.
-    """
-    if value is None:
-        return None
-    if name == "tensor_transport":
-        ignore("@nbray.method", (name,))
-        return value
-    if name != "concurrency_group":
-        return _checked(name, OPTIONS[name], value)
-    if not isinstance(value, str):
-        raise TypeError(f"'concurrency_group' is the name of a group, not {type(value)}")
-    return check_text("The option 'concurrency_group'", value) if value else value
-
-
-def option(options: Mapping[str, Any], name: str) -> Any:
+def option(options: Mapping[str, Any], name: str, scope: Scope = Scope.ACTOR) -> Any:
     """The value of an option, or its default."""
     value = options.get(name)
-    return OPTIONS[name].default if value is None else value
+    return options_of(scope)[name].default if value is None else value
 
 
 def resource_units(options: Mapping[str, Any], default_cpus: float) -> dict[str, int]:
@@ -385,10 +283,10 @@ def max_retries_of(options: Mapping[str, Any]) -> int:
             text = os.environ.get(name)
             if text:
                 try:
-                    return int(_checked("max_retries", OPTIONS["max_retries"], int(text)))
+                    return int(_checked(options_of(Scope.TASK)["max_retries"], int(text)))
                 except ValueError as error:
                     raise ValueError(f"{name}={text}: {error}") from error
-    return int(option(options, "max_retries"))
+    return int(option(options, "max_retries", Scope.TASK))
 
 
 def selector_of(options: Mapping[str, Any]) -> Selectors:

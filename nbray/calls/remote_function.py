@@ -25,11 +25,13 @@ from nbray.calls.options import (
 )
 from nbray.calls.signatures import KeptCheck
 from nbray.common.text import as_name
-from nbray.core_worker.own.streams import ObjectRefGenerator
 from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.dag import FunctionNode
 from nbray.driver.driver import current_core
 from nbray.object_ref import ObjectRef
+from nbray.options.option import Scope
+from nbray.options.showing import takes_options
 from nbray.wire.strategies import Shape
 
 
@@ -55,7 +57,7 @@ class RemoteFunction:
         options = self._options = check_options(options, actor=False)
         self._pickle = KeptPickle(function)
         self._check = KeptCheck(function)
-        self._name = option(options, "name") or as_name(
+        self._name = option(options, "name", Scope.TASK) or as_name(
             str(getattr(function, "__name__", repr(function)))
         )
         self._task_options = TaskOptions(
@@ -63,10 +65,10 @@ class RemoteFunction:
                 tuple(sorted(resource_units(options, 1).items())),
                 strategy_of(options), selector_of(options),
             ),
-            num_returns=num_returns_code(option(options, "num_returns"), function),
+            num_returns=num_returns_code(option(options, "num_returns", Scope.TASK), function),
             retries=max_retries_of(options),
-            retry_exceptions=exception_classes(option(options, "retry_exceptions")),
-            max_calls=option(options, "max_calls") or 0,
+            retry_exceptions=exception_classes(option(options, "retry_exceptions", Scope.TASK)),
+            max_calls=option(options, "max_calls", Scope.TASK) or 0,
             backpressure=backpressure_code(options.get("_generator_backpressure_num_objects")),
         )  # fmt: skip
         self._resources = dict(self._task_options.shape.resources)
@@ -79,6 +81,7 @@ class RemoteFunction:
             f"try '{name}.remote()'."
         )
 
+    @takes_options(Scope.TASK)
     def options(self, **options: Any) -> RemoteFunction:
         """The same function with other options.
 
@@ -120,7 +123,7 @@ class RemoteFunction:
         self._check(args, kwargs)
         core = current_core()
         group = group_strategy(self._options, self._resources, f"the task {self._name}")
-        env = core.runtime_envs.text_for(option(self._options, "runtime_env"))
+        env = core.runtime_envs.text_for(self._options.get("runtime_env"))
         if env != self._task_options.runtime_env:
             self._task_options = dataclasses.replace(self._task_options, runtime_env=env)
         task_options = self._task_options

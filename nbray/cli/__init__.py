@@ -6,6 +6,7 @@ import click
 
 from nbray.cli.dashboard import dashboard
 from nbray.cli.logs import logs
+from nbray.cli.machines import COMMANDS as OF_MACHINES
 from nbray.cli.start import start
 from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
 from nbray.cli.status import status
@@ -28,3 +29,5 @@ main.add_command(summary_command)
 main.add_command(timeline)
 main.add_command(memory)
 main.add_command(logs)
+for command in OF_MACHINES:
+    main.add_command(command)

@@ -2,72 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
-import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import psutil
 import yaml
 from click.core import ParameterSource
 
-from nbray.cli.ray_options import ignored_options
+from nbray.cli.declared import declared_options
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common import ray_settings
-from nbray.common.addresses import is_loopback
+from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.local import RunningNode, join, node_of, start_head
+from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
-from nbray.scheduling.labels import check_node_labels, parse_node_labels
-
-_PORT = click.IntRange(0, 65535)
+from nbray.options.option import Scope
+from nbray.scheduling.labels import check_node_labels
 
 
 @click.command()
-@click.option("--head", is_flag=True, help="Start a head node: a cluster begins here.")
-@click.option("--address", help="Join the cluster whose head node is at HOST:PORT.")
-@click.option("--port", type=click.IntRange(0, 65535), default=6379, show_default=True,
-              help="Port of a head node's GCS; 0 takes a free one.")  # fmt: skip
-@click.option("--node-ip-address", help="Address to listen on. A head node: 127.0.0.1 by default. "
-              "A joining node: the one from which it reaches the head.")  # fmt: skip
-@click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs; the machine's by default.")
-@click.option("--num-gpus", type=click.FloatRange(min=0), help="GPUs; none by default.")
-@click.option("--resources", default="{}", help="Custom resources, as JSON: '{\"disk\": 2}'.")
-@click.option("--labels", default="", help='Labels of the node: \'{"zone": "b"}\' or zone=b.')
-@click.option("--object-store-memory", type=click.IntRange(min=1), help="Bytes of the object "
-              "store; 30% of the free memory by default.")  # fmt: skip
-@click.option("--object-spilling-directory", type=click.Path(file_okay=False), help="Where "
-              "values go when the store is full; the session folder by default.")  # fmt: skip
-@click.option("--storage", default="sqlite", envvar="NBRAY_STORAGE", show_default=True,
-              help="Where a head node keeps the cluster's tables: sqlite (in its session folder), "
-              "memory, or redis://HOST:PORT. With a password (redis://USER:PASSWORD@HOST) only "
-              "in NBRAY_STORAGE: all users of a machine can read command lines.")  # fmt: skip
-@click.option("--session", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Bring a head node that has crashed back: its session folder.")  # fmt: skip
-@click.option("--include-dashboard", type=bool, help="False: no dashboard. True: fail without it. "
-              "By default it is started if it can be.")  # fmt: skip
-@click.option("--dashboard-host", default="127.0.0.1", show_default=True,
-              help="Address on which a head node's dashboard listens.")  # fmt: skip
-@click.option("--dashboard-port", type=click.IntRange(0, 65535),
-              help="Its port; 8265 or the next that is free by default.")  # fmt: skip
-@click.option("--memory", type=click.IntRange(min=1), help='Bytes of the resource "memory".')
-@click.option("--node-manager-port", type=_PORT, help="Port of the raylet for other raylets; "
-              "any by default.")  # fmt: skip
-@click.option("--object-manager-port", type=_PORT, help="Port of the raylet for objects and for "
-              "workers of other nodes; any by default.")  # fmt: skip
-@click.option("--min-worker-port", type=_PORT, help="Workers listen from this port on; any by "
-              "default.")  # fmt: skip
-@click.option("--max-worker-port", type=_PORT, help="The last port of workers; each needs one.")
-@click.option("--system-config", default="{}", help="Settings of Ray's that nbray has, as JSON.")
-@click.option("--labels-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Labels of the node: a file of lines KEY: VALUE (YAML).")  # fmt: skip
-@click.option("--block", is_flag=True, help="Stay, and stop the node when interrupted.")
-@ignored_options
+@declared_options(Scope.START)
 def start(
     head: bool,
     address: str | None,
@@ -75,8 +37,8 @@ def start(
     node_ip_address: str | None,
     num_cpus: float | None,
     num_gpus: float | None,
-    resources: str,
-    labels: str,
+    resources: dict[str, float] | None,
+    labels: dict[str, str] | None,
     object_store_memory: int | None,
     object_spilling_directory: str | None,
     storage: str,
@@ -85,12 +47,13 @@ def start(
     dashboard_host: str,
     dashboard_port: int | None,
     block: bool,
-    system_config: str,
+    system_config: dict[str, Any] | None,
     labels_file: Path | None,
     memory: int | None,
     **ports: int | None,
 ) -> None:
     """Start a node on this machine."""
+    record = _record()
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
@@ -101,11 +64,11 @@ def start(
             f"{node_ip_address} is no address that others can reach: give one of this machine",
             param_hint="--node-ip-address",
         )
-    amounts = _amounts(resources)
-    named = _labels(labels, labels_file)
+    amounts = dict(resources or {})
+    named = _labels(labels or {}, labels_file)
     given = (("CPU", num_cpus), ("GPU", num_gpus), ("memory", memory))
     amounts.update({name: amount for name, amount in given if amount is not None})
-    variables = _settings(system_config, ports)
+    variables = _settings({} if system_config is None else system_config, ports)
     try:
         if address is None:
             node = start_head(
@@ -113,7 +76,7 @@ def start(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named, variables=variables,
-                for_programs=True,
+                for_programs=True, record=record,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         else:
@@ -122,13 +85,32 @@ def start(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or _own_address(address), fate_shared=block,
                 token=load_token(create=False), labels=named, variables=variables,
-                for_programs=True,
+                for_programs=True, record=record,
             )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
     _tell(node, head, block)
     if block:
         _stay(node)
+
+
+def _record() -> NodeRecord | None:
+    """Where `nbray up` keeps which node runs here; its variables are for this command alone.
+
+    Raises:
+        CliError: the node runs already.
+    """
+    for name in ("NBRAY_NODE_IP_ADDRESS", "NBRAY_SESSION"):
+        os.environ.pop(name, None)
+    record = NodeRecord.from_environment()
+    if record is not None and record.session is not None:
+        node = node_of(record.session)
+        if node.processes:
+            raise CliError(
+                f"The node of this cluster runs here already ({node.session.path}): `nbray stop` "
+                "in the same list of commands ends it first."
+            )
+    return record
 
 
 def _refuse_password(storage: str) -> None:
@@ -142,40 +124,18 @@ def _refuse_password(storage: str) -> None:
         )
 
 
-def _amounts(text: str) -> dict[str, float]:
+def _labels(named: dict[str, str], file: Path | None) -> dict[str, str]:
     try:
-        amounts = json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint="--resources") from error
-    if not isinstance(amounts, dict) or not all(
-        isinstance(amount, int | float) and not isinstance(amount, bool)
-        for amount in amounts.values()
-    ):
-        raise click.BadParameter("a JSON object of numbers is needed", param_hint="--resources")
-    reserved = {"CPU", "GPU", "memory", "object_store_memory"} & amounts.keys()
-    if reserved:
-        raise click.BadParameter(
-            f"{', '.join(sorted(reserved))}: there are options of their own for CPU, GPU, memory "
-            "and the object store",
-            param_hint="--resources",
-        )
-    return amounts
-
-
-def _labels(text: str, file: Path | None) -> dict[str, str]:
-    try:
-        named = parse_node_labels(text)
         of_file = {} if file is None else yaml.safe_load(file.read_bytes()) or {}
         return check_node_labels(of_file) | named
     except (OSError, ValueError, yaml.YAMLError) as error:
-        hint = "--labels" if file is None else f"--labels, --labels-file {file}"
-        raise click.BadParameter(str(error), param_hint=hint) from error
+        raise click.BadParameter(str(error), param_hint=f"--labels-file {file}") from error
 
 
-def _settings(system_config: str, ports: Mapping[str, int | None]) -> dict[str, str]:
+def _settings(system_config: dict[str, Any], ports: Mapping[str, int | None]) -> dict[str, str]:
     """What the node's processes get of Ray's settings, and their ports."""
     try:
-        given = ray_settings.system_config(json.loads(system_config))
+        given = ray_settings.system_config(system_config)
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="--system-config") from error
     first, last = ports["min_worker_port"], ports["max_worker_port"]
@@ -191,16 +151,10 @@ def _own_address(head: str) -> str:
     Raises:
         ValueError: ``head`` is not HOST:PORT. OSError: there is no such host, or no way to it.
     """
-    host, _, port = head.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--address needs HOST:PORT, not {head!r}.")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))
-        except (OSError, OverflowError) as error:
-            raise OSError(f"There is no way to the head node {head}: {error}") from error
-        found: str = probe.getsockname()[0]
-    return found
+    try:
+        return own_address(head)
+    except OSError as error:
+        raise OSError(f"There is no way to the head node {head}: {error}") from error
 
 
 def _tell(node: RunningNode, head: bool, block: bool) -> None:
@@ -208,7 +162,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     console.print(f"[green]Node {node.node_id[:8]} runs[/green], cluster {node.gcs_address}.")
     console.print(f"Logs: {node.session.path / 'logs'}")
     if head:
-        host = node.gcs_address.rpartition(":")[0]
+        host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
         if node.dashboard is not None:
             console.print("Watch it:  nbray dashboard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ import click
 
 from nbray.cli.terminal import CliError, say
 from nbray.common.text import one_line
-from nbray.launcher.local import FoundNode, end_unfinished_starts, found_nodes
+from nbray.launcher.local import FoundNode, end_unfinished_starts, found_nodes, node_of
+from nbray.launcher.record import NodeRecord
 
 
 @click.command()
@@ -25,8 +27,12 @@ def stop(address: str | None, everything: bool, force: bool, grace_period: float
 
     Of several clusters, --address or --all says which; without, a terminal is asked. A cluster
     that a program or a notebook holds ends with its holder, and is left alone unless --address
-    names it.
+    names it. In the commands of `nbray up` it ends the node of that cluster.
     """
+    record = NodeRecord.from_environment()
+    if record is not None:
+        _stop_recorded(record, 0.0 if force else grace_period)
+        return
     try:
         running = [node for node in found_nodes() if node.processes]
         dead = [node for node in found_nodes() if not node.processes and not node.fate_shared]
@@ -50,6 +56,19 @@ def stop(address: str | None, everything: bool, force: bool, grace_period: float
     for node in dead:
         node.session.remove()
     say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
+
+
+def _stop_recorded(record: NodeRecord, grace_s: float) -> None:
+    """End the node of a cluster of `nbray up`; a session that is to come back stays."""
+    if record.session is None:
+        say("No node to stop.")
+        return
+    node = node_of(record.session)
+    if str(node.session.path) == os.environ.get("NBRAY_SESSION"):
+        node.end_processes(grace_s)
+    else:
+        node.end(grace_s)
+    say(f"Stopped the node of {node.session.path}.")
 
 
 def _addresses(nodes: Sequence[FoundNode]) -> list[str]:

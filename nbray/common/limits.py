@@ -1,13 +1,15 @@
-"""What this process may use of the machine: CPUs and memory, as affinity and cgroups limit them.
+"""What this process may use of the machine: CPUs and memory, as affinity, cgroups and Slurm say.
 
 A limit of a cgroup holds for all below it, so every level from this process's own group up to the
 highest that can be seen counts, of version 2 and of version 1. In a container, its own group is
-mounted as the root.
+mounted as the root. Slurm limits by cgroups and affinity where it is configured to; where it is
+not, its variables say what the job was given, and to use more would be at the cost of others.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -56,9 +58,14 @@ def _levels(mounted: Path, path: str) -> list[Path]:
     return [level for level in levels if level.is_relative_to(mounted) and level.is_dir()]
 
 
-def cpu_count(root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int:
+def cpu_count(
+    root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS, variables: Mapping[str, str] = os.environ
+) -> int:
     """How many CPUs this process may keep busy: whole ones, and at least one."""
     allowed = [float(len(os.sched_getaffinity(0)))]  # a cpuset is a part of it
+    allowed += _of_slurm(variables, "SLURM_CPUS_PER_TASK") or _of_slurm(
+        variables, "SLURM_CPUS_ON_NODE"
+    )
     groups = Cgroups("cpu", root, own)
     if groups.version == 2:
         quotas = [words for words in groups.numbers("cpu.max") if words[0] != "max"]
@@ -69,6 +76,21 @@ def cpu_count(root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> int:
             if int(quota) > 0:
                 allowed.append(int(quota) / int(period))
     return max(1, int(min(allowed)))
+
+
+def _of_slurm(variables: Mapping[str, str], name: str) -> list[float]:
+    """A number that Slurm gives the processes of a job; none where there is no such number."""
+    text = variables.get(name, "")
+    return [float(text)] if "SLURM_JOB_ID" in variables and text.isdigit() and int(text) else []
+
+
+def slurm_memory(variables: Mapping[str, str] = os.environ) -> list[int]:
+    """Bytes that Slurm gave the job on this node; none without Slurm, or without a limit."""
+    whole = _of_slurm(variables, "SLURM_MEM_PER_NODE")
+    if not whole:
+        each = _of_slurm(variables, "SLURM_MEM_PER_CPU")
+        whole = [mb * n for mb in each for n in _of_slurm(variables, "SLURM_CPUS_ON_NODE")]
+    return [int(mb) << 20 for mb in whole]
 
 
 class MemoryGroup:
@@ -105,14 +127,14 @@ def memory_groups(root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> list[Me
 
 
 def memory_total() -> int:
-    """Bytes of memory that there are: of the machine or of a cgroup, whichever is least."""
+    """Bytes of memory that there are: of the machine, a cgroup or a job, whichever is least."""
     limits = [limit for group in memory_groups() if (limit := group.limit()) is not None]
-    return min([psutil.virtual_memory().total, *limits])
+    return min([psutil.virtual_memory().total, *limits, *slurm_memory()])
 
 
 def memory_free() -> int:
     """Bytes of memory that this process and its children may still take."""
-    free = [psutil.virtual_memory().available]
+    free = [psutil.virtual_memory().available, *slurm_memory()]
     for group in memory_groups():
         limit = group.limit()
         if limit is not None:

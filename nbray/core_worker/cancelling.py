@@ -8,12 +8,15 @@ was cancelled, since the word may come before the task does.
 from __future__ import annotations
 
 import concurrent.futures
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from nbray.core_worker.decisions import Decisions, ToWorker
+from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.ports import Inbox, Mail
+from nbray.core_worker.submit.calls import ActorCalls
+from nbray.core_worker.submit.leasing import Leasing
 from nbray.wire import messages as m
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 _NOTED = 1000
 
@@ -25,52 +28,61 @@ class Cancelling:
         noted: the tasks that this worker was told of, the newest last.
     """
 
-    def __init__(self, core: CoreWorker) -> None:
+    def __init__(
+        self, inbox: Inbox, mail: Mail, table: OwnershipTable, counting: Counting, leasing: Leasing,
+        calls: ActorCalls, decisions: Decisions, take_new: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """``take_new`` takes over what was submitted since the last turn."""
         self.noted: dict[bytes, None] = {}
-        self._core = core
-        core.peers.handlers[m.CancelObject] = lambda _peer, message: self._cancel(
-            message.object_id[:24], message.force, message.recursive
-        )
+        self._inbox = inbox
+        self._mail = mail
+        self._table = table
+        self._counting = counting
+        self._leasing = leasing
+        self._calls = calls
+        self._decisions = decisions
+        self._take_new = take_new
 
     # --- any thread --------------------
 
     def cancel(self, object_id: bytes, force: bool, recursive: bool = True) -> None:
         """Stop the task that makes an object, queued or running, wherever it was submitted."""
-        core = self._core
 
         def act() -> None:
-            entry = core.table.get(object_id)
-            if entry is not None and core.references.is_borrowed(entry):
+            entry = self._table.get(object_id)
+            if entry is not None and self._counting.is_borrowed(entry):
                 assert entry.owner is not None
-                message = m.CancelObject(object_id, force, recursive)
-                core.peers.connect(entry.owner).send(message)
+                self._mail.send(entry.owner, m.CancelObject(object_id, force, recursive))
             else:
                 self._cancel(object_id[:24], force, recursive)
 
-        core.reactor.post(act)
+        self._inbox.post(act)
 
     def interrupt(self, task_id: bytes, force: bool) -> None:
         """Stop a task of this process and its children; a call of an actor never by force."""
-        self._core.reactor.post(lambda: self._cancel(task_id, force, True, interrupt=True))
+        self._inbox.post(lambda: self._cancel(task_id, force, True, interrupt=True))
 
     def is_actor_call(self, object_id: bytes) -> bool:
         """Whether an unfinished call of this process makes that object."""
         known: concurrent.futures.Future[bool] = concurrent.futures.Future()
 
         def look() -> None:
-            self._core.take_new()
-            known.set_result(self._core.actor_calls.knows(object_id[:24]))
+            self._take_new()
+            known.set_result(self._calls.knows(object_id[:24]))
 
-        self._core.reactor.post(look)
+        self._inbox.post(look)
         return known.result()
 
     # --- under the baton --------------------
 
     def children(self, parent: bytes, force: bool, interrupt: bool) -> None:
         """Stop the tasks that a task of this process submitted."""
-        core = self._core
-        for task_id in [*core.submitter.children(parent), *core.actor_calls.children(parent)]:
+        for task_id in [*self._leasing.children(parent), *self._calls.children(parent)]:
             self._cancel(task_id, force, True, interrupt)
+
+    def asked(self, message: m.CancelObject) -> None:
+        """A borrower wants the task of one of our objects stopped."""
+        self._cancel(message.object_id[:24], message.force, message.recursive)
 
     def note(self, task_id: bytes) -> None:
         """A task that this worker has, or is about to have, was cancelled."""
@@ -81,12 +93,11 @@ class Cancelling:
     def _cancel(
         self, task_id: bytes, force: bool, recursive: bool, interrupt: bool = False
     ) -> None:
-        core = self._core
-        core.take_new()
-        connection = core.submitter.cancel(task_id, force)
-        if connection is not None:
-            connection.send(m.CancelTask(task_id, force, recursive, interrupt))
-            return
-        connection = core.actor_calls.cancel(task_id)
-        if connection is not None:
-            connection.send(m.CancelTask(task_id, False, recursive, interrupt))
+        self._take_new()
+        if task_id in self._leasing.tasks:
+            worker_id = self._leasing.cancel(task_id, force)
+        else:
+            worker_id, force = self._calls.cancel(task_id), False
+        if worker_id:
+            stop = m.CancelTask(task_id, force, recursive, interrupt)
+            self._decisions.append(ToWorker(worker_id, stop))

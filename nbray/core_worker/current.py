@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.values.serialization import set_home
 from nbray.exceptions import NbraySystemError
 
 _current: CoreWorker | None = None
@@ -39,6 +40,7 @@ def set_core(core: CoreWorker | None) -> None:
     """Make ``core`` this process's runtime."""
     global _current, _forked
     _current, _forked = core, False
+    set_home(core)
 
 
 def was_forked() -> bool:

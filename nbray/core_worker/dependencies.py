@@ -8,48 +8,69 @@ and comes back from a worker that finds no copy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from nbray.core_worker.own.counting import lost
-from nbray.core_worker.own.table import ObjectEntry
-from nbray.core_worker.submit.actor_creation import PendingActor
-from nbray.core_worker.submit.calls import ActorCall, ActorClient
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.errors import lost
+from nbray.core_worker.own.locations import Locations
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.tasks import PendingTask
 from nbray.core_worker.values.arguments import Inlined
-from nbray.wire.records import Dependency, Value
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
+from nbray.wire.records import Dependency, TaskSpec, Value
 
 
-class Dependencies:
-    """Fills arguments in. All of it runs under the baton.
+class HasRefs(Protocol):
+    """The record of one of them."""
 
-    ``unresolved`` of a task counts those that are missing, and one more while they are looked
+    dependencies: list[Dependency]
+
+
+class HasArguments(Protocol):
+    """A task, a call, or the constructor of an actor.
+
+    ``unresolved`` counts the arguments that are missing, and one more while they are looked
     through: what turns out meanwhile, the caller hears.
     """
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    @property
+    def spec(self) -> HasRefs:
+        """What it is made of."""
 
-    def resolve(self, task: PendingTask) -> bool:
+    unresolved: int
+
+
+class Dependencies:
+    """Fills arguments in; ``enqueue`` gets the tasks that waited. Under the baton."""
+
+    def __init__(
+        self, table: OwnershipTable, borrowing: Borrowing, locations: Locations,
+        max_inline_bytes: int, enqueue: Callable[[PendingTask], None],
+    ) -> None:  # fmt: skip
+        """``max_inline_bytes``: how many bytes of values a task may take along."""
+        self._table = table
+        self._borrowing = borrowing
+        self._locations = locations
+        self._max_inline_bytes = max_inline_bytes
+        self._enqueue = enqueue
+
+    def resolve_task(self, task: PendingTask) -> bool:
         """True when all arguments of a task are there; otherwise it is queued later."""
-        return self._resolve(task, lambda: self._enqueue(task))
-
-    def resolve_call(self, call: ActorCall, client: ActorClient) -> None:
-        """Like `resolve`; the client waits for the call."""
-        self._resolve(call, lambda: client.resolved(call))
-
-    def resolve_actor(self, actor: PendingActor, when_ready: Callable[[], None]) -> bool:
-        """True when all arguments of a constructor are there; else ``when_ready`` is called."""
-        return self._resolve(actor, when_ready)
+        return self.resolve(task, lambda: self._enqueue(task))
 
     def resolve_again(self, task: PendingTask) -> None:
         """A task that was queued waits for arguments that are not there any more."""
         for dependency in task.spec.dependencies:
             dependency.value = None
-        if self.resolve(task):
+        if self.resolve_task(task):
             self._enqueue(task)
+
+    def is_bereft(self, spec: TaskSpec) -> bool:
+        """Whether a value of this process was lost that the task needs."""
+        for dependency in spec.dependencies:
+            entry = self._table.get(dependency.object_id)
+            if entry is not None and entry.owner is None and entry.value is None:
+                return True
+        return False
 
     def find(self, task: PendingTask, tried: dict[bytes, list[bytes]]) -> None:
         """A worker found no copy of some arguments of a task, which waits for them now."""
@@ -66,17 +87,15 @@ class Dependencies:
                 if not task.unresolved:
                     self._enqueue(task)
 
-            self._core.locations.find(object_id, dependency.owner, tried[object_id], fill)
+            self._locations.find(object_id, dependency.owner, tried[object_id], fill)
         task.unresolved -= 1
         if not task.unresolved:
             self._enqueue(task)
 
-    def _resolve(
-        self, task: PendingTask | ActorCall | PendingActor, when_resolved: Callable[[], None]
-    ) -> bool:
-        core = self._core
-        references, table = core.references, core.table
-        inlined = Inlined(core.config.max_inline_arguments_bytes)
+    def resolve(self, task: HasArguments, when_resolved: Callable[[], None]) -> bool:
+        """True when all arguments are there; else ``when_resolved`` is called later."""
+        table = self._table
+        inlined = Inlined(self._max_inline_bytes)
         task.unresolved += 1
         for dependency in task.spec.dependencies:
             entry = table.borrow(dependency.object_id, dependency.owner)
@@ -93,10 +112,6 @@ class Dependencies:
                     when_resolved()
 
             entry.when_complete(fill)
-            references.fetch(dependency.object_id, entry)
+            self._borrowing.fetch(dependency.object_id, entry)
         task.unresolved -= 1
         return not task.unresolved
-
-    def _enqueue(self, task: PendingTask) -> None:
-        self._core.submitter.enqueue(task)
-        self._core.submitter_dirty = True

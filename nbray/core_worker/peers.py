@@ -13,17 +13,18 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
+from nbray.core_worker.identity import Identity
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
+from nbray.wire.connections import Connections
 from nbray.wire.frames import UnsendableError
-from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address
 from nbray.wire.tcp import listen
 from nbray.wire.waiting import Waiter
@@ -40,27 +41,39 @@ _OF_RAYLETS = (
 Handler = Callable[[Connection, Any], None]
 
 
+class Ends(Protocol):
+    """Who is notified of what ends (`edge.Edge`), in this order for one connection."""
+
+    def raylet_gone(self, node_id: bytes) -> None:
+        """The raylet of a node has ended; of an unknown one, that of this node."""
+
+    def process_gone(self, worker_id: bytes, connection: Connection) -> None:
+        """A driver or worker has ended, or is given up: there is no connection to it any more."""
+
+    def connection_closed(self, connection: Connection) -> None:
+        """Any connection has ended."""
+
+    def node_died(self, node_id: bytes) -> None:
+        """A node has ended, and the connections to it."""
+
+
 class Peers:
     """All connections of one process. Except `request`, its methods run under the baton.
 
     Attributes:
-        handlers: who takes the messages of a type; each part of the core enters its own.
-        on_closed: who hears of the end of a connection, in this order.
-        on_node_died: who hears of the end of a node, after the ends of its connections.
-        hello: makes the first message over a new connection.
+        handlers: who takes the messages of a type.
+        ends: is notified of the ends of connections and nodes.
         gcs_patience_s: by then the raylet has answered what it has to ask the GCS.
     """
 
     def __init__(
-        self, reactor: Reactor, config: Config, worker_id: bytes, socket_path: str
+        self, connections: Connections, config: Config, me: Identity, socket_path: str
     ) -> None:
-        self.reactor = reactor
-        self.worker_id = worker_id
+        self.connections = connections
+        self.reactor = connections.reactor
+        self._me = me
         self.handlers: dict[type[m.Message], Handler] = {}
-        self.on_closed: list[Callable[[Connection], None]] = []
-        self.on_node_died: list[Callable[[bytes], None]] = []
-        self.hello: Callable[[], m.Hello]
-        self.address: Address
+        self.ends: Ends
         self.raylet: Connection
         self._socket_path = socket_path
         # The raylet waits so long for the GCS, and then says that it did not come back.
@@ -70,10 +83,10 @@ class Peers:
         self._requests = itertools.count(1)
         self._replies: dict[object, tuple[Connection, Callable[[Any], None]]] = {}
         self._ports = config.min_worker_port, config.max_worker_port
-        self._broken = BrokenLinks(reactor, config, self._ask_for_process)
-        reactor.identity = lambda: (worker_id, self.address.node_id)
+        self._broken = BrokenLinks(self.reactor, config, self._ask_for_process)
+        connections.identity = lambda: (me.worker_id, me.address.node_id)
         self.handlers[m.NodeDied] = self._on_node_died
-        self.handlers[m.ProcessState] = lambda _raylet, reply: self.answer(
+        self.handlers[m.ProcessState] = lambda _raylet, reply: self.replied(
             ("process", reply.request_id), reply
         )
 
@@ -87,16 +100,24 @@ class Peers:
         unix.bind(self._socket_path)
         unix.listen(512)
         tcp = listen(host, *self._ports)
-        self.address = Address(self.worker_id, b"", self._socket_path, host, tcp.getsockname()[1])
-        self.raylet = self.reactor.connect_now(raylet_socket, self._on_message, self._closed)
+        self._me.address = Address(
+            self._me.worker_id, b"", self._socket_path, host, tcp.getsockname()[1]
+        )
+        self.raylet = self.connections.connect_now(raylet_socket, self._on_message, self._closed)
         for sock in (unix, tcp):
-            self.reactor.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
+            self.connections.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
 
     def joined(self, node_id: bytes) -> None:
         """The raylet of that node took this process in."""
-        a = self.address
-        self.address = Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
+        a = self._me.address
+        self._me.address = Address(a.worker_id, node_id, a.unix_path, a.host, a.port)
+        self.raylet.state = Address(b"", node_id, "", "", 0)
         self._raylets[node_id] = self.raylet
+
+    @property
+    def address(self) -> Address:
+        """Where this process listens."""
+        return self._me.address
 
     def stop(self, close: bool = True) -> None:
         """Close all connections, or leave that to the end of this process, which follows."""
@@ -112,13 +133,13 @@ class Peers:
         """The connection to a driver or worker, made when there is none."""
         connection = self._peers.get(address.worker_id)
         if connection is None or connection.closed:
-            local = address.node_id == self.address.node_id
-            connection = self.reactor.connect(
+            local = address.node_id == self._me.address.node_id
+            connection = self.connections.connect(
                 address.unix_path if local else "", address.host, address.port,
                 self._on_message, self._closed, self._broken.broken,
             )  # fmt: skip
             connection.state = address
-            connection.send(self.hello())
+            connection.send(m.Hello(self._me.address, self._me.job))
             self._peers[address.worker_id] = connection
         return connection
 
@@ -131,11 +152,15 @@ class Peers:
         """The connection to a process, if there is one."""
         return self._peers.get(worker_id)
 
+    def raylet_of(self, node_id: bytes) -> Connection | None:
+        """The connection to a node's raylet, if there is one."""
+        return self._raylets.get(node_id)
+
     def raylet_at(self, node_id: bytes, host: str, port: int) -> Connection:
         """The connection to a node's raylet, made when there is none."""
         connection = self._raylets.get(node_id)
         if connection is None or connection.closed:
-            connection = self.reactor.connect(
+            connection = self.connections.connect(
                 "", host, port, self._on_message, self._closed, self._broken.broken
             )
             connection.state = Address(b"", node_id, "", host, port)
@@ -159,13 +184,17 @@ class Peers:
 
     def _closed(self, connection: Connection) -> None:
         peer = connection.state
-        if isinstance(peer, Address) and self._peers.get(peer.worker_id) is connection:
+        is_last = isinstance(peer, Address) and self._peers.get(peer.worker_id) is connection
+        if is_last:
             del self._peers[peer.worker_id]
         orphans = [key for key, (over, _) in self._replies.items() if over is connection]
         for key in orphans:
             self._replies.pop(key)[1](None)
-        for hook in self.on_closed:
-            hook(connection)
+        if isinstance(peer, Address) and not peer.worker_id:
+            self.ends.raylet_gone(peer.node_id)
+        elif is_last:
+            self.ends.process_gone(peer.worker_id, connection)
+        self.ends.connection_closed(connection)
 
     def _on_node_died(self, _raylet: Connection, message: m.NodeDied) -> None:
         """A machine that lost its network closes nothing: its connections end here."""
@@ -178,8 +207,7 @@ class Peers:
         for connection in [*gone, raylet] if raylet is not None else gone:
             connection.peer_ended = True
             connection.close("its node is dead")
-        for hook in self.on_node_died:
-            hook(message.node_id)
+        self.ends.node_died(message.node_id)
 
     # --- requests --------------------
 
@@ -187,12 +215,33 @@ class Peers:
         """A number for a request."""
         return next(self._requests)
 
-    def ask(
-        self,
-        connection: Connection,
-        key: object,
-        message: m.Message,
-        then: Callable[[Any], None],
+    def to_raylet(self, message: m.Message) -> bool:
+        """Send it to the raylet of this node; False when that has ended.
+
+        Raises:
+            UnsendableError: the message cannot travel.
+        """
+        raylet = self.raylet
+        raylet.send(message)
+        return not raylet.closed
+
+    def send(self, address: Address, message: m.Message) -> None:
+        """Send it to a driver or worker, over a new connection if there is none."""
+        self.connect(address).send(message)
+
+    def answer(self, worker_id: bytes, message: m.Message) -> None:
+        """Send it over the connection that there is; nothing if the process has gone."""
+        connection = self._peers.get(worker_id)
+        if connection is not None:
+            connection.send(message)
+
+    def ask(self, address: Address, question: Any, then: Callable[[Any], None]) -> None:
+        """Number and send a question; ``then`` gets the reply, or None if the process ends."""
+        question.request_id = self.next_request()
+        self._ask(self.connect(address), question.request_id, question, then)
+
+    def _ask(
+        self, connection: Connection, key: object, message: m.Message, then: Callable[[Any], None]
     ) -> None:
         """Send ``message``; ``then`` gets the reply for ``key``, or None if the peer ends first.
 
@@ -207,9 +256,9 @@ class Peers:
 
     def _ask_for_process(self, question: m.AskProcess, then: Callable[[Any], None]) -> None:
         question.request_id = self.next_request()
-        self.ask(self.raylet, ("process", question.request_id), question, then)
+        self._ask(self.raylet, ("process", question.request_id), question, then)
 
-    def answer(self, key: object, reply: m.Message) -> None:
+    def replied(self, key: object, reply: m.Message) -> None:
         """The reply for ``key`` came; nothing happens when nobody waits for it."""
         waiting = self._replies.pop(key, None)
         if waiting is not None:
@@ -236,7 +285,7 @@ class Peers:
 
         def ask() -> None:
             try:
-                self.ask(self.raylet, key, message, on_reply)
+                self._ask(self.raylet, key, message, on_reply)
             except UnsendableError as error:
                 on_reply(error)
 

@@ -10,13 +10,16 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from nbray import cloudpickle, compat
+from nbray import cloudpickle
+from nbray.common import ray_name
 from nbray.common.text import one_line
-from nbray.core_worker.run.job_logging import enter_job_logging
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.ports import RayletRequests
+from nbray.core_worker.run.job_logging import Runs, enter_job_logging
 from nbray.core_worker.values.serialization import dump
 from nbray.exceptions import RuntimeEnvSetupError
 from nbray.runtime_env import packaging
@@ -24,9 +27,6 @@ from nbray.runtime_env.folders import Look, PackageError
 from nbray.runtime_env.spec import URI_PREFIX, from_text, merge, to_text
 from nbray.wire.gcs_messages import PACKAGES, KvCount, KvKey, KvPut, KvValue, UsePackage
 from nbray.wire.records import JobConfig
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,10 @@ class _Known(NamedTuple):
 class RuntimeEnvs:
     """The environment of this process, and those of what it submits. From any thread."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, me: Identity, process: Runs, requests: RayletRequests) -> None:
+        self._me = me
+        self._process = process
+        self._requests = requests
         self._own: dict[str, Any] = {}
         self.text = ""
         self._known: dict[str, _Known] = {}
@@ -70,7 +72,7 @@ class RuntimeEnvs:
         try:
             if hook.startswith(URI_PREFIX):
                 key = msgspec.msgpack.encode(KvKey(PACKAGES, hook.encode()))
-                reply = self._core.peers.gcs_call("KvGet", key)
+                reply = self._requests.gcs_call("KvGet", key)
                 found = msgspec.msgpack.decode(reply, type=KvValue).value
                 function = cloudpickle.loads(found or b"")
             else:
@@ -97,9 +99,9 @@ class RuntimeEnvs:
         for entry in reversed(self._sys_path):  # the environment's files come first
             sys.path.insert(0, entry)
         if job.logging:
-            enter_job_logging(job.logging, self._core)
+            enter_job_logging(job.logging, self._process)
         if job.ray_name:
-            compat.install()
+            ray_name.install()
         folder = self._working_dir or job.working_dir
         if os.path.isdir(folder):
             os.chdir(folder)
@@ -175,11 +177,11 @@ class RuntimeEnvs:
 
     def _use(self, uri: str, size: int) -> bool:
         """Have a package stay for this job; whether it is there already."""
-        request = UsePackage(uri.encode(), self._core.job.job_id, size)
+        request = UsePackage(uri.encode(), self._me.job.job_id, size)
         return bool(self._count("UsePackage", request))
 
     def _count(self, method: str, request: UsePackage | KvPut) -> int:
-        reply = self._core.peers.gcs_call(method, msgspec.msgpack.encode(request))
+        reply = self._requests.gcs_call(method, msgspec.msgpack.encode(request))
         return msgspec.msgpack.decode(reply, type=KvCount).count
 
 

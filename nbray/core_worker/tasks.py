@@ -1,18 +1,84 @@
-"""Tasks without a reply, the leases that they are pushed to, and the queues where they wait."""
+"""A task, or a call of an actor, from its submission to its end, as its owner sees it.
+
+The life of both is one table. A state costs one look-up in a dict where it changes, and no story:
+that of a task which went wrong is in the state API.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from enum import StrEnum
+from typing import Protocol
 
-from nbray.common.thread_count import threads_for
+from nbray.common.ids import TaskID, handle_id
+from nbray.common.life import Transitions
 from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import TaskCancelledError
 from nbray.object_ref import ObjectRef
-from nbray.wire.connection import Connection
 from nbray.wire.records import Address, TaskSpec
-from nbray.wire.strategies import Shape, Spread
+from nbray.wire.strategies import Shape
 
-WINDOW_S = 0.005
-_MAX_WINDOW = 512
+
+class State(StrEnum):
+    """How far a task is."""
+
+    WAITING = "waiting for its arguments"
+    QUEUED = "queued"
+    PUSHED = "pushed"
+    IN_DOUBT = "in doubt"  # its worker or actor is out of touch, and it is not known what became
+    BACKING_OFF = "backing off"
+    ENDED = "ended"
+
+
+class Event(StrEnum):
+    """What happens to a task."""
+
+    READY = "ready"  # its arguments are there
+    BEREFT = "bereft"  # arguments are there no more
+    PUSHED = "pushed"
+    RETURNED = "returned"  # it did not begin, or is to begin again
+    DOUBTED = "doubted"
+    BACKED_OFF = "put off"
+    ENDED = "ended"
+    RECALLED = "recalled"  # its value was lost, and is made again
+
+
+_S, _E = State, Event
+TRANSITIONS: Transitions[State, Event] = Transitions(
+    "A task",
+    {
+        (_S.WAITING, _E.READY): _S.QUEUED,
+        (_S.WAITING, _E.ENDED): _S.ENDED,
+        (_S.QUEUED, _E.BEREFT): _S.WAITING,
+        (_S.QUEUED, _E.PUSHED): _S.PUSHED,
+        (_S.QUEUED, _E.ENDED): _S.ENDED,
+        (_S.PUSHED, _E.BEREFT): _S.WAITING,
+        (_S.PUSHED, _E.RETURNED): _S.QUEUED,
+        (_S.PUSHED, _E.DOUBTED): _S.IN_DOUBT,
+        (_S.PUSHED, _E.ENDED): _S.ENDED,
+        (_S.IN_DOUBT, _E.RETURNED): _S.QUEUED,
+        (_S.IN_DOUBT, _E.BACKED_OFF): _S.BACKING_OFF,
+        (_S.IN_DOUBT, _E.ENDED): _S.ENDED,
+        (_S.BACKING_OFF, _E.READY): _S.QUEUED,
+        (_S.BACKING_OFF, _E.ENDED): _S.ENDED,
+        (_S.ENDED, _E.RECALLED): _S.WAITING,
+    },
+    begins=[_S.WAITING],
+    ends=(),
+)
+READY, BEREFT, PUSHED = (
+    TRANSITIONS.on(_E.READY),
+    TRANSITIONS.on(_E.BEREFT),
+    TRANSITIONS.on(_E.PUSHED),
+)
+RETURNED, DOUBTED = TRANSITIONS.on(_E.RETURNED), TRANSITIONS.on(_E.DOUBTED)
+BACKED_OFF, ENDED = TRANSITIONS.on(_E.BACKED_OFF), TRANSITIONS.on(_E.ENDED)
+RECALLED = TRANSITIONS.on(_E.RECALLED)
+WAITING, QUEUED, AT_WORKER = _S.WAITING, _S.QUEUED, _S.PUSHED
+IN_DOUBT, GONE = _S.IN_DOUBT, _S.ENDED
+_SHOWN = {
+    _S.WAITING: "PENDING_ARGS_AVAIL", _S.QUEUED: "PENDING_NODE_ASSIGNMENT",
+    _S.BACKING_OFF: "PENDING_NODE_ASSIGNMENT",
+}  # fmt: skip
 
 
 class PickledFunction:
@@ -32,27 +98,59 @@ class PickledFunction:
         self.captured = captured
 
 
-class PendingTask:
-    """A task whose reply has not come.
+class Pending:
+    """A task or a call whose reply has not come.
+
+    Attributes:
+        retries: how often it may still be run again; -1 for ever.
+        unresolved: how many of its arguments are not complete yet.
+        submitted: when, by `time.monotonic`.
+    """
+
+    __slots__ = ("options", "retries", "spec", "state", "submitted", "unresolved")
+
+    options: TaskOptions
+    retries: int
+    spec: TaskSpec
+    state: State
+    submitted: float
+    unresolved: int
+
+    def again(self) -> None:
+        """It is run once more, which counts."""
+        if self.retries > 0:
+            self.retries -= 1
+        self.spec.attempt += 1
+
+    def recall(self) -> None:
+        """It has ended, and is run once more for a value that was lost."""
+        self.state = RECALLED[self.state]
+        self.unresolved = 0
+
+    def shown_state(self) -> str:
+        """How far it is, by Ray's name."""
+        return _SHOWN.get(self.state, "SUBMITTED_TO_WORKER")
+
+
+class PendingTask(Pending):
+    """A task for any worker.
 
     Attributes:
         cancelled: it was cancelled when a worker had it; it is not given to another.
         function: what it runs; as long as the task may run, what the function captures is held.
-        retries: how often it may still be run again; -1 for ever.
-        unresolved: how many of its arguments are not complete yet.
+        killed: its worker is ended for it.
+        key: the queue that it stands in.
+        lease: the worker that has it.
         out_of_memory: how often it was ended since memory ran out.
-        submitted: when, by `time.monotonic`.
     """
 
-    __slots__ = (
-        "cancelled", "function", "key", "killed", "lease", "options", "out_of_memory",
-        "retries", "spec", "submitted", "unresolved",
-    )  # fmt: skip
+    __slots__ = ("cancelled", "function", "key", "killed", "lease", "out_of_memory")
 
     def __init__(self, spec: TaskSpec, function: PickledFunction, options: TaskOptions) -> None:
         self.spec = spec
         self.function = function
         self.options = options
+        self.state = WAITING
         self.key: QueueKey = (options.shape, options.runtime_env, b"")
         self.retries = options.retries
         self.unresolved = 0
@@ -62,64 +160,80 @@ class PendingTask:
         self.submitted = 0.0
         self.lease: Lease | None = None
 
-    def state(self) -> str:
-        """How far it is, by Ray's name."""
-        if self.lease is not None:
-            return "SUBMITTED_TO_WORKER"
-        return "PENDING_ARGS_AVAIL" if self.unresolved else "PENDING_NODE_ASSIGNMENT"
+    def recall(self) -> None:
+        """It has ended, and is run once more, by any worker."""
+        super().recall()
+        self.lease = None
+
+
+class ActorCall(Pending):
+    """A call of an actor; ``number`` tells in which order the calls of this process are."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, spec: TaskSpec, options: TaskOptions) -> None:
+        self.spec = spec
+        self.options = options
+        self.state = WAITING
+        self.retries = options.retries
+        self.unresolved = 0
+        self.submitted = 0.0
+        self.number = 0
+
+
+class HasLeases(Protocol):
+    """A queue of tasks, as its leases know it (`submit.queues.TaskQueue`)."""
+
+    leases: list[Lease]
+    once: bool
+    seconds: float
+
+    def ran(self, seconds: float) -> None:
+        """A task of it has run for so long."""
 
 
 class Lease:
     """A worker that this process may use now.
 
     Attributes:
+        raylet: the node whose raylet granted it; empty once that has ended.
         leaving: it gets no more tasks, and is given back when it has answered for all it got.
         worn: its process ends then.
     """
 
     __slots__ = (
-        "connection", "devices", "idle_since", "in_flight", "lease_id", "leaving", "raylet",
-        "threads", "worker", "worn",
+        "devices", "idle_since", "in_flight", "lease_id", "leaving", "queue", "raylet", "threads",
+        "worker", "worn",
     )  # fmt: skip
 
     def __init__(
-        self, lease_id: int, worker: Address, connection: Connection, raylet: Connection
-    ) -> None:
+        self, lease_id: int, worker: Address, raylet: bytes, devices: dict[str, list[str]] | None,
+        threads: int, queue: HasLeases, now: float,
+    ) -> None:  # fmt: skip
+        self.queue = queue
         self.lease_id = lease_id
         self.worker = worker
-        self.connection = connection
         self.raylet = raylet
         self.in_flight: dict[bytes, PendingTask] = {}
-        self.idle_since = 0.0
+        self.idle_since = now
         self.leaving = False
         self.worn = False
-        self.devices: dict[str, list[str]] | None = None
-        self.threads = 1
+        self.devices = devices
+        self.threads = threads
 
 
 QueueKey = tuple[Shape, str, bytes]
 
 
-class TaskQueue:
-    """What waits and the leases of one shape, environment, and node where arguments lie, if any."""
+def counted(spec: TaskSpec) -> list[bytes]:
+    """What a task holds while it runs, once for each time that it stands here."""
+    object_ids = [dependency.object_id for dependency in spec.dependencies]
+    object_ids += [ref.object_id for ref in spec.contained]
+    if spec.actor_id:
+        object_ids.append(handle_id(spec.actor_id))
+    return object_ids
 
-    __slots__ = (
-        "key", "leases", "near", "once", "requests", "runtime_env", "seconds", "shape", "tasks",
-        "threads",
-    )  # fmt: skip
 
-    def __init__(self, key: QueueKey) -> None:
-        self.key = key
-        self.shape, self.runtime_env, self.near = key
-        self.threads = threads_for(dict(self.shape.resources))
-        self.once = isinstance(self.shape.strategy, Spread)
-        self.tasks: deque[PendingTask] = deque()
-        self.leases: list[Lease] = []
-        self.requests: dict[int, Connection] = {}
-        self.seconds = -1.0
-
-    def window(self) -> int:
-        """How many tasks a worker may have at once."""
-        if self.seconds < 0 or self.once:
-            return 1
-        return max(1, min(_MAX_WINDOW, int(WINDOW_S / max(self.seconds, 1e-6))))
+def cancelled(spec: TaskSpec) -> TaskCancelledError:
+    """What a task ends with that was cancelled before it began."""
+    return TaskCancelledError.of(TaskID(spec.task_id), spec.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 import logging
 import os
 from typing import Any
@@ -43,7 +42,7 @@ class Driver:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
         set_core(None)
         core = self.core
-        core.on_raylet_lost = lambda: None
+        core.edge.on_raylet_lost = lambda: None
         leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
         core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
@@ -175,7 +174,7 @@ def init(
         True
     """
     global _driver
-    hidden = hidden_options(others, inspect.signature(init).parameters) if others else _NO_OPTIONS
+    hidden = hidden_options(others) if others else _NO_OPTIONS
     if local_mode:
         raise RuntimeError("`local_mode` is not supported: call the function itself instead.")
     if configure_logging and logging_level is not None:
@@ -242,7 +241,7 @@ def init(
     set_core(core)
     log_config = log_config or job.logging
     if log_config is not None:
-        core.job = replace(core.job, logging=log_config.encoded())
+        core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
 

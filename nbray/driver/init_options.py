@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +12,11 @@ from nbray.common.ray_settings import system_config
 from nbray.common.text import check_namespace, check_text
 from nbray.driver.job_config import JobConfig
 from nbray.driver.logging_config import LoggingConfig
+from nbray.options.option import Scope
+from nbray.options.table import options_of
 from nbray.runtime_env.spec import validate
 
 _LONGEST_METADATA = 100_000
-_WITHOUT_EFFECT = {
-    "cgroup_path", "enable_resource_isolation", "proxy_server_url", "system_reserved_cpu",
-    "system_reserved_memory",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class HiddenOptions:
     variables: dict[str, str] = field(default_factory=dict)
 
 
-def hidden_options(given: Mapping[str, Any], known: Iterable[str]) -> HiddenOptions:
+def hidden_options(given: Mapping[str, Any]) -> HiddenOptions:
     """Take Ray's arguments that have no name in our signature.
 
     What begins with an underscore and says nothing here is ignored, as are those of Ray's that
@@ -44,20 +42,22 @@ def hidden_options(given: Mapping[str, Any], known: Iterable[str]) -> HiddenOpti
 
     Args:
         given: all arguments without a parameter of their own.
-        known: the parameters, for a hint at what was meant.
 
     Raises:
         RuntimeError: an argument is neither Ray's nor nbray's. TypeError, ValueError: impossible.
     """
-    unknown = [name for name in given if name not in _WITHOUT_EFFECT and name[:1] != "_"]
+    known = options_of(Scope.INIT)
+    unknown = [name for name in given if name not in known and name[:1] != "_"]
     if unknown:
         import difflib  # at its first use: the start of every program is quicker without
 
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}.{hint}")
-    said = {"_node_ip_address", "_memory", "_system_config"}
-    ignored = [name for name, value in given.items() if name not in said and value]
+    ignored = [
+        name for name, value in given.items()
+        if value and (name not in known or not known[name].has_effect)
+    ]  # fmt: skip
     if ignored:
         ignore("nbray.init()", ignored)
     return HiddenOptions(

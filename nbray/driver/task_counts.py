@@ -18,7 +18,6 @@ def request_counts(then: Callable[[list[FunctionCounts]], None]) -> bool:
     core = find_core()
     if core is None:
         return False
-    reactor, counts = core.reactor, core.counts
     # A timer comes after this turn's new tasks have been counted, posted work before.
-    reactor.post(lambda: reactor.call_later(0.0, lambda: then(counts.snapshot())))
+    core.later(0.0, lambda: then(core.counts.snapshot(core.running_work())))
     return True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the names are, for type checkers and the reference
+    from nbray.experimental.locations import get_local_object_locations, get_object_locations
 
 _HOMES = {"get_local_object_locations": "locations", "get_object_locations": "locations"}
 

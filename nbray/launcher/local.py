@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from nbray.common.accelerators import node_units
+from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
@@ -37,6 +38,7 @@ from nbray.launcher.dashboard import (
     missing_packages,
     start_dashboard,
 )
+from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
@@ -62,6 +64,7 @@ def start_head(
     dashboard: DashboardOptions = DashboardOptions(),  # noqa: B008 - it is frozen
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
+    record: NodeRecord | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -84,6 +87,7 @@ def start_head(
         variables: settings of the cluster, in the environment of its processes.
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
+        record: is to know the node from the first moment on.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -96,8 +100,8 @@ def start_head(
     listener, without = _dashboard_listener(dashboard)
     if session is not None:
         address = _crashed_head(session)
-        node = RunningNode(Session(session), address.rpartition(":")[0])
-        host, port = node.node_ip, int(address.rpartition(":")[2])
+        host, port = split(address)
+        node = RunningNode(Session(session), host)
     else:
         if fate_shared:
             drop_dead_sessions()
@@ -105,6 +109,8 @@ def start_head(
         node.session.keep_storage(storage)
     node.dashboard_error = without
     try:
+        if record is not None:
+            record.keep(node.session)
         gcs = spawn(
             "nbray.gcs",
             ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
@@ -113,7 +119,7 @@ def start_head(
         node.children.append(gcs)
         with _identity_being_made(node.session):
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
-        node.gcs_address = f"{host}:{gcs_port}"
+        node.gcs_address = joined(host, gcs_port)
         _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
@@ -185,6 +191,7 @@ def join(
     labels: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
+    record: NodeRecord | None = None,
 ) -> RunningNode:
     """Start a node of the cluster whose GCS is at ``address``; arguments as for `start_head`.
 
@@ -195,6 +202,8 @@ def join(
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
     node = RunningNode(Session.create(token), host, address)
     try:
+        if record is not None:
+            record.keep(node.session)
         _start_raylet(node, demand, fate_shared, variables)
         _write_info(node, fate_shared, for_programs)
     except BaseException:
@@ -336,7 +345,7 @@ class FoundNode:
     def end(self, grace_s: float) -> None:
         """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
         deadline = time.monotonic() + grace_s
-        if grace_s and self.fate_shared and self.by_command:
+        if grace_s and self.fate_shared and self.by_command and self.processes:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
                 holder = self.processes[-1].parent()
                 if holder is not None and "--block" in holder.cmdline():
@@ -390,6 +399,18 @@ def found_nodes() -> list[FoundNode]:
     ]  # fmt: skip
 
 
+def node_of(session: Session) -> FoundNode:
+    """The node of a session folder, wherever that is, also of one whose start was cut off."""
+    try:
+        info = session.read_info()
+    except (OSError, ValueError):
+        return FoundNode(session, "", False, _processes_naming(session))
+    return FoundNode(
+        session, info["gcs_address"], info["fate_shared"],
+        _processes_of(session, info, len(info["pids"])), by_command=info["for_programs"],
+    )  # fmt: skip
+
+
 def running_sessions() -> Iterator[tuple[Session, SessionInfo]]:
     """The sessions whose nodes still run, the newest first; a GCS alone may be away for a moment,
     as may a dashboard for good.
@@ -419,14 +440,19 @@ def end_unfinished_starts() -> int:
     longest = 2 * Config.from_env().start_timeout_s  # a GCS and a raylet, one after the other
     count = 0
     for session in unfinished_sessions(longest):
-        left = [
-            process for process in psutil.process_iter(["cmdline", "create_time"])
-            if str(session.path) in (process.info["cmdline"] or ())
-        ]  # fmt: skip
-        left.sort(key=lambda process: float(process.info["create_time"]))
+        left = _processes_naming(session)
         FoundNode(session, "", False, left).stop()
         count += bool(left)
     return count
+
+
+def _processes_naming(session: Session) -> list[psutil.Process]:
+    """Those whose command lines name a session folder, in the order of their start."""
+    found = [
+        process for process in psutil.process_iter(["cmdline", "create_time"])
+        if str(session.path) in (process.info["cmdline"] or ())
+    ]  # fmt: skip
+    return sorted(found, key=lambda process: float(process.info["create_time"]))
 
 
 def drop_dead_sessions(keep: int = 1) -> None:

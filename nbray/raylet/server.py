@@ -67,9 +67,7 @@ class Raylet:
             session, self.socket_path, self._row, gcs, self._nodes, config, self._refresh,
             note_job=lambda job: self._jobs.note(job),
             flush=inquiries.flush,
-            on_end=lambda worker, cause: self._watch.worker_ended(
-                worker, cause, worker.end_intended
-            ),
+            on_end=lambda worker, cause, wished: self._watch.worker_ended(worker, cause, wished),
         )  # fmt: skip
         self._jobs = Jobs(self.node_id, gcs, self._driver_joined, self._workers.end_job)
         self._liveness = Liveness(self.node_id, self._nodes, self._is_here, config.peer_patience_s)

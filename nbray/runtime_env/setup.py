@@ -51,6 +51,10 @@ class Prepared:
     sys_path: list[str] = field(default_factory=list)
 
 
+PLAIN = Prepared()
+"""The environment of whoever asks for none."""
+
+
 @dataclass
 class _Package:
     """What was unpacked: for which environments, when they were last needed, and its size."""

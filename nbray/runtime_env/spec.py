@@ -69,18 +69,22 @@ class RuntimeEnvConfig(dict[str, Any]):
 class RuntimeEnv(dict[str, Any]):
     """A checked runtime environment.
 
+    The fields, which are also those of ``nbray.init(runtime_env=...)``:
+
+    - ``env_vars``: environment variables, by name; ``${NAME}`` in a value is the old value.
+    - ``working_dir``: a folder or .zip file, in a copy of which the workers run.
+    - ``py_modules``: folders, .py or .whl files that can be imported.
+    - ``pip``: requirements as a list, the path of a requirements file, or a dict with "packages",
+      "pip_check" (False), "pip_install_options" and "pip_version".
+    - ``uv``: the same, installed by uv: "uv_check", "uv_pip_install_options", "uv_version".
+    - ``py_executable``: the command that runs the workers' Python; nbray must be importable there.
+    - ``worker_process_setup_hook``: a function, or "module.function", that each worker runs first.
+    - ``excludes``: patterns as in .gitignore; what they match is not copied.
+    - ``config``: "setup_timeout_seconds" (600; -1 for no limit) and "eager_install", which has no
+      effect here.
+
     Args:
-        env_vars: environment variables, by name; ``${NAME}`` in a value is the old value.
-        working_dir: a folder or .zip file, in a copy of which the workers run.
-        py_modules: folders, .py or .whl files that can be imported.
-        pip: requirements as a list, the path of a requirements file, or a dict with "packages",
-            "pip_check" (False), "pip_install_options" and "pip_version".
-        uv: the same, installed by uv: "uv_check", "uv_pip_install_options", "uv_version".
-        py_executable: the command that runs the workers' Python; nbray must be importable there.
-        worker_process_setup_hook: a function, or "module.function", that each worker runs first.
-        excludes: patterns as in .gitignore; what they match is not copied.
-        config: "setup_timeout_seconds" (600; -1 for no limit) and "eager_install", which has no
-            effect here.
+        fields: any of these, by name.
 
     Raises:
         TypeError: a field has the wrong type.

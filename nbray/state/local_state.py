@@ -95,12 +95,11 @@ def unfinished_of(origin: int) -> list[TaskID]:
     found: Future[list[TaskID]] = Future()
 
     def look() -> None:
-        specs = [task.spec for task in core.submitter.unfinished()]
-        specs += [call.spec for call, _sent in core.actor_calls.unfinished()]
+        specs = [work.spec for work in core.unfinished_work()]
         found.set_result([TaskID(spec.task_id) for spec in specs if spec.origin == origin])
 
     # A timer comes after this turn's new tasks have been taken over, posted work before.
-    core.reactor.post(lambda: core.reactor.call_later(0.0, look))
+    core.later(0.0, look)
     try:
         return found.result(_TURN_S)
     except TimeoutError:

@@ -7,7 +7,21 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what the names are, for type checkers and the reference
+    from nbray.core_worker.values.serializability import inspect_serializability
+    from nbray.driver.lookup import get_node_ip_address, list_named_actors
+    from nbray.util.actor_pool import ActorPool
+    from nbray.util.debug import disable_log_once_globally, log_once
+    from nbray.util.iteration import as_completed, map_unordered
+    from nbray.util.placement_group import (
+        get_current_placement_group,
+        get_placement_group,
+        placement_group_table,
+        remove_placement_group,
+    )
+    from nbray.util.serialization import deregister_serializer, register_serializer
 
 _HOMES = {
     "ActorPool": "nbray.util.actor_pool",

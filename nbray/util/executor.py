@@ -82,7 +82,7 @@ class NbrayExecutor(Executor):
         future = _TaskFuture(task.remote(*args))
         self._futures[future] = future.ref
         future.add_done_callback(lambda done: self._futures.pop(done, None))
-        future.ref._core.values.settle(future.ref, future)
+        future.ref._core.settle(future.ref, future)
         return future
 
     def map(

@@ -291,7 +291,8 @@ class _QueueActor:
         self._readers: dict[int, asyncio.Future[tuple[Any]]] = {}
         self._writers: dict[int, tuple[asyncio.Future[None], Any]] = {}
         self._numbers = itertools.count()
-        self._ends = CallerEnds(current_core())
+        core = current_core()
+        self._ends = CallerEnds(core.peers.find, core.edge.on_closed)
 
     async def qsize(self) -> int:
         return len(self._items)

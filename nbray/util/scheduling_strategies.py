@@ -1,6 +1,6 @@
 """The values of the option ``scheduling_strategy``, at Ray's path."""
 
-from nbray.calls.scheduling_strategies import (
+from nbray.scheduling.strategies import (
     DoesNotExist,
     Exists,
     In,

@@ -6,20 +6,36 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from nbray.common.config import Config
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ClientHandshake
 from nbray.wire.link import Answer, Link, Opening
 from nbray.wire.messages import Message
+from nbray.wire.reactor import Reactor
 from nbray.wire.transport import Transport
-
-if TYPE_CHECKING:
-    from nbray.wire.reactor import Reactor
 
 logger = logging.getLogger(__name__)
 
 Dial = Callable[[], tuple[socket.socket, int]]
+
+
+class Home(Protocol):
+    """The process that a connection belongs to: the values that all its connections share.
+
+    Attributes:
+        token: the cluster's secret, which either side proves.
+        identity: the ids of this process and of its node, for those that it connects to.
+    """
+
+    reactor: Reactor
+    token: bytes
+    config: Config
+    identity: Callable[[], tuple[bytes, bytes]]
+
+    def forget(self, link_id: bytes) -> None:
+        """That link has ended: a peer that asks for it is refused."""
 
 
 class Connection:
@@ -46,14 +62,15 @@ class Connection:
 
     def __init__(
         self,
-        reactor: Reactor,
+        home: Home,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
         on_broken: Callable[[Connection], None] | None = None,
         dial: Dial | None = None,
         link_id: bytes = b"",
     ) -> None:
-        self.reactor = reactor
+        self._home = home
+        self._dirty = home.reactor.dirty
         self.on_message = on_message
         self.on_closed = on_closed
         self.on_broken = on_broken
@@ -66,7 +83,7 @@ class Connection:
         self.known_functions: set[bytes] = set()
         self.link_id = link_id or os.urandom(16)
         self._dial = dial
-        self._link = Link(reactor.config.max_frame_bytes)
+        self._link = Link(home.config.max_frame_bytes)
         self._transport: Transport | None = None
         self._known = bool(link_id)
         self._is_dirty = False
@@ -102,7 +119,7 @@ class Connection:
         self._link.put(message)
         if not self._is_dirty:
             self._is_dirty = True
-            self.reactor.dirty.append(self)
+            self._dirty.append(self)
 
     def flush(self) -> None:
         """Write what is queued, as far as the socket takes it."""
@@ -128,10 +145,10 @@ class Connection:
         if failed:
             sock.close()
             reason = os.strerror(failed)
-            self.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
+            self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
             return
-        self._transport = Transport(self.reactor, sock, self._client(sock), self)
-        self._transport.start()
+        self._transport = Transport(self._home.reactor, sock, self._client(sock), self)
+        self._transport.start(self._home.config.handshake_timeout_s)
 
     def use(self, sock: socket.socket) -> None:
         """Go through the handshake on a connected ``sock`` that blocks; then messages flow.
@@ -139,13 +156,13 @@ class Connection:
         Raises:
             OSError: the peer went. HandshakeError: it is not of this cluster.
         """
-        transport = Transport(self.reactor, sock, self._client(sock), self)
+        transport = Transport(self._home.reactor, sock, self._client(sock), self)
         transport.shake_hands_now()
         sock.setblocking(False)
-        self.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
+        self._home.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
 
     def _client(self, sock: socket.socket) -> ClientHandshake:
-        return ClientHandshake(self.reactor.token, sock.getpeername)
+        return ClientHandshake(self._home.token, sock.getpeername)
 
     def accept(self, transport: Transport, opening: Opening) -> None:
         """The peer has connected, anew or for the first time: go on over its socket.
@@ -167,7 +184,7 @@ class Connection:
     def greeting(self) -> bytes:
         """What this link is, for the accepting side."""
         return Opening(
-            self.link_id, self._known, self._link.received, *self.reactor.identity()
+            self.link_id, self._known, self._link.received, *self._home.identity()
         ).pack()
 
     def opened(self, transport: Transport, preamble: bytes) -> None:
@@ -218,5 +235,5 @@ class Connection:
         if self._transport is not None:
             self._transport.drop()
             self._transport = None
-        self.reactor.forget_link(self)
+        self._home.forget(self.link_id)
         self.on_closed(self)

@@ -6,19 +6,15 @@ import logging
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
-from nbray.wire.connection import Connection
+from nbray.wire.connection import Connection, Home
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ServerHandshake
 from nbray.wire.link import Answer, Opening
 from nbray.wire.messages import Message
 from nbray.wire.transport import Transport
-
-if TYPE_CHECKING:
-    from nbray.wire.reactor import Reactor
 
 _log = SparingLog(logging.getLogger(__name__))
 
@@ -35,13 +31,16 @@ class Listener:
 
     def __init__(
         self,
-        reactor: Reactor,
+        home: Home,
+        links: dict[bytes, Connection],
         sock: socket.socket,
         on_message: Callable[[Connection, Message], None],
         on_closed: Callable[[Connection], None],
         on_broken: Callable[[Connection], None] | None,
     ) -> None:
-        self._reactor = reactor
+        self._home = home
+        self._links = links
+        self._reactor = home.reactor
         self._sock = sock
         self._callbacks = (on_message, on_closed, on_broken)
         self._half_open: OrderedDict[Transport, None] = OrderedDict()
@@ -69,10 +68,10 @@ class Listener:
             oldest, _ = self._half_open.popitem(last=False)
             _log.warning("Closed a connection: too many have no handshake yet.")
             oldest.drop()
-        handshake = ServerHandshake(self._reactor.token, peer.getsockname())
+        handshake = ServerHandshake(self._home.token, peer.getsockname())
         transport = Transport(self._reactor, peer, handshake, self)
         self._half_open[transport] = None
-        transport.start()
+        transport.start(self._home.config.handshake_timeout_s)
 
     def greeting(self) -> bytes:
         """The accepting side speaks in its answer."""
@@ -82,16 +81,16 @@ class Listener:
         """A peer has proved the token, and says which link it is about."""
         self._half_open.pop(transport, None)
         opening = Opening.unpack(preamble)
-        connection = self._reactor.links.get(opening.link_id)
+        connection = self._links.get(opening.link_id)
         if connection is None and opening.known:
             transport.write([Answer(False).pack()])
             transport.flush()
             transport.drop()
             return
         if connection is None:
-            connection = Connection(self._reactor, *self._callbacks, link_id=opening.link_id)
+            connection = Connection(self._home, *self._callbacks, link_id=opening.link_id)
             connection.caller = (opening.worker_id, opening.node_id)
-            self._reactor.links[opening.link_id] = connection
+            self._links[opening.link_id] = connection
         connection.accept(transport, opening)
 
     def received(self, data: bytes | memoryview) -> None:

@@ -21,28 +21,20 @@ the log and loses nothing of what stands behind it.
 
 from __future__ import annotations
 
-import errno
 import heapq
 import itertools
 import logging
 import os
 import select
-import socket
 import threading
 import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from typing import Protocol
 
-from nbray.common.config import Config
 from nbray.exceptions import NbraySystemError
-from nbray.wire import tcp
-from nbray.wire.connection import Connection
-from nbray.wire.listener import Listener
-from nbray.wire.messages import Message
-from nbray.wire.transport import READ_BYTES
 from nbray.wire.waiting import DeferredSignals, Poll, Spinner, Waiter, is_deep, is_inside
 
 logger = logging.getLogger(__name__)
@@ -57,23 +49,33 @@ _LONG_S = 1.0
 TICK_S = 0.002
 NUDGE_S = 0.02
 _MOST_UNREAD = 20
+_READ_BYTES = 1 << 18
+
+
+class Unwritten(Protocol):
+    """Something with bytes queued, as a connection."""
+
+    def flush(self) -> None:
+        """Write them, as far as the socket takes them."""
 
 
 class Reactor:
-    """All connections, timers and posted work of one process."""
+    """All watched sockets, timers and posted work of one process.
 
-    def __init__(self, token: bytes, config: Config) -> None:
-        self.token = token
-        self.config = config
+    Attributes:
+        inbox: work that is to be done under the baton; any thread may append, then `notify`.
+        dirty: what is flushed at the end of this turn.
+        on_turn: called in each turn, before what is dirty is written.
+        buffer: room for one read, for whoever handles a socket's events.
+    """
+
+    def __init__(self) -> None:
         self.main_thread = threading.main_thread().ident
         self.poller = select.epoll()
         # One for all reads: a fresh buffer of this size is a mapping made and dropped each time.
-        self.buffer = memoryview(bytearray(READ_BYTES))
+        self.buffer = memoryview(bytearray(_READ_BYTES))
         self._spinner = Spinner(self.poller.poll)
-        self.dirty: deque[Connection] = deque()
-        self.links: dict[bytes, Connection] = {}
-        # The ids of this process and its node, for those that it connects to.
-        self.identity: Callable[[], tuple[bytes, bytes]] = lambda: (b"", b"")
+        self.dirty: deque[Unwritten] = deque()
         self.inbox: deque[Callable[[], None]] = deque()
         self.on_turn: Callable[[], None] = lambda: None
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -149,65 +151,6 @@ class Reactor:
         if self._handlers.pop(fd, None) is not None:
             del self._closers[fd]
             self.poller.unregister(fd)
-
-    def forget_link(self, connection: Connection) -> None:
-        """That connection has ended: a peer that asks for it is refused."""
-        self.links.pop(connection.link_id, None)
-
-    def listen(
-        self,
-        sock: socket.socket,
-        on_message: Callable[[Connection, Message], None],
-        on_closed: Callable[[Connection], None],
-        on_broken: Callable[[Connection], None],
-    ) -> None:
-        """Accept authenticated connections on the listening ``sock``."""
-        Listener(self, sock, on_message, on_closed, on_broken)
-
-    def connect(
-        self,
-        unix_path: str,
-        host: str,
-        port: int,
-        on_message: Callable[[Connection, Message], None],
-        on_closed: Callable[[Connection], None],
-        on_broken: Callable[[Connection], None] | None = None,
-    ) -> Connection:
-        """Connect by the Unix socket when ``unix_path`` is given, else by TCP; never waits.
-
-        Two processes may connect to each other at the same moment, so neither may wait for the
-        other's handshake. When nobody is there, the connection is broken soon, and closed without
-        an ``on_broken`` that makes it anew.
-        """
-        dial = partial(_dial, unix_path, host, port)
-        connection = Connection(self, on_message, on_closed, on_broken, dial)
-        connection.dial()
-        return connection
-
-    def connect_now(
-        self,
-        unix_path: str,
-        on_message: Callable[[Connection, Message], None],
-        on_closed: Callable[[Connection], None],
-    ) -> Connection:
-        """Connect to a server of this machine and wait for its handshake, before `start`.
-
-        Its end is the server's end: nothing can cut a connection within one machine.
-
-        Raises:
-            OSError: nobody listens there.
-            HandshakeError: one side has a wrong token or version.
-        """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self.config.start_timeout_s)
-        connection = Connection(self, on_message, on_closed)
-        try:
-            sock.connect(unix_path)
-            connection.use(sock)
-        except BaseException:
-            sock.close()
-            raise
-        return connection
 
     # --- timers and posted work --------------------
 
@@ -428,16 +371,3 @@ class Reactor:
 
 # Whoever calls these holds the baton; all else is called by them.
 _DRIVING = frozenset({Reactor._read.__code__, Reactor._work.__code__})
-
-
-def _dial(unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
-    """A socket that connects to that place, and the error number if it cannot."""
-    if unix_path:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        failed = sock.connect_ex(unix_path)
-    else:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        tcp.set_up(sock)
-        failed = sock.connect_ex((host, port))
-    return sock, 0 if failed == errno.EINPROGRESS else failed

@@ -7,19 +7,15 @@ import select
 import socket
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from nbray.common.sparing_log import SparingLog
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
-
-if TYPE_CHECKING:
-    from nbray.wire.reactor import Reactor
+from nbray.wire.reactor import Reactor
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
-
-READ_BYTES = 1 << 18
 
 
 class Carried(Protocol):
@@ -77,13 +73,13 @@ class Transport:
         """Whether the peer has not yet read all that was written."""
         return bool(self._unsent)
 
-    def start(self) -> None:
-        """Have the reactor watch the socket, and end it if the handshake takes too long."""
+    def start(self, timeout_s: float) -> None:
+        """Have the reactor watch the socket, and end it if the handshake takes ``timeout_s``."""
         self._reactor.watch(self._sock.fileno(), self.handle_events, self._sock.close)
         if isinstance(self._handshake, ServerHandshake):
             self.write([self._handshake.hello])
             self.flush()
-        self._reactor.call_later(self._reactor.config.handshake_timeout_s, self._end_half_open)
+        self._reactor.call_later(timeout_s, self._end_half_open)
 
     def shake_hands_now(self) -> None:
         """Go through the handshake on a socket that blocks.
@@ -92,7 +88,7 @@ class Transport:
             OSError: the peer went. HandshakeError: it is not of this cluster.
         """
         while not self.is_open:
-            data = self._sock.recv(READ_BYTES)
+            data = self._sock.recv(len(self._reactor.buffer))
             if not data:
                 raise HandshakeError(
                     "the peer closed the connection during the handshake: is the token the same?"

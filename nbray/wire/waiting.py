@@ -10,10 +10,7 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from time import perf_counter
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from nbray.wire.reactor import Reactor
+from typing import Any, Protocol
 
 SPIN_S = 0.0002
 _ROOM_FRAMES = 300
@@ -56,6 +53,19 @@ class Waiter:
         return self._lock.acquire(timeout=timeout)
 
 
+class Woken(Protocol):
+    """Whoever holds the baton, as a signal knows it.
+
+    Attributes:
+        main_thread: the ident of the thread that runs the program's handlers.
+    """
+
+    main_thread: int | None
+
+    def wake(self) -> None:
+        """Interrupt whoever polls."""
+
+
 class DeferredSignals:
     """Notes the signals that come while the main thread holds the baton, for `run_handlers`.
 
@@ -68,7 +78,7 @@ class DeferredSignals:
 
     __slots__ = ("_previous", "_reactor", "_waiter", "noted")
 
-    def __init__(self, reactor: Reactor, waiter: Waiter) -> None:
+    def __init__(self, reactor: Woken, waiter: Waiter) -> None:
         self._reactor = reactor
         self._waiter = waiter
         self.noted: list[int] = []

@@ -2,35 +2,88 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from public import DOCS, PAGES, told_by
+from public import DOCS, PAGES, fences, public_names, told_by
 
 import nbray
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-GUIDES = sorted(str(page.relative_to(DOCS)) for page in DOCS.glob("*/*.md"))
+ROOT = DOCS.parent
+GUIDES = {
+    str(page.relative_to(ROOT)): blocks
+    for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    if page.parent.name != "examples"
+    and (blocks := [code for language, code in fences(page.read_text()) if language == "python"])
+}
+PROGRAMS = [
+    pytest.param(code, id=str(one))
+    for module in PAGES
+    for one in told_by(module)
+    for language, code in fences(one.example)
+    if language == "python"
+]
 
 
-def fresh() -> dict[str, Any]:
+def as_main() -> dict[str, Any]:
     return {"__name__": "__main__", "nbray": nbray}
-
-
-def run_doctest(text: str, name: str) -> list[str]:
-    """Run an interactive example; what went wrong."""
-    test = doctest.DocTestParser().get_doctest(text, fresh(), name, None, 0)
-    told: list[str] = []
-    doctest.DocTestRunner(optionflags=FLAGS, verbose=False).run(test, out=told.append)
-    return told
 
 
 @pytest.mark.parametrize("module", PAGES)
 def test_examples_of_the_reference_give_what_they_show(module: str, module_cluster: Path) -> None:
-    told = []
+    told: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
     for one in told_by(module):
         if ">>>" in one.example:
-            told += run_doctest(one.example, str(one))
+            example = doctest.DocTestParser().get_doctest(one.example, as_main(), str(one), None, 0)
+            runner.run(example, out=told.append)
     assert not told, "".join(told)
+
+
+def run_blocks(code: str, namespace: dict[str, Any]) -> None:
+    """Run a block; an expression gives what the literal in the comment behind it says."""
+    lines = code.splitlines()
+    for statement in ast.parse(code).body:
+        source = ast.get_source_segment(code, statement) or ""
+        comment = lines[statement.end_lineno - 1].partition("  # ")[2]
+        if not isinstance(statement, ast.Expr):
+            exec(compile(ast.Module([statement], []), "<guide>", "exec"), namespace)
+            continue
+        value = eval(compile(ast.Expression(statement.value), "<guide>", "eval"), namespace)
+        try:
+            expected = ast.literal_eval(comment)
+        except (SyntaxError, ValueError):  # words
+            continue
+        assert value == expected, source
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_code_of_the_guides_runs_and_gives_what_its_comments_say(
+    page: str, module_cluster: Path
+) -> None:
+    namespace = as_main()
+    for code in GUIDES[page]:
+        run_blocks(code.replace("nbray.init()", "nbray.init(ignore_reinit_error=True)"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", PROGRAMS)
+def test_examples_that_have_a_cluster_of_their_own_run(
+    code: str, session_root: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "example.py"
+    program.write_text(code)
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_every_kind_of_example_was_found() -> None:
+    assert len(list(public_names())) > 200
+    assert {"README.md", "docs/index.md", "docs/guide/tasks.md"} <= set(GUIDES)
+    assert len(PROGRAMS) >= 5

@@ -10,7 +10,7 @@ from nbray.common.ids import (
     UniqueID,
     WorkerID,
 )
-from nbray.core_worker.own.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+from nbray.core_worker.values.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from nbray.object_ref import ObjectRef
 
 ObjectID = ObjectRef

@@ -19,13 +19,12 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from nbray.core_worker.own.table import ObjectEntry
-from nbray.core_worker.submit.calls import ActorCall
-from nbray.core_worker.tasks import PendingTask
-from nbray.core_worker.values.arguments import counted
-from nbray.core_worker.values.serialization import serialize
+from nbray.core_worker.own.errors import error_value
+from nbray.core_worker.own.freeing import Freeing
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.ports import PendingWork, RunsAgain
+from nbray.core_worker.tasks import counted
 from nbray.exceptions import (
     ObjectLostError,
     ObjectReconstructionFailedError,
@@ -33,9 +32,6 @@ from nbray.exceptions import (
     ObjectReconstructionFailedMaxAttemptsExceededError,
 )
 from nbray.wire.records import Value
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +50,7 @@ class _Kept:
         again: it is about to be run again.
     """
 
-    task: PendingTask | ActorCall
+    task: PendingWork
     outputs: set[bytes] = field(default_factory=set)
     arguments: list[bytes] = field(default_factory=list)
     borrowed: list[bytes] = field(default_factory=list)
@@ -72,19 +68,22 @@ class Lineage:
         value_limit: bytes of the values that are kept for them alone.
     """
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, table: OwnershipTable, freeing: Freeing, runs: RunsAgain, max_bytes: int
+    ) -> None:
+        """``max_bytes``: what the kept tasks may have together."""
+        self._table = table
+        self._freeing = freeing
+        self._runs = runs
+        self._max_bytes = max_bytes
         self.value_limit = 0
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._bytes = 0
         self._values: OrderedDict[bytes, int] = OrderedDict()
         self._value_bytes = 0
         self._again: deque[_Kept] = deque()
-        core.references.on_ended = self._on_ended
-        core.references.on_missing = self.recover_freed
-        core.references.may_go = self._may_go
 
-    def keep(self, task: PendingTask | ActorCall, object_id: bytes, entry: ObjectEntry) -> None:
+    def keep(self, task: PendingWork, object_id: bytes, entry: ObjectEntry) -> None:
         """The task has made an object that lies in an arena."""
         if not task.retries or entry.owner is not None:
             return
@@ -95,11 +94,11 @@ class Lineage:
             self._hold_arguments(kept)
         kept.outputs.add(object_id)
         entry.made_by = task.spec.task_id
-        while self._bytes > self._core.config.max_lineage_bytes:
+        while self._bytes > self._max_bytes:
             self._forget(next(iter(self._kept)))
 
     def _hold_arguments(self, kept: _Kept) -> None:
-        spec, table = kept.task.spec, self._core.table
+        spec, table = kept.task.spec, self._table
         for dependency in spec.dependencies:
             dependency.value = None  # the entries have them
         for argument in counted(spec):
@@ -113,7 +112,7 @@ class Lineage:
                 entry.local += 1
                 kept.borrowed.append(argument)
 
-    def _on_ended(self, object_id: bytes, entry: ObjectEntry) -> None:
+    def ended(self, object_id: bytes, entry: ObjectEntry) -> None:
         """An object has no entry any more."""
         self._value_bytes -= self._values.pop(object_id, 0)
         kept = self._kept.get(entry.made_by)
@@ -125,13 +124,13 @@ class Lineage:
     def _forget(self, task_id: bytes) -> None:
         kept = self._kept.pop(task_id)
         self._bytes -= kept.size
-        core = self._core
+        table = self._table
         for argument in kept.arguments:
-            entry = core.table.get(argument)
+            entry = table.get(argument)
             if entry is not None:
                 entry.lineage -= 1
-                core.released.append((argument, 0))  # later: a chain of tasks may be long
-        core.references.note(kept.borrowed, -1)
+                table.release(argument)  # later: a chain of tasks may be long
+        table.note(kept.borrowed, -1)
 
     def outputs(self, task_id: bytes) -> list[bytes]:
         """The objects of a kept task that still have an entry."""
@@ -140,7 +139,7 @@ class Lineage:
 
     # --- values that only lineage needs --------------------
 
-    def _may_go(self, object_id: bytes, entry: ObjectEntry) -> bool:
+    def may_go(self, object_id: bytes, entry: ObjectEntry) -> bool:
         """Whether a value that nothing else needs can be made again; it is kept otherwise."""
         kept = self._kept.get(entry.made_by)
         value = entry.value
@@ -159,13 +158,13 @@ class Lineage:
     def _give_up_oldest(self) -> None:
         object_id, size = self._values.popitem(last=False)
         self._value_bytes -= size
-        table = self._core.table
+        table = self._table
         entry = table.get(object_id)
         if entry is None or table.unneeded(object_id) is None:
             return  # a task that is run again has it; afterwards it comes back here
         entry.made_by = entry.made_by or _GIVEN_UP
         if entry.value is not None:
-            self._core.references.drop_value(object_id, entry)
+            self._freeing.drop_value(object_id, entry)
 
     # --- made again --------------------
 
@@ -184,14 +183,13 @@ class Lineage:
     def recover_freed(self, object_id: bytes, entry: ObjectEntry) -> None:
         """The value is not there: make it again, or complete it with the reason."""
         entry.freed = False
-        core = self._core
-        if core.streams.is_running(object_id[:24]):
+        if self._runs.streams_still(object_id[:24]):
             return  # the stream makes it again, or says at its end why not
         kept = self._kept.get(entry.made_by)
-        if kept is not None and (kept.again or core.is_unfinished(kept.task)):
+        if kept is not None and (kept.again or self._runs.is_unfinished(kept.task)):
             return
         if kept is None or not kept.task.retries:
-            core.table.complete(object_id, _failed(object_id, entry, kept))
+            self._table.complete(object_id, _failed(object_id, entry, kept))
             return
         kept.again = True
         self._again.append(kept)
@@ -204,16 +202,13 @@ class Lineage:
                 self._again.popleft().again = False
 
     def _run_again(self, kept: _Kept) -> None:
-        core, task = self._core, kept.task
-        task.retries -= task.retries > 0
-        task.spec.attempt += 1
+        task = kept.task
+        task.again()
         for argument in counted(task.spec):
-            core.table[argument].local += 1
+            self._table[argument].local += 1
         for dependency in task.spec.dependencies:
             dependency.value = None
-        if task.spec.num_returns < 0:
-            core.streams.reopen(task.spec.task_id, bool(task.spec.backpressure))
-        core.resubmit(task)
+        self._runs.run_again(task)
 
 
 def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
@@ -238,4 +233,4 @@ def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
             f"{name}it was created by nbray.put(), or by a task or an actor's call that may not be "
             "retried (max_retries=0)."
         )
-    return Value(serialize(error).to_bytes(), None, True)
+    return error_value(error)

@@ -6,17 +6,17 @@ Registrations of a borrower are counted rather than noted, since the report of a
 the removal of an older one may overtake each other on different connections: sums commute.
 
 The table decides and changes only itself; what follows from the end of an object (free its
-memory, tell its owner) is given back by `release` for the caller to do. All of it runs under
-the reactor's baton, except `add_owned`, `ensure_owned` and
-`get`, which touch one dict once.
+memory, tell its owner) is done by `counting`. All of it runs under the reactor's baton, except
+`add_owned`, `ensure_owned`, `get`, `note` and `release`, which touch one container once.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
+from nbray.core_worker.ports import Waiting
 from nbray.wire.records import Address, Stored, Value
-from nbray.wire.waiting import Waiter
 
 _WAITERS_KEPT = 16
 
@@ -45,7 +45,7 @@ class ObjectEntry:
         self.local = local
         self.pins = 0
         self.value: Value | None = None
-        self.waiters: list[Waiter] | None = None
+        self.waiters: list[Waiting] | None = None
         self.callbacks: list[Callable[[], None]] | None = None
         self.borrowers: dict[bytes, int] | None = None
         self.contained: list[bytes] | None = None
@@ -58,7 +58,7 @@ class ObjectEntry:
         self.kept_for_lineage = False
         self.stale_nodes: list[bytes] | None = None
 
-    def add_waiter(self, waiter: Waiter) -> None:
+    def add_waiter(self, waiter: Waiting) -> None:
         """Count one completion for ``waiter`` when the value is known.
 
         Those that have given up are dropped now and then: a loop that waits with a timeout may
@@ -82,9 +82,14 @@ class ObjectEntry:
 
 
 class OwnershipTable:
-    """All entries of one process."""
+    """All entries of one process.
+
+    Attributes:
+        released: notes of references that came and died, from any thread; `Counting` counts them.
+    """
 
     def __init__(self) -> None:
+        self.released: deque[tuple[bytes, int]] = deque()
         self._entries: dict[bytes, ObjectEntry] = {}
         self._borrowed_by: dict[bytes, set[bytes]] = {}
         self.get: Callable[[bytes], ObjectEntry | None] = self._entries.get
@@ -92,6 +97,25 @@ class OwnershipTable:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def note(self, object_ids: Iterable[bytes], change: int) -> None:
+        """Count that many references more of each at the next turn; from any thread."""
+        for object_id in object_ids:
+            self.released.append((object_id, change))
+
+    def release(self, object_id: bytes) -> None:
+        """End the object at the next turn, if nothing needs it any more by then."""
+        self.released.append((object_id, 0))
+
+    def contains(self, entry: ObjectEntry, value: Value) -> None:
+        """The object's value is known, or known again, and these refs stand in it."""
+        self.drop_contained(entry)
+        entry.contained = [ref.object_id for ref in value.contained]
+
+    def drop_contained(self, entry: ObjectEntry) -> None:
+        """What stands in the object's value is not held for it any more."""
+        self.note(entry.contained or (), -1)
+        entry.contained = None
 
     def add_owned(self, object_id: bytes) -> ObjectEntry:
         """A new object of this process, with one local reference."""

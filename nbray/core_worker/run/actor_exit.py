@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 
 from nbray.core_worker.context import running
-from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.ports import Inbox, Raylet
 from nbray.exceptions import ExitActor
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
@@ -47,17 +48,21 @@ class ActorExit:
     """
 
     def __init__(
-        self, core: CoreWorker, is_busy: Callable[[], bool], crash: Callable[[int], None]
-    ) -> None:
-        self._core = core
+        self, me: Identity, inbox: Inbox, raylet: Raylet, patience_s: float,
+        is_busy: Callable[[], bool], crash: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self._me = me
+        self._inbox = inbox
+        self._raylet = raylet
+        self._patience_s = patience_s
         self._is_busy = is_busy
         self._crash = crash
         self._asked_by: set[bytes] = set()
         self._done = False
         self.leaving: SystemExit | None = None
-        core.on_exit_actor = self._asked
 
-    def _asked(self) -> None:
+    def asked(self) -> None:
+        """The code of the actor wishes for it: `exit_actor`."""
         call = running.get()
         if call is not None:
             self._asked_by.add(call.task_id)
@@ -71,14 +76,12 @@ class ActorExit:
         """End the actor as soon as no call runs; from any thread. The first wish counts."""
         if self.leaving is None:
             self.leaving = leaving
-            patience_s = self._core.config.graceful_exit_s
-            reactor = self._core.reactor
-            reactor.post(lambda: reactor.call_later(patience_s, self._end))
+            self._inbox.post(lambda: self._inbox.call_later(self._patience_s, self._end))
         self.call_ended()
 
     def call_ended(self) -> None:
         """A call has ended after `begin`; from any thread."""
-        self._core.reactor.post(self._end_if_idle)
+        self._inbox.post(self._end_if_idle)
 
     def _end_if_idle(self) -> None:
         if not self._is_busy():
@@ -86,17 +89,17 @@ class ActorExit:
 
     def end_of_constructor(self) -> m.ActorCreated | None:
         """What a raylet is told of a constructor that has ended the actor; None for a crash."""
-        assert self.leaving is not None and self._core.actor is not None
+        assert self.leaving is not None and self._me.actor is not None
         cause = intended(self.leaving)
         if not cause:
             self.call_ended()
             return None
         self._done = True
-        return m.ActorCreated(self._core.actor.actor_id, Cause(CauseKind.LEFT, cause))
+        return m.ActorCreated(self._me.actor.actor_id, Cause(CauseKind.LEFT, cause))
 
     def _end(self) -> None:
         """Under the baton."""
-        leaving, actor, core = self.leaving, self._core.actor, self._core
+        leaving, actor = self.leaving, self._me.actor
         if self._done or leaving is None or actor is None:
             return
         self._done = True
@@ -105,8 +108,11 @@ class ActorExit:
         if cause:
             message = m.KillActor(actor.actor_id, Cause(CauseKind.LEFT, cause))
             # A timer runs after the replies of this turn; then the raylet ends this process.
-            core.reactor.call_later(0.0, lambda: core.peers.raylet.send(message))
+            self._inbox.call_later(0.0, lambda: self._tell(message))
             why = ProcessLeaves("INTENDED_USER_EXIT", f"The actor left: {cause}.")
-            core.peers.raylet.send(why)
+            self._raylet.to_raylet(why)
         else:
             self._crash(status)
+
+    def _tell(self, message: m.KillActor) -> None:
+        self._raylet.to_raylet(message)

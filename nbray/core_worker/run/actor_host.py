@@ -12,26 +12,42 @@ import inspect
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nbray import cloudpickle
 from nbray.common.ids import creation_id
-from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.own.counting import lost as lost_value
+from nbray.core_worker.cancelling import Cancelling
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.errors import lost as lost_value
+from nbray.core_worker.ports import Sink
 from nbray.core_worker.run.actor_loops import CallLoop, loops
+from nbray.core_worker.run.scope import TaskScope
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.run.tracebacks import user_traceback
+from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values.arguments import ArgumentsLost, unpack
+from nbray.core_worker.values.reading import Values
+from nbray.core_worker.values.stored import StoredValues
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection
 from nbray.wire.records import ActorSpec, TaskSpec, Value
 
-if TYPE_CHECKING:
-    from nbray.core_worker.run.executor import Executor
-
 _ASYNC_DEFAULT = 1000
 _PATIENCE_S = 0.5
+
+
+class Host(Protocol):
+    """Whoever takes calls and sends replies (`run.executor`)."""
+
+    def reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
+        """Queue the reply of a call that ran in another thread."""
+
+    def leave(self, leaving: SystemExit) -> None:
+        """User code ends this process."""
+
+    def is_leaving(self) -> bool:
+        """Whether it does."""
 
 
 class ActorHost:
@@ -42,13 +58,21 @@ class ActorHost:
     """
 
     def __init__(
-        self, core: CoreWorker, runner: TaskRunner, executor: Executor, spec: ActorSpec
-    ) -> None:
+        self, spec: ActorSpec, host: Host, me: Identity, sink: Sink, runner: TaskRunner,
+        scope: TaskScope, values: Values, stored: StoredValues, events: TaskEventLog,
+        cancelling: Cancelling,
+    ) -> None:  # fmt: skip
         self.actor_id = spec.actor_id
-        self._core = core
-        self._runner = runner
-        self._executor = executor
         self._spec = spec
+        self._host = host
+        self._me = me
+        self._sink = sink
+        self._runner = runner
+        self._scope = scope
+        self._values = values
+        self._newer = stored.newer
+        self._events = events
+        self._cancelling = cancelling
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._loops: dict[str, CallLoop] = {}
         self.running: set[bytes] = set()
@@ -63,13 +87,13 @@ class ActorHost:
         options = spec.options
         if options.is_async:
             sizes = {"": options.max_concurrency or _ASYNC_DEFAULT, **options.concurrency_groups}
-            self._loops = loops(sizes, self._executor.leave)
+            self._loops = loops(sizes, self._host.leave)
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
             self._pools = {name: ThreadPoolExecutor(size) for name, size in sizes.items()}
         done = m.TaskDone(creation.task_id, [], 0.0)
         began = time.monotonic()
-        token = self._core.enter_task(creation)
+        token = self._scope.enter(creation)
         try:
             actor_class = cloudpickle.loads(spec.class_pickle)
             unpacked = self._unpack(creation)
@@ -79,29 +103,28 @@ class ActorHost:
             self._runner.actor = self._construct(actor_class, args, kwargs)
             plain: Any = object.__repr__
             if type(self._runner.actor).__repr__ is not plain:
-                self._core.actor_shown = self._runner.actor_repr(spec.class_name)
+                self._me.actor_shown = self._runner.actor_repr(spec.class_name)
         except SystemExit as leaving:
-            self._executor.leave(leaving)
+            self._host.leave(leaving)
         except BaseException as error:
             trace = user_traceback(error)
-            self._core.events.raised(creation.task_id, error, trace)
+            self._events.raised(creation.task_id, error, trace)
             done.values = [Value(None, is_error=True)]
             died = self._runner.task_error(creation, trace, None)
             text = f"The actor died because of an error raised in its creation task, {died}"
             return m.ActorCreated(spec.actor_id, Cause(CauseKind.CONSTRUCTOR_RAISED, text))
         finally:
-            self._core.leave_task(token)
+            self._scope.leave(token)
             done.seconds = time.monotonic() - began
-            self._core.events.ran(creation, done)
+            self._events.ran(creation, done)
         return m.ActorCreated(spec.actor_id)
 
     def _unpack(self, creation: TaskSpec) -> tuple[list[Any], dict[str, Any]] | None:
         """The constructor's arguments; None when it has waited for lost ones without resources."""
-        core = self._core
         released = False
         while True:
             try:
-                arguments = unpack(core, creation, may_wait=False)
+                arguments = unpack(self._values, creation, may_wait=False)
             except ArgumentsLost as lost:
                 tried = lost.tried
             else:
@@ -111,13 +134,16 @@ class ActorHost:
                 if object_id not in tried:
                     continue
                 nodes, deadline = set(tried[object_id]), time.monotonic() + _PATIENCE_S
-                value = core.locations.newer(object_id, owner, nodes, deadline)
+                value = self._newer(object_id, owner, nodes, deadline)
                 if value is None and time.monotonic() >= deadline:
                     if not released:
                         released = True
-                        core.reactor.post(lambda: core.peers.raylet.send(m.ActorWaits()))
-                    value = core.locations.newer(object_id, owner, nodes, None)
+                        self._sink.post(self._tell_that_it_waits)
+                    value = self._newer(object_id, owner, nodes, None)
                 dependency.value = value or lost_value(object_id)
+
+    def _tell_that_it_waits(self) -> None:
+        self._sink.to_raylet(m.ActorWaits())
 
     def end(self) -> None:
         """Run the actor's ``__ray_shutdown__``, which Ray has for this, and let go of it."""
@@ -152,7 +178,7 @@ class ActorHost:
             loop.start(
                 spec.task_id,
                 lambda: self._run(loop, connection, spec),
-                lambda: spec.task_id in self._core.cancelling.noted,
+                lambda: spec.task_id in self._cancelling.noted,
             )
             return True
         if self._pools:
@@ -162,38 +188,38 @@ class ActorHost:
         return False
 
     def _run_in_pool(self, connection: Connection, spec: TaskSpec) -> None:
-        if spec.task_id in self._core.cancelling.noted:
-            self._executor.reply(connection, spec, self._runner.cancelled(spec))
+        if spec.task_id in self._cancelling.noted:
+            self._host.reply(connection, spec, self._runner.cancelled(spec))
             return
-        if self._executor.exit.leaving is not None:
+        if self._host.is_leaving():
             return
         self.running.add(spec.task_id)
         try:
             done = self._runner.run(connection, spec)
         except SystemExit as leaving:
             self.running.discard(spec.task_id)
-            self._executor.leave(leaving)
+            self._host.leave(leaving)
         else:
             self.running.discard(spec.task_id)
-            if spec.task_id in self._core.cancelling.noted:
+            if spec.task_id in self._cancelling.noted:
                 self._runner.end_cancelled(spec, done)
-            self._executor.reply(connection, spec, done)
+            self._host.reply(connection, spec, done)
 
     async def _run(self, loop: CallLoop, connection: Connection, spec: TaskSpec) -> None:
         try:
             async with loop.limit:
-                if self._executor.exit.leaving is not None:
+                if self._host.is_leaving():
                     return
                 self.running.add(spec.task_id)
                 done = await self._runner.run_async(connection, spec)
         except SystemExit as leaving:
             self.running.discard(spec.task_id)
-            self._executor.leave(leaving)
+            self._host.leave(leaving)
             return
         except asyncio.CancelledError:
             done = self._runner.cancelled(spec)
         self.running.discard(spec.task_id)
-        self._executor.reply(connection, spec, done)
+        self._host.reply(connection, spec, done)
 
     def cancel(self, task_id: bytes) -> None:
         """Cancel a coroutine; a call that runs in a thread cannot be stopped."""

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from nbray.wire.connection import Connection
 from nbray.wire.records import Address
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-    from nbray.wire.connection import Connection
 
 
 class CallerEnds:
     """Tells of the ends of processes that have called this one."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, find: Callable[[bytes], Connection | None],
+        on_closed: list[Callable[[Connection], None]],
+    ) -> None:  # fmt: skip
+        """``find`` gives the connection to a process; ``on_closed`` are notified of ends."""
+        self._find = find
         self._watched: dict[bytes, dict[int, Callable[[], None]]] = {}
-        core.peers.on_closed.append(self._closed)
+        on_closed.append(self._closed)
 
     def watch(self, worker_id: bytes, number: int, tell: Callable[[], None]) -> None:
         """Have ``tell`` called under the baton when that process has ended, perhaps at once."""
         if not worker_id:
             return  # it did not say who it is
         self._watched.setdefault(worker_id, {})[number] = tell
-        if self._core.peers.find(worker_id) is None:
+        if self._find(worker_id) is None:
             tell()
 
     def forget(self, worker_id: bytes, number: int) -> None:

@@ -20,19 +20,28 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
+from nbray.common.accelerators import VisibleDevices
+from nbray.common.config import Config
 from nbray.common.ids import creation_id
 from nbray.common.thread_count import ThreadCount, threads_for
-from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.cancelling import Cancelling
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.peers import Peers
 from nbray.core_worker.run.actor_exit import ActorExit, exit_status
-from nbray.core_worker.run.actor_host import ActorHost
-from nbray.core_worker.run.returned_values import drop
+from nbray.core_worker.run.actor_host import ActorHost, Host
+from nbray.core_worker.run.returned_values import Making
 from nbray.core_worker.run.run_counts import RunCounts
 from nbray.core_worker.run.task_runner import TaskRunner
-from nbray.core_worker.values.arguments import ArgumentsLost, counted
+from nbray.core_worker.runtime_envs import RuntimeEnvs
+from nbray.core_worker.tasks import counted
+from nbray.core_worker.tell.task_events import TaskEventLog
+from nbray.core_worker.values.arguments import ArgumentsLost
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
-from nbray.wire.records import TaskSpec
+from nbray.wire.records import ActorSpec, TaskSpec
 from nbray.wire.waiting import Waiter
 from nbray.wire.watching_messages import ProcessLeaves
 
@@ -43,6 +52,9 @@ _TORN_S = 0.002
 _NEXT_TURN_S = 0.001
 
 
+MakeHost = Callable[[ActorSpec, Host], ActorHost]
+
+
 class Executor:
     """Runs the tasks that are pushed to this worker.
 
@@ -50,12 +62,30 @@ class Executor:
         exit_status: of this process, when it is to end as if it crashed.
     """
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, config: Config, me: Identity, peers: Peers, devices: VisibleDevices,
+        table: OwnershipTable, borrowing: Borrowing, cancelling: Cancelling, events: TaskEventLog,
+        runtime_envs: RuntimeEnvs, runner: TaskRunner, making: Making, counts: RunCounts,
+        make_host: MakeHost, is_needed: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """``make_host`` makes the host of an actor; ``is_needed``: others need this process."""
+        self._me = me
+        self._peers = peers
+        self._reactor = peers.reactor
+        self._devices = devices
+        self._table = table
+        self._borrowing = borrowing
+        self._cancelling = cancelling
+        self._events = events
+        self._runtime_envs = runtime_envs
+        self._runner = runner
+        self._making = making
+        self._counts = counts
+        self._make_host = make_host
+        self._is_needed = is_needed
+        self._patience_s = config.graceful_exit_s
         self._main = threading.get_ident()
-        self._threads = ThreadCount(os.environ, core.devices.set_by_user)
-        self._runner = TaskRunner(core)
-        self._counts = RunCounts(core)
+        self._threads = ThreadCount(os.environ, devices.set_by_user)
         self._queue: deque[tuple[Connection, TaskSpec]] = deque()
         self._replies: deque[tuple[Connection, TaskSpec, m.TaskDone]] = deque()
         self._waiter: Waiter | None = None
@@ -68,14 +98,21 @@ class Executor:
         self._worn_out = False
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
-        self.exit = ActorExit(core, self._is_busy, self._crash)
+        self.exit = ActorExit(
+            me, self._reactor, peers, self._patience_s, self._is_busy, self._crash
+        )
         self.exit_status: int | None = None
         self._runner.waiting_functions = lambda: [spec.function_id for _, spec in list(self._queue)]
         for kind in (m.PushTask, m.CancelTask, m.BecomeActor, m.ExitWorker):
-            core.peers.handlers[kind] = self._on_message
-        core.on_executor_turn = self._turn
-        core.before_blocking = self._before_blocking
-        core.on_forked.append(self._queue.clear)  # a fork that comes back here runs none of them
+            peers.handlers[kind] = self._on_message
+
+    def forget_in_fork(self) -> None:
+        """A fork that comes back to `run` runs none of the tasks."""
+        self._queue.clear()
+
+    def is_leaving(self) -> bool:
+        """Whether user code ends this process."""
+        return self.exit.leaving is not None
 
     # --- under the baton --------------------
 
@@ -91,9 +128,9 @@ class Executor:
                 self._queue.clear()
                 self._leaving = True
             case m.ExitWorker():
-                needed = self._core.is_needed if self._worn_out else self._core.table.owns_any
+                needed = self._is_needed if self._worn_out else self._table.owns_any
                 if needed():
-                    self._core.peers.raylet.send(m.WorkerStays())
+                    self._peers.to_raylet(m.WorkerStays())
                 else:
                     self._leaving = True
             case _:
@@ -104,7 +141,7 @@ class Executor:
     def _on_push(self, connection: Connection, message: m.PushTask) -> None:
         if self._actor is None:
             # Of the lease before, no task is left: the variables are nobody else's.
-            self._core.devices.use(message.devices or {}, os.environ)
+            self._devices.use(message.devices or {}, os.environ)
             if message.threads != self._threads.count:
                 self._threads.use(message.threads)
         if message.function is not None:
@@ -116,18 +153,18 @@ class Executor:
             return  # its caller hears of the end of this process
         self._queue.append((connection, message.spec))
         if self._current and self._actor is None and len(self._queue) == 1:
-            self._core.reactor.call_later(_LONG_S, self._return_if_long)
+            self._reactor.call_later(_LONG_S, self._return_if_long)
 
     def _cancel(self, message: m.CancelTask) -> None:
         if message.recursive:
-            self._core.cancelling.children(message.task_id, message.force, message.interrupt)
+            self._cancelling.children(message.task_id, message.force, message.interrupt)
         if not message.task_id:
             return  # no task has this id, and an idle worker runs none
         if message.force and message.task_id == self._current:
             # In the next turn: what was said to its children leaves with this one.
-            self._core.reactor.call_later(_NEXT_TURN_S, partial(self._exit, message.task_id))
+            self._reactor.call_later(_NEXT_TURN_S, partial(self._exit, message.task_id))
             return
-        self._core.cancelling.note(message.task_id)
+        self._cancelling.note(message.task_id)
         for waiting in list(self._queue):  # from which the main thread may take one now
             if waiting[1].task_id == message.task_id:
                 try:
@@ -145,26 +182,23 @@ class Executor:
 
     def _exit(self, task_id: bytes) -> None:
         if task_id == self._current:
-            raylet = self._core.peers.raylet
+            raylet = self._peers.raylet
             raylet.send(
                 ProcessLeaves("INTENDED_USER_EXIT", "The worker was ended by `nbray.cancel`.")
             )
             raylet.flush()
             os._exit(1)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Send what the main thread and others have left."""
         if not self._replies:
             return
         while self._replies:
             connection, spec, done = self._replies.popleft()
             if spec.dependencies or spec.contained:
-                arguments = {d.object_id for d in spec.dependencies}
-                arguments.update(ref.object_id for ref in spec.contained)
-                self._core.references.keep_arguments(
-                    arguments,
-                    connection.state.worker_id,
-                    partial(self._send, connection, spec, done),
-                )
+                submitter = connection.state.worker_id
+                send = partial(self._send, connection, spec, done)
+                self._borrowing.keep_arguments(spec, submitter, send)
             else:
                 self._send(connection, spec, done, [])
         self._counts.replied()
@@ -177,12 +211,14 @@ class Executor:
         try:
             connection.send(done)
         except UnsendableError as error:
-            drop(self._core, spec, done.values)
+            self._making.drop(spec, done.values)
             held = []
             done.values = self._runner.errors(spec, error)
             connection.send(done)
-        if held:
-            self._core.references.hand_over(connection, spec.task_id, held)
+        if held and connection.closed:
+            self._table.note(held, -1)
+        elif held:
+            self._borrowing.hand_over(connection.state.worker_id, spec.task_id, held)
         self._counts.add(spec, done)
 
     def _return_if_long(self) -> None:
@@ -191,7 +227,7 @@ class Executor:
         if time.monotonic() - self._started >= _LONG_S * 0.9:
             self._return_queue()
         else:
-            self._core.reactor.call_later(_LONG_S, self._return_if_long)
+            self._reactor.call_later(_LONG_S, self._return_if_long)
 
     def _return_queue(self) -> None:
         back: dict[Connection, list[bytes]] = {}
@@ -201,9 +237,9 @@ class Executor:
         for connection, task_ids in back.items():
             connection.send(m.TasksReturned(task_ids))
 
-    def _before_blocking(self, patience: float) -> Callable[[], None]:
+    def before_blocking(self, patience: float) -> Callable[[], None]:
         """The running task waits for others: make way for them, if it waits for long enough."""
-        core = self._core
+        reactor, peers = self._reactor, self._peers
         if self._actor is not None or not self._current:
             return lambda: None
         waits, told = True, False
@@ -213,21 +249,21 @@ class Executor:
             if waits:
                 told = True
                 self._return_queue()
-                core.peers.raylet.send(m.WorkerBlocked())
+                peers.to_raylet(m.WorkerBlocked())
 
         def goes_on() -> None:
             if told:
-                core.peers.raylet.send(m.WorkerUnblocked())
+                peers.to_raylet(m.WorkerUnblocked())
 
         def resume() -> None:
             nonlocal waits
             waits = False
-            core.reactor.post(goes_on)
+            reactor.post(goes_on)
 
         if patience:
-            core.reactor.inbox.append(lambda: core.reactor.call_later(patience, blocked))
+            reactor.inbox.append(lambda: reactor.call_later(patience, blocked))
         else:
-            core.reactor.inbox.append(blocked)
+            reactor.inbox.append(blocked)
         return resume
 
     # --- the main thread --------------------
@@ -235,12 +271,12 @@ class Executor:
     def run(self) -> None:
         """Serve until the raylet says to leave."""
         signal.signal(signal.SIGINT, self._on_interrupt)
-        reactor = self._core.reactor
+        reactor = self._reactor
         unsent = 0
         while True:
             if self._is_new and (self._becoming is not None or self._queue):
                 self._is_new = False
-                self._core.runtime_envs.run_setup_hook()
+                self._runtime_envs.run_setup_hook()
             if self._becoming is not None:
                 self._become_actor(*self._becoming)
                 self._becoming = None
@@ -277,7 +313,7 @@ class Executor:
             return
         if self._runner.is_interruptible(frame):
             raise KeyboardInterrupt("The task was cancelled while it ran.")
-        reactor = self._core.reactor
+        reactor = self._reactor
         reactor.post(lambda: reactor.call_later(_TORN_S, partial(self._interrupt, task_id)))
 
     def _interrupt(self, task_id: bytes) -> None:
@@ -291,7 +327,7 @@ class Executor:
             return
         self._started = time.monotonic()
         self._current = spec.task_id
-        cancelled = self._core.cancelling.noted
+        cancelled = self._cancelling.noted
         if cancelled and spec.task_id in cancelled:  # when it was neither here nor there
             self._current = b""
             self._reply(connection, spec, self._runner.cancelled(spec))
@@ -325,37 +361,36 @@ class Executor:
         self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
     ) -> None:
         """Give a task back until its arguments are there: their makers may need this worker."""
-        core = self._core
-        core.events.running.pop(spec.task_id, None)
+        self._events.running.pop(spec.task_id, None)
         for object_id in counted(spec):
-            core.references.release(object_id)
-        core.reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
+            self._table.release(object_id)
+        self._reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
 
     def _ask_for_function(self, connection: Connection, spec: TaskSpec) -> None:
         """Give a task back whose function was dropped since its submitter sent it."""
         returned = m.TasksReturned([spec.task_id], forgotten=[spec.function_id])
-        self._core.reactor.post(lambda: connection.send(returned))
+        self._reactor.post(lambda: connection.send(returned))
 
     def _count_call(self, spec: TaskSpec, done: m.TaskDone) -> None:
         calls = self._calls[spec.function_id] = self._calls.get(spec.function_id, 0) + 1
         if calls >= spec.max_calls:
             self._worn_out = done.leaving = True
-            self._core.reactor.post(self._return_queue)
+            self._reactor.post(self._return_queue)
 
     def reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
         """Queue the reply of a task that ran in another thread, or that may be the last one."""
         if self.exit.leaving is None:
             self._reply(connection, spec, done)
-            self._core.reactor.notify()
+            self._reactor.notify()
             return
         if self.exit.is_asked_by(spec.task_id):  # and caught the exception
-            drop(self._core, spec, done.values)
+            self._making.drop(spec, done.values)
         else:
             self._reply(connection, spec, done)
         self.exit.call_ended()
 
     def _reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
-        self._core.events.ran(spec, done)
+        self._events.ran(spec, done)
         self._replies.append((connection, spec, done))
 
     def leave(self, leaving: SystemExit) -> None:
@@ -371,8 +406,7 @@ class Executor:
     def _crash(self, status: int) -> None:
         if self._is_busy():  # for too long
             os._exit(status)
-        patience_s = self._core.config.graceful_exit_s
-        self._core.reactor.call_later(patience_s, lambda: os._exit(status))
+        self._reactor.call_later(self._patience_s, lambda: os._exit(status))
         self.exit_status, self._leaving = status, True
         if self._waiter is not None:
             self._waiter.complete_one()
@@ -384,20 +418,20 @@ class Executor:
         atexit._run_exitfuncs()
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
-        self._core.set_job(message.job)
-        self._core.devices.use(message.devices, os.environ)
+        self._me.set_job(message.job)
+        self._devices.use(message.devices, os.environ)
         threads = threads_for(message.spec.options.resources)
         if threads != self._threads.count:
             self._threads.use(threads)
-        self._core.runtime_envs.enter_job(message.job)
-        self._core.become_actor(message.spec)
-        self._actor = ActorHost(self._core, self._runner, self, message.spec)
+        self._runtime_envs.enter_job(message.job)
+        self._me.become_actor(message.spec)
+        self._actor = self._make_host(message.spec, self)
         self._current = creation_id(message.spec.actor_id)
         created: m.ActorCreated | None = self._actor.create()
         self._current = b""
         if self.exit.leaving is not None:
             created = self.exit.end_of_constructor()
         if created is not None:
-            if self._core.actor_shown != message.spec.class_name:
-                created.shown = self._core.actor_shown
-            self._core.reactor.post(lambda: connection.send(created))
+            if self._me.actor_shown != message.spec.class_name:
+                created.shown = self._me.actor_shown
+            self._reactor.post(lambda: connection.send(created))

@@ -6,14 +6,12 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from nbray.core_worker.context import TaskContext, running
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.identity import Identity
 
 _LINE = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 STANDARD_ATTRIBUTES = frozenset(
@@ -29,27 +27,34 @@ class LoggingSettings(msgspec.Struct, frozen=True):
     attributes: list[str] = []
 
 
-def function_name(core: CoreWorker, task: TaskContext) -> str:
+class Runs(Protocol):
+    """A process, which may run tasks."""
+
+    me: Identity
+    find_function: Callable[[TaskContext], Callable[..., Any]]
+
+
+def function_name(core: Runs, task: TaskContext) -> str:
     """The dotted name of a task's function, with its module."""
     if task.actor_id and not task.method:
         return task.name  # the constructor, which has no function yet
-    function, actor = core.find_function(task), core.actor
+    function, actor = core.find_function(task), core.me.actor
     if actor is not None and inspect.iscoroutinefunction(function):
         return f"{function.__module__}.{function.__qualname__}"  # so Ray names these
     owner = "" if actor is None else f"{actor.class_name}."
     return f"{function.__module__}.{owner}{getattr(function, '__name__', task.name)}"
 
 
-def logging_facts(core: CoreWorker) -> dict[str, str]:
+def logging_facts(core: Runs) -> dict[str, str]:
     """Where this thread or coroutine runs: ids and names, empty ones left out."""
     facts = {
-        "job_id": core.job.job_id.hex(),
-        "worker_id": core.worker_id.hex(),
-        "node_id": core.address.node_id.hex(),
+        "job_id": core.me.job.job_id.hex(),
+        "worker_id": core.me.worker_id.hex(),
+        "node_id": core.me.address.node_id.hex(),
     }
-    if core.actor is not None:
-        facts["actor_id"] = core.actor.actor_id.hex()
-        facts["actor_name"] = core.actor.options.name
+    if core.me.actor is not None:
+        facts["actor_id"] = core.me.actor.actor_id.hex()
+        facts["actor_name"] = core.me.actor.options.name
     task = running.get()
     if task is not None:
         facts["task_id"] = task.task_id.hex()
@@ -61,7 +66,7 @@ def logging_facts(core: CoreWorker) -> dict[str, str]:
 class _Facts(logging.Filter):
     """Adds them to records, as long as this process belongs to a cluster."""
 
-    def __init__(self, find_core: Callable[[], CoreWorker | None]) -> None:
+    def __init__(self, find_core: Callable[[], Runs | None]) -> None:
         super().__init__()
         self._find_core = find_core
 
@@ -124,7 +129,7 @@ class _Handler(logging.StreamHandler[Any]):
 
 def set_up_logging(
     settings: LoggingSettings,
-    find_core: Callable[[], CoreWorker | None],
+    find_core: Callable[[], Runs | None],
     loggers: Sequence[str] = (),
 ) -> None:
     """Give the root logger, and others by their names, the handler and level of the job."""
@@ -142,6 +147,6 @@ def set_up_logging(
         logger.propagate = logger is root
 
 
-def enter_job_logging(text: str, core: CoreWorker) -> None:
+def enter_job_logging(text: str, core: Runs) -> None:
     """Set up the logging of a worker as its job's driver says."""
     set_up_logging(msgspec.json.decode(text, type=LoggingSettings), lambda: core)

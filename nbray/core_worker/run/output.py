@@ -21,8 +21,11 @@ import sys
 import threading
 from typing import Any
 
+from nbray.common.config import Config
 from nbray.core_worker.context import running, set_origin_finder
-from nbray.core_worker.core import CoreWorker
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.peers import Peers
+from nbray.core_worker.ports import Inbox
 from nbray.core_worker.run.log_file import LogFile
 from nbray.core_worker.run.output_batch import Batch
 from nbray.core_worker.run.worker_streams import LogOnly, WorkerStream
@@ -43,14 +46,20 @@ _current: WorkerOutput | None = None
 class WorkerOutput:
     """The output of one worker; its methods may be called from any thread."""
 
-    def __init__(self, core: CoreWorker, log_path: str) -> None:
-        self._core = core
-        self._batch = Batch(core.config.output_batch_lines, core.config.output_batch_bytes)
+    def __init__(
+        self, config: Config, me: Identity, inbox: Inbox, peers: Peers, log_path: str
+    ) -> None:
+        """The logs are ``log_path`` with .out and .err."""
+        self._me = me
+        self._inbox = inbox
+        self._peers = peers
+        self._period_s = config.output_batch_s
+        self._batch = Batch(config.output_batch_lines, config.output_batch_bytes)
         self.lock = threading.RLock()
         self._logs = {
             name: LogFile(
-                f"{log_path}.{name[3:]}", core.config.rotation_max_bytes,
-                core.config.rotation_backup_count,
+                f"{log_path}.{name[3:]}", config.rotation_max_bytes,
+                config.rotation_backup_count,
             )
             for name in ("stdout", "stderr")
         }  # fmt: skip
@@ -70,7 +79,7 @@ class WorkerOutput:
 
     def install(self) -> None:
         """Take what is written from now on."""
-        core = self._core
+        me = self._me
         _line_buffer_c_stdout()
         # Also the originals: `sys.stdout = sys.__stdout__` is how programs undo a redirection.
         module: Any = sys
@@ -87,10 +96,7 @@ class WorkerOutput:
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(LogOnly(self._logs["stderr"], lambda: self.forked))
         root.setLevel(logging.WARNING)
-        core.on_forked.append(self.forget_in_fork)
-        core.on_task_start = self.task_started
-        core.on_task_end = self.task_ended
-        set_origin_finder(lambda: 0 if core.newest_task is None else core.newest_task.origin)
+        set_origin_finder(lambda: 0 if me.newest_task is None else me.newest_task.origin)
 
     # --- what user code does (any thread) --------------------
 
@@ -130,7 +136,7 @@ class WorkerOutput:
         self._busy += 1
         if not self._watching:
             self._watching = True
-            self._core.reactor.post(self._watch)
+            self._inbox.post(self._watch)
 
     def task_ended(self) -> None:
         """The task of this thread or coroutine ends: its output goes before its reply."""
@@ -146,7 +152,7 @@ class WorkerOutput:
             if source is not None:
                 self._batch.end(source)
             if self._batch:
-                self._core.reactor.inbox.append(self._send)
+                self._inbox.inbox.append(self._send)
 
     def _flush_others(self) -> None:
         """A task put other streams in the place of ours, which may keep what is not flushed."""
@@ -160,13 +166,13 @@ class WorkerOutput:
         """The worker leaves: what is left goes with its last turn."""
         with self.lock:
             self._read_logs()
-        self._core.reactor.inbox.append(self._send)
+        self._inbox.inbox.append(self._send)
 
     # --- sources --------------------
 
     def _source(self) -> OutputSource | None:
-        core = self._core
-        task = running.get() or core.newest_task
+        me = self._me
+        task = running.get() or me.newest_task
         if task is None:
             return None
         source = self._sources.get(task.task_id)
@@ -174,7 +180,7 @@ class WorkerOutput:
             if len(self._sources) >= _MAX_SOURCES:  # ended tasks whose threads print
                 del self._sources[next(iter(self._sources))]
             source = self._sources[task.task_id] = OutputSource(
-                task.task_id, core.actor_shown or task.name, task.origin, core.address.node_id,
+                task.task_id, me.actor_shown or task.name, task.origin, me.address.node_id,
                 os.getpid(), self._logs["stdout"].path,
             )  # fmt: skip
         return source
@@ -184,19 +190,16 @@ class WorkerOutput:
     def _schedule(self) -> None:
         if not self._scheduled and self._batch:
             self._scheduled = True
-            core = self._core
-            core.reactor.post(
-                lambda: core.reactor.call_later(core.config.output_batch_s, self._on_time)
-            )
+            inbox = self._inbox
+            inbox.post(lambda: inbox.call_later(self._period_s, self._on_time))
 
     def _on_time(self) -> None:
         self._scheduled = False
         self._send()
 
     def _send(self) -> None:
-        core = self._core
         if self._connection is None and self._batch:
-            self._connection = core.peers.connect(core.job.driver)
+            self._connection = self._peers.connect(self._me.job.driver)
         connection = self._connection
         with self.lock:
             if connection is not None and not connection.closed and connection.congested:
@@ -213,9 +216,9 @@ class WorkerOutput:
             found = self._read_logs()
         self._quiet = 0 if self._busy or found else self._quiet + 1
         if self._quiet < _QUIET_LOOKS:
-            self._core.reactor.call_later(self._core.config.output_batch_s, self._watch)
+            self._inbox.call_later(self._period_s, self._watch)
         elif _has_children():
-            self._core.reactor.call_later(_CHILDREN_LOOK_S, self._watch)
+            self._inbox.call_later(_CHILDREN_LOOK_S, self._watch)
         else:
             self._watching = False
 
@@ -251,12 +254,11 @@ def _line_buffer_c_stdout() -> None:
         logger.info("The C library's output stays buffered: %s.", error)
 
 
-def capture_output(core: CoreWorker, log_path: str) -> WorkerOutput:
-    """Send what is written from now on; the logs are ``log_path`` with .out and .err."""
+def capture_output(output: WorkerOutput) -> None:
+    """Send what is written from now on."""
     global _current
-    _current = WorkerOutput(core, log_path)
-    _current.install()
-    return _current
+    _current = output
+    output.install()
 
 
 def current_output() -> WorkerOutput | None:

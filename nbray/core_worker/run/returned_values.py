@@ -5,17 +5,39 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nbray.common.config import Config
 from nbray.common.ids import return_id
+from nbray.core_worker.own.table import OwnershipTable
 from nbray.core_worker.run.tracebacks import user_traceback
-from nbray.core_worker.values.serialization import serialize
+from nbray.core_worker.values.serialization import Serialized, serialize
+from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.wire import messages as m
 from nbray.wire.records import Address, TaskSpec, Value
 
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
+
+class Making:
+    """Where the values of tasks are made; ``max_inline_bytes`` of a task's go into its reply."""
+
+    def __init__(self, config: Config, table: OwnershipTable, stored: StoredValues) -> None:
+        self.max_inline_bytes = config.max_inline_arguments_bytes
+        self.note = table.note
+        self._stored = stored
+
+    def store(
+        self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True
+    ) -> Value:
+        """See `StoredValues.store`."""
+        return self._stored.store(object_id, packed, owner, inline)
+
+    def drop(self, spec: TaskSpec, values: list[Value], begin: int = 0) -> None:
+        """Give back what these values of a task take; the first of them is its ``begin``-th."""
+        for index, value in enumerate(values, begin):
+            self.note((ref.object_id for ref in value.contained), -1)
+            if value.stored is not None:
+                self._stored.discard(return_id(spec.task_id, index))
 
 
 class ReturnedValues:
@@ -25,14 +47,14 @@ class ReturnedValues:
         yielded: how many of them its generator yielded, which stay when it raises afterwards.
     """
 
-    __slots__ = ("_core", "_done", "_owner", "_room", "_spec", "yielded")
+    __slots__ = ("_done", "_making", "_owner", "_room", "_spec", "yielded")
 
-    def __init__(self, core: CoreWorker, owner: Address, spec: TaskSpec, done: m.TaskDone) -> None:
-        self._core = core
+    def __init__(self, making: Making, owner: Address, spec: TaskSpec, done: m.TaskDone) -> None:
+        self._making = making
         self._owner = owner
         self._spec = spec
         self._done = done
-        self._room = core.config.max_inline_arguments_bytes
+        self._room = making.max_inline_bytes
         self.yielded = 0
 
     def make(self, result: Any) -> None:
@@ -99,17 +121,17 @@ class ReturnedValues:
         self.yielded += 1
 
     def _add(self, item: Any) -> None:
-        core, index = self._core, len(self._done.values)
+        making, index = self._making, len(self._done.values)
         packed = serialize(item)
         self._room -= packed.size
         object_id = return_id(self._spec.task_id, index)
         try:
-            value = core.stored.store(object_id, packed, self._owner, inline=self._room >= 0)
+            value = making.store(object_id, packed, self._owner, inline=self._room >= 0)
         except (ObjectStoreFullError, OutOfDiskError) as error:
             text = f"{error}\nIt is return value {index + 1} of {self._spec.name}:"
             raise type(error)(f"{text} {object_id.hex()}") from None
         # Held until the receiver has registered them: `HandoverDone` takes this back.
-        core.references.note((ref.object_id for ref in packed.contained), 1)
+        making.note((ref.object_id for ref in packed.contained), 1)
         self._done.values.append(value)
 
     def _wrong(self, count: int) -> ValueError:
@@ -132,11 +154,3 @@ class ReturnedValues:
             f"num_returns={spec.num_returns} values, which it keeps.",
             file=sys.stderr,
         )
-
-
-def drop(core: CoreWorker, spec: TaskSpec, values: list[Value], begin: int = 0) -> None:
-    """Give back what these values of a task take; the first of them is its ``begin``-th."""
-    for index, value in enumerate(values, begin):
-        core.references.note((ref.object_id for ref in value.contained), -1)
-        if value.stored is not None:
-            core.stored.discard(return_id(spec.task_id, index))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from nbray.core_worker.ports import Sink
 from nbray.wire.messages import TaskDone, TasksRan
 from nbray.wire.records import TaskSpec
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 _PERIOD_S = 1.0
 
@@ -16,13 +12,12 @@ _PERIOD_S = 1.0
 class RunCounts:
     """Counts replies as they leave, for the raylet's statistics. Under the baton."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self._finished: dict[str, int] = {}
         self._failed: dict[str, int] = {}
         self._cancelled: dict[str, int] = {}
         self._telling = self._urgent = False
-        core.events.tellers.append(self._tell)
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
@@ -34,18 +29,19 @@ class RunCounts:
         self._urgent = self._urgent or failed
         if not self._telling:
             self._telling = True
-            self._core.reactor.call_later(_PERIOD_S, self._on_time)
+            self._sink.later(_PERIOD_S, self._on_time)
 
     def replied(self) -> None:
         """All replies of a turn are queued: failures go with them, the process may crash next."""
         if self._urgent:
-            self._tell()
+            self.tell()
 
     def _on_time(self) -> None:
         self._telling = False
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Send what was counted."""
         self._urgent = False
         finished, self._finished = self._finished, {}
         failed, self._failed = self._failed, {}
@@ -55,4 +51,4 @@ class RunCounts:
             for name in {**finished, **failed, **cancelled}
         }
         if counts:
-            self._core.peers.raylet.send(TasksRan(counts))
+            self._sink.to_raylet(TasksRan(counts))

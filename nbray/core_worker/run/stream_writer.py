@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from nbray.common.ids import return_id
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.serialization import Serialized
+from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.reactor import Reactor
 from nbray.wire.records import TaskSpec
 from nbray.wire.waiting import Waiter
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 
 class StreamWriters:
     """The generators that run in this worker, in whatever threads."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, reactor: Reactor, table: OwnershipTable, borrowing: Borrowing, stored: StoredValues,
+        blocking: Blocking,
+    ) -> None:  # fmt: skip
+        self._reactor = reactor
+        self._table = table
+        self._borrowing = borrowing
+        self._stored = stored
+        self._blocking = blocking
         self._taken: dict[bytes, int] = {}
         self._waiting: dict[bytes, tuple[Connection, Waiter]] = {}
         self._lock = threading.Lock()
-        core.peers.handlers[m.ItemsTaken] = self._on_taken
-        core.peers.on_closed.append(self._on_closed)
 
-    def _on_taken(self, _owner: Connection, message: m.ItemsTaken) -> None:
+    def on_taken(self, message: m.ItemsTaken) -> None:
+        """The reader of a stream has taken items."""
         task_id = message.task_id
         with self._lock:
             self._taken[task_id] = max(self._taken.get(task_id, 0), message.count)
@@ -36,7 +43,8 @@ class StreamWriters:
         if waiting is not None:
             waiting[1].complete_one()
 
-    def _on_closed(self, connection: Connection) -> None:
+    def closed(self, connection: Connection) -> None:
+        """A connection has ended: nobody reads over it."""
         with self._lock:
             gone = [task_id for task_id, (c, _) in self._waiting.items() if c is connection]
             waiting = [self._waiting.pop(task_id) for task_id in gone]
@@ -61,25 +69,26 @@ class StreamWriters:
                     return
                 waiter = Waiter()
                 self._waiting[spec.task_id] = (owner, waiter)
-            self._core.values.block_on(waiter, None)
+            self._blocking.wait(waiter, None)
         raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
 
     def send(self, owner: Connection, spec: TaskSpec, index: int, packed: Serialized) -> None:
         """Store and send one item; from the thread that runs the task."""
-        core = self._core
         object_id = return_id(spec.task_id, index + 1)
         contained = [ref.object_id for ref in packed.contained]
-        value = core.stored.store(object_id, packed, owner.state)
-        core.references.note(contained, 1)
+        value = self._stored.store(object_id, packed, owner.state)
+        self._table.note(contained, 1)
 
         def pass_on() -> None:
-            if contained:
-                core.references.hand_over(owner, object_id, contained)
+            if contained and owner.closed:
+                self._table.note(contained, -1)
+            elif contained:
+                self._borrowing.hand_over(owner.state.worker_id, object_id, contained)
             owner.send(m.GeneratorItem(spec.task_id, index, value))
 
-        core.reactor.inbox.append(pass_on)
-        core.reactor.notify()
-        core.reactor.try_turn()
+        self._reactor.inbox.append(pass_on)
+        self._reactor.notify()
+        self._reactor.try_turn()
 
     def end(self, spec: TaskSpec) -> None:
         """It yields no more."""

@@ -18,13 +18,17 @@ from typing import Any
 from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
 from nbray.core_worker.context import TaskContext
-from nbray.core_worker.core import CoreWorker
-from nbray.core_worker.own.streams import DYNAMIC, STREAMING, DynamicObjectRefGenerator
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.streams import DYNAMIC, STREAMING
 from nbray.core_worker.run.functions import Functions
-from nbray.core_worker.run.returned_values import ReturnedValues, drop
+from nbray.core_worker.run.returned_values import Making, ReturnedValues
+from nbray.core_worker.run.scope import TaskScope
 from nbray.core_worker.run.stream_writer import StreamWriters
 from nbray.core_worker.run.tracebacks import user_traceback
+from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values.arguments import ArgumentsLost, unpack
+from nbray.core_worker.values.generators import DynamicObjectRefGenerator
+from nbray.core_worker.values.reading import Values
 from nbray.core_worker.values.serialization import Serialized, rebuilding, serialize
 from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
@@ -50,14 +54,19 @@ class TaskRunner:
         waiting_functions: those of tasks that this worker has and that have not begun.
     """
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, me: Identity, values: Values, making: Making, writers: StreamWriters,
+        scope: TaskScope, events: TaskEventLog,
+    ) -> None:  # fmt: skip
+        self._me = me
+        self._values = values
+        self._making = making
+        self._writers = writers
+        self._scope = scope
+        self._events = events
         self.functions = Functions()
         self.waiting_functions: Callable[[], Iterable[bytes]] = lambda: ()
-        self._writers = StreamWriters(core)
         self.actor: Any = None
-        core.find_function = self._function
-        core.events.function_name = self.functions.name
 
     def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
         """Run it in this thread.
@@ -68,18 +77,18 @@ class TaskRunner:
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
-        token = self._core.enter_task(spec)
+        token = self._scope.enter(spec)
         arguments: Arguments | None = None
-        made = ReturnedValues(self._core, owner.state, spec, done)
+        made = ReturnedValues(self._making, owner.state, spec, done)
         try:
-            arguments = unpack(self._core, spec, may_wait=bool(spec.actor_id))
+            arguments = unpack(self._values, spec, may_wait=bool(spec.actor_id))
             self._call(owner, spec, arguments, done, made)
         except (SystemExit, ArgumentsLost):
             raise
         except BaseException as error:
             self._fail(owner, spec, done, error, made, arguments is not None)
         finally:
-            self._core.leave_task(token)
+            self._scope.leave(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         done.seconds = time.monotonic() - started
@@ -91,7 +100,7 @@ class TaskRunner:
     ) -> None:  # fmt: skip
         """The part of a task that an interrupt may end, with `unpack`: see `is_interruptible`."""
         args, kwargs = arguments
-        result = self._function(spec)(*args, **kwargs)
+        result = self.function(spec)(*args, **kwargs)
         args.clear()
         kwargs.clear()
         if spec.num_returns < 0:
@@ -124,13 +133,13 @@ class TaskRunner:
         """Run it as a coroutine of this thread's event loop; raises like `run`."""
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
-        token = self._core.enter_task(spec)
+        token = self._scope.enter(spec)
         unpacked = False
-        made = ReturnedValues(self._core, owner.state, spec, done)
+        made = ReturnedValues(self._making, owner.state, spec, done)
         try:
-            args, kwargs = unpack(self._core, spec)
+            args, kwargs = unpack(self._values, spec)
             unpacked = True
-            result = self._function(spec)(*args, **kwargs)
+            result = self.function(spec)(*args, **kwargs)
             if inspect.iscoroutine(result) or isinstance(result, asyncio.Future):
                 result = await result  # a ref can be awaited, too, and is a value
             if spec.num_returns < 0:
@@ -143,7 +152,7 @@ class TaskRunner:
             self._fail(owner, spec, done, error, made, unpacked)
             done.retry = not isinstance(error, asyncio.CancelledError)
         finally:
-            self._core.leave_task(token)
+            self._scope.leave(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         coroutine = asyncio.current_task()
@@ -187,11 +196,12 @@ class TaskRunner:
         if spec.num_returns == STREAMING:
             return None
         return DynamicObjectRefGenerator(
-            self._core.borrowed_ref(return_id(spec.task_id, index + 1), owner.state)
+            self._values.borrowed_ref(return_id(spec.task_id, index + 1), owner.state)
             for index in range(items)
         )
 
-    def _function(self, spec: TaskSpec | TaskContext) -> Callable[..., Any]:
+    def function(self, spec: TaskSpec | TaskContext) -> Callable[..., Any]:
+        """What a task or call runs."""
         if not spec.actor_id:
             return self.functions.get(spec.function_id, self.waiting_functions)
         if spec.method == "__ray_ready__":
@@ -221,7 +231,7 @@ class TaskRunner:
         """The task raised: what it yielded before stays, other values are given back."""
         is_error = isinstance(error, Exception)
         kept = made.yielded if is_error else 0
-        drop(self._core, spec, done.values[kept:], kept)
+        self._making.drop(spec, done.values[kept:], kept)
         del done.values[kept:]
         if is_error and spec.num_returns == DYNAMIC and unpacked:
             # The error is the last of the items.
@@ -234,7 +244,7 @@ class TaskRunner:
 
     def _drop_values(self, spec: TaskSpec, done: m.TaskDone) -> None:
         """Nobody will get what was made: give back its room, and what is held for it."""
-        drop(self._core, spec, done.values)
+        self._making.drop(spec, done.values)
         done.values = []
 
     def cancelled(self, spec: TaskSpec) -> m.TaskDone:
@@ -275,7 +285,7 @@ class TaskRunner:
                 text = f"{text.rstrip()}\n\n{_DIRECT_CAUSE}\n\n{_full_name(cause)}: {cause}\n"
             wrapped = self.task_error(spec, text, cause)
         try:
-            with rebuilding(self._core.borrowed_ref):  # it is read once, to see whether it can be
+            with rebuilding(self._values.borrowed_ref):  # it is read once, to see whether it can be
                 packed = serialize(wrapped)
             stored = self._stored_error(spec, packed, owner, index)
             value = stored or Value(packed.to_bytes(), None, True, packed.contained)
@@ -284,11 +294,11 @@ class TaskRunner:
             data = serialize(self.task_error(spec, text, None)).to_bytes()
             value = Value(data, None, True)
         told = cause if isinstance(cause, TaskCancelledError) else error
-        self._core.events.raised(spec.task_id, told, text)
+        self._events.raised(spec.task_id, told, text)
         if not spec.return_count():
             return []
         # Held until the receiver has registered them, as those of other values.
-        self._core.references.note((ref.object_id for ref in value.contained), 1)
+        self._making.note((ref.object_id for ref in value.contained), 1)
         return [value]
 
     def _stored_error(
@@ -299,16 +309,16 @@ class TaskRunner:
         Raises:
             ValueError: nobody is to have it.
         """
-        if packed.size <= self._core.config.max_inline_arguments_bytes:
+        if packed.size <= self._making.max_inline_bytes:
             return None
         if owner is None or not spec.return_count():
             raise ValueError(f"it has {packed.size} bytes")
-        value = self._core.stored.store(return_id(spec.task_id, index), packed, owner)
+        value = self._making.store(return_id(spec.task_id, index), packed, owner)
         return Value(None, value.stored, True, packed.contained)
 
     def task_error(self, spec: TaskSpec, text: str, cause: BaseException | None) -> TaskError:
         """The error of a task that ran, or was to run, in this process."""
-        where = os.getpid(), self._core.address.host
+        where = os.getpid(), self._me.address.host
         if not spec.actor_id:
             return TaskError(spec.name, text, cause, *where)
         shown = self.actor_repr(spec.name.rpartition(".")[0])

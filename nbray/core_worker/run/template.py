@@ -29,10 +29,17 @@ from nbray.common.session import Session
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
 from nbray.core_worker.run import main_module
+from nbray.core_worker.run.actor_host import ActorHost, Host
 from nbray.core_worker.run.executor import Executor
-from nbray.core_worker.run.output import capture_output
+from nbray.core_worker.run.output import WorkerOutput, capture_output
+from nbray.core_worker.run.returned_values import Making
+from nbray.core_worker.run.run_counts import RunCounts
+from nbray.core_worker.run.scope import TaskScope
+from nbray.core_worker.run.stream_writer import StreamWriters
+from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
+from nbray.wire.records import ActorSpec
 
 logger = logging.getLogger(__name__)
 
@@ -149,18 +156,21 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core = CoreWorker(Config.from_env(), session.token, worker_id, path)
     core.peers.start(raylet_socket, order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
-    core.on_raylet_lost = lambda: _leave_at_once(template)
+    core.edge.on_raylet_lost = lambda: _leave_at_once(template)
     set_core(core)
     main_module.install()
     core.devices.set_by_user = order["env_vars"].keys()
-    executor = Executor(core)
+    executor, scope = _build(core)
     core.on_job = core.runtime_envs.enter_job
     core.reactor.start()
     reply: m.WorkerRegistered = core.peers.request(
         "registered", m.RegisterWorker(core.address, os.getpid())
     )
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
-    output = capture_output(core, order["log"])
+    output = WorkerOutput(core.config, core.me, core.reactor, core.peers, order["log"])
+    core.on_forked.append(output.forget_in_fork)
+    capture_output(output)
+    scope.output = output
     executor.run()
     atexit.register(_end_children)  # it runs before those that user code has registered
     executor.end()
@@ -171,6 +181,36 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
         close=not crashes
     )  # the raylet kills who closes, and could not tell how it ended
     return executor.exit_status or 0
+
+
+def _build(core: CoreWorker) -> tuple[Executor, TaskScope]:
+    """The parts that a worker has and a driver has not."""
+    me, events, values, cancelling = core.me, core.events, core.values, core.cancelling
+    scope = TaskScope(me, events)
+    making = Making(core.config, core.table, core.stored)
+    writers = StreamWriters(core.reactor, core.table, core.borrowing, core.stored, core.blocking)
+    runner = TaskRunner(me, values, making, writers, scope, events)
+    counts = RunCounts(core)
+
+    def make_host(spec: ActorSpec, host: Host) -> ActorHost:
+        return ActorHost(
+            spec, host, me, core, runner, scope, values, core.stored, events, cancelling
+        )
+
+    executor = Executor(
+        core.config, me, core.peers, core.devices, core.table, core.borrowing, cancelling, events,
+        core.runtime_envs, runner, making, counts, make_host, core.is_needed,
+    )  # fmt: skip
+    core.peers.handlers[m.ItemsTaken] = lambda _owner, message: writers.on_taken(message)
+    core.edge.on_closed.append(writers.closed)
+    core.on_executor_turn = executor.turn
+    core.on_exit_actor = executor.exit.asked
+    core.on_forked.append(executor.forget_in_fork)
+    core.blocking.before = executor.before_blocking
+    core.find_function = runner.function
+    core.reports.append(counts.tell)
+    events.function_name = runner.functions.name
+    return executor, scope
 
 
 def _end_children() -> None:

@@ -7,12 +7,27 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, SupportsIndex
 
 from nbray.core_worker.run.log_file import LogFile
 
-if TYPE_CHECKING:
-    from nbray.core_worker.run.output import WorkerOutput
+
+class Output(Protocol):
+    """Where text that was printed goes on to (`run.output`)."""
+
+    forked: bool
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while text is written."""
+
+    def written(self, stream: str, text: str) -> None:
+        """Text was printed, and is in the log; with the lock held."""
+
+    def flush(self, stream: str) -> None:
+        """A line may be unfinished, and is to be seen."""
+
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
 _ENCODING, _ERRORS = "utf-8", "replace"
@@ -21,7 +36,7 @@ _ENCODING, _ERRORS = "utf-8", "replace"
 class _Bytes(io.BufferedIOBase):
     """The ``buffer`` of a stream: bytes reach log and driver at once, in order with text."""
 
-    def __init__(self, output: WorkerOutput, stream: str, log: LogFile) -> None:
+    def __init__(self, output: Output, stream: str, log: LogFile) -> None:
         self.name = f"<{stream}>"
         self.mode = "wb"
         self._output = output
@@ -64,7 +79,7 @@ class WorkerStream(io.TextIOWrapper):
 
     mode = "w"
 
-    def __init__(self, output: WorkerOutput, stream: str, log: LogFile) -> None:
+    def __init__(self, output: Output, stream: str, log: LogFile) -> None:
         buffer: Any = _Bytes(output, stream, log)
         super().__init__(
             buffer, _ENCODING, _ERRORS, newline="\n", line_buffering=True, write_through=True

@@ -8,23 +8,20 @@ waiting. A queue's tasks stand with the first raylet that it asks, once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from nbray.core_worker.tasks import QueueKey, TaskQueue
-from nbray.wire.connection import Connection
+from nbray.core_worker.decisions import Decisions, ToRaylet, WakeAfter
+from nbray.core_worker.submit.queues import TaskQueue
+from nbray.core_worker.tasks import QueueKey
 from nbray.wire.messages import Backlog
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 _PERIOD_S = 0.5
 
 
 class Backlogs:
-    """Tells of the queues of a submitter. Under the baton."""
+    """Tells raylets of what changed. Pure."""
 
-    def __init__(self, core: CoreWorker, queues: Mapping[QueueKey, TaskQueue]) -> None:
-        self._core = core
+    def __init__(self, decisions: Decisions, queues: Mapping[QueueKey, TaskQueue]) -> None:
+        self._decisions = decisions
         self._queues = queues
         self._scheduled = False
         self._told: dict[QueueKey, tuple[int, list[int]]] = {}
@@ -33,9 +30,9 @@ class Backlogs:
         """There are requests."""
         if not self._scheduled:
             self._scheduled = True
-            self._core.reactor.call_later(_PERIOD_S, self._tell)
+            self._decisions.append(WakeAfter(_PERIOD_S, self._tell))
 
-    def _tell(self) -> None:
+    def _tell(self, _now: float) -> None:
         self._scheduled = False
         told: dict[QueueKey, tuple[int, list[int]]] = {}
         for key, queue in self._queues.items():
@@ -49,10 +46,10 @@ class Backlogs:
             self.watch()
 
     def _tell_of(self, queue: TaskQueue) -> None:
-        asked: dict[Connection, list[int]] = {}
+        asked: dict[bytes, list[int]] = {}
         for request_id, raylet in queue.requests.items():
             asked.setdefault(raylet, []).append(request_id)
         count = len(queue.tasks)
         for raylet, request_ids in asked.items():
-            raylet.send(Backlog(request_ids, count))
+            self._decisions.append(ToRaylet(raylet, Backlog(request_ids, count)))
             count = 0

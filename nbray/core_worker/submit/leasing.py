@@ -8,86 +8,113 @@ that finds itself busy with a long task gives those behind it back (`TasksReturn
 A task that may not be run again is pushed to an idle worker only: of several, nobody could say
 which had begun when the worker dies.
 A lease is kept for `lease_idle_s` after its last task, or until the raylet asks for it.
+
+It decides and does not act: events come in as calls, with the time as an argument and peers by
+their ids, and what is to be done is appended to `decisions`. `dirty` says that tasks may be pushed.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
+from nbray.common.config import Config
+from nbray.core_worker.decisions import (
+    AskLease,
+    AttemptFailed,
+    AttemptRaised,
+    Connect,
+    Decisions,
+    Failed,
+    Push,
+    SeekArguments,
+    ToRaylet,
+    WakeAfter,
+)
 from nbray.core_worker.failures import task_error
+from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.backlogs import Backlogs
-from nbray.core_worker.tasks import WINDOW_S, Lease, PendingTask, QueueKey, TaskQueue
+from nbray.core_worker.submit.crashes import Crashes
+from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue
+from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.tasks import (
+    AT_WORKER,
+    BACKED_OFF,
+    BEREFT,
+    DOUBTED,
+    ENDED,
+    IN_DOUBT,
+    PUSHED,
+    QUEUED,
+    READY,
+    RETURNED,
+    Lease,
+    PendingTask,
+    QueueKey,
+    cancelled,
+)
+from nbray.exceptions import WorkerCrashedError
 from nbray.wire.causes import Cause, CauseKind
-from nbray.wire.connection import Connection
-from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import (
     CancelLeaseRequest,
     LeaseGranted,
     LeaseRefused,
     LeaseSpilled,
-    PushTask,
     ReclaimLeases,
-    RequestLease,
     ReturnLease,
     TaskDone,
     TasksReturned,
+    WorkerDied,
 )
 from nbray.wire.records import TaskSpec
 from nbray.wire.strategies import ANYWHERE
 
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-
-logger = logging.getLogger(__name__)
-
 _MAX_REQUESTS = 16
 _MAX_OOM_DELAY_S = 60.0
+IsRetriable = Callable[[TaskDone, TaskOptions], bool]
 
 
-class TaskSubmitter:
-    """Gets this process's tasks run."""
+class Leasing:
+    """Gets this process's tasks run. Pure.
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    Attributes:
+        dirty: tasks may be pushed, or workers asked for: `dispatch` is to be called.
+        tasks: those that have no reply yet, by id, about in the order of submission.
+    """
+
+    def __init__(
+        self, me: Identity, config: Config, decisions: Decisions, is_retriable: IsRetriable
+    ) -> None:
+        """``is_retriable``: whether a task that raised is to be run again."""
+        self._me = me
+        self._config = config
+        self._decisions = decisions
+        self._is_retriable = is_retriable
+        self.dirty = False
+        self.tasks: dict[bytes, PendingTask] = {}
         self._queues: dict[QueueKey, TaskQueue] = {}
-        self._backlogs = Backlogs(core, self._queues)
-        self._tasks: dict[bytes, PendingTask] = {}
+        self._backlogs = Backlogs(decisions, self._queues)
+        self._crashes = Crashes(decisions, config.worker_death_wait_s)
         self._asking: dict[int, TaskQueue] = {}
         self._next_request = 0
         self._checking_idle = False
-        core.peers.handlers.update(
-            {
-                LeaseGranted: self._on_granted,
-                LeaseSpilled: self._on_spilled,
-                LeaseRefused: self._on_refused,
-                ReclaimLeases: self._on_reclaim,
-                TasksReturned: self._on_returned,
-            }
-        )
-        core.peers.on_closed.append(self._on_closed)
 
-    def accept(self, task: PendingTask) -> None:
-        """Take a task whose arguments may still be incomplete."""
-        task.unresolved, task.lease = 0, None
-        self._tasks[task.spec.task_id] = task
-
-    def refuse(self, task: PendingTask, error: Exception) -> None:
-        """An accepted task cannot be run."""
-        if self._tasks.pop(task.spec.task_id, None) is not None:
-            self._core.results.fail(task.spec, error)
+    # --- tasks come --------------------
 
     def enqueue(self, task: PendingTask) -> None:
-        """An accepted task's arguments are complete."""
-        if task.spec.task_id not in self._tasks:
+        """The arguments of a task of `tasks` are complete."""
+        task_id = task.spec.task_id
+        if task_id not in self.tasks:
             return  # it was cancelled meanwhile
         near = self._node_of_arguments(task.spec) if task.spec.dependencies else b""
         task.key = (task.options.shape, task.options.runtime_env, near)
-        self._queue_of(task).tasks.append(task)
+        task.state = READY[task.state]
+        queue = self._queues.get(task.key)
+        if queue is None:
+            queue = self._queue_of(task)
+        queue.tasks.append(task)
+        self.dirty = True
 
     def _queue_of(self, task: PendingTask) -> TaskQueue:
         queue = self._queues.get(task.key)
@@ -102,10 +129,25 @@ class TaskSubmitter:
             stored = dependency.value.stored if dependency.value is not None else None
             for node_id in stored.node_ids if stored is not None else ():
                 held[node_id] = held.get(node_id, 0) + stored.size  # type: ignore[union-attr]
-        here = self._core.address.node_id
+        here = self._me.address.node_id
         if not held or held.get(here, 0) == max(held.values()):
             return b""
         return max(held, key=lambda node_id: (held[node_id], node_id))
+
+    def withdraw(self, is_bereft: Callable[[TaskSpec], bool]) -> list[PendingTask]:
+        """Queued tasks whose arguments are there no more leave the queue; they are returned."""
+        withdrawn: list[PendingTask] = []
+        for queue in self._queues.values():
+            bereft = [task for task in queue.tasks if is_bereft(task.spec)]
+            if bereft:
+                gone = set(map(id, bereft))
+                queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
+                withdrawn += bereft
+        for task in withdrawn:
+            task.state = BEREFT[task.state]
+        return withdrawn
+
+    # --- looked at --------------------
 
     def running(self) -> Iterator[TaskSpec]:
         """The task that each leased worker runs, as far as this process knows."""
@@ -115,16 +157,19 @@ class TaskSubmitter:
                     yield task.spec
                     break
 
-    def find(self, task_id: bytes) -> PendingTask | None:
-        """That task, if it has no reply yet."""
-        return self._tasks.get(task_id)
-
     def unfinished(self) -> Iterator[PendingTask]:
         """The tasks that have no reply yet, about in the order of submission."""
-        return iter(self._tasks.values())
+        return iter(self.tasks.values())
+
+    def children(self, parent: bytes) -> list[bytes]:
+        """The unfinished tasks that a task of this process submitted."""
+        return [task_id for task_id, task in self.tasks.items() if task.spec.parent == parent]
+
+    # --- pushed --------------------
 
     def dispatch(self) -> None:
         """Push what the windows allow and ask for leases for the rest."""
+        self.dirty = False
         for queue in self._queues.values():
             tasks = queue.tasks
             if not tasks:
@@ -132,269 +177,241 @@ class TaskSubmitter:
             window = queue.window()
             # Level by level, so that the last tasks of a burst are spread over the workers.
             leases = [lease for lease in queue.leases if not lease.leaving]
-            for lease in sorted(leases, key=lambda lease: len(lease.in_flight)):
-                share = min(window, -(-len(tasks) // len(leases)) + len(lease.in_flight))
-                while tasks and len(lease.in_flight) < share:
-                    if not tasks[0].retries and lease.in_flight:
+            if len(leases) > 1:
+                leases.sort(key=lambda lease: len(lease.in_flight))
+            for lease in leases:
+                in_flight = lease.in_flight
+                share = min(window, -(-len(tasks) // len(leases)) + len(in_flight))
+                pushed: list[PendingTask] = []
+                while tasks and len(in_flight) < share:
+                    task = tasks[0]
+                    if not task.retries and in_flight:
                         break  # it must be known whether a worker that dies had begun it
-                    self._push(lease, tasks.popleft())
+                    tasks.popleft()
+                    task.lease = lease
+                    task.state = PUSHED[task.state]
+                    in_flight[task.spec.task_id] = task
+                    pushed.append(task)
+                if pushed:
+                    self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
             if tasks:
                 self._request_leases(queue)
 
-    def _push(self, lease: Lease, task: PendingTask) -> None:
-        task.lease = lease
-        lease.in_flight[task.spec.task_id] = task
-        known = lease.connection.known_functions
-        function_id = task.spec.function_id
-        function = None if function_id in known else task.function.data
-        try:
-            lease.connection.send(PushTask(task.spec, function, lease.devices, lease.threads))
-        except UnsendableError as error:
-            del lease.in_flight[task.spec.task_id]
-            del self._tasks[task.spec.task_id]
-            self._core.results.fail(task.spec, error)
-            return
-        known.add(function_id)
+    def unsendable(self, task: PendingTask, error: Exception) -> None:
+        """A task that was to be pushed cannot travel."""
+        if task.lease is not None:
+            del task.lease.in_flight[task.spec.task_id]
+        self.refuse(task, error)
+        self.dirty = True
 
     def _request_leases(self, queue: TaskQueue) -> None:
         wanted = min(len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
         for _ in range(wanted):
             backlog = 1 if queue.requests else len(queue.tasks) - wanted + 1
-            self._request(queue, self._core.peers.raylet, False, backlog)
+            self._request(
+                queue, AskLease(queue.request(self._number(), self._me.job, False, backlog))
+            )
 
-    def _request(
-        self, queue: TaskQueue, raylet: Connection, spilled: bool, backlog: int = 1
-    ) -> None:
+    def _number(self) -> int:
         self._next_request += 1
-        request = RequestLease(
-            self._next_request,
-            self._core.job,
-            dict(queue.shape.resources),
-            backlog,
-            spilled,
-            bool(queue.tasks) and queue.tasks[0].retries != 0,
-            queue.runtime_env,
-            queue.shape.strategy,
-            queue.shape.selector,
-            queue.near,
-        )
-        try:
-            raylet.send(request)
-        except UnsendableError as error:
-            self._fail_queue(queue, error)
-            return
-        queue.requests[self._next_request] = raylet
+        return self._next_request
+
+    def _request(self, queue: TaskQueue, ask: AskLease) -> None:
+        request_id = ask.request.request_id
+        self._decisions.append(ask)
+        queue.requests[request_id] = ask.node_id or self._me.address.node_id
+        self._asking[request_id] = queue
         self._backlogs.watch()
-        self._asking[self._next_request] = queue
 
-    def _on_granted(self, raylet: Connection, message: LeaseGranted) -> None:
-        queue = self._asking.pop(message.request_id, None)
+    def _answered(self, request_id: int) -> TaskQueue | None:
+        queue = self._asking.pop(request_id, None)
         if queue is not None:
-            queue.requests.pop(message.request_id, None)
+            queue.requests.pop(request_id, None)
+        return queue
+
+    def granted(self, node_id: bytes, message: LeaseGranted, now: float) -> None:
+        """A raylet grants a worker."""
+        queue = self._answered(message.request_id)
         if queue is None or not queue.tasks:
-            raylet.send(ReturnLease(message.lease_id))
+            self._give_back(node_id, ReturnLease(message.lease_id))
             return
-        connection = self._core.peers.connect(message.worker)
-        lease = Lease(message.lease_id, message.worker, connection, raylet)
-        lease.devices = message.devices or None
-        lease.threads = queue.threads
-        lease.idle_since = time.monotonic()
+        lease = Lease(
+            message.lease_id, message.worker, node_id, message.devices or None, queue.threads,
+            queue, now,
+        )  # fmt: skip
         queue.leases.append(lease)
+        self._decisions.append(Connect(message.worker))
         self._check_idle_later()
-        self._core.submitter_dirty = True
+        self.dirty = True
 
-    def _on_spilled(self, _raylet: Connection, message: LeaseSpilled) -> None:
-        queue = self._asking.pop(message.request_id, None)
-        if queue is None:
-            return
-        queue.requests.pop(message.request_id, None)
-        raylet = self._core.peers.raylet_at(message.node_id, message.host, message.port)
-        self._request(queue, raylet, spilled=True)
+    def spilled(self, message: LeaseSpilled) -> None:
+        """A raylet knows another that serves the request better."""
+        queue = self._answered(message.request_id)
+        if queue is not None:
+            request = queue.request(self._number(), self._me.job, True)
+            self._request(queue, AskLease(request, message.node_id, message.host, message.port))
 
-    def _on_refused(self, _raylet: Connection, message: LeaseRefused) -> None:
-        queue = self._asking.pop(message.request_id, None)
-        if queue is None:
-            return
-        queue.requests.pop(message.request_id, None)
-        self._fail_queue(queue, task_error(message.cause))
+    def refused(self, message: LeaseRefused) -> None:
+        """A raylet says that the request cannot be served."""
+        self.request_failed(message.request_id, task_error(message.cause))
 
-    def _fail_queue(self, queue: TaskQueue, error: Exception) -> None:
+    def request_failed(self, request_id: int, error: Exception) -> None:
         """No task of the queue can ever run."""
-        while queue.tasks:
-            task = queue.tasks.popleft()
-            self._tasks.pop(task.spec.task_id, None)
-            self._core.results.fail(task.spec, error)
+        queue = self._answered(request_id)
+        while queue is not None and queue.tasks:
+            self.refuse(queue.tasks.popleft(), error)
 
-    def on_done(self, worker_id: bytes, message: TaskDone) -> bool:
-        """A reply came. False when the task is not one of this submitter's."""
-        task = self._tasks.pop(message.task_id, None)
-        if task is None:
-            return False
+    def refuse(self, task: PendingTask, error: Exception) -> None:
+        """A task that waits nowhere any more cannot be run."""
+        if self.tasks.pop(task.spec.task_id, None) is not None:
+            task.state = ENDED[task.state]
+            self._decisions.append(Failed(task.spec, error))
+
+    # --- answered --------------------
+
+    def done(self, worker_id: bytes, message: TaskDone, now: float) -> PendingTask | None:
+        """A reply for a task of `tasks` came: the task if it has ended, None if it runs again."""
+        task = self.tasks[message.task_id]
         lease = task.lease
-        queue = self._queue_of(task)
-        if lease is not None:
-            lease.in_flight.pop(message.task_id, None)
-            if not lease.in_flight:
-                lease.idle_since = time.monotonic()
-            if message.leaving:
-                lease.leaving = lease.worn = True
-            self._retire_if_leaving(queue, lease)
-            if queue.once and not lease.in_flight and lease in queue.leases:
-                queue.leases.remove(lease)
-                lease.raylet.send(ReturnLease(lease.lease_id))
-        if queue.seconds < 0:
-            queue.seconds = message.seconds
-        else:
-            queue.seconds += 0.2 * (message.seconds - queue.seconds)
-        if (
-            message.retry
-            and task.retries != 0
-            and self._core.results.is_retriable(message, task.options)
-        ):
-            self._core.results.forget_attempt(task.spec, worker_id, message)
+        if lease is None or task.state is not AT_WORKER:
+            return None  # of a worker that was given up meanwhile
+        queue = lease.queue
+        in_flight = lease.in_flight
+        in_flight.pop(message.task_id, None)
+        if not in_flight:
+            lease.idle_since = now
+        if message.leaving:
+            lease.leaving = lease.worn = True
+        if lease.leaving:
+            self._retire_if_idle(lease)
+        elif queue.once and not in_flight and lease in queue.leases:
+            queue.leases.remove(lease)
+            self._give_back(lease.raylet, ReturnLease(lease.lease_id))
+        queue.ran(message.seconds)
+        self.dirty = True
+        if message.retry and task.retries != 0 and self._is_retriable(message, task.options):
+            self._decisions.append(AttemptRaised(task.spec, worker_id, message))
             self._retry(task)
-        else:
-            self._core.results.finish(task, worker_id, message)
-        return True
+            return None
+        del self.tasks[message.task_id]
+        task.state = ENDED[task.state]
+        return task
 
-    def _on_returned(self, worker: Connection, message: TasksReturned) -> None:
+    def returned(self, message: TasksReturned, now: float) -> None:
         """Not started: they go to the front of the queue, in their order."""
-        worker.known_functions.difference_update(message.forgotten)
-        self._core.submitter_dirty = True
+        self.dirty = True
         for task_id in reversed(message.task_ids):
-            task = self._tasks.get(task_id)
-            if task is None or task.lease is None:
+            task = self.tasks.get(task_id)
+            if task is None or task.state is not AT_WORKER:
                 continue
             lease, task.lease = task.lease, None
+            assert lease is not None
             lease.in_flight.pop(task_id, None)
-            queue = self._queue_of(task)
             if message.lost:
                 if not lease.in_flight:
-                    lease.idle_since = time.monotonic()
+                    lease.idle_since = now
                 if task.cancelled:
                     self._queue_again(task)
                 else:
-                    self._core.dependencies.find(task, message.lost)
-                self._retire_if_leaving(queue, lease)
-                continue
-            if not lease.leaving and not message.forgotten:
-                queue.seconds = max(queue.seconds, WINDOW_S)
-            self._queue_again(task)
-            self._retire_if_leaving(queue, lease)
-
-    def await_lost_arguments(self) -> None:
-        """Values of this process were lost: tasks that need them leave the queue until then."""
-        entry_of = self._core.table.get
-        for queue in list(self._queues.values()):
-            waiting: list[PendingTask] = []
-            for task in queue.tasks:
-                for dependency in task.spec.dependencies:
-                    entry = entry_of(dependency.object_id)
-                    if entry is not None and entry.owner is None and entry.value is None:
-                        waiting.append(task)
-                        break
-            if waiting:
-                gone = set(map(id, waiting))
-                queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
-                for task in waiting:
-                    self._core.dependencies.resolve_again(task)
+                    task.state = BEREFT[task.state]
+                    self._decisions.append(SeekArguments(task, message.lost))
+            else:
+                if not lease.leaving and not message.forgotten:
+                    lease.queue.seconds = max(lease.queue.seconds, WINDOW_S)
+                self._queue_again(task)
+            if lease.leaving:
+                self._retire_if_idle(lease)
 
     def _queue_again(self, task: PendingTask) -> None:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""
         task.lease = None
         if task.cancelled:
-            del self._tasks[task.spec.task_id]
-            self._core.results.fail_cancelled(task.spec)
+            self.refuse(task, cancelled(task.spec))
         else:
+            task.state = RETURNED[task.state]
             self._queue_of(task).tasks.appendleft(task)
 
-    def _retire_if_leaving(self, queue: TaskQueue, lease: Lease) -> None:
-        """Give a worker that takes no more tasks back, once it has answered for all it got."""
-        if lease.leaving and not lease.in_flight and lease in queue.leases:
-            queue.leases.remove(lease)
-            lease.raylet.send(ReturnLease(lease.lease_id, worn=lease.worn))
-            self._core.submitter_dirty = True
-
     def _retry(self, task: PendingTask) -> None:
-        if task.retries > 0:
-            task.retries -= 1
         task.lease = None
-        task.spec.attempt += 1
-        self._tasks[task.spec.task_id] = task
+        task.again()
+        task.state = RETURNED[task.state]
         self._queue_of(task).tasks.append(task)
-        self._core.submitter_dirty = True
+        self.dirty = True
 
-    def cancel(self, task_id: bytes, force: bool) -> Connection | None:
-        """Forget a queued task and fail it; the worker's connection of one that runs.
+    def cancel(self, task_id: bytes, force: bool) -> bytes:
+        """Forget a queued task and fail it; the worker's id of one that runs.
 
         One that is cancelled is not run again when its worker goes.
         """
-        task = self._tasks.get(task_id)
-        if task is None:
-            return None
+        task = self.tasks[task_id]
         task.retries = 0
         task.killed = task.killed or force
         if task.lease is not None:
             task.cancelled = True
-            return task.lease.connection
-        if not task.unresolved:
+            return task.lease.worker.worker_id
+        if task.state is QUEUED:
             self._queue_of(task).tasks.remove(task)
-        del self._tasks[task_id]
-        self._core.results.fail_cancelled(task.spec)
-        return None
+        self.refuse(task, cancelled(task.spec))
+        return b""
 
     def fail_all(self, error: Exception) -> None:
         """Give all tasks up."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()
         for queue in self._queues.values():
             queue.tasks.clear()
             for lease in queue.leases:
                 lease.in_flight.clear()
-        for task in tasks:
-            self._core.results.fail(task.spec, error)
+        for task in list(self.tasks.values()):
+            self.refuse(task, error)
 
-    def knows(self, task_id: bytes) -> bool:
-        """Whether that task has no reply yet."""
-        return task_id in self._tasks
+    # --- workers and raylets end --------------------
 
-    def children(self, parent: bytes) -> list[bytes]:
-        """The unfinished tasks that a task of this process submitted."""
-        return [task_id for task_id, task in self._tasks.items() if task.spec.parent == parent]
+    def worker_died(self, message: WorkerDied) -> None:
+        """A raylet tells how a worker of ours has ended."""
+        self._crashes.worker_died(message)
 
-    def _on_closed(self, connection: Connection) -> None:
-        """A worker or raylet went: run its tasks again, or fail them."""
+    def raylet_gone(self, node_id: bytes) -> None:
+        """A raylet has ended: what it was asked for is asked for again."""
+        self._crashes.raylet_gone(node_id)
         for queue in self._queues.values():
-            for request_id, raylet in list(queue.requests.items()):
-                if raylet is connection:
-                    del queue.requests[request_id]
-                    del self._asking[request_id]
-                    # This node's raylet may not know yet that the other is dead: not at once.
-                    self._core.reactor.call_later(self._core.config.lease_idle_s, self._ask_again)
-            for lease in [lease for lease in queue.leases if lease.connection is connection]:
+            for request_id in [i for i, raylet in queue.requests.items() if raylet == node_id]:
+                self._answered(request_id)
+                # This node's raylet may not know yet that the other is dead: not at once.
+                self._decisions.append(WakeAfter(self._config.lease_idle_s, self._ask_again))
+            for lease in queue.leases:
+                if lease.raylet == node_id:
+                    lease.raylet = b""
+
+    def _ask_again(self, _now: float) -> None:
+        self.dirty = True
+
+    def worker_gone(self, worker_id: bytes, established: bool) -> None:
+        """A worker ended: run its tasks again, or fail them; ``established``: it was ever met."""
+        for queue in self._queues.values():
+            for lease in [each for each in queue.leases if each.worker.worker_id == worker_id]:
                 queue.leases.remove(lease)
-                self._core.submitter_dirty = True
-                if not lease.raylet.closed:
-                    lease.raylet.send(ReturnLease(lease.lease_id, broken=True))
-                if not connection.established:
+                self.dirty = True
+                self._give_back(lease.raylet, ReturnLease(lease.lease_id, broken=True))
+                if not established:
                     for task in lease.in_flight.values():
-                        task.lease = None
+                        task.lease, task.state = None, RETURNED[task.state]
                         queue.tasks.append(task)
                 elif lease.in_flight:
-                    self._core.crashes.when_known(
-                        lease.worker.worker_id, lease.raylet, partial(self._on_crash, lease)
-                    )
+                    for task in lease.in_flight.values():
+                        task.state = DOUBTED[task.state]
+                    self._crashes.when_known(worker_id, lease.raylet, partial(self._crash, lease))
 
-    def _on_crash(self, lease: Lease, cause: Cause | None) -> None:
+    def _crash(self, lease: Lease, cause: Cause | None) -> None:
         """A worker died: run its tasks again, or fail them.
 
         It was the first that ran; those behind it may be run again and are not charged for it.
         """
-        tasks = list(lease.in_flight.values())
+        tasks = [task for task in lease.in_flight.values() if task.state is IN_DOUBT]
+        if not tasks:
+            return  # all was given up meanwhile
         for task in reversed(tasks[1:]):
             self._queue_again(task)
         self._end_of(tasks[0], lease, cause)
-        self._core.submitter_dirty = True
+        self.dirty = True
 
     def _end_of(self, task: PendingTask, lease: Lease, cause: Cause | None) -> None:
         """Run the task again that a worker died of, or fail it."""
@@ -403,77 +420,80 @@ class TaskSubmitter:
             text = f"its node {node.hex()[:8]} died too, or did not say why in time"
             cause = Cause(CauseKind.ENDED, text, node_id=node)
         if cause.kind is CauseKind.OUT_OF_MEMORY and not task.killed:
-            if cause.again and self._retry_later(task, cause):
-                return
-            self._tasks.pop(task.spec.task_id, None)
-            self._core.results.fail(task.spec, task_error(cause))
+            if not (cause.again and self._retry_later(task, cause)):
+                self.refuse(task, task_error(cause))
         elif task.retries != 0:
-            self._core.events.failed(task.spec, task_error(cause))
+            self._decisions.append(AttemptFailed(task.spec, task_error(cause)))
             self._retry(task)
+        elif task.killed:
+            self.refuse(task, cancelled(task.spec))
         else:
-            self._tasks.pop(task.spec.task_id, None)
-            if task.killed:
-                self._core.results.fail_cancelled(task.spec)
-            else:
-                self._core.results.fail_crashed(task.spec, cause)
+            error = WorkerCrashedError(
+                "The worker died unexpectedly while executing this task, and no retry is left.\n"
+                f"Task {task.spec.name}: {cause}"
+            )
+            self.refuse(task, error.with_facts(cause))
 
     def _retry_later(self, task: PendingTask, cause: Cause) -> bool:
         """Run a task again whose memory was missing, after a while; False if it may not be."""
-        config = self._core.config
+        config = self._config
         if task.retries == 0 or task.out_of_memory == config.task_oom_retries:
             return False
-        self._core.events.failed(task.spec, task_error(cause))
+        self._decisions.append(AttemptFailed(task.spec, task_error(cause)))
         delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**task.out_of_memory)
         task.out_of_memory += 1
         task.lease = None
         task.spec.attempt += 1
-        task.unresolved += 1  # it does not stand in the queue meanwhile
-
-        def again() -> None:
-            task.unresolved -= 1
-            if not task.unresolved:
-                self.enqueue(task)
-                self._core.submitter_dirty = True
-
-        self._core.reactor.call_later(delay, again)
+        task.state = BACKED_OFF[task.state]
+        self._decisions.append(WakeAfter(delay, lambda _now: self.enqueue(task)))
         return True
 
-    def _ask_again(self) -> None:
-        self._core.submitter_dirty = True
+    # --- workers are given back --------------------
 
-    def _on_reclaim(self, raylet: Connection, message: ReclaimLeases) -> None:
+    def _give_back(self, node_id: bytes, message: ReturnLease) -> None:
+        if node_id:  # else its raylet has ended
+            self._decisions.append(ToRaylet(node_id, message))
+
+    def _retire_if_idle(self, lease: Lease) -> None:
+        """Give a worker that takes no more tasks back, once it has answered for all it got."""
+        leases = lease.queue.leases
+        if not lease.in_flight and lease in leases:
+            leases.remove(lease)
+            self._give_back(lease.raylet, ReturnLease(lease.lease_id, worn=lease.worn))
+            self.dirty = True
+
+    def reclaimed(self, node_id: bytes, message: ReclaimLeases, now: float) -> None:
         """The raylet has other customers: return what is idle, and those leases in time."""
-        self.return_idle()
+        self.return_idle(now)
         for queue in list(self._queues.values()) if message.lease_ids else ():
             for lease in list(queue.leases):
-                if lease.raylet is raylet and lease.lease_id in message.lease_ids:
+                if lease.raylet == node_id and lease.lease_id in message.lease_ids:
                     lease.leaving = True
-                    self._retire_if_leaving(queue, lease)
+                    self._retire_if_idle(lease)
 
     def _check_idle_later(self) -> None:
         if not self._checking_idle:
             self._checking_idle = True
-            self._core.reactor.call_later(self._core.config.lease_idle_s, self._check_idle)
+            self._decisions.append(WakeAfter(self._config.lease_idle_s, self._check_idle))
 
-    def _check_idle(self) -> None:
+    def _check_idle(self, now: float) -> None:
         self._checking_idle = False
-        self.return_idle(self._core.config.lease_idle_s * 0.9)
+        self.return_idle(now, self._config.lease_idle_s * 0.9)
         if any(queue.leases or queue.requests for queue in self._queues.values()):
             self._check_idle_later()
 
-    def return_idle(self, idle_s: float = 0.0) -> None:
+    def return_idle(self, now: float, idle_s: float = 0.0) -> None:
         """Give back the workers that have had nothing to do for so many seconds."""
-        until = time.monotonic() - idle_s
+        until = now - idle_s
         for queue in list(self._queues.values()):
             if queue.tasks:
                 continue
             for request_id, raylet in list(queue.requests.items()):
-                raylet.send(CancelLeaseRequest(request_id))
-                del queue.requests[request_id]
-                del self._asking[request_id]
+                self._answered(request_id)
+                self._decisions.append(ToRaylet(raylet, CancelLeaseRequest(request_id)))
             for lease in list(queue.leases):
                 if not lease.in_flight and lease.idle_since <= until:
                     queue.leases.remove(lease)
-                    lease.raylet.send(ReturnLease(lease.lease_id))
+                    self._give_back(lease.raylet, ReturnLease(lease.lease_id))
             if not queue.leases and queue.shape.strategy is not ANYWHERE:
                 del self._queues[queue.key]

@@ -4,49 +4,62 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterable
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from nbray.core_worker.own.table import ObjectEntry
-from nbray.core_worker.values.arguments import counted
-from nbray.wire.connection import Connection
+from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.ports import PendingWork
+from nbray.core_worker.tasks import counted
 from nbray.wire.object_messages import ObjectsTold, TellObjects
 from nbray.wire.records import ObjectRow
 
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-
 _MOST_TASKS = 100_000
+
+
+class Submitted(Protocol):
+    """What this process has submitted."""
+
+    def unfinished_work(self) -> Iterable[PendingWork]:
+        """The tasks and calls that have no reply yet."""
 
 
 class HeldObjects:
     """Answers for this process; under the baton."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        core.peers.handlers[TellObjects] = self._on_tell
+    def __init__(self, table: OwnershipTable, counting: Counting, submitted: Submitted) -> None:
+        self._table = table
+        self._counting = counting
+        self._submitted = submitted
 
-    def _on_tell(self, raylet: Connection, message: TellObjects) -> None:
-        table, references = self._core.table, self._core.references
-        captured, used, calls = self._captured(), self._used(), self._calls()
+    def told(self, message: TellObjects) -> ObjectsTold:
+        """The answer to a raylet that asks."""
+        table, counting = self._table, self._counting
+        captured, used, states = self._captured(), self._used(), self._states()
         told = ObjectsTold(message.request_id, [])
         for _object_id, entry in table.all():
-            if not references.is_borrowed(entry):
+            if not counting.is_borrowed(entry):
                 told.owned += 1
                 told.owned_bytes += max(0, _size(entry))
         largest = heapq.nlargest(message.limit, table.all(), key=lambda pair: _size(pair[1]))
         told.rows = [
-            self._row(object_id, entry, captured[object_id], used[object_id], calls)
+            self._row(object_id, entry, captured[object_id], used[object_id], states)
             for object_id, entry in largest
         ]
-        raylet.send(told)
+        return told
 
     def _row(
-        self, object_id: bytes, entry: ObjectEntry, captured: int, used: int, calls: set[bytes]
+        self,
+        object_id: bytes,
+        entry: ObjectEntry,
+        captured: int,
+        used: int,
+        states: dict[bytes, str],
     ) -> ObjectRow:
-        references = self._core.references
+        counting = self._counting
         local = max(0, entry.local - captured - used)
-        if references.is_handle(object_id):
+        if counting.is_handle(object_id):
             kind = "ACTOR_HANDLE"
         elif used:
             kind = "USED_BY_PENDING_TASK"
@@ -58,39 +71,32 @@ class HeldObjects:
             kind = "PINNED_IN_MEMORY"  # for borrowers, or for a handover
         stored = entry.value.stored if entry.value is not None else None
         return ObjectRow(
-            object_id, not references.is_borrowed(entry), _size(entry), kind,
-            self._status(object_id, entry, calls), references.sites.get(object_id, ""), local,
+            object_id, not counting.is_borrowed(entry), _size(entry), kind,
+            self._status(object_id, entry, states), counting.sites.get(object_id, ""), local,
             len(entry.borrowers or ()), stored.node_ids if stored is not None else [],
             stored.kind if stored is not None else "",
         )  # fmt: skip
 
-    def _status(self, object_id: bytes, entry: ObjectEntry, calls: set[bytes]) -> str:
+    def _status(self, object_id: bytes, entry: ObjectEntry, states: dict[bytes, str]) -> str:
         """How far the task is that makes the object, as far as this process knows."""
-        if self._core.references.is_handle(object_id):
+        if self._counting.is_handle(object_id):
             return "NIL"
         if entry.value is not None:
             return "FAILED" if entry.value.is_error else "FINISHED"
-        task = self._core.submitter.find(object_id[:24])
-        if task is None:
-            return "SUBMITTED_TO_WORKER" if object_id[:24] in calls else "NIL"
-        return task.state()
+        return states.get(object_id[:24], "NIL")
 
     def _captured(self) -> Counter[bytes]:
         """How often each object's ref stands in a value that is held here."""
-        entries = (entry for _object_id, entry in self._core.table.all() if entry.contained)
+        entries = (entry for _object_id, entry in self._table.all() if entry.contained)
         return Counter(chain.from_iterable(entry.contained or () for entry in entries))
 
-    def _calls(self) -> set[bytes]:
-        """The calls that have not ended."""
-        return {call.spec.task_id for call, _sent in self._core.actor_calls.unfinished()}
+    def _states(self) -> dict[bytes, str]:
+        """How far what has not ended is, by task id."""
+        return {w.spec.task_id: w.shown_state() for w in self._submitted.unfinished_work()}
 
     def _used(self) -> Counter[bytes]:
         """How often each object is an argument of a task that has not ended."""
-        core = self._core
-        specs = chain(
-            (task.spec for task in core.submitter.unfinished()),
-            (call.spec for call, _sent in core.actor_calls.unfinished()),
-        )
+        specs = (work.spec for work in self._submitted.unfinished_work())
         return Counter(chain.from_iterable(counted(spec) for spec in islice(specs, _MOST_TASKS)))
 
 

@@ -10,13 +10,10 @@ import logging
 import os
 import threading
 from bisect import bisect_left
-from typing import TYPE_CHECKING
 
+from nbray.core_worker.ports import Sink
 from nbray.wire.records import MetricRow
 from nbray.wire.watching_messages import MetricsRecorded
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +27,7 @@ class Recorded:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rows: dict[tuple[str, tuple[tuple[str, str], ...]], MetricRow] = {}
-        self._telling: CoreWorker | None = None
+        self._telling: Sink | None = None
         self._warned = False
 
     def forget_in_fork(self) -> None:
@@ -40,7 +37,7 @@ class Recorded:
         self._telling = None
 
     def record(
-        self, core: CoreWorker | None, kind: str, name: str, description: str,
+        self, sink: Sink | None, kind: str, name: str, description: str,
         tags: dict[str, str], value: float | None, boundaries: list[float],
     ) -> None:  # fmt: skip
         """Add to a counter, set a gauge (None: it has no value any more), or observe."""
@@ -60,23 +57,23 @@ class Recorded:
                 row.value = (row.value or 0.0) + (value or 0.0)
             if kind == "histogram":
                 row.counts[bisect_left(boundaries, value or 0.0)] += 1
-            if core is None or self._telling is core:
+            if sink is None or self._telling is sink:
                 return
-            self._telling = core
-        core.reactor.post(lambda: core.reactor.call_later(_PERIOD_S, lambda: self._on_time(core)))
+            self._telling = sink
+        sink.later(_PERIOD_S, lambda: self._on_time(sink))
 
-    def _on_time(self, core: CoreWorker) -> None:
+    def _on_time(self, sink: Sink) -> None:
         with self._lock:
-            if self._telling is core:
+            if self._telling is sink:
                 self._telling = None
-        self.tell(core)
+        self.tell(sink)
 
-    def tell(self, core: CoreWorker) -> None:
+    def tell(self, sink: Sink) -> None:
         """Send what was recorded; under the baton."""
         with self._lock:
             rows, self._rows = list(self._rows.values()), {}
         if rows:
-            core.peers.raylet.send(MetricsRecorded(rows))
+            sink.to_raylet(MetricsRecorded(rows))
 
     def _warn(self, name: str) -> None:
         if not self._warned:

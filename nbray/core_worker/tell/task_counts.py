@@ -8,33 +8,31 @@ from the leases when somebody asks. All of it runs under the baton.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from nbray.wire.records import TaskSpec
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 _MAX_ROWS = 1000
 
 
 class FunctionCounts:
-    """The tasks of one function that belong together; times in seconds of `time.monotonic`."""
+    """The tasks of one function that belong together; times in seconds of `time.monotonic`.
+
+    Attributes:
+        unfinished: how many have not ended.
+    """
 
     __slots__ = (
         "began", "cancelled", "done", "ended", "failed", "name", "origin", "running", "submitted",
+        "unfinished",
     )  # fmt: skip
 
     def __init__(self, origin: int, name: str) -> None:
         self.origin = origin
         self.name = name
         self.submitted = self.done = self.failed = self.cancelled = self.running = 0
+        self.unfinished = 0
         self.began = self.ended = time.monotonic()
-
-    @property
-    def unfinished(self) -> int:
-        """How many have not ended."""
-        return self.submitted - self.done - self.failed - self.cancelled
 
     def copy(self) -> FunctionCounts:
         """The counts as they are now."""
@@ -47,8 +45,7 @@ class FunctionCounts:
 class TaskCounts:
     """All counts of this process."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(self) -> None:
         self._rows: dict[tuple[int, str], FunctionCounts] = {}
 
     def submitted(self, spec: TaskSpec) -> None:
@@ -64,12 +61,14 @@ class TaskCounts:
             row.began = time.monotonic()
             row.submitted = row.done = row.failed = row.cancelled = 0
         row.submitted += 1
+        row.unfinished += 1
 
     def ended(self, spec: TaskSpec, failed: bool, cancelled: bool) -> None:
         """A task's result is there, or its error, which says that it was ``cancelled``."""
         row = self._rows.get((spec.origin, spec.name))
         if row is None or not row.unfinished:
             return
+        row.unfinished -= 1
         if cancelled:
             row.cancelled += 1
         elif failed:
@@ -79,15 +78,14 @@ class TaskCounts:
         if not row.unfinished:
             row.ended = time.monotonic()
 
-    def snapshot(self) -> list[FunctionCounts]:
-        """A copy of the counts, with how many tasks run now."""
+    def snapshot(self, running: Iterable[TaskSpec]) -> list[FunctionCounts]:
+        """A copy of the counts; ``running`` are the tasks that run now."""
         for row in self._rows.values():
             row.running = 0
-        for running in (self._core.submitter.running(), self._core.actor_calls.running()):
-            for spec in running:
-                counts = self._rows.get((spec.origin, spec.name))
-                if counts is not None:
-                    counts.running += 1
+        for spec in running:
+            counts = self._rows.get((spec.origin, spec.name))
+            if counts is not None:
+                counts.running += 1
         return [row.copy() for row in self._rows.values()]
 
     def unfinished(self) -> dict[str, int]:

@@ -15,19 +15,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from nbray.wire.connection import Connection
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.ports import PendingWork, Sink
 from nbray.wire.messages import TaskDone, TasksRan
 from nbray.wire.records import TaskEvent, TaskSpec
 from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.submit.calls import ActorCall
-    from nbray.core_worker.tasks import PendingTask
 
 _PERIOD_S = 0.5
 LONG_S = 0.01
@@ -61,6 +57,16 @@ def error_type(error: BaseException) -> str:
     return "TASK_EXECUTION_EXCEPTION"
 
 
+class Unfinished(Protocol):
+    """What this process has submitted, as `TellTasks` asks for it."""
+
+    def unfinished_work(self) -> Iterable[PendingWork]:
+        """The tasks and calls that have no reply yet."""
+
+    def unfinished_counts(self) -> dict[str, int]:
+        """How many there are of each function."""
+
+
 class TaskEventLog:
     """The records of one process.
 
@@ -68,23 +74,26 @@ class TaskEventLog:
         function_name: what the function of an id is called in its code.
         running: what runs here, with its start by `time.monotonic`; entered when a task begins,
             and taken out by `ran`.
-        tellers: send what is to be told before an answer, which may be the process's last word.
+        reports: send what is to be told before an answer, which may be the process's last word.
     """
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def __init__(
+        self, me: Identity, sink: Sink, unfinished: Unfinished, events_per_s: float
+    ) -> None:
+        self._me = me
+        self._sink = sink
+        self._submitted = unfinished
         self.function_name: Callable[[bytes], str] = lambda function_id: ""
         self.running: dict[bytes, tuple[TaskSpec, float]] = {}
-        self.tellers: list[Callable[[], None]] = [self.tell]
+        self.reports: list[Callable[[], None]] = [self.tell]
         self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
         self._errors: dict[bytes, tuple[str, str]] = {}
-        self._budget = max(1, int(core.config.task_events_per_s * _PERIOD_S))
+        self._budget = max(1, int(events_per_s * _PERIOD_S))
         self._room = self._budget
         self._dropped = 0
         self._counts: dict[str, tuple[int, int, int]] = {}
         self._shift = time.time() - time.monotonic()
         self._scheduled = self._urgent = False
-        core.peers.handlers[TellTasks] = self._on_tell
 
     # --- any thread --------------------
 
@@ -110,12 +119,12 @@ class TaskEventLog:
 
     def _ran_here(self, event: TaskEvent, spec: TaskSpec) -> TaskEvent:
         """Name the function, beside the task; a call shows its actor as that shows itself."""
-        actor = self._core.actor
+        actor = self._me.actor
         if actor is None or not spec.method:
             event.function = self.function_name(spec.function_id)
             return event
         event.function = f"{actor.class_name}.{spec.method}"
-        shown = self._core.actor_shown
+        shown = self._me.actor_shown
         if spec.name == event.function and shown != actor.class_name:
             event.shown = f"{shown}.{spec.method}"[:_LONGEST_NAME]
         return event
@@ -133,7 +142,7 @@ class TaskEventLog:
         self._counts[spec.name] = (0, failed, cancelled)  # workers count what they replied to
         self._add(_event(spec, "FAILED", 0.0, time.time(), kind, text))
 
-    def finished(self, task: PendingTask | ActorCall) -> None:
+    def finished(self, task: PendingWork) -> None:
         """A worker has told of a long task what it knows; its owner knows when it came to be."""
         event = _owned(task, "", self._shift)
         event.ended = time.time()
@@ -148,22 +157,21 @@ class TaskEventLog:
         dropped, self._dropped = self._dropped, 0
         counts, self._counts = self._counts, {}
         if counts:
-            self._core.peers.raylet.send(TasksRan(counts))
+            self._sink.to_raylet(TasksRan(counts))
         if rows or dropped:
-            self._core.peers.raylet.send(TaskEvents(rows, dropped))
+            self._sink.to_raylet(TaskEvents(rows, dropped))
 
     def _add(self, event: TaskEvent) -> None:
         if len(self._batch) == _MOST_IN_BATCH:
             self._dropped += 1
         self._batch.append(event)
-        reactor = self._core.reactor
         if event.state == "FAILED":
             if not self._urgent:  # what went wrong must not wait for a process that may crash
                 self._urgent = True
-                reactor.post(self.tell)
+                self._sink.post(self.tell)
         elif not self._scheduled:
             self._scheduled = True
-            reactor.inbox.append(lambda: reactor.call_later(_PERIOD_S, self._on_time))
+            self._sink.later(_PERIOD_S, self._on_time)
 
     def _on_time(self) -> None:
         self._scheduled = False
@@ -171,8 +179,9 @@ class TaskEventLog:
         self._shift = time.time() - time.monotonic()
         self.tell()
 
-    def _on_tell(self, raylet: Connection, message: TellTasks) -> None:
-        for tell in self.tellers:
+    def on_tell(self, message: TellTasks) -> None:
+        """The raylet asks for what has not ended."""
+        for tell in self.reports:
             tell()
         rows = islice(
             (
@@ -182,19 +191,15 @@ class TaskEventLog:
             ),
             message.limit,
         )
-        raylet.send(TasksTold(message.request_id, list(rows), self._core.counts.unfinished()))
+        counts = self._submitted.unfinished_counts()
+        self._sink.to_raylet(TasksTold(message.request_id, list(rows), counts))
 
     def _unfinished(self, shift: float) -> Iterator[TaskEvent]:
         """What runs here, and what this process submitted; ``shift`` makes seconds of the day."""
         for spec, began in list(self.running.values()):
             yield self._ran_here(_event(spec, "RUNNING", began + shift), spec)
-        for task in self._core.submitter.unfinished():
-            yield _owned(task, task.state(), shift)
-        for call, sent in self._core.actor_calls.unfinished():
-            state = "SUBMITTED_TO_WORKER"
-            if not sent:
-                state = "PENDING_ARGS_AVAIL" if call.unresolved else "PENDING_NODE_ASSIGNMENT"
-            yield _owned(call, state, shift)
+        for task in self._submitted.unfinished_work():
+            yield _owned(task, task.shown_state(), shift)
 
 
 def _event(
@@ -207,7 +212,7 @@ def _event(
     )  # fmt: skip
 
 
-def _owned(task: PendingTask | ActorCall, state: str, shift: float) -> TaskEvent:
+def _owned(task: PendingWork, state: str, shift: float) -> TaskEvent:
     event = _event(task.spec, state)
     event.created, event.resources = task.submitted + shift, dict(task.options.shape.resources)
     return event

@@ -11,10 +11,10 @@ many come along (`Inlined`); the worker asks their owners for the others. The bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
-from nbray.common.ids import handle_id
+from nbray.common.config import Config
 from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
@@ -26,16 +26,34 @@ from nbray.core_worker.values.serialization import (
 )
 from nbray.core_worker.values.stored import NoCopyFound
 from nbray.object_ref import ObjectRef
-from nbray.wire.records import ContainedRef, Dependency, TaskSpec, Value
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-
+from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec, Value
 
 Packed = tuple[bytes, list[Dependency], list[ContainedRef]]
 
 
-def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+class Puts(Protocol):
+    """Whoever makes objects of values, and counts references."""
+
+    config: Config
+
+    def put(self, value: Any, packed: Serialized | None = None) -> ObjectRef:
+        """Make an object of ``value``."""
+
+    def note(self, object_ids: Iterable[bytes], change: int) -> None:
+        """Count that many references more of each."""
+
+
+class Opens(Protocol):
+    """Whoever has, or asks for, the values of arguments (`values.reading.Values`)."""
+
+    def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
+        """A ref that came from elsewhere."""
+
+    def argument(self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool) -> Any:
+        """The value of a ref argument; raises what it says."""
+
+
+def pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     """Pickled arguments, ref arguments, and refs inside arguments; each ref counted once more.
 
     Raises:
@@ -45,12 +63,12 @@ def pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pac
         return b"", [], []
     if SIMPLE.issuperset(map(type, args)) and SIMPLE.issuperset(map(type, kwargs.values())):
         data = flat((list(args), kwargs))
-        if len(data) <= core.config.max_inline_bytes:
+        if len(data) <= process.config.max_inline_bytes:
             return data, [], []
-    return _pack(core, args, kwargs)
+    return _pack(process, args, kwargs)
 
 
-def _pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
     """The same for arguments that may be refs, large, or of any class."""
     dependencies: list[Dependency] = []
     keep: list[ObjectRef] = []
@@ -62,7 +80,7 @@ def _pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pa
         (listed if isinstance(place, int) else named)[place] = None  # type: ignore[index]
 
     def put(place: int | str, value: Any, packed: Serialized | None = None) -> None:
-        ref = core.put(value, packed)
+        ref = process.put(value, packed)
         keep.append(ref)
         depend(place, ref)
 
@@ -73,10 +91,10 @@ def _pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pa
             if isinstance(value, ObjectRef):
                 check_current(value)
                 depend(place, value)
-            elif _surely_large(value) > core.config.max_inline_bytes:
+            elif _surely_large(value) > process.config.max_inline_bytes:
                 put(place, value)
         packed = serialize((listed, named))
-        if packed.size > core.config.max_inline_bytes:
+        if packed.size > process.config.max_inline_bytes:
             sized = [
                 (place, value, serialize(value))
                 for place, value in _places(listed, named)
@@ -86,8 +104,8 @@ def _pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pa
             left = sum(one.size for _, _, one in sized)
             for place, value, one in sized:
                 if (
-                    one.size <= core.config.max_inline_bytes
-                    and left <= core.config.max_inline_arguments_bytes
+                    one.size <= process.config.max_inline_bytes
+                    and left <= process.config.max_inline_arguments_bytes
                 ):
                     break
                 left -= one.size
@@ -96,8 +114,8 @@ def _pack(core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pa
     except TypeError as error:
         given = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
         raise unpicklable(given, "the arguments", "arguments", error) from error
-    core.references.note((dependency.object_id for dependency in dependencies), 1)
-    core.references.note((ref.object_id for ref in packed.contained), 1)
+    process.note((dependency.object_id for dependency in dependencies), 1)
+    process.note((ref.object_id for ref in packed.contained), 1)
     return packed.to_bytes(), dependencies, packed.contained
 
 
@@ -131,15 +149,6 @@ class Inlined:
             dependency.value = value
 
 
-def counted(spec: TaskSpec) -> list[bytes]:
-    """What a task holds while it runs, once for each time that it stands here."""
-    object_ids = [dependency.object_id for dependency in spec.dependencies]
-    object_ids += [ref.object_id for ref in spec.contained]
-    if spec.actor_id:
-        object_ids.append(handle_id(spec.actor_id))
-    return object_ids
-
-
 class ArgumentsLost(Exception):
     """Arguments of a task have no copy any more: the nodes that were tried, by object id."""
 
@@ -149,7 +158,7 @@ class ArgumentsLost(Exception):
 
 
 def unpack(
-    core: CoreWorker, spec: TaskSpec, may_wait: bool = True
+    values: Opens, spec: TaskSpec, may_wait: bool = True
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a task that runs here; raises what an argument's task raised.
 
@@ -161,16 +170,13 @@ def unpack(
     lost: dict[bytes, list[bytes]] = {}
 
     # The submitter holds arguments until the reply, which names those that are kept.
-    args, kwargs = deserialize(spec.args, core.borrowed_ref)
+    args, kwargs = deserialize(spec.args, values.borrowed_ref)
     for dependency in spec.dependencies:
-        core.table.borrow(dependency.object_id, dependency.owner)
-        sent = dependency.value
-        if sent is None:
-            sent = core.values.ask_owner(dependency.object_id, dependency.owner)
+        object_id = dependency.object_id
         try:
-            value = core.values.open(dependency.object_id, dependency.owner, sent, None, may_wait)
+            value = values.argument(object_id, dependency.owner, dependency.value, may_wait)
         except NoCopyFound as error:
-            lost[dependency.object_id] = error.tried
+            lost[object_id] = error.tried
             continue
         (args if isinstance(dependency.place, int) else kwargs)[dependency.place] = value
     if lost:

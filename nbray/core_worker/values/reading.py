@@ -5,20 +5,21 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from nbray.core_worker.own.table import ObjectEntry
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.values.serialization import check_current, deserialize
 from nbray.core_worker.values.shared_errors import SharedError
+from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
-from nbray.object_ref import ObjectRef
+from nbray.object_ref import ObjectRef, RefHome
+from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, Value
 from nbray.wire.waiting import Waiter
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
-    from nbray.core_worker.own.streams import ObjectRefGenerator
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
@@ -31,13 +32,29 @@ def _is_shared(value: Value) -> bool:
     return value.is_error and bool(value.contained)
 
 
+class Peeks(Protocol):
+    """A generator of refs, as `wait` takes it."""
+
+    def peek(self) -> tuple[bytes, ObjectEntry]:
+        """The next object before it is taken."""
+
+
 class Values:
     """Values of this process's refs. Its public methods may be called from any thread."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
-        self.callbacks = HelperThreads(core.reactor, "nbray-callbacks")
-        self._openers = HelperThreads(core.reactor, "nbray-opener", most_at_once=8)
+    def __init__(
+        self, home: RefHome, table: OwnershipTable, counting: Counting, borrowing: Borrowing,
+        stored: StoredValues, reactor: Reactor, blocking: Blocking,
+    ) -> None:  # fmt: skip
+        self._home = home
+        self._table = table
+        self._counting = counting
+        self._borrowing = borrowing
+        self._stored = stored
+        self._reactor = reactor
+        self._blocking = blocking
+        self.callbacks = HelperThreads(reactor, "nbray-callbacks")
+        self._openers = HelperThreads(reactor, "nbray-opener", most_at_once=8)
 
     # --- waited for --------------------
 
@@ -66,7 +83,7 @@ class Values:
 
     def wait(
         self,
-        refs: Sequence[ObjectRef | ObjectRefGenerator],
+        refs: Sequence[ObjectRef | Peeks],
         num_returns: int,
         timeout: float | None,
     ) -> tuple[list[Any], list[Any]]:
@@ -90,12 +107,12 @@ class Values:
         rest += refs[begin:]
         return [refs[index] for index in first], rest
 
-    def _first_ready(self, refs: Sequence[ObjectRef | ObjectRefGenerator], count: int) -> list[int]:
+    def _first_ready(self, refs: Sequence[ObjectRef | Peeks], count: int) -> list[int]:
         """Where the first ``count`` that are ready stand; the rest is not looked at.
 
         A loop that waits for one of many refs at a time passes here for every ref of each round.
         """
-        entry_of = self._core.table.get
+        entry_of = self._table.get
         found: list[int] = []
         for index, ref in enumerate(refs):
             if isinstance(ref, ObjectRef):
@@ -110,20 +127,30 @@ class Values:
                     break
         return found
 
-    def ask_owner(self, object_id: bytes, owner: Address) -> Value:
-        """The value of an argument that did not come with its task."""
-        references = self._core.references
-        entry = references.refer(object_id, owner)
+    def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
+        """A ref that came from elsewhere, counted here; its owner is still to be told."""
+        self._counting.refer(object_id, owner)
+        return ObjectRef(object_id, owner, self._home)
+
+    def argument(self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool) -> Any:
+        """The value of a ref argument, whose owner is asked if it was not ``sent``."""
+        self._table.borrow(object_id, owner)
+        if sent is None:
+            sent = self._ask_owner(object_id, owner)
+        return self.open(object_id, owner, sent, None, may_wait)
+
+    def _ask_owner(self, object_id: bytes, owner: Address) -> Value:
+        entry = self._counting.refer(object_id, owner)
         try:
             self.wait_for([(object_id, entry)], 1, None)
             assert entry.value is not None
             return entry.value
         finally:
-            references.note([object_id], -1)
+            self._table.note([object_id], -1)
 
     def _entry(self, ref: ObjectRef) -> ObjectEntry:
-        entry = self._core.table.get(ref._id)
-        if entry is None or self._core.reactor.stopped:
+        entry = self._table.get(ref._id)
+        if entry is None or self._reactor.stopped:
             check_current(ref)
             raise ObjectLostError(f"{ref!r} is not known in this process any more.")
         return entry
@@ -132,7 +159,6 @@ class Values:
         self, entries: Sequence[tuple[bytes, ObjectEntry]], count: int, timeout: float | None
     ) -> bool:
         """Wait until ``count`` of the entries have values; False after ``timeout`` seconds."""
-        core = self._core
         missing = [pair for pair in entries if pair[1].value is None]
         needed = count - (len(entries) - len(missing))
         if needed <= 0:
@@ -142,35 +168,25 @@ class Values:
         def enlist() -> None:
             for object_id, entry in missing:
                 if entry.value is None:
-                    core.references.fetch(object_id, entry)
+                    self._borrowing.fetch(object_id, entry)
                 if entry.value is not None:
                     waiter.complete_one()
                 else:
                     entry.add_waiter(waiter)
 
-        core.reactor.inbox.append(enlist)
+        self._reactor.inbox.append(enlist)
         if timeout is not None and timeout <= 0:
-            core.reactor.try_turn()
+            self._reactor.try_turn()
             done = waiter.remaining <= 0
         else:
             patience = 0.0
-            if core.before_blocking is not None and all(
-                core.references.is_borrowed(entry) for _, entry in missing
+            if self._blocking.before is not None and all(
+                self._counting.is_borrowed(entry) for _, entry in missing
             ):
                 patience = _ANSWER_S  # what others own may be there already: they are asked first
-            done = self.block_on(waiter, timeout, patience)
+            done = self._blocking.wait(waiter, timeout, patience)
         waiter.remaining = 0  # nobody waits any more: entries that are not complete drop it
         return done
-
-    def block_on(self, waiter: Waiter, timeout: float | None, patience: float = 0.0) -> bool:
-        """Wait in the middle of a task, whose CPUs others may use after ``patience`` seconds."""
-        core = self._core
-        resume = core.before_blocking(patience) if core.before_blocking is not None else None
-        try:
-            return core.reactor.wait(waiter, timeout)
-        finally:
-            if resume is not None:
-                resume()
 
     def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
         """A future whose callbacks may use the cluster."""
@@ -197,10 +213,10 @@ class Values:
                 future.set_exception(error)
 
         def enlist() -> None:
-            self._core.references.fetch(ref._id, entry)
+            self._borrowing.fetch(ref._id, entry)
             entry.when_complete(settle)
 
-        self._core.reactor.post(enlist)
+        self._reactor.post(enlist)
         return future
 
     # --- opened --------------------
@@ -221,7 +237,7 @@ class Values:
         while isinstance(data, Value):
             value = data
             if value.stored is not None:
-                data = self._core.stored.map(object_id, owner, value.stored, deadline, ask_owner)
+                data = self._stored.map(object_id, owner, value.stored, deadline, ask_owner)
             else:
                 data = value.inline
         assert data is not None
@@ -235,13 +251,12 @@ class Values:
 
     def _rebuilder(self, outer: bytes) -> Callable[[bytes, Address], ObjectRef]:
         """Makes the refs that are found in ``outer``, which is held until their owner knows us."""
-        core = self._core
-        refer = core.references.refer
+        refer, home = self._counting.refer, self._home
 
         def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
             entry = refer(object_id, owner)
             if entry.owner is not None and not entry.registered:
-                core.reactor.post(lambda: core.references.found_in(outer, object_id))
-            return ObjectRef(object_id, owner, core)
+                self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
+            return ObjectRef(object_id, owner, home)
 
         return rebuild

@@ -14,15 +14,12 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nbray import cloudpickle
 from nbray.core_worker.values.copying import copy_into
 from nbray.exceptions import OufOfBandObjectRefSerializationException
 from nbray.wire.records import Address, ContainedRef
-
-if TYPE_CHECKING:
-    from nbray.object_ref import ObjectRef
 
 _PLAIN = struct.Struct("<I")
 SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
@@ -33,15 +30,37 @@ _ALIGN = 64
 _FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
 
+class Ref(Protocol):
+    """An ObjectRef, which knows this module."""
+
+    _core: Any
+    _id: bytes
+    _owner: Address
+
+    def hex(self) -> str:
+        """The id as hexadecimal text."""
+
+
+Rebuild = Callable[[bytes, Address], Any]
+
+
+class Adopts(Protocol):
+    """The runtime, as a ref sees it that was unpickled by the program itself."""
+
+    def adopted_ref(self, object_id: bytes, owner: Address) -> Any:
+        """A ref that stood in no value that nbray knows."""
+
+
 class _Context(threading.local):
     """What this thread meets while it pickles or unpickles."""
 
     contained: list[ContainedRef] | None = None
-    captured: list[ObjectRef] | None = None
-    rebuild: Callable[[bytes, Address], ObjectRef] | None = None
+    captured: list[Any] | None = None
+    rebuild: Rebuild | None = None
 
 
 context = _Context()
+_home: Adopts | None = None
 
 
 class Serialized:
@@ -107,7 +126,7 @@ def _aligned(position: int) -> int:
     return (position + _ALIGN - 1) // _ALIGN * _ALIGN
 
 
-def check_current(ref: ObjectRef) -> None:
+def check_current(ref: Ref) -> None:
     """Refuse a ref that this process has kept from before a `shutdown`.
 
     Raises:
@@ -121,7 +140,7 @@ def check_current(ref: ObjectRef) -> None:
         )
 
 
-def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
+def reduce_ref(ref: Ref) -> tuple[Any, ...]:
     """How an ObjectRef pickles: noted as contained in the value that is being pickled.
 
     One that a function captures is noted as such. Any other pickle is the program's own: nobody
@@ -144,21 +163,24 @@ def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
     return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
 
 
-def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
+def set_home(home: Adopts | None) -> None:
+    """``home`` is this process's runtime from now on."""
+    global _home
+    _home = home
+
+
+def _rebuild_ref(object_id: bytes, owner: Address) -> Any:
     if context.rebuild is not None:
         return context.rebuild(object_id, owner)
-    from nbray.core_worker.current import find_core  # which imports this module
-
-    core = find_core()
-    if core is None:
+    if _home is None:
         raise RuntimeError(
             "An ObjectRef can only be unpickled where nbray is initialized: call nbray.init()."
         )
-    return core.adopted_ref(object_id, owner)
+    return _home.adopted_ref(object_id, owner)
 
 
 @contextmanager
-def rebuilding(rebuild: Callable[[bytes, Address], ObjectRef]) -> Iterator[None]:
+def rebuilding(rebuild: Rebuild) -> Iterator[None]:
     """Inside, ``rebuild`` makes the ObjectRefs of whatever is unpickled."""
     outer, context.rebuild = context.rebuild, rebuild
     try:
@@ -169,7 +191,7 @@ def rebuilding(rebuild: Callable[[bytes, Address], ObjectRef]) -> Iterator[None]
 
 def dump(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
-) -> tuple[bytes, tuple[ObjectRef, ...]]:
+) -> tuple[bytes, tuple[Any, ...]]:
     """Pickle a function, a class, or a value that is not sent.
 
     Args:
@@ -182,7 +204,7 @@ def dump(
     Raises:
         Exception: something in it cannot be pickled; a value's own code may raise anything.
     """
-    captured: list[ObjectRef] = []
+    captured: list[Any] = []
     outer = context.contained, context.captured
     context.contained, context.captured = None, captured
     try:
@@ -222,9 +244,7 @@ def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool
     return False
 
 
-def deserialize(
-    data: bytes | memoryview, rebuild: Callable[[bytes, Address], ObjectRef] | None
-) -> Any:
+def deserialize(data: bytes | memoryview, rebuild: Rebuild | None) -> Any:
     """The value of a flat form; arrays refer to ``data`` without a copy, and cannot be written to.
 
     Those of a small value, which is ``bytes``, are the reader's own and can.

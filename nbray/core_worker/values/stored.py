@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
+from nbray.common.config import Config
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.failures import value_error
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.ports import Inbox
+from nbray.core_worker.values.blocking import Blocking, Waits
 from nbray.core_worker.values.serialization import Serialized
 from nbray.core_worker.values.value_kind import kind_of
 from nbray.exceptions import (
@@ -22,13 +26,9 @@ from nbray.object_store.private_pages import PrivatePages
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.causes import CauseKind
-from nbray.wire.connection import Connection
 from nbray.wire.reactor import STOPPED
 from nbray.wire.records import Address, Stored, Value
 from nbray.wire.waiting import Waiter
-
-if TYPE_CHECKING:
-    from nbray.core_worker.core import CoreWorker
 
 _CREATE_TIMEOUT_S = 600.0
 
@@ -60,29 +60,53 @@ class NoCopyFound(Exception):
         self.tried = tried
 
 
-class StoredValues:
-    """This process's side of the object store. Its methods may be called from any thread."""
+class Turns(Inbox, Waits, Protocol):
+    """Work for the holder of the baton, and waits for it (`nbray.wire.reactor.Reactor`)."""
 
-    def __init__(self, core: CoreWorker) -> None:
-        self._core = core
+    def nudge(self) -> None:
+        """There is something to send before long."""
+
+
+class StoreOfNode(Protocol):
+    """The raylet, which has the store of this node."""
+
+    def to_raylet(self, message: m.Message) -> bool:
+        """Send it, under the baton; False when the raylet has ended."""
+
+    def request(self, key: object, message: m.Message, timeout: float = 30.0) -> Any:
+        """Send ``message`` and wait for the reply for ``key``; from any thread."""
+
+
+Find = Callable[[bytes, Address, list[bytes], Callable[[Value | None], None]], None]
+
+
+class StoredValues:
+    """This process's side of the object store. Its methods may be called from any thread.
+
+    Attributes:
+        unpins: the values that nothing here shows any more, of which the raylet is to be told.
+    """
+
+    def __init__(
+        self, config: Config, me: Identity, turns: Turns, raylet: StoreOfNode, blocking: Blocking,
+        find: Find,
+    ) -> None:  # fmt: skip
+        """``find`` asks the owner of a value where it is, under the baton (`own.locations`)."""
+        self._config = config
+        self._me = me
+        self._turns = turns
+        self._raylet = raylet
+        self._blocking = blocking
+        self._find = find
         self._arena: Arena | None = None
         self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
-        self._unpins: deque[bytes] = deque()
+        self.unpins: deque[bytes] = deque()
         self._told: deque[m.Message] = deque()
-        self._room = Room(core.config, self._send_soon, core.reactor.call_later)
-        peers = core.peers
-        peers.handlers[om.ObjectCreated] = lambda _peer, reply: peers.answer(
-            ("create", reply.object_id), reply
-        )
-        peers.handlers[om.ObjectPinned] = self._on_pinned
-        peers.handlers[om.RoomLent] = lambda _peer, message: self._room.lent(message)
-        peers.handlers[om.ReclaimRoom] = lambda _peer, _message: self._room.reclaim()
-        peers.on_closed.append(self._on_closed)
-        core.references.before_free = self.tell
+        self.room = Room(config, self._send_soon, turns.call_later)
 
     def attach(self, path: str, size: int) -> None:
         """Map the arena of this node."""
-        self._arena = Arena.attach(path, size, self._core.worker_id)
+        self._arena = Arena.attach(path, size, self._me.worker_id)
 
     def detach(self) -> None:
         """Let go of the arena; arrays over it live on, and keep it mapped."""
@@ -108,21 +132,20 @@ class StoredValues:
             ObjectStoreFullError: an earlier value of the object is still in use.
             OutOfDiskError: there was no room in time, nor on the disk.
         """
-        core = self._core
-        if inline and packed.size <= core.config.max_inline_bytes:
+        if inline and packed.size <= self._config.max_inline_bytes:
             return Value(packed.to_bytes(), None, False, packed.contained)
         size = packed.size
         label = where_made()
         complete: m.Message
         try:
             # Only the owner announces by itself: its free goes the same way, see `tell`.
-            own = owner.worker_id == core.worker_id
-            offset = self._room.cut(object_id, size) if own else None
+            own = owner.worker_id == self._me.worker_id
+            offset = self.room.cut(object_id, size) if own else None
             if offset is not None:
                 target = self._mapped().view(offset, size)
                 complete = om.ObjectWritten(object_id, offset, size, label)
             else:
-                created: om.ObjectCreated = core.peers.request(
+                created: om.ObjectCreated = self._raylet.request(
                     ("create", object_id), om.CreateObject(object_id, size, owner, label),
                     _CREATE_TIMEOUT_S,
                 )  # fmt: skip
@@ -135,7 +158,7 @@ class StoredValues:
                 complete = om.SealObject(object_id)
             packed.write_into(target)
             self._send_soon(complete)
-            stored = Stored(size, [core.address.node_id], kind_of(packed.value))
+            stored = Stored(size, [self._me.address.node_id], kind_of(packed.value))
             return Value(None, stored, False, packed.contained)
         except BaseException:
             self.discard(object_id)
@@ -149,18 +172,17 @@ class StoredValues:
 
         def act() -> None:
             self.tell()
-            self._room.give_up(object_id)
+            self.room.give_up(object_id)
             self.tell()
-            self._core.peers.raylet.send(om.DiscardObject(object_id))
+            self._raylet.to_raylet(om.DiscardObject(object_id))
 
-        self._core.reactor.post(act)
+        self._turns.post(act)
 
     def _send_soon(self, message: m.Message) -> None:
         """To the raylet, before anything that this process sends later; from any thread."""
         self._told.append(message)
-        reactor = self._core.reactor
-        reactor.inbox.append(self.tell)
-        reactor.nudge()
+        self._turns.inbox.append(self.tell)
+        self._turns.nudge()
 
     def tell(self) -> None:
         """Send what other threads have left for the raylet. Under the baton.
@@ -168,12 +190,12 @@ class StoredValues:
         Each free comes by here first: an object's last ref may die in the turn in which its
         announcement still waits, and the raylet would keep what is announced after its end.
         """
-        told, raylet = self._told, self._core.peers.raylet
+        told = self._told
         while told:
             message = told.popleft()
             if type(message) is om.ObjectWritten:
-                self._room.announced(message.object_id)
-            raylet.send(message)
+                self.room.announced(message.object_id)
+            self._raylet.to_raylet(message)
 
     # --- read --------------------
 
@@ -202,7 +224,7 @@ class StoredValues:
             if cause.kind is CauseKind.LOST:
                 if not ask_owner:
                     raise NoCopyFound(list(tried))
-                newer = self._core.locations.newer(object_id, owner, tried, deadline)
+                newer = self.newer(object_id, owner, tried, deadline)
             if newer is None and deadline is not None and time.monotonic() >= deadline:
                 raise GetTimeoutError(
                     f"Get timed out while object {object_id.hex()} was looked for or made again: "
@@ -216,7 +238,7 @@ class StoredValues:
 
     def _view(self, pin: _Pin) -> memoryview:
         reply = pin.reply
-        nudge = self._core.reactor.nudge
+        nudge = self._turns.nudge
 
         def gone() -> None:
             pin.release()
@@ -233,25 +255,22 @@ class StoredValues:
         self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
     ) -> _Pin:
         """Ask the raylet for the object: its answer, also when that is an error."""
-        reactor, raylet = self._core.reactor, self._core.peers.raylet
         waiter = Waiter()
         answers: list[_Pin | None] = []
 
         def on_pinned(reply: om.ObjectPinned | None) -> None:
             # When nobody waits any more, the pin ends with this list.
-            answers.append(None if reply is None else _Pin(reply, self._unpins))
+            answers.append(None if reply is None else _Pin(reply, self.unpins))
             waiter.complete_one()
 
         def ask() -> None:
-            if raylet.closed:
-                on_pinned(None)
-                return
             self._pinned.setdefault(object_id, []).append(on_pinned)
-            raylet.send(om.GetObject(object_id, stored, owner))
+            if not self._raylet.to_raylet(om.GetObject(object_id, stored, owner)):
+                self.raylet_gone()
 
-        reactor.post(ask)
+        self._turns.post(ask)
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
-        if not reactor.wait(waiter, left):
+        if not self._turns.wait(waiter, left):
             raise GetTimeoutError(f"Get timed out while object {object_id.hex()} was fetched.")
         pin = answers[0]
         if pin is None:
@@ -261,24 +280,43 @@ class StoredValues:
             )
         return pin
 
+    def newer(
+        self, object_id: bytes, owner: Address, tried: set[bytes], deadline: float | None
+    ) -> Value | None:
+        """The value as its owner knows it, which no node of ``tried`` has any more.
+
+        None when the owner does not know the object, and at the ``deadline``.
+        """
+        waiter = Waiter()
+        answer: list[Value | None] = []
+
+        def on_value(value: Value | None) -> None:
+            answer.append(value)
+            waiter.complete_one()
+
+        nodes = list(tried)
+        self._turns.inbox.append(lambda: self._find(object_id, owner, nodes, on_value))
+        left = None if deadline is None else max(0.001, deadline - time.monotonic())
+        return answer[0] if self._blocking.wait(waiter, left) else None
+
     # --- under the baton --------------------
 
-    def _on_pinned(self, _peer: Connection, reply: om.ObjectPinned) -> None:
+    def on_pinned(self, reply: om.ObjectPinned) -> None:
+        """The raylet answers a reader."""
         waiting = self._pinned.get(reply.object_id)
         if waiting:
             waiting.pop(0)(reply)
             if not waiting:
                 del self._pinned[reply.object_id]
 
-    def _on_closed(self, connection: Connection) -> None:
-        if connection is self._core.peers.raylet:
-            pinned, self._pinned = self._pinned, {}
-            for waiting in pinned.values():
-                for on_pinned in waiting:
-                    on_pinned(None)
+    def raylet_gone(self) -> None:
+        """The raylet has ended: nobody gets an answer."""
+        pinned, self._pinned = self._pinned, {}
+        for waiting in pinned.values():
+            for on_pinned in waiting:
+                on_pinned(None)
 
     def send_unpins(self) -> None:
         """Tell the raylet which mapped values have gone since the last turn."""
-        if self._unpins:
-            unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
-            self._core.peers.raylet.send(om.UnpinObjects(unpins))
+        unpins = [self.unpins.popleft() for _ in range(len(self.unpins))]
+        self._raylet.to_raylet(om.UnpinObjects(unpins))

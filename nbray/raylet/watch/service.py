@@ -87,8 +87,8 @@ class WatchService:
         self._inquiries.process_gone(process)
         self._metrics.process_gone(process)
 
-    def worker_ended(self, worker: WatchedWorker, cause: Cause, expected: bool) -> None:
-        """A worker ended; an end that nobody meant is reported to the GCS."""
+    def worker_ended(self, worker: WatchedWorker, cause: Cause, wished: bool) -> None:
+        """A worker ended; an end that nobody wished is reported to the GCS."""
         self.rows.worker_ended(worker)
-        if not expected:
+        if not wished:
             self._background.start(self.rows.worker_failed(worker, cause))

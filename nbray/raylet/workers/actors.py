@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -21,11 +22,13 @@ from msgspec.structs import replace
 from nbray.raylet.delivery import deliver
 from nbray.raylet.exits import GROUP_REMOVED, PLACED_ANEW, Exit, of_constructor
 from nbray.raylet.process import Handlers, Process
-from nbray.raylet.workers.leases import LeaseManager, Wish
 from nbray.raylet.workers.memory import Candidate
-from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
+from nbray.raylet.workers.pending import PendingRequest
+from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
-from nbray.runtime_env.setup import EnvError
+from nbray.raylet.workers.worker import Worker
+from nbray.raylet.workers.worker_life import Event
+from nbray.runtime_env.setup import PLAIN, EnvError, EnvManager
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
@@ -68,13 +71,26 @@ class _Attempt:
     end: Exit | None = None
 
 
+class Resources(Protocol):
+    """The resources of this node, in the queue of all requests."""
+
+    def submit(self, request: PendingRequest, placed: bool = False) -> None: ...
+
+    def withdraw(self, request: PendingRequest) -> bool: ...
+
+    def give_back(self, taken: Allocation) -> None: ...
+
+
 class ActorManager:
     """Gives actors their workers, and carries messages about actors to the GCS."""
 
-    def __init__(self, gcs: GrpcClient, leases: LeaseManager, pool: WorkerPool) -> None:
+    def __init__(
+        self, gcs: GrpcClient, resources: Resources, pool: WorkerPool, envs: EnvManager
+    ) -> None:
         self._gcs = gcs
-        self._leases = leases
+        self._resources = resources
         self._pool = pool
+        self._envs = envs
         self._taken: dict[bytes, Allocation] = {}
         self._candidates: dict[bytes, Candidate] = {}
         self._starting: dict[bytes, asyncio.Future[m.ActorCreated]] = {}
@@ -137,7 +153,7 @@ class ActorManager:
         options = spec.options
         attempt.waits_for = "its runtime environment to be set up"
         try:
-            env = await self._pool.envs.prepare(options.runtime_env)
+            env = await self._envs.prepare(options.runtime_env)
         except EnvError as error:
             return g.ActorStarted(None, Cause(CauseKind.RUNTIME_ENV, str(error)))
         attempt.waits_for = "resources"
@@ -156,13 +172,14 @@ class ActorManager:
                 created.set_exception(_NotCreated(_GROUP_GONE))
             if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
-                    self._pool.give_back(worker)
-                self._leases.give_back(taken)
+                    self._pool.give_back(worker.worker_id)
+                self._resources.give_back(taken)
                 return
             given.append(worker)
             attempt.worker = worker
             attempt.waits_for = f"its constructor, which runs in worker pid {worker.pid}"
             worker.actor_id = spec.actor_id
+            worker.move(Event.BECAME_ACTOR, spec.class_name)
             self._taken[worker.worker_id] = taken
             self._candidates[worker.worker_id] = Candidate(
                 worker.worker_id, spec.owner.worker_id, spec.options.max_restarts != 0,
@@ -173,13 +190,13 @@ class ActorManager:
             worker.connection.send(m.BecomeActor(spec, request.job, taken.device_ids()))
 
         def refuse(cause: Cause) -> None:
-            self._leases.give_back(taken)
+            self._resources.give_back(taken)
             if not created.done():
                 created.set_exception(_NotCreated(cause))
 
         attempt.waits_for = "a worker"
         withdraw = self._pool.want(
-            spec.job_id, use, fresh=True, env=env, refuse=refuse, resources=options.resources
+            spec.job_id, use, refuse, fresh=True, env=env, resources=options.resources
         )
         try:
             result = await created
@@ -189,12 +206,12 @@ class ActorManager:
             return g.ActorStarted(None, error.cause)
         except asyncio.CancelledError:
             for worker in given:
-                self._pool.kill(worker, attempt.end or PLACED_ANEW)
+                self._pool.end(worker.worker_id, attempt.end or PLACED_ANEW)
             if withdraw():
-                self._leases.give_back(taken)
+                self._resources.give_back(taken)
             raise
         if result.again:
-            self._pool.kill(given[0], PLACED_ANEW)
+            self._pool.end(given[0].worker_id, PLACED_ANEW)
             attempt.worker = None  # the end of its process is no news
             if self._attempts.get(attempt.actor_id) is attempt:
                 del self._attempts[attempt.actor_id]
@@ -218,7 +235,7 @@ class ActorManager:
             if graceful:
                 self._pool.ask_to_leave(attempt.worker, why, actor_ended=True)
             else:
-                self._pool.kill(attempt.worker, why)
+                self._pool.end(attempt.worker.worker_id, why)
 
     def _keep_ended(self, attempt: _Attempt) -> None:
         """Keep how an attempt ended for a GCS that has not heard of it."""
@@ -233,25 +250,25 @@ class ActorManager:
         granted: asyncio.Future[Allocation] = asyncio.get_running_loop().create_future()
 
         since = time.monotonic() - request.waited_s
-        wish = Wish(demand, granted.set_result, since=since)
-        self._leases.submit(wish, placed=True)
+        pending = PendingRequest(self, demand, granted.set_result, since=since)
+        self._resources.submit(pending, placed=True)
         try:
             async with asyncio.timeout(request.wait_s):
                 return await asyncio.shield(granted)
         except TimeoutError:
-            if self._leases.withdraw(wish):
+            if self._resources.withdraw(pending):
                 return None
             return granted.result()
         except asyncio.CancelledError:
-            if not self._leases.withdraw(wish):
-                self._leases.give_back(granted.result())
+            if not self._resources.withdraw(pending):
+                self._resources.give_back(granted.result())
             raise
 
     def end_in(self, bundles: list[ResourceSet]) -> None:
         """End the actors in bundles that were released."""
         for worker_id, taken in list(self._taken.items()):
-            if taken.source in bundles and worker_id in self._pool.workers:
-                self._pool.kill(self._pool.workers[worker_id], GROUP_REMOVED)
+            if taken.source in bundles:
+                self._pool.end(worker_id, GROUP_REMOVED)
 
     def created(self, process: Process, message: m.ActorCreated) -> None:
         """A worker says how the constructor of its actor ended."""
@@ -271,7 +288,7 @@ class ActorManager:
         attempt = self._attempts.get(worker.actor_id)
         if attempt is not None:
             attempt.waits_for = "a lost argument of its constructor, which is made again"
-        self._leases.give_back(taken)
+        self._resources.give_back(taken)
 
     def waiting(self) -> dict[bytes, str]:
         """What the actors wait for that are being started, or the first of them."""
@@ -297,7 +314,7 @@ class ActorManager:
         self._candidates.pop(worker.worker_id, None)
         taken = self._taken.pop(worker.worker_id, None)
         if taken is not None:
-            self._leases.give_back(taken)
+            self._resources.give_back(taken)
         starting = self._starting.pop(worker.worker_id, None)
         if starting is not None and not starting.done():
             starting.set_exception(_NotCreated(replace(cause, again=True)))

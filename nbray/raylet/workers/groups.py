@@ -12,23 +12,38 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from nbray.common.background import Background
 from nbray.raylet.process import Handlers, Process
-from nbray.raylet.workers.actors import ActorManager
-from nbray.raylet.workers.leases import LeaseManager
+from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.resource_set import ResourceSet
-from nbray.raylet.workers.scheduler import Scheduler
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.records import GroupSpec, NodeInfo
+from nbray.wire.records import GroupSpec
 
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 3600.0
 _AGAIN_S = 0.2
 _KEPT_S = 2.0
+
+
+class Tenants(Protocol):
+    """What runs in bundles."""
+
+    def end_in(self, bundles: list[ResourceSet]) -> None: ...
+
+
+class Leases(Tenants, Protocol):
+    """What waits for bundles, too."""
+
+    def bundles_changed(self, lacking: bool) -> None: ...
+
+    def on_nodes_changed(self) -> None: ...
+
+    def refuse_group(self, group_id: bytes) -> None: ...
 
 
 class GroupManager:
@@ -40,15 +55,13 @@ class GroupManager:
     def __init__(
         self,
         gcs: GrpcClient,
-        row: NodeInfo,
-        scheduler: Scheduler,
-        leases: LeaseManager,
-        actors: ActorManager,
+        resources: NodeResources,
+        leases: Leases,
+        actors: Tenants,
         refresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._gcs = gcs
-        self._row = row
-        self._scheduler = scheduler
+        self._resources = resources
         self._leases = leases
         self._actors = actors
         self._refresh = refresh
@@ -74,31 +87,28 @@ class GroupManager:
 
     async def change_bundles(self, request: g.ChangeBundles) -> g.BundlesChanged:
         """Release, commit and reserve bundles; those that run in released ones are ended."""
-        released = [self._scheduler.release(key.group_id, key.index) for key in request.release]
+        released = [self._resources.release(key.group_id, key.index) for key in request.release]
         self._end_in([found for found in released if found is not None])
         for key in request.commit:
-            self._scheduler.commit(key.group_id, key.index)
-        wanted: dict[bytes, list[g.BundleWish]] = {}
+            self._resources.commit(key.group_id, key.index)
+        wanted: dict[bytes, list[g.BundleRequest]] = {}
         for wish in request.reserve:
             wanted.setdefault(wish.key.group_id, []).append(wish)
         refused = []
         for group_id, wishes in wanted.items():
             bundles = {wish.key.index: wish.resources for wish in wishes}
             if group_id in request.patient:  # also if another node refuses it this time
-                self._scheduler.keep_room(group_id, bundles, time.monotonic() + _KEPT_S)
-            if not self._scheduler.reserve(group_id, bundles):
+                self._resources.keep_room(group_id, bundles, time.monotonic() + _KEPT_S)
+            if not self._resources.reserve(group_id, bundles):
                 refused.append(group_id)
                 continue
             for wish in wishes:
                 if wish.commit:
-                    self._scheduler.commit(group_id, wish.key.index)
-        self._leases.changed.set()
-        self._leases.schedule()
-        if refused:
-            self._leases.reclaim()
+                    self._resources.commit(group_id, wish.key.index)
+        self._leases.bundles_changed(lacking=bool(refused))
         if request.release:
             self._leases.on_nodes_changed()  # what waits in them goes elsewhere, or fails
-        return g.BundlesChanged(refused, self._row.available, self._row.bundles)
+        return g.BundlesChanged(refused, self._resources.row.available, self._resources.row.bundles)
 
     def _end_in(self, sets: list[ResourceSet]) -> None:
         if sets:

@@ -1,95 +1,105 @@
-"""Leases: who asked for a worker, who has one, and what is lent while a task blocks."""
+"""Leases of this node: messages of submitters in, decisions of the scheduler carried out."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol, cast
 
-from nbray.common.accelerators import as_key
-from nbray.common.resources import fits, total_of
+from nbray.common.accelerators import DeviceIds, as_key
+from nbray.common.background import Background
 from nbray.raylet.exits import GROUP_REMOVED, OWNER_GONE, Exit
-from nbray.raylet.nodes import NodeTable
 from nbray.raylet.process import Handlers, Process
+from nbray.raylet.workers.lease import Event, Lease
 from nbray.raylet.workers.memory import Candidate
-from nbray.raylet.workers.pool import PLAIN, Worker, WorkerPool
+from nbray.raylet.workers.pending import (
+    Decision,
+    Granted,
+    Infeasible,
+    Moved,
+    PendingRequest,
+    Reclaim,
+    UnknownNode,
+)
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
-from nbray.raylet.workers.scheduler import LeaseRequest, Scheduler
-from nbray.runtime_env.setup import EnvError, Prepared
+from nbray.raylet.workers.scheduler import GROUP_GONE, Nodes, Scheduler
+from nbray.raylet.workers.worker import Worker
+from nbray.runtime_env.setup import PLAIN, EnvError, EnvManager, Prepared
 from nbray.scheduling.explain import infeasible_text
-from nbray.scheduling.policy import Choice, Demand, Verdict
+from nbray.scheduling.policy import Choice, Demand
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import WaitingShape
-from nbray.wire.strategies import InGroup, OnNode, Shape
+from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
-_OVERDUE_S = 1.0
-_LONG_TASK_S = 2.0
-_GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed")
 
+class Workers(Protocol):
+    """The worker pool, as leases need it."""
 
-@dataclass(eq=False)
-class Lease:
-    """A worker that a submitter may use, and what is taken for it."""
+    def want(
+        self,
+        job_id: bytes,
+        use: Callable[[Worker | None], None],
+        refuse: Callable[[Cause], None],
+        *,
+        env: Prepared,
+        resources: Mapping[str, int],
+        devices: DeviceIds,
+    ) -> Callable[[], bool]: ...
 
-    lease_id: int
-    worker: Worker
-    holder: Process
-    taken: Allocation
-    resources: dict[str, int]
-    retriable: bool
-    since: float = field(default_factory=time.monotonic)
-    asked: float | None = None
+    def give_back(self, worker_id: bytes, worn: bool = False) -> None: ...
 
+    def end(self, worker_id: bytes, why: Exit | None) -> None: ...
 
-@dataclass(eq=False)
-class Wish:
-    """Resources that somebody waits for: a lease request, or an actor that is to start.
-
-    ``on_moved`` hears that another node serves it, or why none does; without it, it stays here.
-    ``warn`` shows its driver why it waits.
-    """
-
-    demand: Demand
-    on_granted: Callable[[Allocation], None]
-    on_moved: Callable[[Choice], None] | None = None
-    warn: Callable[[str], None] | None = None
-    near: bytes = b""
-    process: Process | None = None
-    looked_up: bool = False
-    backlog: int = 1
-    since: float = field(default_factory=time.monotonic)
+    def lives(self, worker_id: bytes) -> bool: ...
 
 
 class LeaseManager:
     """Grants, spills, lends and takes back. Resources are given back exactly once.
 
-    ``on_unknown_node`` looks for new nodes, and then calls what it is given. ``changed`` is set
-    when the node's resources, or those of others by what was moved there, have changed.
+    Args:
+        row: this node's row in the node table.
+        scheduler: decides.
+        workers: gives and takes workers.
+        envs: sets runtime environments up.
+        nodes: the other nodes.
+        refresh: asks the GCS for all nodes anew.
+        look_for_group: is told of a placement group that no known node has.
+
+    Attributes:
+        changed: set when the node's resources, or those of others by what was moved there, have
+            changed.
     """
 
     def __init__(
-        self, row: NodeInfo, scheduler: Scheduler, pool: WorkerPool, nodes: NodeTable
+        self,
+        row: NodeInfo,
+        scheduler: Scheduler,
+        workers: Workers,
+        envs: EnvManager,
+        nodes: Nodes,
+        refresh: Callable[[], Awaitable[None]],
+        look_for_group: Callable[[bytes], None],
     ) -> None:
         self._row = row
         self._scheduler = scheduler
-        self._pool = pool
+        self._workers = workers
+        self._envs = envs
         self._nodes = nodes
-        self._leases: dict[int, Lease] = {}
+        self._refresh = refresh
+        self._look_for_group = look_for_group
+        self._requested: dict[tuple[Process, int], Lease] = {}
         self._lease_of: dict[bytes, Lease] = {}
-        self._wishes: dict[tuple[Process, int], Wish] = {}
-        self._mourners: dict[bytes, Process] = {}
-        self._preparing: dict[tuple[Process, int], asyncio.Task[None]] = {}
+        self._death_watchers: dict[bytes, Process] = {}
         self._next_lease = 1
+        self._background = Background()
         self.changed = asyncio.Event()
-        self.on_unknown_node: Callable[[Callable[[], None]], None] = lambda then: then()
-        self.on_unknown_group: Callable[[bytes], None] = lambda group_id: None
 
     def handlers(self) -> Handlers:
         """What submitters and workers ask and say of leases."""
@@ -103,280 +113,126 @@ class LeaseManager:
             m.AskAssigned: self.assigned,
         }
 
-    # --- requests --------------------
+    # --- from a request to a lease --------------------
 
     def request(self, process: Process, message: m.RequestLease) -> None:
         """A submitter wants a worker; it is answered when there is one, here or elsewhere."""
+        lease = self._requested[(process, message.request_id)] = Lease(process, message)
         if message.runtime_env:
-            task = asyncio.get_running_loop().create_task(self._request_in_env(process, message))
-            self._preparing[(process, message.request_id)] = task
+            preparing = asyncio.get_running_loop().create_task(self._prepare(lease))
+            lease.give_up = preparing.cancel  # the environment itself is set up all the same
         else:
-            self._request(process, message, PLAIN)
+            self._queue(lease, PLAIN)
 
-    async def _request_in_env(self, process: Process, message: m.RequestLease) -> None:
+    async def _prepare(self, lease: Lease) -> None:
         """Set the environment up before resources are taken."""
         try:
-            env = await self._pool.envs.prepare(message.runtime_env)
+            env = await self._envs.prepare(lease.request.runtime_env)
         except EnvError as error:
-            cause = Cause(CauseKind.RUNTIME_ENV, str(error))
-            process.send(m.LeaseRefused(message.request_id, cause))
+            self._refuse(lease, Cause(CauseKind.RUNTIME_ENV, str(error)))
             return
-        finally:
-            self._preparing.pop((process, message.request_id), None)
         try:
-            self._request(process, message, env)
+            self._queue(lease, env)
         except Exception as error:
             logger.exception("A lease was not requested")
-            cause = Cause(CauseKind.FAULT, f"Its raylet failed: {error!r}")
-            process.send(m.LeaseRefused(message.request_id, cause))
+            self._refuse(lease, Cause(CauseKind.FAULT, f"Its raylet failed: {error!r}"))
 
-    def _request(self, process: Process, message: m.RequestLease, env: Prepared) -> None:
-        key = (process, message.request_id)
-
-        def granted(taken: Allocation) -> None:
-            self._wishes.pop(key, None)
-
-            def use(worker: Worker | None) -> None:
-                self._grant(process, message, taken, worker)
-
-            def refuse(cause: Cause) -> None:
-                self.give_back(taken)
-                process.send(m.LeaseRefused(message.request_id, cause))
-
-            self._pool.want(
-                message.job.job_id, use, env=env, refuse=refuse, resources=message.resources,
-                devices=as_key(taken.device_ids()),
-            )  # fmt: skip
-
-        def moved(choice: Choice) -> None:
-            self._wishes.pop(key, None)
-            node = choice.node
-            if node is None:
-                assert choice.cause is not None
-                process.send(m.LeaseRefused(message.request_id, choice.cause))
-            else:
-                process.send(
-                    m.LeaseSpilled(message.request_id, node.node_id, node.host, node.frame_port)
-                )
-
-        demand = Demand(message.resources, message.strategy, message.selector)
-        wish = Wish(
-            demand, granted, moved, process.warn, message.near, process, backlog=message.backlog
+    def _queue(self, lease: Lease, env: Prepared) -> None:
+        request, process = lease.request, cast(Process, lease.holder)
+        lease.pending = pending = PendingRequest(
+            process, Demand(request.resources, request.strategy, request.selector),
+            partial(self._granted, lease, env), partial(self._moved, lease), process.warn,
+            request.near, request.backlog, time.monotonic(),
         )  # fmt: skip
-        self._wishes[key] = wish
-        self.submit(wish, placed=message.spilled)
+        lease.give_up = partial(self._scheduler.withdraw, pending)
+        lease.move(Event.QUEUED, time.time())
+        self.submit(pending, placed=request.spilled)
+
+    def _granted(self, lease: Lease, env: Prepared, taken: Allocation) -> None:
+        lease.move(Event.GRANTED, time.time())
+        lease.pending, lease.taken = None, taken
+        request = lease.request
+        lease.give_up = self._workers.want(
+            request.job.job_id, partial(self._use, lease), partial(self._refuse, lease),
+            env=env, resources=request.resources, devices=as_key(taken.device_ids()),
+        )  # fmt: skip
+
+    def _use(self, lease: Lease, worker: Worker | None) -> None:
+        """A worker is there; or none, since the job is over."""
+        taken = lease.taken
+        assert taken is not None
+        if worker is None or taken.source.retired:
+            if worker is not None:
+                self._workers.give_back(worker.worker_id)
+            if taken.source.retired:
+                self._refuse(lease, GROUP_GONE)
+            else:  # nobody waits for an answer
+                self._over(lease, Event.REFUSED, "its job is over")
+            return
+        assert worker.address is not None
+        lease.move(Event.LEASED, time.time(), f"worker pid {worker.pid}")
+        request_id = lease.request.request_id
+        del self._requested[(cast(Process, lease.holder), request_id)]
+        lease.lease_id, lease.worker_id = self._next_lease, worker.worker_id
+        lease.since = time.monotonic()
+        self._next_lease += 1
+        self._scheduler.leases[lease.lease_id] = self._lease_of[worker.worker_id] = lease
+        lease.holder.send(
+            m.LeaseGranted(request_id, lease.lease_id, worker.address, taken.device_ids())
+        )
+
+    def _moved(self, lease: Lease, choice: Choice) -> None:
+        """Another node serves it, or none may."""
+        node = choice.node
+        if node is None:
+            assert choice.cause is not None
+            self._refuse(lease, choice.cause)
+            return
+        request_id = lease.request.request_id
+        self._over(lease, Event.MOVED, f"node {node.node_id.hex()[:8]}")
+        lease.holder.send(m.LeaseSpilled(request_id, node.node_id, node.host, node.frame_port))
+
+    def _refuse(self, lease: Lease, cause: Cause) -> None:
+        """There is no lease."""
+        self._over(lease, Event.REFUSED, cause.text)
+        lease.holder.send(m.LeaseRefused(lease.request.request_id, cause))
+
+    def _over(self, lease: Lease, event: Event, detail: str = "") -> None:
+        """A lease ends before it is held."""
+        lease.move(event, time.time(), detail)
+        del self._requested[(cast(Process, lease.holder), lease.request.request_id)]
+        if lease.taken is not None:
+            self.give_back(lease.taken)
 
     def cancel(self, process: Process, message: m.CancelLeaseRequest) -> None:
         """A submitter does not want it any more; nothing happens when it crossed the grant."""
-        request_id = message.request_id
-        preparing = self._preparing.pop((process, request_id), None)
-        if preparing is not None:
-            preparing.cancel()  # the environment itself is set up all the same
-        wish = self._wishes.get((process, request_id))
-        if wish is not None and self.withdraw(wish):
-            del self._wishes[(process, request_id)]
+        lease = self._requested.get((process, message.request_id))
+        if lease is not None:
+            lease.give_up()
+            self._over(lease, Event.WITHDRAWN)
 
     def note_backlog(self, process: Process, message: m.Backlog) -> None:
-        """A submitter tells for how many tasks its requests stand: the first of them says it."""
+        """A submitter reports for how many tasks its requests stand: the first of them says it."""
         tasks = message.tasks
         for request_id in message.request_ids:
-            wish = self._wishes.get((process, request_id))
-            if wish is not None:
-                wish.backlog, tasks = tasks, 0
+            lease = self._requested.get((process, request_id))
+            if lease is not None and lease.pending is not None:
+                lease.pending.backlog, tasks = tasks, 0
 
-    def submit(self, wish: Wish, placed: bool = False) -> None:
-        """Grant a wish now or later, or move it; ``placed``: another raylet or the GCS chose us."""
-        request = LeaseRequest(wish, wish.demand, wish.on_moved is not None, wish.near)
-        strays = isinstance(wish.demand.strategy, InGroup) and not self._scheduler.serves(
-            wish.demand
-        )
-        if request.movable and (strays or not placed):
-            choice = self._scheduler.place(request, self._nodes.others())
-            if self._is_news_of_a_node(wish, choice):
-                self.on_unknown_node(lambda: self.submit(wish))
-                return
-            if choice.node is not None or choice.verdict is Verdict.UNSCHEDULABLE:
-                self._move(wish, choice)
-                return
-            if choice.verdict is Verdict.INFEASIBLE:
-                self._warn(wish)
-        self._scheduler.submit(request)
-        if time.monotonic() - wish.since > _OVERDUE_S:  # an actor that waited elsewhere
-            self._find_overdue(time.monotonic())
-        self.schedule()
-        if self._scheduler.waiting:
-            self.reclaim()
+    # --- what the scheduler decides --------------------
 
-    def reclaim(self) -> None:
-        """Ask for idle leases back, since somebody waits for resources."""
-        for holder in {lease.holder for lease in self._leases.values()}:
-            holder.send(m.ReclaimLeases())
-
-    def share(self, after_s: float) -> None:
-        """Ask for the oldest leases back while others wait, so that nobody has a worker for ever.
-
-        Both must have been so for ``after_s`` seconds: the lease held, and the request waiting.
-        """
+    def submit(self, request: PendingRequest, placed: bool = False) -> None:
+        """Grant a request now or later, or move it; ``placed``: somebody chose this node."""
         now = time.monotonic()
-        requests = [cast(Wish, request.key) for request in self._scheduler.requests()]
-        waiting = [
-            wish
-            for wish in requests
-            if now - wish.since > after_s and self._scheduler.serves(wish.demand)
-        ]
-        if self._scheduler.forget_room(now):
-            self.schedule()
-        self._find_overdue(now)
-        lacking = self._scheduler.lacking()
-        wanted: dict[Process, list[int]] = {}
-        for lease in self._leases.values():  # in the order of their grants
-            if not (waiting or lacking) or now - lease.since < after_s:
-                break
-            asked = any(name in lacking for name in lease.taken.in_use())
-            for name, amount in lease.taken.in_use().items():
-                if name in lacking:
-                    lacking[name] -= amount
-                    if lacking[name] <= 0:
-                        del lacking[name]
-            for wish in waiting:
-                if wish.process is not lease.holder or wish.demand.resources != lease.resources:
-                    waiting.remove(wish)
-                    self._scheduler.advance(wish)
-                    asked = True
-                    break
-            if asked:
-                lease.asked = lease.asked or now
-                wanted.setdefault(lease.holder, []).append(lease.lease_id)
-        for holder, lease_ids in wanted.items():
-            holder.send(m.ReclaimLeases(lease_ids))
+        self._carry_out(self._scheduler.submit(request, self._nodes, now, placed))
 
-    def _find_overdue(self, now: float) -> None:
-        """Let no request be passed for ever that would fit once the tasks have made way.
-
-        Where a long task or an actor has what it needs, keeping the rest for it would help nobody.
-        """
-        soon = total_of([self._row.available, self.returning()])
-        for request in self._scheduler.requests():
-            wish = cast(Wish, request.key)
-            request.overdue = (
-                now - wish.since > _OVERDUE_S
-                and not isinstance(wish.demand.strategy, InGroup)
-                and self._scheduler.serves(wish.demand)
-                and fits(wish.demand.resources, soon)
-            )
-
-    def returning(self) -> dict[str, int]:
-        """What tasks hold of the node that comes back soon when it is asked for."""
-        now = time.monotonic()
-        return total_of(
-            lease.taken.in_use()
-            for lease in self._leases.values()
-            if lease.taken.source is self._scheduler.node
-            and (lease.asked is None or now - lease.asked < _LONG_TASK_S)
-        )
-
-    def _is_news_of_a_node(self, wish: Wish, choice: Choice) -> bool:
-        """Whether it names a node of which this raylet has not heard, once."""
-        strategy = wish.demand.strategy
-        if choice.verdict is not Verdict.UNSCHEDULABLE or not isinstance(strategy, OnNode):
-            return False
-        unknown = not self._nodes.knows(strategy.node_id) and not wish.looked_up
-        wish.looked_up = True
-        return unknown
-
-    def _move(self, wish: Wish, choice: Choice) -> None:
-        assert wish.on_moved is not None
-        self.changed.set()
-        wish.on_moved(choice)
-
-    def withdraw(self, wish: Wish) -> bool:
-        """Take a wish back; False when it is granted already."""
-        return self._scheduler.cancel(wish)
+    def withdraw(self, request: PendingRequest) -> bool:
+        """Take a request back; False when it is granted already."""
+        return self._scheduler.withdraw(request)
 
     def schedule(self) -> None:
         """Grant what fits; to be called whenever resources may have become free."""
-        for request, taken in self._scheduler.grant():
-            self.changed.set()
-            wish = cast(Wish, request.key)
-            wish.on_granted(taken)
-
-    def on_nodes_changed(self) -> None:
-        """Move waiting requests to nodes that can serve them; called after every report."""
-        if self._scheduler.waiting:
-            moved, infeasible = self._scheduler.move(self._nodes.others())
-            for request, choice in moved:
-                self._move(cast(Wish, request.key), choice)
-            for request in infeasible:
-                self._warn(cast(Wish, request.key))
-
-    def _warn(self, wish: Wish) -> None:
-        """Tell the owner of a wish that no node can ever serve it."""
-        strategy = wish.demand.strategy
-        if isinstance(strategy, InGroup):
-            self.on_unknown_group(strategy.group_id)
-        elif wish.warn is not None:
-            wish.warn(infeasible_text(wish.demand, [self._row, *self._nodes.others()]))
-
-    def waiting(self) -> list[WaitingShape]:
-        """What waits here, by shape, for the state API."""
-        asked: dict[tuple[bool, Shape], list[Wish]] = {}
-        for request in self._scheduler.requests():
-            wish = cast(Wish, request.key)
-            demand = wish.demand
-            shape = Shape(tuple(sorted(demand.resources.items())), demand.strategy, demand.selector)
-            asked.setdefault((wish.on_moved is None, shape), []).append(wish)
-        now = time.monotonic()
-        return [
-            WaitingShape(
-                dict(shape.resources),
-                sum(wish.backlog for wish in wishes),
-                now - min(wish.since for wish in wishes),
-                for_actor, shape.strategy, shape.selector,
-            )
-            for (for_actor, shape), wishes in asked.items()
-            if any(wish.backlog for wish in wishes)
-        ]  # fmt: skip
-
-    # --- leases --------------------
-
-    def _grant(
-        self, process: Process, request: m.RequestLease, taken: Allocation, worker: Worker | None
-    ) -> None:
-        if worker is None or process.closed or taken.source.retired:
-            if worker is not None:
-                self._pool.give_back(worker)
-            self.give_back(taken)
-            if taken.source.retired:
-                process.send(m.LeaseRefused(request.request_id, _GROUP_GONE))
-            return
-        assert worker.address is not None
-        lease = Lease(
-            self._next_lease, worker, process, taken, request.resources, request.retriable
-        )
-        self._next_lease += 1
-        self._leases[lease.lease_id] = lease
-        self._lease_of[worker.worker_id] = lease
-        process.send(
-            m.LeaseGranted(request.request_id, lease.lease_id, worker.address, taken.device_ids())
-        )
-
-    def return_lease(self, process: Process, message: m.ReturnLease) -> None:
-        """A submitter gives a worker back; one whose connection ``broke`` is ended."""
-        lease = self._leases.get(message.lease_id)
-        if lease is not None and lease.holder is process:
-            if message.broken and lease.worker.worker_id in self._pool.workers:
-                self._mourners[lease.worker.worker_id] = process
-            lease.worker.worn = lease.worker.worn or message.worn
-            self._end(lease, message.broken)
-
-    def _end(self, lease: Lease, broken: bool, why: Exit | None = None) -> None:
-        del self._leases[lease.lease_id]
-        del self._lease_of[lease.worker.worker_id]
-        if broken:
-            self._pool.kill(lease.worker, why)
-        else:
-            self._pool.give_back(lease.worker)
-        self.give_back(lease.taken)
+        self._carry_out(self._scheduler.grant())
 
     def give_back(self, taken: Allocation) -> None:
         """Resources are free again; whoever waits for them is served."""
@@ -384,64 +240,149 @@ class LeaseManager:
         self.changed.set()
         self.schedule()
 
-    def end_in(self, bundles: list[ResourceSet]) -> None:
-        """End what runs in bundles that were released."""
-        for lease in list(self._leases.values()):
-            if lease.taken.source in bundles:
-                self._pool.kill(lease.worker, GROUP_REMOVED)
+    def bundles_changed(self, lacking: bool) -> None:
+        """Bundles came or went; ``lacking``: some that are wanted found no room."""
+        self.changed.set()
+        self.schedule()
+        if lacking:
+            self._carry_out(self._scheduler.reclaim())
+
+    def share(self, after_s: float) -> None:
+        """Ask for leases that were held for so long while others waited as long."""
+        self._carry_out(self._scheduler.share(time.monotonic(), after_s))
+
+    def on_nodes_changed(self) -> None:
+        """Move waiting requests to nodes that can serve them; called after every report."""
+        if self._scheduler.waiting:
+            self._carry_out(self._scheduler.move(self._nodes.others()))
 
     def refuse_group(self, group_id: bytes) -> None:
         """A placement group was removed: what waits for it fails."""
-        for request in self._scheduler.requests():
-            strategy = request.demand.strategy
-            if isinstance(strategy, InGroup) and strategy.group_id == group_id:
-                wish = cast(Wish, request.key)
-                if wish.on_moved is not None and self.withdraw(wish):
-                    wish.on_moved(Choice(Verdict.UNSCHEDULABLE, None, _GROUP_GONE))
+        self._carry_out(self._scheduler.refuse_group(group_id))
+
+    def _carry_out(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Granted(request, taken):
+                    self.changed.set()
+                    request.on_granted(taken)
+                case Moved(request, choice):
+                    assert request.on_moved is not None
+                    self.changed.set()
+                    request.on_moved(choice)
+                case Infeasible(request):
+                    self._warn(request)
+                case UnknownNode(request):
+                    self._background.start(self._look_up(request))
+                case Reclaim(holder, lease_ids):
+                    for lease_id in lease_ids:
+                        self._scheduler.leases[lease_id].move(Event.RECLAIMED, time.time())
+                    holder.send(m.ReclaimLeases(lease_ids))
+
+    def _warn(self, request: PendingRequest) -> None:
+        """Show the driver of a request that no node can ever serve it."""
+        strategy = request.demand.strategy
+        if isinstance(strategy, InGroup):
+            self._look_for_group(strategy.group_id)
+        elif request.warn is not None:
+            rows = [self._row, *self._nodes.others()]
+            request.warn(infeasible_text(request.demand, rows))
+
+    async def _look_up(self, request: PendingRequest) -> None:
+        await self._refresh()
+        self._carry_out(self._scheduler.looked_up(request, self._nodes, time.monotonic()))
+
+    def returning(self) -> dict[str, int]:
+        """What tasks hold of the node that comes back soon when it is asked for."""
+        return self._scheduler.returning(time.monotonic())
+
+    def waiting(self) -> list[WaitingShape]:
+        """What waits here, by shape, for the state API."""
+        return self._scheduler.shapes(time.monotonic())
+
+    # --- the ends of leases --------------------
+
+    def return_lease(self, process: Process, message: m.ReturnLease) -> None:
+        """A submitter gives a worker back; one whose connection ``broke`` is ended."""
+        lease = self._scheduler.leases.get(message.lease_id)
+        if lease is None or lease.holder is not process:
+            return
+        if message.broken:
+            if self._workers.lives(lease.worker_id):
+                self._death_watchers[lease.worker_id] = process
+            self._end(lease, Event.RETURNED, partial(self._workers.end, lease.worker_id, None))
+        else:
+            back = partial(self._workers.give_back, lease.worker_id, message.worn)
+            self._end(lease, Event.RETURNED, back)
+
+    def _end(
+        self, lease: Lease, event: Event, let_go: Callable[[], object], detail: str = ""
+    ) -> None:
+        """A lease ends; its worker is let go first, so that the next one finds it idle."""
+        lease.move(event, time.time(), detail)
+        del self._scheduler.leases[lease.lease_id]
+        del self._lease_of[lease.worker_id]
+        let_go()
+        assert lease.taken is not None
+        self.give_back(lease.taken)
+
+    def end_in(self, bundles: list[ResourceSet]) -> None:
+        """End what runs in bundles that were released."""
+        for lease in list(self._lease_of.values()):
+            if lease.taken is not None and lease.taken.source in bundles:
+                self._workers.end(lease.worker_id, GROUP_REMOVED)
 
     def process_gone(self, process: Process) -> None:
         """Drop a submitter's requests and end its leases: their work has no owner any more."""
-        for key in [key for key in self._preparing if key[0] is process]:
-            self._preparing.pop(key).cancel()
-        for key in [key for key in self._wishes if key[0] is process]:
-            self.withdraw(self._wishes.pop(key))
-        for lease in [one for one in self._leases.values() if one.holder is process]:
-            self._end(lease, broken=True, why=OWNER_GONE)
-        self._mourners = {w: p for w, p in self._mourners.items() if p is not process}
+        for lease in [x for x in self._requested.values() if x.holder is process]:
+            lease.give_up()
+            self._over(lease, Event.WITHDRAWN, "its submitter has gone")
+        for lease in [x for x in self._lease_of.values() if x.holder is process]:
+            end = partial(self._workers.end, lease.worker_id, OWNER_GONE)
+            self._end(lease, Event.LOST, end, "its submitter has gone")
+        watchers = self._death_watchers.items()
+        self._death_watchers = {w: p for w, p in watchers if p is not process}
 
     def worker_gone(self, worker: Worker, cause: Cause) -> None:
-        """A worker ended: so does its lease, and who had it hears the cause."""
+        """A worker ended: so does its lease, and who had it is told the cause."""
         lease = self._lease_of.get(worker.worker_id)
-        mourner = self._mourners.pop(worker.worker_id, None)
+        watcher: Process | None = self._death_watchers.pop(worker.worker_id, None)
         if lease is not None:
-            mourner = lease.holder
-            self._end(lease, broken=True)
-        if mourner is not None:
-            mourner.send(m.WorkerDied(worker.worker_id, cause))
+            watcher = cast(Process, lease.holder)
+            self._end(lease, Event.LOST, lambda: None, str(cause))
+        if watcher is not None:
+            watcher.send(m.WorkerDied(worker.worker_id, cause))
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""
         return [
-            Candidate(lease.worker.worker_id, lease.holder, lease.retriable, lease.since)
-            for lease in self._leases.values()
+            Candidate(
+                lease.worker_id, cast(Process, lease.holder), lease.request.retriable, lease.since
+            )
+            for lease in self._lease_of.values()
         ]
 
     # --- blocked tasks --------------------
 
+    def _taken_by(self, process: Process) -> Allocation | None:
+        lease = self._lease_of.get(process.worker_id)
+        return None if lease is None else lease.taken
+
     def assigned(self, process: Process, message: m.AskAssigned) -> None:
         """A worker asks what its lease holds, in units of 1/10000; nothing when it has none."""
         lease = self._lease_of.get(process.worker_id)
-        process.send(m.Assigned(message.request_id, {} if lease is None else lease.resources))
+        resources = {} if lease is None else lease.request.resources
+        process.send(m.Assigned(message.request_id, resources))
 
-    def lend(self, process: Process, _message: m.WorkerBlocked | None = None) -> None:
+    def lend(self, process: Process, _message: m.WorkerBlocked) -> None:
         """The worker's task blocks: its CPUs may be used by others meanwhile."""
-        lease = self._lease_of.get(process.worker_id)
-        if lease is not None:
-            lease.taken.lend()
+        taken = self._taken_by(process)
+        if taken is not None:
+            taken.lend()
             self.schedule()
 
-    def take_back(self, process: Process, _message: m.WorkerUnblocked | None = None) -> None:
+    def take_back(self, process: Process, _message: m.WorkerUnblocked) -> None:
         """It goes on, also when that makes the node's CPUs negative for a while."""
-        lease = self._lease_of.get(process.worker_id)
-        if lease is not None:
-            lease.taken.take_back()
+        taken = self._taken_by(process)
+        if taken is not None:
+            taken.take_back()

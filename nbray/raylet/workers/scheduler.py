@@ -1,260 +1,295 @@
 """Who gets the node's resources, and who is sent to another node: pure decisions.
 
+A `Scheduler` is told what happens, with the time in seconds as ``now``, and returns what follows as
+decisions (`pending`), which `leases` carries out. It knows no clock, process or connection.
+
 Requests are served first come first served per shape; one may pass an earlier one of another
 shape, until that is *overdue*: then what it needs and does not find is kept for it as it becomes
-free, and so is what a placement group needs that has waited for long (`keep_room`). Where a
-request goes at first is the policy's choice (`nbray.scheduling.policy`). One that waits here moves
-when the policy finds a node where it fits now, or when it could never run here.
+free, and so is what a placement group needs that has waited for long. Where a request goes at first
+is the policy's choice (`nbray.scheduling.policy`). One that waits here moves when the policy finds
+a node where it fits now, or when it could never run here.
+
+Whoever has a worker while others wait is asked for it: for idle ones at once, and for the oldest of
+the others after a while, so that nobody has one for ever.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Protocol
 
 from nbray.common.resources import fits, total_of
-from nbray.raylet.workers.resource_set import Allocation, Devices, ResourceSet
-from nbray.scheduling.policy import (
-    Choice,
-    Demand,
-    Verdict,
-    bundles_of,
-    charge,
-    choose,
-    could_hold,
-    may_run,
+from nbray.raylet.workers.lease import Lease
+from nbray.raylet.workers.node_resources import NodeResources
+from nbray.raylet.workers.pending import (
+    Decision,
+    Granted,
+    Infeasible,
+    Moved,
+    PendingRequest,
+    Reclaim,
+    UnknownNode,
 )
-from nbray.wire.records import BundleInfo, NodeInfo
-from nbray.wire.strategies import InGroup, Spread
+from nbray.scheduling.policy import Choice, Demand, Verdict, charge, choose
+from nbray.wire.causes import Cause, CauseKind
+from nbray.wire.records import NodeInfo
+from nbray.wire.state_messages import WaitingShape
+from nbray.wire.strategies import InGroup, OnNode, Shape, Spread
+
+_OVERDUE_S = 1.0
+_LONG_TASK_S = 2.0
+GROUP_GONE = Cause(CauseKind.GROUP_REMOVED, "its placement group was removed")
 
 
-@dataclass(eq=False)
-class LeaseRequest:
-    """A wish for resources.
+class Nodes(Protocol):
+    """The other nodes, as far as this one has heard of them."""
 
-    Attributes:
-        key: the caller's name for it.
-        demand: what is needed.
-        movable: another node may serve it.
-        near: the node that goes first, where its arguments lie; empty: this one.
-        overdue: others may no longer pass it.
-    """
+    def others(self) -> list[NodeInfo]: ...
 
-    key: object
-    demand: Demand
-    movable: bool = False
-    near: bytes = b""
-    overdue: bool = False
+    def knows(self, node_id: bytes) -> bool: ...
 
 
 class Scheduler:
-    """Resources of one node and the requests that wait for them.
+    """The requests that wait for resources of one node, and the leases that have some."""
 
-    ``row`` is this node's row in the node table: its ``available`` is this scheduler's own.
-    """
-
-    def __init__(
-        self, row: NodeInfo, generator: random.Random, devices: Devices | None = None
-    ) -> None:
-        self.node = ResourceSet(row.total, devices)
-        row.available = self.node.available
-        self._row = row
+    def __init__(self, resources: NodeResources, generator: random.Random) -> None:
+        self.leases: dict[int, Lease] = {}
+        self._resources = resources
+        self._row = resources.row
         self._generator = generator
-        self._waiting: deque[LeaseRequest] = deque()
+        self._waiting: deque[PendingRequest] = deque()
+        self._looked_up: set[PendingRequest] = set()
         self._turn = 0
-        row.bundles = []
-        self._bundles: dict[tuple[bytes, int], tuple[Allocation, ResourceSet]] = {}
-        self._kept: dict[bytes, tuple[Mapping[int, Mapping[str, int]], float]] = {}
 
-    # --- bundles --------------------
-
-    def reserve(self, group_id: bytes, bundles: Mapping[int, Mapping[str, int]]) -> bool:
-        """Take these bundles of a group, all or none; those that are here already stay."""
-        taken: dict[int, Allocation] = {}
-        kept = self._kept_room(group_id)
-        for index, resources in bundles.items():
-            if (group_id, index) in self._bundles:
-                continue
-            found = self._take_beside(kept, resources)
-            if found is None:
-                for allocation in taken.values():
-                    allocation.free()
-                return False
-            taken[index] = found
-        for index, allocation in taken.items():
-            inner = allocation.as_set()
-            self._bundles[(group_id, index)] = (allocation, inner)
-            self._row.bundles.append(BundleInfo(group_id, index, inner.total, inner.available))
-        return True
-
-    def keep_room(
-        self, group_id: bytes, bundles: Mapping[int, Mapping[str, int]], until: float
-    ) -> None:
-        """Keep what becomes free for those of these bundles that are not reserved, until then."""
-        self._kept[group_id] = bundles, until
-
-    def forget_room(self, now: float) -> bool:
-        """End what was kept long enough; whether there was any."""
-        over = [group_id for group_id, (_, until) in self._kept.items() if until <= now]
-        for group_id in over:
-            del self._kept[group_id]
-        return bool(over)
-
-    def _kept_room(self, besides: bytes = b"") -> dict[str, int]:
-        return total_of(
-            resources
-            for group_id, (bundles, _) in self._kept.items()
-            for index, resources in bundles.items()
-            if group_id != besides and (group_id, index) not in self._bundles
-        )
-
-    def _take_beside(
-        self, kept: Mapping[str, int], resources: Mapping[str, int]
-    ) -> Allocation | None:
-        """Take resources of the node if what is kept for others remains."""
-        if kept and resources:
-            both = total_of([resources, {n: kept[n] for n in resources if n in kept}])
-            if not fits(both, self.node.available):
-                return None
-        return self.node.take(resources)
-
-    def lacking(self) -> dict[str, int]:
-        """What is missing on this node for all that room is kept for."""
-        wanted = [self._kept_room()]
-        wanted += [dict(r.demand.resources) for r in self._waiting if r.overdue]
-        free = self.node.available
-        return {
-            name: amount - free.get(name, 0)
-            for name, amount in total_of(wanted).items()
-            if amount > free.get(name, 0)
-        }
-
-    def commit(self, group_id: bytes, index: int) -> None:
-        """Let a bundle be used, if it is here."""
-        for bundle in self._row.bundles:
-            if (bundle.group_id, bundle.index) == (group_id, index):
-                bundle.committed = True
-
-    def release(self, group_id: bytes, index: int) -> ResourceSet | None:
-        """Give a bundle back; the set of which things may still be in use, if it was here."""
-        found = self._bundles.pop((group_id, index), None)
-        if found is None:
-            return None
-        allocation, inner = found
-        self._row.bundles[:] = [
-            b for b in self._row.bundles if (b.group_id, b.index) != (group_id, index)
-        ]
-        allocation.free()
-        inner.retired = True
-        return inner
-
-    def _take(self, demand: Demand, kept: Mapping[str, int]) -> Allocation | None:
-        strategy = demand.strategy
-        if not isinstance(strategy, InGroup):
-            if not may_run(demand, self._row):
-                return None
-            return self._take_beside(kept, demand.resources)
-        for bundle in bundles_of(strategy, self._row):
-            taken = self._bundles[(bundle.group_id, bundle.index)][1].take(demand.resources)
-            if taken is not None:
-                return taken
-        return None
-
-    # --- requests --------------------
+    # --- requests come and go --------------------
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)
 
-    def place(self, request: LeaseRequest, others: Sequence[NodeInfo]) -> Choice:
-        """Where a new request goes. It is not queued yet; a node that was chosen is charged."""
-        if isinstance(request.demand.strategy, Spread):
-            self._turn += 1
-        choice = self._choose(request, others)
-        return self._charged(request, choice)
+    def submit(
+        self, request: PendingRequest, nodes: Nodes, now: float, placed: bool = False
+    ) -> list[Decision]:
+        """A new request; ``placed``: another raylet or the GCS chose this node."""
+        decisions: list[Decision] = []
+        strays = isinstance(request.demand.strategy, InGroup) and not self._resources.serves(
+            request.demand
+        )
+        if request.on_moved is not None and (strays or not placed):
+            if isinstance(request.demand.strategy, Spread):
+                self._turn += 1
+            choice = self._choose(request, nodes.others())
+            if _is_news(request, choice, nodes):
+                request.looked_up = True
+                self._looked_up.add(request)
+                return [UnknownNode(request)]
+            if choice.node is not None or choice.verdict is Verdict.UNSCHEDULABLE:
+                return [Moved(request, choice)]
+            if choice.verdict is Verdict.INFEASIBLE:
+                decisions.append(Infeasible(request))
+        self.enqueue(request)
+        if now - request.since > _OVERDUE_S:  # an actor that waited elsewhere
+            self._find_overdue(now)
+        decisions += self.grant()
+        if self._waiting:
+            decisions += self.reclaim()
+        return decisions
 
-    def requests(self) -> list[LeaseRequest]:
-        """The requests that wait."""
-        return list(self._waiting)
+    def looked_up(self, request: PendingRequest, nodes: Nodes, now: float) -> list[Decision]:
+        """The GCS was asked for the node of a request, which may not be wanted any more."""
+        if request not in self._looked_up:
+            return []
+        self._looked_up.discard(request)
+        return self.submit(request, nodes, now)
 
-    def submit(self, request: LeaseRequest) -> None:
-        """Put a request into the queue."""
+    def enqueue(self, request: PendingRequest) -> None:
+        """Let a request wait here."""
         self._waiting.append(request)
 
-    def cancel(self, key: object) -> bool:
-        """Take a request out; False when it does not wait."""
-        for request in self._waiting:
-            if request.key == key:
-                self._waiting.remove(request)
-                return True
-        return False
+    def withdraw(self, request: PendingRequest) -> bool:
+        """Take a request back; False when it is granted or moved already."""
+        if request in self._looked_up:
+            self._looked_up.discard(request)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+        else:
+            return False
+        return True
 
-    def advance(self, key: object) -> None:
-        """Put a waiting request before all others: it is its turn."""
-        for request in self._waiting:
-            if request.key is key:
-                self._waiting.remove(request)
-                self._waiting.appendleft(request)
-                return
+    # --- something is free, or has become so elsewhere --------------------
 
-    def grant(self) -> list[tuple[LeaseRequest, Allocation]]:
-        """The requests that are served now, with what was taken for them."""
-        granted: list[tuple[LeaseRequest, Allocation]] = []
+    def grant(self) -> list[Granted]:
+        """Serve what can be served now."""
+        granted: list[Granted] = []
         passed: list[Demand] = []
-        kept = self._kept_room()
+        kept = self._resources.kept()
         for request in list(self._waiting):
             demand = request.demand
             if demand in passed:
                 continue
-            taken = self._take(demand, kept)
+            taken = self._resources.take(demand, kept)
             if taken is None:
                 passed.append(demand)
                 if request.overdue:
                     kept = total_of([kept, demand.resources])
             else:
                 self._waiting.remove(request)
-                granted.append((request, taken))
+                granted.append(Granted(request, taken))
         return granted
 
-    def move(
-        self, others: Sequence[NodeInfo]
-    ) -> tuple[list[tuple[LeaseRequest, Choice]], list[LeaseRequest]]:
-        """Take out the waiting requests that go elsewhere, or that must fail by now.
+    def move(self, others: Sequence[NodeInfo]) -> list[Moved | Infeasible]:
+        """Send waiting requests to nodes that can serve them; fail those that none may serve.
 
         What they need is subtracted from the rows, so that a burst does not go to one node.
-        Also returns the requests that no node could ever serve, which go on waiting.
         """
-        moved: list[tuple[LeaseRequest, Choice]] = []
-        infeasible: list[LeaseRequest] = []
-        for request in [request for request in self._waiting if request.movable]:
-            choice = self._charged(request, self._choose(request, others))
+        decisions: list[Moved | Infeasible] = []
+        for request in [r for r in self._waiting if r.on_moved is not None]:
+            choice = self._choose(request, others)
             if choice.node is not None or choice.verdict is Verdict.UNSCHEDULABLE:
                 self._waiting.remove(request)
-                moved.append((request, choice))
+                decisions.append(Moved(request, choice))
             elif choice.verdict is Verdict.INFEASIBLE:
-                infeasible.append(request)
-        return moved, infeasible
+                decisions.append(Infeasible(request))
+        return decisions
 
-    def _choose(self, request: LeaseRequest, others: Sequence[NodeInfo]) -> Choice:
-        """The policy's choice, with ``node`` only if the request goes to another node."""
+    def refuse_group(self, group_id: bytes) -> list[Moved]:
+        """A placement group was removed: what waits for it fails."""
+        over = [
+            request
+            for request in self._waiting
+            if isinstance(request.demand.strategy, InGroup)
+            and request.demand.strategy.group_id == group_id
+            and request.on_moved is not None
+        ]
+        for request in over:
+            self._waiting.remove(request)
+        return [Moved(r, Choice(Verdict.UNSCHEDULABLE, None, GROUP_GONE)) for r in over]
+
+    # --- who has something makes way --------------------
+
+    def reclaim(self) -> list[Reclaim]:
+        """Ask for all idle leases, since somebody waits for resources."""
+        return [Reclaim(holder, []) for holder in {x.holder for x in self.leases.values()}]
+
+    def share(self, now: float, after_s: float) -> list[Decision]:
+        """Ask for the oldest leases while others wait.
+
+        Both must have been so for ``after_s`` seconds: the lease held, and the request waiting.
+        """
+        decisions: list[Decision] = []
+        if self._resources.forget_room(now):
+            decisions += self.grant()
+        waiting = [
+            request
+            for request in self._waiting
+            if now - request.since > after_s and self._resources.serves(request.demand)
+        ]
+        self._find_overdue(now)
+        lacking = self.lacking()
+        wanted: dict[object, Reclaim] = {}
+        for lease in self.leases.values():  # in the order of their grants
+            if not (waiting or lacking) or now - lease.since < after_s:
+                break
+            assert lease.taken is not None
+            asked = any(name in lacking for name in lease.taken.in_use())
+            for name, amount in lease.taken.in_use().items():
+                if name in lacking:
+                    lacking[name] -= amount
+                    if lacking[name] <= 0:
+                        del lacking[name]
+            for request in waiting:
+                resources = lease.request.resources
+                if request.asker is not lease.holder or request.demand.resources != resources:
+                    waiting.remove(request)
+                    self._waiting.remove(request)
+                    self._waiting.appendleft(request)  # it is its turn
+                    asked = True
+                    break
+            if asked:
+                lease.asked = lease.asked or now
+                wanted.setdefault(lease.holder, Reclaim(lease.holder, [])).lease_ids.append(
+                    lease.lease_id
+                )
+        return [*decisions, *wanted.values()]
+
+    def lacking(self) -> dict[str, int]:
+        """What is missing on this node for all that room is kept for."""
+        wanted = [self._resources.kept()]
+        wanted += [dict(r.demand.resources) for r in self._waiting if r.overdue]
+        free = self._resources.node.available
+        return {
+            name: amount - free.get(name, 0)
+            for name, amount in total_of(wanted).items()
+            if amount > free.get(name, 0)
+        }
+
+    def returning(self, now: float) -> dict[str, int]:
+        """What tasks hold of the node that comes back soon when it is asked for."""
+        return total_of(
+            lease.taken.in_use()
+            for lease in self.leases.values()
+            if lease.taken is not None
+            and lease.taken.source is self._resources.node
+            and (lease.asked is None or now - lease.asked < _LONG_TASK_S)
+        )
+
+    def _find_overdue(self, now: float) -> None:
+        """Let no request be passed for ever that would fit once the tasks have made way.
+
+        Where a long task or an actor has what it needs, keeping the rest for it would help nobody.
+        """
+        soon = total_of([self._row.available, self.returning(now)])
+        for request in self._waiting:
+            request.overdue = (
+                now - request.since > _OVERDUE_S
+                and not isinstance(request.demand.strategy, InGroup)
+                and self._resources.serves(request.demand)
+                and fits(request.demand.resources, soon)
+            )
+
+    # --- for people --------------------
+
+    def shapes(self, now: float) -> list[WaitingShape]:
+        """What waits here, by shape."""
+        asked: dict[tuple[bool, Shape], list[PendingRequest]] = {}
+        for request in self._waiting:
+            demand = request.demand
+            shape = Shape(tuple(sorted(demand.resources.items())), demand.strategy, demand.selector)
+            asked.setdefault((request.on_moved is None, shape), []).append(request)
+        return [
+            WaitingShape(
+                dict(shape.resources),
+                sum(request.backlog for request in requests),
+                now - min(request.since for request in requests),
+                for_actor, shape.strategy, shape.selector,
+            )
+            for (for_actor, shape), requests in asked.items()
+            if any(request.backlog for request in requests)
+        ]  # fmt: skip
+
+    def _choose(self, request: PendingRequest, others: Sequence[NodeInfo]) -> Choice:
+        """The policy's choice; with ``node``, which is charged, if it goes to another node."""
         demand, row = request.demand, self._row
         choice = choose(
             demand, [row, *others], row.node_id, self._generator, self._turn, request.near
         )
-        stays = choice.verdict is Verdict.LATER and self.serves(demand)
+        stays = choice.verdict is Verdict.LATER and self._resources.serves(demand)
         if choice.node is row or stays:
             return Choice(choice.verdict)
-        return choice
-
-    def serves(self, demand: Demand) -> bool:
-        """Whether this node could ever serve a demand."""
-        return could_hold(demand, self._row) and may_run(demand, self._row)
-
-    @staticmethod
-    def _charged(request: LeaseRequest, choice: Choice) -> Choice:
         if choice.node is not None:
-            charge(request.demand, choice.node)
+            charge(demand, choice.node)
         return choice
+
+
+def _is_news(request: PendingRequest, choice: Choice, nodes: Nodes) -> bool:
+    """Whether it names a node of which this one has not heard, for the first time."""
+    strategy = request.demand.strategy
+    return (
+        choice.verdict is Verdict.UNSCHEDULABLE
+        and isinstance(strategy, OnNode)
+        and not request.looked_up
+        and not nodes.knows(strategy.node_id)
+    )

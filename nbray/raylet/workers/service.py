@@ -17,12 +17,15 @@ from nbray.raylet.gateway import fetch_package
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.process import Handlers, Process
 from nbray.raylet.workers.actors import ActorManager
+from nbray.raylet.workers.forks import Forks, Starts
 from nbray.raylet.workers.groups import GroupManager
 from nbray.raylet.workers.leases import LeaseManager
 from nbray.raylet.workers.memory import Candidate, MemoryMonitor
-from nbray.raylet.workers.pool import Worker, WorkerPool
+from nbray.raylet.workers.node_resources import NodeResources
+from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.scheduler import Scheduler
-from nbray.raylet.workers.worker import Here
+from nbray.raylet.workers.worker import Here, Worker
+from nbray.raylet.workers.worker_life import State
 from nbray.runtime_env.setup import EnvManager
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
@@ -49,7 +52,7 @@ class WorkerService:
         refresh: brings the rows of all nodes anew.
         note_job: is told of the job of what is to run here.
         flush: has workers report what they have recorded, before they are ended.
-        on_end: called with a worker that ended, and why.
+        on_end: called with a worker that ended, why, and whether somebody wished it.
     """
 
     def __init__(
@@ -63,11 +66,12 @@ class WorkerService:
         refresh: Callable[[], Awaitable[None]],
         note_job: Callable[[JobConfig], None],
         flush: Callable[[Iterable[bytes]], Awaitable[None]],
-        on_end: Callable[[Worker, Cause], None],
+        on_end: Callable[[Worker, Cause, bool], None],
     ) -> None:
+        self._session = session
+        self._socket_path = socket_path
         self._row = row
         self._config = config
-        self._refresh = refresh
         self._note_job = note_job
         self._flush = flush
         self._on_end = on_end
@@ -77,19 +81,15 @@ class WorkerService:
         self._envs = EnvManager(
             session.path / "runtime_resources", lambda key: fetch_package(gcs, key)
         )
-        self.pool = WorkerPool(
-            session, socket_path, row.host, self._envs, config.graceful_exit_s,
-            config.worker_start_timeout_s, config.worker_register_timeout_s,
+        self.pool = WorkerPool(self._make_forks, config.graceful_exit_s, self._ended)
+        resources = NodeResources(row, devices_of(row.total, os.environ))
+        self._scheduler = Scheduler(resources, random.Random(row.node_id))
+        self.leases = LeaseManager(
+            row, self._scheduler, self.pool, self._envs, nodes, refresh,
+            look_for_group=lambda group_id: self.groups.look_for(group_id),
         )  # fmt: skip
-        self.pool.on_exit = self._ended
-        self._scheduler = Scheduler(
-            row, random.Random(row.node_id), devices_of(row.total, os.environ)
-        )
-        self.leases = LeaseManager(row, self._scheduler, self.pool, nodes)
-        self.leases.on_unknown_node = lambda then: self._background.start(self._look_up(then))
-        self.actors = ActorManager(gcs, self.leases, self.pool)
-        self.groups = GroupManager(gcs, row, self._scheduler, self.leases, self.actors, refresh)
-        self.leases.on_unknown_group = self.groups.look_for
+        self.actors = ActorManager(gcs, self.leases, self.pool, self._envs)
+        self.groups = GroupManager(gcs, resources, self.leases, self.actors, refresh)
 
     def handlers(self) -> Handlers:
         """What processes ask of workers."""
@@ -112,6 +112,13 @@ class WorkerService:
 
     # --- life --------------------
 
+    def _make_forks(self, starts: Starts) -> Forks:
+        self._forks = Forks(
+            self._session, self._socket_path, self._row.host, starts,
+            self._config.worker_start_timeout_s, self._config.worker_register_timeout_s,
+        )  # fmt: skip
+        return self._forks
+
     def start(self) -> None:
         """Start the template and the first workers."""
         self.pool.start(min(_PRESTARTED, self._cpus))
@@ -127,12 +134,14 @@ class WorkerService:
     def look_after(self) -> None:
         """Do what is to be done again and again."""
         self.pool.trim(max(1, self._cpus))
-        self.pool.look_after()
+        self._forks.trim()
+        self._forks.look_after()
         self.leases.share(self._config.lease_share_s)
 
     def stop(self) -> None:
         """End all workers."""
-        self.pool.stop()
+        self._envs.stop()
+        self._forks.stop()
 
     def register(self, process: Process, message: m.RegisterWorker) -> Worker | None:
         """Take in a worker that connected; None if it is none of this node's."""
@@ -147,7 +156,7 @@ class WorkerService:
     def process_gone(self, process: Process) -> None:
         """Drop a process's requests and leases; a worker without connection is ended."""
         if process.is_worker:
-            self.pool.lose(process.worker_id)
+            self.pool.end(process.worker_id, None)
         self.leases.process_gone(process)
 
     async def end_job(self, job_id: bytes) -> None:
@@ -166,10 +175,6 @@ class WorkerService:
     def pending(self) -> int:
         """How many requests wait for resources."""
         return self._scheduler.waiting
-
-    async def _look_up(self, then: Callable[[], None]) -> None:
-        await self._refresh()
-        then()
 
     def _request_lease(self, process: Process, message: m.RequestLease) -> None:
         self._note_job(message.job)
@@ -194,7 +199,10 @@ class WorkerService:
             self._background.start(self.actors.worker_gone(worker, cause))
         if worker.made_actors:
             self._background.start(self.actors.owner_gone(worker, cause))
-        self._on_end(worker, cause)
+        expected = worker.state is State.LEFT
+        if not expected:
+            logger.info("Nobody ended this worker. Its story:\n%s", "\n".join(worker.story))
+        self._on_end(worker, cause, expected)
 
     def _candidates(self) -> list[Candidate]:
         return self.leases.candidates() + self.actors.candidates()
@@ -204,4 +212,4 @@ class WorkerService:
 
     def _end(self, worker_id: bytes, cause: Cause) -> None:
         self.pool.workers[worker_id].out_of_memory = cause
-        self.pool.lose(worker_id)
+        self.pool.end(worker_id, None)

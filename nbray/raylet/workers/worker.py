@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
 from nbray.raylet.exits import Exit, of_status
 from nbray.raylet.workers.templates import Template
+from nbray.raylet.workers.worker_life import TRANSITIONS, Event, State
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.aio import FrameConnection
 from nbray.wire.causes import Cause, CauseKind
@@ -46,6 +48,8 @@ class Worker:
     worker_id: bytes
     log: str
     env: Prepared
+    state: State = State.STARTING
+    story: list[str] = field(default_factory=list)
     template: Template | None = None
     ordered: float = 0.0
     pid: int = 0
@@ -57,8 +61,6 @@ class Worker:
     actor_id: bytes = b""
     made_actors: bool = False
     worn: bool = False
-    lost: bool = False
-    end_intended: bool = False
     stays_until: float = 0.0
     last_lines: str = ""
     written: int = 0
@@ -67,6 +69,10 @@ class Worker:
     status: int | None = None
     peak_bytes: int = 0
     descriptor: int | None = None
+
+    def move(self, event: Event, detail: str = "") -> None:
+        """Something happens to it; see `worker_life`."""
+        TRANSITIONS.move(self, event, time.time(), detail, f"Worker {self.worker_id.hex()[:12]}")
 
     def cause(self, node: Here) -> Cause:
         """Why it ended on that node, with the last lines that it wrote to stderr."""
@@ -135,8 +141,9 @@ class Worker:
         except ProcessLookupError:
             logger.debug("Worker pid %d had ended already.", self.pid)
 
-    def ended(self) -> None:
+    def gone(self) -> None:
         """It has ended: let go of what is kept of the process."""
+        self.move(Event.GONE)
         if self.descriptor is not None:
             asyncio.get_running_loop().remove_reader(self.descriptor)
             os.close(self.descriptor)

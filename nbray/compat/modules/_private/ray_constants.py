@@ -2,10 +2,11 @@
 
 import logging
 
-from nbray.calls.options import OPTIONS
 from nbray.compat.modules._common.utils import env_bool as env_bool
 from nbray.compat.modules._common.utils import env_float as env_float
 from nbray.compat.modules._common.utils import env_integer as env_integer
+from nbray.options.option import Scope
+from nbray.options.table import default_of
 
 AUTOSCALER_NAMESPACE = "_ray_autoscaler"
 DEFAULT_DASHBOARD_IP = "127.0.0.1"
@@ -13,7 +14,7 @@ DEFAULT_DASHBOARD_PORT = 8265
 DEFAULT_PORT = 6379
 DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES = 200 * 10**9
 DEFAULT_OBJECT_STORE_MEMORY_PROPORTION = 0.3
-DEFAULT_TASK_MAX_RETRIES = OPTIONS["max_retries"].default
+DEFAULT_TASK_MAX_RETRIES = default_of("max_retries", Scope.TASK)
 ID_SIZE = 28
 KV_NAMESPACE_PACKAGE = None
 LOGGER_FORMAT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"

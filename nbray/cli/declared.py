@@ -1,0 +1,64 @@
+"""The options of a command, out of the table of `nbray.options`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from nbray.common.ignoring import ignore
+from nbray.options.option import Option, Scope
+from nbray.options.table import options_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Value(click.ParamType):  # type: ignore[type-arg]
+    """The value of an option, as its declaration reads it."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+        self.name = option.word.metavar if option.word is not None else option.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._option.from_text(value)
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+def _ignored(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value:
+        name = str(parameter.name).replace("_", "-")
+        ignore(f"nbray {context.info_name}", (f"--{name}",))
+
+
+def declared_options(scope: Scope) -> Callable[[F], F]:
+    """Have a command take the options of a scope.
+
+    Its help does not list those of Ray's that have no effect, nor is the command told of them.
+    """
+
+    def mark(command: F) -> F:
+        for option in reversed([*options_of(scope).values()]):
+            command = _click_option(option)(command)
+        return command
+
+    return mark
+
+
+def _click_option(option: Option) -> Callable[[F], F]:
+    hidden: dict[str, Any] = {} if option.has_effect else {
+        "hidden": True, "expose_value": False, "callback": _ignored,
+    }  # fmt: skip
+    if option.is_switch:
+        return click.option(option.flag, is_flag=True, help=option.help, **hidden)
+    return click.option(
+        option.flag, type=_Value(option), default=option.default,
+        show_default=option.default is not None, envvar=option.variable or None,
+        help=option.help, **hidden,
+    )  # fmt: skip

@@ -1,0 +1,217 @@
+"""The protocol of borrowers: whoever holds an object of another process is known to its owner.
+
+A ref that came from elsewhere makes this process a borrower, which its owner has to know before
+whoever handed it over lets go:
+
+- an argument is held by the submitter until the reply. A worker that keeps one names it in the
+  reply if the submitter owns it, and otherwise registers with the owner before it replies;
+- a ref inside a returned value is held by the worker until the receiver has registered with
+  its owner (`HandoverDone`), or is dead;
+- a ref found in a fetched value holds the outer object until the owner answered `AddBorrower`,
+  and so does the reply of a task that found it in an argument.
+
+Nobody registers another process: so an owner has a connection to each of its borrowers, and hears
+when one dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.errors import owner_died
+from nbray.core_worker.own.lineage import Lineage
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.ports import Mail
+from nbray.wire import object_messages as om
+from nbray.wire.records import ContainedRef, TaskSpec
+
+
+class Borrowing:
+    """Both sides of it, for one process. Under the baton."""
+
+    def __init__(
+        self, table: OwnershipTable, counting: Counting, mail: Mail, me: Identity, lineage: Lineage
+    ) -> None:  # fmt: skip
+        self._table = table
+        self._counting = counting
+        self._mail = mail
+        self._me = me
+        self._lineage = lineage
+        self._handovers: dict[bytes, list[tuple[bytes, list[bytes]]]] = {}
+        self._found: dict[bytes, list[ObjectEntry]] = {}
+
+    # --- this process borrows --------------------
+
+    def fetch(self, object_id: bytes, entry: ObjectEntry) -> None:
+        """Have a value that is not here brought: by the owner, once, or by lineage."""
+        if entry.owner is None or not self._counting.is_borrowed(entry):
+            if entry.freed:
+                self._lineage.recover_freed(object_id, entry)
+            return
+        if entry.requested:
+            return
+        entry.requested = True
+        self._mail.send(entry.owner, om.RequestValue(object_id))
+
+    def on_value(self, message: om.ValueReady) -> None:
+        """The owner sent a value."""
+        self._table.complete(message.object_id, message.value or owner_died(message.object_id))
+
+    def found_in(self, outer: bytes, object_id: bytes) -> None:
+        """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
+        entry = self._table.get(object_id)
+        if entry is None or entry.owner is None or entry.registered:
+            return
+        self._counting.hold(outer, 1)
+        found = self._found.setdefault(outer, [])
+        found.append(entry)
+
+        def registered() -> None:
+            found.remove(entry)
+            if not found:
+                del self._found[outer]
+            self._counting.hold(outer, -1)
+
+        self._register(object_id, entry, registered)
+
+    def adopt(self, object_id: bytes) -> None:
+        """A ref came out of band, so nothing holds the object until its owner knows."""
+        entry = self._table.get(object_id)
+        if entry is not None and self._counting.is_borrowed(entry):
+            self._register(object_id, entry, lambda: None)
+
+    def take_over(self, refs: list[ContainedRef], then: Callable[[], None]) -> None:
+        """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
+        pending = 1
+
+        def registered() -> None:
+            nonlocal pending
+            pending -= 1
+            if not pending:
+                then()
+
+        for ref in refs:
+            inner = self._table.borrow(ref.object_id, ref.owner)
+            inner.local += 1
+            if inner.owner is not None:
+                pending += 1
+                self._register(ref.object_id, inner, registered)
+        registered()
+
+    def keep_arguments(
+        self, spec: TaskSpec, submitter: bytes, then: Callable[[list[bytes]], None]
+    ) -> None:
+        """A task has ended here: see to those refs among its arguments that are kept.
+
+        ``then`` gets those that ``submitter`` owns, when all other owners know of theirs.
+        """
+        kept: list[bytes] = []
+        pending = 1
+
+        def registered() -> None:
+            nonlocal pending
+            pending -= 1
+            if not pending:
+                then(kept)
+
+        object_ids = {d.object_id for d in spec.dependencies}
+        object_ids.update(ref.object_id for ref in spec.contained)
+        for object_id in object_ids:
+            for inner in self._found.get(object_id, ()):
+                if inner.registering is not None:
+                    pending += 1
+                    inner.registering.append(registered)
+            entry = self._table.get(object_id)
+            if entry is None or entry.owner is None:
+                continue
+            if entry.local <= 0:
+                self._table.release(object_id)
+                continue
+            if entry.owner.worker_id == submitter and not entry.registered:
+                entry.registered = 1
+                kept.append(object_id)
+            else:
+                pending += 1
+                self._register(object_id, entry, registered)
+        registered()
+
+    def _register(self, object_id: bytes, entry: ObjectEntry, then: Callable[[], None]) -> None:
+        """Be a borrower in the eyes of the owner; ``then`` when it knows, or is dead."""
+        if entry.registering is not None:
+            entry.registering.append(then)
+            return
+        if entry.registered:
+            then()
+            return
+        assert entry.owner is not None
+        entry.registered = 1
+        entry.registering = [then]
+
+        def answered(_reply: om.BorrowerAdded | None) -> None:
+            waiting, entry.registering = entry.registering, None
+            for callback in waiting or ():
+                callback()
+
+        self._mail.ask(entry.owner, om.AddBorrower(object_id, self._me.address, 0), answered)
+
+    # --- others borrow --------------------
+
+    def serve_value(self, worker: bytes, message: om.RequestValue) -> None:
+        """A borrower wants a value."""
+        object_id = message.object_id
+        entry = self._table.get(object_id)
+        if entry is None:
+            self._mail.answer(worker, om.ValueReady(object_id, None))
+            return
+        entry.when_complete(
+            lambda: self._mail.answer(worker, om.ValueReady(object_id, entry.value))
+        )
+        self.fetch(object_id, entry)
+
+    def on_add_borrower(self, worker: bytes, message: om.AddBorrower) -> None:
+        """A process tells its owner that it has a ref."""
+        self._table.add_borrower(message.object_id, message.borrower.worker_id, 1)
+        self._mail.answer(worker, om.BorrowerAdded(message.request_id))
+
+    def on_remove_borrower(self, message: om.RemoveBorrower) -> None:
+        """A process has none any more."""
+        self._table.add_borrower(message.object_id, message.borrower_id, -message.count)
+        self._table.release(message.object_id)
+
+    def kept_by(self, object_id: bytes, worker_id: bytes) -> None:
+        """A worker's reply says that it keeps an argument ref, of an object of this process."""
+        self._table.add_borrower(object_id, worker_id, 1)
+
+    def hand_over(self, receiver: bytes, key: bytes, object_ids: list[bytes]) -> None:
+        """Refs leave in a value; `HandoverDone` for ``key`` takes the holds on them back."""
+        self._handovers.setdefault(key, []).append((receiver, object_ids))
+
+    def on_handover_done(self, key: bytes) -> None:
+        """The receiver holds the refs itself."""
+        handovers = self._handovers.get(key)
+        if handovers:
+            self._table.note(handovers.pop(0)[1], -1)
+            if not handovers:
+                del self._handovers[key]
+
+    def are_held_elsewhere(self) -> bool:
+        """Whether another process has, or is about to have, a ref of an object of this one."""
+        return bool(self._handovers) or self._table.any_borrowed()
+
+    def process_gone(self, worker_id: bytes) -> None:
+        """A process has ended: what it held, what it was about to get, and what it owned."""
+        for key, handovers in list(self._handovers.items()):
+            for receiver, object_ids in handovers:
+                if receiver == worker_id:
+                    self._table.note(object_ids, -1)
+            left = [handover for handover in handovers if handover[0] != worker_id]
+            if left:
+                self._handovers[key] = left
+            else:
+                del self._handovers[key]
+        for object_id in self._table.drop_borrower(worker_id):
+            self._table.release(object_id)
+        for object_id in self._table.requested_from(worker_id):
+            self._table.complete(object_id, owner_died(object_id))

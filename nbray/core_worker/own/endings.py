@@ -1,0 +1,111 @@
+"""How tasks end: their objects are completed, and their arguments let go."""
+
+from __future__ import annotations
+
+from nbray.common.ids import return_id
+from nbray.core_worker.own.borrowing import Borrowing
+from nbray.core_worker.own.errors import error_value
+from nbray.core_worker.own.freeing import Freeing
+from nbray.core_worker.own.lineage import Lineage
+from nbray.core_worker.own.streams import Share, Streams
+from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.ports import Mail, PendingWork
+from nbray.core_worker.tasks import counted
+from nbray.wire import messages as m
+from nbray.wire.records import ContainedRef, Stored, TaskSpec, Value
+
+
+class Endings:
+    """The ends of the tasks and calls that this process submitted. Under the baton."""
+
+    def __init__(
+        self, table: OwnershipTable, freeing: Freeing, borrowing: Borrowing, lineage: Lineage,
+        streams: Streams, mail: Mail, share: Share,
+    ) -> None:  # fmt: skip
+        self._table = table
+        self._freeing = freeing
+        self._borrowing = borrowing
+        self._lineage = lineage
+        self._streams = streams
+        self._mail = mail
+        self._share = share
+
+    def finish(self, task: PendingWork, worker_id: bytes, done: m.TaskDone) -> None:
+        """Complete a task's objects and let go of its arguments."""
+        table, spec = self._table, task.spec
+        for object_id in done.borrowed:
+            self._borrowing.kept_by(object_id, worker_id)
+        handed_over: list[ContainedRef] = []
+        any_refs = False
+        values = done.values
+        wanted = spec.num_returns
+        if len(values) != (wanted if wanted >= 0 else spec.return_count()):
+            values = self._one_for_each(spec, values)
+        for index, value in enumerate(values):
+            object_id = return_id(spec.task_id, index)
+            entry = table.get(object_id)
+            if value.contained:
+                any_refs = True
+                if entry is not None and entry.value is None:
+                    table.contains(entry, value)
+                    handed_over += value.contained
+            if entry is None:
+                self._freeing.free(object_id, value)
+                continue
+            if entry.stale_nodes:
+                self._complete(object_id, entry, value)
+            else:
+                table.complete(object_id, value)
+            if value.stored is not None:
+                self._lineage.keep(task, object_id, entry)
+            if entry.local <= 0:
+                table.release(object_id)
+        if spec.num_returns < 0:
+            self._streams.finish(task, done)
+        if any_refs:
+            self._borrowing.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
+        if spec.dependencies or spec.contained or spec.actor_id:
+            table.note(counted(spec), -1)
+
+    def _one_for_each(self, spec: TaskSpec, values: list[Value]) -> list[Value]:
+        """A value for each object: an error is the rest's, too, or an item of a stream."""
+        count = spec.return_count()
+        if not values or len(values) > count:
+            return values[:count]
+        error = self._share(spec, len(values) - 1, values[-1])
+        return values + [error] * (count - len(values))
+
+    def _complete(self, object_id: bytes, entry: ObjectEntry, value: Value) -> None:
+        if value.stored is None and entry.stale_nodes:  # what an earlier attempt has left
+            self._freeing.free(object_id, Value(None, Stored(0, entry.stale_nodes)))
+        self._table.complete(object_id, value)
+
+    def _handover_done(self, spec: TaskSpec, worker_id: bytes) -> None:
+        self._mail.answer(worker_id, m.HandoverDone(spec.task_id))
+
+    def forget_attempt(self, spec: TaskSpec, worker_id: bytes, done: m.TaskDone) -> None:
+        """A task is run again: nobody will hold the refs that stand in what it raised."""
+        for index, value in enumerate(done.values):
+            if value.stored is None:
+                continue
+            object_id = return_id(spec.task_id, index)
+            entry = self._table.get(object_id)
+            if entry is None:
+                self._freeing.free(object_id, value)
+            else:
+                entry.stale_nodes = [*(entry.stale_nodes or ()), *value.stored.node_ids]
+        if any(value.contained for value in done.values):
+            self._handover_done(spec, worker_id)
+
+    def fail(self, spec: TaskSpec, error: Exception) -> None:
+        """Complete a task's objects with ``error``."""
+        value = error_value(error)
+        if spec.num_returns < 0:
+            self._streams.failed(spec, value)
+        for index in range(spec.return_count()):
+            object_id = return_id(spec.task_id, index)
+            entry = self._table.get(object_id)
+            if entry is not None:
+                self._complete(object_id, entry, value)
+        if spec.dependencies or spec.contained or spec.actor_id:
+            self._table.note(counted(spec), -1)

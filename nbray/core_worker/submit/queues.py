@@ -1,0 +1,59 @@
+"""Where tasks wait for workers, with the leases that they share."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nbray.common.thread_count import threads_for
+from nbray.core_worker.tasks import Lease, PendingTask, QueueKey
+from nbray.wire.messages import RequestLease
+from nbray.wire.records import JobConfig
+from nbray.wire.strategies import Spread
+
+WINDOW_S = 0.005
+_MAX_WINDOW = 512
+
+
+class TaskQueue:
+    """What waits and the leases of one shape, environment, and node where arguments lie, if any.
+
+    Attributes:
+        requests: the lease requests that wait, each with the node whose raylet has it.
+        seconds: how long a task runs, about; negative before one has.
+    """
+
+    __slots__ = (
+        "key", "leases", "near", "once", "requests", "runtime_env", "seconds", "shape", "tasks",
+        "threads",
+    )  # fmt: skip
+
+    def __init__(self, key: QueueKey) -> None:
+        self.key = key
+        self.shape, self.runtime_env, self.near = key
+        self.threads = threads_for(dict(self.shape.resources))
+        self.once = isinstance(self.shape.strategy, Spread)
+        self.tasks: deque[PendingTask] = deque()
+        self.leases: list[Lease] = []
+        self.requests: dict[int, bytes] = {}
+        self.seconds = -1.0
+
+    def window(self) -> int:
+        """How many tasks a worker may have at once."""
+        if self.seconds < 0 or self.once:
+            return 1
+        return max(1, min(_MAX_WINDOW, int(WINDOW_S / max(self.seconds, 1e-6))))
+
+    def ran(self, seconds: float) -> None:
+        """A task of it has run for so long."""
+        if self.seconds < 0:
+            self.seconds = seconds
+        else:
+            self.seconds += 0.2 * (seconds - self.seconds)
+
+    def request(self, number: int, job: JobConfig, spilled: bool, backlog: int = 1) -> RequestLease:
+        """A lease request for its tasks; ``spilled``: another raylet has sent it on."""
+        return RequestLease(
+            number, job, dict(self.shape.resources), backlog, spilled,
+            bool(self.tasks) and self.tasks[0].retries != 0, self.runtime_env, self.shape.strategy,
+            self.shape.selector, self.near,
+        )  # fmt: skip

@@ -1,0 +1,65 @@
+"""Ending a cluster: its nodes on every machine, and nothing else there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nbray.machines.board import Board, Outcome
+from nbray.machines.cluster import Cluster
+from nbray.machines.hosts import Host, HostError
+from nbray.machines.plan import Machine
+from nbray.machines.up import role_of
+
+
+async def down(
+    cluster: Cluster, board: Board, *, workers_only: bool = False, keep_workers: int = 0
+) -> list[Outcome]:
+    """End the nodes of a cluster, the head's last.
+
+    Args:
+        cluster: with all workers that the file names; those that only the head knows are ended too.
+        board: shows what happens.
+        workers_only: the head goes on.
+        keep_workers: so many workers go on, too.
+
+    Returns:
+        One for each machine that was to end.
+    """
+    answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
+    known = {host.machine.name for host in cluster.hosts}
+    hosts = list(zip(cluster.hosts[1:], answers[1:], strict=True))
+    for name in answers[0].hosts:
+        if name not in known:
+            host = cluster.host(Machine(name))
+            hosts.append((host, await host.ask()))
+    running = [host for host, found in hosts if found.runs]
+    kept = {host.machine.name for host in running[:keep_workers]}
+    outcomes = list(
+        await asyncio.gather(
+            *(
+                _end(host, found.error, found.is_empty, board)
+                for host, found in hosts
+                if host.machine.name not in kept
+            )
+        )
+    )
+    if not workers_only and not kept:
+        head = answers[0]
+        outcomes.insert(0, await _end(cluster.head, head.error, head.is_empty, board))
+    return outcomes
+
+
+async def _end(host: Host, error: str, is_empty: bool, board: Board) -> Outcome:
+    machine = host.machine
+    role = role_of(machine)
+    if is_empty and not error:
+        return Outcome(machine.name, role, "had no node")
+    board.stage(machine.name, role, "end its node")
+    try:
+        if error:
+            raise HostError("asking what it has", error)
+        await host.stop(forget=True)
+    except HostError as failed:
+        took = board.done(machine.name, "failed")
+        return Outcome(machine.name, role, "failed", str(failed), took, failed)
+    return Outcome(machine.name, role, "ended", "", board.done(machine.name, "ended"))

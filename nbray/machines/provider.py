@@ -1,0 +1,67 @@
+"""Where the machines of a cluster come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from nbray.machines.cluster_file import ClusterFile
+from nbray.machines.plan import Machine
+
+
+class NodeProvider(Protocol):
+    """A source of machines: a list, a queue of batch jobs, a cloud."""
+
+    def head(self) -> Machine:
+        """The machine of the head."""
+
+    async def workers(self, count: int) -> Sequence[Machine]:
+        """So many machines for workers, those that are there first; fewer if there are no more."""
+
+    async def release(self, machines: Sequence[Machine]) -> None:
+        """Give machines back whose nodes have ended."""
+
+
+class LocalProvider:
+    """The machines that the file names: they run already, and stay."""
+
+    def __init__(self, wanted: ClusterFile) -> None:
+        self._given = wanted.provider
+
+    def head(self) -> Machine:
+        """The machine of ``head_ip``."""
+        return Machine(self._given.head_ip, True, self._given.external_head_ip or "")
+
+    async def workers(self, count: int) -> Sequence[Machine]:
+        """The first of ``worker_ips``."""
+        return [Machine(address) for address in self._given.worker_ips[:count]]
+
+    async def release(self, machines: Sequence[Machine]) -> None:
+        """Nothing: they are not ours."""
+
+
+def provider_of(wanted: ClusterFile) -> NodeProvider:
+    """The provider that a file names."""
+    return LocalProvider(wanted)
+
+
+def worker_count(wanted: ClusterFile) -> tuple[int, str]:
+    """How many workers are started, and what there is to say about that.
+
+    The numbers of the file are capped with the machines that there are, as Ray does. Nodes beyond
+    ``min_workers`` come with the demand, for which nothing looks yet.
+    """
+    there_are = len(wanted.provider.worker_ips)
+    least = there_are if wanted.min_workers is None else wanted.min_workers
+    most = there_are if wanted.max_workers is None else wanted.max_workers
+    said = ""
+    if least > most:
+        least, said = most, f"min_workers {least} is more than max_workers: {most} are started."
+    if least > there_are:
+        least, said = there_are, f"min_workers {least} is more than the worker_ips: {there_are}."
+    elif least < min(most, there_are):
+        said = (
+            f"{least} of {there_are} workers are started (min_workers): nbray does not grow with "
+            "the demand yet. `--min-workers N` starts more."
+        )
+    return least, said

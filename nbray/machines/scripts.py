@@ -1,0 +1,124 @@
+"""The texts that hosts run, and the record of a host that they keep: pure.
+
+The record is a folder of the user on the host, ``~/.nbray/clusters/NAME/HOST``; HOST is in it since
+homes may be shared. In it: ``files``, ``setup`` and ``start``, hashes that are written when a step
+is done, so that what was interrupted is done again; ``session``, a link to the folder of the node,
+and ``python``, both written by `nbray start`; ``token``; ``lock`` and ``leader``, whoever works
+there. On the head also ``hosts``.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+BUSY = 75
+_UNSAFE = re.compile(r"[^A-Za-z0-9.-]")
+
+
+def record_path(cluster: str, host: str) -> str:
+    """The folder of the record, as a path of the host's user."""
+    return f"~/.nbray/clusters/{cluster}/{_UNSAFE.sub('_', host)}"
+
+
+def remote_path(path: str) -> str:
+    """A path on a host as a word of its shell: a ``~`` is its home."""
+    if path.startswith("~/"):
+        return f'"$HOME"/{shlex.quote(path[2:])}'
+    return '"$HOME"' if path == "~" else shlex.quote(path)
+
+
+def for_any_shell(text: str) -> str:
+    """A command line for whatever login shell the user has there: POSIX sh runs ``text``."""
+    return f"exec sh -c {shlex.quote(text)}"
+
+
+def as_user(command: str, *, login: bool, exports: Mapping[str, str]) -> str:
+    """A command of the file as the user's own shell on the host runs it.
+
+    Args:
+        command: what the user wrote.
+        login: with the user's start-up files, which may bring the right Python.
+        exports: variables, as shell words that are expanded on the host.
+    """
+    lines = [f"export {name}={word}" for name, word in exports.items()]
+    lines += ['ray() { nbray "$@"; }', "export -f ray", command]
+    if not login:
+        return f"exec bash -c {shlex.quote(chr(10).join(lines))}"
+    # An interactive bash without a terminal complains as it begins, and takes leave at the end.
+    lines = [
+        "if [ -f ~/.bashrc ]; then . ~/.bashrc; fi", "exec 2>&3 3>&-", *lines,
+        "code=$?", "exec 2>/dev/null", "exit $code",
+    ]  # fmt: skip
+    return f"exec bash --login -i -c {shlex.quote(chr(10).join(lines))} 3>&2 2>/dev/null"
+
+
+def alone(record: str, text: str, wait_s: int) -> str:
+    """Run ``text`` as the only one at work on this host's record; exit code `BUSY` if it is taken.
+
+    The lock is not inherited (``-o``): nodes that are started here would hold it.
+    """
+    inner = shlex.quote(f'echo "$leader" >"$R/leader"\n{text}')
+    return f"""R={record}
+export R leader=$$
+umask 077; mkdir -p "$R" || exit
+exec flock -o -w {wait_s} -E {BUSY} "$R/lock" sh -c {inner} </dev/null
+"""
+
+
+def interrupt(record: str) -> str:
+    """End what is at work there, with all that it has started but daemons."""
+    return f"""R={record}
+if flock -n "$R/lock" true 2>/dev/null; then exit 0; fi
+p=$(cat "$R/leader" 2>/dev/null) && kill -TERM -- "-$p" 2>/dev/null
+exit 0
+"""
+
+
+def note(record: str, name: str, value: str) -> str:
+    """Write a file of the record in one step."""
+    return (
+        f"umask 077; mkdir -p {record} && printf '%s\\n' {shlex.quote(value)} "
+        f">{record}/.{name} && mv {record}/.{name} {record}/{name}"
+    )
+
+
+def keep_stdin(record: str, name: str) -> str:
+    """Write what comes by stdin into a file that nobody else can read: a secret, for example."""
+    return (
+        f"umask 077; mkdir -p {record} && cat >{record}/.{name} && "
+        f"mv {record}/.{name} {record}/{name}"
+    )
+
+
+def make_parents(paths: Sequence[str]) -> str:
+    """Make the folders that files are copied into."""
+    words = [remote_path(path.rstrip("/").rpartition("/")[0] or "/") for path in paths]
+    return f"mkdir -p {' '.join(words)}"
+
+
+def stop_node(record: str, *, forget: bool) -> str:
+    """End the node of the record by the nbray that started it, and no other.
+
+    Args:
+        record: of the host.
+        forget: remove the record, too.
+    """
+    end = '\nrm -rf "$R"; rmdir "$(dirname "$R")" 2>/dev/null; exit 0' if forget else ""
+    return f"""R={record}
+if [ -L "$R/session" ]; then
+  p=$(cat "$R/python") || exit
+  NBRAY_NODE_RECORD=$R "$p" -P -c 'from nbray.cli import main; main()' stop </dev/null || exit
+fi
+rm -f "$R/session" "$R/start"{end}
+"""
+
+
+def head_variables(record: str) -> str:
+    """What a program on the head needs to be in this cluster: address and interpreter."""
+    return f"""R={record}
+s=$(readlink "$R/session") || {{ echo "nbray: the head of this cluster does not run" >&2; exit 1; }}
+a=$(sed -n 's/.*"gcs_address": "\\([^"]*\\)".*/\\1/p' "$s/session.json")
+export NBRAY_ADDRESS="$a" NBRAY_PYTHON="$(cat "$R/python")"
+"""

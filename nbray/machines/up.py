@@ -1,0 +1,277 @@
+"""Carrying a plan out: all machines at once, the nodes of workers when the head is there."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nbray.machines import scripts
+from nbray.machines.board import Board, Outcome
+from nbray.machines.cluster import Cluster
+from nbray.machines.found import Found
+from nbray.machines.hosts import Host, HostError
+from nbray.machines.plan import Machine, NodePlan, Plan, Restart, Step, Wanted, make_plan
+
+_QUICK_S = 30.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan was made of: what each host is to have, what it answered, and the plan."""
+
+    wanted: Mapping[str, Wanted]
+    found: Mapping[str, Found]
+    plan: Plan
+
+
+async def look(cluster: Cluster, restart: Restart = Restart.IF_CHANGED) -> Facts:
+    """Ask all hosts at once, and plan.
+
+    Raises:
+        ClusterFileError: a file that is to be copied is not there.
+    """
+    described = asyncio.create_task(asyncio.to_thread(cluster.described))
+    answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
+    found = {host.machine.name: answer for host, answer in zip(cluster.hosts, answers, strict=True)}
+    wanted = await described
+    plan = make_plan(wanted, found, restart)
+    return Facts({one.machine.name: one for one in wanted}, found, plan)
+
+
+async def up(cluster: Cluster, facts: Facts, board: Board) -> list[Outcome]:
+    """Do what the plan says.
+
+    Args:
+        cluster: the cluster.
+        facts: of `look`.
+        board: shows what happens.
+
+    Returns:
+        One for each machine, the head first; where one failed, the others went on.
+    """
+    loop = asyncio.get_running_loop()
+    head = _Head(loop.create_future(), loop.create_future())
+    token = facts.found[cluster.head.machine.name].token or secrets.token_hex(32)
+    work = _Up(cluster, facts, board, token, head)
+    plans = {node.machine.name: node for node in facts.plan.nodes}
+    outcomes = await asyncio.gather(
+        *(work.host(host, plans.get(host.machine.name)) for host in cluster.hosts),
+        *(work.leave(machine) for machine in facts.plan.leaving),
+    )
+    return await work.remember(outcomes)
+
+
+def role_of(machine: Machine) -> str:
+    """head or worker."""
+    return "head" if machine.is_head else "worker"
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What workers wait for: it is set up; it runs, as what it then answers. Or it has failed."""
+
+    set_up: asyncio.Future[bool]
+    running: asyncio.Future[Found | None]
+
+    def fail(self) -> None:
+        for one in (self.set_up, self.running):
+            if not one.done():
+                one.set_result(None)  # type: ignore[arg-type]
+
+
+@dataclass
+class _Up:
+    cluster: Cluster
+    facts: Facts
+    board: Board
+    token: str
+    head: _Head
+    _fetched: asyncio.Task[None] | None = None
+    _staging: tempfile.TemporaryDirectory[str] | None = field(default=None)
+
+    async def host(self, host: Host, plan: NodePlan | None) -> Outcome:
+        """All steps of one machine."""
+        machine = host.machine
+        try:
+            if machine.name in self.facts.plan.failed:
+                why = self.facts.plan.failed[machine.name]
+                raise HostError("asking what it has", why)
+            if plan is None:
+                raise HostError("nothing was done", "the head does not answer")
+            return await self._carry_out(host, plan)
+        except HostError as error:
+            took = self.board.done(machine.name, "failed")
+            return Outcome(machine.name, role_of(machine), "failed", str(error), took, error)
+        finally:
+            if machine.is_head:
+                self.head.fail()  # if nothing better was said
+
+    async def leave(self, machine: Machine) -> Outcome:
+        """End the node of a machine that the file names no more."""
+        host = self.cluster.host(machine)
+        self.board.stage(machine.name, "leaves", "end its node: the file names it no more")
+        try:
+            await host.stop(forget=True)
+        except HostError as error:
+            took = self.board.done(machine.name, "failed")
+            return Outcome(machine.name, "leaves", "failed", str(error), took, error)
+        return Outcome(machine.name, "leaves", "ended", "", self.board.done(machine.name, "ended"))
+
+    async def remember(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Have the head know all machines, so that those end that the file names no more."""
+        failed = [one.name for one in outcomes if one.role == "leaves" and one.error is not None]
+        head = self.cluster.head
+        before = self.facts.found[head.machine.name]
+        answered = [
+            name for name, found in self.facts.found.items()
+            if not found.error or name in before.hosts
+        ]  # fmt: skip
+        names = " ".join([*answered, *failed])
+        if not before.error and names != " ".join(before.hosts) and outcomes[0].error is None:
+            await head.do(
+                "keeping the list of hosts", scripts.note(head.record, "hosts", names),
+                timeout_s=_QUICK_S,
+            )  # fmt: skip
+        return list(outcomes)
+
+    async def _carry_out(self, host: Host, plan: NodePlan) -> Outcome:
+        machine = host.machine
+        self.board.stage(machine.name, role_of(machine), plan.why or "is as it is wanted")
+        host.on_line = lambda line: self.board.line(machine.name, line)
+        if plan.steps:
+            host.write_log(self.cluster.home.log(machine.name))
+        found = self.facts.found[machine.name]
+        for step in plan.steps:
+            if step in (Step.START, Step.COME_BACK):
+                self._is_set_up(host)
+                found = await self._start(host, step)
+            else:
+                self.board.stage(machine.name, role_of(machine), step.value)
+                await self._prepare(host, step)
+        self._is_set_up(host)
+        if machine.is_head:
+            self.head.running.set_result(found)
+        started = not {Step.START, Step.COME_BACK}.isdisjoint(plan.steps)
+        state = "started" if started else "set up" if plan.steps else "runs"
+        took = self.board.done(machine.name, state)
+        detail = f"node {found.node_id[:8]}" + (f": {plan.why}" if plan.why else "")
+        return Outcome(machine.name, role_of(machine), state, detail, took)
+
+    def _is_set_up(self, host: Host) -> None:
+        if host.machine.is_head and not self.head.set_up.done():
+            self.head.set_up.set_result(True)
+
+    async def _prepare(self, host: Host, step: Step) -> None:
+        wanted = self.cluster.wanted
+        hashes = self.facts.wanted[host.machine.name]
+        if step is Step.STOP:
+            await host.stop(forget=False)
+        elif step is Step.CONTAINER:
+            assert host.container is not None
+            await self._copy(host)
+            await self._initialize(host)
+            text = host.container.make(host.record_path)
+            await host.do("making its container", text, inside=False)
+        elif step is Step.FILES:
+            await self._copy(host)
+            if wanted.cluster_synced_files and not host.machine.is_head:
+                await self._copy_from_head(host)
+            await self._note(host, "files", hashes.files)
+        else:
+            if host.container is None:
+                await self._initialize(host)
+            for command in self.cluster.setup_commands(host.machine):
+                self.board.stage(host.machine.name, role_of(host.machine), f"set-up: {command}")
+                await host.command("a set-up command", command, {})
+            await self._note(host, "setup", hashes.setup)
+
+    async def _initialize(self, host: Host) -> None:
+        for command in self.cluster.wanted.initialization_commands:
+            self.board.stage(host.machine.name, role_of(host.machine), f"initialization: {command}")
+            await host.command("an initialization command", command, {}, inside=False)
+
+    async def _copy(self, host: Host) -> None:
+        wanted = self.cluster.wanted
+        await host.copy(wanted.file_mounts, wanted.rsync_exclude, wanted.rsync_filter)
+
+    async def _copy_from_head(self, host: Host) -> None:
+        """`cluster_synced_files`, by way of this machine: hosts have no keys to each other."""
+        if not await self.head.set_up:
+            raise HostError("waiting for files of the head", "the head was not set up")
+        if self._staging is None:
+            self._staging = tempfile.TemporaryDirectory(prefix="nbray-up-")
+            self._fetched = asyncio.create_task(self._fetch(self._staging.name))
+        assert self._fetched is not None
+        await asyncio.shield(self._fetched)
+        staged = {
+            path: f"{self._staging.name}/{place}/{path.rstrip('/').rpartition('/')[2]}"
+            for place, path in enumerate(self.cluster.wanted.cluster_synced_files)
+        }
+        await host.copy(staged, (), ())
+
+    async def _fetch(self, folder: str) -> None:
+        for place, path in enumerate(self.cluster.wanted.cluster_synced_files):
+            await self.cluster.head.rsync(
+                self.cluster.head.at(path.rstrip("/")), f"{folder}/{place}/"
+            )
+
+    async def _note(self, host: Host, name: str, value: str) -> None:
+        await host.do(
+            f"keeping what was done ({name})", scripts.note(host.record, name, value),
+            timeout_s=_QUICK_S,
+        )  # fmt: skip
+
+    async def _start(self, host: Host, step: Step) -> Found:
+        """Start a node, or bring a head back; what it answers then."""
+        machine, record = host.machine, host.record
+        before = self.facts.found[machine.name]
+        exports = {
+            "NBRAY_NODE_RECORD": record,
+            "NBRAY_AUTH_TOKEN_PATH": f"{record}/token",
+        }
+        joined = ""
+        if machine.is_head:
+            address = _listens_on(host, before)
+            exports["NBRAY_NODE_IP_ADDRESS"] = address.strip("[]")
+            if step is Step.COME_BACK:
+                exports["NBRAY_SESSION"] = scripts.remote_path(before.session)
+        else:
+            self.board.stage(machine.name, role_of(machine), "waits for the head")
+            head = await self.head.running
+            if head is None:
+                raise HostError("its node was not started", "the head failed")
+            address, joined = head.gcs_address.rpartition(":")[0], head.session
+        exports |= {"NBRAY_HEAD_IP": address, "RAY_HEAD_IP": address}
+        self.board.stage(machine.name, role_of(machine), step.value)
+        await host.do(
+            "handing it the token", scripts.keep_stdin(record, "token"),
+            stdin=f"{self.token}\n".encode(), timeout_s=_QUICK_S,
+        )  # fmt: skip
+        for command in self.cluster.start_commands(machine):
+            await host.command("a start command", command, exports, may_be_cut=False)
+        found = await host.ask()
+        if not found.runs:
+            raise HostError(
+                "starting its node", found.error or "the start commands ended well, and no node "
+                "runs: is there `nbray start` among them?",
+            )  # fmt: skip
+        done = f"{self.facts.wanted[machine.name].start} {joined or found.session}"
+        await self._note(host, "start", done)
+        return found
+
+
+def _listens_on(host: Host, found: Found) -> str:
+    """The address of a head for its nodes: the one that the file names, or that ssh came to."""
+    given = host.machine.name
+    bare = given.strip("[]")
+    if not host.machine.reached_at and found.own_address:
+        own = ipaddress.ip_address(found.own_address.partition("%")[0])
+        if not own.is_loopback:
+            return f"[{own}]" if own.version == 6 else str(own)
+    if given == "localhost":
+        return "127.0.0.1"
+    return f"[{bare}]" if ":" in bare else bare

@@ -1,0 +1,269 @@
+"""Workers that start, and how they end: forks of templates, one template per interpreter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
+
+from nbray.common.own_time import OwnTime
+from nbray.common.pids import kill_sessions
+from nbray.common.session import Session
+from nbray.raylet.workers.templates import Report, Template
+from nbray.raylet.workers.worker import Worker, last_lines
+from nbray.raylet.workers.worker_life import State
+from nbray.runtime_env.setup import Prepared
+from nbray.wire.causes import Cause, CauseKind
+
+logger = logging.getLogger(__name__)
+
+_FAILED_START_DELAY_S = 0.5
+_FAILED_STARTS = 3
+_CAUSE_KNOWN_IN_S = 1.0
+_TEMPLATE_IDLE_S = 60.0
+
+
+class Starts(Protocol):
+    """Who has workers started, and is told how that goes."""
+
+    def worker_ended(self, worker: Worker) -> None:
+        """A worker has ended, ready or not."""
+
+    def not_started(self, env: str, cause: Cause) -> None:
+        """The workers of an environment do not start: it is in vain to wait for one."""
+
+    def start_again(self) -> None:
+        """A start failed a while ago, and may be tried again."""
+
+
+@dataclass
+class _Trouble:
+    """The last starts of an environment's workers failed: so many, since when, and why."""
+
+    since: float
+    text: str = ""
+    count: int = 0
+
+
+class Forks:
+    """The processes of workers. A start that fails is tried again, until that has failed too long.
+
+    An environment with an interpreter of its own has a template of its own.
+
+    Args:
+        session: with the folder of the logs.
+        socket_path: where workers connect.
+        host: this node's address.
+        starts: is told how starts go.
+        start_timeout_s: how long starts of an environment may go on failing.
+        register_timeout_s: how long one worker may take until it is ready.
+
+    Attributes:
+        workers: those that live, or are being started.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        socket_path: str,
+        host: str,
+        starts: Starts,
+        start_timeout_s: float,
+        register_timeout_s: float,
+    ) -> None:
+        self.workers: dict[bytes, Worker] = {}
+        self._session = session
+        self._socket_path = socket_path
+        self._host = host
+        self._starts = starts
+        self._start_timeout_s = start_timeout_s
+        self._register_timeout_s = register_timeout_s
+        self._starting: Counter[str] = Counter()
+        self._troubles: dict[str, _Trouble] = {}
+        self._templates: dict[str, Template] = {}
+        self._template_ends = 0
+        self._clock = OwnTime(_FAILED_START_DELAY_S)
+
+    def stop(self) -> None:
+        """End the templates and the workers, with all that these have started."""
+        for template in self._templates.values():
+            template.stop()
+        for worker in self.workers.values():
+            worker.kill()
+        kill_sessions({w.pid: w.started for w in self.workers.values() if w.pid})
+
+    # --- starts --------------------
+
+    def start(self, env: Prepared) -> None:
+        """Have a worker started; why it does not is kept with the environment."""
+        worker_id = os.urandom(28)
+        log = str(self._session.log_path(f"worker-{worker_id.hex()[:12]}"))
+        worker = self.workers[worker_id] = Worker(worker_id, log, env, ordered=self._clock.now())
+        self._starting[env.text] += 1
+        try:
+            worker.template = self._template(env.python)
+        except (OSError, ValueError) as error:
+            asyncio.get_running_loop().call_soon(
+                self._start_failed, worker, f"Its interpreter was not started: {error}", 1
+            )
+            return
+        worker.template.fork(
+            {
+                "fork": worker_id.hex(), "log": log, "host": self._host, "env": env.text,
+                "env_vars": env.env_vars, "working_dir": env.working_dir, "sys_path": env.sys_path,
+            }
+        )  # fmt: skip
+
+    def starting(self, env: str) -> int:
+        """How many workers of an environment are being started."""
+        return self._starting[env]
+
+    def last_failure(self, env: str) -> str:
+        """Why the last worker of an environment did not start; empty if it did."""
+        trouble = self._troubles.get(env)
+        return trouble.text if trouble is not None else ""
+
+    def ready(self, worker: Worker) -> None:
+        """A worker connected."""
+        self._started(worker.env.text)
+        self._troubles.pop(worker.env.text, None)
+        if not worker.env.python:
+            self._template_ends = 0
+
+    def _started(self, env: str) -> None:
+        """One worker of the environment starts no more: it is ready, or has ended."""
+        self._starting[env] -= 1
+        if not self._starting[env]:
+            del self._starting[env]
+
+    def _start_failed(self, worker: Worker, text: str, enough: int = 0) -> None:
+        """Try again after a while, unless it is in vain: then whoever waits for it is told why.
+
+        It is in vain after ``start_timeout_s`` without a worker, and after ``enough`` failures
+        where the fault may be the runtime environment's.
+        """
+        if self.workers.pop(worker.worker_id, None) is None:
+            return
+        worker.gone()
+        env = worker.env.text
+        self._started(env)
+        now = self._clock.now()
+        trouble = self._troubles.setdefault(env, _Trouble(now))
+        trouble.text = text
+        trouble.count += 1
+        too_often = bool(env) and 0 < enough <= trouble.count
+        if too_often or (
+            trouble.count >= _FAILED_STARTS and now - trouble.since > self._start_timeout_s
+        ):
+            del self._troubles[env]
+            self._starts.not_started(env, _in_vain(env, text))
+        asyncio.get_running_loop().call_later(_FAILED_START_DELAY_S, self._starts.start_again)
+
+    def look_after(self) -> None:
+        """End what does not come up: templates that do not fork, workers that do not register.
+
+        To be called every second or more often. Only the time that this process has seen counts.
+        """
+        now = self._clock.now()
+        for worker in list(self.workers.values()):
+            late = now - worker.ordered >= self._register_timeout_s
+            if worker.state is not State.STARTING or not late:
+                continue
+            if worker.pid:
+                logger.error("Worker pid %d was not ready in time; it is ended.", worker.pid)
+                worker.kill()
+            elif worker.template is not None:
+                logger.error("The template pid %d does not fork; it is ended.", worker.template.pid)
+                worker.template.kill()
+
+    # --- templates --------------------
+
+    def _template(self, python: str) -> Template:
+        template = self._templates.get(python)
+        if template is None:
+            template = self._templates[python] = Template(
+                self._session, self._socket_path, python, self._on_report, self._on_template_end
+            )
+        return template
+
+    def trim(self) -> None:
+        """End the templates of interpreters that had no worker for a while."""
+        now = time.monotonic()
+        for python, template in list(self._templates.items()):
+            if not python or any(w.env.python == python for w in self.workers.values()):
+                template.used = now
+            elif now - template.used > _TEMPLATE_IDLE_S:
+                del self._templates[python]
+                template.stop()
+
+    def _on_template_end(self, template: Template) -> None:
+        """A template ended by itself: another is started, and its workers live on without it."""
+        if self._templates.get(template.python) is template:
+            del self._templates[template.python]
+        text = f"Its interpreter ended:\n{last_lines(str(template.log))}"
+        if not template.python:
+            logger.error("The worker template, pid %d, ended; see template.log.", template.pid)
+            self._template_ends += 1
+            if self._template_ends > _FAILED_STARTS:  # no worker came up in between
+                logger.error("It ends again and again: the raylet leaves.")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+        for worker in [w for w in self.workers.values() if w.template is template]:
+            worker.template = None
+            if worker.state is State.STARTING:
+                worker.kill()
+                self._start_failed(worker, text, 1 if template.python else _FAILED_STARTS)
+            elif worker.descriptor is None:  # nobody would hear of its end
+                worker.kill()
+                self._on_end_seen(worker)
+
+    def _on_report(self, template: Template, report: Report) -> None:
+        name = next(report[kind] for kind in ("forked", "refused", "exited") if kind in report)
+        worker = self.workers.get(bytes.fromhex(name))
+        if worker is None:
+            return
+        if "forked" in report:
+            worker.forked(report["pid"], report["started"], self._on_end_seen)
+            if worker.state in (State.ENDING, State.LOST):
+                worker.kill()
+        elif "refused" in report:
+            self._start_failed(worker, f"A worker was not started: {report['error']}")
+        else:
+            worker.status, worker.peak_bytes = report["status"], report["max_rss_bytes"]
+            self._ended(worker)
+
+    # --- ends --------------------
+
+    def _on_end_seen(self, worker: Worker) -> None:
+        """The kernel says that a worker has ended; its parent, if it can, says how."""
+
+        def overdue() -> None:
+            if worker.worker_id in self.workers:
+                kill_sessions({worker.pid: worker.started})
+                self._ended(worker)
+
+        wait = 0.0 if worker.template is None else _CAUSE_KNOWN_IN_S
+        asyncio.get_running_loop().call_later(wait, overdue)
+
+    def _ended(self, worker: Worker) -> None:
+        worker.read_last_lines()
+        if worker.state is State.STARTING:
+            logger.error("A worker ended before it was ready; see %s.err.", worker.log)
+            text = "Its workers end before they are ready"
+            early = Cause(CauseKind.ENDED, text, last_lines=worker.last_lines)
+            self._start_failed(worker, str(early), _FAILED_STARTS)
+        else:
+            del self.workers[worker.worker_id]
+            worker.gone()
+        self._starts.worker_ended(worker)
+
+
+def _in_vain(env: str, text: str) -> Cause:
+    if env:
+        return Cause(CauseKind.RUNTIME_ENV, f"Failed to set up runtime environment.\n{text}")
+    return Cause(CauseKind.NO_WORKER, f"No worker could be started.\n{text}", again=True)

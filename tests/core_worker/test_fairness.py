@@ -1,0 +1,153 @@
+"""Nobody keeps a worker for ever while others wait, and nobody pays for another's crash."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nbray
+from nbray.testing import wait_until
+from nbray.util.placement_group import placement_group, remove_placement_group
+
+GREEDY = """
+import nbray, time
+nbray.init("auto")
+@nbray.remote
+def short(i):
+    time.sleep(0.01)
+refs = [short.remote(i) for i in range(6000)]
+nbray.wait(refs)
+print("up", flush=True)
+nbray.wait(refs, num_returns=len(refs))
+"""
+
+
+def test_a_driver_with_a_long_queue_lets_another_have_its_turn(session_root: Path) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 << 20)
+    greedy = subprocess.Popen([sys.executable, "-c", GREEDY], stdout=subprocess.PIPE)
+    try:
+        assert greedy.stdout is not None
+        assert greedy.stdout.readline() == b"up\n"
+        assert nbray.get(nbray.remote(lambda: "mine").remote(), timeout=40) == "mine"
+        assert greedy.poll() is None, "the other driver is still at work"
+    finally:
+        greedy.kill()
+        greedy.wait()
+        assert greedy.stdout is not None
+        greedy.stdout.close()
+
+
+def test_a_long_queue_lets_other_shapes_and_actors_in(session_root: Path) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 << 20, resources={"other": 1})
+
+    @nbray.remote
+    def short() -> None:
+        time.sleep(0.01)
+
+    @nbray.remote(num_cpus=1)
+    class Held:
+        def value(self) -> int:
+            return 7
+
+    refs = [short.remote() for _ in range(6000)]
+    nbray.wait(refs, timeout=30)
+    shaped = nbray.remote(resources={"other": 1})(lambda: "shaped").remote()
+    assert nbray.get(shaped, timeout=40) == "shaped"
+    held = Held.remote()
+    assert nbray.get(held.value.remote(), timeout=40) == 7
+    unfinished = nbray.wait(refs, num_returns=len(refs), timeout=0)[1]
+    assert unfinished, "the queue is still long"
+
+
+def test_tasks_behind_a_crash_are_run_again_without_charge(
+    session_root: Path, tmp_path: Path
+) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 << 20)
+
+    @nbray.remote(max_retries=1)
+    def step(i: int) -> int:
+        if i % 50 == 0:
+            marker = tmp_path / f"{i}"
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    assert nbray.get([step.remote(i) for i in range(400)], timeout=100) == list(range(400))
+
+
+def test_a_task_that_may_not_be_retried_is_run_once_and_never_for_others(
+    session_root: Path, tmp_path: Path
+) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 << 20)
+
+    @nbray.remote(max_retries=0)
+    def once(i: int) -> int:
+        with open(tmp_path / f"{i}", "a") as file:
+            file.write("x")
+        if i == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    refs = [once.remote(i) for i in range(60)]
+    with pytest.raises(nbray.exceptions.WorkerCrashedError):
+        nbray.get(refs[20], timeout=60)
+    del refs[20]
+    assert nbray.get(refs, timeout=60) == [i for i in range(60) if i != 20]
+    assert all(len((tmp_path / f"{i}").read_text()) == 1 for i in range(60))
+
+
+@pytest.fixture
+def busy(session_root: Path) -> Iterator[None]:
+    """Three CPUs, which short tasks of one CPU take without end."""
+    nbray.init(num_cpus=3, object_store_memory=50 << 20)
+
+    @nbray.remote
+    def short(seconds: float) -> None:
+        time.sleep(seconds)
+
+    over = threading.Event()
+
+    def keep_busy() -> None:
+        chosen = random.Random(0)
+        refs = [short.remote(chosen.uniform(0.01, 0.05)) for _ in range(100)]
+        while not over.is_set():
+            done, refs = nbray.wait(refs, num_returns=1, timeout=30)
+            refs += [short.remote(chosen.uniform(0.01, 0.05)) for _ in done]
+
+    stream = threading.Thread(target=keep_busy)
+    stream.start()
+    wait_until(lambda: nbray.available_resources().get("CPU", 0) == 0, "a busy node")
+    try:
+        yield
+    finally:
+        over.set()
+        stream.join(60)
+
+
+@pytest.mark.slow
+def test_what_needs_many_cpus_gets_them_from_a_stream_of_small_tasks(busy: None) -> None:
+    @nbray.remote(num_cpus=3)
+    class Wide:
+        def value(self) -> str:
+            return "actor"
+
+    assert nbray.get(nbray.remote(num_cpus=3)(lambda: "task").remote(), timeout=30) == "task"
+    wide = Wide.remote()
+    assert nbray.get(wide.value.remote(), timeout=30) == "actor"
+    nbray.kill(wide)
+    group = placement_group([{"CPU": 1.5}, {"CPU": 1.5}])
+    assert group.wait(30)
+    remove_placement_group(group)
+    group = placement_group([{"CPU": 3}], strategy="STRICT_PACK")
+    assert group.wait(30)
+    remove_placement_group(group)

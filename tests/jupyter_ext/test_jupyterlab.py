@@ -1,0 +1,535 @@
+"""JupyterLab in Chromium: what a person sees and clicks.
+
+With ``NBRAY_SCREENSHOTS=FOLDER`` each step leaves a picture there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+
+from nbray.testing import processes_of, wait_until
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+PICTURES = (
+    Path(os.environ["NBRAY_SCREENSHOTS"]).resolve() if "NBRAY_SCREENSHOTS" in os.environ else None
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+
+class Page:
+    """One notebook in one tab."""
+
+    def __init__(self, page: Any, path: Path, name: str) -> None:
+        self.page = page
+        self.path = path
+        self._name = name
+
+    def cell(self, number: int) -> Any:
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
+
+    def output(self, number: int) -> Any:
+        return self.cell(number).locator(".jp-Cell-outputArea")
+
+    def start(self, number: int) -> None:
+        """Run a cell without waiting for it."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        before = prompt.inner_text()
+
+        def begun() -> bool:
+            return bool(prompt.inner_text() != before)
+
+        for _attempt in range(5):  # a key that comes while the page still settles is lost
+            self._answer_dialog()
+            self.cell(number).locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            deadline = time.monotonic() + 5
+            while not begun() and time.monotonic() < deadline:
+                self.page.wait_for_timeout(50)
+            if begun():
+                return
+        raise AssertionError(f"cell {number} did not start")
+
+    def _answer_dialog(self) -> None:
+        """JupyterLab may ask something while it opens; what, is in the run's warnings."""
+        dialog = self.page.locator(".jp-Dialog")
+        if dialog.count():
+            warnings.warn(f"JupyterLab asked: {dialog.first.inner_text()}", stacklevel=2)
+            dialog.first.locator(".jp-mod-accept").first.click()
+            dialog.first.wait_for(state="detached", timeout=10_000)
+
+    def run(self, number: int, timeout_s: float = 60.0) -> None:
+        """Run a cell to its end."""
+        self.start(number)
+        self.ended(number, timeout_s)
+
+    def ended(self, number: int, timeout_s: float = 60.0) -> None:
+        """Wait until a cell has its number."""
+        prompt = self.cell(number).locator(".jp-InputPrompt")
+        playwright.expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=timeout_s * 1000)
+
+    def shows(self, number: int, text: str | re.Pattern[str], timeout_s: float = 30.0) -> None:
+        playwright.expect(self.output(number)).to_contain_text(text, timeout=timeout_s * 1000)
+
+    def menu(self, *items: str) -> None:
+        """Click through a menu."""
+        self.page.locator(".lm-MenuBar-item", has_text=items[0]).first.click()
+        for item in items[1:]:
+            self.page.locator(".lm-Menu-item", has_text=item).first.click()
+
+    def picture(self, step: str) -> None:
+        """Keep what is seen now."""
+        if PICTURES:
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=str(PICTURES / f"{self._name}-{step}.png"))
+
+    def saved(self) -> Any:
+        """The notebook as it is in its file after a save."""
+        before = self.path.stat().st_mtime_ns
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("Control+s")
+        wait_until(
+            lambda: self.path.stat().st_mtime_ns > before and self.path.read_text().endswith("}\n"),
+            "the notebook was saved",
+        )
+        return nbformat.read(self.path, as_version=4)
+
+
+class Lab:
+    """A JupyterLab server and a browser."""
+
+    def __init__(self, root: Path, url: str, token: str, browser: Any) -> None:
+        self._root = root
+        self._url = url
+        self._token = token
+        self._browser = browser
+
+    def open(self, name: str, cells: list[str], dark: bool = False) -> Page:
+        """A notebook with these cells, opened; its kernel is ready."""
+        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+        _settings(self._root, {"apputils-extension/themes": {"theme": theme}})
+        path = self._root / f"{name}.ipynb"
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in cells],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        )
+        nbformat.write(notebook, path)
+        context = self._browser.new_context(
+            viewport={"width": 1280, "height": 1000},
+            color_scheme="dark" if dark else "light",
+        )
+        page = context.new_page()
+        page.goto(f"{self._url}lab/tree/{path.name}?reset&token={self._token}")
+        shown = Page(page, path, name)
+        shown.cell(0).wait_for(timeout=60_000)
+        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+        idle.first.wait_for(timeout=60_000)
+        return shown
+
+
+def _settings(root: Path, settings: dict[str, Any]) -> None:
+    for name, values in settings.items():
+        path = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+
+@pytest.fixture
+def lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
+    """JupyterLab on a free port, with nothing of the user's own."""
+    _settings(tmp_path, SETTINGS)
+    environment = {
+        **os.environ,
+        "NBRAY_TMPDIR": str(session_root),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+    }
+    log = (tmp_path / "lab.log").open("wb")
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
+            "--ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}",
+        ],
+        env=environment, stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        found = tmp_path / "runtime" / f"jpserver-{server.pid}.json"
+        wait_until(found.exists, "JupyterLab's start", timeout=60)
+        time_left = time.monotonic() + 10
+        while not (text := found.read_text()):
+            assert time.monotonic() < time_left, "the server's address was never written"
+        url = json.loads(text)["url"]
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            )
+            try:
+                yield Lab(tmp_path, url, "secret", browser)
+            finally:
+                browser.close()
+    finally:
+        children = psutil.Process(server.pid).children(recursive=True)
+        server.terminate()
+        server.wait(30)
+        for child in children:
+            if child.is_running():
+                child.kill()
+        log.close()
+
+
+START = "%load_ext nbray\n%nbray start --head --num-cpus 2"
+
+
+def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None:
+    page = lab.open(
+        "work",
+        [
+            START,
+            "%%remote\nimport matplotlib.pyplot as plt\nprint('drawn in a worker')\n"
+            "plt.figure(figsize=(4, 2)); plt.plot([3, 1, 2]);",
+            "import nbray, time\n@nbray.remote\ndef slow(i):\n    time.sleep(0.5)\n"
+            "    print('done with', i)\nrefs = [slow.remote(i) for i in range(16)]\n"
+            "nbray.get(refs)[:2]",
+            "refs[0]",
+            "@nbray.remote\ndef flood():\n    for i in range(30000): print('line', i)\n"
+            "nbray.get(flood.remote())",
+        ],
+    )
+    page.run(0)
+    page.shows(0, "1 node")
+    page.run(1)
+    page.shows(1, "drawn in a worker")
+    page.output(1).locator("img").wait_for(timeout=30_000)
+    page.picture("plot")
+    page.start(2)
+    page.shows(2, "running")
+    page.picture("progress")
+    page.ended(2)
+    page.shows(2, "16/16")
+    page.run(3)
+    page.shows(3, "ready")
+    page.run(4)
+    page.shows(4, "29,800 more lines")
+    page.cell(3).scroll_into_view_if_needed()
+    page.picture("final")
+    saved = page.saved()
+    outputs = [output for cell in saved.cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    html = "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
+    assert "16/16" in html and 'class="nbray-picture"' in html
+
+
+def test_handles_have_pictures_and_the_dashboard_is_one_click_away(
+    lab: Lab, session_root: Path
+) -> None:
+    page = lab.open(
+        "handles",
+        [
+            "%load_ext nbray\nimport nbray\n"
+            "nbray.init(num_cpus=2, include_dashboard=True, dashboard_port=0)",
+            "@nbray.remote\nclass Counter:\n    def add(self, n): pass\n    def get(self): pass\n"
+            "counter = Counter.options(name='tally').remote()\n"
+            "nbray.get(counter.get.remote())\ncounter",
+            "@nbray.remote\ndef numbers():\n    yield from range(3)\nnumbers.remote()",
+            "from nbray.util.state import list_nodes\nlist_nodes()[0]",
+            "%%remote\nimport numpy as np\ntable = np.zeros((100, 3))",
+            "globals()['table']",
+            "nbray.put({'a': 1, 'b': 2})",
+            "%nbray status",
+        ],
+    )
+    for number in range(8):
+        page.run(number)
+    page.shows(0, "dashboard")
+    page.output(7).locator(".nbray-cluster").wait_for(timeout=30_000)
+    assert page.output(7).locator("table:visible").count() == 1, "the static picture is hidden"
+    page.cell(0).scroll_into_view_if_needed()
+    page.picture("top")
+    page.cell(7).scroll_into_view_if_needed()
+    page.picture("bottom")
+    page.saved()
+    with page.page.context.expect_page() as opened:
+        page.output(0).locator("a").click()
+    dashboard = opened.value
+    dashboard.get_by_text("CPU").first.wait_for(timeout=60_000)
+    if PICTURES:
+        dashboard.wait_for_timeout(3000)
+        dashboard.screenshot(path=str(PICTURES / "handles-dashboard.png"))
+    dashboard.close()
+    page.menu("Kernel", "Shut Down Kernel")
+    wait_until(lambda: not processes_of(session_root), "the end of the cluster", timeout=60)
+    page.page.reload()
+    page.output(7).locator(".nbray-table").wait_for(timeout=60_000)
+    page.cell(7).scroll_into_view_if_needed()
+    page.picture("reopened")
+    assert page.output(1).locator(".nbray-picture").is_visible()
+    assert page.output(7).locator(".nbray-table").is_visible(), "the static picture is seen now"
+
+
+def test_a_hundred_thousand_lines_a_second_leave_the_page_usable(lab: Lab) -> None:
+    page = lab.open(
+        "flood",
+        [
+            START,
+            "import nbray, time\n@nbray.remote(num_cpus=0.25)\ndef flood(i):\n"
+            "    until, lines = time.monotonic() + 4, 0\n"
+            "    while time.monotonic() < until:\n"
+            "        print('\\n'.join(f'line {i} {n}' for n in range(lines, lines + 1000)))\n"
+            "        lines += 1000\n    return lines\n"
+            "refs = [flood.remote(i) for i in range(8)]",
+            "began = time.monotonic()\nlines = sum(nbray.get(refs))\n"
+            "lines > 100_000 * (time.monotonic() - began), f'{lines:,} lines'",
+        ],
+    )
+    page.run(0)
+    page.run(1)
+    page.start(2)
+    page.shows(1, "more lines")
+    slowest = page.page.evaluate(
+        """async () => {
+            let slowest = 0;
+            for (let turn = 0; turn < 40; turn++) {
+                const began = performance.now();
+                await new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)));
+                slowest = Math.max(slowest, performance.now() - began);
+                await new Promise(done => setTimeout(done, 50));
+            }
+            return slowest;
+        }"""
+    )
+    assert slowest < 1000, f"the page stood still for {slowest:.0f} ms"
+    page.picture("during")
+    page.ended(2)
+    page.shows(2, "(True, ")
+    shown = page.output(2).inner_text()
+    lines = int(re.sub(r"\D", "", shown.partition("'")[2]))
+    page.shows(1, f"{lines - 200:,} more lines", timeout_s=60)
+    assert page.output(1).inner_text().count("\n") < 260
+    assert page.saved() and page.path.stat().st_size < 100_000
+
+
+def test_the_task_stream_is_drawn_and_can_be_looked_into(lab: Lab) -> None:
+    page = lab.open(
+        "stream",
+        [
+            START,
+            "import nbray, time, random\nrandom.seed(1)\n@nbray.remote(num_cpus=0.5)\n"
+            "def load(i, s):\n    time.sleep(s)\n    return i\n@nbray.remote(num_cpus=0.5)\n"
+            "def fit(i, s):\n    time.sleep(s)\n    return 1 / (i - 7)\n"
+            "t = lambda: random.random() / 3\n"
+            "refs = [fit.remote(load.remote(i, t()), t()) for i in range(20)]",
+            "%nbray stream",
+            "nbray.wait(refs, num_returns=20)[0][:0]",
+            "%nbray stream In[2] --zoom",
+        ],
+    )
+    for number in range(3):
+        page.run(number)
+    page.shows(2, "Tasks of In [2]")
+    page.picture("live")
+    page.run(3)
+    page.shows(2, "fit 20 tasks")
+    page.shows(2, "1 failed")
+    assert page.output(2).locator("svg rect").count() == 40
+    page.cell(2).scroll_into_view_if_needed()
+    page.run(4)
+    frame = page.output(4).frame_locator("iframe")
+    frame.locator(".bk-Figure").wait_for(timeout=30_000)
+    page.cell(4).scroll_into_view_if_needed()
+    page.picture("zoom")
+    saved = page.saved()
+    assert "<svg" in saved.cells[2].outputs[0]["data"]["text/html"]
+    assert "1 failed" in saved.cells[2].outputs[0]["data"]["text/plain"]
+    assert page.path.stat().st_size < 200_000
+
+
+def test_an_interrupt_stops_fifty_tasks_and_all_lives_on(lab: Lab) -> None:
+    page = lab.open(
+        "interrupt",
+        [
+            START,
+            "import nbray, time\n@nbray.remote(num_cpus=0.02)\ndef long(i):\n    time.sleep(120)\n"
+            "nbray.get([long.remote(i) for i in range(50)])",
+            "@nbray.remote\ndef quick(): return 6 * 7\nnbray.get(quick.remote())",
+            "until = time.monotonic() + 20\n"
+            "while nbray.available_resources().get('CPU', 0) < 2 and time.monotonic() < until:\n"
+            "    time.sleep(0.1)\n"
+            "nbray.available_resources()['CPU']",
+        ],
+    )
+    page.run(0)
+    page.start(1)
+    page.shows(1, "50 running", timeout_s=60)
+    page.picture("running")
+    started = time.monotonic()
+    page.menu("Kernel", "Interrupt Kernel")
+    page.ended(1, timeout_s=30)
+    assert time.monotonic() - started < 20
+    page.shows(1, "KeyboardInterrupt")
+    page.shows(1, re.compile(r"50/50, 50 cancelled"))
+    page.picture("interrupted")
+    page.run(2)
+    page.shows(2, "42")
+    page.run(3)
+    page.shows(3, "2.0")
+
+
+def test_the_cluster_widget_is_live_and_asks_before_it_destroys(lab: Lab) -> None:
+    page = lab.open(
+        "widget",
+        [
+            START,
+            "%nbray status",
+            "import nbray, time\n@nbray.remote\ndef busy(i): time.sleep(2)\n"
+            "@nbray.remote(resources={'gold': 1})\ndef never(): pass\n"
+            "refs = [busy.remote(i) for i in range(8)] + [never.remote()]",
+            "from nbray.jupyter_ext.widgets.cluster_widget import shared_feed\nshared_feed.running",
+        ],
+    )
+    page.run(0)
+    page.run(1)
+    widget = page.output(1).locator(".nbray-cluster")
+    widget.wait_for(timeout=30_000)
+    shows = playwright.expect(widget)
+    shows.to_contain_text("1 node")
+    shows.to_contain_text("Nothing runs")
+    page.run(2)
+    shows.to_contain_text("busy 2 running", timeout=20_000)
+    shows.to_contain_text("gold", timeout=20_000)
+    page.picture("busy")
+    widget.locator("button[title='Add a node']").click()
+    shows.to_contain_text("2 nodes", timeout=60_000)
+    page.picture("two-nodes")
+    widget.locator("button[title='Remove a node']").click()
+    shows.to_contain_text("Remove the node that was added last?")
+    page.picture("asks")
+    widget.locator("button[title='No']").click()
+    shows.to_contain_text("2 nodes")
+    widget.locator("button[title='Remove a node']").click()
+    widget.locator("button[title='Yes']").click()
+    shows.to_contain_text("1 node ", timeout=60_000)
+    page.run(3)
+    page.shows(3, "True")
+    page.cell(1).click()
+    page.menu("Edit", "Clear Cell Output")
+    wait_until(lambda: _feed_has_ended(page), "the end of the feed", timeout=30)
+    page.run(1)
+    widget.wait_for(timeout=30_000)
+    widget.locator("button[title='Stop']").click()
+    widget.locator("button[title='Yes']").click()
+    shows.to_contain_text("nbray is stopped", timeout=60_000)
+    page.picture("stopped")
+
+
+def _feed_has_ended(page: Page) -> bool:
+    page.run(3)
+    return "False" in page.output(3).inner_text()
+
+
+def test_a_kernel_restart_leaves_no_process(lab: Lab, session_root: Path) -> None:
+    page = lab.open(
+        "restart",
+        [
+            START,
+            "import nbray, time\nrefs = [nbray.remote(time.sleep).remote(60) for _ in range(4)]",
+            "1+1",
+        ],
+    )
+    page.run(0)
+    page.run(1)
+    assert processes_of(session_root)
+    page.menu("Kernel", "Restart Kernel")
+    page.page.locator(".jp-Dialog .jp-mod-accept").click()
+    wait_until(lambda: not processes_of(session_root), "the end of the cluster", timeout=60)
+    page.run(2)
+    page.shows(2, "2")
+
+
+def test_everything_is_legible_in_the_dark(lab: Lab) -> None:
+    page = lab.open(
+        "dark",
+        [
+            START,
+            "import nbray, time, numpy as np\n@nbray.remote\ndef slow(i):\n    time.sleep(0.4)\n"
+            "    return 1 / (i - 3)\nrefs = [slow.remote(i) for i in range(12)]\n"
+            "nbray.wait(refs, num_returns=12)[0][:2]",
+            "big = nbray.put(np.zeros((300, 1000)))\nbig",
+            "%nbray status",
+            "nbray.get(refs)",
+            "%nbray stream In[2]",
+            "%nbray stream In[2] --zoom",
+        ],
+        dark=True,
+    )
+    for number in (0, 1, 2, 3):
+        page.run(number)
+    page.output(3).locator(".nbray-cluster").wait_for(timeout=30_000)
+    page.start(4)
+    page.shows(4, "ZeroDivisionError")
+    page.cell(1).scroll_into_view_if_needed()
+    page.picture("top")
+    page.cell(4).scroll_into_view_if_needed()
+    page.picture("bottom")
+    page.run(5)
+    page.run(6)
+    page.output(6).frame_locator("iframe").locator(".bk-Figure").wait_for(timeout=30_000)
+    page.cell(6).scroll_into_view_if_needed()
+    page.picture("stream")
+    for place in (
+        page.output(1).locator(".nbray-panel"),
+        page.output(2).locator(".nbray-picture"),
+        page.output(5).locator(".nbray-stream"),
+    ):
+        assert _contrast(place) >= 4.5
+
+
+def _contrast(place: Any) -> float:
+    """The contrast of an element's text against what lies under it, as WCAG defines it."""
+    colours = place.first.evaluate(
+        """element => {
+            const colour = getComputedStyle(element).color;
+            let ground = 'rgba(0, 0, 0, 0)';
+            for (let e = element; e && /rgba\\(.*, 0\\)/.test(ground); e = e.parentElement)
+                ground = getComputedStyle(e).backgroundColor;
+            return [colour, ground];
+        }"""
+    )
+    light = sorted(_luminance(colour) for colour in colours)
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    red, green, blue = (float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3])
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (red, green, blue)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,320 @@
+"""How workers begin and end: many at once, without their template, and with all their children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+import nbray
+from nbray.common.json_lines import JsonLines
+from nbray.common.pids import kill_sessions, open_process, start_time
+from nbray.driver.driver import current_driver
+from nbray.exceptions import ActorDiedError, WorkerCrashedError
+from nbray.testing import processes_of, wait_until
+
+
+def template_of(root: Path) -> psutil.Process:
+    raylet = current_driver().node.children[1].pid
+    (template,) = psutil.Process(raylet).children()
+    return template
+
+
+def free_cpus() -> float:
+    return nbray.available_resources().get("CPU", 0.0)
+
+
+@nbray.remote(num_cpus=0)
+class Counter:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def add(self) -> int:
+        self.n += 1
+        return self.n
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@nbray.remote
+def pid() -> int:
+    return os.getpid()
+
+
+# --- they begin --------------------
+
+
+@pytest.mark.slow
+def test_two_hundred_actors_at_once_all_start(cluster: Path) -> None:
+    counters = [Counter.remote() for _ in range(200)]
+    assert nbray.get([counter.add.remote() for counter in counters], timeout=100) == [1] * 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_thousand_actors_at_once_all_start(cluster: Path) -> None:
+    counters = [Counter.remote() for _ in range(1000)]
+    assert nbray.get([counter.add.remote() for counter in counters], timeout=280) == [1] * 1000
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_start_give_everything_back_and_say_why(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_WORKER_START_TIMEOUT_S", "2")
+    facts = nbray.init(num_cpus=0, object_store_memory=64 << 20, resources={"place": 3})
+    logs = Path(facts["session_dir"]) / "logs"
+    logs.rename(logs.with_name("elsewhere"))  # where a worker begins to write
+    counters = [Counter.options(resources={"place": 1}).remote() for _ in range(3)]
+    for counter in counters:
+        with pytest.raises(ActorDiedError, match="No worker could be started"):
+            nbray.get(counter.add.remote(), timeout=60)
+    with pytest.raises(RuntimeError, match="No worker could be started"):
+        nbray.get(pid.options(num_cpus=0, resources={"place": 3}).remote(), timeout=60)
+    logs.with_name("elsewhere").rename(logs)
+    assert nbray.get(pid.options(num_cpus=0, resources={"place": 3}).remote(), timeout=60)
+
+
+# --- without a template --------------------
+
+
+def test_a_dead_template_ends_no_actor_and_is_followed_by_another(cluster: Path) -> None:
+    counter = Counter.remote()
+    assert nbray.get(counter.add.remote()) == 1
+    template_of(cluster).kill()
+    assert nbray.get([Counter.remote().add.remote() for _ in range(8)], timeout=60) == [1] * 8
+    assert nbray.get(counter.add.remote()) == 2
+    old = nbray.get(counter.pid.remote())
+    os.kill(old, signal.SIGKILL)  # nobody is its parent any more
+    with pytest.raises(ActorDiedError):
+        nbray.get(counter.add.remote(), timeout=60)
+
+
+def test_a_worker_that_dies_while_its_template_stands_still_is_dead(cluster: Path) -> None:
+    counter = Counter.options(num_cpus=1).remote()
+    worker = nbray.get(counter.pid.remote())
+    template = template_of(cluster)
+    template.suspend()
+    try:
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(ActorDiedError):
+            nbray.get(counter.add.remote(), timeout=60)
+        wait_until(lambda: free_cpus() == 2.0, "its CPU to be free")
+        env = {"env_vars": {"LONG": "x" * 100_000}}  # so that their orders fill the socket
+        waiting = [Counter.options(runtime_env=env).remote() for _ in range(8)]
+    finally:
+        template.resume()
+    assert nbray.get([one.add.remote() for one in waiting], timeout=60) == [1] * 8
+
+
+@pytest.mark.slow
+def test_a_template_that_never_forks_is_replaced(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_WORKER_REGISTER_TIMEOUT_S", "3")
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    counter = Counter.remote()
+    assert nbray.get(counter.add.remote()) == 1
+    template_of(session_root).suspend()
+    assert nbray.get([Counter.remote().add.remote() for _ in range(4)], timeout=60) == [1] * 4
+    assert nbray.get(counter.add.remote()) == 2
+
+
+def test_a_template_that_tells_much_while_the_raylet_stands_still_waits_for_nobody(
+    cluster: Path,
+) -> None:
+    actors = [Counter.remote() for _ in range(20)]
+    pids = nbray.get([actor.pid.remote() for actor in actors], timeout=60)
+    raylet = psutil.Process(current_driver().node.children[1].pid)
+    raylet.suspend()
+    for worker in pids:
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), "their ends to be seen")
+    raylet.resume()
+    for actor in actors:
+        with pytest.raises(ActorDiedError, match="SIGKILL"):
+            nbray.get(actor.add.remote(), timeout=60)
+
+
+# --- they end --------------------
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(1000)"]
+
+
+@nbray.remote(num_cpus=0)
+class Parent:
+    """Has a child by `subprocess`, one with a process group of its own, and one that is a fork."""
+
+    def children(self) -> list[int]:
+        import multiprocessing
+        import time
+
+        fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+        fork.start()
+        plain = subprocess.Popen(SLEEPS)
+        group = subprocess.Popen(SLEEPS, process_group=0)
+        return [fork.pid or 0, plain.pid, group.pid]
+
+    def crash(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(
+        psutil.pid_exists(one) and psutil.Process(one).status() != psutil.STATUS_ZOMBIE
+        for one in pids
+    )
+
+
+def shut_down(_parent: list[nbray.actor.ActorHandle]) -> None:
+    nbray.shutdown()
+
+
+def kill_the_raylet(_parent: list[nbray.actor.ActorHandle]) -> None:
+    psutil.Process(current_driver().node.children[1].pid).kill()
+
+
+def kill_raylet_and_template(_parent: list[nbray.actor.ActorHandle]) -> None:
+    raylet = psutil.Process(current_driver().node.children[1].pid)
+    template = raylet.children()[0]
+    raylet.suspend()
+    template.kill()
+    raylet.kill()
+
+
+def kill_template_then_actor(parent: list[nbray.actor.ActorHandle]) -> None:
+    psutil.Process(current_driver().node.children[1].pid).children()[0].kill()
+    nbray.kill(parent.pop())
+
+
+ENDS = {
+    "nbray.kill": lambda parent: nbray.kill(parent.pop()),
+    "out of scope": lambda parent: parent.clear(),
+    "a crash": lambda parent: parent.pop().crash.remote(),
+    "shutdown": shut_down,
+    "the raylet is killed": kill_the_raylet,
+    "raylet and template are killed": kill_raylet_and_template,
+    "nbray.kill without a template": kill_template_then_actor,
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
+def test_the_children_of_a_worker_end_with_it(
+    cluster: Path, end: Callable[[list[nbray.actor.ActorHandle]], object]
+) -> None:
+    parent = [Parent.remote()]
+    children = nbray.get(parent[0].children.remote(), timeout=30)
+    assert not gone(children[:1])
+    end(parent)
+    wait_until(lambda: gone(children), "the end of the children")
+
+
+def test_the_children_of_a_task_live_as_long_as_its_worker(cluster: Path) -> None:
+    @nbray.remote
+    def start() -> tuple[int, int]:
+        return os.getpid(), subprocess.Popen(SLEEPS).pid
+
+    worker, child = nbray.get(start.remote())
+    assert not gone([child])
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: gone([child]), "the end of the child")
+
+
+def test_nobody_elses_process_is_ended() -> None:
+    mine = subprocess.Popen(SLEEPS, start_new_session=True)
+    child = subprocess.Popen(SLEEPS)  # of this session
+    try:
+        began = start_time(mine.pid)
+        assert open_process(mine.pid, began + 1) is None  # a pid that has a new owner
+        descriptor = open_process(mine.pid, began)
+        assert descriptor is not None
+        os.close(descriptor)
+        kill_sessions({mine.pid: began + 1})
+        assert mine.poll() is None
+        kill_sessions({mine.pid: began})
+        assert mine.wait(10) == -signal.SIGKILL
+        assert child.poll() is None
+        assert start_time(mine.pid) == 0
+        assert open_process(mine.pid, began) is None
+    finally:
+        mine.kill()
+        child.kill()
+        child.wait()
+
+
+def test_no_process_of_a_cluster_outlives_it(cluster: Path) -> None:
+    nbray.get([pid.remote() for _ in range(4)])
+    assert processes_of(cluster)
+    nbray.shutdown()
+    assert not processes_of(cluster)
+
+
+def test_more_actors_live_than_a_shell_lets_a_program_open_files(session_root: Path) -> None:
+    program = """
+import nbray, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+nbray.init("local", num_cpus=2, object_store_memory=64 << 20)
+@nbray.remote(num_cpus=0)
+class One:
+    def add(self): return 1
+print(sum(nbray.get([one.add.remote() for one in [One.remote() for _ in range(70)]])))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "70\n", done.stderr
+
+
+def test_neither_side_of_a_control_socket_waits_for_the_other() -> None:
+    ends = [JsonLines(sock) for sock in socket.socketpair()]
+    messages = [{"number": number, "text": "\udc80" * 5000} for number in range(100)]
+    for end in ends:
+        for message in messages:
+            end.send(message)  # more than the socket takes, and nobody reads
+    assert all(end.is_waiting for end in ends)
+    received: list[list[dict[str, object]]] = [[], []]
+    while any(len(got) < len(messages) for got in received):
+        for end, got in zip(ends, received, strict=True):
+            got += end.receive() or []
+            end.flush()
+    assert received == [messages, messages]
+    ends[0].socket.close()
+    ends[1].send(messages[0])
+    assert ends[1].receive() is None
+    ends[1].socket.close()
+
+
+def test_the_story_of_a_death_quotes_nothing_of_what_ran_there_before(session_root: Path) -> None:
+    @nbray.remote
+    def warn() -> int:
+        print("an old warning", file=sys.stderr, flush=True)
+        while not (session_root / "seen").exists():
+            time.sleep(0.02)
+        return os.getpid()
+
+    @nbray.remote(max_retries=0)
+    def die(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    nbray.init(num_cpus=1)
+    ref = warn.remote()
+    wait_until(lambda: free_cpus() == 0, "the worker to be taken")
+    (session_root / "seen").touch()
+    worker = nbray.get(ref)
+    wait_until(lambda: free_cpus() == 1, "the worker to be given back")
+    (session_root / "seen").unlink()
+    with pytest.raises(WorkerCrashedError) as caught:
+        nbray.get(die.remote("the cause"))
+    story = str(caught.value)
+    assert f"worker pid {worker} " in story and "; its last lines of stderr:\nthe cause" in story
+    assert "old warning" not in story

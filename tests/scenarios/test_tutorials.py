@@ -1,0 +1,131 @@
+"""The tutorial notebooks, executed in real kernels: every output is what its text says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from support.places import ROOT
+
+pytestmark = pytest.mark.slow
+
+FOLDER = ROOT / "notebooks"
+
+Shown = list[tuple[str, str]]
+"""What begins a cell, and what it has to show ("" for nothing)."""
+
+FROM_IPYPARALLEL: Shown = [
+    ("%load_ext", ""),
+    ("%nbray start", "1 node"),
+    ("import os", ""),
+    ("%%remote\nthere", "not the kernel: True"),
+    ("import numpy", ""),
+    ("%%remote\ntotal", ""),
+    ("print('the sum", "the sum is 499999500000.0"),
+    ("%%remote --map n", "[285, 328350, 332833500]"),
+    ("import nbray", "[285, 328350, 332833500]"),
+    ("%%remote --actor counter\ncount = 0", ""),
+    ("%%remote --actor counter\ncount +=", "count is 1"),
+    ("%%remote --actor counter\ncount +=", "count is 2"),
+    ("print('here there", "here there is no count: False"),
+    ("%%remote --actor other", ""),
+    ("%%remote --targets", ""),
+    ("doubled", "[4, 200]"),
+    ("%%remote --noblock", "<remote cell In [17]: "),
+    ("await _", "it came"),
+    ("%%remote --map x", "ZeroDivisionError: division by zero"),
+    ("%nbray stop", "nbray is stopped."),
+]
+FROM_DASK: Shown = [
+    ("%load_ext", ""),
+    ("%nbray start", "1 node"),
+    ("import time", ""),
+    ("a = inc", "5"),
+    ("level = ", "36"),
+    ("@nbray.remote\ndef nap", "[0.1, 0.6]"),
+    ("import numpy", ""),
+    ("%%remote --map part", "25011"),
+    ("means", "array([0., 1., 2., 3.])"),
+    ("%nbray objects", "values   as sent to remote cells  3.2 MB"),
+    ("%nbray objects --release", "groups   as sent to remote cells  3.2 MB"),
+    ("%nbray stop", "nbray is stopped."),
+]
+FROM_RAY: Shown = [
+    ("%load_ext", ""),
+    ("import nbray as ray", "True"),
+    ("@ray.remote\ndef square", "[0, 1, 4, 9]"),
+    ("import numpy", "(1000000.0, False)"),
+    ("@ray.remote\nclass Counter", "10"),
+    ("def price(n):\n    return n * 2", "21"),
+    ("def price(n):\n    return n * 3", ""),
+    ("ray.get(bill", "31"),
+    ("%%remote --actor counter", "110"),
+    ("ray.get(c.get", "110"),
+    ("%%remote --num-cpus", ""),
+    ("peak", "50"),
+    ("%nbray actors", "counter  Counter  ALIVE"),
+    ("%nbray tasks", "Counter.incr  10 "),
+    ("ray.shutdown", "False"),
+]
+WHEN_THINGS_FAIL: Shown = [
+    ("%load_ext", ""),
+    ("%nbray start", "1 node"),
+    ("import json", ""),
+    ("%%remote\nconfig", "Cell In [4], line 2, in <module>\n    config = json.loads(text)"),
+    ("%nbray tb", "decoder.py"),
+    ("%%remote\nprice", "config (In [4]), rate (In [4]), price (In [6])."),
+    ("import threading", ""),
+    ("%%remote\nscore", "model.state['lock'] is a lock that cannot be sent to a worker"),
+    ("%%remote --retries", "ended with exit status 1"),
+    ("%remote 'a new", "'a new worker answers'"),
+    ("%%remote --timeout", "did not end within 0.5 s and was cancelled."),
+    ("%%remote --noblock", "<remote cell In [12]: running>"),
+    ("%nbray cancel", "In [12] killed."),
+    ("%%remote --map word", "Element 3 of 4: word = 'x3'"),
+    ("%%remote\nname", "line 2: input(): a worker has no keyboard"),
+    ("import nbray", "ValueError: only 10 left"),
+    ("nbray.get(account", "6"),
+    ("nbray.kill", "Account.take: the actor is dead"),
+    ("%nbray statsu", "Did you mean status?"),
+    ("%%remote\nkept", ""),
+    ("%nbray stop", "nbray is stopped."),
+    ("kept", "The value of 'kept' (In [20]) was in a cluster that has been stopped."),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("from-ipyparallel", FROM_IPYPARALLEL),
+        ("from-dask", FROM_DASK),
+        ("from-ray", FROM_RAY),
+        ("when-things-fail", WHEN_THINGS_FAIL),
+    ],
+)
+def test_every_cell_shows_what_the_text_says(
+    session_root: Path, tmp_path: Path, name: str, shown: Shown
+) -> None:
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=60, iopub_timeout=60, resources=resources).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(cells) == len(shown)
+    for cell, (begins, expected) in zip(cells, shown, strict=True):
+        assert cell.source.startswith(begins)
+        text = "\n".join(_texts(cell))
+        assert expected in text, cell.source
+        if not expected:
+            assert not text, cell.source
+
+
+def _texts(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell shows, without the progress that a slow machine adds."""
+    found = []
+    for output in cell.outputs:
+        text = output.get("text") or output.get("data", {}).get("text/plain", "")
+        text = text or "\n".join(output.get("traceback", []))
+        if "%|" not in text:
+            found.append(text)
+    return found

@@ -1,0 +1,4 @@
+"""What several tests use: kernels, second nodes, programs, strangers.
+
+What users' own tests need, too, is in `nbray.testing`.
+"""

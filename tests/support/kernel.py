@@ -1,0 +1,167 @@
+"""A real kernel for the tests, and what it publishes for each cell."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+from nbray.testing import processes_of, wait_until
+
+
+def is_panel(content: dict[str, Any]) -> bool:
+    """Whether a display is a cell's panel."""
+    return str(content.get("transient", {}).get("display_id", "")).startswith("nbray-")
+
+
+class Cell:
+    """One executed cell and everything that was published for it."""
+
+    def __init__(self, message_id: str) -> None:
+        self.message_id = message_id
+        self.messages: list[tuple[str, dict[str, Any]]] = []
+
+    def texts(self, kind: str) -> str:
+        return "".join(content["text"] for name, content in self.messages if name == kind)
+
+    @property
+    def printed(self) -> str:
+        return self.texts("stream")
+
+    @property
+    def result(self) -> str:
+        """What the cell shows, but for its panel, which a slow machine adds."""
+        for name, content in self.messages:
+            if name in ("execute_result", "display_data") and not is_panel(content):
+                return str(content["data"]["text/plain"])
+        return ""
+
+    @property
+    def label(self) -> str:
+        """As messages name the cell: ``In [3]``."""
+        counts = [c["execution_count"] for name, c in self.messages if name == "execute_input"]
+        return f"In [{counts[0]}]" if counts else "In [?]"
+
+    @property
+    def results(self) -> list[str]:
+        kinds = ("execute_result", "display_data", "update_display_data")
+        return [c["data"]["text/plain"] for name, c in self.messages if name in kinds]
+
+    @property
+    def error(self) -> str:
+        for name, content in self.messages:
+            if name == "error":
+                return content["ename"] + "\n" + "\n".join(content["traceback"])
+        return ""
+
+    @property
+    def idle(self) -> bool:
+        return ("status", {"execution_state": "idle"}) in self.messages
+
+
+class Notebook:
+    """Runs cells one after the other and sorts what the kernel publishes by cell."""
+
+    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+        self.manager = manager
+        self._client = client
+        self._cells: dict[str, Cell] = {}
+
+    def start(self, code: str) -> Cell:
+        message_id = self._client.execute(code)
+        cell = self._cells[message_id] = Cell(message_id)
+        return cell
+
+    def run(self, code: str, timeout: float = 30.0) -> Cell:
+        cell = self.start(code)
+        self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
+        return cell
+
+    def complete(self, code: str) -> list[str]:
+        """What tab completion offers at the end of ``code``."""
+        reply = self._client.complete(code, reply=True, timeout=30)
+        matches: list[str] = reply["content"]["matches"]
+        return matches
+
+    def wait(self, condition: Any, what: str, timeout: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+            try:
+                message = self._client.get_iopub_msg(timeout=0.1)
+            except queue.Empty:
+                continue
+            cell = self._cells.get(message["parent_header"].get("msg_id", ""))
+            if cell is not None:
+                cell.messages.append((message["msg_type"], message["content"]))
+
+
+@contextmanager
+def running_kernel() -> Iterator[Notebook]:
+    """A kernel; no colours."""
+    manager = KernelManager()
+    manager.shutdown_wait_time = 30.0  # a killed kernel leaves its session's folder
+    manager.start_kernel(extra_arguments=["--colors=NoColor"])
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        yield Notebook(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+
+
+@contextmanager
+def running_notebook(options: str = "") -> Iterator[Notebook]:
+    """A kernel with the extension and a cluster of two CPUs."""
+    with running_kernel() as notebook:
+        assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
+        assert "1 node" in notebook.run(f"%nbray start --head --num-cpus 2 {options}").result
+        yield notebook
+
+
+@pytest.fixture
+def notebook(session_root: Path) -> Iterator[Notebook]:
+    """A kernel with the extension and a cluster of two CPUs."""
+    with running_notebook() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared_notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """One kernel for the tests of a module that do not disturb each other."""
+    root = tmp_path_factory.mktemp("nb")
+    root.chmod(0o700)
+    before = os.environ.get("NBRAY_TMPDIR")
+    os.environ["NBRAY_TMPDIR"] = str(root)
+    try:
+        with running_notebook() as found:
+            yield found
+        wait_until(lambda: not processes_of(root), "the end of all processes of the module")
+    finally:
+        if before is None:
+            del os.environ["NBRAY_TMPDIR"]
+        else:
+            os.environ["NBRAY_TMPDIR"] = before
+
+
+@pytest.fixture(name="notebook")
+def one_kernel_for_most(shared_notebook: Notebook) -> Notebook:
+    """The module's kernel, for its tests that do not disturb each other."""
+    return shared_notebook
+
+
+@pytest.fixture
+def fresh_notebook(session_root: Path) -> Iterator[Notebook]:
+    """A kernel of its own, for a test that disturbs."""
+    with running_notebook() as found:
+        yield found

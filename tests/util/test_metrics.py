@@ -1,0 +1,178 @@
+"""The user's metrics and nbray's own, from tasks to the dashboard's ``/metrics``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import command
+from support.web import bearer, fetch
+
+import nbray
+from nbray.driver.context import NbrayContext
+from nbray.state.exposition import Exposition
+from nbray.testing import wait_until
+from nbray.util.metrics import Counter, Gauge, Histogram
+from nbray.wire.records import MetricRow
+
+_SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)\{((?:[a-zA-Z_]\w*=\"(?:[^\"\\\n]|\\.)*\",?)*)\} (\S+)")
+
+
+def parsed(text: str) -> list[tuple[str, dict[str, str], float]]:
+    """The samples of an exposition; every line must be a sample or a comment."""
+    found = []
+    for line in text.splitlines():
+        if line.startswith(("# HELP ", "# TYPE ")):
+            continue
+        match = _SAMPLE.fullmatch(line)
+        assert match is not None, line
+        labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2]))
+        found.append((match[1], labels, float(match[3])))
+    return found
+
+
+@pytest.fixture
+def context(session_root: Path) -> NbrayContext:
+    """A cluster with a dashboard on a free port."""
+    return nbray.init(
+        num_cpus=2, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0
+    )
+
+
+def samples(context: NbrayContext) -> list[tuple[str, dict[str, str], float]]:
+    status, text, headers = fetch(f"http://{context.dashboard_url}/metrics", bearer(context))
+    assert status == 200 and headers["Content-Type"].startswith("text/plain")
+    return parsed(text)
+
+
+def value(context: NbrayContext, name: str, **labels: str) -> float | None:
+    """The sum of the samples of that name that have these labels."""
+    found = [
+        number for sample, has, number in samples(context)
+        if sample == name and labels.items() <= has.items()
+    ]  # fmt: skip
+    return sum(found) if found else None
+
+
+@nbray.remote
+class Server:
+    def __init__(self) -> None:
+        self.requests = Counter("requests", "requests served", tag_keys=("route",))
+        self.requests.set_default_tags({"route": "/"})
+        self.load = Gauge("load", tag_keys=("server",))
+        self.seconds = Histogram("seconds", "time taken", boundaries=[0.1, 1.0])
+
+    def serve(self, route: str | None, seconds: float) -> int:
+        self.requests.inc(tags={"route": route} if route else None)
+        self.load.set(seconds, {"server": "a"})
+        self.seconds.observe(seconds)
+        return os.getpid()
+
+
+def test_what_processes_record_is_added_up_and_gauges_end_with_them(context: NbrayContext) -> None:
+    first, second = Server.remote(), Server.remote()
+    pid = nbray.get(first.serve.remote(None, 0.05), timeout=30)
+    nbray.get([second.serve.remote("/x", 0.5), first.serve.remote("/x", 7)], timeout=30)
+    Counter("requests", tag_keys=("route",)).inc(40, {"route": "/x"})  # in the driver
+    wait_until(lambda: value(context, "nbray_requests_total", route="/x") == 42, "the sum")
+    assert value(context, "nbray_requests_total", route="/") == 1
+    wait_until(lambda: value(context, "nbray_load", server="a") == 7.5, "both gauges")
+    buckets = {
+        labels["le"]: number for name, labels, number in samples(context)
+        if name == "nbray_seconds_bucket"
+    }  # fmt: skip
+    assert buckets == {"0.1": 1, "1": 2, "+Inf": 3}
+    assert value(context, "nbray_seconds_sum") == pytest.approx(7.55)
+    assert value(context, "nbray_seconds_count") == 3
+
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: value(context, "nbray_load", server="a") == 0.5, "the gauge to end")
+    assert value(context, "nbray_requests_total", route="/x") == 42, "what was counted stays"
+
+
+def test_nbrays_own_metrics_are_there_and_only_with_the_token(context: NbrayContext) -> None:
+    assert fetch(f"http://{context.dashboard_url}/metrics")[0] == 401
+    actor = Server.remote()
+    nbray.get(actor.serve.remote(None, 1), timeout=30)
+    name = "Server.serve"
+    wait_until(
+        lambda: value(context, "nbray_tasks_total", Name=name, State="FINISHED") == 1, "a call"
+    )
+    assert value(context, "nbray_nodes", State="ALIVE") == 1
+    assert value(context, "nbray_actors", State="ALIVE") == 1
+    assert value(context, "nbray_object_store_total_memory") == 64 << 20
+    assert (value(context, "nbray_node_mem_used") or 0) > 0
+    used = value(context, "nbray_resources", Name="CPU", State="USED")
+    free = value(context, "nbray_resources", Name="CPU", State="AVAILABLE")
+    assert used is not None and free is not None and used + free == 2
+
+
+def test_the_dashboard_tells_of_tasks_as_json(context: NbrayContext) -> None:
+
+    nbray.get(nbray.remote(os.getpid).options(name="whoami").remote(), timeout=30)
+    status, text, _headers = fetch(f"http://{context.dashboard_url}/api/tasks", bearer(context))
+    assert status == 200
+    (row,) = json.loads(text)["tasks"]
+    assert (row["name"], row["state"]) == ("whoami", "FINISHED")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Counter(""), ValueError, "Empty name is not allowed"),
+        (lambda: Counter("a", tag_keys="x"), TypeError, "tag_keys should be a tuple type"),
+        (lambda: Counter("a", tag_keys=("x", 1)), TypeError, "Tag keys must be str"),
+        (lambda: Counter("a").inc(0), ValueError, "value must be >0, got 0"),
+        (lambda: Counter("a").inc("1"), TypeError, "value must be int or float"),
+        (lambda: Counter("a", tag_keys=("x",)).inc(), ValueError, r"tag key\(s\): x\."),
+        (lambda: Counter("a", tag_keys=("x",)).inc(1, {"x": 1}), TypeError, "Tag values must be"),
+        (lambda: Gauge("a").set_default_tags({"y": "1"}), ValueError, "Unrecognized tag key y"),
+        (lambda: Gauge("a").set("x"), TypeError, "value must be int or float"),
+        (lambda: Histogram("a"), ValueError, "boundaries argument should be provided"),
+        (lambda: Histogram("a", boundaries=[0, 1]), ValueError, "at index 0"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_rays_words(make: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_name_that_prometheus_does_not_know_is_warned_of_and_discarded() -> None:
+    with pytest.warns(UserWarning, match="Invalid metric name: a b"):
+        Counter("a b").inc()
+
+
+def test_an_exposition_escapes_texts_and_keeps_one_kind_for_a_name() -> None:
+    out = Exposition()
+    out.add_row(MetricRow("gauge", "g", "two\nlines", {"t": 'a"b\\c\nd'}, 1.5, [], []), "n")
+    out.add_row(MetricRow("gauge", "h", "", {"a-b": "1", "2": "1"}, 1e300, [], []), "n")
+    out.add_row(MetricRow("histogram", "g", "", {}, 1.0, [1.0], [1, 0]), "n")
+    assert out.text() == (
+        "# HELP nbray_g two\\nlines\n# TYPE nbray_g gauge\n"
+        'nbray_g{t="a\\"b\\\\c\\nd",NodeId="n"} 1.5\n'
+        '# HELP nbray_h \n# TYPE nbray_h gauge\nnbray_h{a_b="1",_2="1",NodeId="n"} 1e+300\n'
+    )
+    assert len(parsed(out.text())) == 2
+
+
+def test_prometheus_reads_the_token_from_its_file(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NBRAY_INCLUDE_DASHBOARD", "1")
+    started = command("start", "--head", "--port=0", "--dashboard-port=0", "--num-cpus=1")
+    assert started.returncode == 0, started.stderr
+    try:
+        context = nbray.init("auto")
+        credentials = (tmp_path / ".nbray" / "auth_token").read_text().strip()
+        url = f"http://{context.dashboard_url}/metrics"
+        assert fetch(url, {"Authorization": f"Bearer {credentials}"})[0] == 200
+        assert fetch(url, {"Authorization": f"Bearer {credentials[:-1]}"})[0] == 401
+        nbray.shutdown()
+    finally:
+        command("stop")
