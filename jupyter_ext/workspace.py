@@ -21,12 +21,12 @@ from .cell.remote_value import MISSING, RemoteValue, remote_names
 from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
 from .cell.values import Packed, SentValues
+from .messages import CellExit
 from .output.router import OutputRouter
 from .pictures.formatters import Formatters
 from .pictures.tables import as_bytes
 from .settings import Settings
 from .worker.own_values import make_own
-from .worker.running import CellExit
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import nbray
 from nbray.notebook import engine
 
+from ..messages import Summary
 from ..worker.own_values import make_own
 from .remote_value import MISSING, RemoteValue
 
 if TYPE_CHECKING:
-    from .run import RemoteRun, Summary
+    from .run import RemoteRun
     from .sending import ReadyCell
 
 

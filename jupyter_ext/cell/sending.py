@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 
-from ..worker.running import LAST, Cell, remember, run_cell
+from ..messages import LAST, Cell
+from ..worker.running import remember, run_cell
 from .analysis import CellNames, names_reached
 from .errors import CELL_FILE
 from .remote_value import RemoteValue

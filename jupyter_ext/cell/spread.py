@@ -12,8 +12,9 @@ import nbray
 from nbray.exceptions import GetTimeoutError
 from nbray.notebook import engine
 
+from ..messages import Summary
 from .interrupts import stop
-from .run import Patience, RemoteRun, Summary
+from .run import Patience, RemoteRun
 from .sending import RUN_CELL, ReadyCell
 
 if TYPE_CHECKING:

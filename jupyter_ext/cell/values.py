@@ -27,7 +27,8 @@ from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.notebook import Memory
 from nbray.pickling.unpicklable import UnpicklablePart, find_unpicklable
 
-from ..worker.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
+from ..messages import Buffer, Bulky, Parcel
+from ..worker.parcel import LARGE_BYTES, dump
 
 Key = tuple[str, str, int]
 """Name in the notebook, pickle or memory, and its number in the value."""

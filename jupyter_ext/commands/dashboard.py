@@ -14,13 +14,7 @@ from nbray.notebook import engine
 
 from ..pictures import theme
 from .base import Command
-from .dashboard_link import (
-    TEMPLATE,
-    NotThereError,
-    colab_ports,
-    jupyter_servers,
-    link_of,
-)
+from .dashboard_link import TEMPLATE, NotThereError, colab_ports, jupyter_servers, link_of
 from .parser import Parser
 
 if TYPE_CHECKING:

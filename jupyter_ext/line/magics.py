@@ -25,22 +25,17 @@ from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
 from ..cell.nodes import SubmitTo, submit_to_nodes, submit_to_workers
 from ..cell.remote_value import remote_names
-from ..cell.run import Detached, Patience, RemoteRun, Summary, told_changes
-from ..cell.sending import (
-    ReadyCell,
-    Wanted,
-    prepare,
-    submit,
-)
+from ..cell.run import Detached, Patience, RemoteRun, told_changes
+from ..cell.sending import ReadyCell, Wanted, prepare, submit
 from ..cell.spread import SpreadRun, submit_spread
 from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.base import require_cluster
 from ..commands.parser import HelpShown
 from ..commands.table import COMMANDS
+from ..messages import LAST, SetupCell, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
-from ..worker.running import LAST, SetupCell
 from .options import RemoteOptions, parse_cell, parse_line
 
 if TYPE_CHECKING:
