@@ -12,7 +12,7 @@ of before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import nbray
@@ -24,7 +24,6 @@ from .remote_value import MISSING, RemoteValue
 
 if TYPE_CHECKING:
     from .run import RemoteRun
-    from .sending import ReadyCell
 
 
 class Arriving:
@@ -33,21 +32,30 @@ class Arriving:
     def __init__(
         self,
         namespace: dict[str, Any],
-        ready: ReadyCell,
+        names: Sequence[str],
+        certain: Set[str],
         run: RemoteRun,
         refs: Sequence[nbray.ObjectRef],
         changes: nbray.ObjectRef | None = None,
     ) -> None:
-        """``refs`` are those of the wanted names, ``changes`` that of other values by name."""
+        """Take what stands for the values that come back.
+
+        Args:
+            namespace: the notebook's.
+            names: those that come back.
+            certain: those of them that the cell binds whichever way it goes.
+            run: the cell.
+            refs: of the names' values, in order.
+            changes: of other values that it has changed, by name.
+        """
         self._namespace = namespace
         self._run = run
         self._changes = changes
-        certain = ready.text.names.certain | ready.text.names.mutates
         self._values = {
             name: RemoteValue(
                 name, ref, run, name in certain, previous=namespace.get(name, MISSING)
             )
-            for name, ref in zip(ready.names, refs, strict=False)
+            for name, ref in zip(names, refs, strict=False)
         }
         run.names = {value.ref.hex(): name for name, value in self._values.items()}
 

@@ -62,6 +62,11 @@ class ReadyCell:
     packed: Packed = field(repr=False)
 
     @property
+    def certain(self) -> set[str]:
+        """The names that it binds, or changes, whichever way it goes."""
+        return {*self.text.names.certain, *self.text.names.mutates}
+
+    @property
     def sent_bytes(self) -> int:
         """Bytes that went for it."""
         total: int = self.packed.inline_bytes + sum(self.packed.new_bytes.values())

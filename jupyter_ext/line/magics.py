@@ -120,7 +120,9 @@ class NbrayMagics(Magics):
         sent = submit(workspace, ready, options.task, self._patience(options))
         run = sent.run
         workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
-        arriving = Arriving(workspace.namespace, ready, run, sent.refs, sent.changes)
+        arriving = Arriving(
+            workspace.namespace, ready.names, ready.certain, run, sent.refs, sent.changes
+        )
         if options.noblock:
             arriving.promise()
             self._show_later(run)
@@ -298,7 +300,9 @@ class NbrayMagics(Magics):
         """What comes back from one target is a value, from several a list in their order."""
         namespace = self.workspace.namespace
         several = always_list or len(titles) > 1
-        arriving = None if several else Arriving(namespace, ready, run, columns[0])
+        arriving = (
+            None if several else Arriving(namespace, ready.names, ready.certain, run, columns[0])
+        )
         if options.noblock:
             if arriving is not None:
                 arriving.promise()
