@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..worker.running import Cell, run_cell
+from ..worker.apart import Barrier, run_apart
 from .run import Patience, RemoteRun
 from .sending import RUN_CELL, ReadyCell
 
@@ -20,32 +19,6 @@ Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
 """The run, for each target the refs of what comes back, and what the targets are called."""
 
 SubmitTo = Callable[["Workspace", ReadyCell, Mapping[str, Any], Patience], Submitted]
-
-
-class Barrier:
-    """Where so many tasks wait for each other: each of them has a worker of its own then."""
-
-    def __init__(self, size: int) -> None:
-        self._missing = size
-        self._complete = asyncio.Event()
-
-    async def join(self) -> None:
-        """Return when all have come."""
-        self._missing -= 1
-        if not self._missing:
-            self._complete.set()
-        await self._complete.wait()
-
-
-def run_apart(
-    barrier: nbray.ActorHandle,
-    cell: Cell,
-    setups: Sequence[tuple[str, nbray.ObjectRef]],
-    *arguments: Any,
-) -> Any:
-    """Run a cell, in another worker than each of the others that come to the barrier."""
-    nbray.get(barrier.join.remote())
-    return run_cell(cell, setups, *arguments)
 
 
 BARRIER = nbray.remote(num_cpus=0)(Barrier)
