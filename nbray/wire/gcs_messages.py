@@ -312,7 +312,7 @@ class BundleKey(msgspec.Struct, array_like=True, frozen=True):
     index: int
 
 
-class BundleWish(msgspec.Struct, array_like=True):
+class BundleRequest(msgspec.Struct, array_like=True):
     """One bundle that a node is to reserve; ``commit``: it may be used at once."""
 
     key: BundleKey
@@ -329,7 +329,7 @@ class ChangeBundles(msgspec.Struct, array_like=True):
 
     release: list[BundleKey] = []
     commit: list[BundleKey] = []
-    reserve: list[BundleWish] = []
+    reserve: list[BundleRequest] = []
     patient: list[bytes] = []
 
 

@@ -29,8 +29,8 @@ from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.explain import why_group_pending
 from nbray.wire.gcs_messages import (
     BundleKey,
+    BundleRequest,
     BundlesChanged,
-    BundleWish,
     ChangeBundles,
     ChangeGroups,
     GroupLife,
@@ -295,12 +295,12 @@ class GroupTable:
 
     async def _reserve(self, chosen: dict[bytes, dict[int, bytes]], patient: list[bytes]) -> None:
         """Two phases: reserve everywhere, store what succeeded, commit what was not yet."""
-        wishes: dict[bytes, list[BundleWish]] = {}
+        wishes: dict[bytes, list[BundleRequest]] = {}
         for group_id, placed in chosen.items():
             alone = len(set(placed.values())) == 1
             for index, node_id in placed.items():
                 resources = self._groups[group_id].spec.bundles[index].resources
-                wish = BundleWish(BundleKey(group_id, index), resources, alone)
+                wish = BundleRequest(BundleKey(group_id, index), resources, alone)
                 wishes.setdefault(node_id, []).append(wish)
         answers = await asyncio.gather(
             *(
