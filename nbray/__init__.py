@@ -49,8 +49,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "actor", "cluster_utils", "experimental", "job_config", "remote_function", "runtime_context",
-    "types", "util",
+    "actor", "cluster_utils", "compat", "experimental", "job_config", "remote_function",
+    "runtime_context", "types", "util",
 }  # fmt: skip
 
 

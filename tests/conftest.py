@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,8 @@ from support.places import ROOT, is_installed
 from support.redis import redis_url
 
 import nbray
-from nbray.testing import processes_of, wait_until
+from nbray.testing import cluster as running_cluster
+from nbray.testing import own_sessions, wait_until
 
 __all__ = ["redis_url"]
 
@@ -47,26 +46,15 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture
-def session_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def session_root() -> Iterator[Path]:
     """A folder for sessions; afterwards no process and no file of theirs may be left."""
-    root = Path(tempfile.mkdtemp(prefix="nbt"))
-    monkeypatch.setenv("NBRAY_TMPDIR", str(root))
-    monkeypatch.setenv("NBRAY_INCLUDE_DASHBOARD", "0")  # its own tests ask for it
     shared_before = set(os.listdir("/dev/shm"))
-    yield root
-    nbray.shutdown()
-    try:
-        wait_until(lambda: not processes_of(root), "the end of all processes of the test")
-        # Whoever ends a cluster removes its folder last, which may be a kernel that leaves.
-        wait_until(lambda: not list(root.iterdir()), "the end of the test's session folders")
-        # A test that runs beside this one may have a file there for a moment.
-        wait_until(
-            lambda: set(os.listdir("/dev/shm")) <= shared_before, "the end of all files in /dev/shm"
-        )
-    finally:
-        for process in processes_of(root):
-            process.kill()
-        shutil.rmtree(root, ignore_errors=True)
+    with own_sessions() as root:
+        yield root
+    # A test that runs beside this one may have a file there for a moment.
+    wait_until(
+        lambda: set(os.listdir("/dev/shm")) <= shared_before, "the end of all files in /dev/shm"
+    )
 
 
 @pytest.fixture
@@ -86,18 +74,8 @@ def cluster(session_root: Path) -> Path:
 @pytest.fixture(scope="module")
 def module_cluster() -> Iterator[Path]:
     """As `cluster`, shared by the tests of a module, which have to leave it as they found it."""
-    root = Path(tempfile.mkdtemp(prefix="nbm"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NBRAY_TMPDIR", str(root))
-        patch.setenv("NBRAY_INCLUDE_DASHBOARD", "0")
-        nbray.init(num_cpus=2, object_store_memory=200 << 20)
-        try:
-            yield root
-            nbray.shutdown()
-            wait_until(lambda: not processes_of(root), "the end of all processes of the module")
-        finally:
-            nbray.shutdown()
-            shutil.rmtree(root, ignore_errors=True)
+    with running_cluster(object_store_memory=200 << 20) as root:
+        yield root
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from public import sections
 from nbray.calls.options import OPTIONS
 from nbray.cli import main
 from nbray.common.config import Config
-from nbray.jupyter_ext.commands import COMMANDS
-from nbray.jupyter_ext.remote_options import cell_parser
+from nbray.jupyter_ext.commands.table import COMMANDS
+from nbray.jupyter_ext.line.options import cell_parser
 
 
 def settings() -> dict[str, str]:

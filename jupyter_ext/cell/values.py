@@ -25,7 +25,7 @@ import numpy
 import nbray
 from nbray.driver.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
-from nbray.pickling.unpicklable import Culprit, find_culprit
+from nbray.pickling.unpicklable import UnpicklablePart, find_unpicklable
 
 from ..worker.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
 
@@ -41,17 +41,17 @@ class CannotSendError(TypeError):
         path: the part of it that cannot.
     """
 
-    def __init__(self, name: str, value: object, culprit: Culprit) -> None:
-        kind = type(culprit.value).__name__
+    def __init__(self, name: str, value: object, part: UnpicklablePart) -> None:
+        kind = type(part.value).__name__
         what = f"{name!r}, a {type(value).__name__} that cannot be sent to a worker"
-        if culprit.value is not value:
-            what = f"{name!r}, and {culprit.path} is a {kind} that cannot be sent to a worker"
+        if part.value is not value:
+            what = f"{name!r}, and {part.path} is a {kind} that cannot be sent to a worker"
         super().__init__(
-            f"The cell reads {what} ({culprit.reason}). Make it inside the remote cell, or do "
+            f"The cell reads {what} ({part.reason}). Make it inside the remote cell, or do "
             "not use it there."
         )
         self.name = name
-        self.path = culprit.path
+        self.path = part.path
 
 
 @dataclass(frozen=True)
@@ -272,5 +272,5 @@ def _cannot_send(
     home: dict[str, Any],
     error: Exception,
 ) -> CannotSendError:
-    culprit = find_culprit(name, value, lambda part: dump(part, known, [], home))
-    return CannotSendError(name, value, culprit or Culprit(name, value, str(error)))
+    found = find_unpicklable(name, value, lambda part: dump(part, known, [], home))
+    return CannotSendError(name, value, found or UnpicklablePart(name, value, str(error)))

@@ -20,6 +20,7 @@ from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from ..words import size
+from . import machines
 from .base import Command
 from .parser import Parser, add_resources, given
 
@@ -150,7 +151,8 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
 def _attach_arguments(parser: Parser) -> None:
     parser.add_argument(
         "address", metavar="ADDRESS", nargs="?", default="auto",
-        help="HOST:PORT of the cluster; by default the newest of this machine",
+        help="HOST:PORT of the cluster, or its file (see %%nbray up); by default the newest of "
+        "this machine",
     )  # fmt: skip
     parser.add_argument("--namespace", help="where the names of actors live")
 
@@ -159,6 +161,10 @@ def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
     if nbray.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
+    if machines.names_file(arguments.address):
+        machines.attach(arguments.address, arguments.namespace)
+        workspace.joined()
+        return status()
     try:
         nbray.init(address=arguments.address, **given(arguments, "namespace"))
     except (NbrayError, OSError) as error:

@@ -7,6 +7,7 @@ from . import (
     cluster,
     dashboard,
     logs,
+    machines,
     objects,
     scale,
     state,
@@ -18,7 +19,8 @@ from .base import Command
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        *cluster.COMMANDS, *state.COMMANDS, *logs.COMMANDS, *objects.COMMANDS, *cells.COMMANDS,
+        *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
+        *objects.COMMANDS, *cells.COMMANDS,
         *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -20,7 +20,7 @@ from nbray.object_ref import ObjectRef
 from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
 from nbray.state.queries import group_stats
-from nbray.wire.gcs_messages import GroupLife, Groups, NamedGroup
+from nbray.wire.gcs_messages import GroupRow, Groups, NamedGroup
 from nbray.wire.records import BundleSpec, GroupSpec
 from nbray.wire.strategies import GroupStrategy, InGroup
 
@@ -331,12 +331,12 @@ def current_group() -> InGroup | None:
     return core.actor_group if core is not None else None
 
 
-def _find(request: NamedGroup) -> list[GroupLife]:
+def _find(request: NamedGroup) -> list[GroupRow]:
     body = current_core().peers.gcs_call("FindGroups", msgspec.msgpack.encode(request))
     return msgspec.msgpack.decode(body, type=Groups).rows
 
 
-def _row(life: GroupLife) -> dict[str, Any]:
+def _row(life: GroupRow) -> dict[str, Any]:
     spec = life.spec
     return {
         "placement_group_id": spec.group_id.hex(),

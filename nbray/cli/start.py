@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from click.core import ParameterSource
 from nbray.cli.declared import declared_options
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common import ray_settings
-from nbray.common.addresses import is_loopback
+from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, node_of, start_head
@@ -152,16 +151,10 @@ def _own_address(head: str) -> str:
     Raises:
         ValueError: ``head`` is not HOST:PORT. OSError: there is no such host, or no way to it.
     """
-    host, _, port = head.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--address needs HOST:PORT, not {head!r}.")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))
-        except (OSError, OverflowError) as error:
-            raise OSError(f"There is no way to the head node {head}: {error}") from error
-        found: str = probe.getsockname()[0]
-    return found
+    try:
+        return own_address(head)
+    except OSError as error:
+        raise OSError(f"There is no way to the head node {head}: {error}") from error
 
 
 def _tell(node: RunningNode, head: bool, block: bool) -> None:
@@ -169,7 +162,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     console.print(f"[green]Node {node.node_id[:8]} runs[/green], cluster {node.gcs_address}.")
     console.print(f"Logs: {node.session.path / 'logs'}")
     if head:
-        host = node.gcs_address.rpartition(":")[0]
+        host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
         if node.dashboard is not None:
             console.print("Watch it:  nbray dashboard")

@@ -1,8 +1,9 @@
-"""Addresses as text."""
+"""Addresses as text: HOST:PORT, in which an IPv6 host has brackets and stands alone without."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 
 def is_loopback(host: str) -> bool:
@@ -11,3 +12,37 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def joined(host: str, port: int | str) -> str:
+    """HOST:PORT."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def split(address: str) -> tuple[str, int]:
+    """Host, without brackets, and port of HOST:PORT.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    host, _, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or not (port.isascii() and port.isdigit()) or int(port) >= 1 << 16:
+        raise ValueError(f"{address!r} is not HOST:PORT.")
+    if ":" in bare and not host.startswith("["):
+        raise ValueError(f"{address!r}: an IPv6 host has brackets, as in [::1]:6379.")
+    return bare, int(port)
+
+
+def own_address(address: str) -> str:
+    """The address of this machine from which HOST:PORT is reached; nothing is sent.
+
+    Raises:
+        ValueError: ``address`` is not HOST:PORT. OSError: there is no such host, or no way to it.
+    """
+    host, port = split(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        found: str = probe.getsockname()[0]
+    return found

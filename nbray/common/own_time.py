@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class OwnTime:
@@ -12,14 +13,15 @@ class OwnTime:
     nobody is taken for silent whom this process could not have heard.
     """
 
-    def __init__(self, longest_s: float) -> None:
+    def __init__(self, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._longest_s = longest_s
-        self._read = time.monotonic()
+        self._clock = clock
+        self._read = clock()
         self._seconds = 0.0
 
     def now(self) -> float:
         """Seconds since some moment."""
-        read = time.monotonic()
+        read = self._clock()
         self._seconds += min(read - self._read, self._longest_s)
         self._read = read
         return self._seconds

@@ -18,7 +18,6 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,35 +29,34 @@ from nbray.common.session import Session
 from nbray.core_worker.actor_creation import ActorCreations
 from nbray.core_worker.call_site import where_made
 from nbray.core_worker.cancelling import Cancelling
-from nbray.core_worker.context import TaskContext, current_origin, running
+from nbray.core_worker.context import TaskContext, current_origin
 from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.edge import Edge
-from nbray.core_worker.identity import Identity, group_of
+from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.owning import Owning
-from nbray.core_worker.own.streams import STREAMING
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.placement_groups import PlacementGroups
 from nbray.core_worker.ports import PendingWork
 from nbray.core_worker.runtime_envs import RuntimeEnvs
+from nbray.core_worker.submission import Submission
 from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.groups import Groups
 from nbray.core_worker.submit.leasing import Leasing
-from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import RECALLED, ActorCall, PendingTask, PickledFunction
+from nbray.core_worker.tasks import ActorCall, PendingTask
 from nbray.core_worker.tell.held_objects import HeldObjects
 from nbray.core_worker.tell.metrics import recorded
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values import arguments
 from nbray.core_worker.values.blocking import Blocking
-from nbray.core_worker.values.generators import ObjectRefGenerator, Readers
+from nbray.core_worker.values.generators import Readers
 from nbray.core_worker.values.reading import Values
 from nbray.core_worker.values.retries import is_retriable
 from nbray.core_worker.values.serialization import Serialized, serialize
 from nbray.core_worker.values.shared_errors import SharedErrors
 from nbray.core_worker.values.stored import StoredValues
-from nbray.exceptions import NbraySystemError, PendingCallsLimitExceeded
+from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
@@ -95,6 +93,7 @@ class CoreWorker:
 
     find_function: Callable[[TaskContext], Callable[..., Any]]
     on_exit_actor: Callable[[], None]
+    readers: Readers
 
     def __init__(self, config: Config, token: bytes, worker_id: bytes, socket_path: str) -> None:
         self.config = config
@@ -121,12 +120,19 @@ class CoreWorker:
             me, reactor, peers, peers, self.dependencies, self.counting.count_released,
             self._never_made, peers.gcs_patience_s,
         )  # fmt: skip
+        self.counts = TaskCounts()
+        self.submission = Submission(
+            self, config, me, reactor, self.table, self.counting, self.streams, self.readers,
+            self.dependencies, self.leasing, self.calls, self.counts,
+        )  # fmt: skip
+        self.submit_task = self.submission.submit_task
+        self.submit_call = self.submission.submit_call
+        self.check_room = self.submission.check_room
         self.cancelling = Cancelling(
             reactor, peers, self.table, self.counting, self.leasing, self.calls, self.decisions,
-            self.take_new,
+            self.submission.take_new,
         )  # fmt: skip
         self.runtime_envs = RuntimeEnvs(me, self, peers)
-        self.counts = TaskCounts()
         self.events = TaskEventLog(me, self, self, config.task_events_per_s)
         self.held = HeldObjects(self.table, self.counting, self)
         self.reports = self.events.reports
@@ -139,9 +145,6 @@ class CoreWorker:
             text, file=sys.stderr, flush=True
         )
         self.given_up: Exception | None = None
-        self._taking = False
-        self._new_tasks: deque[PendingTask] = deque()
-        self._new_calls: deque[ActorCall] = deque()
         self.edge = Edge(self)
         peers.handlers.update(
             {
@@ -235,96 +238,6 @@ class CoreWorker:
         self.reactor.inbox.extend(
             [*self.reports, lambda: self.leasing.return_idle(time.monotonic())]
         )
-
-    # --- submission (any thread) --------------------
-
-    def submit_task(
-        self,
-        function: PickledFunction,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: TaskOptions,
-    ) -> list[ObjectRef] | ObjectRefGenerator:
-        """Submit a task; its refs, or the generator of them, come back at once."""
-        me = self.me
-        task_id = me.new_task_id()
-        payload, dependencies, contained = arguments.pack(self, args, kwargs)
-        parent = running.get()
-        spec = TaskSpec(
-            task_id, me.job.job_id, function.id, name, payload, dependencies, contained,
-            options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
-            origin=parent.origin if parent is not None else current_origin(),
-            group=group_of(options.shape.strategy),
-            parent=parent.task_id if parent is not None else b"",
-        )  # fmt: skip
-        refs = self._new_refs(spec)
-        self._new_tasks.append(PendingTask(spec, function, options))
-        self._submitted(len(self._new_tasks))
-        return refs
-
-    def submit_call(
-        self,
-        actor_id: bytes,
-        method: str,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: TaskOptions,
-    ) -> list[ObjectRef] | ObjectRefGenerator:
-        """Call a method of an actor; like `submit_task`."""
-        me = self.me
-        task_id = me.new_task_id()
-        payload, dependencies, contained = arguments.pack(self, args, kwargs)
-        parent = running.get()
-        spec = TaskSpec(
-            task_id, me.job.job_id, b"", name, payload, dependencies, contained,
-            options.num_returns, actor_id, method, 0, 0, options.backpressure,
-            options.concurrency_group,
-            parent.origin if parent is not None else current_origin(),
-            parent=parent.task_id if parent is not None else b"",
-        )  # fmt: skip
-        # A pending call keeps the actor alive, also when its handle has gone.
-        self.released.append((handle_id(actor_id), 1))
-        refs = self._new_refs(spec)
-        self._new_calls.append(ActorCall(spec, options))
-        self._submitted(len(self._new_calls))
-        return refs
-
-    def check_room(self, actor_id: bytes, limit: int) -> None:
-        """Raise if the actor has ``limit`` calls of this process without a reply.
-
-        Raises:
-            PendingCallsLimitExceeded: it has.
-        """
-        pending = self.calls.pending(actor_id)
-        pending += sum(call.spec.actor_id == actor_id for call in list(self._new_calls))
-        if pending >= limit:
-            raise PendingCallsLimitExceeded(
-                f"The call could not be submitted to the actor {actor_id.hex()} because more than "
-                f"{limit} tasks are queued on the actor. This limit can be adjusted with the "
-                "`max_pending_calls` actor option; or wait for some of the calls first."
-            )
-
-    def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
-        refs = []
-        for index in range(spec.return_count()):
-            object_id = return_id(spec.task_id, index)
-            self.table.add_owned(object_id)
-            if self.config.record_ref_creation_sites:
-                self.counting.sites[object_id] = where_made()
-            refs.append(ObjectRef(object_id, self.me.address, self, spec.origin))
-        if spec.num_returns < 0:
-            stream = self.streams.open(spec.task_id, bool(spec.backpressure))
-            if spec.num_returns == STREAMING:
-                return ObjectRefGenerator(self.readers, stream, refs[0])
-        return refs
-
-    def _submitted(self, waiting: int) -> None:
-        if waiting >= 64:
-            self.reactor.try_turn()
-        else:
-            self.reactor.notify()
 
     # --- actors (any thread) --------------------
 
@@ -466,14 +379,8 @@ class CoreWorker:
         """Run a finished task once more."""
         if task.spec.num_returns < 0:
             self.streams.reopen(task.spec.task_id, bool(task.spec.backpressure))
-        if isinstance(task, ActorCall):
-            task.state = RECALLED[task.state]
-            self._new_calls.append(task)
-        elif isinstance(task, PendingTask):
-            task.state = RECALLED[task.state]
-            self._new_tasks.append(task)
-        if not self._taking:
-            self.take_new()
+        if isinstance(task, PendingTask | ActorCall):
+            self.submission.run_again(task)
 
     # --- under the baton --------------------
 
@@ -498,9 +405,9 @@ class CoreWorker:
         """Everything that other threads left for the holder of the baton."""
         if self.released:
             self.counting.count_released()
-        self.stored.send_unpins()
-        if self._new_tasks or self._new_calls:
-            self.take_new()
+        if self.stored.unpins:
+            self.stored.send_unpins()
+        self.submission.take_new()
         if self.given_up is not None:
             self.give_up(self.given_up)
         self.edge.carry_out()
@@ -514,51 +421,6 @@ class CoreWorker:
         self.calls.fail_all(error)
         self.edge.carry_out()
         self.table.complete_all(error_value(error))
-
-    def take_new(self) -> None:
-        """Take over what was submitted since the last turn.
-
-        To look for an argument may submit the task that makes it again, which is taken here too.
-        """
-        self._taking = True
-        try:
-            while self._new_tasks or self._new_calls:
-                if self._new_tasks:
-                    self._accept_new_tasks()
-                if self._new_calls:
-                    self._pass_new_calls()
-        finally:
-            self._taking = False
-
-    def _accept_new_tasks(self) -> None:
-        new_tasks, leasing = self._new_tasks, self.leasing
-        now = time.monotonic()
-        while new_tasks:
-            task = new_tasks.popleft()
-            task.submitted = now
-            self.counts.submitted(task.spec)
-            leasing.tasks[task.spec.task_id] = task
-            try:
-                if not task.spec.dependencies or self.dependencies.resolve_task(task):
-                    leasing.enqueue(task)
-            except Exception as error:  # it must not take those behind it along
-                logger.exception("The task %s could not be queued.", task.spec.name)
-                leasing.refuse(task, error)
-
-    def _pass_new_calls(self) -> None:
-        touched = set()
-        now = time.monotonic()
-        while self._new_calls:
-            call = self._new_calls.popleft()
-            call.submitted = now
-            self.counts.submitted(call.spec)
-            client = self.calls.client(call.spec.actor_id)
-            if call.spec.dependencies:
-                self.dependencies.resolve(call, partial(client.resolved, call))
-            client.submit(call)
-            touched.add(client)
-        for client in touched:
-            client.dispatch()
 
     def _on_hello(self, connection: Connection, message: m.Hello) -> None:
         self.peers.introduced(connection, message.address)

@@ -169,7 +169,9 @@ class Edge:
             task = self._calls.done(worker_id, message)
         if task is None:
             return
-        self._counts.ended(task.spec, message.failed(), message.cancelled)
+        values = message.values
+        failed = message.retry or (bool(values) and values[-1].is_error)
+        self._counts.ended(task.spec, failed, message.cancelled)
         if message.seconds >= LONG_S:
             self._events.finished(task)
         self._endings.finish(task, worker_id, message)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nbray import cloudpickle, compat
+from nbray import cloudpickle
+from nbray.common import ray_name
 from nbray.common.text import one_line
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.ports import RayletRequests
@@ -100,7 +101,7 @@ class RuntimeEnvs:
         if job.logging:
             enter_job_logging(job.logging, self._process)
         if job.ray_name:
-            compat.install()
+            ray_name.install()
         folder = self._working_dir or job.working_dir
         if os.path.isdir(folder):
             os.chdir(folder)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
-from nbray.common.ids import handle_id
+from nbray.common.ids import TaskID, handle_id
 from nbray.common.life import Transitions
 from nbray.core_worker.task_options import TaskOptions
+from nbray.exceptions import TaskCancelledError
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, TaskSpec
 from nbray.wire.strategies import Shape
@@ -72,7 +73,8 @@ READY, BEREFT, PUSHED = (
 RETURNED, DOUBTED = TRANSITIONS.on(_E.RETURNED), TRANSITIONS.on(_E.DOUBTED)
 BACKED_OFF, ENDED = TRANSITIONS.on(_E.BACKED_OFF), TRANSITIONS.on(_E.ENDED)
 RECALLED = TRANSITIONS.on(_E.RECALLED)
-WAITING, QUEUED, GONE = _S.WAITING, _S.QUEUED, _S.ENDED
+WAITING, QUEUED, AT_WORKER = _S.WAITING, _S.QUEUED, _S.PUSHED
+IN_DOUBT, GONE = _S.IN_DOUBT, _S.ENDED
 _SHOWN = {
     _S.WAITING: "PENDING_ARGS_AVAIL", _S.QUEUED: "PENDING_NODE_ASSIGNMENT",
     _S.BACKING_OFF: "PENDING_NODE_ASSIGNMENT",
@@ -120,6 +122,11 @@ class Pending:
             self.retries -= 1
         self.spec.attempt += 1
 
+    def recall(self) -> None:
+        """It has ended, and is run once more for a value that was lost."""
+        self.state = RECALLED[self.state]
+        self.unresolved = 0
+
     def shown_state(self) -> str:
         """How far it is, by Ray's name."""
         return _SHOWN.get(self.state, "SUBMITTED_TO_WORKER")
@@ -152,6 +159,11 @@ class PendingTask(Pending):
         self.out_of_memory = 0
         self.submitted = 0.0
         self.lease: Lease | None = None
+
+    def recall(self) -> None:
+        """It has ended, and is run once more, by any worker."""
+        super().recall()
+        self.lease = None
 
 
 class ActorCall(Pending):
@@ -220,3 +232,8 @@ def counted(spec: TaskSpec) -> list[bytes]:
     if spec.actor_id:
         object_ids.append(handle_id(spec.actor_id))
     return object_ids
+
+
+def cancelled(spec: TaskSpec) -> TaskCancelledError:
+    """What a task ends with that was cancelled before it began."""
+    return TaskCancelledError.of(TaskID(spec.task_id), spec.name)

@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from nbray import compat
 from nbray.cloudpickle import keep_classes
+from nbray.common import ray_name
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.session import Session, SessionInfo
@@ -29,7 +29,7 @@ def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     """The cluster that `init` means by ``address``; None when it is to start one."""
     if address is None or address == "auto":
         named = os.environ.get("NBRAY_ADDRESS")
-        if not named and compat.is_installed():
+        if not named and ray_name.is_installed():
             named = os.environ.get("RAY_ADDRESS")
         address = named or address
     if address == "local":
@@ -111,7 +111,7 @@ def join(
     core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),
-            ray_name=compat.is_installed(), detached=job.detached,
+            ray_name=ray_name.is_installed(), detached=job.detached,
         )
     )  # fmt: skip
     return core

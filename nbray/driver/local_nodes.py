@@ -1,9 +1,10 @@
-"""More nodes on this machine for the cluster of this program; they leave with it."""
+"""Nodes on this machine that a program starts beside `init`; they leave with it."""
 
 from __future__ import annotations
 
-from nbray.driver.driver import current_driver
-from nbray.launcher.local import RunningNode, join
+from nbray.common.addresses import own_address
+from nbray.driver.driver import current_driver, init
+from nbray.launcher.local import RunningNode, join, running_sessions
 
 
 def cluster_address() -> str:
@@ -42,6 +43,30 @@ def add_node(*, num_cpus: float | None = None, object_store_memory: int | None =
     )
     driver.added_nodes.append(node)
     return node.node_id
+
+
+def join_from_here(address: str, token: bytes, namespace: str | None = None) -> None:
+    """Join the cluster whose GCS is at ``address``, by a node without CPUs if none is here.
+
+    The machines of the cluster must reach this one, too.
+
+    Raises:
+        OSError: there is no way to it. ProcessStartError, ValueError: it does not take us in.
+    """
+    if any(info["gcs_address"] == address for _, info in running_sessions()):
+        init(address, namespace=namespace)
+        return
+    node = join(
+        address, resources={"CPU": 0}, token=token, host=own_address(address), fate_shared=True
+    )
+    try:
+        init(address, namespace=namespace)
+        driver = current_driver()
+        assert driver is not None
+        driver.added_nodes.append(node)
+    except BaseException:
+        node.stop()
+        raise
 
 
 def remove_node(node_id: str | None = None) -> str:

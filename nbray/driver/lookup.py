@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-
+from nbray.common.addresses import own_address
 from nbray.core_worker.current import find_core
 from nbray.driver.driver import current_core
 from nbray.state.lists import list_actors
@@ -26,14 +25,10 @@ def get_node_ip_address(address: str = "8.8.8.8:53") -> str:
     core = find_core()
     if core is not None:
         return core.address.host
-    host, _, port = address.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))  # a datagram socket sends nothing by that
-        except OSError:  # there is no way to it: a machine without a network
-            return "127.0.0.1"
-        found: str = probe.getsockname()[0]
-    return found
+    try:
+        return own_address(address)
+    except OSError:  # there is no way to it: a machine without a network
+        return "127.0.0.1"
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:

@@ -1,6 +1,64 @@
 """``python -m nbray.gcs``: the process of the GCS."""
 
-from nbray.gcs.server import main
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+import uvloop
+
+from nbray.common.config import Config
+from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
+from nbray.common.session import Session
+from nbray.gcs.server import GcsServer
+from nbray.gcs.storage import StorageError, open_store
+from nbray.wire.credentials import read_identity
+from nbray.wire.grpc_service import serve
+
+
+async def _main(args: argparse.Namespace) -> None:
+    session = Session(Path(args.session_dir))
+    token = session.token
+    read_identity(session)
+    try:
+        store = open_store(session.storage, session.path)
+        gcs = GcsServer(token, Config.from_env(), store)
+        server, port = await serve(args.host, args.port, token, gcs.services())
+    except (OSError, StorageError, ValueError) as error:
+        report_ready(args.ready_fd, {"error": f"The GCS could not start: {error}."})
+        raise SystemExit(1) from error
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    store.on_broken = lambda _reason: stopped.set()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    if args.parent_fd is not None:
+        watch_parent(loop, args.parent_fd, stopped.set)
+    await gcs.resume()
+    report_ready(args.ready_fd, {"port": port})
+    watching = [loop.create_task(gcs.nodes.health.run()), loop.create_task(gcs.packages.watch())]
+    await stopped.wait()
+    leave_in_time(loop)
+    for task in watching:
+        task.cancel()
+    await server.stop(None)
+    await store.close()
+
+
+def main() -> None:
+    """Run the GCS until SIGTERM or the end of its parent."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=6379)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allow_many_files()
+    uvloop.run(_main(parser.parse_args()))
+
 
 if __name__ == "__main__":
     main()

@@ -1,55 +1,52 @@
-"""What the state API shows beyond nodes and actors: jobs, demand, failures, task counts.
+"""What the state API shows that no table has: what nodes report, and what they are asked for.
 
-Everything here is bounded: ended jobs and failures are rings, and a node's load is replaced by
-its next report. Jobs are stored; loads come anew with the next reports, and failures are forgotten
-with the process.
+A node's load is replaced by its next report; nothing here is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from nbray.gcs.actors.table import ActorTable
 from nbray.gcs.kv.space import KeyValueSpace
-from nbray.gcs.storage import Store, Table
 from nbray.scheduling.explain import feasible, infeasible_text, why_pending
 from nbray.scheduling.policy import Demand
 from nbray.wire import state_messages as s
-from nbray.wire.causes import Cause
-from nbray.wire.gcs_messages import Empty, RegisterJob
+from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
-from nbray.wire.records import ActorSpec, NodeInfo
+from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_ENDED_JOBS_KEPT = 1000
-_FAILURES_KEPT = 200
 _ASK_RAYLET_S = 3.0
 _SILENT_S = 2.0
 _OWN_NAMESPACE = b"_nbray"
 _DASHBOARD_KEY = b"dashboard"
 
 
-class StateTables:
-    """Answers the state API.
+class Actors(Protocol):
+    """What is shown of actors."""
 
-    ``clock`` gives seconds since the epoch, ``silence_s`` for how long a node has been silent.
-    """
+    def rows(self) -> list[s.ActorRow]:
+        """All actors: those that live, and the newest that died."""
+
+    def unplaced(self) -> list[s.DemandRow]:
+        """The actors for which no node has the resources at all, by shape."""
+
+
+class StateTables:
+    """Answers the state API. ``silence_s`` says for how long a node has been silent."""
 
     def __init__(
         self,
         nodes: Callable[[], list[NodeInfo]],
-        actors: ActorTable,
+        actors: Actors,
         raylet: Callable[[NodeInfo], GrpcClient],
-        clock: Callable[[], float],
-        store: Store,
         kv: KeyValueSpace,
         silence_s: Callable[[bytes], float],
     ) -> None:
@@ -57,21 +54,13 @@ class StateTables:
         self._nodes = nodes
         self._actors = actors
         self._raylet = raylet
-        self._clock = clock
         self._kv = kv
-        self._job_table = Table(store, "jobs", s.JobRow)
-        self._jobs = dict(sorted(self._job_table.all().items()))
-        ended = sorted((job for job in self._jobs.values() if job.ended), key=lambda job: job.ended)
-        self._ended_jobs = deque(job.job_id for job in ended)
-        self._failures: deque[s.Failure] = deque(maxlen=_FAILURES_KEPT)
         self._loads: dict[bytes, s.NodeLoad] = {}
-        actors.on_failed = self.actor_failed
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
         return {
             "ListActors": (Empty, self._list_actors),
-            "ListJobs": (Empty, self._list_jobs),
             "ListWorkers": (Empty, self._list_workers),
             "ListTasks": (s.TasksRequest, self._list_tasks),
             "ListObjects": (s.ObjectsRequest, self._list_objects),
@@ -79,61 +68,14 @@ class StateTables:
             "ListLogs": (s.LogsRequest, self._list_logs),
             "ReadLog": (s.ReadLog, self._read_log),
             "Demand": (Empty, self._demand),
-            "RecentFailures": (Empty, self._recent_failures),
             "TaskTotals": (Empty, self._task_totals),
-            "ReportFailure": (s.Failure, self._report_failure),
             "SetDashboard": (s.DashboardAddress, self._set_dashboard),
             "GetDashboard": (Empty, self._get_dashboard),
         }
 
-    # --- what happens --------------------
-
-    def job_began(self, job_id: bytes, request: RegisterJob) -> None:
-        """A driver was taken in."""
-        driver = request.driver
-        self._jobs[job_id] = s.JobRow(
-            job_id, request.namespace, request.entrypoint, request.pid, driver.node_id,
-            driver.host, self._clock(), driver_id=driver.worker_id, metadata=request.metadata,
-        )  # fmt: skip
-        self._job_table.put(job_id, self._jobs[job_id])
-
-    def job_is_over(self, job_id: bytes) -> bool:
-        """Whether the driver has gone."""
-        job = self._jobs.get(job_id)
-        return job is None or bool(job.ended)
-
-    def running_jobs(self) -> list[s.JobRow]:
-        """The jobs whose drivers have not gone."""
-        return [job for job in self._jobs.values() if not job.ended]
-
-    def job_ended(self, job_id: bytes) -> None:
-        """A driver has gone; said once or more often."""
-        job = self._jobs.get(job_id)
-        if job is None or job.ended:
-            return
-        job.ended, job.state = self._clock(), "SUCCEEDED"
-        self._job_table.put(job_id, job)
-        self._ended_jobs.append(job_id)
-        if len(self._ended_jobs) > _ENDED_JOBS_KEPT:
-            oldest = self._ended_jobs.popleft()
-            del self._jobs[oldest]
-            self._job_table.delete(oldest)
-
     def reported(self, node_id: bytes, load: s.NodeLoad) -> None:
         """A raylet's report came."""
         self._loads[node_id] = load
-
-    def node_failed(self, node: NodeInfo, cause: str) -> None:
-        """A node was declared dead."""
-        self._failures.append(
-            s.Failure("node", node.node_id, node.node_id, node.host, cause, self._clock())
-        )
-
-    def actor_failed(self, spec: ActorSpec, node_id: bytes, cause: Cause) -> None:
-        """An actor died and does not come back, without being told to."""
-        self._failures.append(
-            s.Failure("actor", spec.actor_id, node_id, spec.class_name, str(cause), self._clock())
-        )
 
     # --- what is asked --------------------
 
@@ -160,9 +102,6 @@ class StateTables:
             return ""
         name = f"{node.node_id.hex()[:8]} on {node.host}"
         return f"Node {name} has been silent for {seconds:.0f} s: what waits there goes on with it."
-
-    async def _list_jobs(self, _request: Empty) -> s.Jobs:
-        return s.Jobs(list(self._jobs.values()))
 
     async def _list_workers(self, _request: Empty) -> s.Workers:
         reply = s.Workers([])
@@ -261,13 +200,6 @@ class StateTables:
         for row in rows:
             row.lacking += [text for text in map(self._silence, alive) if text]
         return s.Demand(rows)
-
-    async def _recent_failures(self, _request: Empty) -> s.Failures:
-        return s.Failures(list(self._failures))
-
-    async def _report_failure(self, failure: s.Failure) -> Empty:
-        self._failures.append(failure)
-        return Empty()
 
     async def _task_totals(self, _request: Empty) -> s.TaskTotals:
         functions: dict[str, s.FunctionCounts] = {}

@@ -12,6 +12,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbray.common.addresses import joined
 from nbray.common.process import Child, spawn
 from nbray.common.session import Session
 
@@ -90,7 +91,7 @@ def start_dashboard(
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = node_ip
-    url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    url = joined(host, port)
     with listener:
         child = spawn(
             "nbray.dashboard",

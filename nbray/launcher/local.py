@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from nbray.common.accelerators import node_units
+from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
@@ -99,8 +100,8 @@ def start_head(
     listener, without = _dashboard_listener(dashboard)
     if session is not None:
         address = _crashed_head(session)
-        node = RunningNode(Session(session), address.rpartition(":")[0])
-        host, port = node.node_ip, int(address.rpartition(":")[2])
+        host, port = split(address)
+        node = RunningNode(Session(session), host)
     else:
         if fate_shared:
             drop_dead_sessions()
@@ -118,7 +119,7 @@ def start_head(
         node.children.append(gcs)
         with _identity_being_made(node.session):
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
-        node.gcs_address = f"{host}:{gcs_port}"
+        node.gcs_address = joined(host, gcs_port)
         _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")

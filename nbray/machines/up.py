@@ -124,9 +124,13 @@ class _Up:
     async def remember(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Have the head know all machines, so that those end that the file names no more."""
         failed = [one.name for one in outcomes if one.role == "leaves" and one.error is not None]
-        names = " ".join([*self.facts.wanted, *failed])
         head = self.cluster.head
         before = self.facts.found[head.machine.name]
+        answered = [
+            name for name, found in self.facts.found.items()
+            if not found.error or name in before.hosts
+        ]  # fmt: skip
+        names = " ".join([*answered, *failed])
         if not before.error and names != " ".join(before.hosts) and outcomes[0].error is None:
             await head.do(
                 "keeping the list of hosts", scripts.note(head.record, "hosts", names),

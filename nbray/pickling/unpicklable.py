@@ -16,7 +16,7 @@ _SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Culprit:
+class UnpicklablePart:
     """The smallest part that was found.
 
     Attributes:
@@ -30,26 +30,28 @@ class Culprit:
     reason: str
 
 
-def find_culprit(name: str, value: Any, dump: Callable[[Any], object]) -> Culprit | None:
+def find_unpicklable(
+    name: str, value: Any, dump: Callable[[Any], object]
+) -> UnpicklablePart | None:
     """The smallest part of ``value`` that ``dump`` refuses; None when it refuses none."""
     reason = refusal(value, dump)
     if reason is None:
         return None
-    culprit = Culprit(name, value, reason)
+    found = UnpicklablePart(name, value, reason)
     until = time.monotonic() + _SECONDS
     seen = {id(value)}
     while time.monotonic() < until:
-        for path, part in parts(culprit.path, culprit.value):
+        for path, part in parts(found.path, found.value):
             if id(part) in seen or time.monotonic() >= until:
                 continue
             seen.add(id(part))
             reason = refusal(part, dump)
             if reason is not None:
-                culprit = Culprit(path, part, reason)
+                found = UnpicklablePart(path, part, reason)
                 break
         else:
-            return culprit
-    return culprit
+            return found
+    return found
 
 
 def refusal(value: Any, dump: Callable[[Any], object]) -> str | None:

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 
+from nbray.common.addresses import split
 from nbray.common.config import Config
 from nbray.common.pids import open_process, start_time
 from nbray.common.process import Child, ProcessStartError, spawn
@@ -33,7 +34,8 @@ class GcsSupervisor:
         self, session: Session, address: str, pid: int, parent_fd: int | None, config: Config
     ) -> None:
         self._session = session
-        self._host, _, self._port = address.rpartition(":")
+        self._host, port = split(address)
+        self._port = str(port)
         self._pid = pid
         self._started = start_time(pid)
         self._parent_fd = parent_fd

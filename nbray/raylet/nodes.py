@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
+from nbray.common.addresses import joined
 from nbray.common.background import Background
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -119,7 +120,7 @@ class NodeTable:
             return None
         client = self._clients.get(node_id)
         if client is None:
-            client = GrpcClient(f"{row.host}:{row.grpc_port}", self._token)
+            client = GrpcClient(joined(row.host, row.grpc_port), self._token)
             self._clients[node_id] = client
         return client
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from nbray.core_worker.current import find_core
-from nbray.driver.driver import current_driver
+from nbray.core_worker.run.output import current_output
 from nbray.exceptions import GetTimeoutError
 from nbray.state import queries as q
 from nbray.state.rows import (
@@ -47,7 +47,7 @@ def ask(query: q.Query[T], address: str | None, timeout: float) -> T:
         try:
             return query.read(core.peers.gcs_call(query.method, query.body, patience))
         except GetTimeoutError as error:
-            if current_driver() is None:
+            if current_output() is not None:  # a worker
                 raise StateApiException(str(error)) from error
     from nbray.state.client import ask_once, find_cluster  # gRPC: never in a worker's template
     from nbray.wire.grpc_service import RpcError

@@ -228,6 +228,7 @@ def get_task(
         >>> import time
         >>> from nbray.util.state import get_task
         >>> ref = nbray.remote(num_cpus=0)(time.sleep).remote(60)
+        >>> ready, others = nbray.wait([ref], timeout=0.5)  # by then it runs
         >>> get_task(ref.task_id().hex()).func_or_class_name
         'sleep'
         >>> nbray.cancel(ref)

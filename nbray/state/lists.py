@@ -168,6 +168,7 @@ def list_tasks(
         >>> import time
         >>> from nbray.util.state import list_tasks
         >>> ref = nbray.remote(num_cpus=0)(time.sleep).options(name="nap").remote(60)
+        >>> ready, others = nbray.wait([ref], timeout=0.5)  # by then it runs
         >>> [task.func_or_class_name for task in list_tasks(filters=[("name", "=", "nap")])]
         ['sleep']
         >>> nbray.cancel(ref)

@@ -12,7 +12,7 @@ from nbray.common.ids import is_creation_id
 from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
-from nbray.wire.gcs_messages import Empty, GroupLife, Groups, NamedGroup, Nodes
+from nbray.wire.gcs_messages import Empty, GroupRow, Groups, NamedGroup, Nodes
 from nbray.wire.records import NodeInfo, TaskEvent
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def _groups(reply: Groups) -> list[r.PlacementGroupState]:
     return sorted(rows, key=lambda row: row.state == "REMOVED")
 
 
-def group_stats(life: GroupLife, unit: str, per_second: float) -> dict[str, Any]:
+def group_stats(life: GroupRow, unit: str, per_second: float) -> dict[str, Any]:
     """How a group came to its place, or did not yet, with Ray's keys in one of its units."""
     return {
         f"end_to_end_creation_latency_{unit}": life.placed_s * per_second,

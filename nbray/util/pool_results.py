@@ -131,7 +131,7 @@ class AsyncResult:
         self._single = single
         self._callbacks = (callback, error_callback)
         self._told = threading.Event()
-        self._teller = 0
+        self._reporter = 0
         self._left = len(self._refs)
         self._lock = threading.Lock()
         if callback is None and error_callback is None:
@@ -150,7 +150,7 @@ class AsyncResult:
 
     def _tell(self) -> None:
         callback, error_callback = self._callbacks
-        self._teller = threading.get_ident()
+        self._reporter = threading.get_ident()
         try:
             try:
                 result = self._results()
@@ -194,13 +194,13 @@ class AsyncResult:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._refs:
             wait(self._refs, num_returns=len(self._refs), timeout=timeout)
-        if self._teller != threading.get_ident():
+        if self._reporter != threading.get_ident():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             self._told.wait(left)
 
     def ready(self) -> bool:
         """Whether it is there, and its callback has been called."""
-        if not self._told.is_set() and self._teller != threading.get_ident():
+        if not self._told.is_set() and self._reporter != threading.get_ident():
             return False
         return not self._refs or not wait(self._refs, num_returns=len(self._refs), timeout=0)[1]
 

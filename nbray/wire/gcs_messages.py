@@ -323,7 +323,7 @@ class BundleRequest(msgspec.Struct, array_like=True):
 class ChangeBundles(msgspec.Struct, array_like=True):
     """GCS to raylet: release, commit, then reserve. Answered by `BundlesChanged`.
 
-    Of a group all wishes are reserved, or none. The node keeps room that becomes free for a group
+    Of a group all bundles are reserved, or none. The node keeps room that becomes free for a group
     of ``patient``, which has waited for long, when it has none for it.
     """
 
@@ -341,18 +341,18 @@ class BundlesChanged(msgspec.Struct, array_like=True):
     bundles: list[BundleInfo]
 
 
-class GroupLife(msgspec.Struct, array_like=True):
-    """A placement group in the GCS: PENDING, CREATED, REMOVED or RESCHEDULING, and where it is.
+class GroupRow(msgspec.Struct, array_like=True):
+    """A placement group as the GCS shows it: PENDING, CREATED, REMOVED or RESCHEDULING, and where.
 
-    ``attempts`` counts how often a place was looked for, ``stage`` is Ray's word for how that went;
-    ``placed_s`` is how long it took until it was ``created``, ``chosen_s`` how much of that since a
-    place was first looked for.
+    ``attempts`` counts how often a place was looked for, ``stage`` is Ray's word for how that went,
+    and ``reasons`` say why it waits; ``placed_s`` is how long it took until it was created,
+    ``chosen_s`` how much of that since a place was first looked for.
     """
 
     spec: GroupSpec
-    state: str = "PENDING"
-    placed: dict[int, bytes] = {}
-    created: float = 0.0
+    state: str
+    placed: dict[int, bytes]
+    created: float
     reasons: list[str] = []
     attempts: int = 0
     stage: str = "QUEUED"
@@ -371,4 +371,4 @@ class NamedGroup(msgspec.Struct, array_like=True):
 class Groups(msgspec.Struct, array_like=True):
     """Rows of the table of groups."""
 
-    rows: list[GroupLife]
+    rows: list[GroupRow]

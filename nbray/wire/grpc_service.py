@@ -28,6 +28,7 @@ else:
 import grpc.aio
 import msgspec
 
+from nbray.common.addresses import joined
 from nbray.common.config import Config
 from nbray.common.software import Software, own_software
 from nbray.wire.credentials import identity_of
@@ -140,7 +141,7 @@ async def serve(
         [(own.key, own.certificate)], own.authority, require_client_auth=True
     )
     try:
-        bound = server.add_secure_port(f"{host}:{port}", members_only)
+        bound = server.add_secure_port(joined(host, port), members_only)
     except RuntimeError as error:
         raise OSError(f"port {port} of {host} is in use") from error
     await server.start()

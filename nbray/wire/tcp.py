@@ -39,13 +39,14 @@ def listen(host: str, first: int, last: int) -> socket.socket:
     Raises:
         OSError: none of them is free, or ``host`` is no address of this machine.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not first:
-        return socket.create_server((host, 0), backlog=512)
+        return socket.create_server((host, 0), family=family, backlog=512)
     ports = range(first, max(first, last) + 1)
     begin = random.randrange(len(ports))  # those that start together try different ones
     for port in [*ports[begin:], *ports[:begin]]:
         try:
-            return socket.create_server((host, port), backlog=512)
+            return socket.create_server((host, port), family=family, backlog=512)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise

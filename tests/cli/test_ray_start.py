@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
+import pytest
 from support.commands import command
 
 import nbray
@@ -105,3 +106,34 @@ def test_options_that_cannot_be_are_one_line(home: Path) -> None:
             assert failed.returncode and why in failed.stderr, failed.stderr
             assert "Traceback" not in failed.stderr
     assert not processes_of(home)
+
+
+@nbray.remote
+def runs_at() -> str:
+    return nbray.util.get_node_ip_address()
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_a_cluster_on_ipv6_addresses(home: Path) -> None:
+    nodes = ("--num-cpus=1", "--object-store-memory=100000000")
+    try:
+        head = command(
+            "start", "--head", "--port=0", "--node-ip-address=::1", "--include-dashboard=1",
+            "--dashboard-host=::1", "--dashboard-port=0", *nodes,
+        )  # fmt: skip
+        assert head.returncode == 0, head.stderr
+        address = head.stdout.partition("cluster ")[2].split()[0].rstrip(".")
+        assert address.startswith("[::1]:")
+        other = command("start", f"--address={address}", '--resources={"far": 1}', *nodes)
+        assert other.returncode == 0, other.stderr
+        nbray.init(address)
+        assert nbray.get(runs_at.options(resources={"far": 1}).remote(), timeout=30) == "::1"
+        large = nbray.put(bytes(5 << 20))
+        size = nbray.remote(len).options(resources={"far": 1})
+        assert nbray.get(size.remote(large), timeout=30) == 5 << 20
+        assert "http://[::1]:" in command("dashboard", f"--address={address}").stdout
+        bare = command("start", "--address=::1:6379")
+        assert bare.returncode == 1 and "an IPv6 host has brackets" in bare.stderr
+    finally:
+        nbray.shutdown()
+        command("stop", "--all")

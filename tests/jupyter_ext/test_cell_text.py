@@ -13,7 +13,7 @@ from nbray.jupyter_ext.cell.analysis import analyse
 from nbray.jupyter_ext.cell.text import NotRemoteError, read_cell
 from nbray.jupyter_ext.words import split, unquoted
 from nbray.jupyter_ext.worker.parcel import dump
-from nbray.pickling.unpicklable import find_culprit
+from nbray.pickling.unpicklable import find_unpicklable
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def with_closure() -> Any:
     ],
 )
 def test_the_part_that_cannot_go_is_found(value: Any, path: str) -> None:
-    culprit = find_culprit("v", value, lambda part: dump(part, {}, [], {}))
-    assert culprit is not None and culprit.path == path
+    found = find_unpicklable("v", value, lambda part: dump(part, {}, [], {}))
+    assert found is not None and found.path == path
 
 
 def test_nothing_is_blamed_for_a_value_that_can_go() -> None:
     value = {"a": numpy.zeros(3), "f": len}
-    assert find_culprit("v", value, lambda part: dump(part, {}, [], {})) is None
+    assert find_unpicklable("v", value, lambda part: dump(part, {}, [], {})) is None

@@ -83,6 +83,8 @@ def laptop(hosts: Hosts) -> Iterator[Laptop]:
     one.write()
     yield one
     ended = one.nbray("down", "-y")
+    text = 'for s in /tmp/nbray-ssh-0/*; do ssh -o ControlPath="$s" -O exit host; done'
+    hosts.run(0, "sh", "-c", text)  # the next test begins without shared connections
     assert ended.returncode == 0, ended.stdout + ended.stderr
     for number in range(1, hosts.count):
         wait_until(lambda number=number: not hosts.processes(number), f"the end on {number}")
@@ -159,7 +161,7 @@ def test_what_differs_is_changed_and_nothing_else(laptop: Laptop, tmp_path: Path
     laptop.up("--no-restart")
     assert (laptop.hosts.home(2) / "there" / "a name.txt").read_text() == "second"
     assert laptop.raylets() == {1: after[1], 2: after[2]}
-    laptop.nbray("rsync-down", "~/there/", "~/back/")
+    laptop.nbray("rsync-down", "~/there/", "/root/back/")
     assert (laptop.hosts.home(0) / "back" / "a name.txt").read_text() == "second"
 
 

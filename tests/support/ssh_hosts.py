@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import wait_until
+from nbray.testing import wait_until
 
 SCRIPT = Path(__file__).with_name("ssh_hosts.sh")
 _NEEDED = ("ip", "nsenter", "unshare", "ssh", "ssh-keygen", "rsync", "flock", "/usr/sbin/sshd")

@@ -14,14 +14,14 @@ from typing import Any, cast
 
 import psutil
 import pytest
-from support.cutting import cut, my_port
+from support.cutting import my_port
 
 import nbray
 from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
 from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
-from nbray.testing import wait_until
+from nbray.testing import cut, wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import messages as m
 from nbray.wire.records import Address

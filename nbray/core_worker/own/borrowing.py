@@ -46,13 +46,12 @@ class Borrowing:
 
     def fetch(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Have a value that is not here brought: by the owner, once, or by lineage."""
-        if not self._counting.is_borrowed(entry):
+        if entry.owner is None or not self._counting.is_borrowed(entry):
             if entry.freed:
                 self._lineage.recover_freed(object_id, entry)
             return
         if entry.requested:
             return
-        assert entry.owner is not None
         entry.requested = True
         self._mail.send(entry.owner, om.RequestValue(object_id))
 

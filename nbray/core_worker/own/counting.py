@@ -126,7 +126,7 @@ class Counting:
             if entry.value is not None and self._lineage.may_go(object_id, entry):
                 self._freeing.drop_value(object_id, entry)
             return
-        is_borrowed = self.is_borrowed(entry)
+        is_borrowed = entry.owner is not None and self.is_borrowed(entry)
         actor_id = actor_of(object_id)
         if actor_id:
             self._actors.no_handles(actor_id, not is_borrowed)

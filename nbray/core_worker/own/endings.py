@@ -38,7 +38,8 @@ class Endings:
         handed_over: list[ContainedRef] = []
         any_refs = False
         values = done.values
-        if len(values) != spec.return_count():
+        wanted = spec.num_returns
+        if len(values) != (wanted if wanted >= 0 else spec.return_count()):
             values = self._one_for_each(spec, values)
         for index, value in enumerate(values):
             object_id = return_id(spec.task_id, index)
@@ -51,7 +52,10 @@ class Endings:
             if entry is None:
                 self._freeing.free(object_id, value)
                 continue
-            self._complete(object_id, entry, value)
+            if entry.stale_nodes:
+                self._complete(object_id, entry, value)
+            else:
+                table.complete(object_id, value)
             if value.stored is not None:
                 self._lineage.keep(task, object_id, entry)
             if entry.local <= 0:

@@ -28,8 +28,9 @@ class Freeing:
 
     def give_back(self, object_id: bytes, entry: ObjectEntry) -> None:
         """The object ends."""
-        self._table.drop_contained(entry)
-        if entry.value is not None:
+        if entry.contained is not None:
+            self._table.drop_contained(entry)
+        if entry.value is not None and entry.value.stored is not None:
             self.free(object_id, entry.value)
 
     def drop_value(self, object_id: bytes, entry: ObjectEntry) -> None:

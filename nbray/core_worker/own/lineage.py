@@ -203,8 +203,7 @@ class Lineage:
 
     def _run_again(self, kept: _Kept) -> None:
         task = kept.task
-        task.retries -= task.retries > 0
-        task.spec.attempt += 1
+        task.again()
         for argument in counted(task.spec):
             self._table[argument].local += 1
         for dependency in task.spec.dependencies:

@@ -1,4 +1,5 @@
 """A worker's life: the template that forks it, what it runs, what it hosts, what it prints.
 
-A driver imports none of it but for what both have (`run.job_logging`).
+`template` builds these parts around a `CoreWorker`; no other module here knows it. A driver imports
+what both have: `job_logging`, and `output` to find that it has none.
 """

@@ -5,7 +5,7 @@ created. Those that were in flight when it died, or are made while it is restart
 the actor's ``max_task_retries`` allows it, and fail otherwise. What is repeated goes in front of
 what was submitted later, which may wait for it. Every call gets an answer.
 
-An actor as its caller sees it has a life of its own (`TRANSITIONS`), which follows what the raylet
+An actor as its caller sees it has a life of its own (`actor_state`), which follows what the raylet
 tells and what becomes of the connection; both may come late, so its process is named by its id. As
 `leasing`, this decides and does not act.
 """
@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from enum import StrEnum
 
-from nbray.common.ids import TaskID
-from nbray.common.life import Transitions
 from nbray.core_worker.decisions import (
     AttemptRaised,
     Connect,
@@ -29,6 +26,7 @@ from nbray.core_worker.decisions import (
 )
 from nbray.core_worker.failures import call_error
 from nbray.core_worker.identity import Identity
+from nbray.core_worker.submit.actor_state import TRANSITIONS, Event, State
 from nbray.core_worker.submit.leasing import IsRetriable
 from nbray.core_worker.tasks import (
     DOUBTED,
@@ -39,8 +37,9 @@ from nbray.core_worker.tasks import (
     READY,
     RETURNED,
     ActorCall,
+    cancelled,
 )
-from nbray.exceptions import ActorUnavailableError, TaskCancelledError
+from nbray.exceptions import ActorUnavailableError
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.messages import ActorState, KillActor, TaskDone, WatchActor
 from nbray.wire.records import Address, TaskSpec
@@ -52,53 +51,8 @@ _ENDED = Cause(CauseKind.ENDED, "the actor has ended")
 _VERSION_OF_END = 1 << 29
 
 
-class State(StrEnum):
-    """What is known of an actor."""
-
-    PENDING = "pending"
-    ALIVE = "alive"
-    OUT_OF_TOUCH = "out of touch"  # its process cannot be reached, and nobody has said why
-    RESTARTING = "restarting"
-    DEAD = "dead"
-
-
-class Event(StrEnum):
-    """What a caller learns of an actor."""
-
-    MADE = "made anew"
-    STARTED = "started"
-    LOST = "restarted"
-    CLOSED = "cut off"  # the connection to its process has ended
-    ENDED = "ended"
-
-
-_S, _E = State, Event
-TRANSITIONS: Transitions[State, Event] = Transitions(
-    "An actor",
-    {
-        (_S.PENDING, _E.MADE): _S.PENDING,
-        (_S.PENDING, _E.STARTED): _S.ALIVE,
-        (_S.PENDING, _E.LOST): _S.RESTARTING,
-        (_S.PENDING, _E.ENDED): _S.DEAD,
-        (_S.ALIVE, _E.MADE): _S.ALIVE,
-        (_S.ALIVE, _E.STARTED): _S.ALIVE,
-        (_S.ALIVE, _E.LOST): _S.RESTARTING,
-        (_S.ALIVE, _E.CLOSED): _S.OUT_OF_TOUCH,
-        (_S.ALIVE, _E.ENDED): _S.DEAD,
-        (_S.OUT_OF_TOUCH, _E.MADE): _S.PENDING,
-        (_S.OUT_OF_TOUCH, _E.STARTED): _S.ALIVE,
-        (_S.OUT_OF_TOUCH, _E.LOST): _S.RESTARTING,
-        (_S.OUT_OF_TOUCH, _E.ENDED): _S.DEAD,
-        (_S.RESTARTING, _E.MADE): _S.PENDING,
-        (_S.RESTARTING, _E.STARTED): _S.ALIVE,
-        (_S.RESTARTING, _E.LOST): _S.RESTARTING,
-        (_S.RESTARTING, _E.ENDED): _S.DEAD,
-    },
-    begins=[_S.PENDING],
-    ends=[_S.DEAD],
-)
-_ALIVE, _RESTARTING, _DEAD = _S.ALIVE, _S.RESTARTING, _S.DEAD
-_TOLD = {"ALIVE": _E.STARTED, "RESTARTING": _E.LOST, "DEAD": _E.ENDED}
+_ALIVE, _RESTARTING, _DEAD = State.ALIVE, State.RESTARTING, State.DEAD
+_TOLD = {"ALIVE": Event.STARTED, "RESTARTING": Event.LOST, "DEAD": Event.ENDED}
 
 
 class ActorCalls:
@@ -360,7 +314,7 @@ class ActorClient:
         for call in self._queue:
             if call.spec.task_id == task_id:
                 self._queue.remove(call)
-                self._fail(call, TaskCancelledError.of(TaskID(task_id), call.spec.name))
+                self._fail(call, cancelled(call.spec))
                 break
         return b""
 
@@ -383,10 +337,10 @@ class ActorClient:
         self._version = state.version
         if self.state is _DEAD:
             return
-        event = _TOLD.get(state.state, _E.MADE)
+        event = _TOLD.get(state.state, Event.MADE)
         in_doubt, self._in_doubt = self._in_doubt, []
         self._move(event, now, str(state.cause) if state.cause is not None else "")
-        if event is _E.ENDED:
+        if event is Event.ENDED:
             self._cause = state.cause or _ENDED
             for call in in_doubt:
                 self._fail_dead(call)
@@ -396,9 +350,9 @@ class ActorClient:
             return
         for call in in_doubt:
             self._fail_lost(call)
-        if event is _E.LOST:
+        if event is Event.LOST:
             self._retire(None, LAST_REPLIES_S, now)
-        elif event is _E.STARTED and state.address is not None:
+        elif event is Event.STARTED and state.address is not None:
             self._move_to(state.address, now)
         self._watch()
 
@@ -454,7 +408,7 @@ class ActorClient:
         if is_current:
             self._worker = None
             if self.state is _ALIVE:
-                self._move(_E.CLOSED, now, f"process {worker_id.hex()[:8]}")
+                self._move(Event.CLOSED, now, f"process {worker_id.hex()[:8]}")
         again: list[ActorCall] = []
         for call in self._in_flight.pop(worker_id, {}).values():
             if self.state is _DEAD:

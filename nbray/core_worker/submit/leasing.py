@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from nbray.common.config import Config
-from nbray.common.ids import TaskID
 from nbray.core_worker.decisions import (
     AskLease,
     AttemptFailed,
@@ -40,10 +39,12 @@ from nbray.core_worker.submit.crashes import Crashes
 from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import (
+    AT_WORKER,
     BACKED_OFF,
     BEREFT,
     DOUBTED,
     ENDED,
+    IN_DOUBT,
     PUSHED,
     QUEUED,
     READY,
@@ -51,8 +52,9 @@ from nbray.core_worker.tasks import (
     Lease,
     PendingTask,
     QueueKey,
+    cancelled,
 )
-from nbray.exceptions import TaskCancelledError, WorkerCrashedError
+from nbray.exceptions import WorkerCrashedError
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.messages import (
     CancelLeaseRequest,
@@ -60,7 +62,6 @@ from nbray.wire.messages import (
     LeaseRefused,
     LeaseSpilled,
     ReclaimLeases,
-    RequestLease,
     ReturnLease,
     TaskDone,
     TasksReturned,
@@ -207,22 +208,13 @@ class Leasing:
         wanted = min(len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
         for _ in range(wanted):
             backlog = 1 if queue.requests else len(queue.tasks) - wanted + 1
-            self._request(queue, AskLease(self._new_request(queue, False, backlog)))
+            self._request(
+                queue, AskLease(queue.request(self._number(), self._me.job, False, backlog))
+            )
 
-    def _new_request(self, queue: TaskQueue, spilled: bool, backlog: int = 1) -> RequestLease:
+    def _number(self) -> int:
         self._next_request += 1
-        return RequestLease(
-            self._next_request,
-            self._me.job,
-            dict(queue.shape.resources),
-            backlog,
-            spilled,
-            bool(queue.tasks) and queue.tasks[0].retries != 0,
-            queue.runtime_env,
-            queue.shape.strategy,
-            queue.shape.selector,
-            queue.near,
-        )
+        return self._next_request
 
     def _request(self, queue: TaskQueue, ask: AskLease) -> None:
         request_id = ask.request.request_id
@@ -256,7 +248,7 @@ class Leasing:
         """A raylet knows another that serves the request better."""
         queue = self._answered(message.request_id)
         if queue is not None:
-            request = self._new_request(queue, True)
+            request = queue.request(self._number(), self._me.job, True)
             self._request(queue, AskLease(request, message.node_id, message.host, message.port))
 
     def refused(self, message: LeaseRefused) -> None:
@@ -281,7 +273,7 @@ class Leasing:
         """A reply for a task of `tasks` came: the task if it has ended, None if it runs again."""
         task = self.tasks[message.task_id]
         lease = task.lease
-        if lease is None:
+        if lease is None or task.state is not AT_WORKER:
             return None  # of a worker that was given up meanwhile
         queue = lease.queue
         in_flight = lease.in_flight
@@ -310,9 +302,10 @@ class Leasing:
         self.dirty = True
         for task_id in reversed(message.task_ids):
             task = self.tasks.get(task_id)
-            if task is None or task.lease is None:
+            if task is None or task.state is not AT_WORKER:
                 continue
             lease, task.lease = task.lease, None
+            assert lease is not None
             lease.in_flight.pop(task_id, None)
             if message.lost:
                 if not lease.in_flight:
@@ -333,7 +326,7 @@ class Leasing:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""
         task.lease = None
         if task.cancelled:
-            self.refuse(task, _cancelled(task.spec))
+            self.refuse(task, cancelled(task.spec))
         else:
             task.state = RETURNED[task.state]
             self._queue_of(task).tasks.appendleft(task)
@@ -358,7 +351,7 @@ class Leasing:
             return task.lease.worker.worker_id
         if task.state is QUEUED:
             self._queue_of(task).tasks.remove(task)
-        self.refuse(task, _cancelled(task.spec))
+        self.refuse(task, cancelled(task.spec))
         return b""
 
     def fail_all(self, error: Exception) -> None:
@@ -412,7 +405,7 @@ class Leasing:
 
         It was the first that ran; those behind it may be run again and are not charged for it.
         """
-        tasks = list(lease.in_flight.values())
+        tasks = [task for task in lease.in_flight.values() if task.state is IN_DOUBT]
         if not tasks:
             return  # all was given up meanwhile
         for task in reversed(tasks[1:]):
@@ -433,7 +426,7 @@ class Leasing:
             self._decisions.append(AttemptFailed(task.spec, task_error(cause)))
             self._retry(task)
         elif task.killed:
-            self.refuse(task, _cancelled(task.spec))
+            self.refuse(task, cancelled(task.spec))
         else:
             error = WorkerCrashedError(
                 "The worker died unexpectedly while executing this task, and no retry is left.\n"
@@ -504,7 +497,3 @@ class Leasing:
                     self._give_back(lease.raylet, ReturnLease(lease.lease_id))
             if not queue.leases and queue.shape.strategy is not ANYWHERE:
                 del self._queues[queue.key]
-
-
-def _cancelled(spec: TaskSpec) -> TaskCancelledError:
-    return TaskCancelledError.of(TaskID(spec.task_id), spec.name)

@@ -6,6 +6,8 @@ from collections import deque
 
 from nbray.common.thread_count import threads_for
 from nbray.core_worker.tasks import Lease, PendingTask, QueueKey
+from nbray.wire.messages import RequestLease
+from nbray.wire.records import JobConfig
 from nbray.wire.strategies import Spread
 
 WINDOW_S = 0.005
@@ -47,3 +49,11 @@ class TaskQueue:
             self.seconds = seconds
         else:
             self.seconds += 0.2 * (seconds - self.seconds)
+
+    def request(self, number: int, job: JobConfig, spilled: bool, backlog: int = 1) -> RequestLease:
+        """A lease request for its tasks; ``spilled``: another raylet has sent it on."""
+        return RequestLease(
+            number, job, dict(self.shape.resources), backlog, spilled,
+            bool(self.tasks) and self.tasks[0].retries != 0, self.runtime_env, self.shape.strategy,
+            self.shape.selector, self.near,
+        )  # fmt: skip

@@ -16,22 +16,23 @@ _MAX_ROWS = 1000
 
 
 class FunctionCounts:
-    """The tasks of one function that belong together; times in seconds of `time.monotonic`."""
+    """The tasks of one function that belong together; times in seconds of `time.monotonic`.
+
+    Attributes:
+        unfinished: how many have not ended.
+    """
 
     __slots__ = (
         "began", "cancelled", "done", "ended", "failed", "name", "origin", "running", "submitted",
+        "unfinished",
     )  # fmt: skip
 
     def __init__(self, origin: int, name: str) -> None:
         self.origin = origin
         self.name = name
         self.submitted = self.done = self.failed = self.cancelled = self.running = 0
+        self.unfinished = 0
         self.began = self.ended = time.monotonic()
-
-    @property
-    def unfinished(self) -> int:
-        """How many have not ended."""
-        return self.submitted - self.done - self.failed - self.cancelled
 
     def copy(self) -> FunctionCounts:
         """The counts as they are now."""
@@ -60,12 +61,14 @@ class TaskCounts:
             row.began = time.monotonic()
             row.submitted = row.done = row.failed = row.cancelled = 0
         row.submitted += 1
+        row.unfinished += 1
 
     def ended(self, spec: TaskSpec, failed: bool, cancelled: bool) -> None:
         """A task's result is there, or its error, which says that it was ``cancelled``."""
         row = self._rows.get((spec.origin, spec.name))
         if row is None or not row.unfinished:
             return
+        row.unfinished -= 1
         if cancelled:
             row.cancelled += 1
         elif failed:

@@ -81,7 +81,11 @@ Find = Callable[[bytes, Address, list[bytes], Callable[[Value | None], None]], N
 
 
 class StoredValues:
-    """This process's side of the object store. Its methods may be called from any thread."""
+    """This process's side of the object store. Its methods may be called from any thread.
+
+    Attributes:
+        unpins: the values that nothing here shows any more, of which the raylet is to be told.
+    """
 
     def __init__(
         self, config: Config, me: Identity, turns: Turns, raylet: StoreOfNode, blocking: Blocking,
@@ -96,7 +100,7 @@ class StoredValues:
         self._find = find
         self._arena: Arena | None = None
         self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
-        self._unpins: deque[bytes] = deque()
+        self.unpins: deque[bytes] = deque()
         self._told: deque[m.Message] = deque()
         self.room = Room(config, self._send_soon, turns.call_later)
 
@@ -256,7 +260,7 @@ class StoredValues:
 
         def on_pinned(reply: om.ObjectPinned | None) -> None:
             # When nobody waits any more, the pin ends with this list.
-            answers.append(None if reply is None else _Pin(reply, self._unpins))
+            answers.append(None if reply is None else _Pin(reply, self.unpins))
             waiter.complete_one()
 
         def ask() -> None:
@@ -314,6 +318,5 @@ class StoredValues:
 
     def send_unpins(self) -> None:
         """Tell the raylet which mapped values have gone since the last turn."""
-        if self._unpins:
-            unpins = [self._unpins.popleft() for _ in range(len(self._unpins))]
-            self._raylet.to_raylet(om.UnpinObjects(unpins))
+        unpins = [self.unpins.popleft() for _ in range(len(self.unpins))]
+        self._raylet.to_raylet(om.UnpinObjects(unpins))

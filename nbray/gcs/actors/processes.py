@@ -10,13 +10,14 @@ from typing import Any
 from nbray.common.background import Background
 from nbray.gcs.actors.placement import ActorPlacement
 from nbray.scheduling.policy import Choice, Verdict
-from nbray.wire.causes import Cause
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import ActorsHere, ActorStarted, Empty, EndActor, StartActor
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 
+NOT_WANTED = Cause(CauseKind.SUPERSEDED, "it was not wanted any more when it had started")
 _START_TIMEOUT_S = 3600.0
 _RETRY_S = 1.0
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from nbray.gcs.actors.actor import Actor
 from nbray.gcs.actors.life import State
 from nbray.gcs.actors.placement import demand_of, shape_of
 from nbray.scheduling.explain import why_pending
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
 from nbray.wire.strategies import InGroup, Shape
-
-if TYPE_CHECKING:
-    from nbray.gcs.actors.table import Actor
 
 
 def actor_rows(actors: Iterable[Actor], nodes: Sequence[NodeInfo]) -> list[ActorRow]:

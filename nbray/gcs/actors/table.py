@@ -1,6 +1,6 @@
 """All actors of the cluster: placed, restarted, found by name, waited for, ended.
 
-What an actor may go through is decided in `actor_life`. Here it is carried out, so that a GCS
+What an actor may go through is decided in `life`. Here it is carried out, so that a GCS
 killed at any moment changes nothing: the node that is asked to start an attempt is stored before
 it is asked, and asked again by a GCS that comes back. The raylet makes one process for an attempt,
 however often it is asked, and answers for it. What it has and should not have, it is told to end
@@ -14,69 +14,65 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from msgspec import structs
 
 from nbray.common.background import Background
+from nbray.gcs.actors import placer
+from nbray.gcs.actors.actor import Actor
 from nbray.gcs.actors.life import ActorLife, State
 from nbray.gcs.actors.owners import ActorOwners
-from nbray.gcs.actors.placement import ActorPlacement, demand_of
-from nbray.gcs.actors.processes import ActorProcesses
+from nbray.gcs.actors.placement import ActorPlacement
+from nbray.gcs.actors.placer import Placer
+from nbray.gcs.actors.processes import NOT_WANTED, ActorProcesses
 from nbray.gcs.actors.rows import actor_rows, unplaced_rows
-from nbray.gcs.storage import StorageError, Store, Table
-from nbray.scheduling.explain import infeasible_text
-from nbray.scheduling.policy import Choice, Verdict
+from nbray.gcs.storage import Store, Table
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import (
     ActorReadyRequest,
     ActorStarted,
     CreateActorRequest,
+    Empty,
     FoundActor,
     KillActorRequest,
     NamedActor,
     Outcome,
-    StartActor,
+    WaitActor,
     WorkerDied,
 )
-from nbray.wire.grpc_service import GrpcClient
+from nbray.wire.grpc_service import GrpcClient, Handler
 from nbray.wire.messages import ActorState
-from nbray.wire.records import ActorSpec, Address, JobConfig, NodeInfo
+from nbray.wire.records import ActorSpec, Address, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
 from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
 
-_NOT_WANTED = Cause(CauseKind.SUPERSEDED, "it was not wanted any more when it had started")
 _OWNER_DIED = Cause(CauseKind.OWNER_DIED, "its owner has died")
 _JOB_ENDED = Cause(CauseKind.JOB_ENDED, "its driver has ended")
 _AWAY = Cause(CauseKind.ENDED, "its worker ended while the GCS was away")
 _UNKNOWN = Cause(CauseKind.UNKNOWN_ACTOR, "it is not known to the cluster")
 _DEAD_KEPT = 1000
-_RETRY_S = 0.2
 _KNOWN_WITHIN_S = 5.0
-_LONGEST_WAIT_S = 5.0
 
 
-@dataclass
-class Actor:
-    """One actor: what it is made of, its life, and who is at work for it."""
+class Surroundings(placer.Surroundings, Protocol):
+    """What the table of actors asks and tells of jobs and groups."""
 
-    spec: ActorSpec
-    job: JobConfig
-    life: ActorLife
-    unplaced_since: float = 0.0
-    placer: asyncio.Task[None] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    def job_is_over(self, job_id: bytes) -> bool:
+        """Whether the driver of a job has gone."""
+
+    def actor_lost(self, actor_id: bytes, restarts: bool) -> None:
+        """An actor lost its process, and has another or none."""
 
 
 class ActorTable:
-    """All actors of the cluster.
+    """All actors of the cluster, and the GCS methods about them.
 
-    ``nodes`` gives the node rows, ``raylet`` the client of a node, ``job_ended`` whether a job is
-    over; ``warn`` shows a driver why something of its job waits.
+    ``nodes`` gives the node rows, ``raylet`` the client of a node; ``failed`` is called with an
+    actor that died without being told to, its node, and why.
     """
 
     def __init__(
@@ -84,28 +80,25 @@ class ActorTable:
         nodes: Callable[[], list[NodeInfo]],
         raylet: Callable[[NodeInfo], GrpcClient],
         store: Store,
-        job_ended: Callable[[bytes], bool],
-        warn: Callable[[JobConfig, str], Awaitable[None]],
+        around: Surroundings,
+        failed: Callable[[ActorSpec, bytes, Cause], None],
     ) -> None:
         self.placement = ActorPlacement(nodes, random.Random())
         self._processes = ActorProcesses(nodes, raylet, self.placement)
-        self._warn = warn
         self._nodes = nodes
         self._store = store
-        self._job_ended = job_ended
+        self._around = around
+        self._failed = failed
         self._lives = Table(store, "actors", ActorLife)
         self._specs = Table(store, "actor_specs", CreateActorRequest)
+        self._placer = Placer(
+            nodes, self.placement, self._processes, store, self._lives, around, self
+        )
         self._actors: dict[bytes, Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
         self._owners = ActorOwners()
         self._background = Background()
-        self.on_failed: Callable[[ActorSpec, bytes, Cause], None] = lambda spec, node_id, cause: (
-            None
-        )
-        self.on_dead: Callable[[bytes], None] = lambda actor_id: None
-        self.on_restart: Callable[[bytes], None] = lambda actor_id: None
-        self.group_is_removed: Callable[[bytes], bool | None] = lambda group_id: None
         self._load()
 
     def _load(self) -> None:
@@ -121,6 +114,17 @@ class ActorTable:
             self._owners.add(made.spec, life)
             if options.name:
                 self._names[(options.namespace, options.name)] = life.actor_id
+
+    def services(self) -> dict[str, tuple[Any, Handler]]:
+        """The methods, for the gRPC server."""
+        return {
+            "CreateActor": (CreateActorRequest, self._create),
+            "WaitActor": (WaitActor, self._wait),
+            "KillActor": (KillActorRequest, self._kill_on_request),
+            "ActorReady": (ActorReadyRequest, self._ready),
+            "FindActor": (NamedActor, self._find),
+            "WorkerDied": (WorkerDied, self._worker_died),
+        }
 
     def living_jobs(self) -> set[bytes]:
         """The jobs of which an actor lives, or may again."""
@@ -138,23 +142,25 @@ class ActorTable:
                 died = Cause(CauseKind.NODE_DIED, "its node died", node_id=life.node_id())
                 self._lost(actor, died)
             elif life.unplaced:
-                self._place_soon(actor)
+                self._placer.place_soon(actor)
 
     # --- created --------------------
 
-    async def create(self, request: CreateActorRequest) -> Outcome:
+    async def _create(self, request: CreateActorRequest) -> Outcome:
         """Register an actor and start to place it; a second time, only the answer is given."""
-        outcome = self._create(request)
+        outcome = self._register(request)
         await self._store.durable()
         return outcome
 
-    def _create(self, request: CreateActorRequest) -> Outcome:
+    def _register(self, request: CreateActorRequest) -> Outcome:
         spec = request.spec
         options = spec.options
         key = (options.namespace, options.name)
         if spec.actor_id in self._actors:
             return Outcome()
-        if self._job_ended(spec.job_id) and not (options.detached or self._is_actor(spec.owner)):
+        if self._around.job_is_over(spec.job_id) and not (
+            options.detached or self._is_actor(spec.owner)
+        ):
             return Outcome("Its job has ended.")
         if options.name:
             if key in self._names:
@@ -172,10 +178,10 @@ class ActorTable:
         self._specs.put(spec.actor_id, request)
         self._lives.put(spec.actor_id, life)
         if life.unplaced:
-            self._place_soon(actor)
+            self._placer.place_soon(actor)
         return Outcome()
 
-    async def ready(self, request: ActorReadyRequest) -> None:
+    async def _ready(self, request: ActorReadyRequest) -> Empty:
         """The arguments of its constructor are there: an actor is placed."""
         actor = self._actors.get(request.actor_id)
         if actor is not None and actor.life.state is State.DEPENDENCIES_UNREADY:
@@ -184,8 +190,9 @@ class ActorTable:
             actor.life.ready(time.time())
             self._owners.ready(actor.spec)
             self._changed(actor)
-            self._place_soon(actor)
+            self._placer.place_soon(actor)
         await self._store.durable()
+        return Empty()
 
     def _is_actor(self, owner: Address) -> bool:
         """Whether an actor lives there; a detached one may create actors when its job is over."""
@@ -199,13 +206,7 @@ class ActorTable:
         actor = self._actors.get(actor_id)
         return actor is not None and actor.life.state is not State.DEAD
 
-    def _is_group_gone(self, actor: Actor, strategy: InGroup) -> bool:
-        """Whether its group was removed; one that nobody knows may be about to be registered."""
-        removed = self.group_is_removed(strategy.group_id)
-        waited = time.monotonic() - actor.unplaced_since if actor.unplaced_since else 0.0
-        return waited > _KNOWN_WITHIN_S if removed is None else removed
-
-    async def group_removed(self, group_id: bytes) -> None:
+    def group_removed(self, group_id: bytes) -> None:
         """A placement group was removed: its actors end."""
         for actor in list(self._actors.values()):
             strategy = actor.spec.options.strategy
@@ -214,9 +215,10 @@ class ActorTable:
                 and strategy.group_id == group_id
                 and actor.life.state is not State.DEAD
             ):
-                self._end_with_group(actor)
+                self.group_is_gone(actor)
 
-    def _end_with_group(self, actor: Actor) -> None:
+    def group_is_gone(self, actor: Actor) -> None:
+        """Its placement group was removed."""
         alive = actor.life.state is State.ALIVE
         kind = CauseKind.ENDED_WITH_GROUP if alive else CauseKind.GROUP_REMOVED
         self._end_with_process(actor, Cause(kind, "its placement group was removed"))
@@ -228,91 +230,12 @@ class ActorTable:
     def _end_with_process(self, actor: Actor, cause: Cause) -> None:
         life = actor.life
         node_id, attempt = life.node_id(), life.restarts
-        self._end(actor, cause)
+        self.end(actor, cause)
         if node_id:
             self._background.start(self._processes.end(node_id, life.actor_id, attempt, cause))
 
-    # --- placed --------------------
-
-    def _place_soon(self, actor: Actor, after: Coroutine[Any, Any, None] | None = None) -> None:
-        """Place it, ``after`` something has happened."""
-        if actor.placer is None or actor.placer.done():
-            placing = self._place_or_end(actor, after)
-            actor.placer = asyncio.get_running_loop().create_task(placing)
-        elif after is not None:
-            self._background.start(after)
-
-    async def _place_or_end(self, actor: Actor, after: Coroutine[Any, Any, None] | None) -> None:
-        """Place an actor; an error of ours ends it, so that its callers hear why."""
-        try:
-            if after is not None:
-                await after
-            await self._place(actor)
-        except Exception as error:
-            logger.exception("Actor %s was not placed", actor.spec.class_name)
-            if actor.life.unplaced:
-                text = f"the GCS could not place it: {error!r}"
-                self._end(actor, Cause(CauseKind.FAULT, text))
-
-    async def _place(self, actor: Actor) -> None:
-        life = actor.life
-        busy: set[bytes] = set()
-        began = time.monotonic()
-        warned = False
-        while life.unplaced:
-            attempt = life.restarts
-            strategy = actor.spec.options.strategy
-            if isinstance(strategy, InGroup) and self._is_group_gone(actor, strategy):
-                self._end_with_group(actor)
-                return
-            choice = self._choose(actor, busy)
-            node = choice.node
-            if choice.cause is not None:
-                self._end(actor, choice.cause)
-                return
-            if node is None:
-                actor.unplaced_since = actor.unplaced_since or time.monotonic()
-                if not warned and not isinstance(strategy, InGroup):
-                    warned = True
-                    await self._warn_infeasible(actor)
-                await self.placement.wait_for_change(_LONGEST_WAIT_S)
-                continue
-            actor.unplaced_since = 0.0
-            if life.placing != node.node_id:
-                life.placing = node.node_id
-                self._lives.put(life.actor_id, life)
-                try:
-                    await self._store.durable()
-                except StorageError:
-                    return  # the GCS leaves
-                if not life.unplaced or life.restarts != attempt:
-                    continue
-            waited_s = time.monotonic() - began
-            request = StartActor(actor.spec, actor.job, attempt, self.placement.wait_s, waited_s)
-            started = await self._processes.start(choice, request)
-            if started is None:
-                await asyncio.sleep(_RETRY_S)
-            elif not life.unplaced or life.restarts != attempt:
-                await self._processes.end(node.node_id, life.actor_id, attempt, _NOT_WANTED)
-            elif started.busy:
-                life.placing = b""
-                busy.add(node.node_id)
-            else:
-                self._on_answer(actor, started)
-
-    def _choose(self, actor: Actor, busy: set[bytes]) -> Choice:
-        """The node that was asked for this attempt, as long as it lives; else a new choice."""
-        for node in self._nodes():
-            if node.alive and node.node_id == actor.life.placing:
-                return Choice(Verdict.LATER, node)
-        return self.placement.choose(actor.life.actor_id, actor.spec.options, busy)
-
-    async def _warn_infeasible(self, actor: Actor) -> None:
-        demand = demand_of(actor.spec.options)
-        text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
-        await self._warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
-
-    def _on_answer(self, actor: Actor, started: ActorStarted) -> None:
+    def answered(self, actor: Actor, started: ActorStarted) -> None:
+        """The node that was asked for a process has made it, or has not."""
         if started.address is not None:
             actor.life.start(started.address, started.pid, time.time())
             actor.life.shown = started.shown
@@ -323,9 +246,9 @@ class ActorTable:
         if cause.again:
             self._lost(actor, cause)
         else:
-            self._end(actor, cause)
+            self.end(actor, cause)
             if cause.kind is not CauseKind.LEFT:
-                self.on_failed(actor.spec, b"", cause)
+                self._failed(actor.spec, b"", cause)
 
     # --- lost and ended --------------------
 
@@ -339,7 +262,7 @@ class ActorTable:
         actor.changed = asyncio.Event()
         if life.state is not State.DEAD:
             return
-        self.on_dead(life.actor_id)
+        self._around.actor_lost(life.actor_id, restarts=False)
         self._owners.forget(actor.spec)
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
@@ -366,18 +289,19 @@ class ActorTable:
         if process_lives:
             ending = self._processes.end_surely(node_id, life.actor_id, attempt, cause)
         if again:
-            self.on_restart(life.actor_id)
-            self._place_soon(actor, ending)
+            self._around.actor_lost(life.actor_id, restarts=True)
+            self._placer.place_soon(actor, ending)
         else:
             if ending is not None:
                 self._background.start(ending)
-            self.on_failed(actor.spec, node_id, cause)
+            self._failed(actor.spec, node_id, cause)
 
-    def _end(self, actor: Actor, cause: Cause) -> None:
+    def end(self, actor: Actor, cause: Cause) -> None:
+        """It does not come back."""
         actor.life.end(cause, time.time())
         self._changed(actor)
 
-    async def worker_died(self, request: WorkerDied) -> None:
+    async def _worker_died(self, request: WorkerDied) -> Empty:
         """Restart or bury the actor of a dead worker, and end those that it created."""
         self._owner_died(request.worker_id)
         actor = self._actors.get(request.actor_id)
@@ -388,6 +312,7 @@ class ActorTable:
         ):
             self._lost(actor, request.cause)
         await self._store.durable()
+        return Empty()
 
     async def node_died(self, node_id: bytes, cause: Cause) -> None:
         """All workers of a node are gone."""
@@ -403,7 +328,11 @@ class ActorTable:
         for owner in owners:
             self._owner_died(owner.worker_id)
 
-    async def kill(self, request: KillActorRequest) -> None:
+    async def _kill_on_request(self, request: KillActorRequest) -> Empty:
+        await self._kill(request)
+        return Empty()
+
+    async def _kill(self, request: KillActorRequest) -> None:
         """End an actor's process; with ``no_restart``, for good."""
         actor = await self._known(request.actor_id)
         if actor is None or actor.life.state is State.DEAD:
@@ -415,7 +344,7 @@ class ActorTable:
         life.last_kill = request.request_id
         node_id, attempt = life.node_id(), life.restarts
         if request.no_restart:
-            self._end(actor, request.cause)
+            self.end(actor, request.cause)
         elif life.state is State.ALIVE:
             self._lost(actor, request.cause, process_lives=True)
         else:
@@ -430,7 +359,7 @@ class ActorTable:
         """The driver left: its actors end, but for the detached."""
         await asyncio.gather(
             *(
-                self.kill(KillActorRequest(actor.spec.actor_id, True, _JOB_ENDED))
+                self._kill(KillActorRequest(actor.spec.actor_id, True, _JOB_ENDED))
                 for actor in list(self._actors.values())
                 if actor.spec.job_id == job_id and not self._outlives_job(actor)
             )
@@ -463,7 +392,7 @@ class ActorTable:
                 or actor.life.node_id() != node.node_id
             ):
                 logger.warning("Actor %s should not be there any more.", row.actor_id.hex())
-                await self._processes.end(node.node_id, row.actor_id, row.attempt, _NOT_WANTED)
+                await self._processes.end(node.node_id, row.actor_id, row.attempt, NOT_WANTED)
         for actor, attempt in expected:
             life = actor.life
             missing = (life.actor_id, attempt) not in found
@@ -479,20 +408,21 @@ class ActorTable:
             await asyncio.sleep(0.005)
         return self._actors.get(actor_id)
 
-    async def wait(self, actor_id: bytes, after: int) -> ActorState:
-        """The state, once it is newer than ``after``."""
+    async def _wait(self, request: WaitActor) -> ActorState:
+        """The state, once it is newer than what is known."""
+        actor_id = request.actor_id
         actor = await self._known(actor_id)
         if actor is None:
             return ActorState(actor_id, 1 << 30, "DEAD", None, _UNKNOWN)
         life = actor.life
         waits = (State.DEPENDENCIES_UNREADY, State.PENDING)
-        while life.version <= after or life.state in waits:
+        while life.version <= request.after or life.state in waits:
             await actor.changed.wait()
         answer = ActorState(actor_id, life.version, life.state, life.address, life.cause)
         await self._store.durable()
         return answer
 
-    async def find(self, request: NamedActor) -> FoundActor:
+    async def _find(self, request: NamedActor) -> FoundActor:
         """The actor of a name."""
         actor_id = self._names.get((request.namespace, request.name))
         if actor_id is None:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from nbray.common.addresses import joined
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.own_time import OwnTime
@@ -155,7 +156,7 @@ class NodeHealth:
         except ConnectionRefusedError:
             watch.refused += 1
             if watch.refused >= _KNOCKS:
-                where = f"{node.host}:{node.grpc_port}"
+                where = joined(node.host, node.grpc_port)
                 self._dead(watch, f"its raylet has ended: nothing listens at {where}")
         except OSError as error:  # a timeout too: nobody knows
             logger.debug("Node %s cannot be reached: %s", node.node_id.hex()[:8], error)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nbray.calls.api import cancel, get, get_actor, kill, put, remote, wait
 from nbray.calls.runtime_context import RuntimeContext, get_gpu_ids
+from nbray.common.addresses import split
 from nbray.common.ids import ActorID, JobID, NodeID, WorkerID
 from nbray.compat.missing import missing_name
 from nbray.compat.top import RESTORE_WORKER_MODE, SCRIPT_MODE, SPILL_WORKER_MODE, WORKER_MODE
@@ -61,7 +62,7 @@ class Node:
 
     def is_head(self) -> bool:
         """Whether the GCS runs on this node."""
-        return self.gcs_address.rpartition(":")[0] == self.node_ip_address
+        return split(self.gcs_address)[0] == self.node_ip_address
 
 
 class Worker:

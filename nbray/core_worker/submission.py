@@ -1,0 +1,212 @@
+"""Where tasks and calls come in, from any thread, and where the baton takes them over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from functools import partial
+from typing import Any, Protocol
+
+from nbray.common.config import Config
+from nbray.common.ids import handle_id, return_id
+from nbray.core_worker.call_site import where_made
+from nbray.core_worker.context import current_origin, running
+from nbray.core_worker.dependencies import Dependencies
+from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.streams import STREAMING, Streams
+from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.submit.calls import ActorCalls
+from nbray.core_worker.submit.leasing import Leasing
+from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
+from nbray.core_worker.tell.task_counts import TaskCounts
+from nbray.core_worker.values import arguments
+from nbray.core_worker.values.generators import ObjectRefGenerator, Readers
+from nbray.exceptions import PendingCallsLimitExceeded
+from nbray.object_ref import ObjectRef, RefHome
+from nbray.wire.reactor import Reactor
+from nbray.wire.records import TaskSpec
+from nbray.wire.strategies import InGroup
+
+logger = logging.getLogger(__name__)
+
+
+class Home(RefHome, arguments.Puts, Protocol):
+    """The process as its refs see it, which makes objects of large arguments."""
+
+
+class Submission:
+    """The inbox of tasks and calls."""
+
+    def __init__(
+        self, home: Home, config: Config, me: Identity, reactor: Reactor, table: OwnershipTable,
+        counting: Counting, streams: Streams, readers: Readers, dependencies: Dependencies,
+        leasing: Leasing, calls: ActorCalls, counts: TaskCounts,
+    ) -> None:  # fmt: skip
+        self._home = home
+        self._config = config
+        self._me = me
+        self._reactor = reactor
+        self._table = table
+        self._counting = counting
+        self._streams = streams
+        self._readers = readers
+        self._dependencies = dependencies
+        self._leasing = leasing
+        self._calls = calls
+        self._counts = counts
+        self._taking = False
+        self._new_tasks: deque[PendingTask] = deque()
+        self._new_calls: deque[ActorCall] = deque()
+
+    # --- submission (any thread) --------------------
+
+    def submit_task(
+        self,
+        function: PickledFunction,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+    ) -> list[ObjectRef] | ObjectRefGenerator:
+        """Submit a task; its refs, or the generator of them, come back at once."""
+        me, strategy = self._me, options.shape.strategy
+        task_id = me.new_task_id()
+        payload, dependencies, contained = arguments.pack(self._home, args, kwargs)
+        parent = running.get()
+        spec = TaskSpec(
+            task_id, me.job.job_id, function.id, name, payload, dependencies, contained,
+            options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
+            origin=parent.origin if parent is not None else current_origin(),
+            group=strategy if isinstance(strategy, InGroup) else None,
+            parent=parent.task_id if parent is not None else b"",
+        )  # fmt: skip
+        refs = self._new_refs(spec)
+        self._new_tasks.append(PendingTask(spec, function, options))
+        self._submitted(len(self._new_tasks))
+        return refs
+
+    def submit_call(
+        self,
+        actor_id: bytes,
+        method: str,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+    ) -> list[ObjectRef] | ObjectRefGenerator:
+        """Call a method of an actor; like `submit_task`."""
+        me = self._me
+        task_id = me.new_task_id()
+        payload, dependencies, contained = arguments.pack(self._home, args, kwargs)
+        parent = running.get()
+        spec = TaskSpec(
+            task_id, me.job.job_id, b"", name, payload, dependencies, contained,
+            options.num_returns, actor_id, method, 0, 0, options.backpressure,
+            options.concurrency_group,
+            parent.origin if parent is not None else current_origin(),
+            parent=parent.task_id if parent is not None else b"",
+        )  # fmt: skip
+        # A pending call keeps the actor alive, also when its handle has gone.
+        self._table.released.append((handle_id(actor_id), 1))
+        refs = self._new_refs(spec)
+        self._new_calls.append(ActorCall(spec, options))
+        self._submitted(len(self._new_calls))
+        return refs
+
+    def check_room(self, actor_id: bytes, limit: int) -> None:
+        """Raise if the actor has ``limit`` calls of this process without a reply.
+
+        Raises:
+            PendingCallsLimitExceeded: it has.
+        """
+        pending = self._calls.pending(actor_id)
+        pending += sum(call.spec.actor_id == actor_id for call in list(self._new_calls))
+        if pending >= limit:
+            raise PendingCallsLimitExceeded(
+                f"The call could not be submitted to the actor {actor_id.hex()} because more than "
+                f"{limit} tasks are queued on the actor. This limit can be adjusted with the "
+                "`max_pending_calls` actor option; or wait for some of the calls first."
+            )
+
+    def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
+        refs = []
+        wanted = spec.num_returns
+        for index in range(wanted if wanted >= 0 else spec.return_count()):
+            object_id = return_id(spec.task_id, index)
+            self._table.add_owned(object_id)
+            if self._config.record_ref_creation_sites:
+                self._counting.sites[object_id] = where_made()
+            refs.append(ObjectRef(object_id, self._me.address, self._home, spec.origin))
+        if spec.num_returns < 0:
+            stream = self._streams.open(spec.task_id, bool(spec.backpressure))
+            if spec.num_returns == STREAMING:
+                return ObjectRefGenerator(self._readers, stream, refs[0])
+        return refs
+
+    def _submitted(self, waiting: int) -> None:
+        if waiting >= 64:
+            self._reactor.try_turn()
+        else:
+            self._reactor.notify()
+
+    # --- under the baton --------------------
+
+    def run_again(self, task: PendingTask | ActorCall) -> None:
+        """Run a finished task or call once more."""
+        task.recall()
+        if isinstance(task, ActorCall):
+            self._new_calls.append(task)
+        else:
+            self._new_tasks.append(task)
+        if not self._taking:
+            self.take_new()
+
+    def take_new(self) -> None:
+        """Take over what was submitted since the last turn.
+
+        To look for an argument may submit the task that makes it again, which is taken here too.
+        """
+        if not (self._new_tasks or self._new_calls):
+            return
+        self._taking = True
+        try:
+            while self._new_tasks or self._new_calls:
+                if self._new_tasks:
+                    self._accept_new_tasks()
+                if self._new_calls:
+                    self._pass_new_calls()
+        finally:
+            self._taking = False
+
+    def _accept_new_tasks(self) -> None:
+        new_tasks, leasing = self._new_tasks, self._leasing
+        now = time.monotonic()
+        while new_tasks:
+            task = new_tasks.popleft()
+            task.submitted = now
+            self._counts.submitted(task.spec)
+            leasing.tasks[task.spec.task_id] = task
+            try:
+                if not task.spec.dependencies or self._dependencies.resolve_task(task):
+                    leasing.enqueue(task)
+            except Exception as error:  # it must not take those behind it along
+                logger.exception("The task %s could not be queued.", task.spec.name)
+                leasing.refuse(task, error)
+
+    def _pass_new_calls(self) -> None:
+        touched = set()
+        now = time.monotonic()
+        while self._new_calls:
+            call = self._new_calls.popleft()
+            call.submitted = now
+            self._counts.submitted(call.spec)
+            client = self._calls.client(call.spec.actor_id)
+            if call.spec.dependencies:
+                self._dependencies.resolve(call, partial(client.resolved, call))
+            client.submit(call)
+            touched.add(client)
+        for client in touched:
+            client.dispatch()
