@@ -22,7 +22,7 @@ Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
 SubmitTo = Callable[["Workspace", ReadyCell, Mapping[str, Any], Patience], Submitted]
 
 
-class Meeting:
+class Barrier:
     """Where so many tasks wait for each other: each of them has a worker of its own then."""
 
     def __init__(self, size: int) -> None:
@@ -38,17 +38,17 @@ class Meeting:
 
 
 def run_apart(
-    meeting: nbray.ActorHandle,
+    barrier: nbray.ActorHandle,
     cell: Cell,
     setups: Sequence[tuple[str, nbray.ObjectRef]],
     *arguments: Any,
 ) -> Any:
-    """Run a cell, in another worker than each of the others that come to the meeting."""
-    nbray.get(meeting.join.remote())
+    """Run a cell, in another worker than each of the others that come to the barrier."""
+    nbray.get(barrier.join.remote())
     return run_cell(cell, setups, *arguments)
 
 
-MEETING = nbray.remote(num_cpus=0)(Meeting)
+BARRIER = nbray.remote(num_cpus=0)(Barrier)
 RUN_APART = nbray.remote(run_apart)
 
 
@@ -72,8 +72,8 @@ def submit_to_workers(
         for node in _nodes()
         for number in range(1, int(node["Resources"].get("CPU", 0)) + 1)
     ]
-    meeting = MEETING.remote(len(places))
-    return _submit(workspace, ready, options, patience, RUN_APART, (meeting,), places)
+    barrier = BARRIER.remote(len(places))
+    return _submit(workspace, ready, options, patience, RUN_APART, (barrier,), places)
 
 
 def _nodes() -> Iterator[dict[str, Any]]:

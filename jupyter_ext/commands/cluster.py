@@ -16,13 +16,14 @@ from IPython.core.error import UsageError
 import nbray
 from nbray.driver.membership import ClusterNow, Membership, cluster_now, membership
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
+from nbray.options.option import Scope
+from nbray.options.table import options_of
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
-from ..words import size
 from . import machines
 from .base import Command
-from .parser import Parser, add_resources, given
+from .parser import Parser, add_declared, given
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -91,13 +92,16 @@ def _table(now: ClusterNow) -> Table:
     return Table(("node", "address", "host", "state", "resources"), rows)
 
 
+_OF_A_NODE = [
+    name for name, option in options_of(Scope.INIT).items()
+    if option.has_effect and option is options_of(Scope.START).get(name)
+]  # fmt: skip
+"""What `nbray.init` and ``nbray start`` both take: the options of a node."""
+
+
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
-    add_resources(parser)
-    parser.add_argument(
-        "--object-store-memory", type=size, metavar="SIZE", help="of the object store, like 2GB"
-    )
-    parser.add_argument("--namespace", help="where the names of actors live")
+    add_declared(parser, Scope.INIT, (*_OF_A_NODE, "namespace"))
     parser.add_argument(
         "--detach", action="store_true",
         help="the cluster outlives this kernel: %%nbray attach finds it, the shell's "
@@ -112,11 +116,9 @@ def _start_detached(arguments: argparse.Namespace) -> str:
         UsageError: it did not start.
     """
     words = ["start", "--head", "--port=0"]
-    for name in ("num_cpus", "num_gpus", "object_store_memory"):
-        if (value := getattr(arguments, name)) is not None:
-            words.append(f"--{name.replace('_', '-')}={value}")
-    if arguments.resources is not None:
-        words.append(f"--resources={json.dumps(arguments.resources)}")
+    for name, value in given(arguments, *_OF_A_NODE).items():
+        text = json.dumps(value) if isinstance(value, dict) else value
+        words.append(f"{options_of(Scope.START)[name].flag}={text}")
     program = "from nbray.cli import main; main()"
     ended = subprocess.run(
         [sys.executable, "-c", program, *words],
@@ -135,9 +137,7 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
-        options = given(
-            arguments, "num_cpus", "num_gpus", "resources", "object_store_memory", "namespace"
-        )
+        options = given(arguments, *_OF_A_NODE, "namespace")
         if arguments.detach:
             options = {"address": _start_detached(arguments), **given(arguments, "namespace")}
         try:
