@@ -153,8 +153,8 @@ class Edge:
                 om.Locations: lambda _, reply: replied(reply.request_id, reply),
                 om.ObjectCreated: lambda _, reply: replied(("create", reply.object_id), reply),
                 om.ObjectPinned: lambda _, reply: parts.stored.on_pinned(reply),
-                om.RoomLent: lambda _, message: parts.stored.room.lent(message),
-                om.ReclaimRoom: lambda _, message: parts.stored.room.reclaim(),
+                om.BufferLent: lambda _, message: parts.stored.room.lent(message),
+                om.ReclaimBuffer: lambda _, message: parts.stored.room.reclaim(),
                 om.TellObjects: lambda c, message: c.send(parts.held.told(message)),
                 wm.TellTasks: lambda _, message: parts.events.on_tell(message),
             }

@@ -34,9 +34,10 @@ logger = logging.getLogger(__name__)
 
 _OF_RAYLETS = (
     m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
-    m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.RoomLent, om.ReclaimRoom,
-    om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
-    m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects, gm.GroupState,
+    m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.BufferLent,
+    om.ReclaimBuffer, om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor,
+    m.ExitWorker, m.GcsReply, m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects,
+    gm.GroupState,
     m.Assigned, m.ProcessState,
 )  # fmt: skip
 Handler = Callable[[Connection, Any], None]

@@ -44,7 +44,7 @@ def _answer(message: m.Message, text: str, cause: Cause) -> m.Message | None:
             return om.ObjectCreated(message.object_id, 0, cause)
         case om.GetObject():
             return om.ObjectPinned(message.object_id, 0, 0, Cause(CauseKind.LOST, text))
-        case om.RequestRoom():
-            return om.RoomLent(0, 0)
+        case om.RequestBuffer():
+            return om.BufferLent(0, 0)
         case _:
             return None

@@ -140,7 +140,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(64, 1024), holder=st.sampled_from("PQ"))
     def lend(self, size: int, holder: str) -> None:
-        offset = self.table.lend_room(size, holder)
+        offset = self.table.lend_buffer(size, holder)
         if offset is not None:
             self.rooms.append((offset, offset + (size + 63) // 64 * 64, holder))
 

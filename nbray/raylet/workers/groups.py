@@ -92,19 +92,19 @@ class GroupManager:
         for key in request.commit:
             self._resources.commit(key.group_id, key.index)
         wanted: dict[bytes, list[g.BundleRequest]] = {}
-        for wish in request.reserve:
-            wanted.setdefault(wish.key.group_id, []).append(wish)
+        for bundle in request.reserve:
+            wanted.setdefault(bundle.key.group_id, []).append(bundle)
         refused = []
-        for group_id, wishes in wanted.items():
-            bundles = {wish.key.index: wish.resources for wish in wishes}
+        for group_id, requested in wanted.items():
+            bundles = {bundle.key.index: bundle.resources for bundle in requested}
             if group_id in request.patient:  # also if another node refuses it this time
                 self._resources.keep_room(group_id, bundles, time.monotonic() + _KEPT_S)
             if not self._resources.reserve(group_id, bundles):
                 refused.append(group_id)
                 continue
-            for wish in wishes:
-                if wish.commit:
-                    self._resources.commit(group_id, wish.key.index)
+            for bundle in requested:
+                if bundle.commit:
+                    self._resources.commit(group_id, bundle.key.index)
         self._leases.bundles_changed(lacking=bool(refused))
         if request.release:
             self._leases.on_nodes_changed()  # what waits in them goes elsewhere, or fails
