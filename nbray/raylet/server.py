@@ -80,6 +80,7 @@ class Raylet:
             {
                 "FindGroups": self._workers.groups.settled,
                 "FindActor": self._workers.actors.settled,
+                "ListActors": self._workers.actors.settled,
             },
         )
         self._background = Background()
