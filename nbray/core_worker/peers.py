@@ -46,6 +46,9 @@ Handler = Callable[[Connection, Any], None]
 class Ends(Protocol):
     """Who is notified of what ends (`edge.Edge`), in this order for one connection."""
 
+    def carry_out(self) -> None:
+        """Send what was decided before, so that a request does not overtake it."""
+
     def raylet_gone(self, node_id: bytes) -> None:
         """The raylet of a node has ended; of an unknown one, that of this node."""
 
@@ -286,6 +289,7 @@ class Peers:
             waiter.complete_one()
 
         def ask() -> None:
+            self.ends.carry_out()
             try:
                 self._ask(self.raylet, key, message, on_reply)
             except UnsendableError as error:
