@@ -19,7 +19,7 @@ from nbray.common.session import Session
 from nbray.state.client import StateClient
 from nbray.state.dashboard import Dashboard
 
-from .gate import Doorkeeper, Gate
+from .gate import Authenticator, Gate
 from .rest import rest
 from .server import BoundedServer
 from .watcher import Watcher
@@ -42,7 +42,7 @@ async def _main(args: argparse.Namespace) -> None:
     async with StateClient.of_session(args.gcs_address, session) as client:
         watcher = Watcher(client, args.url, cluster)
         place = f"{listener.getsockname()[0]}:{listener.getsockname()[1]}"
-        doorkeeper = Doorkeeper(Dashboard(place, cluster, session.token))
+        doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
         gate = Gate(doorkeeper, _inside(watcher))
         server = BoundedServer(gate)
         gate.came_in = server.came_in

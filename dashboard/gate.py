@@ -65,7 +65,7 @@ def cookie_name(port: int) -> str:
 
 
 @dataclass
-class Doorkeeper:
+class Authenticator:
     """Knows who is logged in; ``clock`` gives seconds since the epoch. Keys open once."""
 
     dashboard: Dashboard
@@ -143,7 +143,7 @@ class Doorkeeper:
 class _Login(RequestHandler):
     """Changes a login key into a cookie."""
 
-    def initialize(self, doorkeeper: Doorkeeper) -> None:
+    def initialize(self, doorkeeper: Authenticator) -> None:
         self.doorkeeper = doorkeeper
 
     def get(self) -> None:
@@ -161,7 +161,7 @@ class _Login(RequestHandler):
 class _Logout(RequestHandler):
     """Ends the browser's session; for a member's program, all sessions."""
 
-    def initialize(self, doorkeeper: Doorkeeper, signed: bool) -> None:
+    def initialize(self, doorkeeper: Authenticator, signed: bool) -> None:
         self.doorkeeper = doorkeeper
         self.signed = signed
 
@@ -206,7 +206,7 @@ class Gate(Router):
     """
 
     def __init__(
-        self, doorkeeper: Doorkeeper, inner: Callable[[HTTPServerRequest], Router]
+        self, doorkeeper: Authenticator, inner: Callable[[HTTPServerRequest], Router]
     ) -> None:
         self._doorkeeper = doorkeeper
         self._inner = inner

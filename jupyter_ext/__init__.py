@@ -16,8 +16,7 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, completion, the resolving of remote names and the output handler."""
-    from nbray.calls.function_pickles import set_wrapper
-    from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
+    from nbray.notebook import engine
 
     from .cell.shipping import Shipped
     from .line.completion import install_completers
@@ -39,13 +38,11 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.register("post_run_cell", workspace.after_cell)
     shell.events.register("post_run_cell", router.after_cell)
     workspace.errors.install()
-    workspace.pictures.install(shell)
+    workspace.formatters.install(shell)
     install_completers(shell, workspace)
     router.before_cell()
-    set_origin_finder(router.number_here)
-    set_output_handler(router)
-    set_warning_handler(router.warn)
-    set_wrapper(lambda target: workspace.modules.wrap(Shipped(target)))
+    engine().output.listen(router)
+    engine().code.wrap(lambda target: workspace.modules.wrap(Shipped(target)))
 
 
 def _next_label(shell: InteractiveShell) -> str:
@@ -56,8 +53,7 @@ def _next_label(shell: InteractiveShell) -> str:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
-    from nbray.calls.function_pickles import set_wrapper
-    from nbray.driver.output import set_origin_finder, set_output_handler, set_warning_handler
+    from nbray.notebook import engine
 
     from .line.completion import uninstall_completers
     from .line.magics import ResolveOnUse, set_workspace
@@ -77,13 +73,11 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
                 shell.events.unregister(event, callback)
             if isinstance(owner, Workspace):
                 owner.errors.uninstall()
-                owner.pictures.uninstall(shell)
+                owner.formatters.uninstall(shell)
             if isinstance(owner, OutputRouter):
                 owner.close()
     uninstall_completers(shell)
     set_workspace(None)
     set_notebook(None)
-    set_output_handler(None)
-    set_warning_handler(None)
-    set_origin_finder(lambda: 0)
-    set_wrapper(None)
+    engine().output.listen(None)
+    engine().code.wrap(None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
-import re
 from collections.abc import Iterable
 
 from IPython.core.error import UsageError
+
+from nbray.options.option import size as bytes_of
 
 
 def split(line: str, prog: str) -> list[str]:
@@ -59,19 +59,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def resources(text: str) -> dict[str, float]:
-    """An argument like ``{"name": 1}``."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
-    if not isinstance(value, dict) or not all(
-        isinstance(amount, int | float) for amount in value.values()
-    ):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like '{{\"name\": 1}}'")
-    return value
-
-
 def positive(text: str) -> float:
     """A number of seconds, or of anything, above zero."""
     try:
@@ -85,8 +72,7 @@ def positive(text: str) -> float:
 
 def size(text: str) -> int:
     """Bytes: ``1000000``, ``100MB``, ``2GiB``."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 500000, 100MB or 2GiB")
-    base = 1024 if found[3] else 1000
-    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
+    try:
+        return bytes_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

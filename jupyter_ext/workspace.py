@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.calls.function_pickles import new_epoch
-from nbray.driver.own_memory import OwnMemory
 from nbray.exceptions import LocalRayletDiedError, TaskError
+from nbray.notebook import engine
 
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
@@ -22,12 +21,12 @@ from .cell.remote_value import MISSING, RemoteValue, remote_names
 from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
 from .cell.values import Packed, SentValues
+from .messages import CellExit
 from .output.router import OutputRouter
-from .pictures.formatters import Pictures
+from .pictures.formatters import Formatters
 from .pictures.tables import as_bytes
 from .settings import Settings
 from .worker.own_values import make_own
-from .worker.running import CellExit
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -47,7 +46,7 @@ class Workspace:
         actor_reads: what the functions that cells defined in an actor read, by its name.
         actors: the actors that ``%%remote --actor`` made, by name.
         errors: how remote errors are shown, and the last one.
-        pictures: how handles are shown.
+        formatters: how handles are shown.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -55,7 +54,7 @@ class Workspace:
         self.router = router
         self.settings = Settings()
         self.errors = ErrorDisplay(shell)
-        self.pictures = Pictures(router.label)
+        self.formatters = Formatters(router.label)
         self.runs: deque[RemoteRun] = deque(maxlen=_RUNS)
         self.sent = SentValues()
         self.setup: SetupCells = SetupCells()
@@ -82,7 +81,7 @@ class Workspace:
         """IPython calls this before each cell."""
         try:
             self.tasks.begin()
-            new_epoch()
+            engine().code.new_cell()
             self.check_cluster()
             take_back_all(self.namespace)
             self.modules.new_cell()
@@ -156,14 +155,14 @@ class Workspace:
                 if remote.among:
                     self._resolve_others(remote.ref)
                     continue
-                memory = OwnMemory()
+                memory = engine().memory()
                 value = make_own(value, memory, self.namespace)
                 self.namespace[name] = value
                 self.sent.came_from(name, value, remote.ref, memory)
 
     def own(self, value: Any) -> Any:
         """A value that a cell returned, which may be changed here."""
-        return make_own(value, OwnMemory(), self.namespace)
+        return make_own(value, engine().memory(), self.namespace)
 
     def _resolve_others(self, ref: nbray.ObjectRef) -> None:
         """Values that were changed by one cell come together: they may share their parts."""

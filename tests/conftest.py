@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,16 +46,19 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
+@contextmanager
+def no_shared_file_left() -> Iterator[None]:
+    before = set(os.listdir("/dev/shm"))
+    yield
+    # A test that runs beside this one may have a file there for a moment.
+    wait_until(lambda: set(os.listdir("/dev/shm")) <= before, "the end of all files in /dev/shm")
+
+
 @pytest.fixture
 def session_root() -> Iterator[Path]:
     """A folder for sessions; afterwards no process and no file of theirs may be left."""
-    shared_before = set(os.listdir("/dev/shm"))
-    with own_sessions() as root:
+    with no_shared_file_left(), own_sessions() as root:
         yield root
-    # A test that runs beside this one may have a file there for a moment.
-    wait_until(
-        lambda: set(os.listdir("/dev/shm")) <= shared_before, "the end of all files in /dev/shm"
-    )
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def cluster(session_root: Path) -> Path:
 @pytest.fixture(scope="module")
 def module_cluster() -> Iterator[Path]:
     """As `cluster`, shared by the tests of a module, which have to leave it as they found it."""
-    with running_cluster(object_store_memory=200 << 20) as root:
+    with no_shared_file_left(), running_cluster(object_store_memory=200 << 20) as root:
         yield root
 
 

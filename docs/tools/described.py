@@ -11,11 +11,12 @@ from dataclasses import fields
 import click
 from public import sections
 
-from nbray.calls.options import OPTIONS
 from nbray.cli import main
 from nbray.common.config import Config
 from nbray.jupyter_ext.commands.table import COMMANDS
 from nbray.jupyter_ext.line.options import cell_parser
+from nbray.options.option import Scope
+from nbray.options.showing import as_markdown
 
 
 def settings() -> dict[str, str]:
@@ -34,10 +35,6 @@ def configuration() -> str:
         (f"`NBRAY_{field.name.upper()}`", _number(field.default), _sentence(said[field.name]))
         for field in fields(Config)
     ]
-    options = [
-        (f"`{name}`", _scope(one.task, one.actor), _default(one.default), one.help)
-        for name, one in OPTIONS.items()
-    ]
     return f"""# Configuration
 
 ## Variables
@@ -50,10 +47,26 @@ sizes in bytes where the name says nothing else.
 
 ## Options of tasks and actors
 
-For `nbray.remote` and `.options`; the reference of [`nbray`](reference/nbray.md) has examples.
+For `nbray.remote`, `.options` and `nbray.method`; [`nbray`](reference/nbray.md) has
+examples.
 
-{_table(("option", "of", "default", ""), options)}
-"""
+### Tasks
+
+{as_markdown(Scope.TASK)}
+### Actors
+
+{as_markdown(Scope.ACTOR)}
+### Methods of actors
+
+For `nbray.method`; `.options` of a method takes `name`, too.
+
+{as_markdown(Scope.METHOD)}
+## Options of `nbray.init`
+
+{as_markdown(Scope.INIT)}
+## Options of `nbray start`
+
+{as_markdown(Scope.START)}"""
 
 
 def command() -> str:
@@ -108,14 +121,6 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 def _help_of(option: click.Option, context: click.Context) -> str:
     record = option.get_help_record(context)
     return " ".join(record[1].split()) if record else ""
-
-
-def _scope(task: bool, actor: bool) -> str:
-    return " and ".join(name for name, has in (("tasks", task), ("actors", actor)) if has)
-
-
-def _default(value: object) -> str:
-    return "" if value is None else f"`{value!r}`"
 
 
 def _number(value: object) -> str:

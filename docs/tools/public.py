@@ -42,6 +42,7 @@ PAGES = {
     "nbray.util": "Further helpers",
     "nbray.dag": "Graphs of calls",
     "nbray.cluster_utils": "Clusters for tests",
+    "nbray.testing": "Tools for tests",
     "nbray.cloudpickle": "Pickling",
     "nbray.experimental": "Where objects are",
     "nbray.experimental.internal_kv": "The key-value space",
@@ -50,7 +51,7 @@ PAGES = {
 }
 """Titles of the reference's pages, by module."""
 
-_SECTION = re.compile(r"^(Attributes|Args|Returns|Raises|Examples):$", re.MULTILINE)
+_SECTION = re.compile(r"^(Attributes|Args|Returns|Yields|Raises|Examples):$", re.MULTILINE)
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 

@@ -9,7 +9,7 @@ from IPython.core.error import UsageError
 
 import nbray
 
-from ..worker.running import run_in_actor
+from ..worker.running import RemoteNamespace, run_in_actor
 from .run import Patience, RemoteRun
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from .sending import ReadyCell
 
 _TASK_ONLY = ("name", "max_retries")
-
-
-class RemoteNamespace:
-    """An actor that is there for cells: its state is the names that they assign."""
 
 
 class ActorRun(RemoteRun):

@@ -12,19 +12,18 @@ of before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.driver.own_memory import OwnMemory
-from nbray.state import local_state
+from nbray.notebook import engine
 
+from ..messages import Summary
 from ..worker.own_values import make_own
 from .remote_value import MISSING, RemoteValue
 
 if TYPE_CHECKING:
-    from .run import RemoteRun, Summary
-    from .sending import ReadyCell
+    from .run import RemoteRun
 
 
 class Arriving:
@@ -33,21 +32,30 @@ class Arriving:
     def __init__(
         self,
         namespace: dict[str, Any],
-        ready: ReadyCell,
+        names: Sequence[str],
+        certain: Set[str],
         run: RemoteRun,
         refs: Sequence[nbray.ObjectRef],
         changes: nbray.ObjectRef | None = None,
     ) -> None:
-        """``refs`` are those of the wanted names, ``changes`` that of other values by name."""
+        """Take what stands for the values that come back.
+
+        Args:
+            namespace: the notebook's.
+            names: those that come back.
+            certain: those of them that the cell binds whichever way it goes.
+            run: the cell.
+            refs: of the names' values, in order.
+            changes: of other values that it has changed, by name.
+        """
         self._namespace = namespace
         self._run = run
         self._changes = changes
-        certain = ready.text.names.certain | ready.text.names.mutates
         self._values = {
             name: RemoteValue(
                 name, ref, run, name in certain, previous=namespace.get(name, MISSING)
             )
-            for name, ref in zip(ready.names, refs, strict=False)
+            for name, ref in zip(names, refs, strict=False)
         }
         run.names = {value.ref.hex(): name for name, value in self._values.items()}
 
@@ -74,15 +82,15 @@ class Arriving:
             self._bring(summary.brought, self._changes)
         for name in summary.code:
             # Others look for functions and classes by name: pickle, inspect, annotations.
-            if name in self._values and local_state.describe(self._values[name].ref).inline:
+            if name in self._values and engine().tasks.describe(self._values[name].ref).inline:
                 value = namespace[name].get()
                 namespace[name] = value
 
     def _bring(self, names: Iterable[str], changes: nbray.ObjectRef) -> None:
         """Give names the values that the cell has changed; small ones are here already."""
         namespace = self._namespace
-        if local_state.describe(changes).inline:
-            namespace.update(make_own(nbray.get(changes), OwnMemory(), namespace))
+        if engine().tasks.describe(changes).inline:
+            namespace.update(make_own(nbray.get(changes), engine().memory(), namespace))
             return
         for name in names:
             brought = RemoteValue(

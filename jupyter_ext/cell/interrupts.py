@@ -16,7 +16,7 @@ from typing import Any
 
 import nbray
 from nbray import TaskID
-from nbray.state import local_state
+from nbray.notebook import engine
 
 from ..settings import Settings
 
@@ -67,7 +67,7 @@ class CellTasks:
 
     def unfinished(self) -> list[TaskID]:
         """Those that are not done."""
-        return local_state.unfinished_of(self._number()) if nbray.is_initialized() else []
+        return engine().tasks.unfinished(self._number()) if nbray.is_initialized() else []
 
     def end(self, result: Any) -> None:
         """A cell has ended; if that was by an interrupt, its tasks are stopped."""
@@ -86,7 +86,7 @@ class CellTasks:
         def ended(seconds: float) -> bool:
             until = time.monotonic() + seconds
             mine = {task.binary() for task in tasks}
-            while mine & {task.binary() for task in local_state.unfinished_tasks()}:
+            while mine & {task.binary() for task in engine().tasks.unfinished()}:
                 if time.monotonic() >= until:
                     return False
                 time.sleep(0.02)
@@ -94,7 +94,7 @@ class CellTasks:
 
         outcome = stop(
             ended,
-            lambda force: local_state.cancel_tasks(tasks, force=force),
+            lambda force: engine().tasks.interrupt(tasks, force=force),
             self._settings.interrupt_grace,
         )
         what = f"{len(tasks)} tasks" if len(tasks) > 1 else "1 task"

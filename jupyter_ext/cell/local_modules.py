@@ -25,7 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..worker.modules import DriverPlace, SourceFile, place_function
+from ..messages import DriverPlace, SourceFile
+from ..worker.modules import place_function
 from .places import is_users
 
 _INTERPRETERS = (sys.prefix + os.sep, sys.base_prefix + os.sep)

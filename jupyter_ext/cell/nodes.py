@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..worker.running import Cell, run_cell
+from ..worker.apart import Barrier, run_apart
 from .run import Patience, RemoteRun
 from .sending import RUN_CELL, ReadyCell
 
@@ -22,33 +21,7 @@ Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
 SubmitTo = Callable[["Workspace", ReadyCell, Mapping[str, Any], Patience], Submitted]
 
 
-class Meeting:
-    """Where so many tasks wait for each other: each of them has a worker of its own then."""
-
-    def __init__(self, size: int) -> None:
-        self._missing = size
-        self._complete = asyncio.Event()
-
-    async def join(self) -> None:
-        """Return when all have come."""
-        self._missing -= 1
-        if not self._missing:
-            self._complete.set()
-        await self._complete.wait()
-
-
-def run_apart(
-    meeting: nbray.ActorHandle,
-    cell: Cell,
-    setups: Sequence[tuple[str, nbray.ObjectRef]],
-    *arguments: Any,
-) -> Any:
-    """Run a cell, in another worker than each of the others that come to the meeting."""
-    nbray.get(meeting.join.remote())
-    return run_cell(cell, setups, *arguments)
-
-
-MEETING = nbray.remote(num_cpus=0)(Meeting)
+BARRIER = nbray.remote(num_cpus=0)(Barrier)
 RUN_APART = nbray.remote(run_apart)
 
 
@@ -72,8 +45,8 @@ def submit_to_workers(
         for node in _nodes()
         for number in range(1, int(node["Resources"].get("CPU", 0)) + 1)
     ]
-    meeting = MEETING.remote(len(places))
-    return _submit(workspace, ready, options, patience, RUN_APART, (meeting,), places)
+    barrier = BARRIER.remote(len(places))
+    return _submit(workspace, ready, options, patience, RUN_APART, (barrier,), places)
 
 
 def _nodes() -> Iterator[dict[str, Any]]:

@@ -8,14 +8,14 @@ the value and puts it in the name's place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import nbray
 from nbray.exceptions import NbrayError
 
+from ..messages import Unset
 from ..pictures import theme
-from ..worker.home import Envelope
+from ..worker.home import fetch
 from .analysis import names_reached
 from .run import RemoteRun
 
@@ -25,29 +25,6 @@ MISSING = object()
 
 class LostWithClusterError(NbrayError):
     """The value of a name was in a cluster that has been stopped."""
-
-
-@dataclass(frozen=True)
-class Unset:
-    """Stands for a name that the cell's way through its branches did not bind."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Unpicklable:
-    """Stands for a value that cannot leave its worker."""
-
-    name: str
-    type_name: str
-    reason: str
-
-    def error(self) -> TypeError:
-        """What using the name raises."""
-        return TypeError(
-            f"{self.name!r} is a {self.type_name} that stayed in its worker, since it cannot be "
-            f"pickled ({self.reason}). Use it inside the remote cell that makes it."
-        )
 
 
 class RemoteValue:
@@ -97,7 +74,7 @@ class RemoteValue:
                 f"stopped. Run that cell again.{again}"
             )
         self.run.wait()
-        value = _fetch(self.ref)
+        value = fetch(self.ref)
         if self.among:
             return value[self.name]
         if isinstance(value, Unset):
@@ -134,18 +111,7 @@ class RemoteValue:
         return str(theme.facts(self.name, [*facts, ("from", self.run.label)], "picture"))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _fetch, (self.ref, self.name if self.among else None)
-
-
-def _fetch(ref: nbray.ObjectRef, name: str | None = None) -> Any:
-    value = nbray.get(ref)
-    if name is not None:
-        value = value[name]
-    if isinstance(value, Envelope):  # this process is a worker
-        return value.open({})
-    if isinstance(value, Unpicklable):
-        raise value.error()
-    return value
+        return fetch, (self.ref, self.name if self.among else None)
 
 
 def remote_names(names: Iterable[str], namespace: Mapping[str, Any]) -> list[str]:

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
-from nbray.state import local_state
+from nbray.notebook import engine
 
+from ..messages import Summary
 from ..pictures import theme
 from .interrupts import stop
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What comes back first from a remote cell.
-
-    Attributes:
-        displays: MIME bundles to show, in order.
-        types: for each assigned name what its value is, in a few words.
-        changed: names whose values were changed in the worker, and only there.
-        classes: those of them that are classes.
-        code: the assigned names that are functions or classes.
-        brought: names whose values were changed and come back, with what the values are.
-    """
-
-    displays: list[dict[str, Any]] = field(default_factory=list)
-    types: dict[str, str] = field(default_factory=dict)
-    changed: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
-    brought: dict[str, str] = field(default_factory=dict)
 
 
 def told_changes(summaries: Sequence[Summary]) -> str:
@@ -109,7 +89,7 @@ class RemoteRun:
         self._started = time.monotonic()
         self._ended: float | None = None
         self._outcome: list[Summary] | BaseException | None = None
-        local_state.when_ended(self.refs, self._note_end)
+        engine().tasks.when_ended(self.refs, self._note_end)
 
     def _note_end(self) -> None:
         if self._ended is None:
@@ -171,7 +151,7 @@ class RemoteRun:
     def cancel(self, force: bool = False) -> None:
         """Ask the cell to stop; with ``force`` kill its workers."""
         self.told = True
-        local_state.cancel_tasks([ref.task_id() for ref in self.refs], force=force)
+        engine().tasks.interrupt([ref.task_id() for ref in self.refs], force=force)
 
     def state(self) -> str:
         """``running`` (or waiting to run), ``done``, ``cancelled`` or ``failed``."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 
-from ..worker.running import LAST, Cell, remember, run_cell
+from ..messages import LAST, Cell
+from ..worker.running import remember, run_cell
 from .analysis import CellNames, names_reached
 from .errors import CELL_FILE
 from .remote_value import RemoteValue
@@ -59,6 +60,11 @@ class ReadyCell:
     arguments: list[nbray.ObjectRef]
     inputs: list[RemoteRun]
     packed: Packed = field(repr=False)
+
+    @property
+    def certain(self) -> set[str]:
+        """The names that it binds, or changes, whichever way it goes."""
+        return {*self.text.names.certain, *self.text.names.mutates}
 
     @property
     def sent_bytes(self) -> int:

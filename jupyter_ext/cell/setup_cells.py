@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import nbray
 
-from ..worker.running import SetupCell
+from ..messages import SetupCell
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
-from nbray.driver import output
 from nbray.pickling.closures import bound_cells
+
+from ..worker.arriving import arrive
 
 _MAX_SOURCE = 1 << 20
 
@@ -27,18 +28,6 @@ class Shipped:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return arrive, (self._target, sources_of(self._target))
-
-
-def arrive(target: Any, sources: dict[str, str]) -> Any:
-    """What a `Shipped` becomes in the worker."""
-    for filename, text in sources.items():
-        lines = text.splitlines(keepends=True)
-        linecache.cache[filename] = (len(text), None, lines, filename)
-    if output.in_worker():
-        from ..worker import display as worker_display
-
-        worker_display.install()
-    return target
 
 
 def sources_of(target: Any) -> dict[str, str]:

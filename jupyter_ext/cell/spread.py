@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.exceptions import GetTimeoutError
-from nbray.state import local_state
+from nbray.notebook import engine
 
+from ..messages import Summary
 from .interrupts import stop
-from .run import Patience, RemoteRun, Summary
+from .run import Patience, RemoteRun
 from .sending import RUN_CELL, ReadyCell
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class SpreadRun(RemoteRun):
         places = {ref: place for place, ref in enumerate(self.refs)}
         while pending:
             finished, pending = nbray.wait(pending, num_returns=len(pending), timeout=_TICK_S)
-            failed = [ref for ref in finished if local_state.describe(ref).state == "failed"]
+            failed = [ref for ref in finished if engine().tasks.describe(ref).state == "failed"]
             if failed:
                 self._has_failed(places[failed[0]])
                 nbray.get(self.refs[self.failed_at or 0])

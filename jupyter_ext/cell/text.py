@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..worker.running import NO_KEYBOARD
+from ..messages import NO_KEYBOARD
 from .analysis import CellNames, analyse
 
 _NOTEBOOK_ONLY = frozenset(

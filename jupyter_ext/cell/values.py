@@ -23,11 +23,12 @@ from typing import Any
 import numpy
 
 import nbray
-from nbray.driver.own_memory import OwnMemory, address_of
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
+from nbray.notebook import Memory
 from nbray.pickling.unpicklable import UnpicklablePart, find_unpicklable
 
-from ..worker.parcel import LARGE_BYTES, Buffer, Bulky, Parcel, dump
+from ..messages import Buffer, Bulky, Parcel
+from ..worker.parcel import LARGE_BYTES, dump
 
 Key = tuple[str, str, int]
 """Name in the notebook, pickle or memory, and its number in the value."""
@@ -85,11 +86,11 @@ class _Origin:
 
     value: weakref.ref[Any]
     ref: nbray.ObjectRef
-    memory: OwnMemory
+    memory: Memory
     mark: object
 
 
-def _mark(value: Any, memory: OwnMemory) -> object:
+def _mark(value: Any, memory: Memory) -> object:
     return (
         value.dtype.str,
         value.shape,
@@ -127,7 +128,7 @@ class SentValues:
         self._values.clear()
         self._origins.clear()
 
-    def came_from(self, name: str, value: Any, ref: nbray.ObjectRef, memory: OwnMemory) -> None:
+    def came_from(self, name: str, value: Any, ref: nbray.ObjectRef, memory: Memory) -> None:
         """``value`` was read from the cluster: while it is the same, its ref is as good.
 
         ``memory`` knows whether it is.
@@ -193,7 +194,7 @@ class SentValues:
                 raise _cannot_send(name, value, known, home, error) from error
             for number, buffer in enumerate(buffers):
                 if buffer.nbytes > LARGE_BYTES:
-                    places.setdefault(address_of(buffer), (name, "memory", number))
+                    places.setdefault(_address(buffer), (name, "memory", number))
             if len(stream) > LARGE_BYTES:
                 stream, buffers = dump(value, known, refs, home, values)
                 bulky[name] = stream, buffers
@@ -213,7 +214,7 @@ class SentValues:
 
         def place(buffers: Iterable[memoryview]) -> tuple[Buffer, ...]:
             return tuple(
-                part(places.get(address_of(buffer), ("", "memory", number)), buffer)
+                part(places.get(_address(buffer), ("", "memory", number)), buffer)
                 if buffer.nbytes > LARGE_BYTES
                 else bytes(buffer)
                 for number, buffer in enumerate(buffers)
@@ -257,6 +258,10 @@ class SentValues:
         mine = set(packed.parts)
         for key in [key for key, entry in self._entries.items() if entry.ref not in mine]:
             del self._entries[key]
+
+
+def _address(memory: memoryview) -> int:
+    return int(numpy.frombuffer(memory, numpy.uint8).ctypes.data)
 
 
 def _is_code(value: Any) -> bool:

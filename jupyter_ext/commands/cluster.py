@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.driver.membership import ClusterNow, Membership, cluster_now, membership
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
+from nbray.notebook import ClusterNow, Membership, engine
+from nbray.options.option import Option, Scope
+from nbray.options.table import options_of
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
-from ..words import size
 from . import machines
 from .base import Command
-from .parser import Parser, add_resources, given
+from .parser import Parser, given
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -48,7 +46,7 @@ def status() -> Table:
 
 def _now(command: str) -> ClusterNow:
     try:
-        return cluster_now(ANSWER_S)
+        return engine().cluster.now(ANSWER_S)
     except GetTimeoutError:
         raise UsageError(
             f"%nbray {command}: the cluster has not answered within {ANSWER_S:.0f} s. Its GCS or "
@@ -91,12 +89,44 @@ def _table(now: ClusterNow) -> Table:
     return Table(("node", "address", "host", "state", "resources"), rows)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """The value of an option, and the word of the line that it stands for."""
+
+    word: str
+    value: Any
+
+
+def _start_options() -> dict[str, Option]:
+    """The options of the command ``nbray start`` that `nbray.init` has, too, by its names."""
+    at_init = options_of(Scope.INIT)
+    found: dict[str, Option] = {}
+    for name, option in options_of(Scope.START).items():
+        here = name if name in at_init else f"_{name}"
+        if option.has_effect and option.word is not None and here in at_init and name != "address":
+            found[here] = option
+    return found
+
+
+def _add_option(parser: Parser, dest: str, option: Option) -> None:
+    assert option.word is not None
+
+    def written(text: str) -> _Written:
+        try:
+            return _Written(f"{option.flag}={text}", option.from_text(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    parser.add_argument(
+        option.flag, dest=dest, type=written, metavar=option.word.metavar,
+        help=option.help.replace("%", "%%"),
+    )  # fmt: skip
+
+
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
-    add_resources(parser)
-    parser.add_argument(
-        "--object-store-memory", type=size, metavar="SIZE", help="of the object store, like 2GB"
-    )
+    for dest, option in _start_options().items():
+        _add_option(parser, dest, option)
     parser.add_argument("--namespace", help="where the names of actors live")
     parser.add_argument(
         "--detach", action="store_true",
@@ -111,37 +141,26 @@ def _start_detached(arguments: argparse.Namespace) -> str:
     Raises:
         UsageError: it did not start.
     """
-    words = ["start", "--head", "--port=0"]
-    for name in ("num_cpus", "num_gpus", "object_store_memory"):
-        if (value := getattr(arguments, name)) is not None:
-            words.append(f"--{name.replace('_', '-')}={value}")
-    if arguments.resources is not None:
-        words.append(f"--resources={json.dumps(arguments.resources)}")
-    program = "from nbray.cli import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *words],
-        capture_output=True, text=True, check=False, start_new_session=True,
-    )  # fmt: skip
-    found = re.search(r"cluster (\S+:\d+)", ended.stdout)
-    if ended.returncode or found is None:
-        raise UsageError(f"%nbray start --detach: {ended.stderr.strip() or ended.stdout.strip()}")
-    return found[1]
+    words = [written.word for written in given(arguments, *_start_options()).values()]
+    try:
+        return engine().cluster.start_detached(["--head", "--port=0", *words])
+    except RuntimeError as error:
+        raise UsageError(f"%nbray start --detach: {error}") from error
 
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
     if nbray.is_initialized():
-        here = membership()
+        here = engine().cluster.membership()
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
-        options = given(
-            arguments, "num_cpus", "num_gpus", "resources", "object_store_memory", "namespace"
-        )
+        found = given(arguments, *_start_options())
+        options = {name: written.value for name, written in found.items()}
         if arguments.detach:
-            options = {"address": _start_detached(arguments), **given(arguments, "namespace")}
+            options = {"address": _start_detached(arguments)}
         try:
-            nbray.init(**{"address": "local", **options})
+            nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
         except (NbrayError, OSError, ValueError) as error:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()
@@ -179,7 +198,7 @@ def _in_a_line(error: object) -> str:
 
 def _leave_lost(workspace: Workspace) -> None:
     """Leave a cluster that has gone, so that another one can be joined."""
-    here = membership()
+    here = engine().cluster.membership()
     if here is not None and here.lost:
         workspace.left()
         nbray.shutdown()
@@ -189,7 +208,7 @@ def _leave_lost(workspace: Workspace) -> None:
 
 
 def _stop(workspace: Workspace, _arguments: argparse.Namespace) -> object:
-    here = membership()
+    here = engine().cluster.membership()
     if here is None:
         print("nbray does not run.")
         return None

@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import IFrame
 
-from nbray.driver.driver import current_driver
+from nbray.notebook import engine
 
 from ..pictures import theme
 from .base import Command
-from .dashboard_link import (
-    TEMPLATE,
-    NotThereError,
-    colab_ports,
-    jupyter_servers,
-    link_of,
-)
+from .dashboard_link import TEMPLATE, NotThereError, colab_ports, jupyter_servers, link_of
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -52,16 +46,15 @@ def _arguments(parser: Parser) -> None:
 
 
 def _dashboard(workspace: Workspace, arguments: argparse.Namespace) -> object:
-    driver = current_driver()
-    assert driver is not None
-    url = driver.context.dashboard_url
+    context = engine().cluster.context()
+    url = context.dashboard_url
     if url is None:
         raise UsageError(
             "%nbray dashboard: this cluster has none: it was left out, or it failed; "
             "%nbray logs dashboard.log says why."
         )
     until = time.monotonic() + _START_S  # it starts last, and nobody waits for it
-    while refusal := driver.context.probe_dashboard():
+    while refusal := context.probe_dashboard():
         if time.monotonic() < until:
             time.sleep(_AGAIN_S)
             continue
@@ -71,7 +64,7 @@ def _dashboard(workspace: Workspace, arguments: argparse.Namespace) -> object:
         )
     try:
         link = link_of(
-            url, driver.context.login_link() or f"http://{url}/", os.environ,
+            url, context.login_link() or f"http://{url}/", os.environ,
             template=workspace.settings.dashboard_link, colab=colab_ports(),
             servers=jupyter_servers,
         )  # fmt: skip

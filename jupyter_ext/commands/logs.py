@@ -13,8 +13,7 @@ import nbray
 from nbray.common.log_files import Log, is_piece
 from nbray.common.text import coloured
 from nbray.exceptions import NbrayError
-from nbray.state.local_state import session_dir
-from nbray.state.logs import find_worker
+from nbray.notebook import engine
 from nbray.util.state import WorkerState, get_log, list_workers
 
 from ..pictures.tables import Table, as_bytes
@@ -30,7 +29,7 @@ _LINES = 100
 
 def _files() -> dict[str, Path]:
     """The logs of this machine's node by name."""
-    found = sorted((session_dir() / "logs").iterdir())
+    found = sorted(engine().cluster.logs().iterdir())
     return {path.name: path for path in found if not is_piece(path.name)}
 
 
@@ -59,7 +58,7 @@ def _logs(_workspace: Workspace, arguments: argparse.Namespace) -> object:
     files = _files()
     if arguments.what is None:
         rows = [(name, as_bytes(Log(path).size())) for name, path in files.items()]
-        return Table(("log", "size"), rows, title=str(session_dir() / "logs"))
+        return Table(("log", "size"), rows, title=str(engine().cluster.logs()))
     chosen = _chosen(arguments.what, files)
     for name, lines in chosen:
         if arguments.grep:
@@ -84,7 +83,7 @@ def _chosen(what: str, files: dict[str, Path]) -> list[tuple[str, list[str]]]:
     if local and not what.isdecimal():
         return [(path.name, Log(path).text().splitlines()) for path in local]
     try:
-        worker = find_worker(what)
+        worker = engine().cluster.worker(what)
         if worker is not None:
             return [_of_worker(worker, suffix) for suffix in ("err", "out")]
     except NbrayError as error:

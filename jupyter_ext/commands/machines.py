@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 from nbray.common.process import ProcessStartError
-from nbray.driver.local_nodes import join_from_here
 from nbray.exceptions import NbrayError
 from nbray.machines.answers import running_head
 from nbray.machines.cluster_file import ClusterFileError
+from nbray.notebook import engine
 
 from .base import Command
 from .parser import Parser
@@ -78,7 +78,7 @@ def attach(file: str, namespace: str | None) -> None:
     try:
         with ThreadPoolExecutor(1) as thread:  # the kernel's own thread has an event loop
             head = thread.submit(running_head, Path(file)).result()
-        join_from_here(head.gcs_address, head.token.encode(), namespace)
+        engine().cluster.join(head.gcs_address, head.token.encode(), namespace)
     except (ClusterFileError, NbrayError, OSError, ProcessStartError, ValueError) as error:
         raise UsageError(f"%nbray attach {file}: {error}") from error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.state import local_state
+from nbray.notebook import engine
 
 from ..cell.remote_value import RemoteValue
 from ..pictures.tables import Table, as_bytes, count
@@ -50,7 +50,7 @@ def held(workspace: Workspace) -> list[Held]:
     for name, value in _places(workspace):
         refs = list(_refs_in(value, _DEPTH))
         if refs:
-            facts = [local_state.describe(ref) for ref in refs]
+            facts = [engine().tasks.describe(ref) for ref in refs]
             sizes = [fact.size for fact in facts if fact.size is not None]
             states = sorted({fact.state for fact in facts})
             what = type(value).__name__

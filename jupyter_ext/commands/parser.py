@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 
-from ..words import did_you_mean, resources, split
+from nbray.options.option import Option, Scope
+from nbray.options.table import options_of
+
+from ..words import did_you_mean, split
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (.*)", re.DOTALL)
 _CHOICE = re.compile(r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)", re.DOTALL)
@@ -97,13 +100,33 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(list(words))
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
-    """The options that say what a node has or a cell needs."""
-    parser.add_argument("--num-cpus", type=float, metavar="N", help="CPUs")
-    parser.add_argument("--num-gpus", type=float, metavar="N", help="GPUs")
-    parser.add_argument(
-        "--resources", type=resources, metavar="JSON", help="""others, as '{"name": 1}'"""
-    )
+def add_declared(
+    parser: argparse._ActionsContainer, scope: Scope, names: Iterable[str], flag: str | None = None
+) -> None:
+    """Options of `nbray.options`, as their declarations have them.
+
+    Args:
+        scope: whose options they are.
+        names: theirs.
+        flag: how the line has the one that is named, if not by its name.
+    """
+    for name in names:
+        option = options_of(scope)[name]
+        parser.add_argument(
+            flag or option.flag, type=_reader(option), dest=name,
+            metavar=option.metavar,
+            help=option.help.replace("%", "%%"),
+        )  # fmt: skip
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return option.from_text(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
 
 
 def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

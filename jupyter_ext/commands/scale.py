@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
-from nbray.driver import local_nodes
 from nbray.exceptions import NbrayError
+from nbray.notebook import engine
 from nbray.util.state import list_workers
 
 from ..pictures.tables import count
@@ -43,11 +43,11 @@ def _scale(_workspace: Workspace, arguments: argparse.Namespace) -> object:
     more = arguments.nodes - len(alive)
     if more < 0:
         for node_id in _to_remove(alive, -more, arguments.yes):
-            local_nodes.remove_node(node_id)
+            engine().cluster.nodes.remove(node_id)
             _wait_until_alive(node_id, False)
     for _ in range(more):
         try:
-            node_id = local_nodes.add_node(
+            node_id = engine().cluster.nodes.add(
                 num_cpus=arguments.num_cpus, object_store_memory=arguments.object_store_memory
             )
         except (NbrayError, OSError, ValueError) as error:
@@ -62,7 +62,7 @@ def _to_remove(alive: set[str], wanted: int, also_busy: bool) -> list[str]:
     Raises:
         UsageError: so many were not added from here, or one works and ``also_busy`` is not set.
     """
-    added = [node_id for node_id in reversed(local_nodes.added_nodes()) if node_id in alive]
+    added = [node_id for node_id in reversed(engine().cluster.nodes.added()) if node_id in alive]
     if wanted > len(added):
         raise UsageError(
             f"%nbray scale: {count(len(added), 'node')} of {len(alive)} can be removed from here, "
@@ -113,7 +113,7 @@ def _wait_until_alive(node_id: str, alive: bool) -> None:
 
 def _numbers(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
     here = len(_alive())
-    fewest = max(1, here - len(local_nodes.added_nodes()))
+    fewest = max(1, here - len(engine().cluster.nodes.added()))
     return [str(number) for number in range(fewest, here + 3)]
 
 

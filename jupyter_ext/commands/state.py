@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.util.state import ActorState, list_actors, list_workers
 
+from ..output.counts import counts_now
 from ..pictures.tables import Table, as_bytes, resource_amounts
 from .base import Command
 from .parser import Parser
@@ -83,17 +82,8 @@ def _workers(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
 
 
 def _tasks(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
-    arrived = threading.Event()
-    counts: list[FunctionCounts] = []
-
-    def take(found: list[FunctionCounts]) -> None:
-        counts.extend(found)
-        arrived.set()
-
-    if request_counts(take):
-        arrived.wait(_COUNTS_S)
     functions: dict[str, list[int]] = {}
-    for row in counts:  # one for each cell that submitted some
+    for row in counts_now(_COUNTS_S):  # one for each cell that submitted some
         numbers = (
             row.submitted, row.unfinished - row.running, row.running, row.done, row.failed,
             row.cancelled,

@@ -15,11 +15,12 @@ from IPython.core.error import UsageError
 from IPython.display import display
 
 import nbray
-from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
+from nbray.notebook import FunctionCounts
 from nbray.util.state import list_tasks
 
 from .. import widgets
+from ..output.counts import counts_now
 from ..pictures.task_stream import Stream, stream
 from .base import Command
 from .parser import Parser
@@ -45,7 +46,7 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
-    counts = _counts()
+    counts = counts_now(_COUNTS_S)
     known = {row.origin for row in counts if row.submitted}
     number = _cell(workspace, arguments.cell, known)
     label = workspace.router.label(number)
@@ -85,19 +86,6 @@ def _cell(workspace: Workspace, word: str | None, known: set[int]) -> int:
     return max(found)
 
 
-def _counts() -> list[FunctionCounts]:
-    arrived = threading.Event()
-    found: list[FunctionCounts] = []
-
-    def take(counts: list[FunctionCounts]) -> None:
-        found.extend(counts)
-        arrived.set()
-
-    if request_counts(take):
-        arrived.wait(_COUNTS_S)
-    return found
-
-
 def _unfinished(counts: list[FunctionCounts], number: int) -> int:
     return sum(row.unfinished for row in counts if row.origin == number)
 
@@ -118,7 +106,7 @@ def _follow(number: int, label: str, shown: Stream, publish: Callable[[Stream], 
     while running and nbray.is_initialized():
         began = time.monotonic()
         try:
-            counts = _counts()
+            counts = counts_now(_COUNTS_S)
             running = bool(_unfinished(counts, number))
             newer = _look(number, label, counts)
         except (NbrayError, OSError):
@@ -139,7 +127,7 @@ def _zoom(shown: Stream) -> object:
 
 
 def _labels(workspace: Workspace, _given: Sequence[str]) -> list[str]:
-    known = {row.origin for row in _counts() if row.submitted}
+    known = {row.origin for row in counts_now(_COUNTS_S) if row.submitted}
     return sorted({workspace.router.label(number).replace(" ", "") for number in known} - {""})
 
 

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from . import (
-    cells,
-    cluster,
-    dashboard,
-    logs,
-    machines,
-    objects,
-    scale,
-    state,
-    stream,
-    timeline,
-)
+from . import cells, cluster, dashboard, logs, machines, objects, scale, state, stream, timeline
 from .base import Command
 
 COMMANDS: dict[str, Command] = {

@@ -25,22 +25,17 @@ from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
 from ..cell.nodes import SubmitTo, submit_to_nodes, submit_to_workers
 from ..cell.remote_value import remote_names
-from ..cell.run import Detached, Patience, RemoteRun, Summary, told_changes
-from ..cell.sending import (
-    ReadyCell,
-    Wanted,
-    prepare,
-    submit,
-)
+from ..cell.run import Detached, Patience, RemoteRun, told_changes
+from ..cell.sending import ReadyCell, Wanted, prepare, submit
 from ..cell.spread import SpreadRun, submit_spread
 from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.base import require_cluster
 from ..commands.parser import HelpShown
 from ..commands.table import COMMANDS
+from ..messages import LAST, SetupCell, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
-from ..worker.running import LAST, SetupCell
 from .options import RemoteOptions, parse_cell, parse_line
 
 if TYPE_CHECKING:
@@ -125,7 +120,9 @@ class NbrayMagics(Magics):
         sent = submit(workspace, ready, options.task, self._patience(options))
         run = sent.run
         workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
-        arriving = Arriving(workspace.namespace, ready, run, sent.refs, sent.changes)
+        arriving = Arriving(
+            workspace.namespace, ready.names, ready.certain, run, sent.refs, sent.changes
+        )
         if options.noblock:
             arriving.promise()
             self._show_later(run)
@@ -303,7 +300,9 @@ class NbrayMagics(Magics):
         """What comes back from one target is a value, from several a list in their order."""
         namespace = self.workspace.namespace
         several = always_list or len(titles) > 1
-        arriving = None if several else Arriving(namespace, ready, run, columns[0])
+        arriving = (
+            None if several else Arriving(namespace, ready.names, ready.certain, run, columns[0])
+        )
         if options.noblock:
             if arriving is not None:
                 arriving.promise()

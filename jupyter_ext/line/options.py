@@ -9,7 +9,9 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from ..commands.parser import Parser, add_resources, given
+from nbray.options.option import Scope
+
+from ..commands.parser import Parser, add_declared, given
 from ..words import positive, split, unquoted
 
 _CELL_EPILOG = """\
@@ -48,11 +50,17 @@ class RemoteOptions:
     spread: Spread | None
 
 
+_OF_THE_TASK = (
+    "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector",
+    "runtime_env", "name",
+)  # fmt: skip
+"""Options of tasks that a line may have."""
+
+
 def cell_parser() -> Parser:
     """The parser of ``%%remote``."""
     parser = Parser("%%remote", "Run the cell in a worker of the cluster.", _CELL_EPILOG)
-    add_resources(parser)
-    parser.add_argument("--name", help="what the task is called")
+    add_declared(parser, Scope.TASK, _OF_THE_TASK)
     parser.add_argument(
         "-o", "--out", metavar="NAME", action="append", type=_names,
         help="only these names come back; several as -o a,b",
@@ -65,9 +73,7 @@ def cell_parser() -> Parser:
     parser.add_argument(
         "--timeout", type=positive, metavar="SECONDS", help="cancel the cell after so long"
     )
-    parser.add_argument(
-        "--retries", type=int, metavar="N", help="runs again after a worker died (default 3)"
-    )
+    add_declared(parser, Scope.TASK, ["max_retries"], "--retries")
     parser.add_argument(
         "--on-interrupt", choices=("cancel", "detach"),
         help="what an interrupt does to the cell (default: see %%nbray config)",
@@ -123,9 +129,7 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
 
 
 def _options(arguments: argparse.Namespace) -> RemoteOptions:
-    task = given(arguments, "num_cpus", "num_gpus", "resources", "name")
-    if arguments.retries is not None:
-        task["max_retries"] = arguments.retries
+    task = given(arguments, *_OF_THE_TASK, "max_retries")
     out = None
     if arguments.out is not None:
         out = tuple(dict.fromkeys(name for names in arguments.out for name in names))

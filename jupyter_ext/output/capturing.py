@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any
 
-from nbray.driver.output import OutputDisplay, OutputLines, print_plainly
+from nbray.notebook import OutputDisplay, OutputLines, engine
 
 
 def is_redirected() -> bool:
@@ -35,7 +35,7 @@ def redirect(message: OutputLines | OutputDisplay, shell: Any, marked: bool) -> 
     if isinstance(message, OutputLines):
         if isinstance(sys.stderr if message.stream == "stderr" else sys.stdout, OutStream):
             return False
-        print_plainly(message, marked)
+        engine().output.print_plainly(message, marked)
         return True
     publisher = getattr(shell, "display_pub", None)
     if not isinstance(publisher, CapturingDisplayPublisher):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nbray.common.text import one_line
-from nbray.driver.task_counts import FunctionCounts, request_counts
+from nbray.notebook import FunctionCounts, engine
 
 from ..pictures import theme
 from .cell_output import LINE_LIMIT, bar
@@ -111,7 +111,7 @@ class TaskProgress:
                 self._take(counts)
                 arrived.set()
 
-            if request_counts(take):
+            if engine().tasks.counts(take):
                 arrived.wait(0.5)
 
     def is_live(self) -> bool:
@@ -123,7 +123,7 @@ class TaskProgress:
         now = time.monotonic()
         if self.is_live() and now - self._asked >= 0.25:
             self._asked = now
-            if not request_counts(self._take):  # the cluster is gone, and what ran in it
+            if not engine().tasks.counts(self._take):  # the cluster is gone, and what ran in it
                 self._take([_lost(row, now) for rows in self._counts.values() for row in rows])
 
     def _take(self, counts: list[FunctionCounts]) -> None:

@@ -1,9 +1,9 @@
 """What tasks print and display goes to the cell that submitted them, also when it arrives late.
 
 Each cell has a number, which travels with the tasks that the cell submits, with what these submit,
-and with their output (see `nbray.driver.output`). The runtime hands output over on whichever thread
-drives its sockets; here it is only put into a queue. A thread of the router's own takes it from
-there: a `CellOutput` decides what the cell shows, which leaves through ipykernel's IO thread
+and with their output (see `nbray.notebook.Output`). The engine hands output over on whichever
+thread drives its sockets; here it is only put into a queue. A thread of the router's own takes it
+from there: a `CellOutput` decides what the cell shows, which leaves through ipykernel's IO thread
 with the cell's request as its parent.
 
 What is not lines (progress bars, counts of lines that are not shown, the progress of tasks)
@@ -22,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nbray.driver.output import OutputDisplay, OutputLines, set_origin
+from nbray.notebook import OutputDisplay, OutputLines, engine
 
 from .capturing import is_redirected, redirect
 from .cell_output import CellOutput, Source
@@ -63,7 +63,7 @@ class Kernel(Protocol):
 
 
 class OutputRouter:
-    """Sends output to cells. Callable, as `nbray.driver.output.set_output_handler` wants it."""
+    """Sends output to cells. It is the engine's `Listener`."""
 
     def __init__(self, kernel: Kernel | None, cell_label: Callable[[], str]) -> None:
         """``kernel`` is ipykernel's kernel, or None in a terminal.
@@ -111,7 +111,7 @@ class OutputRouter:
             if len(self._cells) > _CELLS:
                 _, old = self._cells.popitem(last=False)
                 self._numbers.pop(_message_id(old.parent), None)
-        set_origin(self._latest)
+        engine().output.begin_cell(self._latest)
         self.progress.cell_began(self._latest, time.monotonic())
         self._wake.set()
 

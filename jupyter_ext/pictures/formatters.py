@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import nbray
 from nbray.common.text import one_line
-from nbray.driver.context import NbrayContext
 from nbray.exceptions import NbrayError
-from nbray.state import local_state
+from nbray.notebook import engine
 from nbray.util import state
 from nbray.util.placement_group import PlacementGroup
 
@@ -28,8 +27,8 @@ Facts = list[tuple[str, object]]
 CellLabel = Callable[[int], str]
 
 
-class Pictures:
-    """Makes the pictures of one notebook."""
+class Formatters:
+    """How handles look in one notebook."""
 
     def __init__(self, cell_label: CellLabel) -> None:
         """``cell_label`` says which cell an origin is, as ``In [3]``, or "" if it knows none."""
@@ -52,20 +51,20 @@ class Pictures:
         for kind, picture in pictures.items():
             formatters["text/html"].for_type(kind, _html(picture))
             formatters["text/plain"].for_type(kind, _text(picture))
-        formatters["text/html"].for_type(NbrayContext, self._context_html)
+        formatters["text/html"].for_type(engine().cluster.context_type, self._context_html)
 
     def _for_types(self) -> dict[type, Picture]:
         return {
             nbray.ObjectRef: self.ref,
             nbray.ActorHandle: self.actor,
             nbray.ObjectRefGenerator: self.generator,
-            NbrayContext: self.context,
+            engine().cluster.context_type: self.context,
             state.NodeState: self.node,
             PlacementGroup: self.placement_group,
             state.ActorState: self.actor_state,
         }
 
-    def _context_html(self, context: NbrayContext) -> str:
+    def _context_html(self, context: Any) -> str:
         title, facts = self.context(context)
         if context.dashboard_url is None:
             return str(theme.facts(title, facts, "picture"))
@@ -81,7 +80,7 @@ class Pictures:
         title = "ObjectRef"
         if not nbray.is_initialized():
             return title, [("", "no cluster"), ("id", ref.hex())]
-        facts = local_state.describe(ref)
+        facts = engine().tasks.describe(ref)
         where = "this process" if facts.inline else ", ".join(n.hex()[:8] for n in facts.nodes)
         return title, [
             ("", facts.state),
@@ -92,7 +91,7 @@ class Pictures:
             ("id", ref.hex()),
         ]
 
-    def context(self, context: NbrayContext) -> tuple[str, Facts]:
+    def context(self, context: Any) -> tuple[str, Facts]:
         """What `nbray.init` returns: where the cluster and its dashboard are, and versions."""
         return "nbray", [
             ("cluster", str(context.get("address", ""))),
@@ -104,7 +103,7 @@ class Pictures:
     def generator(self, generator: nbray.ObjectRefGenerator) -> tuple[str, Facts]:
         """A stream of refs: of which task."""
         ref = generator.completed()
-        facts = local_state.describe(ref) if nbray.is_initialized() else None
+        facts = engine().tasks.describe(ref) if nbray.is_initialized() else None
         running = facts is not None and facts.state == "pending"
         return "ObjectRefGenerator", [
             ("", "its task runs or waits" if running else "its task has ended"),

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from nbray.notebook import DemandState, engine
 from nbray.util.state import (
     ActorState,
-    DemandState,
     NodeState,
     list_actors,
-    list_demand,
     list_nodes,
 )
 
@@ -43,7 +42,7 @@ def take_snapshot(in_flight: dict[str, tuple[int, int]]) -> ClusterSnapshot:
     return ClusterSnapshot(
         list_nodes(filters=[("state", "=", "ALIVE")], limit=_ALL, timeout=5),
         list_actors(filters=[("state", "!=", "DEAD")], limit=_ALL, timeout=5),
-        list_demand(timeout=5), in_flight,
+        engine().cluster.demand(timeout=5), in_flight,
     )  # fmt: skip
 
 

@@ -14,8 +14,7 @@ from collections.abc import Callable
 import ipywidgets
 
 import nbray
-from nbray.driver import local_nodes
-from nbray.driver.membership import membership
+from nbray.notebook import engine
 
 from ..pictures import theme
 from . import cluster_view
@@ -106,14 +105,15 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
         super().close()
 
     def _show(self, snapshot: ClusterSnapshot) -> None:
-        address = local_nodes.cluster_address()
+        here = engine().cluster.membership()
+        address = here.address if here is not None else ""
         with self._lock:
             self._set(self._title, cluster_view.title_html(snapshot, address))
             self._set(self._node_table, cluster_view.nodes_html(snapshot))
             self._set(self._work, "" if snapshot.error else cluster_view.work_html(snapshot))
             over = snapshot.is_last or not nbray.is_initialized()
             self._add.disabled = self._stop.disabled = over
-            self._remove.disabled = over or not local_nodes.added_nodes()
+            self._remove.disabled = over or not engine().cluster.nodes.added()
 
     def _set(self, widget: ipywidgets.HTML, html: str) -> None:
         if widget.value != html:
@@ -137,7 +137,7 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
         )
 
     def _stop_cluster(self) -> str:
-        here = membership()
+        here = engine().cluster.membership()
         if here is None:
             return "nbray does not run."
         nbray.shutdown()
@@ -179,8 +179,8 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
 
 
 def _add_node() -> str:
-    return f"Node {local_nodes.add_node()[:8]} is there."
+    return f"Node {engine().cluster.nodes.add()[:8]} is there."
 
 
 def _remove_node() -> str:
-    return f"Node {local_nodes.remove_node()[:8]} is gone."
+    return f"Node {engine().cluster.nodes.remove()[:8]} is gone."

@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable
 
 import nbray
-from nbray.driver.task_counts import FunctionCounts, request_counts
 from nbray.exceptions import NbrayError
 
+from ..output.counts import counts_now
 from .cluster_view import ClusterSnapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Feed:
         self._subscribers: list[Subscriber] = []
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._last_words: list[weakref.WeakMethod[Subscriber]] = []
+        self._at_the_end: list[weakref.WeakMethod[Subscriber]] = []
 
     @property
     def running(self) -> bool:
@@ -49,15 +49,15 @@ class Feed:
         """Tell ``subscriber`` when this kernel ends, also one that is not shown at that moment."""
         atexit.unregister(self._end)
         atexit.register(self._end)  # the last one is the first: the cluster is left later
-        living = [reference for reference in self._last_words if reference() is not None]
-        self._last_words = [*living, weakref.WeakMethod(subscriber)]
+        living = [reference for reference in self._at_the_end if reference() is not None]
+        self._at_the_end = [*living, weakref.WeakMethod(subscriber)]
 
     def _end(self) -> None:
         """The figures would look as if they were those of now."""
         gone = ClusterSnapshot(
             error="The kernel that fed this has ended: run the cell again.", is_last=True
         )
-        for reference in self._last_words:
+        for reference in self._at_the_end:
             if (subscriber := reference()) is not None:
                 try:
                     subscriber(gone)
@@ -101,17 +101,8 @@ class Feed:
             return ClusterSnapshot(error=f"The cluster does not answer: {error}")
 
     def _in_flight(self) -> dict[str, tuple[int, int]]:
-        arrived = threading.Event()
-        rows: list[FunctionCounts] = []
-
-        def take(counts: list[FunctionCounts]) -> None:
-            rows.extend(counts)
-            arrived.set()
-
-        if not request_counts(take) or not arrived.wait(1.0):
-            return {}
         found: dict[str, tuple[int, int]] = {}
-        for row in rows:
+        for row in counts_now(1.0):
             if row.unfinished:
                 running, waiting = found.get(row.name, (0, 0))
                 found[row.name] = (

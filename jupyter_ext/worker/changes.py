@@ -4,7 +4,7 @@ Not all changes can be seen in a cell's text: ``rows.append(1)``, ``df.drop(...,
 what a function does. So each value that was sent has a fingerprint before the cell runs and
 another one after it: a CRC of its pickle, which is not kept, and of the memory outside of it.
 Memory that was read in place is not read for that: the kernel knows which of its pages were
-written (`nbray.driver.own_memory`). A list of a million numbers costs 20 ms each time, 400 MB
+written (`nbray.notebook.Memory`). A list of a million numbers costs 20 ms each time, 400 MB
 in arrays 8 ms.
 
 Functions of the notebook count with their closures and attributes, classes of it with their own
@@ -20,7 +20,7 @@ from typing import Any
 
 import nbray
 from nbray import cloudpickle
-from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import Memory
 from nbray.pickling.closures import bound_cells
 
 Fingerprint = tuple[object, ...]
@@ -36,7 +36,7 @@ _MADE_BY_PYTHON = frozenset({"__abstractmethods__", "__slotnames__", "_abc_impl"
 class Watch:
     """The values of some names, as they are now."""
 
-    def __init__(self, names: dict[str, Any], memory: OwnMemory) -> None:
+    def __init__(self, names: dict[str, Any], memory: Memory) -> None:
         self._memory = memory
         self._values = dict(names)
         self._before = {name: _fingerprint(value, memory) for name, value in names.items()}
@@ -57,7 +57,7 @@ class Watch:
         return _fingerprint(now, self._memory) != self._before[name]
 
 
-def _fingerprint(value: Any, memory: OwnMemory) -> Fingerprint:
+def _fingerprint(value: Any, memory: Memory) -> Fingerprint:
     if isinstance(value, _ATOMS):
         return type(value), value if value == value else repr(value)
     if isinstance(value, _HANDLES):
@@ -83,7 +83,7 @@ def _fingerprint(value: Any, memory: OwnMemory) -> Fingerprint:
         return "not pickled", type(error), id(value)
 
 
-def _trace(value: Any, memory: OwnMemory, fast: bool) -> Fingerprint:
+def _trace(value: Any, memory: Memory, fast: bool) -> Fingerprint:
     """What a pickle of ``value`` is like.
 
     Args:

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from nbray.driver import output
+from nbray.notebook import engine
 
 from ..pictures import theme
 
@@ -83,7 +83,7 @@ def _make_shell() -> None:
             update: bool = False,
             **_more: Any,
         ) -> None:
-            output.display(
+            engine().output.display(
                 "update_display_data" if update else "display_data",
                 {
                     "data": _static(data),
@@ -93,7 +93,7 @@ def _make_shell() -> None:
             )
 
         def clear_output(self, wait: bool = False) -> None:
-            output.display("clear_output", {"wait": wait})
+            engine().output.display("clear_output", {"wait": wait})
 
     class WorkerShell(InteractiveShell):
         """IPython in a worker: no history, no prompt, no profile."""

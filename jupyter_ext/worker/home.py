@@ -25,7 +25,9 @@ from typing import Any
 
 import nbray
 from nbray import cloudpickle
-from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import engine
+
+from ..messages import Unpicklable
 
 Carried = dict[str, Any]
 """What functions read further, by name."""
@@ -208,7 +210,7 @@ def _unknown(token: Any) -> Any:
 
 def _arrive(stream: Any, buffers: Sequence[Any], refs: Sequence[nbray.ObjectRef]) -> Any:
     envelope = Envelope(stream, buffers, refs)
-    return envelope if _notebook is None else envelope.open(_notebook, OwnMemory().writable)
+    return envelope if _notebook is None else envelope.open(_notebook, engine().memory().writable)
 
 
 def enclosed(value: Any, home: dict[str, Any]) -> Any:
@@ -221,3 +223,19 @@ def enclosed(value: Any, home: dict[str, Any]) -> Any:
     packer = Packer(home, refs)
     stream = packer.pack(value)
     return Envelope(stream, packer.buffers, refs) if packer.met else value
+
+
+def fetch(ref: nbray.ObjectRef, name: str | None = None) -> Any:
+    """The value of a ref, or of one name in it, as it is in this process.
+
+    Raises:
+        TypeError: it could not leave its worker.
+    """
+    value = nbray.get(ref)
+    if name is not None:
+        value = value[name]
+    if isinstance(value, Envelope):  # this process is a worker
+        return value.open({})
+    if isinstance(value, Unpicklable):
+        raise value.error()
+    return value

@@ -11,29 +11,10 @@ import pickle
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any
 
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One module: its name, where it is in the driver, its compressed source and its digest."""
-
-    name: str
-    path: str
-    is_package: bool
-    source: bytes
-    digest: str
-
-
-@dataclass(frozen=True)
-class DriverPlace:
-    """Where the driver stands, and the modules that it has there."""
-
-    working_dir: str
-    sys_path: tuple[str, ...]
-    modules: tuple[SourceFile, ...]
+from ..messages import DriverPlace, SourceFile
 
 
 class SentModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -11,14 +11,14 @@ import sys
 from typing import Any
 
 import nbray
-from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import Memory
 
 from .home import Packer, open_stream
 
 _SMALL = (int, float, complex, str, bytes, bool, type(None))
 
 
-def make_own(value: Any, memory: OwnMemory, home: dict[str, Any]) -> Any:
+def make_own(value: Any, memory: Memory, home: dict[str, Any]) -> Any:
     """``value`` with its read-only arrays writable: itself, if it has none.
 
     Args:
@@ -42,9 +42,7 @@ def make_own(value: Any, memory: OwnMemory, home: dict[str, Any]) -> Any:
 class _Owner(Packer):
     """Puts writable memory in the place of that which is read-only."""
 
-    def __init__(
-        self, home: dict[str, Any], refs: list[nbray.ObjectRef], memory: OwnMemory
-    ) -> None:
+    def __init__(self, home: dict[str, Any], refs: list[nbray.ObjectRef], memory: Memory) -> None:
         import numpy
 
         super().__init__(home, refs)

@@ -10,43 +10,15 @@ which of them are there already. `nbray.jupyter_ext.home` says what becomes of f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import nbray
 
+from ..messages import Buffer, Parcel
 from .home import Carried, Packer, open_stream
 
 LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
-
-Buffer = bytes | int
-"""Small memory as it is, or the number of the part that it is."""
-
-
-@dataclass(frozen=True)
-class Bulky:
-    """A value that is a part of its own: the number of its pickle's part, and its memory."""
-
-    stream: int
-    buffers: tuple[Buffer, ...]
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """The small pickle and the plan of the rest.
-
-    Attributes:
-        stream: the pickle.
-        buffers: the memory that stands outside of it, in order.
-        bulky: the values that are parts, by name.
-        refs: the ObjectRefs that occur anywhere; they arrive as refs.
-    """
-
-    stream: bytes
-    buffers: tuple[Buffer, ...]
-    bulky: dict[str, Bulky]
-    refs: list[nbray.ObjectRef]
 
 
 class _KnowingPacker(Packer):

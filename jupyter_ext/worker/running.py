@@ -20,88 +20,19 @@ import sys
 import threading
 import weakref
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
 import nbray
-from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import engine
 
-from ..cell.remote_value import Unpicklable, Unset
-from ..cell.run import Summary
+from ..messages import LAST, NO_KEYBOARD, Cell, CellExit, SetupCell, Summary, Unpicklable, Unset
 from .changes import Watch
 from .displays import Plots, bundle_of, kind_of
 from .home import Envelope, enclosed
 from .main import as_main, new_main
 from .own_values import make_own
-from .parcel import Parcel, unpack
-
-LAST = "__nbray_last__"
-"""The name of the value of a cell's last expression, among those that are wanted."""
-NO_KEYBOARD = (
-    "a worker has no keyboard to ask at. Ask in the notebook (answer = input()) and use the "
-    "answer here."
-)
-
-
-class CellExit(Exception):
-    """The cell called `sys.exit`, or something that does: it ends, and the worker does not.
-
-    Attributes:
-        code: what it was called with.
-    """
-
-    def __init__(self, code: object) -> None:
-        super().__init__(code)
-        self.code = code
-
-    def __str__(self) -> str:
-        return "" if self.code is None else str(self.code)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a worker is told about a cell.
-
-    Attributes:
-        source: the text as the person wrote it.
-        code: the Python to run, with the same line numbers.
-        filename: what tracebacks call it.
-        modules: name in the cell -> module to import.
-        passed: the names whose values follow as arguments.
-        own: those of them that are no names of the notebook.
-        picked: for those of them that come with others in a dict, their key in it.
-        parcel: everything else that the cell reads.
-        assigns: the names whose values are wanted.
-        brings_changes: what it has changed of other values comes back; else it is told.
-        show: whether the value of the last expression is displayed.
-    """
-
-    source: str
-    code: str
-    filename: str
-    modules: dict[str, str]
-    passed: tuple[str, ...]
-    own: tuple[str, ...]
-    picked: dict[str, str]
-    parcel: Parcel
-    assigns: tuple[str, ...]
-    brings_changes: bool
-    show: bool
-
-    @property
-    def returns(self) -> int:
-        """How many values `run_cell` returns for it."""
-        return 1 + self.brings_changes + len(self.assigns)
-
-
-@dataclass(frozen=True)
-class SetupCell:
-    """A cell that every worker runs once: its key, and the cell with its arguments."""
-
-    key: str
-    cell: Cell
-    arguments: tuple[nbray.ObjectRef, ...]
+from .parcel import unpack
 
 
 class _Place:
@@ -109,7 +40,7 @@ class _Place:
 
     def __init__(self, module: ModuleType | None = None) -> None:
         self.module = module or new_main()
-        self.memory = OwnMemory()
+        self.memory = engine().memory()
         self.sent: dict[str, Any] = {}
 
     @property
@@ -319,3 +250,7 @@ def _outgoing(name: str, namespace: dict[str, Any]) -> Any:
         return enclosed(value, namespace)
     except Exception as error:  # a pickle runs the user's own __reduce__ and __getstate__
         return Unpicklable(name, type(value).__name__, str(error))
+
+
+class RemoteNamespace:
+    """An actor that is there for cells: its state is the names that they assign."""

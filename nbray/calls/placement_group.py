@@ -19,7 +19,6 @@ from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
 from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
-from nbray.state.queries import group_stats
 from nbray.wire.gcs_messages import GroupRow, Groups, NamedGroup
 from nbray.wire.records import BundleSpec, GroupSpec
 from nbray.wire.strategies import GroupStrategy, InGroup
@@ -337,6 +336,8 @@ def _find(request: NamedGroup) -> list[GroupRow]:
 
 
 def _row(life: GroupRow) -> dict[str, Any]:
+    from nbray.state.queries import group_stats  # rows of all kinds: not at every start
+
     spec = life.spec
     return {
         "placement_group_id": spec.group_id.hex(),

@@ -16,7 +16,6 @@ from nbray.core_worker.run.job_logging import function_name
 from nbray.driver.cluster import nodes
 from nbray.driver.driver import current_core
 from nbray.runtime_env.spec import from_text
-from nbray.state.details import get_actor
 from nbray.wire.messages import AskAssigned, Assigned
 
 
@@ -220,6 +219,8 @@ class RuntimeContext:
         Raises:
             AssertionError: it is not called in an actor.
         """
+        from nbray.state.details import get_actor  # rows of all kinds: not at every start
+
         actor_id = self.get_actor_id()
         assert actor_id is not None, "This method should not be called inside tasks."
         row = get_actor(actor_id)

@@ -19,7 +19,7 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
 
     def __init__(self, option: Option) -> None:
         self._option = option
-        self.name = option.word.metavar if option.word is not None else option.name
+        self.name = option.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType.convert`."""

@@ -175,6 +175,10 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
                 f"Add nodes: nbray start --address={node.gcs_address}"
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
+            console.print(
+                "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
+                "whoever controls the network can read and change them."
+            )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
 
 

@@ -166,7 +166,7 @@ def environment() -> dict[str, str]:
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may be, for one of many connections.
+    """Raise this process's limit of open files, for one of many connections and spill files.
 
     The usual 1024 are one for each of a thousand actors, and none for anything else; they are there
     for programs that call `select`. Ray raises them, too.

@@ -42,6 +42,7 @@ from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import LONG_S, TaskEventLog
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import TaskCancelledError
+from nbray.wire import group_messages as gm
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
@@ -136,7 +137,7 @@ class Edge:
                 m.WorkerDied: lambda _, message: leasing.worker_died(message),
                 m.ActorState: lambda _, message: calls.told(message, time.monotonic()),
                 m.ActorRegistered: lambda _, reply: replied(("actor", reply.actor_id), reply),
-                m.GroupState: lambda _, message: self._on_group(parts.group_states, message),
+                gm.GroupState: lambda _, message: self._on_group(parts.group_states, message),
                 m.GeneratorItem: lambda c, message: parts.streams.on_item(_process(c), message),
                 m.HandoverDone: lambda _, message: borrowing.on_handover_done(message.task_id),
                 m.CancelObject: lambda _, message: parts.cancelling.asked(message),
@@ -154,8 +155,8 @@ class Edge:
                 om.Locations: lambda _, reply: replied(reply.request_id, reply),
                 om.ObjectCreated: lambda _, reply: replied(("create", reply.object_id), reply),
                 om.ObjectPinned: lambda _, reply: parts.stored.on_pinned(reply),
-                om.RoomLent: lambda _, message: parts.stored.room.lent(message),
-                om.ReclaimRoom: lambda _, message: parts.stored.room.reclaim(),
+                om.BufferLent: lambda _, message: parts.stored.room.lent(message),
+                om.ReclaimBuffer: lambda _, message: parts.stored.room.reclaim(),
                 om.TellObjects: lambda c, message: c.send(parts.held.told(message)),
                 wm.TellTasks: lambda _, message: parts.events.on_tell(message),
             }
@@ -182,7 +183,7 @@ class Edge:
         connection.known_functions.difference_update(message.forgotten)
         self._leasing.returned(message, time.monotonic())
 
-    def _on_group(self, groups: Groups, message: m.GroupState) -> None:
+    def _on_group(self, groups: Groups, message: gm.GroupState) -> None:
         self._peers.replied(("group", message.group_id), message)
         groups.told(message)
 

@@ -19,6 +19,7 @@ from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
 from nbray.core_worker.identity import Identity
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
+from nbray.wire import group_messages as gm
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
@@ -33,9 +34,10 @@ logger = logging.getLogger(__name__)
 
 _OF_RAYLETS = (
     m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
-    m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.RoomLent, om.ReclaimRoom,
-    om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor, m.ExitWorker, m.GcsReply,
-    m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects, m.GroupState,
+    m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.BufferLent,
+    om.ReclaimBuffer, om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor,
+    m.ExitWorker, m.GcsReply, m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects,
+    gm.GroupState,
     m.Assigned, m.ProcessState,
 )  # fmt: skip
 Handler = Callable[[Connection, Any], None]

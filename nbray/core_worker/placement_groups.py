@@ -17,7 +17,7 @@ from nbray.core_worker.values.blocking import Waits
 from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import NbraySystemError, TaskPlacementGroupRemoved
 from nbray.object_ref import ObjectRef, RefHome
-from nbray.wire.messages import CreateGroup, GroupState
+from nbray.wire.group_messages import CreateGroup, GroupState
 from nbray.wire.records import GroupSpec, Value
 from nbray.wire.waiting import Waiter
 

@@ -11,8 +11,6 @@ import msgspec
 
 from nbray.common.resources import add, from_units
 from nbray.core_worker.current import joined_core
-from nbray.state import queries
-from nbray.state.trace import MOST_TASKS, chrome_trace
 from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.records import NodeInfo
 
@@ -150,6 +148,9 @@ def timeline(filename: str | Path | None = None) -> list[dict[str, Any]] | None:
         ...     file.read_text()[0]
         '['
     """
+    from nbray.state import queries  # rows of all kinds: not at every start
+    from nbray.state.trace import MOST_TASKS, chrome_trace
+
     query = queries.tasks(MOST_TASKS)
     found = query.read(joined_core().peers.gcs_call(query.method, query.body))
     events = chrome_trace(found.rows, time.time() * 1000)

@@ -19,7 +19,6 @@ from nbray.driver.init_options import JobOptions
 from nbray.exceptions import LocalRayletDiedError, NbrayError
 from nbray.launcher.local import running_sessions
 from nbray.state.dashboard import Dashboard
-from nbray.state.queries import DASHBOARD, REQUEST
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
@@ -123,6 +122,8 @@ def context_of(
     """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
     url, cluster = info["dashboard"], session.path.name
     if not url:
+        from nbray.state.queries import DASHBOARD, REQUEST  # rows of all kinds: not at every start
+
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
     dashboard = Dashboard(url, cluster, session.token) if url else None
     facts = {

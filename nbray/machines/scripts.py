@@ -71,7 +71,9 @@ def interrupt(record: str) -> str:
     """End what is at work there, with all that it has started but daemons."""
     return f"""R={record}
 if flock -n "$R/lock" true 2>/dev/null; then exit 0; fi
-p=$(cat "$R/leader" 2>/dev/null) && kill -TERM -- "-$p" 2>/dev/null
+p=$(cat "$R/leader" 2>/dev/null) || exit 0
+kill -TERM "-$p" 2>/dev/null
+kill -HUP "-$p" 2>/dev/null  # an interactive bash heeds no other
 exit 0
 """
 

@@ -171,7 +171,9 @@ async def run(
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()  # it alone: the shared connection serves on
-            await process.wait()
+            # That one has our pipe until the command has ended there, and `wait` waits for pipes;
+            # asyncio has no other way to let go of them.
+            process._transport.close()  # type: ignore[attr-defined]
         reader.cancel()
     return Done(code, tuple(output.tail), output.text())
 

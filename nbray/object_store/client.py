@@ -1,7 +1,7 @@
 """A process's side of the object store: room for what it writes, maps of what it reads.
 
 To ask the raylet for room costs a round trip. A process that puts many values therefore has
-*room in advance*: a block that the raylet lent it, out of which it cuts places by itself. Every
+*allocation buffer*: a block that the raylet lent it, out of which it cuts places by itself. Every
 byte of such a block is at any time either uncut (the process may return it), cut and being
 written (nobody else's either), or announced by `ObjectWritten`, and from then on the raylet's.
 The raylet gives all that was not announced to others once the process has ended. New
@@ -24,7 +24,7 @@ _BURST_S = 0.5
 
 
 class Room:
-    """The room in advance of one process.
+    """The allocation buffer of one process.
 
     ``send`` gives a message to the raylet, from any thread and in order; ``later`` runs something
     under the baton after some seconds, and may be called under the baton only.
@@ -68,7 +68,7 @@ class Room:
             )  # fmt: skip
             self._asked = self._asked or ask
         if ask:
-            self._send(om.RequestRoom())
+            self._send(om.RequestBuffer())
         return offset
 
     def announced(self, object_id: bytes) -> None:
@@ -79,9 +79,9 @@ class Room:
         """An object that was not announced will not be, as its writer was interrupted."""
         place = self._cut.pop(object_id, None)
         if place is not None:
-            self._send(om.ReturnRoom(*place))
+            self._send(om.ReturnBuffer(*place))
 
-    def lent(self, message: om.RoomLent) -> None:
+    def lent(self, message: om.BufferLent) -> None:
         """The raylet's answer. Under the baton."""
         with self._lock:
             self._asked = False
@@ -118,4 +118,4 @@ class Room:
     def _return(self, blocks: list[tuple[int, int]]) -> None:
         for start, end in blocks:
             if start < end:
-                self._send(om.ReturnRoom(start, end - start))
+                self._send(om.ReturnBuffer(start, end - start))

@@ -186,6 +186,11 @@ class Option(Struct, frozen=True):
         return "--" + self.name.strip("_").replace("_", "-")
 
     @property
+    def metavar(self) -> str:
+        """What stands for its value in a help text."""
+        return self.name.upper() if self.word is None else self.word.metavar
+
+    @property
     def is_switch(self) -> bool:
         """Whether a line has it without a value."""
         return self.types == (bool,) and self.default is False

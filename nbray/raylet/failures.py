@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from nbray.raylet.process import Process
+from nbray.wire import group_messages as gm
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind
@@ -33,8 +34,8 @@ def _answer(message: m.Message, text: str, cause: Cause) -> m.Message | None:
             return m.DriverRegistered(b"", b"", "", "", 0, text)
         case m.CreateActor():
             return m.ActorRegistered(message.spec.actor_id, text)
-        case m.CreateGroup():
-            return m.GroupState(message.spec.group_id, "REMOVED", text)
+        case gm.CreateGroup():
+            return gm.GroupState(message.spec.group_id, "REMOVED", text)
         case m.GcsRequest():
             return m.GcsReply(message.request_id, b"", text)
         case m.AskAssigned():
@@ -43,7 +44,7 @@ def _answer(message: m.Message, text: str, cause: Cause) -> m.Message | None:
             return om.ObjectCreated(message.object_id, 0, cause)
         case om.GetObject():
             return om.ObjectPinned(message.object_id, 0, 0, Cause(CauseKind.LOST, text))
-        case om.RequestRoom():
-            return om.RoomLent(0, 0)
+        case om.RequestBuffer():
+            return om.BufferLent(0, 0)
         case _:
             return None

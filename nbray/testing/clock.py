@@ -28,5 +28,9 @@ class JumpingClock:
         return self._now
 
     def jump(self, seconds: float) -> None:
-        """Move it, backwards too if ``seconds`` are negative, as a wall clock is set."""
+        """Move it, backwards too if ``seconds`` are negative, as a wall clock is set.
+
+        Args:
+            seconds: how far.
+        """
         self._now += seconds

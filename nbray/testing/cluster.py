@@ -26,6 +26,16 @@ def own_sessions() -> Iterator[Path]:
 
     Raises:
         AssertionError: something was left after 20 s; it is ended then.
+
+    Examples:
+        ```python
+        import nbray
+        from nbray.testing import own_sessions
+
+        with own_sessions() as root:
+            nbray.init(num_cpus=1)
+            assert list(root.iterdir())
+        ```
     """
     root = Path(tempfile.mkdtemp(prefix="nbt"))
     changed = {"NBRAY_TMPDIR": str(root), "NBRAY_INCLUDE_DASHBOARD": "0"}

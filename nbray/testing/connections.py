@@ -19,6 +19,22 @@ def cut(port: int) -> int:
     """End every TCP connection of this process to or from a port; returns how many there were.
 
     Neither side has closed anything: both just find that the socket is dead, as by a cut cable.
+
+    Args:
+        port: a TCP port of either side.
+
+    Returns:
+        How many were ended.
+
+    Examples:
+        >>> import socket
+        >>> from nbray.testing import cut
+        >>> server = socket.create_server(("127.0.0.1", 0))
+        >>> client = socket.create_connection(server.getsockname())
+        >>> cut(server.getsockname()[1])
+        1
+        >>> client.close(), server.close()
+        (None, None)
     """
     count = 0
     for entry in os.listdir("/proc/self/fd"):
@@ -35,7 +51,24 @@ def cut(port: int) -> int:
 
 
 class Proxied:
-    """One connection through a `Proxy`: bytes go on at once, later, when they may, or never."""
+    """One connection through a `Proxy`: bytes go on at once, later, when they may, or never.
+
+    Args:
+        near: the socket of who connected.
+        far: the socket to whom it connected.
+
+    Examples:
+        >>> import socket, time
+        >>> from nbray.testing import Proxied
+        >>> (near, a), (b, far) = socket.socketpair(), socket.socketpair()
+        >>> connection = Proxied(a, b)
+        >>> near.sendall(b"hello")
+        >>> far.recv(100)
+        b'hello'
+        >>> connection.cut()
+        >>> connection.is_cut, far.recv(100)
+        (True, b'')
+    """
 
     def __init__(self, near: socket.socket, far: socket.socket) -> None:
         self._sockets = (near, far)
@@ -75,7 +108,11 @@ class Proxied:
         self._may_pass.set()
 
     def delay(self, seconds: float) -> None:
-        """Let everything that comes from now on arrive later by ``seconds``; 0.0: at once."""
+        """Let everything that comes from now on arrive later by ``seconds``; 0.0: at once.
+
+        Args:
+            seconds: how much later.
+        """
         self._delay_s = seconds
 
     def cut(self) -> None:
@@ -167,7 +204,11 @@ class Proxy:
         return len(living)
 
     def refuse(self, refuses: bool = True) -> None:
-        """Let nobody connect any more, or again; what is connected stays."""
+        """Let nobody connect any more, or again; what is connected stays.
+
+        Args:
+            refuses: False lets them connect again.
+        """
         self._refuses = refuses
 
     def hold(self) -> None:
@@ -176,12 +217,20 @@ class Proxy:
             one.hold()
 
     def release(self, order: Iterable[int] | None = None) -> None:
-        """Let go what is held, by the numbers of connections; in their own order by default."""
+        """Let go what is held, by the numbers of connections; in their own order by default.
+
+        Args:
+            order: numbers of connections; None: all, as they were made.
+        """
         for number in range(len(self.connections)) if order is None else order:
             self.connections[number].release()
 
     def delay(self, seconds: float) -> None:
-        """Let all that comes over the connections that there are arrive later by ``seconds``."""
+        """Let all that comes over the connections that there are arrive later by ``seconds``.
+
+        Args:
+            seconds: how much later.
+        """
         for one in self.connections:
             one.delay(seconds)
 

@@ -70,6 +70,12 @@ class Gate:
     def wait_for(self, count: int = 1) -> list[int]:
         """Wait until so many have come; their pids.
 
+        Args:
+            count: how many.
+
+        Returns:
+            The pids of all that came, the first first.
+
         Raises:
             AssertionError: they did not come in time.
         """

@@ -12,6 +12,18 @@ def processes_of(root: Path) -> list[psutil.Process]:
     """The processes of clusters whose sessions are below ``root``.
 
     Their command lines are in ``info["cmdline"]``: one that ends meanwhile cannot be asked.
+
+    Args:
+        root: the folder of sessions, as `own_sessions` yields it.
+
+    Returns:
+        The processes, without those that have ended and wait for their parent.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from nbray.testing import processes_of
+        >>> processes_of(Path("/there/is/no/session"))
+        []
     """
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
@@ -23,7 +35,28 @@ def processes_of(root: Path) -> list[psutil.Process]:
 
 
 def kill_node(raylet: psutil.Process) -> None:
-    """SIGKILL a raylet with its template and its workers, as when a machine loses its power."""
+    """SIGKILL a raylet with its template and its workers, as when a machine loses its power.
+
+    Args:
+        raylet: the process of the node's raylet.
+
+    Examples:
+        ```python
+        import psutil
+
+        import nbray
+        from nbray.testing import kill_node, own_sessions, processes_of
+
+        with own_sessions() as root:
+            nbray.init(num_cpus=1)
+            raylets = [one for one in processes_of(root) if "nbray.raylet" in one.info["cmdline"]]
+            kill_node(raylets[0])
+            try:
+                nbray.get(nbray.remote(abs).remote(-1))
+            except nbray.exceptions.LocalRayletDiedError:
+                print("the node is gone")
+        ```
+    """
     for process in [raylet, *raylet.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):  # a worker leaves when its raylet has
             process.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from nbray.wire.causes import Cause
-from nbray.wire.messages import GroupState
+from nbray.wire.group_messages import GroupState
 from nbray.wire.records import (
     ActorSpec,
     Address,

@@ -2,8 +2,8 @@
 
 A frame is a batch: a MessagePack list of these structs (see :mod:`nbray.wire.frames`).
 They are grouped by conversation; each docstring says who sends it, when, and what
-comes back. Those about objects and those for watchers have modules of their own, and what
-several messages carry is in :mod:`nbray.wire.records`.
+comes back. Those about objects, about groups and those for watchers have modules of their
+own, and what several messages carry is in :mod:`nbray.wire.records`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Union
 import msgspec
 
 from nbray.wire.causes import Cause
+from nbray.wire.group_messages import CreateGroup, GroupState, RemoveGroup, WatchGroup
 from nbray.wire.object_messages import (
     AddBorrower,
     BorrowerAdded,
+    BufferLent,
     CopiesChanged,
     CreateObject,
     DiscardObject,
@@ -27,13 +29,12 @@ from nbray.wire.object_messages import (
     ObjectPinned,
     ObjectsTold,
     ObjectWritten,
-    ReclaimRoom,
+    ReclaimBuffer,
     RemoveBorrower,
+    RequestBuffer,
     RequestLocations,
-    RequestRoom,
     RequestValue,
-    ReturnRoom,
-    RoomLent,
+    ReturnBuffer,
     SealObject,
     TellObjects,
     UnpinObjects,
@@ -43,7 +44,6 @@ from nbray.wire.records import (
     ActorSpec,
     Address,
     Dependency,
-    GroupSpec,
     Index,
     JobConfig,
     Size,
@@ -455,35 +455,6 @@ class NodeDied(msgspec.Struct, array_like=True, tag=150):
     node_id: bytes
 
 
-# --- placement groups: a process and its raylet, which speaks to the GCS ------------------
-
-
-class CreateGroup(msgspec.Struct, array_like=True, tag=131):
-    """Process to raylet. Answered by `GroupState`, at once if the name is taken."""
-
-    spec: GroupSpec
-
-
-class WatchGroup(msgspec.Struct, array_like=True, tag=132):
-    """Process to raylet: answered by `GroupState` when it is created or removed."""
-
-    group_id: bytes
-
-
-class GroupState(msgspec.Struct, array_like=True, tag=133):
-    """Raylet to process: PENDING (the GCS knows it), CREATED, REMOVED; or its ``error``."""
-
-    group_id: bytes
-    state: str
-    error: str = ""
-
-
-class RemoveGroup(msgspec.Struct, array_like=True, tag=134):
-    """Process to raylet; what was asked before is done before."""
-
-    group_id: bytes
-
-
 Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     RegisterDriver, DriverRegistered, RegisterWorker, WorkerRegistered, Hello,
     RequestLease, LeaseGranted, LeaseSpilled, LeaseRefused, CancelLeaseRequest, ReturnLease,
@@ -496,7 +467,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     ActorWaits, ActorReady,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
     AskAssigned, Assigned, AskProcess, ProcessState,
-    DiscardObject, RequestRoom, RoomLent, ObjectWritten, ReturnRoom, ReclaimRoom,
+    DiscardObject, RequestBuffer, BufferLent, ObjectWritten, ReturnBuffer, ReclaimBuffer,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
     OutputDisplay,

@@ -119,14 +119,14 @@ class DiscardObject(msgspec.Struct, array_like=True, tag=47):
     object_id: bytes
 
 
-# --- room in advance: a process that puts many values, and its raylet -------------------
+# --- allocation buffers: a process that puts many values, and its raylet -------------------
 
 
-class RequestRoom(msgspec.Struct, array_like=True, tag=140):
-    """Process to raylet: room for values that I am going to put. Answered by `RoomLent`."""
+class RequestBuffer(msgspec.Struct, array_like=True, tag=140):
+    """Process to raylet: a buffer for values that I am going to put. Answered by `BufferLent`."""
 
 
-class RoomLent(msgspec.Struct, array_like=True, tag=141):
+class BufferLent(msgspec.Struct, array_like=True, tag=141):
     """Raylet to process: ``size`` bytes from ``offset`` on are yours; none when it is scarce."""
 
     offset: Size
@@ -142,15 +142,15 @@ class ObjectWritten(msgspec.Struct, array_like=True, tag=142):
     label: str = ""
 
 
-class ReturnRoom(msgspec.Struct, array_like=True, tag=143):
+class ReturnBuffer(msgspec.Struct, array_like=True, tag=143):
     """Process to raylet: I do not need that part of my room."""
 
     offset: Size
     size: Size
 
 
-class ReclaimRoom(msgspec.Struct, array_like=True, tag=144):
-    """Raylet to processes: somebody waits; return your room."""
+class ReclaimBuffer(msgspec.Struct, array_like=True, tag=144):
+    """Raylet to processes: somebody waits; return your buffer."""
 
 
 # --- where the copies of an object are ----------------------------------------------------

@@ -15,7 +15,7 @@ from nbray.actor import exit_actor
 from nbray.testing import wait_until
 
 
-def test_exceptions_of_the_named_classes_are_retried(cluster: Path, tmp_path: Path) -> None:
+def test_exceptions_of_the_named_classes_are_retried(module_cluster: Path, tmp_path: Path) -> None:
     def attempt(path: str, error: Exception, most: int) -> int:
         with open(path, "a") as file:
             file.write(".")
@@ -31,7 +31,7 @@ def test_exceptions_of_the_named_classes_are_retried(cluster: Path, tmp_path: Pa
         nbray.remote(retry_exceptions=["KeyError"])(attempt)
 
 
-def test_a_worker_leaves_after_max_calls(cluster: Path) -> None:
+def test_a_worker_leaves_after_max_calls(module_cluster: Path) -> None:
     @nbray.remote(max_calls=2)
     def pid() -> int:
         return os.getpid()
@@ -41,7 +41,7 @@ def test_a_worker_leaves_after_max_calls(cluster: Path) -> None:
     assert len(set(pids)) >= 6
 
 
-def test_cancelling_a_task_stops_its_children(cluster: Path) -> None:
+def test_cancelling_a_task_stops_its_children(module_cluster: Path) -> None:
     @nbray.remote(num_cpus=0)
     def leaf(folder: str) -> None:
         open(f"{folder}/{os.getpid()}", "w").close()
@@ -54,7 +54,7 @@ def test_cancelling_a_task_stops_its_children(cluster: Path) -> None:
     def parent(folder: str) -> None:
         nbray.get([leaf.remote(folder) for _ in range(2)])
 
-    folder = cluster / "running"
+    folder = module_cluster / "running"
     folder.mkdir()
     ref = parent.remote(str(folder))
     wait_until(lambda: len(list(folder.iterdir())) == 2, "both children to run")
@@ -65,7 +65,7 @@ def test_cancelling_a_task_stops_its_children(cluster: Path) -> None:
     folder.rmdir()
 
 
-def test_a_task_that_waits_for_arguments_can_be_cancelled(cluster: Path) -> None:
+def test_a_task_that_waits_for_arguments_can_be_cancelled(module_cluster: Path) -> None:
     @nbray.remote
     def slow() -> int:
         time.sleep(600)
@@ -85,7 +85,7 @@ def test_a_task_that_waits_for_arguments_can_be_cancelled(cluster: Path) -> None
         nbray.get(first, timeout=30)
 
 
-def test_a_running_coroutine_is_cancelled(cluster: Path) -> None:
+def test_a_running_coroutine_is_cancelled(module_cluster: Path) -> None:
     @nbray.remote
     class Sleeper:
         def __init__(self) -> None:
@@ -113,7 +113,7 @@ def test_a_running_coroutine_is_cancelled(cluster: Path) -> None:
 
 
 @pytest.mark.parametrize("style", ["threads", "coroutines"])
-def test_concurrency_groups_do_not_wait_for_each_other(cluster: Path, style: str) -> None:
+def test_concurrency_groups_do_not_wait_for_each_other(module_cluster: Path, style: str) -> None:
     if style == "threads":
 
         @nbray.remote(concurrency_groups={"io": 2, "compute": 1})
@@ -151,7 +151,7 @@ def test_concurrency_groups_do_not_wait_for_each_other(cluster: Path, style: str
     assert nbray.get(waiting, timeout=30) == ["opened"] * 3
 
 
-def test_an_unknown_concurrency_group_is_named(cluster: Path) -> None:
+def test_an_unknown_concurrency_group_is_named(module_cluster: Path) -> None:
     @nbray.remote(concurrency_groups={"io": 2})
     class Wrong:
         @nbray.method(concurrency_group="disk")
@@ -161,7 +161,7 @@ def test_an_unknown_concurrency_group_is_named(cluster: Path) -> None:
         Wrong.remote()
 
 
-def test_exit_actor_ends_it_for_good(cluster: Path) -> None:
+def test_exit_actor_ends_it_for_good(module_cluster: Path) -> None:
     @nbray.remote(max_restarts=-1)
     class Leaver:
         def pid(self) -> int:
@@ -180,7 +180,7 @@ def test_exit_actor_ends_it_for_good(cluster: Path) -> None:
         nbray.get(actor.pid.remote(), timeout=30)
 
 
-def test_ray_terminate_lets_earlier_calls_finish(cluster: Path) -> None:
+def test_ray_terminate_lets_earlier_calls_finish(module_cluster: Path) -> None:
     @nbray.remote
     class Counter:
         def __init__(self) -> None:
@@ -199,7 +199,7 @@ def test_ray_terminate_lets_earlier_calls_finish(cluster: Path) -> None:
         nbray.get(end, timeout=30)
 
 
-def test_max_pending_calls_is_a_bound(cluster: Path) -> None:
+def test_max_pending_calls_is_a_bound(module_cluster: Path) -> None:
     @nbray.remote(max_pending_calls=3)
     class Slow:
         def sleep(self, seconds: float) -> None:
@@ -213,7 +213,7 @@ def test_max_pending_calls_is_a_bound(cluster: Path) -> None:
     nbray.get(actor.sleep.remote(0), timeout=30)
 
 
-def test_calls_of_a_method_are_retried_after_its_exceptions(cluster: Path) -> None:
+def test_calls_of_a_method_are_retried_after_its_exceptions(module_cluster: Path) -> None:
     @nbray.remote(max_task_retries=3)
     class Flaky:
         def __init__(self) -> None:
@@ -229,7 +229,7 @@ def test_calls_of_a_method_are_retried_after_its_exceptions(cluster: Path) -> No
     assert nbray.get(Flaky.remote().third_time.remote(), timeout=30) == 3
 
 
-def test_ray_call_runs_a_function_with_the_actor(cluster: Path) -> None:
+def test_ray_call_runs_a_function_with_the_actor(module_cluster: Path) -> None:
     @nbray.remote
     class Holder:
         def __init__(self) -> None:
@@ -239,7 +239,7 @@ def test_ray_call_runs_a_function_with_the_actor(cluster: Path) -> None:
     assert nbray.get(holder.__ray_call__.remote(lambda self: self.value + 1), timeout=30) == 43
 
 
-def test_sys_exit_in_a_task_is_a_crash_and_in_an_actor_its_end(cluster: Path) -> None:
+def test_sys_exit_in_a_task_is_a_crash_and_in_an_actor_its_end(module_cluster: Path) -> None:
     @nbray.remote(max_retries=0)
     def leave() -> None:
         raise SystemExit(3)
@@ -249,9 +249,9 @@ def test_sys_exit_in_a_task_is_a_crash_and_in_an_actor_its_end(cluster: Path) ->
 
 
 def test_a_variable_says_how_often_tasks_are_retried(
-    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module_cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del cluster
+    del module_cluster
 
     def die(path: str) -> None:
         with open(path, "a") as file:

@@ -46,7 +46,9 @@ def when_there(path: str, number: int) -> int:
     return number
 
 
-def test_a_call_waits_for_the_arguments_of_earlier_ones(cluster: Path, tmp_path: Path) -> None:
+def test_a_call_waits_for_the_arguments_of_earlier_ones(
+    module_cluster: Path, tmp_path: Path
+) -> None:
     log = nbray.remote(Log).remote()
     gate = tmp_path / "gate"
     late = log.add.remote(when_there.remote(str(gate), 1))
@@ -67,7 +69,7 @@ def test_a_call_waits_for_the_arguments_of_earlier_ones(cluster: Path, tmp_path:
     ids=["allowed", "threaded", "async"],
 )
 def test_calls_overtake_where_they_may(
-    cluster: Path, tmp_path: Path, make: Callable[[], Any]
+    module_cluster: Path, tmp_path: Path, make: Callable[[], Any]
 ) -> None:
     log = make()
     gates = [tmp_path / name for name in "abc"]
@@ -85,7 +87,7 @@ def test_calls_overtake_where_they_may(
     assert nbray.get(log.all.remote(), timeout=30)[-2:] == [1, 0]
 
 
-def test_what_overtook_is_sent_again_to_a_new_process(cluster: Path, tmp_path: Path) -> None:
+def test_what_overtook_is_sent_again_to_a_new_process(module_cluster: Path, tmp_path: Path) -> None:
     log = nbray.remote(allow_out_of_order_execution=True, max_restarts=1, max_task_retries=1)(
         Log
     ).remote()
@@ -97,7 +99,7 @@ def test_what_overtook_is_sent_again_to_a_new_process(cluster: Path, tmp_path: P
     assert nbray.get(late, timeout=30) == 1
 
 
-def test_async_and_threaded_actors_have_no_order(cluster: Path) -> None:
+def test_async_and_threaded_actors_have_no_order(module_cluster: Path) -> None:
     for wrong in (
         nbray.remote(allow_out_of_order_execution=False)(AsyncLog),
         nbray.remote(allow_out_of_order_execution=False, max_concurrency=2)(Log),
@@ -107,7 +109,7 @@ def test_async_and_threaded_actors_have_no_order(cluster: Path) -> None:
 
 
 def test_a_call_that_is_repeated_goes_before_those_that_wait_for_it(
-    cluster: Path, tmp_path: Path
+    module_cluster: Path, tmp_path: Path
 ) -> None:
     @nbray.remote(num_cpus=0)
     class Flaky:
@@ -138,7 +140,7 @@ def test_a_call_that_is_repeated_goes_before_those_that_wait_for_it(
 
 
 def test_a_call_of_an_actor_that_is_being_restarted_fails_unless_it_may_be_repeated(
-    cluster: Path, tmp_path: Path
+    module_cluster: Path, tmp_path: Path
 ) -> None:
     @nbray.remote(num_cpus=0, max_restarts=-1)
     class Slow:

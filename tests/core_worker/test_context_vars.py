@@ -49,7 +49,7 @@ def test_a_variable_is_the_same_wherever_it_comes_from() -> None:
         assert cloudpickle.loads(cloudpickle.dumps(variable)) is variable
 
 
-def test_defaults_travel_and_values_do_not(cluster: Path) -> None:
+def test_defaults_travel_and_values_do_not(module_cluster: Path) -> None:
     WITHOUT.set("of the driver")
 
     @nbray.remote
@@ -59,7 +59,9 @@ def test_defaults_travel_and_values_do_not(cluster: Path) -> None:
     assert nbray.get(look.remote()) == (("x", 1), "nothing")
 
 
-def test_a_plain_actor_keeps_a_value_and_calls_of_an_async_one_are_apart(cluster: Path) -> None:
+def test_a_plain_actor_keeps_a_value_and_calls_of_an_async_one_are_apart(
+    module_cluster: Path,
+) -> None:
     plain_class, async_class = local("kept")
     plain = nbray.remote(num_cpus=0)(plain_class).remote()
     nbray.get(plain.set.remote(5))

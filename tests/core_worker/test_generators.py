@@ -22,7 +22,7 @@ def count(n: int) -> Iterator[int]:
     yield from range(n)
 
 
-def test_a_generator_streams_by_default(cluster: Path) -> None:
+def test_a_generator_streams_by_default(module_cluster: Path) -> None:
     stream = count.remote(100)
     assert isinstance(stream, nbray.ObjectRefGenerator)
     assert [nbray.get(ref) for ref in stream] == list(range(100))
@@ -32,7 +32,7 @@ def test_a_generator_streams_by_default(cluster: Path) -> None:
     assert nbray.get(stream.completed(), timeout=30) is None
 
 
-def test_items_come_before_the_task_ends(cluster: Path) -> None:
+def test_items_come_before_the_task_ends(module_cluster: Path) -> None:
     @nbray.remote
     def slow(gate: str) -> Iterator[str]:
         yield "first"
@@ -40,7 +40,7 @@ def test_items_come_before_the_task_ends(cluster: Path) -> None:
             time.sleep(0.01)
         yield "second"
 
-    gate = cluster / "gate"
+    gate = module_cluster / "gate"
     stream = slow.remote(str(gate))
     assert nbray.get(next(stream), timeout=30) == "first"
     assert not stream.next_ready()
@@ -51,7 +51,7 @@ def test_items_come_before_the_task_ends(cluster: Path) -> None:
         gate.unlink()
 
 
-def test_an_exception_is_the_last_item(cluster: Path) -> None:
+def test_an_exception_is_the_last_item(module_cluster: Path) -> None:
     @nbray.remote
     def breaks() -> Iterator[int]:
         yield 1
@@ -67,7 +67,7 @@ def test_an_exception_is_the_last_item(cluster: Path) -> None:
         nbray.get(stream.completed(), timeout=30)
 
 
-def test_back_pressure_holds_the_worker_back(cluster: Path) -> None:
+def test_back_pressure_holds_the_worker_back(module_cluster: Path) -> None:
     @nbray.remote
     class Seen:
         def __init__(self) -> None:
@@ -93,7 +93,7 @@ def test_back_pressure_holds_the_worker_back(cluster: Path) -> None:
     assert [nbray.get(ref, timeout=30) for ref in stream] == list(range(1, 20))
 
 
-def test_large_items_are_freed_when_the_reader_goes(cluster: Path) -> None:
+def test_large_items_are_freed_when_the_reader_goes(module_cluster: Path) -> None:
     @nbray.remote
     def arrays(n: int) -> Iterator[np.ndarray]:
         for i in range(n):
@@ -113,7 +113,7 @@ def test_large_items_are_freed_when_the_reader_goes(cluster: Path) -> None:
     wait_until(lambda: objects() == 0, "all to be freed")
 
 
-def test_a_stream_goes_on_after_its_worker_died(cluster: Path, tmp_path: Path) -> None:
+def test_a_stream_goes_on_after_its_worker_died(module_cluster: Path, tmp_path: Path) -> None:
     @nbray.remote(max_retries=1)
     def fragile(marker: str) -> Iterator[int]:
         for i in range(6):
@@ -126,7 +126,7 @@ def test_a_stream_goes_on_after_its_worker_died(cluster: Path, tmp_path: Path) -
     assert [nbray.get(ref, timeout=30) for ref in stream] == list(range(6))
 
 
-def test_streams_of_actors_and_async_iteration(cluster: Path) -> None:
+def test_streams_of_actors_and_async_iteration(module_cluster: Path) -> None:
     @nbray.remote
     class Sync:
         def up_to(self, n: int) -> Iterator[int]:
@@ -146,14 +146,14 @@ def test_streams_of_actors_and_async_iteration(cluster: Path) -> None:
         assert asyncio.run(read(actor.up_to.remote(20))) == list(range(20))
 
 
-def test_wait_takes_generators(cluster: Path) -> None:
+def test_wait_takes_generators(module_cluster: Path) -> None:
     stream, ref = count.remote(1), nbray.put(1)
     ready, rest = nbray.wait([stream, ref], num_returns=2, timeout=30)
     assert ready == [stream, ref]
     assert rest == []
 
 
-def test_refs_inside_items_stay_alive(cluster: Path) -> None:
+def test_refs_inside_items_stay_alive(module_cluster: Path) -> None:
     @nbray.remote
     def nested(n: int) -> Iterator[list[nbray.ObjectRef]]:
         for i in range(n):
@@ -163,7 +163,7 @@ def test_refs_inside_items_stay_alive(cluster: Path) -> None:
     assert [int(nbray.get(inner, timeout=30)[0]) for (inner,) in items] == [0, 1, 2, 3]
 
 
-def test_dynamic_returns_come_all_at_once(cluster: Path) -> None:
+def test_dynamic_returns_come_all_at_once(module_cluster: Path) -> None:
     @nbray.remote(num_returns="dynamic")
     def some(n: int) -> Iterator[np.ndarray]:
         for i in range(n):
@@ -174,7 +174,7 @@ def test_dynamic_returns_come_all_at_once(cluster: Path) -> None:
     assert [int(nbray.get(ref, timeout=30)[0]) for ref in refs] == [0, 1, 2]
 
 
-def test_a_cancelled_stream_ends_with_the_error(cluster: Path) -> None:
+def test_a_cancelled_stream_ends_with_the_error(module_cluster: Path) -> None:
     @nbray.remote
     def endless() -> Iterator[int]:
         i = 0
@@ -191,7 +191,7 @@ def test_a_cancelled_stream_ends_with_the_error(cluster: Path) -> None:
             nbray.get(ref, timeout=30)
 
 
-def test_a_generator_cannot_be_an_argument_and_the_error_is_short(cluster: Path) -> None:
+def test_a_generator_cannot_be_an_argument_and_the_error_is_short(module_cluster: Path) -> None:
     @nbray.remote
     def items() -> Iterator[int]:
         yield 1
@@ -208,7 +208,7 @@ def test_a_generator_cannot_be_an_argument_and_the_error_is_short(cluster: Path)
     assert nbray.get(next(stream)) == 1
 
 
-def test_an_async_reader_that_gave_up_once_reads_on(cluster: Path, tmp_path: Path) -> None:
+def test_an_async_reader_that_gave_up_once_reads_on(module_cluster: Path, tmp_path: Path) -> None:
     @nbray.remote
     def items() -> Iterator[int]:
         while not (tmp_path / "go").exists():
@@ -245,7 +245,7 @@ def seen(refs: list[nbray.ObjectRef]) -> list[object]:
 
 
 def test_values_before_an_error_stay_and_those_after_the_last_are_left_out(
-    cluster: Path, capfd: pytest.CaptureFixture[str]
+    module_cluster: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wrong = "Task returned 1 objects, but num_returns=3."
     assert seen(three.remote(1, True)) == [0, "afterwards", "afterwards"]
@@ -278,7 +278,7 @@ def test_values_before_an_error_stay_and_those_after_the_last_are_left_out(
 
 
 def test_a_generator_that_is_run_again_makes_its_values_again(
-    cluster: Path, tmp_path: Path
+    module_cluster: Path, tmp_path: Path
 ) -> None:
     @nbray.remote(num_returns=2, max_retries=3, retry_exceptions=[ValueError])
     def flaky(runs: Path) -> Iterator[np.ndarray]:
@@ -301,7 +301,7 @@ def test_streams_of_what_yields_nothing_are_refused() -> None:
             nbray.remote(num_returns=num_returns)(len)
 
 
-def test_a_stream_may_be_as_far_ahead_as_it_can(cluster: Path) -> None:
+def test_a_stream_may_be_as_far_ahead_as_it_can(module_cluster: Path) -> None:
     @nbray.remote
     class Actor:
         def up_to(self, n: int) -> Iterator[int]:
@@ -318,7 +318,7 @@ def test_a_stream_may_be_as_far_ahead_as_it_can(cluster: Path) -> None:
         assert not stream.next_ready() and nbray.wait([stream], timeout=30)[0] == [stream]
 
 
-def test_each_item_has_one_of_many_readers(cluster: Path, tmp_path: Path) -> None:
+def test_each_item_has_one_of_many_readers(module_cluster: Path, tmp_path: Path) -> None:
     @nbray.remote
     def items(n: int) -> Iterator[int]:
         while not (tmp_path / "go").exists():

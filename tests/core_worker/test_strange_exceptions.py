@@ -191,7 +191,7 @@ def got(ref: Any) -> Any:
     return caught.value
 
 
-def test_an_exception_is_one_of_its_class_with_its_fields(cluster: Path) -> None:
+def test_an_exception_is_one_of_its_class_with_its_fields(module_cluster: Path) -> None:
     actor = Actor.remote()
     for name, (kind, _make, fields) in KINDS.items():
         for ref in (fails.remote(name), actor.fails_later.remote(name)):
@@ -217,7 +217,7 @@ def test_an_exception_is_one_of_its_class_with_its_fields(cluster: Path) -> None
         fails.remote("refuses").future().result(timeout=30)
 
 
-def test_what_led_to_an_exception_comes_along(cluster: Path) -> None:
+def test_what_led_to_an_exception_comes_along(module_cluster: Path) -> None:
     chained = nbray.remote(_from)
     cause = got(chained.remote(NoArguments)).cause
     assert isinstance(cause.__cause__, NoArguments) and cause.__suppress_context__
@@ -236,7 +236,7 @@ def test_what_led_to_an_exception_comes_along(cluster: Path) -> None:
     assert isinstance(cause.__context__, KeyError) and not cause.__suppress_context__
 
 
-def test_a_group_with_an_interrupt_is_a_group_of_errors(cluster: Path) -> None:
+def test_a_group_with_an_interrupt_is_a_group_of_errors(module_cluster: Path) -> None:
     @nbray.remote
     def group() -> None:
         raise BaseExceptionGroup("two", [ValueError("a"), KeyboardInterrupt()])
@@ -262,7 +262,7 @@ def ends_the_loop() -> None:
     raise StopAsyncIteration
 
 
-def test_a_task_ends_nobodys_loop(cluster: Path) -> None:
+def test_a_task_ends_nobodys_loop(module_cluster: Path) -> None:
     refs = [first.remote(items) for items in ([1], [], [3])]
     with pytest.raises(RuntimeError, match="first raised StopIteration") as caught:
         list(map(nbray.get, refs))
@@ -302,7 +302,7 @@ def test_a_task_ends_nobodys_loop(cluster: Path) -> None:
             nbray.get(ref, timeout=30)
 
 
-def test_a_constructor_that_raises_what_is_false_has_failed(cluster: Path) -> None:
+def test_a_constructor_that_raises_what_is_false_has_failed(module_cluster: Path) -> None:
     class Empty(Exception):
         def __len__(self) -> int:
             return 0
@@ -351,7 +351,7 @@ def test_an_exception_that_cannot_be_read_here_is_its_text() -> None:
     assert "nowhere" in read.traceback_str
 
 
-def test_interrupts_in_a_worker_stay_there(cluster: Path) -> None:
+def test_interrupts_in_a_worker_stay_there(module_cluster: Path) -> None:
     for error in (KeyboardInterrupt(), asyncio.CancelledError()):
         assert isinstance(got(nbray.remote(_raise).remote(error)), TaskCancelledError)
 

@@ -33,7 +33,7 @@ class Adder:
         return self.sum, -self.sum
 
 
-def test_nothing_is_submitted_before_execute(cluster: Path, tmp_path: Path) -> None:
+def test_nothing_is_submitted_before_execute(module_cluster: Path, tmp_path: Path) -> None:
     @nbray.remote
     def mark() -> None:
         with open(tmp_path / "runs", "a") as file:
@@ -45,7 +45,7 @@ def test_nothing_is_submitted_before_execute(cluster: Path, tmp_path: Path) -> N
     assert (tmp_path / "runs").read_text() == "xx"
 
 
-def test_a_node_that_two_others_need_runs_once_for_each_execution(cluster: Path) -> None:
+def test_a_node_that_two_others_need_runs_once_for_each_execution(module_cluster: Path) -> None:
     adder = Adder.remote(0)
     shared = adder.add.bind(1)
     graph = MultiOutputNode([inc.bind(shared), inc.bind(shared, by=10)])
@@ -53,7 +53,7 @@ def test_a_node_that_two_others_need_runs_once_for_each_execution(cluster: Path)
     assert nbray.get(graph.execute(), timeout=30) == [3, 12]
 
 
-def test_an_actor_of_a_graph_is_made_when_it_is_executed(cluster: Path) -> None:
+def test_an_actor_of_a_graph_is_made_when_it_is_executed(module_cluster: Path) -> None:
     adder = Adder.options(num_cpus=0).bind(inc.bind(9))
     graph = adder.add.bind(5)
     assert nbray.get([graph.execute(), graph.execute()], timeout=30) == [15, 15]
@@ -64,7 +64,7 @@ def test_an_actor_of_a_graph_is_made_when_it_is_executed(cluster: Path) -> None:
         adder.nope.bind()
 
 
-def test_inputs_are_taken_whole_and_in_parts(cluster: Path) -> None:
+def test_inputs_are_taken_whole_and_in_parts(module_cluster: Path) -> None:
     with InputNode() as given:
         whole = inc.bind(inc.bind(given))
         parts = inc.bind(given[0], by=given.by)
@@ -77,7 +77,7 @@ def test_inputs_are_taken_whole_and_in_parts(cluster: Path) -> None:
         inc.bind(1).execute(2)
 
 
-def test_nodes_may_stand_in_lists_and_a_chain_may_be_long(cluster: Path) -> None:
+def test_nodes_may_stand_in_lists_and_a_chain_may_be_long(module_cluster: Path) -> None:
     assert nbray.get(total.bind([inc.bind(1), inc.bind(2)]).execute(), timeout=30) == 5
     node = inc.bind(0)
     for _ in range(1999):
@@ -90,7 +90,7 @@ def test_compiled_graphs_are_refused_in_words() -> None:
         inc.bind(1).experimental_compile()
 
 
-def test_an_actors_calls_are_made_in_the_order_of_their_binding(cluster: Path) -> None:
+def test_an_actors_calls_are_made_in_the_order_of_their_binding(module_cluster: Path) -> None:
     @nbray.remote
     class Sum:
         def __init__(self, value: int) -> None:

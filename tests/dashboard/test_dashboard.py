@@ -26,7 +26,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import websocket_connect
 
 import nbray
-from nbray.dashboard.gate import Doorkeeper
+from nbray.dashboard.gate import Authenticator
 from nbray.driver.context import NbrayContext
 from nbray.state.dashboard import LOGIN, LOGIN_S, Dashboard, api_key, check_key, make_key
 from nbray.testing import wait_until
@@ -223,8 +223,8 @@ def test_links_and_cookies_are_of_one_dashboard() -> None:
     mine = Dashboard("127.0.0.1:8265", "s1", b"token")
     now = 1000.0
 
-    def keeper(dashboard: Dashboard) -> Doorkeeper:
-        return Doorkeeper(dashboard, lambda: now)
+    def keeper(dashboard: Dashboard) -> Authenticator:
+        return Authenticator(dashboard, lambda: now)
 
     def key() -> str:
         return mine.login_link(now).partition("key=")[2]
@@ -274,7 +274,7 @@ def post(url: str, headers: dict[str, str]) -> int:
     "origin", ["http://evil.example", "null", "file://", "about:blank", "", "data:", "http://"]
 )
 def test_a_cookie_opens_nothing_to_other_origins(origin: str) -> None:
-    door = Doorkeeper(Dashboard("127.0.0.1:8265", "s1", b"token"))
+    door = Authenticator(Dashboard("127.0.0.1:8265", "s1", b"token"))
     key = door.dashboard.login_link(door.clock()).partition("key=")[2]
     cookie = {"Cookie": f"{door.cookie}={door.log_in(key)}", "Host": "127.0.0.1:8265"}
 

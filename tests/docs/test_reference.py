@@ -25,7 +25,8 @@ def missing(function: Any, doc: str, where: str) -> list[str]:
     names = parameters(function)
     found += [f"{where}: Args without {name}" for name in names if f"{name}:" not in told]
     gives = inspect.signature(function).return_annotation
-    if names and gives not in (None, "None", inspect.Signature.empty) and "Returns" not in known:
+    given = gives not in (None, "None", inspect.Signature.empty)
+    if names and given and not {"Returns", "Yields"} & known.keys():
         found.append(f"{where}: no Returns")
     if raises(function) and "Raises" not in known:
         found.append(f"{where}: no Raises")

@@ -25,7 +25,7 @@ from nbray.exceptions import (
     TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
-from nbray.jupyter_ext.pictures.formatters import Pictures
+from nbray.jupyter_ext.pictures.formatters import Formatters
 from nbray.testing import wait_until
 from nbray.util import (
     get_current_placement_group,
@@ -245,7 +245,7 @@ def test_a_group_that_does_not_fit_waits_and_says_why(
     assert table(never)["stats"]["scheduling_state"] == "INFEASIBLE"
     stats = rows[never.id.hex()].stats
     assert stats is not None and stats["scheduling_state"] == "INFEASIBLE"
-    title, facts = Pictures(lambda origin: "").placement_group(never)
+    title, facts = Formatters(lambda origin: "").placement_group(never)
     assert never.id.hex()[:12] in title and ("bundle 0", "CPU 100, not placed") in facts
     assert "what is free now" in table(second)["reasons"][0]
     remove_placement_group(first)

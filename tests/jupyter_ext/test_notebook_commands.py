@@ -110,7 +110,7 @@ def test_a_detached_cluster_outlives_its_kernel(
 
 
 def test_a_cell_runs_once_on_every_node(notebook: Notebook) -> None:
-    added = notebook.run("from nbray.util.local_nodes import add_node\nadd_node(num_cpus=1)")
+    added = notebook.run("from nbray.driver.local_nodes import add_node\nadd_node(num_cpus=1)")
     notebook.wait(lambda: "2 nodes" in notebook.run("%nbray status").result, "the second node")
     base = notebook.run("base = 40")
     assert not base.error
@@ -130,7 +130,7 @@ def test_scale_adds_nodes_and_removes_idle_ones_but_asks_before_work_ends(
 ) -> None:
     assert "2 nodes" in notebook.run("%nbray scale 2 --num-cpus 1").result
     notebook.run(
-        "import nbray\nfrom nbray.util.local_nodes import added_nodes\n"
+        "import nbray\nfrom nbray.driver.local_nodes import added_nodes\n"
         "from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Here\n"
         "@nbray.remote\nclass Desk:\n    def sit(self):\n        return 1\n"
         "desk = Desk.options(scheduling_strategy=Here(added_nodes()[0], soft=False)).remote()\n"

@@ -41,7 +41,7 @@ def test_one_line_runs_remotely_and_has_a_value(notebook: Notebook) -> None:
     [
         ("%nbray statsu", "there is no command 'statsu'. Did you mean status?"),
         ("%nbray start --num-cpu 3", "there is no option --num-cpu. Did you mean --num-cpus?"),
-        ("%nbray start --num-cpus many", "argument --num-cpus: invalid float value: 'many'"),
+        ("%nbray start --num-cpus many", "argument --num-cpus: 'many' is not a number"),
         ("%nbray config gracee 3", "there is no setting 'gracee'."),
         ("%nbray objects --release nothing", "'nothing' keeps nothing in the object store"),
         ("%nbray start 'open", "no closing ' in"),

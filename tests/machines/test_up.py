@@ -16,7 +16,11 @@ from support.ssh_hosts import Hosts, ssh_hosts, why_not
 from nbray.testing import wait_until
 
 _REASON = why_not()
-pytestmark = [pytest.mark.skipif(bool(_REASON), reason=_REASON), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.skipif(bool(_REASON), reason=_REASON),
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+]
 
 HEAD, FIRST, SECOND = "10.77.7.11", "10.77.7.12", "10.77.7.13"
 SMALL = "--num-cpus=1 --object-store-memory=100000000"
@@ -127,7 +131,6 @@ def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(laptop: Laptop) -
     assert laptop.nbray("get-head-ip").stdout.split() == [HEAD]
 
 
-@pytest.mark.slow
 def test_a_set_up_command_that_fails_is_shown_and_the_others_go_on(laptop: Laptop) -> None:
     command = f"case $SSH_CONNECTION in *{SECOND}*) echo no disk of that name >&2; exit 4;; esac"
     laptop.write(worker_setup_commands=["echo fine", command])
@@ -140,7 +143,6 @@ def test_a_set_up_command_that_fails_is_shown_and_the_others_go_on(laptop: Lapto
     assert laptop.raylets().items() >= before.items() and 3 in laptop.raylets()
 
 
-@pytest.mark.slow
 def test_what_differs_is_changed_and_nothing_else(laptop: Laptop, tmp_path: Path) -> None:
     data = laptop.hosts.home(0) / "data"
     data.mkdir(exist_ok=True)
@@ -165,7 +167,6 @@ def test_what_differs_is_changed_and_nothing_else(laptop: Laptop, tmp_path: Path
     assert (laptop.hosts.home(0) / "back" / "a name.txt").read_text() == "second"
 
 
-@pytest.mark.slow
 def test_hosts_that_cannot_be_entered_are_told_with_the_reason(laptop: Laptop) -> None:
     keys = laptop.hosts.home(3) / ".ssh" / "authorized_keys"
     allowed = keys.read_text()
@@ -192,7 +193,6 @@ def test_hosts_that_cannot_be_entered_are_told_with_the_reason(laptop: Laptop) -
     assert set(laptop.raylets()) == {1, 2, 3}
 
 
-@pytest.mark.slow
 def test_a_worker_that_lost_its_power_is_started_by_up(laptop: Laptop) -> None:
     laptop.up()
     before = laptop.raylets()
@@ -221,7 +221,6 @@ print("found", nbray.get(nbray.get_actor("kept").name.remote(), timeout=60))
 """
 
 
-@pytest.mark.slow
 def test_a_head_that_lost_its_power_comes_back_with_its_tables(laptop: Laptop) -> None:
     laptop.up()
     before = laptop.raylets()
@@ -235,7 +234,6 @@ def test_a_head_that_lost_its_power_comes_back_with_its_tables(laptop: Laptop) -
     assert "found kept" in laptop.program(FIND)
 
 
-@pytest.mark.slow
 def test_an_interrupt_in_the_middle_is_mended_by_up_and_by_down(laptop: Laptop) -> None:
     laptop.write(setup_commands=["touch /tmp/began; sleep 120; touch /tmp/ended"])
     interrupt(laptop)
@@ -265,7 +263,6 @@ def interrupt(laptop: Laptop) -> None:
     assert not (hosts.tmp(2) / "ended").exists()
 
 
-@pytest.mark.slow
 def test_of_two_ups_at_once_one_is_refused_by_name(laptop: Laptop) -> None:
     laptop.write(setup_commands=["touch /tmp/began; while [ ! -e /tmp/go ]; do sleep 0.1; done"])
     began = laptop.hosts.tmp(1) / "began"
@@ -280,7 +277,57 @@ def test_of_two_ups_at_once_one_is_refused_by_name(laptop: Laptop) -> None:
     assert first.returncode == 0, output
 
 
-@pytest.mark.slow
+OPEN = """
+import sys, urllib.request
+from http.cookiejar import CookieJar
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+print(browser.open(sys.argv[1], timeout=60).status)
+"""
+
+
+def test_the_dashboard_is_reached_through_a_port_of_the_laptop(laptop: Laptop) -> None:
+    start = [one.replace("dashboard=0", "dashboard=1") for one in laptop.given[
+        "head_start_ray_commands"]]  # fmt: skip
+    laptop.write(
+        head_start_ray_commands=start, provider=laptop.given["provider"] | {"worker_ips": []}
+    )
+    laptop.up()
+    text = "echo $$ >/tmp/pid; exec nbray dashboard cluster.yaml -p 9000"
+    leading = laptop.hosts.start(0, "sh", "-c", text)
+    assert leading.stdout is not None
+    link = leading.stdout.readline().strip()
+    assert link.startswith("http://localhost:9000/login?key="), link
+    opened = laptop.hosts.run(0, "python", "-c", OPEN, link, timeout=90)
+    assert opened.stdout == "200\n", opened.stderr
+    laptop.hosts.run(0, "kill", "-INT", (laptop.hosts.tmp(0) / "pid").read_text().strip())
+    leading.communicate(timeout=60)
+    assert leading.returncode == 0
+
+
+NOTEBOOK = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_line_magic("load_ext", "nbray")
+shell.run_line_magic("nbray", "up cluster.yaml")
+shell.run_line_magic("nbray", "attach cluster.yaml")
+import nbray, os, time
+@nbray.remote
+def where():
+    time.sleep(0.2)
+    return os.uname().nodename
+print("ran on", len(set(nbray.get([where.remote() for _ in range(30)], timeout=60))), "hosts")
+shell.run_line_magic("nbray", "stop")
+"""
+
+
+def test_a_notebook_brings_a_cluster_up_and_joins_it(laptop: Laptop) -> None:
+    shown = laptop.hosts.run(0, "python", "-c", NOTEBOOK, timeout=200)
+    assert shown.returncode == 0, shown.stderr
+    assert f"{HEAD}: started" in shown.stdout and "4 nodes" in shown.stdout
+    assert "ran on 3 hosts" in shown.stdout
+    wait_until(lambda: not laptop.hosts.processes(0), "the end of the laptop's own node")
+
+
 def test_a_jump_host_and_another_port(laptop: Laptop) -> None:
     config = laptop.hosts.home(0) / "ssh_config"
     config.write_text(f"Host {FIRST}\n  ProxyJump {HEAD}\n")

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.nodes import join_here
 
 import nbray
 from nbray.exceptions import OutOfDiskError
@@ -139,7 +140,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(64, 1024), holder=st.sampled_from("PQ"))
     def lend(self, size: int, holder: str) -> None:
-        offset = self.table.lend_room(size, holder)
+        offset = self.table.lend_buffer(size, holder)
         if offset is not None:
             self.rooms.append((offset, offset + (size + 63) // 64 * 64, holder))
 
@@ -427,15 +428,8 @@ def test_room_of_a_killed_process_comes_back(small: Path) -> None:
 
 
 def test_a_spilled_value_is_read_by_another_node(session_root: Path) -> None:
-    from nbray.driver.joining import find_session
-    from nbray.launcher.local import join
-
-    facts = nbray.init(num_cpus=1, object_store_memory=STORE)
-    head, info = find_session(facts["address"])
-    far = join(
-        info["gcs_address"], resources={"CPU": 1, "far": 1}, token=head.token,
-        object_store_memory=20 * MB, fate_shared=True,
-    )  # fmt: skip
+    nbray.init(num_cpus=1, object_store_memory=STORE)
+    far = join_here({"far": 1}, 20 * MB)
     try:
         refs = [nbray.put(np.full(3 * MB // 8, i)) for i in range(30)]  # 90 MB
         sums = total.options(resources={"far": 1}).remote(*refs)  # all of it at once, in 20 MB

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.nodes import join_here
 
 import nbray
 from nbray.common.config import Config
@@ -34,12 +35,8 @@ def other(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runni
     """A node beside the head, with the resource "far", and a GCS of little patience."""
     for name, value in SHORT.items():
         monkeypatch.setenv(f"NBRAY_HEALTH_CHECK_{name}", value)
-    facts = nbray.init(num_cpus=1, object_store_memory=64 << 20)
-    head, info = find_session(facts["address"])
-    node = join(
-        info["gcs_address"], resources={"CPU": 1, "far": 1}, token=head.token,
-        object_store_memory=64 << 20, fate_shared=True,
-    )  # fmt: skip
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    node = join_here({"far": 1})
     yield node
     node.stop()
 
@@ -122,12 +119,8 @@ def test_a_node_that_died_while_there_was_no_gcs_is_dead_when_it_is_back(
 
 
 def test_a_raylet_that_has_ended_is_known_at_once(session_root: Path) -> None:
-    facts = nbray.init(num_cpus=1, object_store_memory=64 << 20)
-    head, info = find_session(facts["address"])
-    node = join(
-        info["gcs_address"], resources={"CPU": 1}, token=head.token,
-        object_store_memory=64 << 20, fate_shared=True,
-    )  # fmt: skip
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    node = join_here()
     raylet = psutil.Process(node.children[-1].pid)
     raylet.kill()
     wait_until(lambda: node.node_id not in alive(), "the node to be dead", 5)
@@ -169,11 +162,7 @@ def test_a_node_that_stands_still_is_named_and_the_others_answer(
     session_root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = nbray.init(num_cpus=1, object_store_memory=64 << 20)
-    head, info = find_session(facts["address"])
-    node = join(
-        info["gcs_address"], resources={"CPU": 1}, token=head.token,
-        object_store_memory=64 << 20, fate_shared=True,
-    )  # fmt: skip
+    node = join_here()
     raylet = psutil.Process(node.children[-1].pid)
     raylet.suspend()
     try:

@@ -21,6 +21,7 @@ from nbray.raylet.failures import fail
 from nbray.raylet.process import Process
 from nbray.raylet.server import Raylet
 from nbray.testing import wait_until
+from nbray.wire import group_messages as gm
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.aio import serve_unix
@@ -38,7 +39,7 @@ REQUESTS: list[tuple[m.Message, Any]] = [
     (m.RegisterDriver(ADDRESS, 1, "", [], "", ""), lambda a: (7, a.error)),
     (om.CreateObject(b"o", 1, ADDRESS), lambda a: (7, a.cause.text)),
     (om.GetObject(b"o", Stored(1, []), ADDRESS), lambda a: (7, a.cause.text)),
-    (m.CreateGroup(GroupSpec(b"g", [], "PACK", JOB)), lambda a: (7, a.error)),
+    (gm.CreateGroup(GroupSpec(b"g", [], "PACK", JOB)), lambda a: (7, a.error)),
 ]
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.nodes import join_here
 
 import nbray
-from nbray.driver.joining import find_session
-from nbray.launcher.local import RunningNode, join
+from nbray.launcher.local import RunningNode
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import (
     Exists,
@@ -35,12 +35,8 @@ MB = 1 << 20
 @pytest.fixture
 def second(session_root: Path) -> Iterator[RunningNode]:
     """A head node with one CPU, and this second node with two and the resource "far"."""
-    facts = nbray.init(num_cpus=1, object_store_memory=200 * MB)
-    head, info = find_session(facts["address"])
-    joined = join(
-        info["gcs_address"], resources={"CPU": 2, "far": 4}, token=head.token,
-        object_store_memory=200 * MB, fate_shared=True, labels={"zone": "far", "disk": "ssd"},
-    )  # fmt: skip
+    nbray.init(num_cpus=1, object_store_memory=200 * MB)
+    joined = join_here({"CPU": 2, "far": 4}, 200 * MB, labels={"zone": "far", "disk": "ssd"})
     try:
         yield joined
     finally:
@@ -86,8 +82,7 @@ def test_tasks_go_where_their_resource_is_and_where_room_is(second: RunningNode)
 def test_a_request_that_no_node_can_serve_warns_and_is_served_when_a_node_joins(
     session_root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    facts = nbray.init(num_cpus=1, object_store_memory=50 * MB)
-    head, info = find_session(facts["address"])
+    nbray.init(num_cpus=1, object_store_memory=50 * MB)
     pending = where.options(resources={"late": 1}).remote()
     said = ""
 
@@ -98,10 +93,7 @@ def test_a_request_that_no_node_can_serve_warns_and_is_served_when_a_node_joins(
 
     wait_until(warned, "a warning at the driver")
     assert "which lacks {'late': 1.0}" in said
-    late = join(
-        info["gcs_address"], resources={"CPU": 1, "late": 1}, token=head.token,
-        object_store_memory=50 * MB, fate_shared=True,
-    )  # fmt: skip
+    late = join_here({"late": 1}, 50 * MB)
     try:
         assert nbray.get(pending, timeout=20) == late.node_id
     finally:
@@ -221,7 +213,6 @@ def test_a_task_goes_where_its_large_arguments_lie(second: RunningNode) -> None:
 
 def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_root: Path) -> None:
     facts = nbray.init(num_cpus=1, object_store_memory=50 * MB)
-    head, info = find_session(facts["address"])
 
     @nbray.remote(num_cpus=1)
     class Holder:
@@ -233,10 +224,7 @@ def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_roo
     waits = Holder.remote()
     call = waits.where.remote()
     assert nbray.wait([call], timeout=1.5) == ([], [call])
-    late = join(
-        info["gcs_address"], resources={"CPU": 1}, token=head.token,
-        object_store_memory=50 * MB, fate_shared=True,
-    )  # fmt: skip
+    late = join_here(store=50 * MB)
     try:
         assert nbray.get(call, timeout=30) == late.node_id
     finally:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.nodes import join_here
 
 import nbray
 from nbray.driver.driver import current_driver
-from nbray.driver.joining import find_session
-from nbray.launcher.local import join
 from nbray.testing import wait_until
 from nbray.util.state import list_actors, list_demand
 
@@ -74,12 +73,8 @@ def test_what_waits_for_a_worker_that_does_not_start_says_so(
 
 
 def test_what_waits_on_a_node_that_stands_still_says_so(session_root: Path) -> None:
-    facts = nbray.init(num_cpus=1, object_store_memory=64 << 20)
-    head, info = find_session(facts["address"])
-    node = join(
-        info["gcs_address"], resources={"CPU": 1, "far": 2}, token=head.token,
-        object_store_memory=64 << 20, fate_shared=True,
-    )  # fmt: skip
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    node = join_here({"far": 2})
     assert current_driver() is not None
     raylet = psutil.Process(node.children[-1].pid)
     raylet.suspend()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psutil
 
+from nbray.driver.driver import current_driver
 from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import kill_node
@@ -11,18 +14,27 @@ from nbray.testing import kill_node
 MB = 1 << 20
 
 
+def join_here(
+    resources: dict[str, float] | None = None, store: int = 64 * MB, **options: Any
+) -> RunningNode:
+    """A second node of this driver's cluster on this machine, with one CPU unless it is said."""
+    driver = current_driver()
+    assert driver is not None
+    head, info = find_session(driver.address)
+    return join(
+        info["gcs_address"], resources={"CPU": 1} | (resources or {}), token=head.token,
+        object_store_memory=store, fate_shared=True, **options,
+    )  # fmt: skip
+
+
 class Far:
     """Nodes with the resource "far", one at a time, and how to kill one whole."""
 
     def __init__(self) -> None:
-        self._head, self._info = find_session("auto")
         self.node: RunningNode | None = None
 
     def start(self) -> None:
-        self.node = join(
-            self._info["gcs_address"], resources={"CPU": 1, "far": 4}, token=self._head.token,
-            object_store_memory=100 * MB, fate_shared=True,
-        )  # fmt: skip
+        self.node = join_here({"far": 4}, 100 * MB)
 
     def kill(self) -> None:
         """The raylet and its workers, as when a machine loses its power."""

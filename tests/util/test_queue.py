@@ -61,6 +61,11 @@ def out_of_time(queue: Queue, _path: Path) -> None:
         asyncio.run(asyncio.wait_for(queue.get_async(), 0.2))
 
 
+def readers(queue: Queue) -> int:
+    """How many wait for an item at this moment."""
+    return nbray.get(queue.actor.__ray_call__.remote(lambda self: len(self._readers)), timeout=30)
+
+
 def cancelled(queue: Queue, path: Path) -> None:
     ref = read.remote(queue, str(path))
     wait_until(path.exists, "the reader")
@@ -72,11 +77,12 @@ def cancelled(queue: Queue, path: Path) -> None:
 def killed(queue: Queue, path: Path) -> None:
     ref = read.remote(queue, str(path))
     wait_until(path.exists, "the reader")
-    time.sleep(0.2)  # it is to wait in the queue; earlier, there would be nothing to see
+    wait_until(lambda: readers(queue) == 1, "it to wait in the queue")
     nbray.cancel(ref, force=True)
     with pytest.raises((TaskCancelledError, WorkerCrashedError)):
         nbray.get(ref, timeout=20)
-    time.sleep(0.5)  # the queue is to hear of it; what comes before is on its way to the reader
+    # What comes before the queue has heard of it is on its way to the reader.
+    wait_until(lambda: readers(queue) == 0, "the queue to hear of it")
 
 
 @pytest.mark.parametrize("gives_up", [interrupted, limited, out_of_time, cancelled, killed])
@@ -108,11 +114,11 @@ def test_a_program_that_is_killed_while_it_reads_takes_no_item(queue: Queue, clu
     nbray.get(keeper.get.remote())
     reader = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert reader.stdout is not None and reader.stdout.readline()
-    time.sleep(0.3)  # as in `killed`
+    wait_until(lambda: readers(queue) == 1, "it to wait in the queue")
     reader.kill()
     reader.wait()
     reader.stdout.close()
-    time.sleep(0.5)
+    wait_until(lambda: readers(queue) == 0, "the queue to hear of it")
     queue.put("kept")
     assert queue.get(timeout=10) == "kept"
 

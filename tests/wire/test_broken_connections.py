@@ -15,12 +15,12 @@ from typing import Any, cast
 import psutil
 import pytest
 from support.cutting import my_port
+from support.nodes import join_here
 
 import nbray
 from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
-from nbray.driver.joining import find_session
-from nbray.launcher.local import RunningNode, join
+from nbray.launcher.local import RunningNode
 from nbray.testing import cut, wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import messages as m
@@ -31,12 +31,8 @@ from nbray.wire.records import Address
 def far(session_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningNode]:
     """A node beside the head, with the resource "far": processes talk to it by TCP."""
     monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
-    facts = nbray.init(num_cpus=1, object_store_memory=64 << 20)
-    head, info = find_session(facts["address"])
-    node = join(
-        info["gcs_address"], resources={"CPU": 2, "far": 8}, token=head.token,
-        object_store_memory=64 << 20, fate_shared=True,
-    )  # fmt: skip
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    node = join_here({"CPU": 2, "far": 8})
     yield node
     node.stop()
 

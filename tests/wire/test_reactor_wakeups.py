@@ -95,7 +95,9 @@ class World:
         self.woken += 1
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
-        if timeout != 0:  # as if without a limit
+        if timeout > 0:  # it was nudged: it looks again after a moment, whatever comes
+            self.pause(None, "a short poll", naps=True)
+        elif timeout < 0:
             self.pause(lambda: bool(self.woken or self.arrived), "a poll")
         return [(-1, 1)] * bool(self.woken) + [(-2, 1)] * bool(self.arrived)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from nbray.core_worker.decisions import Decisions, ToRaylet
 from nbray.core_worker.identity import Identity
-from nbray.wire.messages import CreateGroup, GroupState, RemoveGroup, WatchGroup
+from nbray.wire.group_messages import CreateGroup, GroupState, RemoveGroup, WatchGroup
 from nbray.wire.records import GroupSpec
 
 Then = Callable[[bool], None]

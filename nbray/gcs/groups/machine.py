@@ -43,7 +43,7 @@ from nbray.gcs.groups.life import GroupLife, State
 from nbray.scheduling.bundles import place
 from nbray.scheduling.explain import why_group_pending
 from nbray.wire.gcs_messages import BundleKey, BundleRequest, GroupRow
-from nbray.wire.messages import GroupState
+from nbray.wire.group_messages import GroupState
 from nbray.wire.records import GroupSpec, NodeInfo
 
 _REMOVED_KEPT = 1000

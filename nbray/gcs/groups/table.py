@@ -18,8 +18,8 @@ from nbray.gcs.groups.life import GroupLife, State
 from nbray.gcs.groups.machine import Groups, Now
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.wire import gcs_messages as g
+from nbray.wire.group_messages import GroupState
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
-from nbray.wire.messages import GroupState
 from nbray.wire.records import GroupSpec, JobConfig, NodeInfo
 
 logger = logging.getLogger(__name__)

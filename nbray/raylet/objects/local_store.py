@@ -1,11 +1,10 @@
 """This node's object store: the arena with its table, creations that wait, and the disk.
 
-A creation that finds no room waits in a queue while values go to disk (what goes is decided by
-`nbray.object_store.spilling`, `SpillFiles` writes it in threads). Those behind it may overtake
-it only when no room can be made: then the order does not help it, and they may fit. When nothing
-can go to disk, since all of it is read or written, the new value itself is written into a file, and
-so is one that is larger than the store. A creation fails when the disk has no room either and
-nothing made progress for ``store_full_wait_s``; the error names who holds the store.
+A creation that finds no room waits in a queue while values go to disk (`Spiller`). Those behind it
+may overtake it only when no room can be made: then the order does not help it, and they may fit.
+When nothing can go to disk, since all of it is read or written, the new value itself is written
+into a file, and so is one that is larger than the store. A creation fails when the disk has no room
+either and nothing made progress for ``store_full_wait_s``; the error names who holds the store.
 
 A value on disk is not brought back: its readers map the file, as they map the arena, so
 the kernel's page cache is shared by all of them, and reading needs no room here.
@@ -28,9 +27,10 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.object_store.allocator import aligned
 from nbray.object_store.arena import Arena, map_file
-from nbray.object_store.spilling import bytes_to_spill, next_batch
+from nbray.raylet.objects.holders import Holders
 from nbray.raylet.objects.sender import Part
-from nbray.raylet.objects.spill_files import DiskFullError, SpillFiles
+from nbray.raylet.objects.spill_files import SpillFiles
+from nbray.raylet.objects.spiller import Spiller
 from nbray.raylet.objects.table import ObjectTable, Place, Stored
 from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
@@ -42,19 +42,8 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _SOONEST_LOOK_S = 0.005
 _SLOW_LOOK_S = 0.5
-_WRITES_AT_ONCE = 2
 _PREFAULT_DELAY_S = 2.0
 _PREFAULT_STEP = 8 << 20
-_NAMED_HOLDERS = 5
-
-
-def _disk_is_full(error: DiskFullError) -> str:
-    return (
-        "Local disk is full\nThe object cannot be created because the local object store is full "
-        f"and the local disk's utilization is over capacity: {error}.\nDrop refs and arrays that "
-        "are not needed, start the node with a larger object_store_memory, or make room on the "
-        "disk."
-    )
 
 
 @dataclass(frozen=True)
@@ -92,19 +81,16 @@ class LocalStore:
         self._node_id = node_id
         self._config = config
         capacity = self.table.allocator.capacity
-        self._file_bytes = min(config.spill_file_bytes, capacity // 8)
-        self._room_bytes = min(config.put_room_bytes, capacity // 64)
+        self._buffer_bytes = min(config.put_room_bytes, capacity // 64)
         self._creations: list[_Creation] = []
         self._in_files: list[_Creation] = []
         self._background = Background()
         self._retry: asyncio.TimerHandle | None = None
-        self._writes: set[asyncio.Task[None]] = set()
-        self._disk_error: Cause | None = None
-        self._disk_rests_until = 0.0
-        self._disk_refused = 0
-        self._last_progress = self._last_change = 0.0
+        self._spiller = Spiller(self.arena, self.table, self.files, config, self.serve)
+        self._last_change = 0.0
         self._needed = 0
-        self._names: dict[bytes, str] = {}
+        self._holders = Holders(node_id, self.table)
+        self.introduce = self._holders.introduce
 
     def start(self) -> None:
         """Get memory for the first part of the arena soon, if the machine has plenty."""
@@ -125,10 +111,6 @@ class LocalStore:
                 return
             self.arena.prefault(offset, min(_PREFAULT_STEP, end - offset))
 
-    def introduce(self, process: Process, name: str) -> None:
-        """A process of this node, by the name that errors call it."""
-        self._names[process.worker_id] = name
-
     def handlers(self) -> Handlers:
         """What processes ask and say of the store."""
         return {
@@ -136,8 +118,8 @@ class LocalStore:
             om.SealObject: self.seal,
             om.UnpinObjects: self.unpin,
             om.ObjectWritten: self.written,
-            om.RequestRoom: self.lend_room,
-            om.ReturnRoom: self.return_room,
+            om.RequestBuffer: self.lend_buffer,
+            om.ReturnBuffer: self.return_buffer,
         }
 
     def stats(self) -> dict[str, float]:
@@ -205,18 +187,19 @@ class LocalStore:
             else:
                 waiting.append(creation)
                 hold_back = hold_back or (
-                    self._can_make_room()
+                    self._spiller.can_make_room()
                     and creation.size <= self.table.allocator.capacity
                     and not self.table.is_busy(creation.object_id)
                 )
         self._creations = waiting
-        self._spill()
+        capacity = self.table.allocator.capacity
+        self._spiller.spill(sum(aligned(c.size) for c in waiting if c.size <= capacity))
         self._clear_up()
         if waiting and self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._serve_again)
-            for holder in self.table.room_holders:
+            for holder in self.table.buffer_holders:
                 if isinstance(holder, Process):
-                    holder.send(om.ReclaimRoom())
+                    holder.send(om.ReclaimBuffer())
 
     def _created(self, creation: _Creation, room: Room) -> None:
         if self.is_gone(creation.owner):  # it ends as soon as it is complete
@@ -228,35 +211,27 @@ class LocalStore:
         now = time.monotonic()
         if creation.secondary:
             return False
-        if now < self._disk_rests_until and creation.size >= self._disk_refused:
+        if not self._spiller.takes(creation.size):
             return False
         if self.table.is_busy(creation.object_id):
             return False
         if creation.size > self.table.allocator.capacity:
             return True
-        if self._can_make_room():
+        if self._spiller.can_make_room():
             return False
         state = self.table.state(0)
         if state.used - state.clean < self._needed:
             self._last_change = now
         self._needed = state.used - state.clean
         patience = self._config.store_to_disk_wait_s
-        if self.table.room_holders:  # they are asked to return it
+        if self.table.buffer_holders:  # they are asked to return it
             return now - creation.since >= patience
-        return now - max(self._last_change, self._last_progress) >= patience or (
+        return now - max(self._last_change, self._spiller.last_progress) >= patience or (
             now - creation.since >= patience
         )
 
     async def _create_in_file(self, creation: _Creation) -> None:
-        place = None
-        try:
-            place = await self.files.new_value(creation.size, self._file_bytes)
-            self._disk_error = None
-        except DiskFullError as error:
-            self._rest(_disk_is_full(error), creation.size)
-        except OSError as error:
-            self._rest(f"The disk failed: {error}.")
-            logger.error("A value of %d bytes has no room: %s.", creation.size, error)
+        place = await self._spiller.place(creation.size)
         wanted = creation in self._in_files
         if wanted:
             self._in_files.remove(creation)
@@ -285,19 +260,14 @@ class LocalStore:
             evicted, table.evicted = table.evicted, []
             self.on_evicted(evicted)
 
-    def _can_make_room(self) -> bool:
-        if self._writes:
-            return True
-        return time.monotonic() >= self._disk_rests_until and any(True for _ in self.table.dirty())
-
     def _refusal(self, creation: _Creation) -> Cause | None:
         """Why a creation that did not fit will not be served; None when it waits on."""
         capacity = self.table.allocator.capacity
         if creation.secondary and creation.size > capacity:
             return Cause(CauseKind.STORE_FULL, "it is larger than the store")
-        if creation.size <= capacity and self._can_make_room():
+        if creation.size <= capacity and self._spiller.can_make_room():
             return None
-        waited = time.monotonic() - max(creation.since, self._last_progress)
+        waited = time.monotonic() - max(creation.since, self._spiller.last_progress)
         if not creation.secondary and waited < self._config.store_full_wait_s:
             return None
         if self.table.is_busy(creation.object_id):
@@ -306,35 +276,11 @@ class LocalStore:
                 f"Object {creation.object_id.hex()} was not made again: for {waited:.0f} s its "
                 "earlier value was being read or written.",
             )
-        if self._disk_error is not None:
-            text = f"{self._disk_error.text}\nObject size is {creation.size} bytes."
-            return Cause(self._disk_error.kind, f"{text}\n{self._holders()}")
+        error = self._spiller.error
+        if error is not None:
+            text = f"{error.text}\nObject size is {creation.size} bytes.\n{self._holders.text()}"
+            return Cause(error.kind, text)
         return Cause(CauseKind.STORE_FULL, "the store is full") if creation.secondary else None
-
-    def _holders(self) -> str:
-        """Who holds the store, for people."""
-        allocator = self.table.allocator
-        lines = [
-            f"Node {self._node_id.hex()[:8]} (pid {os.getpid()}): {allocator.used / 1e6:.1f} of "
-            f"{allocator.capacity / 1e6:.1f} MB are in use. The largest objects:"
-        ]
-        for object_id, stored in self.table.largest(_NAMED_HOLDERS):
-            lines.append(f"  {stored.size / 1e6:.1f} MB  {object_id.hex()}  {self._story(stored)}")
-        return "\n".join(lines)
-
-    def _story(self, stored: Stored) -> str:
-        parts = [f"owned by {self._name(stored.owner_id)}"]
-        if stored.label:
-            parts.append(f"made by {stored.label}")
-        if not stored.sealed:
-            parts.append("being written")
-        if stored.pins:
-            readers = [self._name(p.worker_id) for p in stored.pins if isinstance(p, Process)]
-            parts.append("read by " + ", ".join(readers or ["this raylet"]))
-        return ", ".join(parts)
-
-    def _name(self, worker_id: bytes) -> str:
-        return self._names.get(worker_id, f"process {worker_id.hex()[:8]} of another node")
 
     def seal(self, _process: Process, message: om.SealObject) -> None:
         """The object is complete: its readers go on."""
@@ -342,17 +288,15 @@ class LocalStore:
         self.on_change(message.object_id)
         self.serve()
 
-    # --- room in advance --------------------
+    # --- allocation buffers --------------------
 
-    def lend_room(self, process: Process, _message: om.RequestRoom) -> None:
+    def lend_buffer(self, process: Process, _message: om.RequestBuffer) -> None:
         """A process that puts many values wants room for them, unless room is scarce."""
         offset = None
-        if not self._creations and not bytes_to_spill(
-            self.table.state(0), self._config.object_spilling_threshold
-        ):
-            offset = self.table.lend_room(self._room_bytes, process)
+        if not self._creations and not self._spiller.is_needed():
+            offset = self.table.lend_buffer(self._buffer_bytes, process)
         self._clear_up()
-        process.send(om.RoomLent(offset or 0, 0 if offset is None else self._room_bytes))
+        process.send(om.BufferLent(offset or 0, 0 if offset is None else self._buffer_bytes))
 
     def written(self, process: Process, message: om.ObjectWritten) -> None:
         """A process wrote an object into room that it had."""
@@ -366,61 +310,11 @@ class LocalStore:
         self.on_change(message.object_id)
         self.serve()
 
-    def return_room(self, process: Process, message: om.ReturnRoom) -> None:
+    def return_buffer(self, process: Process, message: om.ReturnBuffer) -> None:
         """A process does not need its room any more."""
-        if not self.table.return_room(message.offset, message.size, process):
+        if not self.table.return_buffer(message.offset, message.size, process):
             process.connection.close("it returned room that it does not have")
         self.serve()
-
-    # --- to disk --------------------
-
-    def _spill(self) -> None:
-        capacity = self.table.allocator.capacity
-        wanted = sum(aligned(c.size) for c in self._creations if c.size <= capacity)
-        while len(self._writes) < _WRITES_AT_ONCE and time.monotonic() >= self._disk_rests_until:
-            missing = bytes_to_spill(
-                self.table.state(wanted), self._config.object_spilling_threshold
-            )
-            batch = next_batch(self.table.dirty(), missing, self._file_bytes)
-            if not batch:
-                return
-            values = [
-                self.arena.view(self.table.start_moving(object_id), size)
-                for object_id, size in batch
-            ]
-            object_ids = [object_id for object_id, _ in batch]
-            write = asyncio.get_running_loop().create_task(self._write(object_ids, values))
-            self._writes.add(write)
-            write.add_done_callback(self._written)
-
-    async def _write(self, object_ids: list[bytes], values: list[memoryview]) -> None:
-        places: list[Place | None] = [None] * len(object_ids)
-        try:
-            places[:] = await self.files.write(values, self._file_bytes)
-            self._last_progress = time.monotonic()
-            if self._last_progress >= self._disk_rests_until:  # not one that began before it
-                self._disk_error = None
-        except DiskFullError as error:
-            self._rest(_disk_is_full(error))
-            logger.warning("Values stay in memory: %s.", error)
-        except OSError as error:
-            self._rest(f"The disk failed: {error}.")
-            logger.error("Values stay in memory: %s.", error)
-        finally:
-            for object_id, place in zip(object_ids, places, strict=True):
-                self.table.moved(object_id, place)
-
-    def _rest(self, text: str, refused: int = 0) -> None:
-        """Leave the disk alone for a while, with all that has at least ``refused`` bytes."""
-        self._disk_refused = refused
-        self._disk_error = Cause(CauseKind.DISK_FULL, text)
-        self._disk_rests_until = time.monotonic() + self._config.spill_retry_s
-
-    def _written(self, write: asyncio.Task[None]) -> None:
-        self._writes.discard(write)
-        if not write.cancelled():
-            write.result()
-            self.serve()
 
     # --- reading --------------------
 
@@ -466,7 +360,7 @@ class LocalStore:
         Raises:
             DiskFullError: there is none. OSError: the disk failed.
         """
-        place = await self.files.new_value(size, self._file_bytes)
+        place = await self._spiller.place_for_copy(size)
         return place, map_file(self.files.path(place), place.offset, size, writable=True)
 
     # --- ends --------------------
@@ -506,5 +400,5 @@ class LocalStore:
             )
             return
         self.table.process_gone(process)
-        self._names.pop(process.worker_id, None)
+        self._holders.forget(process)
         self.serve()

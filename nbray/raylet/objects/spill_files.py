@@ -12,7 +12,6 @@ import errno
 import logging
 import mmap
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -51,9 +50,6 @@ class SpillFiles:
         self._capacity_threshold = capacity_threshold
         self._open_file: _SpillFile | None = None
         self._threads = ThreadPoolExecutor(_THREADS, "spill")
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < hard:  # each file is a descriptor
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def write(self, values: Sequence[memoryview], file_bytes: int) -> list[Place]:
         """Write values into a file of about ``file_bytes``; they must not change meanwhile.

@@ -65,7 +65,7 @@ class ObjectTable:
         self._clean_bytes = 0
         self._moving_bytes = 0
         self._spilled_bytes = 0
-        self._rooms: dict[int, Hashable] = {}
+        self._buffers: dict[int, Hashable] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -180,34 +180,34 @@ class ObjectTable:
             self.abort(object_id)
             self.free(object_id)
 
-    # --- room in advance --------------------
+    # --- allocation buffers --------------------
 
-    def lend_room(self, size: int, holder: Hashable) -> int | None:
+    def lend_buffer(self, size: int, holder: Hashable) -> int | None:
         """A block that ``holder`` will put objects into by itself; None when none is free.
 
-        No byte of it is anybody else's until it was `take_room`-ed, or the holder has ended.
+        No byte of it is anybody else's until it was `cut_buffer`-ed, or the holder has ended.
         """
         offset = self.allocator.allocate(size)
         if offset is not None:
-            self._rooms[offset] = holder
+            self._buffers[offset] = holder
         return offset
 
-    def take_room(self, offset: int, size: int, holder: Hashable) -> bool:
+    def cut_buffer(self, offset: int, size: int, holder: Hashable) -> bool:
         """Cut a block out of room that ``holder`` has; False when it is not all the holder's."""
         end = offset + aligned(size)
-        for start, owner in self._rooms.items():
+        for start, owner in self._buffers.items():
             room_end = start + self.allocator.size_of(start)
             if owner == holder and start <= offset and end <= room_end:
                 break
         else:
             return False
-        del self._rooms[start]
+        del self._buffers[start]
         if start < offset:
             self.allocator.split(start, offset)
-            self._rooms[start] = holder
+            self._buffers[start] = holder
         if end < room_end:
             self.allocator.split(offset, end)
-            self._rooms[end] = holder
+            self._buffers[end] = holder
         return True
 
     def add_written(
@@ -223,7 +223,7 @@ class ObjectTable:
 
         One that exists stays as it is: its readers see it, and the values are equal.
         """
-        if not self.take_room(offset, size, creator):
+        if not self.cut_buffer(offset, size, creator):
             return False
         if object_id in self._objects:
             self.allocator.free(offset)
@@ -233,17 +233,17 @@ class ObjectTable:
         self._settle(object_id, stored)
         return True
 
-    def return_room(self, offset: int, size: int, holder: Hashable) -> bool:
+    def return_buffer(self, offset: int, size: int, holder: Hashable) -> bool:
         """The holder does not need that part of its room; False when it is not the holder's."""
-        taken = self.take_room(offset, size, holder)
+        taken = self.cut_buffer(offset, size, holder)
         if taken:
             self.allocator.free(offset)
         return taken
 
     @property
-    def room_holders(self) -> set[Hashable]:
-        """Who has room in advance."""
-        return set(self._rooms.values())
+    def buffer_holders(self) -> set[Hashable]:
+        """Who has an allocation buffer."""
+        return set(self._buffers.values())
 
     # --- reading --------------------
 
@@ -339,15 +339,15 @@ class ObjectTable:
 
     def holds(self, holder: Hashable) -> bool:
         """Whether a process may read or write any block now."""
-        return holder in self.room_holders or any(
+        return holder in self.buffer_holders or any(
             holder in stored.pins or (not stored.sealed and stored.creator == holder)
             for stored in self._objects.values()
         )
 
     def process_gone(self, holder: Hashable) -> None:
         """Drop a process's pins, its room and what it was writing."""
-        for offset in [offset for offset, owner in self._rooms.items() if owner == holder]:
-            del self._rooms[offset]
+        for offset in [offset for offset, owner in self._buffers.items() if owner == holder]:
+            del self._buffers[offset]
             self.allocator.free(offset)
         for object_id, stored in list(self._objects.items()):
             pinned = stored.pins.pop(holder, None)

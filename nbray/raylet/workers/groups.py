@@ -19,7 +19,7 @@ from nbray.raylet.process import Handlers, Process
 from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.resource_set import ResourceSet
 from nbray.wire import gcs_messages as g
-from nbray.wire import messages as m
+from nbray.wire import group_messages as gm
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.records import GroupSpec
 
@@ -78,9 +78,9 @@ class GroupManager:
     def handlers(self) -> Handlers:
         """What processes ask of groups."""
         return {
-            m.CreateGroup: self.create,
-            m.WatchGroup: self.watch,
-            m.RemoveGroup: self.remove,
+            gm.CreateGroup: self.create,
+            gm.WatchGroup: self.watch,
+            gm.RemoveGroup: self.remove,
         }
 
     # --- for the GCS --------------------
@@ -92,19 +92,19 @@ class GroupManager:
         for key in request.commit:
             self._resources.commit(key.group_id, key.index)
         wanted: dict[bytes, list[g.BundleRequest]] = {}
-        for wish in request.reserve:
-            wanted.setdefault(wish.key.group_id, []).append(wish)
+        for bundle in request.reserve:
+            wanted.setdefault(bundle.key.group_id, []).append(bundle)
         refused = []
-        for group_id, wishes in wanted.items():
-            bundles = {wish.key.index: wish.resources for wish in wishes}
+        for group_id, requested in wanted.items():
+            bundles = {bundle.key.index: bundle.resources for bundle in requested}
             if group_id in request.patient:  # also if another node refuses it this time
                 self._resources.keep_room(group_id, bundles, time.monotonic() + _KEPT_S)
             if not self._resources.reserve(group_id, bundles):
                 refused.append(group_id)
                 continue
-            for wish in wishes:
-                if wish.commit:
-                    self._resources.commit(group_id, wish.key.index)
+            for bundle in requested:
+                if bundle.commit:
+                    self._resources.commit(group_id, bundle.key.index)
         self._leases.bundles_changed(lacking=bool(refused))
         if request.release:
             self._leases.on_nodes_changed()  # what waits in them goes elsewhere, or fails
@@ -117,19 +117,19 @@ class GroupManager:
 
     # --- for drivers and workers --------------------
 
-    def create(self, process: Process, message: m.CreateGroup) -> None:
+    def create(self, process: Process, message: gm.CreateGroup) -> None:
         """Register a group; its process hears when it is created."""
         group_id = message.spec.group_id
         self._create[group_id] = message.spec
         self._asked.setdefault(group_id, []).append(process)
         self._pass_soon()
 
-    def remove(self, _process: Process, message: m.RemoveGroup) -> None:
+    def remove(self, _process: Process, message: gm.RemoveGroup) -> None:
         """Remove a group, after all that was asked before."""
         self._remove.append(message.group_id)
         self._pass_soon()
 
-    async def watch(self, process: Process, message: m.WatchGroup) -> None:
+    async def watch(self, process: Process, message: gm.WatchGroup) -> None:
         """Tell a process when a group is created or removed."""
         await self._watch({message.group_id: [process]})
 
@@ -155,7 +155,7 @@ class GroupManager:
             except RpcError as error:
                 logger.warning("The GCS did not hear of placement groups: %s", error)
                 reply = g.GroupStates(
-                    [m.GroupState(group_id, "REMOVED", str(error)) for group_id in create]
+                    [gm.GroupState(group_id, "REMOVED", str(error)) for group_id in create]
                 )
             waiting: dict[bytes, list[Process]] = {}
             for state in reply.states:
@@ -177,7 +177,7 @@ class GroupManager:
                 for process in waiting.pop(state.group_id, ()):
                     process.send(state)
 
-    async def _wait(self, group_ids: list[bytes]) -> list[m.GroupState]:
+    async def _wait(self, group_ids: list[bytes]) -> list[gm.GroupState]:
         try:
             reply = await self._gcs.call(
                 "WaitGroups", g.WaitGroups(group_ids), g.GroupStates, _WAIT_S

@@ -1,0 +1,98 @@
+"""nbray as the engine behind a notebook: each part of `nbray.notebook` by what nbray has for it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nbray.calls.function_pickles import new_epoch, set_wrapper
+from nbray.common.ids import TaskID
+from nbray.driver import local_nodes, output, task_counts
+from nbray.driver.context import NbrayContext
+from nbray.driver.driver import current_driver
+from nbray.driver.membership import cluster_now, membership
+from nbray.driver.own_memory import OwnMemory
+from nbray.notebook import Cluster, Code, DemandState, Engine, Listener, Nodes, Output, Tasks
+from nbray.state import local_state
+from nbray.state.lists import list_demand
+from nbray.state.logs import find_worker
+
+_START = "from nbray.cli import main; main()"
+_ADDRESS = re.compile(r"cluster (\S+:\d+)")
+
+
+class _Output:
+    begin_cell = staticmethod(output.set_origin)
+    print_plainly = staticmethod(output.print_plainly)
+    in_worker = staticmethod(output.in_worker)
+    display = staticmethod(output.display)
+
+    def listen(self, listener: Listener | None) -> None:
+        output.set_output_handler(listener)
+        output.set_warning_handler(listener.warn if listener is not None else None)
+        output.set_origin_finder(listener.number_here if listener is not None else lambda: 0)
+
+
+class _Tasks:
+    counts = staticmethod(task_counts.request_counts)
+    interrupt = staticmethod(local_state.cancel_tasks)
+    when_ended = staticmethod(local_state.when_ended)
+    describe = staticmethod(local_state.describe)
+
+    def unfinished(self, cell: int | None = None) -> list[TaskID]:
+        return local_state.unfinished_tasks() if cell is None else local_state.unfinished_of(cell)
+
+
+class _Code:
+    new_cell = staticmethod(new_epoch)
+    wrap = staticmethod(set_wrapper)
+
+
+class _Nodes:
+    added = staticmethod(local_nodes.added_nodes)
+    add = staticmethod(local_nodes.add_node)
+    remove = staticmethod(local_nodes.remove_node)
+
+
+class _Cluster:
+    nodes: Nodes = _Nodes()
+    context_type: type = NbrayContext
+    membership = staticmethod(membership)
+    now = staticmethod(cluster_now)
+    worker = staticmethod(find_worker)
+    join = staticmethod(local_nodes.join_from_here)
+
+    def demand(self, timeout: int) -> list[DemandState]:
+        return list_demand(timeout=timeout)
+
+    def logs(self) -> Path:
+        return local_state.session_dir() / "logs"
+
+    def context(self) -> NbrayContext:
+        driver = current_driver()
+        assert driver is not None, "only a kernel that is in a cluster asks"
+        return driver.context
+
+    def start_detached(self, words: Sequence[str]) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-c", _START, "start", *words],
+            capture_output=True, text=True, check=False, start_new_session=True,
+        )  # fmt: skip
+        found = _ADDRESS.search(ended.stdout)
+        if ended.returncode or found is None:
+            raise RuntimeError(ended.stderr.strip() or ended.stdout.strip())
+        return found[1]
+
+
+class _Nbray:
+    output: Output = _Output()
+    tasks: Tasks = _Tasks()
+    code: Code = _Code()
+    cluster: Cluster = _Cluster()
+    memory = OwnMemory
+
+
+ENGINE: Engine = _Nbray()

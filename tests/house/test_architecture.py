@@ -1,0 +1,43 @@
+"""ARCHITECTURE.md tells of what is there: each folder, and no file that is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs" / "internals").glob("*.md"))]
+PARTS = ("nbray", "jupyter_ext", "dashboard")
+
+
+def test_each_file_that_is_named_exists() -> None:
+    files = [
+        path.relative_to(ROOT).as_posix()
+        for part in (*PARTS, "tests", "benchmarks", "docs")
+        for path in (ROOT / part).rglob("*.py")
+    ]
+    lost = []
+    for page in PAGES:
+        for named in re.findall(r"`([\w/]+\.py)`", page.read_text()):
+            if not any(f"/{file}".endswith(f"/{named}") for file in files):
+                lost.append(f"{page.name}: {named}")
+    assert not lost, lost
+
+
+def test_each_folder_is_on_the_map_and_says_at_its_door_who_lives_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    told = set(re.findall(r"^\| `([\w/]+)` \|", text, flags=re.MULTILINE))
+    there = {
+        door.parent.relative_to(ROOT).as_posix()
+        for part in PARTS
+        for door in (ROOT / part).rglob("__init__.py")
+    }
+    within = ("nbray/compat/", "nbray/util/")  # Ray's paths, which say nothing of rooms
+    rooms = {room for room in there if not room.startswith(within)}
+    assert told == rooms, (sorted(rooms - told), sorted(told - rooms))
+    silent = [room for room in sorted(rooms) if not _door(room).startswith('"""')]
+    assert not silent, silent
+
+
+def _door(room: str) -> str:
+    return (ROOT / room / "__init__.py").read_text()
