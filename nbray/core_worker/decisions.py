@@ -70,9 +70,10 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class AttemptFailed(msgspec.Struct, frozen=True):
-    """One attempt failed with this error, and there will be another."""
+    """One attempt failed with this error, and there will be another, which ``spec`` is by then."""
 
     spec: TaskSpec
+    attempt: int
     error: Exception
 
 

@@ -105,7 +105,9 @@ class Edge:
             d.ToWorker: lambda told: self._peers.answer(told.worker_id, told.message),
             d.Connect: self._connect,
             d.Failed: lambda failed: self.fail(failed.spec, failed.error),
-            d.AttemptFailed: lambda failed: self._events.failed(failed.spec, failed.error),
+            d.AttemptFailed: lambda failed: self._events.failed(
+                failed.spec, failed.error, failed.attempt
+            ),
             d.AttemptRaised: lambda raised: self._endings.forget_attempt(
                 raised.spec, raised.worker_id, raised.done
             ),

@@ -423,7 +423,7 @@ class Leasing:
             if not (cause.again and self._retry_later(task, cause)):
                 self.refuse(task, task_error(cause))
         elif task.retries != 0:
-            self._decisions.append(AttemptFailed(task.spec, task_error(cause)))
+            self._decisions.append(AttemptFailed(task.spec, task.spec.attempt, task_error(cause)))
             self._retry(task)
         elif task.killed:
             self.refuse(task, cancelled(task.spec))
@@ -439,7 +439,7 @@ class Leasing:
         config = self._config
         if task.retries == 0 or task.out_of_memory == config.task_oom_retries:
             return False
-        self._decisions.append(AttemptFailed(task.spec, task_error(cause)))
+        self._decisions.append(AttemptFailed(task.spec, task.spec.attempt, task_error(cause)))
         delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**task.out_of_memory)
         task.out_of_memory += 1
         task.lease = None

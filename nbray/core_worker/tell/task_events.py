@@ -131,7 +131,7 @@ class TaskEventLog:
 
     # --- under the baton --------------------
 
-    def failed(self, spec: TaskSpec, error: Exception) -> None:
+    def failed(self, spec: TaskSpec, error: Exception, attempt: int = -1) -> None:
         """An attempt at a task of this owner failed, and no worker has told of it."""
         text, kind = str(error)[-_LONGEST_TEXT:], error_type(error)
         _, failed, cancelled = self._counts.get(spec.name, (0, 0, 0))
@@ -140,7 +140,10 @@ class TaskEventLog:
         else:
             failed += 1
         self._counts[spec.name] = (0, failed, cancelled)  # workers count what they replied to
-        self._add(_event(spec, "FAILED", 0.0, time.time(), kind, text))
+        event = _event(spec, "FAILED", 0.0, time.time(), kind, text)
+        if attempt >= 0:
+            event.attempt = attempt
+        self._add(event)
 
     def finished(self, task: PendingWork) -> None:
         """A worker has told of a long task what it knows; its owner knows when it came to be."""
