@@ -32,6 +32,9 @@ def why_not() -> str:
     if subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
         return "this root may not make network namespaces"
     subprocess.run(["ip", "netns", "del", name], check=True)
+    spaces = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    if subprocess.run(spaces, capture_output=True).returncode:
+        return "this root may not make namespaces of mounts and processes"
     return ""
 
 
