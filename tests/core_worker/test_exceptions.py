@@ -70,7 +70,7 @@ def test_the_errors_of_tasks(cluster: Path) -> None:
     assert isinstance(error, ValueError) and isinstance(error.cause, ValueError)
     assert re.fullmatch(r"nbray::boom\(\) \(pid=\d+, ip=[\d.]+\)", str(error).split("\n")[0])
     assert str(error).endswith("ValueError: no\n") and error.function_name == "boom"
-    assert error.pid != os.getpid() and "core_worker" not in error.traceback_str
+    assert error.pid != os.getpid() and "nbray/core_worker" not in error.traceback_str
 
     @nbray.remote
     def local() -> None:

@@ -153,8 +153,8 @@ def test_a_writer_that_is_killed_leaves_no_file(session_root: Path) -> None:
     @nbray.remote(max_retries=0)
     def die() -> None:
         core = current_core()
-        object_id = core.new_task_id() + bytes(4)
-        create = om.CreateObject(object_id, 100 * MB, core.address)
+        object_id = core.me.new_task_id() + bytes(4)
+        create = om.CreateObject(object_id, 100 * MB, core.me.address)
         created = core.peers.request(("create", object_id), create)
         assert created.path
         assert created.cause is None
