@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field, fields
 
-from .words import positive, size
+from nbray.options.option import size
+
+from .words import positive
 
 
 def _setting(default: object, help: str) -> object:
@@ -49,7 +51,7 @@ class Settings:
             return
         try:
             value = size(text) if name == "tell_bytes" else positive(text)
-        except argparse.ArgumentTypeError as error:
+        except (ValueError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{name}: {error}") from error
         setattr(self, name, value)
 

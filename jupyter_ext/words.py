@@ -8,8 +8,6 @@ from collections.abc import Iterable
 
 from IPython.core.error import UsageError
 
-from nbray.options.option import size as bytes_of
-
 
 def split(line: str, prog: str) -> list[str]:
     """The words of a line.
@@ -68,11 +66,3 @@ def positive(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
-
-
-def size(text: str) -> int:
-    """Bytes: ``1000000``, ``100MB``, ``2GiB``."""
-    try:
-        return bytes_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

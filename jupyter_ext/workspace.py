@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import nbray
 from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.notebook import engine
 
+from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
 from .cell.interrupts import CellTasks
@@ -39,12 +39,10 @@ class Workspace:
     """One notebook, its shell, and everything that its remote cells left here.
 
     Attributes:
-        key: under which actors keep the names of this notebook's cells.
         runs: the last remote cells, oldest first.
         sent: what their values left in the object store.
         setup: the set-up cells.
-        actor_reads: what the functions that cells defined in an actor read, by its name.
-        actors: the actors that ``%%remote --actor`` made, by name.
+        actors: those that its cells run in.
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
     """
@@ -58,9 +56,7 @@ class Workspace:
         self.runs: deque[RemoteRun] = deque(maxlen=_RUNS)
         self.sent = SentValues()
         self.setup: SetupCells = SetupCells()
-        self.key = os.urandom(8).hex()
-        self.actor_reads: dict[str, set[str]] = {}
-        self.actors: dict[str, nbray.ActorHandle] = {}
+        self.actors = CellActors()
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
         self._cluster = ""
@@ -115,7 +111,6 @@ class Workspace:
         self.sent.clear()
         self.setup.clear()
         self.actors.clear()
-        self.actor_reads.clear()
 
     def cell_label(self) -> str:
         """The number of the cell that runs now; IPython counts it before or after, by version."""
@@ -182,7 +177,7 @@ class Workspace:
 
     def rendered(self, error: BaseException, run: RemoteRun) -> BaseException:
         """``error``, which IPython now shows by the remote cell's lines instead of nbray's."""
-        lines = self.error_lines(error, run)
+        lines = [*self.error_lines(error, run), *run.where()]
         if isinstance(error, KeyboardInterrupt):
             self.tasks.handled = True
         shown: BaseException = self.errors.rendered(error, lines, f"remote cell {run.label}")

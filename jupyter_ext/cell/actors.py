@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from IPython.core.error import UsageError
 
 import nbray
 
 from ..worker.running import RemoteNamespace, run_in_actor
-from .run import Patience, RemoteRun
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
-    from .sending import ReadyCell
+from .run import RemoteRun
+from .sending import Wanted
+from .target import Order, Submitted
 
 _TASK_ONLY = ("name", "max_retries")
 
@@ -32,54 +32,76 @@ class ActorRun(RemoteRun):
         super().cancel(force)
 
 
-def find_or_make(
-    workspace: Workspace, name: str, options: Mapping[str, Any], make: bool
-) -> nbray.ActorHandle:
-    """The actor of that name; made when it is new and ``make``.
+class CellActors:
+    """The actors that this notebook's cells run in.
 
-    Raises:
-        UsageError: there is none, and it is not to be made.
+    Attributes:
+        key: under which they keep the names of its cells.
+        reads: what the functions that cells defined in an actor read, by its name.
     """
-    actor: nbray.ActorHandle
-    try:
-        actor = nbray.get_actor(name)
+
+    def __init__(self) -> None:
+        self.key = os.urandom(8).hex()
+        self.reads: dict[str, set[str]] = {}
+        self._made: dict[str, nbray.ActorHandle] = {}
+
+    def clear(self) -> None:
+        """The cluster has gone."""
+        self.reads.clear()
+        self._made.clear()
+
+    def find_or_make(self, name: str, options: Mapping[str, Any], make: bool) -> nbray.ActorHandle:
+        """The actor of that name; made when it is new and ``make``.
+
+        Raises:
+            UsageError: there is none, and it is not to be made.
+        """
+        actor: nbray.ActorHandle
+        try:
+            actor = nbray.get_actor(name)
+            return actor
+        except ValueError:
+            self._made.pop(name, None)
+            if not make:
+                raise UsageError(
+                    f"%%remote: there is no actor {name!r}; %%remote --actor {name} makes one."
+                ) from None
+        resources = {key: value for key, value in options.items() if key not in _TASK_ONLY}
+        actor = nbray.remote(RemoteNamespace).options(name=name, **resources).remote()
+        self._made[name] = actor
         return actor
-    except ValueError:
-        workspace.actors.pop(name, None)
-        if not make:
-            raise UsageError(
-                f"%%remote: there is no actor {name!r}; %%remote --actor {name} makes one."
-            ) from None
-    resources = {key: value for key, value in options.items() if key not in _TASK_ONLY}
-    actor = nbray.remote(RemoteNamespace).options(name=name, **resources).remote()
-    workspace.actors[name] = actor
-    return actor
 
 
-def submit_to_actors(
-    workspace: Workspace,
-    ready: ReadyCell,
-    actors: Mapping[str, nbray.ActorHandle],
-    patience: Patience,
-) -> tuple[RemoteRun, list[list[nbray.ObjectRef]]]:
-    """Run a prepared cell in each of these actors.
+class InActors:
+    """Once in each of these actors."""
 
-    Returns:
-        The run, and for each actor the refs of what comes back.
-    """
-    made = []
-    for actor in actors.values():
-        call = actor.__ray_call__.options(
-            num_returns=ready.cell.returns, name=f"cell {ready.label}"
-        )
-        refs = call.remote(
-            run_in_actor, workspace.key, ready.cell, workspace.setup.payload(), *ready.arguments
-        )
-        made.append(refs if isinstance(refs, list) else [refs])
-    run = ActorRun(
-        ready.label, [refs[0] for refs in made], ready.inputs, source=ready.text.source,
-        sent_bytes=ready.sent_bytes, patience=patience,
-    )  # fmt: skip
-    run.actors = tuple(actors.values())
-    workspace.runs.append(run)
-    return run, [refs[1:] for refs in made]
+    def __init__(
+        self,
+        wanted: Wanted,
+        known: CellActors,
+        names: Sequence[str],
+        options: Mapping[str, Any],
+        make: bool,
+    ) -> None:
+        """Find the actors, or make them with these options; raises as `find_or_make` does."""
+        self._known = known
+        self._actors = {name: known.find_or_make(name, options, make) for name in names}
+        later = {name for actor in self._actors for name in known.reads.get(actor, ())}
+        self.wanted = replace(wanted, also=later)
+
+    def submit(self, order: Order) -> Submitted:
+        """See `Target`."""
+        known, titles = self._known, list(self._actors)
+        for name in titles:
+            known.reads.setdefault(name, set()).update(order.ready.text.names.deferred)
+        made = [
+            order.call(actor.__ray_call__, {}, (run_in_actor, known.key))
+            for actor in self._actors.values()
+        ]
+        run = order.run(ActorRun, made)
+        run.actors = tuple(self._actors.values())
+        several = len(made) > 1
+        return Submitted(
+            order.ready, run, [refs[1:] for refs in made],
+            several=several, titles=titles if several else (),
+        )  # fmt: skip

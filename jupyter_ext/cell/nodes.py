@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import nbray
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..worker.apart import Barrier, run_apart
-from .run import Patience, RemoteRun
-from .sending import RUN_CELL, ReadyCell
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
-
-Submitted = tuple[RemoteRun, list[list[nbray.ObjectRef]], list[str]]
-"""The run, for each target the refs of what comes back, and what the targets are called."""
-
-SubmitTo = Callable[["Workspace", ReadyCell, Mapping[str, Any], Patience], Submitted]
-
+from .run import RemoteRun
+from .sending import Wanted
+from .target import Order, Submitted
+from .task import RUN_CELL
 
 BARRIER = nbray.remote(num_cpus=0)(Barrier)
 RUN_APART = nbray.remote(run_apart)
 
 
-def submit_to_nodes(
-    workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
-) -> Submitted:
-    """Run a prepared cell once on every node that is alive."""
-    places = [(node["NodeID"], f"node {node['NodeID'][:8]}") for node in _nodes()]
-    return _submit(workspace, ready, options, patience, RUN_CELL, (), places)
+@dataclass(frozen=True)
+class OnNodes:
+    """Once on every node that is alive."""
+
+    wanted: Wanted
+
+    def submit(self, order: Order) -> Submitted:
+        """See `Target`."""
+        places = [(node["NodeID"], f"node {node['NodeID'][:8]}") for node in _nodes()]
+        return _submit(order, RUN_CELL, (), places)
 
 
-def submit_to_workers(
-    workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
-) -> Submitted:
-    """Run a prepared cell once in as many workers of every node as it has CPUs, at the same time.
+@dataclass(frozen=True)
+class OnWorkers:
+    """Once in as many workers of every node as it has CPUs, at the same time.
 
     Each begins when all are there.
     """
-    places = [
-        (node["NodeID"], f"worker {number} of node {node['NodeID'][:8]}")
-        for node in _nodes()
-        for number in range(1, int(node["Resources"].get("CPU", 0)) + 1)
-    ]
-    barrier = BARRIER.remote(len(places))
-    return _submit(workspace, ready, options, patience, RUN_APART, (barrier,), places)
+
+    wanted: Wanted
+
+    def submit(self, order: Order) -> Submitted:
+        """See `Target`."""
+        places = [
+            (node["NodeID"], f"worker {number} of node {node['NodeID'][:8]}")
+            for node in _nodes()
+            for number in range(1, int(node["Resources"].get("CPU", 0)) + 1)
+        ]
+        return _submit(order, RUN_APART, (BARRIER.remote(len(places)),), places)
 
 
 def _nodes() -> Iterator[dict[str, Any]]:
@@ -54,29 +55,20 @@ def _nodes() -> Iterator[dict[str, Any]]:
 
 
 def _submit(
-    workspace: Workspace,
-    ready: ReadyCell,
-    options: Mapping[str, Any],
-    patience: Patience,
+    order: Order,
     function: nbray.RemoteFunction,
-    first: tuple[Any, ...],
+    first: Sequence[Any],
     places: Sequence[tuple[str, str]],
 ) -> Submitted:
     made = []
     for node_id, title in places:
-        task = function.options(
-            **{
-                "name": f"cell {ready.label} on {title}",
-                **options,
-                "num_returns": ready.cell.returns,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
-            }
-        )
-        refs = task.remote(*first, ready.cell, workspace.setup.payload(), *ready.arguments)
-        made.append(refs if isinstance(refs, list) else [refs])
-    run = RemoteRun(
-        ready.label, [refs[0] for refs in made], ready.inputs, source=ready.text.source,
-        sent_bytes=ready.sent_bytes, patience=patience,
+        options = {
+            "name": f"cell {order.ready.label} on {title}",
+            **order.options,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+        }
+        made.append(order.call(function, options, first))
+    return Submitted(
+        order.ready, order.run(RemoteRun, made), [refs[1:] for refs in made],
+        several=True, titles=[title for _, title in places],
     )  # fmt: skip
-    workspace.runs.append(run)
-    return run, [refs[1:] for refs in made], [title for _, title in places]

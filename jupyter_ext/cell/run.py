@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,10 +175,18 @@ class RemoteRun:
             self._note_end()
         return (self._ended or time.monotonic()) - self._started
 
+    def watch(self, on_done: Callable[[Future[Summary]], None]) -> None:
+        """Call ``on_done`` for each task that ends, or for those whose end is to be told."""
+        for ref in self.refs:
+            ref.future().add_done_callback(on_done)
+
+    def where(self) -> list[str]:
+        """Lines on where it failed, of several places."""
+        return []
+
     def what(self) -> str:
         """Its first line of code."""
-        lines = [line.strip() for line in self._source.splitlines()[1:]]
-        return next((line for line in lines if line and not line.startswith("#")), "")[:60]
+        return first_line(self._source)
 
     def depends_on(self, other: RemoteRun) -> bool:
         """Whether this run needs a value of ``other``, directly or through other runs."""
@@ -193,6 +202,12 @@ class RemoteRun:
     def _repr_html_(self) -> str:
         facts = [("", self.state()), ("", f"{self.seconds():.1f} s"), ("begins", self.what())]
         return str(theme.facts(f"Remote cell {self.label}", facts, "picture"))
+
+
+def first_line(source: str) -> str:
+    """The first line of code in a cell."""
+    lines = [line.strip() for line in source.splitlines()[1:]]
+    return next((line for line in lines if line and not line.startswith("#")), "")[:60]
 
 
 def cluster_name() -> str:

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import nbray
 
 from ..messages import LAST, Cell
-from ..worker.running import remember, run_cell
+from ..worker.running import remember
 from .analysis import CellNames, names_reached
 from .errors import CELL_FILE
+from .local_modules import LocalModules
 from .remote_value import RemoteValue
-from .run import Patience, RemoteRun
+from .run import RemoteRun
 from .text import CellText, NotRemoteError, read_cell
-from .values import Packed
+from .values import Packed, SentValues
 
-if TYPE_CHECKING:
-    from ..workspace import Workspace
 
-RUN_CELL = nbray.remote(run_cell)
+class Notebook(Protocol):
+    """What sending a cell needs of the notebook."""
+
+    sent: SentValues
+    modules: LocalModules
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """Its names."""
+
+    def transform(self, text: str) -> str:
+        """Magics as Python."""
+
+    def resolve(self, names: Sequence[str]) -> None:
+        """Have the values of these names here, if they are still in the cluster."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What should come back from a cell.
+    """What a target asks of a cell.
 
     Attributes:
-        names: exactly these; None for all that it assigns.
+        names: exactly these come back; None for all that it assigns.
         last: also the value of its last expression, instead of showing it.
         changes: also the values of the notebook that it has changed.
+        variables: names that the target passes as the first arguments.
+        also: names that are needed as well, those of them that the notebook has.
     """
 
     names: tuple[str, ...] | None = None
     last: bool = False
     changes: bool = False
+    variables: tuple[str, ...] = ()
+    also: Set[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -73,66 +90,41 @@ class ReadyCell:
         return total
 
 
-@dataclass(frozen=True)
-class Submitted:
-    """A cell that runs.
-
-    Attributes:
-        run: its handle.
-        refs: what comes back for each of the wanted names.
-        changes: the values that it has changed, by name; None: they are only told.
-    """
-
-    run: RemoteRun
-    refs: list[nbray.ObjectRef]
-    changes: nbray.ObjectRef | None = None
-
-
-def prepare(
-    workspace: Workspace,
-    source: str,
-    label: str,
-    wanted: Wanted,
-    variables: Sequence[str] = (),
-    also: Iterable[str] = (),
-) -> ReadyCell:
+def prepare(notebook: Notebook, source: str, label: str, wanted: Wanted) -> ReadyCell:
     """Read a cell and send what it needs.
 
     Args:
-        workspace: this notebook.
+        notebook: where it stands.
         source: the text of the cell; its first line is not run (it holds the magic).
         label: what the cell is called in messages.
-        wanted: what should come back.
-        variables: names that the caller passes as the first arguments.
-        also: names that are needed as well, those of them that the notebook has.
+        wanted: what its target asks of it.
 
     Raises:
         SyntaxError: the cell is not Python.
         NotRemoteError: it cannot run in a worker.
         CannotSendError: a value that it reads cannot be pickled. Nothing was sent.
     """
-    workspace.check_cluster()
-    namespace = workspace.namespace
+    namespace = notebook.namespace
     filename = f"{CELL_FILE} {label}>"
-    text = read_cell(source, filename, namespace, workspace.transform)
+    text = read_cell(source, filename, namespace, notebook.transform)
     remember(filename, source)
     names = text.names
-    workspace.modules.watch(names.imports.values())
-    own = set(variables)
-    needs = (names.needs | set(also)) - own
+    notebook.modules.watch(names.imports.values())
+    own = set(wanted.variables)
+    needs = (names.needs | wanted.also) - own
     reached = names_reached(needs, namespace) - own
     uncertain = [name for name in sorted(reached) if _is_uncertain(namespace[name])]
-    workspace.resolve(uncertain)
+    notebook.resolve(uncertain)
     passed: dict[str, nbray.ObjectRef] = {}
     picked: dict[str, str] = {}
     by_id: dict[int, str] = {}
     inputs: list[RemoteRun] = []
     for name in sorted(reached):
         value = namespace[name]
-        ref = workspace.sent.origin(name, value)
+        ref = notebook.sent.origin(name, value)
         if isinstance(value, RemoteValue):
             if value.run.is_lost():
-                workspace.resolve([name])  # raises, and says so
+                notebook.resolve([name])  # raises, and says so
             ref = value.ref
             inputs.append(value.run)
             if value.among:
@@ -156,16 +148,15 @@ def prepare(
         and not name.startswith("__")
         and not _is_of_the_shell(name, namespace[name])
     }
-    workspace.sent.forget_missing(namespace, [*values, *further])
-    packed = workspace.sent.pack(values, further, by_id, namespace)
-    workspace.tell_what_was_sent(packed)
+    notebook.sent.forget_missing(namespace, [*values, *further])
+    packed = notebook.sent.pack(values, further, by_id, namespace)
     cell = Cell(
         source=source,
         code=text.code,
         filename=filename,
         modules=modules,
-        passed=(*variables, *passed),
-        own=tuple(variables),
+        passed=(*wanted.variables, *passed),
+        own=wanted.variables,
         picked=picked,
         parcel=packed.parcel,
         assigns=(*come_back, *([LAST] if wanted.last else [])),
@@ -174,25 +165,6 @@ def prepare(
     )
     arguments = [*passed.values(), *packed.parts]
     return ReadyCell(label, text, cell, come_back, arguments, inputs, packed)
-
-
-def submit(
-    workspace: Workspace, ready: ReadyCell, options: Mapping[str, Any], patience: Patience
-) -> Submitted:
-    """Run a prepared cell in a worker."""
-    task = RUN_CELL.options(
-        **{"name": f"cell {ready.label}", **options, "num_returns": ready.cell.returns}
-    )
-    made = task.remote(ready.cell, workspace.setup.payload(), *ready.arguments)
-    refs = made if isinstance(made, list) else [made]
-    run = RemoteRun(
-        ready.label, refs[:1], ready.inputs, source=ready.text.source,
-        sent_bytes=ready.sent_bytes, patience=patience,
-    )  # fmt: skip
-    workspace.runs.append(run)
-    if ready.cell.brings_changes:
-        return Submitted(run, refs[2:], refs[1])
-    return Submitted(run, refs[1:])
 
 
 def _names_back(

@@ -7,11 +7,16 @@ not run, also when it is started later. A cell with the name of an earlier one t
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import nbray
 
 from ..messages import SetupCell
+from .run import first_line
+from .sending import ReadyCell, Wanted
+from .target import Order, Submitted
+from .task import InTask
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,11 @@ class SetupCells:
         self._kept: dict[str, _Kept] = {}
         self._numbers = itertools.count(1)
 
-    def make(
-        self, name: str, label: str, first_line: str, cell: SetupCell
-    ) -> tuple[str, nbray.ObjectRef]:
-        """Keep a cell; returns its key and where workers find it."""
-        key = f"{label} {next(self._numbers)}"
-        cell = SetupCell(key, cell.cell, cell.arguments)
-        kept = _Kept(name, label, first_line, key, nbray.put(cell))
-        self._kept[name] = kept
-        return key, kept.ref
+    def make(self, name: str, ready: ReadyCell) -> None:
+        """Keep a cell; one of that name before it goes."""
+        key = f"{ready.label} {next(self._numbers)}"
+        ref = nbray.put(SetupCell(key, ready.cell, tuple(ready.arguments)))
+        self._kept[name] = _Kept(name, ready.label, first_line(ready.text.source), key, ref)
 
     def drop(self, name: str) -> bool:
         """Forget one; False when there is none of that name."""
@@ -59,3 +60,26 @@ class SetupCells:
     def payload(self) -> tuple[tuple[str, nbray.ObjectRef], ...]:
         """What is told to workers with each cell."""
         return tuple((kept.key, kept.ref) for kept in self._kept.values())
+
+
+@dataclass(frozen=True)
+class AsSetUp:
+    """In every worker before its next cell, and now in one of them, where it is seen to work.
+
+    Attributes:
+        kept: the set-up cells of the notebook.
+        empty: makes a cell that does nothing but have them run.
+    """
+
+    kept: SetupCells
+    empty: Callable[[], ReadyCell]
+    wanted: Wanted = field(default_factory=Wanted)
+
+    def submit(self, order: Order) -> Submitted:
+        """See `Target`."""
+        name = order.options.get("name") or first_line(order.ready.text.source)
+        self.kept.make(name, order.ready)
+        check = self.empty()
+        sent = InTask(self.wanted).submit(replace(order, ready=check, setups=self.kept.payload()))
+        note = f"Every worker runs this before its next remote cell (set-up cell {name!r})."
+        return replace(sent, take_back=lambda: self.kept.drop(name), note=note)

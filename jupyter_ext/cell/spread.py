@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from IPython.core.error import UsageError
 
 import nbray
 from nbray.exceptions import GetTimeoutError
@@ -14,11 +16,10 @@ from nbray.notebook import engine
 
 from ..messages import Summary
 from .interrupts import stop
-from .run import Patience, RemoteRun
-from .sending import RUN_CELL, ReadyCell
-
-if TYPE_CHECKING:
-    from ..workspace import Workspace
+from .run import RemoteRun
+from .sending import Wanted
+from .target import Order, Submitted
+from .task import RUN_CELL
 
 _TICK_S = 0.1
 
@@ -28,12 +29,14 @@ class SpreadRun(RemoteRun):
 
     Attributes:
         wanted: the names that come back of each element; empty: the value of the last line.
+        variables: the names that an element fills.
         elements: what the cell runs over.
         columns: for each element, the refs of what comes back.
         failed_at: the place of the element that failed first.
     """
 
     wanted: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
     elements: Sequence[Any] = ()
     columns: Sequence[Sequence[nbray.ObjectRef]] = ()
     failed_at: int | None = None
@@ -49,18 +52,18 @@ class SpreadRun(RemoteRun):
             GetTimeoutError: not all had ended in time; they are cancelled.
             KeyboardInterrupt: the wait was interrupted, and all are stopped.
         """
-        lists = self.collect(timeout)
+        self.wait(timeout)
+        lists = [nbray.get(list(column)) for column in zip(*self.columns, strict=True)]
         return dict(zip(self.wanted, lists, strict=True)) if self.wanted else lists[0]
 
-    def collect(self, timeout: float | None = None) -> list[list[Any]]:
-        """Wait for all; one list for each name. Raises as `result` does."""
+    def wait(self, timeout: float | None = None) -> list[Summary]:
+        """Wait for all; raises as `result` does."""
         try:
             self._wait(self.patience.timeout if timeout is None else timeout)
         except KeyboardInterrupt:
             self.stopped = stop(self._ended_within, self.cancel, self.patience.grace)
             raise
-        self.outcome()
-        return [nbray.get(list(column)) for column in zip(*self.columns, strict=True)]
+        return super().wait()
 
     def _wait(self, limit: float | None) -> None:
         until = None if limit is None else time.monotonic() + limit
@@ -98,38 +101,52 @@ class SpreadRun(RemoteRun):
         for place, ref in enumerate(self.refs):
             ref.future().add_done_callback(partial(ended, place))
 
+    def where(self) -> list[str]:
+        """The element that failed."""
+        if self.failed_at is None:
+            return []
+        value = repr(self.elements[self.failed_at])
+        short = value if len(value) <= 80 else value[:77] + "..."
+        place = f"Element {self.failed_at + 1} of {len(self.refs)}"
+        return [f"{place}: {', '.join(self.variables)} = {short}"]
 
-def submit_spread(
-    workspace: Workspace,
-    ready: ReadyCell,
-    elements: Sequence[Any],
-    variables: int,
-    options: Mapping[str, Any],
-    patience: Patience,
-) -> SpreadRun:
-    """Run a prepared cell for each element.
 
-    Args:
-        workspace: this notebook.
-        ready: the cell; its first ``variables`` arguments are the element.
-        elements: each is a value, or a tuple of ``variables`` values; at least one.
-        variables: how many names an element fills.
-        options: for the tasks.
-        patience: how long to wait, and what an interrupt does.
+def elements_of(expression: str, variables: Sequence[str], namespace: dict[str, Any]) -> list[Any]:
+    """The elements that an expression of the notebook gives.
+
+    Raises:
+        UsageError: it gives none, or others than the variables need.
     """
-    task = RUN_CELL.options(
-        **{"name": f"cell {ready.label}", **options, "num_returns": ready.cell.returns}
-    )
-    setups = workspace.setup.payload()
-    made: list[list[nbray.ObjectRef]] = []
-    for element in elements:
-        values = (element,) if variables == 1 else tuple(element)
-        refs = task.remote(ready.cell, setups, *values, *ready.arguments)
-        made.append(refs if isinstance(refs, list) else [refs])
-    run = SpreadRun(
-        ready.label, [refs[0] for refs in made], ready.inputs, source=ready.text.source,
-        sent_bytes=ready.sent_bytes, patience=patience,
-    )  # fmt: skip
-    run.elements, run.columns = elements, [refs[1:] for refs in made]
-    workspace.runs.append(run)
-    return run
+    try:
+        elements = list(eval(expression, namespace))
+    except Exception as error:  # the user's expression
+        raise UsageError(f"%%remote --map: {expression}: {error}") from error
+    count = len(variables)
+    if count > 1 and any(len(element) != count for element in elements):
+        raise UsageError(f"%%remote --map: an element does not have {count} values.")
+    return elements
+
+
+class OverElements:
+    """Once for each element: a value, or a tuple of as many values as there are variables."""
+
+    def __init__(self, wanted: Wanted, elements: Sequence[Any]) -> None:
+        self.wanted = wanted
+        self._elements = elements
+
+    def submit(self, order: Order) -> Submitted:
+        """See `Target`."""
+        variables = self.wanted.variables
+        made = [
+            order.call(
+                RUN_CELL, order.options, own=(element,) if len(variables) == 1 else tuple(element)
+            )
+            for element in self._elements
+        ]
+        columns = [refs[1:] for refs in made]
+        if not made:
+            return Submitted(order.ready, None, columns, several=True)
+        run = order.run(SpreadRun, made)
+        run.wanted, run.variables = self.wanted.names or (), variables
+        run.elements, run.columns = self._elements, columns
+        return Submitted(order.ready, run, columns, several=True)

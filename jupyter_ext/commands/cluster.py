@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
 import nbray
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.notebook import ClusterNow, Membership, engine
-from nbray.options.option import Option, Scope
+from nbray.options.option import Scope
 from nbray.options.table import options_of
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from . import machines
 from .base import Command
-from .parser import Parser, given
+from .parser import Parser, add_declared, given
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -89,44 +88,20 @@ def _table(now: ClusterNow) -> Table:
     return Table(("node", "address", "host", "state", "resources"), rows)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """The value of an option, and the word of the line that it stands for."""
-
-    word: str
-    value: Any
-
-
-def _start_options() -> dict[str, Option]:
-    """The options of the command ``nbray start`` that `nbray.init` has, too, by its names."""
+def _start_options() -> dict[str, str]:
+    """What `nbray.init` calls the options that it has of the command ``nbray start``, by name."""
     at_init = options_of(Scope.INIT)
-    found: dict[str, Option] = {}
+    found = {}
     for name, option in options_of(Scope.START).items():
         here = name if name in at_init else f"_{name}"
         if option.has_effect and option.word is not None and here in at_init and name != "address":
-            found[here] = option
+            found[name] = here
     return found
-
-
-def _add_option(parser: Parser, dest: str, option: Option) -> None:
-    assert option.word is not None
-
-    def written(text: str) -> _Written:
-        try:
-            return _Written(f"{option.flag}={text}", option.from_text(text))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    parser.add_argument(
-        option.flag, dest=dest, type=written, metavar=option.word.metavar,
-        help=option.help.replace("%", "%%"),
-    )  # fmt: skip
 
 
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
-    for dest, option in _start_options().items():
-        _add_option(parser, dest, option)
+    add_declared(parser, Scope.START, _start_options())
     parser.add_argument("--namespace", help="where the names of actors live")
     parser.add_argument(
         "--detach", action="store_true",
@@ -141,7 +116,9 @@ def _start_detached(arguments: argparse.Namespace) -> str:
     Raises:
         UsageError: it did not start.
     """
-    words = [written.word for written in given(arguments, *_start_options()).values()]
+    options = options_of(Scope.START)
+    found = given(arguments, *_start_options())
+    words = [options[name].as_word(value) for name, value in found.items()]
     try:
         return engine().cluster.start_detached(["--head", "--port=0", *words])
     except RuntimeError as error:
@@ -155,8 +132,8 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
-        found = given(arguments, *_start_options())
-        options = {name: written.value for name, written in found.items()}
+        names = _start_options()
+        options = {names[name]: value for name, value in given(arguments, *names).items()}
         if arguments.detach:
             options = {"address": _start_detached(arguments)}
         try:

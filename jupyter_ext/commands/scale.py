@@ -13,13 +13,14 @@ from IPython.core.error import UsageError
 import nbray
 from nbray.exceptions import NbrayError
 from nbray.notebook import engine
+from nbray.options.option import Scope
 from nbray.util.state import list_workers
 
 from ..pictures.tables import count
-from ..words import positive, size
+from ..words import positive
 from .base import Command
 from .cluster import status
-from .parser import Parser
+from .parser import Parser, add_declared
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -32,9 +33,7 @@ def _arguments(parser: Parser) -> None:
         "nodes", metavar="N", type=int, help="how many nodes the cluster shall have, all told"
     )
     parser.add_argument("--num-cpus", type=positive, metavar="C", help="CPUs of each new node")
-    parser.add_argument(
-        "--object-store-memory", type=size, metavar="SIZE", help="of each new node, like 2GB"
-    )
+    add_declared(parser, Scope.START, ["object_store_memory"])
     parser.add_argument("--yes", action="store_true", help="also remove nodes that work")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +17,23 @@ from IPython.core.magic import (
 from IPython.display import display
 
 import nbray
-from nbray import ObjectRef
 
-from ..cell.actors import find_or_make, submit_to_actors
 from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
-from ..cell.nodes import SubmitTo, submit_to_nodes, submit_to_workers
 from ..cell.remote_value import remote_names
 from ..cell.run import Detached, Patience, RemoteRun, told_changes
-from ..cell.sending import ReadyCell, Wanted, prepare, submit
-from ..cell.spread import SpreadRun, submit_spread
+from ..cell.sending import prepare
+from ..cell.target import Order, Submitted
 from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.base import require_cluster
 from ..commands.parser import HelpShown
 from ..commands.table import COMMANDS
-from ..messages import LAST, SetupCell, Summary
+from ..messages import LAST, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
 from .options import RemoteOptions, parse_cell, parse_line
+from .targets import target_of
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -105,32 +102,43 @@ class NbrayMagics(Magics):
             raise error.with_traceback(None) from None
 
     def _run(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
-        if options.every:
-            return self._set_up(options, source)
-        if options.spread is not None:
-            return self._spread(options, source)
-        if options.targets in _EVERYWHERE:
-            return self._everywhere(options, source, one_line)
-        if options.targets or options.actor is not None:
-            return self._in_actors(options, source, one_line)
         workspace = self.workspace
-        changes = options.out is None and not options.noblock
-        wanted = Wanted(options.out, last=one_line, changes=changes)
-        ready = prepare(workspace, source, workspace.cell_label(), wanted)
-        sent = submit(workspace, ready, options.task, self._patience(options))
+        workspace.check_cluster()
+        label = workspace.cell_label()
+        target = target_of(workspace, options, label, one_line)
+        ready = prepare(workspace, source, label, target.wanted)
+        workspace.tell_what_was_sent(ready.packed)
+        setups = workspace.setup.payload()
+        sent = target.submit(Order(ready, options.task, self._patience(options), setups))
         run = sent.run
-        workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
-        arriving = Arriving(
-            workspace.namespace, ready.names, ready.certain, run, sent.refs, sent.changes
-        )
-        if options.noblock:
-            arriving.promise()
-            self._show_later(run)
-            return run
-        self._finish(run, arriving)
-        if options.gather or one_line:
-            workspace.resolve(ready.names)
-        return workspace.own(nbray.get(sent.refs[-1])) if one_line else None
+        if run is not None:
+            workspace.runs.append(run)
+            arriving = None
+            if not sent.several:
+                workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
+                arriving = Arriving(
+                    workspace.namespace, sent.ready.names, sent.ready.certain, run,
+                    sent.columns[0], sent.changes,
+                )  # fmt: skip
+            if options.noblock and not options.every:
+                self._go_on(run, arriving)
+                return run
+            self._finish(sent, run, arriving)
+        return self._results(sent, gather=options.gather or one_line)
+
+    def _results(self, sent: Submitted, gather: bool) -> Any:
+        """What comes back from one place is a value, from several a list in their order."""
+        workspace, names, wanted = self.workspace, sent.ready.names, sent.ready.cell.assigns
+        if not sent.several:
+            if gather:
+                workspace.resolve(names)
+            return workspace.own(nbray.get(sent.columns[0][-1])) if LAST in wanted else None
+        lists = [
+            workspace.own(nbray.get([column[place] for column in sent.columns]))
+            for place in range(len(wanted))
+        ]
+        workspace.namespace.update(zip(names, lists, strict=False))
+        return lists[-1] if LAST in wanted else None
 
     def _patience(self, options: RemoteOptions) -> Patience:
         settings = self.workspace.settings
@@ -140,33 +148,31 @@ class NbrayMagics(Magics):
             settings.interrupt_grace,
         )
 
-    def _finish(
-        self, run: RemoteRun, arriving: Arriving | None = None, titles: Sequence[str] = ()
-    ) -> None:
+    def _go_on(self, run: RemoteRun, arriving: Arriving | None) -> None:
+        """Give names their promises: the run goes on in the background."""
+        if arriving is not None:
+            arriving.promise()
+        self._show_later(run)
+
+    def _finish(self, sent: Submitted, run: RemoteRun, arriving: Arriving | None) -> None:
         """Wait for a run, give its names their values, and show what it displays."""
         try:
             summaries = run.wait()
             if arriving is not None:
                 arriving.succeed(summaries[0])
-        except Detached as error:
-            if arriving is not None:
-                arriving.promise()
-            self._show_later(run)
-            raise self.workspace.rendered(error, run) from None
         except BaseException as error:  # whatever the user's cell raised
-            if arriving is not None:
+            sent.take_back()
+            if isinstance(error, Detached):
+                self._go_on(run, arriving)
+            elif arriving is not None:
                 arriving.fail()
             raise self.workspace.shown_error(error, run) from None
         for number, summary in enumerate(summaries):
-            if titles and summary.displays:
-                print(f"{titles[number]}:")
+            if sent.titles and summary.displays:
+                print(f"{sent.titles[number]}:")
             for bundle in summary.displays:
                 display(bundle, raw=True)  # type: ignore[no-untyped-call]
-        self._tell_changes(summaries)
-
-    def _tell_changes(self, summaries: Sequence[Summary]) -> None:
-        text = told_changes(summaries)
-        if text:
+        for text in filter(None, (told_changes(summaries), sent.note)):
             print(text)
 
     def _show_later(self, run: RemoteRun) -> None:
@@ -187,143 +193,7 @@ class NbrayMagics(Magics):
             if text := told_changes([summary]):
                 router.publish("stream", {"name": "stdout", "text": text + "\n"}, cell)
 
-        if isinstance(run, SpreadRun):
-            run.watch(show)
-            return
-        for ref in run.refs:
-            ref.future().add_done_callback(show)
-
-    # --- other ways to run a cell --------------------
-
-    def _set_up(self, options: RemoteOptions, source: str) -> None:
-        workspace = self.workspace
-        label = workspace.cell_label()
-        ready = prepare(workspace, source, label, Wanted())
-        first = RemoteRun(label, [nbray.put(None)], (), source=source).what()
-        name = options.task.get("name") or first
-        setup = SetupCell("", ready.cell, tuple(ready.arguments))
-        workspace.setup.make(name, label, first, setup)
-        check = prepare(workspace, "%remote\npass", label, Wanted(()))
-        run = submit(workspace, check, options.task, self._patience(options)).run
-        workspace.router.leave_unmarked(run.summary_ref.task_id().binary())
-        try:
-            self._finish(run)
-        except BaseException:
-            workspace.setup.drop(name)
-            raise
-        print(f"Every worker runs this before its next remote cell (set-up cell {name!r}).")
-
-    def _spread(self, options: RemoteOptions, source: str) -> list[Any] | SpreadRun | None:
-        workspace = self.workspace
-        spread = options.spread
-        assert spread is not None
-        names = analyse(spread.expression).needs
-        workspace.resolve(sorted(names & workspace.namespace.keys()))
-        try:
-            elements = list(eval(spread.expression, workspace.namespace))
-        except Exception as error:  # the user's expression
-            raise UsageError(f"%%remote --map: {spread.expression}: {error}") from error
-        count = len(spread.variables)
-        if count > 1 and any(len(element) != count for element in elements):
-            raise UsageError(f"%%remote --map: an element does not have {count} values.")
-        wanted = Wanted(options.out or (), last=options.out is None)
-        ready = prepare(workspace, source, workspace.cell_label(), wanted, spread.variables)
-        if not elements:
-            columns: list[list[Any]] = [[] for _ in ready.cell.assigns]
-        else:
-            run = submit_spread(
-                workspace, ready, elements, count, options.task, self._patience(options)
-            )
-            run.wanted = options.out or ()
-            if options.noblock:
-                self._show_later(run)
-                return run
-            try:
-                columns = workspace.own(run.collect())
-            except BaseException as error:  # whatever the user's cell raised
-                raise self._spread_error(error, spread.variables) from None
-            self._finish(run)
-        if options.out is None:
-            return columns[0]
-        workspace.namespace.update(zip(ready.names, columns, strict=True))
-        return None
-
-    def _spread_error(self, error: BaseException, variables: Sequence[str]) -> BaseException:
-        run = self.workspace.runs[-1]
-        rendered: BaseException = self.workspace.shown_error(error, run)
-        if isinstance(rendered, SystemExit):
-            return rendered
-        if isinstance(run, SpreadRun) and (place := run.failed_at) is not None:
-            value = repr(run.elements[place])
-            short = value if len(value) <= 80 else value[:77] + "..."
-            lines = rendered.__dict__["_render_traceback_"]()
-            where = f"Element {place + 1} of {len(run.refs)}: {', '.join(variables)} = {short}"
-            rendered.__dict__["_render_traceback_"] = lambda: [*lines, where]
-        return rendered
-
-    def _in_actors(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
-        workspace = self.workspace
-        names = (options.actor,) if options.actor is not None else options.targets
-        actors = {
-            name: find_or_make(workspace, name, options.task, make=options.actor is not None)
-            for name in names
-            if name is not None
-        }
-        wanted = Wanted(options.out or (), last=one_line)
-        later = {name for actor in actors for name in workspace.actor_reads.get(actor, ())}
-        ready = prepare(workspace, source, workspace.cell_label(), wanted, also=later)
-        for actor in actors:
-            workspace.actor_reads.setdefault(actor, set()).update(ready.text.names.deferred)
-        run, columns = submit_to_actors(workspace, ready, actors, self._patience(options))
-        for ref in run.refs:
-            if len(actors) == 1:
-                workspace.router.leave_unmarked(ref.task_id().binary())
-        return self._results(options, ready, run, columns, list(actors))
-
-    def _everywhere(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
-        workspace = self.workspace
-        wanted = Wanted(options.out or (), last=one_line)
-        ready = prepare(workspace, source, workspace.cell_label(), wanted)
-        submit_to = _EVERYWHERE[options.targets]
-        run, columns, titles = submit_to(workspace, ready, options.task, self._patience(options))
-        return self._results(options, ready, run, columns, titles, always_list=True)
-
-    def _results(
-        self,
-        options: RemoteOptions,
-        ready: ReadyCell,
-        run: RemoteRun,
-        columns: list[list[ObjectRef]],
-        titles: list[str],
-        always_list: bool = False,
-    ) -> Any:
-        """What comes back from one target is a value, from several a list in their order."""
-        namespace = self.workspace.namespace
-        several = always_list or len(titles) > 1
-        arriving = (
-            None if several else Arriving(namespace, ready.names, ready.certain, run, columns[0])
-        )
-        if options.noblock:
-            if arriving is not None:
-                arriving.promise()
-            self._show_later(run)
-            return run
-        self._finish(run, arriving, titles if several else ())
-        if several:
-            for place, name in enumerate(ready.names):
-                namespace[name] = nbray.get([column[place] for column in columns])
-        elif options.gather:
-            self.workspace.resolve(ready.names)
-        if LAST in ready.cell.assigns:
-            values = self.workspace.own(nbray.get([column[-1] for column in columns]))
-            return values if several else values[0]
-        return None
-
-
-_EVERYWHERE: dict[tuple[str, ...], SubmitTo] = {
-    ("nodes",): submit_to_nodes,
-    ("workers",): submit_to_workers,
-}
+        run.watch(show)
 
 
 def _overview() -> Table:

@@ -195,6 +195,10 @@ class Option(Struct, frozen=True):
         """Whether a line has it without a value."""
         return self.types == (bool,) and self.default is False
 
+    def as_word(self, value: Any) -> str:
+        """The word of a line that says ``value``: ``--num-cpus=2``."""
+        return f"{self.flag}={json.dumps(value) if isinstance(value, dict) else value}"
+
     def from_text(self, text: str) -> Any:
         """The value that a line, or a variable of the environment, says.
 
