@@ -1,7 +1,7 @@
 """What a remote cell leaves in the notebook: names whose values stay in the cluster.
 
 Each name that the cell assigns becomes a `RemoteValue`: a picture and a promise, never a copy.
-Just before a later cell which reads such a name runs, `nbray.jupyter_ext.resolving` waits for
+Just before a later cell which reads such a name runs, `nbray.jupyter_ext.cell.arriving` waits for
 the value and puts it in the name's place.
 """
 

@@ -24,7 +24,7 @@ def make_own(value: Any, memory: Memory, home: dict[str, Any]) -> Any:
     Args:
         value: what was read.
         memory: knows later which of it was written.
-        home: the globals of functions at home, see `nbray.jupyter_ext.home`.
+        home: the globals of functions at home, see `nbray.jupyter_ext.worker.home`.
     """
     if isinstance(value, _SMALL) or "numpy" not in sys.modules:
         return value

@@ -3,8 +3,8 @@
 All values of a cell are pickled together, so that what they share stays shared. Two things stay
 outside of that pickle, as *parts* of their own in the object store: memory of arrays above
 `LARGE_BYTES`, wherever it stands in a value, and *bulky* values whose own pickle is above it (a
-long list). `Parcel` says how the parts go together again; `nbray.jupyter_ext.sent_values` decides
-which of them are there already. `nbray.jupyter_ext.home` says what becomes of functions.
+long list). `Parcel` says how the parts go together again; `nbray.jupyter_ext.cell.values` decides
+which of them are there already. `nbray.jupyter_ext.worker.home` says what becomes of functions.
 """
 
 from __future__ import annotations

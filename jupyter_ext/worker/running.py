@@ -4,7 +4,7 @@
 `Summary`, what the cell has changed of the notebook's values, and one value for each name that is
 wanted, so that each has a ref of its own. Functions of the notebook which the cell calls see the
 cell's namespace as their globals, as they would if the cell ran in the kernel
-(`nbray.jupyter_ext.home`). `run_in_actor` does the same in a namespace that an actor keeps.
+(`nbray.jupyter_ext.worker.home`). `run_in_actor` does the same in a namespace that an actor keeps.
 """
 
 from __future__ import annotations
