@@ -62,7 +62,7 @@ class Packer(cloudpickle.Pickler):
     def __init__(
         self, home: dict[str, Any], refs: list[nbray.ObjectRef], sent: Collection[str] = ()
     ) -> None:
-        """``sent`` are names that need not be carried; see `nbray.jupyter_ext.worker.parcel.dump`."""
+        """``sent`` are names that need not be carried; see `parcel.dump`."""
         self._file = io.BytesIO()
         self.buffers: list[memoryview] = []
         super().__init__(self._file, protocol=5, buffer_callback=self._out_of_band)
