@@ -151,3 +151,28 @@ def test_what_needs_many_cpus_gets_them_from_a_stream_of_small_tasks(busy: None)
     group = placement_group([{"CPU": 3}], strategy="STRICT_PACK")
     assert group.wait(30)
     remove_placement_group(group)
+
+
+def test_what_came_at_once_with_a_long_task_does_not_stand_behind_it(
+    cluster: Path, tmp_path: Path
+) -> None:
+    """Once a function is known to be quick, several of its tasks are pushed to a worker at once."""
+
+    @nbray.remote(num_cpus=0)
+    def when_there(path: str) -> str:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return path
+
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    for _ in range(3):
+        for _ in range(5):  # one lease serves them all
+            nbray.get(when_there.remote(str(tmp_path)), timeout=30)
+        long, quick, other = (when_there.remote(path) for path in (first, second, first))
+        time.sleep(0.05)  # long enough for them to be at one worker
+        Path(second).touch()
+        assert nbray.get(quick, timeout=30) == second
+        Path(first).touch()
+        assert nbray.get([long, other], timeout=30) == [first, first]
+        os.remove(first)
+        os.remove(second)

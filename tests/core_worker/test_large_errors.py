@@ -39,8 +39,11 @@ def size(ref: nbray.ObjectRef) -> int:
 
 
 def nothing_is_left() -> None:
-    gc.collect()  # tracebacks hold frames
-    wait_until(lambda: nbray.nodes()[0]["Stats"]["objects"] == 0, "the errors to be freed")
+    def freed() -> bool:
+        gc.collect()  # tracebacks hold frames, also of threads that let go of them later
+        return nbray.nodes()[0]["Stats"]["objects"] == 0
+
+    wait_until(freed, "the errors to be freed")
 
 
 def test_all_objects_of_a_task_have_its_large_error_once(cluster: Path) -> None:

@@ -96,6 +96,7 @@ class Executor:
         self._is_new = True
         self._calls: dict[bytes, int] = {}
         self._worn_out = False
+        self._watched = False  # whether a timer looks for what stands behind a long task
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
         self.exit = ActorExit(
@@ -152,7 +153,8 @@ class Executor:
         if self.exit.leaving is not None:
             return  # its caller hears of the end of this process
         self._queue.append((connection, message.spec))
-        if self._current and self._actor is None and len(self._queue) == 1:
+        if not self._watched and self._actor is None:
+            self._watched = True
             self._reactor.call_later(_LONG_S, self._return_if_long)
 
     def _cancel(self, message: m.CancelTask) -> None:
@@ -222,11 +224,14 @@ class Executor:
         self._counts.add(spec, done)
 
     def _return_if_long(self) -> None:
-        if not self._queue or not self._current:
+        """Give back what stands behind a task that takes long, also if all came at once."""
+        self._watched = False
+        if not self._queue or self._actor is not None:
             return
-        if time.monotonic() - self._started >= _LONG_S * 0.9:
+        if self._current and time.monotonic() - self._started >= _LONG_S * 0.9:
             self._return_queue()
         else:
+            self._watched = True
             self._reactor.call_later(_LONG_S, self._return_if_long)
 
     def _return_queue(self) -> None:
