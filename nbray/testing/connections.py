@@ -175,6 +175,7 @@ class Proxy:
         self.place: Place = path or self._listener.getsockname()
         self.connections: list[Proxied] = []
         self._refuses = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -194,11 +195,16 @@ class Proxy:
                     near.close()
                     far.close()
                     continue
-                self.connections.append(Proxied(near, far))
+                with self._lock:  # bytes pass before it is made, and may bring a cut about
+                    self.connections.append(Proxied(near, far))
+
+    def _made(self) -> list[Proxied]:
+        with self._lock:
+            return list(self.connections)
 
     def cut(self) -> int:
         """Cut all connections; returns how many lived. New ones may be made."""
-        living = [one for one in self.connections if not one.is_cut]
+        living = [one for one in self._made() if not one.is_cut]
         for one in living:
             one.cut()
         return len(living)
@@ -213,7 +219,7 @@ class Proxy:
 
     def hold(self) -> None:
         """Keep back all bytes of the connections that there are."""
-        for one in self.connections:
+        for one in self._made():
             one.hold()
 
     def release(self, order: Iterable[int] | None = None) -> None:

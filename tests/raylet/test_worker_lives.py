@@ -18,7 +18,7 @@ import nbray
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, open_process, start_time
 from nbray.driver.driver import current_driver
-from nbray.exceptions import ActorDiedError, WorkerCrashedError
+from nbray.exceptions import ActorDiedError, NbraySystemError, WorkerCrashedError
 from nbray.testing import processes_of, wait_until
 
 
@@ -78,7 +78,7 @@ def test_workers_that_cannot_start_give_everything_back_and_say_why(
     for counter in counters:
         with pytest.raises(ActorDiedError, match="No worker could be started"):
             nbray.get(counter.add.remote(), timeout=60)
-    with pytest.raises(RuntimeError, match="No worker could be started"):
+    with pytest.raises(NbraySystemError, match="No worker could be started"):
         nbray.get(pid.options(num_cpus=0, resources={"place": 3}).remote(), timeout=60)
     logs.with_name("elsewhere").rename(logs)
     assert nbray.get(pid.options(num_cpus=0, resources={"place": 3}).remote(), timeout=60)
