@@ -11,22 +11,12 @@ from nbray.core_worker.current import find_core
 from nbray.core_worker.run.output import current_output
 from nbray.exceptions import GetTimeoutError
 from nbray.state import queries as q
-from nbray.state.rows import (
-    ObjectList,
-    TaskList,
-)
-from nbray.state.selecting import (
-    MAX_LIMIT,
-    Filter,
-    StateApiException,
-)
+from nbray.state.rows import ObjectList, TaskList
+from nbray.state.selecting import MAX_LIMIT, Filter, StateApiException
 
 T = TypeVar("T")
 
-
 _RAYLET_ANSWERS_S = 5.0
-
-
 _RAYLETS_SHARE = 0.6  # of the time that there is; the GCS itself has the rest
 
 
@@ -80,7 +70,7 @@ def find_tasks(
     except ValueError as error:
         raise StateApiException(f"A filter's value is impossible: {error}") from error
     found = ask(query, address, timeout)
-    check_complete("tasks", found.missing, complete)
+    _check_complete("tasks", found.missing, complete)
     if found.silent:
         warnings.warn(
             f"{found.silent} process(es) did not answer in time: what runs in them is listed as "
@@ -90,7 +80,7 @@ def find_tasks(
     return found
 
 
-def check_complete(what: str, missing: list[str], complete: bool) -> None:
+def _check_complete(what: str, missing: list[str], complete: bool) -> None:
     if missing and complete:
         raise StateApiException(
             f"Failed to retrieve all {what} from the cluster: {'; '.join(missing)}. "
@@ -105,5 +95,5 @@ def find_objects(address: str | None, limit: int, timeout: float, complete: bool
         StateApiException: with ``complete``, a node or process did not answer.
     """
     found = ask(q.objects(limit), address, timeout)
-    check_complete("objects", found.missing, complete)
+    _check_complete("objects", found.missing, complete)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from nbray.common.ids import (
     ActorID,
     JobID,
@@ -22,11 +24,10 @@ from nbray.state.rows import (
     TaskState,
     WorkerState,
 )
-from nbray.state.selecting import (
-    MAX_LIMIT,
-    Filter,
-)
+from nbray.state.selecting import MAX_LIMIT, Filter
 from nbray.state.short_ids import full_id, written_id
+
+R = TypeVar("R")
 
 
 def get_placement_group(
@@ -56,9 +57,7 @@ def get_placement_group(
         >>> nbray.util.remove_placement_group(group)
     """
     id = written_id(id, PlacementGroupID)
-    rows = ask(q.PLACEMENT_GROUPS, address, timeout)
-    group_id = full_id(id, (row.placement_group_id for row in rows))
-    return next((row for row in rows if row.placement_group_id == group_id), None)
+    return _first(_with_id(id, ask(q.PLACEMENT_GROUPS, address, timeout), "placement_group_id"))
 
 
 def get_node(
@@ -84,9 +83,7 @@ def get_node(
         'ALIVE'
     """
     id = written_id(id, NodeID)
-    rows = ask(q.NODES, address, timeout)
-    node_id = full_id(id, (row.node_id for row in rows))
-    return next((row for row in rows if row.node_id == node_id), None)
+    return _first(_with_id(id, ask(q.NODES, address, timeout), "node_id"))
 
 
 def get_worker(
@@ -113,8 +110,7 @@ def get_worker(
     """
     id = written_id(id, WorkerID)
     rows, _unreachable = ask(q.WORKERS, address, timeout)
-    worker_id = full_id(id, (row.worker_id for row in rows))
-    return next((row for row in rows if row.worker_id == worker_id), None)
+    return _first(_with_id(id, rows, "worker_id"))
 
 
 def get_actor(
@@ -145,9 +141,7 @@ def get_actor(
         'ALIVE'
     """
     id = written_id(id, ActorID)
-    rows = ask(q.ACTORS, address, timeout)
-    actor_id = full_id(id, (row.actor_id for row in rows))
-    return next((row for row in rows if row.actor_id == actor_id), None)
+    return _first(_with_id(id, ask(q.ACTORS, address, timeout), "actor_id"))
 
 
 def get_objects(
@@ -175,8 +169,7 @@ def get_objects(
     """
     id = written_id(id, ObjectID)
     rows = find_objects(address, MAX_LIMIT, timeout, complete=False).rows
-    object_id = full_id(id, (row.object_id for row in rows))
-    return [row for row in rows if row.object_id == object_id]
+    return _with_id(id, rows, "object_id")
 
 
 def get_job(
@@ -202,9 +195,7 @@ def get_job(
         'RUNNING'
     """
     id = written_id(id, JobID)
-    rows = ask(q.JOBS, address, timeout)
-    job_id = full_id(id, (row.job_id for row in rows))
-    return next((row for row in rows if row.job_id == job_id), None)
+    return _first(_with_id(id, ask(q.JOBS, address, timeout), "job_id"))
 
 
 def get_task(
@@ -236,6 +227,15 @@ def get_task(
     id = written_id(id, TaskID)
     filters: list[Filter] = [("job_id", "=", id[-8:])] if len(id) == 2 * TaskID.SIZE else []
     found = find_tasks(address, filters, timeout, complete=False)
-    task_id = full_id(id, (row.task_id for row in found.rows))
-    rows = [row for row in found.rows if row.task_id == task_id]
-    return rows if len(rows) > 1 else rows[0] if rows else None
+    rows = _with_id(id, found.rows, "task_id")
+    return rows if len(rows) > 1 else _first(rows)
+
+
+def _with_id(id: str, rows: list[R], field: str) -> list[R]:
+    """The rows in which ``field`` is the id that begins as written."""
+    wanted = full_id(id, (getattr(row, field) for row in rows))
+    return [row for row in rows if getattr(row, field) == wanted]
+
+
+def _first(rows: list[R]) -> R | None:
+    return rows[0] if rows else None

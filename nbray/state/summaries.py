@@ -7,12 +7,8 @@ from typing import Any
 
 from nbray.state import queries as q
 from nbray.state.asking import ask, find_objects, find_tasks
-from nbray.state.rows import (
-    ObjectState,
-)
-from nbray.state.selecting import (
-    MAX_LIMIT,
-)
+from nbray.state.rows import ObjectState
+from nbray.state.selecting import MAX_LIMIT
 
 
 def summarize_tasks(

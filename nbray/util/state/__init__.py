@@ -1,4 +1,4 @@
-"""The state API, at Ray's path; see `nbray.state.api`."""
+"""The state API, at Ray's path; see `nbray.state`."""
 
 from nbray.state.details import (
     get_actor,
