@@ -6,7 +6,6 @@ then killed left as it was asked to. What nobody meant is told by the process's 
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import NamedTuple
 
@@ -46,14 +45,18 @@ def of_constructor(cause: Cause) -> Exit:
     )
 
 
-def of_status(status: int | None) -> Exit:
-    """The end of a process that nobody meant, by what its parent knows; None if it has none."""
-    if status is None:
-        return Exit("SYSTEM_ERROR", "The process ended, and nobody can say how.")
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
+def of_worker(meant: Exit | None, cause: Cause) -> Exit:
+    """How a worker ended: as somebody ``meant`` it to, if anybody did, or as its parent knows."""
+    if cause.kind is CauseKind.OUT_OF_MEMORY:
+        return Exit("NODE_OUT_OF_MEMORY", cause.text)
+    if meant is not None:
+        return meant
+    if cause.signal:
+        name = signal.Signals(cause.signal).name
         killed = " Perhaps the system's OOM killer ended it." if name == "SIGKILL" else ""
         return Exit("SYSTEM_ERROR", f"The process was ended by the signal {name}.{killed}")
-    code = os.WEXITSTATUS(status)
+    code = cause.exit_status
+    if code is None:
+        return Exit("SYSTEM_ERROR", "The process ended, and nobody can say how.")
     kind = "SYSTEM_ERROR" if code else "INTENDED_USER_EXIT"
     return Exit(kind, f"The process ended by itself, with exit code {code}.")

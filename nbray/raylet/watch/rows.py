@@ -14,7 +14,7 @@ from typing import Protocol
 import psutil
 
 from nbray.common.pids import start_time
-from nbray.raylet.exits import Exit
+from nbray.raylet.exits import Exit, of_worker
 from nbray.raylet.process import Process
 from nbray.raylet.watch.inquiries import Inquiries
 from nbray.wire.causes import Cause
@@ -51,15 +51,14 @@ class _Driver:
 
 
 class WatchedWorker(Protocol):
-    """What is read of a worker: who it is, what it is for, and how it ended."""
+    """What is read of a worker: who it is, what it is for, and why it ended if that was meant."""
 
     worker_id: bytes
     pid: int
     started: int
     job_id: bytes
     actor_id: bytes
-
-    def how(self) -> Exit: ...
+    exit: Exit | None
 
 
 class WatchedWorkers(Protocol):
@@ -146,14 +145,14 @@ class NodeRows:
             )  # fmt: skip
             self._exits.add(row, driver.exit or _LOST_DRIVER, time.time())
 
-    def worker_ended(self, worker: WatchedWorker) -> None:
+    def worker_ended(self, worker: WatchedWorker, cause: Cause) -> None:
         """A worker ended, whoever meant it to."""
         row = WorkerRow(
             worker.worker_id, self._node_id, self._host, worker.pid,
             "ACTOR" if worker.actor_id else "IDLE", worker.job_id, worker.actor_id, 0,
             _began(worker.started),
         )  # fmt: skip
-        self._exits.add(row, worker.how(), time.time())
+        self._exits.add(row, of_worker(worker.exit, cause), time.time())
 
     async def list_workers(self, _request: Empty) -> Workers:
         """The workers and drivers that are connected to this raylet, then those that ended."""

@@ -89,6 +89,6 @@ class WatchService:
 
     def worker_ended(self, worker: WatchedWorker, cause: Cause, wished: bool) -> None:
         """A worker ended; an end that nobody wished is reported to the GCS."""
-        self.rows.worker_ended(worker)
+        self.rows.worker_ended(worker, cause)
         if not wished:
             self._background.start(self.rows.worker_failed(worker, cause))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from nbray.common.accelerators import DeviceIds
 from nbray.common.log_files import Log
 from nbray.common.pids import open_process, start_time
-from nbray.raylet.exits import Exit, of_status
+from nbray.raylet.exits import Exit
 from nbray.raylet.workers.templates import Template
 from nbray.raylet.workers.worker_life import TRANSITIONS, Event, State
 from nbray.runtime_env.setup import Prepared
@@ -106,12 +106,6 @@ class Worker:
     def read_last_lines(self) -> None:
         """Take what it wrote last to stderr, for whoever had it then."""
         self.last_lines = last_lines(self.log + ".err", self.written)
-
-    def how(self) -> Exit:
-        """How it ended."""
-        if self.out_of_memory is not None:
-            return Exit("NODE_OUT_OF_MEMORY", self.out_of_memory.text)
-        return self.exit or of_status(self.status)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
         """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""
