@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from itertools import product
 from typing import Generic, Protocol, TypeVar
 
@@ -127,8 +128,7 @@ class Transitions(dict[tuple[S, E], S], Generic[S, E]):
                 f"{name} is {before} and cannot be {event} ({detail}). Its story:\n"
                 + "\n".join(thing.story)
             )
-        when = time.strftime("%H:%M:%S", time.gmtime(now))
-        line = f"{when} {before} -> {after}, {at}{', ' if at else ''}{event}: {detail}"
+        line = f"{_clock(int(now))} {before} -> {after}, {at}{', ' if at else ''}{event}: {detail}"
         thing.story = [*thing.story, line][-_STORY_KEPT:]
         thing.state = after
 
@@ -136,6 +136,12 @@ class Transitions(dict[tuple[S, E], S], Generic[S, E]):
         """Every state with every event, and the next state; None where it is illegal."""
         for state, event in product(self.states, self.events):
             yield state, event, self.get((state, event))
+
+
+@lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    """The time of day; what happens comes in bursts."""
+    return time.strftime("%H:%M:%S", time.gmtime(second))
 
 
 def _missed(ways: Mapping[S, set[S]], begins: Collection[S]) -> list[S]:
