@@ -1,6 +1,6 @@
 """IPython in a worker, for remote cells that have magics or ``!commands``.
 
-The shell is the one of `nbray.jupyter_ext.worker_display`, made when the first such cell runs; its
+The shell is the one of `nbray.jupyter_ext.worker.display`, made when the first such cell runs; its
 namespace is that cell's.
 """
 

@@ -44,7 +44,10 @@ Handler = Callable[[Connection, Any], None]
 
 
 class Ends(Protocol):
-    """Who is notified of what ends (`edge.Edge`), in this order for one connection."""
+    """The edge (`edge.Edge`): it is notified of what ends, in this order for one connection.
+
+    What it was to send before goes first.
+    """
 
     def carry_out(self) -> None:
         """Send what was decided before, so that a request does not overtake it."""

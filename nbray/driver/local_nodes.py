@@ -7,12 +7,6 @@ from nbray.driver.driver import current_driver, init
 from nbray.launcher.local import RunningNode, join, running_sessions
 
 
-def cluster_address() -> str:
-    """The GCS of this program's cluster, as HOST:PORT; "" when there is none."""
-    driver = current_driver()
-    return driver.address if driver is not None else ""
-
-
 def added_nodes() -> list[str]:
     """The ids of the nodes that `add_node` started here, oldest first."""
     driver = current_driver()

@@ -10,7 +10,6 @@ from nbray.common.text import plain
 from nbray.wire.strategies import LabelOperator, LabelTerm
 
 NODE_ID = "ray.io/node-id"
-ACCELERATOR_TYPE = "ray.io/accelerator-type"
 _RESERVED = "ray.io/"
 _NAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?")
 _PREFIX = re.compile(

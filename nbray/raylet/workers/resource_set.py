@@ -28,10 +28,6 @@ class ResourceSet:
         self.retired = False
         self._devices = {name: dict(ids) for name, ids in (devices or {}).items()}
 
-    def could(self, demand: Mapping[str, int]) -> bool:
-        """Whether it covers ``demand`` when nothing is in use."""
-        return fits(demand, self.total)
-
     def take(self, demand: Mapping[str, int]) -> Allocation | None:
         """Take ``demand`` out; None when it is not there now."""
         if not fits(demand, self.available):
