@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nbray.cli.dashboard import dashboard
+from nbray.cli.jobs import job
 from nbray.cli.logs import logs
 from nbray.cli.machines import COMMANDS as OF_MACHINES
 from nbray.cli.start import start
@@ -20,6 +21,7 @@ def main() -> None:
 
 
 main.add_command(dashboard)
+main.add_command(job)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)

@@ -18,6 +18,7 @@ from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.nodes.table import NodeTable
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import Store
+from nbray.gcs.submissions.table import SubmissionTable
 from nbray.wire import gcs_messages as g
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.grpc_service import Handler, RpcError
@@ -46,6 +47,7 @@ class GcsServer:
         self._background = Background()
         self._failures = Failures()
         self._jobs = JobTable(store)
+        self._submissions = SubmissionTable(store)
         self._kv = KeyValueSpace(store)
         self.packages = PackageTable(self._kv, store, self._job_lives, config)
         self.nodes = NodeTable(token, config, store, self, self._failures.node)
@@ -59,6 +61,7 @@ class GcsServer:
         return {
             "FinishJob": (g.JobId, self._finish_job),
             **self._jobs.services(),
+            **self._submissions.services(),
             **self._kv.services(),
             **self.packages.services(),
             **self.nodes.services(),

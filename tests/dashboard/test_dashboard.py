@@ -59,7 +59,7 @@ def test_without_the_token_nothing_is_served(context: NbrayContext) -> None:
         status, body, _headers = fetch(base + path)
         assert status == 401, path
         assert "cluster" in body
-    assert fetch(base + "/api/nodes", {"Authorization": "Bearer 00"})[0] == 401
+    assert fetch(base + "/api/nodes", {"Authorization": "Bearer 00"})[0] == 403
     assert context.dashboard_url == context["webui_url"]
 
 
