@@ -49,7 +49,9 @@ class GcsServer:
         self._jobs = JobTable(store)
         self._submissions = SubmissionTable(store)
         self._kv = KeyValueSpace(store)
-        self.packages = PackageTable(self._kv, store, self._job_lives, config)
+        self.packages = PackageTable(
+            self._kv, store, self._job_lives, self._submissions.packages, config
+        )
         self.nodes = NodeTable(token, config, store, self, self._failures.node)
         rows, client = self.nodes.all, self.nodes.client
         self._actors = ActorTable(rows, client, store, self, self._failures.actor)

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from nbray.launcher.dashboard import (
     dashboard_log,
     missing_packages,
     start_dashboard,
+    url_of,
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -120,7 +121,11 @@ def start_head(
         with _identity_being_made(node.session):
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = joined(host, gcs_port)
-        _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables)
+        of_head = ["--head", "--gcs-pid", str(gcs.pid)]
+        kept = [] if listener is None else [listener.fileno()]
+        if listener is not None:
+            of_head += ["--dashboard-fd", str(kept[0]), "--dashboard-url", url_of(listener, host)]
+        _start_raylet(node, [*demand, *of_head], fate_shared, variables, kept)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:
@@ -257,14 +262,17 @@ def _folder(given: str) -> str:
 
 
 def _start_raylet(
-    node: RunningNode, arguments: list[str], fate_shared: bool, variables: Mapping[str, str] | None
-) -> None:
+    node: RunningNode, arguments: list[str], fate_shared: bool,
+    variables: Mapping[str, str] | None, kept: Sequence[int] = (),
+) -> None:  # fmt: skip
+    """Start it with those descriptors, which it may use."""
     session = node.session
     raylet = spawn(
         "nbray.raylet",
         ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
          "--node-ip", node.node_ip, *_short(session, arguments)],
         session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
+        pass_fds=kept,
     )  # fmt: skip
     node.children.append(raylet)
     with _identity_being_made(session):

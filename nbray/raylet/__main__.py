@@ -22,6 +22,7 @@ from nbray.common.process import (
 )
 from nbray.common.resources import to_units
 from nbray.common.session import Session
+from nbray.raylet.dashboard_supervisor import DashboardSupervisor
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
@@ -94,11 +95,20 @@ async def _main(args: argparse.Namespace) -> None:
     if args.gcs_pid is not None:
         supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
+    of_dashboard: DashboardSupervisor | None = None
+    if args.dashboard_fd is not None:
+        of_dashboard = DashboardSupervisor(
+            session, args.gcs_address, args.dashboard_fd, args.dashboard_url
+        )
+        watching = loop.create_task(of_dashboard.run())
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
     if supervisor is not None:
         supervising.cancel()
+    if of_dashboard is not None:
+        watching.cancel()
+        of_dashboard.stop()
     raylet.stop()
     try:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
@@ -127,6 +137,8 @@ def main() -> None:
     parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
+    parser.add_argument("--dashboard-fd", type=int, help="The socket on which it listens.")
+    parser.add_argument("--dashboard-url", default="")
     parser.add_argument("--labels", default="{}")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections import OrderedDict
 from itertools import takewhile
@@ -24,6 +25,7 @@ _ENDED_KEPT = 1000
 _MOST_ROWS = 20_000
 _LARGEST_ANSWER = 16 << 20
 _GONE_KEPT = 10_000
+_PACKAGE = re.compile(r'gcs://[^"]+')
 
 
 class SubmissionTable:
@@ -49,9 +51,10 @@ class SubmissionTable:
             "WatchSubmissions": (s.WatchSubmissions, self._watch),
         }
 
-    def live_environments(self) -> list[str]:
-        """The runtime environments of jobs that have not ended, whose packages are needed."""
-        return [row.runtime_env for row in self._rows.values() if row.state not in ENDED]
+    def packages(self) -> set[str]:
+        """What the runtime environments of jobs name that have not ended."""
+        live = (row.runtime_env for row in self._rows.values() if row.state not in ENDED)
+        return {uri for text in live for uri in _PACKAGE.findall(text)}
 
     async def _submit(self, request: s.SubmitJob) -> s.SubmissionChanged:
         row = request.row
