@@ -22,8 +22,8 @@ from nbray.state.submissions import (
     LIVE,
     Submission,
     Submissions,
+    all_jobs,
     driver_of,
-    joined_by_themselves,
     log_name,
     new_submission_id,
     submission_state,
@@ -55,13 +55,7 @@ class JobsPort:
         rows, all_drivers, actors = await asyncio.gather(
             self.submissions.all(), self.client.ask(q.JOBS), self.client.ask(q.ACTORS)
         )
-        drivers = users_drivers(all_drivers)
-        submitted = [
-            submission_state(row, driver_of(row.submission_id, drivers),
-                             why_waits(row.submission_id, actors))
-            for row in reversed(rows)
-        ]  # fmt: skip
-        return submitted + joined_by_themselves(reversed(drivers))
+        return all_jobs(rows, all_drivers, actors)
 
     async def one(self, job_id: str) -> JobState | None:
         """A job by its submission id, or the id of its driver."""

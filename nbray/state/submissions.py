@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from nbray.state import rows as r
+from nbray.state.queries import Query
 from nbray.wire import submission_messages as s
 from nbray.wire.gcs_messages import PACKAGES, KvCount, KvKey, KvPut, KvValue, UsePackage
 from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.submission_messages import Submission
 
 __all__ = [
-    "LIVE", "OWN_NAMESPACE", "Submission", "Submissions", "driver_of", "joined_by_themselves",
-    "log_name", "new_submission_id", "submission_state", "supervisor_name", "users_drivers",
-    "why_waits",
+    "LIVE", "OWN_NAMESPACE", "ROWS", "Submission", "Submissions", "all_jobs", "driver_of",
+    "joined_by_themselves", "log_name", "new_submission_id", "submission_state", "supervisor_name",
+    "users_drivers", "why_waits",
 ]  # fmt: skip
 
 LIVE = ("PENDING", "RUNNING", "STOPPING")
@@ -133,6 +136,28 @@ class Submissions:
     async def close(self) -> None:
         """Close the channel."""
         await self._gcs.close()
+
+
+def _rows(reply: s.Submissions) -> list[Submission]:
+    return reply.rows
+
+
+ROWS = Query("WatchSubmissions", s.Submissions, _rows, msgspec.msgpack.encode(s.WatchSubmissions()))
+"""The rows of submitted jobs, or as many as fit a message."""
+
+
+def all_jobs(
+    rows: Iterable[Submission], drivers: Iterable[r.JobState], actors: Iterable[r.ActorState]
+) -> list[r.JobState]:
+    """The submitted jobs, the newest first, and the drivers of users that joined by themselves."""
+    known, supervisors = users_drivers(drivers), list(actors)
+    found = [
+        submission_state(
+            row, driver_of(row.submission_id, known), why_waits(row.submission_id, supervisors)
+        )
+        for row in sorted(rows, key=lambda row: -row.submitted)
+    ]
+    return found + joined_by_themselves(known)
 
 
 def driver_of(submission_id: str, jobs: Iterable[r.JobState]) -> r.JobState | None:
