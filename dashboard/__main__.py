@@ -48,7 +48,7 @@ async def _main(args: argparse.Namespace) -> None:
         doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
         submissions = Submissions(args.gcs_address, session.token)
         manager = ManagerProcess(session, args.gcs_address, submissions)
-        jobs = JobsPort(client, submissions, manager, doorkeeper)
+        jobs = JobsPort(submissions, manager, doorkeeper)
         gate = Gate(doorkeeper, _inside(watcher, jobs))
         server = BoundedServer(gate)
         gate.came_in = server.came_in

@@ -8,6 +8,7 @@ same time do no harm, since a job is claimed by one supervisor only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any
@@ -22,11 +23,15 @@ from nbray.exceptions import (
     RuntimeEnvSetupError,
 )
 from nbray.jobs.supervisor import JobSupervisor
+from nbray.state.lists import list_actors
+from nbray.state.rows import ActorState
+from nbray.state.selecting import MAX_LIMIT
 from nbray.state.submissions import (
     LIVE,
     OWN_NAMESPACE,
     Submission,
     Submissions,
+    supervised_by,
     supervisor_name,
 )
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -65,14 +70,29 @@ class JobManager:
         Raises:
             RpcError: the GCS has been away for a minute.
         """
+        begun = False
         async for rows in self._submissions.changes():
             for row in rows:
                 self._see(row)
+            if not begun:
+                begun = True
+                await self._end_forgotten()
             if self._cared:
                 self._idle_since = time.monotonic()
             elif time.monotonic() - self._idle_since > self._config.job_manager_idle_s:
                 logger.info("There have been no jobs for a while; the manager leaves.")
                 return
+
+    async def _end_forgotten(self) -> None:
+        """End the supervisors of jobs that ended while no manager was there, and never ran."""
+        for actor in await asyncio.to_thread(_supervisors):
+            submission_id = supervised_by(actor.name or "")
+            if not submission_id or submission_id in self._rows:
+                continue
+            row = await self._submissions.get(submission_id)
+            if row is None or row.state not in LIVE:
+                with contextlib.suppress(ValueError):  # it has just gone
+                    nbray.kill(await asyncio.to_thread(_find, submission_id))
 
     def _see(self, row: Submission) -> None:
         submission_id = row.submission_id
@@ -196,6 +216,12 @@ class JobManager:
         why = await self._submissions.failed(row.submission_id, kind, text)
         if why:
             logger.info("Job %s has not failed: %s.", row.submission_id, why)
+
+
+def _supervisors() -> list[ActorState]:
+    """The actors in our namespace that have not ended."""
+    ours = [("ray_namespace", "=", OWN_NAMESPACE), ("state", "!=", "DEAD")]
+    return list_actors(filters=ours, limit=MAX_LIMIT)
 
 
 def _find(submission_id: str) -> Any:

@@ -40,11 +40,15 @@ class JobSupervisor:
         self._stop = False
 
     async def run(self, encoded: bytes, head: Mapping[str, str]) -> None:
-        """Run the job of a row, once, however often this is called; returns when it has ended."""
+        """Run the job of a row, once, however often this is called; the actor ends with it.
+
+        So it leaves also when its manager has gone. What became of the job, its row says.
+        """
         if self._job is None:
             row = msgspec.msgpack.decode(encoded, type=Submission)
             self._job = asyncio.get_running_loop().create_task(self._run(row, dict(head)))
         await asyncio.shield(self._job)
+        nbray.actor.exit_actor()
 
     async def stop(self) -> None:
         """End the job's processes; `run` says when they have gone."""
