@@ -103,7 +103,11 @@ class Holder:
 
 def _held() -> Any:
     holder = Holder.remote()
-    assert nbray.get(holder.here.remote(), timeout=60)
+    try:
+        assert nbray.get(holder.here.remote(), timeout=30)
+    except nbray.exceptions.GetTimeoutError:
+        rows = [(row.name, row.state, row.pending_reason) for row in list_actors()]
+        raise AssertionError(f"nobody gives the gate back: {rows}") from None
     return holder
 
 
