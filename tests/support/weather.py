@@ -44,13 +44,15 @@ def address(number: int) -> str:
 class Weather:
     """What becomes of a frame on its way from one host to another.
 
-    ``rate`` is in Mbit/s, ``loss`` in per cent; a link without a rate has no limit.
+    ``rate`` is in Mbit/s, ``loss`` in per cent; a link without a rate has no limit. ``uplink`` is a
+    rate, too, which all links from a host share.
     """
 
     delay_ms: float = 0.0
     jitter_ms: float = 0.0
     loss: float = 0.0
     rate: float = 0.0
+    uplink: float = 0.0
     cut: bool = False
 
 
@@ -123,12 +125,13 @@ class Switch:
             return
         now = time.monotonic()
         due = now + (weather.delay_ms + random.random() * weather.jitter_ms) / 1000
-        if weather.rate:
-            start = max(now, self._free_at.get((port, other), 0.0))
-            if start - now > _LONGEST_QUEUE_S:
-                return
-            self._free_at[port, other] = start + len(frame) * 8 / weather.rate / 1e6
-            due += self._free_at[port, other] - now
+        for rate, link in ((weather.rate, (port, other)), (weather.uplink, (port, port))):
+            if rate:
+                start = max(now, self._free_at.get(link, 0.0))
+                if start - now > _LONGEST_QUEUE_S:
+                    return
+                self._free_at[link] = start + len(frame) * 8 / rate / 1e6
+                due += self._free_at[link] - now
         self._count += 1
         heapq.heappush(self._waiting, (due, self._count, other, frame))
         if self._waiting[0][1] == self._count:
