@@ -66,7 +66,8 @@ class Host:
             "HOME": str(self.home), "NBRAY_TMPDIR": str(self.root),
             "PATH": f"{_BIN}:{os.environ['PATH']}",
         }  # fmt: skip
-        self.env.pop("NBRAY_ADDRESS", None)
+        for of_another in ("NBRAY_ADDRESS", "NBRAY_AUTH_TOKEN"):
+            self.env.pop(of_another, None)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command there; its output is one stream of text."""
