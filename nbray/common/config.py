@@ -104,8 +104,8 @@ class Config:
     store_prefault_bytes: int = 256 << 20
     put_room_bytes: int = 16 << 20
     put_room_idle_s: float = 1.0
-    pull_chunk_bytes: int = 32 << 20
-    pull_chunks_in_flight: int = 2
+    pull_chunk_bytes: int = 4 << 20
+    pull_chunks_in_flight: int = 4
     pull_timeout_s: float = 30.0
     worker_death_wait_s: float = 2.0
     graceful_exit_s: float = 30.0
