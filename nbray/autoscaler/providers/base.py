@@ -125,7 +125,7 @@ def _number(amount: float) -> str:
 
 
 class Stage(StrEnum):
-    """How far an instance is, as its provider sees it; the GCS knows whether its node has joined."""
+    """How far an instance is, as its provider sees it; whether its node joined the GCS knows."""
 
     WAITING = "WAITING"
     """It was asked for and there is no machine yet: a queue, a quota, no room."""
