@@ -50,6 +50,7 @@ def start(
     system_config: dict[str, Any] | None,
     labels_file: Path | None,
     memory: int | None,
+    autoscaling_config: Path | None,
     **ports: int | None,
 ) -> None:
     """Start a node on this machine."""
@@ -57,6 +58,7 @@ def start(
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
+    autoscaling_config = _scaling(autoscaling_config, head)
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
     if node_ip_address in ("0.0.0.0", "::"):
@@ -76,7 +78,7 @@ def start(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named, variables=variables,
-                for_programs=True, record=record,
+                for_programs=True, record=record, autoscaling_config=autoscaling_config,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         else:
@@ -92,6 +94,20 @@ def start(
     _tell(node, head, block)
     if block:
         _stay(node)
+
+
+def _scaling(file: Path | None, head: bool) -> Path | None:
+    """The file of an autoscaler, if one is needed; what is wrong with it is said at once."""
+    if file is None:
+        return None
+    if not head:
+        raise click.UsageError("--autoscaling-config needs --head.")
+    from nbray.autoscaler.config import ScalingConfigError, read
+
+    try:
+        return file if read(file).is_needed else None
+    except ScalingConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--autoscaling-config") from error
 
 
 def _record() -> NodeRecord | None:

@@ -66,6 +66,7 @@ def start_head(
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
     meanwhile: Callable[[], object] = lambda: None,
+    autoscaling_config: Path | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -90,6 +91,7 @@ def start_head(
             detached.
         record: is to know the node from the first moment on.
         meanwhile: is called while the processes come up.
+        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -119,12 +121,15 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
+        head = ["--head", "--gcs-pid", str(gcs.pid)]
+        if autoscaling_config is not None:
+            head += ["--autoscaling-config", str(autoscaling_config.absolute())]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
                     node,
-                    ["--gcs-address-fd", str(told), *demand, "--head", "--gcs-pid", str(gcs.pid)],
+                    ["--gcs-address-fd", str(told), *demand, *head],
                     fate_shared, variables, pass_fds=[told],
                 )  # fmt: skip
             finally:
