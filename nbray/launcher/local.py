@@ -37,6 +37,7 @@ from nbray.launcher.dashboard import (
     dashboard_log,
     missing_packages,
     start_dashboard,
+    url_of,
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -124,13 +125,16 @@ def start_head(
         head = ["--head", "--gcs-pid", str(gcs.pid)]
         if autoscaling_config is not None:
             head += ["--autoscaling-config", str(autoscaling_config.absolute())]
+        kept = [] if listener is None else [listener.fileno()]
+        if listener is not None:
+            head += ["--dashboard-fd", str(kept[0]), "--dashboard-url", url_of(listener, host)]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
                     node,
                     ["--gcs-address-fd", str(told), *demand, *head],
-                    fate_shared, variables, pass_fds=[told],
+                    fate_shared, variables, pass_fds=[told, *kept],
                 )  # fmt: skip
             finally:
                 os.close(told)
