@@ -11,6 +11,7 @@ from nbray.cli.start import start
 from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
 from nbray.cli.status import status
 from nbray.cli.stop import stop
+from nbray.cli.symmetric_run import symmetric_run
 
 
 @click.group()
@@ -23,6 +24,7 @@ main.add_command(dashboard)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)
+main.add_command(symmetric_run)
 main.add_command(list_command)
 main.add_command(get_command)
 main.add_command(summary_command)

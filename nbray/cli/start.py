@@ -30,7 +30,17 @@ from nbray.scheduling.labels import check_node_labels
 
 @click.command()
 @declared_options(Scope.START)
-def start(
+def start(head: bool, block: bool, **options: Any) -> None:
+    """Start a node on this machine."""
+    node = start_node(_record(), head=head, block=block, **options)
+    _tell(node, head, block)
+    if block:
+        _stay(node)
+
+
+def start_node(
+    record: NodeRecord | None,
+    *,
     head: bool,
     address: str | None,
     port: int,
@@ -50,10 +60,19 @@ def start(
     system_config: dict[str, Any] | None,
     labels_file: Path | None,
     memory: int | None,
+    for_programs: bool = True,
     **ports: int | None,
-) -> None:
-    """Start a node on this machine."""
-    record = _record()
+) -> RunningNode:
+    """Start the node that the options of ``nbray start`` describe.
+
+    Args:
+        record: is to know the node from the first moment on.
+        for_programs: `init` without an address joins it, and ``nbray stop`` ends it.
+        head, block, others: see ``nbray start --help``.
+
+    Raises:
+        click.ClickException: it did not start, or the options do not fit; the text is for a person.
+    """
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
@@ -71,27 +90,23 @@ def start(
     variables = _settings({} if system_config is None else system_config, ports)
     try:
         if address is None:
-            node = start_head(
+            return start_head(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named, variables=variables,
-                for_programs=True, record=record,
+                for_programs=for_programs, record=record,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
-        else:
-            node = join(
-                address, resources=amounts, object_store_memory=object_store_memory,
-                object_spilling_directory=object_spilling_directory,
-                host=node_ip_address or _own_address(address), fate_shared=block,
-                token=load_token(create=False), labels=named, variables=variables,
-                for_programs=True, record=record,
-            )  # fmt: skip
+        return join(
+            address, resources=amounts, object_store_memory=object_store_memory,
+            object_spilling_directory=object_spilling_directory,
+            host=node_ip_address or _own_address(address), fate_shared=block,
+            token=load_token(create=False), labels=named, variables=variables,
+            for_programs=for_programs, record=record,
+        )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
-    _tell(node, head, block)
-    if block:
-        _stay(node)
 
 
 def _record() -> NodeRecord | None:
