@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from nbray.cli.declared import declared_options
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common import ray_settings
-from nbray.common.addresses import is_loopback, own_address, split
+from nbray.common.addresses import interface_address, is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, node_of, start_head
@@ -45,6 +45,7 @@ def start_node(
     address: str | None,
     port: int,
     node_ip_address: str | None,
+    interface: str | None,
     num_cpus: float | None,
     num_gpus: float | None,
     resources: dict[str, float] | None,
@@ -78,6 +79,8 @@ def start_node(
         raise click.UsageError("--session needs --head.")
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
+    if interface is not None:
+        node_ip_address = node_ip_address or _address_of(interface)
     if node_ip_address in ("0.0.0.0", "::"):
         raise click.BadParameter(
             f"{node_ip_address} is no address that others can reach: give one of this machine",
@@ -158,6 +161,13 @@ def _settings(system_config: dict[str, Any], ports: Mapping[str, int | None]) ->
         raise click.UsageError("--min-worker-port and --max-worker-port are the ends of a range.")
     of_ports = {f"NBRAY_{name.upper()}": str(port) for name, port in ports.items() if port}
     return {**ray_settings.ray_variables(), **given, **of_ports}
+
+
+def _address_of(interface: str) -> str:
+    try:
+        return interface_address(interface)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--interface") from error
 
 
 def _own_address(head: str) -> str:

@@ -63,7 +63,6 @@ _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 @click.option("--min-nodes", "--wait-for-nnodes", type=click.IntRange(1), metavar="N",
               help="Run the command when so many nodes are there: by default 1, without --address "
               "as many as srun started.")  # fmt: skip
-@click.option("--interface", help="The network interface to listen on, as ib0.")
 @click.option("--wait", "patience", type=click.FloatRange(min=0), default=120.0, show_default=True,
               envvar=["NBRAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT",
                       "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"],
@@ -71,8 +70,8 @@ _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 @declared_options(Scope.START, without=_DECIDED_HERE)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def symmetric_run(
-    address: str | None, min_nodes: int | None, interface: str | None, patience: float,
-    command: tuple[str, ...], **options: Any,
+    address: str | None, min_nodes: int | None, patience: float, command: tuple[str, ...],
+    **options: Any,
 ) -> None:  # fmt: skip
     """Run COMMAND in a cluster of all machines that run these words.
 
@@ -82,7 +81,7 @@ def symmetric_run(
         srun --ntasks-per-node=1 nbray symmetric-run -- python program.py
     """
     with _clear_errors():
-        place = _place(address, min_nodes, interface, patience)
+        place = _place(address, min_nodes, options.pop("interface"), patience)
     with _signals_of_nodes() as signals:
         if place.is_head:
             code = _Head(place, options, signals).run(command)
@@ -239,7 +238,7 @@ class _Head:
         port = split(place.address)[1] if place.address else 0
         node = start_node(
             None, head=True, address=None, node_ip_address=place.host, port=port, block=True,
-            session=None, for_programs=False, **self._options,
+            interface=None, session=None, for_programs=False, **self._options,
         )  # fmt: skip
         for number in _NOTICE:
             signal.signal(number, self._signals.handle)
@@ -317,8 +316,8 @@ class _Other:
         """Start the node and stay until the head says that it is over; returns the exit code."""
         address = self._find_head()
         node = start_node(
-            None, head=False, address=address, node_ip_address=self._place.host, port=0,
-            block=True, session=None, for_programs=False, **self._options,
+            None, head=False, address=address, node_ip_address=self._place.host,
+            interface=None, port=0, block=True, session=None, for_programs=False, **self._options,
         )  # fmt: skip
         for number in _NOTICE:
             signal.signal(number, self._signals.handle)

@@ -163,6 +163,10 @@ _NODES = (
         "Address to listen on. A head node: 127.0.0.1 by default. A joining node: the one from "
         "which it reaches the head.", variable="NBRAY_NODE_IP_ADDRESS",
     ),
+    Option(
+        "interface", (str,), None, Scope.START,
+        "Network interface to listen on, as ib0, instead of --node-ip-address.",
+    ),
     Option("num_cpus", _NUMBER, None, _NODE, "CPUs of the node; the machine's by default."),
     Option("num_gpus", _NUMBER, None, _NODE, "GPUs of the node; none by default."),
     Option(
