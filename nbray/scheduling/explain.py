@@ -21,7 +21,7 @@ def why_pending(demand: Demand, nodes: Iterable[NodeInfo]) -> list[str]:
         demand: resources in units of 1/10000, the strategy and the label selector.
         nodes: all rows of the node table.
     """
-    alive = [n for n in nodes if n.alive]
+    alive = [n for n in nodes if n.takes_work]
     if isinstance(demand.strategy, InGroup):
         return [_in_group_text(demand, demand.strategy, alive)]
     able = [n for n in alive if _able(demand, n)]
@@ -44,7 +44,7 @@ def feasible(demand: Demand, nodes: Iterable[NodeInfo]) -> bool:
     """Whether some node could ever serve a wish."""
     if isinstance(demand.strategy, InGroup):
         return True  # whether a bundle could hold it was checked when it was submitted
-    return any(n.alive and _able(demand, n) for n in nodes)
+    return any(n.takes_work and _able(demand, n) for n in nodes)
 
 
 def _in_group_text(demand: Demand, strategy: InGroup, nodes: Iterable[NodeInfo]) -> str:
@@ -86,7 +86,7 @@ def why_group_pending(
     bundles: Sequence[Bundle], strategy: GroupStrategy, nodes: Iterable[NodeInfo]
 ) -> list[str]:
     """Sentences on a placement group that waits."""
-    alive = [n for n in nodes if n.alive]
+    alive = [n for n in nodes if n.takes_work]
     indexed = dict(enumerate(bundles))
     asked = f"a {strategy} placement group of {_bundles_text(bundles)}"
     if place(indexed, strategy, alive) is not None:

@@ -51,7 +51,10 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
 
 def _node_message(row: NodeInfo) -> str | None:
     if not row.alive:
-        return row.death_cause or "it left the cluster"
+        drained = row.draining and f"drained: {row.draining}"
+        return row.death_cause or drained or "it left the cluster"
+    if row.draining:
+        return f"draining: {row.draining}"
     return f"silent for {row.silent_s:.0f} s" if row.silent_s > _SILENT_S else None
 
 

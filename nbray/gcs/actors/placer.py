@@ -139,6 +139,7 @@ class Placer:
                 await self._processes.end(node.node_id, life.actor_id, attempt, NOT_WANTED)
             elif started.busy:
                 life.placing = b""
+                actor.refused = True
                 busy.add(node.node_id)
             else:
                 self._outcomes.answered(actor, started)
@@ -152,7 +153,7 @@ class Placer:
 
     async def _warn_infeasible(self, actor: Actor) -> None:
         demand = demand_of(actor.spec.options)
-        text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
+        text = infeasible_text(demand, [n for n in self._nodes() if n.takes_work])
         await self._around.warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
 
     def _is_group_gone(self, actor: Actor, strategy: InGroup) -> bool:

@@ -64,6 +64,11 @@ class NodeNews:
             self._view.room_changed(row.node_id)
             self._tell()
 
+    def changed(self, node_id: bytes) -> None:
+        """A node is to be known otherwise than before, as one that drains."""
+        self._view.member_changed(node_id)
+        self._tell()
+
     def ended(self, node_id: bytes) -> None:
         """A node is not alive any more."""
         for of_living in (self._rooms, self._told, self._served):

@@ -353,6 +353,29 @@ class LeaseManager:
         if watcher is not None:
             watcher.send(m.WorkerDied(worker.worker_id, cause))
 
+    # --- the node drains, or might --------------------
+
+    @property
+    def granted_ever(self) -> int:
+        """How many leases were granted since the node began."""
+        return self._next_lease - 1
+
+    def in_use(self) -> int:
+        """How many workers are leased, or are being started for a lease."""
+        starting = sum(lease.taken is not None for lease in self._requested.values())
+        return len(self._lease_of) + starting
+
+    def recall(self) -> None:
+        """Ask for all leases; what runs goes on, what its submitter has not pushed goes elsewhere.
+
+        What waits here is to be served by others.
+        """
+        held: dict[Process, list[int]] = {}
+        for lease in self._lease_of.values():
+            held.setdefault(cast(Process, lease.holder), []).append(lease.lease_id)
+        self._carry_out([Reclaim(holder, ids) for holder, ids in held.items()])
+        self.on_nodes_changed()
+
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""
         return [

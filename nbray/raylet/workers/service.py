@@ -171,6 +171,19 @@ class WorkerService:
         """Who waits for resources, or has them and waits for a worker."""
         return self.leases.waiting() + self.pool.waiting()
 
+    def kept_by(self) -> list[str]:
+        """What of this room keeps the node from being idle, in words."""
+        leased, actors = self.leases.in_use(), self.actors.alive()
+        words = [f"{leased} worker{'s' * (leased > 1)} leased for tasks"] if leased else []
+        if actors:
+            words.append(f"{actors} actor{'s' * (actors > 1)}")
+        groups = sorted({bundle.group_id.hex()[:8] for bundle in self._row.bundles})
+        return words + [f"bundles of placement group {name}" for name in groups]
+
+    def begun(self) -> int:
+        """How many leases and actors there have been on this node."""
+        return self.leases.granted_ever + self.actors.started_ever
+
     @property
     def pending(self) -> int:
         """How many requests wait for resources."""
