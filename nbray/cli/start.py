@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,8 @@ import yaml
 from click.core import ParameterSource
 
 from nbray.cli.declared import declared_options
-from nbray.cli.terminal import CliError, SafeConsole
+from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
+from nbray.cli.terminal import CliError, SafeConsole, say
 from nbray.common import ray_settings
 from nbray.common.addresses import interface_address, is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
@@ -32,7 +34,8 @@ from nbray.scheduling.labels import check_node_labels
 @declared_options(Scope.START)
 def start(head: bool, block: bool, **options: Any) -> None:
     """Start a node on this machine."""
-    node = start_node(_record(), head=head, block=block, **options)
+    with children_ignore_notices() if block else nullcontext():
+        node = start_node(_record(), head=head, block=block, **options)
     _tell(node, head, block)
     if block:
         _stay(node)
@@ -210,19 +213,38 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
 def _stay(node: RunningNode) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
     left = threading.Event()
+    notices: list[int] = []
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         left.set()
 
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
+    def note(number: int, _frame: FrameType | None) -> None:
+        notices.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+    for number in NOTICES:
+        signal.signal(number, note)
     raylet = psutil.Process(node.children[-1].pid)
     while not left.wait(0.2):
+        if notices:
+            say(drain(node, notices.pop()))
+            notices.clear()
         if raylet.status() == psutil.STATUS_ZOMBIE:
-            log = node.session.log_path("raylet.log").read_text(errors="replace")
-            node.stop()
-            raise CliError(
-                f"The raylet of the node ended by itself (pid {raylet.pid}), so the node was "
-                f"stopped. The end of its log:\n{log[-2000:].strip() or '(it is empty)'}"
-            )
+            _tell_end(node, raylet.pid)
+            return
     node.stop()
+
+
+def _tell_end(node: RunningNode, raylet: int) -> None:
+    """The raylet has ended by itself."""
+    reason = was_drained(node)
+    log = node.session.log_path("raylet.log").read_text(errors="replace")
+    node.stop()
+    if reason:
+        say(f"The node was drained, and has left: {reason}.")
+        return
+    raise CliError(
+        f"The raylet of the node ended by itself (pid {raylet}), so the node was stopped. The end "
+        f"of its log:\n{log[-2000:].strip() or '(it is empty)'}"
+    )

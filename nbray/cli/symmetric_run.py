@@ -27,6 +27,7 @@ import click
 import psutil
 
 from nbray.cli.declared import declared_options
+from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
 from nbray.cli.start import start_node
 from nbray.cli.terminal import CliError, say
 from nbray.common.addresses import (
@@ -53,7 +54,6 @@ _LOOK_S = 0.2
 _ASK_S = 1.0
 _TELL_S = 5.0
 _OTHERS_LEAVE_S = 15.0
-_NOTICE = (signal.SIGUSR1, signal.SIGUSR2)
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -82,11 +82,13 @@ def symmetric_run(
     """
     with _clear_errors():
         place = _place(address, min_nodes, options.pop("interface"), patience)
-    with _signals_of_nodes() as signals:
-        if place.is_head:
-            code = _Head(place, options, signals).run(command)
-        else:
-            code = _Other(place, options, signals).run()
+    signals = _Signals()
+    for number in (*_ENDS, *NOTICES):
+        signal.signal(number, signals.handle)
+    if place.is_head:
+        code = _Head(place, options, signals).run(command)
+    else:
+        code = _Other(place, options, signals).run()
     sys.exit(code)
 
 
@@ -173,15 +175,15 @@ class _Signals:
         self.command: subprocess.Popen[bytes] | None = None
         self.ended_by = 0
         self.end = threading.Event()
-        self.notices: list[str] = []
+        self.notices: list[tuple[int, bool]] = []
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """What a signal does."""
         command = self.command
         runs = command is not None and command.returncode is None
-        if number in _NOTICE:
+        if number in NOTICES:
             passed_on = runs and command is not None and _catches(command.pid, number)
-            self.notices.append(_notice(number, passed_on))
+            self.notices.append((number, passed_on))
         else:
             self.ended_by = number
             self.end.set()
@@ -213,17 +215,6 @@ def _catches(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-@contextmanager
-def _signals_of_nodes() -> Iterator[_Signals]:
-    """Have signals handled; what is started in between ignores notices, from which it would end."""
-    signals = _Signals()
-    for number in _NOTICE:
-        signal.signal(number, signal.SIG_IGN)
-    for number in _ENDS:
-        signal.signal(number, signals.handle)
-    yield signals
-
-
 class _Head:
     """The machine on which the command runs."""
 
@@ -236,12 +227,11 @@ class _Head:
         """Start the cluster, run the command in it, end it; returns the exit code."""
         place = self._place
         port = split(place.address)[1] if place.address else 0
-        node = start_node(
-            None, head=True, address=None, node_ip_address=place.host, port=port, block=True,
-            interface=None, session=None, for_programs=False, **self._options,
-        )  # fmt: skip
-        for number in _NOTICE:
-            signal.signal(number, self._signals.handle)
+        with children_ignore_notices():
+            node = start_node(
+                None, head=True, address=None, node_ip_address=place.host, port=port,
+                interface=None, block=True, session=None, for_programs=False, **self._options,
+            )  # fmt: skip
         try:
             with _Cluster(node) as cluster:
                 if place.meeting is not None:
@@ -300,7 +290,7 @@ class _Head:
             with suppress(subprocess.TimeoutExpired):
                 code = process.wait(_LOOK_S)
             while signals.notices:
-                say(signals.notices.pop(0), err=True)
+                say(_notice(*signals.notices.pop(0)), err=True)
         return code if code >= 0 else 128 - code
 
 
@@ -315,12 +305,11 @@ class _Other:
     def run(self) -> int:
         """Start the node and stay until the head says that it is over; returns the exit code."""
         address = self._find_head()
-        node = start_node(
-            None, head=False, address=address, node_ip_address=self._place.host,
-            interface=None, port=0, block=True, session=None, for_programs=False, **self._options,
-        )  # fmt: skip
-        for number in _NOTICE:
-            signal.signal(number, self._signals.handle)
+        with children_ignore_notices():
+            node = start_node(
+                None, head=False, address=address, node_ip_address=self._place.host, port=0,
+                interface=None, block=True, session=None, for_programs=False, **self._options,
+            )  # fmt: skip
         try:
             with _Cluster(node) as cluster:
                 return self._stay(node, cluster)
@@ -356,7 +345,13 @@ class _Other:
         while not self._signals.end.wait(_ASK_S):
             if cluster.is_over():
                 return 0
+            if self._signals.notices:
+                say(drain(node, self._signals.notices.pop()[0]), err=True)
+                self._signals.notices.clear()
             if raylet.status() == psutil.STATUS_ZOMBIE:
+                if reason := was_drained(node):
+                    say(f"The node was drained, and has left: {reason}.", err=True)
+                    return 0
                 log = node.session.log_path("raylet.log").read_text(errors="replace")
                 raise CliError(
                     f"The node on {socket.gethostname()} ended before the head said that it is "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -18,12 +19,23 @@ from nbray.common.pids import machine
 
 _LOGS_KEPT = 200
 _MARK = "nbray"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class ClusterHome:
     """The folder of one cluster."""
 
     def __init__(self, name: str, root: Path | None = None) -> None:
+        """Find the folder of the cluster ``name``; nothing is made.
+
+        Raises:
+            ValueError: no cluster can be called so.
+        """
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(
+                f"cluster_name {name!r} names jobs and folders: give letters, digits, '-', '_' and "
+                "'.', at most 100."
+            )
         self.name = name
         self.path = (_root() if root is None else root) / name
 
@@ -98,7 +110,8 @@ def cluster_homes(root: Path | None = None) -> Iterator[ClusterHome]:
     folder = _root() if root is None else root
     with suppress(FileNotFoundError):
         for entry in sorted(folder.iterdir()):
-            yield ClusterHome(entry.name, folder)
+            if _NAME.fullmatch(entry.name):
+                yield ClusterHome(entry.name, folder)
 
 
 def job_name(cluster: str, type: str, id: str) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 
 _TIME = re.compile(r"\d+-\d+(:\d+){0,2}|\d+(:\d+){0,2}", re.ASCII)
+DRAIN_S = 120
+"""So many seconds before its walltime a node is drained, also if no autoscaler does it."""
+
 _STORE_PART = 0.3
 """Of a node's free memory the object store gets so much, as `nbray start` has it."""
 
@@ -141,10 +144,11 @@ def job_script(settings: JobSettings, job: Job) -> str:
 
 def _directives(settings: JobSettings, job: Job) -> Iterator[str]:
     said = (
-        ("job-name", job.name), ("output", job.output), ("partition", settings.partition),
+        ("job-name", job.name), ("output", job.output.replace("%", "%%")), ("partition", settings.partition),
         ("account", settings.account), ("time", settings.walltime), ("nodes", "1"), ("ntasks", "1"),
         ("cpus-per-task", str(max(1, math.ceil(job.resources.get("CPU", 1))))),
         ("mem", _memory(job.resources)), ("gres", _gpus(job.resources)),
+        ("signal", f"B:USR1@{DRAIN_S}"),
     )  # fmt: skip
     for name, value in said:
         if value is not None:

@@ -97,7 +97,8 @@ class SlurmProvider:
                 try:
                     job = await commands.submit(self._script(one))
                     logger.info("Instance %s is Slurm job %s", one.id, job)
-                    self._waiting.pop(one.id, None)
+                    if self._waiting.pop(one.id, None) is None:
+                        await commands.cancel([job])  # it was terminated meanwhile
                 except SlurmError as error:
                     if not error.refused:
                         raise
