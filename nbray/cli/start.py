@@ -64,6 +64,7 @@ def start_node(
     system_config: dict[str, Any] | None,
     labels_file: Path | None,
     memory: int | None,
+    autoscaling_config: Path | None,
     for_programs: bool = True,
     **ports: int | None,
 ) -> RunningNode:
@@ -80,6 +81,7 @@ def start_node(
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
+    autoscaling_config = _scaling(autoscaling_config, head)
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
     if interface is not None:
@@ -101,7 +103,7 @@ def start_node(
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named, variables=variables,
-                for_programs=for_programs, record=record,
+                for_programs=for_programs, record=record, autoscaling_config=autoscaling_config,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             )  # fmt: skip
         return join(
@@ -113,6 +115,20 @@ def start_node(
         )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
+
+
+def _scaling(file: Path | None, head: bool) -> Path | None:
+    """The file of an autoscaler, if one is needed; what is wrong with it is said at once."""
+    if file is None:
+        return None
+    if not head:
+        raise click.UsageError("--autoscaling-config needs --head.")
+    from nbray.autoscaler.config import ScalingConfigError, read
+
+    try:
+        return file if read(file).is_needed else None
+    except ScalingConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--autoscaling-config") from error
 
 
 def _record() -> NodeRecord | None:

@@ -48,7 +48,15 @@ from nbray.wire.credentials import read_identity
 from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
 from nbray.wire.grpc_service import GrpcClient, RpcError
 
-_DECIDED_HERE = ("head", "address", "node_ip_address", "port", "block", "session")
+_DECIDED_HERE = (
+    "head",
+    "address",
+    "node_ip_address",
+    "port",
+    "block",
+    "session",
+    "autoscaling_config",
+)
 _SPACE, _OVER = b"symmetric-run", b"over"
 _LOOK_S = 0.2
 _ASK_S = 1.0
@@ -230,7 +238,7 @@ class _Head:
         with children_ignore_notices():
             node = start_node(
                 None, head=True, address=None, node_ip_address=place.host, port=port,
-                interface=None, block=True, session=None, for_programs=False, **self._options,
+                interface=None, block=True, session=None, autoscaling_config=None, for_programs=False, **self._options,
             )  # fmt: skip
         try:
             with _Cluster(node) as cluster:
@@ -308,7 +316,7 @@ class _Other:
         with children_ignore_notices():
             node = start_node(
                 None, head=False, address=address, node_ip_address=self._place.host, port=0,
-                interface=None, block=True, session=None, for_programs=False, **self._options,
+                interface=None, block=True, session=None, autoscaling_config=None, for_programs=False, **self._options,
             )  # fmt: skip
         try:
             with _Cluster(node) as cluster:

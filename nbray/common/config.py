@@ -75,6 +75,8 @@ class Config:
         object_manager_port: a raylet's port for objects and for workers of other nodes; 0: any.
         min_worker_port: workers and drivers listen on ports from this one on; 0: any.
         max_worker_port: the last of them; each needs one.
+        autoscaler_update_interval_s: how often the autoscaler looks at the cluster.
+        autoscaler_start_timeout_s: a machine whose node has not joined for so long is given back.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -129,6 +131,8 @@ class Config:
     object_manager_port: int = 0
     min_worker_port: int = 0
     max_worker_port: int = 0
+    autoscaler_update_interval_s: float = 1.0
+    autoscaler_start_timeout_s: float = 900.0
     record_ref_creation_sites: int = 0
 
     @classmethod

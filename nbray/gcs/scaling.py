@@ -44,7 +44,7 @@ class ScalingTables:
     """The GCS methods of the autoscaler, but for the drain of a node, which is the node table's.
 
     Args:
-        nodes: the rows of nodes that are alive and have reported.
+        nodes: the rows of nodes that are alive.
         loads: what each of them said last of its load.
         actors: that wait.
         groups: that wait.
@@ -61,6 +61,7 @@ class ScalingTables:
         self._groups = groups
         self._kv = kv
         self._report: sm.ScalingReport | None = None
+        self._began = time.monotonic()
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
@@ -104,6 +105,7 @@ class ScalingTables:
         return sm.Snapshot(
             nodes, self._uses(nodes), rows, self._groups.without_place(time.time() - _SETTLED_S),
             None if requested is None else msgspec.msgpack.decode(requested, type=sm.Requested),
+            time.monotonic() - self._began,
         )  # fmt: skip
 
     def _uses(self, nodes: list[NodeInfo]) -> list[sm.NodeUse]:

@@ -58,7 +58,7 @@ class GcsServer:
             lambda: self._scaling.coming(),
         )  # fmt: skip
         self._scaling = ScalingTables(
-            self.nodes.ready, self._state.loads, self._actors, self._groups, self._kv
+            self.nodes.alive, self._state.loads, self._actors, self._groups, self._kv
         )
 
     def services(self) -> dict[str, tuple[Any, Handler]]:

@@ -65,6 +65,7 @@ def start_head(
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
+    autoscaling_config: Path | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -88,6 +89,7 @@ def start_head(
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
         record: is to know the node from the first moment on.
+        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -120,7 +122,10 @@ def start_head(
         with _identity_being_made(node.session):
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = joined(host, gcs_port)
-        _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables)
+        head = ["--head", "--gcs-pid", str(gcs.pid)]
+        if autoscaling_config is not None:
+            head += ["--autoscaling-config", str(autoscaling_config.absolute())]
+        _start_raylet(node, [*demand, *head], fate_shared, variables)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:

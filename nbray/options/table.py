@@ -239,6 +239,11 @@ _NODES = (
         "labels_file", (str,), None, Scope.START,
         "Labels of the node: a file of lines KEY: VALUE (YAML).", word=FOUND_FILE,
     ),
+    Option(
+        "autoscaling_config", (str,), None, Scope.START,
+        "A head node: have the cluster grow and shrink with its demand, as this file says.",
+        word=FOUND_FILE,
+    ),
     Option("block", (bool,), False, Scope.START, "Stay, and stop the node when interrupted."),
 )  # fmt: skip
 
@@ -292,7 +297,7 @@ _OF_RAY_START = (
     ),
     *_without_effect(
         Scope.START,
-        "autoscaling_config cgroup_path dashboard_agent_grpc_port dashboard_agent_listen_port "
+        "cgroup_path dashboard_agent_grpc_port dashboard_agent_listen_port "
         "include_log_monitor log_color log_style metrics_export_port node_name plasma_directory "
         "proxy_server_url ray_client_server_port redis_password redis_shard_ports redis_username "
         "runtime_env_agent_port system_reserved_cpu system_reserved_memory temp_dir "

@@ -22,6 +22,7 @@ from nbray.common.process import (
 )
 from nbray.common.resources import to_units
 from nbray.common.session import Session
+from nbray.raylet.autoscaler_supervisor import AutoscalerSupervisor
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
@@ -94,11 +95,20 @@ async def _main(args: argparse.Namespace) -> None:
     if args.gcs_pid is not None:
         supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
+    autoscaler: AutoscalerSupervisor | None = None
+    if args.autoscaling_config is not None:
+        autoscaler = AutoscalerSupervisor(
+            session, args.gcs_address, args.autoscaling_config, config
+        )  # fmt: skip
+        scaling = loop.create_task(autoscaler.run())
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
     if supervisor is not None:
         supervising.cancel()
+    if autoscaler is not None:
+        scaling.cancel()
+        autoscaler.stop()
     raylet.stop()
     try:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
@@ -128,6 +138,7 @@ def main() -> None:
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
     parser.add_argument("--labels", default="{}")
+    parser.add_argument("--autoscaling-config", help="Run an autoscaler with this file.")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

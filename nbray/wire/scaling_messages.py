@@ -66,13 +66,18 @@ class WaitingGroup(msgspec.Struct, array_like=True):
 
 
 class Snapshot(msgspec.Struct, array_like=True):
-    """GCS, answer to ``ScalingSnapshot``: all that a plan is made of, of one moment."""
+    """GCS, answer to ``ScalingSnapshot``: all that a plan is made of, of one moment.
+
+    ``nodes`` are those that are alive; one that came back and keeps its tables in memory does not
+    know all of them in its first seconds: ``up_s`` is for how long it has run.
+    """
 
     nodes: list[NodeInfo]
     uses: list[NodeUse]
     waiting: list[DemandRow]
     groups: list[WaitingGroup]
     requested: Requested | None = None
+    up_s: float = 0.0
 
 
 class InstanceRow(msgspec.Struct, array_like=True):

@@ -98,6 +98,10 @@ class NodeTable:
         """The rows that are alive, and have reported to this process."""
         return [life.row for life in self._alive.values() if not life.awaited]
 
+    def alive(self) -> list[NodeInfo]:
+        """The rows that are alive, as far as is known."""
+        return [life.row for life in self._alive.values()]
+
     def get(self, node_id: bytes) -> NodeInfo | None:
         """One row."""
         life = self._nodes.get(node_id)
