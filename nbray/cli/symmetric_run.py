@@ -223,6 +223,18 @@ def _catches(pid: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
+def _start(
+    options: dict[str, Any], *, host: str | None, port: int = 0, address: str | None = None
+) -> RunningNode:
+    """A head, or a node that joins the cluster at ``address``; it ends with this process."""
+    with children_ignore_notices():
+        return start_node(
+            None, head=address is None, address=address, node_ip_address=host, port=port,
+            interface=None, block=True, session=None, autoscaling_config=None,
+            for_programs=False, **options,
+        )  # fmt: skip
+
+
 class _Head:
     """The machine on which the command runs."""
 
@@ -235,11 +247,7 @@ class _Head:
         """Start the cluster, run the command in it, end it; returns the exit code."""
         place = self._place
         port = split(place.address)[1] if place.address else 0
-        with children_ignore_notices():
-            node = start_node(
-                None, head=True, address=None, node_ip_address=place.host, port=port,
-                interface=None, block=True, session=None, autoscaling_config=None, for_programs=False, **self._options,
-            )  # fmt: skip
+        node = _start(self._options, host=place.host, port=port)
         try:
             with _Cluster(node) as cluster:
                 if place.meeting is not None:
@@ -313,11 +321,7 @@ class _Other:
     def run(self) -> int:
         """Start the node and stay until the head says that it is over; returns the exit code."""
         address = self._find_head()
-        with children_ignore_notices():
-            node = start_node(
-                None, head=False, address=address, node_ip_address=self._place.host, port=0,
-                interface=None, block=True, session=None, autoscaling_config=None, for_programs=False, **self._options,
-            )  # fmt: skip
+        node = _start(self._options, host=self._place.host, address=address)
         try:
             with _Cluster(node) as cluster:
                 return self._stay(node, cluster)

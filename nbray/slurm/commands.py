@@ -15,7 +15,7 @@ _IDS_AT_ONCE = 500
 _ID = re.compile(r"(\d+)(?:;\S*)?", re.ASCII)
 
 
-class SlurmError(Exception):
+class SlurmError(RuntimeError):
     """A command of Slurm's failed; the text has its words.
 
     Attributes:

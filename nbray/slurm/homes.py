@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from nbray.common.pids import machine
 
 _LOGS_KEPT = 200
+_LONGEST_START_S = 3600.0
 _MARK = "nbray"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -87,8 +89,8 @@ class ClusterHome:
         try:
             held = json.loads((self.path / "holder").read_text())
             host, where, session = held["host"], held["machine"], Path(held["session"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False  # it is being made, or removed
+        except (OSError, ValueError, KeyError, TypeError):  # it is being made, or was never held
+            return 0 < _age(self.path) < time.time() - _LONGEST_START_S
         if host != socket.gethostname():
             return False
         boot, _, space = machine().partition("/")
@@ -96,6 +98,14 @@ class ClusterHome:
         if boot != its_boot:
             return True
         return space == its_space and not lives(session)
+
+    def is_held_by(self, session: Path) -> bool:
+        """Whether the head of the cluster has this session folder, on this machine."""
+        try:
+            held = json.loads((self.path / "holder").read_text())
+            return bool(held["machine"] == machine() and Path(held["session"]) == session)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _write(self, name: str, data: bytes) -> None:
         new = self.path / f".{name}.{os.getpid()}"

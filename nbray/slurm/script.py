@@ -105,7 +105,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: by which it is found again.
-        output: the file that it writes.
+        output: the file that it writes; ``%j`` in it is the job's number, ``%%`` a per cent sign.
         words: what starts its node, behind ``nbray``.
         token_file: has the cluster's token; its hosts see it.
         resources: of its node: ``CPU``, ``GPU``, ``memory`` and ``object_store_memory`` in bytes.
@@ -144,7 +144,7 @@ def job_script(settings: JobSettings, job: Job) -> str:
 
 def _directives(settings: JobSettings, job: Job) -> Iterator[str]:
     said = (
-        ("job-name", job.name), ("output", job.output.replace("%", "%%")), ("partition", settings.partition),
+        ("job-name", job.name), ("output", job.output), ("partition", settings.partition),
         ("account", settings.account), ("time", settings.walltime), ("nodes", "1"), ("ntasks", "1"),
         ("cpus-per-task", str(max(1, math.ceil(job.resources.get("CPU", 1))))),
         ("mem", _memory(job.resources)), ("gres", _gpus(job.resources)),

@@ -27,6 +27,7 @@ from nbray.launcher.local import node_of
 from nbray.slurm import commands
 from nbray.slurm.commands import SlurmError
 from nbray.slurm.homes import ClusterHome, cluster_homes, instance_of, job_name
+from nbray.slurm.leaving import cancel
 from nbray.slurm.queue import Row, Standing, explain, standing
 from nbray.slurm.script import Job, JobSettings, job_script, read_settings
 
@@ -119,9 +120,9 @@ class SlurmProvider:
         settings = self._settings_of(one.type.name)
         log = self._home.logs(settings.log_directory) / self._home.log_name(one.id)
         job = Job(
-            name=job_name(self._cluster.name, one.type.name, one.id), output=str(log),
-            words=one.start_words(self._cluster.address), token_file=str(self._home.token),
-            resources=one.type.resources,
+            name=job_name(self._cluster.name, one.type.name, one.id),
+            output=str(log).replace("%", "%%"), token_file=str(self._home.token),
+            words=one.start_words(self._cluster.address), resources=one.type.resources,
         )  # fmt: skip
         return job_script(settings, job)
 
@@ -132,7 +133,7 @@ class SlurmProvider:
         """See `Provider.list`."""
         now = time.time()
         rows = await self._rows()
-        await self._cancel_orphans(rows)
+        await self._cancel_orphans()
         found: dict[str, Instance] = {}
         for row in sorted(rows, key=_in_doubt_last):
             if (named := self._instance(row)) is not None:
@@ -162,7 +163,7 @@ class SlurmProvider:
     def _instance(self, row: Row) -> tuple[str, str] | None:
         return instance_of(row.name, self._cluster.name)
 
-    async def _cancel_orphans(self, rows: Sequence[Row]) -> None:
+    async def _cancel_orphans(self) -> None:
         """Once: end jobs of clusters of this user whose heads ended here without a word."""
         if self._looked_for_orphans:
             return
@@ -170,14 +171,11 @@ class SlurmProvider:
         for home in cluster_homes():
             if home.name == self._cluster.name or not home.is_orphan(_runs):
                 continue
-            theirs = [
-                row.id for row in rows
-                if instance_of(row.name, home.name) and standing(row.state) is not Standing.OVER
-            ]  # fmt: skip
-            await self._cancel(theirs)
-            if theirs:
-                logger.info("Cancelled jobs %s of cluster %s, which has gone", theirs, home.name)
-            home.forget()
+            try:
+                count = await cancel(home)
+            except SlurmError as error:
+                raise ProviderError(str(error)) from error
+            logger.info("Cluster %s has gone; %d of its jobs were cancelled", home.name, count)
 
     async def terminate(self, ids: Sequence[str]) -> None:
         """See `Provider.terminate`."""
