@@ -7,6 +7,7 @@ import click
 from nbray.cli.dashboard import dashboard
 from nbray.cli.logs import logs
 from nbray.cli.machines import COMMANDS as OF_MACHINES
+from nbray.cli.scaling import drain_node
 from nbray.cli.slurm import slurm
 from nbray.cli.start import start
 from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
@@ -23,6 +24,7 @@ def main() -> None:
 
 main.add_command(dashboard)
 main.add_command(slurm)
+main.add_command(drain_node)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)

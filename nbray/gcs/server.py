@@ -142,6 +142,10 @@ class GcsServer:
             if job.node_id == node_id:
                 await self._finish_job(g.JobId(job.job_id))
 
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
+        return self._scaling.grows()
+
     # --- actors and groups --------------------
 
     def may_live(self, actor_id: bytes) -> bool:
