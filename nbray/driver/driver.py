@@ -149,7 +149,8 @@ def init(
             or what the variable ``RAY_LOG_TO_DRIVER`` says (0 or 1).
         others: Ray's further arguments. ``_memory`` (the resource of that name),
             ``_node_ip_address`` and ``_system_config`` (keys that nbray has, too) mean what they
-            mean in Ray; others have no effect.
+            mean in Ray; others have no effect. ``_autoscaling_config`` is nbray's own: the file of
+            a cluster that is to grow and shrink.
 
     Returns:
         Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
@@ -233,6 +234,7 @@ def init(
             object_spilling_directory=object_spilling_directory, labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             meanwhile=_load_runtime,
+            autoscaling_config=hidden.autoscaling_config,
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     try:
