@@ -49,6 +49,7 @@ def start(
     block: bool,
     system_config: dict[str, Any] | None,
     labels_file: Path | None,
+    ray_client_server_port: int | None,
     memory: int | None,
     **ports: int | None,
 ) -> None:
@@ -78,6 +79,7 @@ def start(
                 storage=storage, session=session, labels=named, variables=variables,
                 for_programs=True, record=record,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
+                remote_drivers=True, client_port=ray_client_server_port,
             )  # fmt: skip
         else:
             node = join(
@@ -168,6 +170,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
             console.print("Watch it:  nbray dashboard")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
+        console.print(f"From afar: nbray.init('nbray://{node.client_server}')")
         if is_loopback(host):
             console.print("Others cannot join: for that, give --node-ip-address.")
         else:

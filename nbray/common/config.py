@@ -75,6 +75,10 @@ class Config:
         object_manager_port: a raylet's port for objects and for workers of other nodes; 0: any.
         min_worker_port: workers and drivers listen on ports from this one on; 0: any.
         max_worker_port: the last of them; each needs one.
+        client_reconnect_grace_period: so many seconds a remote driver may be out of reach; then it
+            is dead, and its job ends.
+        client_gateway_idle_s: the gateway of remote drivers leaves when none was there for so long;
+            the next one starts it again.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -129,6 +133,8 @@ class Config:
     object_manager_port: int = 0
     min_worker_port: int = 0
     max_worker_port: int = 0
+    client_reconnect_grace_period: float = 600.0
+    client_gateway_idle_s: float = 60.0
     record_ref_creation_sites: int = 0
 
     @classmethod

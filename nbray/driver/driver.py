@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -17,12 +17,15 @@ from nbray.core_worker.current import find_core, set_core, was_forked
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import HiddenOptions, hidden_options, job_options
 from nbray.driver.job_config import JobConfig
-from nbray.driver.joining import cluster_to_join, context_of, join
+from nbray.driver.joining import cluster_to_join, context_of, join, named_address
 from nbray.driver.logging_config import LoggingConfig, as_logging_config
 from nbray.exceptions import NbraySystemError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, start_head
 from nbray.wire.watching_messages import ProcessLeaves
+
+if TYPE_CHECKING:
+    from nbray.client.remote import Remote
 
 _LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NO_OPTIONS = HiddenOptions()
@@ -31,8 +34,12 @@ _NO_OPTIONS = HiddenOptions()
 class Driver:
     """What `init` made: the runtime, and the node if it was started here."""
 
-    def __init__(self, core: CoreWorker, node: RunningNode | None, context: NbrayContext) -> None:
+    def __init__(
+        self, core: CoreWorker, node: RunningNode | None, context: NbrayContext,
+        remote: Remote | None = None,
+    ) -> None:  # fmt: skip
         self.core = core
+        self.remote = remote
         self.node = node
         self.added_nodes: list[RunningNode] = []
         self.context = context
@@ -46,6 +53,8 @@ class Driver:
         leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
         core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
+        if self.remote is not None:
+            self.remote.close()
         while self.added_nodes:
             self.added_nodes.pop().stop()
         if self.node is not None:
@@ -195,7 +204,9 @@ def init(
     job = job_options(job_config, namespace, runtime_env)
     variables = {**ray_variables(), **hidden.variables}
     allow_many_files()
-    found = cluster_to_join(address)
+    address = named_address(address)
+    remote = _remote(address, variables) if address is not None and "://" in address else None
+    found = cluster_to_join(address) if remote is None else (remote.session, remote.info)
     node: RunningNode | None = None
     if found is not None:
         for what, is_given in (
@@ -227,7 +238,7 @@ def init(
         session, info = node.session, node.session.read_info()
     try:
         config = Config.from_env({**os.environ, **variables})
-        core = join(session, info, job, _shows_output(log_to_driver), config)
+        core = join(session, info, job, _shows_output(log_to_driver), config, remote)
         try:
             core.runtime_envs.set_own(job.runtime_env)
         except BaseException:
@@ -236,14 +247,25 @@ def init(
     except BaseException:
         if node is not None:
             node.stop()
+        if remote is not None:
+            remote.close()
         raise
-    _driver = Driver(core, node, context_of(core, session, info, shutdown))
+    _driver = Driver(core, node, context_of(core, session, info, shutdown, remote), remote)
     set_core(core)
     log_config = log_config or job.logging
     if log_config is not None:
         core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
+
+
+def _remote(address: str, variables: dict[str, str]) -> Remote:
+    """The way to a cluster of which no node is here."""
+    from nbray.client.remote import connect  # what few programs need
+    from nbray.launcher.token import load_token
+
+    config = Config.from_env({**os.environ, **variables})
+    return connect(address, load_token(create=False), os.urandom(28), config)
 
 
 def _shows_output(log_to_driver: bool | None) -> bool:

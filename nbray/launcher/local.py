@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from nbray.common.pids import start_time
 from nbray.common.process import environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
+from nbray.launcher.client_port import ClientListeners
 from nbray.launcher.dashboard import (
     DashboardOptions,
     bind,
@@ -65,6 +66,8 @@ def start_head(
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
+    remote_drivers: bool = False,
+    client_port: int | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -88,6 +91,8 @@ def start_head(
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
         record: is to know the node from the first moment on.
+        remote_drivers: drivers of other machines may come, by a gateway.
+        client_port: where; 10001 or the next that is free by default, 0 takes any.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -108,7 +113,11 @@ def start_head(
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
     node.dashboard_error = without
+    comers: ClientListeners | None = None
     try:
+        if remote_drivers:
+            comers = ClientListeners(host, client_port)
+            node.client_server = comers.address
         if record is not None:
             record.keep(node.session)
         gcs = spawn(
@@ -120,7 +129,10 @@ def start_head(
         with _identity_being_made(node.session):
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
         node.gcs_address = joined(host, gcs_port)
-        _start_raylet(node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables)
+        _start_raylet(
+            node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables,
+            [] if comers is None else comers.descriptors,
+        )  # fmt: skip
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:
@@ -131,8 +143,12 @@ def start_head(
     except BaseException:
         if listener is not None:
             listener.close()
+        if comers is not None:
+            comers.close()
         node.stop(keep_session=session is not None)
         raise
+    if comers is not None:
+        comers.close()
     return node
 
 
@@ -257,14 +273,17 @@ def _folder(given: str) -> str:
 
 
 def _start_raylet(
-    node: RunningNode, arguments: list[str], fate_shared: bool, variables: Mapping[str, str] | None
-) -> None:
+    node: RunningNode, arguments: list[str], fate_shared: bool,
+    variables: Mapping[str, str] | None, client_fds: Sequence[int] = (),
+) -> None:  # fmt: skip
     session = node.session
+    arguments = [*arguments, *(f"--client-fd={fd}" for fd in client_fds)]
     raylet = spawn(
         "nbray.raylet",
         ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
          "--node-ip", node.node_ip, *_short(session, arguments)],
         session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
+        pass_fds=client_fds,
     )  # fmt: skip
     node.children.append(raylet)
     with _identity_being_made(session):
@@ -316,6 +335,7 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
             "for_programs": not fate_shared if for_programs is None else for_programs,
+            "client_server": node.client_server,
         }
     )
 

@@ -22,6 +22,7 @@ from nbray.common.process import (
 )
 from nbray.common.resources import to_units
 from nbray.common.session import Session
+from nbray.raylet.client_port import ClientPort
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
@@ -94,9 +95,15 @@ async def _main(args: argparse.Namespace) -> None:
     if args.gcs_pid is not None:
         supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
+    client_port = ClientPort(session, args.client_fd, config) if args.client_fd else None
+    if client_port is not None:
+        waiting = loop.create_task(client_port.run())
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
+    if client_port is not None:
+        waiting.cancel()
+        client_port.stop()
     if supervisor is not None:
         supervising.cancel()
     raylet.stop()
@@ -128,6 +135,7 @@ def main() -> None:
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
     parser.add_argument("--labels", default="{}")
+    parser.add_argument("--client-fd", type=int, action="append", help="Remote drivers come here.")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
