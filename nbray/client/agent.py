@@ -21,10 +21,10 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from nbray.client.agent_names import AGENT_SOCKET, DRIVER_SOCKET
 from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError
 from nbray.client.ends import SocketEnd
 from nbray.client.entrance import Entering
+from nbray.client.own_folder import AGENT_SOCKET, DRIVER_SOCKET, remove
 from nbray.client.packages import own_packages
 from nbray.client.tunnel import Tunnel
 from nbray.common.addresses import split
@@ -387,7 +387,7 @@ async def _main(args: argparse.Namespace) -> None:
     else:
         await left  # its sockets have closed; the driver says when it has seen why
     os.close(args.status_fd)
-    session.remove()  # of a driver that was killed, nobody else does
+    remove(session)  # of a driver that was killed, nobody else does
 
 
 def main() -> None:

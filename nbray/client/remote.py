@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nbray.client.agent_names import AGENT_SOCKET, DRIVER_SOCKET
 from nbray.client.memory import attach_over
+from nbray.client.own_folder import AGENT_SOCKET, own_folder, remove
 from nbray.client.road import Road
 from nbray.common.addresses import joined, split
 from nbray.common.config import Config
@@ -129,7 +126,7 @@ class Remote:
         """Leave the gateway, after what the core worker has said."""
         self._agent.terminate()
         os.close(self._status_fd)
-        self.session.remove()
+        remove(self.session)
 
 
 def place_of(address: str) -> str:
@@ -158,7 +155,7 @@ def connect(address: str, token: bytes, worker_id: bytes, config: Config) -> Rem
         ConnectionError: there is no gateway, or it does not take this program in.
     """
     place = place_of(address)
-    session = _own_session(token)
+    session = own_folder(token)
     status_read, status_write = os.pipe()
     os.set_blocking(status_read, False)
     agent = None
@@ -180,23 +177,7 @@ def connect(address: str, token: bytes, worker_id: bytes, config: Config) -> Rem
         os.close(status_read)
         if status_write >= 0:
             os.close(status_write)
-        session.remove()
+        remove(session)
         if isinstance(error, ProcessStartError):
             raise ConnectionError(str(error)) from None
         raise
-
-
-def _own_session(token: bytes) -> Session:
-    """A folder for the sockets and logs of this program and its agent, which removes it."""
-    session = Session(Path(tempfile.mkdtemp(prefix="nbray-remote-")))
-    try:
-        for folder in ("sockets", "logs"):
-            (session.path / folder).mkdir(mode=0o700)
-        session.write_secret("token", token)
-    except OSError:
-        shutil.rmtree(session.path, ignore_errors=True)
-        raise
-    return session
-
-
-__all__ = ["CONNECTED", "DRIVER_SOCKET", "GONE", "LOST", "Remote", "TunnelState", "connect"]

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files
+from nbray.common.importing import current_folder_last
 from nbray.common.ray_settings import ray_variables
-from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
-from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import HiddenOptions, hidden_options, job_options
-from nbray.driver.job_config import JobConfig
-from nbray.driver.joining import cluster_to_join, context_of, join, named_address
 from nbray.driver.logging_config import LoggingConfig, as_logging_config
 from nbray.exceptions import NbraySystemError
-from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, start_head
-from nbray.wire.watching_messages import ProcessLeaves
 
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
+    from nbray.core_worker.core import CoreWorker
+    from nbray.driver.context import NbrayContext
+    from nbray.driver.job_config import JobConfig
+    from nbray.launcher.local import RunningNode
 
 _LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NO_OPTIONS = HiddenOptions()
@@ -47,6 +44,8 @@ class Driver:
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
+        from nbray.wire.watching_messages import ProcessLeaves
+
         set_core(None)
         core = self.core
         core.edge.on_raylet_lost = lambda: None
@@ -130,7 +129,8 @@ def init(
     Args:
         address: None takes ``NBRAY_ADDRESS``, joins what the command ``nbray start`` started on
             this machine, or starts a cluster; "local" starts one anyway; "auto" joins the newest
-            of this user; "host:port" the one whose GCS is there.
+            of this user; "host:port" the one whose GCS is there; "nbray://host:10001" one of
+            other machines, from afar.
         num_cpus: CPUs of the new node; the machine's by default.
         num_gpus: GPUs of the new node.
         resources: custom resources of the new node.
@@ -182,6 +182,13 @@ def init(
         >>> nbray.init(ignore_reinit_error=True)["address"] is not None
         True
     """
+    # The runtime and the launcher are half of the imports: a program that never starts has none.
+    with current_folder_last():
+        from nbray.common.process import allow_many_files
+        from nbray.driver.joining import cluster_to_join, context_of, join, named_address
+        from nbray.launcher.dashboard import DashboardOptions
+        from nbray.launcher.local import start_head
+
     global _driver
     hidden = hidden_options(others) if others else _NO_OPTIONS
     if local_mode:
@@ -205,22 +212,22 @@ def init(
     variables = {**ray_variables(), **hidden.variables}
     allow_many_files()
     address = named_address(address)
-    remote = _remote(address, variables) if address is not None and "://" in address else None
-    found = cluster_to_join(address) if remote is None else (remote.session, remote.info)
+    is_far = address is not None and "://" in address
+    found = None if is_far else cluster_to_join(address)
     node: RunningNode | None = None
+    remote: Remote | None = None
+    if is_far or found is not None:
+        of_node = {
+            "num_cpus and num_gpus": num_cpus if num_gpus is None else num_gpus,
+            "resources": resources, "labels": labels, "object_store_memory": object_store_memory,
+        }  # fmt: skip
+        _refuse(of_node, found[1]["gcs_address"] if found is not None else address)
     if found is not None:
-        for what, is_given in (
-            ("num_cpus and num_gpus", num_cpus is not None or num_gpus is not None),
-            ("resources", resources is not None),
-            ("labels", labels is not None),
-            ("object_store_memory", object_store_memory is not None),
-        ):
-            if is_given:
-                raise ValueError(
-                    f"When connecting to an existing cluster, {what} must not be provided. "
-                    f"There is one at {found[1]['gcs_address']}; address='local' starts another."
-                )
         session, info = found
+    elif is_far:
+        assert address is not None
+        remote = _remote(address, variables)
+        session, info = remote.session, remote.info
     else:
         wanted = dict(resources or {})
         if num_cpus is not None:
@@ -257,6 +264,16 @@ def init(
         core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
+
+
+def _refuse(of_node: dict[str, Any], address: str | None) -> None:
+    """Raises ValueError if something is said of a node that is not to be started."""
+    for what, given in of_node.items():
+        if given is not None:
+            raise ValueError(
+                f"When connecting to an existing cluster, {what} must not be provided. "
+                f"There is one at {address}; address='local' starts another."
+            )
 
 
 def _remote(address: str, variables: dict[str, str]) -> Remote:

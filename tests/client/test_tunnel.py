@@ -114,7 +114,9 @@ ACTS = st.one_of(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ACTS, max_size=80))
-def test_all_that_is_written_arrives_once_and_in_order(acts: list[tuple[str, bool, int, bytes]]) -> None:
+def test_all_that_is_written_arrives_once_and_in_order(
+    acts: list[tuple[str, bool, int, bytes]],
+) -> None:
     path = Path()
     opened: dict[int, bytes] = {}
     closed: set[tuple[bool, int]] = set()
