@@ -360,6 +360,9 @@ async def _main(args: argparse.Namespace) -> None:
     agent = Agent(
         session, args.address, bytes.fromhex(args.worker_id), args.grace_s, args.status_fd
     )
+    stopped = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    watch_parent(loop, args.parent_fd, stopped.set)
     try:
         welcome = await agent.connect()
         if welcome.refused:
@@ -368,15 +371,15 @@ async def _main(args: argparse.Namespace) -> None:
         report_ready(args.ready_fd, {"error": _why_not(error, args.address)})
         return
     port = await agent.serve()
-    stopped = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    watch_parent(loop, args.parent_fd, stopped.set)
     report: dict[str, Any] = msgspec.to_builtins(
         {name: getattr(welcome, name) for name in welcome.__struct_fields__ if name != "info"}
     )
-    report_ready(
-        args.ready_fd, {**report, "info": json.loads(welcome.info), "dashboard_port": port}
-    )
+    try:
+        report_ready(
+            args.ready_fd, {**report, "info": json.loads(welcome.info), "dashboard_port": port}
+        )
+    except OSError:  # the driver was killed meanwhile, of which the gateway has to hear
+        stopped.set()
     looking = loop.create_task(agent.look_after())
     gone = loop.create_task(agent.over.wait())
     left = loop.create_task(stopped.wait())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -117,8 +118,15 @@ class Remote:
         if self.state.state != GONE:
             self.state = replace(self.state, state=state, reason=reason, since=since)
 
-    def why_gone(self) -> str:
-        """Why there is no tunnel any more; empty while there is one, or may be again."""
+    def why_gone(self, patience_s: float = 0.0) -> str:
+        """Why there is no tunnel any more; empty while there is one, or may be again.
+
+        When its sockets have closed, the word may come some milliseconds later: ``patience_s``.
+        """
+        if patience_s and self.state.state != GONE:
+            poller = select.poll()
+            poller.register(self._status_fd, select.POLLIN)
+            poller.poll(patience_s * 1000)
         self._hear()
         return self.state.reason if self.state.state == GONE else ""
 
@@ -143,6 +151,8 @@ def place_of(address: str) -> str:
         )
     try:
         host, port = split(place if ":" in place.rpartition("]")[2] else f"{place}:10001")
+        if place.startswith("[") != ("]" in place) or not port:
+            raise ValueError("it names no host and port.")
     except ValueError as error:
         raise ConnectionError(f"{address!r} is no address of a cluster: {error}") from None
     return joined(host, port)

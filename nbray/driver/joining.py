@@ -24,6 +24,8 @@ from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
 
+_WORD_S = 0.5
+
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
 
@@ -137,7 +139,7 @@ def join(
 
 def _lost(session: Session, node_id: bytes, remote: Remote | None) -> LocalRayletDiedError:
     """What a driver is told that has lost its cluster."""
-    why = "" if remote is None else remote.why_gone()
+    why = "" if remote is None else remote.why_gone(_WORD_S)
     if why:
         return LocalRayletDiedError(
             f"This driver has lost its cluster: {why}. For the cluster it is dead, and its tasks, "
