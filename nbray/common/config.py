@@ -80,6 +80,10 @@ class Config:
         max_worker_port: the last of them; each needs one.
         autoscaler_update_interval_s: how often the autoscaler looks at the cluster.
         autoscaler_start_timeout_s: a machine whose node has not joined for so long is given back.
+        client_reconnect_grace_period: so many seconds a remote driver may be out of reach; then it
+            is dead, and its job ends.
+        client_gateway_idle_s: the gateway of remote drivers leaves when none was there for so long;
+            the next one starts it again.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -138,6 +142,8 @@ class Config:
     max_worker_port: int = 0
     autoscaler_update_interval_s: float = 1.0
     autoscaler_start_timeout_s: float = 900.0
+    client_reconnect_grace_period: float = 600.0
+    client_gateway_idle_s: float = 60.0
     record_ref_creation_sites: int = 0
 
     @classmethod
