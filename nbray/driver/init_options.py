@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nbray.common.ignoring import ignore
@@ -29,11 +30,13 @@ class HiddenOptions:
         node_ip_address: where the new cluster listens.
         memory: bytes of the resource "memory" of the new node.
         variables: settings of the new cluster, as ``NBRAY_<FIELD>``.
+        autoscaling_config: the file of the new cluster's autoscaler.
     """
 
     node_ip_address: str | None = None
     memory: float | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    autoscaling_config: Path | None = None
 
 
 def hidden_options(given: Mapping[str, Any]) -> HiddenOptions:
@@ -62,10 +65,12 @@ def hidden_options(given: Mapping[str, Any]) -> HiddenOptions:
     ]  # fmt: skip
     if ignored:
         ignore("nbray.init()", ignored)
+    scaling = given.get("_autoscaling_config")
     return HiddenOptions(
         given.get("_node_ip_address"),
         given.get("_memory"),
         system_config(given.get("_system_config") or {}),
+        None if scaling is None else Path(scaling),
     )
 
 

@@ -16,6 +16,7 @@ from nbray.gcs.jobs import JobTable
 from nbray.gcs.kv.packages import PackageTable
 from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.nodes.table import NodeTable
+from nbray.gcs.scaling import ScalingTables
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import Store
 from nbray.gcs.submissions.table import SubmissionTable
@@ -56,7 +57,13 @@ class GcsServer:
         rows, client = self.nodes.all, self.nodes.client
         self._actors = ActorTable(rows, client, store, self, self._failures.actor)
         self._groups = GroupTable(self.nodes.ready, client, store, self)
-        self._state = StateTables(rows, self._actors, client, self._kv, self.nodes.health.silence_s)
+        self._state = StateTables(
+            rows, self._actors, client, self._kv, self.nodes.health.silence_s,
+            lambda: self._scaling.coming(),
+        )  # fmt: skip
+        self._scaling = ScalingTables(
+            self.nodes.alive, self._state.loads, self._actors, self._groups, self._kv
+        )
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods of all rooms, for the gRPC server."""
@@ -71,6 +78,7 @@ class GcsServer:
             **self._groups.services(),
             **self._failures.services(),
             **self._state.services(),
+            **self._scaling.services(),
         }
 
     async def resume(self) -> None:
@@ -138,6 +146,10 @@ class GcsServer:
         for job in self._jobs.running():
             if job.node_id == node_id:
                 await self._finish_job(g.JobId(job.job_id))
+
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
+        return self._scaling.grows()
 
     # --- actors and groups --------------------
 
