@@ -67,6 +67,7 @@ from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec
 from nbray.wire.strategies import InGroup
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +96,18 @@ class CoreWorker:
     on_exit_actor: Callable[[], None]
     readers: Readers
 
-    def __init__(self, config: Config, token: bytes, worker_id: bytes, socket_path: str) -> None:
+    def __init__(
+        self, config: Config, token: bytes, worker_id: bytes, socket_path: str, tls: Tls | None
+    ) -> None:
         self.config = config
         self.worker_id = worker_id
         self.devices = VisibleDevices()
         self.pickled_refs: set[ObjectRef] = set()
         me = self.me = Identity(worker_id)
         reactor = self.reactor = Reactor()
-        peers = self.peers = Peers(Connections(reactor, token, config), config, me, socket_path)
+        peers = self.peers = Peers(
+            Connections(reactor, token, config, tls), config, me, socket_path
+        )
         self.decisions: deque[Any] = deque()
         self._build_owning_side()
         self.leasing = Leasing(me, config, self.decisions, is_retriable)

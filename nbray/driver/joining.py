@@ -22,6 +22,7 @@ from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
@@ -71,7 +72,7 @@ def join(
     worker_id = os.urandom(28)
     core = CoreWorker(
         config, session.token, worker_id,
-        session.socket_path(f"d-{worker_id.hex()[:12]}"),
+        session.socket_path(f"d-{worker_id.hex()[:12]}"), Tls.of(session.path),
     )  # fmt: skip
     try:
         core.peers.start(info["raylet_socket"], info["node_ip"])

@@ -40,6 +40,7 @@ from nbray.launcher.dashboard import (
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
+from nbray.launcher.tls import TlsOptions
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 
@@ -97,6 +98,7 @@ def start_head(
         OSError: the dashboard's address is none of this machine's.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    tls = TlsOptions.from_environment()
     listener, without = _dashboard_listener(dashboard)
     if session is not None:
         address = _crashed_head(session)
@@ -109,6 +111,7 @@ def start_head(
         node.session.keep_storage(storage)
     node.dashboard_error = without
     try:
+        tls.prepare(node.session)
         if record is not None:
             record.keep(node.session)
         gcs = spawn(
@@ -200,8 +203,10 @@ def join(
         ValueError: an amount of a resource cannot be, the store too small, or a label malformed.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    tls = TlsOptions.from_environment()
     node = RunningNode(Session.create(token), host, address)
     try:
+        tls.prepare(node.session)
         if record is not None:
             record.keep(node.session)
         _start_raylet(node, demand, fate_shared, variables)

@@ -31,10 +31,12 @@ from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
+from nbray.wire.bulk import BulkSocket
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.raylet_messages import FindProcess, ProcessGone
 from nbray.wire.records import LocalProcess, NodeInfo
 from nbray.wire.state_messages import NodeLoad
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Raylet:
 
     def __init__(
         self, session: Session, host: str, gcs: GrpcClient, total: dict[str, int], store_bytes: int,
-        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str],
+        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str], tls: Tls | None,
     ) -> None:  # fmt: skip
         self.node_id = os.urandom(28)
         self.socket_path = session.socket_path(f"raylet-{self.node_id.hex()[:8]}")
@@ -59,7 +61,7 @@ class Raylet:
         self._processes: set[Process] = set()
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(
-            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token
+            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token, tls
         )
         self._store = self._objects.store
         inquiries = Inquiries(self._processes)
@@ -106,7 +108,7 @@ class Raylet:
         self._store.start()
         self._watch.start()
 
-    def take_bulk(self, sock: socket.socket) -> None:
+    def take_bulk(self, sock: BulkSocket) -> None:
         """Another raylet asks for objects on this socket."""
         self._objects.sender.take(sock)
 

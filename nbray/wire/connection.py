@@ -14,11 +14,12 @@ from nbray.wire.handshake import ClientHandshake
 from nbray.wire.link import Answer, Link, Opening
 from nbray.wire.messages import Message
 from nbray.wire.reactor import Reactor
+from nbray.wire.tls import Tls, TlsSocket
 from nbray.wire.transport import Transport
 
 logger = logging.getLogger(__name__)
 
-Dial = Callable[[], tuple[socket.socket, int]]
+Dial = Callable[[], tuple[socket.socket | TlsSocket, int]]
 
 
 class Home(Protocol):
@@ -26,11 +27,13 @@ class Home(Protocol):
 
     Attributes:
         token: the cluster's secret, which either side proves.
+        tls: what it shows to other machines; None without TLS.
         identity: the ids of this process and of its node, for those that it connects to.
     """
 
     reactor: Reactor
     token: bytes
+    tls: Tls | None
     config: Config
     identity: Callable[[], tuple[bytes, bytes]]
 
@@ -161,8 +164,9 @@ class Connection:
         sock.setblocking(False)
         self._home.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
 
-    def _client(self, sock: socket.socket) -> ClientHandshake:
-        return ClientHandshake(self._home.token, sock.getpeername)
+    def _client(self, sock: socket.socket | TlsSocket) -> ClientHandshake:
+        binding = sock.binding if isinstance(sock, TlsSocket) else bytes
+        return ClientHandshake(self._home.token, sock.getpeername, binding)
 
     def accept(self, transport: Transport, opening: Opening) -> None:
         """The peer has connected, anew or for the first time: go on over its socket.

@@ -13,14 +13,18 @@ from nbray.wire.connection import Connection
 from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
 from nbray.wire.reactor import Reactor
+from nbray.wire.tls import Tls, TlsSocket
 
 
 class Connections:
     """All connections of one process; see `nbray.wire.connection.Home` for the attributes."""
 
-    def __init__(self, reactor: Reactor, token: bytes, config: Config) -> None:
+    def __init__(
+        self, reactor: Reactor, token: bytes, config: Config, tls: Tls | None = None
+    ) -> None:
         self.reactor = reactor
         self.token = token
+        self.tls = tls
         self.config = config
         self.identity: Callable[[], tuple[bytes, bytes]] = lambda: (b"", b"")
         self._links: dict[bytes, Connection] = {}
@@ -54,7 +58,7 @@ class Connections:
         other's handshake. When nobody is there, the connection is broken soon, and closed without
         an ``on_broken`` that makes it anew.
         """
-        dial = partial(_dial, unix_path, host, port)
+        dial = partial(_dial, unix_path, host, port, self.tls)
         connection = Connection(self, on_message, on_closed, on_broken, dial)
         connection.dial()
         return connection
@@ -85,14 +89,18 @@ class Connections:
         return connection
 
 
-def _dial(unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
+def _dial(
+    unix_path: str, host: str, port: int, tls: Tls | None
+) -> tuple[socket.socket | TlsSocket, int]:
     """A socket that connects to that place, and the error number if it cannot."""
+    carrier: socket.socket | TlsSocket
     if unix_path:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        failed = sock.connect_ex(unix_path)
+        carrier, failed = sock, sock.connect_ex(unix_path)
     else:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         tcp.set_up(sock)
+        carrier = sock if tls is None else TlsSocket(sock, tls.connecting())
         failed = sock.connect_ex((host, port))
-    return sock, 0 if failed == errno.EINPROGRESS else failed
+    return carrier, 0 if failed == errno.EINPROGRESS else failed

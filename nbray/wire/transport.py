@@ -13,6 +13,7 @@ from nbray.common.sparing_log import SparingLog
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.reactor import Reactor
+from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
@@ -53,7 +54,7 @@ class Transport:
     def __init__(
         self,
         reactor: Reactor,
-        sock: socket.socket,
+        sock: socket.socket | TlsSocket,
         handshake: ClientHandshake | ServerHandshake,
         carried: Carried,
     ) -> None:
@@ -79,6 +80,9 @@ class Transport:
         if isinstance(self._handshake, ServerHandshake):
             self.write([self._handshake.hello])
             self.flush()
+        elif isinstance(self._sock, TlsSocket):  # it begins, as soon as it is connected
+            self.write([b""])
+            self._want_to_write(True)
         self._reactor.call_later(timeout_s, self._end_half_open)
 
     def shake_hands_now(self) -> None:
@@ -118,9 +122,12 @@ class Transport:
             self.end(str(error))
             return
         if bool(unsent) != self._writable_wanted:
-            self._writable_wanted = bool(unsent)
-            mask = select.EPOLLIN | (select.EPOLLOUT if self._writable_wanted else 0)
-            self._reactor.poller.modify(self._sock.fileno(), mask)
+            self._want_to_write(bool(unsent))
+
+    def _want_to_write(self, wanted: bool) -> None:
+        self._writable_wanted = wanted
+        mask = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
+        self._reactor.poller.modify(self._sock.fileno(), mask)
 
     def handle_events(self, events: int) -> None:
         """Called when the socket can be read or written."""
@@ -135,6 +142,8 @@ class Transport:
         except BlockingIOError:
             return
         except OSError as error:
+            if isinstance(error, HandshakeError):
+                _strangers.warning("Closed a connection: %s.", error)
             self.end(str(error))
             return
         if not size:

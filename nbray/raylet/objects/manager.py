@@ -37,6 +37,7 @@ from nbray.wire.raylet_messages import (
     TellOwner,
 )
 from nbray.wire.records import Address
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class ObjectManager:
 
     def __init__(
         self, node_id: bytes, store_bytes: int, spill_folder: Path, nodes: NodeTable,
-        config: Config, token: bytes,
+        config: Config, token: bytes, tls: Tls | None,
     ) -> None:  # fmt: skip
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
@@ -66,6 +67,7 @@ class ObjectManager:
         self._nodes = nodes
         self._config = config
         self._token = token
+        self._tls = tls
         self.sender = ObjectSender(self._part, config.pull_timeout_s)
         self._receivers: dict[bytes, ObjectReceiver] = {}
         self._readers: dict[bytes, list[Process]] = {}
@@ -210,7 +212,7 @@ class ObjectManager:
         if receiver is None:
             receiver = self._receivers[node_id] = ObjectReceiver(
                 f"its node {node_id.hex()[:8]}", row.host, row.frame_port, self._token,
-                self._config.handshake_timeout_s, self._config.pull_timeout_s,
+                self._tls, self._config.handshake_timeout_s, self._config.pull_timeout_s,
             )  # fmt: skip
         receiver.keep()
         size, length = len(target), self._config.pull_chunk_bytes

@@ -8,8 +8,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from nbray.wire.bulk import HEAD, RECEIVED, Request, connect, limit_stalls
+from nbray.wire.bulk import HEAD, RECEIVED, BulkSocket, Request, connect, limit_stalls
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 _AT_ONCE = 4
 _IDLE_S = 5.0
@@ -31,21 +32,24 @@ class ObjectReceiver:
         host: its address.
         port: that of its frame wire.
         token: the cluster's secret.
+        tls: what this node shows; None without TLS.
         connect_s: how long it may take to connect.
         stall_s: a node that sends nothing for so long does not have the object.
     """
 
     def __init__(
-        self, name: str, host: str, port: int, token: bytes, connect_s: float, stall_s: float
-    ) -> None:
+        self, name: str, host: str, port: int, token: bytes, tls: Tls | None, connect_s: float,
+        stall_s: float,
+    ) -> None:  # fmt: skip
         self._name = name
         self._place = host, port
         self._token = token
+        self._tls = tls
         self._connect_s = connect_s
         self._stall_s = stall_s
         self._threads = ThreadPoolExecutor(_AT_ONCE, "receive")
-        self._idle: list[tuple[socket.socket, float]] = []
-        self._busy: set[socket.socket] = set()
+        self._idle: list[tuple[BulkSocket, float]] = []
+        self._busy: set[BulkSocket] = set()
         self._lock = threading.Lock()
         self._closed = False
         self._fetching = 0
@@ -117,7 +121,7 @@ class ObjectReceiver:
                 self._give_back(sock, usable=True)
                 return
 
-    def _take(self) -> socket.socket:
+    def _take(self) -> BulkSocket:
         """A socket that nobody else uses.
 
         Raises:
@@ -131,7 +135,7 @@ class ObjectReceiver:
                     self._busy.add(sock)
                     return sock
                 sock.close()
-        sock = connect(*self._place, self._token, self._connect_s)
+        sock = connect(*self._place, self._token, self._connect_s, self._tls)
         limit_stalls(sock, socket.SO_RCVTIMEO, self._stall_s)
         with self._lock:
             if self._closed:
@@ -140,7 +144,7 @@ class ObjectReceiver:
             self._busy.add(sock)
         return sock
 
-    def _give_back(self, sock: socket.socket, usable: bool) -> None:
+    def _give_back(self, sock: BulkSocket, usable: bool) -> None:
         with self._lock:
             self._busy.discard(sock)
             if usable and not self._closed:
@@ -149,7 +153,7 @@ class ObjectReceiver:
                 sock.close()
 
 
-def _receive(sock: socket.socket, request: Request, target: memoryview) -> None:
+def _receive(sock: BulkSocket, request: Request, target: memoryview) -> None:
     """Ask for a part and write it whole.
 
     Raises:
@@ -170,7 +174,7 @@ def _receive(sock: socket.socket, request: Request, target: memoryview) -> None:
     sock.sendall(RECEIVED)
 
 
-def _fill(sock: socket.socket, target: memoryview) -> None:
+def _fill(sock: BulkSocket, target: memoryview) -> None:
     received = 0
     while received < len(target):
         try:

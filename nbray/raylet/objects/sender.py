@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nbray.common.background import Background
-from nbray.wire.bulk import HEAD, RECEIVED, Request, limit_stalls
+from nbray.wire.bulk import HEAD, RECEIVED, BulkSocket, Request, limit_stalls
+from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Part:
 class _Reader:
     """A raylet that asks on a socket. ``sent`` ends what it has not said yet to have received."""
 
-    sock: socket.socket
+    sock: BulkSocket
     asked: bytearray = field(default_factory=bytearray)
     sent: Callable[[], None] | None = None
 
@@ -56,7 +57,7 @@ class ObjectSender:
         self._readers: set[_Reader] = set()
         self._background = Background()
 
-    def take(self, sock: socket.socket) -> None:
+    def take(self, sock: BulkSocket) -> None:
         """A raylet that has proved the token will ask on this socket."""
         limit_stalls(sock, socket.SO_SNDTIMEO, self._stall_s)
         reader = _Reader(sock)
@@ -85,6 +86,8 @@ class ObjectSender:
         elif reader.sent is not None:
             reader.sent()
             reader.sent = None
+            if isinstance(reader.sock, TlsSocket) and reader.sock.pending():
+                self._heard(reader)  # the next request came in the same packet
         else:
             reader.asked += data
             if len(reader.asked) == Request.SIZE:
@@ -128,7 +131,7 @@ def _nothing() -> None:
     """An error's text needs no release."""
 
 
-def _send(sock: socket.socket, part: Part | str) -> None:
+def _send(sock: BulkSocket, part: Part | str) -> None:
     """Send an answer whole.
 
     Raises:
@@ -140,6 +143,9 @@ def _send(sock: socket.socket, part: Part | str) -> None:
         sock.sendall(HEAD.pack(False, len(text)) + text)
         return
     sock.sendall(HEAD.pack(True, part.length), socket.MSG_MORE)
+    if isinstance(sock, TlsSocket):  # what is encrypted here cannot go from file to socket
+        sock.send_file(part.fd, part.offset, part.length)
+        return
     offset, end = part.offset, part.offset + part.length
     while offset < end:
         sent = os.sendfile(sock.fileno(), part.fd, offset, end - offset)
