@@ -17,7 +17,7 @@ from tornado.routing import Router
 from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
 from nbray.state.client import StateClient
-from nbray.state.dashboard import Dashboard
+from nbray.state.dashboard import Dashboard, serving
 
 from .gate import Authenticator, Gate
 from .rest import rest
@@ -44,10 +44,10 @@ async def _main(args: argparse.Namespace) -> None:
         place = f"{listener.getsockname()[0]}:{listener.getsockname()[1]}"
         doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
         gate = Gate(doorkeeper, _inside(watcher))
-        server = BoundedServer(gate)
+        server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
         server.add_sockets([listener])
-        logger.info("The dashboard serves http://%s/", args.url)
+        logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
         watching.add_done_callback(lambda _task: stopped.set())
         await stopped.wait()

@@ -11,6 +11,7 @@ from nbray.cli.start import start
 from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
 from nbray.cli.status import status
 from nbray.cli.stop import stop
+from nbray.cli.tls import tls
 
 
 @click.group()
@@ -29,5 +30,6 @@ main.add_command(summary_command)
 main.add_command(timeline)
 main.add_command(memory)
 main.add_command(logs)
+main.add_command(tls)
 for command in OF_MACHINES:
     main.add_command(command)

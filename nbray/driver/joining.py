@@ -126,7 +126,7 @@ def context_of(
         from nbray.state.queries import DASHBOARD, REQUEST  # rows of all kinds: not at every start
 
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
-    dashboard = Dashboard(url, cluster, session.token) if url else None
+    dashboard = Dashboard(url, cluster, session.token, session.path) if url else None
     facts = {
         "node_ip_address": info["node_ip"],
         "redis_address": None,

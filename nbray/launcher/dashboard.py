@@ -12,9 +12,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbray.common.addresses import joined
+from nbray.common.addresses import is_loopback, joined
 from nbray.common.process import Child, spawn
 from nbray.common.session import Session
+from nbray.wire.tls import FOLDER
 
 DEFAULT_PORT = 8265
 LOOPBACK = "127.0.0.1"
@@ -44,7 +45,7 @@ class DashboardOptions:
 
 @dataclass
 class RunningDashboard:
-    """The process, and its address as "host:port"."""
+    """The process, and its address as "host:port", or "https://host:port" with TLS."""
 
     child: Child
     url: str
@@ -92,6 +93,8 @@ def start_dashboard(
     if host in ("0.0.0.0", "::"):
         host = node_ip
     url = joined(host, port)
+    if not is_loopback(host) and (session.path / FOLDER).is_dir():
+        url = f"https://{url}"
     with listener:
         child = spawn(
             "nbray.dashboard",

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.session import Session
+from nbray.wire.credentials import take_certificates
 from nbray.wire.identity import IDENTITY_FILE, NAME, Identity, make_identity
 from nbray.wire.tls import AUTHORITY, FOLDER, OWN, SHARED_NAME, Tls, TlsError
 
@@ -109,6 +110,16 @@ class TlsOptions:
                 "NBRAY_USE_TLS=1 uses certificates that the cluster's token signs."
             )
         return cls(True, TlsFiles(*(Path(path).expanduser() for path in paths)))
+
+    def use_here(self, token: bytes) -> None:
+        """Have this process, which belongs to no node, show the user's certificates, if any.
+
+        Raises:
+            ValueError: a certificate cannot be used. OSError: a file cannot be read.
+        """
+        if self.files is not None:
+            identity = self.files.read()
+            take_certificates(token, identity, self.files.tls, self.files.check())
 
     def prepare(self, session: Session) -> None:
         """Give the processes of a session folder what they show.

@@ -105,6 +105,12 @@ class Tls:
         context.load_verify_locations(self._authority)
         return context
 
+    def for_browsers(self) -> ssl.SSLContext:
+        """Of a web server, which asks for no certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self._files, password=str)
+        return context
+
     def accepting(self) -> TlsStream:
         """The side of a connection that was connected to."""
         return TlsStream(self._server, self._own, accepts=True)
