@@ -148,8 +148,8 @@ def init(
         log_to_driver: False leaves the output of tasks and actors in their logs; None is True,
             or what the variable ``RAY_LOG_TO_DRIVER`` says (0 or 1).
         others: Ray's further arguments. ``_memory`` (the resource of that name),
-            ``_node_ip_address`` and ``_system_config`` (keys that nbray has, too) mean what they
-            mean in Ray; others have no effect.
+            ``_node_ip_address``, ``_object_spilling_directory`` and ``_system_config`` (keys that
+            nbray has, too) mean what they mean in Ray; others have no effect, or are refused.
 
     Returns:
         Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
@@ -212,6 +212,7 @@ def init(
             ("resources", resources is not None),
             ("labels", labels is not None),
             ("object_store_memory", object_store_memory is not None),
+            ("_system_config", bool(hidden.variables)),
         ):
             if is_given:
                 raise ValueError(
@@ -230,7 +231,8 @@ def init(
         node = start_head(
             host=hidden.node_ip_address or "127.0.0.1", variables=variables,
             resources=wanted, object_store_memory=object_store_memory,
-            object_spilling_directory=object_spilling_directory, labels=labels,
+            object_spilling_directory=object_spilling_directory or hidden.object_spilling_directory,
+            labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             meanwhile=_load_runtime,
         )  # fmt: skip
