@@ -19,7 +19,10 @@ from nbray.options.option import (
     FOLDER,
     FOUND_FILE,
     FOUND_FOLDER,
+    LINE,
     SIZE,
+    SPAN,
+    WORDS,
     Option,
     Scope,
     Word,
@@ -164,6 +167,10 @@ _NODES = (
         "Address to listen on. A head node: 127.0.0.1 by default. A joining node: the one from "
         "which it reaches the head.", variable="NBRAY_NODE_IP_ADDRESS",
     ),
+    Option(
+        "interface", (str,), None, Scope.START | Scope.SLURM,
+        "Network interface to listen on, as ib0, instead of --node-ip-address.",
+    ),
     Option("num_cpus", _NUMBER, None, _NODE, "CPUs of the node; the machine's by default."),
     Option("num_gpus", _NUMBER, None, _NODE, "GPUs of the node; none by default."),
     Option(
@@ -208,6 +215,11 @@ _NODES = (
         "Port of the dashboard; 8265 or the next that is free by default.", 0, _PORTS,
     ),
     Option(
+        "ray_client_server_port", (int,), None, Scope.START,
+        "Port for drivers of other machines (nbray://HOST:PORT); 10001 or the next that is free "
+        "by default.", 0, _PORTS,
+    ),
+    Option(
         "memory", (int,), None, Scope.START, 'Size of the resource "memory", as 8GB.', 1,
         word=SIZE,
     ),
@@ -235,6 +247,11 @@ _NODES = (
     Option(
         "labels_file", (str,), None, Scope.START,
         "Labels of the node: a file of lines KEY: VALUE (YAML).", word=FOUND_FILE,
+    ),
+    Option(
+        "autoscaling_config", (str,), None, Scope.START,
+        "A head node: have the cluster grow and shrink with its demand, as this file says.",
+        word=FOUND_FILE,
     ),
     Option("block", (bool,), False, Scope.START, "Stay, and stop the node when interrupted."),
 )  # fmt: skip
@@ -276,11 +293,46 @@ _PROGRAM = (
         "_object_spilling_directory", (str,), None, Scope.INIT, "As object_spilling_directory."
     ),
     Option("_system_config", (dict,), None, Scope.INIT, "Settings of Ray's that nbray has."),
+    Option(
+        "_autoscaling_config", (str,), None, Scope.INIT,
+        "A cluster's file: a new cluster grows and shrinks as it says.", word=FOUND_FILE,
+    ),
     *_without_effect(
         Scope.INIT,
         "_driver_object_store_memory _enable_object_reconstruction _redis_password _redis_username "
         "_skip_env_hook",
     ),
+)  # fmt: skip
+
+_SLURM = (
+    Option(
+        "jobs", (tuple,), None, Scope.SLURM,
+        "Jobs, each of them a node: 4, or 2..8 as work needs them.", word=SPAN,
+    ),
+    Option("partition", (str,), None, Scope.SLURM, "Partition of the jobs."),
+    Option("account", (str,), None, Scope.SLURM, "Account of the jobs."),
+    Option(
+        "walltime", (str,), None, Scope.SLURM,
+        "Time limit of a job, as 1:30:00; the partition's by default. Before it a node is drained, "
+        "and replaced.",
+    ),
+    Option(
+        "job_extra_directives", (list,), None, Scope.SLURM,
+        "More options of sbatch, as '--qos=debug --exclusive'.", word=WORDS,
+    ),
+    Option(
+        "job_directives_skip", (list,), None, Scope.SLURM,
+        "Options of sbatch that are left out, as '--mem'.", word=WORDS,
+    ),
+    Option(
+        "prologue", (list,), None, Scope.SLURM,
+        "Shell lines before a node starts, as 'module load cuda'.", word=LINE,
+    ),
+    Option(
+        "log_directory", (str,), None, Scope.SLURM,
+        "Folder for what jobs write, which their hosts share; ~/.nbray/slurm/NAME/logs by default.",
+    ),
+    Option("python", (str,), None, Scope.SLURM, "Python on the hosts; the one here by default."),
 )  # fmt: skip
 
 _OF_RAY_START = (
@@ -289,12 +341,11 @@ _OF_RAY_START = (
     ),
     *_without_effect(
         Scope.START,
-        "autoscaling_config log_color log_style ray_client_server_port redis_password "
-        "redis_username",
+        "log_color log_style redis_password redis_username",
     ),
 )
 
-OPTIONS: tuple[Option, ...] = (*_CALLS, *_NODES, *_PROGRAM, *_OF_RAY_START, *REFUSED)
+OPTIONS: tuple[Option, ...] = (*_CALLS, *_NODES, *_PROGRAM, *_SLURM, *_OF_RAY_START, *REFUSED)
 """All options; those without an effect are Ray's: told of at debug level, or refused."""
 
 

@@ -22,6 +22,9 @@ from nbray.common.process import (
 )
 from nbray.common.resources import to_units
 from nbray.common.session import Session
+from nbray.raylet.autoscaler_supervisor import AutoscalerSupervisor
+from nbray.raylet.client_port import ClientPort
+from nbray.raylet.dashboard_supervisor import DashboardSupervisor
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
@@ -108,11 +111,33 @@ async def _main(args: argparse.Namespace) -> None:
     if args.gcs_pid is not None:
         supervisor = GcsSupervisor(session, address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
+    autoscaler: AutoscalerSupervisor | None = None
+    if args.autoscaling_config is not None:
+        autoscaler = AutoscalerSupervisor(
+            session, address, args.autoscaling_config, config
+        )  # fmt: skip
+        scaling = loop.create_task(autoscaler.run())
+    of_dashboard: DashboardSupervisor | None = None
+    if args.dashboard_fd is not None:
+        of_dashboard = DashboardSupervisor(session, address, args.dashboard_fd, args.dashboard_url)
+        watching = loop.create_task(of_dashboard.run())
+    client_port = ClientPort(session, args.client_fd, config) if args.client_fd else None
+    if client_port is not None:
+        waiting = loop.create_task(client_port.run())
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
+    if client_port is not None:
+        waiting.cancel()
+        client_port.stop()
     if supervisor is not None:
         supervising.cancel()
+    if autoscaler is not None:
+        scaling.cancel()
+        autoscaler.stop()
+    if of_dashboard is not None:
+        watching.cancel()
+        of_dashboard.stop()
     raylet.stop()
     try:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
@@ -142,7 +167,11 @@ def main() -> None:
     parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
+    parser.add_argument("--dashboard-fd", type=int, help="The socket on which it listens.")
+    parser.add_argument("--dashboard-url", default="")
     parser.add_argument("--labels", default="{}")
+    parser.add_argument("--autoscaling-config", help="Run an autoscaler with this file.")
+    parser.add_argument("--client-fd", type=int, action="append", help="Remote drivers come here.")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nbray.common.session import Session
 from nbray.launcher.local import found_nodes
@@ -58,6 +58,14 @@ class StateClient:
         """
         await self._client.call("SetDashboard", DashboardAddress(url, cluster), Empty)
 
+    async def call(self, method: str, request: Any, reply: type[T], timeout: float) -> T:
+        """Have the GCS do something.
+
+        Raises:
+            RpcError: as for `ask`.
+        """
+        return await self._client.call(method, request, reply, timeout)
+
     async def close(self) -> None:
         """Close the channel."""
         await self._client.close()
@@ -94,7 +102,9 @@ def find_dashboard(address: str, token: bytes) -> Dashboard | None:
     """
     for node in found_nodes():
         if node.gcs_address == address and node.processes and node.dashboard:
-            return Dashboard(node.dashboard, node.session.path.name, token, node.session.path)
+            return Dashboard(
+                node.dashboard, node.session.path.name, token, session=node.session.path
+            )
     url, cluster = ask_once(address, token, DASHBOARD)
     return Dashboard(url, cluster, token) if url else None
 

@@ -79,12 +79,14 @@ class Dashboard:
         url: where it is, as "host:port", or "https://host:port" with TLS.
         cluster: the name of its cluster, which no other has: the head's session folder.
         token: the cluster's secret.
+        own_port: on which it listens itself, where ``url`` is a way to it.
         session: the folder of a node of this machine, which has what it trusts.
     """
 
     url: str
     cluster: str
     token: bytes = field(repr=False)
+    own_port: int = 0
     session: Path | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -105,7 +107,7 @@ class Dashboard:
     @property
     def port(self) -> int:
         """Its port."""
-        return int(self.url.rpartition(":")[2])
+        return self.own_port or int(self.url.rpartition(":")[2])
 
     def trust(self) -> ssl.SSLContext:
         """What a member trusts there; the name does not count, since answers are sealed."""

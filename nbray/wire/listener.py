@@ -64,17 +64,20 @@ class Listener:
             return
         peer.setblocking(False)
         carrier: socket.socket | TlsSocket = peer
-        handshake = ServerHandshake(self._home.token, peer.getsockname())
+        binding: Callable[[], bytes] = bytes
         if peer.family != socket.AF_UNIX:
             tcp.set_up(peer)
             if self._home.tls is not None:
                 stream = self._home.tls.accepting()
                 carrier = TlsSocket(peer, stream)
-                handshake = ServerHandshake(self._home.token, peer.getsockname(), stream.binding)
+                binding = stream.binding
         if len(self._half_open) >= MOST_HALF_OPEN:
             oldest, _ = self._half_open.popitem(last=False)
             _log.warning("Closed a connection: too many have no handshake yet.")
             oldest.drop()
+        handshake = None
+        if not self._home.ways.trusted:
+            handshake = ServerHandshake(self._home.token, peer.getsockname(), binding)
         transport = Transport(self._reactor, carrier, handshake, self)
         self._half_open[transport] = None
         transport.start(self._home.config.handshake_timeout_s)

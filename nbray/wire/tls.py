@@ -6,7 +6,7 @@ nobody listens there whom the kernel does not let in.
 
 TLS does not replace the proof of the token (`nbray.wire.handshake`), which goes on inside: an
 authority may have signed the certificates of others, too. The proof is bound to the TLS session by
-`TlsStream.binding`, so that nobody who stands between with a good certificate can pass it on. It is
+`Tls.binding_of`, so that nobody who stands between with a good certificate can pass it on. It is
 made of the client's Finished message, a MAC over all that was said in the handshake of TLS by a key
 of this session alone, and of both certificates. The exporter of RFC 9266, which is the named way,
 Python's ssl does not have; all its arguments hold for Finished of TLS 1.3, and nothing older, no
@@ -20,7 +20,6 @@ each record would be two system calls, which are one here for many records.
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import ssl
 from functools import cached_property
@@ -86,11 +85,13 @@ class Tls:
         return first_certificate(self._files[0].read_bytes())
 
     @cached_property
-    def _client(self) -> ssl.SSLContext:
+    def client(self) -> ssl.SSLContext:
+        """For an event loop that connects; `binding_of` tells what binds a proof to the session."""
         return self._context(ssl.PROTOCOL_TLS_CLIENT)
 
     @cached_property
-    def _server(self) -> ssl.SSLContext:
+    def server(self) -> ssl.SSLContext:
+        """For an event loop that accepts."""
         context = self._context(ssl.PROTOCOL_TLS_SERVER)
         context.num_tickets = 0  # no session is resumed
         return context
@@ -111,13 +112,22 @@ class Tls:
         context.load_cert_chain(*self._files, password=str)
         return context
 
+    def binding_of(self, session: ssl.SSLObject) -> bytes:
+        """What both sides of a session know that is up, and no two sessions have in common."""
+        finished = session.get_channel_binding("tls-unique")
+        peer = session.getpeercert(binary_form=True)
+        if finished is None or peer is None:
+            raise TlsError("the handshake of TLS is not over")
+        server, client = (self._own, peer) if session.server_side else (peer, self._own)
+        return b"".join(hashlib.sha256(part).digest() for part in (finished, server, client))
+
     def accepting(self) -> TlsStream:
         """The side of a connection that was connected to."""
-        return TlsStream(self._server, self._own, accepts=True)
+        return TlsStream(self.server, self, accepts=True)
 
     def connecting(self) -> TlsStream:
         """The side that connects."""
-        return TlsStream(self._client, self._own, accepts=False)
+        return TlsStream(self.client, self, accepts=False)
 
 
 class TlsStream:
@@ -129,7 +139,7 @@ class TlsStream:
         ended: whether the peer has said that nothing follows.
     """
 
-    def __init__(self, context: ssl.SSLContext, own: bytes, accepts: bool) -> None:
+    def __init__(self, context: ssl.SSLContext, own: Tls, accepts: bool) -> None:
         self.is_up = False
         self.ended = False
         self._own = own
@@ -140,13 +150,14 @@ class TlsStream:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, accepts)
 
     def binding(self) -> bytes:
-        """What both sides of this session know, and no two sessions have in common."""
-        finished = self._tls.get_channel_binding("tls-unique") if self.is_up else None
-        peer = self._tls.getpeercert(binary_form=True) if self.is_up else None
-        if finished is None or peer is None:
+        """As `Tls.binding_of`.
+
+        Raises:
+            TlsError: the handshake of TLS is not over.
+        """
+        if not self.is_up:
             raise TlsError("the handshake of TLS is not over")
-        server, client = (self._own, peer) if self._accepts else (peer, self._own)
-        return b"".join(hashlib.sha256(part).digest() for part in (finished, server, client))
+        return self._own.binding_of(self._tls)
 
     def peer_names(self) -> list[str]:
         """The DNS names in the peer's certificate."""
@@ -270,21 +281,6 @@ class TlsSocket:
         view = memoryview(data)
         while view:
             view = view[self.send(view) :]
-
-    def send_file(self, fd: int, offset: int, length: int) -> None:
-        """Send a part of a file; for sockets that block.
-
-        Raises:
-            OSError: the peer went, or the file is shorter.
-        """
-        room = memoryview(bytearray(min(length, _WRITTEN_AT_ONCE)))
-        end = offset + length
-        while offset < end:
-            size = os.preadv(fd, [room[: end - offset]], offset)
-            if not size:
-                raise OSError("the file is shorter than the object")
-            self.sendall(room[:size])
-            offset += size
 
     def _push(self) -> None:
         while self._unsent:

@@ -97,12 +97,12 @@ def work_on_both_nodes() -> None:
 
 def test_all_goes_on_as_without_and_no_socket_speaks_plainly(with_tls: Path) -> None:
     nbray.init(num_cpus=1, object_store_memory=100 * MB, include_dashboard=False)
+    head, _ = find_session("auto")
     far = join_here({"far": 2, "CPU": 2})
     try:
         work_on_both_nodes()
-        head, _ = find_session("auto")
         ports = ports_of(str(head.path)) | ports_of(str(far.session.path))
-        assert len(ports) >= 5, "of raylets, workers and this driver"
+        assert len(ports) >= 7, "of raylets, workers and this driver"
         for port in ports:
             with socket.create_connection(("127.0.0.1", port), 5) as sock:
                 sock.settimeout(0.05)
