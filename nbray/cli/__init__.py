@@ -16,6 +16,7 @@ from nbray.cli.state import get_command, list_command, memory, summary_command, 
 from nbray.cli.status import status
 from nbray.cli.stop import stop
 from nbray.cli.symmetric_run import symmetric_run
+from nbray.cli.tls import tls
 
 
 @click.group()
@@ -41,5 +42,6 @@ main.add_command(summary_command)
 main.add_command(timeline)
 main.add_command(memory)
 main.add_command(logs)
+main.add_command(tls)
 for command in OF_MACHINES:
     main.add_command(command)

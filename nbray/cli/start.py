@@ -31,6 +31,7 @@ from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
 from nbray.scheduling.labels import check_node_labels
 from nbray.state.dashboard import LOGIN_S, Dashboard
+from nbray.wire.tls import Tls
 
 
 @click.command()
@@ -228,10 +229,12 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
                 f"Add nodes: nbray start --address={node.gcs_address}"
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
-            console.print(
-                "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
-                "whoever controls the network can read and change them."
-            )
+    if not (is_loopback(node.node_ip) or Tls.of(node.session.path)):
+        console.print(
+            "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
+            "whoever controls the network can read and change them. NBRAY_USE_TLS=1 on all nodes "
+            "ends that."
+        )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
 
 

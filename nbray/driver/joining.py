@@ -22,6 +22,7 @@ from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
@@ -97,7 +98,7 @@ def join(
         worker_id = os.urandom(28)
         core = CoreWorker(
             config, session.token, worker_id,
-            session.socket_path(f"d-{worker_id.hex()[:12]}"),
+            session.socket_path(f"d-{worker_id.hex()[:12]}"), tls=Tls.of(session.path),
         )  # fmt: skip
     else:
         core = CoreWorker(
@@ -172,7 +173,7 @@ def context_of(
         from nbray.state.queries import DASHBOARD, REQUEST  # rows of all kinds: not at every start
 
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
-    dashboard = Dashboard(url, cluster, session.token) if url else None
+    dashboard = Dashboard(url, cluster, session.token, session=session.path) if url else None
     if remote is not None and dashboard is not None:
         dashboard = Dashboard(url, remote.cluster, session.token, remote.dashboard_port)
     facts = {
