@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -231,9 +232,11 @@ def init(
             resources=wanted, object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory, labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
+            meanwhile=_load_runtime,
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     try:
+        _load_runtime()
         config = Config.from_env({**os.environ, **variables})
         core = join(session, info, job, _shows_output(log_to_driver), config)
         try:
@@ -252,6 +255,11 @@ def init(
         core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
+
+
+def _load_runtime() -> None:
+    with current_folder_last():
+        import_module("nbray.core_worker.core")
 
 
 def _shows_output(log_to_driver: bool | None) -> bool:

@@ -6,13 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nbray.cloudpickle import keep_classes
 from nbray.common import ray_name
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.session import Session, SessionInfo
-from nbray.core_worker.core import CoreWorker
 from nbray.driver import output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
@@ -22,6 +22,9 @@ from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
 
 
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
@@ -68,6 +71,8 @@ def join(
     Raises:
         ConnectionError: the cluster refuses this program. NbrayError: it does not take the job.
     """
+    from nbray.core_worker.core import CoreWorker  # it is loaded while a cluster starts
+
     worker_id = os.urandom(28)
     core = CoreWorker(
         config, session.token, worker_id,

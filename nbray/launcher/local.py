@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import environment, spawn
+from nbray.common.process import Child, environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.dashboard import (
@@ -66,6 +66,7 @@ def start_head(
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
     autoscaling_config: Path | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -90,6 +91,7 @@ def start_head(
             detached.
         record: is to know the node from the first moment on.
         autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
+        meanwhile: is called while the processes come up.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -119,13 +121,24 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
-        with _identity_being_made(node.session):
-            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
-        node.gcs_address = joined(host, gcs_port)
         head = ["--head", "--gcs-pid", str(gcs.pid)]
         if autoscaling_config is not None:
             head += ["--autoscaling-config", str(autoscaling_config.absolute())]
-        _start_raylet(node, [*demand, *head], fate_shared, variables)
+        told, tells = os.pipe()
+        with _identity_being_made(node.session), open(tells, "w") as tells_address:
+            try:
+                raylet = _spawn_raylet(
+                    node,
+                    ["--gcs-address-fd", str(told), *demand, *head],
+                    fate_shared, variables, pass_fds=[told],
+                )  # fmt: skip
+            finally:
+                os.close(told)
+            meanwhile()
+            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+            node.gcs_address = joined(host, gcs_port)
+            tells_address.write(node.gcs_address)
+        _raylet_ready(node, raylet)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:
@@ -209,7 +222,11 @@ def join(
     try:
         if record is not None:
             record.keep(node.session)
-        _start_raylet(node, demand, fate_shared, variables)
+        with _identity_being_made(node.session):
+            raylet = _spawn_raylet(
+                node, ["--gcs-address", node.gcs_address, *demand], fate_shared, variables
+            )
+            _raylet_ready(node, raylet)
         _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop()
@@ -261,19 +278,24 @@ def _folder(given: str) -> str:
     return os.path.abspath(given)
 
 
-def _start_raylet(
-    node: RunningNode, arguments: list[str], fate_shared: bool, variables: Mapping[str, str] | None
-) -> None:
+def _spawn_raylet(
+    node: RunningNode, arguments: list[str], fate_shared: bool,
+    variables: Mapping[str, str] | None, pass_fds: Sequence[int] = (),
+) -> Child:  # fmt: skip
     session = node.session
     raylet = spawn(
         "nbray.raylet",
-        ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
-         "--node-ip", node.node_ip, *_short(session, arguments)],
-        session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
+        ["--session-dir", str(session.path), "--node-ip", node.node_ip,
+         *_short(session, arguments)],
+        session.log_path("raylet.log"), fate_shared=fate_shared, pass_fds=pass_fds,
+        variables=variables,
     )  # fmt: skip
     node.children.append(raylet)
-    with _identity_being_made(session):
-        report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    return raylet
+
+
+def _raylet_ready(node: RunningNode, raylet: Child) -> None:
+    report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
 
 

@@ -42,12 +42,24 @@ def _resources(args: argparse.Namespace) -> dict[str, int]:
     return {**json.loads(args.resources), **to_units(own)}
 
 
+def _address(args: argparse.Namespace) -> str:
+    """Where the GCS is; this process had its imports done while the GCS came up, if both start."""
+    if args.gcs_address:
+        return str(args.gcs_address)
+    with open(args.gcs_address_fd) as told:
+        address = told.read()
+    if not address:
+        raise SystemExit("The GCS of this node did not start.")
+    return address
+
+
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
+    address = _address(args)
     read_identity(session)
     config = Config.from_env()
-    gcs = GrpcClient(args.gcs_address, token, config.gcs_rpc_server_reconnect_timeout_s)
+    gcs = GrpcClient(address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
         session, args.node_ip, gcs, _resources(args), args.object_store_memory,
         args.head, config, _spill_folder(args, session), json.loads(args.labels),
@@ -76,7 +88,7 @@ async def _main(args: argparse.Namespace) -> None:
         await gcs.call("Report", first, g.Reported, _FIRST_REPORT_S)
     except RpcError as error:
         refused = isinstance(error, RefusedError)
-        said = str(error) if refused else f"No GCS answers at {args.gcs_address}: {error}"
+        said = str(error) if refused else f"No GCS answers at {address}: {error}"
         report_ready(args.ready_fd, {"error": said})
         raylet.stop()
         raise SystemExit(1) from error
@@ -93,13 +105,11 @@ async def _main(args: argparse.Namespace) -> None:
     reporting.add_done_callback(lambda _task: stopped.set())
     supervisor: GcsSupervisor | None = None
     if args.gcs_pid is not None:
-        supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
+        supervisor = GcsSupervisor(session, address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
     autoscaler: AutoscalerSupervisor | None = None
     if args.autoscaling_config is not None:
-        autoscaler = AutoscalerSupervisor(
-            session, args.gcs_address, args.autoscaling_config, config
-        )  # fmt: skip
+        autoscaler = AutoscalerSupervisor(session, address, args.autoscaling_config, config)
         scaling = loop.create_task(autoscaler.run())
     await stopped.wait()
     leave_in_time(loop)
@@ -131,7 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(fromfile_prefix_chars="@")  # see nbray.launcher.local
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--node-ip", default="127.0.0.1")
-    parser.add_argument("--gcs-address", required=True)
+    parser.add_argument("--gcs-address")
+    parser.add_argument("--gcs-address-fd", type=int, help="Where it is told once the GCS is up.")
     parser.add_argument("--resources", required=True)
     parser.add_argument("--object-store-memory", type=int, required=True)
     parser.add_argument("--object-spilling-directory")

@@ -127,6 +127,7 @@ def test_a_node_that_drains_takes_nothing_hands_its_values_on_and_leaves(cluster
     assert nbray.get(held.done.remote(), timeout=PATIENCE_S) == 1, "what is there goes on"
     nbray.kill(held)
     wait_until(lambda: len([n for n in nbray.nodes() if n["Alive"]]) == 1, "the node's leaving")
+    node.stop()
     assert int(nbray.get(ref, timeout=10)[-1]) == (1 << 18) - 1
     nbray.cancel(later)
 
