@@ -25,7 +25,7 @@ from nbray.launcher.local import RunningNode, join, node_of, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
-from nbray.scheduling.labels import check_node_labels
+from nbray.scheduling.labels import check_node_labels, parse_node_labels
 
 
 @click.command()
@@ -67,7 +67,7 @@ def start(
             param_hint="--node-ip-address",
         )
     amounts = dict(resources or {})
-    named = _labels(labels or {}, labels_file)
+    named = _labels(labels or {}, labels_file) | _labels_of_starter()
     given = (("CPU", num_cpus), ("GPU", num_gpus), ("memory", memory))
     amounts.update({name: amount for name, amount in given if amount is not None})
     variables = _settings({} if system_config is None else system_config, ports)
@@ -116,7 +116,7 @@ def _record() -> NodeRecord | None:
     Raises:
         CliError: the node runs already.
     """
-    for name in ("NBRAY_NODE_IP_ADDRESS", "NBRAY_SESSION"):
+    for name in ("NBRAY_NODE_IP_ADDRESS", "NBRAY_SESSION", "NBRAY_AUTOSCALING_CONFIG"):
         os.environ.pop(name, None)
     record = NodeRecord.from_environment()
     if record is not None and record.session is not None:
@@ -138,6 +138,11 @@ def _refuse_password(storage: str) -> None:
             "in the environment variable NBRAY_STORAGE (and change this password)",
             param_hint="--storage",
         )
+
+
+def _labels_of_starter() -> dict[str, str]:
+    """By which the autoscaler knows a node that it, or `nbray up`, has started; for this one."""
+    return parse_node_labels(os.environ.pop("NBRAY_NODE_LABELS", ""))
 
 
 def _labels(named: dict[str, str], file: Path | None) -> dict[str, str]:
