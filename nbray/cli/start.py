@@ -97,7 +97,12 @@ def start(
 
 
 def _scaling(file: Path | None, head: bool) -> Path | None:
-    """The file of an autoscaler, if one is needed; what is wrong with it is said at once."""
+    """The file of an autoscaler, if one is needed; what is wrong with it is said at once.
+
+    The one that `nbray up` hands the head knows more than the one that start commands name.
+    """
+    handed = os.environ.pop("NBRAY_AUTOSCALING_CONFIG", "")
+    file = Path(handed) if handed and head else file
     if file is None:
         return None
     if not head:
@@ -116,7 +121,7 @@ def _record() -> NodeRecord | None:
     Raises:
         CliError: the node runs already.
     """
-    for name in ("NBRAY_NODE_IP_ADDRESS", "NBRAY_SESSION", "NBRAY_AUTOSCALING_CONFIG"):
+    for name in ("NBRAY_NODE_IP_ADDRESS", "NBRAY_SESSION"):
         os.environ.pop(name, None)
     record = NodeRecord.from_environment()
     if record is not None and record.session is not None:

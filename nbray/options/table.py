@@ -238,7 +238,7 @@ _NODES = (
     Option(
         "autoscaling_config", (str,), None, Scope.START,
         "A head node: have the cluster grow and shrink with its demand, as this file says.",
-        word=FOUND_FILE, variable="NBRAY_AUTOSCALING_CONFIG",
+        word=FOUND_FILE,
     ),
     Option("block", (bool,), False, Scope.START, "Stay, and stop the node when interrupted."),
 )  # fmt: skip
