@@ -121,15 +121,17 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
+        head = ["--head", "--gcs-pid", str(gcs.pid)]
+        if autoscaling_config is not None:
+            head += ["--autoscaling-config", str(autoscaling_config.absolute())]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
-                head = ["--gcs-address-fd", str(told), "--head", "--gcs-pid", str(gcs.pid)]
-                if autoscaling_config is not None:
-                    head += ["--autoscaling-config", str(autoscaling_config.absolute())]
                 raylet = _spawn_raylet(
-                    node, [*demand, *head], fate_shared, variables, pass_fds=[told]
-                )
+                    node,
+                    ["--gcs-address-fd", str(told), *demand, *head],
+                    fate_shared, variables, pass_fds=[told],
+                )  # fmt: skip
             finally:
                 os.close(told)
             meanwhile()
