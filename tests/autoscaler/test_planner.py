@@ -324,7 +324,7 @@ def test_what_is_launched_for_tasks_holds_them(case: tuple[Rules, list[Here], Wa
 ])  # fmt: skip
 def test_so_it_is_in_many_more_clusters(held: Any) -> None:
     of_many = given(clusters())(held.hypothesis.inner_test)
-    settings(max_examples=1500, deadline=None)(of_many)()
+    settings(max_examples=500, deadline=None)(of_many)()
 
 
 def test_a_thousand_nodes_and_ten_thousand_shapes_are_planned_in_one_go() -> None:
