@@ -20,8 +20,10 @@ from nbray.state.client import StateClient
 from nbray.state.dashboard import Dashboard
 
 from .gate import Authenticator, Gate
+from .parts.cluster import Cluster
 from .rest import rest
 from .server import BoundedServer
+from .site import Site, application
 from .watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -40,10 +42,12 @@ async def _main(args: argparse.Namespace) -> None:
     listener = socket.socket(fileno=args.listen_fd)
     listener.setblocking(False)
     async with StateClient.of_session(args.gcs_address, session) as client:
-        watcher = Watcher(client, args.url, cluster)
+        asked = Cluster(client)
+        watcher = Watcher(asked, args.url, cluster, session.path / "series")
         place = f"{listener.getsockname()[0]}:{listener.getsockname()[1]}"
         doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
-        gate = Gate(doorkeeper, _inside(watcher))
+        site = Site(asked, watcher, session.token + cluster.encode(), doorkeeper)
+        gate = Gate(doorkeeper, _inside(watcher, site))
         server = BoundedServer(gate)
         gate.came_in = server.came_in
         server.add_sockets([listener])
@@ -57,21 +61,16 @@ async def _main(args: argparse.Namespace) -> None:
         server.stop()
 
 
-def _inside(watcher: Watcher) -> Callable[[HTTPServerRequest], Router]:
+def _inside(watcher: Watcher, site: Site) -> Callable[[HTTPServerRequest], Router]:
     """Which application a request that may come in belongs to."""
-    api = rest(watcher)
-    pages: list[Router] = []
+    api, pages = rest(watcher), application(site)
 
     def choose(request: HTTPServerRequest) -> Router:
         found: Router
         if request.path.startswith("/api/") or request.path == "/metrics":
             found = api
             return found
-        if not pages:
-            from .page import serve_page  # Bokeh: 0.7 s, 30 MB
-
-            pages.append(serve_page(watcher))
-        return pages[0]
+        return pages
 
     return choose
 
@@ -90,7 +89,6 @@ def main() -> None:
     os.nice(_NICE)
     allow_many_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("bokeh").setLevel(logging.WARNING)
     logging.getLogger("tornado.general").setLevel(logging.ERROR)  # a line for each odd request
     asyncio.run(_main(args))
 

@@ -10,6 +10,7 @@ Answers leave by way of `answers.py`.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from nbray.state.dashboard import (
 from .answers import Answers, Sealed
 
 SESSION_S = 12 * 3600.0
+PAGE_HEADER = "Nbray-Page"
 _MOST_SESSIONS = 256
 _REFUSALS = {
     401: (
@@ -77,8 +79,8 @@ class Authenticator:
         self._links_from = 0.0
         token = self.dashboard.token
         # As it stands in the token file, for those who can read it; and for any bytes.
-        keys = (token, token.hex().encode(), api_key(token).encode())
-        self._bearers = [b"Bearer " + key for key in keys]
+        self._tokens = [token, token.hex().encode()]
+        self._readers = [*self._tokens, api_key(token).encode()]
         self.cookie = cookie_name(self.dashboard.port)
 
     def _opens(self, purpose: str, key: str) -> bool:
@@ -124,10 +126,33 @@ class Authenticator:
             return False
         return self._opens(self.dashboard.purpose(REQUEST, request.method, request.uri), key)
 
+    def page_token(self, request: HTTPServerRequest) -> str:
+        """What pages of this session send along when they change something, in `PAGE_HEADER`."""
+        session = self.session_of(request)
+        if session is None:
+            return ""
+        return hmac.new(self.dashboard.token, f"page {session}".encode(), "sha256").hexdigest()
+
+    def may_change(self, request: HTTPServerRequest) -> bool:
+        """Whether a request that came in may change something, not only read.
+
+        A member's may, which has the token or is signed by it. A browser's cookie travels by
+        itself, so its page has to show that it is one: by its origin, and by the page's token.
+        """
+        if isinstance(request.connection, Sealed) or _is_among(_shown(request), self._tokens):
+            return True
+        known = self.page_token(request)
+        given = request.headers.get(PAGE_HEADER, "")
+        origin = request.headers.get("Origin")
+        return (
+            bool(known)
+            and origin is not None
+            and hmac.compare_digest(known.encode(), given.encode("utf-8", "replace"))
+        )
+
     def judge(self, request: HTTPServerRequest) -> int:
         """200: come in; else the status that refuses a request that is not signed."""
-        bearer = request.headers.get("Authorization", "").encode("utf-8", "replace")
-        if any([hmac.compare_digest(bearer, known) for known in self._bearers]):
+        if _is_among(_shown(request), self._readers):
             return 200
         if self.session_of(request) is None:
             return 401
@@ -138,6 +163,16 @@ class Authenticator:
         if origin is not None and urlsplit(origin).netloc.lower() not in hosts:
             return 403
         return 200
+
+
+def _shown(request: HTTPServerRequest) -> bytes:
+    """The token or key that a program shows."""
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip().encode("utf-8", "replace") if kind.lower() == "bearer" else b""
+
+
+def _is_among(shown: bytes, known: list[bytes]) -> bool:
+    return any([hmac.compare_digest(shown, key) for key in known])
 
 
 class _Login(RequestHandler):
@@ -155,7 +190,12 @@ class _Login(RequestHandler):
             self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
-        self.redirect("./")
+        self.redirect(place_of(self.get_query_argument("to", "")))
+
+
+def place_of(said: str) -> str:
+    """The page of this dashboard to which a login leads; the first for what is none."""
+    return said if re.fullmatch(r"[a-z-]+(\?[\w.=&%+-]*)?", said) else "./"
 
 
 class _Logout(RequestHandler):

@@ -12,6 +12,7 @@ from nbray.raylet.process import Handlers, Process
 from nbray.raylet.watch.events import TaskEventRing
 from nbray.raylet.watch.inquiries import Inquiries
 from nbray.raylet.watch.logs import LogFolder
+from nbray.raylet.watch.machine import Machine
 from nbray.raylet.watch.metrics import MetricTable
 from nbray.raylet.watch.rows import NodeRows, WatchedWorker, WatchedWorkers
 from nbray.wire import messages as m
@@ -53,6 +54,7 @@ class WatchService:
         self._events = TaskEventRing(node_id, inquiries, config.task_events_kept)
         self._metrics = MetricTable(node_id)
         self._logs = LogFolder(log_folder, config, workers.logs)
+        self.machine = Machine(log_folder)
         self._background = Background()
 
     def handlers(self) -> Handlers:
