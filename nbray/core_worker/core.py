@@ -50,7 +50,7 @@ from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values import arguments
 from nbray.core_worker.values.blocking import Blocking
-from nbray.core_worker.values.generators import Readers
+from nbray.core_worker.values.readers import Readers
 from nbray.core_worker.values.reading import Values
 from nbray.core_worker.values.retries import is_retriable
 from nbray.core_worker.values.serialization import Serialized, serialize

@@ -5,24 +5,23 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files
+from nbray.common.importing import current_folder_last
 from nbray.common.ray_settings import ray_variables
-from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import find_core, set_core, was_forked
-from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import HiddenOptions, hidden_options, job_options
-from nbray.driver.job_config import JobConfig
-from nbray.driver.joining import cluster_to_join, context_of, join
 from nbray.driver.logging_config import LoggingConfig, as_logging_config
 from nbray.exceptions import NbraySystemError
-from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, start_head
-from nbray.wire.watching_messages import ProcessLeaves
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
+    from nbray.driver.context import NbrayContext
+    from nbray.driver.job_config import JobConfig
+    from nbray.launcher.local import RunningNode
 
 _LOGGING_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NO_OPTIONS = HiddenOptions()
@@ -40,6 +39,8 @@ class Driver:
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here, and the nodes that were added here."""
+        from nbray.wire.watching_messages import ProcessLeaves
+
         set_core(None)
         core = self.core
         core.edge.on_raylet_lost = lambda: None
@@ -173,6 +174,13 @@ def init(
         >>> nbray.init(ignore_reinit_error=True)["address"] is not None
         True
     """
+    # The runtime and the launcher are half of the imports: a program that never starts has none.
+    with current_folder_last():
+        from nbray.common.process import allow_many_files
+        from nbray.driver.joining import cluster_to_join, context_of, join
+        from nbray.launcher.dashboard import DashboardOptions
+        from nbray.launcher.local import start_head
+
     global _driver
     hidden = hidden_options(others) if others else _NO_OPTIONS
     if local_mode:

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from nbray.common.resources import add, fits, subtract
 from nbray.scheduling.labels import matches
 from nbray.scheduling.policy import utilisation
 from nbray.wire.records import NodeInfo
 from nbray.wire.strategies import GroupStrategy, LabelTerm
-
-STRATEGIES: tuple[GroupStrategy, ...] = get_args(GroupStrategy)
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def place(
 
     Args:
         bundles: those to place, by their index in the group.
-        strategy: one of `STRATEGIES`.
+        strategy: the group's.
         nodes: all rows; dead ones are passed over.
         elsewhere: the nodes of the group's other bundles, which stay where they are.
         soft_target: STRICT_PACK prefers this node.

@@ -73,10 +73,14 @@ class Dependency(msgspec.Struct, array_like=True):
     place: Index | str = 0
 
 
+STREAMING = -1
+DYNAMIC = -2
+
+
 class TaskSpec(msgspec.Struct, array_like=True):
     """One task or actor call, as its owner pushes it to a worker.
 
-    A negative ``num_returns`` is a stream (see `own.streams`), whose worker may be at most
+    A ``num_returns`` of STREAMING is a stream (see `own.streams`), whose worker may be at most
     ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
     worker leaves (0: never). ``origin`` is the driver's number for what submitted it (a
     notebook's cell), 0 for none; what the task submits has the same. ``parent`` is the task that
