@@ -6,38 +6,67 @@ token stands in the page, and no other origin can read it. Whoever may only read
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
+from nbray.state import queries as q
 from nbray.state.client import RpcError
 
 from .parts.cluster import Cluster
+from .parts.flame import Result, Results
 from .parts.page import NotFoundError, find
 
 logger = logging.getLogger(__name__)
+
+_PROFILE_S = 5.0
+_ANSWER_S = 25.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is said of it, and the page to which it leads."""
+
+    said: str
+    go: str = ""
 
 
 class Acts:
     """What can be done, by name; each takes what the button said and answers in a sentence."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, profiles: Results) -> None:
         self._cluster = cluster
-        self.known: dict[str, Callable[[dict[str, str]], Awaitable[str]]] = {
+        self._profiles = profiles
+        self.known: dict[str, Callable[[dict[str, str]], Awaitable[Done]]] = {
             "end-actor": self._end_actor,
+            "profile": self._profile,
         }
 
-    async def _end_actor(self, said: dict[str, str]) -> str:
+    async def _end_actor(self, said: dict[str, str]) -> Done:
         rows = await self._cluster.actors()
         actor = find(rows, said.get("id", ""), "actor", lambda row: row.actor_id)
         await self._cluster.client.kill_actor(actor.actor_id)
         logger.info("Actor %s was ended from a page.", actor.actor_id)
-        return f"Actor {actor.actor_id[:8]} ends."
+        return Done(f"Actor {actor.actor_id[:8]} ends.")
+
+    async def _profile(self, said: dict[str, str]) -> Done:
+        workers, _missing = await self._cluster.workers()
+        worker = find(workers, said.get("id", ""), "process", lambda row: row.worker_id)
+        kind = said.get("kind", "")
+        if kind not in ("stack", "flame", "memory"):
+            raise NotFoundError(f"There is no profile {kind!r}.")
+        seconds = 0.0 if kind == "stack" else _PROFILE_S
+        query = q.profile(worker.node_id, worker.worker_id, seconds, kind == "memory")
+        found = await self._cluster.client.ask(query, seconds + _ANSWER_S)
+        number = self._profiles.add(
+            Result(worker.worker_id, kind, found.how, found.counts, found.error)
+        )
+        return Done("It is made.", f"profile?id={worker.worker_id}&run={number}")
 
 
 class Act(RequestHandler):
@@ -61,11 +90,11 @@ class Act(RequestHandler):
             self._answer(404, "There is no such thing to do.")
             return
         try:
-            async with asyncio.timeout(30):
-                self._answer(200, await act(facts))
+            done = await act(facts)
+            self._answer(200, done.said, done.go)
         except NotFoundError as error:
             self._answer(404, str(error))
-        except (RpcError, TimeoutError) as error:
+        except RpcError as error:
             self._answer(503, str(error) or "The cluster does not answer.")
 
     def _facts(self) -> dict[str, str]:
@@ -77,6 +106,6 @@ class Act(RequestHandler):
             return {}
         return {str(key): value for key, value in said.items() if isinstance(value, str)}
 
-    def _answer(self, status: int, text: str) -> None:
+    def _answer(self, status: int, text: str, go: str = "") -> None:
         self.set_status(status)
-        self.finish({"said": text})
+        self.finish({"said": text, "go": go})

@@ -18,6 +18,7 @@ from .gate import Authenticator, log_request
 from .live import Live, clean_query, section_html, sections_of
 from .pages import PAGES
 from .parts.cluster import Cluster
+from .parts.flame import Results
 from .parts.html import Markup, address, join, tag
 from .parts.page import Look, Page, Section
 from .parts.plots import Sources, bokeh_folder
@@ -60,6 +61,7 @@ class Site:
         self.watcher = watcher
         self.spans = Spans(cluster)
         self.rates = Rates()
+        self.profiles = Results()
         self._secret = secret
         self.doorkeeper = doorkeeper
         self.ticket = self._mac("ticket")
@@ -78,7 +80,16 @@ class Site:
     def look(self, request: HTTPServerRequest, page: str, query: dict[str, str]) -> Look:
         """A look at a page."""
         can_act = self.doorkeeper.session_of(request) is not None
-        return Look(self.cluster, self.spans, self.rates, self.cluster.jobs, query, page, can_act)
+        return Look(
+            self.cluster,
+            self.spans,
+            self.rates,
+            self.profiles,
+            self.cluster.jobs,
+            query,
+            page,
+            can_act,
+        )
 
     def handlers(self) -> list[Any]:
         """The table of handlers."""
@@ -90,9 +101,19 @@ class Site:
             "error": lambda: self.watcher.error,
             "viewers": self.viewers,
         }
+        act = {
+            "acts": Acts(self.cluster, self.profiles), "may_change": self.doorkeeper.may_change
+        }  # fmt: skip
         return [
             (r"/ws", Live, live),
-            (r"/act", Act, {"acts": Acts(self.cluster), "may_change": self.doorkeeper.may_change}),
+            (
+                r"/act",
+                Act,
+                {
+                    "acts": Acts(self.cluster, self.profiles),
+                    "may_change": self.doorkeeper.may_change,
+                },
+            ),
             (r"/static/own/(.*)", _Static, {"path": str(_STATIC)}),
             (r"/static/(js/.*)", _Static, {"path": str(bokeh_folder())}),
             (r"/([a-z-]*)", _Frame, own),

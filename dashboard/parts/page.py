@@ -11,6 +11,7 @@ from nbray.state.selecting import StateApiException
 from nbray.state.short_ids import SHORTEST, full_id
 
 from .cluster import Cluster
+from .flame import Results
 from .html import Markup, muted, tag
 from .rates import Rates
 from .spans import Spans
@@ -51,6 +52,7 @@ class Look:
         cluster: whom to ask.
         spans: what ran lately.
         rates: how fast functions are done.
+        profiles: those that were made.
         jobs: what was submitted, and drivers.
         query: the page's query.
         page: its name.
@@ -60,6 +62,7 @@ class Look:
     cluster: Cluster
     spans: Spans
     rates: Rates
+    profiles: Results
     jobs: Callable[[], Awaitable[list[JobState]]]
     query: Mapping[str, str]
     page: str

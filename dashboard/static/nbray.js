@@ -177,13 +177,15 @@
       const form = button.closest("form");
       const fields = form ? Object.fromEntries(new FormData(form)) : {};
       try {
-        const reply = await fetch("act", {
+        const reply = await fetch(button.dataset.url || "act", {
           method: "POST", credentials: "same-origin",
           headers: { "Content-Type": "application/json", "Nbray-Page": facts.token },
-          body: JSON.stringify({ ...fields, ...button.dataset }),
+          body: JSON.stringify(button.dataset.url ? fields : { ...fields, ...button.dataset }),
         });
-        const said = (await reply.json());
-        done(said.said || said.error || `The dashboard answers ${reply.status}.`);
+        const body = await reply.text();
+        let said = { said: body };
+        try { said = JSON.parse(body); } catch { /* the REST API says errors in words */ }
+        done(said.said || said.error || (reply.ok ? "Done." : `The dashboard answers ${reply.status}.`));
         if (said.go) go(placeOf(said.go), false);
       } catch (error) {
         done(`It was not done: ${error.message}`);

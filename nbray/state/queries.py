@@ -297,6 +297,16 @@ def _part(reply: s.LogPart) -> s.LogPart:
     return reply
 
 
+def profile(node_id: str, worker_id: str, seconds: float, memory: bool) -> Query[s.Profile]:
+    """What a process does: once, or over some seconds; or what it allocates meanwhile."""
+    request = s.ProfileRequest(bytes.fromhex(node_id), bytes.fromhex(worker_id), seconds, memory)
+    return Query("Profile", s.Profile, _as_is, msgspec.msgpack.encode(request))
+
+
+def _as_is(reply: s.Profile) -> s.Profile:
+    return reply
+
+
 def _metrics(reply: s.Metrics) -> list[s.NodeMetrics]:
     return reply.nodes
 

@@ -286,6 +286,26 @@ class Objects(msgspec.Struct, array_like=True):
     unreachable: list[bytes] = []
 
 
+class ProfileRequest(msgspec.Struct, array_like=True):
+    """To GCS and raylet: ``Profile``, what a process of a node does. Answered by `Profile`.
+
+    ``seconds`` is 0 for one look; ``memory``: what it allocates meanwhile.
+    """
+
+    node_id: bytes
+    worker_id: bytes
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    memory: bool = False
+
+
+class Profile(msgspec.Struct, array_like=True):
+    """Answer to ``Profile``: counts of stacks, as in `StacksTold`; ``how`` they were found."""
+
+    counts: dict[str, int]
+    how: str
+    error: str = ""
+
+
 class LogsRequest(msgspec.Struct, array_like=True):
     """To GCS and raylet: ``ListLogs`` of a node, whose names match a pattern. By `LogFiles`."""
 

@@ -32,7 +32,7 @@ HOSTILE = [
 
 def actor(number: int, state: str, name: str = "") -> ActorState:
     return ActorState(
-        f"{number:032x}", "Row", state, "01000000", name or f"{state}-{number}", None, number, "space"
+        f"{number:032x}", "Row", state, "01000000", name or f"{state}-{number}", None, number, ""
     )  # fmt: skip
 
 
@@ -157,8 +157,8 @@ def test_tasks_of_one_process_are_told_apart_by_their_short_ids() -> None:
 
 def test_log_lines_are_chosen_by_words_and_levels_and_escaped() -> None:
     text = "\n".join([
-        "2026 INFO began", "plain", "2026 WARNING <b>careful</b>", "2026 ERROR broke", "  at line 1",
-        "\x1b[31mValueError: red\x1b[0m", "10%\r50%\r100%",
+        "2026 INFO began", "plain", "2026 WARNING <b>careful</b>", "2026 ERROR broke",
+        "  at line 1", "\x1b[31mValueError: red\x1b[0m", "10%\r50%\r100%",
     ])  # fmt: skip
     assert [line for _level, line in logs.chosen(text, level="WARNING")] == [
         "2026 WARNING <b>careful</b>", "2026 ERROR broke", "  at line 1", "ValueError: red", "100%",
