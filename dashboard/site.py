@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler, StaticFileHandler
 
+from nbray.state import queries as q
 from nbray.state.client import RpcError
+from nbray.state.trace import MOST_TASKS, chrome_trace
 
 from .acts import Act, Acts
 from .gate import Authenticator, log_request
@@ -106,14 +110,8 @@ class Site:
         }  # fmt: skip
         return [
             (r"/ws", Live, live),
-            (
-                r"/act",
-                Act,
-                {
-                    "acts": Acts(self.cluster, self.profiles),
-                    "may_change": self.doorkeeper.may_change,
-                },
-            ),
+            (r"/act", Act, act),
+            (r"/trace\.json", _Trace, own),
             (r"/static/own/(.*)", _Static, {"path": str(_STATIC)}),
             (r"/static/(js/.*)", _Static, {"path": str(bokeh_folder())}),
             (r"/([a-z-]*)", _Frame, own),
@@ -124,6 +122,20 @@ class Site:
 class _Static(StaticFileHandler):
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "private, max-age=86400")
+
+
+class _Trace(RequestHandler):
+    """What the cluster remembers of tasks as a Chrome trace."""
+
+    def initialize(self, site: Site) -> None:
+        self.site = site
+
+    async def get(self) -> None:
+        found = await self.site.cluster.ask(q.tasks(MOST_TASKS), 5.0)
+        events = chrome_trace(found.rows, time.time() * 1000)
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Content-Disposition", 'attachment; filename="nbray-trace.json"')
+        self.finish(await asyncio.to_thread(json.dumps, events))
 
 
 class _Frame(RequestHandler):

@@ -48,6 +48,7 @@ class Watcher:
         folder: where the series are kept.
 
     Attributes:
+        url: where the dashboard is.
         client: the connection to the GCS; ``cluster`` the name.
         error: why the GCS does not answer; empty while it does.
     """
@@ -60,7 +61,7 @@ class Watcher:
         self.client = cluster.client
         self.cluster = name
         self._asked = cluster
-        self._url = url
+        self.url = url
         self._before: tuple[float, TaskTotals] | None = None
         self._rates: dict[str, _Rates] = {}
 
@@ -72,7 +73,7 @@ class Watcher:
             began = time.monotonic()
             try:
                 if turn % _ANNOUNCE_EVERY == 0:
-                    await self.client.set_dashboard(self._url, self.cluster)
+                    await self.client.set_dashboard(self.url, self.cluster)
                 nodes, totals = await asyncio.gather(self._asked.nodes(), self._asked.totals())
                 self.add(time.time(), nodes, totals, turn % _NODES_EVERY == 0)
                 self.error = ""

@@ -60,7 +60,7 @@ class _DashboardHandler(JupyterHandler):
         return "; ".join(
             (
                 "sandbox allow-scripts", "frame-ancestors 'self'", "default-src 'none'",
-                f"script-src 'self' 'unsafe-inline' {host}",
+                f"script-src 'self' {host}",
                 f"style-src 'self' 'unsafe-inline' {host}", "img-src 'self' data: blob:",
                 f"font-src 'self' data: {host}", f"connect-src ws://{host} wss://{host}",
                 "base-uri 'none'", "form-action 'none'",
