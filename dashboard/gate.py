@@ -48,9 +48,10 @@ _REFUSALS = {
         "--api-key</code> prints in the header <code>Authorization: Bearer KEY</code>.",
     ),
     403: (
-        "This request comes from another page",
-        "A page of another host has tried to use this dashboard with your login. "
-        "Open the dashboard itself.",
+        "This request comes from another page, or shows a wrong token",
+        "A page of another host has tried to use this dashboard with your login, or a program "
+        "sends the token of another cluster. Open the dashboard itself; programs send what "
+        "stands in <code>~/.nbray/auth_token</code>.",
     ),
 }
 _PAGE = (
@@ -152,10 +153,11 @@ class Authenticator:
 
     def judge(self, request: HTTPServerRequest) -> int:
         """200: come in; else the status that refuses a request that is not signed."""
-        if _is_among(_shown(request), self._readers):
+        shown = _shown(request)
+        if _is_among(shown, self._readers):
             return 200
         if self.session_of(request) is None:
-            return 401
+            return 403 if shown and request.path.startswith("/api/") else 401
         origin = request.headers.get("Origin")
         # A forwarder may put its own host in place of the one that was asked; no page of another
         # host can make a browser send that header along.
@@ -166,9 +168,13 @@ class Authenticator:
 
 
 def _shown(request: HTTPServerRequest) -> bytes:
-    """The token or key that a program shows."""
-    kind, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key.strip().encode("utf-8", "replace") if kind.lower() == "bearer" else b""
+    """The token or key that a program shows, where Ray's clients show theirs."""
+    for header in ("Authorization", "X-Ray-Authorization"):
+        kind, _, key = request.headers.get(header, "").partition(" ")
+        if kind.lower() == "bearer" and key:
+            return key.strip().encode("utf-8", "replace")
+    cookie = request.cookies.get("ray-authentication-token")
+    return cookie.value.encode("utf-8", "replace") if cookie is not None else b""
 
 
 def _is_among(shown: bytes, known: list[bytes]) -> bool:

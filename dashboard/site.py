@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import json
 import time
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tornado.web import Application, RequestHandler, StaticFileHandler
 
 from nbray.state import queries as q
 from nbray.state.client import RpcError
+from nbray.state.rows import JobState
 from nbray.state.trace import MOST_TASKS, chrome_trace
 
 from .acts import Act, Acts
@@ -52,6 +54,7 @@ class Site:
         watcher: the series, and whether the GCS answers.
         secret: of this cluster and its dashboard.
         doorkeeper: knows who is logged in.
+        jobs: what was submitted, and drivers.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Site:
         watcher: Watcher,
         secret: bytes,
         doorkeeper: Authenticator,
+        jobs: Callable[[], Awaitable[list[JobState]]],
     ) -> None:
         self.cluster = cluster
         self.watcher = watcher
@@ -68,6 +72,7 @@ class Site:
         self.profiles = Results()
         self._secret = secret
         self.doorkeeper = doorkeeper
+        self._jobs = jobs
         self.ticket = self._mac("ticket")
         self.sources = Sources(
             self.spans,
@@ -89,11 +94,19 @@ class Site:
             self.spans,
             self.rates,
             self.profiles,
-            self.cluster.jobs,
+            self.jobs,
             query,
             page,
             can_act,
         )
+
+    async def jobs(self) -> list[JobState]:
+        """What was submitted, and drivers, asked once for all who look."""
+
+        async def ask() -> tuple[list[JobState], float]:
+            return await self._jobs(), 0.0
+
+        return await self.cluster.once("jobs", ask)
 
     def handlers(self) -> list[Any]:
         """The table of handlers."""

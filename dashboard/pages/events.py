@@ -100,7 +100,7 @@ async def show(look: Look) -> list[Section]:
                 )
             )
     for job in jobs:
-        name = job.submission_id or job.job_id
+        name = job.submission_id or job.job_id or ""
         if job.start_time:
             events.append(
                 Event(

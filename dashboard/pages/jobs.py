@@ -20,7 +20,7 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def _id(job: JobState) -> str:
-    return job.submission_id or job.job_id
+    return job.submission_id or job.job_id or ""
 
 
 def _took(job: JobState) -> float | None:

@@ -18,7 +18,6 @@ from nbray.state.rows import (
     ActorState,
     DemandState,
     FailureState,
-    JobState,
     NodeState,
     ObjectList,
     PlacementGroupState,
@@ -105,10 +104,6 @@ class Cluster:
     async def actors(self) -> list[ActorState]:
         """All actors, the living first."""
         return await self.ask(q.ACTORS)
-
-    async def jobs(self) -> list[JobState]:
-        """Drivers' times in the cluster."""
-        return await self.ask(q.JOBS)
 
     async def groups(self) -> list[PlacementGroupState]:
         """Placement groups."""

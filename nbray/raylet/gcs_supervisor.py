@@ -47,7 +47,7 @@ class GcsSupervisor:
         pause = 0.0
         while True:
             began = time.monotonic()
-            await _end_of(self._pid, self._started)
+            await end_of(self._pid, self._started)
             if self._child is not None:
                 self._child.terminate()  # it has ended, and is reaped
                 self._child = None
@@ -86,7 +86,7 @@ class GcsSupervisor:
             self._child.terminate()
 
 
-async def _end_of(pid: int, started: int) -> None:
+async def end_of(pid: int, started: int) -> None:
     """Wait for the end of the process that began then, a child or not."""
     descriptor = open_process(pid, started)
     if descriptor is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nbray.common.session import Session
 from nbray.launcher.local import found_nodes
@@ -79,6 +79,14 @@ class StateClient:
             bytes.fromhex(actor_id), True, _ENDED_FROM_OUTSIDE, secrets.token_bytes(8)
         )
         await self._client.call("KillActor", request, Empty)
+
+    async def call(self, method: str, request: Any, reply: type[T], timeout: float) -> T:
+        """Have the GCS do something.
+
+        Raises:
+            RpcError: as for `ask`.
+        """
+        return await self._client.call(method, request, reply, timeout)
 
     async def close(self) -> None:
         """Close the channel."""
