@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections import deque
 from collections.abc import Generator
 from types import GenericAlias
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 from nbray.wire.records import Address
 
-_Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+_Future = TypeVar("_Future", bound="concurrent.futures.Future[Any]")
 
 
 class _Wakes(Protocol):
@@ -203,6 +205,9 @@ class ObjectRef:
         """
         self._check()
         # Its callback only tells the loop, so it needs no other thread.
+        import asyncio  # who awaits has it
+        import concurrent.futures
+
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         return asyncio.wrap_future(self._core.settle(self, future))
 

@@ -27,7 +27,6 @@ from nbray.exceptions import ActorHandleNotFoundError
 from nbray.object_ref import ObjectRef
 from nbray.options.option import Scope
 from nbray.options.showing import takes_options
-from nbray.wire.gcs_messages import FoundActor, NamedActor
 from nbray.wire.records import MethodOptions
 
 _BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
@@ -260,6 +259,8 @@ class ActorHandle:
 
 def find_actor(name: str, namespace: str) -> ActorHandle | None:
     """The actor of that name, or None; none that this node has had ended."""
+    from nbray.wire.gcs_messages import FoundActor, NamedActor
+
     core = current_core()
     core.count_soon()
     body = msgspec.msgpack.encode(NamedActor(name, namespace))

@@ -10,7 +10,6 @@ from typing import Any
 from nbray.common.ignoring import ignore
 from nbray.common.resources import UNIT, check_amount, to_units
 from nbray.common.text import check_text
-from nbray.core_worker.own.streams import DYNAMIC, STREAMING
 from nbray.options.option import Option, Scope
 from nbray.options.table import options_of
 from nbray.runtime_env.spec import validate
@@ -20,6 +19,7 @@ from nbray.scheduling.strategies import (
     NodeLabelSchedulingStrategy,
     PlacementGroupSchedulingStrategy,
 )
+from nbray.wire.records import DYNAMIC, STREAMING
 from nbray.wire.strategies import ANYWHERE, LabelTerm, Selectors, Spread, Strategy
 
 MOST_COUNT = (1 << 31) - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,11 +17,12 @@ from nbray.core_worker.current import find_core
 from nbray.driver.driver import current_core
 from nbray.exceptions import NbraySystemError
 from nbray.object_ref import ObjectRef
-from nbray.scheduling.bundles import STRATEGIES
 from nbray.scheduling.labels import parse_selector
-from nbray.wire.gcs_messages import GroupRow, Groups, NamedGroup
 from nbray.wire.records import BundleSpec, GroupSpec
-from nbray.wire.strategies import GroupStrategy, InGroup
+from nbray.wire.strategies import STRATEGIES, GroupStrategy, InGroup
+
+if TYPE_CHECKING:
+    from nbray.wire.gcs_messages import GroupRow
 
 
 class PlacementGroup:
@@ -72,7 +73,7 @@ class PlacementGroup:
             ValueError: the cluster does not know the group.
         """
         if self.bundle_cache is None:
-            rows = _find(NamedGroup(self._id))
+            rows = _find(self._id)
             if not rows:
                 raise ValueError(f"Failed to look up placement group with id: {self._id.hex()}")
             self.bundle_cache = [from_units(b.resources) for b in rows[0].spec.bundles]
@@ -276,7 +277,7 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
         )
     name = check_text("The name of a placement group", placement_group_name)
     namespace = current_core().job.namespace
-    rows = _find(NamedGroup(name=name, namespace=namespace))
+    rows = _find(name=name, namespace=namespace)
     if not rows:
         raise ValueError(f"Failed to look up placement group with name: {placement_group_name}")
     return PlacementGroup(rows[0].spec.group_id)
@@ -302,9 +303,9 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     """
     if placement_group is not None:
         _check_group(placement_group)
-        rows = _find(NamedGroup(placement_group._id))
+        rows = _find(placement_group._id)
         return _row(rows[0]) if rows else {}
-    return {row.spec.group_id.hex(): _row(row) for row in _find(NamedGroup())}
+    return {row.spec.group_id.hex(): _row(row) for row in _find()}
 
 
 def get_current_placement_group() -> PlacementGroup | None:
@@ -330,8 +331,11 @@ def current_group() -> InGroup | None:
     return core.actor_group if core is not None else None
 
 
-def _find(request: NamedGroup) -> list[GroupRow]:
-    body = current_core().peers.gcs_call("FindGroups", msgspec.msgpack.encode(request))
+def _find(group_id: bytes = b"", name: str = "", namespace: str = "") -> list[GroupRow]:
+    from nbray.wire.gcs_messages import Groups, NamedGroup
+
+    request = msgspec.msgpack.encode(NamedGroup(group_id, name, namespace))
+    body = current_core().peers.gcs_call("FindGroups", request)
     return msgspec.msgpack.decode(body, type=Groups).rows
 
 

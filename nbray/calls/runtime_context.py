@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbray.calls.handles import ActorHandle
 from nbray.calls.placement_group import current_group
@@ -11,12 +11,13 @@ from nbray.common.accelerators import VISIBLE_DEVICES
 from nbray.common.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 from nbray.common.resources import from_units
 from nbray.core_worker.context import TaskContext, running
-from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.run.job_logging import function_name
 from nbray.driver.cluster import nodes
 from nbray.driver.driver import current_core
 from nbray.runtime_env.spec import from_text
-from nbray.wire.messages import AskAssigned, Assigned
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
 
 
 class RuntimeContext:
@@ -142,6 +143,8 @@ class RuntimeContext:
         Raises:
             AssertionError: this is no worker.
         """
+        from nbray.wire.messages import AskAssigned, Assigned
+
         self._worker_task()
         if self._core.actor is not None:
             return from_units(self._core.actor.options.resources)

@@ -8,10 +8,13 @@ parent end; if it used them, the parent's messages would be torn.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.values.serialization import set_home
 from nbray.exceptions import NbraySystemError
+
+if TYPE_CHECKING:
+    from nbray.core_worker.core import CoreWorker
 
 _current: CoreWorker | None = None
 _forked = False

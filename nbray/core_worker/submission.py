@@ -15,7 +15,7 @@ from nbray.core_worker.context import current_origin, running
 from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.counting import Counting
-from nbray.core_worker.own.streams import STREAMING, Streams
+from nbray.core_worker.own.streams import Streams
 from nbray.core_worker.own.table import OwnershipTable
 from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
@@ -23,11 +23,12 @@ from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.values import arguments
-from nbray.core_worker.values.generators import ObjectRefGenerator, Readers
+from nbray.core_worker.values.generators import ObjectRefGenerator
+from nbray.core_worker.values.readers import Readers
 from nbray.exceptions import PendingCallsLimitExceeded
 from nbray.object_ref import ObjectRef, RefHome
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import TaskSpec
+from nbray.wire.records import STREAMING, TaskSpec
 from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ import msgspec
 
 from nbray.common.resources import add, from_units
 from nbray.core_worker.current import joined_core
-from nbray.wire.gcs_messages import Empty, Nodes
 from nbray.wire.records import NodeInfo
 
 
@@ -21,6 +20,8 @@ def node_rows(timeout: float | None = None) -> list[NodeInfo]:
     Raises:
         GetTimeoutError: it did not answer in ``timeout`` seconds.
     """
+    from nbray.wire.gcs_messages import Empty, Nodes
+
     body = msgspec.msgpack.encode(Empty())
     reply = joined_core().peers.gcs_call("ListNodes", body, timeout)
     return msgspec.msgpack.decode(reply, type=Nodes).nodes

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from nbray.common.resources import add, fits, subtract
 from nbray.scheduling.labels import matches
 from nbray.scheduling.policy import utilisation
 from nbray.wire.records import NodeInfo
 from nbray.wire.strategies import GroupStrategy, LabelTerm
-
-STRATEGIES: tuple[GroupStrategy, ...] = get_args(GroupStrategy)
 
 
 @dataclass(frozen=True)
@@ -42,13 +39,13 @@ def place(
 
     Args:
         bundles: those to place, by their index in the group.
-        strategy: one of `STRATEGIES`.
-        nodes: all rows; dead ones are passed over.
+        strategy: the group's.
+        nodes: all rows; those that are dead or drain are passed over.
         elsewhere: the nodes of the group's other bundles, which stay where they are.
         soft_target: STRICT_PACK prefers this node.
         empty: decide as if nothing were in use: could it ever be placed?
     """
-    alive = [n for n in nodes if n.alive]
+    alive = [n for n in nodes if n.takes_work]
     free = {n.node_id: dict(n.total if empty else n.available) for n in alive}
     alive.sort(key=lambda n: (n.node_id != soft_target, -utilisation({}, n), n.node_id))
     order = sorted(bundles, key=lambda i: (-len(bundles[i].resources), -_size(bundles[i]), i))

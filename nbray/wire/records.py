@@ -73,10 +73,14 @@ class Dependency(msgspec.Struct, array_like=True):
     place: Index | str = 0
 
 
+STREAMING = -1
+DYNAMIC = -2
+
+
 class TaskSpec(msgspec.Struct, array_like=True):
     """One task or actor call, as its owner pushes it to a worker.
 
-    A negative ``num_returns`` is a stream (see `own.streams`), whose worker may be at most
+    A ``num_returns`` of STREAMING is a stream (see `own.streams`), whose worker may be at most
     ``backpressure`` items ahead (0: any number). After ``max_calls`` calls of a function its
     worker leaves (0: never). ``origin`` is the driver's number for what submitted it (a
     notebook's cell), 0 for none; what the task submits has the same. ``parent`` is the task that
@@ -209,7 +213,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
 
     ``returning`` is what tasks hold that come back soon when they are asked for. ``silent_s``, told
     by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
-    went, in seconds since the epoch.
+    went, in seconds since the epoch. ``draining``: why it takes no new work and is going to leave.
+    ``kept_by``: what keeps it from being idle, in words; nothing has for ``idle_s`` seconds.
     """
 
     node_id: bytes
@@ -230,6 +235,14 @@ class NodeInfo(msgspec.Struct, array_like=True):
     silent_s: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    draining: str = ""
+    kept_by: list[str] = []
+    idle_s: float = 0.0
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether something new may be placed there."""
+        return self.alive and not self.draining
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):

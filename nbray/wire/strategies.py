@@ -5,13 +5,14 @@ All are frozen and hashable: a submitter keeps a queue for each `Shape`.
 
 from __future__ import annotations
 
-from typing import Literal, Union
+from typing import Literal, Union, get_args
 
 import msgspec
 
 LabelOperator = Literal["in", "!in", "exists", "!exists"]
 
 GroupStrategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+STRATEGIES: tuple[GroupStrategy, ...] = get_args(GroupStrategy)
 
 
 class LabelTerm(msgspec.Struct, array_like=True, frozen=True):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from nbray.common.importing import current_folder_last
 from nbray.common.process import environment
 
 # Each shadows a module that one of the processes imports, at its start or when it needs it.
@@ -53,6 +56,19 @@ def test_files_of_the_current_folder_do_not_run_in_the_cluster(folder: Path) -> 
     assert ended.stdout.split() == ["7", "7"], ended.stderr
     ran = [path.read_text() for path in folder.glob("ran-*")]
     assert not ran, ran
+
+
+def test_other_threads_import_from_the_current_folder_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lies_here.py").write_text("VALUE = 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    with current_folder_last(), ThreadPoolExecutor(1) as other:
+        assert other.submit(import_module, "lies_here").result().VALUE == 7
+        del sys.modules["lies_here"]
+        assert import_module("lies_here").VALUE == 7  # last, but it is found
+    del sys.modules["lies_here"]
 
 
 def test_an_empty_entry_of_pythonpath_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,19 @@ def test_the_children_of_a_worker_end_with_it(
     wait_until(lambda: gone(children), "the end of the children")
 
 
+def test_the_children_of_a_worker_end_while_its_template_stands_still(cluster: Path) -> None:
+    parent = Parent.remote()
+    children = nbray.get(parent.children.remote(), timeout=30)
+    raylet = psutil.Process(current_driver().node.children[1].pid)
+    template = raylet.children()[0]
+    template.suspend()
+    try:
+        raylet.kill()
+        wait_until(lambda: gone(children), "the end of the children")
+    finally:
+        template.resume()
+
+
 def test_the_children_of_a_task_live_as_long_as_its_worker(cluster: Path) -> None:
     @nbray.remote
     def start() -> tuple[int, int]:

@@ -27,11 +27,9 @@ from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail, PendingWork
 from nbray.exceptions import ObjectReconstructionFailedError
 from nbray.wire import messages as m
-from nbray.wire.records import TaskSpec, Value
+from nbray.wire.records import DYNAMIC, TaskSpec, Value
 
 Share = Callable[[TaskSpec, int, Value], Value]
-STREAMING = -1
-DYNAMIC = -2
 END = Value(b"")
 NO_READER = 1 << 62
 

@@ -19,7 +19,6 @@ from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.identity import Identity
-from nbray.core_worker.own.streams import DYNAMIC, STREAMING
 from nbray.core_worker.run.functions import Functions
 from nbray.core_worker.run.returned_values import Making, ReturnedValues
 from nbray.core_worker.run.scope import TaskScope
@@ -34,7 +33,7 @@ from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import Address, TaskSpec, Value
+from nbray.wire.records import DYNAMIC, STREAMING, Address, TaskSpec, Value
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,11 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) 
 def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> int:
     """Until the worker is to leave; returns its exit status."""
     worker_id = bytes.fromhex(order["fork"])
-    template = os.getppid()
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
     core = CoreWorker(Config.from_env(), session.token, worker_id, path)
     core.peers.start(raylet_socket, order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
-    core.edge.on_raylet_lost = lambda: _leave_at_once(template)
+    core.edge.on_raylet_lost = _leave_at_once
     set_core(core)
     main_module.install()
     core.devices.set_by_user = order["env_vars"].keys()
@@ -220,10 +220,13 @@ def _end_children() -> None:
             child.kill()
 
 
-def _leave_at_once(template: int) -> None:
-    """The raylet has gone: end this process, and its children if the template is not there to."""
-    if os.getppid() != template:
-        kill_sessions({os.getpid(): start_time(os.getpid())})
+def _leave_at_once() -> None:
+    """The raylet has gone: end this process and its children.
+
+    The template does the same, if it lives. Whether it does is not asked: one that is being killed
+    is still the parent for a moment.
+    """
+    kill_sessions({os.getpid(): start_time(os.getpid())})
     os._exit(0)
 
 
@@ -233,8 +236,10 @@ def main() -> None:
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--raylet-socket", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--preload", required=True, help="what the code of tasks will import")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    import_module(args.preload)
     control = socket.socket(fileno=args.control_fd)
     _Template(Session(Path(args.session_dir)), args.raylet_socket, control).serve()
 

@@ -5,75 +5,20 @@ What arrives, and what becomes of items that nobody reads, is `own.streams`.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import threading
 import time
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL
-from nbray.core_worker.identity import Identity
-from nbray.core_worker.own.streams import END, Stream, Streams
-from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
-from nbray.core_worker.ports import Inbox
-from nbray.core_worker.values.reading import Values
-from nbray.object_ref import ObjectRef, RefHome
+from nbray.object_ref import ObjectRef
 
+if TYPE_CHECKING:
+    import concurrent.futures
 
-class Readers:
-    """The reading side of all streams of this process. From any thread."""
-
-    def __init__(
-        self, me: Identity, home: RefHome, table: OwnershipTable, streams: Streams, values: Values,
-        inbox: Inbox,
-    ) -> None:  # fmt: skip
-        self._me = me
-        self._home = home
-        self._table = table
-        self._streams = streams
-        self.values = values
-        self.inbox = inbox
-        self._taking = threading.RLock()  # a signal handler may read, too
-
-    def ref(self, object_id: bytes) -> ObjectRef:
-        """A ref of an item, or of nothing."""
-        return ObjectRef(object_id, self._me.address, self._home)
-
-    def abandon(self, stream: Stream) -> None:
-        """The reader has gone."""
-        self.inbox.inbox.append(lambda: self._streams.abandon(stream))
-
-    def peek(self, stream: Stream) -> tuple[bytes, ObjectEntry]:
-        """The next object, which may be the end."""
-        object_id = stream.item_id(stream.taken)
-        entry = self._table.ensure_owned(object_id)
-        # Again after the entry exists: the end may have come in between.
-        if stream.length is not None and stream.taken >= stream.length:
-            self._table.complete(object_id, END)
-        return object_id, entry
-
-    def take(
-        self, stream: Stream, object_id: bytes, entry: ObjectEntry
-    ) -> ObjectRef | Literal[False] | None:
-        """The ref of the completed next object: None when it is the end, False if it has gone.
-
-        Each item has one reader, in whatever threads and coroutines they are.
-        """
-        with self._taking:
-            if object_id != stream.item_id(stream.taken):
-                return False
-            if entry.value is END:
-                if not stream.read:
-                    self._table.released.append((object_id, -1))
-                stream.read = True
-                return None
-            stream.taken += 1
-        if stream.backpressure:
-            taken = stream.taken
-            self.inbox.post(lambda: self._streams.took(stream, taken))
-        return self.ref(object_id)
+    from nbray.core_worker.own.streams import Stream
+    from nbray.core_worker.own.table import ObjectEntry
+    from nbray.core_worker.values.readers import Readers
 
 
 class ObjectRefGenerator:
@@ -129,6 +74,9 @@ class ObjectRefGenerator:
         while True:
             object_id, entry = self._peek_or(StopAsyncIteration)
             if entry.value is None:
+                import asyncio  # a program that has coroutines has it
+                import concurrent.futures
+
                 ready: concurrent.futures.Future[None] = concurrent.futures.Future()
                 self._tell_when_complete(entry, ready)
                 await asyncio.wrap_future(ready)

@@ -20,6 +20,7 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.objects.admission import Admission
+from nbray.raylet.objects.evacuation import Evacuation
 from nbray.raylet.objects.local_store import LocalStore
 from nbray.raylet.objects.spill_files import DiskFullError
 from nbray.raylet.objects.table import Stored
@@ -36,6 +37,8 @@ from nbray.wire.raylet_messages import (
     TellOwner,
 )
 from nbray.wire.records import Address
+from nbray.wire.records import Stored as StoredValue
+from nbray.wire.scaling_messages import TakeObjects
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class ObjectManager:
         self._news: dict[tuple[bytes, bytes, bool, bytes], list[bytes]] = {}
         self._gone: OrderedDict[bytes, None] = OrderedDict()
         self._background = Background()
+        self.evacuation = Evacuation(node_id, self.store.table, nodes, self)
 
     def introduce(self, process: Process, name: str) -> None:
         """A process of this node, by the name that errors call it."""
@@ -94,6 +98,7 @@ class ObjectManager:
             "DropObjects": (DropObjects, self.drop_objects),
             "TellOwner": (TellOwner, self.tell_owner),
             "KeepObjects": (KeepObjects, self.keep_objects),
+            "TakeObjects": (TakeObjects, self.evacuation.take),
         }
 
     # --- a process of this node reads --------------------
@@ -135,6 +140,35 @@ class ObjectManager:
                 pinned = om.ObjectPinned(object_id, 0, 0, cause)
             process.send(pinned)
 
+    # --- values of a node that drains --------------------
+
+    async def bring(self, object_id: bytes, size: int, owner: Address, source: bytes) -> bool:
+        """Have a copy here, from that node if need be; whether there is one."""
+        table = self.store.table
+        if table.locate(object_id) is None and object_id not in self._pulls:
+            if table.is_written(object_id):
+                return False
+            wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
+            pull = asyncio.get_running_loop().create_task(self._pull(wanted, [source]))
+            self._pulls[object_id] = pull
+        if object_id in self._pulls:
+            await asyncio.wait([self._pulls[object_id]])
+        return table.locate(object_id) is not None or self.store.is_gone(owner)
+
+    async def announce(self, owner_node: bytes, owner_id: bytes, object_ids: list[bytes]) -> None:
+        """Tell an owner of copies, and return when its raylet has heard.
+
+        Raises:
+            RpcError: it does not answer.
+        """
+        news = om.CopiesChanged(object_ids, self._node_id, True)
+        if owner_node == self._node_id:
+            self._pass_on(owner_id, news)
+            return
+        client = await self._nodes.client(owner_node)
+        if client is not None:  # else the owner has ended, and so will its values
+            await client.call("TellOwner", TellOwner(owner_id, news), Empty)
+
     # --- between nodes --------------------
 
     async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
@@ -143,7 +177,8 @@ class ObjectManager:
         cause, kind = "the transfer failed", CauseKind.LOST
         await self._admission.enter(size)
         try:
-            if all(process.closed for process in self._readers.get(object_id, ())):
+            readers = self._readers.get(object_id, ())  # of a node that drains there are none
+            if readers and all(process.closed for process in readers):
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:

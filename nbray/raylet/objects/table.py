@@ -379,6 +379,21 @@ class ObjectTable:
             self.free(object_id)
         return owned
 
+    def primaries(self) -> list[tuple[bytes, Stored]]:
+        """The complete values of which this node has the copy that counts."""
+        return [
+            (object_id, stored)
+            for object_id, stored in self._objects.items()
+            if stored.sealed and not stored.secondary and not stored.freed
+        ]
+
+    def is_elsewhere(self, object_id: bytes) -> None:
+        """Another node keeps the copy that counts: this one may go when room is needed."""
+        stored = self._objects.get(object_id)
+        if stored is not None:
+            stored.secondary = True
+            self._settle(object_id, stored)
+
     def keep(self, object_id: bytes) -> bool:
         """This copy is the only one now; False when it has been evicted."""
         stored = self._objects.get(object_id)
