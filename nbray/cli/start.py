@@ -51,6 +51,7 @@ def start(
     labels_file: Path | None,
     memory: int | None,
     autoscaling_config: Path | None,
+    keep_session: bool,
     **ports: int | None,
 ) -> None:
     """Start a node on this machine."""
@@ -58,6 +59,8 @@ def start(
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
+    if keep_session and not (head and block):
+        raise click.UsageError("--keep-session needs --head and --block.")
     autoscaling_config = _scaling(autoscaling_config, head)
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
@@ -93,7 +96,7 @@ def start(
         raise CliError(str(error)) from error
     _tell(node, head, block)
     if block:
-        _stay(node)
+        _stay(node, keep_session)
 
 
 def _scaling(file: Path | None, head: bool) -> Path | None:
@@ -198,7 +201,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
 
 
-def _stay(node: RunningNode) -> None:
+def _stay(node: RunningNode, keep_session: bool) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
     left = threading.Event()
 
@@ -211,9 +214,9 @@ def _stay(node: RunningNode) -> None:
     while not left.wait(0.2):
         if raylet.status() == psutil.STATUS_ZOMBIE:
             log = node.session.log_path("raylet.log").read_text(errors="replace")
-            node.stop()
+            node.stop(keep_session=keep_session)
             raise CliError(
                 f"The raylet of the node ended by itself (pid {raylet.pid}), so the node was "
                 f"stopped. The end of its log:\n{log[-2000:].strip() or '(it is empty)'}"
             )
-    node.stop()
+    node.stop(keep_session=keep_session)
