@@ -38,7 +38,8 @@ class File:
         self.kube = kube
         self.given: dict[str, Any] = {
             "cluster_name": "mine",
-            "provider": {"type": "kubernetes", "image": "registry/nbray:1"},
+            "provider": {"type": "kubernetes", "image": "registry/nbray:1",
+                         "kubectl": str(kube.base / "kubectl")},
             "available_node_types": {
                 "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 2},
             },

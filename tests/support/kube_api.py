@@ -90,6 +90,13 @@ class Store:
                 if any(owner.get("uid") == uid for owner in owners):
                     await self.delete(other)
 
+    async def touch(self) -> None:
+        """Have everybody look again."""
+        self.version += 1
+        self.history.append((self.version, "", ("", "", "", ""), {}))
+        async with self.news:
+            self.news.notify_all()
+
     async def add(self, key: Key, item: Item) -> Item:
         meta = item.setdefault("metadata", {})
         meta.setdefault("name", key[3])
@@ -166,15 +173,28 @@ def fits(item: Item, selector: str) -> bool:
 
 
 def merged(old: Any, new: Any) -> Any:
+    """A patch laid over what is there, as kubectl makes them: of lists, named things by name."""
+    if isinstance(old, list) and isinstance(new, list) and _named(old) and _named(new):
+        mine = {one["name"]: one for one in old}
+        for one in new:
+            if one.get("$patch") == "delete":
+                mine.pop(one["name"], None)
+            else:
+                mine[one["name"]] = merged(mine.get(one["name"], {}), one)
+        return list(mine.values())
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
-    out = {key: value for key, value in old.items()}
+    out = dict(old)
     for key, value in new.items():
-        if value is None or key.startswith("$"):
+        if value is None:
             out.pop(key, None)
-        else:
-            out[key] = merged(out.get(key, {}), value) if isinstance(value, dict) else value
+        elif not key.startswith("$"):
+            out[key] = merged(out.get(key, {} if isinstance(value, dict) else None), value)
     return out
+
+
+def _named(items: list[Any]) -> bool:
+    return all(isinstance(one, dict) and "name" in one for one in items)
 
 
 class Handler(tornado.web.RequestHandler):
@@ -262,8 +282,8 @@ class Handler(tornado.web.RequestHandler):
 
     def list_page(self) -> None:
         items = [item for key, item in self.store.objects.items() if self.matches(key, item)]
-        first = int(self.get_argument("continue", "0") or 0)
-        limit = min(int(self.get_argument("limit", "0") or 500), self.api.largest_page)
+        first = int(self.get_argument("continue", "") or 0)
+        limit = min(int(self.get_argument("limit", "") or 1 << 30), self.api.largest_page)
         meta: Item = {"resourceVersion": str(self.store.version)}
         if first + limit < len(items):
             meta["continue"] = str(first + limit)

@@ -22,6 +22,9 @@ from nbray.machines.kubernetes.pods import (
     token_secret,
 )
 
+_OPTIONS = {
+    "CPU": "num-cpus", "GPU": "num-gpus", "object_store_memory": "object-store-memory",
+}  # fmt: skip
 _JSON = msgspec.json.Encoder()
 
 
@@ -183,12 +186,13 @@ def _workers(wanted: KubernetesFile, namespace: str, kind: str) -> dict[str, Any
 
 
 def _amounts(resources: dict[str, float]) -> list[str]:
-    """What of a type's resources its node cannot see itself: CPUs and memory it sees."""
-    others = {name: amount for name, amount in resources.items() if name not in ("CPU", "memory")}
-    gpus = others.pop("GPU", 0)
-    words = [f"--num-gpus={gpus:g}"] if gpus else []
-    if "CPU" in resources:
-        words.append(f"--num-cpus={resources['CPU']:g}")
+    """What a type's node is told to have; memory it sees itself, as the limit of its container."""
+    others = {name: amount for name, amount in resources.items() if name != "memory"}
+    words = [
+        f"--{option}={others.pop(name):.15g}"
+        for name, option in _OPTIONS.items()
+        if others.get(name) is not None
+    ]
     return [*words, "--resources", _JSON.encode(others).decode()] if others else words
 
 

@@ -6,7 +6,8 @@ pod whose raylet is registered. Before it is ended it drains: it takes nothing n
 only it has, and leaves.
 
 A head keeps its session on its volume. When its pod is made anew, the session is there, and the
-cluster goes on: its name is its address, so that another address of the pod changes nothing.
+cluster goes on: its name is its address, so that another address of the pod changes nothing. What
+a container that was started again in its pod finds in /tmp is of the one before, and goes.
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ _DRAIN_S = 60
 _GRACE_S = 90
 _READY = "/tmp/nbray/session/session.json"
 _COMMON = """umask 077
-mkdir -p /tmp/nbray
+rm -rf /tmp/nbray; mkdir -p /tmp/nbray/s
 cp /etc/nbray/token/token /tmp/nbray/token
 export NBRAY_AUTH_TOKEN_PATH=/tmp/nbray/token NBRAY_NODE_RECORD=/tmp/nbray
 tail -n +1 -F /tmp/nbray/session/logs/raylet.log 2>/dev/null &
 """
-_WORKER = f"""{_COMMON}exec nbray start --node-ip-address="$POD_IP" --block "$@"
+_WORKER = f"""{_COMMON}export NBRAY_TMPDIR=/tmp/nbray/s
+exec nbray start --node-ip-address="$POD_IP" --block "$@"
 """
 _HEAD = f"""{_COMMON}mkdir -p /var/lib/nbray/s
 export NBRAY_TMPDIR=/var/lib/nbray/s
 last=$(cat /var/lib/nbray/last 2>/dev/null)
 if [ -f "$last/session.json" ]; then set -- --session="$last" "$@"; fi
+for word; do case $word in --node-ip-address=*) name=${{word#*=}};; esac; done
+for _ in $(seq 120); do getent hosts "$name" >/dev/null && break; sleep 0.5; done
 (while :; do
   now=$(readlink /tmp/nbray/session) && [ -f "$now/session.json" ] && cd /var/lib/nbray &&
     printf '%s\\n' "$now" >.last && mv .last last && exit

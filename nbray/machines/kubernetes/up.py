@@ -16,13 +16,20 @@ from nbray.machines.hosts import HostError
 from nbray.machines.kubernetes.cluster_file import KubernetesFile
 from nbray.machines.kubernetes.kubectl import Kubectl
 from nbray.machines.kubernetes.objects import objects, scales, secret
-from nbray.machines.kubernetes.pods import CLUSTER_LABEL, ROLE_LABEL, TYPE_LABEL, token_secret
+from nbray.machines.kubernetes.pods import (
+    CLUSTER_LABEL,
+    CONTAINER,
+    ROLE_LABEL,
+    TYPE_LABEL,
+    token_secret,
+)
 
 _OBJECTS = "objects"
 _KINDS = "statefulsets,deployments,services,configmaps,networkpolicies,rolebindings,roles,"
 _ALL_KINDS = f"{_KINDS}serviceaccounts"
 _LOOK_S = 5.0
 _GONE_S = 180.0
+_LINES = 15
 _REASONS_OF_NOTHING = ("", "ContainerCreating", "PodInitializing")
 
 
@@ -179,7 +186,18 @@ class _Waiting:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
                 await self._until_ready()
-        return self._outcomes(limit)
+        said = {}
+        if not self._is_ready():
+            late = [name for name, pod in self._pods.items() if not _is_ready(pod)]
+            said = dict(zip(late, await asyncio.gather(*map(self._said, late)), strict=True))
+        return self._outcomes(limit, said)
+
+    async def _said(self, name: str) -> list[str]:
+        """The last lines of a pod."""
+        with suppress(HostError):  # it has said nothing, or is no more
+            words = ("logs", name, "-c", CONTAINER, f"--tail={_LINES}")
+            return (await self._cluster.kubectl.do("reading its log", *words)).splitlines()
+        return []
 
     async def _until_ready(self) -> None:
         words = ("pods", "-l", self._cluster.selector)
@@ -230,7 +248,7 @@ class _Waiting:
                         self._told[name] = said
                         self._board.stage(name, _role(self._pods[name]), said)
 
-    def _outcomes(self, limit: float) -> list[Outcome]:
+    def _outcomes(self, limit: float, said: Mapping[str, Sequence[str]]) -> list[Outcome]:
         outcomes = []
         ordered = sorted(self._pods.items(), key=lambda one: (_role(one[1]) != "head", one[0]))
         for name, pod in ordered:
@@ -240,7 +258,7 @@ class _Waiting:
                 outcomes.append(Outcome(name, _role(pod), "ready", address, took))
             elif not pod["metadata"].get("deletionTimestamp") and not self._is_ready():
                 why = self._told.get(name) or "it said nothing"
-                error = HostError("becoming ready", why)
+                error = HostError("becoming ready", why, lines=said.get(name, ()))
                 took = self._board.done(name, "failed")
                 outcomes.append(Outcome(name, _role(pod), "failed", str(error), took, error))
         missing = 1 + self._workers - len(outcomes)
