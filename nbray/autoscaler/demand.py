@@ -13,8 +13,6 @@ from nbray.wire.scaling_messages import Requested, Snapshot, WaitingGroup
 from nbray.wire.state_messages import DemandRow
 from nbray.wire.strategies import Labelled, LabelTerm, Selectors
 
-_NO_WORD = ("it has not said whether it has work",)
-
 
 def joined(nodes: Iterable[NodeInfo]) -> dict[str, Joined]:
     """The nodes that are instances, by these."""
@@ -38,7 +36,6 @@ def here(
         refused: instances whose node had work when it was to leave, and when to ask again.
         now: seconds since the epoch.
     """
-    uses = {use.node_id: use for use in snapshot.uses}
     found = []
     known = set()
     for node in snapshot.nodes:
@@ -46,14 +43,13 @@ def here(
         life = instances.get(name)
         seen = instances.seen(name)
         known.add(name)
-        use = uses.get(node.node_id)
         over = life is not None and life.state in (State.DRAINING, State.TERMINATING)
         found.append(
             Here(
                 name or node.node_id.hex(), "" if life is None else life.type,
                 node.total, node.available, node.labels,
-                idle_s=0.0 if use is None else use.idle_s,
-                kept_by=_NO_WORD if use is None else tuple(use.kept_by),
+                idle_s=node.idle_s,
+                kept_by=tuple(node.kept_by),
                 drains=bool(node.draining) or over,
                 ends=None if seen is None else seen.ends,
                 may_drain=refused.get(name, 0.0),

@@ -264,7 +264,7 @@ class Instances:
         # What nobody here has asked for is of a former cluster of that name.
         wanted += [id for id in self._listed if id not in self._lives and id not in nodes]
         for id in wanted:
-            if now - self._terminated.get(id, 0.0) >= _TERMINATE_AGAIN_S:
+            if now - self._terminated.get(id, float("-inf")) >= _TERMINATE_AGAIN_S:
                 self._terminated[id] = now
                 found.terminate.append(id)
         return found

@@ -50,6 +50,7 @@ _ASK_AGAIN_S = 10.0
 _IDLE_AGAIN_S = 10.0
 _MOST_LINES = 2000
 _MOST_ROWS = 1000
+_MOST_REQUESTED = 100
 
 
 class Autoscaler:
@@ -135,7 +136,7 @@ class Autoscaler:
         there = demand.here(snapshot, self._instances, rules, self._refused, now)
         decided = plan(rules, there, demand.wanted(snapshot), now)
         await self._carry_out(decided, now)
-        await self._report(decided, there, now)
+        await self._report(decided, there, snapshot.requested, now)
 
     async def _carry_on(self, look: Look) -> None:
         """What follows from what was seen."""
@@ -309,7 +310,9 @@ class Autoscaler:
         ]
         await asyncio.gather(*calls)
 
-    async def _report(self, decided: Plan, there: Sequence[Here], now: float) -> None:
+    async def _report(
+        self, decided: Plan, there: Sequence[Here], requested: sm.Requested | None, now: float
+    ) -> None:
         kept = {one.id: decided.kept_by.get(one.id, ()) for one in there}
         rows = [self._row(life, kept) for life in self._instances.all()]
         report = sm.ScalingReport(
@@ -322,6 +325,7 @@ class Autoscaler:
             ],
             [text for text in self._troubles.values() if text],
             list(decided.unmet), self._coming(),
+            [] if requested is None else requested.bundles[:_MOST_REQUESTED],
         )  # fmt: skip
         await self._gcs.call("ReportScaling", report, Empty, _GCS_S)
 

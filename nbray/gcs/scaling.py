@@ -71,6 +71,10 @@ class ScalingTables:
             "Scaling": (Empty, self._tell),
         }
 
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
+        return self._report is not None
+
     def coming(self) -> list[str]:
         """Sentences on nodes that are started for those who wait."""
         return [] if self._report is None else self._report.coming
@@ -103,24 +107,17 @@ class ScalingTables:
         rows += [row for row in self._actors.unplaced() if _anywhere(row.strategy)]
         requested = self._kv.get(sm.SCALING, sm.REQUESTED)
         return sm.Snapshot(
-            nodes, self._uses(nodes), rows, self._groups.without_place(time.time() - _SETTLED_S),
+            nodes, rows, self._groups.without_place(time.time() - _SETTLED_S),
             None if requested is None else msgspec.msgpack.decode(requested, type=sm.Requested),
             time.monotonic() - self._began,
         )  # fmt: skip
-
-    def _uses(self, nodes: list[NodeInfo]) -> list[sm.NodeUse]:
-        return [
-            sm.NodeUse(node.node_id, load.kept_by, load.idle_s)
-            for node in nodes
-            if (load := self._loads.get(node.node_id)) is not None
-        ]
 
     async def _take_report(self, report: sm.ScalingReport) -> Empty:
         self._report = report
         return Empty()
 
     async def _tell(self, _request: Empty) -> sm.Scaling:
-        return sm.Scaling(self._report, self._uses(self._nodes()))
+        return sm.Scaling(self._report)
 
 
 def _anywhere(strategy: object) -> bool:

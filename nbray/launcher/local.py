@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +28,17 @@ from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import environment, spawn
+from nbray.common.process import Child, environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
+from nbray.launcher.client_port import ClientListeners
 from nbray.launcher.dashboard import (
     DashboardOptions,
     bind,
     dashboard_log,
     missing_packages,
     start_dashboard,
+    url_of,
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -65,7 +67,10 @@ def start_head(
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
     autoscaling_config: Path | None = None,
+    remote_drivers: bool = False,
+    client_port: int | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -89,7 +94,10 @@ def start_head(
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
         record: is to know the node from the first moment on.
+        meanwhile: is called while the processes come up.
         autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
+        remote_drivers: drivers of other machines may come, by a gateway.
+        client_port: where; 10001 or the next that is free by default, 0 takes any.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -110,7 +118,11 @@ def start_head(
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
     node.dashboard_error = without
+    comers: ClientListeners | None = None
     try:
+        if remote_drivers:
+            comers = ClientListeners(host, client_port)
+            node.client_server = comers.address
         if record is not None:
             record.keep(node.session)
         gcs = spawn(
@@ -119,13 +131,31 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
-        with _identity_being_made(node.session):
-            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
-        node.gcs_address = joined(host, gcs_port)
         head = ["--head", "--gcs-pid", str(gcs.pid)]
         if autoscaling_config is not None:
             head += ["--autoscaling-config", str(autoscaling_config.absolute())]
-        _start_raylet(node, [*demand, *head], fate_shared, variables)
+        kept = [] if listener is None else [listener.fileno()]
+        if listener is not None:
+            head += ["--dashboard-fd", str(kept[0]), "--dashboard-url", url_of(listener, host)]
+        if comers is not None:
+            kept += comers.descriptors
+            for descriptor in comers.descriptors:
+                head += ["--client-fd", str(descriptor)]
+        told, tells = os.pipe()
+        with _identity_being_made(node.session), open(tells, "w") as tells_address:
+            try:
+                raylet = _spawn_raylet(
+                    node,
+                    ["--gcs-address-fd", str(told), *demand, *head],
+                    fate_shared, variables, pass_fds=[told, *kept],
+                )  # fmt: skip
+            finally:
+                os.close(told)
+            meanwhile()
+            gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
+            node.gcs_address = joined(host, gcs_port)
+            tells_address.write(node.gcs_address)
+        _raylet_ready(node, raylet)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:
@@ -136,8 +166,12 @@ def start_head(
     except BaseException:
         if listener is not None:
             listener.close()
+        if comers is not None:
+            comers.close()
         node.stop(keep_session=session is not None)
         raise
+    if comers is not None:
+        comers.close()
     return node
 
 
@@ -209,7 +243,11 @@ def join(
     try:
         if record is not None:
             record.keep(node.session)
-        _start_raylet(node, demand, fate_shared, variables)
+        with _identity_being_made(node.session):
+            raylet = _spawn_raylet(
+                node, ["--gcs-address", node.gcs_address, *demand], fate_shared, variables
+            )
+            _raylet_ready(node, raylet)
         _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop()
@@ -261,19 +299,24 @@ def _folder(given: str) -> str:
     return os.path.abspath(given)
 
 
-def _start_raylet(
-    node: RunningNode, arguments: list[str], fate_shared: bool, variables: Mapping[str, str] | None
-) -> None:
+def _spawn_raylet(
+    node: RunningNode, arguments: list[str], fate_shared: bool,
+    variables: Mapping[str, str] | None, pass_fds: Sequence[int] = (),
+) -> Child:  # fmt: skip
     session = node.session
     raylet = spawn(
         "nbray.raylet",
-        ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
-         "--node-ip", node.node_ip, *_short(session, arguments)],
-        session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
+        ["--session-dir", str(session.path), "--node-ip", node.node_ip,
+         *_short(session, arguments)],
+        session.log_path("raylet.log"), fate_shared=fate_shared, pass_fds=pass_fds,
+        variables=variables,
     )  # fmt: skip
     node.children.append(raylet)
-    with _identity_being_made(session):
-        report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    return raylet
+
+
+def _raylet_ready(node: RunningNode, raylet: Child) -> None:
+    report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
 
 
@@ -321,6 +364,7 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
             "for_programs": not fate_shared if for_programs is None else for_programs,
+            "client_server": node.client_server,
         }
     )
 

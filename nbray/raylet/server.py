@@ -71,6 +71,7 @@ class Raylet:
             note_job=lambda job: self._jobs.note(job),
             flush=inquiries.flush,
             on_end=lambda worker, cause, wished: self._watch.worker_ended(worker, cause, wished),
+            grows=lambda: self._reporter.grows,
         )  # fmt: skip
         self._jobs = Jobs(self.node_id, gcs, self._driver_joined, self._workers.end_job)
         self._liveness = Liveness(self.node_id, self._nodes, self._is_here, config.peer_patience_s)
@@ -119,7 +120,7 @@ class Raylet:
 
     def take_bulk(self, sock: socket.socket) -> None:
         """Another raylet asks for objects on this socket."""
-        self._objects.sender.take(sock)
+        self._objects.take_bulk(sock)
 
     def stop(self) -> None:
         """End all workers."""
@@ -155,14 +156,13 @@ class Raylet:
             "pending_leases": float(self._workers.pending),
         }
         row.returning = self._workers.leases.returning()
+        row.kept_by, row.idle_s = self._draining.use()
         return row
 
     def _load(self) -> NodeLoad:
-        kept_by, idle_s = self._draining.use()
         return NodeLoad(
-            self._workers.waiting(), self._watch.rows.counts, self._workers.actors.waiting(),
-            kept_by, idle_s,
-        )  # fmt: skip
+            self._workers.waiting(), self._watch.rows.counts, self._workers.actors.waiting()
+        )
 
     def _kept_by(self) -> list[str]:
         """What keeps this node from being idle, in words."""

@@ -59,9 +59,17 @@ def _able(demand: Demand, node: NodeInfo) -> bool:
     return fits(demand.resources, node.total) and not _unmet(demand, node)
 
 
-def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo]) -> str:
-    """A sentence on a wish that no node could ever serve, with the node that lacks least."""
+def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo], *, grows: bool = False) -> str:
+    """A sentence on a wish that no node could ever serve, with the node that lacks least.
+
+    ``grows``: an autoscaler may start a node that does.
+    """
     rows = list(nodes)
+    if grows:
+        return (
+            f"No node that is there can serve {_wish(demand)}. The autoscaler starts one, if its "
+            "file has a node type for it: `nbray status` says what comes, and what does not."
+        )
     if not rows:
         return f"No node is alive to serve {_wish(demand)}."
 

@@ -43,6 +43,7 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
             from_units(row.total), row.labels, int(row.started * 1000), int(row.ended * 1000),
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {}, hostname=row.hostname,
+            kept_by=row.kept_by if row.alive else [], idle_s=row.idle_s if row.alive else 0.0,
         )
         for row in reply.nodes
     ]  # fmt: skip

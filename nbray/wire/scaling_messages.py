@@ -47,14 +47,6 @@ class Drained(msgspec.Struct, array_like=True):
     why: str = ""
 
 
-class NodeUse(msgspec.Struct, array_like=True):
-    """What keeps a node, as its raylet said last."""
-
-    node_id: bytes
-    kept_by: list[str]
-    idle_s: float
-
-
 class WaitingGroup(msgspec.Struct, array_like=True):
     """A placement group that waits: the bundles that have no place yet."""
 
@@ -73,7 +65,6 @@ class Snapshot(msgspec.Struct, array_like=True):
     """
 
     nodes: list[NodeInfo]
-    uses: list[NodeUse]
     waiting: list[DemandRow]
     groups: list[WaitingGroup]
     requested: Requested | None = None
@@ -115,6 +106,7 @@ class ScalingReport(msgspec.Struct, array_like=True):
         troubles: what keeps the autoscaler itself from its work: its file, its provider.
         unmet: sentences on demand that no node will be started for.
         coming: sentences on what is started for those who wait.
+        requested: what `request_resources` asked for, as far as it is shown.
     """
 
     at: float
@@ -126,13 +118,13 @@ class ScalingReport(msgspec.Struct, array_like=True):
     troubles: list[str] = []
     unmet: list[str] = []
     coming: list[str] = []
+    requested: list[dict[str, int]] = []
 
 
 class Scaling(msgspec.Struct, array_like=True):
     """GCS, answer to ``Scaling``: the autoscaler's last report, if there ever was one."""
 
     report: ScalingReport | None = None
-    uses: list[NodeUse] = []
 
 
 class TakeObject(msgspec.Struct, array_like=True):

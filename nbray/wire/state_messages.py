@@ -34,14 +34,11 @@ class NodeLoad(msgspec.Struct, array_like=True):
 
     ``counts``: tasks finished, failed and cancelled on the node since it began, by function name.
     ``actors``: what the actors wait for that are to start here, or the first of them.
-    ``kept_by``: what keeps the node from being idle, in words; nothing has for ``idle_s`` seconds.
     """
 
     waiting: list[WaitingShape]
     counts: dict[str, tuple[int, int, int]] = {}
     actors: dict[bytes, str] = {}
-    kept_by: list[str] = []
-    idle_s: float = 0.0
 
 
 class DemandRow(msgspec.Struct, array_like=True):

@@ -49,6 +49,9 @@ class Listener(Protocol):
     async def node_gone(self, node_id: bytes, cause: str) -> None:
         """A node left or died."""
 
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
+
 
 class NodeTable:
     """All nodes, and the GCS methods about them.
@@ -178,11 +181,12 @@ class NodeTable:
         return self._reported()
 
     def _keep(self, life: NodeLife) -> None:
-        row = structs.replace(life.row, stats={})
+        row = structs.replace(life.row, stats={}, kept_by=[], idle_s=0.0)
         self._table.put(row.node_id, NodeLife(row, life.state, life.story))
 
     def _reported(self, rejected: bool = False) -> g.Reported:
-        return g.Reported(self._period_s(), soonest_report_s(len(self._alive)), rejected)
+        soonest_s = soonest_report_s(len(self._alive))
+        return g.Reported(self._period_s(), soonest_s, rejected, self._listener.grows())
 
     def _period_s(self) -> float:
         return report_period_s(len(self._alive), self._config.raylet_report_period_s)

@@ -71,6 +71,7 @@ class LeaseManager:
         nodes: the other nodes.
         refresh: asks the GCS for all nodes anew.
         look_for_group: is told of a placement group that no known node has.
+        grows: whether an autoscaler may start nodes.
 
     Attributes:
         changed: set when the node's resources, or those of others by what was moved there, have
@@ -86,8 +87,10 @@ class LeaseManager:
         nodes: Nodes,
         refresh: Callable[[], Awaitable[None]],
         look_for_group: Callable[[bytes], None],
+        grows: Callable[[], bool],
     ) -> None:
         self._row = row
+        self._grows = grows
         self._scheduler = scheduler
         self._workers = workers
         self._envs = envs
@@ -286,7 +289,7 @@ class LeaseManager:
             self._look_for_group(strategy.group_id)
         elif request.warn is not None:
             rows = [self._row, *self._nodes.others()]
-            request.warn(infeasible_text(request.demand, rows))
+            request.warn(infeasible_text(request.demand, rows, grows=self._grows()))
 
     async def _look_up(self, request: PendingRequest) -> None:
         await self._refresh()

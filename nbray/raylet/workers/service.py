@@ -53,6 +53,7 @@ class WorkerService:
         note_job: is told of the job of what is to run here.
         flush: has workers report what they have recorded, before they are ended.
         on_end: called with a worker that ended, why, and whether somebody wished it.
+        grows: whether an autoscaler may start nodes.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class WorkerService:
         note_job: Callable[[JobConfig], None],
         flush: Callable[[Iterable[bytes]], Awaitable[None]],
         on_end: Callable[[Worker, Cause, bool], None],
+        grows: Callable[[], bool],
     ) -> None:
         self._session = session
         self._socket_path = socket_path
@@ -86,7 +88,7 @@ class WorkerService:
         self._scheduler = Scheduler(resources, random.Random(row.node_id))
         self.leases = LeaseManager(
             row, self._scheduler, self.pool, self._envs, nodes, refresh,
-            look_for_group=lambda group_id: self.groups.look_for(group_id),
+            look_for_group=lambda group_id: self.groups.look_for(group_id), grows=grows,
         )  # fmt: skip
         self.actors = ActorManager(gcs, self.leases, self.pool, self._envs)
         self.groups = GroupManager(gcs, resources, self.leases, self.actors, refresh)
