@@ -27,7 +27,7 @@ from nbray.launcher.local import RunningNode, join, node_of, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
-from nbray.scheduling.labels import check_node_labels
+from nbray.scheduling.labels import check_node_labels, parse_node_labels
 
 
 @click.command()
@@ -95,7 +95,7 @@ def start_node(
             param_hint="--node-ip-address",
         )
     amounts = dict(resources or {})
-    named = _labels(labels or {}, labels_file)
+    named = _labels(labels or {}, labels_file) | _labels_of_starter()
     given = (("CPU", num_cpus), ("GPU", num_gpus), ("memory", memory))
     amounts.update({name: amount for name, amount in given if amount is not None})
     variables = _settings({} if system_config is None else system_config, ports)
@@ -122,7 +122,12 @@ def start_node(
 
 
 def _scaling(file: Path | None, head: bool) -> Path | None:
-    """The file of an autoscaler, if one is needed; what is wrong with it is said at once."""
+    """The file of an autoscaler, if one is needed; what is wrong with it is said at once.
+
+    The one that `nbray up` hands the head knows more than the one that start commands name.
+    """
+    handed = os.environ.pop("NBRAY_AUTOSCALING_CONFIG", "")
+    file = Path(handed) if handed and head else file
     if file is None:
         return None
     if not head:
@@ -163,6 +168,11 @@ def _refuse_password(storage: str) -> None:
             "in the environment variable NBRAY_STORAGE (and change this password)",
             param_hint="--storage",
         )
+
+
+def _labels_of_starter() -> dict[str, str]:
+    """By which the autoscaler knows a node that it, or `nbray up`, has started; for this one."""
+    return parse_node_labels(os.environ.pop("NBRAY_NODE_LABELS", ""))
 
 
 def _labels(named: dict[str, str], file: Path | None) -> dict[str, str]:
