@@ -36,13 +36,15 @@ from nbray.wire.tls import Tls
 
 @click.command()
 @declared_options(Scope.START)
-def start(head: bool, block: bool, **options: Any) -> None:
+def start(head: bool, block: bool, keep_session: bool, **options: Any) -> None:
     """Start a node on this machine."""
+    if keep_session and not (head and block):
+        raise click.UsageError("--keep-session needs --head and --block.")
     with children_ignore_notices() if block else nullcontext():
         node = start_node(_record(), head=head, block=block, **options)
     _tell(node, head, block)
     if block:
-        _stay(node)
+        _stay(node, keep_session)
 
 
 def start_node(
@@ -262,7 +264,7 @@ def _link(node: RunningNode) -> str:
     return f"{found.login_link(time.time())}  (for {minutes}; then: nbray dashboard)"
 
 
-def _stay(node: RunningNode) -> None:
+def _stay(node: RunningNode, keep_session: bool) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
     left = threading.Event()
     notices: list[int] = []
@@ -283,16 +285,16 @@ def _stay(node: RunningNode) -> None:
             say(drain(node, notices.pop()))
             notices.clear()
         if raylet.status() == psutil.STATUS_ZOMBIE:
-            _tell_end(node, raylet.pid)
+            _tell_end(node, raylet.pid, keep_session)
             return
-    node.stop()
+    node.stop(keep_session=keep_session)
 
 
-def _tell_end(node: RunningNode, raylet: int) -> None:
+def _tell_end(node: RunningNode, raylet: int, keep_session: bool) -> None:
     """The raylet has ended by itself."""
     reason = was_drained(node)
     log = node.session.log_path("raylet.log").read_text(errors="replace")
-    node.stop()
+    node.stop(keep_session=keep_session)
     if reason:
         say(f"The node was drained, and has left: {reason}.")
         return
