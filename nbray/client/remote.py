@@ -7,7 +7,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
 
+_NOTEWORTHY_S = 5.0
 CONNECTED, LOST, GONE = "connected", "lost", "gone"
 
 
@@ -75,6 +76,8 @@ class Remote:
         self._agent = agent
         self._status_fd = status_fd
         self._said = b""
+        self._tell: Callable[[str], None] = lambda text: None
+        self._told_of = 0.0
         self.state = TunnelState(since=time.time(), grace_s=report["grace_s"])
         info = msgspec.convert(report["info"], SessionInfo)
         self.dashboard_port = int(info["dashboard"].rpartition(":")[2] or 0)
@@ -93,8 +96,9 @@ class Remote:
         """The process of the agent."""
         return self._agent.pid
 
-    def watch(self, reactor: Reactor) -> None:
-        """Hear of the tunnel from now on."""
+    def watch(self, reactor: Reactor, tell: Callable[[str], None]) -> None:
+        """Hear of the tunnel from now on; ``tell`` shows a line to the user."""
+        self._tell = tell
         reactor.watch(self._status_fd, lambda _events: self._hear(reactor), lambda: None)
 
     def _hear(self, reactor: Reactor | None = None) -> None:
@@ -114,9 +118,30 @@ class Remote:
         except BlockingIOError:
             return
 
+        finally:
+            if reactor is not None and self.state.state == LOST:
+                reactor.call_later(_NOTEWORTHY_S, self._tell_of_loss)
+
     def _set(self, state: str, reason: str, since: float) -> None:
-        if self.state.state != GONE:
-            self.state = replace(self.state, state=state, reason=reason, since=since)
+        before = self.state
+        if before.state == GONE:
+            return
+        self.state = replace(before, state=state, reason=reason, since=since)
+        if state == CONNECTED and self._told_of:
+            self._told_of = 0.0
+            self._tell(f"nbray: connected again, after {since - before.since:.0f} s.")
+
+    def _tell_of_loss(self) -> None:
+        """A loss that lasts is said once; most are over before anybody notices."""
+        state = self.state
+        if state.state == LOST and self._told_of != state.since:
+            if time.time() - state.since < _NOTEWORTHY_S:
+                return
+            self._told_of = state.since
+            self._tell(
+                f"nbray: the connection to the cluster was lost ({state.reason}) and is being made "
+                f"again. What runs there goes on; after {state.grace_s:.0f} s this driver is dead."
+            )
 
     def why_gone(self, patience_s: float = 0.0) -> str:
         """Why there is no tunnel any more; empty while there is one, or may be again.
