@@ -20,6 +20,8 @@ from nbray.state.client import StateClient
 from nbray.state.dashboard import Dashboard
 
 from .gate import Authenticator, Gate
+from .remote_drivers import PATH as CLIENT
+from .remote_drivers import remote_drivers
 from .rest import rest
 from .server import BoundedServer
 from .watcher import Watcher
@@ -46,6 +48,7 @@ async def _main(args: argparse.Namespace) -> None:
         gate = Gate(doorkeeper, _inside(watcher))
         server = BoundedServer(gate)
         gate.came_in = server.came_in
+        gate.unjudged = {CLIENT: remote_drivers(lambda: _client_server(session), server.came_in)}
         server.add_sockets([listener])
         logger.info("The dashboard serves http://%s/", args.url)
         watching = loop.create_task(watcher.run())
@@ -55,6 +58,14 @@ async def _main(args: argparse.Namespace) -> None:
             watching.result()
         watching.cancel()
         server.stop()
+
+
+def _client_server(session: Session) -> str:
+    """Where remote drivers come; empty: nowhere."""
+    try:
+        return session.read_info().get("client_server", "")
+    except (OSError, ValueError):  # the cluster is starting, or has gone
+        return ""
 
 
 def _inside(watcher: Watcher) -> Callable[[HTTPServerRequest], Router]:

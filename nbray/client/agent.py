@@ -21,7 +21,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError
+from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError, Wire
 from nbray.client.ends import SocketEnd
 from nbray.client.entrance import Entering
 from nbray.client.own_folder import AGENT_SOCKET, DRIVER_SOCKET, remove
@@ -134,33 +134,41 @@ class _BrowserEnd(SocketEnd):
 
 
 class _GatewayWire(asyncio.Protocol):
-    """A connection to the gateway."""
+    """A connection to the gateway: a socket, or a WebSocket of the dashboard."""
 
     def __init__(self, agent: Agent, entering: Entering) -> None:
         self._agent = agent
         self._entering: Entering | None = entering
-        self._transport: asyncio.Transport | None = None
-        self._wire: TransportWire | None = None
+        self._wire: Wire | None = None
+        self._early = b""
         self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The gateway speaks first."""
-        self._transport = cast(asyncio.Transport, transport)
         tcp.set_up(transport.get_extra_info("socket"))
+        self.use(TransportWire(cast(asyncio.Transport, transport)))
+
+    def use(self, wire: Wire) -> None:
+        """Write there."""
+        self._wire = wire
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
         """The entrance, then the tunnel."""
-        assert self._transport is not None
+        if self._wire is None:
+            self._early += data
+            return
         try:
             if self._entering is not None:
                 reply, welcome, data = self._entering.feed(data)
                 if reply:
-                    self._transport.write(reply)
-                if welcome is None:
+                    self._wire.write([reply])
+                if welcome is None or self.welcome.done():
                     return
                 self._entering = None
                 if not welcome.refused:
-                    self._wire = TransportWire(self._transport)
                     self._agent.carrier.take(self._wire, welcome.received)
                 self.welcome.set_result(welcome)
             if data:
@@ -173,22 +181,25 @@ class _GatewayWire(asyncio.Protocol):
             self.welcome.set_exception(error)
         else:
             self._agent.give_up(f"the gateway broke the protocol: {error}")
-        if self._transport is not None:
-            self._transport.abort()
+        self.drop()
 
     def drop(self) -> None:
         """Nobody waits for it any more."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._wire is not None:
+            self._wire.close()
+
+    @property
+    def _carries(self) -> bool:
+        return self._wire is not None and self._agent.carrier.wire is self._wire
 
     def pause_writing(self) -> None:
         """The socket takes no more."""
-        if self._agent.carrier.wire is self._wire:
+        if self._carries:
             self._agent.carrier.pause()
 
     def resume_writing(self) -> None:
         """It does again."""
-        if self._agent.carrier.wire is self._wire:
+        if self._carries:
             self._agent.carrier.go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -197,7 +208,7 @@ class _GatewayWire(asyncio.Protocol):
             self.welcome.set_exception(
                 error or HandshakeError("the gateway closed the connection: is the token the same?")
             )
-        elif self._wire is not None and self._agent.carrier.wire is self._wire:
+        elif self._carries:
             self._agent.lost(str(error or "the connection was closed"))
 
 
@@ -227,13 +238,9 @@ class Agent:
         Raises:
             OSError: it is not to be reached, or does not let us in.
         """
-        host, port = split(self._address)
         self._knock.received = self.carrier.tunnel.received
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._config.start_timeout_s):
-            _, wire = await loop.create_connection(
-                lambda: _GatewayWire(self, Entering(self._token, self._knock)), host, port
-            )
+            wire = await self._reach()
             try:
                 welcome = await wire.welcome
             except asyncio.CancelledError:
@@ -243,6 +250,21 @@ class Agent:
             self._knock.known = True
             self._grace_s = welcome.grace_s
         return welcome
+
+    async def _reach(self) -> _GatewayWire:
+        def made() -> _GatewayWire:
+            return _GatewayWire(self, Entering(self._token, self._knock))
+
+        if "://" in self._address:
+            from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
+
+            taken = made()
+            web, _ = await connect(self._address, lambda: taken)
+            taken.use(web)
+            return taken
+        host, port = split(self._address)
+        _, wire = await asyncio.get_running_loop().create_connection(made, host, port)
+        return wire
 
     def lost(self, reason: str) -> None:
         """The connection to the gateway has gone: make another."""

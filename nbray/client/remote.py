@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -163,16 +164,18 @@ class Remote:
 
 
 def place_of(address: str) -> str:
-    """HOST:PORT of ``nbray://HOST:PORT`` or ``ray://HOST:PORT``.
+    """HOST:PORT of ``nbray://HOST:PORT`` or ``ray://HOST:PORT``; a URL of a dashboard as it is.
 
     Raises:
         ConnectionError: it is no such address.
     """
     scheme, _, place = address.partition("://")
+    if scheme in ("http", "https") and urlsplit(address).hostname:
+        return address
     if scheme not in ("nbray", "ray"):
         raise ConnectionError(
             f"{address!r} is no address of a cluster: nbray://HOST:PORT is one, with the port for "
-            "remote drivers, 10001 by default."
+            "remote drivers, 10001 by default, or the dashboard's URL, as https://HOST/PREFIX."
         )
     try:
         host, port = split(place if ":" in place.rpartition("]")[2] else f"{place}:10001")

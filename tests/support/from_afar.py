@@ -1,7 +1,8 @@
 """Makes `nbray.init` of tests join from afar: the suites that there are, over a tunnel.
 
-With ``NBRAY_TEST_FROM_AFAR=1`` a cluster that a test starts is a head node with a gateway, which the
-test's process joins by it. All else is as the test has it: the driver ends the node that it started.
+With ``NBRAY_TEST_FROM_AFAR=1`` a cluster that a test starts is a head node with a gateway, by which
+the test's process joins it. All else is as the test has it: the driver ends the node that it
+started.
 """
 
 from __future__ import annotations
