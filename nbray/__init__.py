@@ -3,62 +3,41 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from nbray import exceptions
-from nbray.calls.actor import ActorClass, method
-from nbray.calls.api import (
-    cancel,
-    get,
-    get_actor,
-    kill,
-    put,
-    remote,
-    wait,
-)
-from nbray.calls.handles import ActorHandle
-from nbray.calls.remote_function import RemoteFunction
-from nbray.calls.runtime_context import get_gpu_ids, get_runtime_context
-from nbray.common.ids import (
-    ActorID,
-    JobID,
-    NodeID,
-    PlacementGroupID,
-    TaskID,
-    UniqueID,
-    WorkerID,
-)
-from nbray.common.software import VERSION
-from nbray.core_worker.values.generators import DynamicObjectRefGenerator, ObjectRefGenerator
-from nbray.driver.cluster import available_resources, cluster_resources, nodes, timeline
-from nbray.driver.driver import init, is_initialized, shutdown
-from nbray.driver.logging_config import LoggingConfig
-from nbray.object_ref import ObjectRef
+from nbray.common.importing import current_folder_last
 
-__version__ = VERSION
-ObjectID = ObjectRef  # as in Ray
+if TYPE_CHECKING:
+    from nbray.public import *  # noqa: F403 - public.__all__ has them
 
-__all__ = [
-    "ActorClass", "ActorHandle", "ActorID", "DynamicObjectRefGenerator", "JobID",
-    "LoggingConfig", "NodeID",
-    "ObjectID", "ObjectRef", "ObjectRefGenerator", "PlacementGroupID", "RemoteFunction", "TaskID",
-    "UniqueID", "WorkerID", "__version__", "available_resources", "cancel", "cluster_resources",
-    "exceptions",
-    "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill",
-    "method", "nodes", "put", "remote", "shutdown", "timeline", "wait",
-]  # fmt: skip
-
+# Those that programs for Ray use without importing them.
 _MODULES = {
-    "actor", "cluster_utils", "compat", "experimental", "job_config", "remote_function",
-    "runtime_context", "types", "util",
+    "actor", "cloudpickle", "cluster_utils", "compat", "dag", "experimental", "job_config",
+    "remote_function", "runtime_context", "types", "util",
 }  # fmt: skip
 
 
+def _public() -> ModuleType:
+    with current_folder_last():
+        return import_module(f"{__name__}.public")
+
+
 def __getattr__(name: str) -> Any:
-    """Modules that programs for Ray use without importing them."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{name}")
+    """What a program names, once it does."""
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name == "__all__":
+        return _public().__all__
+    if (not name.startswith("_") or name == "__version__") and name in _public().__all__:
+        public = _public()
+        globals().update({one: getattr(public, one) for one in public.__all__})
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_public().__all__, *_MODULES})
 
 
 def load_ipython_extension(ipython: Any) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import secrets
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,7 +18,7 @@ from nbray.common.ray_settings import system_config
 from nbray.driver.cluster import nodes
 from nbray.driver.driver import init, shutdown
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.local import RunningNode, found_nodes, join, start_head
 
 _STORE_BYTES = 100 << 20
 _RAYS = {
@@ -217,3 +221,102 @@ class Cluster:
             self.remove_node(node)
         if self.head_node is not None:
             self.remove_node(self.head_node)
+
+
+class AutoscalingCluster:
+    """A cluster on this machine that grows and shrinks by itself; Ray's class of that name.
+
+    Args:
+        head_resources: of the head node, by name: ``CPU``, ``GPU``, ``memory``,
+            ``object_store_memory``, others.
+        worker_node_types: as ``available_node_types`` of a cluster's file.
+        autoscaler_v2: taken for Ray's sake; there is one autoscaler.
+        config_kwargs: other keys of the file, as ``idle_timeout_minutes`` or ``max_workers``.
+
+    Examples:
+        A program with an autoscaling cluster starts no other one:
+
+        ```python
+        import nbray
+        from nbray.cluster_utils import AutoscalingCluster
+
+        small = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+        cluster = AutoscalingCluster({"CPU": 0}, {"small": small}, idle_timeout_minutes=0.1)
+        cluster.start()
+        nbray.init("auto")
+        print(nbray.get(nbray.remote(lambda: 42).remote()))  # 42, once a node has come
+        nbray.shutdown()
+        cluster.shutdown()
+        ```
+    """
+
+    def __init__(
+        self,
+        head_resources: Mapping[str, float],
+        worker_node_types: Mapping[str, Any],
+        autoscaler_v2: bool = False,
+        **config_kwargs: Any,
+    ) -> None:
+        del autoscaler_v2
+        self._head_resources = dict(head_resources)
+        self._config = {
+            "cluster_name": "autoscaling", "provider": {"type": "fake"},
+            "max_workers": sum(one.get("max_workers", 0) for one in worker_node_types.values()),
+            **config_kwargs, "available_node_types": dict(worker_node_types),
+        }  # fmt: skip
+        self._head: RunningNode | None = None
+        self._folder: tempfile.TemporaryDirectory[str]
+
+    @property
+    def config_file(self) -> Path:
+        """The cluster's file, once it was started; it is read again when it changes."""
+        return Path(self._folder.name) / "autoscaling.yaml"
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the GCS.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        if self._head is None:
+            raise RuntimeError("The cluster does not run: call start() first.")
+        return self._head.gcs_address
+
+    def start(
+        self,
+        _system_config: Mapping[str, Any] | None = None,
+        override_env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the head node, and with it the autoscaler.
+
+        Args:
+            _system_config: Ray's settings, as `nbray.init` takes them.
+            override_env: variables of its processes.
+
+        Raises:
+            ProcessStartError: it did not start.
+        """
+        amounts = dict(self._head_resources)
+        store = amounts.pop("object_store_memory", _STORE_BYTES)
+        self._folder = tempfile.TemporaryDirectory(prefix="nbray-")
+        self.config_file.write_text(json.dumps(self._config))
+        self._head = start_head(
+            resources={"CPU": 1, **amounts}, object_store_memory=store,
+            token=secrets.token_hex(32).encode(), dashboard=DashboardOptions(False),
+            variables={**system_config(dict(_system_config or {})), **(override_env or {})},
+            for_programs=True, autoscaling_config=self.config_file,
+        )  # fmt: skip
+
+    def shutdown(self) -> None:
+        """End the autoscaler, the head and all nodes."""
+        if self._head is None:
+            return
+        address = self._head.gcs_address
+        self._head.stop(keep_session=True)
+        for node in found_nodes():
+            if node.gcs_address == address:
+                node.stop(force=True)
+        self._head.session.remove()
+        self._folder.cleanup()
+        self._head = None

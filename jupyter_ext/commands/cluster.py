@@ -17,7 +17,7 @@ from nbray.options.table import options_of
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
-from . import machines
+from . import machines, slurm
 from .base import Command
 from .parser import Parser, add_declared, given
 
@@ -114,6 +114,7 @@ def _start_arguments(parser: Parser) -> None:
         help="the cluster outlives this kernel: %%nbray attach finds it, the shell's "
         "`nbray stop` ends it",
     )  # fmt: skip
+    slurm.add_arguments(parser)
 
 
 def _start_detached(arguments: argparse.Namespace) -> str:
@@ -139,7 +140,9 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
         names = _start_options()
-        options = {names[name]: value for name, value in given(arguments, *names).items()}
+        said = given(arguments, *names)
+        options = {names[name]: value for name, value in said.items()}
+        options.update(slurm.options(arguments, said))
         if arguments.detach:
             options = {"address": _start_detached(arguments)}
         try:
@@ -205,11 +208,12 @@ def leave(before: Callable[[], None], here: Membership) -> str:
     ``before`` lets go of what is kept in it.
     """
     before()
+    jobs = None if here.lost or not here.started_here else slurm.home_of_cluster()
     nbray.shutdown()
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:
-        return "nbray is stopped."
+        return "nbray is stopped." if jobs is None else f"nbray is stopped. {slurm.end(jobs)}"
     return (
         f"Left the cluster at {here.address}; it runs on. %nbray attach {here.address} joins it "
         "again, `nbray stop` in a shell ends it."

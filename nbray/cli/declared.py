@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
@@ -37,15 +37,16 @@ def _ignored(context: click.Context, parameter: click.Parameter, value: Any) -> 
         ignore(f"nbray {context.info_name}", (f"--{name}",))
 
 
-def declared_options(scope: Scope) -> Callable[[F], F]:
-    """Have a command take the options of a scope.
+def declared_options(scope: Scope, without: Collection[str] = ()) -> Callable[[F], F]:
+    """Have a command take the options of a scope, ``without`` some.
 
     Its help does not list those of Ray's that have no effect, nor is the command told of them.
     """
 
     def mark(command: F) -> F:
         for option in reversed([*options_of(scope).values()]):
-            command = _click_option(option)(command)
+            if option.name not in without:
+                command = _click_option(option)(command)
         return command
 
     return mark

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,9 +17,10 @@ import yaml
 from click.core import ParameterSource
 
 from nbray.cli.declared import declared_options
-from nbray.cli.terminal import CliError, SafeConsole
+from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
+from nbray.cli.terminal import CliError, SafeConsole, say
 from nbray.common import ray_settings
-from nbray.common.addresses import is_loopback, own_address, split
+from nbray.common.addresses import interface_address, is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode, join, node_of, start_head
@@ -30,11 +32,23 @@ from nbray.scheduling.labels import check_node_labels
 
 @click.command()
 @declared_options(Scope.START)
-def start(
+def start(head: bool, block: bool, **options: Any) -> None:
+    """Start a node on this machine."""
+    with children_ignore_notices() if block else nullcontext():
+        node = start_node(_record(), head=head, block=block, **options)
+    _tell(node, head, block)
+    if block:
+        _stay(node)
+
+
+def start_node(
+    record: NodeRecord | None,
+    *,
     head: bool,
     address: str | None,
     port: int,
     node_ip_address: str | None,
+    interface: str | None,
     num_cpus: float | None,
     num_gpus: float | None,
     resources: dict[str, float] | None,
@@ -51,15 +65,28 @@ def start(
     labels_file: Path | None,
     ray_client_server_port: int | None,
     memory: int | None,
+    autoscaling_config: Path | None,
+    for_programs: bool = True,
     **ports: int | None,
-) -> None:
-    """Start a node on this machine."""
-    record = _record()
+) -> RunningNode:
+    """Start the node that the options of ``nbray start`` describe.
+
+    Args:
+        record: is to know the node from the first moment on.
+        for_programs: `init` without an address joins it, and ``nbray stop`` ends it.
+        head, block, others: see ``nbray start --help``.
+
+    Raises:
+        click.ClickException: it did not start, or the options do not fit; the text is for a person.
+    """
     _refuse_password(storage)
     if session is not None and not head:
         raise click.UsageError("--session needs --head.")
+    autoscaling_config = _scaling(autoscaling_config, head)
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
+    if interface is not None:
+        node_ip_address = node_ip_address or _address_of(interface)
     if node_ip_address in ("0.0.0.0", "::"):
         raise click.BadParameter(
             f"{node_ip_address} is no address that others can reach: give one of this machine",
@@ -72,28 +99,38 @@ def start(
     variables = _settings({} if system_config is None else system_config, ports)
     try:
         if address is None:
-            node = start_head(
+            return start_head(
                 resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
                 object_spilling_directory=object_spilling_directory,
                 host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
                 storage=storage, session=session, labels=named, variables=variables,
-                for_programs=True, record=record,
+                for_programs=for_programs, record=record, autoscaling_config=autoscaling_config,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
                 remote_drivers=True, client_port=ray_client_server_port,
             )  # fmt: skip
-        else:
-            node = join(
-                address, resources=amounts, object_store_memory=object_store_memory,
-                object_spilling_directory=object_spilling_directory,
-                host=node_ip_address or _own_address(address), fate_shared=block,
-                token=load_token(create=False), labels=named, variables=variables,
-                for_programs=True, record=record,
-            )  # fmt: skip
+        return join(
+            address, resources=amounts, object_store_memory=object_store_memory,
+            object_spilling_directory=object_spilling_directory,
+            host=node_ip_address or _own_address(address), fate_shared=block,
+            token=load_token(create=False), labels=named, variables=variables,
+            for_programs=for_programs, record=record,
+        )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
-    _tell(node, head, block)
-    if block:
-        _stay(node)
+
+
+def _scaling(file: Path | None, head: bool) -> Path | None:
+    """The file of an autoscaler, if one is needed; what is wrong with it is said at once."""
+    if file is None:
+        return None
+    if not head:
+        raise click.UsageError("--autoscaling-config needs --head.")
+    from nbray.autoscaler.config import ScalingConfigError, read
+
+    try:
+        return file if read(file).is_needed else None
+    except ScalingConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--autoscaling-config") from error
 
 
 def _record() -> NodeRecord | None:
@@ -147,6 +184,13 @@ def _settings(system_config: dict[str, Any], ports: Mapping[str, int | None]) ->
     return {**ray_settings.ray_variables(), **given, **of_ports}
 
 
+def _address_of(interface: str) -> str:
+    try:
+        return interface_address(interface)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--interface") from error
+
+
 def _own_address(head: str) -> str:
     """The address of this machine from which ``head`` is reached.
 
@@ -188,19 +232,38 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
 def _stay(node: RunningNode) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
     left = threading.Event()
+    notices: list[int] = []
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         left.set()
 
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
+    def note(number: int, _frame: FrameType | None) -> None:
+        notices.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+    for number in NOTICES:
+        signal.signal(number, note)
     raylet = psutil.Process(node.children[-1].pid)
     while not left.wait(0.2):
+        if notices:
+            say(drain(node, notices.pop()))
+            notices.clear()
         if raylet.status() == psutil.STATUS_ZOMBIE:
-            log = node.session.log_path("raylet.log").read_text(errors="replace")
-            node.stop()
-            raise CliError(
-                f"The raylet of the node ended by itself (pid {raylet.pid}), so the node was "
-                f"stopped. The end of its log:\n{log[-2000:].strip() or '(it is empty)'}"
-            )
+            _tell_end(node, raylet.pid)
+            return
     node.stop()
+
+
+def _tell_end(node: RunningNode, raylet: int) -> None:
+    """The raylet has ended by itself."""
+    reason = was_drained(node)
+    log = node.session.log_path("raylet.log").read_text(errors="replace")
+    node.stop()
+    if reason:
+        say(f"The node was drained, and has left: {reason}.")
+        return
+    raise CliError(
+        f"The raylet of the node ended by itself (pid {raylet}), so the node was stopped. The end "
+        f"of its log:\n{log[-2000:].strip() or '(it is empty)'}"
+    )

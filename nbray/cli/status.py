@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nbray.cli.scaling import show_scaling
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common.text import one_line
 from nbray.state import queries as q
 from nbray.state.client import StateClient, dashboard_trouble, find_cluster, find_dashboard
 from nbray.state.rows import DemandState, FailureState, NodeState, PlacementGroupState
+from nbray.state.scaling import SCALING, ScalingState
 from nbray.state.text import size_text
 from nbray.wire.grpc_service import RpcError
 
@@ -30,6 +32,7 @@ class _Status:
     demand: list[DemandState]
     failures: list[FailureState]
     groups: list[PlacementGroupState]
+    scaling: ScalingState | None
 
 
 @click.command()
@@ -43,7 +46,9 @@ def status(address: str | None, verbose: bool) -> None:
     except (RpcError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
     console = SafeConsole(highlight=False, soft_wrap=False)
-    _show_nodes(console, found, state.nodes, verbose)
+    _show_nodes(console, found, state.nodes, verbose, verbose or state.scaling is not None)
+    if state.scaling is not None:
+        show_scaling(console, state.scaling, state.nodes, verbose)
     _show_usage(console, state.nodes)
     _show_demand(console, state.demand, verbose)
     _show_groups(console, state.groups, verbose)
@@ -59,13 +64,17 @@ async def _ask(address: str, token: bytes) -> _Status:
                 client.ask(q.DEMAND, 5.0),
                 client.ask(q.FAILURES, 5.0),
                 client.ask(q.PLACEMENT_GROUPS, 5.0),
+                client.ask(SCALING, 5.0),
             )
         )
 
 
-def _show_nodes(console: Console, address: str, nodes: list[NodeState], verbose: bool) -> None:
+def _show_nodes(
+    console: Console, address: str, nodes: list[NodeState], verbose: bool, kept_by: bool
+) -> None:
     table = Table(title=f"Cluster {address}", title_justify="left")
-    for column in ("node", "host", "state", "in use", "object store"):
+    columns = ("node", "host", "state", "in use", "object store", "kept by")
+    for column in columns if kept_by else columns[:-1]:
         table.add_column(column)
     living = [node for node in nodes if node.state == "ALIVE"]
     dead = [node for node in nodes if node.state != "ALIVE"]
@@ -73,20 +82,24 @@ def _show_nodes(console: Console, address: str, nodes: list[NodeState], verbose:
     for node in [*sorted(living, key=lambda row: (not row.is_head_node, row.node_id)), *shown]:
         name = node.node_id[:8] + (" (head)" if node.is_head_node else "")
         if node.state != "ALIVE":
-            table.add_row(
-                name, node.node_ip, f"dead: {escape(one_line(node.state_message or ''))}", "", ""
-            )
+            why = escape(one_line(node.state_message or ""))
+            table.add_row(name, node.node_ip, f"dead: {why}", "", "")
             continue
         used, capacity = (node.stats.get(key, 0.0) for key in ("store_used", "store_total"))
         state = f"alive, {node.state_message}" if node.state_message else "alive"
         table.add_row(
             name, node.node_ip, one_line(state),
             escape("\n".join(_usage(node.resources_total, node.resources_available))),
-            f"{size_text(used)} of {size_text(capacity)}",
+            f"{size_text(used)} of {size_text(capacity)}", *([_kept_by(node)] if kept_by else []),
         )  # fmt: skip
     console.print(table)
     if len(shown) < len(dead):
         console.print(f"{len(shown)} of {len(dead)} dead nodes are shown; -v shows all.")
+
+
+def _kept_by(node: NodeState) -> str:
+    """What keeps a node from leaving, or for how long nothing has."""
+    return escape("\n".join(map(one_line, node.kept_by))) or f"idle for {node.idle_s:.0f} s"
 
 
 def _show_usage(console: Console, nodes: list[NodeState]) -> None:

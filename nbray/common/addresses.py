@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+import psutil
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches ``host``."""
@@ -46,3 +48,30 @@ def own_address(address: str) -> str:
         probe.connect((host, port))
         found: str = probe.getsockname()[0]
     return found
+
+
+def interface_address(name: str) -> str:
+    """The address of a network interface of this machine, of IPv4 if it has one.
+
+    Raises:
+        ValueError: there is no such interface, or it has no address.
+    """
+    known = psutil.net_if_addrs()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for entry in known.get(name, ()):
+            if entry.family == family and "%" not in entry.address:
+                return str(entry.address)
+    raise ValueError(
+        f"This machine has no network interface {name!r} with an address; there are "
+        f"{', '.join(sorted(known))}."
+    )
+
+
+def is_of_this_machine(host: str) -> bool:
+    """Whether a host's name, or address, is one of this machine's.
+
+    Raises:
+        OSError: nobody knows the name.
+    """
+    there = {info[4][0] for info in socket.getaddrinfo(host.strip("[]"), None)}
+    return any(e.address in there for entries in psutil.net_if_addrs().values() for e in entries)

@@ -6,7 +6,7 @@ GUIDE = "docs/coming-from-ray.md"
 
 _INSTEAD = {
     "air": "Ray's libraries are not part of nbray",
-    "autoscaler": "nbray has no autoscaler; `nbray start --address` adds a machine",
+    "autoscaler": "of the autoscaler, programs have autoscaler.sdk; the rest is nbray's own",
     "client_builder": "nbray has no client server; a driver joins by nbray.init(address=...)",
     "cross_language": "nbray runs Python only",
     "data": "Ray's libraries are not part of nbray",

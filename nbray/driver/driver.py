@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -156,7 +157,8 @@ def init(
             or what the variable ``RAY_LOG_TO_DRIVER`` says (0 or 1).
         others: Ray's further arguments. ``_memory`` (the resource of that name),
             ``_node_ip_address`` and ``_system_config`` (keys that nbray has, too) mean what they
-            mean in Ray; others have no effect.
+            mean in Ray; others have no effect. ``_autoscaling_config`` is nbray's own: the file of
+            a cluster that is to grow and shrink.
 
     Returns:
         Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
@@ -241,9 +243,12 @@ def init(
             resources=wanted, object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory, labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
+            meanwhile=_load_runtime,
+            autoscaling_config=hidden.autoscaling_config,
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     try:
+        _load_runtime()
         config = Config.from_env({**os.environ, **variables})
         core = join(session, info, job, _shows_output(log_to_driver), config, remote)
         try:
@@ -264,6 +269,11 @@ def init(
         core.me.job = replace(core.job, logging=log_config.encoded())
         log_config.apply()
     return _driver.context
+
+
+def _load_runtime() -> None:
+    with current_folder_last():
+        import_module("nbray.core_worker.core")
 
 
 def _refuse(of_node: dict[str, Any], address: str | None) -> None:

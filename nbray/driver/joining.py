@@ -13,7 +13,6 @@ from nbray.common import ray_name
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.session import Session, SessionInfo
-from nbray.core_worker.core import CoreWorker
 from nbray.driver import output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
@@ -24,10 +23,11 @@ from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
 
-_WORD_S = 0.5
-
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
+    from nbray.core_worker.core import CoreWorker
+
+_WORD_S = 0.5
 
 
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
@@ -85,6 +85,8 @@ def join(
     Raises:
         ConnectionError: the cluster refuses this program. NbrayError: it does not take the job.
     """
+    from nbray.core_worker.core import CoreWorker  # it is loaded while a cluster starts
+
     if remote is None:
         worker_id = os.urandom(28)
         core = CoreWorker(

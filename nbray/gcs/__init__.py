@@ -6,7 +6,7 @@ Rooms, from the ground up; each registers its own methods and knows those before
 * ``kv``: the key-value space, and the packages that are kept in it;
 * ``nodes``: who is alive, and who is told of it;
 * ``actors`` and ``groups``, which do not know each other;
-* ``state``: the answers of the state API;
+* ``state``: the answers of the state API; ``scaling``: those that the autoscaler asks for;
 * ``server``: builds them, and says in one place what ends with what.
 
 It imports ``nbray.wire``, ``nbray.scheduling`` and ``nbray.common``, and nothing of the raylet or

@@ -16,8 +16,10 @@ from nbray.gcs.jobs import JobTable
 from nbray.gcs.kv.packages import PackageTable
 from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.nodes.table import NodeTable
+from nbray.gcs.scaling import ScalingTables
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import Store
+from nbray.gcs.submissions.table import SubmissionTable
 from nbray.wire import gcs_messages as g
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.grpc_service import Handler, RpcError
@@ -46,19 +48,29 @@ class GcsServer:
         self._background = Background()
         self._failures = Failures()
         self._jobs = JobTable(store)
+        self._submissions = SubmissionTable(store)
         self._kv = KeyValueSpace(store)
-        self.packages = PackageTable(self._kv, store, self._job_lives, config)
+        self.packages = PackageTable(
+            self._kv, store, self._job_lives, self._submissions.packages, config
+        )
         self.nodes = NodeTable(token, config, store, self, self._failures.node)
         rows, client = self.nodes.all, self.nodes.client
         self._actors = ActorTable(rows, client, store, self, self._failures.actor)
         self._groups = GroupTable(self.nodes.ready, client, store, self)
-        self._state = StateTables(rows, self._actors, client, self._kv, self.nodes.health.silence_s)
+        self._state = StateTables(
+            rows, self._actors, client, self._kv, self.nodes.health.silence_s,
+            lambda: self._scaling.coming(),
+        )  # fmt: skip
+        self._scaling = ScalingTables(
+            self.nodes.alive, self._state.loads, self._actors, self._groups, self._kv
+        )
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods of all rooms, for the gRPC server."""
         return {
             "FinishJob": (g.JobId, self._finish_job),
             **self._jobs.services(),
+            **self._submissions.services(),
             **self._kv.services(),
             **self.packages.services(),
             **self.nodes.services(),
@@ -66,6 +78,7 @@ class GcsServer:
             **self._groups.services(),
             **self._failures.services(),
             **self._state.services(),
+            **self._scaling.services(),
         }
 
     async def resume(self) -> None:
@@ -133,6 +146,10 @@ class GcsServer:
         for job in self._jobs.running():
             if job.node_id == node_id:
                 await self._finish_job(g.JobId(job.job_id))
+
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
+        return self._scaling.grows()
 
     # --- actors and groups --------------------
 

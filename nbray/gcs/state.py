@@ -40,7 +40,10 @@ class Actors(Protocol):
 
 
 class StateTables:
-    """Answers the state API. ``silence_s`` says for how long a node has been silent."""
+    """Answers the state API. ``silence_s`` says for how long a node has been silent.
+
+    ``coming`` has sentences on nodes that are being started; ``loads`` what nodes said last.
+    """
 
     def __init__(
         self,
@@ -49,13 +52,15 @@ class StateTables:
         raylet: Callable[[NodeInfo], GrpcClient],
         kv: KeyValueSpace,
         silence_s: Callable[[bytes], float],
+        coming: Callable[[], list[str]],
     ) -> None:
+        self._coming = coming
         self._silence_s = silence_s
         self._nodes = nodes
         self._actors = actors
         self._raylet = raylet
         self._kv = kv
-        self._loads: dict[bytes, s.NodeLoad] = {}
+        self.loads: dict[bytes, s.NodeLoad] = {}
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
@@ -75,7 +80,7 @@ class StateTables:
 
     def reported(self, node_id: bytes, load: s.NodeLoad) -> None:
         """A raylet's report came."""
-        self._loads[node_id] = load
+        self.loads[node_id] = load
 
     # --- what is asked --------------------
 
@@ -90,7 +95,7 @@ class StateTables:
 
     def _why_it_starts(self, actor_id: bytes, node: NodeInfo) -> str:
         """What an actor waits for that was given to a node."""
-        load = self._loads.get(node.node_id)
+        load = self.loads.get(node.node_id)
         known = load.actors.get(actor_id, "") if load is not None else ""
         begun = f"Node {node.node_id.hex()[:8]} on {node.host} starts it."
         return " ".join(text for text in (known or begun, self._silence(node)) if text)
@@ -185,7 +190,7 @@ class StateTables:
                 [w.why] if w.why else [],
             )
             for node in alive
-            if (load := self._loads.get(node.node_id)) is not None
+            if (load := self.loads.get(node.node_id)) is not None
             for w in load.waiting
         ]
         rows += self._actors.unplaced()
@@ -199,12 +204,13 @@ class StateTables:
                 row.lacking = why_pending(demand, alive)
         for row in rows:
             row.lacking += [text for text in map(self._silence, alive) if text]
+            row.lacking += self._coming()
         return s.Demand(rows)
 
     async def _task_totals(self, _request: Empty) -> s.TaskTotals:
         functions: dict[str, s.FunctionCounts] = {}
         by_node: dict[bytes, int] = {}
-        for node_id, load in self._loads.items():
+        for node_id, load in self.loads.items():
             for name, (finished, failed, cancelled) in load.counts.items():
                 counts = functions.setdefault(name, s.FunctionCounts(name, 0, 0, 0))
                 counts.finished += finished

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import environment, spawn
+from nbray.common.process import Child, environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.client_port import ClientListeners
@@ -38,6 +38,7 @@ from nbray.launcher.dashboard import (
     dashboard_log,
     missing_packages,
     start_dashboard,
+    url_of,
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -66,6 +67,8 @@ def start_head(
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+    autoscaling_config: Path | None = None,
     remote_drivers: bool = False,
     client_port: int | None = None,
 ) -> RunningNode:
@@ -91,6 +94,8 @@ def start_head(
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
         record: is to know the node from the first moment on.
+        meanwhile: is called while the processes come up.
+        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
         remote_drivers: drivers of other machines may come, by a gateway.
         client_port: where; 10001 or the next that is free by default, 0 takes any.
 
@@ -126,13 +131,31 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
-        with _identity_being_made(node.session):
+        head = ["--head", "--gcs-pid", str(gcs.pid)]
+        if autoscaling_config is not None:
+            head += ["--autoscaling-config", str(autoscaling_config.absolute())]
+        kept = [] if listener is None else [listener.fileno()]
+        if listener is not None:
+            head += ["--dashboard-fd", str(kept[0]), "--dashboard-url", url_of(listener, host)]
+        if comers is not None:
+            kept += comers.descriptors
+            for descriptor in comers.descriptors:
+                head += ["--client-fd", str(descriptor)]
+        told, tells = os.pipe()
+        with _identity_being_made(node.session), open(tells, "w") as tells_address:
+            try:
+                raylet = _spawn_raylet(
+                    node,
+                    ["--gcs-address-fd", str(told), *demand, *head],
+                    fate_shared, variables, pass_fds=[told, *kept],
+                )  # fmt: skip
+            finally:
+                os.close(told)
+            meanwhile()
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
-        node.gcs_address = joined(host, gcs_port)
-        _start_raylet(
-            node, [*demand, "--head", "--gcs-pid", str(gcs.pid)], fate_shared, variables,
-            [] if comers is None else comers.descriptors,
-        )  # fmt: skip
+            node.gcs_address = joined(host, gcs_port)
+            tells_address.write(node.gcs_address)
+        _raylet_ready(node, raylet)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
         if listener is not None:
@@ -220,7 +243,11 @@ def join(
     try:
         if record is not None:
             record.keep(node.session)
-        _start_raylet(node, demand, fate_shared, variables)
+        with _identity_being_made(node.session):
+            raylet = _spawn_raylet(
+                node, ["--gcs-address", node.gcs_address, *demand], fate_shared, variables
+            )
+            _raylet_ready(node, raylet)
         _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop()
@@ -272,22 +299,24 @@ def _folder(given: str) -> str:
     return os.path.abspath(given)
 
 
-def _start_raylet(
+def _spawn_raylet(
     node: RunningNode, arguments: list[str], fate_shared: bool,
-    variables: Mapping[str, str] | None, client_fds: Sequence[int] = (),
-) -> None:  # fmt: skip
+    variables: Mapping[str, str] | None, pass_fds: Sequence[int] = (),
+) -> Child:  # fmt: skip
     session = node.session
-    arguments = [*arguments, *(f"--client-fd={fd}" for fd in client_fds)]
     raylet = spawn(
         "nbray.raylet",
-        ["--session-dir", str(session.path), "--gcs-address", node.gcs_address,
-         "--node-ip", node.node_ip, *_short(session, arguments)],
-        session.log_path("raylet.log"), fate_shared=fate_shared, variables=variables,
-        pass_fds=client_fds,
+        ["--session-dir", str(session.path), "--node-ip", node.node_ip,
+         *_short(session, arguments)],
+        session.log_path("raylet.log"), fate_shared=fate_shared, pass_fds=pass_fds,
+        variables=variables,
     )  # fmt: skip
     node.children.append(raylet)
-    with _identity_being_made(session):
-        report = raylet.wait_ready(Config.from_env().start_timeout_s)
+    return raylet
+
+
+def _raylet_ready(node: RunningNode, raylet: Child) -> None:
+    report = raylet.wait_ready(Config.from_env().start_timeout_s)
     node.raylet_socket, node.node_id = report["socket"], report["node_id"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from enum import Flag, auto
 from pathlib import Path
@@ -28,6 +29,8 @@ class Scope(Flag):
     """`nbray.init`."""
     START = auto()
     """The command ``nbray start``."""
+    SLURM = auto()
+    """Clusters whose nodes are jobs of Slurm: ``%nbray start --slurm``, ``nbray slurm script``."""
 
 
 class Word(Struct, frozen=True):
@@ -109,6 +112,21 @@ def _amounts(text: str) -> dict[str, float]:
     return value
 
 
+def _span(text: str) -> tuple[int, int]:
+    low, dots, high = text.partition("..")
+    try:
+        found = (int(low), int(high if dots else low))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a number nor two, as 2..8") from None
+    if not 0 <= found[0] <= found[1]:
+        raise ValueError(f"{text!r} is no range: the fewest come first, as 2..8")
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return shlex.split(text)
+
+
 def _folder(text: str) -> str:
     if Path(text).exists() and not Path(text).is_dir():
         raise ValueError(f"{text!r} is a file")
@@ -135,6 +153,9 @@ JSON = Word("JSON", _json_object)
 ANY_JSON = Word("JSON", _json)
 AMOUNTS = Word("JSON", _amounts)
 TEXT = Word("TEXT", str)
+LINE = Word("LINE", lambda text: [text])
+WORDS = Word("WORDS", _words)
+SPAN = Word("N|N..M", _span)
 ADDRESS = Word("HOST:PORT", str)
 FOLDER = Word("FOLDER", _folder)
 FOUND_FOLDER = Word("FOLDER", _found_folder)

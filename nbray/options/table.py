@@ -19,7 +19,10 @@ from nbray.options.option import (
     FOLDER,
     FOUND_FILE,
     FOUND_FOLDER,
+    LINE,
     SIZE,
+    SPAN,
+    WORDS,
     Option,
     Scope,
     Word,
@@ -163,6 +166,10 @@ _NODES = (
         "Address to listen on. A head node: 127.0.0.1 by default. A joining node: the one from "
         "which it reaches the head.", variable="NBRAY_NODE_IP_ADDRESS",
     ),
+    Option(
+        "interface", (str,), None, Scope.START | Scope.SLURM,
+        "Network interface to listen on, as ib0, instead of --node-ip-address.",
+    ),
     Option("num_cpus", _NUMBER, None, _NODE, "CPUs of the node; the machine's by default."),
     Option("num_gpus", _NUMBER, None, _NODE, "GPUs of the node; none by default."),
     Option(
@@ -240,6 +247,11 @@ _NODES = (
         "labels_file", (str,), None, Scope.START,
         "Labels of the node: a file of lines KEY: VALUE (YAML).", word=FOUND_FILE,
     ),
+    Option(
+        "autoscaling_config", (str,), None, Scope.START,
+        "A head node: have the cluster grow and shrink with its demand, as this file says.",
+        word=FOUND_FILE,
+    ),
     Option("block", (bool,), False, Scope.START, "Stay, and stop the node when interrupted."),
 )  # fmt: skip
 
@@ -277,11 +289,46 @@ _PROGRAM = (
     Option("_memory", _NUMBER, None, Scope.INIT, "Size of the resource 'memory'.", word=SIZE),
     Option("_node_ip_address", (str,), None, Scope.INIT, "Address on which a new cluster listens."),
     Option("_system_config", (dict,), None, Scope.INIT, "Settings of Ray's that nbray has."),
+    Option(
+        "_autoscaling_config", (str,), None, Scope.INIT,
+        "A cluster's file: a new cluster grows and shrinks as it says.", word=FOUND_FILE,
+    ),
     *_without_effect(
         Scope.INIT,
         "cgroup_path enable_resource_isolation proxy_server_url system_reserved_cpu "
         "system_reserved_memory",
     ),
+)  # fmt: skip
+
+_SLURM = (
+    Option(
+        "jobs", (tuple,), None, Scope.SLURM,
+        "Jobs, each of them a node: 4, or 2..8 as work needs them.", word=SPAN,
+    ),
+    Option("partition", (str,), None, Scope.SLURM, "Partition of the jobs."),
+    Option("account", (str,), None, Scope.SLURM, "Account of the jobs."),
+    Option(
+        "walltime", (str,), None, Scope.SLURM,
+        "Time limit of a job, as 1:30:00; the partition's by default. Before it a node is drained, "
+        "and replaced.",
+    ),
+    Option(
+        "job_extra_directives", (list,), None, Scope.SLURM,
+        "More options of sbatch, as '--qos=debug --exclusive'.", word=WORDS,
+    ),
+    Option(
+        "job_directives_skip", (list,), None, Scope.SLURM,
+        "Options of sbatch that are left out, as '--mem'.", word=WORDS,
+    ),
+    Option(
+        "prologue", (list,), None, Scope.SLURM,
+        "Shell lines before a node starts, as 'module load cuda'.", word=LINE,
+    ),
+    Option(
+        "log_directory", (str,), None, Scope.SLURM,
+        "Folder for what jobs write, which their hosts share; ~/.nbray/slurm/NAME/logs by default.",
+    ),
+    Option("python", (str,), None, Scope.SLURM, "Python on the hosts; the one here by default."),
 )  # fmt: skip
 
 _OF_RAY_START = (
@@ -293,7 +340,7 @@ _OF_RAY_START = (
     ),
     *_without_effect(
         Scope.START,
-        "autoscaling_config cgroup_path dashboard_agent_grpc_port dashboard_agent_listen_port "
+        "cgroup_path dashboard_agent_grpc_port dashboard_agent_listen_port "
         "include_log_monitor log_color log_style metrics_export_port node_name plasma_directory "
         "proxy_server_url redis_password redis_shard_ports redis_username "
         "runtime_env_agent_port system_reserved_cpu system_reserved_memory temp_dir "
@@ -301,7 +348,7 @@ _OF_RAY_START = (
     ),
 )
 
-OPTIONS: tuple[Option, ...] = (*_CALLS, *_NODES, *_PROGRAM, *_OF_RAY_START)
+OPTIONS: tuple[Option, ...] = (*_CALLS, *_NODES, *_PROGRAM, *_SLURM, *_OF_RAY_START)
 """All options; those without an effect are Ray's, and are told of at debug level."""
 
 

@@ -22,7 +22,9 @@ from nbray.common.process import (
 )
 from nbray.common.resources import to_units
 from nbray.common.session import Session
+from nbray.raylet.autoscaler_supervisor import AutoscalerSupervisor
 from nbray.raylet.client_port import ClientPort
+from nbray.raylet.dashboard_supervisor import DashboardSupervisor
 from nbray.raylet.gcs_supervisor import GcsSupervisor
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
@@ -42,12 +44,24 @@ def _resources(args: argparse.Namespace) -> dict[str, int]:
     return {**json.loads(args.resources), **to_units(own)}
 
 
+def _address(args: argparse.Namespace) -> str:
+    """Where the GCS is; this process had its imports done while the GCS came up, if both start."""
+    if args.gcs_address:
+        return str(args.gcs_address)
+    with open(args.gcs_address_fd) as told:
+        address = told.read()
+    if not address:
+        raise SystemExit("The GCS of this node did not start.")
+    return address
+
+
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
+    address = _address(args)
     read_identity(session)
     config = Config.from_env()
-    gcs = GrpcClient(args.gcs_address, token, config.gcs_rpc_server_reconnect_timeout_s)
+    gcs = GrpcClient(address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
         session, args.node_ip, gcs, _resources(args), args.object_store_memory,
         args.head, config, _spill_folder(args, session), json.loads(args.labels),
@@ -76,7 +90,7 @@ async def _main(args: argparse.Namespace) -> None:
         await gcs.call("Report", first, g.Reported, _FIRST_REPORT_S)
     except RpcError as error:
         refused = isinstance(error, RefusedError)
-        said = str(error) if refused else f"No GCS answers at {args.gcs_address}: {error}"
+        said = str(error) if refused else f"No GCS answers at {address}: {error}"
         report_ready(args.ready_fd, {"error": said})
         raylet.stop()
         raise SystemExit(1) from error
@@ -93,8 +107,18 @@ async def _main(args: argparse.Namespace) -> None:
     reporting.add_done_callback(lambda _task: stopped.set())
     supervisor: GcsSupervisor | None = None
     if args.gcs_pid is not None:
-        supervisor = GcsSupervisor(session, args.gcs_address, args.gcs_pid, args.parent_fd, config)
+        supervisor = GcsSupervisor(session, address, args.gcs_pid, args.parent_fd, config)
         supervising = loop.create_task(supervisor.run())
+    autoscaler: AutoscalerSupervisor | None = None
+    if args.autoscaling_config is not None:
+        autoscaler = AutoscalerSupervisor(
+            session, address, args.autoscaling_config, config
+        )  # fmt: skip
+        scaling = loop.create_task(autoscaler.run())
+    of_dashboard: DashboardSupervisor | None = None
+    if args.dashboard_fd is not None:
+        of_dashboard = DashboardSupervisor(session, address, args.dashboard_fd, args.dashboard_url)
+        watching = loop.create_task(of_dashboard.run())
     client_port = ClientPort(session, args.client_fd, config) if args.client_fd else None
     if client_port is not None:
         waiting = loop.create_task(client_port.run())
@@ -106,6 +130,12 @@ async def _main(args: argparse.Namespace) -> None:
         client_port.stop()
     if supervisor is not None:
         supervising.cancel()
+    if autoscaler is not None:
+        scaling.cancel()
+        autoscaler.stop()
+    if of_dashboard is not None:
+        watching.cancel()
+        of_dashboard.stop()
     raylet.stop()
     try:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
@@ -128,13 +158,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(fromfile_prefix_chars="@")  # see nbray.launcher.local
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--node-ip", default="127.0.0.1")
-    parser.add_argument("--gcs-address", required=True)
+    parser.add_argument("--gcs-address")
+    parser.add_argument("--gcs-address-fd", type=int, help="Where it is told once the GCS is up.")
     parser.add_argument("--resources", required=True)
     parser.add_argument("--object-store-memory", type=int, required=True)
     parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
+    parser.add_argument("--dashboard-fd", type=int, help="The socket on which it listens.")
+    parser.add_argument("--dashboard-url", default="")
     parser.add_argument("--labels", default="{}")
+    parser.add_argument("--autoscaling-config", help="Run an autoscaler with this file.")
     parser.add_argument("--client-fd", type=int, action="append", help="Remote drivers come here.")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent-fd", type=int)

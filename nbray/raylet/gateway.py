@@ -12,8 +12,9 @@ from nbray.wire.messages import GcsReply, GcsRequest
 _METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
-    "GetDashboard", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
+    "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
+    "GetSubmission", "ChangeSubmission",
 }  # fmt: skip
 _PACKAGE_S = 60.0
 

@@ -42,6 +42,10 @@ class Jobs:
         self._homes: dict[bytes, bytes] = {}
         self._background = Background()
 
+    def kept_by(self) -> list[str]:
+        """The drivers of this node, in words."""
+        return [f"the driver of job {job_id.hex()}" for job_id in self._drivers]
+
     def has_driver(self, worker_id: bytes) -> bool:
         """Whether the driver of that id is connected here."""
         return any(driver.worker_id == worker_id for driver in self._drivers.values())

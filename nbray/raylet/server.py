@@ -16,6 +16,7 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.pids import machine, start_time
 from nbray.common.session import Session
+from nbray.raylet.draining import Draining, Surroundings
 from nbray.raylet.failures import fail
 from nbray.raylet.gateway import GcsGateway
 from nbray.raylet.jobs import Jobs
@@ -32,8 +33,10 @@ from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
+from nbray.wire.object_messages import TellObjects
 from nbray.wire.raylet_messages import FindProcess, ProcessGone
 from nbray.wire.records import LocalProcess, NodeInfo
+from nbray.wire.scaling_messages import DrainNode
 from nbray.wire.state_messages import NodeLoad
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class Raylet:
             note_job=lambda job: self._jobs.note(job),
             flush=inquiries.flush,
             on_end=lambda worker, cause, wished: self._watch.worker_ended(worker, cause, wished),
+            grows=lambda: self._reporter.grows,
         )  # fmt: skip
         self._jobs = Jobs(self.node_id, gcs, self._driver_joined, self._workers.end_job)
         self._liveness = Liveness(self.node_id, self._nodes, self._is_here, config.peer_patience_s)
@@ -83,6 +87,14 @@ class Raylet:
                 "ListActors": self._workers.actors.settled,
             },
         )
+        self._inquiries = inquiries
+        self._draining = Draining(
+            self._row,
+            Surroundings(
+                self._kept_by, self._workers.begun, self._owners, self._workers.leases.recall,
+                self._objects.evacuation.move_all, self._workers.leases.changed.set,
+            ),
+        )  # fmt: skip
         self._background = Background()
         self._reporter = Reporter(
             gcs, config, lambda: g.Report(self.row(), self._load()), self._look_after,
@@ -108,7 +120,7 @@ class Raylet:
 
     def take_bulk(self, sock: socket.socket) -> None:
         """Another raylet asks for objects on this socket."""
-        self._objects.sender.take(sock)
+        self._objects.take_bulk(sock)
 
     def stop(self) -> None:
         """End all workers."""
@@ -122,6 +134,7 @@ class Raylet:
             **self._objects.services(),
             **self._watch.services(),
             "Ping": (g.Empty, self._reporter.ping),
+            "Drain": (DrainNode, self._draining.drain),
             "WarnJob": (g.WarnJob, self._jobs.warn),
             "FindProcess": (FindProcess, self._liveness.find),
             "ProcessGone": (ProcessGone, self._process_gone_elsewhere),
@@ -143,6 +156,7 @@ class Raylet:
             "pending_leases": float(self._workers.pending),
         }
         row.returning = self._workers.leases.returning()
+        row.kept_by, row.idle_s = self._draining.use()
         return row
 
     def _load(self) -> NodeLoad:
@@ -150,10 +164,30 @@ class Raylet:
             self._workers.waiting(), self._watch.rows.counts, self._workers.actors.waiting()
         )
 
+    def _kept_by(self) -> list[str]:
+        """What keeps this node from being idle, in words."""
+        return self._workers.kept_by() + self._jobs.kept_by()
+
+    async def _owners(self) -> list[str]:
+        """The workers of this node that own what others need, or do not answer, in words."""
+        answers = await self._inquiries.ask_all(lambda number: TellObjects(number, 0))
+        return [
+            f"worker pid {process.pid} does not answer"
+            if told is None
+            else f"worker pid {process.pid} owns {told.owned} objects that others need"
+            for process, told in answers
+            if process.is_worker and not process.closed and (told is None or told.owned)
+        ]
+
     async def report(self) -> None:
         """Report to the GCS for ever; returns when this node has to leave."""
         self._background.start(watch_nodes(self.node_id, self._gcs, self._nodes_changed))
-        await self._reporter.run()
+        loop = asyncio.get_running_loop()
+        ends = [
+            loop.create_task(self._reporter.run()),
+            loop.create_task(self._draining.left.wait()),
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
     def _look_after(self) -> None:
         """What is to be done again and again."""

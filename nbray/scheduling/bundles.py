@@ -40,12 +40,12 @@ def place(
     Args:
         bundles: those to place, by their index in the group.
         strategy: the group's.
-        nodes: all rows; dead ones are passed over.
+        nodes: all rows; those that are dead or drain are passed over.
         elsewhere: the nodes of the group's other bundles, which stay where they are.
         soft_target: STRICT_PACK prefers this node.
         empty: decide as if nothing were in use: could it ever be placed?
     """
-    alive = [n for n in nodes if n.alive]
+    alive = [n for n in nodes if n.takes_work]
     free = {n.node_id: dict(n.total if empty else n.available) for n in alive}
     alive.sort(key=lambda n: (n.node_id != soft_target, -utilisation({}, n), n.node_id))
     order = sorted(bundles, key=lambda i: (-len(bundles[i].resources), -_size(bundles[i]), i))

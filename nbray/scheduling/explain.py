@@ -21,7 +21,7 @@ def why_pending(demand: Demand, nodes: Iterable[NodeInfo]) -> list[str]:
         demand: resources in units of 1/10000, the strategy and the label selector.
         nodes: all rows of the node table.
     """
-    alive = [n for n in nodes if n.alive]
+    alive = [n for n in nodes if n.takes_work]
     if isinstance(demand.strategy, InGroup):
         return [_in_group_text(demand, demand.strategy, alive)]
     able = [n for n in alive if _able(demand, n)]
@@ -44,7 +44,7 @@ def feasible(demand: Demand, nodes: Iterable[NodeInfo]) -> bool:
     """Whether some node could ever serve a wish."""
     if isinstance(demand.strategy, InGroup):
         return True  # whether a bundle could hold it was checked when it was submitted
-    return any(n.alive and _able(demand, n) for n in nodes)
+    return any(n.takes_work and _able(demand, n) for n in nodes)
 
 
 def _in_group_text(demand: Demand, strategy: InGroup, nodes: Iterable[NodeInfo]) -> str:
@@ -59,9 +59,17 @@ def _able(demand: Demand, node: NodeInfo) -> bool:
     return fits(demand.resources, node.total) and not _unmet(demand, node)
 
 
-def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo]) -> str:
-    """A sentence on a wish that no node could ever serve, with the node that lacks least."""
+def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo], *, grows: bool = False) -> str:
+    """A sentence on a wish that no node could ever serve, with the node that lacks least.
+
+    ``grows``: an autoscaler may start a node that does.
+    """
     rows = list(nodes)
+    if grows:
+        return (
+            f"No node that is there can serve {_wish(demand)}. The autoscaler starts one, if its "
+            "file has a node type for it: `nbray status` says what comes, and what does not."
+        )
     if not rows:
         return f"No node is alive to serve {_wish(demand)}."
 
@@ -86,7 +94,7 @@ def why_group_pending(
     bundles: Sequence[Bundle], strategy: GroupStrategy, nodes: Iterable[NodeInfo]
 ) -> list[str]:
     """Sentences on a placement group that waits."""
-    alive = [n for n in nodes if n.alive]
+    alive = [n for n in nodes if n.takes_work]
     indexed = dict(enumerate(bundles))
     asked = f"a {strategy} placement group of {_bundles_text(bundles)}"
     if place(indexed, strategy, alive) is not None:

@@ -78,7 +78,8 @@ def choose(
 
     Args:
         demand: the wish.
-        nodes: all rows; dead ones are passed over.
+        nodes: all rows; those that are dead or drain are passed over, but for work in a group's
+            bundles, which has no other place.
         here: the asking node, which goes first as long as it is less than half used.
         generator: draws among equally good nodes.
         turn: how many SPREAD wishes were served before.
@@ -88,7 +89,7 @@ def choose(
         return _in_group(demand, demand.strategy, nodes, here)
 
     def among(terms: tuple[LabelTerm, ...]) -> Choice:
-        alive = [n for n in nodes if n.alive and matches(terms, n.labels)]
+        alive = [n for n in nodes if n.takes_work and matches(terms, n.labels)]
         return _among(demand, alive, here, generator, turn, near)
 
     return by_selectors(demand, among)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nbray.common.session import Session
 from nbray.launcher.local import found_nodes
@@ -56,6 +56,14 @@ class StateClient:
             RpcError: the GCS did not answer.
         """
         await self._client.call("SetDashboard", DashboardAddress(url, cluster), Empty)
+
+    async def call(self, method: str, request: Any, reply: type[T], timeout: float) -> T:
+        """Have the GCS do something.
+
+        Raises:
+            RpcError: as for `ask`.
+        """
+        return await self._client.call(method, request, reply, timeout)
 
     async def close(self) -> None:
         """Close the channel."""

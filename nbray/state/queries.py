@@ -43,6 +43,7 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
             from_units(row.total), row.labels, int(row.started * 1000), int(row.ended * 1000),
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {}, hostname=row.hostname,
+            kept_by=row.kept_by if row.alive else [], idle_s=row.idle_s if row.alive else 0.0,
         )
         for row in reply.nodes
     ]  # fmt: skip
@@ -51,7 +52,10 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
 
 def _node_message(row: NodeInfo) -> str | None:
     if not row.alive:
-        return row.death_cause or "it left the cluster"
+        drained = row.draining and f"drained: {row.draining}"
+        return row.death_cause or drained or "it left the cluster"
+    if row.draining:
+        return f"draining: {row.draining}"
     return f"silent for {row.silent_s:.0f} s" if row.silent_s > _SILENT_S else None
 
 

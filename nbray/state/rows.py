@@ -66,6 +66,9 @@ class Row:
 class NodeState(Row):
     """One node; ``node_name`` is its address, as in Ray; ``end_time_ms`` is 0 while it lives.
 
+    ``state_message`` says of one that lives whether it drains or is silent; ``kept_by`` what keeps
+    it from being idle, in words, and ``idle_s`` for how long nothing has.
+
     Examples:
         >>> nbray.util.state.list_nodes()[0].resources_total["CPU"]
         2.0
@@ -84,6 +87,8 @@ class NodeState(Row):
     resources_available: dict[str, float] = field(default_factory=dict)
     stats: dict[str, float] = field(default_factory=dict)
     hostname: str = ""
+    kept_by: list[str] = field(default_factory=list)
+    idle_s: float = 0.0
 
 
 @dataclass
@@ -159,7 +164,7 @@ class DriverInfo:
 
 @dataclass
 class JobState(Row):
-    """One job: a driver's time in the cluster.
+    """One job: a driver's time in the cluster, or an entrypoint that was submitted.
 
     Examples:
         >>> nbray.util.state.list_jobs()[0]["status"]  # fields can be read as items
@@ -167,9 +172,9 @@ class JobState(Row):
     """
 
     type: str
-    job_id: str
+    job_id: str | None
     submission_id: str | None
-    driver_info: DriverInfo
+    driver_info: DriverInfo | None
     status: str
     entrypoint: str
     message: str | None = None

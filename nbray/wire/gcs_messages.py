@@ -29,12 +29,13 @@ class Report(msgspec.Struct, array_like=True):
 class Reported(msgspec.Struct, array_like=True):
     """GCS to raylet: when it should report again, at the latest and at the soonest.
 
-    ``rejected`` tells a raylet that was declared dead to leave.
+    ``rejected`` tells a raylet that was declared dead to leave; ``grows``: there is an autoscaler.
     """
 
     period_s: float
     soonest_s: float
     rejected: bool = False
+    grows: bool = False
 
 
 class Nodes(msgspec.Struct, array_like=True):

@@ -213,7 +213,8 @@ class NodeInfo(msgspec.Struct, array_like=True):
 
     ``returning`` is what tasks hold that come back soon when they are asked for. ``silent_s``, told
     by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
-    went, in seconds since the epoch.
+    went, in seconds since the epoch. ``draining``: why it takes no new work and is going to leave.
+    ``kept_by``: what keeps it from being idle, in words; nothing has for ``idle_s`` seconds.
     """
 
     node_id: bytes
@@ -234,6 +235,14 @@ class NodeInfo(msgspec.Struct, array_like=True):
     silent_s: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    draining: str = ""
+    kept_by: list[str] = []
+    idle_s: float = 0.0
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether something new may be placed there."""
+        return self.alive and not self.draining
 
 
 class OutputSource(msgspec.Struct, array_like=True, frozen=True):

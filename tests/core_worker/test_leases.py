@@ -227,6 +227,7 @@ class Cluster:
             nodes,
             cast(Any, None),
             lambda _id: None,
+            lambda: False,
         )
         self.submitters = [Submitter(self, number) for number in (1, 2)]
         self.at: dict[bytes, deque[tuple[Submitter, TaskSpec]]] = {}

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from nbray.gcs.groups import decisions as d
 from nbray.gcs.groups.life import GroupLife, State
 from nbray.gcs.groups.machine import Groups, Now
-from nbray.scheduling.bundles import STRATEGIES, place
+from nbray.scheduling.bundles import place
 from nbray.wire.records import Address, BundleInfo, BundleSpec, GroupSpec, JobConfig, NodeInfo
+from nbray.wire.strategies import STRATEGIES
 
 JOB = JobConfig(b"job1", "ns", Address(b"w", b"n" * 28, "", "host", 1), [], "/")
 Request = d.Reserve | d.Commit | d.Release

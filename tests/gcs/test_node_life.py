@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nbray.common.life import IllegalTransition, walk
-from nbray.gcs.nodes.life import TRANSITIONS, Event, NodeLife
+from nbray.gcs.nodes.life import TRANSITIONS, Event, NodeLife, State
 from nbray.wire.records import NodeInfo
 
 
@@ -17,6 +17,7 @@ def test_the_table_is_all_that_happens() -> None:
     steps = {
         Event.RESTARTED: lambda life: life.restart(0.0),
         Event.REPORTED: lambda life: life._move(Event.REPORTED, 0.0, "it reports"),
+        Event.DRAINED: lambda life: life._move(Event.DRAINED, 0.0, "it is idle"),
         Event.LEFT: lambda life: life.leave(row(alive=False), 0.0),
         Event.DIED: lambda life: life.die("nothing listens there", 0.0),
     }
@@ -34,6 +35,19 @@ def test_a_row_keeps_its_meaning() -> None:
     life.die("nothing listens there", 5.0)
     assert (life.row.alive, life.row.death_cause) == (False, "nothing listens there")
     assert (life.row.started, life.row.ended) == (1.0, 5.0)
+
+
+def test_a_drain_is_for_ever() -> None:
+    life = NodeLife(row())
+    life.drain("it is idle", 1.0)
+    life.drain("it is idle", 2.0)
+    assert life.state is State.DRAINING and not life.row.takes_work
+    life.report(row(), 3.0)  # it was on its way when the raylet began to drain
+    assert life.row.draining == "it is idle" and not life.row.takes_work
+    life.restart(4.0)
+    assert life.report(row(), 5.0) and life.state is State.DRAINING
+    life.leave(life.row, 6.0)
+    assert life.story[-1].endswith("DRAINING -> LEFT, left: it is idle")
 
 
 def test_an_illegal_step_tells_the_story() -> None:

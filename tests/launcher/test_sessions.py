@@ -216,23 +216,38 @@ def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(
         disk.rmdir()
 
 
+def _start_until(seen: Callable[[], bool], what: str) -> None:
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    start = subprocess.Popen([sys.executable, "-c", program, "start", "--head", "--port=0"])
+    wait_until(seen, what)
+    start.kill()
+    start.wait()
+
+
 def test_a_start_that_was_killed_in_the_middle_can_be_stopped(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
-    start = subprocess.Popen([sys.executable, "-c", program, "start", "--head", "--port=0"])
-    wait_until(
-        lambda: any("nbray.raylet" in p.info["cmdline"] for p in processes_of(session_root)),
-        "the raylet to be started, after the GCS",
-    )
-    start.kill()
-    start.wait()
+    _start_until(lambda: any(session_root.glob("*/sockets/raylet-*")), "the raylet to listen")
     (folder,) = session_root.iterdir()
     assert not (folder / "session.json").exists()
     assert command("stop").stdout == "No node to stop.\n", "it may still be starting"
     monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
     assert command("stop").stdout == "Stopped 1 node(s).\n"
+    assert not processes_of(session_root) and not list(session_root.iterdir())
+
+
+def test_a_start_that_was_killed_at_once_leaves_no_raylet(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raylets() -> list[psutil.Process]:
+        return [p for p in processes_of(session_root) if "nbray.raylet" in p.info["cmdline"]]
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _start_until(lambda: bool(raylets()), "the raylet, which waits for the GCS")
+    wait_until(lambda: not raylets(), "its end")
+    monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
+    assert command("stop").returncode == 0
     assert not processes_of(session_root) and not list(session_root.iterdir())
 
 

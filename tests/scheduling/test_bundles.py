@@ -14,12 +14,12 @@ from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.pending import PendingRequest
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
 from nbray.raylet.workers.scheduler import Scheduler
-from nbray.scheduling.bundles import STRATEGIES, Bundle, place
+from nbray.scheduling.bundles import Bundle, place
 from nbray.scheduling.explain import why_group_pending
 from nbray.scheduling.labels import parse_selector
 from nbray.scheduling.policy import Demand
 from nbray.wire.records import NodeInfo
-from nbray.wire.strategies import ANYWHERE, InGroup
+from nbray.wire.strategies import ANYWHERE, STRATEGIES, InGroup
 
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=5)
 

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -235,8 +236,10 @@ def main() -> None:
     parser.add_argument("--session-dir", required=True)
     parser.add_argument("--raylet-socket", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--preload", required=True, help="what the code of tasks will import")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    import_module(args.preload)
     control = socket.socket(fileno=args.control_fd)
     _Template(Session(Path(args.session_dir)), args.raylet_socket, control).serve()
 

@@ -116,7 +116,7 @@ class ActorPlacement:
         able = [
             node
             for node in self._nodes()
-            if node.alive and matches(terms, node.labels) and could_hold(demand, node)
+            if node.takes_work and matches(terms, node.labels) and could_hold(demand, node)
         ]
         if not able:
             return Choice(Verdict.INFEASIBLE)

@@ -54,6 +54,9 @@ class Surroundings(Protocol):
     async def warn(self, job: JobConfig, text: str) -> None:
         """Show a driver why something of its job waits."""
 
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
+
 
 class Placer:
     """Places actors. ``nodes`` gives the rows, ``lives`` are the rows that are stored."""
@@ -139,6 +142,7 @@ class Placer:
                 await self._processes.end(node.node_id, life.actor_id, attempt, NOT_WANTED)
             elif started.busy:
                 life.placing = b""
+                actor.refused = True
                 busy.add(node.node_id)
             else:
                 self._outcomes.answered(actor, started)
@@ -152,7 +156,8 @@ class Placer:
 
     async def _warn_infeasible(self, actor: Actor) -> None:
         demand = demand_of(actor.spec.options)
-        text = infeasible_text(demand, [n for n in self._nodes() if n.alive])
+        rows = [n for n in self._nodes() if n.takes_work]
+        text = infeasible_text(demand, rows, grows=self._around.grows())
         await self._around.warn(actor.job, f"Actor {actor.spec.class_name}: {text}")
 
     def _is_group_gone(self, actor: Actor, strategy: InGroup) -> bool:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from nbray.gcs.actors import placer
 from nbray.gcs.actors.actor import Actor
 from nbray.gcs.actors.life import ActorLife, State
 from nbray.gcs.actors.owners import ActorOwners
-from nbray.gcs.actors.placement import ActorPlacement
+from nbray.gcs.actors.placement import ActorPlacement, shape_of
 from nbray.gcs.actors.placer import Placer
 from nbray.gcs.actors.processes import NOT_WANTED, ActorProcesses
 from nbray.gcs.actors.rows import actor_rows, unplaced_rows
@@ -46,7 +46,7 @@ from nbray.wire.grpc_service import GrpcClient, Handler
 from nbray.wire.messages import ActorState
 from nbray.wire.records import ActorSpec, Address, NodeInfo
 from nbray.wire.state_messages import ActorRow, DemandRow
-from nbray.wire.strategies import InGroup
+from nbray.wire.strategies import InGroup, Shape
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +236,7 @@ class ActorTable:
 
     def answered(self, actor: Actor, started: ActorStarted) -> None:
         """The node that was asked for a process has made it, or has not."""
+        actor.refused = False
         if started.address is not None:
             actor.life.start(started.address, started.pid, time.time())
             actor.life.shown = started.shown
@@ -443,3 +444,11 @@ class ActorTable:
     def unplaced(self) -> list[DemandRow]:
         """The actors for which no node has the resources at all, by shape."""
         return unplaced_rows(self._actors.values())
+
+    def refused(self) -> Counter[Shape]:
+        """How many actors were refused by a node that had no room, and have no process yet."""
+        return Counter(
+            shape_of(actor.spec.options)
+            for actor in self._actors.values()
+            if actor.refused and actor.life.unplaced
+        )

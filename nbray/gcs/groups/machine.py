@@ -45,6 +45,7 @@ from nbray.scheduling.explain import why_group_pending
 from nbray.wire.gcs_messages import BundleKey, BundleRequest, GroupRow
 from nbray.wire.group_messages import GroupState
 from nbray.wire.records import GroupSpec, NodeInfo
+from nbray.wire.scaling_messages import WaitingGroup
 
 _REMOVED_KEPT = 1000
 _RETRY_S = 0.2
@@ -137,6 +138,18 @@ class Groups:
             life.spec, life.state, life.placed, life.created, reasons, life.attempts, stage,
             life.placed_s, life.chosen_s,
         )  # fmt: skip
+
+    def without_place(self, before: float) -> list[WaitingGroup]:
+        """Those for whose bundles there is no room, of those that were created before."""
+        return [
+            WaitingGroup(
+                group_id, life.spec.strategy,
+                [bundle for i, bundle in enumerate(life.spec.bundles) if i not in life.placed],
+                list(life.placed.values()), life.spec.name,
+            )
+            for group_id in self._waiting
+            if (life := self._groups[group_id]).created < before and group_id not in self._attempts
+        ]  # fmt: skip
 
     def all(self) -> list[GroupLife]:
         """All groups, in the order in which they came."""

@@ -21,6 +21,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire.group_messages import GroupState
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.records import GroupSpec, JobConfig, NodeInfo
+from nbray.wire.scaling_messages import WaitingGroup
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,10 @@ class GroupTable:
             return g.Groups([self._groups.row(life, rows) for life in self._groups.all()])
         life = self._groups.get(group_id)
         return g.Groups([] if life is None else [self._groups.row(life, self._nodes())])
+
+    def without_place(self, before: float) -> list[WaitingGroup]:
+        """Those for whose bundles there is no room, of those that were created before."""
+        return self._groups.without_place(before)
 
     # --- what happens around them --------------------
 

@@ -14,6 +14,7 @@ class State(StrEnum):
     """Where a node is. In its row, which others see, ``alive`` says whether it has not ended."""
 
     ALIVE = "ALIVE"
+    DRAINING = "DRAINING"  # it takes no new work, and leaves when it has none
     AWAITED = "AWAITED"  # it was alive when the GCS ended, and has not reported to the new one
     LEFT = "LEFT"
     DEAD = "DEAD"
@@ -24,6 +25,7 @@ class Event(StrEnum):
 
     RESTARTED = "awaited by a new GCS"
     REPORTED = "heard of again"
+    DRAINED = "drained"
     LEFT = "left"
     DIED = "declared dead"
 
@@ -32,8 +34,12 @@ TRANSITIONS = Transitions(
     "A node",
     {
         (State.ALIVE, Event.RESTARTED): State.AWAITED,
+        (State.ALIVE, Event.DRAINED): State.DRAINING,
         (State.ALIVE, Event.LEFT): State.LEFT,
         (State.ALIVE, Event.DIED): State.DEAD,
+        (State.DRAINING, Event.RESTARTED): State.AWAITED,
+        (State.DRAINING, Event.LEFT): State.LEFT,
+        (State.DRAINING, Event.DIED): State.DEAD,
         (State.AWAITED, Event.RESTARTED): State.AWAITED,
         (State.AWAITED, Event.REPORTED): State.ALIVE,
         (State.AWAITED, Event.LEFT): State.LEFT,
@@ -70,12 +76,21 @@ class NodeLife(msgspec.Struct, array_like=True):
         if first:
             self._move(Event.REPORTED, now, "it reports to the new GCS")
         row.started = self.row.started
+        row.draining = row.draining or self.row.draining  # a report may have been on its way
         self.row = row
+        if row.draining:
+            self.drain(row.draining, now)
         return first
+
+    def drain(self, reason: str, now: float) -> None:
+        """Its raylet takes nothing new any more; that is said once."""
+        self.row.draining = reason
+        if self.state is State.ALIVE:
+            self._move(Event.DRAINED, now, reason)
 
     def leave(self, row: NodeInfo, now: float) -> None:
         """It said with its last row that it leaves."""
-        self._move(Event.LEFT, now, "its raylet was stopped")
+        self._move(Event.LEFT, now, row.draining or "its raylet was stopped")
         row.started, row.ended = self.row.started, now
         self.row = row
 

@@ -64,6 +64,11 @@ class NodeNews:
             self._view.room_changed(row.node_id)
             self._tell()
 
+    def changed(self, node_id: bytes) -> None:
+        """A node is to be known otherwise than before, as one that drains."""
+        self._view.member_changed(node_id)
+        self._tell()
+
     def ended(self, node_id: bytes) -> None:
         """A node is not alive any more."""
         for of_living in (self._rooms, self._told, self._served):
@@ -117,7 +122,7 @@ class NodeNews:
         rows = self._nodes
         return g.NodeChanges(
             self._epoch, news.seen.members, news.seen.rooms,
-            [structs.replace(rows[n].row, stats={}, silent_s=0.0) for n in news.members],
+            [_told(rows[n].row) for n in news.members],
             [g.NodeRoom(n, *_room(rows[n].row)) for n in news.rooms],
             news.complete,
         )  # fmt: skip
@@ -152,6 +157,11 @@ class NodeNews:
                     await self._somebody_told.wait()
         except TimeoutError:
             logger.info("Not every raylet has heard of node %s yet.", but.hex()[:8])
+
+
+def _told(row: NodeInfo) -> NodeInfo:
+    """What others need of a row."""
+    return structs.replace(row, stats={}, kept_by=[], idle_s=0.0, silent_s=0.0)
 
 
 def _room(row: NodeInfo) -> tuple[dict[str, int], dict[str, int], list[BundleInfo]]:

@@ -23,13 +23,15 @@ from nbray.gcs.nodes.news import NodeNews
 from nbray.gcs.nodes.pace import report_period_s, soonest_report_s
 from nbray.gcs.storage import Store, Table
 from nbray.wire import gcs_messages as g
-from nbray.wire.grpc_service import GrpcClient, Handler
+from nbray.wire import scaling_messages as sm
+from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 
 _ENDED_ROWS_KEPT = 1000
 _ENDED_IDS_KEPT = 100_000
+_DRAIN_S = 5.0
 
 
 class Listener(Protocol):
@@ -46,6 +48,9 @@ class Listener(Protocol):
 
     async def node_gone(self, node_id: bytes, cause: str) -> None:
         """A node left or died."""
+
+    def grows(self) -> bool:
+        """Whether an autoscaler may start nodes."""
 
 
 class NodeTable:
@@ -83,6 +88,7 @@ class NodeTable:
             "Report": (g.Report, self._report),
             "WatchNodes": (g.WatchNodes, self._news.watch),
             "ListNodes": (g.Empty, self._list),
+            "DrainNode": (sm.DrainNode, self._drain),
         }
 
     # --- rows --------------------
@@ -94,6 +100,10 @@ class NodeTable:
     def ready(self) -> list[NodeInfo]:
         """The rows that are alive, and have reported to this process."""
         return [life.row for life in self._alive.values() if not life.awaited]
+
+    def alive(self) -> list[NodeInfo]:
+        """The rows that are alive, as far as is known."""
+        return [life.row for life in self._alive.values()]
 
     def get(self, node_id: bytes) -> NodeInfo | None:
         """One row."""
@@ -171,16 +181,38 @@ class NodeTable:
         return self._reported()
 
     def _keep(self, life: NodeLife) -> None:
-        row = structs.replace(life.row, stats={})
+        row = structs.replace(life.row, stats={}, kept_by=[], idle_s=0.0)
         self._table.put(row.node_id, NodeLife(row, life.state, life.story))
 
     def _reported(self, rejected: bool = False) -> g.Reported:
-        return g.Reported(self._period_s(), soonest_report_s(len(self._alive)), rejected)
+        soonest_s = soonest_report_s(len(self._alive))
+        return g.Reported(self._period_s(), soonest_s, rejected, self._listener.grows())
 
     def _period_s(self) -> float:
         return report_period_s(len(self._alive), self._config.raylet_report_period_s)
 
     # --- ends --------------------
+
+    async def _drain(self, request: sm.DrainNode) -> sm.Drained:
+        """Have a node take nothing new and leave: its raylet decides whether it may now."""
+        life = self._alive.get(request.node_id)
+        if life is None:
+            if request.node_id in self._ended_ids:
+                return sm.Drained(True)
+            return sm.Drained(False, f"No node has the id {request.node_id.hex()}.")
+        if life.row.is_head:
+            return sm.Drained(False, "It is the head node, which stays as long as its cluster.")
+        try:
+            answer = await self.client(life.row).call("Drain", request, sm.Drained, _DRAIN_S)
+        except RpcError as error:
+            return sm.Drained(False, f"Its raylet did not answer: {error}")
+        if answer.accepted and self._alive.get(request.node_id) is life:
+            life.drain(request.reason, time.time())
+            self._keep(life)
+            self._news.changed(request.node_id)
+            self._listener.room_changed()
+            await self._store.durable()
+        return answer
 
     async def _died(self, node_id: bytes, cause: str) -> None:
         """A node is dead, and stays so: its raylet, if it comes back, is told to leave."""

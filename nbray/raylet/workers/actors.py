@@ -67,6 +67,7 @@ class _Attempt:
     since: float = field(default_factory=time.monotonic)
     creation: asyncio.Task[g.ActorStarted] | None = None
     worker: Worker | None = None
+    has_room: bool = False
     ended: Cause | None = None
     end: Exit | None = None
 
@@ -82,7 +83,10 @@ class Resources(Protocol):
 
 
 class ActorManager:
-    """Gives actors their workers, and carries messages about actors to the GCS."""
+    """Gives actors their workers, and carries messages about actors to the GCS.
+
+    ``started_ever`` counts those that were given room here.
+    """
 
     def __init__(
         self, gcs: GrpcClient, resources: Resources, pool: WorkerPool, envs: EnvManager
@@ -97,6 +101,7 @@ class ActorManager:
         self._attempts: dict[bytes, _Attempt] = {}
         self._ended: deque[_Attempt] = deque()
         self._registering: dict[bytes, asyncio.Event] = {}
+        self.started_ever = 0
         self._asked_to_end: set[asyncio.Future[None]] = set()
 
     def handlers(self) -> Handlers:
@@ -164,6 +169,8 @@ class ActorManager:
             if self._attempts.get(attempt.actor_id) is attempt:
                 del self._attempts[attempt.actor_id]  # it may be asked for again
             return g.ActorStarted(None, busy=True)
+        attempt.has_room = True
+        self.started_ever += 1
         created: asyncio.Future[m.ActorCreated] = asyncio.get_running_loop().create_future()
         given: list[Worker] = []
 
@@ -304,6 +311,15 @@ class ActorManager:
             + (f" {workers}" if attempt.waits_for == "a worker" else "")
             for attempt in itertools.islice(starting, _MOST_SHOWN)
         }
+
+    def alive(self) -> int:
+        """How many actors are here, or are being started."""
+        return sum(
+            attempt.has_room and not attempt.creation.done()
+            if attempt.creation is not None and attempt.worker is None
+            else attempt.worker is not None and self._pool.lives(attempt.worker.worker_id)
+            for attempt in self._attempts.values()
+        )
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""

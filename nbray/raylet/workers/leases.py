@@ -71,6 +71,7 @@ class LeaseManager:
         nodes: the other nodes.
         refresh: asks the GCS for all nodes anew.
         look_for_group: is told of a placement group that no known node has.
+        grows: whether an autoscaler may start nodes.
 
     Attributes:
         changed: set when the node's resources, or those of others by what was moved there, have
@@ -86,8 +87,10 @@ class LeaseManager:
         nodes: Nodes,
         refresh: Callable[[], Awaitable[None]],
         look_for_group: Callable[[bytes], None],
+        grows: Callable[[], bool],
     ) -> None:
         self._row = row
+        self._grows = grows
         self._scheduler = scheduler
         self._workers = workers
         self._envs = envs
@@ -286,7 +289,7 @@ class LeaseManager:
             self._look_for_group(strategy.group_id)
         elif request.warn is not None:
             rows = [self._row, *self._nodes.others()]
-            request.warn(infeasible_text(request.demand, rows))
+            request.warn(infeasible_text(request.demand, rows, grows=self._grows()))
 
     async def _look_up(self, request: PendingRequest) -> None:
         await self._refresh()
@@ -352,6 +355,29 @@ class LeaseManager:
             self._end(lease, Event.LOST, lambda: None, str(cause))
         if watcher is not None:
             watcher.send(m.WorkerDied(worker.worker_id, cause))
+
+    # --- the node drains, or might --------------------
+
+    @property
+    def granted_ever(self) -> int:
+        """How many leases were granted since the node began."""
+        return self._next_lease - 1
+
+    def in_use(self) -> int:
+        """How many workers are leased, or are being started for a lease."""
+        starting = sum(lease.taken is not None for lease in self._requested.values())
+        return len(self._lease_of) + starting
+
+    def recall(self) -> None:
+        """Ask for all leases; what runs goes on, what its submitter has not pushed goes elsewhere.
+
+        What waits here is to be served by others.
+        """
+        held: dict[Process, list[int]] = {}
+        for lease in self._lease_of.values():
+            held.setdefault(cast(Process, lease.holder), []).append(lease.lease_id)
+        self._carry_out([Reclaim(holder, ids) for holder, ids in held.items()])
+        self.on_nodes_changed()
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""

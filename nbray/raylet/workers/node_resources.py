@@ -34,6 +34,8 @@ class NodeResources:
 
     def reserve(self, group_id: bytes, bundles: Bundles) -> bool:
         """Take these bundles of a group, all or none; those that are here already stay."""
+        if not self.row.takes_work:
+            return False
         taken: dict[int, Allocation] = {}
         kept = self.kept(besides=group_id)
         for index, resources in bundles.items():
@@ -94,7 +96,8 @@ class NodeResources:
         """Take what is needed, here or in a bundle, beside what is kept; None if it is not free."""
         strategy = demand.strategy
         if not isinstance(strategy, InGroup):
-            return self._take_beside(kept, demand.resources) if may_run(demand, self.row) else None
+            runs = self.row.takes_work and may_run(demand, self.row)
+            return self._take_beside(kept, demand.resources) if runs else None
         for bundle in bundles_of(strategy, self.row):
             taken = self._bundles[(bundle.group_id, bundle.index)][1].take(demand.resources)
             if taken is not None:
@@ -113,4 +116,6 @@ class NodeResources:
 
     def serves(self, demand: Demand) -> bool:
         """Whether this node could ever serve a demand."""
+        if not self.row.takes_work and not isinstance(demand.strategy, InGroup):
+            return False
         return could_hold(demand, self.row) and may_run(demand, self.row)

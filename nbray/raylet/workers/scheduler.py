@@ -78,7 +78,8 @@ class Scheduler:
         strays = isinstance(request.demand.strategy, InGroup) and not self._resources.serves(
             request.demand
         )
-        if request.on_moved is not None and (strays or not placed):
+        leaves = not self._row.takes_work
+        if request.on_moved is not None and (strays or leaves or not placed):
             if isinstance(request.demand.strategy, Spread):
                 self._turn += 1
             choice = self._choose(request, nodes.others())

@@ -53,6 +53,7 @@ class WorkerService:
         note_job: is told of the job of what is to run here.
         flush: has workers report what they have recorded, before they are ended.
         on_end: called with a worker that ended, why, and whether somebody wished it.
+        grows: whether an autoscaler may start nodes.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class WorkerService:
         note_job: Callable[[JobConfig], None],
         flush: Callable[[Iterable[bytes]], Awaitable[None]],
         on_end: Callable[[Worker, Cause, bool], None],
+        grows: Callable[[], bool],
     ) -> None:
         self._session = session
         self._socket_path = socket_path
@@ -86,7 +88,7 @@ class WorkerService:
         self._scheduler = Scheduler(resources, random.Random(row.node_id))
         self.leases = LeaseManager(
             row, self._scheduler, self.pool, self._envs, nodes, refresh,
-            look_for_group=lambda group_id: self.groups.look_for(group_id),
+            look_for_group=lambda group_id: self.groups.look_for(group_id), grows=grows,
         )  # fmt: skip
         self.actors = ActorManager(gcs, self.leases, self.pool, self._envs)
         self.groups = GroupManager(gcs, resources, self.leases, self.actors, refresh)
@@ -170,6 +172,19 @@ class WorkerService:
     def waiting(self) -> list[WaitingShape]:
         """Who waits for resources, or has them and waits for a worker."""
         return self.leases.waiting() + self.pool.waiting()
+
+    def kept_by(self) -> list[str]:
+        """What of this room keeps the node from being idle, in words."""
+        leased, actors = self.leases.in_use(), self.actors.alive()
+        words = [f"{leased} worker{'s' * (leased > 1)} leased for tasks"] if leased else []
+        if actors:
+            words.append(f"{actors} actor{'s' * (actors > 1)}")
+        groups = sorted({bundle.group_id.hex()[:8] for bundle in self._row.bundles})
+        return words + [f"bundles of placement group {name}" for name in groups]
+
+    def begun(self) -> int:
+        """How many leases and actors there have been on this node."""
+        return self.leases.granted_ever + self.actors.started_ever
 
     @property
     def pending(self) -> int:

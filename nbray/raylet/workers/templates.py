@@ -55,7 +55,7 @@ class Template:
                         "-P", "-m", "nbray.core_worker.run.template",
                         "--session-dir", str(session.path),
                         "--raylet-socket", socket_path,
-                        "--control-fd", str(theirs.fileno()),
+                        "--control-fd", str(theirs.fileno()), "--preload", "nbray.public",
                     ],
                     pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                     start_new_session=True, env=env,

@@ -1,0 +1,84 @@
+"""How a node leaves that a command holds: drained when the job is about to end, or by others.
+
+Slurm tells a job some time before its walltime, if it is asked to (``--signal=USR1@120``): to all
+its processes, so those of the node ignore it, and the command that holds the node drains it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from nbray.launcher.local import RunningNode
+from nbray.state import queries
+from nbray.wire.credentials import read_identity
+from nbray.wire.grpc_service import GrpcClient, RpcError
+from nbray.wire.scaling_messages import Drained, DrainNode
+
+NOTICES = (signal.SIGUSR1, signal.SIGUSR2)
+"""What Slurm sends to say that a job is about to end, as its user chose."""
+
+_ASK_S = 10.0
+_DRAINED = "drained: "
+
+
+@contextmanager
+def children_ignore_notices() -> Iterator[None]:
+    """What is started meanwhile ignores the signals of notices, by which it would end."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in NOTICES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def drain(node: RunningNode, number: int) -> str:
+    """Have a node that is no head drained since a notice came; returns what to say about it."""
+    name = signal.Signals(number).name
+    request = DrainNode(bytes.fromhex(node.node_id), f"{name}: its job is about to end")
+    try:
+        answer = _call(node, "DrainNode", request)
+    except RpcError as error:
+        return f"{name}: the job is about to end, and the node could not be drained: {error}"
+    if not answer.accepted:
+        return f"{name}: the job is about to end. {answer.why}"
+    return (
+        f"{name}: the job is about to end. No new work starts on this node, what runs goes on, and "
+        "its values move to other nodes."
+    )
+
+
+def _call(node: RunningNode, method: str, request: DrainNode) -> Drained:
+    async def call() -> Drained:
+        client = GrpcClient(node.gcs_address, node.session.token)
+        try:
+            return await client.call(method, request, Drained, _ASK_S)
+        finally:
+            await client.close()
+
+    read_identity(node.session)
+    with ThreadPoolExecutor(1) as thread:  # signal handlers stay with the main thread
+        return thread.submit(asyncio.run, call()).result()
+
+
+def was_drained(node: RunningNode) -> str:
+    """Why a node was drained that has ended; empty if it was not."""
+
+    async def ask() -> bytes:
+        client = GrpcClient(node.gcs_address, node.session.token)
+        try:
+            return await client.call_raw(queries.NODES.method, queries.NODES.body, _ASK_S)
+        finally:
+            await client.close()
+
+    read_identity(node.session)
+    try:
+        rows = queries.NODES.read(asyncio.run(ask()))
+    except RpcError:
+        return ""
+    said = next((row.state_message or "" for row in rows if row.node_id == node.node_id), "")
+    return said.removeprefix(_DRAINED) if said.startswith(_DRAINED) else ""

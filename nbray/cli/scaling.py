@@ -1,0 +1,140 @@
+"""What the autoscaler does, in Ray's sections; and ``nbray drain-node``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+import click
+from rich.console import Console
+
+from nbray.cli.terminal import CliError
+from nbray.common.text import one_line
+from nbray.state.client import StateClient, find_cluster
+from nbray.state.queries import NODES
+from nbray.state.rows import NodeState
+from nbray.state.scaling import InstanceState, ScalingState
+from nbray.wire.grpc_service import RpcError
+from nbray.wire.scaling_messages import Drained, DrainNode
+
+_SHOWN = 10
+_LINES_SHOWN = 6
+_STALE_S = 15.0
+
+
+def show_scaling(
+    console: Console, state: ScalingState, nodes: list[NodeState], verbose: bool
+) -> None:
+    """The sections of Ray's status that are the autoscaler's."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.at))
+    console.print(f"[bold]======== Autoscaler status: {when} ========[/bold]")
+    late = time.time() - state.at
+    troubles = list(state.troubles)
+    if late > _STALE_S:
+        troubles.insert(0, f"The autoscaler has said nothing for {late:.0f} s: see autoscaler.log.")
+    for text in troubles:
+        console.print(f"  {one_line(text)}", style="red", markup=False, soft_wrap=True)
+    bounds = ", ".join(f"{name} {low} to {high}" for name, (low, high) in state.bounds.items())
+    _line(console, f"{state.cluster}: {bounds}; at most {state.most} nodes besides the head")
+    idle = {node.node_id for node in nodes if node.state == "ALIVE" and not node.kept_by}
+    running = [row for row in state.instances if row.state == "RUNNING"]
+    _counts(console, "Active", [row for row in running if row.node_id not in idle])
+    _counts(console, "Idle", [row for row in running if row.node_id in idle])
+    for title, states in (
+        ("Pending", ("QUEUED", "REQUESTED", "STARTING")),
+        ("Leaving", ("DRAINING", "TERMINATING")),
+    ):
+        _rows(console, title, [row for row in state.instances if row.state in states], verbose)
+    if verbose:
+        _rows(console, "Running", running, verbose)
+    console.print("[bold]Recent failures of launches[/bold]")
+    if not state.failures:
+        console.print("  (no failures)")
+    for failure in state.failures[-_SHOWN:]:
+        at = time.strftime("%H:%M:%S", time.localtime(failure.when))
+        _line(console, f"{at} {failure.type}: {failure.why}")
+        lines = failure.lines.rstrip().splitlines()
+        for text in lines if verbose else lines[-_LINES_SHOWN:]:
+            _line(console, f"  {text}")
+    console.print("[bold]From request_resources[/bold]")
+    requested = Counter(str(bundle) for bundle in state.requested)
+    for shape, count in list(requested.items())[:_SHOWN] or [("(none)", 0)]:
+        _line(console, f"{shape}: {count}" if count else shape)
+    if state.unmet:
+        console.print("[bold]Demand without a node to come[/bold]")
+        for text in state.unmet if verbose else state.unmet[:_SHOWN]:
+            _line(console, text)
+
+
+def _counts(console: Console, title: str, rows: Iterable[InstanceState]) -> None:
+    console.print(f"[bold]{title}[/bold]")
+    counts = Counter(row.type for row in rows)
+    for kind, count in counts.items():
+        _line(console, f"{count} {kind}")
+    if not counts:
+        console.print("  (no nodes)")
+
+
+def _rows(console: Console, title: str, rows: list[InstanceState], verbose: bool) -> None:
+    console.print(f"[bold]{title}[/bold]")
+    if not rows:
+        console.print("  (no nodes)")
+    shown = rows if verbose else rows[:_SHOWN]
+    for row in shown:
+        words = [row.place, row.why] if row.state != "RUNNING" else row.kept_by
+        told = ", ".join(word for word in words if word)
+        _line(console, f"{row.id}: {row.type}, {row.state}{': ' if told else ''}{told}")
+    if len(shown) < len(rows):
+        _line(console, f"and {len(rows) - len(shown)} more; -v shows all.")
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(f"  {one_line(text)}", markup=False, soft_wrap=True)
+
+
+@click.command("drain-node")
+@click.option("--node-id", required=True, help="The node, or the first characters of its id.")
+@click.option(
+    "--reason", required=True, type=click.Choice(
+        ["DRAIN_NODE_REASON_IDLE_TERMINATION", "DRAIN_NODE_REASON_PREEMPTION"]
+    ),
+    help="IDLE_TERMINATION: only if it has no work. PREEMPTION: what runs has until the deadline.",
+)  # fmt: skip
+@click.option("--reason-message", required=True, help="Why, for whoever looks.")
+@click.option(
+    "--deadline-remaining-seconds", type=click.IntRange(0), default=0, show_default=True,
+    help="What runs has so long to end; 0: as long as it takes.",
+)  # fmt: skip
+@click.option("--address", help="HOST:PORT of the head node; the newest cluster here by default.")
+def drain_node(
+    node_id: str, reason: str, reason_message: str, deadline_remaining_seconds: int,
+    address: str | None,
+) -> None:  # fmt: skip
+    """Have a node take no new work, hand its values on, and leave."""
+    try:
+        found, token = find_cluster(address)
+        only_idle = reason == "DRAIN_NODE_REASON_IDLE_TERMINATION"
+        answer = asyncio.run(
+            _drain(
+                found, token, node_id, reason_message, float(deadline_remaining_seconds), only_idle
+            )
+        )
+    except (RpcError, OSError, ValueError) as error:
+        raise CliError(str(error)) from error
+    if not answer.accepted:
+        raise CliError(f"The node was not drained: {answer.why}")
+    click.echo("The node drains: it takes no new work, and leaves when it has none.")
+
+
+async def _drain(
+    address: str, token: bytes, node_id: str, why: str, deadline_s: float, only_idle: bool
+) -> Drained:
+    async with StateClient(address, token) as client:
+        known = [row.node_id for row in await client.ask(NODES, 5.0) if row.state == "ALIVE"]
+        matching = [one for one in known if one.startswith(node_id.lower())]
+        if len(matching) != 1:
+            raise ValueError(f"{len(matching)} living nodes have an id that begins with {node_id}.")
+        request = DrainNode(bytes.fromhex(matching[0]), why, deadline_s, only_idle)
+        return await client.call("DrainNode", request, Drained, 15.0)

@@ -1,0 +1,84 @@
+"""The head node's raylet starts the autoscaler, and starts it again when it ends.
+
+It is a child that leaves with the raylet. One that ends soon after its start is started again after
+a pause, which doubles up to `_LONGEST_PAUSE_S`: without it the cluster goes on as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from nbray.common.config import Config
+from nbray.common.pids import open_process, start_time
+from nbray.common.process import Child, ProcessStartError, spawn
+from nbray.common.session import Session
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 30.0
+_STABLE_S = 10.0
+
+
+class AutoscalerSupervisor:
+    """Keeps ``python -m nbray.autoscaler`` running, with the cluster's file."""
+
+    def __init__(self, session: Session, gcs_address: str, file: str, config: Config) -> None:
+        self._session = session
+        self._gcs_address = gcs_address
+        self._file = file
+        self._config = config
+        self._child: Child | None = None
+
+    async def run(self) -> None:
+        """Start and start again until cancelled."""
+        pause = _PAUSE_S
+        while True:
+            began = time.monotonic()
+            if await self._start():
+                await self._end()
+            if time.monotonic() - began > _STABLE_S:
+                pause = _PAUSE_S
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE_S, 2 * pause)
+
+    async def _start(self) -> bool:
+        child = self._child = spawn(
+            "nbray.autoscaler",
+            ["--session-dir", str(self._session.path), "--gcs-address", self._gcs_address,
+             "--config", self._file],
+            self._session.log_path("autoscaler.log"), fate_shared=True,
+        )  # fmt: skip
+        try:
+            await asyncio.to_thread(child.wait_ready, self._config.start_timeout_s)
+        except ProcessStartError as error:
+            logger.error("The autoscaler did not start: %s", error)
+            self.stop()
+            return False
+        logger.info("The autoscaler runs, pid %d.", child.pid)
+        return True
+
+    async def _end(self) -> None:
+        """Until it has ended."""
+        assert self._child is not None
+        descriptor = open_process(self._child.pid, start_time(self._child.pid))
+        if descriptor is not None:
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            loop.add_reader(descriptor, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+        logger.warning("The autoscaler has ended; it is started again.")
+        self.stop()
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._child is not None:
+            self._child.terminate()
+            self._child = None

@@ -1,0 +1,98 @@
+"""A notebook whose nodes are jobs of a real Slurm."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.kernel import Notebook, running_kernel
+from support.slurm import Slurm
+
+from nbray.testing import processes_of, wait_until
+
+pytestmark = pytest.mark.slow
+
+START = "%nbray start --slurm --include-dashboard=false --object-store-memory=100MB "
+NODES = "len([n for n in nbray.nodes() if n['Alive']])"
+
+
+@pytest.fixture
+def notebook(slurm: Slurm, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+    for name, value in slurm.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NBRAY_AUTOSCALER_UPDATE_INTERVAL_S", "0.5")
+    with running_kernel() as running:
+        running.run("%load_ext nbray\nimport nbray, time, os")
+        yield running
+    wait_until(lambda: not slurm.jobs(), "the end of all jobs", 90)
+    wait_until(lambda: not processes_of(home), "the end of all nodes", 30)
+
+
+def nodes(notebook: Notebook, count: int) -> None:
+    notebook.wait(lambda: notebook.run(NODES).result == str(count), f"{count} nodes", 90)
+
+
+def test_jobs_are_the_nodes_of_a_notebook_and_end_with_it(slurm: Slurm, notebook: Notebook) -> None:
+    started = notebook.run(START + "--jobs 2 --num-cpus 2 --walltime 10")
+    assert "1 node" in started.result, started.error
+    nodes(notebook, 3)
+    assert len(slurm.jobs()) == 2
+    cell = notebook.run("%%remote\nprint(os.environ['SLURMD_NODENAME'], 'here')")
+    assert "here" in cell.printed, cell.error
+    stopped = notebook.run("%nbray stop").printed
+    assert "nbray is stopped. 2 jobs of Slurm cancelled." in stopped
+    wait_until(lambda: not slurm.jobs(), "the end of both jobs", 60)
+    assert not list((Path.home() / ".nbray" / "slurm").iterdir())
+
+
+def test_a_task_that_waits_for_a_job_is_told_what_the_job_waits_for(
+    slurm: Slurm, notebook: Notebook
+) -> None:
+    notebook.run(START + "--jobs 0..1 --job-extra-directives=--hold")
+    cell = notebook.start("%%remote\nprint('it ran')")
+    wait_until(lambda: slurm.jobs("-t", "PD"), "the job that is held", 60)
+    notebook.wait(lambda: "JobHeldUser" in cell.printed, "the reason", 90)
+    slurm.run("scontrol", "release", slurm.jobs()[0].split()[0])
+    notebook.wait(lambda: cell.idle, "the end of the cell", 90)
+    assert "it ran" in cell.printed
+    notebook.run("%nbray stop")
+
+
+def test_a_kernel_that_is_killed_leaves_no_job(slurm: Slurm, notebook: Notebook) -> None:
+    notebook.run(START + "--jobs 1")
+    nodes(notebook, 2)
+    held = notebook.run("os.getpid()").result
+    os.kill(int(held), signal.SIGKILL)
+
+
+def test_two_notebooks_at_once_have_jobs_of_their_own(slurm: Slurm, notebook: Notebook) -> None:
+    with running_kernel() as other:
+        other.run("%load_ext nbray\nimport nbray")
+        for one in (notebook, other):
+            one.run(START + "--jobs 1")
+        for one in (notebook, other):
+            nodes(one, 2)
+        assert len(slurm.jobs()) == 2
+        assert "1 job of Slurm cancelled." in other.run("%nbray stop").printed
+        wait_until(lambda: len(slurm.jobs()) == 1, "the end of one job", 60)
+        assert notebook.run(NODES).result == "2"
+        assert "1 job of Slurm cancelled." in notebook.run("%nbray stop").printed
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--jobs 2", "--jobs needs --slurm"),
+        ("--slurm --jobs 3..2", "the fewest come first"),
+        ("--slurm --walltime soon", "is no time of Slurm's"),
+        ("--slurm --detach", "ends with this kernel"),
+        ("--slurm --memory 1GB --object-store-memory 2GB", "raise memory"),
+    ],
+)
+def test_lines_that_cannot_be_are_refused(notebook: Notebook, line: str, said: str) -> None:
+    cell = notebook.run("%nbray start " + line)
+    assert said in cell.printed + cell.error
+    assert notebook.run("nbray.is_initialized()").result == "False"

@@ -1,0 +1,189 @@
+"""Nodes that are jobs, by the autoscaler's provider and a real Slurm."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from support.slurm import Slurm
+
+import nbray
+from nbray.autoscaler.providers.base import (
+    INSTANCE_LABEL,
+    Cluster,
+    Instance,
+    NodeType,
+    ProviderError,
+    Stage,
+    Wanted,
+)
+from nbray.autoscaler.providers.slurm import SlurmProvider
+from nbray.launcher.local import running_sessions
+from nbray.testing import processes_of, wait_until
+
+pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
+
+MB = 1 << 20
+NUMBERS = itertools.count()
+
+
+def wanted(*ids: str, node_config: Mapping[str, Any] | None = None) -> list[Wanted]:
+    kind = NodeType(
+        name="job", resources={"CPU": 2, "object_store_memory": 80 * MB}, max_workers=9,
+        node_config=node_config or {},
+    )  # fmt: skip
+    return [Wanted(id=id, type=kind) for id in ids]
+
+
+class Place:
+    """A provider, used from outside of its loop."""
+
+    def __init__(self, name: str, section: Mapping[str, Any]) -> None:
+        session, info = next(running_sessions())
+        kind = wanted("x")[0].type
+        self.cluster = Cluster(
+            name=name, address=info["gcs_address"], session=str(session.path),
+            token_file=str(session.path / "token"), types={"job": kind},
+            document={"cluster_name": name, "provider": {"type": "slurm", **section}},
+        )  # fmt: skip
+        self.runner = asyncio.Runner()
+        self.provider = SlurmProvider(self.cluster)
+
+    def again(self) -> None:
+        """Another process begins where this one ended."""
+        self.provider = SlurmProvider(self.cluster)
+
+    def run(self, what: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(what)
+
+    def create(self, instances: Sequence[Wanted]) -> Mapping[str, str]:
+        return self.run(self.provider.create(instances))
+
+    def there(self) -> dict[str, Instance]:
+        return {one.id: one for one in self.run(self.provider.list())}
+
+    def wait(self, id: str, true: Callable[[Instance | None], Any], what: str) -> Instance | None:
+        wait_until(lambda: true(self.there().get(id)), f"{what}: {self.there()}", 60)
+        return self.there().get(id)
+
+
+@pytest.fixture
+def place(
+    slurm: Slurm, home: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Place]:
+    """A head without CPUs in this process, and a provider for it."""
+    for name, value in slurm.variables.items():
+        monkeypatch.setenv(name, value)
+    nbray.init(num_cpus=0, object_store_memory=100 * MB, include_dashboard=False)
+    name = f"c{next(NUMBERS)}"  # Slurm lists for minutes what has ended
+    found = Place(name, getattr(request, "param", {}))
+    yield found
+    found.run(found.provider.terminate(list(found.there())))
+    nbray.shutdown()
+    wait_until(lambda: not slurm.jobs(), "the end of all jobs", 60)
+    wait_until(lambda: not processes_of(home), "the end of all nodes", 30)
+
+
+def labels() -> list[str]:
+    return sorted(node["Labels"].get(INSTANCE_LABEL, "") for node in nbray.nodes() if node["Alive"])
+
+
+def test_jobs_become_nodes_and_go_again(slurm: Slurm, place: Place) -> None:
+    assert place.create(wanted("i-1", "i-2")) == {}
+    for id in ("i-1", "i-2"):
+        found = place.wait(id, lambda one: one and one.stage is Stage.RUNNING, "a job")
+        assert found is not None
+        assert found.why.startswith(f"{found.place} is RUNNING on sn")
+        assert found.ends is None
+    wait_until(lambda: labels() == ["", "i-1", "i-2"], "both nodes", 60)
+    assert nbray.get(nbray.remote(lambda: 7).remote()) == 7
+    place.create(wanted("i-1"))
+    assert len(slurm.jobs()) == 2
+    place.again()
+    assert sorted(place.there()) == ["i-1", "i-2"]
+    assert "i-1" in place.run(place.provider.logs("i-1")) or "Node" in place.run(
+        place.provider.logs("i-1")
+    )
+    place.run(place.provider.terminate(["i-1", "i-2", "i-unknown"]))
+    wait_until(lambda: not place.there(), "the end of both instances", 60)
+    wait_until(lambda: labels() == [""], "the end of both nodes", 60)
+
+
+@pytest.mark.parametrize("place", [{"job_extra_directives": ["--hold"]}], indirect=True)
+def test_a_job_that_is_held_says_so_and_starts_when_it_is_released(
+    slurm: Slurm, place: Place
+) -> None:
+    place.create(wanted("i-1"))
+    found = place.there()["i-1"]
+    assert found.stage is Stage.WAITING
+    assert "PENDING: JobHeldUser (its user holds it; `scontrol release" in found.why
+    slurm.run("scontrol", "release", found.place.split()[-1])
+    place.wait("i-1", lambda one: one and one.stage is Stage.RUNNING, "the released job")
+
+
+@pytest.mark.parametrize("place", [{"walltime": "1", "log_directory": "~/my %j logs"}],
+                         indirect=True)  # fmt: skip
+def test_a_job_with_a_walltime_says_when_it_ends(place: Place) -> None:
+    place.create(wanted("i-1"))
+    found = place.wait("i-1", lambda one: one and one.ends, "a job with an end")
+    assert found is not None and found.ends is not None
+    assert time.time() < found.ends < time.time() + 61
+    wait_until(lambda: "runs" in place.run(place.provider.logs("i-1")), "its log", 60)
+    # It has less than DRAIN_S left from the beginning, so it is told at once.
+    wait_until(lambda: "No new work starts" in place.run(place.provider.logs("i-1")), "drain", 70)
+    place.wait("i-1", lambda one: one and one.stage is Stage.ENDED, "its end, drained")
+    wait_until(lambda: "was drained" in place.run(place.provider.logs("i-1")), "its last word")
+
+
+def test_what_slurm_refuses_is_refused_in_its_words_and_not_asked_again(place: Place) -> None:
+    place.provider = SlurmProvider(place.cluster)
+    place.provider._settings["job"] = place.provider._settings["job"].__class__(partition="none")
+    began = time.monotonic()
+    refused = place.create(wanted("i-1", "i-2", "i-3"))
+    assert sorted(refused) == ["i-1", "i-2", "i-3"]
+    assert all("invalid partition" in why for why in refused.values())
+    assert time.monotonic() - began < 2
+    assert not place.there()
+
+
+def test_a_job_that_its_user_cancels_has_ended(slurm: Slurm, place: Place) -> None:
+    place.create(wanted("i-1"))
+    place.wait("i-1", lambda one: one and one.stage is Stage.RUNNING, "a job")
+    slurm.run("scancel", place.there()["i-1"].place.split()[-1])
+    found = place.wait("i-1", lambda one: one and one.stage is Stage.ENDED, "its end")
+    assert found is not None and "CANCELLED" in found.why
+
+
+def test_jobs_of_a_cluster_whose_head_has_gone_are_cancelled_by_the_next_one(
+    slurm: Slurm, place: Place, home: Path
+) -> None:
+    gone = Place("gone", {"job_extra_directives": ["--hold"]})
+    gone.cluster = gone.cluster.__class__(
+        name="gone", address="127.0.0.1:1", session=str(home / "none"), types=gone.cluster.types,
+        token_file=gone.cluster.token_file, document=gone.cluster.document,
+    )  # fmt: skip
+    gone.again()
+    gone.create(wanted("i-1"))
+    other = Place("lives", {"job_extra_directives": ["--hold"]})
+    other.create(wanted("i-1"))
+    assert len(slurm.jobs()) == 2
+    assert not place.there()
+    wait_until(lambda: len(slurm.jobs()) == 1, "the end of the orphan")
+    assert list(other.there()) == ["i-1"]
+    other.run(other.provider.terminate(["i-1"]))
+
+
+def test_without_slurm_the_error_says_where_it_would_work(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        with pytest.raises(ProviderError, match=r"squeue cannot be run here.*login node"):
+            place.there()

@@ -1,0 +1,187 @@
+"""A Slurm cluster on this machine: munge, slurmctld and some slurmd, without systemd.
+
+The nodes are processes of this machine with two CPUs each; jobs share its home and its addresses.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from nbray.testing import wait_until
+
+_NEEDED = ("sbatch", "squeue", "/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd")
+
+
+def why_not() -> str:
+    """Why there can be no Slurm here; empty if there can."""
+    if os.getuid():
+        return "a Slurm cluster needs root"
+    missing = [name for name in _NEEDED if shutil.which(name) is None]
+    return f"a Slurm cluster needs {', '.join(missing)}" if missing else ""
+
+
+class Slurm:
+    """A running cluster; its nodes are sn1, sn2, ..."""
+
+    def __init__(self, base: Path, count: int) -> None:
+        self.base = base
+        self.count = count
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        ports = _free_ports(count + 1)
+        self._conf = base / "slurm.conf"
+        self._write_configuration(ports)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a program needs in its environment to use it."""
+        here = str(Path(sys.executable).parent)
+        return {"SLURM_CONF": str(self._conf), "PATH": f"{here}:{os.environ['PATH']}"}
+
+    def run(
+        self, *words: str, timeout: float = 60, check: bool = True, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command that uses it; ``more`` are variables."""
+        done = subprocess.run(
+            words, env=os.environ | self.variables | more, capture_output=True, text=True,
+            timeout=timeout, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
+        return done
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        """Start one."""
+        return subprocess.Popen(
+            words, env=os.environ | self.variables | more, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def jobs(self, *options: str) -> list[str]:
+        """The jobs that have not ended, a line each: id, state, name."""
+        listed = self.run("squeue", "-h", "-o", "%i %T %j", *options)
+        return listed.stdout.splitlines()
+
+    def start_node(self, number: int) -> None:
+        """Start the slurmd of a node."""
+        words = ["/usr/sbin/slurmd", "-D", "-N", f"sn{number}", "-f", str(self._conf)]
+        self._daemon(f"sn{number}", *words)
+
+    def kill_node(self, number: int) -> None:
+        """SIGKILL a node: its slurmd and all that runs on it."""
+        daemon = psutil.Process(self._daemons.pop(f"sn{number}").pid)
+        steps = [
+            process for process in psutil.process_iter(["cmdline"])
+            if " ".join(process.info["cmdline"] or ()).startswith("slurmstepd: ")
+            and str(self.base) in process.environ().get("SLURM_CONF", "")
+            and process.environ().get("SLURMD_NODENAME") == f"sn{number}"
+        ]  # fmt: skip
+        for process in [daemon, *(p for s in steps for p in [s, *s.children(recursive=True)])]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def up(self) -> None:
+        munge = self.base / "munge"
+        self._daemon(
+            "munge", "setpriv", "--reuid=munge", "--regid=munge", "--clear-groups",
+            "/usr/sbin/munged", "--foreground", "--force", f"--key-file={munge}/key",
+            f"--socket={munge}/socket", f"--pid-file={munge}/pid", f"--log-file={munge}/log",
+            f"--seed-file={munge}/seed",
+        )  # fmt: skip
+        wait_until((munge / "socket").exists, "munge")
+        self._daemon("ctld", "/usr/sbin/slurmctld", "-D", "-f", str(self._conf))
+        for number in range(1, self.count + 1):
+            self.start_node(number)
+        wait_until(lambda: self.idle() == self.count, "idle nodes of Slurm", 60)
+
+    def idle(self) -> int:
+        """How many nodes have nothing to do."""
+        listed = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False)
+        return len(listed.stdout.split())
+
+    def down(self) -> None:
+        """End it, and all jobs."""
+        for number in range(1, self.count + 1):
+            if f"sn{number}" in self._daemons:
+                self.kill_node(number)
+        for process in self._daemons.values():
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> str:
+        """What a daemon has said."""
+        return (self.base / f"{name}.log").read_text(errors="replace")
+
+    def _daemon(self, name: str, *words: str) -> None:
+        with open(self.base / f"{name}.log", "ab") as log:
+            self._daemons[name] = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | self.variables,
+            )  # fmt: skip
+
+    def _write_configuration(self, ports: list[int]) -> None:
+        base, host = self.base, socket.gethostname()
+        for folder in ("state", "spool", "munge"):
+            (base / folder).mkdir()
+        base.chmod(0o755)
+        key = base / "munge" / "key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        for path in (base / "munge", key):
+            shutil.chown(path, "munge", "munge")
+        settings: Mapping[str, object] = {
+            "ClusterName": "here", "SlurmctldHost": f"{host}(127.0.0.1)",
+            "SlurmctldPort": ports[0], "AuthType": "auth/munge",
+            "AuthInfo": f"socket={base}/munge/socket", "CredType": "cred/munge",
+            "SlurmUser": "root", "SlurmdUser": "root", "StateSaveLocation": f"{base}/state",
+            "SlurmdSpoolDir": f"{base}/spool/%n", "SlurmctldPidFile": f"{base}/ctld.pid",
+            "SlurmdPidFile": f"{base}/%n.pid", "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": "task/none", "JobAcctGatherType": "jobacct_gather/none",
+            "AccountingStorageType": "accounting_storage/none", "MpiDefault": "none",
+            "ReturnToService": 2, "SelectType": "select/cons_tres",
+            "SelectTypeParameters": "CR_Core", "KillWait": 5, "SlurmdTimeout": 10,
+            "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,sched_min_interval=0",
+        }  # fmt: skip
+        lines = [f"{name}={value}" for name, value in settings.items()]
+        lines += [
+            f"NodeName=sn{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 "
+            "RealMemory=4000 State=UNKNOWN"
+            for number, port in enumerate(ports[1:], start=1)
+        ]
+        nodes = f"sn[1-{self.count}]"
+        lines.append(f"PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP")
+        self._conf.write_text("\n".join(lines) + "\n")
+        (base / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody has at the moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@contextmanager
+def slurm_cluster(count: int) -> Iterator[Slurm]:
+    """Start a cluster of Slurm, and end it with all that runs in it."""
+    base = Path(tempfile.mkdtemp(prefix="nbslurm"))
+    slurm = Slurm(base, count)
+    try:
+        slurm.up()
+        yield slurm
+    finally:
+        slurm.down()
+        shutil.rmtree(base, ignore_errors=True)
