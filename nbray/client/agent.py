@@ -266,12 +266,12 @@ class Agent:
         _, wire = await asyncio.get_running_loop().create_connection(made, host, port)
         return wire
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: str, seconds_ago: float = 0.0) -> None:
         """The connection to the gateway has gone: make another."""
         self.carrier.lose()
         if self.over.is_set() or self._connecting is not None:
             return
-        self._tell("lost", reason)
+        self._tell("lost", reason, seconds_ago)
         self._connecting = asyncio.create_task(self._connect_again())
 
     async def _connect_again(self) -> None:
@@ -301,7 +301,8 @@ class Agent:
         while True:
             await asyncio.sleep(PING_S)
             if self.carrier.wire is not None and not self.carrier.look_after():
-                self.lost("the gateway gave no sign of life")
+                silent = asyncio.get_running_loop().time() - self.carrier.heard_at
+                self.lost("the gateway gave no sign of life", silent)
 
     def give_up(self, reason: str) -> None:
         """The tunnel is over, and with it the driver's part in the cluster."""
@@ -310,9 +311,10 @@ class Agent:
             self.over.set()
             self.carrier.end(reason)
 
-    def _tell(self, state: str, reason: str) -> None:
+    def _tell(self, state: str, reason: str, seconds_ago: float = 0.0) -> None:
         logger.info("%s: %s", state, reason)
-        line = json.dumps({"state": state, "reason": reason, "at": time.time()})
+        at = time.time() - seconds_ago
+        line = json.dumps({"state": state, "reason": reason, "at": at})
         try:
             os.write(self._status_fd, line.encode() + b"\n")
         except OSError:

@@ -121,7 +121,8 @@ class Remote:
 
         finally:
             if reactor is not None and self.state.state == LOST:
-                reactor.call_later(_NOTEWORTHY_S, self._tell_of_loss)
+                passed = time.time() - self.state.since
+                reactor.call_later(max(0.0, _NOTEWORTHY_S - passed), self._tell_of_loss)
 
     def _set(self, state: str, reason: str, since: float) -> None:
         before = self.state
@@ -136,8 +137,8 @@ class Remote:
         """A loss that lasts is said once; most are over before anybody notices."""
         state = self.state
         if state.state == LOST and self._told_of != state.since:
-            if time.time() - state.since < _NOTEWORTHY_S:
-                return
+            if time.time() - state.since < 0.9 * _NOTEWORTHY_S:
+                return  # of another loss, which has its own turn
             self._told_of = state.since
             self._tell(
                 f"nbray: the connection to the cluster was lost ({state.reason}) and is being made "

@@ -139,6 +139,7 @@ def test_a_wrong_token_another_nbray_and_nobody_are_told_apart(
         nbray.init(address, num_cpus=1)
 
 
+@pytest.mark.slow
 def test_strangers_take_neither_the_place_nor_the_time_of_drivers(
     head: RunningNode, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +156,7 @@ def test_strangers_take_neither_the_place_nor_the_time_of_drivers(
         stranger.close()
 
 
+@pytest.mark.slow
 def test_the_end_of_the_agent_is_said(head: RunningNode, address: str) -> None:
     nbray.init(address)
     ref = nbray.remote(time.sleep).remote(1000)
@@ -163,6 +165,7 @@ def test_the_end_of_the_agent_is_said(head: RunningNode, address: str) -> None:
         nbray.get(ref)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_gateway_is_said_and_another_one_comes(
     head: RunningNode, address: str
 ) -> None:
@@ -176,6 +179,7 @@ def test_the_end_of_the_gateway_is_said_and_another_one_comes(
     assert nbray.get(double.remote(3)) == 6
 
 
+@pytest.mark.slow
 def test_the_end_of_a_killed_driver_is_seen_at_once(
     head: RunningNode, address: str, session_root: Path
 ) -> None:
@@ -192,6 +196,7 @@ def test_the_end_of_a_killed_driver_is_seen_at_once(
     wait_until(lambda: not list(session_root.glob("remote-*")), "the end of its folder")
 
 
+@pytest.mark.slow
 def test_the_dashboards_port_leads_into_the_cluster_too(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
