@@ -72,7 +72,8 @@ def test_options_of_ray_start_are_applied_or_ignored(home: Path, tmp_path: Path)
             f"--min-worker-port={worker_port}", f"--max-worker-port={worker_port}",
             "--system-config={\"max_direct_call_object_size\": 4096, \"unknown\": 1}",
             "--disable-usage-stats", "--node-name=n", "--temp-dir=/nowhere", "--no-monitor",
-            "--metrics-export-port=8080", "--redis-password=x", f"--ray-client-server-port={client_port}",
+            "--metrics-export-port=8080", "--redis-password=x",
+            f"--ray-client-server-port={client_port}",
             "--dashboard-agent-listen-port=0", "--include-log-monitor=False",
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
