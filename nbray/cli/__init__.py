@@ -11,6 +11,7 @@ from nbray.cli.logs import logs
 from nbray.cli.machines import COMMANDS as OF_MACHINES
 from nbray.cli.scaling import drain_node
 from nbray.cli.slurm import slurm
+from nbray.cli.stack import stack
 from nbray.cli.start import start
 from nbray.cli.state import get_command, list_command, memory, summary_command, timeline
 from nbray.cli.status import status
@@ -31,6 +32,7 @@ main.add_command(slurm)
 main.add_command(drain_node)
 main.add_command(job)
 main.add_command(kill_actor)
+main.add_command(stack)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)
