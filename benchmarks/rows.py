@@ -60,6 +60,10 @@ def _megabytes(name: str, workload: str) -> Row:
     return Row(name, workload, "MB", Better.LOWER, None)
 
 
+def _part(name: str, workload: str, limit: float) -> Row:
+    return Row(name, workload, "", times=None, limit=limit)
+
+
 ROWS: tuple[Row, ...] = (
     Row("get small", "small_objects"),
     Row("put small", "small_objects"),
@@ -105,4 +109,30 @@ ROWS: tuple[Row, ...] = (
     Row("put of 400 MB, warm", "put_beside_a_copy", "GB/s", times=None),
     Row("NumPy copy of 400 MB", "put_beside_a_copy", "GB/s", times=None),
     Row("put of 400 MB as part of a copy", "put_beside_a_copy", "", times=None, limit=0.7),
+    Row("plain connection, GB/s", "objects_between_nodes", "GB/s", times=None),
+    Row("200 MB put and pushed to a node, GB/s", "objects_between_nodes", "GB/s", times=1.0),
+    Row("200 MB to a node, GB/s", "objects_between_nodes", "GB/s", times=1.0),
+    Row("200 MB to three nodes, GB/s", "objects_between_nodes", "GB/s", times=1.0),
+    Row("forty results of 1 MB, GB/s", "objects_between_nodes", "GB/s", times=3.0),
+    _part("200 MB to a node as part of a plain connection", "objects_between_nodes", 0.6),
+    _part("200 MB to three nodes as part of a plain connection", "objects_between_nodes", 0.6),
+    Row(
+        "200 MB to three nodes, as times of one",
+        "objects_between_nodes",
+        "",
+        Better.LOWER,
+        None,
+        2.0,
+    ),
+    Row("plain connection at 40 ms, MB/s", "links", "MB/s", times=None),
+    Row("100 MB at 40 ms, MB/s", "links", "MB/s", times=None),
+    _part("100 MB at 40 ms as part of a plain connection", "links", 0.8),
+    Row(
+        "40 MB behind an uplink to three nodes, as times of one",
+        "links",
+        "",
+        Better.LOWER,
+        None,
+        2.0,
+    ),
 )

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -103,6 +104,11 @@ def _command_line(
             "--output-fd", str(write_end), "--outside", commands.namespace(),
         ]  # fmt: skip
         return commands.secluded(own) if engine.stops_others else own
+    if workload == "links":
+        return [
+            sys.executable, "-m", "benchmarks.links", "--engine", engine.name,
+            "--output-fd", str(write_end),
+        ]  # fmt: skip
     return [
         engine.python, "-m", "benchmarks.workloads", workload, "--engine", engine.name,
         "--rows", pattern, "--seconds", str(effort.seconds),

@@ -18,9 +18,12 @@ from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
 from nbray.state.client import StateClient
 from nbray.state.dashboard import Dashboard
+from nbray.state.submissions import Submissions
 
 from .gate import Authenticator, Gate
-from .rest import rest
+from .jobs import JobsPort
+from .jobs_manager import ManagerProcess
+from .rest import allow_body, rest
 from .server import BoundedServer
 from .watcher import Watcher
 
@@ -43,27 +46,36 @@ async def _main(args: argparse.Namespace) -> None:
         watcher = Watcher(client, args.url, cluster)
         place = f"{listener.getsockname()[0]}:{listener.getsockname()[1]}"
         doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
-        gate = Gate(doorkeeper, _inside(watcher))
+        submissions = Submissions(args.gcs_address, session.token)
+        manager = ManagerProcess(session, args.gcs_address, submissions)
+        jobs = JobsPort(client, submissions, manager, doorkeeper)
+        gate = Gate(doorkeeper, _inside(watcher, jobs))
         server = BoundedServer(gate)
         gate.came_in = server.came_in
         server.add_sockets([listener])
         logger.info("The dashboard serves http://%s/", args.url)
         watching = loop.create_task(watcher.run())
         watching.add_done_callback(lambda _task: stopped.set())
+        managing = loop.create_task(manager.run())
+        managing.add_done_callback(lambda _task: stopped.set())
         await stopped.wait()
         if watching.done():
             watching.result()
         watching.cancel()
+        managing.cancel()
         server.stop()
+        await asyncio.wait([managing])
+        await submissions.close()
 
 
-def _inside(watcher: Watcher) -> Callable[[HTTPServerRequest], Router]:
+def _inside(watcher: Watcher, jobs: JobsPort) -> Callable[[HTTPServerRequest], Router]:
     """Which application a request that may come in belongs to."""
-    api = rest(watcher)
+    api = rest(watcher, jobs)
     pages: list[Router] = []
 
     def choose(request: HTTPServerRequest) -> Router:
         found: Router
+        allow_body(request)
         if request.path.startswith("/api/") or request.path == "/metrics":
             found = api
             return found

@@ -36,6 +36,7 @@ from nbray.state.dashboard import (
 from .answers import Answers, Sealed
 
 SESSION_S = 12 * 3600.0
+PAGE_HEADER = "Nbray-Page"
 _MOST_SESSIONS = 256
 _REFUSALS = {
     401: (
@@ -46,9 +47,10 @@ _REFUSALS = {
         "--api-key</code> prints in the header <code>Authorization: Bearer KEY</code>.",
     ),
     403: (
-        "This request comes from another page",
-        "A page of another host has tried to use this dashboard with your login. "
-        "Open the dashboard itself.",
+        "This request comes from another page, or shows a wrong token",
+        "A page of another host has tried to use this dashboard with your login, or a program "
+        "sends the token of another cluster. Open the dashboard itself; programs send what "
+        "stands in <code>~/.nbray/auth_token</code>.",
     ),
 }
 _PAGE = (
@@ -77,8 +79,8 @@ class Authenticator:
         self._links_from = 0.0
         token = self.dashboard.token
         # As it stands in the token file, for those who can read it; and for any bytes.
-        keys = (token, token.hex().encode(), api_key(token).encode())
-        self._bearers = [b"Bearer " + key for key in keys]
+        self._tokens = [token, token.hex().encode()]
+        self._readers = [*self._tokens, api_key(token).encode()]
         self.cookie = cookie_name(self.dashboard.port)
 
     def _opens(self, purpose: str, key: str) -> bool:
@@ -124,13 +126,37 @@ class Authenticator:
             return False
         return self._opens(self.dashboard.purpose(REQUEST, request.method, request.uri), key)
 
+    def page_token(self, request: HTTPServerRequest) -> str:
+        """What pages of this session send along when they change something, in `PAGE_HEADER`."""
+        session = self.session_of(request)
+        if session is None:
+            return ""
+        return hmac.new(self.dashboard.token, f"page {session}".encode(), "sha256").hexdigest()
+
+    def may_change(self, request: HTTPServerRequest) -> bool:
+        """Whether a request that came in may change something, not only read.
+
+        A member's may, which has the token or is signed by it. A browser's cookie travels by
+        itself, so its page has to show that it is one: by its origin, and by the page's token.
+        """
+        if isinstance(request.connection, Sealed) or _is_among(_shown(request), self._tokens):
+            return True
+        known = self.page_token(request)
+        given = request.headers.get(PAGE_HEADER, "")
+        origin = request.headers.get("Origin")
+        return (
+            bool(known)
+            and origin is not None
+            and hmac.compare_digest(known.encode(), given.encode("utf-8", "replace"))
+        )
+
     def judge(self, request: HTTPServerRequest) -> int:
         """200: come in; else the status that refuses a request that is not signed."""
-        bearer = request.headers.get("Authorization", "").encode("utf-8", "replace")
-        if any([hmac.compare_digest(bearer, known) for known in self._bearers]):
+        shown = _shown(request)
+        if _is_among(shown, self._readers):
             return 200
         if self.session_of(request) is None:
-            return 401
+            return 403 if shown and request.path.startswith("/api/") else 401
         origin = request.headers.get("Origin")
         # A forwarder may put its own host in place of the one that was asked; no page of another
         # host can make a browser send that header along.
@@ -138,6 +164,20 @@ class Authenticator:
         if origin is not None and urlsplit(origin).netloc.lower() not in hosts:
             return 403
         return 200
+
+
+def _shown(request: HTTPServerRequest) -> bytes:
+    """The token or key that a program shows, where Ray's clients show theirs."""
+    for header in ("Authorization", "X-Ray-Authorization"):
+        kind, _, key = request.headers.get(header, "").partition(" ")
+        if kind.lower() == "bearer" and key:
+            return key.strip().encode("utf-8", "replace")
+    cookie = request.cookies.get("ray-authentication-token")
+    return cookie.value.encode("utf-8", "replace") if cookie is not None else b""
+
+
+def _is_among(shown: bytes, known: list[bytes]) -> bool:
+    return any([hmac.compare_digest(shown, key) for key in known])
 
 
 class _Login(RequestHandler):

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
 from nbray.state import queries as q
@@ -17,9 +18,16 @@ from nbray.state.client import RpcError
 from nbray.state.exposition import CONTENT_TYPE, cluster_metrics
 
 from .gate import log_request
+from .jobs import LARGEST_SUBMISSION, Job, JobLogs, Jobs, JobsPort, StopJob
+from .jobs_packages import LARGEST_PACKAGE, Package
+from .jobs_tail import JobTail
 from .watcher import Watcher
 
+RAY_VERSION = "2.60.0"
+"""Whose REST API this is, for Ray's clients, which ask."""
+
 _MOST_TASKS = 1000
+_UPLOAD_S = 3600.0
 
 _TABLES: dict[str, q.Query[Any]] = {
     "nodes": q.NODES,
@@ -45,8 +53,19 @@ class _Handler(RequestHandler):
 
 
 class _Version(_Handler):
+    """Ray's clients need the first four fields: the version of the protocol, and which Ray."""
+
     def get(self) -> None:
-        self.write({"version": version("nbray"), "gcs_address": self.watcher.client.address})
+        self.write(
+            {
+                "version": "4",
+                "ray_version": RAY_VERSION,
+                "ray_commit": "nbray",
+                "session_name": self.watcher.cluster,
+                "nbray_version": version("nbray"),
+                "gcs_address": self.watcher.client.address,
+            }
+        )
 
 
 class _Table(_Handler):
@@ -109,14 +128,31 @@ class _Tasks(_Handler):
         )
 
 
-def rest(watcher: Watcher) -> Application:
+def allow_body(request: HTTPServerRequest) -> None:
+    """Let a request that came in have the body that its kind may have."""
+    connection: Any = request.connection
+    if request.path == "/api/jobs/":
+        connection.set_max_body_size(LARGEST_SUBMISSION)
+    elif request.path.startswith("/api/packages/"):
+        connection.set_max_body_size(LARGEST_PACKAGE)
+        connection.set_body_timeout(_UPLOAD_S)
+
+
+def rest(watcher: Watcher, jobs: JobsPort) -> Application:
     """The application of ``/metrics`` and everything below ``/api``."""
     mine = {"watcher": watcher}
+    of_jobs = {"jobs": jobs}
     return Application(
         [
             (r"/api/version", _Version, mine),
             (r"/api/cluster_status", _ClusterStatus, mine),
             (r"/api/tasks", _Tasks, mine),
+            (r"/api/jobs/", Jobs, of_jobs),
+            (r"/api/jobs/([^/]+)", Job, of_jobs),
+            (r"/api/jobs/([^/]+)/stop", StopJob, of_jobs),
+            (r"/api/jobs/([^/]+)/logs", JobLogs, of_jobs),
+            (r"/api/jobs/([^/]+)/logs/tail", JobTail, of_jobs),
+            (r"/api/packages/([^/]+)/([^/]+)", Package, of_jobs),
             (r"/api/([a-z]+)", _Table, mine),
             (r"/metrics", _Metrics, mine),
             (r".*", _Missing, mine),

@@ -67,7 +67,7 @@ class Watcher:
         self.snapshot = Snapshot()
         self.points: deque[Point] = deque(maxlen=POINTS_KEPT)
         self._url = url
-        self._cluster = cluster
+        self.cluster = cluster
         self._viewers = 0
         self._wanted = asyncio.Event()
         self._before: tuple[float, TaskTotals] | None = None
@@ -88,7 +88,7 @@ class Watcher:
         while time.monotonic() - heard < _GCS_SILENCE_S:
             try:
                 if turn % _ANNOUNCE_EVERY == 0:
-                    await self.client.set_dashboard(self._url, self._cluster)
+                    await self.client.set_dashboard(self._url, self.cluster)
                 await self._look()
                 heard = time.monotonic()
                 turn += 1

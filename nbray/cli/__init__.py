@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nbray.cli.dashboard import dashboard
+from nbray.cli.jobs import job
 from nbray.cli.logs import logs
 from nbray.cli.machines import COMMANDS as OF_MACHINES
 from nbray.cli.scaling import drain_node
@@ -25,6 +26,7 @@ def main() -> None:
 main.add_command(dashboard)
 main.add_command(slurm)
 main.add_command(drain_node)
+main.add_command(job)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)

@@ -27,8 +27,9 @@ from nbray.machines.cluster_file import ClusterFile, ClusterFileError
 from nbray.machines.down import down as end_cluster
 from nbray.machines.home import ClusterBusyError
 from nbray.machines.hosts import Host, HostError
-from nbray.machines.mounts import ends
+from nbray.machines.mounts import ends, of_this_machine
 from nbray.machines.plan import Restart
+from nbray.machines.provider import worker_count
 from nbray.machines.up import Facts, look, role_of
 from nbray.machines.up import up as carry_out
 
@@ -135,7 +136,7 @@ def bring_up(
         cluster = await Cluster.of(wanted, login_shells=login_shells)
         if cluster.said:
             console.print(cluster.said, markup=False)
-        with cluster.home.at_work("up"):
+        async with cluster.at_work("up"):
             facts = await look(cluster, restart)
             if dry_run or not (yes or facts.plan.is_empty):
                 _tell_plan(console, cluster, facts)
@@ -195,12 +196,12 @@ def down(
             raise CliError("Nobody can be asked here: give --yes.")
         if not click.confirm(f"End cluster {wanted.cluster_name}?"):
             raise CliError("Nothing was done.")
-    kept = (wanted.min_workers or 0) if keep_min_workers else 0
+    kept = worker_count(wanted)[0] if keep_min_workers else None
     take_down(SafeConsole(highlight=False), wanted, workers_only, kept)
 
 
 def take_down(
-    console: SafeConsole, wanted: ClusterFile, workers_only: bool = False, kept: int = 0
+    console: SafeConsole, wanted: ClusterFile, workers_only: bool = False, kept: int | None = None
 ) -> None:
     """`nbray down`, for the command and the notebook.
 
@@ -210,10 +211,11 @@ def take_down(
 
     async def run() -> list[Outcome]:
         cluster = await Cluster.of(wanted, all_workers=True)
-        with cluster.home.at_work("down"), Board(console) as board:
-            outcomes = await end_cluster(
-                cluster, board, workers_only=workers_only, keep_workers=kept
-            )
+        async with cluster.at_work("down"):
+            with Board(console) as board:
+                outcomes = await end_cluster(
+                    cluster, board, workers_only=workers_only, keep_workers=kept
+                )
         show_outcomes(console, f"Cluster {wanted.cluster_name}", outcomes, {})
         return outcomes
 
@@ -222,9 +224,10 @@ def take_down(
 
 @dataclass(frozen=True)
 class _Target:
-    """A cluster, and the host that is meant."""
+    """A cluster, its file, and the host that is meant."""
 
     cluster: Cluster
+    file: Path
     host: Host
 
     @classmethod
@@ -233,7 +236,7 @@ class _Target:
         cluster = asyncio.run(Cluster.of(wanted, all_workers=True))
         for host in cluster.hosts:
             if node_ip in (None, host.machine.name):
-                return cls(cluster, host)
+                return cls(cluster, file, host)
         raise ClusterFileError(f"{node_ip} is no machine of {file}.")
 
     def call(self, text: str, *, tty: bool, ports: Sequence[int] = ()) -> int:
@@ -270,7 +273,7 @@ def exec_command(
 ) -> None:  # fmt: skip
     """Run CMD by a shell on the head; its exit code is this command's."""
     if start:
-        bring_up(SafeConsole(highlight=False), cluster_file.read(file, cluster_name))
+        bring_up(SafeConsole(highlight=False, stderr=True), cluster_file.read(file, cluster_name))
     target = _Target.of(file, cluster_name)
     if run_env == "docker" and target.host.container is None:
         raise click.UsageError("--run-env=docker: the file has no docker.image.")
@@ -289,17 +292,20 @@ def _run(
             "--stop ends the cluster when the command has ended, for which nobody waits with "
             "--screen or --tmux."
         )
-    text = remote.command(target.host, cmd, login=login_shells, session=_session(screen, tmux))
+    inside = inside or target.host.container is None
+    text = remote.command(
+        target.host, cmd, login=login_shells, session=_session(screen, tmux), inside=inside
+    )
     tty = sys.stdin.isatty() and sys.stdout.isatty()
     if inside and target.host.container is not None:
         text = target.host.container.inside(text, tty=tty)
     code = target.call(text, tty=tty, ports=ports)
-    if screen or tmux:
+    if (screen or tmux) and not code:
         how = "screen" if screen else "tmux"
-        say(f"It runs in a {how} of the head: `nbray attach {target.cluster.wanted.cluster_name}"
-            f".yaml --{how}` shows it.", err=True)  # fmt: skip
+        say(f"It runs in a {how} of the head: `nbray attach {target.file} --{how}` shows it.",
+            err=True)  # fmt: skip
     if stop:
-        take_down(SafeConsole(highlight=False), target.cluster.wanted)
+        take_down(SafeConsole(highlight=False, stderr=True), target.cluster.wanted)
     sys.exit(code)
 
 
@@ -324,7 +330,7 @@ def attach(
 ) -> None:  # fmt: skip
     """Open a shell on the head."""
     if start:
-        bring_up(SafeConsole(highlight=False), cluster_file.read(file, cluster_name))
+        bring_up(SafeConsole(highlight=False, stderr=True), cluster_file.read(file, cluster_name))
     target = _Target.of(file, cluster_name, node_ip)
     text = remote.shell(target.host, _session(screen, tmux), new)
     if target.host.container is not None:
@@ -350,7 +356,7 @@ def submit(
 ) -> None:  # fmt: skip
     """Copy SCRIPT to the head's home and run it there, by the Python that runs the node."""
     if start:
-        bring_up(SafeConsole(highlight=False), cluster_file.read(file, cluster_name))
+        bring_up(SafeConsole(highlight=False, stderr=True), cluster_file.read(file, cluster_name))
     target = _Target.of(file, cluster_name)
     asyncio.run(_put(target.host, script))
     words = " ".join(shlex.quote(word) for word in script_args)
@@ -359,11 +365,7 @@ def submit(
 
 
 async def _put(host: Host, script: Path) -> None:
-    if host.container is None:
-        await host.rsync(str(script), host.at(f"~/{script.name}"))
-        return
-    text = f"cat >~/{shlex.quote(script.name)}"
-    await host.do("copying the script", text, stdin=script.read_bytes())
+    await host.send(str(script.absolute()), f"~/{script.name}")
 
 
 @click.command("rsync-up")
@@ -412,11 +414,13 @@ def _rsync(
                 await host.copy(wanted.file_mounts, wanted.rsync_exclude, wanted.rsync_filter)
             for there, local in {} if up else wanted.file_mounts.items():
                 path, here = ends(there, local)
-                await host.rsync(host.at(path), here, wanted.rsync_exclude, wanted.rsync_filter)
+                await host.bring(path, here, wanted.rsync_exclude, wanted.rsync_filter)
         elif up:
-            await host.rsync(source, host.at(target), wanted.rsync_exclude, wanted.rsync_filter)
+            here = of_this_machine(source)
+            await host.send(here, target, wanted.rsync_exclude, wanted.rsync_filter)
         else:
-            await host.rsync(host.at(source), target, wanted.rsync_exclude, wanted.rsync_filter)
+            here = of_this_machine(target)
+            await host.bring(source, here, wanted.rsync_exclude, wanted.rsync_filter)
 
     asyncio.run(run())
     say(f"Copied {'to' if up else 'from'} {', '.join(host.machine.name for host in hosts)}.")

@@ -63,6 +63,7 @@ def start_node(
     block: bool,
     system_config: dict[str, Any] | None,
     labels_file: Path | None,
+    ray_client_server_port: int | None,
     memory: int | None,
     autoscaling_config: Path | None,
     for_programs: bool = True,
@@ -105,6 +106,7 @@ def start_node(
                 storage=storage, session=session, labels=named, variables=variables,
                 for_programs=for_programs, record=record, autoscaling_config=autoscaling_config,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
+                remote_drivers=True, client_port=ray_client_server_port,
             )  # fmt: skip
         return join(
             address, resources=amounts, object_store_memory=object_store_memory,
@@ -222,6 +224,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
             console.print("Watch it:  nbray dashboard")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
+        console.print(f"From afar: nbray.init('nbray://{node.client_server}')")
         if is_loopback(host):
             console.print("Others cannot join: for that, give --node-ip-address.")
         else:

@@ -114,13 +114,13 @@ def list_command(
     rows = rows[-limit:] if resource == "cluster-events" else rows[:limit]  # the newest
     form = ("yaml" if detail else "table") if form == "default" else form
     if form != "table":
-        _print_as([asdict(row) for row in rows], form)
+        print_as([asdict(row) for row in rows], form)
         return
     if not rows:
         say(f"There are no such {resource}.")
         return
     columns = list(asdict(rows[0])) if detail else _IN_TABLES[resource]
-    _print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
+    print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
     if total > limit:
         say(f"{limit} of {total} are shown; --limit shows more.")
     elif total == limit:
@@ -140,7 +140,7 @@ def get_command(resource: str, id: str, form: str, timeout: int, address: str | 
     if not found:
         raise CliError(f"None of the {resource} has the id {id}.")
     rows = found if isinstance(found, list) else [found]
-    _print_as([asdict(row) for row in rows], form)
+    print_as([asdict(row) for row in rows], form)
 
 
 @click.command("summary")
@@ -156,7 +156,7 @@ def summary_command(resource: str, form: str, timeout: int, address: str | None)
     )["cluster"]  # fmt: skip
     summary: dict[str, dict[str, Any]] = cluster["summary"]
     if form != "table":
-        _print_as(cluster, form)
+        print_as(cluster, form)
         return
     rows: list[list[Any]]
     if resource == "objects":
@@ -173,7 +173,7 @@ def summary_command(resource: str, form: str, timeout: int, address: str | None)
             columns.insert(1, "type")
             rows = [[row[0], summary[row[0]]["type"], row[1]] for row in rows]
     if rows:
-        _print_table(columns, rows)
+        print_table(columns, rows)
     else:
         say(f"There are no {resource}.")
 
@@ -240,7 +240,7 @@ def memory(
             ]
             for row in found.rows[:num_entries]
         ]  # fmt: skip
-        _print_table(columns, rows)
+        print_table(columns, rows)
         if len(found.rows) > num_entries:
             say(f"The {num_entries} largest are shown; -n shows more.")
     for text in found.missing:
@@ -257,7 +257,7 @@ def _print_holders(holders: list[HolderState]) -> None:
         [f"{row.type.lower()} pid {row.pid}", row.ip, row.owned, size_text(row.owned_bytes)]
         for row in sorted(holders, key=lambda row: -row.owned_bytes)
     ]
-    _print_table(["process", "host", "owns", "bytes"], rows)
+    print_table(["process", "host", "owns", "bytes"], rows)
 
 
 def _print_sites(objects: list[ObjectState]) -> None:
@@ -267,7 +267,7 @@ def _print_sites(objects: list[ObjectState]) -> None:
             sites.setdefault(row.call_site or "(not recorded)", []).append(max(0, row.object_size))
     ordered = sorted(sites.items(), key=lambda item: -sum(item[1]))
     rows: list[list[Any]] = [[site, len(has), size_text(sum(has))] for site, has in ordered]
-    _print_table(["made at", "objects", "bytes"], rows)
+    print_table(["made at", "objects", "bytes"], rows)
 
 
 def _size(row: ObjectState) -> str:
@@ -286,14 +286,14 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
 
 
-def _print_as(data: Any, form: str) -> None:
+def print_as(data: Any, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(data, indent=2))
     else:
         click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
 
 
-def _print_table(columns: Sequence[str], rows: list[list[Any]]) -> None:
+def print_table(columns: Sequence[str], rows: list[list[Any]]) -> None:
     """Wide tables are not folded where the output is no terminal: programs read them by line."""
     console = SafeConsole(highlight=False)
     if not console.is_terminal:

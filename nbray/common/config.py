@@ -71,12 +71,19 @@ class Config:
         package_kept_s: how long packages of runtime environments stay, in the GCS and unpacked on
             nodes, that no job or actor needs any more.
         unused_packages_bytes: what they may have together, beside the newest.
+        job_start_timeout_s: a submitted job that names no resources fails when it has not begun by
+            then; one that names some waits for them.
+        job_manager_idle_s: the job manager leaves when there have been no jobs for so long.
         node_manager_port: a raylet's port for raylets, the GCS and commands; 0: any.
         object_manager_port: a raylet's port for objects and for workers of other nodes; 0: any.
         min_worker_port: workers and drivers listen on ports from this one on; 0: any.
         max_worker_port: the last of them; each needs one.
         autoscaler_update_interval_s: how often the autoscaler looks at the cluster.
         autoscaler_start_timeout_s: a machine whose node has not joined for so long is given back.
+        client_reconnect_grace_period: so many seconds a remote driver may be out of reach; then it
+            is dead, and its job ends.
+        client_gateway_idle_s: the gateway of remote drivers leaves when none was there for so long;
+            the next one starts it again.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
     """
 
@@ -106,8 +113,8 @@ class Config:
     store_prefault_bytes: int = 256 << 20
     put_room_bytes: int = 16 << 20
     put_room_idle_s: float = 1.0
-    pull_chunk_bytes: int = 32 << 20
-    pull_chunks_in_flight: int = 2
+    pull_chunk_bytes: int = 4 << 20
+    pull_chunks_in_flight: int = 4
     pull_timeout_s: float = 30.0
     worker_death_wait_s: float = 2.0
     graceful_exit_s: float = 30.0
@@ -127,12 +134,16 @@ class Config:
     ended_worker_logs_bytes: int = 1 << 30
     package_kept_s: float = 60.0
     unused_packages_bytes: int = 64 << 20
+    job_start_timeout_s: float = 900.0
+    job_manager_idle_s: float = 60.0
     node_manager_port: int = 0
     object_manager_port: int = 0
     min_worker_port: int = 0
     max_worker_port: int = 0
     autoscaler_update_interval_s: float = 1.0
     autoscaler_start_timeout_s: float = 900.0
+    client_reconnect_grace_period: float = 600.0
+    client_gateway_idle_s: float = 60.0
     record_ref_creation_sites: int = 0
 
     @classmethod

@@ -65,6 +65,11 @@ class Child:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, None while it runs; whoever asks reaps it."""
+        return self._process.poll()
+
     def wait_ready(self, timeout_s: float) -> dict[str, Any]:
         """What the child reported when it was ready.
 

@@ -12,6 +12,7 @@ from nbray.common.ignoring import ignore
 
 # Ray's name of a setting: the field of `Config`, and how many of Ray's units one of ours has.
 _SETTINGS: dict[str, tuple[str, float]] = {
+    "CLIENT_RECONNECT_GRACE_PERIOD": ("client_reconnect_grace_period", 1),
     "gcs_rpc_server_reconnect_timeout_s": ("gcs_rpc_server_reconnect_timeout_s", 1),
     "health_check_failure_threshold": ("health_check_failure_threshold", 1),
     "health_check_period_ms": ("health_check_period_s", 1000),

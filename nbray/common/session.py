@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import msgspec
 
@@ -29,6 +29,7 @@ class SessionInfo(TypedDict):
     ``pids`` are those of the GCS (of a head node), the raylet and the dashboard, in the order of
     their start, and ``start_ticks`` says when each began (see `pids.start_time`), since a pid
     alone may be anybody's later. ``for_programs``: `init` without an address joins it.
+    ``client_server`` is where remote drivers come, as "host:port".
     """
 
     gcs_address: str
@@ -41,6 +42,7 @@ class SessionInfo(TypedDict):
     dashboard_error: str
     fate_shared: bool
     for_programs: bool
+    client_server: NotRequired[str]
 
 
 @dataclass(frozen=True)

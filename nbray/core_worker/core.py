@@ -50,6 +50,7 @@ from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values import arguments
 from nbray.core_worker.values.blocking import Blocking
+from nbray.core_worker.values.memory import Attach, MappedMemory
 from nbray.core_worker.values.readers import Readers
 from nbray.core_worker.values.reading import Values
 from nbray.core_worker.values.retries import is_retriable
@@ -62,7 +63,7 @@ from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.causes import Cause, CauseKind
-from nbray.wire.connection import Connection
+from nbray.wire.connection import Connection, Ways
 from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec
@@ -95,16 +96,22 @@ class CoreWorker:
     on_exit_actor: Callable[[], None]
     readers: Readers
 
-    def __init__(self, config: Config, token: bytes, worker_id: bytes, socket_path: str) -> None:
+    def __init__(
+        self, config: Config, token: bytes, worker_id: bytes, socket_path: str,
+        ways: Ways | None = None, attach: Attach = MappedMemory,
+    ) -> None:  # fmt: skip
+        """A process far from the cluster has ``ways`` of its own to it, and to its store."""
         self.config = config
         self.worker_id = worker_id
         self.devices = VisibleDevices()
         self.pickled_refs: set[ObjectRef] = set()
         me = self.me = Identity(worker_id)
         reactor = self.reactor = Reactor()
-        peers = self.peers = Peers(Connections(reactor, token, config), config, me, socket_path)
+        peers = self.peers = Peers(
+            Connections(reactor, token, config, ways), config, me, socket_path
+        )  # fmt: skip
         self.decisions: deque[Any] = deque()
-        self._build_owning_side()
+        self._build_owning_side(attach)
         self.leasing = Leasing(me, config, self.decisions, is_retriable)
         epoch = time.time() - time.monotonic()
         self.calls = ActorCalls(me, self.decisions, is_retriable, epoch)
@@ -158,7 +165,7 @@ class CoreWorker:
         )
         reactor.on_turn = self._turn
 
-    def _build_owning_side(self) -> None:
+    def _build_owning_side(self, attach: Attach) -> None:
         me, peers, reactor, config = self.me, self.peers, self.reactor, self.config
         own = Owning(
             me, peers, self._free, self, self,
@@ -170,7 +177,9 @@ class CoreWorker:
         self.lineage, self.counting, self.borrowing = own.lineage, own.counting, own.borrowing
         self.locations, self.streams, self.endings = own.locations, own.streams, own.endings
         self.blocking = Blocking(reactor)
-        self.stored = StoredValues(config, me, reactor, peers, self.blocking, self.locations.find)
+        self.stored = StoredValues(
+            config, me, reactor, peers, self.blocking, self.locations.find, attach
+        )
         self.values = Values(
             self, table, self.counting, self.borrowing, self.stored, reactor, self.blocking
         )
@@ -201,7 +210,7 @@ class CoreWorker:
     @property
     def session(self) -> Session:
         """The folder of this node's sockets and logs."""
-        return Session(Path(self.address.unix_path).parent.parent)
+        return Session(Path(self.peers.socket_path).parent.parent)
 
     def joined(self, node_id: bytes, arena_path: str, arena_size: int) -> None:
         """The raylet took this process in."""

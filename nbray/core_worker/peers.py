@@ -40,6 +40,7 @@ _OF_RAYLETS = (
     gm.GroupState,
     m.Assigned, m.ProcessState,
 )  # fmt: skip
+_ANSWER_S = 30.0
 Handler = Callable[[Connection, Any], None]
 
 
@@ -72,6 +73,7 @@ class Peers:
         handlers: who takes the messages of a type.
         ends: is notified of the ends of connections and nodes.
         gcs_patience_s: by then the raylet has answered what it has to ask the GCS.
+        socket_path: where this process listens for others of its machine.
     """
 
     def __init__(
@@ -83,9 +85,10 @@ class Peers:
         self.handlers: dict[type[m.Message], Handler] = {}
         self.ends: Ends
         self.raylet: Connection
-        self._socket_path = socket_path
+        self.socket_path = socket_path
         # The raylet waits so long for the GCS, and then says that it did not come back.
-        self.gcs_patience_s = config.gcs_rpc_server_reconnect_timeout_s + 10.0
+        self._away_s = connections.ways.patience_s
+        self.gcs_patience_s = config.gcs_rpc_server_reconnect_timeout_s + 10.0 + self._away_s
         self._peers: dict[bytes, Connection] = {}
         self._raylets: dict[bytes, Connection] = {}
         self._requests = itertools.count(1)
@@ -98,21 +101,25 @@ class Peers:
             ("process", reply.request_id), reply
         )
 
-    def start(self, raylet_socket: str, host: str) -> None:
+    def start(self, raylet_socket: str, host: str, outside: Address | None = None) -> None:
         """Listen on ``host`` and a Unix socket, and connect to the raylet of this node.
+
+        With ``outside``, somebody listens there for this process, and connects to its Unix socket.
 
         Raises:
             OSError: the raylet is not there, or the token is wrong.
         """
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        unix.bind(self._socket_path)
+        unix.bind(self.socket_path)
         unix.listen(512)
-        tcp = listen(host, *self._ports)
-        self._me.address = Address(
-            self._me.worker_id, b"", self._socket_path, host, tcp.getsockname()[1]
-        )
+        listening = [unix]
+        if outside is None:
+            tcp = listen(host, *self._ports)
+            listening.append(tcp)
+            outside = Address(self._me.worker_id, b"", self.socket_path, host, tcp.getsockname()[1])
+        self._me.address = outside
         self.raylet = self.connections.connect_now(raylet_socket, self._on_message, self._closed)
-        for sock in (unix, tcp):
+        for sock in listening:
             self.connections.listen(sock, self._on_peer_message, self._closed, self._broken.broken)
 
     def joined(self, node_id: bytes) -> None:
@@ -131,9 +138,9 @@ class Peers:
         """Close all connections, or leave that to the end of this process, which follows."""
         self.reactor.stop(close)
         try:
-            os.unlink(self._socket_path)
+            os.unlink(self.socket_path)
         except FileNotFoundError:
-            logger.debug("The socket %s was gone already.", self._socket_path)
+            logger.debug("The socket %s was gone already.", self.socket_path)
 
     # --- connections --------------------
 
@@ -276,7 +283,7 @@ class Peers:
         """Nobody waits for that reply any more."""
         self._replies.pop(key, None)
 
-    def request(self, key: object, message: m.Message, timeout: float = 30.0) -> Any:
+    def request(self, key: object, message: m.Message, timeout: float | None = None) -> Any:
         """Send ``message`` to the raylet and wait for the reply for ``key``; from any thread.
 
         Raises:
@@ -299,6 +306,8 @@ class Peers:
                 on_reply(error)
 
         self.reactor.post(ask)
+        if timeout is None:
+            timeout = _ANSWER_S + self._away_s
         try:
             answered = self.reactor.wait(waiter, timeout)
         except BaseException:

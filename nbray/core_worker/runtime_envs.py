@@ -53,7 +53,7 @@ class RuntimeEnvs:
         self.text = ""
         self._known: dict[str, _Known] = {}
         self._working_dir = ""
-        self._sys_path: Sequence[str] = ()
+        self.sys_path: Sequence[str] = ()
         self._hook = ""
 
     def enter(self, text: str, working_dir: str = "", sys_path: Sequence[str] = ()) -> None:
@@ -61,7 +61,7 @@ class RuntimeEnvs:
         self._own = from_text(text)
         self.text = text
         self._working_dir = working_dir
-        self._sys_path = sys_path
+        self.sys_path = sys_path
         self._hook = self._own.get(_HOOK, "")
 
     def run_setup_hook(self) -> None:
@@ -96,7 +96,7 @@ class RuntimeEnvs:
         for entry in reversed(job.sys_path):
             if entry not in sys.path:
                 sys.path.insert(0, entry)
-        for entry in reversed(self._sys_path):  # the environment's files come first
+        for entry in reversed(self.sys_path):  # the environment's files come first
             sys.path.insert(0, entry)
         if job.logging:
             enter_job_logging(job.logging, self._process)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from nbray.common.software import own_software
+from nbray.wire.handshake import PROTOCOL_VERSION
+
 
 @dataclass(frozen=True, repr=False)
 class NbrayContext(Mapping[str, Any]):
@@ -36,6 +39,16 @@ class NbrayContext(Mapping[str, Any]):
     def ray_version(self) -> str:
         """The version of nbray, for programs that print Ray's."""
         return self.nbray_version
+
+    @property
+    def ray_commit(self) -> str:
+        """What tells two builds of nbray apart, for programs that print Ray's."""
+        return own_software().messages.hex()
+
+    @property
+    def protocol_version(self) -> str:
+        """The version of the handshake, which Ray has for its client."""
+        return str(PROTOCOL_VERSION)
 
     def disconnect(self) -> None:
         """Leave the cluster, as `nbray.shutdown` does."""

@@ -19,6 +19,7 @@ from nbray.driver.logging_config import LoggingConfig, as_logging_config
 from nbray.exceptions import NbraySystemError
 
 if TYPE_CHECKING:
+    from nbray.client.remote import Remote
     from nbray.core_worker.core import CoreWorker
     from nbray.driver.context import NbrayContext
     from nbray.driver.job_config import JobConfig
@@ -31,8 +32,12 @@ _NO_OPTIONS = HiddenOptions()
 class Driver:
     """What `init` made: the runtime, and the node if it was started here."""
 
-    def __init__(self, core: CoreWorker, node: RunningNode | None, context: NbrayContext) -> None:
+    def __init__(
+        self, core: CoreWorker, node: RunningNode | None, context: NbrayContext,
+        remote: Remote | None = None,
+    ) -> None:  # fmt: skip
         self.core = core
+        self.remote = remote
         self.node = node
         self.added_nodes: list[RunningNode] = []
         self.context = context
@@ -48,6 +53,8 @@ class Driver:
         leaves = ProcessLeaves("INTENDED_USER_EXIT", "The driver left by `nbray.shutdown()`.")
         core.reactor.inbox.append(lambda: core.peers.raylet.send(leaves))
         core.stop()
+        if self.remote is not None:
+            self.remote.close()
         while self.added_nodes:
             self.added_nodes.pop().stop()
         if self.node is not None:
@@ -123,7 +130,8 @@ def init(
     Args:
         address: None takes ``NBRAY_ADDRESS``, joins what the command ``nbray start`` started on
             this machine, or starts a cluster; "local" starts one anyway; "auto" joins the newest
-            of this user; "host:port" the one whose GCS is there.
+            of this user; "host:port" the one whose GCS is there; "nbray://host:10001" one of
+            other machines, from afar.
         num_cpus: CPUs of the new node; the machine's by default.
         num_gpus: GPUs of the new node.
         resources: custom resources of the new node.
@@ -179,7 +187,7 @@ def init(
     # The runtime and the launcher are half of the imports: a program that never starts has none.
     with current_folder_last():
         from nbray.common.process import allow_many_files
-        from nbray.driver.joining import cluster_to_join, context_of, join
+        from nbray.driver.joining import cluster_to_join, context_of, join, named_address
         from nbray.launcher.dashboard import DashboardOptions
         from nbray.launcher.local import start_head
 
@@ -205,21 +213,23 @@ def init(
     job = job_options(job_config, namespace, runtime_env)
     variables = {**ray_variables(), **hidden.variables}
     allow_many_files()
-    found = cluster_to_join(address)
+    address = named_address(address)
+    is_far = address is not None and "://" in address
+    found = None if is_far else cluster_to_join(address)
     node: RunningNode | None = None
+    remote: Remote | None = None
+    if is_far or found is not None:
+        of_node = {
+            "num_cpus and num_gpus": num_cpus if num_gpus is None else num_gpus,
+            "resources": resources, "labels": labels, "object_store_memory": object_store_memory,
+        }  # fmt: skip
+        _refuse(of_node, found[1]["gcs_address"] if found is not None else address)
     if found is not None:
-        for what, is_given in (
-            ("num_cpus and num_gpus", num_cpus is not None or num_gpus is not None),
-            ("resources", resources is not None),
-            ("labels", labels is not None),
-            ("object_store_memory", object_store_memory is not None),
-        ):
-            if is_given:
-                raise ValueError(
-                    f"When connecting to an existing cluster, {what} must not be provided. "
-                    f"There is one at {found[1]['gcs_address']}; address='local' starts another."
-                )
         session, info = found
+    elif is_far:
+        assert address is not None
+        remote = _remote(address, variables)
+        session, info = remote.session, remote.info
     else:
         wanted = dict(resources or {})
         if num_cpus is not None:
@@ -233,14 +243,14 @@ def init(
             resources=wanted, object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory, labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
-            autoscaling_config=hidden.autoscaling_config,
             meanwhile=_load_runtime,
+            autoscaling_config=hidden.autoscaling_config,
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     try:
         _load_runtime()
         config = Config.from_env({**os.environ, **variables})
-        core = join(session, info, job, _shows_output(log_to_driver), config)
+        core = join(session, info, job, _shows_output(log_to_driver), config, remote)
         try:
             core.runtime_envs.set_own(job.runtime_env)
         except BaseException:
@@ -249,8 +259,10 @@ def init(
     except BaseException:
         if node is not None:
             node.stop()
+        if remote is not None:
+            remote.close()
         raise
-    _driver = Driver(core, node, context_of(core, session, info, shutdown))
+    _driver = Driver(core, node, context_of(core, session, info, shutdown, remote), remote)
     set_core(core)
     log_config = log_config or job.logging
     if log_config is not None:
@@ -262,6 +274,25 @@ def init(
 def _load_runtime() -> None:
     with current_folder_last():
         import_module("nbray.core_worker.core")
+
+
+def _refuse(of_node: dict[str, Any], address: str | None) -> None:
+    """Raises ValueError if something is said of a node that is not to be started."""
+    for what, given in of_node.items():
+        if given is not None:
+            raise ValueError(
+                f"When connecting to an existing cluster, {what} must not be provided. "
+                f"There is one at {address}; address='local' starts another."
+            )
+
+
+def _remote(address: str, variables: dict[str, str]) -> Remote:
+    """The way to a cluster of which no node is here."""
+    from nbray.client.remote import connect  # what few programs need
+    from nbray.launcher.token import load_token
+
+    config = Config.from_env({**os.environ, **variables})
+    return connect(address, load_token(create=False), os.urandom(28), config)
 
 
 def _shows_output(log_to_driver: bool | None) -> bool:

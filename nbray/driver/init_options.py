@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from nbray.driver.job_config import JobConfig
 from nbray.driver.logging_config import LoggingConfig
 from nbray.options.option import Scope
 from nbray.options.table import options_of
-from nbray.runtime_env.spec import validate
+from nbray.runtime_env.spec import merge, validate
 
 _LONGEST_METADATA = 100_000
+_SUBMITTED = "NBRAY_JOB_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,34 @@ def job_options(
         config = JobConfig()
     elif not isinstance(config, JobConfig):
         raise TypeError(f"job_config is an nbray.job_config.JobConfig, not {type(config)}.")
+    submitted = _submitted_job()
     metadata = {
         check_text("A key of a job's metadata", key):
         check_text(f"The job's metadata {key!r}", value, _LONGEST_METADATA) if value else ""
-        for key, value in config.metadata.items()
+        for key, value in {**submitted.metadata, **config.metadata}.items()
     }  # fmt: skip
     folders = [os.path.abspath(folder) for folder in config.code_search_path]
     return JobOptions(
         check_namespace(config.ray_namespace if namespace is None else namespace),
-        validate(runtime_env or config.runtime_env),
+        merge(validate(submitted.runtime_env), validate(runtime_env or config.runtime_env)),
         metadata,
         folders + config._py_driver_sys_path,
         config.default_actor_lifetime == "detached",
         config.py_logging_config,
     )
+
+
+def _submitted_job() -> JobConfig:
+    """What a job that was submitted gives its drivers: its environment, and whose they are.
+
+    Raises:
+        ValueError: the variable, which the job's supervisor sets, has been changed.
+    """
+    text = os.environ.get(_SUBMITTED)
+    if not text:
+        return JobConfig()
+    try:
+        said = json.loads(text)
+        return JobConfig(runtime_env=said["runtime_env"], metadata=said["metadata"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{_SUBMITTED} is not what a job gives its drivers: {error!r}") from None

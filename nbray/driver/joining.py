@@ -24,21 +24,34 @@ from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
 
 if TYPE_CHECKING:
+    from nbray.client.remote import Remote
     from nbray.core_worker.core import CoreWorker
+
+_WORD_S = 0.5
 
 
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
-    """The cluster that `init` means by ``address``; None when it is to start one."""
-    if address is None or address == "auto":
-        named = os.environ.get("NBRAY_ADDRESS")
-        if not named and ray_name.is_installed():
-            named = os.environ.get("RAY_ADDRESS")
-        address = named or address
+    """The cluster on this machine that `init` means; None when it is to start one."""
     if address == "local":
         return None
     if address is None:
         return next((found for found in running_sessions() if found[1]["for_programs"]), None)
     return find_session(address)
+
+
+def named_address(address: str | None) -> str | None:
+    """The address that `init` was given, or that the environment names."""
+    if address is None or address == "auto":
+        named = os.environ.get("NBRAY_ADDRESS")
+        if not named and ray_name.is_installed():
+            named = os.environ.get("RAY_ADDRESS")
+        address = named or address
+    if address is not None and address.startswith("ray://"):
+        place = address.removeprefix("ray://")
+        here = is_loopback(place.rpartition(":")[0] or place)
+        if here and any(True for _ in running_sessions()):
+            return "auto"  # a client on a machine of the cluster is a driver
+    return address
 
 
 def find_session(address: str) -> tuple[Session, SessionInfo]:
@@ -47,14 +60,6 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    scheme, sign, rest = address.partition("://")
-    if sign:  # a client on a machine of the cluster is a driver
-        if scheme != "ray" or not is_loopback(rest.rpartition(":")[0] or rest):
-            raise ConnectionError(
-                f"{address!r} is an address for a client, and nbray has no client server yet. "
-                "Give HOST:PORT of the GCS, on a machine of the cluster."
-            )
-        address = "auto"
     for session, info in running_sessions():
         if address in ("auto", info["gcs_address"]):
             return session, info
@@ -64,22 +69,40 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
 
 
 def join(
-    session: Session, info: SessionInfo, job: JobOptions, shows_output: bool, config: Config
-) -> CoreWorker:
+    session: Session, info: SessionInfo, job: JobOptions, shows_output: bool, config: Config,
+    remote: Remote | None = None,
+) -> CoreWorker:  # fmt: skip
     """Join a cluster as a driver.
+
+    Args:
+        session: the folder of the node, or of this program if it is ``remote``.
+        info: where the cluster is.
+        job: what this program says of its job.
+        shows_output: the output of tasks is to be shown.
+        config: the settings.
+        remote: the way to a cluster of which no node is here.
 
     Raises:
         ConnectionError: the cluster refuses this program. NbrayError: it does not take the job.
     """
     from nbray.core_worker.core import CoreWorker  # it is loaded while a cluster starts
 
-    worker_id = os.urandom(28)
-    core = CoreWorker(
-        config, session.token, worker_id,
-        session.socket_path(f"d-{worker_id.hex()[:12]}"),
-    )  # fmt: skip
+    if remote is None:
+        worker_id = os.urandom(28)
+        core = CoreWorker(
+            config, session.token, worker_id,
+            session.socket_path(f"d-{worker_id.hex()[:12]}"),
+        )  # fmt: skip
+    else:
+        core = CoreWorker(
+            config, session.token, remote.outside.worker_id, session.socket_path("driver"),
+            remote.road, remote.attach,
+        )  # fmt: skip
+        remote.watch(core.reactor)
     try:
-        core.peers.start(info["raylet_socket"], info["node_ip"])
+        core.peers.start(
+            info["raylet_socket"], info["node_ip"], None if remote is None else remote.outside
+        )
     except HandshakeError as error:
         raise ConnectionError(
             f"The cluster at {info['gcs_address']} does not take this program in: {error}"
@@ -106,12 +129,7 @@ def join(
         core.peers.stop()
         raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
-    lost = LocalRayletDiedError(
-        f"The task's local raylet died. Check {session.log_path('raylet.log')} for more "
-        f"information.\nIt was that of node {reply.node_id.hex()[:8]}. This driver has lost the "
-        "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
-    )
-    core.edge.on_raylet_lost = lambda: core.give_up(lost)
+    core.edge.on_raylet_lost = lambda: core.give_up(_lost(session, reply.node_id, remote))
     core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),
@@ -121,9 +139,27 @@ def join(
     return core
 
 
+def _lost(session: Session, node_id: bytes, remote: Remote | None) -> LocalRayletDiedError:
+    """What a driver is told that has lost its cluster."""
+    why = "" if remote is None else remote.why_gone(_WORD_S)
+    if why:
+        return LocalRayletDiedError(
+            f"This driver has lost its cluster: {why}. For the cluster it is dead, and its tasks, "
+            "actors and objects have ended with it: call nbray.shutdown() and nbray.init() to "
+            "begin anew."
+        )
+    log = session.log_path("raylet.log") if remote is None else "raylet.log on the head node"
+    return LocalRayletDiedError(
+        f"The task's local raylet died. Check {log} for more "
+        f"information.\nIt was that of node {node_id.hex()[:8]}. This driver has lost the "
+        "cluster with it: call nbray.shutdown() and nbray.init() to go on with a new one."
+    )
+
+
 def context_of(
-    core: CoreWorker, session: Session, info: SessionInfo, leave: Callable[[], None]
-) -> NbrayContext:
+    core: CoreWorker, session: Session, info: SessionInfo, leave: Callable[[], None],
+    remote: Remote | None = None,
+) -> NbrayContext:  # fmt: skip
     """Where the cluster is; the head's machine knows its dashboard, others ask the GCS."""
     url, cluster = info["dashboard"], session.path.name
     if not url:
@@ -131,6 +167,8 @@ def context_of(
 
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
     dashboard = Dashboard(url, cluster, session.token) if url else None
+    if remote is not None and dashboard is not None:
+        dashboard = Dashboard(url, remote.cluster, session.token, remote.dashboard_port)
     facts = {
         "node_ip_address": info["node_ip"],
         "redis_address": None,

@@ -19,6 +19,7 @@ from nbray.gcs.nodes.table import NodeTable
 from nbray.gcs.scaling import ScalingTables
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import Store
+from nbray.gcs.submissions.table import SubmissionTable
 from nbray.wire import gcs_messages as g
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.grpc_service import Handler, RpcError
@@ -47,8 +48,11 @@ class GcsServer:
         self._background = Background()
         self._failures = Failures()
         self._jobs = JobTable(store)
+        self._submissions = SubmissionTable(store)
         self._kv = KeyValueSpace(store)
-        self.packages = PackageTable(self._kv, store, self._job_lives, config)
+        self.packages = PackageTable(
+            self._kv, store, self._job_lives, self._submissions.packages, config
+        )
         self.nodes = NodeTable(token, config, store, self, self._failures.node)
         rows, client = self.nodes.all, self.nodes.client
         self._actors = ActorTable(rows, client, store, self, self._failures.actor)
@@ -66,6 +70,7 @@ class GcsServer:
         return {
             "FinishJob": (g.JobId, self._finish_job),
             **self._jobs.services(),
+            **self._submissions.services(),
             **self._kv.services(),
             **self.packages.services(),
             **self.nodes.services(),

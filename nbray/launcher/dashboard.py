@@ -84,14 +84,20 @@ def bind(options: DashboardOptions) -> socket.socket:
     )
 
 
+def url_of(listener: socket.socket, node_ip: str) -> str:
+    """Where a dashboard is that listens there, as "host:port"."""
+    host, port = listener.getsockname()[:2]
+    return joined(node_ip if host in ("0.0.0.0", "::") else host, port)
+
+
 def start_dashboard(
     listener: socket.socket, session: Session, gcs_address: str, node_ip: str, fate_shared: bool
 ) -> RunningDashboard:
-    """Start the process on ``listener``, which is closed here; it comes up by itself."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = node_ip
-    url = joined(host, port)
+    """Start the process on ``listener``, which is closed here; it comes up by itself.
+
+    The head's raylet has the socket as well, and starts another one on it when this one ends.
+    """
+    url = url_of(listener, node_ip)
     with listener:
         child = spawn(
             "nbray.dashboard",

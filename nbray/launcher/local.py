@@ -31,12 +31,14 @@ from nbray.common.pids import start_time
 from nbray.common.process import Child, environment, spawn
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
 from nbray.common.session_roots import sessions_root
+from nbray.launcher.client_port import ClientListeners
 from nbray.launcher.dashboard import (
     DashboardOptions,
     bind,
     dashboard_log,
     missing_packages,
     start_dashboard,
+    url_of,
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -65,8 +67,10 @@ def start_head(
     variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
-    autoscaling_config: Path | None = None,
     meanwhile: Callable[[], object] = lambda: None,
+    autoscaling_config: Path | None = None,
+    remote_drivers: bool = False,
+    client_port: int | None = None,
 ) -> RunningNode:
     """Start a head node.
 
@@ -90,8 +94,10 @@ def start_head(
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
         record: is to know the node from the first moment on.
-        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
         meanwhile: is called while the processes come up.
+        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
+        remote_drivers: drivers of other machines may come, by a gateway.
+        client_port: where; 10001 or the next that is free by default, 0 takes any.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
@@ -112,7 +118,11 @@ def start_head(
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
     node.dashboard_error = without
+    comers: ClientListeners | None = None
     try:
+        if remote_drivers:
+            comers = ClientListeners(host, client_port)
+            node.client_server = comers.address
         if record is not None:
             record.keep(node.session)
         gcs = spawn(
@@ -124,13 +134,20 @@ def start_head(
         head = ["--head", "--gcs-pid", str(gcs.pid)]
         if autoscaling_config is not None:
             head += ["--autoscaling-config", str(autoscaling_config.absolute())]
+        kept = [] if listener is None else [listener.fileno()]
+        if listener is not None:
+            head += ["--dashboard-fd", str(kept[0]), "--dashboard-url", url_of(listener, host)]
+        if comers is not None:
+            kept += comers.descriptors
+            for descriptor in comers.descriptors:
+                head += ["--client-fd", str(descriptor)]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
                     node,
                     ["--gcs-address-fd", str(told), *demand, *head],
-                    fate_shared, variables, pass_fds=[told],
+                    fate_shared, variables, pass_fds=[told, *kept],
                 )  # fmt: skip
             finally:
                 os.close(told)
@@ -149,8 +166,12 @@ def start_head(
     except BaseException:
         if listener is not None:
             listener.close()
+        if comers is not None:
+            comers.close()
         node.stop(keep_session=session is not None)
         raise
+    if comers is not None:
+        comers.close()
     return node
 
 
@@ -343,6 +364,7 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
             "for_programs": not fate_shared if for_programs is None else for_programs,
+            "client_server": node.client_server,
         }
     )
 

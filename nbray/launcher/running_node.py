@@ -28,6 +28,7 @@ class RunningNode:
     children: list[Child] = field(default_factory=list)
     dashboard: RunningDashboard | None = None
     dashboard_error: str = ""
+    client_server: str = ""
 
     def stop(self, *, keep_session: bool = False) -> None:
         """End the processes, the last started first, and delete the session folder."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from nbray.machines.cluster_file import ClusterFile
 from nbray.machines.containers import container_of
@@ -12,6 +15,8 @@ from nbray.machines.mounts import digest, hash_of
 from nbray.machines.plan import Machine, Wanted
 from nbray.machines.provider import provider_of, worker_count
 from nbray.machines.ssh import Ssh
+
+_AT_ONCE = 64
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Cluster:
     home: ClusterHome
     hosts: list[Host]
     said: str = ""
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     @classmethod
     async def of(
@@ -59,7 +65,23 @@ class Cluster:
         """A machine of this cluster, also one that the file names no more."""
         ssh = Ssh(self.wanted.auth, self.home.known_hosts, control_folder())
         container = container_of(self.wanted, is_head=machine.is_head)
-        return Host(machine, ssh, self.wanted.cluster_name, container, login_shells)
+        return Host(
+            machine, ssh, self.wanted.cluster_name, container, login_shells, slots=self._slots
+        )
+
+    @asynccontextmanager
+    async def at_work(self, what: str) -> AsyncIterator[None]:
+        """Change the cluster alone, among all machines that have its file.
+
+        Args:
+            what: is done, in a word.
+
+        Raises:
+            ClusterBusyError: somebody else does; it names who.
+        """
+        with self.home.at_work(what) as who:
+            async with self.head.held(who):
+                yield
 
     @property
     def head(self) -> Host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from nbray.machines.cluster_file import ClusterFile, ClusterFileError
 from nbray.machines.mounts import digest
 from nbray.machines.scripts import remote_path
 
+# As the first process there it also reaps: a shell that waits takes in whatever ends.
 _STAY = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 
 
@@ -19,6 +21,7 @@ class Container:
 
     Attributes:
         tool: docker or podman.
+        cluster: whose it is: containers of the same name that are not are left alone.
         options: of the file, as a shell on the host reads them.
         pull: the image anew before it runs.
         fixed_shm: the options say how large its /dev/shm is; else it is as large as the host's.
@@ -26,6 +29,7 @@ class Container:
     """
 
     tool: str
+    cluster: str
     name: str
     image: str
     options: tuple[str, ...]
@@ -43,16 +47,16 @@ class Container:
         return f"{record}/mounts/{digest(mount)}"
 
     def make(self, record: str) -> str:
-        """Run it anew."""
-        lines = [self.remove()]
+        """Run it anew; a container of this name that is not this cluster's is left alone."""
+        lines = [self.remove(), *self._refuse_another()]
         image = shlex.quote(self.image)
         if self.pull:
             lines.append(f"{self.tool} pull {image} || exit")
         if any(mount.startswith("~") for mount in self.mounts):
-            ask = f"{self.tool} run --rm --entrypoint sh {image} -c 'echo \"$HOME\"'"
-            lines.append(f"home=$({ask}) || exit")
-        run = [self.tool, "run", "-d", "--init", "--name", self.name, "--net=host",
-               "--label", f"nbray={self.hash}"]  # fmt: skip
+            ask = ["run", "--rm", *self.options, "--entrypoint", "sh", image]
+            lines.append(f"home=$({self.tool} {' '.join(ask)} -c 'echo \"$HOME\"') || exit")
+        labels = ["--label", f"nbray={self.hash}", "--label", f"nbray-cluster={self.cluster}"]
+        run = [self.tool, "run", "-d", "--name", self.name, "--net=host", *labels]
         words = [shlex.quote(word) for word in run]
         if not self.fixed_shm:
             words.append('--shm-size="$(df -B1 --output=size /dev/shm | tail -1 | tr -d " ")"')
@@ -63,8 +67,42 @@ class Container:
         return "\n".join([*lines, " ".join(words)])
 
     def remove(self) -> str:
-        """End it, if it is there; all that runs in it ends, too."""
-        return f"{self.tool} rm -f {shlex.quote(self.name)} >/dev/null 2>&1 || true"
+        """End it, if it is there and this cluster's; all that runs in it ends, too."""
+        listed = (
+            f"{self.tool} ps -aq --filter {shlex.quote(f'name=^{re.escape(self.name)}$')} "
+            f"--filter {shlex.quote(f'label=nbray-cluster={self.cluster}')}"
+        )
+        return f"for c in $({listed} 2>/dev/null); do {self.tool} rm -f $c >/dev/null || exit; done"
+
+    def _refuse_another(self) -> list[str]:
+        name = shlex.quote(self.name)
+        return [
+            f"if {self.tool} container inspect {name} >/dev/null 2>&1; then",
+            f"  echo container {name} is there, and is not of cluster {self.cluster}: remove it, or"
+            " give another docker.container_name >&2; exit 1",
+            "fi",
+        ]
+
+    def take_in(self, staged: str, path: str) -> str:
+        """Copy a file or folder of the host to a path in it; of a folder, what is in it."""
+        name, there = shlex.quote(self.name), remote_path(path.rstrip("/"))
+        parents = remote_path(path.rstrip("/").rpartition("/")[0] or "/")
+        make = shlex.quote(f'mkdir -p {parents}; if [ -n "$1" ]; then mkdir -p {there}; fi')
+        home = f"home=$({self.tool} exec {name} sh -c 'echo \"$HOME\"') || exit"
+        target = there.replace('"$HOME"', '"$home"')
+        return f"""{home}
+if [ -d {remote_path(staged)} ]; then d=/.; else d=; fi
+{self.tool} exec {name} sh -c {make} - "$d" || exit
+exec {self.tool} cp {remote_path(staged)}$d {name}:{target}"""
+
+    def take_out(self, path: str, staged: str) -> str:
+        """Copy a path in it to a folder of the host, which is made anew."""
+        name = shlex.quote(self.name)
+        place, source = remote_path(staged), remote_path(path.rstrip("/"))
+        target = source.replace('"$HOME"', '"$home"')
+        return f"""home=$({self.tool} exec {name} sh -c 'echo "$HOME"') || exit
+rm -rf {place}; mkdir -p {place} || exit
+exec {self.tool} cp {name}:{target} {place}/"""
 
     def inside(self, text: str, *, tty: bool = False) -> str:
         """Run a text for POSIX sh in it; its stdin comes along."""
@@ -87,7 +125,8 @@ def container_of(wanted: ClusterFile, *, is_head: bool) -> Container | None:
     own = docker.head_run_options if is_head else docker.worker_run_options
     options = (*docker.run_options, *own)
     return Container(
-        "podman" if docker.use_podman else "docker", docker.container_name, image, options,
+        "podman" if docker.use_podman else "docker", wanted.cluster_name, docker.container_name,
+        image, options,
         docker.pull_before_run, docker.disable_shm_size_detection or _names_shm(options),
         tuple(sorted(wanted.file_mounts)),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from nbray.machines.up import role_of
 
 
 async def down(
-    cluster: Cluster, board: Board, *, workers_only: bool = False, keep_workers: int = 0
+    cluster: Cluster, board: Board, *, workers_only: bool = False, keep_workers: int | None = None
 ) -> list[Outcome]:
     """End the nodes of a cluster, the head's last.
 
@@ -20,7 +20,7 @@ async def down(
         cluster: with all workers that the file names; those that only the head knows are ended too.
         board: shows what happens.
         workers_only: the head goes on.
-        keep_workers: so many workers go on, too.
+        keep_workers: so many workers go on, and the head.
 
     Returns:
         One for each machine that was to end.
@@ -33,7 +33,7 @@ async def down(
             host = cluster.host(Machine(name))
             hosts.append((host, await host.ask()))
     running = [host for host, found in hosts if found.runs]
-    kept = {host.machine.name for host in running[:keep_workers]}
+    kept = {host.machine.name for host in running[: keep_workers or 0]}
     outcomes = list(
         await asyncio.gather(
             *(
@@ -43,7 +43,7 @@ async def down(
             )
         )
     )
-    if not workers_only and not kept:
+    if not workers_only and keep_workers is None:
         head = answers[0]
         outcomes.insert(0, await _end(cluster.head, head.error, head.is_empty, board))
     return outcomes

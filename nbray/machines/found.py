@@ -73,11 +73,13 @@ echo {_END}
 """
 
 
-def in_container(name: str, tool: str, record: str) -> str:
+def in_container(cluster: str, name: str, tool: str, record: str) -> str:
     """The same of a node in a container: what stands in it is asked there, if it runs."""
     inner = shlex.quote(question(record))
+    ours = f'eq (index .Config.Labels "nbray-cluster") "{cluster}"'
+    shown = f'{{{{if {ours}}}}}{{{{index .Config.Labels "nbray"}}}}{{{{end}}}}'
     return f"""if {tool} exec {shlex.quote(name)} sh -c {inner} 2>/dev/null; then
-  echo "running=$({tool} inspect -f '{{{{index .Config.Labels "nbray"}}}}' {shlex.quote(name)})"
+  echo "running=$({tool} container inspect -f '{shown}' {shlex.quote(name)})"
 else
   echo {_BEGIN}; echo {_END}
 fi

@@ -17,6 +17,13 @@ class ClusterBusyError(Exception):
     """Another command changes the cluster at this moment."""
 
 
+def busy(cluster: str, who: str) -> ClusterBusyError:
+    """The error that names who is at work."""
+    return ClusterBusyError(
+        f"Cluster {cluster} is being changed by {who or 'another'}: wait for it, or interrupt it."
+    )
+
+
 class ClusterHome:
     """``~/.nbray/clusters/NAME``; nothing in it is needed by another launching machine."""
 
@@ -39,8 +46,8 @@ class ClusterHome:
         return self.folder / "logs" / f"{host.replace('/', '_')}.log"
 
     @contextmanager
-    def at_work(self, what: str) -> Iterator[None]:
-        """Change the cluster alone.
+    def at_work(self, what: str) -> Iterator[str]:
+        """Change the cluster as the only one on this machine; who that is, for others.
 
         Raises:
             ClusterBusyError: somebody else does; it names who.
@@ -51,18 +58,16 @@ class ClusterHome:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise ClusterBusyError(
-                    f"Cluster {self.name} is being changed by {file.read().strip() or 'another'}: "
-                    "wait for it, or interrupt it."
-                ) from None
-            file.truncate(0)
-            file.write(
+                raise busy(self.name, file.read().strip()) from None
+            who = (
                 f"`nbray {what}`, pid {os.getpid()} on {socket.gethostname()}, since "
-                f"{time.strftime('%H:%M:%S')}\n"
+                f"{time.strftime('%H:%M:%S')}"
             )
+            file.truncate(0)
+            file.write(f"{who}\n")
             file.flush()
             try:
-                yield
+                yield who
             finally:
                 file.truncate(0)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nbray.machines import scripts
 from nbray.machines.containers import Container
 from nbray.machines.found import Found, in_container, question, read
-from nbray.machines.mounts import ends, rsync_command
+from nbray.machines.home import busy
+from nbray.machines.mounts import digest, ends, rsync_command
 from nbray.machines.plan import Machine
 from nbray.machines.ssh import CONNECT_S, Done, Ssh, run
 
@@ -19,6 +23,7 @@ _ANSWER_S = CONNECT_S + 15.0
 _STOP_S = 60.0
 _WAIT_FOR_OTHERS_S = 30
 _INTERRUPT_S = 5.0
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class HostError(Exception):
@@ -50,6 +55,7 @@ class Host:
         container: in which its node runs; None on the host itself.
         login_shells: whether commands run with the user's start-up files.
         on_line: is given each line that is written there.
+        slots: places for commands at once, of all hosts of the cluster together.
     """
 
     machine: Machine
@@ -58,6 +64,7 @@ class Host:
     container: Container | None = None
     login_shells: bool = True
     on_line: Callable[[str], None] = field(default=lambda _line: None)
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @property
     def record_path(self) -> str:
@@ -74,7 +81,8 @@ class Host:
         if self.container is None:
             text = question(self.record)
         else:
-            text = in_container(self.container.name, self.container.tool, self.record)
+            name, tool = self.container.name, self.container.tool
+            text = in_container(self.cluster, name, tool, self.record)
         try:
             done = await self._ssh(text, timeout_s=_ANSWER_S, quiet=True)
         except TimeoutError:
@@ -135,8 +143,11 @@ class Host:
             done = await self._ssh(text)
         except asyncio.CancelledError:
             if may_be_cut:
+                end = scripts.interrupt(self.record)
+                if inside and self.container is not None:
+                    end = self.container.inside(end)
                 with suppress(TimeoutError):
-                    await self._ssh(scripts.interrupt(self.record), timeout_s=_INTERRUPT_S)
+                    await self._ssh(end, timeout_s=_INTERRUPT_S)
             raise
         if done.code == scripts.BUSY:
             raise HostError(
@@ -164,6 +175,95 @@ class Host:
             there, here = ends(remote, local)
             await self.rsync(here, self.at(there), exclude, filters)
 
+    async def send(
+        self, source: str, path: str, exclude: Sequence[str] = (), filters: Sequence[str] = ()
+    ) -> None:
+        """Copy a file or folder of this machine to a path where the node runs.
+
+        Raises:
+            HostError: it failed.
+        """
+        if self.container is None:
+            await self.rsync(source, self.at(path), exclude, filters)
+            return
+        staged = f"{self.record_path}/passing/{digest(path)}"
+        if path.endswith("/") and os.path.isfile(source):
+            path += os.path.basename(source)
+        end = "/" if source.endswith("/") else ""
+        await self.do(
+            "making folders", scripts.make_parents([staged]), inside=False, timeout_s=_STOP_S
+        )
+        await self.rsync(source, self.at(staged + end), exclude, filters)
+        taken = f"({self.container.take_in(staged, path)}); c=$?; rm -rf "
+        taken += f"{scripts.remote_path(staged)}; exit $c"
+        await self.do(f"copying {path} into its container", taken, inside=False)
+
+    async def make_room(self, path: str) -> None:
+        """Make the folder that a path is in.
+
+        Raises:
+            HostError: it failed.
+        """
+        await self.do("making folders", scripts.make_parents([path]), timeout_s=_STOP_S)
+
+    async def bring(
+        self, path: str, target: str, exclude: Sequence[str] = (), filters: Sequence[str] = ()
+    ) -> None:
+        """Copy a path where the node runs to a file or folder of this machine.
+
+        Raises:
+            HostError: it failed.
+        """
+        if self.container is None:
+            await self.rsync(self.at(path), target, exclude, filters)
+            return
+        staged = f"{self.record_path}/passing/{digest(path)}"
+        taken = self.container.take_out(path, staged)
+        await self.do(f"copying {path} out of its container", taken, inside=False)
+        name = path.rstrip("/").rpartition("/")[2]
+        name = "" if name == "~" else name
+        end = "/" if path.endswith("/") else ""
+        await self.rsync(self.at(f"{staged}/{name}{end}"), target, exclude, filters)
+        await self.do("removing a copy", f"rm -rf {scripts.remote_path(staged)}", inside=False)
+
+    @asynccontextmanager
+    async def held(self, who: str) -> AsyncIterator[None]:
+        """Have the cluster for this machine alone, if this host, its head, answers.
+
+        Args:
+            who: told to others who want it meanwhile.
+
+        Raises:
+            ClusterBusyError: somebody else has it; it names who.
+        """
+        command = self.ssh.command(self.machine.target, scripts.hold(self.cluster, who))
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            said = b""
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ANSWER_S):
+                    while line := await process.stdout.readline():
+                        said = line.strip()
+                        if said == b"held":
+                            break
+                    else:
+                        await process.wait()
+            if process.returncode == scripts.BUSY:
+                raise busy(self.cluster, said.decode(errors="replace"))
+            yield
+        finally:
+            process.stdin.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_INTERRUPT_S):
+                    await process.wait()
+            if process.returncode is None:
+                process.kill()
+            process._transport.close()  # type: ignore[attr-defined]  # as in `run`
+
     async def rsync(
         self, source: str, target: str, exclude: Sequence[str] = (), filters: Sequence[str] = ()
     ) -> None:
@@ -174,7 +274,8 @@ class Host:
         """
         command = rsync_command(self.ssh.rsh(), source, target, exclude, filters)
         try:
-            done = await run(command, on_line=self.on_line)
+            async with self._slot():
+                done = await run(command, on_line=self.on_line)
         except FileNotFoundError:
             raise HostError("copying files", "this machine has no rsync: install it") from None
         if done.code and any("rsync: command not found" in line for line in done.lines):
@@ -219,7 +320,17 @@ class Host:
     ) -> Done:
         command = self.ssh.command(self.machine.target, text)
         shown: Callable[[str], None] = (lambda _line: None) if quiet else self.on_line
-        return await run(command, stdin=stdin, timeout_s=timeout_s, on_line=shown)
+        for pause_s in (*_PAUSES_S, None):
+            async with self._slot():
+                done = await run(command, stdin=stdin, timeout_s=timeout_s, on_line=shown)
+            if pause_s is None or not self.ssh.was_turned_away(done):
+                break
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+        return done
+
+    def _slot(self) -> AbstractAsyncContextManager[Any]:
+        """One of the places for a command; all wait for the head, and it for nobody."""
+        return nullcontext() if self.machine.is_head else self.slots
 
     def _check(self, done: Done, doing: str, command: str = "") -> None:
         if not done.code:

@@ -82,5 +82,11 @@ def ends(remote: str, local: str) -> tuple[str, str]:
     """Remote and local path as rsync wants them: of a folder, what is in it."""
     path = Path(local).expanduser()
     if path.is_dir():
-        return remote.rstrip("/") + "/", f"{path}/"
-    return remote, str(path)
+        return remote.rstrip("/") + "/", f"{of_this_machine(str(path))}/"
+    return remote, of_this_machine(str(path))
+
+
+def of_this_machine(path: str) -> str:
+    """A path that rsync takes for none of another machine's, whatever stands in it."""
+    end = "/" if path.endswith("/") else ""
+    return os.path.abspath(os.path.expanduser(path)).rstrip("/") + end

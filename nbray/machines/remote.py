@@ -20,7 +20,7 @@ def in_cluster(host: Host, text: str) -> str:
     return scripts.head_variables(host.record) + text
 
 
-def command(host: Host, cmd: str, *, login: bool, session: str) -> str:
+def command(host: Host, cmd: str, *, login: bool, session: str, inside: bool = True) -> str:
     """Run a user's command there.
 
     Args:
@@ -28,26 +28,46 @@ def command(host: Host, cmd: str, *, login: bool, session: str) -> str:
         cmd: for bash.
         login: with the user's start-up files.
         session: "screen" or "tmux": in one that is named after the cluster; empty without.
+        inside: where the node runs; else on the host of its container, which knows no cluster.
     """
-    text = scripts.as_user(cmd, login=login, exports={})
-    name = shlex.quote(host.cluster.replace(".", "-"))  # tmux takes no dots
-    if session == "tmux":
-        text = f"exec tmux new-session -d -s {name} {shlex.quote(text)}"
-    elif session == "screen":
-        text = f"exec screen -dmS {name} sh -c {shlex.quote(text)}"
-    return in_cluster(host, text)
+    known = scripts.head_variables(host.record) if inside else ""
+    text = known + scripts.as_user(cmd, login=login, exports={})
+    if not session:
+        return text
+    name = _name(host)
+    # What runs there has the variables of who started the first session, perhaps of another
+    # cluster: it looks itself.
+    kept = scripts.kept_open(text)
+    if session == "screen":
+        return f"{known}exec screen -dmS {name} sh -c {shlex.quote(kept)}"
+    run = shlex.quote(f"exec sh -c {shlex.quote(kept)}")
+    return (
+        f"{known}if tmux has-session -t ={name} 2>/dev/null; then exec tmux new-window -t ={name}: "
+        f"{run}; fi\nexec tmux new-session -d -s {name} {run}"
+    )
 
 
 def shell(host: Host, session: str, new: bool) -> str:
-    """Open a shell there; ``session`` as for `command`, ``new``: not the one that is there."""
-    name = shlex.quote(host.cluster.replace(".", "-"))
+    """Open a shell there; ``session`` as for `command`, ``new``: not the one that is there.
+
+    It knows the cluster as commands do, if a node of it runs.
+    """
+    known = scripts.head_variables(host.record)
+    known = f"if [ -L {host.record}/session ]; then\n{known}fi\n"
+    opened = "exec bash --login -i"
+    inner = shlex.quote(f"exec sh -c {shlex.quote(known + opened)}")
+    name = _name(host)
     if session == "tmux":
-        text = "exec tmux new-session" if new else f"exec tmux new-session -A -s {name}"
-    elif session == "screen":
-        text = "exec screen" if new else f"exec screen -xRR {name}"
-    else:
-        text = "exec bash --login -i"
-    return text
+        return f"exec tmux new-session {'' if new else f'-A -s {name}'} {inner}"
+    if session == "screen":
+        how = "" if new else f"-xRR {name}"
+        return f"{known}exec screen {how}"
+    return known + opened
+
+
+def _name(host: Host) -> str:
+    """Of its screens and tmuxes; tmux takes no dots."""
+    return shlex.quote(host.cluster.replace(".", "-"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ there. On the head also ``hosts``.
 
 from __future__ import annotations
 
+import base64
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -45,13 +46,51 @@ def as_user(command: str, *, login: bool, exports: Mapping[str, str]) -> str:
     lines = [f"export {name}={word}" for name, word in exports.items()]
     lines += ['ray() { nbray "$@"; }', "export -f ray", command]
     if not login:
-        return f"exec bash -c {shlex.quote(chr(10).join(lines))}"
+        return f"exec bash -c {_packed(lines)}"
     # An interactive bash without a terminal complains as it begins, and takes leave at the end.
     lines = [
         "if [ -f ~/.bashrc ]; then . ~/.bashrc; fi", "exec 2>&3 3>&-", *lines,
         "code=$?", "exec 2>/dev/null", "exit $code",
     ]  # fmt: skip
-    return f"exec bash --login -i -c {shlex.quote(chr(10).join(lines))} 3>&2 2>/dev/null"
+    return f"exec bash --login -i -c {_packed(lines)} 3>&2 2>/dev/null"
+
+
+def _packed(lines: Sequence[str]) -> str:
+    """A text as one word without a quote in it: it is quoted again for each shell on its way, and
+    each of them would make a quote four times as long.
+    """
+    packed = base64.b64encode("\n".join(lines).encode(errors="surrogateescape")).decode()
+    return f'"$(printf %s {packed} | base64 -d)"'
+
+
+def kept_open(text: str) -> str:
+    """Run ``text`` for somebody who looks later: a shell follows, under what was written."""
+    return (
+        f"sh -c {shlex.quote(text)}; "
+        'echo "[ended with exit code $?; this shell is for who looks]"; exec bash --login -i'
+    )
+
+
+def hold(cluster: str, who: str) -> str:
+    """Keep the cluster of a head for one launching machine, until stdin ends.
+
+    It says ``held``; or who has it, by exit code `BUSY`. The file is removed at the end, so what
+    was locked may be a file that is there no more: then it begins again.
+    """
+    folder = f'"$HOME"/.nbray/clusters/{cluster}'
+    return f"""umask 077
+D={folder}
+while :; do
+  mkdir -p "$D" && exec 9>>"$D/.changed-by" || exit
+  flock -n 9 || {{ cat "$D/.changed-by"; exit {BUSY}; }}
+  [ "$D/.changed-by" -ef /proc/self/fd/9 ] && break
+done
+printf '%s\\n' {shlex.quote(who)} >"$D/.changed-by"
+echo held
+cat >/dev/null 9>&-
+rm -f "$D/.changed-by"; rmdir "$D" 2>/dev/null
+exit 0
+"""
 
 
 def alone(record: str, text: str, wait_s: int) -> str:

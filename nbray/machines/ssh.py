@@ -20,6 +20,10 @@ _TAIL = 20
 _MOST_KEPT = 1 << 20
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 _SSH_FAILED = 255
+_TURNED_AWAY = re.compile(
+    "kex_exchange_identification: (read: Connection reset|Connection closed)|"
+    "Connection (closed|reset) by .* port |Exceeded MaxStartups|Not allowed at this time"
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,11 @@ class Ssh:
     def end_connection(self, host: str) -> list[str]:
         """The command that ends the shared connection of a host."""
         return ["ssh", *self.options(), "-O", "exit", "--", _bare(host)]
+
+    def was_turned_away(self, done: Done) -> bool:
+        """Whether an sshd had too many logins at once, so that nothing was run."""
+        said = "\n".join(done.lines)
+        return done.code == _SSH_FAILED and _TURNED_AWAY.search(said) is not None
 
     def explain(self, host: str, done: Done) -> str:
         """What is wrong when ssh itself failed, and what to do; empty if the command did."""

@@ -15,6 +15,7 @@ from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.found import Found
 from nbray.machines.hosts import Host, HostError
+from nbray.machines.mounts import ends
 from nbray.machines.plan import Machine, NodePlan, Plan, Restart, Step, Wanted, make_plan
 
 _QUICK_S = 30.0
@@ -208,17 +209,15 @@ class _Up:
             self._fetched = asyncio.create_task(self._fetch(self._staging.name))
         assert self._fetched is not None
         await asyncio.shield(self._fetched)
-        staged = {
-            path: f"{self._staging.name}/{place}/{path.rstrip('/').rpartition('/')[2]}"
-            for place, path in enumerate(self.cluster.wanted.cluster_synced_files)
-        }
-        await host.copy(staged, (), ())
+        for place, path in enumerate(self.cluster.wanted.cluster_synced_files):
+            name = path.rstrip("/").rpartition("/")[2]
+            there, here = ends(path, f"{self._staging.name}/{place}/{name}")
+            await host.make_room(there)
+            await host.send(here, there)
 
     async def _fetch(self, folder: str) -> None:
         for place, path in enumerate(self.cluster.wanted.cluster_synced_files):
-            await self.cluster.head.rsync(
-                self.cluster.head.at(path.rstrip("/")), f"{folder}/{place}/"
-            )
+            await self.cluster.head.bring(path.rstrip("/"), f"{folder}/{place}/")
 
     async def _note(self, host: Host, name: str, value: str) -> None:
         await host.do(

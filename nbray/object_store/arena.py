@@ -58,11 +58,6 @@ class Arena:
         return bool(_FLOCK.unpack(lock)[0] != fcntl.F_UNLCK)
 
     @property
-    def descriptor(self) -> int:
-        """The memory as a file, in the process that made it."""
-        return self._fd
-
-    @property
     def path(self) -> str:
         """Where other processes of this user open it."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"

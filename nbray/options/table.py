@@ -214,6 +214,11 @@ _NODES = (
         "Port of the dashboard; 8265 or the next that is free by default.", 0, _PORTS,
     ),
     Option(
+        "ray_client_server_port", (int,), None, Scope.START,
+        "Port for drivers of other machines (nbray://HOST:PORT); 10001 or the next that is free "
+        "by default.", 0, _PORTS,
+    ),
+    Option(
         "memory", (int,), None, Scope.START, 'Size of the resource "memory", as 8GB.', 1,
         word=SIZE,
     ),
@@ -337,7 +342,7 @@ _OF_RAY_START = (
         Scope.START,
         "cgroup_path dashboard_agent_grpc_port dashboard_agent_listen_port "
         "include_log_monitor log_color log_style metrics_export_port node_name plasma_directory "
-        "proxy_server_url ray_client_server_port redis_password redis_shard_ports redis_username "
+        "proxy_server_url redis_password redis_shard_ports redis_username "
         "runtime_env_agent_port system_reserved_cpu system_reserved_memory temp_dir "
         "tracing_startup_hook",
     ),

@@ -120,7 +120,7 @@ class Raylet:
 
     def take_bulk(self, sock: socket.socket) -> None:
         """Another raylet asks for objects on this socket."""
-        self._objects.sender.take(sock)
+        self._objects.take_bulk(sock)
 
     def stop(self) -> None:
         """End all workers."""

@@ -162,12 +162,14 @@ class EnvManager:
 
     async def _bring(self, uri: str, package: Path) -> None:
         """Write a package into a file, part by part."""
-        count = await self._fetch(uri.encode())
-        if count is None:
+        row = await self._fetch(uri.encode())
+        if row is None:
             raise PackageError(f"The GCS does not have the package {uri}.")
+        # How many parts there are, and of one that a client sent, under which name they stand.
+        count, *sent = row.decode().split()
         with package.open("wb") as file:
             for number in range(int(count)):
-                part = await self._fetch(packaging.part_key(uri, number))
+                part = await self._fetch(packaging.part_key(sent[0] if sent else uri, number))
                 if part is None:
                     raise PackageError(f"The GCS has only a part of the package {uri}.")
                 await asyncio.to_thread(file.write, part)

@@ -7,17 +7,20 @@ starts in some milliseconds, without nbray. It writes why it failed to stderr.
 
 from __future__ import annotations
 
+import lzma
 import os
 import resource
 import shutil
 import sys
+import tarfile
 import zipfile
 import zlib
 
 _COPIED_AT_ONCE = 1 << 20
 _MOST_MEMORY = 2 << 30
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError,
+    zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, RuntimeError,
+    NotImplementedError, ValueError,
 )  # fmt: skip
 
 
@@ -42,8 +45,11 @@ def unpack(package: str, folder: str, most_bytes: int, most_files: int) -> int:
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     try:
-        with zipfile.ZipFile(package) as archive:
-            size = _write_all(archive, partial, most_bytes, most_files)
+        if not zipfile.is_zipfile(package) and tarfile.is_tarfile(package):
+            size = _untar(package, partial, most_bytes, most_files)
+        else:
+            with zipfile.ZipFile(package) as archive:
+                size = _write_all(archive, partial, most_bytes, most_files)
         os.rename(partial, folder)
     except _DAMAGED as error:
         raise UnpackError(f"A package is damaged: {error}") from error
@@ -80,6 +86,36 @@ def _write_all(archive: zipfile.ZipFile, partial: str, most_bytes: int, most_fil
         mode = entry.external_attr >> 16 & 0o777
         if mode:
             os.chmod(target, mode | 0o600)
+    return size
+
+
+def _untar(package: str, partial: str, most_bytes: int, most_files: int) -> int:
+    """The same of a .tar file, packed or not; links, devices and owners are left out."""
+    root = os.path.realpath(partial)
+    size = 0
+    with tarfile.open(package) as archive:
+        for number, entry in enumerate(archive):
+            if number >= most_files:
+                raise UnpackError(f"A package has more than {most_files:,} files.")
+            target = os.path.realpath(os.path.join(partial, entry.name))
+            if not (target + "/").startswith(root + "/"):
+                raise UnpackError(f"A package has a file outside of itself: {entry.name!r}")
+            if entry.isdir():
+                os.makedirs(target, exist_ok=True)
+            source = archive.extractfile(entry) if entry.isfile() else None
+            if source is None:
+                continue
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with source, open(target, "wb") as file:
+                while part := source.read(_COPIED_AT_ONCE):
+                    size += len(part)
+                    if size > most_bytes:
+                        raise UnpackError(
+                            f"The files of a package have more than {most_bytes:,} bytes, which is "
+                            "the most that is unpacked."
+                        )
+                    file.write(part)
+            os.chmod(target, entry.mode & 0o777 | 0o600)
     return size
 
 

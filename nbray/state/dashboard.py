@@ -75,16 +75,18 @@ class Dashboard:
         url: where it is, as "host:port".
         cluster: the name of its cluster, which no other has: the head's session folder.
         token: the cluster's secret.
+        own_port: on which it listens itself, where ``url`` is a way to it.
     """
 
     url: str
     cluster: str
     token: bytes = field(repr=False)
+    own_port: int = 0
 
     @property
     def port(self) -> int:
         """Its port."""
-        return int(self.url.rpartition(":")[2])
+        return self.own_port or int(self.url.rpartition(":")[2])
 
     def purpose(self, *parts: str) -> str:
         """Of a key for this dashboard alone."""

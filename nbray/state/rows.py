@@ -164,7 +164,7 @@ class DriverInfo:
 
 @dataclass
 class JobState(Row):
-    """One job: a driver's time in the cluster.
+    """One job: a driver's time in the cluster, or an entrypoint that was submitted.
 
     Examples:
         >>> nbray.util.state.list_jobs()[0]["status"]  # fields can be read as items
@@ -172,9 +172,9 @@ class JobState(Row):
     """
 
     type: str
-    job_id: str
+    job_id: str | None
     submission_id: str | None
-    driver_info: DriverInfo
+    driver_info: DriverInfo | None
     status: str
     entrypoint: str
     message: str | None = None

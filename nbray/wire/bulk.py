@@ -2,9 +2,12 @@
 
 The socket comes to the port of the frame wire, and both sides prove the token as there; then the
 connecting side opens no link but names `LINK_ID`. It asks for a part of an object by a `Request`,
-and is sent a head and as many bytes as that says: of the object, or of a text that says why there
-are none. When it has them all it sends `RECEIVED`: until then the sender keeps the object, since
-what the kernel sends out of a file it may still read. Then it may ask again.
+and is sent a head that says which `Kind` of answer follows and how many bytes of it: of the object,
+of a text that says why there are none, or the id of another node that gives the part instead.
+
+When it has the part, from here or from there, it sends `RECEIVED`, and may ask again: until then
+the sender keeps the object. When the other node did not give it, it sends `MISSED`, and is answered
+once more.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import ClassVar
 
 from nbray.wire import tcp
@@ -20,28 +24,47 @@ from nbray.wire.link import Answer, Opening
 
 LINK_ID = b"objects, no link"
 RECEIVED = b"\x01"
-HEAD = struct.Struct("<?Q")
-"""Whether there are bytes of the object, and how many follow."""
+MISSED = b"\x00"
+HEAD = struct.Struct("<BQ")
+"""The `Kind` of an answer, and how many bytes follow."""
 
 _ID_BYTES = 28
 _TIME = struct.Struct("ll")
 
 
+class Kind(IntEnum):
+    """What an answer is."""
+
+    TEXT = 0
+    """Why there is nothing."""
+    BYTES = 1
+    """The part."""
+    ELSEWHERE = 2
+    """The id of a node to ask for it."""
+
+
 @dataclass(frozen=True)
 class Request:
-    """``length`` bytes of an object from ``offset`` on, for the raylet of a node."""
+    """``length`` bytes of an object from ``offset`` on, for the raylet of a node.
+
+    With ``sent_on`` another node sent it: whoever is asked now gives the part, or says that it
+    cannot, and may be receiving it.
+    """
 
     object_id: bytes
     node_id: bytes
     offset: int
     length: int
+    sent_on: bool = False
 
-    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"<{_ID_BYTES}s{_ID_BYTES}sQQ")
+    _LAYOUT: ClassVar[struct.Struct] = struct.Struct(f"<{_ID_BYTES}s{_ID_BYTES}sQQ?")
     SIZE: ClassVar[int] = _LAYOUT.size
 
     def pack(self) -> bytes:
         """The bytes of it."""
-        return self._LAYOUT.pack(self.object_id, self.node_id, self.offset, self.length)
+        return self._LAYOUT.pack(
+            self.object_id, self.node_id, self.offset, self.length, self.sent_on
+        )
 
     @classmethod
     def unpack(cls, data: bytes | bytearray) -> Request:

@@ -21,17 +21,41 @@ logger = logging.getLogger(__name__)
 Dial = Callable[[], tuple[socket.socket, int]]
 
 
+class Ways(Protocol):
+    """How the sockets of a process are made.
+
+    Attributes:
+        trusted: who stands between proves the token to the peers, and has them prove it.
+        patience_s: so much longer than on a direct way a handshake may take.
+    """
+
+    trusted: bool
+    patience_s: float
+
+    def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
+        """A socket that connects to that place, and the error number if it cannot; never waits."""
+
+    def dial_now(self, unix_path: str, timeout_s: float) -> socket.socket:
+        """A connected socket to a server of this node.
+
+        Raises:
+            OSError: nobody listens there.
+        """
+
+
 class Home(Protocol):
     """The process that a connection belongs to: the values that all its connections share.
 
     Attributes:
         token: the cluster's secret, which either side proves.
         identity: the ids of this process and of its node, for those that it connects to.
+        ways: how its sockets are made.
     """
 
     reactor: Reactor
     token: bytes
     config: Config
+    ways: Ways
     identity: Callable[[], tuple[bytes, bytes]]
 
     def forget(self, link_id: bytes) -> None:
@@ -148,7 +172,8 @@ class Connection:
             self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
             return
         self._transport = Transport(self._home.reactor, sock, self._client(sock), self)
-        self._transport.start(self._home.config.handshake_timeout_s)
+        home = self._home
+        self._transport.start(home.config.handshake_timeout_s + home.ways.patience_s)
 
     def use(self, sock: socket.socket) -> None:
         """Go through the handshake on a connected ``sock`` that blocks; then messages flow.
@@ -161,7 +186,9 @@ class Connection:
         sock.setblocking(False)
         self._home.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
 
-    def _client(self, sock: socket.socket) -> ClientHandshake:
+    def _client(self, sock: socket.socket) -> ClientHandshake | None:
+        if self._home.ways.trusted:
+            return None
         return ClientHandshake(self._home.token, sock.getpeername)
 
     def accept(self, transport: Transport, opening: Opening) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from nbray.common.config import Config
 from nbray.wire import tcp
-from nbray.wire.connection import Connection
+from nbray.wire.connection import Connection, Ways
 from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
 from nbray.wire.reactor import Reactor
@@ -18,10 +18,13 @@ from nbray.wire.reactor import Reactor
 class Connections:
     """All connections of one process; see `nbray.wire.connection.Home` for the attributes."""
 
-    def __init__(self, reactor: Reactor, token: bytes, config: Config) -> None:
+    def __init__(
+        self, reactor: Reactor, token: bytes, config: Config, ways: Ways | None = None
+    ) -> None:
         self.reactor = reactor
         self.token = token
         self.config = config
+        self.ways: Ways = ways or Direct()
         self.identity: Callable[[], tuple[bytes, bytes]] = lambda: (b"", b"")
         self._links: dict[bytes, Connection] = {}
 
@@ -54,7 +57,7 @@ class Connections:
         other's handshake. When nobody is there, the connection is broken soon, and closed without
         an ``on_broken`` that makes it anew.
         """
-        dial = partial(_dial, unix_path, host, port)
+        dial = partial(self.ways.dial, unix_path, host, port)
         connection = Connection(self, on_message, on_closed, on_broken, dial)
         connection.dial()
         return connection
@@ -73,11 +76,9 @@ class Connections:
             OSError: nobody listens there.
             HandshakeError: one side has a wrong token or version.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(self.config.start_timeout_s)
+        sock = self.ways.dial_now(unix_path, self.config.start_timeout_s)
         connection = Connection(self, on_message, on_closed)
         try:
-            sock.connect(unix_path)
             connection.use(sock)
         except BaseException:
             sock.close()
@@ -85,14 +86,31 @@ class Connections:
         return connection
 
 
-def _dial(unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
-    """A socket that connects to that place, and the error number if it cannot."""
-    if unix_path:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        failed = sock.connect_ex(unix_path)
-    else:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        tcp.set_up(sock)
-        failed = sock.connect_ex((host, port))
-    return sock, 0 if failed == errno.EINPROGRESS else failed
+class Direct:
+    """The ways of a process on a machine of the cluster: see `nbray.wire.connection.Ways`."""
+
+    trusted = False
+    patience_s = 0.0
+
+    def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
+        """A socket that connects to that place, and the error number if it cannot."""
+        if unix_path:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            failed = sock.connect_ex(unix_path)
+        else:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            tcp.set_up(sock)
+            failed = sock.connect_ex((host, port))
+        return sock, 0 if failed == errno.EINPROGRESS else failed
+
+    def dial_now(self, unix_path: str, timeout_s: float) -> socket.socket:
+        """A connected Unix socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(unix_path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock

@@ -68,7 +68,9 @@ class Listener:
             oldest, _ = self._half_open.popitem(last=False)
             _log.warning("Closed a connection: too many have no handshake yet.")
             oldest.drop()
-        handshake = ServerHandshake(self._home.token, peer.getsockname())
+        handshake = None
+        if not self._home.ways.trusted:
+            handshake = ServerHandshake(self._home.token, peer.getsockname())
         transport = Transport(self._reactor, peer, handshake, self)
         self._half_open[transport] = None
         transport.start(self._home.config.handshake_timeout_s)

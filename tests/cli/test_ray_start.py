@@ -63,7 +63,7 @@ def test_init_joins_a_head_that_blocks_and_no_programs_own_cluster(home: Path) -
 def test_options_of_ray_start_are_applied_or_ignored(home: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.yaml"
     labels.write_text("zone: b\nregion: north\n")
-    raylet_port, object_port, worker_port = free_ports(3)
+    raylet_port, object_port, worker_port, client_port = free_ports(4)
     try:
         started = command(
             "start", "--head", "--port=0", "--num-cpus=2", "--memory=1000000000",
@@ -72,7 +72,8 @@ def test_options_of_ray_start_are_applied_or_ignored(home: Path, tmp_path: Path)
             f"--min-worker-port={worker_port}", f"--max-worker-port={worker_port}",
             "--system-config={\"max_direct_call_object_size\": 4096, \"unknown\": 1}",
             "--disable-usage-stats", "--node-name=n", "--temp-dir=/nowhere", "--no-monitor",
-            "--metrics-export-port=8080", "--redis-password=x", "--ray-client-server-port=10001",
+            "--metrics-export-port=8080", "--redis-password=x",
+            f"--ray-client-server-port={client_port}",
             "--dashboard-agent-listen-port=0", "--include-log-monitor=False",
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
@@ -85,7 +86,7 @@ def test_options_of_ray_start_are_applied_or_ignored(home: Path, tmp_path: Path)
         listening = {
             c.laddr.port for c in raylet.net_connections() if c.status == psutil.CONN_LISTEN
         }
-        assert listening == {raylet_port, object_port}
+        assert listening == {raylet_port, object_port, client_port}
         assert raylet.environ()["NBRAY_MAX_INLINE_BYTES"] == "4096"
     finally:
         nbray.shutdown()

@@ -10,7 +10,7 @@ import click
 import pytest
 
 import nbray
-from nbray.cli.start import start
+from nbray.cli.start import start, start_node
 from nbray.options.option import AMOUNTS, SIZE, Option, Scope, size
 from nbray.options.showing import as_markdown
 from nbray.options.table import OPTIONS, options_of
@@ -52,8 +52,8 @@ def test_the_command_has_the_options_of_the_table() -> None:
     for option in declared.values():
         assert known[option.flag].hidden is not option.has_effect
         assert known[option.flag].help == option.help
-    called = inspect.signature(start.callback or start).parameters
-    assert all(name in declared for name in called if name != "ports")
+    called = set(inspect.signature(start_node).parameters)
+    assert called - {"record", "for_programs", "ports"} <= set(declared)
 
 
 @pytest.mark.parametrize(

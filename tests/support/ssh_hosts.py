@@ -41,21 +41,25 @@ def why_not() -> str:
 class Hosts:
     """So many hosts; number 0 is the laptop, and host N has the address 10.77.7.(10 + N)."""
 
-    def __init__(self, base: Path, prefix: str, count: int) -> None:
+    def __init__(
+        self, base: Path, prefix: str, count: int, *, shared_home: bool = False, path: str = ""
+    ) -> None:
         self.base = base
         self.prefix = prefix
         self.count = count
+        self.shared_home = shared_home
         places = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
         hidden = sorted(place for place in places if place.startswith(("/root/", "/tmp/")))
-        self._env = os.environ | {
-            "BASE": str(base), "HOST_PATH": str(Path(sys.executable).parent),
+        self.env = os.environ | {
+            "BASE": str(base), "HOST_PATH": path + str(Path(sys.executable).parent),
             "HOST_SEES": " ".join(hidden), "NETNS_NET": "10.77.7",
+            "SHARED_HOME": "1" if shared_home else "",
         }  # fmt: skip
-        self._env.pop("NBRAY_TMPDIR", None)
+        self.env.pop("NBRAY_TMPDIR", None)
 
     def script(self, *words: str) -> None:
         subprocess.run(
-            [str(SCRIPT), *words], env=self._env, check=True, timeout=60,
+            [str(SCRIPT), *words], env=self.env, check=True, timeout=60,
             stdin=subprocess.DEVNULL, capture_output=True,
         )  # fmt: skip
 
@@ -67,14 +71,14 @@ class Hosts:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host."""
         return subprocess.run(
-            self.command(number, *words), env=self._env, capture_output=True, text=True,
+            self.command(number, *words), env=self.env, capture_output=True, text=True,
             timeout=timeout, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
     def start(self, number: int, *words: str) -> subprocess.Popen[str]:
         """Start one there."""
         return subprocess.Popen(
-            self.command(number, *words), env=self._env, text=True, stdin=subprocess.DEVNULL,
+            self.command(number, *words), env=self.env, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -105,10 +109,17 @@ class Hosts:
 
 
 @contextmanager
-def ssh_hosts(count: int) -> Iterator[Hosts]:
-    """Make them, and remove them with all that runs there."""
+def ssh_hosts(count: int, *, shared_home: bool = False, path: str = "") -> Iterator[Hosts]:
+    """Make them, and remove them with all that runs there.
+
+    Args:
+        count: how many.
+        shared_home: all have one home.
+        path: comes first in their PATH, ended by a colon.
+    """
     base = Path(tempfile.mkdtemp(prefix="nbh"))
-    hosts = Hosts(base, f"nh{os.getpid() % 100_000}x", count)
+    prefix = f"nh{os.getpid() % 100_000}{'s' if shared_home else 'x'}"
+    hosts = Hosts(base, prefix, count, shared_home=shared_home, path=path)
     try:
         hosts.script("up", hosts.prefix, str(count))
         for number in range(count):

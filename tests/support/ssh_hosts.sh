@@ -4,6 +4,7 @@
 #   ssh_hosts.sh run PREFIX I CMD...         a command on host I, as a login there would run it
 #   ssh_hosts.sh off PREFIX I                power off: SIGKILL to all its processes at once
 #   ssh_hosts.sh down PREFIX
+# SHARED_HOME: if it is set, all have one /root.
 # HOST_PATH: what comes first in PATH there. HOST_SEES: folders below /tmp or /root
 # that the hosts see, too (an interpreter, a venv).
 # Needs root, iproute2, openssh-server, openssh-client, util-linux. Debian's sshd wants /run/sshd.
@@ -14,10 +15,12 @@ net=${NETNS_NET:-10.77.7}
 init_of() { cat "$BASE/$prefix$1/init.pid"; }
 inside() { local i=$1; shift; nsenter -t "$(init_of "$i")" --net --mount --uts --pid -r -w env -i HOME=/root USER=root \
   PATH="${HOST_PATH:+$HOST_PATH:}/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" "$@"; }
-boot() {   # the first process of the host reaps, so daemons may be orphans, as on any machine
+# The first process of the host reaps, so daemons may be orphans, as on any machine. It is not begun
+# by `ip netns exec`, which would take its cgroups away.
+boot() {
   local i=$1 dir="$BASE/$prefix$1"
   mkdir -p "$dir/root/.ssh" "$dir/tmp" "$dir/run"; chmod 700 "$dir/root" "$dir/root/.ssh"; chmod 1777 "$dir/tmp"
-  setsid ip netns exec "$prefix$i" unshare --mount --uts --pid --fork --mount-proc --kill-child \
+  setsid nsenter --net="/run/netns/$prefix$i" unshare --mount --uts --pid --fork --mount-proc --kill-child \
     bash -c 'set -e; hostname "$1"; mount --make-rprivate /
       mount -t tmpfs tmpfs /dev/shm
       mkdir -p "$2/run/sshd"; mount --bind "$2/run" /run
@@ -40,7 +43,9 @@ up)
   "$here/netns_hosts.sh" up "$prefix" "$n"
   : >"$BASE/known_hosts"
   for i in $(seq 0 $((n - 1))); do
-    dir="$BASE/$prefix$i"; mkdir -p "$dir/run" "$dir/root/.ssh"
+    dir="$BASE/$prefix$i"; mkdir -p "$dir/run"
+    [ -z "${SHARED_HOME:-}" ] || { mkdir -p "$BASE/home"; ln -s ../home "$dir/root"; }
+    mkdir -p "$dir/root/.ssh"
     [ -e "$dir/run/hostkey" ] || ssh-keygen -q -t ed25519 -N "" -f "$dir/run/hostkey"
     printf '%s\n' "ListenAddress $net.$((10 + i)):22" \
       "ListenAddress $net.$((10 + i)):2222" "HostKey /run/hostkey" "PasswordAuthentication no" \

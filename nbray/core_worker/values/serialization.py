@@ -95,6 +95,22 @@ class Serialized:
         self.write_into(memoryview(flat))
         return bytes(flat)
 
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """The flat form, part by part and without a copy of its buffers."""
+        count = len(self.buffers)
+        if not count:
+            yield b"\0\0\0\0"
+            yield self.stream
+            return
+        lengths = [len(self.stream), *(buffer.nbytes for buffer in self.buffers)]
+        yield struct.pack(f"<I4x{count + 1}Q", count, *lengths)
+        yield self.stream
+        position = _header_size(count) + len(self.stream)
+        for buffer in self.buffers:
+            yield bytes(_aligned(position) - position)
+            yield buffer
+            position = _aligned(position) + buffer.nbytes
+
     def write_into(self, target: memoryview) -> None:
         """Write the flat form into ``target``, which has at least `size` bytes."""
         count = len(self.buffers)

@@ -13,6 +13,7 @@ from nbray.core_worker.failures import value_error
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.ports import Inbox
 from nbray.core_worker.values.blocking import Blocking, Waits
+from nbray.core_worker.values.memory import Attach, StoreMemory
 from nbray.core_worker.values.serialization import Serialized
 from nbray.core_worker.values.value_kind import kind_of
 from nbray.exceptions import (
@@ -20,7 +21,6 @@ from nbray.exceptions import (
     LocalRayletDiedError,
     NbraySystemError,
 )
-from nbray.object_store.arena import Arena, map_file
 from nbray.object_store.client import Room
 from nbray.object_store.private_pages import PrivatePages
 from nbray.wire import messages as m
@@ -73,7 +73,7 @@ class StoreOfNode(Protocol):
     def to_raylet(self, message: m.Message) -> bool:
         """Send it, under the baton; False when the raylet has ended."""
 
-    def request(self, key: object, message: m.Message, timeout: float = 30.0) -> Any:
+    def request(self, key: object, message: m.Message, timeout: float | None = None) -> Any:
         """Send ``message`` and wait for the reply for ``key``; from any thread."""
 
 
@@ -89,37 +89,41 @@ class StoredValues:
 
     def __init__(
         self, config: Config, me: Identity, turns: Turns, raylet: StoreOfNode, blocking: Blocking,
-        find: Find,
+        find: Find, attach: Attach,
     ) -> None:  # fmt: skip
-        """``find`` asks the owner of a value where it is, under the baton (`own.locations`)."""
+        """``find`` asks the owner of a value where it is, under the baton (`own.locations`).
+
+        ``attach`` gives the memory of the store.
+        """
         self._config = config
         self._me = me
         self._turns = turns
         self._raylet = raylet
         self._blocking = blocking
         self._find = find
-        self._arena: Arena | None = None
+        self._attach = attach
+        self._memory: StoreMemory | None = None
         self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
         self.unpins: deque[bytes] = deque()
         self._told: deque[m.Message] = deque()
         self.room = Room(config, self._send_soon, turns.call_later)
 
     def attach(self, path: str, size: int) -> None:
-        """Map the arena of this node."""
-        self._arena = Arena.attach(path, size, self._me.worker_id)
+        """The raylet says where the memory of the store is."""
+        self._memory = self._attach(path, size, self._me.worker_id)
 
     def detach(self) -> None:
-        """Let go of the arena; arrays over it live on, and keep it mapped."""
-        self._arena = None
+        """Let go of the memory; arrays over it live on, and keep it mapped."""
+        self._memory = None
 
     def private(self, view: memoryview) -> PrivatePages | None:
         """Memory with the bytes of ``view`` that may be written; None: copy it."""
-        return self._arena.private(view) if self._arena is not None else None
+        return self._memory.private(view) if self._memory is not None else None
 
-    def _mapped(self) -> Arena:
-        if self._arena is None:
+    def _reached(self) -> StoreMemory:
+        if self._memory is None:
             raise NbraySystemError(STOPPED)
-        return self._arena
+        return self._memory
 
     # --- written --------------------
 
@@ -137,12 +141,13 @@ class StoredValues:
         size = packed.size
         label = where_made()
         complete: m.Message
+        path = ""
         try:
+            memory = self._reached()
             # Only the owner announces by itself: its free goes the same way, see `tell`.
-            own = owner.worker_id == self._me.worker_id
+            own = memory.is_mapped and owner.worker_id == self._me.worker_id
             offset = self.room.cut(object_id, size) if own else None
             if offset is not None:
-                target = self._mapped().view(offset, size)
                 complete = om.ObjectWritten(object_id, offset, size, label)
             else:
                 created: om.ObjectCreated = self._raylet.request(
@@ -151,12 +156,9 @@ class StoredValues:
                 )  # fmt: skip
                 if created.cause is not None:
                     raise value_error(created.cause)
-                if created.path:
-                    target = map_file(created.path, created.offset, size, writable=True)
-                else:
-                    target = self._mapped().view(created.offset, size)
+                path, offset = created.path, created.offset
                 complete = om.SealObject(object_id)
-            packed.write_into(target)
+            memory.write(packed, path, offset)
             self._send_soon(complete)
             stored = Stored(size, [self._me.address.node_id], kind_of(packed.value))
             return Value(None, stored, False, packed.contained)
@@ -219,7 +221,7 @@ class StoredValues:
             reply = pin.reply
             cause = reply.cause
             if cause is None:
-                return self._view(pin)
+                return self._view(pin, deadline)
             newer = None
             if cause.kind is CauseKind.LOST:
                 if not ask_owner:
@@ -236,7 +238,7 @@ class StoredValues:
                 return newer
             stored = newer.stored
 
-    def _view(self, pin: _Pin) -> memoryview:
+    def _view(self, pin: _Pin, deadline: float | None) -> memoryview:
         reply = pin.reply
         nudge = self._turns.nudge
 
@@ -244,12 +246,9 @@ class StoredValues:
             pin.release()
             nudge()
 
-        if reply.path:
-            try:
-                return map_file(reply.path, reply.offset, reply.size)
-            finally:
-                gone()  # the mapping keeps what it shows
-        return self._mapped().pinned_view(reply.offset, reply.size, gone)
+        return self._reached().read(
+            reply.object_id, reply.path, reply.offset, reply.size, gone, deadline
+        )
 
     def _pin(
         self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None

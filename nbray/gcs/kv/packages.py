@@ -1,7 +1,9 @@
 """Packages of runtime environments: kept in the key-value space while a job may need them.
 
 Whoever sends or uses a package says so for its job. A package is needed while one of its jobs has
-its driver or an actor that lives, as detached ones do. What nobody needs any more is removed:
+its driver or an actor that lives, as detached ones do, while a submitted job names it that has not
+ended, and for ``package_kept_s`` after one without a job has sent it, who is about to submit one.
+What nobody needs any more is removed:
 after ``package_kept_s``, since programs are often started again, or at once if newer ones of that
 kind take more than ``unused_packages_bytes``.
 """
@@ -42,20 +44,23 @@ class PackageTable:
         kv: where the packages are.
         store: where the rows are.
         job_lives: whether a job has its driver or an actor that lives.
+        submitted: the packages that submitted jobs name which have not ended.
         config: how much of what is not needed stays, and for how long.
     """
 
     def __init__(
         self, kv: KeyValueSpace, store: Store, job_lives: Callable[[], Callable[[bytes], bool]],
-        config: Config,
+        submitted: Callable[[], set[str]], config: Config,
     ) -> None:  # fmt: skip
         self._kv = kv
         self._store = store
         self._table = Table(store, "packages", PackageRow)
         self._rows = self._table.all()
         self._job_lives = job_lives
+        self._submitted = submitted
         self._config = config
         self._unused: dict[bytes, float] = {}
+        self._sent: dict[bytes, float] = {}
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The method, for the gRPC server."""
@@ -65,7 +70,12 @@ class PackageTable:
         """Note a use; whether the package is there, or must be sent."""
         row = self._rows.setdefault(request.uri, PackageRow([], request.size))
         self._unused.pop(request.uri, None)
-        if request.job_id not in row.jobs:
+        if not request.job_id:
+            self._sent[request.uri] = time.monotonic()
+            row.size = max(row.size, request.size)
+            self._table.put(request.uri, row)
+            await self._store.durable()
+        elif request.job_id not in row.jobs:
             row.jobs.append(request.job_id)
             self._table.put(request.uri, row)
             await self._store.durable()
@@ -82,12 +92,15 @@ class PackageTable:
         if not self._rows:
             return
         lives = self._job_lives()
+        kept_s = self._config.package_kept_s
+        self._sent = {uri: when for uri, when in self._sent.items() if now - when < kept_s}
+        held = {uri.encode() for uri in self._submitted()} | self._sent.keys()
         for uri, row in self._rows.items():
             needed = [job for job in row.jobs if lives(job)]
             if needed != row.jobs:
                 row.jobs = needed
                 self._table.put(uri, row)
-            if needed:
+            if needed or uri in held:
                 self._unused.pop(uri, None)
             else:
                 self._unused.setdefault(uri, now)
@@ -96,7 +109,7 @@ class PackageTable:
         newest_first = sorted(self._unused, key=lambda uri: self._unused[uri], reverse=True)
         for number, uri in enumerate(newest_first):
             size += self._rows[uri].size
-            too_old = now - self._unused[uri] >= self._config.package_kept_s
+            too_old = now - self._unused[uri] >= kept_s
             too_much = number > 0 and size > self._config.unused_packages_bytes
             if too_old or too_much:
                 over.add(uri)

@@ -335,24 +335,36 @@ class LocalStore:
             self.table.unpin(object_id, process)
         self.serve()
 
+    def locate(self, object_id: bytes) -> Stored | None:
+        """The object, if it is complete here."""
+        return self.table.locate(object_id)
+
     def lend(self, object_id: bytes, offset: int, length: int) -> Part | str:
         """Part of an object, to be sent to another node; or why there is none."""
         stored = self.table.pin(object_id, self)
         if stored is None:
             return f"it is not on node {self._node_id.hex()[:8]} any more"
-
-        def release() -> None:
-            self.table.unpin(object_id, self)
-            self.serve()
-
         if offset < 0 or length < 0 or offset + length > stored.size:
-            release()
+            self._take_back(object_id)
             return f"it has no {length} bytes from {offset} on"
         if stored.block is not None:
-            return Part(self.arena.descriptor, stored.block + offset, length, release)
-        assert stored.place is not None
-        descriptor = self.files.descriptor(stored.place)
-        return Part(descriptor, stored.place.offset + offset, length, release)
+            view = self.arena.view(stored.block, stored.size)
+        else:
+            assert stored.place is not None
+            view = map_file(self.files.path(stored.place), stored.place.offset, stored.size)
+        return Part(view[offset : offset + length], lambda _came: self._take_back(object_id))
+
+    def lend_unfinished(self, object_id: bytes, offset: int, length: int) -> Part | None:
+        """Part of a copy that is being written, and has come already; None if none is."""
+        block = self.table.hold(object_id, self)
+        if block is None:
+            return None
+        view = self.arena.view(block + offset, length)
+        return Part(view, lambda _came: self._take_back(object_id))
+
+    def _take_back(self, object_id: bytes) -> None:
+        self.table.unpin(object_id, self)
+        self.serve()
 
     async def file_for_copy(self, size: int) -> tuple[Place, memoryview]:
         """Room in a file for a copy, and a view to write it through.

@@ -2,7 +2,7 @@
 
 An object that is asked for and lies elsewhere is pulled, in parts, into this node's arena as a
 secondary copy; or into a file, when the arena has no room. The bytes go from one arena into the
-other by threads (`sender`, `receiver`). The node that it came from remembers
+other by threads (`transfers`). The node that it came from remembers
 who has copies; so a free, which the owner's raylet sends to the nodes that the owner knows,
 reaches them all.
 """
@@ -19,15 +19,14 @@ from typing import Any
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.raylet.nodes import NodeTable
+from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.evacuation import Evacuation
 from nbray.raylet.objects.local_store import LocalStore
-from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
-from nbray.raylet.objects.sender import ObjectSender, Part
 from nbray.raylet.objects.spill_files import DiskFullError
 from nbray.raylet.objects.table import Stored
+from nbray.raylet.objects.transfers import Transfers
 from nbray.raylet.process import Handlers, Process
 from nbray.wire import object_messages as om
-from nbray.wire.bulk import Request
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import Handler, RpcError
@@ -46,7 +45,6 @@ logger = logging.getLogger(__name__)
 _DROP_DELAY_S = 0.02
 _ANNOUNCE_S = 0.5
 _GONE_KEPT = 10_000
-_RECEIVER_KEPT_S = 10.0
 
 
 _News = DropObjects | KeepObjects | ProcessGone | TellOwner
@@ -67,13 +65,11 @@ class ObjectManager:
         )
         self._node_id = node_id
         self._nodes = nodes
-        self._config = config
-        self._token = token
-        self.sender = ObjectSender(self._part, config.pull_timeout_s)
-        self._receivers: dict[bytes, ObjectReceiver] = {}
+        self._transfers = Transfers(node_id, self.store, nodes, config, token)
+        self.take_bulk = self._transfers.sender.take
+        self._admission = Admission(store_bytes // 2)
         self._readers: dict[bytes, list[Process]] = {}
         self._pulls: dict[bytes, asyncio.Task[None]] = {}
-        self._copies: dict[bytes, set[bytes]] = {}
         self._drops: dict[tuple[bytes, bytes], list[bytes]] = {}
         self._processes: dict[bytes, Process] = {}
         self._news: dict[tuple[bytes, bytes, bool, bytes], list[bytes]] = {}
@@ -179,11 +175,14 @@ class ObjectManager:
         object_id, size = message.object_id, message.stored.size
         store = self.store
         cause, kind = "the transfer failed", CauseKind.LOST
+        await self._admission.enter(size)
         try:
+            if all(process.closed for process in self._readers.get(object_id, ())):
+                return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
                 view = store.arena.view(offset, size)
-                cause = await self._pull_from(sources, object_id, view)
+                cause = await self._transfers.bring(object_id, sources, view, is_lent=True)
                 if not cause:
                     store.table.seal(object_id)
             else:
@@ -195,6 +194,7 @@ class ObjectManager:
         except OSError as error:
             cause = f"the disk failed: {error}"
         finally:
+            self._admission.leave(size)
             store.table.abort(object_id)
             del self._pulls[object_id]
             self._settle(object_id, cause, kind)
@@ -206,7 +206,7 @@ class ObjectManager:
         place, view = await self.store.file_for_copy(size)
         kept = False
         try:
-            cause = await self._pull_from(sources, object_id, view)
+            cause = await self._transfers.bring(object_id, sources, view)
             if not cause:
                 self.store.table.create_on_disk(
                     object_id, size, owner.worker_id, owner.node_id, place
@@ -216,64 +216,6 @@ class ObjectManager:
         finally:
             if not kept:
                 self.store.files.drop(place)
-
-    async def _pull_from(self, sources: list[bytes], object_id: bytes, target: memoryview) -> str:
-        """Copy an object from the first node that can give it; the cause if none can."""
-        cause = "no node is known to have it"
-        for node_id in sources:
-            try:
-                await self._copy(object_id, node_id, target)
-            except (RpcError, TransferError) as error:
-                cause = str(error)
-                logger.warning("A copy of object %s failed: %s", object_id.hex()[:16], cause)
-            else:
-                return ""
-        return cause
-
-    async def _copy(self, object_id: bytes, node_id: bytes, target: memoryview) -> None:
-        """Write the whole object; nobody writes it any more when this returns.
-
-        Raises:
-            RpcError: the node is new here, and the GCS does not answer.
-            TransferError: the node is dead, or did not send all of it.
-        """
-        row = await self._nodes.find(node_id)
-        if row is None:
-            raise TransferError(f"its node {node_id.hex()[:8]} is dead")
-        receiver = self._receivers.get(node_id)
-        if receiver is None:
-            receiver = self._receivers[node_id] = ObjectReceiver(
-                f"its node {node_id.hex()[:8]}", row.host, row.frame_port, self._token,
-                self._config.handshake_timeout_s, self._config.pull_timeout_s,
-            )  # fmt: skip
-        receiver.keep()
-        size, length = len(target), self._config.pull_chunk_bytes
-        starts = iter(range(0, size, length))
-        failed: list[TransferError] = []
-
-        async def fetch() -> None:  # several run at once and share ``starts``
-            for start in starts:
-                if failed:
-                    return
-                part = target[start : start + length]
-                request = Request(object_id, self._node_id, start, len(part))
-                try:
-                    await receiver.fetch(request, part)
-                except TransferError as error:
-                    failed.append(error)
-
-        await asyncio.gather(*(fetch() for _ in range(self._config.pull_chunks_in_flight)))
-        if failed:
-            raise failed[0]
-
-    async def _part(self, request: Request) -> Part | str:
-        """Part of an object for another node, which is noted to have a copy."""
-        if self.store.table.locate(request.object_id) is None:
-            await asyncio.sleep(_ANNOUNCE_S)  # see `get`
-        part = self.store.lend(request.object_id, request.offset, request.length)
-        if isinstance(part, Part):
-            self._copies.setdefault(request.object_id, set()).add(request.node_id)
-        return part
 
     def free_for(self, _process: Process, message: om.FreeObjects) -> None:
         """An owner says that nobody refers to its objects any more."""
@@ -290,7 +232,7 @@ class ObjectManager:
             holders = set(node_ids)
             if not maker:
                 self.store.free(object_id)
-                holders |= self._copies.pop(object_id, set())
+                holders |= self._transfers.forget(object_id)
             elif self._node_id in holders or not holders:
                 stored = self.store.table.locate(object_id)
                 creator = stored.creator if stored is not None else None
@@ -386,17 +328,12 @@ class ObjectManager:
     # --- ends --------------------
 
     def look_after(self) -> None:
-        """End the threads and sockets to nodes from which nothing has come for long."""
-        for node_id, receiver in list(self._receivers.items()):
-            if receiver.is_idle(_RECEIVER_KEPT_S):
-                del self._receivers[node_id]
-                receiver.close()
+        """End what nothing has come through for long."""
+        self._transfers.look_after()
 
     def stop(self) -> None:
         """End the transfers."""
-        self.sender.stop()
-        for receiver in self._receivers.values():
-            receiver.close()
+        self._transfers.stop()
         self.store.stop()
 
     def process_gone(self, process: Process) -> None:
@@ -428,8 +365,6 @@ class ObjectManager:
 
     def node_gone(self, node_id: bytes) -> None:
         """A node died: so did the processes that owned objects here."""
-        receiver = self._receivers.pop(node_id, None)
-        if receiver is not None:
-            receiver.close()
+        self._transfers.node_gone(node_id)
         self._note_gone(node_id)
         self.free(self.store.table.node_gone(node_id))

@@ -1,15 +1,24 @@
-"""Fetches parts of objects from other raylets, straight into the arena or a mapped file."""
+"""Fetches parts of objects from other raylets, straight into the arena or a mapped file.
+
+A raylet that is asked for a part may name another that gives it (see `tree`): the thread fetches it
+from there, and says to the first one whether it came.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from nbray.wire.bulk import HEAD, RECEIVED, Request, connect, limit_stalls
+from nbray.wire.bulk import HEAD, MISSED, RECEIVED, Kind, Request, connect, limit_stalls
 from nbray.wire.handshake import HandshakeError
+
+logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4
 _IDLE_S = 5.0
@@ -33,16 +42,20 @@ class ObjectReceiver:
         token: the cluster's secret.
         connect_s: how long it may take to connect.
         stall_s: a node that sends nothing for so long does not have the object.
+        other: the receiver from another node that this one named; None if it is dead. Called in a
+            thread of this receiver's.
     """
 
     def __init__(
-        self, name: str, host: str, port: int, token: bytes, connect_s: float, stall_s: float
-    ) -> None:
+        self, name: str, host: str, port: int, token: bytes, connect_s: float, stall_s: float,
+        other: Callable[[bytes], ObjectReceiver | None],
+    ) -> None:  # fmt: skip
         self._name = name
         self._place = host, port
         self._token = token
         self._connect_s = connect_s
         self._stall_s = stall_s
+        self._other = other
         self._threads = ThreadPoolExecutor(_AT_ONCE, "receive")
         self._idle: list[tuple[socket.socket, float]] = []
         self._busy: set[socket.socket] = set()
@@ -104,7 +117,7 @@ class ObjectReceiver:
             except (OSError, HandshakeError) as error:
                 raise TransferError(f"{self._name} cannot be reached: {error}") from error
             try:
-                _receive(sock, request, target)
+                self._receive(sock, request, target)
             except BaseException as error:
                 refused = isinstance(error, TransferError)
                 self._give_back(sock, usable=refused)
@@ -116,6 +129,34 @@ class ObjectReceiver:
             else:
                 self._give_back(sock, usable=True)
                 return
+
+    def _receive(self, sock: socket.socket, request: Request, target: memoryview) -> None:
+        """Ask for a part and write it whole.
+
+        Raises:
+            TransferError: the other side has not got it. OSError: the connection failed.
+        """
+        sock.sendall(request.pack())
+        while True:
+            node_id = _answer(sock, target)
+            if node_id is None or self._fetch_from(node_id, request, target):
+                sock.sendall(RECEIVED)
+                return
+            sock.sendall(MISSED)
+
+    def _fetch_from(self, node_id: bytes, request: Request, target: memoryview) -> bool:
+        """Whether a part came from the node that this one named."""
+        other = self._other(node_id)
+        if other is None:
+            return False
+        try:
+            other._fetch(replace(request, sent_on=True), target)
+        except TransferError as error:
+            logger.info("Part of an object is asked for elsewhere: %s", error)
+            return False
+        finally:
+            other.keep()
+        return True
 
     def _take(self) -> socket.socket:
         """A socket that nobody else uses.
@@ -149,25 +190,26 @@ class ObjectReceiver:
                 sock.close()
 
 
-def _receive(sock: socket.socket, request: Request, target: memoryview) -> None:
-    """Ask for a part and write it whole.
+def _answer(sock: socket.socket, target: memoryview) -> bytes | None:
+    """Take an answer; None: it was the part, and is written; else the node that gives it.
 
     Raises:
         TransferError: the other side has not got it. OSError: the connection failed.
     """
-    sock.sendall(request.pack())
     head = bytearray(HEAD.size)
     _fill(sock, memoryview(head))
-    there, length = HEAD.unpack(head)
-    if not there:
-        text = bytearray(min(length, _LONGEST_TEXT))
-        _fill(sock, memoryview(text))
-        sock.sendall(RECEIVED)
-        raise TransferError(text.decode(errors="replace"))
-    if length != len(target):
-        raise OSError("its node sends a part of the wrong length")
-    _fill(sock, target)
+    kind, length = HEAD.unpack(head)
+    if kind == Kind.BYTES:
+        if length != len(target):
+            raise OSError("its node sends a part of the wrong length")
+        _fill(sock, target)
+        return None
+    text = bytearray(min(length, _LONGEST_TEXT))
+    _fill(sock, memoryview(text))
+    if kind == Kind.ELSEWHERE:
+        return bytes(text)
     sock.sendall(RECEIVED)
+    raise TransferError(text.decode(errors="replace"))
 
 
 def _fill(sock: socket.socket, target: memoryview) -> None:

@@ -149,10 +149,6 @@ class SpillFiles:
                 raise DiskFullError(self._fullness(size)) from error
             raise
 
-    def descriptor(self, place: Place) -> int:
-        """The file; open as long as the value is needed."""
-        return _file(place).fd
-
     def path(self, place: Place) -> str:
         """Where other processes of this user open the file."""
         return f"/proc/{os.getpid()}/fd/{_file(place).fd}"

@@ -168,10 +168,11 @@ class ObjectTable:
             self._settle(object_id, stored)
 
     def abort(self, object_id: bytes) -> None:
-        """The object will not be completed."""
+        """The object will not be completed; its room stays until nobody holds it."""
         stored = self._objects.get(object_id)
         if stored is not None and not stored.sealed:
-            self._forget(object_id)
+            stored.sealed = stored.freed = True
+            self._settle(object_id, stored)
 
     def discard(self, object_id: bytes, creator: Hashable) -> None:
         """Nobody will use what ``creator`` made, or began to make."""
@@ -264,6 +265,14 @@ class ObjectTable:
             stored.pins[holder] = stored.pins.get(holder, 0) + 1
             self._sort(object_id, stored)
         return stored
+
+    def hold(self, object_id: bytes, holder: Hashable) -> int | None:
+        """As `pin`, of an object that is being written: its block, of which parts are complete."""
+        stored = self._objects.get(object_id)
+        if stored is None or stored.sealed or stored.block is None:
+            return None
+        stored.pins[holder] = stored.pins.get(holder, 0) + 1
+        return stored.block
 
     def unpin(self, object_id: bytes, holder: Hashable) -> None:
         """One pin less."""

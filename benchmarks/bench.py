@@ -1,0 +1,90 @@
+"""What a workload measures with, and reports to."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class MissingApi(Exception):
+    """The engine does not have what a workload needs."""
+
+
+class Bench:
+    """What a workload measures with, and reports to."""
+
+    def __init__(self, engine: Any, args: argparse.Namespace) -> None:
+        self.engine = engine
+        self.cores = os.cpu_count() or 1
+        self._pattern = re.compile(args.rows)
+        self._seconds: float = args.seconds
+        self._samples: int = args.samples
+        self._output = os.fdopen(args.output_fd, "w", buffering=1)
+
+    def start(self, **options: Any) -> None:
+        """Start the cluster."""
+        self.engine.init(**options)
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Write one line of the report."""
+        self._output.write(json.dumps(line) + "\n")
+
+    def report(self, row: str, *samples: float) -> None:
+        """Samples of a row that is measured once."""
+        self.tell({"row": row, "samples": samples})
+
+    def probe(self, name: str) -> None:
+        """Let the other side measure the processes, and wait until it has."""
+        self.tell({"probe": name})
+        sys.stdin.readline()
+
+    def rate(self, row: str, work: Callable[[], Any], count: float = 1) -> None:
+        """Measure how often per second ``work``, which does ``count`` operations, can be done."""
+        if not self._pattern.search(row):
+            return
+        calls, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < self._seconds / 2 or not calls:
+            work()
+            calls += 1
+        step = calls // 10 + 1
+        samples = []
+        for _ in range(self._samples):
+            calls, begun = 0, time.perf_counter()
+            while time.perf_counter() - begun < self._seconds:
+                for _ in range(step):
+                    work()
+                calls += step
+            samples.append(count * calls / (time.perf_counter() - begun))
+        self.report(row, *samples)
+
+    def need(self, path: str) -> Any:
+        """The attribute ``path`` of the engine, its modules imported.
+
+        Raises:
+            MissingApi: it is not there.
+        """
+        found = self.engine
+        name = self.engine.__name__
+        for part in path.split("."):
+            name = f"{name}.{part}"
+            if not hasattr(found, part):
+                try:
+                    importlib.import_module(name)
+                except ImportError as error:
+                    raise MissingApi(name) from error
+            found = getattr(found, part)
+        return found
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """How long ``work`` takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

@@ -1,0 +1,412 @@
+"""``python -m nbray.client.agent``: the process beside a remote driver that keeps its tunnel.
+
+It is a process of its own, so that the tunnel lives while the program holds the interpreter's lock
+or stands in a debugger. The core worker connects to its Unix socket and says first what for
+(`nbray.wire.tunnel_messages.Purpose`); what the gateway accepts for the driver is connected to the
+driver's own socket. It understands nothing of what passes by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import uvloop
+
+from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError
+from nbray.client.ends import SocketEnd
+from nbray.client.entrance import Entering
+from nbray.client.own_folder import AGENT_SOCKET, DRIVER_SOCKET, remove
+from nbray.client.packages import own_packages
+from nbray.client.tunnel import Tunnel
+from nbray.common.addresses import split
+from nbray.common.config import Config
+from nbray.common.process import allow_many_files, report_ready, watch_parent
+from nbray.common.session import Session
+from nbray.wire import tcp
+from nbray.wire.handshake import HandshakeError
+from nbray.wire.tunnel_messages import (
+    LENGTH,
+    Browse,
+    Knock,
+    Read,
+    Stop,
+    Welcome,
+    Write,
+    purpose_of,
+)
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 3.0
+_LAST_WORDS_S = 3.0
+
+
+class _LocalEnd(SocketEnd):
+    """A connection of the core worker, which says first what for."""
+
+    _said = b""
+
+    def __init__(self, carrier: Carrier, writes: Writes) -> None:
+        super().__init__(carrier)
+        self._writes = writes
+        self._ticket = 0
+
+    def ready(self) -> None:
+        """Nothing comes before it was said."""
+
+    def data_received(self, data: bytes) -> None:
+        """The header, then bytes of the stream."""
+        if self.number:
+            super().data_received(data)
+            return
+        self._said += data
+        if len(self._said) < LENGTH.size:
+            return
+        end = LENGTH.size + LENGTH.unpack_from(self._said)[0]
+        if len(self._said) < end:
+            return
+        header, rest = self._said[LENGTH.size : end], self._said[end:]
+        self._said = b""
+        purpose = purpose_of(header)
+        if isinstance(purpose, Stop):
+            self._writes.stop(purpose.ticket)
+            self.fail("")
+            return
+        if isinstance(purpose, Write):
+            if not self._writes.begin(purpose.ticket, self):
+                self.fail("")
+                return
+            self._ticket = purpose.ticket
+        self.number = self.carrier.open(header, self, isinstance(purpose, Read | Write))
+        if rest:
+            super().data_received(rest)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The core worker has closed it."""
+        self._writes.ended(self._ticket)
+        super().connection_lost(error)
+
+
+class Writes:
+    """What the driver writes into the store, by ticket, until it has ended or was taken back."""
+
+    def __init__(self) -> None:
+        self._going: dict[int, SocketEnd] = {}
+        self._stopped: set[int] = set()
+
+    def begin(self, ticket: int, end: SocketEnd) -> bool:
+        """One begins; False: it was taken back before."""
+        if ticket in self._stopped:
+            return False
+        self._going[ticket] = end
+        return True
+
+    def stop(self, ticket: int) -> None:
+        """One is taken back."""
+        self._stopped.add(ticket)
+        end = self._going.pop(ticket, None)
+        if end is not None:
+            end.fail("the driver has taken it back")
+
+    def ended(self, ticket: int) -> None:
+        """One is over."""
+        self._going.pop(ticket, None)
+
+
+class _BrowserEnd(SocketEnd):
+    """A connection of a browser of this machine, to the dashboard."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open its stream."""
+        header = msgspec.msgpack.encode(Browse())
+        self.number = self.carrier.open(header, self, bulk=True)
+        super().connection_made(transport)
+
+
+class _GatewayWire(asyncio.Protocol):
+    """A connection to the gateway."""
+
+    def __init__(self, agent: Agent, entering: Entering) -> None:
+        self._agent = agent
+        self._entering: Entering | None = entering
+        self._transport: asyncio.Transport | None = None
+        self._wire: TransportWire | None = None
+        self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The gateway speaks first."""
+        self._transport = cast(asyncio.Transport, transport)
+        tcp.set_up(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        """The entrance, then the tunnel."""
+        assert self._transport is not None
+        try:
+            if self._entering is not None:
+                reply, welcome, data = self._entering.feed(data)
+                if reply:
+                    self._transport.write(reply)
+                if welcome is None:
+                    return
+                self._entering = None
+                if not welcome.refused:
+                    self._wire = TransportWire(self._transport)
+                    self._agent.carrier.take(self._wire, welcome.received)
+                self.welcome.set_result(welcome)
+            if data:
+                self._agent.carrier.received(data)
+        except (HandshakeError, TunnelError) as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.welcome.done():
+            self.welcome.set_exception(error)
+        else:
+            self._agent.give_up(f"the gateway broke the protocol: {error}")
+        if self._transport is not None:
+            self._transport.abort()
+
+    def drop(self) -> None:
+        """Nobody waits for it any more."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """The socket takes no more."""
+        if self._agent.carrier.wire is self._wire:
+            self._agent.carrier.pause()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        if self._agent.carrier.wire is self._wire:
+            self._agent.carrier.go_on()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection has gone."""
+        if not self.welcome.done():
+            self.welcome.set_exception(
+                error or HandshakeError("the gateway closed the connection: is the token the same?")
+            )
+        elif self._wire is not None and self._agent.carrier.wire is self._wire:
+            self._agent.lost(str(error or "the connection was closed"))
+
+
+class Agent:
+    """The tunnel of one driver, kept as long as the gateway knows it."""
+
+    def __init__(
+        self, session: Session, address: str, worker_id: bytes, grace_s: float, status_fd: int
+    ) -> None:
+        self._session = session
+        self._address = address
+        self._status_fd = status_fd
+        self._grace_s = grace_s
+        self._token = session.token
+        self._config = Config.from_env()
+        self._knock = Knock(os.urandom(16), False, 0, worker_id, grace_s, own_packages())
+        self._connecting: asyncio.Task[None] | None = None
+        self._writes = Writes()
+        self.carrier = Carrier(Tunnel(dials=True), self._accepted, self.give_up)
+        self.over = asyncio.Event()
+
+    # --- the wire --------------------
+
+    async def connect(self) -> Welcome:
+        """Connect to the gateway once.
+
+        Raises:
+            OSError: it is not to be reached, or does not let us in.
+        """
+        host, port = split(self._address)
+        self._knock.received = self.carrier.tunnel.received
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._config.start_timeout_s):
+            _, wire = await loop.create_connection(
+                lambda: _GatewayWire(self, Entering(self._token, self._knock)), host, port
+            )
+            try:
+                welcome = await wire.welcome
+            except asyncio.CancelledError:
+                wire.drop()
+                raise
+        if not welcome.refused:
+            self._knock.known = True
+            self._grace_s = welcome.grace_s
+        return welcome
+
+    def lost(self, reason: str) -> None:
+        """The connection to the gateway has gone: make another."""
+        self.carrier.lose()
+        if self.over.is_set() or self._connecting is not None:
+            return
+        self._tell("lost", reason)
+        self._connecting = asyncio.create_task(self._connect_again())
+
+    async def _connect_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        began, pause = loop.time(), _FIRST_PAUSE_S
+        while not self.over.is_set():
+            try:
+                welcome = await self.connect()
+            except (OSError, TimeoutError) as error:
+                if loop.time() - began > self._grace_s:
+                    self.give_up(f"the gateway was out of reach for {self._grace_s:.0f} s: {error}")
+                    return
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE_S, 1.7 * pause)
+                continue
+            self._connecting = None
+            if welcome.refused:
+                self.give_up(welcome.refused)
+            elif self.carrier.wire is None:  # it has gone again meanwhile
+                self.lost("the connection was lost again")
+            else:
+                self._tell("connected", "")
+            return
+
+    async def look_after(self) -> None:
+        """Find out for ever whether the gateway is there."""
+        while True:
+            await asyncio.sleep(PING_S)
+            if self.carrier.wire is not None and not self.carrier.look_after():
+                self.lost("the gateway gave no sign of life")
+
+    def give_up(self, reason: str) -> None:
+        """The tunnel is over, and with it the driver's part in the cluster."""
+        if not self.over.is_set():
+            self._tell("gone", reason)
+            self.over.set()
+            self.carrier.end(reason)
+
+    def _tell(self, state: str, reason: str) -> None:
+        logger.info("%s: %s", state, reason)
+        line = json.dumps({"state": state, "reason": reason, "at": time.time()})
+        try:
+            os.write(self._status_fd, line.encode() + b"\n")
+        except OSError:
+            logger.info("Nobody reads how the tunnel is.")
+
+    async def leave(self) -> None:
+        """Say goodbye, after all that the driver has said."""
+        if not self.over.is_set():
+            self.over.set()
+            deadline = time.monotonic() + _LAST_WORDS_S
+            while self.carrier.tunnel.streams and time.monotonic() < deadline - _LAST_WORDS_S / 2:
+                await asyncio.sleep(0.01)  # the driver has closed its sockets, which shows soon
+            self.carrier.goodbye("the driver has left")
+            while (
+                not self.carrier.tunnel.drained
+                and self.carrier.wire is not None
+                and time.monotonic() < deadline
+            ):
+                self.carrier.look_after()
+                await asyncio.sleep(0.02)
+            self.carrier.end("the driver has left")
+
+    # --- the driver's sockets --------------------
+
+    async def serve(self) -> int:
+        """Listen for the driver, and for browsers of this machine; the port of these."""
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_server(
+            lambda: _LocalEnd(self.carrier, self._writes),
+            self._session.socket_path(AGENT_SOCKET),
+            backlog=512,
+        )
+        browsers = await loop.create_server(lambda: _BrowserEnd(self.carrier), "127.0.0.1", 0)
+        port: int = browsers.sockets[0].getsockname()[1]
+        return port
+
+    def _accepted(self, number: int, _header: bytes) -> SocketEnd:
+        end = SocketEnd(self.carrier, number)
+        task = asyncio.ensure_future(self._connect_driver(end))
+        task.add_done_callback(lambda done: done.exception())
+        return end
+
+    async def _connect_driver(self, end: SocketEnd) -> None:
+        path = self._session.socket_path(DRIVER_SOCKET)
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: end, path)
+        except OSError as error:
+            end.fail(f"the driver does not listen: {error}")
+
+
+def _why_not(error: Exception, address: str) -> str:
+    """What kept this side from a gateway, for people."""
+    if isinstance(error, HandshakeError):
+        return f"The cluster at {address} does not take this program in: {error}"
+    if isinstance(error, TimeoutError):
+        return f"No gateway answers at {address} in time: is it HOST:PORT of a head node?"
+    return (
+        f"No gateway can be reached at {address}: {error}. On the head node, `nbray status` names "
+        "the port for remote drivers (nbray start --head --ray-client-server-port, 10001 by "
+        "default); a firewall must let it through."
+    )
+
+
+async def _main(args: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    session = Session(Path(args.session_dir))
+    agent = Agent(
+        session, args.address, bytes.fromhex(args.worker_id), args.grace_s, args.status_fd
+    )
+    stopped = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    watch_parent(loop, args.parent_fd, stopped.set)
+    try:
+        welcome = await agent.connect()
+        if welcome.refused:
+            raise HandshakeError(welcome.refused)
+    except (OSError, ValueError, TimeoutError) as error:
+        report_ready(args.ready_fd, {"error": _why_not(error, args.address)})
+        return
+    port = await agent.serve()
+    report: dict[str, Any] = msgspec.to_builtins(
+        {name: getattr(welcome, name) for name in welcome.__struct_fields__ if name != "info"}
+    )
+    try:
+        report_ready(
+            args.ready_fd, {**report, "info": json.loads(welcome.info), "dashboard_port": port}
+        )
+    except OSError:  # the driver was killed meanwhile, of which the gateway has to hear
+        stopped.set()
+    looking = loop.create_task(agent.look_after())
+    gone = loop.create_task(agent.over.wait())
+    left = loop.create_task(stopped.wait())
+    await asyncio.wait([gone, left], return_when=asyncio.FIRST_COMPLETED)
+    looking.cancel()
+    if left.done():
+        await agent.leave()
+    else:
+        await left  # its sockets have closed; the driver says when it has seen why
+    os.close(args.status_fd)
+    remove(session)  # of a driver that was killed, nobody else does
+
+
+def main() -> None:
+    """Keep a tunnel until SIGTERM, or the end of the driver."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--session-dir", required=True)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--worker-id", required=True)
+    parser.add_argument("--grace-s", type=float, required=True)
+    parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int, required=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    allow_many_files()
+    uvloop.run(_main(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

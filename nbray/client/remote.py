@@ -1,0 +1,193 @@
+"""What stands in the program of a remote driver: its agent, and how the tunnel is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from nbray.client.memory import attach_over
+from nbray.client.own_folder import AGENT_SOCKET, own_folder, remove
+from nbray.client.road import Road
+from nbray.common.addresses import joined, split
+from nbray.common.config import Config
+from nbray.common.process import Child, ProcessStartError, spawn
+from nbray.common.session import Session, SessionInfo
+from nbray.wire.reactor import Reactor
+from nbray.wire.records import Address
+
+logger = logging.getLogger(__name__)
+
+CONNECTED, LOST, GONE = "connected", "lost", "gone"
+
+
+@dataclass(frozen=True)
+class TunnelState:
+    """How the tunnel of this program is.
+
+    Attributes:
+        state: ``connected``, ``lost`` while it is made again, or ``gone`` for good.
+        reason: why it is not connected.
+        since: when that began, in seconds since the epoch.
+        grace_s: how long it may be lost.
+    """
+
+    state: str = CONNECTED
+    reason: str = ""
+    since: float = 0.0
+    grace_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """What to say of it; empty while all is well."""
+        if self.state == LOST:
+            away = max(0.0, time.time() - self.since)
+            return f"reconnecting, {away:.0f} s of {self.grace_s:.0f}: {self.reason}"
+        return f"lost: {self.reason}" if self.state == GONE else ""
+
+
+class Remote:
+    """The agent of this program, and what it found at the gateway.
+
+    Attributes:
+        session: a folder of this program, with what belongs to it of the head's session folder.
+        info: what that tells of the cluster; the dashboard's address is one of this machine.
+        outside: where the cluster reaches this program.
+        road: the way to the cluster.
+        attach: the way to its object store.
+        cluster: the name of the head's session folder.
+        dashboard_port: on which the dashboard listens in the cluster; 0: there is none.
+        packages: those of the head node that are of another version than here.
+    """
+
+    def __init__(
+        self, session: Session, agent: Child, report: Mapping[str, Any], status_fd: int,
+        worker_id: bytes,
+    ) -> None:  # fmt: skip
+        self.session = session
+        self._agent = agent
+        self._status_fd = status_fd
+        self._said = b""
+        self.state = TunnelState(since=time.time(), grace_s=report["grace_s"])
+        info = msgspec.convert(report["info"], SessionInfo)
+        self.dashboard_port = int(info["dashboard"].rpartition(":")[2] or 0)
+        if info["dashboard"]:
+            info["dashboard"] = f"127.0.0.1:{report['dashboard_port']}"
+        self.info = info
+        session.write_info(info)
+        self.cluster: str = report["cluster"]
+        self.packages: dict[str, str] = report["packages"]
+        self.outside = Address(worker_id, b"", report["unix_path"], report["host"], report["port"])
+        self.road = Road(session.socket_path(AGENT_SOCKET), self.state.grace_s)
+        self.attach = attach_over(self.road, self.why_gone)
+
+    @property
+    def agent_pid(self) -> int:
+        """The process of the agent."""
+        return self._agent.pid
+
+    def watch(self, reactor: Reactor) -> None:
+        """Hear of the tunnel from now on."""
+        reactor.watch(self._status_fd, lambda _events: self._hear(reactor), lambda: None)
+
+    def _hear(self, reactor: Reactor | None = None) -> None:
+        try:
+            while True:
+                data = os.read(self._status_fd, 65536)
+                if not data:
+                    self._set(GONE, "the agent beside this program has ended", time.time())
+                    if reactor is not None:
+                        reactor.forget(self._status_fd)
+                    return
+                self._said += data
+                *lines, self._said = self._said.split(b"\n")
+                for line in lines:
+                    told = json.loads(line)
+                    self._set(told["state"], told["reason"], told["at"])
+        except BlockingIOError:
+            return
+
+    def _set(self, state: str, reason: str, since: float) -> None:
+        if self.state.state != GONE:
+            self.state = replace(self.state, state=state, reason=reason, since=since)
+
+    def why_gone(self, patience_s: float = 0.0) -> str:
+        """Why there is no tunnel any more; empty while there is one, or may be again.
+
+        When its sockets have closed, the word may come some milliseconds later: ``patience_s``.
+        """
+        if patience_s and self.state.state != GONE:
+            poller = select.poll()
+            poller.register(self._status_fd, select.POLLIN)
+            poller.poll(patience_s * 1000)
+        self._hear()
+        return self.state.reason if self.state.state == GONE else ""
+
+    def close(self) -> None:
+        """Leave the gateway, after what the core worker has said."""
+        self._agent.terminate()
+        os.close(self._status_fd)
+        remove(self.session)
+
+
+def place_of(address: str) -> str:
+    """HOST:PORT of ``nbray://HOST:PORT`` or ``ray://HOST:PORT``.
+
+    Raises:
+        ConnectionError: it is no such address.
+    """
+    scheme, _, place = address.partition("://")
+    if scheme not in ("nbray", "ray"):
+        raise ConnectionError(
+            f"{address!r} is no address of a cluster: nbray://HOST:PORT is one, with the port for "
+            "remote drivers, 10001 by default."
+        )
+    try:
+        host, port = split(place if ":" in place.rpartition("]")[2] else f"{place}:10001")
+        if place.startswith("[") != ("]" in place) or not port:
+            raise ValueError("it names no host and port.")
+    except ValueError as error:
+        raise ConnectionError(f"{address!r} is no address of a cluster: {error}") from None
+    return joined(host, port)
+
+
+def connect(address: str, token: bytes, worker_id: bytes, config: Config) -> Remote:
+    """Start the agent of this program, which connects to the gateway at ``address``.
+
+    Raises:
+        ConnectionError: there is no gateway, or it does not take this program in.
+    """
+    place = place_of(address)
+    session = own_folder(token)
+    status_read, status_write = os.pipe()
+    os.set_blocking(status_read, False)
+    agent = None
+    try:
+        agent = spawn(
+            "nbray.client.agent",
+            ["--session-dir", str(session.path), "--address", place,
+             "--worker-id", worker_id.hex(), "--status-fd", str(status_write),
+             "--grace-s", str(config.client_reconnect_grace_period)],
+            session.log_path("agent.log"), fate_shared=True, pass_fds=[status_write],
+        )  # fmt: skip
+        os.close(status_write)
+        status_write = -1
+        report = agent.wait_ready(2 * config.start_timeout_s)
+        return Remote(session, agent, report, status_read, worker_id)
+    except BaseException as error:
+        if agent is not None:
+            agent.terminate()
+        os.close(status_read)
+        if status_write >= 0:
+            os.close(status_write)
+        remove(session)
+        if isinstance(error, ProcessStartError):
+            raise ConnectionError(str(error)) from None
+        raise

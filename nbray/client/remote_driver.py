@@ -1,0 +1,295 @@
+"""One remote driver, as its gateway has it: what it reaches, and where it is reached.
+
+The gateway stands in the driver's place on the head node. It dials for it, and proves the token on
+its behalf; it listens for it, on a Unix socket and a port, and lets through whoever proves the
+token; it holds the store's memory for it, into which it writes and out of which it reads.
+
+The end of the driver is the end of all that at once, in this order: nothing is written into the
+store any more, then the connections close, of which the raylet's tells the cluster that the driver
+is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from nbray.client.carrier import Carrier, StreamEnd, Wire
+from nbray.client.ends import SocketEnd
+from nbray.client.store_ends import ReadEnd, RefusedEnd, Store, WriteEnd
+from nbray.client.tunnel import Tunnel
+from nbray.common.addresses import split
+from nbray.common.config import Config
+from nbray.common.session import Session, SessionInfo
+from nbray.common.sparing_log import SparingLog
+from nbray.wire import tcp
+from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.listener import MOST_HALF_OPEN
+from nbray.wire.tcp import listen
+from nbray.wire.tunnel_messages import Accepted, Browse, Dial, Read, Write, packed, purpose_of
+
+logger = logging.getLogger(__name__)
+_strangers = SparingLog(logger)
+
+_ACCEPTED = packed(Accepted())[4:]
+
+
+class RemoteDriver:
+    """See the head of this module.
+
+    Attributes:
+        carrier: its tunnel.
+        unix_path: where processes of this node reach it.
+        host: where others do.
+        port: its port there.
+        grace_s: how long it may be away.
+        info: what the session folder tells of the cluster.
+    """
+
+    def __init__(
+        self, session: Session, info: SessionInfo, token: bytes, config: Config, worker_id: bytes,
+        grace_s: float, on_end: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.grace_s = grace_s
+        self.token = token
+        self.config = config
+        self.name = worker_id.hex()[:12]
+        self.carrier = Carrier(Tunnel(dials=False), self._opened, self.end)
+        self._store = Store(worker_id)
+        self.info = info
+        self._on_end = on_end
+        self._ended = False
+        self._grace: asyncio.TimerHandle | None = None
+        self._half_open: OrderedDict[_AcceptedEnd, None] = OrderedDict()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._servers: list[asyncio.AbstractServer] = []
+        self.unix_path = session.socket_path(f"d-{self.name}")
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        unix.bind(self.unix_path)
+        unix.listen(512)
+        other = listen(info["node_ip"], config.min_worker_port, config.max_worker_port)
+        self.host, self.port = info["node_ip"], other.getsockname()[1]
+        for sock in (unix, other):
+            self._start(self._listen(sock))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, sock: socket.socket) -> None:
+        if sock.family == socket.AF_UNIX:
+            server = await self._loop.create_unix_server(lambda: _AcceptedEnd(self), sock=sock)
+        else:
+            server = await self._loop.create_server(lambda: _AcceptedEnd(self), sock=sock)
+        self._servers.append(server)
+
+    # --- how it is --------------------
+
+    def take(self, wire: Wire, received: int) -> None:
+        """It is there, over that wire.
+
+        Raises:
+            TunnelError: it cannot have received so much.
+        """
+        self._stop_waiting()
+        self.carrier.take(wire, received)
+
+    def lost(self) -> None:
+        """Its connection has gone: it has time to come back."""
+        self.carrier.lose()
+        if self._grace is None and not self._ended:
+            logger.info("The driver %s is out of reach.", self.name)
+            self._grace = self._loop.call_later(
+                self.grace_s, self.end, f"it was out of reach for {self.grace_s:.0f} s"
+            )
+
+    def look_after(self) -> None:
+        """See whether it gives signs of life."""
+        if self.carrier.wire is not None and not self.carrier.look_after():
+            self.lost()
+
+    def _stop_waiting(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
+    def end(self, reason: str) -> None:
+        """It is dead for the cluster."""
+        if self._ended:
+            return
+        self._ended = True
+        logger.info("The driver %s has gone: %s.", self.name, reason)
+        self._stop_waiting()
+        for server in self._servers:
+            server.close()
+        self._store.close()
+        self.carrier.end(reason)
+        for half_open in list(self._half_open):
+            half_open.fail(reason)
+        try:
+            os.unlink(self.unix_path)
+        except FileNotFoundError:
+            logger.debug("The socket %s was gone already.", self.unix_path)
+        self._on_end()
+
+    # --- streams that it opens --------------------
+
+    def _opened(self, number: int, header: bytes) -> StreamEnd:
+        try:
+            purpose = purpose_of(header)
+        except ValueError as error:
+            return self._refused(number, str(error))
+        match purpose:
+            case Dial():
+                dialled = _DialledEnd(self, number)
+                self._start(self._dial(dialled, purpose.unix_path, purpose.host, purpose.port))
+                return dialled
+            case Browse():
+                end = SocketEnd(self.carrier, number)
+                host, port = split(self.info["dashboard"]) if self.info["dashboard"] else ("", 0)
+                self._start(self._dial(end, "", host, port))
+                return end
+            case Write():
+                return WriteEnd(self.carrier, number, self._store, purpose)
+            case Read():
+                return ReadEnd(self.carrier, number, self._store, purpose)
+        return self._refused(number, "not for the gateway")
+
+    def _refused(self, number: int, reason: str) -> StreamEnd:
+        self._loop.call_soon(self.carrier.close, number, reason)
+        return RefusedEnd()
+
+    async def _dial(self, end: SocketEnd, unix_path: str, host: str, port: int) -> None:
+        try:
+            async with asyncio.timeout(self.config.handshake_timeout_s):
+                if unix_path:
+                    await self._loop.create_unix_connection(lambda: end, unix_path)
+                elif host:
+                    await self._loop.create_connection(lambda: end, host, port)
+                else:
+                    raise OSError("there is nothing to connect to")
+        except (OSError, TimeoutError) as error:
+            end.fail(str(error) or "no answer in time")
+
+    # --- who comes for it --------------------
+
+    def came(self, end: _AcceptedEnd) -> None:
+        """Somebody has connected; with too many that have proved nothing the oldest goes."""
+        if len(self._half_open) >= MOST_HALF_OPEN:
+            oldest, _ = self._half_open.popitem(last=False)
+            oldest.fail("too many have no handshake yet")
+        self._half_open[end] = None
+
+    def settled(self, end: _AcceptedEnd) -> None:
+        """That one has proved itself, or has gone."""
+        self._half_open.pop(end, None)
+
+
+class _ProvingEnd(SocketEnd):
+    """A socket to a process of the cluster: first both prove the token, then bytes pass."""
+
+    def __init__(self, driver: RemoteDriver, number: int = 0) -> None:
+        super().__init__(driver.carrier, number)
+        self._driver = driver
+        self._handshake: ClientHandshake | ServerHandshake | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._peer = "a peer"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake."""
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            tcp.set_up(sock)
+        self._deadline = asyncio.get_running_loop().call_later(
+            self._driver.config.handshake_timeout_s, self.fail, "no handshake in time"
+        )
+        self._peer = str(transport.get_extra_info("peername") or "a local process")
+        super().connection_made(transport)
+
+    def ready(self) -> None:
+        """Nothing goes into the socket before the proofs."""
+
+    def data_received(self, data: bytes) -> None:
+        """The handshake, then bytes of the stream."""
+        if self._handshake is None:
+            super().data_received(data)
+            return
+        assert self._transport is not None
+        try:
+            reply, rest = self._handshake.feed(data)
+        except HandshakeError as error:
+            _strangers.warning("Closed the connection of %s: %s.", self._peer, error)
+            self.fail(str(error))
+            return
+        if reply:
+            self._transport.write(reply)
+        if rest is None:
+            return
+        self._handshake = None
+        self._settle()
+        self.proved()
+        super().ready()
+        if rest:
+            super().data_received(rest)
+
+    def proved(self) -> None:
+        """Both have proved the token."""
+
+    def arrived(self, data: memoryview) -> None:
+        """Bytes for the socket, which wait for the proofs."""
+        if self._handshake is not None or self._transport is None:
+            self._early.append(data)
+        else:
+            super().arrived(data)
+
+    def _settle(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket has gone."""
+        self._settle()
+        super().connection_lost(error)
+
+
+class _DialledEnd(_ProvingEnd):
+    """A process to which the driver connects."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The other side speaks first."""
+        place = transport.get_extra_info("peername")
+        self._handshake = ClientHandshake(self._driver.token, lambda: place)
+        super().connection_made(transport)
+
+
+class _AcceptedEnd(_ProvingEnd):
+    """A process that connects to the driver."""
+
+    def __init__(self, driver: RemoteDriver) -> None:
+        super().__init__(driver)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Speak first."""
+        place = transport.get_extra_info("sockname")
+        self._handshake = ServerHandshake(self._driver.token, place)
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).write(self._handshake.hello)
+        self._driver.came(self)
+
+    def proved(self) -> None:
+        """The driver is told."""
+        self._driver.settled(self)
+        self.number = self.carrier.open(_ACCEPTED, self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket has gone."""
+        self._driver.settled(self)
+        super().connection_lost(error)

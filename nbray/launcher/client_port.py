@@ -1,0 +1,69 @@
+"""The port for remote drivers, bound before the raylet that watches it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from nbray.common.addresses import is_loopback, joined
+
+DEFAULT_PORT = 10001
+_LOOPBACK = "127.0.0.1"
+_PORTS_TRIED = 50
+
+
+class ClientListeners:
+    """The sockets on which remote drivers come: on the node's address, and on loopback.
+
+    The second is for those who come by a forwarded port, as of ssh or kubectl.
+    """
+
+    def __init__(self, host: str, port: int | None) -> None:
+        """Bind ``port``; None: 10001, or the next that is free; 0: any.
+
+        Raises:
+            ValueError: the port is in use. OSError: it cannot be listened on.
+        """
+        ports = [port or 0]
+        if port is None:
+            ports = [*range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED), 0]
+        for one in ports:
+            try:
+                self._sockets = _bind(host, one)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise OSError(
+                        f"Remote drivers cannot come to {joined(host, one)}: {error.strerror}."
+                    ) from error
+        else:
+            raise ValueError(
+                f"The port {port} for remote drivers is in use on {host}. Choose another by "
+                "--ray-client-server-port; 0 takes any."
+            )
+        self.address = joined(host, self._sockets[0].getsockname()[1])
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Their numbers."""
+        return [sock.fileno() for sock in self._sockets]
+
+    def close(self) -> None:
+        """Close them here; who inherited them listens on."""
+        for sock in self._sockets:
+            sock.close()
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sockets = [socket.create_server((host, port), family=family, backlog=128)]
+    if not is_loopback(host):
+        try:
+            port = sockets[0].getsockname()[1]
+            sockets.append(socket.create_server((_LOOPBACK, port), backlog=128))
+        except BaseException:
+            sockets[0].close()
+            raise
+    for sock in sockets:
+        sock.set_inheritable(False)
+    return sockets

@@ -1,0 +1,40 @@
+"""Clusters that are joined by a gateway, as from another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from nbray.client.remote import Remote
+from nbray.driver.driver import current_driver
+from nbray.launcher.local import RunningNode, start_head
+
+TOKEN = "the token of the tests of remote drivers"
+
+
+def start_far_head(
+    *, num_cpus: float = 2, resources: Mapping[str, float] | None = None, **options: Any
+) -> RunningNode:
+    """A head node with a gateway, of which this process is no driver."""
+    return start_head(
+        resources={"CPU": num_cpus, **(resources or {})}, token=TOKEN.encode(),
+        remote_drivers=True, client_port=0, **options,
+    )  # fmt: skip
+
+
+def my_remote() -> Remote:
+    """The way of this process to its cluster."""
+    driver = current_driver()
+    assert driver is not None and driver.remote is not None
+    return driver.remote
+
+
+def gateway_of(node: RunningNode) -> psutil.Process:
+    """The gateway's process."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or ()
+        if "nbray.client.gateway" in command and str(node.session.path) in command:
+            return process
+    raise AssertionError("no gateway runs")
