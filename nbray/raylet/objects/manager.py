@@ -149,7 +149,8 @@ class ObjectManager:
             if table.is_written(object_id):
                 return False
             wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
-            pull = asyncio.get_running_loop().create_task(self._pull(wanted, [source]))
+            fetching = self._pull(wanted, [source], for_itself=True)
+            pull = asyncio.get_running_loop().create_task(fetching)
             self._pulls[object_id] = pull
         if object_id in self._pulls:
             await asyncio.wait([self._pulls[object_id]])
@@ -171,13 +172,17 @@ class ObjectManager:
 
     # --- between nodes --------------------
 
-    async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
+    async def _pull(
+        self, message: om.GetObject, sources: list[bytes], for_itself: bool = False
+    ) -> None:
+        """Fetch an object for those who read it, or ``for_itself``: to keep it here."""
         object_id, size = message.object_id, message.stored.size
         store = self.store
         cause, kind = "the transfer failed", CauseKind.LOST
         await self._admission.enter(size)
         try:
-            if all(process.closed for process in self._readers.get(object_id, ())):
+            readers = self._readers.get(object_id, ())
+            if not for_itself and all(process.closed for process in readers):
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
