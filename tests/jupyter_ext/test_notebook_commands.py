@@ -169,7 +169,7 @@ def test_scale_tells_the_autoscaler_its_bounds(notebook: Notebook) -> None:
     assert "this cluster has no autoscaler" in refused
     assert "'5..2'" in notebook.run("%nbray scale 5..2").printed
     notebook.run(
-        "%nbray stop --yes\n"
+        "%nbray stop --yes\nimport nbray, nbray.notebook\n"
         "from nbray.cluster_utils import AutoscalingCluster\n"
         "small = {'resources': {'CPU': 1}, 'node_config': {}, 'max_workers': 1}\n"
         "grows = AutoscalingCluster({'CPU': 0}, {'small': small})\ngrows.start()\n"
