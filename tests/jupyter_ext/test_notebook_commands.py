@@ -168,13 +168,14 @@ def test_scale_tells_the_autoscaler_its_bounds(notebook: Notebook) -> None:
     refused = notebook.run("%nbray scale 1..2").printed
     assert "this cluster has no autoscaler" in refused
     assert "'5..2'" in notebook.run("%nbray scale 5..2").printed
-    notebook.run(
-        "%nbray stop --yes\nimport nbray, nbray.notebook\n"
+    began = notebook.run(
+        "%nbray stop\nimport nbray, nbray.notebook\n"
         "from nbray.cluster_utils import AutoscalingCluster\n"
         "small = {'resources': {'CPU': 1}, 'node_config': {}, 'max_workers': 1}\n"
         "grows = AutoscalingCluster({'CPU': 0}, {'small': small})\ngrows.start()\n"
         "nbray.init(grows.address)"
     )
+    assert not began.error, began
     notebook.wait(
         lambda: notebook.run("nbray.notebook.engine().cluster.scaling() is None").result == "False",
         "the autoscaler's first word",
