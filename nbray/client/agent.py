@@ -32,7 +32,7 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.wire import tcp
-from nbray.wire.aio_tls import binding_in, connecting_with
+from nbray.wire.aio_tls import binding_in, connecting_with, in_words
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import (
@@ -198,7 +198,11 @@ class _GatewayWire(asyncio.Protocol):
         """The connection has gone."""
         if not self.welcome.done():
             self.welcome.set_exception(
-                error or HandshakeError("the gateway closed the connection: is the token the same?")
+                in_words(error)
+                if error
+                else HandshakeError(
+                    "the gateway closed the connection: is the token the same, and NBRAY_USE_TLS?"
+                )
             )
         elif self._wire is not None and self._agent.carrier.wire is self._wire:
             self._agent.lost(str(error or "the connection was closed"))
@@ -239,10 +243,13 @@ class Agent:
         self._knock.received = self.carrier.tunnel.received
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._config.start_timeout_s):
-            _, wire = await loop.create_connection(
-                lambda: _GatewayWire(self), host, port,
-                **connecting_with(self._tls, self._config.handshake_timeout_s),
-            )  # fmt: skip
+            try:
+                _, wire = await loop.create_connection(
+                    lambda: _GatewayWire(self), host, port,
+                    **connecting_with(self._tls, self._config.handshake_timeout_s),
+                )  # fmt: skip
+            except OSError as error:
+                raise in_words(error) from error
             try:
                 welcome = await wire.welcome
             except asyncio.CancelledError:

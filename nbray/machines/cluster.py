@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from nbray.machines import certificates
 from nbray.machines.cluster_file import ClusterFile
 from nbray.machines.containers import container_of
 from nbray.machines.home import ClusterHome, control_folder
@@ -116,6 +117,7 @@ class Cluster:
         machine = host.machine
         before = self.wanted.initialization_commands
         setup = digest(files, before, self.setup_commands(machine), host.login_shells)
-        start = digest(self.start_commands(machine), self.wanted.provider.head_ip)
+        commands = [*self.start_commands(machine), *certificates.described(self.wanted.tls)]
+        start = digest(commands, self.wanted.provider.head_ip)
         container = "" if host.container is None else host.container.hash
         return Wanted(machine, files, setup, start, container)

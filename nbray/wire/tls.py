@@ -181,7 +181,7 @@ class TlsStream:
         except ssl.SSLWantReadError:
             return
         except ssl.SSLError as error:
-            raise TlsError(_explained(error, self._accepts)) from error
+            raise TlsError(explained(error)) from error
         self.is_up = True
         if self._early:
             self._tls.write(self._early)
@@ -207,7 +207,7 @@ class TlsStream:
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
-            raise TlsError(_explained(error, self._accepts)) from error
+            raise TlsError(explained(error)) from error
         return size
 
     def read(self) -> bytes:
@@ -345,7 +345,7 @@ def first_certificate(pem: bytes) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pem[begin : pem.index(_END, begin) + len(_END)].decode())
 
 
-def _explained(error: ssl.SSLError, accepts: bool) -> str:
+def explained(error: ssl.SSLError) -> str:
     """What is wrong, and what to do about it."""
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -366,5 +366,4 @@ def _explained(error: ssl.SSLError, accepts: bool) -> str:
     for name, text in _ALERTS.items():
         if name in reason:
             return f"the peer refuses this process: its certificate {text}"
-    side = "accepting" if accepts else "connecting"
-    return f"TLS ended the connection on the {side} side ({reason or error})"
+    return f"TLS ended the connection ({reason or error})"
