@@ -61,7 +61,7 @@ def test_a_cluster_with_tls_hands_each_host_a_certificate_of_its_own(
 ) -> None:
     folder = laptop.hosts.home(0) / "tls"
     authority = Authority.of(folder)
-    laptop.write(tls=str(folder))
+    laptop.write(tls="~/tls")
     shown = laptop.up()
     assert shown.count("started") >= 3
     assert "ran on 3 hosts" in laptop.program(WHERE)

@@ -240,7 +240,7 @@ def test_a_dashboard_that_others_reach_speaks_https_and_its_members_trust_it(
     own = own_address("192.0.2.1:1")
     if is_loopback(own):
         pytest.skip("this machine has no address but loopback")
-    with nbray.init(num_cpus=1, dashboard_host=own, dashboard_port=0) as context:
+    with nbray.init(num_cpus=1, include_dashboard=True, dashboard_host=own) as context:
         assert str(context.dashboard_url).startswith("https://")
         wait_until(lambda: not context.probe_dashboard(), "the dashboard to serve")
         assert str(context.login_link()).startswith(f"{context.dashboard_url}/login?key=")
