@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nbray.cli.acting import get_auth_token, health_check, kill_actor
 from nbray.cli.dashboard import dashboard
 from nbray.cli.jobs import job
 from nbray.cli.logs import logs
@@ -25,9 +26,12 @@ def main() -> None:
 
 
 main.add_command(dashboard)
+main.add_command(get_auth_token)
+main.add_command(health_check)
 main.add_command(slurm)
 main.add_command(drain_node)
 main.add_command(job)
+main.add_command(kill_actor)
 main.add_command(start)
 main.add_command(status)
 main.add_command(stop)

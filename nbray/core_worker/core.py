@@ -46,6 +46,7 @@ from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.tasks import ActorCall, PendingTask
 from nbray.core_worker.tell.held_objects import HeldObjects
 from nbray.core_worker.tell.metrics import recorded
+from nbray.core_worker.tell.stacks import StackTeller
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values import arguments
@@ -142,6 +143,7 @@ class CoreWorker:
         )  # fmt: skip
         self.runtime_envs = RuntimeEnvs(me, self, peers)
         self.events = TaskEventLog(me, self, self, config.task_events_per_s)
+        self.stacks = StackTeller(self)
         self.held = HeldObjects(self.table, self.counting, self)
         self.reports = self.events.reports
         self.reports.append(lambda: recorded.tell(self))

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _WORD_S = 0.5
 
 
+OWN_SESSION = "NBRAY_OWN_SESSION"
+"""The variable with the session folder of the node on which a job runs: its drivers join there."""
+
+
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
     """The cluster on this machine that `init` means; None when it is to start one."""
     if address == "local":
@@ -61,9 +65,11 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for session, info in running_sessions():
-        if address in ("auto", info["gcs_address"]):
-            return session, info
+    found = [one for one in running_sessions() if address in ("auto", one[1]["gcs_address"])]
+    own = os.environ.get(OWN_SESSION)
+    found.sort(key=lambda one: str(one[0].path) != own)
+    if found:
+        return found[0]
     raise ConnectionError(
         f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
     )

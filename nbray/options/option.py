@@ -134,15 +134,17 @@ def _folder(text: str) -> str:
 
 
 def _found_folder(text: str) -> Path:
-    if not Path(text).is_dir():
+    path = Path(text).expanduser()  # no shell does behind a `=`
+    if not path.is_dir():
         raise ValueError(f"there is no folder {text!r}")
-    return Path(text)
+    return path
 
 
 def _found_file(text: str) -> Path:
-    if not Path(text).is_file():
+    path = Path(text).expanduser()
+    if not path.is_file():
         raise ValueError(f"there is no file {text!r}")
-    return Path(text)
+    return path
 
 
 NUMBER = Word("N", _number)

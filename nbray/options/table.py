@@ -254,6 +254,10 @@ _NODES = (
         word=FOUND_FILE,
     ),
     Option("block", (bool,), False, Scope.START, "Stay, and stop the node when interrupted."),
+    Option(
+        "keep_session", (bool,), False, Scope.START,
+        "With --block: leave the session folder of a head there at the end, for --session.",
+    ),
 )  # fmt: skip
 
 _PROGRAM = (

@@ -10,8 +10,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.pids import machine, start_time
@@ -146,13 +144,10 @@ class Raylet:
 
     def row(self, alive: bool = True) -> NodeInfo:
         """This node's row in the node table."""
-        memory = psutil.virtual_memory()
         row = self._row
         row.frame_port, row.grpc_port, row.alive = self.frame_port, self.grpc_port, alive
         row.stats = {
-            "cpu_percent": psutil.cpu_percent(),
-            "memory_used": float(memory.used),
-            "memory_total": float(memory.total),
+            **self._watch.machine.stats(),
             **self._store.stats(),
             "workers": float(len(self._workers.pool.workers)),
             "pending_leases": float(self._workers.pending),

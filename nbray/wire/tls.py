@@ -38,6 +38,7 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _ROOM = 1 << 15
 _LEAST_BUFFER = 1 << 16
 _WRITTEN_AT_ONCE = 1 << 18
+_HEARD_AT_ONCE = 1 << 18
 _SPEAKS_PLAIN = (
     "the peer speaks without TLS, and this process with it: set NBRAY_USE_TLS=1 where each node of "
     "the cluster is started, or nowhere"
@@ -314,7 +315,7 @@ class TlsSocket:
     def _hear(self, view: memoryview, flags: int) -> int:
         """Take what the network has; 0: the connection has ended."""
         if len(view) >= _LEAST_BUFFER:  # what is encrypted is copied before it is decrypted there
-            size = self._sock.recv_into(view[:-_ROOM], 0, flags)
+            size = self._sock.recv_into(view[: min(len(view) - _ROOM, _HEARD_AT_ONCE)], 0, flags)
             data: Any = view[:size]
         else:
             data = self._sock.recv(_LEAST_BUFFER, flags)

@@ -178,7 +178,8 @@ class ObjectManager:
         cause, kind = "the transfer failed", CauseKind.LOST
         await self._admission.enter(size)
         try:
-            if all(process.closed for process in self._readers.get(object_id, ())):
+            readers = self._readers.get(object_id, ())  # of a node that drains there are none
+            if readers and all(process.closed for process in readers):
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
