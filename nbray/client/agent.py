@@ -32,7 +32,7 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.wire import tcp
-from nbray.wire.aio_tls import binding_in, connecting_with
+from nbray.wire.aio_tls import binding_in, connecting_with, in_words
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import (
@@ -213,7 +213,11 @@ class _GatewayWire(asyncio.Protocol):
         """The connection has gone."""
         if not self.welcome.done():
             self.welcome.set_exception(
-                error or HandshakeError("the gateway closed the connection: is the token the same?")
+                in_words(error)
+                if error
+                else HandshakeError(
+                    "the gateway closed the connection: is the token the same, and NBRAY_USE_TLS?"
+                )
             )
         elif self._carries:
             self._agent.lost(str(error or "the connection was closed"))
@@ -252,7 +256,10 @@ class Agent:
         """
         self._knock.received = self.carrier.tunnel.received
         async with asyncio.timeout(self._config.start_timeout_s):
-            wire = await self._reach()
+            try:
+                wire = await self._reach()
+            except OSError as error:
+                raise in_words(error) from error
             try:
                 welcome = await wire.welcome
             except asyncio.CancelledError:
