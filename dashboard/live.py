@@ -26,7 +26,7 @@ from .parts.plots import PLOTS, Sources, figure_json
 logger = logging.getLogger(__name__)
 
 MOST_VIEWERS = 64
-_SHARE = 8  # a page is made in an eighth of the time at most
+_SHARE = 16  # a page is made in so small a part of the time at most
 _LONGEST_QUERY = 2000
 _LONGEST_VALUE = 200
 
