@@ -7,6 +7,7 @@ dark and on light ground.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import json
@@ -42,6 +43,7 @@ class Sources:
     """Where plots find their data."""
 
     spans: Spans
+    figures: Figures
     history: Callable[[str], Series | None]
 
 
@@ -257,6 +259,24 @@ def figure_json(name: str) -> str:
     from bokeh.embed import json_item
 
     return json.dumps(json_item(PLOTS[name].figure()))
+
+
+class Figures:
+    """The figures' JSON, made in a thread: to import Bokeh takes a second, or many."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, str] = {}
+        self._making: asyncio.Task[None] | None = None
+
+    def ready(self, name: str) -> str | None:
+        """That of a plot; None while none is made yet, which is begun."""
+        if name not in self._made and self._making is None:
+            self._making = asyncio.create_task(self._make())
+        return self._made.get(name)
+
+    async def _make(self) -> None:
+        for name in PLOTS:
+            self._made[name] = await asyncio.to_thread(figure_json, name)
 
 
 def bokeh_folder() -> Path:

@@ -172,6 +172,12 @@ def test_a_browser_that_never_reads_costs_the_dashboard_nothing(context: NbrayCo
     assert fetch(url, bearer(context))[0] == 200
 
 
+def logged_in(context: NbrayContext) -> tuple[str, str]:
+    """The cookie of a login, and the token of its pages."""
+    _status, _body, headers = fetch(str(context.login_link()))
+    return str(headers["Set-Cookie"]).partition(";")[0], headers["Location"].partition("#token=")[2]
+
+
 def test_what_changes_something_needs_the_pages_token_and_its_origin(context: NbrayContext) -> None:
     @nbray.remote(num_cpus=0)
     class Kept:
@@ -180,9 +186,14 @@ def test_what_changes_something_needs_the_pages_token_and_its_origin(context: Nb
 
     actor = Kept.remote()
     assert nbray.get(actor.ping.remote(), timeout=60) == 1
-    cookie, other = log_in(context), log_in(context)
-    mine, theirs = facts(context, cookie)["token"], facts(context, other)["token"]
+    cookie, mine = logged_in(context)
+    _other, theirs = logged_in(context)
     assert mine and theirs and mine != theirs
+    for page in ("", "actors", "jobs", f"actor?id={actor._actor_id.hex()}"):
+        _status, text, _headers = fetch(
+            f"http://{context.dashboard_url}/{page}", {"Cookie": cookie}
+        )
+        assert mine not in text, "who gets a cookie cannot change"
     origin = f"http://{context.dashboard_url}"
     key = api_key((Path(context["session_dir"]) / "token").read_bytes())
     said = {"act": "end-actor", "id": actor._actor_id.hex()}
