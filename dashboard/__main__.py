@@ -17,7 +17,7 @@ from tornado.routing import Router
 from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
 from nbray.state.client import StateClient
-from nbray.state.dashboard import Dashboard
+from nbray.state.dashboard import Dashboard, serving
 from nbray.state.submissions import Submissions
 
 from .gate import Authenticator, Gate
@@ -51,14 +51,14 @@ async def _main(args: argparse.Namespace) -> None:
         doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
         submissions = Submissions(args.gcs_address, session.token)
         manager = ManagerProcess(session, args.gcs_address, submissions)
-        jobs = JobsPort(client, submissions, manager, doorkeeper)
+        jobs = JobsPort(submissions, manager, doorkeeper)
         secret = session.token + cluster.encode()
         site = Site(asked, watcher, secret, doorkeeper, jobs.details)
         gate = Gate(doorkeeper, _inside(rest(watcher, jobs), application(site)))
-        server = BoundedServer(gate)
+        server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
         server.add_sockets([listener])
-        logger.info("The dashboard serves http://%s/", args.url)
+        logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
         watching.add_done_callback(lambda _task: stopped.set())
         managing = loop.create_task(manager.run())

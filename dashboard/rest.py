@@ -22,6 +22,7 @@ from .gate import log_request
 from .jobs import LARGEST_SUBMISSION, Job, JobLogs, Jobs, JobsPort, StopJob
 from .jobs_packages import LARGEST_PACKAGE, Package
 from .jobs_tail import JobTail
+from .state_rest import state_routes
 from .watcher import Watcher
 
 RAY_VERSION = "2.60.0"
@@ -164,6 +165,7 @@ def rest(watcher: Watcher, jobs: JobsPort) -> Application:
             (r"/api/jobs/([^/]+)/logs", JobLogs, of_jobs),
             (r"/api/jobs/([^/]+)/logs/tail", JobTail, of_jobs),
             (r"/api/packages/([^/]+)/([^/]+)", Package, of_jobs),
+            *state_routes(watcher.client.address),
             (r"/api/([a-z]+)", _Table, mine),
             (r"/metrics", _Metrics, mine),
             (r".*", _Missing, mine),

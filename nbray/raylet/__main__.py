@@ -22,15 +22,17 @@ from nbray.common.process import (
 )
 from nbray.common.resources import to_units
 from nbray.common.session import Session
-from nbray.raylet.autoscaler_supervisor import AutoscalerSupervisor
-from nbray.raylet.client_port import ClientPort
-from nbray.raylet.dashboard_supervisor import DashboardSupervisor
-from nbray.raylet.gcs_supervisor import GcsSupervisor
+from nbray.raylet.beside.autoscaler import AutoscalerSupervisor
+from nbray.raylet.beside.client_port import ClientPort
+from nbray.raylet.beside.dashboard import DashboardSupervisor
+from nbray.raylet.beside.gcs import GcsSupervisor
+from nbray.raylet.beside.supervisors import Supervisors
 from nbray.raylet.server import Raylet
 from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
+from nbray.wire.tls import Tls
 
 # A GCS that was killed is back by then; who gave a wrong address does not wait long.
 _FIRST_REPORT_S = 5.0
@@ -60,17 +62,18 @@ async def _main(args: argparse.Namespace) -> None:
     token = session.token
     address = _address(args)
     read_identity(session)
+    tls = Tls.of(session.path)
     config = Config.from_env()
     gcs = GrpcClient(address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
         session, args.node_ip, gcs, _resources(args), args.object_store_memory,
-        args.head, config, _spill_folder(args, session), json.loads(args.labels),
+        args.head, config, _spill_folder(args, session), json.loads(args.labels), tls,
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
     try:
         tcp = await serve_tcp(
-            args.node_ip, config.object_manager_port, token, raylet, raylet.take_bulk
+            args.node_ip, config.object_manager_port, token, raylet, raylet.take_bulk, tls
         )
         raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         server, raylet.grpc_port = await serve(
@@ -105,47 +108,38 @@ async def _main(args: argparse.Namespace) -> None:
     )
     reporting = loop.create_task(raylet.report())
     reporting.add_done_callback(lambda _task: stopped.set())
-    supervisor: GcsSupervisor | None = None
-    if args.gcs_pid is not None:
-        supervisor = GcsSupervisor(session, address, args.gcs_pid, args.parent_fd, config)
-        supervising = loop.create_task(supervisor.run())
-    autoscaler: AutoscalerSupervisor | None = None
-    if args.autoscaling_config is not None:
-        autoscaler = AutoscalerSupervisor(
-            session, address, args.autoscaling_config, config
-        )  # fmt: skip
-        scaling = loop.create_task(autoscaler.run())
-    of_dashboard: DashboardSupervisor | None = None
-    if args.dashboard_fd is not None:
-        of_dashboard = DashboardSupervisor(session, address, args.dashboard_fd, args.dashboard_url)
-        watching = loop.create_task(of_dashboard.run())
-    client_port = ClientPort(session, args.client_fd, config) if args.client_fd else None
-    if client_port is not None:
-        waiting = loop.create_task(client_port.run())
+    of_gcs, others = _supervisors(args, session, address, config)
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
-    if client_port is not None:
-        waiting.cancel()
-        client_port.stop()
-    if supervisor is not None:
-        supervising.cancel()
-    if autoscaler is not None:
-        scaling.cancel()
-        autoscaler.stop()
-    if of_dashboard is not None:
-        watching.cancel()
-        of_dashboard.stop()
+    of_gcs.look_away()
+    others.look_away()
+    others.stop()
     raylet.stop()
     try:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
     except RpcError as error:
         logging.info("The GCS was not told that this node leaves: %s", error)
-    if supervisor is not None:
-        supervisor.stop()
+    of_gcs.stop()
     unix.close()
     tcp.close()
     await server.stop(None)
+
+
+def _supervisors(
+    args: argparse.Namespace, session: Session, address: str, config: Config
+) -> tuple[Supervisors, Supervisors]:
+    """That of the GCS, which ends last, and the others; all of them run."""
+    of_gcs, others = Supervisors(), Supervisors()
+    if args.gcs_pid is not None:
+        of_gcs.start(GcsSupervisor(session, address, args.gcs_pid, args.parent_fd, config))
+    if args.autoscaling_config is not None:
+        others.start(AutoscalerSupervisor(session, address, args.autoscaling_config, config))
+    if args.dashboard_fd is not None:
+        others.start(DashboardSupervisor(session, address, args.dashboard_fd, args.dashboard_url))
+    if args.client_fd:
+        others.start(ClientPort(session, args.client_fd, config))
+    return of_gcs, others
 
 
 def _spill_folder(args: argparse.Namespace, session: Session) -> Path:

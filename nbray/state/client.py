@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nbray.common.session import Session
 from nbray.launcher.local import found_nodes
+from nbray.launcher.tls import TlsOptions
 from nbray.launcher.token import load_token
 from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, Query
@@ -69,15 +70,18 @@ class StateClient:
         """
         await self._client.call("SetDashboard", DashboardAddress(url, cluster), Empty)
 
-    async def kill_actor(self, actor_id: str) -> None:
-        """End an actor for good, as `nbray.kill` does.
+    async def kill_actor(
+        self, actor_id: str, graceful: bool = False, no_restart: bool = True
+    ) -> None:
+        """End an actor for good, as `nbray.kill` does; ``graceful``: its exit handlers run.
 
         Raises:
             RpcError: the GCS did not answer.
         """
         request = KillActorRequest(
-            bytes.fromhex(actor_id), True, _ENDED_FROM_OUTSIDE, secrets.token_bytes(8)
-        )
+            bytes.fromhex(actor_id), no_restart, _ENDED_FROM_OUTSIDE, secrets.token_bytes(8),
+            graceful,
+        )  # fmt: skip
         await self._client.call("KillActor", request, Empty)
 
     async def call(self, method: str, request: Any, reply: type[T], timeout: float) -> T:
@@ -124,7 +128,9 @@ def find_dashboard(address: str, token: bytes) -> Dashboard | None:
     """
     for node in found_nodes():
         if node.gcs_address == address and node.processes and node.dashboard:
-            return Dashboard(node.dashboard, node.session.path.name, token)
+            return Dashboard(
+                node.dashboard, node.session.path.name, token, session=node.session.path
+            )
     url, cluster = ask_once(address, token, DASHBOARD)
     return Dashboard(url, cluster, token) if url else None
 
@@ -152,4 +158,6 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
             return node.gcs_address, node.session.token
     if address is None:
         raise ConnectionError("No cluster runs here. Start one with: nbray start --head")
-    return address, load_token(create=False)
+    token = load_token(create=False)
+    TlsOptions.from_environment().use_here(token)
+    return address, token

@@ -15,7 +15,7 @@ import time
 from nbray.common.pids import start_time
 from nbray.common.process import Child, spawn
 from nbray.common.session import Session
-from nbray.raylet.gcs_supervisor import end_of
+from nbray.raylet.beside.endings import Pause, end_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class DashboardSupervisor:
     async def run(self) -> None:
         """Watch and restart until cancelled."""
         pid = await self._first()
-        pause = _PAUSE_S
+        pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
         while True:
             began = time.monotonic()
             if self._child is None:
@@ -46,10 +46,7 @@ class DashboardSupervisor:
             else:
                 while self._child.returncode is None:
                     await asyncio.sleep(_LOOK_S)
-            stable = time.monotonic() - began > _STABLE_S
-            pause = _PAUSE_S if stable else min(_LONGEST_PAUSE_S, 2 * pause)
-            # Let a stop of the whole node, which ends the dashboard first, be seen meanwhile.
-            await asyncio.sleep(pause)
+            await pause.after(time.monotonic() - began)
             logger.warning("The dashboard (pid %d) has ended; it is started again.", pid)
             self._start()
             assert self._child is not None

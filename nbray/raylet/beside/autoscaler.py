@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 
 from nbray.common.config import Config
-from nbray.common.pids import open_process, start_time
+from nbray.common.pids import start_time
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session
+from nbray.raylet.beside.endings import Pause, end_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +35,17 @@ class AutoscalerSupervisor:
 
     async def run(self) -> None:
         """Start and start again until cancelled."""
-        pause = _PAUSE_S
+        pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
         while True:
             began = time.monotonic()
-            if await self._start():
-                await self._end()
-            if time.monotonic() - began > _STABLE_S:
-                pause = _PAUSE_S
-            await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE_S, 2 * pause)
+            child = await self._start()
+            if child is not None:
+                await end_of(child.pid, start_time(child.pid))
+                logger.warning("The autoscaler has ended; it is started again.")
+                self.stop()
+            await pause.after(time.monotonic() - began)
 
-    async def _start(self) -> bool:
+    async def _start(self) -> Child | None:
         child = self._child = spawn(
             "nbray.autoscaler",
             ["--session-dir", str(self._session.path), "--gcs-address", self._gcs_address,
@@ -57,25 +57,9 @@ class AutoscalerSupervisor:
         except ProcessStartError as error:
             logger.error("The autoscaler did not start: %s", error)
             self.stop()
-            return False
+            return None
         logger.info("The autoscaler runs, pid %d.", child.pid)
-        return True
-
-    async def _end(self) -> None:
-        """Until it has ended."""
-        assert self._child is not None
-        descriptor = open_process(self._child.pid, start_time(self._child.pid))
-        if descriptor is not None:
-            loop = asyncio.get_running_loop()
-            ended = asyncio.Event()
-            loop.add_reader(descriptor, ended.set)
-            try:
-                await ended.wait()
-            finally:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
-        logger.warning("The autoscaler has ended; it is started again.")
-        self.stop()
+        return child
 
     def stop(self) -> None:
         """End it, if it runs."""

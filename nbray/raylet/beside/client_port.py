@@ -15,7 +15,7 @@ from nbray.common.config import Config
 from nbray.common.pids import start_time
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session
-from nbray.raylet.gcs_supervisor import end_of
+from nbray.raylet.beside.endings import end_of
 
 logger = logging.getLogger(__name__)
 

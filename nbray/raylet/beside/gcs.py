@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 
 from nbray.common.addresses import split
 from nbray.common.config import Config
-from nbray.common.pids import open_process, start_time
+from nbray.common.pids import start_time
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session
+from nbray.raylet.beside.endings import Pause, end_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,21 +44,17 @@ class GcsSupervisor:
 
     async def run(self) -> None:
         """Watch and restart until cancelled."""
-        pause = 0.0
+        pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
         while True:
             began = time.monotonic()
             await end_of(self._pid, self._started)
             if self._child is not None:
                 self._child.terminate()  # it has ended, and is reaped
                 self._child = None
-            pause = 0.0 if time.monotonic() - began > _STABLE_S else max(_PAUSE_S, 2 * pause)
-            while True:
-                # Let a stop of the whole node, which ends both of us, be seen first.
-                await asyncio.sleep(max(_PAUSE_S, min(pause, _LONGEST_PAUSE_S)))
-                logger.warning("The GCS (pid %d) has ended; it is started again.", self._pid)
-                if await self._start():
-                    break
-                pause = max(_PAUSE_S, 2 * pause)
+            await pause.after(time.monotonic() - began)
+            logger.warning("The GCS (pid %d) has ended; it is started again.", self._pid)
+            while not await self._start():
+                await pause.after(0.0)
 
     async def _start(self) -> bool:
         child = spawn(
@@ -84,18 +80,3 @@ class GcsSupervisor:
         """End the GCS if it is a child of this process; whoever started the first one ends it."""
         if self._child is not None:
             self._child.terminate()
-
-
-async def end_of(pid: int, started: int) -> None:
-    """Wait for the end of the process that began then, a child or not."""
-    descriptor = open_process(pid, started)
-    if descriptor is None:
-        return
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)

@@ -1,0 +1,49 @@
+"""How a process is seen to end, and how long the next one waits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from nbray.common.pids import open_process
+
+
+async def end_of(pid: int, started: int) -> None:
+    """Wait for the end of the process that began then, a child or not."""
+    descriptor = open_process(pid, started)
+    if descriptor is None:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+class Pause:
+    """The wait before a process is started again: twice the last one if it ended soon.
+
+    Args:
+        shortest_s: the wait after a process that was stable, in seconds.
+        longest_s: the longest wait.
+        stable_s: who lived longer was stable.
+    """
+
+    def __init__(self, shortest_s: float, longest_s: float, stable_s: float) -> None:
+        self._shortest_s = shortest_s
+        self._longest_s = longest_s
+        self._stable_s = stable_s
+        self._next_s = shortest_s
+
+    async def after(self, lived_s: float) -> None:
+        """Wait: the last one lived for so long.
+
+        It waits at least a moment, so that the end of a whole node, which ends both, is seen first.
+        """
+        if lived_s > self._stable_s:
+            self._next_s = self._shortest_s
+        wait_s, self._next_s = self._next_s, min(self._longest_s, 2 * self._next_s)
+        await asyncio.sleep(wait_s)
