@@ -30,7 +30,7 @@ from nbray.testing import processes_of, wait_until
 # Imports first: the other user may not be able to read this interpreter's folder.
 STRANGER = """
 import asyncio, email.utils, encodings.idna, json, os, socket, sys
-import nbray
+import nbray.core_worker.core, nbray.driver.joining, nbray.launcher.local, nbray.public
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.handshake import ClientHandshake
