@@ -155,7 +155,7 @@ def test_the_state_is_listed_counted_and_looked_up(ray: Ray) -> None:
         pytest.skip("older clients of the state cannot show a token")
     for table in ("nodes", "actors", "jobs", "workers", "tasks", "objects", "placement-groups",
                   "runtime-envs"):  # fmt: skip
-        listed = ray.run("ray", "list", table, "--address", ray.address, "--format", "json")
+        listed = ray.run("ray", "list", table, "--address", ray.address, "--detail")
         assert listed.returncode == 0, listed.stderr
     nodes = json.loads(
         ray.run("ray", "list", "nodes", "--address", ray.address, "--format", "json").stdout
