@@ -17,13 +17,15 @@ from tornado.routing import Router
 from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
 from nbray.state.client import StateClient
-from nbray.state.dashboard import Dashboard
+from nbray.state.dashboard import Dashboard, serving
 from nbray.state.submissions import Submissions
 
 from .gate import Authenticator, Gate
 from .jobs import JobsPort
 from .jobs_manager import ManagerProcess
 from .parts.cluster import Cluster
+from .remote_drivers import PATH as CLIENT
+from .remote_drivers import remote_drivers
 from .rest import allow_body, rest
 from .server import BoundedServer
 from .site import Site, application
@@ -55,10 +57,11 @@ async def _main(args: argparse.Namespace) -> None:
         secret = session.token + cluster.encode()
         site = Site(asked, watcher, secret, doorkeeper, jobs.details)
         gate = Gate(doorkeeper, _inside(rest(watcher, jobs), application(site)))
-        server = BoundedServer(gate)
+        server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
+        gate.unjudged = {CLIENT: remote_drivers(lambda: _client_server(session), server.came_in)}
         server.add_sockets([listener])
-        logger.info("The dashboard serves http://%s/", args.url)
+        logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
         watching.add_done_callback(lambda _task: stopped.set())
         managing = loop.create_task(manager.run())
@@ -71,6 +74,14 @@ async def _main(args: argparse.Namespace) -> None:
         server.stop()
         await asyncio.wait([managing])
         await submissions.close()
+
+
+def _client_server(session: Session) -> str:
+    """Where remote drivers come; empty: nowhere."""
+    try:
+        return session.read_info().get("client_server", "")
+    except (OSError, ValueError):  # the cluster is starting, or has gone
+        return ""
 
 
 def _inside(api: Router, pages: Router) -> Callable[[HTTPServerRequest], Router]:

@@ -85,8 +85,9 @@ class _DashboardHandler(JupyterHandler):
             name: self.request.headers[name] for name in _ASKED if name in self.request.headers
         }
         request = HTTPRequest(
-            f"http://{found.url}{target}", headers={**asked, **signed}, follow_redirects=False,
+            f"{found.base}{target}", headers={**asked, **signed}, follow_redirects=False,
             connect_timeout=_REPLY_S, request_timeout=_REPLY_S, decompress_response=False,
+            ssl_options=found.trust() if found.has_tls else None,
         )  # fmt: skip
         try:
             reply = await self._dashboards.client.fetch(request, raise_error=False)
@@ -173,7 +174,10 @@ class _Socket(WebSocketMixin, WebSocketHandler, _DashboardHandler):
         target = self._target(path)
         signed = found.signed("GET", target, time.time())
         request = HTTPRequest(
-            f"ws://{found.url}{target}", headers=HTTPHeaders(signed), connect_timeout=_REPLY_S
+            f"ws{found.base.removeprefix('http')}{target}",
+            headers=HTTPHeaders(signed),
+            connect_timeout=_REPLY_S,
+            ssl_options=found.trust() if found.has_tls else None,
         )
         try:
             self._upstream = await websocket_connect(

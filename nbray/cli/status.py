@@ -168,7 +168,10 @@ def _show_dashboard(console: Console, address: str, token: bytes) -> None:
     console.print("[bold]Dashboard[/bold]")
     if url and trouble:
         trouble = f"The dashboard at {url} does not serve: {trouble}. Its log is dashboard.log."
-    line = trouble or f"http://{url}/ (nbray dashboard prints a link that logs you in)"
+    line = (
+        trouble
+        or f"{found.base if found else url}/ (nbray dashboard prints a link that logs you in)"
+    )
     console.print(f"  {line}", style="red" if trouble else "default", markup=False, soft_wrap=True)
 
 

@@ -69,6 +69,7 @@ from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec
 from nbray.wire.strategies import InGroup
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class CoreWorker:
 
     def __init__(
         self, config: Config, token: bytes, worker_id: bytes, socket_path: str,
-        ways: Ways | None = None, attach: Attach = MappedMemory,
+        ways: Ways | None = None, attach: Attach = MappedMemory, tls: Tls | None = None,
     ) -> None:  # fmt: skip
         """A process far from the cluster has ``ways`` of its own to it, and to its store."""
         self.config = config
@@ -109,7 +110,7 @@ class CoreWorker:
         me = self.me = Identity(worker_id)
         reactor = self.reactor = Reactor()
         peers = self.peers = Peers(
-            Connections(reactor, token, config, ways), config, me, socket_path
+            Connections(reactor, token, config, ways, tls), config, me, socket_path
         )  # fmt: skip
         self.decisions: deque[Any] = deque()
         self._build_owning_side(attach)

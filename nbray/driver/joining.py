@@ -17,11 +17,12 @@ from nbray.driver import output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
 from nbray.exceptions import LocalRayletDiedError, NbrayError
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
@@ -97,14 +98,14 @@ def join(
         worker_id = os.urandom(28)
         core = CoreWorker(
             config, session.token, worker_id,
-            session.socket_path(f"d-{worker_id.hex()[:12]}"),
+            session.socket_path(f"d-{worker_id.hex()[:12]}"), tls=Tls.of(session.path),
         )  # fmt: skip
     else:
         core = CoreWorker(
             config, session.token, remote.outside.worker_id, session.socket_path("driver"),
             remote.road, remote.attach,
         )  # fmt: skip
-        remote.watch(core.reactor)
+        remote.watch(core.reactor, output.warn)
     try:
         core.peers.start(
             info["raylet_socket"], info["node_ip"], None if remote is None else remote.outside
@@ -136,6 +137,12 @@ def join(
         raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     core.edge.on_raylet_lost = lambda: core.give_up(_lost(session, reply.node_id, remote))
+    if remote is not None and remote.packages:
+        named = ", ".join(f"{name} {version}" for name, version in remote.packages.items())
+        output.warn(
+            f"nbray: the cluster has other versions of packages than this program ({named}); "
+            "values that they made may not be read on the other side."
+        )
     core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),
@@ -172,7 +179,7 @@ def context_of(
         from nbray.state.queries import DASHBOARD, REQUEST  # rows of all kinds: not at every start
 
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
-    dashboard = Dashboard(url, cluster, session.token) if url else None
+    dashboard = Dashboard(url, cluster, session.token, session=session.path) if url else None
     if remote is not None and dashboard is not None:
         dashboard = Dashboard(url, remote.cluster, session.token, remote.dashboard_port)
     facts = {

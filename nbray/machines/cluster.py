@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from nbray.machines.cluster_file import ClusterFile
+import msgspec
+import yaml
+
+from nbray.machines import certificates, scaling
+from nbray.machines.cluster_file import ClusterFile, ClusterFileError
 from nbray.machines.containers import container_of
 from nbray.machines.home import ClusterHome, control_folder
 from nbray.machines.hosts import Host
@@ -101,13 +105,23 @@ class Cluster:
             wanted.head_start_ray_commands if machine.is_head else wanted.worker_start_ray_commands
         )
 
+    @property
+    def text(self) -> str:
+        """The file, with all that it does not say."""
+        return yaml.safe_dump(msgspec.to_builtins(self.wanted))
+
     def described(self) -> list[Wanted]:
         """What each host is to have. Reads all files that are copied.
 
         Raises:
-            ClusterFileError: one is not there.
+            ClusterFileError: one is not there, or it has no TLS for nodes that come later.
         """
         wanted = self.wanted
+        if isinstance(wanted.tls, str) and scaling.may_grow(wanted):
+            raise ClusterFileError(
+                "tls: a cluster that grows needs `tls: true`: its head starts nodes, and the "
+                f"authority's key in {wanted.tls} does not leave this machine."
+            )
         files = hash_of(wanted.file_mounts, wanted.rsync_exclude)
         files = digest(files, wanted.cluster_synced_files)
         return [self._described(host, files) for host in self.hosts]
@@ -116,6 +130,7 @@ class Cluster:
         machine = host.machine
         before = self.wanted.initialization_commands
         setup = digest(files, before, self.setup_commands(machine), host.login_shells)
-        start = digest(self.start_commands(machine), self.wanted.provider.head_ip)
+        commands = [*self.start_commands(machine), *certificates.described(self.wanted.tls)]
+        start = digest(commands, self.wanted.provider.head_ip)
         container = "" if host.container is None else host.container.hash
         return Wanted(machine, files, setup, start, container)

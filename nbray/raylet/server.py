@@ -30,12 +30,14 @@ from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
+from nbray.wire.bulk import BulkSocket
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.object_messages import TellObjects
 from nbray.wire.raylet_messages import FindProcess, ProcessGone
 from nbray.wire.records import LocalProcess, NodeInfo
 from nbray.wire.scaling_messages import DrainNode
 from nbray.wire.state_messages import NodeLoad
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Raylet:
 
     def __init__(
         self, session: Session, host: str, gcs: GrpcClient, total: dict[str, int], store_bytes: int,
-        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str],
+        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str], tls: Tls | None,
     ) -> None:  # fmt: skip
         self.node_id = os.urandom(28)
         self.socket_path = session.socket_path(f"raylet-{self.node_id.hex()[:8]}")
@@ -60,7 +62,7 @@ class Raylet:
         self._processes: set[Process] = set()
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(
-            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token
+            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token, tls
         )
         self._store = self._objects.store
         inquiries = Inquiries(self._processes)
@@ -116,7 +118,11 @@ class Raylet:
         self._store.start()
         self._watch.start()
 
-    def take_bulk(self, sock: socket.socket) -> None:
+    def may_grow(self) -> None:
+        """There is going to be an autoscaler: it has said nothing yet."""
+        self._reporter.grows = True
+
+    def take_bulk(self, sock: BulkSocket) -> None:
         """Another raylet asks for objects on this socket."""
         self._objects.take_bulk(sock)
 

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nbray.common.session import Session
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
+from nbray.launcher.tls import TlsOptions
 from nbray.launcher.token import load_token
 from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, Query
@@ -127,7 +128,9 @@ def find_dashboard(address: str, token: bytes) -> Dashboard | None:
     """
     for node in found_nodes():
         if node.gcs_address == address and node.processes and node.dashboard:
-            return Dashboard(node.dashboard, node.session.path.name, token)
+            return Dashboard(
+                node.dashboard, node.session.path.name, token, session=node.session.path
+            )
     url, cluster = ask_once(address, token, DASHBOARD)
     return Dashboard(url, cluster, token) if url else None
 
@@ -155,4 +158,6 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
             return node.gcs_address, node.session.token
     if address is None:
         raise ConnectionError("No cluster runs here. Start one with: nbray start --head")
-    return address, load_token(create=False)
+    token = load_token(create=False)
+    TlsOptions.from_environment().use_here(token)
+    return address, token
