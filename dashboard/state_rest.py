@@ -20,7 +20,8 @@ from tornado.web import RequestHandler
 
 from nbray.state import lists, logs, summaries
 from nbray.state.events import list_cluster_events
-from nbray.state.runtime_envs import list_runtime_envs
+from nbray.state.rows import ActorState, TaskState
+from nbray.state.runtime_envs import RuntimeEnvState, list_runtime_envs
 from nbray.state.selecting import DEFAULT_LIMIT, MAX_LIMIT, InvalidQueryError, StateApiException
 
 _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
@@ -199,13 +200,21 @@ class StateLog(_StateHandler):
 
 
 def _as_json(row: Any) -> dict[str, Any]:
-    """A row without the details that nobody asked for: Ray's clients take no null for a number."""
+    """A row as Ray's clients take it: they check every value, and some may not be null."""
     hidden = {one.name for one in fields(row) if one.metadata.get("detail")}
-    return {
-        name: value
+    found = {
+        name: int(value) if name.endswith("_ms") and isinstance(value, float) else value
         for name, value in asdict(row).items()
         if value is not None or name not in hidden
     }
+    if isinstance(row, TaskState):
+        found["parent_task_id"] = row.parent_task_id or ""
+    elif isinstance(row, RuntimeEnvState):
+        found["success"], found["node_id"] = bool(row.success), row.node_id or ""
+        found["creation_time_ms"] = float(row.creation_time_ms or 0)
+    elif isinstance(row, ActorState) and row.death_cause:
+        found["death_cause"] = {"actor_died_error_context": {"error_message": row.death_cause}}
+    return found
 
 
 async def _each(parts: Any) -> AsyncIterator[str]:

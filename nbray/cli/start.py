@@ -257,10 +257,9 @@ def _link(node: RunningNode) -> str:
     Output that goes elsewhere is kept and read by others.
     """
     assert node.dashboard is not None
-    url = node.dashboard.url
+    found = Dashboard(node.dashboard.url, node.session.path.name, node.session.token)
     if not sys.stdout.isatty():
-        return f"http://{url}/  (nbray dashboard prints a link that logs you in)"
-    found = Dashboard(url, node.session.path.name, node.session.token)
+        return f"{found.base}/  (nbray dashboard prints a link that logs you in)"
     minutes = f"{LOGIN_S / 60:.0f} minutes"
     return f"{found.login_link(time.time())}  (for {minutes}; then: nbray dashboard)"
 

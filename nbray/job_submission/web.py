@@ -97,7 +97,9 @@ class Server:
         )
 
     def certificates(self) -> ssl.SSLContext:
-        """How a certificate is checked."""
+        """How a certificate is checked: a member knows the cluster's own authority."""
+        if self.dashboard is not None and self.dashboard.has_tls:
+            return self.dashboard.trust()
         if isinstance(self.verify, str):
             return ssl.create_default_context(cafile=self.verify)
         context = ssl.create_default_context()
@@ -132,18 +134,21 @@ def find_server(
     check = True if verify is None else verify
     if address in (None, "auto") or "://" not in str(address):
         return Server(*_of_cluster(None if address == "auto" else address, shown), check)
-    scheme, _, place = str(address).partition("://")
+    scheme = str(address).partition("://")[0]
     if scheme not in ("http", "https"):
         raise ConnectionError(
             f"{address!r} is no address of a dashboard: that is http://HOST:8265, or HOST:PORT of "
             "a GCS."
         )
     for node in found_nodes():
-        if node.processes and node.dashboard and node.dashboard == place.rstrip("/"):
-            return Server(
-                str(address), shown,
-                Dashboard(node.dashboard, node.session.path.name, node.session.token), check,
-            )  # fmt: skip
+        if not node.processes or not node.dashboard:
+            continue
+        own = Dashboard(
+            node.dashboard, node.session.path.name, node.session.token,
+            session=node.session.path,
+        )  # fmt: skip
+        if own.base == str(address).rstrip("/"):
+            return Server(own.base, shown, own, check)
     if not any(name.lower() in ("authorization", "x-ray-authorization") for name in shown):
         with suppress(FileNotFoundError, UnicodeDecodeError):  # the dashboard says what it wants
             shown["Authorization"] = f"Bearer {load_token(create=False).decode()}"
@@ -171,4 +176,4 @@ def _of_cluster(
             f"The cluster at {found} has no dashboard, which takes jobs. Start the head node with "
             "--include-dashboard true."
         )
-    return f"http://{dashboard.url}", headers, dashboard
+    return dashboard.base, headers, dashboard

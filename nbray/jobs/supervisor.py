@@ -30,6 +30,7 @@ from nbray.wire.submission_messages import ChangeSubmission, Submission, Submiss
 _SHOWN = 20_000
 _STOP_WAIT_S = 3.0
 _AGAIN_S = 1.0
+_LEAVES_S = 1.0
 
 
 class JobSupervisor:
@@ -49,7 +50,8 @@ class JobSupervisor:
             row = msgspec.msgpack.decode(encoded, type=Submission)
             self._job = asyncio.get_running_loop().create_task(self._run(row, dict(head)))
         await asyncio.shield(self._job)
-        nbray.actor.exit_actor()
+        # After the answer: a call that ends its actor is a failed one.
+        asyncio.get_running_loop().call_later(_LEAVES_S, joined_core().on_exit_actor)
 
     async def stop(self) -> None:
         """End the job's processes; `run` says when they have gone."""

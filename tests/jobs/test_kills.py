@@ -112,7 +112,7 @@ def _held() -> Any:
 
 
 def _wait_for(place: Place, name: str, *states: str) -> JobDetails:
-    wait_until(lambda: place.info(name).status in states, f"{name} to be {states}", timeout=30)
+    wait_until(lambda: place.info(name).status in states, f"{name} to be {states}", timeout=60)
     return place.info(name)
 
 
