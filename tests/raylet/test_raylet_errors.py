@@ -93,7 +93,16 @@ def test_a_handler_that_raises_breaks_neither_its_connection_nor_the_rest_of_the
     async def scenario() -> list[m.Message]:
         gcs = GrpcClient("127.0.0.1:1", token)
         raylet = _Broken(
-            session, "127.0.0.1", gcs, {"CPU": 10_000}, 1 << 20, True, Config(), session.path, {}
+            session,
+            "127.0.0.1",
+            gcs,
+            {"CPU": 10_000},
+            1 << 20,
+            True,
+            Config(),
+            session.path,
+            {},
+            None,
         )
         path = session.socket_path("broken")
         server = await serve_unix(path, token, raylet)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,27 @@ from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import Answer, Elsewhere, ObjectSender, Part
 from nbray.wire.aio import serve_tcp
 from nbray.wire.bulk import Request
+from nbray.wire.certificates import Authority
+from nbray.wire.tls import Tls
 
 MB = 1 << 20
 TOKEN = os.urandom(16)
 SIZE = 64 * MB
+
+
+_tls: list[Tls | None] = [None]
+
+
+@pytest.fixture(autouse=True, params=["plain", pytest.param("tls", marks=pytest.mark.slow)])
+def wires(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """What the sockets of a test speak."""
+    if request.param == "tls":
+        authority = Authority.new()
+        authority.pair.write(tmp_path, "ca")
+        authority.sign([], 2).write(tmp_path, "node")
+        _tls[0] = Tls(tmp_path / "node.crt", tmp_path / "ca.crt", tmp_path / "node.key")
+    yield
+    _tls[0] = None
 
 
 class Frames:
@@ -65,14 +83,16 @@ class Store:
 async def sending(store: Store) -> AsyncIterator[Callable[..., ObjectReceiver]]:
     """A raylet's port that sends what the store has, and receivers of it."""
     sender = ObjectSender(store.find, stall_s=5.0)
-    server = await serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take)
+    server = await serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take, _tls[0])
     port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
     made: list[ObjectReceiver] = []
     others: dict[bytes, ObjectReceiver] = {}
 
     def receiver(token: bytes = TOKEN, stall_s: float = 20.0) -> ObjectReceiver:
         made.append(
-            ObjectReceiver("its node 0", "127.0.0.1", port, token, 5.0, stall_s, others.get)
+            ObjectReceiver(
+                "its node 0", "127.0.0.1", port, token, _tls[0], 5.0, stall_s, others.get
+            )
         )
         return made[-1]
 

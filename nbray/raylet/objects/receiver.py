@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -190,6 +191,8 @@ class ObjectReceiver:
             if usable and not self._closed:
                 self._idle.append((sock, time.monotonic()))
             else:
+                # At once: a sender whose window is closed would wait for nobody until it gives up.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 sock.close()
 
 
