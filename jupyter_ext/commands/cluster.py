@@ -18,7 +18,7 @@ from nbray.options.table import options_of
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from . import machines, slurm
-from .base import Command
+from .base import Command, require_cluster
 from .parser import Parser, add_declared, given
 
 if TYPE_CHECKING:
@@ -145,6 +145,30 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()
     return status()
+
+
+def ensure(workspace: Workspace, magic: str) -> None:
+    """Have a cluster for a remote cell: one of this machine, or a new one, which a line tells.
+
+    Raises:
+        UsageError: there is none, and the settings say that none is started; or it did not start.
+    """
+    if nbray.is_initialized():
+        return
+    if workspace.settings.start_cluster != "yes":
+        require_cluster(magic)
+    try:
+        nbray.init()
+    except (NbrayError, OSError, ValueError) as error:
+        raise UsageError(f"{magic}: no cluster yet, and none started: {error}") from error
+    workspace.joined()
+    here = engine().cluster.membership()
+    assert here is not None
+    began, ends = (
+        ("There was no cluster, so one was started on this machine", "ends it") if here.started_here
+        else (f"There was no cluster here, so the one at {here.address} was joined", "leaves it")
+    )  # fmt: skip
+    print(f"{began}. %nbray stop {ends}, `%nbray config start_cluster no` turns this off.")
 
 
 def _attach_arguments(parser: Parser) -> None:
