@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.common.addresses import is_loopback, split
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.notebook import ClusterNow, Membership, engine
 from nbray.options.option import Scope
@@ -144,7 +145,27 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         except (NbrayError, OSError, ValueError) as error:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()
-    return status()
+    table = status()
+    table.notes += _what_next()
+    return table
+
+
+def _what_next() -> list[str]:
+    """Where to look, how the cluster grows, and how it ends."""
+    here = engine().cluster.membership()
+    assert here is not None
+    dashboard = engine().cluster.context().dashboard_url
+    more = (
+        "%nbray scale 2 adds one here; for others, start with --node-ip-address=ADDRESS of "
+        "this machine"
+        if is_loopback(split(here.address)[0])
+        else f"`nbray start --address={here.address}` there, with this cluster's token"
+    )
+    return [
+        f"Dashboard: %nbray dashboard opens {dashboard}." if dashboard else "No dashboard runs.",
+        f"More machines: {more}.",
+        f"%nbray stop {'ends' if here.started_here else 'leaves'} the cluster.",
+    ]
 
 
 def ensure(workspace: Workspace, magic: str) -> None:

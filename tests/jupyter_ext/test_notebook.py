@@ -148,5 +148,9 @@ def test_start_and_stop_may_be_repeated(notebook: Notebook) -> None:
     assert without.printed.startswith("There was no cluster, so one was started on this machine.")
     assert without.result == "3"
     notebook.run("%nbray stop")
-    assert "1 node" in notebook.run("%nbray start --head --num-cpus 1").result
+    shown = notebook.run("%nbray start --head --num-cpus 1").result
+    assert "1 node" in shown
+    assert "Dashboard: " in shown or "No dashboard runs." in shown
+    assert "More machines: %nbray scale 2 adds one here" in shown
+    assert "%nbray stop ends the cluster." in shown
     assert notebook.run("%%remote\n1 + 1").result == "2"
