@@ -32,7 +32,9 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.wire import tcp
+from nbray.wire.aio_tls import binding_in, connecting_with
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import (
     LENGTH,
     Browse,
@@ -136,9 +138,9 @@ class _BrowserEnd(SocketEnd):
 class _GatewayWire(asyncio.Protocol):
     """A connection to the gateway."""
 
-    def __init__(self, agent: Agent, entering: Entering) -> None:
+    def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._entering: Entering | None = entering
+        self._entering: Entering | None = None
         self._transport: asyncio.Transport | None = None
         self._wire: TransportWire | None = None
         self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
@@ -147,6 +149,7 @@ class _GatewayWire(asyncio.Protocol):
         """The gateway speaks first."""
         self._transport = cast(asyncio.Transport, transport)
         tcp.set_up(transport.get_extra_info("socket"))
+        self._entering = self._agent.entering(transport)
 
     def data_received(self, data: bytes) -> None:
         """The entrance, then the tunnel."""
@@ -212,6 +215,7 @@ class Agent:
         self._status_fd = status_fd
         self._grace_s = grace_s
         self._token = session.token
+        self._tls = Tls.of(session.path)
         self._config = Config.from_env()
         self._knock = Knock(os.urandom(16), False, 0, worker_id, grace_s, own_packages())
         self._connecting: asyncio.Task[None] | None = None
@@ -220,6 +224,10 @@ class Agent:
         self.over = asyncio.Event()
 
     # --- the wire --------------------
+
+    def entering(self, transport: asyncio.BaseTransport) -> Entering:
+        """How to come in over a new connection."""
+        return Entering(self._token, self._knock, binding_in(self._tls, transport))
 
     async def connect(self) -> Welcome:
         """Connect to the gateway once.
@@ -232,8 +240,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._config.start_timeout_s):
             _, wire = await loop.create_connection(
-                lambda: _GatewayWire(self, Entering(self._token, self._knock)), host, port
-            )
+                lambda: _GatewayWire(self), host, port,
+                **connecting_with(self._tls, self._config.handshake_timeout_s),
+            )  # fmt: skip
             try:
                 welcome = await wire.welcome
             except asyncio.CancelledError:

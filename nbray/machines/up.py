@@ -19,6 +19,7 @@ from nbray.machines.mounts import ends
 from nbray.machines.plan import Machine, NodePlan, Plan, Restart, Step, Wanted, make_plan
 
 _QUICK_S = 30.0
+_BOOTSTRAP = "ray_bootstrap_config.yaml"  # where start commands for Ray look for the cluster's file
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,13 @@ class _Up:
             "handing it the token", scripts.keep_stdin(record, "token"),
             stdin=f"{self.token}\n".encode(), timeout_s=_QUICK_S,
         )  # fmt: skip
-        for command in self.cluster.start_commands(machine):
+        commands = self.cluster.start_commands(machine)
+        if any(_BOOTSTRAP in command for command in commands):
+            await host.do(
+                "handing it the file", scripts.keep_stdin('"$HOME"', _BOOTSTRAP),
+                stdin=self.cluster.text.encode(), timeout_s=_QUICK_S,
+            )  # fmt: skip
+        for command in commands:
             await host.command("a start command", command, exports, may_be_cut=False)
         found = await host.ask()
         if not found.runs:
