@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
 import nbray
 from nbray.common.addresses import is_loopback, split
+from nbray.common.process import ProcessStartError
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.notebook import ClusterNow, Membership, engine
 from nbray.options.option import Scope
@@ -108,7 +109,7 @@ def _start_options() -> dict[str, str]:
 
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
-    add_declared(parser, Scope.START, _start_options())
+    add_declared(parser, Scope.START, [*_start_options(), "address"])
     parser.add_argument("--namespace", help="where the names of actors live")
     parser.add_argument(
         "--detach", action="store_true",
@@ -127,8 +128,12 @@ def _start_detached(arguments: argparse.Namespace) -> str:
     options = options_of(Scope.START)
     found = given(arguments, *_start_options())
     words = [options[name].as_word(value) for name, value in found.items()]
+    begin = (
+        ["--head", "--port=0"] if arguments.address is None
+        else [options["address"].as_word(arguments.address)]
+    )  # fmt: skip
     try:
-        return engine().cluster.start_detached(["--head", "--port=0", *words])
+        return engine().cluster.start_detached([*begin, *words])
     except RuntimeError as error:
         raise UsageError(f"%nbray start --detach: {error}") from error
 
@@ -144,16 +149,38 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         said = given(arguments, *names)
         options = {names[name]: value for name, value in said.items()}
         options.update(slurm.options(arguments, said))
+        if arguments.address is not None and (arguments.head or arguments.slurm):
+            raise UsageError(
+                "%nbray start: --address joins a cluster; --head and --slurm start one."
+            )
         if arguments.detach:
             options = {"address": _start_detached(arguments)}
         try:
-            nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
-        except (NbrayError, OSError, ValueError) as error:
+            if arguments.address is not None and not arguments.detach:
+                _join(arguments.address, said, arguments.namespace)
+            else:
+                nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
+        except (NbrayError, OSError, ProcessStartError, ValueError) as error:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()
     table = status()
     table.notes += _what_next()
     return table
+
+
+_OF_JOINING = ("labels", "object_store_memory", "object_spilling_directory")
+_AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+
+
+def _join(address: str, said: Mapping[str, Any], namespace: str | None) -> None:
+    """Give a cluster a node on this machine, which ends with this kernel, and join it."""
+    unfit = [name for name in said if name not in (*_OF_JOINING, *_AMOUNTS, "resources")]
+    if unfit:
+        raise UsageError(f"%nbray start --address: --{unfit[0].replace('_', '-')} is of a head.")
+    resources = dict(said.get("resources") or {})
+    resources.update({_AMOUNTS[name]: said[name] for name in _AMOUNTS if name in said})
+    others = {name: said[name] for name in _OF_JOINING if name in said}
+    engine().cluster.join(address, None, namespace, resources, **others)
 
 
 def _what_next() -> list[str]:
