@@ -7,7 +7,8 @@ from typing import Any
 
 from nbray.common.addresses import own_address
 from nbray.driver.driver import current_driver, init
-from nbray.launcher.local import RunningNode, join, running_sessions
+from nbray.launcher.found import running_sessions
+from nbray.launcher.local import RunningNode, join
 from nbray.launcher.token import load_token
 
 

@@ -22,7 +22,7 @@ from nbray.common import session_roots
 from nbray.common.pids import start_time
 from nbray.common.session import Session
 from nbray.common.session_roots import known_roots, sessions_root
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
 from nbray.launcher.token import load_token
 from nbray.testing import processes_of, wait_until
 
