@@ -14,7 +14,7 @@ def _setting(default: object, help: str) -> object:
     return field(default=default, metadata={"help": help})
 
 
-_ON_INTERRUPT = ("cancel", "detach")
+_CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
 
 
 @dataclass
@@ -30,7 +30,9 @@ class Settings:
     tell_bytes: int = _setting(  # type: ignore[assignment]
         50_000_000, "a remote cell that sends more than so many bytes says what they are"
     )
-
+    start_cluster: str = _setting(  # type: ignore[assignment]
+        "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
+    )
     dashboard_link: str = _setting(  # type: ignore[assignment]
         "", "a template of the link to the dashboard, as https://HOST/{port}/{path}; empty: found"
     )
@@ -41,10 +43,10 @@ class Settings:
         Raises:
             ValueError: the text is not right for it.
         """
-        if name == "on_interrupt":
-            if text not in _ON_INTERRUPT:
-                raise ValueError("on_interrupt is cancel or detach")
-            self.on_interrupt = text
+        if name in _CHOICES:
+            if text not in _CHOICES[name]:
+                raise ValueError(f"{name} is {' or '.join(_CHOICES[name])}")
+            setattr(self, name, text)
             return
         if name == "dashboard_link":
             self.dashboard_link = text
@@ -58,7 +60,7 @@ class Settings:
     @staticmethod
     def choices(name: str) -> list[str]:
         """The values that a setting may have, if they are few."""
-        return list(_ON_INTERRUPT) if name == "on_interrupt" else []
+        return list(_CHOICES.get(name, ()))
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, value and meaning of each."""

@@ -12,7 +12,7 @@ worker alike, since a cell's memory and its output are also its worker's matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -195,8 +195,18 @@ class Cluster(Protocol):
     def context(self) -> Any:
         """What ``init`` returned: ``dashboard_url``, ``login_link()``, ``probe_dashboard()``."""
 
-    def join(self, address: str, token: bytes, namespace: str | None = None) -> None:
-        """Join the cluster at ``address``, by a node without CPUs if none of its nodes is here.
+    def join(
+        self, address: str, token: bytes | None = None, namespace: str | None = None,
+        resources: Mapping[str, float] | None = None, **node_options: Any,
+    ) -> None:  # fmt: skip
+        """Join the cluster at ``address``, by a node that ends with this process.
+
+        Args:
+            address: HOST:PORT.
+            token: the cluster's; the user's by default.
+            namespace: of this process.
+            resources: of the node; None: one without CPUs, if none of the cluster is here.
+            node_options: labels, object_store_memory, object_spilling_directory.
 
         Raises:
             OSError: there is no way to it. ValueError: it does not take this process in.

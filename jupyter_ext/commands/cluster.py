@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
 import nbray
+from nbray.common.addresses import is_loopback, split
+from nbray.common.process import ProcessStartError
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.notebook import ClusterNow, Membership, engine
 from nbray.options.option import Scope
@@ -18,7 +20,7 @@ from nbray.options.table import options_of
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from . import machines, slurm
-from .base import Command
+from .base import Command, require_cluster
 from .parser import Parser, add_declared, given
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def _start_options() -> dict[str, str]:
 
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
-    add_declared(parser, Scope.START, _start_options())
+    add_declared(parser, Scope.START, [*_start_options(), "address"])
     parser.add_argument("--namespace", help="where the names of actors live")
     parser.add_argument(
         "--detach", action="store_true",
@@ -126,8 +128,12 @@ def _start_detached(arguments: argparse.Namespace) -> str:
     options = options_of(Scope.START)
     found = given(arguments, *_start_options())
     words = [options[name].as_word(value) for name, value in found.items()]
+    begin = (
+        ["--head", "--port=0"] if arguments.address is None
+        else [options["address"].as_word(arguments.address)]
+    )  # fmt: skip
     try:
-        return engine().cluster.start_detached(["--head", "--port=0", *words])
+        return engine().cluster.start_detached([*begin, *words])
     except RuntimeError as error:
         raise UsageError(f"%nbray start --detach: {error}") from error
 
@@ -143,14 +149,80 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
         said = given(arguments, *names)
         options = {names[name]: value for name, value in said.items()}
         options.update(slurm.options(arguments, said))
+        if arguments.address is not None and (arguments.head or arguments.slurm):
+            raise UsageError(
+                "%nbray start: --address joins a cluster; --head and --slurm start one."
+            )
         if arguments.detach:
             options = {"address": _start_detached(arguments)}
         try:
-            nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
-        except (NbrayError, OSError, ValueError) as error:
+            if arguments.address is not None and not arguments.detach:
+                _join(arguments.address, said, arguments.namespace)
+            else:
+                nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
+        except (NbrayError, OSError, ProcessStartError, ValueError) as error:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()
-    return status()
+    table = status()
+    table.notes += _what_next()
+    return table
+
+
+_OF_JOINING = ("labels", "object_store_memory", "object_spilling_directory")
+_AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+
+
+def _join(address: str, said: Mapping[str, Any], namespace: str | None) -> None:
+    """Give a cluster a node on this machine, which ends with this kernel, and join it."""
+    unfit = [name for name in said if name not in (*_OF_JOINING, *_AMOUNTS, "resources")]
+    if unfit:
+        raise UsageError(f"%nbray start --address: --{unfit[0].replace('_', '-')} is of a head.")
+    resources = dict(said.get("resources") or {})
+    resources.update({_AMOUNTS[name]: said[name] for name in _AMOUNTS if name in said})
+    others = {name: said[name] for name in _OF_JOINING if name in said}
+    engine().cluster.join(address, None, namespace, resources, **others)
+
+
+def _what_next() -> list[str]:
+    """Where to look, how the cluster grows, and how it ends."""
+    here = engine().cluster.membership()
+    assert here is not None
+    dashboard = engine().cluster.context().dashboard_url
+    more = (
+        "%nbray scale 2 adds one here; for others, start with --node-ip-address=ADDRESS of "
+        "this machine"
+        if is_loopback(split(here.address)[0])
+        else f"`nbray start --address={here.address}` there, with this cluster's token"
+    )
+    return [
+        f"Dashboard: %nbray dashboard opens {dashboard}." if dashboard else "No dashboard runs.",
+        f"More machines: {more}.",
+        f"%nbray stop {'ends' if here.started_here else 'leaves'} the cluster.",
+    ]
+
+
+def ensure(workspace: Workspace, magic: str) -> None:
+    """Have a cluster for a remote cell: one of this machine, or a new one, which a line tells.
+
+    Raises:
+        UsageError: there is none, and the settings say that none is started; or it did not start.
+    """
+    if nbray.is_initialized():
+        return
+    if workspace.settings.start_cluster != "yes":
+        require_cluster(magic)
+    try:
+        nbray.init()
+    except (NbrayError, OSError, ValueError) as error:
+        raise UsageError(f"{magic}: no cluster yet, and none started: {error}") from error
+    workspace.joined()
+    here = engine().cluster.membership()
+    assert here is not None
+    began, ends = (
+        ("There was no cluster, so one was started on this machine", "ends it") if here.started_here
+        else (f"There was no cluster here, so the one at {here.address} was joined", "leaves it")
+    )  # fmt: skip
+    print(f"{began}. %nbray stop {ends}, `%nbray config start_cluster no` turns this off.")
 
 
 def _attach_arguments(parser: Parser) -> None:

@@ -26,7 +26,7 @@ from ..cell.sending import prepare
 from ..cell.target import Order, Submitted
 from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
-from ..commands.base import require_cluster
+from ..commands.cluster import ensure
 from ..commands.parser import HelpShown
 from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
@@ -93,7 +93,7 @@ class NbrayMagics(Magics):
                 source, one_line = f"%%remote {line}".rstrip() + "\n" + cell, False
         except HelpShown:
             return None
-        require_cluster("%remote" if one_line else "%%remote")
+        ensure(self.workspace, "%remote" if one_line else "%%remote")
         try:
             return self._run(options, source, one_line)
         except (CannotSendError, NotRemoteError) as error:

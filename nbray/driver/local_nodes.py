@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nbray.common.addresses import own_address
 from nbray.driver.driver import current_driver, init
 from nbray.launcher.found import running_sessions
 from nbray.launcher.local import RunningNode, join
+from nbray.launcher.token import load_token
 
 
 def added_nodes() -> list[str]:
@@ -45,20 +49,34 @@ def add_node(*, num_cpus: float | None = None, object_store_memory: int | None =
     return node.node_id
 
 
-def join_from_here(address: str, token: bytes, namespace: str | None = None) -> None:
-    """Join the cluster whose GCS is at ``address``, by a node without CPUs if none is here.
+def join_from_here(
+    address: str, token: bytes | None = None, namespace: str | None = None,
+    resources: Mapping[str, float] | None = None, **node_options: Any,
+) -> None:  # fmt: skip
+    """Join the cluster whose GCS is at ``address``, by a node that ends with this program.
 
     The machines of the cluster must reach this one, too.
 
+    Args:
+        address: HOST:PORT.
+        token: the cluster's; the user's by default.
+        namespace: of this program.
+        resources: of the node; None: a node without CPUs, and none if there is one here already.
+        node_options: more on it, as `nbray.launcher.local.join` has it.
+
     Raises:
-        OSError: there is no way to it. ProcessStartError, ValueError: it does not take us in.
+        OSError: there is no way to it, or no token. ProcessStartError, ValueError: it does not take
+            us in.
     """
-    if any(info["gcs_address"] == address for _, info in running_sessions()):
+    is_here = any(info["gcs_address"] == address for _, info in running_sessions())
+    if resources is None and is_here:
         init(address, namespace=namespace)
         return
     node = join(
-        address, resources={"CPU": 0}, token=token, host=own_address(address), fate_shared=True
-    )
+        address, resources={"CPU": 0} if resources is None else resources,
+        token=load_token(create=False) if token is None else token, host=own_address(address),
+        fate_shared=True, **node_options,
+    )  # fmt: skip
     try:
         init(address, namespace=namespace)
         driver = current_driver()

@@ -141,6 +141,16 @@ def test_start_and_stop_may_be_repeated(notebook: Notebook) -> None:
     assert "CPU: 2 of 2 free" in notebook.run("%nbray status").result
     assert notebook.run("%nbray stop").printed == "nbray is stopped.\n"
     assert notebook.run("%nbray stop").printed == "nbray does not run.\n"
+    assert "start_cluster" in notebook.run("%nbray config start_cluster no").result
     assert "no cluster yet" in notebook.run("%%remote\n1").printed
-    assert "1 node" in notebook.run("%nbray start --head --num-cpus 1").result
+    notebook.run("%nbray config start_cluster yes")
+    without = notebook.run("%%remote\n1 + 2")
+    assert without.printed.startswith("There was no cluster, so one was started on this machine.")
+    assert without.result == "3"
+    notebook.run("%nbray stop")
+    shown = notebook.run("%nbray start --head --num-cpus 1").result
+    assert "1 node" in shown
+    assert "Dashboard: " in shown or "No dashboard runs." in shown
+    assert "More machines: %nbray scale 2 adds one here" in shown
+    assert "%nbray stop ends the cluster." in shown
     assert notebook.run("%%remote\n1 + 1").result == "2"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from support.commands import command
 from support.kernel import Notebook, running_kernel
 
 from nbray.testing import processes_of, wait_until
@@ -101,3 +103,26 @@ def test_a_full_store_names_the_variables(
         assert "It is return value" in made and "0 (x)" in made
         notebook.run("a = np.ones(20_000_000)")
         assert "It is memory of 'a', which the cell reads." in notebook.run("%remote a.sum()").error
+
+
+@pytest.mark.slow
+def test_a_start_with_an_address_gives_a_cluster_a_node_of_this_machine(home: Path) -> None:
+    done = command("start", "--head", "--port=0", "--num-cpus=1", "--include-dashboard=false")
+    found = re.search(r"cluster (\S+)\.", done.stdout)
+    assert found, done.stderr
+    with running_kernel() as notebook:
+        notebook.run("%load_ext nbray\nimport nbray")
+        line = f"%nbray start --address={found[1]} --num-cpus 3 --labels here=yes"
+        assert "--dashboard-port is of a head" in notebook.run(f"{line} --dashboard-port 0").printed
+        assert notebook.run("nbray.is_initialized()").result == "False"
+        shown = notebook.run(line)
+        assert "2 nodes" in shown.result, shown.error
+        assert "%nbray stop leaves the cluster." in shown.result
+        assert notebook.run("nbray.cluster_resources()['CPU']").result == "4.0"
+        assert "it runs on" in notebook.run("%nbray stop").printed
+        again = notebook.run(f"%nbray attach {found[1]}\nnbray.cluster_resources()['CPU']")
+        assert again.result, again.error
+        notebook.wait(
+            lambda: notebook.run("nbray.cluster_resources()['CPU']").result == "1.0", "the head"
+        )
+    assert command("stop").returncode == 0

@@ -93,17 +93,14 @@ def test_two_notebooks_at_once_have_jobs_of_their_own(slurm: Slurm, notebook: No
         assert "1 job of Slurm cancelled." in notebook.run("%nbray stop").printed
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
+def test_lines_that_cannot_be_are_refused(notebook: Notebook) -> None:
+    for line, said in (
         ("--jobs 2", "--jobs needs --slurm"),
         ("--slurm --jobs 3..2", "the fewest come first"),
         ("--slurm --walltime soon", "is no time of Slurm's"),
         ("--slurm --detach", "ends with this kernel"),
         ("--slurm --memory 1GB --object-store-memory 2GB", "raise memory"),
-    ],
-)
-def test_lines_that_cannot_be_are_refused(notebook: Notebook, line: str, said: str) -> None:
-    cell = notebook.run("%nbray start " + line)
-    assert said in cell.printed + cell.error
-    assert notebook.run("nbray.is_initialized()").result == "False"
+    ):
+        cell = notebook.run("%nbray start " + line)
+        assert said in cell.printed + cell.error
+        assert notebook.run("nbray.is_initialized()").result == "False"
