@@ -372,19 +372,10 @@ def _size(ask: Ask) -> tuple[bool, int, int]:
 
 def _least(asks: Sequence[Ask]) -> dict[str, int]:
     """What every one of them needs of a node."""
-    least: dict[str, int] = {}
-    for number, ask in enumerate(asks):
-        resources = ask.resources
-        if number == 0:
-            least = dict(resources)
-            continue
-        for name in list(least):
-            amount = resources.get(name, 0)
-            if not amount:
-                del least[name]
-            elif amount < least[name]:
-                least[name] = amount
-    return least
+    if not asks:
+        return {}
+    least = {name: min([ask.resources.get(name, 0) for ask in asks]) for name in asks[0].resources}
+    return {name: amount for name, amount in least.items() if amount}
 
 
 def _serves(rule: TypeRules, ask: Ask) -> bool:
