@@ -9,7 +9,8 @@ import random
 import sys
 import time
 
-from nbray.autoscaler.planner import Ask, Here, Rules, TypeRules, Wanted, plan
+from nbray.autoscaler.model import Ask, Here, Rules, TypeRules, Wanted
+from nbray.autoscaler.planner import plan
 
 CPU = 10_000
 

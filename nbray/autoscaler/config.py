@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
-from nbray.autoscaler.planner import Rules, TypeRules
+from nbray.autoscaler.model import Rules, TypeRules
 from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, NodeType
 from nbray.common.limits import cpu_count
 from nbray.common.resources import to_units
@@ -151,6 +152,9 @@ def check(given: object) -> ScalingConfig:
         file = msgspec.convert({k: v for k, v in document.items() if v is not None}, _File)
     except msgspec.ValidationError as error:
         raise ScalingConfigError(f"{error}") from None
+    for name in ("upscaling_speed", "idle_timeout_minutes"):
+        if not math.isfinite(getattr(file, name)):
+            raise ScalingConfigError(f"{name} is a number, not {getattr(file, name)}.")
     kind = str(file.provider.get("type") or "")
     if kind in _FAKE:
         kind = "fake"
@@ -193,6 +197,8 @@ def _types(file: _File, kind: str) -> dict[str, NodeType]:
             check_node_labels(dict(one.labels))
         except (TypeError, ValueError) as error:
             raise ScalingConfigError(f"{where}: {error}") from None
+        if one.idle_timeout_s is not None and not math.isfinite(one.idle_timeout_s):
+            raise ScalingConfigError(f"{where}.idle_timeout_s is a number of seconds.")
         if {INSTANCE_LABEL, TYPE_LABEL} & one.labels.keys():
             raise ScalingConfigError(f"{where}.labels: the autoscaler sets {TYPE_LABEL} itself.")
         if not one.resources and kind != "local":

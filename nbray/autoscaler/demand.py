@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from nbray.autoscaler.instances import Instances, Joined, State
-from nbray.autoscaler.planner import Ask, GroupAsk, Here, Rules, Wanted
+from nbray.autoscaler.model import Ask, GroupAsk, Here, Rules, Wanted
 from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, Stage
 from nbray.scheduling.bundles import Bundle
 from nbray.wire.records import NodeInfo

@@ -123,7 +123,9 @@ class Rooms:
 
         Under the first selector that helps, as `nbray.scheduling.policy` does.
         """
-        needs = [(name, amount) for name, amount in resources.items() if amount]
+        needs = list(resources.items())
+        if 0 in resources.values():
+            needs = [(name, amount) for name, amount in needs if amount]
         most = self._most
         for name, amount in needs:
             if amount > most.get(name, 0):

@@ -22,7 +22,8 @@ import msgspec
 from nbray.autoscaler import config as config_file
 from nbray.autoscaler import demand
 from nbray.autoscaler.instances import Instances, Life, Limits, Look, State
-from nbray.autoscaler.planner import Drain, Here, Launch, Plan, plan
+from nbray.autoscaler.model import Drain, Here, Launch, Plan
+from nbray.autoscaler.planner import plan
 from nbray.autoscaler.providers.base import (
     TYPE_LABEL,
     Cluster,

@@ -125,6 +125,8 @@ def test_a_node_that_drains_takes_nothing_hands_its_values_on_and_leaves(cluster
     assert drain(node.node_id).accepted
     (row,) = [row for row in list_nodes() if row.node_id == node.node_id]
     assert (row.state, row.state_message) == ("ALIVE", "draining: a test")
+    # A submitter that has a lease keeps it until it hears that it is wanted back.
+    wait_until(lambda: _row(node.node_id).kept_by == ["1 actor"], "the end of all leases")
     later = make.remote()
     ready, _ = nbray.wait([later], timeout=1)
     assert not ready, "it takes nothing new"

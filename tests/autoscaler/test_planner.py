@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.autoscaler import huge
-from nbray.autoscaler.planner import Ask, GroupAsk, Here, Plan, Rules, TypeRules, Wanted, plan
+from nbray.autoscaler.model import Ask, GroupAsk, Here, Plan, Rules, TypeRules, Wanted
+from nbray.autoscaler.planner import plan
 from nbray.common.resources import fits
 from nbray.scheduling.bundles import Bundle
 from nbray.scheduling.labels import matches

@@ -14,7 +14,8 @@ import pytest
 
 from nbray.autoscaler import demand
 from nbray.autoscaler.instances import Instances, Life, Limits, State
-from nbray.autoscaler.planner import Rules, TypeRules, plan
+from nbray.autoscaler.model import Rules, TypeRules
+from nbray.autoscaler.planner import plan
 from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, Instance, Stage
 from nbray.wire.records import NodeInfo
 from nbray.wire.scaling_messages import Snapshot
