@@ -10,6 +10,7 @@ Answers leave by way of `answers.py`.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -195,7 +196,12 @@ class _Login(RequestHandler):
             self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
-        self.redirect("./")
+        self.redirect(place_of(self.get_query_argument("to", "")))
+
+
+def place_of(said: str) -> str:
+    """The page of this dashboard to which a login leads; the first for what is none."""
+    return said if re.fullmatch(r"[a-z-]+(\?[\w.=&%+-]*)?", said) else "./"
 
 
 class _Logout(RequestHandler):

@@ -23,6 +23,7 @@ from nbray.driver.task_counts import FunctionCounts
 from nbray.object_ref import ObjectRef
 from nbray.state.local_state import RefFacts
 from nbray.state.rows import DemandState, WorkerState
+from nbray.state.scaling import ScalingState
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay, OutputLines
 
@@ -174,6 +175,16 @@ class Cluster(Protocol):
 
     def demand(self, timeout: int) -> list[DemandState]:
         """What waits for resources, and why."""
+
+    def scaling(self) -> ScalingState | None:
+        """What the autoscaler does; None: there is none."""
+
+    def set_bounds(self, least: int, most: int, node_type: str = "") -> None:
+        """Have the autoscaler keep so many nodes, of a type at least and of all types at most.
+
+        Raises:
+            ValueError: there is none, or these are no bounds.
+        """
 
     def logs(self) -> Path:
         """The folder of the logs of this machine's node."""

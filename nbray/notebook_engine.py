@@ -15,6 +15,7 @@ from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
+from nbray.driver.scaling import scaling_now, set_bounds
 from nbray.notebook import Cluster, Code, DemandState, Engine, Listener, Nodes, Output, Tasks
 from nbray.state import local_state
 from nbray.state.lists import list_demand
@@ -64,6 +65,9 @@ class _Cluster:
     now = staticmethod(cluster_now)
     worker = staticmethod(find_worker)
     join = staticmethod(local_nodes.join_from_here)
+
+    scaling = staticmethod(scaling_now)
+    set_bounds = staticmethod(set_bounds)
 
     def demand(self, timeout: int) -> list[DemandState]:
         return list_demand(timeout=timeout)

@@ -41,6 +41,7 @@ PAGES = {
     "nbray.util.client": "Ray's client",
     "nbray.util": "Further helpers",
     "nbray.dag": "Graphs of calls",
+    "nbray.autoscaler.sdk": "Asking the autoscaler for room",
     "nbray.cluster_utils": "Clusters for tests",
     "nbray.testing": "Tools for tests",
     "nbray.cloudpickle": "Pickling",

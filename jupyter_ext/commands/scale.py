@@ -1,4 +1,8 @@
-"""``%nbray scale``: more or fewer nodes of the cluster on this machine."""
+"""``%nbray scale``: more or fewer nodes.
+
+``%nbray scale 3`` adds and removes nodes on this machine; in a cluster with an autoscaler, and with
+``%nbray scale 2..20`` anywhere, the autoscaler is told the bounds.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +34,51 @@ _NODE_S = 30.0
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument(
-        "nodes", metavar="N", type=int, help="how many nodes the cluster shall have, all told"
-    )
+        "nodes", metavar="N", type=_range,
+        help="how many nodes the cluster shall have, all told; with an autoscaler: besides the "
+        "head, as 4, or as 2..20",
+    )  # fmt: skip
+    parser.add_argument("--type", metavar="TYPE", help="of which type there shall be so many")
     parser.add_argument("--num-cpus", type=positive, metavar="C", help="CPUs of each new node")
     add_declared(parser, Scope.START, ["object_store_memory"])
     parser.add_argument("--yes", action="store_true", help="also remove nodes that work")
 
 
+def _range(word: str) -> tuple[int, int]:
+    """One number, or two with dots between them."""
+    low, dots, high = word.partition("..")
+    least, most = int(low), int(high if dots else low)
+    if not 0 <= least <= most:
+        raise ValueError(word)
+    return least, most
+
+
 def _scale(_workspace: Workspace, arguments: argparse.Namespace) -> object:
+    least, most = arguments.nodes
+    if least != most or engine().cluster.scaling() is not None:
+        return _set_bounds(arguments)
+    return _scale_here(least, arguments)
+
+
+def _set_bounds(arguments: argparse.Namespace) -> object:
+    """Tell the autoscaler, which does it by itself."""
+    least, most = arguments.nodes
+    for name in ("num_cpus", "object_store_memory", "yes"):
+        if getattr(arguments, name, None):
+            flag = name.replace("_", "-")
+            raise UsageError(f"%nbray scale: --{flag} is for nodes that this notebook adds itself.")
+    try:
+        engine().cluster.set_bounds(least, most, arguments.type or "")
+    except ValueError as error:
+        raise UsageError(f"%nbray scale: {error}.") from error
+    print(f"The autoscaler keeps {least} to {most} nodes: %nbray status shows what comes and goes.")
+    return status()
+
+
+def _scale_here(wanted: int, arguments: argparse.Namespace) -> object:
+    """Add and remove nodes on this machine."""
     alive = _alive()
-    more = arguments.nodes - len(alive)
+    more = wanted - len(alive)
     if more < 0:
         for node_id in _to_remove(alive, -more, arguments.yes):
             engine().cluster.nodes.remove(node_id)
@@ -117,6 +156,6 @@ def _numbers(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
 
 
 COMMANDS = (
-    Command("scale", "More or fewer nodes on this machine: %nbray scale 3.", _scale, _arguments,
+    Command("scale", "More or fewer nodes: %nbray scale 3, %nbray scale 2..20.", _scale, _arguments,
             {"nodes": _numbers}),
 )  # fmt: skip

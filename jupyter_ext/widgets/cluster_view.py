@@ -58,11 +58,20 @@ def nodes_html(snapshot: ClusterSnapshot) -> str:
             _share(node, "CPU"),
             _bytes_share(node.stats.get("memory_used", 0.0), node.stats.get("memory_total", 0.0)),
             _bytes_share(node.stats.get("store_used", 0.0), node.stats.get("store_total", 0.0)),
+            theme.muted(_kept_by(node)),
         )
         for node in alive[:_MAX_ROWS]
     ]
     more = _more(len(alive), "node")
-    return str(theme.grid(("node", "CPUs in use", "memory", "object store"), rows)) + more
+    return (
+        str(theme.grid(("node", "CPUs in use", "memory", "object store", "kept by"), rows)) + more
+    )
+
+
+def _kept_by(node: NodeState) -> str:
+    """What keeps a node, or for how long nothing has."""
+    words = ", ".join(node.kept_by) or f"idle for {node.idle_s:.0f} s"
+    return f"{node.state_message}; {words}" if node.state_message else words
 
 
 def _share(node: NodeState, name: str) -> str:

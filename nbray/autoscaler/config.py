@@ -17,6 +17,7 @@ from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, NodeType
 from nbray.common.limits import cpu_count
 from nbray.common.resources import to_units
 from nbray.scheduling.labels import check_node_labels
+from nbray.wire.scaling_messages import Bounds
 
 LOCAL_TYPE = "local.cluster.node"
 """The type of the machines of a list that names no types, as in Ray."""
@@ -84,6 +85,19 @@ class ScalingConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind != "local":
             return True
         return any(one.min_workers != one.max_workers for one in self.types.values())
+
+    def bounded(self, bounds: Bounds | None) -> ScalingConfig:
+        """The same with bounds that somebody set instead."""
+        if bounds is None:
+            return self
+        first = bounds.type or next(iter(self.types))
+        if first not in self.types:
+            return self
+        own = msgspec.structs.replace(
+            self.types[first], min_workers=bounds.least,
+            max_workers=max(self.types[first].max_workers, bounds.most),
+        )  # fmt: skip
+        return msgspec.structs.replace(self, types={**self.types, first: own}, most=bounds.most)
 
     def rules(
         self, not_before: Mapping[str, float], learned: Mapping[str, Mapping[str, int]]

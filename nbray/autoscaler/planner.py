@@ -35,6 +35,7 @@ from nbray.wire.strategies import GroupStrategy, Selectors
 _AT_ONCE = 5
 _PENDING_KEPT_S = 30.0
 _MOST_SAID = 20
+_TIDY_EVERY = 64
 _COME_ALONG = ("memory", "object_store_memory")
 
 
@@ -315,7 +316,10 @@ class _Planning:
     def _lay_out(self, rooms: Rooms, asks: Sequence[Ask], *, bounded: bool, what: str) -> None:
         """Lay demand out, on new nodes where there is no room."""
         open_types = self._open_types(bounded)
-        for ask in sorted(asks, key=_size, reverse=True):
+        least = _least(asks)
+        for number, ask in enumerate(sorted(asks, key=_size, reverse=True)):
+            if number % _TIDY_EVERY == 0:
+                rooms.drop_full(least)
             left = rooms.take(ask.resources, ask.selector, ask.count)
             if left and open_types:
                 able = [rule for rule in open_types if _serves(rule, ask)]
@@ -482,6 +486,23 @@ def _size(ask: Ask) -> tuple[bool, int, int]:
     """The order of demand: what is hard to place first."""
     resources = ask.resources
     return "GPU" in resources, len(resources), max(resources.values(), default=0)
+
+
+def _least(asks: Sequence[Ask]) -> dict[str, int]:
+    """What every one of them needs of a node."""
+    least: dict[str, int] = {}
+    for number, ask in enumerate(asks):
+        resources = ask.resources
+        if number == 0:
+            least = dict(resources)
+            continue
+        for name in list(least):
+            amount = resources.get(name, 0)
+            if not amount:
+                del least[name]
+            elif amount < least[name]:
+                least[name] = amount
+    return least
 
 
 def _serves(rule: TypeRules, ask: Ask) -> bool:

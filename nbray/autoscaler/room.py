@@ -18,7 +18,7 @@ from nbray.wire.strategies import LabelTerm, Selectors
 _Amounts = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
 _NOTHING = -(1 << 62)
-_LOOK_AGAIN = 64
+_LOOK_AGAIN = 32
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Rooms:
     def __init__(self, units: Iterable[Unit]) -> None:
         self._units: list[Unit] = []
         self._numbers: dict[str, int] = {}
+        self._used_names: dict[str, None] = {}
         self._places = 0
         self._free: dict[str, _Amounts] = {}
         self._most: dict[str, int] = {}
         self._refused = 0
         self._plain: _Mask = np.zeros(0, bool)
         self._labelled: dict[tuple[LabelTerm, ...], _Mask] = {}
-        self._used: set[int] = set()
         self.add(units)
 
     def add(self, units: Iterable[Unit]) -> None:
@@ -88,12 +88,32 @@ class Rooms:
 
     def used(self) -> list[str]:
         """The names of those on which something was laid out."""
-        return [self._units[n].name for n in sorted(self._used)]
+        return list(self._used_names)
+
+    def drop_full(self, least: Mapping[str, int]) -> None:
+        """Forget the units that have less than that, which all that is laid out from now on needs.
+
+        Nothing would ever be laid out on them; what is laid out elsewhere does not change.
+        """
+        count = len(self._units)
+        keep = np.ones(count, bool)
+        for name, amount in least.items():
+            amounts = self._free.get(name)
+            keep &= False if amounts is None else amounts[:count] >= amount
+        kept = np.flatnonzero(keep)
+        if 10 * len(kept) > 9 * count:
+            return
+        self._units = [self._units[n] for n in kept.tolist()]
+        self._numbers = {unit.name: n for n, unit in enumerate(self._units)}
+        self._places = len(kept)
+        self._free = {name: amounts[kept] for name, amounts in self._free.items()}
+        self._plain = self._plain[kept]
+        self._labelled = {terms: able[kept] for terms, able in self._labelled.items()}
 
     def charge(self, name: str, resources: Mapping[str, int]) -> None:
         """Lay something out on one of them."""
         number = self._numbers[name]
-        self._used.add(number)
+        self._used_names[name] = None
         for resource, amount in resources.items():
             if amount:
                 self._free[resource][number] -= amount
@@ -137,11 +157,16 @@ class Rooms:
         if not needs:
             there = bool(self._units) if able is None else bool(able.any())
             return 0 if there else count
+        if not self._units:
+            return count
         fit = able
         for name, amount in needs:
             enough = self._free[name] >= amount
             fit = enough if fit is None else fit & enough
         assert fit is not None
+        first = int(fit.argmax())
+        if not fit[first]:
+            return count
         among = fit if gpu else fit & self._plain
         while True:
             first = int(among.argmax())
@@ -154,7 +179,7 @@ class Rooms:
             if count > 1:
                 often = min(int(self._free[name][first]) // amount for name, amount in needs)
             often = min(often, count)
-            self._used.add(first)
+            self._used_names[self._units[first].name] = None
             for name, amount in needs:
                 self._free[name][first] -= amount * often
             count -= often

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
-from nbray.common.resources import to_units
-from nbray.driver.driver import current_core
-from nbray.scheduling.labels import parse_selector
-from nbray.wire.gcs_messages import KvCount, KvPut
-from nbray.wire.scaling_messages import REQUESTED, SCALING, Requested
-from nbray.wire.strategies import Selectors
+from nbray.driver import scaling
 
 __all__ = ["request_resources"]
-
-_MOST_BUNDLES = 100_000
 
 
 def request_resources(
@@ -43,25 +34,4 @@ def request_resources(
         >>> request_resources(bundles=[{"CPU": 2}, {"GPU": 1}])
         >>> request_resources()
     """
-    if num_cpus is not None and (isinstance(num_cpus, bool) or not isinstance(num_cpus, int)):
-        raise TypeError("num_cpus should be of type int.")
-    if num_cpus is not None and num_cpus < 0:
-        raise ValueError(f"num_cpus={num_cpus} cannot be negative.")
-    given = [to_units(dict(bundle)) for bundle in bundles or ()]
-    selectors: list[Selectors] = []
-    if bundle_label_selectors is not None:
-        if len(bundle_label_selectors) != len(given):
-            raise ValueError(
-                f"There are {len(bundle_label_selectors)} bundle_label_selectors for "
-                f"{len(given)} bundles: give one for each."
-            )
-        selectors = [(parse_selector(one),) for one in bundle_label_selectors]
-    cpus = num_cpus or 0
-    if len(given) + cpus > _MOST_BUNDLES:
-        raise ValueError(f"At most {_MOST_BUNDLES:,} bundles can be requested.")
-    if selectors:
-        selectors += [()] * cpus
-    given += [{"CPU": 10_000}] * cpus
-    request = KvPut(SCALING, REQUESTED, msgspec.msgpack.encode(Requested(given, selectors)))
-    reply = current_core().peers.gcs_call("KvPut", msgspec.msgpack.encode(request))
-    msgspec.msgpack.decode(reply, type=KvCount)
+    scaling.request_room(num_cpus, bundles, bundle_label_selectors)

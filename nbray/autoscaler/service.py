@@ -132,11 +132,12 @@ class Autoscaler:
             listed, self._listed_at, nodes, now, snapshot.up_s > _GCS_KNOWS_ALL_S
         )
         await self._carry_on(look)
-        rules = self._given.rules(self._instances.not_before, self._learned)
+        given = self._given.bounded(snapshot.bounds)
+        rules = given.rules(self._instances.not_before, self._learned)
         there = demand.here(snapshot, self._instances, rules, self._refused, now)
         decided = plan(rules, there, demand.wanted(snapshot), now)
         await self._carry_out(decided, now)
-        await self._report(decided, there, snapshot.requested, now)
+        await self._report(given, decided, there, snapshot.requested, now)
 
     async def _carry_on(self, look: Look) -> None:
         """What follows from what was seen."""
@@ -311,14 +312,15 @@ class Autoscaler:
         await asyncio.gather(*calls)
 
     async def _report(
-        self, decided: Plan, there: Sequence[Here], requested: sm.Requested | None, now: float
-    ) -> None:
+        self, given: config_file.ScalingConfig, decided: Plan, there: Sequence[Here],
+        requested: sm.Requested | None, now: float,
+    ) -> None:  # fmt: skip
         kept = {one.id: decided.kept_by.get(one.id, ()) for one in there}
         rows = [self._row(life, kept) for life in self._instances.all()]
         report = sm.ScalingReport(
-            now, self._given.name,
-            {name: (one.min_workers, one.max_workers) for name, one in self._given.types.items()},
-            self._given.most, rows[:_MOST_ROWS],
+            now, given.name,
+            {name: (one.min_workers, one.max_workers) for name, one in given.types.items()},
+            given.most, rows[:_MOST_ROWS],
             [
                 sm.ScalingFailure(one.type, one.when, one.why, one.lines)
                 for one in self._instances.failures

@@ -37,7 +37,7 @@ def dashboard(
     With FILE, of `nbray up`, a port of this machine leads to the head's until it is interrupted.
     """
     if file is not None:
-        forward_dashboard(file, port, remote_port, cluster_name)
+        forward_dashboard(file=file, port=port, remote_port=remote_port, cluster_name=cluster_name)
         return
     try:
         cluster, token = find_cluster(address)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import click
 from msgspec.structs import replace
 
+from nbray.cli import kubernetes as of_kubernetes
 from nbray.cli.terminal import CliError, SafeConsole, say
 from nbray.common.ignoring import ignore
 from nbray.machines import cluster_file, remote
@@ -27,6 +28,7 @@ from nbray.machines.cluster_file import ClusterFile, ClusterFileError
 from nbray.machines.down import down as end_cluster
 from nbray.machines.home import ClusterBusyError
 from nbray.machines.hosts import Host, HostError
+from nbray.machines.kubernetes.cluster_file import is_kubernetes
 from nbray.machines.mounts import ends, of_this_machine
 from nbray.machines.plan import Restart
 from nbray.machines.provider import worker_count
@@ -73,6 +75,8 @@ def _clear_errors(command: F) -> F:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
+            if is_kubernetes(kwargs["file"]):
+                return of_kubernetes.COMMANDS[command.__name__](**kwargs)
             return command(*args, **kwargs)
         except (ClusterFileError, ClusterBusyError, HostError, OSError) as error:
             lines = getattr(error, "lines", ())
@@ -464,9 +468,11 @@ def get_worker_ips(file: Path, cluster_name: str | None) -> None:
 
 
 @_clear_errors
-def forward_dashboard(file: Path, port: int, remote_port: int | None, name: str | None) -> None:
+def forward_dashboard(
+    *, file: Path, port: int, remote_port: int | None, cluster_name: str | None
+) -> None:
     """Lead a port of this machine to the dashboard of a cluster, until it is interrupted."""
-    target = _Target.of(file, name)
+    target = _Target.of(file, cluster_name)
     link = remote.login_link(target.host)
     host, there = link.host, remote_port or link.port
     command = target.host.ssh.forward(
@@ -481,10 +487,3 @@ def forward_dashboard(file: Path, port: int, remote_port: int | None, name: str 
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
         process.terminate()
-
-
-COMMANDS = (
-    up, down, exec_command, attach, submit, rsync_up, rsync_down, monitor, get_head_ip,
-    get_worker_ips,
-)  # fmt: skip
-"""All of them; `dashboard` has a module of its own."""

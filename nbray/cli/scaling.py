@@ -33,7 +33,11 @@ def show_scaling(
     late = time.time() - state.at
     troubles = list(state.troubles)
     if late > _STALE_S:
-        troubles.insert(0, f"The autoscaler has said nothing for {late:.0f} s: see autoscaler.log.")
+        troubles.insert(
+            0,
+            f"The autoscaler has said nothing for {late:.0f} s: see autoscaler.log"
+            " and raylet.log of the head.",
+        )
     for text in troubles:
         console.print(f"  {one_line(text)}", style="red", markup=False, soft_wrap=True)
     bounds = ", ".join(f"{name} {low} to {high}" for name, (low, high) in state.bounds.items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,18 +29,22 @@ from nbray.launcher.local import RunningNode, join, node_of, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
-from nbray.scheduling.labels import check_node_labels
+from nbray.scheduling.labels import check_node_labels, parse_node_labels
+from nbray.state.dashboard import LOGIN_S, Dashboard
+from nbray.wire.tls import Tls
 
 
 @click.command()
 @declared_options(Scope.START)
-def start(head: bool, block: bool, **options: Any) -> None:
+def start(head: bool, block: bool, keep_session: bool, **options: Any) -> None:
     """Start a node on this machine."""
+    if keep_session and not (head and block):
+        raise click.UsageError("--keep-session needs --head and --block.")
     with children_ignore_notices() if block else nullcontext():
         node = start_node(_record(), head=head, block=block, **options)
     _tell(node, head, block)
     if block:
-        _stay(node)
+        _stay(node, keep_session)
 
 
 def start_node(
@@ -93,7 +99,7 @@ def start_node(
             param_hint="--node-ip-address",
         )
     amounts = dict(resources or {})
-    named = _labels(labels or {}, labels_file)
+    named = _labels(labels or {}, labels_file) | _labels_of_starter()
     given = (("CPU", num_cpus), ("GPU", num_gpus), ("memory", memory))
     amounts.update({name: amount for name, amount in given if amount is not None})
     variables = _settings({} if system_config is None else system_config, ports)
@@ -120,7 +126,12 @@ def start_node(
 
 
 def _scaling(file: Path | None, head: bool) -> Path | None:
-    """The file of an autoscaler, if one is needed; what is wrong with it is said at once."""
+    """The file of an autoscaler, if one is needed; what is wrong with it is said at once.
+
+    The one that `nbray up` hands the head knows more than the one that start commands name.
+    """
+    handed = os.environ.pop("NBRAY_AUTOSCALING_CONFIG", "")
+    file = Path(handed) if handed and head else file
     if file is None:
         return None
     if not head:
@@ -161,6 +172,11 @@ def _refuse_password(storage: str) -> None:
             "in the environment variable NBRAY_STORAGE (and change this password)",
             param_hint="--storage",
         )
+
+
+def _labels_of_starter() -> dict[str, str]:
+    """By which the autoscaler knows a node that it, or `nbray up`, has started; for this one."""
+    return parse_node_labels(os.environ.pop("NBRAY_NODE_LABELS", ""))
 
 
 def _labels(named: dict[str, str], file: Path | None) -> dict[str, str]:
@@ -211,25 +227,44 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
         host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
         if node.dashboard is not None:
-            console.print("Watch it:  nbray dashboard")
+            console.print(f"Watch it:  {_link(node)}")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
         console.print(f"From afar: nbray.init('nbray://{node.client_server}')")
         if is_loopback(host):
-            console.print("Others cannot join: for that, give --node-ip-address.")
+            console.print(
+                f"Add nodes: nbray start --address={node.gcs_address} on this machine; others "
+                "cannot join: for that, give --node-ip-address."
+            )
         else:
             console.print(
                 f"Add nodes: nbray start --address={node.gcs_address}"
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
-            console.print(
-                "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
-                "whoever controls the network can read and change them."
-            )
+    if not (is_loopback(node.node_ip) or Tls.of(node.session.path)):
+        console.print(
+            "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
+            "whoever controls the network can read and change them. NBRAY_USE_TLS=1 on all nodes "
+            "ends that."
+        )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
 
 
-def _stay(node: RunningNode) -> None:
+def _link(node: RunningNode) -> str:
+    """Where the dashboard is; on a terminal with the key that opens it once, for minutes.
+
+    Output that goes elsewhere is kept and read by others.
+    """
+    assert node.dashboard is not None
+    url = node.dashboard.url
+    if not sys.stdout.isatty():
+        return f"http://{url}/  (nbray dashboard prints a link that logs you in)"
+    found = Dashboard(url, node.session.path.name, node.session.token)
+    minutes = f"{LOGIN_S / 60:.0f} minutes"
+    return f"{found.login_link(time.time())}  (for {minutes}; then: nbray dashboard)"
+
+
+def _stay(node: RunningNode, keep_session: bool) -> None:
     """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
     left = threading.Event()
     notices: list[int] = []
@@ -250,16 +285,16 @@ def _stay(node: RunningNode) -> None:
             say(drain(node, notices.pop()))
             notices.clear()
         if raylet.status() == psutil.STATUS_ZOMBIE:
-            _tell_end(node, raylet.pid)
+            _tell_end(node, raylet.pid, keep_session)
             return
-    node.stop()
+    node.stop(keep_session=keep_session)
 
 
-def _tell_end(node: RunningNode, raylet: int) -> None:
+def _tell_end(node: RunningNode, raylet: int, keep_session: bool) -> None:
     """The raylet has ended by itself."""
     reason = was_drained(node)
     log = node.session.log_path("raylet.log").read_text(errors="replace")
-    node.stop()
+    node.stop(keep_session=keep_session)
     if reason:
         say(f"The node was drained, and has left: {reason}.")
         return

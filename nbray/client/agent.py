@@ -32,7 +32,9 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.wire import tcp
+from nbray.wire.aio_tls import binding_in, connecting_with
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import (
     LENGTH,
     Browse,
@@ -136,9 +138,9 @@ class _BrowserEnd(SocketEnd):
 class _GatewayWire(asyncio.Protocol):
     """A connection to the gateway: a socket, or a WebSocket of the dashboard."""
 
-    def __init__(self, agent: Agent, entering: Entering) -> None:
+    def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._entering: Entering | None = entering
+        self._entering: Entering | None = None
         self._wire: Wire | None = None
         self._early = b""
         self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
@@ -146,11 +148,12 @@ class _GatewayWire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The gateway speaks first."""
         tcp.set_up(transport.get_extra_info("socket"))
-        self.use(TransportWire(cast(asyncio.Transport, transport)))
+        wire = TransportWire(cast(asyncio.Transport, transport))
+        self.use(wire, self._agent.entering(transport))
 
-    def use(self, wire: Wire) -> None:
-        """Write there."""
-        self._wire = wire
+    def use(self, wire: Wire, entering: Entering) -> None:
+        """Write there, and come in so."""
+        self._wire, self._entering = wire, entering
         early, self._early = self._early, b""
         if early:
             self.data_received(early)
@@ -223,6 +226,7 @@ class Agent:
         self._status_fd = status_fd
         self._grace_s = grace_s
         self._token = session.token
+        self._tls = Tls.of(session.path)
         self._config = Config.from_env()
         self._knock = Knock(os.urandom(16), False, 0, worker_id, grace_s, own_packages())
         self._connecting: asyncio.Task[None] | None = None
@@ -231,6 +235,10 @@ class Agent:
         self.over = asyncio.Event()
 
     # --- the wire --------------------
+
+    def entering(self, transport: asyncio.BaseTransport) -> Entering:
+        """How to come in over a new connection."""
+        return Entering(self._token, self._knock, binding_in(self._tls, transport))
 
     async def connect(self) -> Welcome:
         """Connect to the gateway once.
@@ -252,18 +260,18 @@ class Agent:
         return welcome
 
     async def _reach(self) -> _GatewayWire:
-        def made() -> _GatewayWire:
-            return _GatewayWire(self, Entering(self._token, self._knock))
-
         if "://" in self._address:
             from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
 
-            taken = made()
-            web, _ = await connect(self._address, lambda: taken)
-            taken.use(web)
-            return taken
+            by_web = _GatewayWire(self)
+            # The dashboard ends its TLS, so that the proofs are not bound to it.
+            by_web.use(await connect(self._address, by_web), Entering(self._token, self._knock))
+            return by_web
         host, port = split(self._address)
-        _, wire = await asyncio.get_running_loop().create_connection(made, host, port)
+        _, wire = await asyncio.get_running_loop().create_connection(
+            lambda: _GatewayWire(self), host, port,
+            **connecting_with(self._tls, self._config.handshake_timeout_s),
+        )  # fmt: skip
         return wire
 
     def lost(self, reason: str, seconds_ago: float = 0.0) -> None:

@@ -187,8 +187,13 @@ def place_of(address: str) -> str:
     return joined(host, port)
 
 
-def connect(address: str, token: bytes, worker_id: bytes, config: Config) -> Remote:
+def connect(
+    address: str, token: bytes, worker_id: bytes, config: Config,
+    prepare: Callable[[Session], None],
+) -> Remote:  # fmt: skip
     """Start the agent of this program, which connects to the gateway at ``address``.
+
+    ``prepare`` puts into its folder what it shows there, if there is to be TLS.
 
     Raises:
         ConnectionError: there is no gateway, or it does not take this program in.
@@ -199,6 +204,7 @@ def connect(address: str, token: bytes, worker_id: bytes, config: Config) -> Rem
     os.set_blocking(status_read, False)
     agent = None
     try:
+        prepare(session)
         agent = spawn(
             "nbray.client.agent",
             ["--session-dir", str(session.path), "--address", place,

@@ -22,12 +22,17 @@ from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
     from nbray.core_worker.core import CoreWorker
 
 _WORD_S = 0.5
+
+
+OWN_SESSION = "NBRAY_OWN_SESSION"
+"""The variable with the session folder of the node on which a job runs: its drivers join there."""
 
 
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
@@ -60,9 +65,11 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for session, info in running_sessions():
-        if address in ("auto", info["gcs_address"]):
-            return session, info
+    found = [one for one in running_sessions() if address in ("auto", one[1]["gcs_address"])]
+    own = os.environ.get(OWN_SESSION)
+    found.sort(key=lambda one: str(one[0].path) != own)
+    if found:
+        return found[0]
     raise ConnectionError(
         f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
     )
@@ -91,7 +98,7 @@ def join(
         worker_id = os.urandom(28)
         core = CoreWorker(
             config, session.token, worker_id,
-            session.socket_path(f"d-{worker_id.hex()[:12]}"),
+            session.socket_path(f"d-{worker_id.hex()[:12]}"), tls=Tls.of(session.path),
         )  # fmt: skip
     else:
         core = CoreWorker(
@@ -172,7 +179,7 @@ def context_of(
         from nbray.state.queries import DASHBOARD, REQUEST  # rows of all kinds: not at every start
 
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
-    dashboard = Dashboard(url, cluster, session.token) if url else None
+    dashboard = Dashboard(url, cluster, session.token, session=session.path) if url else None
     if remote is not None and dashboard is not None:
         dashboard = Dashboard(url, remote.cluster, session.token, remote.dashboard_port)
     facts = {

@@ -106,9 +106,11 @@ class ScalingTables:
                 rows.append(same[0])
         rows += [row for row in self._actors.unplaced() if _anywhere(row.strategy)]
         requested = self._kv.get(sm.SCALING, sm.REQUESTED)
+        bounds = self._kv.get(sm.SCALING, sm.BOUNDS)
         return sm.Snapshot(
             nodes, rows, self._groups.without_place(time.time() - _SETTLED_S),
             None if requested is None else msgspec.msgpack.decode(requested, type=sm.Requested),
+            None if bounds is None else msgspec.msgpack.decode(bounds, type=sm.Bounds),
             time.monotonic() - self._began,
         )  # fmt: skip
 

@@ -42,6 +42,7 @@ from nbray.launcher.dashboard import (
 )
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
+from nbray.launcher.tls import TlsOptions
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 
@@ -107,6 +108,7 @@ def start_head(
         OSError: the dashboard's address is none of this machine's.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    tls = TlsOptions.from_environment()
     listener, without = _dashboard_listener(dashboard)
     if session is not None:
         address = _crashed_head(session)
@@ -120,8 +122,9 @@ def start_head(
     node.dashboard_error = without
     comers: ClientListeners | None = None
     try:
+        tls.prepare(node.session)
         if remote_drivers:
-            comers = ClientListeners(host, client_port)
+            comers = ClientListeners(host, client_port, node.session)
             node.client_server = comers.address
         if record is not None:
             record.keep(node.session)
@@ -136,7 +139,12 @@ def start_head(
             head += ["--autoscaling-config", str(autoscaling_config.absolute())]
         kept = [] if listener is None else [listener.fileno()]
         if listener is not None:
-            head += ["--dashboard-fd", str(kept[0]), "--dashboard-url", url_of(listener, host)]
+            head += [
+                "--dashboard-fd",
+                str(kept[0]),
+                "--dashboard-url",
+                url_of(listener, node.session, host),
+            ]
         if comers is not None:
             kept += comers.descriptors
             for descriptor in comers.descriptors:
@@ -239,8 +247,10 @@ def join(
         ValueError: an amount of a resource cannot be, the store too small, or a label malformed.
     """
     demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    tls = TlsOptions.from_environment()
     node = RunningNode(Session.create(token), host, address)
     try:
+        tls.prepare(node.session)
         if record is not None:
             record.keep(node.session)
         with _identity_being_made(node.session):

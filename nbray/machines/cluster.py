@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import msgspec
+import yaml
+
 from nbray.machines.cluster_file import ClusterFile
 from nbray.machines.containers import container_of
 from nbray.machines.home import ClusterHome, control_folder
@@ -100,6 +103,11 @@ class Cluster:
         return (
             wanted.head_start_ray_commands if machine.is_head else wanted.worker_start_ray_commands
         )
+
+    @property
+    def text(self) -> str:
+        """The file, with all that it does not say."""
+        return yaml.safe_dump(msgspec.to_builtins(self.wanted))
 
     def described(self) -> list[Wanted]:
         """What each host is to have. Reads all files that are copied.

@@ -49,7 +49,7 @@ def worker_count(wanted: ClusterFile) -> tuple[int, str]:
     """How many workers are started, and what there is to say about that.
 
     The numbers of the file are capped with the machines that there are, as Ray does. Nodes beyond
-    ``min_workers`` come with the demand, for which nothing looks yet.
+    ``min_workers`` come with the demand, for which the autoscaler on the head looks.
     """
     there_are = len(wanted.provider.worker_ips)
     least = there_are if wanted.min_workers is None else wanted.min_workers
@@ -61,7 +61,7 @@ def worker_count(wanted: ClusterFile) -> tuple[int, str]:
         least, said = there_are, f"min_workers {least} is more than the worker_ips: {there_are}."
     elif least < min(most, there_are):
         said = (
-            f"{least} of {there_are} workers are started (min_workers): nbray does not grow with "
-            "the demand yet. `--min-workers N` starts more."
+            f"{least} of {there_are} workers are started (min_workers); up to "
+            f"{min(most, there_are)} come and go with the demand."
         )
     return least, said

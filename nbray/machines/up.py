@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nbray.machines import scripts
+from nbray.machines import scaling, scripts
 from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.found import Found
@@ -18,6 +19,7 @@ from nbray.machines.mounts import ends
 from nbray.machines.plan import Machine, NodePlan, Plan, Restart, Step, Wanted, make_plan
 
 _QUICK_S = 30.0
+_BOOTSTRAP = "ray_bootstrap_config.yaml"  # where start commands for Ray look for the cluster's file
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,15 @@ class _Up:
             timeout_s=_QUICK_S,
         )  # fmt: skip
 
+    async def _prepare_to_grow(self, head: Host) -> None:
+        """Have the head's autoscaler reach all machines of the pool, also those without nodes."""
+        wanted = self.cluster.wanted
+        self.board.stage(head.machine.name, "head", "prepares to grow")
+        public = await scaling.prepare_head(wanted, head)
+        pool = [self.cluster.host(Machine(name)) for name in wanted.provider.worker_ips]
+        for said in await scaling.let_in(public, pool):
+            self.board.line(head.machine.name, f"It may not grow there: {said}")
+
     async def _start(self, host: Host, step: Step) -> Found:
         """Start a node, or bring a head back; what it answers then."""
         machine, record = host.machine, host.record
@@ -238,19 +249,30 @@ class _Up:
             exports["NBRAY_NODE_IP_ADDRESS"] = address.strip("[]")
             if step is Step.COME_BACK:
                 exports["NBRAY_SESSION"] = scripts.remote_path(before.session)
+            if scaling.may_grow(self.cluster.wanted):
+                await self._prepare_to_grow(host)
+                exports["NBRAY_AUTOSCALING_CONFIG"] = f"{record}/{scaling.FILE}"
         else:
             self.board.stage(machine.name, role_of(machine), "waits for the head")
             head = await self.head.running
             if head is None:
                 raise HostError("its node was not started", "the head failed")
             address, joined = head.gcs_address.rpartition(":")[0], head.session
+            if scaling.may_grow(self.cluster.wanted):
+                exports["NBRAY_NODE_LABELS"] = shlex.quote(scaling.labels_of(machine.name))
         exports |= {"NBRAY_HEAD_IP": address, "RAY_HEAD_IP": address}
         self.board.stage(machine.name, role_of(machine), step.value)
         await host.do(
             "handing it the token", scripts.keep_stdin(record, "token"),
             stdin=f"{self.token}\n".encode(), timeout_s=_QUICK_S,
         )  # fmt: skip
-        for command in self.cluster.start_commands(machine):
+        commands = self.cluster.start_commands(machine)
+        if any(_BOOTSTRAP in command for command in commands):
+            await host.do(
+                "handing it the file", scripts.keep_stdin('"$HOME"', _BOOTSTRAP),
+                stdin=self.cluster.text.encode(), timeout_s=_QUICK_S,
+            )  # fmt: skip
+        for command in commands:
             await host.command("a start command", command, exports, may_be_cut=False)
         found = await host.ask()
         if not found.runs:

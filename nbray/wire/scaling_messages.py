@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from nbray.wire.records import BundleSpec, NodeInfo, Size
+from nbray.wire.records import BundleSpec, Index, NodeInfo, Size
 from nbray.wire.state_messages import DemandRow
 from nbray.wire.strategies import GroupStrategy, Selectors
 
@@ -25,6 +25,21 @@ class Requested(msgspec.Struct, array_like=True):
 
     bundles: list[dict[str, Size]]
     selectors: list[Selectors] = []
+
+
+BOUNDS = b"bounds"
+"""The key of the bounds that somebody set instead of the file's: a `Bounds`."""
+
+
+class Bounds(msgspec.Struct, array_like=True):
+    """A program to the autoscaler: so many nodes of ``type`` at least, and so many in all.
+
+    Without a type, of the first of the file.
+    """
+
+    least: Index
+    most: Index
+    type: str = ""
 
 
 class DrainNode(msgspec.Struct, array_like=True):
@@ -68,6 +83,7 @@ class Snapshot(msgspec.Struct, array_like=True):
     waiting: list[DemandRow]
     groups: list[WaitingGroup]
     requested: Requested | None = None
+    bounds: Bounds | None = None
     up_s: float = 0.0
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.autoscaler import huge
 from nbray.autoscaler.planner import Ask, GroupAsk, Here, Plan, Rules, TypeRules, Wanted, plan
 from nbray.common.resources import fits
 from nbray.scheduling.bundles import Bundle
@@ -324,7 +325,7 @@ def test_what_is_launched_for_tasks_holds_them(case: tuple[Rules, list[Here], Wa
 ])  # fmt: skip
 def test_so_it_is_in_many_more_clusters(held: Any) -> None:
     of_many = given(clusters())(held.hypothesis.inner_test)
-    settings(max_examples=1500, deadline=None)(of_many)()
+    settings(max_examples=500, deadline=None)(of_many)()
 
 
 def test_a_thousand_nodes_and_ten_thousand_shapes_are_planned_in_one_go() -> None:
@@ -332,28 +333,3 @@ def test_a_thousand_nodes_and_ten_thousand_shapes_are_planned_in_one_go() -> Non
     made = plan(bounds, here, wanted, NOW)
     assert sum(launched(made).values()) > 10
     assert len(made.unmet) < 30, "what is said has a bound"
-
-
-def huge(rng: random.Random, nodes: int = 1000, shapes: int = 10_000) -> tuple[
-    Rules, list[Here], Wanted
-]:  # fmt: skip
-    """Full nodes of six types, and shapes of which hardly two are alike."""
-    sizes = [(4, 0), (8, 0), (16, 0), (64, 0), (8, 1), (32, 8)]
-    kinds = {}
-    for n, (cpus, gpus) in enumerate(sizes):
-        has = {"CPU": cpus * CPU, "memory": cpus * (4 << 30) * CPU}
-        if gpus:
-            has["GPU"] = gpus * CPU
-        kinds[f"t{n}"] = TypeRules(f"t{n}", has, {"zone": "ab"[n % 2]}, 0, nodes, 60.0)
-    here = []
-    for n in range(nodes):
-        kind = kinds[f"t{n % len(sizes)}"]
-        free = {"CPU": rng.randrange(3) * CPU, "memory": rng.randrange(1 << 30) * CPU}
-        here.append(Here(f"n{n}", kind.name, kind.resources, free, kind.labels, kept_by=("x",)))
-    asks = []
-    for n in range(shapes):
-        shape = {"CPU": rng.randrange(1, 9) * CPU, "memory": rng.randrange(1 << 34) * CPU}
-        if n % 10 == 0:
-            shape["GPU"] = CPU
-        asks.append(Ask(shape, rng.randrange(1, 4)))
-    return Rules(kinds, 2 * nodes), here, Wanted(asks)

@@ -21,7 +21,8 @@ from nbray.actor import ActorHandle, ActorClass, exit_actor
 from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import RuntimeContext
 from nbray.runtime_env import RuntimeEnv, RuntimeEnvConfig
-from nbray.cluster_utils import Cluster
+from nbray.cluster_utils import AutoscalingCluster, Cluster
+from nbray.autoscaler.sdk import request_resources
 from nbray.cloudpickle import dumps, loads
 from nbray.dag import DAGNode, InputNode, MultiOutputNode
 from nbray.dag.input_node import InputNode

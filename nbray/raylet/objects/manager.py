@@ -39,6 +39,7 @@ from nbray.wire.raylet_messages import (
 from nbray.wire.records import Address
 from nbray.wire.records import Stored as StoredValue
 from nbray.wire.scaling_messages import TakeObjects
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class ObjectManager:
 
     def __init__(
         self, node_id: bytes, store_bytes: int, spill_folder: Path, nodes: NodeTable,
-        config: Config, token: bytes,
+        config: Config, token: bytes, tls: Tls | None,
     ) -> None:  # fmt: skip
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
@@ -65,7 +66,7 @@ class ObjectManager:
         )
         self._node_id = node_id
         self._nodes = nodes
-        self._transfers = Transfers(node_id, self.store, nodes, config, token)
+        self._transfers = Transfers(node_id, self.store, nodes, config, token, tls)
         self.take_bulk = self._transfers.sender.take
         self._admission = Admission(store_bytes // 2)
         self._readers: dict[bytes, list[Process]] = {}
@@ -177,7 +178,8 @@ class ObjectManager:
         cause, kind = "the transfer failed", CauseKind.LOST
         await self._admission.enter(size)
         try:
-            if all(process.closed for process in self._readers.get(object_id, ())):
+            readers = self._readers.get(object_id, ())  # of a node that drains there are none
+            if readers and all(process.closed for process in readers):
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:

@@ -1,0 +1,307 @@
+"""A cluster on Kubernetes is brought up, and taken down; what pods wait for is shown meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from nbray.machines.board import Board, Outcome
+from nbray.machines.hosts import HostError
+from nbray.machines.kubernetes.cluster_file import KubernetesFile
+from nbray.machines.kubernetes.kubectl import Kubectl
+from nbray.machines.kubernetes.objects import objects, scales, secret
+from nbray.machines.kubernetes.pods import (
+    CLUSTER_LABEL,
+    CONTAINER,
+    ROLE_LABEL,
+    TYPE_LABEL,
+    token_secret,
+)
+
+_OBJECTS = "objects"
+_KINDS = "statefulsets,deployments,services,configmaps,networkpolicies,rolebindings,roles,"
+_ALL_KINDS = f"{_KINDS}serviceaccounts"
+_LOOK_S = 5.0
+_GONE_S = 180.0
+_LINES = 15
+_REASONS_OF_NOTHING = ("", "ContainerCreating", "PodInitializing")
+
+
+@dataclass
+class KubernetesCluster:
+    """A file, and kubectl for it."""
+
+    wanted: KubernetesFile
+    kubectl: Kubectl
+
+    @classmethod
+    async def of(cls, wanted: KubernetesFile) -> KubernetesCluster:
+        """Find out where it is.
+
+        Raises:
+            HostError: kubectl does not tell.
+        """
+        return cls(wanted, await Kubectl.of(wanted.provider))
+
+    @property
+    def selector(self) -> str:
+        """What all objects of the cluster have."""
+        return f"{CLUSTER_LABEL}={self.wanted.cluster_name}"
+
+    @property
+    def head_pod(self) -> str:
+        """The head's pod."""
+        return f"{self.wanted.cluster_name}-head-0"
+
+    async def would(self) -> str:
+        """What `up` would change, in kubectl's words.
+
+        Raises:
+            HostError: kubectl failed.
+        """
+        text = await self._text()
+        said = await self.kubectl.do(
+            "asking what would change", "apply", "--dry-run=client", "-f", "-", stdin=text
+        )
+        leaving = await self._leaving(json.loads(text)["items"])
+        return said + "".join(f"{name} would be deleted: the file makes it no more\n"
+                              for name in leaving)  # fmt: skip
+
+    async def up(self, board: Board) -> list[Outcome]:
+        """Make everything as the file says, and wait until its pods are ready.
+
+        Returns:
+            One for the objects, and one for each pod that is waited for.
+        """
+        board.stage(_OBJECTS, "", "compare, and change what differs")
+        try:
+            text = await self._text()
+            await self._make_token()
+            said = await self.kubectl.do(
+                "applying the objects", "apply", "-f", "-", stdin=text
+            )  # fmt: skip
+            for name in await self._leaving(json.loads(text)["items"]):
+                await self.kubectl.do(f"deleting {name}", "delete", name)
+        except HostError as error:
+            took = board.done(_OBJECTS, "failed")
+            return [Outcome(_OBJECTS, "", "failed", str(error), took, error)]
+        changed = [line for line in said.splitlines() if not line.endswith("unchanged")]
+        state = f"{len(changed)} changed" if changed else "unchanged"
+        outcome = Outcome(_OBJECTS, "", state, "", board.done(_OBJECTS, state))
+        return [outcome, *await _Waiting(self, board).wait()]
+
+    async def _text(self) -> bytes:
+        owner = await self._owner()
+        made = objects(self.wanted, self.kubectl.namespace, owner)
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": made}).encode()
+
+    async def _owner(self) -> dict[str, Any] | None:
+        name = self.wanted.provider.owner_pod
+        if name == "self":
+            name = os.environ.get("POD_NAME") or os.uname().nodename
+        if not name:
+            return None
+        pod = await self.kubectl.get("looking for owner_pod", "pod", name)
+        if pod is None:
+            raise HostError("looking for owner_pod", f"there is no pod {name}")
+        uid = pod["metadata"]["uid"]
+        return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
+
+    async def _make_token(self) -> None:
+        """Where there is none yet. It is in the API only, and comes there by stdin."""
+        name = token_secret(self.wanted.cluster_name)
+        found = await self.kubectl.do(
+            "looking for the token", "get", "secret", name, "--ignore-not-found", "-o", "name"
+        )
+        if not found.strip():
+            made = secret(self.wanted, self.kubectl.namespace, secrets.token_hex(32))
+            owner = await self._owner()
+            if owner is not None:
+                made["metadata"]["ownerReferences"] = [owner]
+            text = json.dumps(made).encode()
+            await self.kubectl.do("making the token", "create", "-f", "-", stdin=text)
+
+    async def _leaving(self, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What there is of the cluster and the file makes no more."""
+        found = await self.kubectl.get("listing the objects", _ALL_KINDS, "-l", self.selector)
+        names = {(one["kind"], one["metadata"]["name"]) for one in wanted}
+        return [
+            f"{one['kind'].lower()}/{one['metadata']['name']}"
+            for one in (found or {}).get("items", ())
+            if (one["kind"], one["metadata"]["name"]) not in names
+        ]
+
+    async def down(self, board: Board) -> list[Outcome]:
+        """Remove everything, the head first, so that nothing makes pods anew."""
+        board.stage(_OBJECTS, "", "delete the head, and then all others")
+        try:
+            pods = await self.kubectl.get("listing the pods", "pods", "-l", self.selector)
+            for kinds in ("statefulsets", f"{_ALL_KINDS},secrets,pods", "persistentvolumeclaims"):
+                await self.kubectl.do(
+                    "deleting the objects", "delete", kinds, "-l", self.selector,
+                    f"--timeout={_GONE_S:.0f}s", timeout_s=_GONE_S + 10.0,
+                )  # fmt: skip
+        except HostError as error:
+            took = board.done(_OBJECTS, "failed")
+            return [Outcome(_OBJECTS, "", "failed", str(error), took, error)]
+        took = board.done(_OBJECTS, "deleted")
+        names = [(one["metadata"]["name"], _role(one)) for one in (pods or {}).get("items", ())]
+        ended = [Outcome(name, role, "ended") for name, role in sorted(names)]
+        return [Outcome(_OBJECTS, "", "deleted", "", took), *ended]
+
+    async def addresses(self, role: str) -> list[str]:
+        """The addresses of pods.
+
+        Raises:
+            HostError: kubectl failed.
+        """
+        selector = f"{self.selector},{ROLE_LABEL}={role}"
+        found = await self.kubectl.get("listing the pods", "pods", "-l", selector)
+        pods = (found or {}).get("items", ())
+        return [pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")]
+
+
+class _Waiting:
+    """For the head and for the workers that the file wants from the beginning."""
+
+    def __init__(self, cluster: KubernetesCluster, board: Board) -> None:
+        wanted = cluster.wanted
+        self._cluster = cluster
+        self._board = board
+        self._pods: dict[str, dict[str, Any]] = {}
+        self._grows = scales(wanted)
+        self._workers = (
+            0 if self._grows else sum(one.min_workers for one in wanted.workers.values())
+        )
+        self._told: dict[str, str] = {}
+
+    async def wait(self) -> list[Outcome]:
+        limit = self._cluster.wanted.provider.ready_timeout_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                await self._until_ready()
+        said = {}
+        if not self._is_ready():
+            late = [name for name, pod in self._pods.items() if not _is_ready(pod)]
+            said = dict(zip(late, await asyncio.gather(*map(self._said, late)), strict=True))
+        return self._outcomes(limit, said)
+
+    async def _said(self, name: str) -> list[str]:
+        """The last lines of a pod."""
+        with suppress(HostError):  # it has said nothing, or is no more
+            words = ("logs", name, "-c", CONTAINER, f"--tail={_LINES}")
+            return (await self._cluster.kubectl.do("reading its log", *words)).splitlines()
+        return []
+
+    async def _until_ready(self) -> None:
+        words = ("pods", "-l", self._cluster.selector)
+        asking = asyncio.create_task(self._ask_for_warnings())
+        try:
+            while True:
+                async for pod in self._cluster.kubectl.watch(*words):
+                    self._take(pod)
+                    if self._is_ready():
+                        return
+                await asyncio.sleep(1.0)  # the watch was cut: it begins again
+                self._pods.clear()
+        finally:
+            asking.cancel()
+
+    def _is_ready(self) -> bool:
+        ready = [pod for pod in self._pods.values() if _is_ready(pod)]
+        heads = sum(1 for pod in ready if _role(pod) == "head")
+        return heads >= 1 and len(ready) - heads >= self._workers
+
+    def _take(self, pod: dict[str, Any]) -> None:
+        name = pod["metadata"]["name"]
+        if pod["gone"]:
+            self._pods.pop(name, None)
+            return
+        self._pods[name] = pod
+        stage = "is ready" if _is_ready(pod) else why_not_ready(pod) or "waits"
+        if self._told.get(name) != stage:
+            self._told[name] = stage
+            self._board.stage(name, _role(pod), stage)
+
+    async def _ask_for_warnings(self) -> None:
+        """Of pods that do not say themselves why they are not ready."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            silent = {name for name, pod in self._pods.items()
+                      if not _is_ready(pod) and not why_not_ready(pod)}  # fmt: skip
+            if not silent:
+                continue
+            with suppress(HostError):  # it is asked again
+                found = await self._cluster.kubectl.get(
+                    "listing events", "events", "--field-selector", "type=Warning"
+                )
+                for one in (found or {}).get("items", ()):
+                    name = one["involvedObject"].get("name")
+                    if name in silent:
+                        said = f"{one.get('reason', '')}: {one.get('message', '')}"
+                        self._told[name] = said
+                        self._board.stage(name, _role(self._pods[name]), said)
+
+    def _outcomes(self, limit: float, said: Mapping[str, Sequence[str]]) -> list[Outcome]:
+        outcomes = []
+        ordered = sorted(self._pods.items(), key=lambda one: (_role(one[1]) != "head", one[0]))
+        for name, pod in ordered:
+            if _is_ready(pod):
+                took = self._board.done(name, "ready")
+                address = pod["status"].get("podIP", "")
+                outcomes.append(Outcome(name, _role(pod), "ready", address, took))
+            elif not pod["metadata"].get("deletionTimestamp") and not self._is_ready():
+                why = self._told.get(name) or "it said nothing"
+                error = HostError("becoming ready", why, lines=said.get(name, ()))
+                took = self._board.done(name, "failed")
+                outcomes.append(Outcome(name, _role(pod), "failed", str(error), took, error))
+        missing = 1 + self._workers - len(outcomes)
+        if missing > 0:
+            error = HostError(
+                "waiting for pods", f"{missing} did not come in {limit:.0f} s: kubectl describe "
+                f"statefulsets,deployments -l {self._cluster.selector} says why",
+            )  # fmt: skip
+            outcomes.append(Outcome("pods", "", "failed", str(error), 0.0, error))
+        return outcomes
+
+
+def _role(pod: Mapping[str, Any]) -> str:
+    labels = pod["metadata"].get("labels") or {}
+    kind = labels.get(TYPE_LABEL)
+    return f"worker, {kind}" if kind else str(labels.get(ROLE_LABEL, ""))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+
+def why_not_ready(pod: Mapping[str, Any]) -> str:
+    """What a pod says of itself, in Kubernetes' words."""
+    status = pod.get("status") or {}
+    for one in status.get("containerStatuses") or ():
+        state = one.get("state") or {}
+        waiting = state.get("waiting") or {}
+        if waiting.get("reason", "") not in _REASONS_OF_NOTHING:
+            return _told(waiting)
+        ended = state.get("terminated") or (one.get("lastState") or {}).get("terminated")
+        if ended:
+            return f"{_told(ended)} (exit code {ended.get('exitCode')})"
+    if status.get("phase") == "Failed":
+        return _told(status)
+    for one in status.get("conditions") or ():
+        if one.get("type") == "PodScheduled" and one.get("status") == "False":
+            return _told(one)
+    return ""
+
+
+def _told(said: Mapping[str, Any]) -> str:
+    return ": ".join(str(said[key]) for key in ("reason", "message") if said.get(key))

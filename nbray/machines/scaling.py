@@ -1,0 +1,91 @@
+"""What `nbray up` does for the autoscaler of a cluster that may grow: its file, and its key.
+
+The autoscaler runs on the head and reaches machines by ssh. It has a key of its own, which is made
+on the head and never leaves it; each machine of the pool is told its public half. So no key of a
+person is copied, and no agent forwarded. Without bounds that differ there is neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from collections.abc import Sequence
+
+import msgspec
+import yaml
+
+from nbray.machines import scripts
+from nbray.machines.cluster_file import ClusterFile
+from nbray.machines.hosts import Host, HostError
+
+FILE = "autoscaling.yaml"
+_KEY = "deploy_key"
+_QUICK_S = 30.0
+_TYPE = "local.cluster.node"
+
+
+def may_grow(wanted: ClusterFile) -> bool:
+    """Whether the number of workers is left to the demand."""
+    there_are = len(wanted.provider.worker_ips)
+    least = there_are if wanted.min_workers is None else wanted.min_workers
+    most = there_are if wanted.max_workers is None else wanted.max_workers
+    return least < min(most, there_are)
+
+
+async def prepare_head(wanted: ClusterFile, head: Host) -> str:
+    """Give the head the file for its autoscaler, and a key; the key's public half.
+
+    Raises:
+        HostError: it failed.
+    """
+    key = f"{head.record_path}/{_KEY}"
+    auth = msgspec.structs.replace(wanted.auth, ssh_private_key=key, ssh_proxy_command=None,
+                                   ssh_config=None, known_hosts=None)  # fmt: skip
+    given = msgspec.to_builtins(msgspec.structs.replace(wanted, auth=auth))
+    text = yaml.safe_dump({name: value for name, value in given.items() if value is not None})
+    await head.do(
+        "handing it the file", scripts.keep_stdin(head.record, FILE), stdin=text.encode(),
+        timeout_s=_QUICK_S,
+    )  # fmt: skip
+    word = scripts.remote_path(key)
+    comment = shlex.quote(f"nbray autoscaler of {wanted.cluster_name}")
+    made = await head.do(
+        "making a key for its autoscaler",
+        f"test -f {word} || ssh-keygen -q -t ed25519 -N '' -C {comment} -f {word}\ncat {word}.pub",
+        timeout_s=_QUICK_S,
+    )
+    found = re.search(r"^ssh-ed25519 \S+.*$", made, re.MULTILINE)
+    if found is None:
+        raise HostError("making a key for its autoscaler", "ssh-keygen made none")
+    return found[0].strip()
+
+
+async def let_in(public: str, hosts: Sequence[Host]) -> list[str]:
+    """Have machines accept the key; sentences on those that were not told."""
+
+    async def one(host: Host) -> str:
+        line = shlex.quote(public)
+        text = (
+            "umask 077\nmkdir -p ~/.ssh && touch ~/.ssh/authorized_keys && "
+            f"{{ grep -qxF {line} ~/.ssh/authorized_keys || "
+            f"printf '%s\\n' {line} >> ~/.ssh/authorized_keys; }}"
+        )
+        try:
+            await host.do("letting the autoscaler in", text, inside=False, timeout_s=_QUICK_S)
+        except HostError as error:
+            return f"{host.machine.name}: {error}"
+        return ""
+
+    return [said for said in await asyncio.gather(*map(one, hosts)) if said]
+
+
+def instance_of_up(host: str) -> str:
+    """The name of the instance that `nbray up` starts on a machine."""
+    return f"up-{re.sub(r'[^a-z0-9-]', '-', host.lower())}"[:40]
+
+
+def labels_of(host: str) -> str:
+    """The labels of a node that `nbray up` starts itself, which its autoscaler knows it by."""
+    return json.dumps({"nbray.io/instance-id": instance_of_up(host), "nbray.io/node-type": _TYPE})

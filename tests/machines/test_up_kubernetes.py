@@ -1,0 +1,186 @@
+"""Clusters on Kubernetes: kubectl is real, the API is in memory, pods are processes in namespaces.
+
+No real API server and no real kubelet is meant by this.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from support.kubelet import KubeCluster, kube_cluster
+from support.ssh_hosts import why_not
+
+from nbray.testing import wait_until
+
+_MISSING = "" if shutil.which("kubectl") else "clusters on Kubernetes need kubectl"
+_REASON = why_not() or _MISSING
+pytestmark = [
+    pytest.mark.skipif(bool(_REASON), reason=_REASON),
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+]
+SMALL = {"CPU": 1, "object_store_memory": 100_000_000}
+
+
+@pytest.fixture(scope="module")
+def kube() -> Iterator[KubeCluster]:
+    with kube_cluster(5) as made:
+        yield made
+
+
+class File:
+    def __init__(self, kube: KubeCluster) -> None:
+        self.kube = kube
+        self.given: dict[str, Any] = {
+            "cluster_name": "mine",
+            "provider": {"type": "kubernetes", "image": "registry/nbray:1",
+                         "kubectl": str(kube.base / "kubectl")},
+            "available_node_types": {
+                "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 2},
+            },
+            "head_node_type": "top",
+        }  # fmt: skip
+
+    def write(self, **changed: Any) -> None:
+        self.given |= changed
+        (self.kube.base / "mine.yaml").write_text(yaml.safe_dump(self.given))
+
+    def nbray(self, verb: str, *args: str, fails: bool = False) -> str:
+        done = self.kube.run("nbray", verb, "mine.yaml", *args)
+        logs = "".join(f"\n--- {name}\n{said[-2000:]}" for name, said in self.kube.api.logs.items())
+        assert bool(done.returncode) == fails, done.stdout + done.stderr + logs
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def file(kube: KubeCluster) -> Iterator[File]:
+    one = File(kube)
+    one.write()
+    yield one
+    one.nbray("down", "-y")
+    wait_until(lambda: not kube.kubelet.running, "the end of all pods", 60)
+    left = [key for key in kube.api.store.objects if key[1] not in ("events", "namespaces")]
+    assert not left
+
+
+WHERE = """
+import nbray, os, time
+nbray.init()
+@nbray.remote
+def where():
+    time.sleep(0.3)
+    return os.uname().nodename
+print("ran on", len(set(nbray.get([where.remote() for _ in range(30)], timeout=60))), "pods")
+"""
+
+
+def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(file: File) -> None:
+    kube = file.kube
+    would = file.nbray("up", "--dry-run")
+    assert "statefulset.apps/mine-head created" in would and not kube.api.names("pods")
+    shown = file.nbray("up", "-y")
+    assert shown.count("ready") >= 3
+    pods = kube.api.names("pods")
+    assert len(pods) == 3 and "mine-head-0" in pods
+    assert "ran on 3 pods" in kube.python(WHERE)
+    again = file.nbray("up", "-y")
+    assert "unchanged" in again and kube.api.names("pods") == pods
+    assert len(file.nbray("get-worker-ips").split()) == 2
+    token = kube.run("kubectl", "get", "secret", "mine-token", "-o", "jsonpath={.data.token}")
+    assert len(token.stdout) > 64 and token.stdout not in shown
+    types = file.given["available_node_types"]
+    file.write(available_node_types={"top": types["top"]})
+    assert "would be deleted" in file.nbray("up", "--dry-run")
+    file.nbray("up", "-y")
+    wait_until(lambda: kube.api.names("pods") == ["mine-head-0"], "the workers' end", 60)
+
+
+def test_what_a_pod_waits_for_is_told(file: File) -> None:
+    kube = file.kube
+    types = file.given["available_node_types"]
+    types["small"] = types["small"] | {"min_workers": 4}
+    broken = {"spec": {"containers": [{"image": "registry/missing:1"}]}}
+    types["other"] = {"resources": SMALL, "min_workers": 1, "node_config": broken}
+    file.write(
+        provider=file.given["provider"] | {"ready_timeout_s": 25}, available_node_types=types
+    )
+    shown = " ".join(file.nbray("up", "-y", fails=True).split())
+    assert 'ErrImagePull: failed to pull "registry/missing:1"' in shown
+    assert "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu." in shown
+    assert "mine-head-0" in kube.kubelet.running
+
+
+KEEP = """
+import nbray
+nbray.init(namespace="n")
+@nbray.remote(num_cpus=0, max_restarts=-1)
+class Kept:
+    def name(self):
+        return "kept"
+kept = Kept.options(name="kept", lifetime="detached").remote()
+print(nbray.get(kept.name.remote(), timeout=60))
+"""
+FIND = """
+import nbray
+nbray.init(namespace="n")
+print("found", nbray.get(nbray.get_actor("kept").name.remote(), timeout=60))
+"""
+
+
+@pytest.mark.parametrize("how", ["deleted", "killed"])
+def test_a_head_s_pod_is_made_anew_and_the_cluster_goes_on(file: File, how: str) -> None:
+    kube = file.kube
+    file.nbray("up", "-y")
+    kube.python(KEEP)
+    before = kube.api.store.pod("mine-head-0")["metadata"]["uid"]
+    workers = {name for name in kube.kubelet.running if "head" not in name}
+    if how == "deleted":
+        kube.run("kubectl", "delete", "pod", "mine-head-0", "--wait=false")
+        wait_until(
+            lambda: "mine-head-0" in kube.api.names("pods")
+            and kube.api.store.pod("mine-head-0")["metadata"]["uid"] != before,
+            "another head", 60,
+        )  # fmt: skip
+    else:
+        os.kill(kube.kubelet.first_process("mine-head-0"), 9)
+        wait_until(lambda: "mine-head-0" not in kube.kubelet.running, "the end of it")
+    file.nbray("up", "-y")
+    assert "found kept" in kube.python(FIND)
+    assert {name for name in kube.kubelet.running if "head" not in name} == workers
+    assert "ran on 3 pods" in kube.python(WHERE)
+
+
+GROW = """
+import nbray, os, time
+nbray.init()
+@nbray.remote
+def where():
+    time.sleep(1)
+    return os.uname().nodename
+print("ran on", len(set(nbray.get([where.remote() for _ in range(12)], timeout=100))), "pods")
+"""
+
+
+def test_pods_come_with_the_demand_and_go_with_the_head(file: File) -> None:
+    kube = file.kube
+    types = {
+        "top": {"resources": SMALL | {"CPU": 0}},
+        "small": {"resources": SMALL, "max_workers": 3, "idle_timeout_s": 3},
+    }
+    file.write(available_node_types=types)
+    file.nbray("up", "-y")
+    assert kube.api.names("pods") == ["mine-head-0"]
+    with_api_away = kube.api
+    printed = kube.python(GROW)
+    assert "ran on 3 pods" in printed or "ran on 2 pods" in printed, printed
+    pods = [name for name in kube.api.names("pods") if "head" not in name]
+    owner = with_api_away.store.pod(pods[0])["metadata"]["ownerReferences"][0]
+    assert owner["kind"] == "StatefulSet"
+    wait_until(lambda: kube.api.names("pods") == ["mine-head-0"], "idle pods to leave", 90)
+    logs = list((kube.base / "claims").glob("*/s/*/logs/pod-mine-*.log"))
+    assert (logs and "raylet" in logs[0].read_text().lower()) or logs
