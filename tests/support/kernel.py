@@ -81,6 +81,11 @@ class Notebook:
         cell = self._cells[message_id] = Cell(message_id)
         return cell
 
+    def prepare(self, code: str) -> None:
+        """Run code that is no cell."""
+        reply = self._client.execute(code, silent=True, reply=True, timeout=30)
+        assert reply["content"]["status"] == "ok", reply["content"]
+
     def run(self, code: str, timeout: float = 30.0) -> Cell:
         cell = self.start(code)
         self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
@@ -127,7 +132,7 @@ def running_notebook(options: str = "") -> Iterator[Notebook]:
     with running_kernel() as notebook:
         assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
         if from_afar.is_wanted():
-            notebook.run(from_afar.INSTALL)
+            notebook.prepare(from_afar.INSTALL)
         assert "1 node" in notebook.run(f"%nbray start --head --num-cpus 2 {options}").result
         yield notebook
 
