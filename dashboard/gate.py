@@ -130,8 +130,10 @@ class Authenticator:
     def page_token(self, request: HTTPServerRequest) -> str:
         """What pages of this session send along when they change something, in `PAGE_HEADER`."""
         session = self.session_of(request)
-        if session is None:
-            return ""
+        return self.token_of(session) if session is not None else ""
+
+    def token_of(self, session: str) -> str:
+        """What a login gives its pages; no page shows it, and no cookie holds it."""
         return hmac.new(self.dashboard.token, f"page {session}".encode(), "sha256").hexdigest()
 
     def may_change(self, request: HTTPServerRequest) -> bool:
@@ -196,7 +198,10 @@ class _Login(RequestHandler):
             self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
-        self.redirect(place_of(self.get_query_argument("to", "")))
+        place = place_of(self.get_query_argument("to", ""))
+        # Behind the #, so that it reaches this origin's script alone: whoever gets the cookie,
+        # which a browser sends to every port of a host, can read and not change.
+        self.redirect(f"{place}#token={self.doorkeeper.token_of(value)}")
 
 
 def place_of(said: str) -> str:

@@ -27,7 +27,7 @@ from .parts.cluster import Cluster
 from .parts.flame import Results
 from .parts.html import Markup, address, join, tag
 from .parts.page import Look, Page, Section
-from .parts.plots import Sources, bokeh_folder
+from .parts.plots import Figures, Sources, bokeh_folder
 from .parts.rates import Rates
 from .parts.spans import Spans
 from .watcher import Watcher
@@ -76,6 +76,7 @@ class Site:
         self.ticket = self._mac("ticket")
         self.sources = Sources(
             self.spans,
+            Figures(),
             lambda node_id: watcher.nodes.of(node_id) if node_id else watcher.history,
         )
         self.viewers: set[Live] = set()
@@ -209,7 +210,6 @@ def frame(
     ]
     facts = {
         "ticket": site.ticket,
-        "token": site.doorkeeper.page_token(request),
         "page": page.name,
         "known": page.name in PAGES,
         "under": page.under,

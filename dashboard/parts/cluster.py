@@ -29,9 +29,10 @@ from nbray.state.rows import (
 T = TypeVar("T")
 
 _FRESH_S = 0.9
-_SHARE = 12  # reading an answer takes a twelfth of the time at most
+_SHARE = 25  # reading one kind of answer takes so small a part of the time at most
 _MOST_KEPT = 64
 TASK_LIMIT = 1000
+_LEAST_ROWS = 20
 OBJECT_LIMIT = 1000
 
 
@@ -119,8 +120,10 @@ class Cluster:
         return rows[::-1]
 
     async def tasks(self) -> TaskList:
-        """Unfinished tasks and the last that ended, of each node."""
-        return await self.ask(q.tasks(TASK_LIMIT), 2.0)
+        """Unfinished tasks and the last that ended, of each node: of many nodes, fewer of each."""
+        nodes = sum(node.state == "ALIVE" for node in await self.nodes())
+        limit = max(_LEAST_ROWS, TASK_LIMIT // max(1, nodes))
+        return await self.ask(q.tasks(limit), 2.0)
 
     async def objects(self) -> ObjectList:
         """The largest objects of each process."""

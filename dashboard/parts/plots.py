@@ -7,6 +7,7 @@ dark and on light ground.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import json
@@ -23,7 +24,8 @@ _GRID = "#8a919c33"
 _BLUE, _AMBER, _GREEN, _VIOLET = "#2f81f7", "#bb8009", "#2da44e", "#a371f7"
 SPANS = {"5m": 300.0, "15m": 900.0, "1h": 3600.0, "6h": 21600.0, "1d": 86400.0, "14d": 1209600.0}
 STREAM_S = 60.0
-_MOST_DRAWN = 3000
+_MOST_DRAWN = 1500
+_STREAM_EVERY_MS = 1900.0
 Columns = dict[str, Any]
 
 
@@ -41,6 +43,7 @@ class Sources:
     """Where plots find their data."""
 
     spans: Spans
+    figures: Figures
     history: Callable[[str], Series | None]
 
 
@@ -138,8 +141,10 @@ def _line_figure(lines: Mapping[str, str], unit: str) -> Any:
     return figure
 
 
-async def _stream_data(sources: Sources, query: Mapping[str, str], _cursor: Any) -> Data | None:
+async def _stream_data(sources: Sources, query: Mapping[str, str], cursor: Any) -> Data | None:
     now = time.time() * 1000
+    if cursor is not None and now - cursor < _STREAM_EVERY_MS:
+        return None
     await sources.spans.look()
     reach = SPANS.get(query.get("span", ""), STREAM_S) * 1000
     found = sources.spans.since(now - reach)
@@ -158,12 +163,12 @@ async def _stream_data(sources: Sources, query: Mapping[str, str], _cursor: Any)
         colour = BAD if span.failed else DIM if cancelled else sources.spans.colour(span.name)
         end = span.end or now
         columns["lane"].append(names[number])
-        columns["left"].append(span.start)
-        columns["right"].append(end)
+        columns["left"].append(round(span.start, 1))
+        columns["right"].append(round(end, 1))
         columns["colour"].append(colour)
         columns["alpha"].append(1.0 if span.end else 0.5)
         columns["name"].append(span.name)
-        columns["took"].append((end - span.start) / 1000)
+        columns["took"].append(round((end - span.start) / 1000, 5))
         columns["how"].append(span.error or span.state)
         columns["id"].append(span.task_id)
     notes = []
@@ -254,6 +259,24 @@ def figure_json(name: str) -> str:
     from bokeh.embed import json_item
 
     return json.dumps(json_item(PLOTS[name].figure()))
+
+
+class Figures:
+    """The figures' JSON, made in a thread: to import Bokeh takes a second, or many."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, str] = {}
+        self._making: asyncio.Task[None] | None = None
+
+    def ready(self, name: str) -> str | None:
+        """That of a plot; None while none is made yet, which is begun."""
+        if name not in self._made and self._making is None:
+            self._making = asyncio.create_task(self._make())
+        return self._made.get(name)
+
+    async def _make(self) -> None:
+        for name in PLOTS:
+            self._made[name] = await asyncio.to_thread(figure_json, name)
 
 
 def bokeh_folder() -> Path:

@@ -9,9 +9,21 @@
   const again = { first: 500, most: 10000 };
   let socket = null, number = 0, wait = again.first, heard = Date.now(), timer = null;
   let here = { page: facts.page, query: queryOf(location.search) };
+  const token = pageToken();
   // Where the address may not be changed (a sandbox), the place stands behind the #.
   if (location.hash.startsWith("#/")) here = placeOf(location.hash.slice(2));
 
+  // The login says it behind the #. It is kept where only this origin's scripts read.
+  function pageToken() {
+    const said = location.hash.match(/^#token=(\w+)$/);
+    let kept = said ? said[1] : "";
+    try {
+      if (said) localStorage.setItem("nbray-token", kept);
+      else kept = localStorage.getItem("nbray-token") || "";
+    } catch { /* it holds for this page */ }
+    if (said) history.replaceState(null, "", location.pathname + location.search);
+    return kept;
+  }
   function queryOf(text) {
     const found = {};
     for (const [key, value] of new URLSearchParams(text)) if (value !== "") found[key] = value;
@@ -179,7 +191,7 @@
       try {
         const reply = await fetch(button.dataset.url || "act", {
           method: "POST", credentials: "same-origin",
-          headers: { "Content-Type": "application/json", "Nbray-Page": facts.token },
+          headers: { "Content-Type": "application/json", "Nbray-Page": token },
           body: JSON.stringify(button.dataset.url ? fields : { ...fields, ...button.dataset }),
         });
         const body = await reply.text();

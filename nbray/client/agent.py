@@ -32,7 +32,7 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.wire import tcp
-from nbray.wire.aio_tls import binding_in, connecting_with
+from nbray.wire.aio_tls import binding_in, connecting_with, in_words
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import (
@@ -209,7 +209,11 @@ class _GatewayWire(asyncio.Protocol):
         """The connection has gone."""
         if not self.welcome.done():
             self.welcome.set_exception(
-                error or HandshakeError("the gateway closed the connection: is the token the same?")
+                in_words(error)
+                if error
+                else HandshakeError(
+                    "the gateway closed the connection: is the token the same, and NBRAY_USE_TLS?"
+                )
             )
         elif self._carries:
             self._agent.lost(str(error or "the connection was closed"))
@@ -248,7 +252,10 @@ class Agent:
         """
         self._knock.received = self.carrier.tunnel.received
         async with asyncio.timeout(self._config.start_timeout_s):
-            wire = await self._reach()
+            try:
+                wire = await self._reach()
+            except OSError as error:
+                raise in_words(error) from error
             try:
                 welcome = await wire.welcome
             except asyncio.CancelledError:
@@ -261,17 +268,20 @@ class Agent:
 
     async def _reach(self) -> _GatewayWire:
         if "://" in self._address:
-            from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
-
-            by_web = _GatewayWire(self)
-            # The dashboard ends its TLS, so that the proofs are not bound to it.
-            by_web.use(await connect(self._address, by_web), Entering(self._token, self._knock))
-            return by_web
+            return await self._reach_by_web()
         host, port = split(self._address)
         _, wire = await asyncio.get_running_loop().create_connection(
             lambda: _GatewayWire(self), host, port,
             **connecting_with(self._tls, self._config.handshake_timeout_s),
         )  # fmt: skip
+        return wire
+
+    async def _reach_by_web(self) -> _GatewayWire:
+        from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
+
+        wire = _GatewayWire(self)
+        # The dashboard ends its TLS, so that the proofs are not bound to it.
+        wire.use(await connect(self._address, wire), Entering(self._token, self._knock))
         return wire
 
     def lost(self, reason: str, seconds_ago: float = 0.0) -> None:

@@ -17,7 +17,7 @@ from nbray.driver import output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
 from nbray.exceptions import LocalRayletDiedError, NbrayError
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nbray.common.addresses import own_address
 from nbray.driver.driver import current_driver, init
-from nbray.launcher.local import RunningNode, join, running_sessions
+from nbray.launcher.found import running_sessions
+from nbray.launcher.local import RunningNode, join
 
 
 def added_nodes() -> list[str]:
