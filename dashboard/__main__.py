@@ -15,7 +15,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.routing import Router
 
 from nbray.common.process import allow_many_files, watch_parent
-from nbray.common.session import Session
+from nbray.common.session import CLIENT_SOCKET, Session
 from nbray.state.client import StateClient
 from nbray.state.dashboard import Dashboard, serving
 from nbray.state.submissions import Submissions
@@ -59,7 +59,7 @@ async def _main(args: argparse.Namespace) -> None:
         gate = Gate(doorkeeper, _inside(rest(watcher, jobs), application(site)))
         server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
-        gate.unjudged = {CLIENT: remote_drivers(lambda: _client_server(session), server.came_in)}
+        gate.unjudged = {CLIENT: remote_drivers(session.socket_path(CLIENT_SOCKET), server.came_in)}
         server.add_sockets([listener])
         logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
@@ -74,14 +74,6 @@ async def _main(args: argparse.Namespace) -> None:
         server.stop()
         await asyncio.wait([managing])
         await submissions.close()
-
-
-def _client_server(session: Session) -> str:
-    """Where remote drivers come; empty: nowhere."""
-    try:
-        return session.read_info().get("client_server", "")
-    except (OSError, ValueError):  # the cluster is starting, or has gone
-        return ""
 
 
 def _inside(api: Router, pages: Router) -> Callable[[HTTPServerRequest], Router]:

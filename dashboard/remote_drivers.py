@@ -16,8 +16,6 @@ from tornado.iostream import IOStream
 from tornado.web import Application
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from nbray.common.addresses import split
-
 logger = logging.getLogger(__name__)
 
 PATH = "/api/client"
@@ -28,22 +26,21 @@ _LARGEST = 1 << 20
 class _Tunnel(WebSocketHandler):
     """One connection of a remote driver."""
 
-    def initialize(self, address: Callable[[], str], came_in: Callable[[IOStream], None]) -> None:
-        """``address`` is the gateway's; ``came_in`` is told of those who proved the token."""
-        self._address = address
+    def initialize(self, path: str, came_in: Callable[[IOStream], None]) -> None:
+        """``path`` is the gateway's socket; ``came_in`` is told of those who proved the token."""
+        self._path = path
         self._came_in = came_in
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         """Connect to the gateway before the WebSocket is opened."""
-        address = self._address()
-        if not address:
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_PART)
+        except FileNotFoundError:
             self.set_status(404)
             await self.finish({"error": "This cluster takes no drivers of other machines."})
             return
-        try:
-            reader, self._writer = await asyncio.open_connection(*split(address), limit=_PART)
         except OSError as error:
             self.set_status(502)
             await self.finish({"error": f"The gateway of remote drivers does not answer: {error}"})
@@ -92,9 +89,9 @@ class _Tunnel(WebSocketHandler):
             self._writer.close()
 
 
-def remote_drivers(address: Callable[[], str], came_in: Callable[[IOStream], None]) -> Application:
+def remote_drivers(path: str, came_in: Callable[[IOStream], None]) -> Application:
     """The application of `PATH`."""
-    facts = {"address": address, "came_in": came_in}
+    facts = {"path": path, "came_in": came_in}
     return Application(
         [(PATH, _Tunnel, facts)], log_function=lambda _handler: None,
         websocket_max_message_size=_LARGEST,

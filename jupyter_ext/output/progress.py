@@ -81,6 +81,7 @@ def _lost(row: FunctionCounts, now: float) -> FunctionCounts:
         return row
     lost = row.copy()
     lost.cancelled, lost.running, lost.ended = row.cancelled + row.unfinished, 0, now
+    lost.unfinished = 0  # it is asked again before the panel is final
     return lost
 
 

@@ -148,16 +148,12 @@ class _GatewayWire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The gateway speaks first."""
         tcp.set_up(transport.get_extra_info("socket"))
-        self.enter(self._agent.entering(transport))
-        self.use(TransportWire(cast(asyncio.Transport, transport)))
+        wire = TransportWire(cast(asyncio.Transport, transport))
+        self.use(wire, self._agent.entering(transport))
 
-    def enter(self, entering: Entering) -> None:
-        """So it comes in."""
-        self._entering = entering
-
-    def use(self, wire: Wire) -> None:
-        """Write there."""
-        self._wire = wire
+    def use(self, wire: Wire, entering: Entering) -> None:
+        """Write there, and come in so."""
+        self._wire, self._entering = wire, entering
         early, self._early = self._early, b""
         if early:
             self.data_received(early)
@@ -283,15 +279,9 @@ class Agent:
     async def _reach_by_web(self) -> _GatewayWire:
         from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
 
-        if self._tls is not None:
-            raise HandshakeError(
-                "this cluster's wires have TLS, which ends at the gateway: come by "
-                "nbray://HOST:10001 instead of by the dashboard"
-            )
         wire = _GatewayWire(self)
-        wire.enter(Entering(self._token, self._knock))
-        web, _ = await connect(self._address, lambda: wire)
-        wire.use(web)
+        # The dashboard ends its TLS, so that the proofs are not bound to it.
+        wire.use(await connect(self._address, wire), Entering(self._token, self._knock))
         return wire
 
     def lost(self, reason: str, seconds_ago: float = 0.0) -> None:

@@ -210,8 +210,12 @@ async def _main(args: argparse.Namespace) -> None:
     config = Config.from_env()
     gateway = Gateway(Session(Path(args.session_dir)), config)
     for fd in args.listen_fd:
+        sock = socket.socket(fileno=fd)
+        if sock.family == socket.AF_UNIX:  # from the dashboard, which ends a browser's TLS
+            await loop.create_unix_server(lambda: _Caller(gateway), sock=sock)
+            continue
         await loop.create_server(
-            lambda: _Caller(gateway), sock=socket.socket(fileno=fd),
+            lambda: _Caller(gateway), sock=sock,
             **accepting_with(gateway.tls, config.handshake_timeout_s),
         )  # fmt: skip
     stopped = asyncio.Event()

@@ -30,6 +30,7 @@ from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
 from nbray.wire.aio_tls import accepting_with, binding_in, connecting_with
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.link import Answer, Opening
 from nbray.wire.listener import MOST_HALF_OPEN
 from nbray.wire.tcp import listen
 from nbray.wire.tls import Tls
@@ -231,7 +232,7 @@ class _ProvingEnd(SocketEnd):
     def data_received(self, data: bytes) -> None:
         """The handshake, then bytes of the stream."""
         if self._handshake is None:
-            super().data_received(data)
+            self.passed(data)
             return
         assert self._transport is not None
         try:
@@ -249,7 +250,11 @@ class _ProvingEnd(SocketEnd):
         self.proved()
         super().ready()
         if rest:
-            super().data_received(rest)
+            self.passed(rest)
+
+    def passed(self, data: bytes) -> None:
+        """Bytes of the process, after the proofs."""
+        super().data_received(data)
 
     def proved(self) -> None:
         """Both have proved the token."""
@@ -285,10 +290,16 @@ class _DialledEnd(_ProvingEnd):
 
 
 class _AcceptedEnd(_ProvingEnd):
-    """A process that connects to the driver."""
+    """A process that connects to the driver.
+
+    It is answered here when its link is new, as the driver will answer: a driver may be away for
+    longer than a process waits for one that does not say a word. Its own answer is dropped.
+    """
 
     def __init__(self, driver: RemoteDriver) -> None:
         super().__init__(driver)
+        self._opening: bytes | None = b""
+        self._surplus = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Speak first."""
@@ -304,6 +315,29 @@ class _AcceptedEnd(_ProvingEnd):
         """The driver is told."""
         self._driver.settled(self)
         self.number = self.carrier.open(_ACCEPTED, self)
+
+    def passed(self, data: bytes) -> None:
+        """Bytes for the driver."""
+        super().passed(data)
+        if self._opening is None or self._transport is None:
+            return
+        self._opening += data
+        if len(self._opening) >= Opening.SIZE:
+            opening = Opening.unpack(self._opening[: Opening.SIZE])
+            self._opening = None
+            if not opening.known:
+                self._surplus = Answer.SIZE
+                self._transport.write(Answer(True).pack())
+
+    def arrived(self, data: memoryview) -> None:
+        """Bytes of the driver, but for its answer."""
+        if self._surplus:
+            dropped = min(self._surplus, len(data))
+            self._surplus -= dropped
+            self.carrier.consumed(self.number, dropped)
+            data = data[dropped:]
+        if len(data):
+            super().arrived(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket has gone."""

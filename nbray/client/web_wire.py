@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -75,13 +74,12 @@ class WebWire:
         self._connection.close()
 
 
-async def connect(url: str, make: Callable[[], Taker]) -> tuple[WebWire, Taker]:
+async def connect(url: str, taker: Taker) -> WebWire:
     """Connect to the dashboard at ``url``, which may have a path and a query.
 
     Raises:
         OSError: there is none, or it has no gateway.
     """
-    taker = make()
 
     def heard(message: str | bytes | None) -> None:
         if message is None:
@@ -96,7 +94,7 @@ async def connect(url: str, make: Callable[[], Taker]) -> tuple[WebWire, Taker]:
         )  # fmt: skip
     except HTTPClientError as error:
         raise OSError(f"{url} answers {error.code} {error.message}") from error
-    return WebWire(connection, taker), taker
+    return WebWire(connection, taker)
 
 
 def _socket_url(url: str) -> str:

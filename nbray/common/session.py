@@ -20,6 +20,9 @@ from nbray.common.session_roots import known_roots, sessions_root
 
 logger = logging.getLogger(__name__)
 
+CLIENT_SOCKET = "client"
+"""The socket by which the dashboard reaches the gateway of remote drivers."""
+
 _skipped: set[Path] = set()
 
 

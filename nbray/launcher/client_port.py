@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 from nbray.common.addresses import is_loopback, joined
+from nbray.common.session import CLIENT_SOCKET, Session
 
 DEFAULT_PORT = 10001
 _LOOPBACK = "127.0.0.1"
@@ -13,12 +15,13 @@ _PORTS_TRIED = 50
 
 
 class ClientListeners:
-    """The sockets on which remote drivers come: on the node's address, and on loopback.
+    """The sockets on which remote drivers come: on the node's address, on loopback, and a Unix one.
 
-    The second is for those who come by a forwarded port, as of ssh or kubectl.
+    The second is for those who come by a forwarded port, as of ssh or kubectl; by the third the
+    dashboard passes on who comes to it.
     """
 
-    def __init__(self, host: str, port: int | None) -> None:
+    def __init__(self, host: str, port: int | None, session: Session) -> None:
         """Bind ``port``; None: 10001, or the next that is free; 0: any.
 
         Raises:
@@ -41,6 +44,11 @@ class ClientListeners:
                 f"The port {port} for remote drivers is in use on {host}. Choose another by "
                 "--ray-client-server-port; 0 takes any."
             )
+        try:
+            self._sockets.append(_bind_unix(session.socket_path(CLIENT_SOCKET)))
+        except BaseException:
+            self.close()
+            raise
         self.address = joined(host, self._sockets[0].getsockname()[1])
 
     @property
@@ -52,6 +60,14 @@ class ClientListeners:
         """Close them here; who inherited them listens on."""
         for sock in self._sockets:
             sock.close()
+
+
+def _bind_unix(path: str) -> socket.socket:
+    Path(path).unlink(missing_ok=True)  # of a head node that has crashed
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(path)
+    sock.listen(128)
+    return sock
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -121,7 +121,7 @@ def start_head(
     try:
         tls.prepare(node.session)
         if remote_drivers:
-            ports.clients = ClientListeners(host, client_port)
+            ports.clients = ClientListeners(host, client_port, node.session)
             node.client_server = ports.clients.address
         if record is not None:
             record.keep(node.session)

@@ -18,6 +18,7 @@ from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
 from support.net_hosts import Weather, net_hosts, why_no_networks
 
 import nbray
+from nbray.common.addresses import split
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError
 from nbray.launcher.local import RunningNode
 from nbray.testing import Proxy, wait_until
@@ -204,3 +205,38 @@ def test_two_drivers_and_ten_thousand_tasks_share_a_gateway(
     work = nbray.remote(abs)
     assert sum(nbray.get([work.remote(i) for i in range(10_000)])) == 49_995_000
     assert other.communicate(timeout=100)[0].strip() == "12497500"
+
+
+def test_a_worker_may_first_ask_a_driver_that_is_away_for_longer_than_others_may_be(
+    session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("NBRAY_PEER_PATIENCE_S", "0.5")
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
+    node = start_far_head(num_cpus=2, object_store_memory=100 * MB)
+
+    @nbray.remote
+    def asks(refs: list[nbray.ObjectRef], sign: Path) -> int:
+        sign.touch()
+        return nbray.get(refs[0]) + 1
+
+    @nbray.remote
+    def passes_on(refs: list[nbray.ObjectRef], begun: Path, go: Path) -> int:
+        begun.touch()
+        wait_until(go.exists, "the word to go on")
+        return nbray.get(asks.remote(refs, go.parent / "asks"))
+
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with Proxy(split(node.client_server)) as path:
+        nbray.init(f"nbray://{path.place[0]}:{path.place[1]}")
+        answer = passes_on.remote([nbray.put(41)], begun, go)
+        wait_until(begun.exists, "the task")
+        path.refuse()
+        path.cut()
+        go.touch()
+        wait_until((tmp_path / "asks").exists, "its question")
+        time.sleep(4)  # longer than any process of the cluster may be out of reach
+        path.refuse(False)
+        assert nbray.get(answer) == 42
+        nbray.shutdown()
+    node.stop()

@@ -11,7 +11,20 @@ import functools
 import inspect
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+INSTALL = f"""
+def _install():
+    import sys
+    sys.path.append({str(Path(__file__).parent.parent)!r})
+    from support import from_afar
+    sys.path.pop()
+    from_afar.install()
+_install()
+del _install
+"""
+"""What a kernel runs, which leaves no name behind."""
 
 SWITCH = "NBRAY_TEST_FROM_AFAR"
 _OF_NODE = {

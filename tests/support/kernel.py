@@ -15,6 +15,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 from nbray.testing import processes_of, wait_until
+from support import from_afar
 
 
 def is_panel(content: dict[str, Any]) -> bool:
@@ -80,6 +81,11 @@ class Notebook:
         cell = self._cells[message_id] = Cell(message_id)
         return cell
 
+    def prepare(self, code: str) -> None:
+        """Run code that is no cell."""
+        reply = self._client.execute(code, silent=True, reply=True, timeout=30)
+        assert reply["content"]["status"] == "ok", reply["content"]
+
     def run(self, code: str, timeout: float = 30.0) -> Cell:
         cell = self.start(code)
         self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
@@ -125,6 +131,8 @@ def running_notebook(options: str = "") -> Iterator[Notebook]:
     """A kernel with the extension and a cluster of two CPUs."""
     with running_kernel() as notebook:
         assert not notebook.run("%load_ext nbray").messages[-1][1].get("error")
+        if from_afar.is_wanted():
+            notebook.prepare(from_afar.INSTALL)
         assert "1 node" in notebook.run(f"%nbray start --head --num-cpus 2 {options}").result
         yield notebook
 
