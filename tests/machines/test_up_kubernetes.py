@@ -158,6 +158,43 @@ def test_a_head_s_pod_is_made_anew_and_the_cluster_goes_on(file: File, how: str)
     assert "ran on 3 pods" in kube.python(WHERE)
 
 
+PUT = """
+import nbray, os, time
+nbray.init()
+@nbray.remote(num_cpus=1, scheduling_strategy="SPREAD", max_retries=0, num_returns=2)
+def make():
+    import numpy
+    time.sleep(0.3)
+    return os.uname().nodename, numpy.ones(300_000)
+made = [make.remote() for _ in range(6)]
+names = nbray.get([name for name, _ in made], timeout=60)
+open("/tmp/names", "w").write(" ".join(names))
+while not os.path.exists("/tmp/go"):
+    time.sleep(0.1)
+print(sum(float(one.sum()) for one in nbray.get([ref for _, ref in made], timeout=60)))
+"""
+
+
+def test_a_worker_s_pod_hands_on_what_only_it_has_before_it_ends(file: File) -> None:
+    kube = file.kube
+    file.nbray("up", "-y")
+    with ThreadPoolExecutor(1) as thread:
+        working = thread.submit(kube.python, PUT, 200)
+        wait_until(lambda: kube.inside("mine-head-0", "cat", "/tmp/names").stdout != "", "values",
+                   60)  # fmt: skip
+        names = kube.inside("mine-head-0", "cat", "/tmp/names").stdout.split()
+        lost = next(name for name in names if "small" in name)
+        uid = kube.api.store.pod(lost)["metadata"]["uid"]
+        kube.run("kubectl", "delete", "pod", lost, "--wait=false")
+        wait_until(
+            lambda: lost in kube.api.names("pods")
+            and kube.api.store.pod(lost)["metadata"]["uid"] != uid,
+            "another pod", 100,
+        )  # fmt: skip
+        kube.inside("mine-head-0", "touch", "/tmp/go")
+        assert working.result() == "1800000.0\n"
+
+
 GROW = """
 import nbray, os, time
 nbray.init()
