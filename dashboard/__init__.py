@@ -1,6 +1,10 @@
 """The dashboard: live pages and a REST API on the head node, in a process of its own.
 
-`gate` lets nobody in without the cluster's token, `watcher` asks the cluster and keeps its own
-time series, `rest` serves JSON, `page` is the Bokeh document. Bokeh is imported at the first
-look at the page, so that an unwatched dashboard stays small.
+`gate` lets nobody in without the cluster's token. `site` serves the pages and `live` keeps an
+open one up to date by a socket; `pages` says what each shows, made of `parts`. `watcher` asks the
+cluster once a second for the graphs, which `history` keeps on disk. `acts` is what changes
+something, `rest` serves JSON and metrics. Bokeh, which makes the plots, is imported with the
+first that is looked at.
+
+It looks through `nbray.state`, and knows no other process's code.
 """

@@ -17,14 +17,18 @@ from tornado.routing import Router
 from nbray.common.process import allow_many_files, watch_parent
 from nbray.common.session import Session
 from nbray.state.client import StateClient
-from nbray.state.dashboard import Dashboard
+from nbray.state.dashboard import Dashboard, serving
 from nbray.state.submissions import Submissions
 
 from .gate import Authenticator, Gate
 from .jobs import JobsPort
 from .jobs_manager import ManagerProcess
+from .parts.cluster import Cluster
+from .remote_drivers import PATH as CLIENT
+from .remote_drivers import remote_drivers
 from .rest import allow_body, rest
 from .server import BoundedServer
+from .site import Site, application
 from .watcher import Watcher
 
 logger = logging.getLogger(__name__)
@@ -43,17 +47,21 @@ async def _main(args: argparse.Namespace) -> None:
     listener = socket.socket(fileno=args.listen_fd)
     listener.setblocking(False)
     async with StateClient.of_session(args.gcs_address, session) as client:
-        watcher = Watcher(client, args.url, cluster)
+        asked = Cluster(client)
+        watcher = Watcher(asked, args.url, cluster, session.path / "series")
         place = f"{listener.getsockname()[0]}:{listener.getsockname()[1]}"
         doorkeeper = Authenticator(Dashboard(place, cluster, session.token))
         submissions = Submissions(args.gcs_address, session.token)
         manager = ManagerProcess(session, args.gcs_address, submissions)
-        jobs = JobsPort(client, submissions, manager, doorkeeper)
-        gate = Gate(doorkeeper, _inside(watcher, jobs))
-        server = BoundedServer(gate)
+        jobs = JobsPort(submissions, manager, doorkeeper)
+        secret = session.token + cluster.encode()
+        site = Site(asked, watcher, secret, doorkeeper, jobs.details)
+        gate = Gate(doorkeeper, _inside(rest(watcher, jobs), application(site)))
+        server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
+        gate.unjudged = {CLIENT: remote_drivers(lambda: _client_server(session), server.came_in)}
         server.add_sockets([listener])
-        logger.info("The dashboard serves http://%s/", args.url)
+        logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
         watching.add_done_callback(lambda _task: stopped.set())
         managing = loop.create_task(manager.run())
@@ -68,10 +76,16 @@ async def _main(args: argparse.Namespace) -> None:
         await submissions.close()
 
 
-def _inside(watcher: Watcher, jobs: JobsPort) -> Callable[[HTTPServerRequest], Router]:
+def _client_server(session: Session) -> str:
+    """Where remote drivers come; empty: nowhere."""
+    try:
+        return session.read_info().get("client_server", "")
+    except (OSError, ValueError):  # the cluster is starting, or has gone
+        return ""
+
+
+def _inside(api: Router, pages: Router) -> Callable[[HTTPServerRequest], Router]:
     """Which application a request that may come in belongs to."""
-    api = rest(watcher, jobs)
-    pages: list[Router] = []
 
     def choose(request: HTTPServerRequest) -> Router:
         found: Router
@@ -79,11 +93,7 @@ def _inside(watcher: Watcher, jobs: JobsPort) -> Callable[[HTTPServerRequest], R
         if request.path.startswith("/api/") or request.path == "/metrics":
             found = api
             return found
-        if not pages:
-            from .page import serve_page  # Bokeh: 0.7 s, 30 MB
-
-            pages.append(serve_page(watcher))
-        return pages[0]
+        return pages
 
     return choose
 
@@ -102,7 +112,6 @@ def main() -> None:
     os.nice(_NICE)
     allow_many_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("bokeh").setLevel(logging.WARNING)
     logging.getLogger("tornado.general").setLevel(logging.ERROR)  # a line for each odd request
     asyncio.run(_main(args))
 

@@ -10,9 +10,10 @@ Answers leave by way of `answers.py`.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,8 +130,10 @@ class Authenticator:
     def page_token(self, request: HTTPServerRequest) -> str:
         """What pages of this session send along when they change something, in `PAGE_HEADER`."""
         session = self.session_of(request)
-        if session is None:
-            return ""
+        return self.token_of(session) if session is not None else ""
+
+    def token_of(self, session: str) -> str:
+        """What a login gives its pages; no page shows it, and no cookie holds it."""
         return hmac.new(self.dashboard.token, f"page {session}".encode(), "sha256").hexdigest()
 
     def may_change(self, request: HTTPServerRequest) -> bool:
@@ -195,7 +198,15 @@ class _Login(RequestHandler):
             self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
-        self.redirect("./")
+        place = place_of(self.get_query_argument("to", ""))
+        # Behind the #, so that it reaches this origin's script alone: whoever gets the cookie,
+        # which a browser sends to every port of a host, can read and not change.
+        self.redirect(f"{place}#token={self.doorkeeper.token_of(value)}")
+
+
+def place_of(said: str) -> str:
+    """The page of this dashboard to which a login leads; the first for what is none."""
+    return said if re.fullmatch(r"[a-z-]+(\?[\w.=&%+-]*)?", said) else "./"
 
 
 class _Logout(RequestHandler):
@@ -242,7 +253,8 @@ def _refuse(handler: RequestHandler, status: int) -> None:
 class Gate(Router):
     """The outermost router. ``inner`` is asked only for requests that may come in.
 
-    ``came_in`` hears of the streams of those.
+    ``came_in`` hears of the streams of those. ``unjudged`` has applications by path that ask for
+    proofs of their own.
     """
 
     def __init__(
@@ -251,6 +263,7 @@ class Gate(Router):
         self._doorkeeper = doorkeeper
         self._inner = inner
         self.came_in: Callable[[IOStream], None] = lambda _stream: None
+        self.unjudged: Mapping[str, Router] = {}
         self._login = self._application(_Login, doorkeeper=doorkeeper)
         self._logouts = {
             signed: self._application(_Logout, doorkeeper=doorkeeper, signed=signed)
@@ -268,6 +281,8 @@ class Gate(Router):
         """The handler of a request that may come in, or of its refusal."""
         assert request.connection is not None
         stream: IOStream = getattr(request.connection, "stream")  # noqa: B009 - of HTTP/1
+        if request.path in self.unjudged:
+            return self.unjudged[request.path].find_handler(request, **kwargs)
         signed = self._doorkeeper.is_signed(request)
         if signed:
             key = request.headers[REQUEST_HEADER]

@@ -16,14 +16,14 @@ from tornado.web import HTTPError, RequestHandler
 
 from nbray.common.background import Background
 from nbray.state import queries as q
-from nbray.state.client import RpcError, StateClient
+from nbray.state.client import RpcError
 from nbray.state.rows import JobState
 from nbray.state.submissions import (
     LIVE,
     Submission,
     Submissions,
+    all_jobs,
     driver_of,
-    joined_by_themselves,
     log_name,
     new_submission_id,
     submission_state,
@@ -36,7 +36,7 @@ from .jobs_manager import ManagerProcess
 from .jobs_request import BadRequest, read_request
 
 LARGEST_SUBMISSION = 1 << 20
-_LOG_PART = 1 << 20
+_LEFT = "No node that is alive"
 _LARGEST_LOG = 64 << 20
 
 
@@ -44,7 +44,6 @@ _LARGEST_LOG = 64 << 20
 class JobsPort:
     """What the handlers of jobs take of this process."""
 
-    client: StateClient
     submissions: Submissions
     manager: ManagerProcess
     doorkeeper: Authenticator
@@ -53,20 +52,14 @@ class JobsPort:
     async def details(self) -> list[JobState]:
         """Submitted jobs first, the newest on top, then the drivers of users."""
         rows, all_drivers, actors = await asyncio.gather(
-            self.submissions.all(), self.client.ask(q.JOBS), self.client.ask(q.ACTORS)
+            self.submissions.all(), self.submissions.ask(q.JOBS), self.submissions.ask(q.ACTORS)
         )
-        drivers = users_drivers(all_drivers)
-        submitted = [
-            submission_state(row, driver_of(row.submission_id, drivers),
-                             why_waits(row.submission_id, actors))
-            for row in reversed(rows)
-        ]  # fmt: skip
-        return submitted + joined_by_themselves(reversed(drivers))
+        return all_jobs(rows, all_drivers, actors)
 
     async def one(self, job_id: str) -> JobState | None:
         """A job by its submission id, or the id of its driver."""
         row = await self.submissions.get(job_id)
-        all_drivers = await self.client.ask(q.JOBS)
+        all_drivers = await self.submissions.ask(q.JOBS)
         drivers = users_drivers(all_drivers)
         if row is None:
             driver = next((job for job in drivers if job.job_id == job_id), None)
@@ -76,7 +69,7 @@ class JobsPort:
                 return driver
         why = ""
         if row.state == "PENDING":
-            actors = await self.client.ask(q.ACTORS)
+            actors = await self.submissions.ask(q.ACTORS)
             why = why_waits(row.submission_id, actors)
         return submission_state(row, driver_of(row.submission_id, drivers), why)
 
@@ -208,7 +201,7 @@ class JobLogs(JobsHandler):
     async def get(self, job_id: str) -> None:
         """All that is kept of its log, or its last 64 MB."""
         row = await self.jobs.submission(job_id, "get logs of")
-        log = LogReader(self.jobs.client, row)
+        log = LogReader(self.jobs.submissions, row)
         text, size = [], 0
         while data := await log.part():
             text.append(data)
@@ -221,10 +214,11 @@ class JobLogs(JobsHandler):
 class LogReader:
     """Reads the log of a job from a place on."""
 
-    def __init__(self, client: StateClient, row: Submission, place: int = 0) -> None:
-        self._client = client
+    def __init__(self, submissions: Submissions, row: Submission, place: int = 0) -> None:
+        self._submissions = submissions
         self._row = row
         self.place = place
+        self._told_gone = False
 
     def now(self, row: Submission) -> None:
         """The row is this now, which tells the node once the job has been claimed."""
@@ -239,11 +233,23 @@ class LogReader:
         if not self._row.node_id:
             return b""
         node, name = self._row.node_id.hex(), log_name(self._row.submission_id)
-        part = await self._client.ask(q.log(node, name, self.place, 0))
+        try:
+            part = await self._submissions.ask(q.log(node, name, self.place, 0))
+        except RpcError as error:
+            if self._row.state in LIVE or _LEFT not in str(error):
+                raise
+            return self._gone(node)
         if part.missing:
             return b""
         self.place = part.offset
         return part.data
+
+    def _gone(self, node: str) -> bytes:
+        """What is said, once, of the log of an ended job whose node has left with it."""
+        if self._told_gone:
+            return b""
+        self._told_gone = True
+        return f"The log was on node {node[:8]}, which has left the cluster.\n".encode()
 
 
 async def finished(step: Awaitable[Any]) -> Any:

@@ -9,7 +9,7 @@ import time
 from nbray.common.process import Child, spawn
 from nbray.common.session import Session
 from nbray.state.client import RpcError
-from nbray.state.submissions import LIVE, Submissions
+from nbray.state.submissions import ENDED, LIVE, Submissions
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,12 @@ class ManagerProcess:
         self._gcs_address = gcs_address
         self._submissions = submissions
         self._wanted = asyncio.Event()
-        self._wanted.set()  # jobs may have been left by a dashboard that ended
+        self._states: tuple[str, ...] = ENDED + LIVE
+        self._wanted.set()  # jobs, and supervisors, may have been left when the last one was killed
 
     def wanted(self) -> None:
-        """There is something for it to do."""
+        """There is something for it to do, also with the supervisors of ended jobs."""
+        self._states = ENDED + LIVE
         self._wanted.set()
 
     async def run(self) -> None:
@@ -47,6 +49,7 @@ class ManagerProcess:
             self._wanted.clear()
             if not await self._has_jobs():
                 continue
+            self._states = LIVE
             began = time.monotonic()
             child = self._start()
             try:
@@ -65,7 +68,7 @@ class ManagerProcess:
 
     async def _has_jobs(self) -> bool:
         try:
-            return any(row.state in LIVE for row in await self._submissions.all())
+            return any(row.state in self._states for row in await self._submissions.all())
         except RpcError as error:
             logger.warning("Whether there are jobs is not known: %s", error)
             self._wanted.set()

@@ -53,7 +53,7 @@ class JobTail(WebSocketHandler):
         if not place.isdecimal() or len(place) > 18:
             raise HTTPError(400, "from is a number of bytes")
         self._row = await self._jobs.submission(self.path_args[0], "tail logs of")
-        self._reader = LogReader(self._jobs.client, self._row, int(place))
+        self._reader = LogReader(self._jobs.submissions, self._row, int(place))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Say what was wrong in plain text."""

@@ -6,6 +6,7 @@ The gate has judged the request already.
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -21,6 +22,7 @@ from .gate import log_request
 from .jobs import LARGEST_SUBMISSION, Job, JobLogs, Jobs, JobsPort, StopJob
 from .jobs_packages import LARGEST_PACKAGE, Package
 from .jobs_tail import JobTail
+from .state_rest import state_routes
 from .watcher import Watcher
 
 RAY_VERSION = "2.60.0"
@@ -115,6 +117,15 @@ class _Metrics(_Handler):
         self.write(cluster_metrics(nodes, totals, actors, demand, user))
 
 
+class _Discovery(_Handler):
+    """Prometheus's HTTP service discovery: this dashboard, whose ``/metrics`` has all nodes'."""
+
+    def get(self) -> None:
+        labels = {"job": "nbray", "cluster": self.watcher.cluster}
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps([{"targets": [self.watcher.url], "labels": labels}]))
+
+
 class _Tasks(_Handler):
     async def get(self) -> None:
         found = await self.watcher.client.ask(q.tasks(_MOST_TASKS))
@@ -147,12 +158,14 @@ def rest(watcher: Watcher, jobs: JobsPort) -> Application:
             (r"/api/version", _Version, mine),
             (r"/api/cluster_status", _ClusterStatus, mine),
             (r"/api/tasks", _Tasks, mine),
+            (r"/api/prometheus/sd", _Discovery, mine),
             (r"/api/jobs/", Jobs, of_jobs),
             (r"/api/jobs/([^/]+)", Job, of_jobs),
             (r"/api/jobs/([^/]+)/stop", StopJob, of_jobs),
             (r"/api/jobs/([^/]+)/logs", JobLogs, of_jobs),
             (r"/api/jobs/([^/]+)/logs/tail", JobTail, of_jobs),
             (r"/api/packages/([^/]+)/([^/]+)", Package, of_jobs),
+            *state_routes(watcher.client.address),
             (r"/api/([a-z]+)", _Table, mine),
             (r"/metrics", _Metrics, mine),
             (r".*", _Missing, mine),

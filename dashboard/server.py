@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -21,13 +22,15 @@ _log = SparingLog(logging.getLogger(__name__))
 class BoundedServer(HTTPServer):
     """Of connections over which nobody has come in, the oldest make way for new ones."""
 
-    def initialize(self, judge: Router) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]
+        self, judge: Router, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Bound what a request may take before it is judged."""
         limit = Config.from_env().handshake_timeout_s
         self._strangers: dict[IOStream, None] = {}
         super().initialize(
             judge, max_body_size=_LARGEST_REQUEST, max_buffer_size=1 << 20,
-            idle_connection_timeout=limit, body_timeout=limit,
+            idle_connection_timeout=limit, body_timeout=limit, ssl_options=tls,
         )  # fmt: skip
 
     def handle_stream(self, stream: IOStream, address: Any) -> None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from IPython.core.error import UsageError
 from IPython.display import IFrame
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 
+PLOTS = (
+    "task-stream", "tasks", "waiting", "cpu", "memory", "store", "network", "disk", "disk-used",
+    "nodes",
+)  # fmt: skip
+"""Those of the dashboard that have addresses of their own."""
 _START_S = 10.0
 _AGAIN_S = 0.2
 
@@ -39,9 +45,14 @@ class DashboardLink:
 
 
 def _arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "plot", nargs="?", metavar="PLOT",
+        help="a plot, shown below this cell: task-stream, tasks, waiting, cpu, memory, store, "
+        "network, disk, disk-used, nodes; or a page, as tasks?state=FAILED",
+    )  # fmt: skip
     parser.add_argument("--iframe", action="store_true", help="show it below this cell")
     parser.add_argument(
-        "--height", type=int, default=600, metavar="PIXELS", help="of the frame; 600 by default"
+        "--height", type=int, metavar="PIXELS", help="of the frame; 600 by default, 320 of a plot"
     )
 
 
@@ -62,15 +73,30 @@ def _dashboard(workspace: Workspace, arguments: argparse.Namespace) -> object:
             f"%nbray dashboard: {url} cannot be reached from this kernel: {refusal}. If it serves "
             f"elsewhere, set {TEMPLATE} to a link like https://HOST/{{port}}/."
         )
+    page = _page(arguments.plot)
+    login = context.login_link()
+    if login is not None and page:
+        login += f"&to={quote(page, safe='')}"
     try:
         link = link_of(
-            url, context.login_link() or f"http://{url}/", os.environ,
+            url, login or f"http://{url}/{page}", os.environ,
             template=workspace.settings.dashboard_link, colab=colab_ports(),
-            servers=jupyter_servers,
+            servers=jupyter_servers, page=page,
         )  # fmt: skip
     except NotThereError as error:
         raise UsageError(f"%nbray dashboard: {error}") from error
-    return IFrame(link, "100%", arguments.height) if arguments.iframe else DashboardLink(link)
+    if arguments.iframe or page:
+        return IFrame(link, "100%", arguments.height or (320 if "plot?" in page else 600))
+    return DashboardLink(link)
+
+
+def _page(said: str | None) -> str:
+    """The address of a plot alone, or of a page, without what frames it."""
+    if not said:
+        return ""
+    if said in PLOTS:
+        return f"plot?name={said}&embed=1"
+    return f"{said}{'&' if '?' in said else '?'}embed=1"
 
 
 COMMANDS = (

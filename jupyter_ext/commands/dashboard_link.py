@@ -26,6 +26,7 @@ def link_of(
     template: str = "",
     colab: Callable[[int], str] | None = None,
     servers: Callable[[], list[str]] = list,
+    page: str = "",
 ) -> str:
     """The link for a browser that shows this notebook.
 
@@ -40,6 +41,7 @@ def link_of(
         colab: where the kernel is Google Colab's: the address of a port for its browser.
         servers: the URLs of the Jupyter servers on this machine. Behind JupyterHub, nbray's
             extension of the server shows the dashboard, or else jupyter-server-proxy.
+        page: which of its pages; ``login`` leads there.
 
     Raises:
         NotThereError: it is behind JupyterHub and none of the two is there; says what to install.
@@ -53,7 +55,7 @@ def link_of(
             template = template.replace(f"{{{name}}}", value)
         return template
     if _HUB in environment:
-        return _behind_hub(environment[_HUB], port, path, servers())
+        return _behind_hub(environment[_HUB], port, path, servers(), page)
     if colab is not None:
         return f"{colab(int(port)).rstrip('/')}/{path}"
     if "CODESPACE_NAME" in environment:
@@ -65,7 +67,7 @@ def link_of(
     return login
 
 
-def _behind_hub(prefix: str, port: str, path: str, servers: list[str]) -> str:
+def _behind_hub(prefix: str, port: str, path: str, servers: list[str], page: str) -> str:
     prefix = prefix.rstrip("/")
     mine = [server for server in servers if urlsplit(server).path.rstrip("/") == prefix]
     if mine and not _has_extension(mine[0]):
@@ -76,7 +78,7 @@ def _behind_hub(prefix: str, port: str, path: str, servers: list[str]) -> str:
             "where the server runs (pip install 'nbray[notebook]') and start it anew; or "
             f"jupyter-server-proxy; or set dashboard_link by %nbray config, or {TEMPLATE}."
         )
-    return f"{prefix}/nbray/{port}/"
+    return f"{prefix}/nbray/{port}/{page}"
 
 
 def _has_extension(server: str) -> bool:

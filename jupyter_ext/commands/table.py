@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from . import cells, cluster, dashboard, logs, machines, objects, scale, state, stream, timeline
+from . import (
+    cells,
+    cluster,
+    dashboard,
+    jobs,
+    logs,
+    machines,
+    objects,
+    scale,
+    state,
+    stream,
+    timeline,
+)
 from .base import Command
 
 COMMANDS: dict[str, Command] = {
@@ -10,7 +22,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
         *objects.COMMANDS, *cells.COMMANDS,
-        *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
+        *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )
 }  # fmt: skip

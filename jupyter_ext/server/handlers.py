@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +29,7 @@ from .dashboards import Dashboards, Views
 
 AUTH_RESOURCE = "nbray"
 _REPLY_S = 30.0
+_PAGE = re.compile(r"(?!metrics$)[a-z-]*|trace\.json")
 _ASKED = ("Accept", "Accept-Language", "If-None-Match", "If-Modified-Since")
 _ANSWERED = ("Content-Type", "Cache-Control", "Etag", "Last-Modified", "Location")
 
@@ -58,7 +60,7 @@ class _DashboardHandler(JupyterHandler):
         return "; ".join(
             (
                 "sandbox allow-scripts", "frame-ancestors 'self'", "default-src 'none'",
-                f"script-src 'self' 'unsafe-inline' {host}",
+                f"script-src 'self' {host}",
                 f"style-src 'self' 'unsafe-inline' {host}", "img-src 'self' data: blob:",
                 f"font-src 'self' data: {host}", f"connect-src ws://{host} wss://{host}",
                 "base-uri 'none'", "form-action 'none'",
@@ -70,8 +72,9 @@ class _DashboardHandler(JupyterHandler):
         query = f"?{self.request.query}" if self.request.query else ""
         return f"/{quote(path)}{query}"
 
-    def _page_of(self, port: str | int) -> str:
-        return str(url_path_join(self.base_url, AUTH_RESOURCE, str(port), "/"))
+    def _page_of(self, port: str | int, path: str = "") -> str:
+        page = str(url_path_join(self.base_url, AUTH_RESOURCE, str(port), "/"))
+        return page + (self._target(path)[1:] if path else "")
 
     async def _pass_on(self, port: str, path: str) -> None:
         """Answer as the dashboard does, if it is the dashboard."""
@@ -82,8 +85,9 @@ class _DashboardHandler(JupyterHandler):
             name: self.request.headers[name] for name in _ASKED if name in self.request.headers
         }
         request = HTTPRequest(
-            f"http://{found.url}{target}", headers={**asked, **signed}, follow_redirects=False,
+            f"{found.base}{target}", headers={**asked, **signed}, follow_redirects=False,
             connect_timeout=_REPLY_S, request_timeout=_REPLY_S, decompress_response=False,
+            ssl_options=found.trust() if found.has_tls else None,
         )  # fmt: skip
         try:
             reply = await self._dashboards.client.fetch(request, raise_error=False)
@@ -124,9 +128,10 @@ class PageHandler(_DashboardHandler):
     @authorized("read", AUTH_RESOURCE)
     async def get(self, port: str, path: str) -> None:
         """Answer as the dashboard does; lead a browser to a view of its page."""
-        if path == "" and "Authorization" not in self.request.headers:
+        if _PAGE.fullmatch(path) and "Authorization" not in self.request.headers:
             found = await self._dashboards.find(port)
-            self.redirect(f"{self._page_of(port)}v/{self._views.new(found.port)}/")
+            view = f"v/{self._views.new(found.port)}/"
+            self.redirect(self._page_of(port) + view + (self._target(path)[1:] if path else ""))
             return
         await self._pass_on(port, path)
 
@@ -138,18 +143,19 @@ class ViewHandler(_DashboardHandler):
     async def get(self, port: str, view: str, path: str) -> None:
         """Answer as the dashboard does; an old page leads to a new one."""
         holds = self._views.holds(port, view)
-        if path == "" and not (holds and self.current_user is not None):
-            self.redirect(self._page_of(port))  # where a login is asked for
-        elif path == "":
-            await self._page(port)
+        is_page = _PAGE.fullmatch(path) is not None
+        if is_page and not (holds and self.current_user is not None):
+            self.redirect(self._page_of(port, path))  # where a login is asked for
+        elif is_page:
+            await self._page(port, path)
         elif holds and path.startswith("static/"):
             await self._pass_on(port, path)
         else:
             raise HTTPError(403)
 
     @authorized("read", AUTH_RESOURCE)
-    async def _page(self, port: str) -> None:
-        await self._pass_on(port, "")
+    async def _page(self, port: str, path: str) -> None:
+        await self._pass_on(port, path)
 
 
 class _Socket(WebSocketMixin, WebSocketHandler, _DashboardHandler):
@@ -168,7 +174,10 @@ class _Socket(WebSocketMixin, WebSocketHandler, _DashboardHandler):
         target = self._target(path)
         signed = found.signed("GET", target, time.time())
         request = HTTPRequest(
-            f"ws://{found.url}{target}", headers=HTTPHeaders(signed), connect_timeout=_REPLY_S
+            f"ws{found.base.removeprefix('http')}{target}",
+            headers=HTTPHeaders(signed),
+            connect_timeout=_REPLY_S,
+            ssl_options=found.trust() if found.has_tls else None,
         )
         try:
             self._upstream = await websocket_connect(

@@ -31,10 +31,18 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{error}.", param, ctx)
 
 
-def _ignored(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value:
-        name = str(parameter.name).replace("_", "-")
-        ignore(f"nbray {context.info_name}", (f"--{name}",))
+def _without_effect(option: Option) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """What is done about an option of Ray's that changes nothing here."""
+
+    def told(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        try:
+            option.check_refusal(value, option.flag)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        if value:
+            ignore(f"nbray {context.info_name}", (option.flag,))
+
+    return told
 
 
 def declared_options(scope: Scope, without: Collection[str] = ()) -> Callable[[F], F]:
@@ -54,10 +62,11 @@ def declared_options(scope: Scope, without: Collection[str] = ()) -> Callable[[F
 
 def _click_option(option: Option) -> Callable[[F], F]:
     hidden: dict[str, Any] = {} if option.has_effect else {
-        "hidden": True, "expose_value": False, "callback": _ignored,
+        "hidden": True, "expose_value": False, "callback": _without_effect(option),
     }  # fmt: skip
     if option.is_switch:
-        return click.option(option.flag, is_flag=True, help=option.help, **hidden)
+        short = ("-v",) if option.name == "verbose" else ()  # as Ray's
+        return click.option(option.flag, *short, is_flag=True, help=option.help, **hidden)
     return click.option(
         option.flag, type=_Value(option), default=option.default,
         show_default=option.default is not None, envvar=option.variable or None,

@@ -17,6 +17,7 @@ from nbray.state.logs import find_worker, get_log, is_log_name, list_logs
 @click.option("--worker-id", help="The log of this worker. Ids may be written as they begin.")
 @click.option("--actor-id", help="The log of this actor's process.")
 @click.option("--task-id", help="The log of the worker that ran this task.")
+@click.option("--submission-id", "--job", help="The log of this submitted job.")
 @click.option("--err", is_flag=True, help="Of a worker, what it wrote to stderr.")
 @click.option("--tail", default=1000, show_default=True, help="So many lines; -1 for all.")
 @click.option("--follow", is_flag=True, help="Go on with what is written later.")
@@ -26,7 +27,7 @@ from nbray.state.logs import find_worker, get_log, is_log_name, list_logs
 def logs(
     name: str | None, node_id: str | None, node_ip: str | None, pid: int | None,
     actor_id: str | None, task_id: str | None, err: bool, tail: int, follow: bool, timeout: int,
-    address: str | None, worker_id: str | None,
+    address: str | None, worker_id: str | None, submission_id: str | None,
 ) -> None:  # fmt: skip
     """Print a log, or list those of a node.
 
@@ -38,7 +39,7 @@ def logs(
         found = find_worker(name, address, timeout)
         if found is not None:
             name, worker_id = None, found.worker_id
-    if pattern or (name, pid, actor_id, task_id, worker_id) == (None,) * 5:
+    if pattern or (name, pid, actor_id, task_id, worker_id, submission_id) == (None,) * 6:
         for kind, names in list_logs(address, node_id, node_ip, name, timeout).items():
             say(f"{kind}:")
             for one in names:
@@ -47,6 +48,7 @@ def logs(
     parts = get_log(
         address, node_id, node_ip, name, actor_id, task_id, pid, follow, tail, timeout,
         "err" if err else "out", errors="replace", worker_id=worker_id,
+        submission_id=submission_id,
     )  # fmt: skip
     for part in parts:
         copy(str(part))

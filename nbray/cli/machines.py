@@ -487,10 +487,3 @@ def forward_dashboard(
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
         process.terminate()
-
-
-COMMANDS = (
-    up, down, exec_command, attach, submit, rsync_up, rsync_down, monitor, get_head_ip,
-    get_worker_ips,
-)  # fmt: skip
-"""All of them; `dashboard` has a module of its own."""

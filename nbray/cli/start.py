@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,11 +25,14 @@ from nbray.common import ray_settings
 from nbray.common.addresses import interface_address, is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, join, node_of, start_head
+from nbray.launcher.found import node_of
+from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
 from nbray.scheduling.labels import check_node_labels, parse_node_labels
+from nbray.state.dashboard import LOGIN_S, Dashboard
+from nbray.wire.tls import Tls
 
 
 @click.command()
@@ -223,22 +228,41 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
         host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
         if node.dashboard is not None:
-            console.print("Watch it:  nbray dashboard")
+            console.print(f"Watch it:  {_link(node)}")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
         console.print(f"From afar: nbray.init('nbray://{node.client_server}')")
         if is_loopback(host):
-            console.print("Others cannot join: for that, give --node-ip-address.")
+            console.print(
+                f"Add nodes: nbray start --address={node.gcs_address} on this machine; others "
+                "cannot join: for that, give --node-ip-address."
+            )
         else:
             console.print(
                 f"Add nodes: nbray start --address={node.gcs_address}"
                 f"  (with a copy of {token_path()}, or the same NBRAY_AUTH_TOKEN)"
             )
-            console.print(
-                "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
-                "whoever controls the network can read and change them."
-            )
+    if not (is_loopback(node.node_ip) or Tls.of(node.session.path)):
+        console.print(
+            "Mind:      nodes prove who they are, and tasks and objects travel unencrypted: "
+            "whoever controls the network can read and change them. NBRAY_USE_TLS=1 on all nodes "
+            "ends that."
+        )
     console.print("End it:    " + ("interrupt this command" if block else "nbray stop"))
+
+
+def _link(node: RunningNode) -> str:
+    """Where the dashboard is; on a terminal with the key that opens it once, for minutes.
+
+    Output that goes elsewhere is kept and read by others.
+    """
+    assert node.dashboard is not None
+    url = node.dashboard.url
+    if not sys.stdout.isatty():
+        return f"http://{url}/  (nbray dashboard prints a link that logs you in)"
+    found = Dashboard(url, node.session.path.name, node.session.token)
+    minutes = f"{LOGIN_S / 60:.0f} minutes"
+    return f"{found.login_link(time.time())}  (for {minutes}; then: nbray dashboard)"
 
 
 def _stay(node: RunningNode, keep_session: bool) -> None:

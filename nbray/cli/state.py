@@ -19,6 +19,7 @@ from nbray.state import asking, details, lists, summaries
 from nbray.state import queries as q
 from nbray.state.events import list_cluster_events
 from nbray.state.rows import HolderState, ObjectState
+from nbray.state.runtime_envs import list_runtime_envs
 from nbray.state.selecting import DEFAULT_LIMIT, MAX_LIMIT, StateApiException
 from nbray.state.text import size_text
 from nbray.state.trace import MOST_TASKS, chrome_trace
@@ -30,6 +31,7 @@ _LISTS: dict[str, Callable[..., Sequence[Any]]] = {
     "nodes": lists.list_nodes,
     "objects": lists.list_objects,
     "placement-groups": lists.list_placement_groups,
+    "runtime-envs": list_runtime_envs,
     "tasks": lists.list_tasks,
     "workers": lists.list_workers,
 }
@@ -47,10 +49,16 @@ _SUMMARIES: dict[str, Callable[..., dict[str, Any]]] = {
     "objects": summaries.summarize_objects,
     "tasks": summaries.summarize_tasks,
 }
+_NAMES = {
+    "cluster-events": "cluster events",
+    "placement-groups": "placement groups",
+    "runtime-envs": "runtime environments",
+}
 _IN_TABLES = {
     "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid"),
     "cluster-events": ("time", "severity", "source_type", "message"),
-    "jobs": ("job_id", "status", "entrypoint", "namespace"),
+    "jobs": ("submission_id", "job_id", "type", "status", "entrypoint", "namespace"),
+    "runtime-envs": ("runtime_env", "ref_cnt", "success", "node_id"),
     "nodes": ("node_id", "node_ip", "is_head_node", "state", "hostname", "resources_total"),
     "objects": (
         "object_id", "object_size", "task_status", "reference_type", "call_site", "type", "pid",
@@ -117,14 +125,28 @@ def list_command(
         print_as([asdict(row) for row in rows], form)
         return
     if not rows:
-        say(f"There are no such {resource}.")
+        such = "such " if conditions else ""
+        say(f"There are no {such}{_NAMES.get(resource, resource)}.")
         return
     columns = list(asdict(rows[0])) if detail else _IN_TABLES[resource]
     print_table(columns, [[getattr(row, column) for column in columns] for row in rows])
+    say(_total(resource, rows, total, limit))
+
+
+def _total(resource: str, rows: Sequence[Any], total: int, limit: int) -> str:
+    """How many there are, and of which states; what is left out is said."""
+    column = next((name for name in ("state", "status") if hasattr(rows[0], name)), "")
+    counts: dict[str, int] = {}
+    for row in rows if column else ():
+        counts[str(getattr(row, column))] = counts.get(str(getattr(row, column)), 0) + 1
+    states = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    name = _NAMES.get(resource, resource)
     if total > limit:
-        say(f"{limit} of {total} are shown; --limit shows more.")
-    elif total == limit:
-        say(f"{limit} rows are shown; --limit shows more, if there are more.")
+        return f"{limit} of {total} {name} are shown; --limit shows more."
+    if total == limit:
+        return f"{limit} {name} are shown; --limit shows more, if there are more."
+    one = name.removesuffix("s") if total == 1 else name
+    return f"{total} {one}" + (f": {states}." if states else ".")
 
 
 @click.command("get")
@@ -139,8 +161,10 @@ def get_command(resource: str, id: str, form: str, timeout: int, address: str | 
     found = _GETS[resource](id, address=address, timeout=timeout)
     if not found:
         raise CliError(f"None of the {resource} has the id {id}.")
-    rows = found if isinstance(found, list) else [found]
-    print_as([asdict(row) for row in rows], form)
+    rows = [asdict(row) for row in (found if isinstance(found, list) else [found])]
+    if form != "json":  # for programs every field is there, for people what is known
+        rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    print_as(rows, form)
 
 
 @click.command("summary")
@@ -249,10 +273,14 @@ def memory(
         say("NBRAY_RECORD_REF_CREATION_SITES=1 tells the lines that made them.")
 
 
+_SIZES = ("memory", "object_store_memory")
 _STORE = ("used", "total", "spilled")
 
 
 def _print_holders(holders: list[HolderState]) -> None:
+    if not holders:
+        say("No process holds an object.")
+        return
     rows: list[list[Any]] = [
         [f"{row.type.lower()} pid {row.pid}", row.ip, row.owned, size_text(row.owned_bytes)]
         for row in sorted(holders, key=lambda row: -row.owned_bytes)
@@ -302,5 +330,16 @@ def print_table(columns: Sequence[str], rows: list[list[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(cell, row))
+        table.add_row(*(cell(_words(value)) for value in row))
     console.print(table)
+
+
+def _words(value: Any) -> Any:
+    """Amounts by name as people write them; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return ", ".join(
+        f"{name} {size_text(amount) if name in _SIZES else amount}"
+        for name, amount in value.items()
+        if not str(name).startswith("node:")
+    )

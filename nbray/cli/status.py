@@ -153,7 +153,8 @@ def _show_failures(console: Console, failures: list[FailureState]) -> None:
         when = time.strftime("%H:%M:%S", time.localtime(row.time_ms / 1000))
         where = f" on node {row.node_id[:8]}" if row.node_id and row.kind != "node" else ""
         first_line = row.cause.partition("\n")[0]
-        line = f"  {when} {row.kind} {one_line(row.name)}{where}: {one_line(first_line)}"
+        name = f"{row.id[:8]} on {row.name}" if row.kind == "node" else row.name
+        line = f"  {when} {row.kind} {one_line(name)}{where}: {one_line(first_line)}"
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -167,7 +168,10 @@ def _show_dashboard(console: Console, address: str, token: bytes) -> None:
     console.print("[bold]Dashboard[/bold]")
     if url and trouble:
         trouble = f"The dashboard at {url} does not serve: {trouble}. Its log is dashboard.log."
-    line = trouble or f"http://{url}/ (nbray dashboard prints a link that logs you in)"
+    line = (
+        trouble
+        or f"{found.base if found else url}/ (nbray dashboard prints a link that logs you in)"
+    )
     console.print(f"  {line}", style="red" if trouble else "default", markup=False, soft_wrap=True)
 
 

@@ -5,6 +5,8 @@ Neither side sends or keeps anything of worth before the other has proved the to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.tunnel_messages import ENDPOINT, LONGEST, Knock, Unpacker, Welcome, packed
 
@@ -12,8 +14,8 @@ from nbray.wire.tunnel_messages import ENDPOINT, LONGEST, Knock, Unpacker, Welco
 class Entering:
     """The driver's side: proves the token and knocks."""
 
-    def __init__(self, token: bytes, knock: Knock) -> None:
-        self._handshake: ClientHandshake | None = ClientHandshake(token, lambda: ENDPOINT)
+    def __init__(self, token: bytes, knock: Knock, binding: Callable[[], bytes] = bytes) -> None:
+        self._handshake: ClientHandshake | None = ClientHandshake(token, lambda: ENDPOINT, binding)
         self._knock = knock
         self._unpacker = Unpacker(16 * LONGEST)
 
@@ -42,8 +44,8 @@ class Entering:
 class Admitting:
     """The gateway's side."""
 
-    def __init__(self, token: bytes) -> None:
-        self._handshake: ServerHandshake | None = ServerHandshake(token, ENDPOINT)
+    def __init__(self, token: bytes, binding: Callable[[], bytes] = bytes) -> None:
+        self._handshake: ServerHandshake | None = ServerHandshake(token, ENDPOINT, binding)
         self._unpacker = Unpacker()
         self.hello = self._handshake.hello
 

@@ -34,8 +34,10 @@ from nbray.common.process import (
 from nbray.common.session import Session
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.aio_tls import accepting_with, binding_in
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.listener import MOST_HALF_OPEN
+from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import Knock, Welcome, packed
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Gateway:
         self.session = session
         self.config = config
         self.token = session.token
+        self.tls = Tls.of(session.path)
         self._packages = own_packages()
         self._drivers: dict[bytes, RemoteDriver] = {}
         self._half_open: OrderedDict[_Caller, None] = OrderedDict()
@@ -132,7 +135,8 @@ class _Caller(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
             tcp.set_up(sock)
-        self._admitting = Admitting(self._gateway.token)
+        binding = binding_in(self._gateway.tls, transport)
+        self._admitting = Admitting(self._gateway.token, binding)
         self._transport.write(self._admitting.hello)
         self._gateway.came(self)
         self._deadline = asyncio.get_running_loop().call_later(
@@ -206,7 +210,10 @@ async def _main(args: argparse.Namespace) -> None:
     config = Config.from_env()
     gateway = Gateway(Session(Path(args.session_dir)), config)
     for fd in args.listen_fd:
-        await loop.create_server(lambda: _Caller(gateway), sock=socket.socket(fileno=fd))
+        await loop.create_server(
+            lambda: _Caller(gateway), sock=socket.socket(fileno=fd),
+            **accepting_with(gateway.tls, config.handshake_timeout_s),
+        )  # fmt: skip
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if args.parent_fd is not None:

@@ -28,9 +28,11 @@ from nbray.common.config import Config
 from nbray.common.session import Session, SessionInfo
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
+from nbray.wire.aio_tls import accepting_with, binding_in, connecting_with
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.listener import MOST_HALF_OPEN
 from nbray.wire.tcp import listen
+from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import Accepted, Browse, Dial, Read, Write, packed, purpose_of
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class RemoteDriver:
     ) -> None:  # fmt: skip
         self.grace_s = grace_s
         self.token = token
+        self.tls = Tls.of(session.path)
         self.config = config
         self.name = worker_id.hex()[:12]
         self.carrier = Carrier(Tunnel(dials=False), self._opened, self.end)
@@ -87,7 +90,10 @@ class RemoteDriver:
         if sock.family == socket.AF_UNIX:
             server = await self._loop.create_unix_server(lambda: _AcceptedEnd(self), sock=sock)
         else:
-            server = await self._loop.create_server(lambda: _AcceptedEnd(self), sock=sock)
+            server = await self._loop.create_server(
+                lambda: _AcceptedEnd(self), sock=sock,
+                **accepting_with(self.tls, self.config.handshake_timeout_s),
+            )  # fmt: skip
         self._servers.append(server)
 
     # --- how it is --------------------
@@ -153,7 +159,8 @@ class RemoteDriver:
                 return dialled
             case Browse():
                 end = SocketEnd(self.carrier, number)
-                host, port = split(self.info["dashboard"]) if self.info["dashboard"] else ("", 0)
+                place = self.info["dashboard"].removeprefix("https://")
+                host, port = split(place) if place else ("", 0)
                 self._start(self._dial(end, "", host, port))
                 return end
             case Write():
@@ -172,7 +179,12 @@ class RemoteDriver:
                 if unix_path:
                     await self._loop.create_unix_connection(lambda: end, unix_path)
                 elif host:
-                    await self._loop.create_connection(lambda: end, host, port)
+                    # To a dashboard, browsers speak TLS themselves.
+                    tls = self.tls if isinstance(end, _ProvingEnd) else None
+                    limit_s = self.config.handshake_timeout_s
+                    await self._loop.create_connection(
+                        lambda: end, host, port, **connecting_with(tls, limit_s)
+                    )
                 else:
                     raise OSError("there is nothing to connect to")
         except (OSError, TimeoutError) as error:
@@ -266,7 +278,9 @@ class _DialledEnd(_ProvingEnd):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The other side speaks first."""
         place = transport.get_extra_info("peername")
-        self._handshake = ClientHandshake(self._driver.token, lambda: place)
+        self._handshake = ClientHandshake(
+            self._driver.token, lambda: place, binding_in(self._driver.tls, transport)
+        )
         super().connection_made(transport)
 
 
@@ -279,7 +293,9 @@ class _AcceptedEnd(_ProvingEnd):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Speak first."""
         place = transport.get_extra_info("sockname")
-        self._handshake = ServerHandshake(self._driver.token, place)
+        self._handshake = ServerHandshake(
+            self._driver.token, place, binding_in(self._driver.tls, transport)
+        )
         super().connection_made(transport)
         cast(asyncio.Transport, transport).write(self._handshake.hello)
         self._driver.came(self)

@@ -99,12 +99,13 @@ class Session:
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file in one step: who reads it sees the old one or the new one."""
-        new = self.path / f".{name}.{os.getpid()}"
+        file_path = self.path / name
+        new = file_path.with_name(f".{file_path.name}.{os.getpid()}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
             with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
                 file.write(data)
-            new.rename(self.path / name)
+            new.rename(file_path)
         except OSError:
             new.unlink(missing_ok=True)
             raise

@@ -10,7 +10,6 @@ _INSTEAD = {
     "client_builder": "nbray has no client server; a driver joins by nbray.init(address=...)",
     "cross_language": "nbray runs Python only",
     "data": "Ray's libraries are not part of nbray",
-    "job_submission": "nbray has no job submission; run the program where it reaches the cluster",
     "llm": "Ray's libraries are not part of nbray",
     "rllib": "Ray's libraries are not part of nbray",
     "serve": "Ray's libraries are not part of nbray",

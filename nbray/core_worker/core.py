@@ -46,6 +46,7 @@ from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.tasks import ActorCall, PendingTask
 from nbray.core_worker.tell.held_objects import HeldObjects
 from nbray.core_worker.tell.metrics import recorded
+from nbray.core_worker.tell.stacks import StackTeller
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values import arguments
@@ -68,6 +69,7 @@ from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
 from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec
 from nbray.wire.strategies import InGroup
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class CoreWorker:
 
     def __init__(
         self, config: Config, token: bytes, worker_id: bytes, socket_path: str,
-        ways: Ways | None = None, attach: Attach = MappedMemory,
+        ways: Ways | None = None, attach: Attach = MappedMemory, tls: Tls | None = None,
     ) -> None:  # fmt: skip
         """A process far from the cluster has ``ways`` of its own to it, and to its store."""
         self.config = config
@@ -108,7 +110,7 @@ class CoreWorker:
         me = self.me = Identity(worker_id)
         reactor = self.reactor = Reactor()
         peers = self.peers = Peers(
-            Connections(reactor, token, config, ways), config, me, socket_path
+            Connections(reactor, token, config, ways, tls), config, me, socket_path
         )  # fmt: skip
         self.decisions: deque[Any] = deque()
         self._build_owning_side(attach)
@@ -141,6 +143,7 @@ class CoreWorker:
         )  # fmt: skip
         self.runtime_envs = RuntimeEnvs(me, self, peers)
         self.events = TaskEventLog(me, self, self, config.task_events_per_s)
+        self.stacks = StackTeller(self)
         self.held = HeldObjects(self.table, self.counting, self)
         self.reports = self.events.reports
         self.reports.append(lambda: recorded.tell(self))

@@ -38,6 +38,7 @@ from nbray.core_worker.submit.groups import Groups
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.tasks import Pending
 from nbray.core_worker.tell.held_objects import HeldObjects
+from nbray.core_worker.tell.stacks import StackTeller
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.tell.task_events import LONG_S, TaskEventLog
 from nbray.core_worker.values.stored import StoredValues
@@ -71,6 +72,7 @@ class Parts(Protocol):
     stored: StoredValues
     counts: TaskCounts
     events: TaskEventLog
+    stacks: StackTeller
     held: HeldObjects
 
 
@@ -159,6 +161,7 @@ class Edge:
                 om.ReclaimBuffer: lambda _, message: parts.stored.room.reclaim(),
                 om.TellObjects: lambda c, message: c.send(parts.held.told(message)),
                 wm.TellTasks: lambda _, message: parts.events.on_tell(message),
+                wm.TellStacks: lambda _, message: parts.stacks.on_tell(message),
             }
         )
 

@@ -36,7 +36,8 @@ _OF_RAYLETS = (
     m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
     m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.BufferLent,
     om.ReclaimBuffer, om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor,
-    m.ExitWorker, m.GcsReply, m.NodeDied, wm.SchedulingWarning, wm.TellTasks, om.TellObjects,
+    m.ExitWorker, m.GcsReply, m.NodeDied, wm.SchedulingWarning, wm.TellTasks, wm.TellStacks,
+    om.TellObjects,
     gm.GroupState,
     m.Assigned, m.ProcessState,
 )  # fmt: skip

@@ -156,9 +156,10 @@ def init(
         log_to_driver: False leaves the output of tasks and actors in their logs; None is True,
             or what the variable ``RAY_LOG_TO_DRIVER`` says (0 or 1).
         others: Ray's further arguments. ``_memory`` (the resource of that name),
-            ``_node_ip_address`` and ``_system_config`` (keys that nbray has, too) mean what they
-            mean in Ray; others have no effect. ``_autoscaling_config`` is nbray's own: the file of
-            a cluster that is to grow and shrink.
+            ``_node_ip_address``, ``_object_spilling_directory`` and ``_system_config`` (keys that
+            nbray has, too) mean what they mean in Ray; others have no effect, or are refused.
+            ``_autoscaling_config`` is nbray's own: the file of a cluster that is to grow and
+            shrink.
 
     Returns:
         Where the cluster is: ``dashboard_url``, ``address_info``; it also reads as a mapping.
@@ -241,7 +242,8 @@ def init(
         node = start_head(
             host=hidden.node_ip_address or "127.0.0.1", variables=variables,
             resources=wanted, object_store_memory=object_store_memory,
-            object_spilling_directory=object_spilling_directory, labels=labels,
+            object_spilling_directory=object_spilling_directory or hidden.object_spilling_directory,
+            labels=labels,
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             meanwhile=_load_runtime,
             autoscaling_config=hidden.autoscaling_config,
@@ -289,10 +291,12 @@ def _refuse(of_node: dict[str, Any], address: str | None) -> None:
 def _remote(address: str, variables: dict[str, str]) -> Remote:
     """The way to a cluster of which no node is here."""
     from nbray.client.remote import connect  # what few programs need
+    from nbray.launcher.tls import TlsOptions
     from nbray.launcher.token import load_token
 
     config = Config.from_env({**os.environ, **variables})
-    return connect(address, load_token(create=False), os.urandom(28), config)
+    tls = TlsOptions.from_environment()
+    return connect(address, load_token(create=False), os.urandom(28), config, tls.prepare)
 
 
 def _shows_output(log_to_driver: bool | None) -> bool:

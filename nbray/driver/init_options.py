@@ -29,12 +29,14 @@ class HiddenOptions:
     Attributes:
         node_ip_address: where the new cluster listens.
         memory: bytes of the resource "memory" of the new node.
+        object_spilling_directory: where values go when the store is full.
         variables: settings of the new cluster, as ``NBRAY_<FIELD>``.
         autoscaling_config: the file of the new cluster's autoscaler.
     """
 
     node_ip_address: str | None = None
     memory: float | None = None
+    object_spilling_directory: str | None = None
     variables: dict[str, str] = field(default_factory=dict)
     autoscaling_config: Path | None = None
 
@@ -42,33 +44,33 @@ class HiddenOptions:
 def hidden_options(given: Mapping[str, Any]) -> HiddenOptions:
     """Take Ray's arguments that have no name in our signature.
 
-    What begins with an underscore and says nothing here is ignored, as are those of Ray's that
-    have no meaning.
+    Those that come true anyway are ignored, and the others refused.
 
     Args:
         given: all arguments without a parameter of their own.
 
     Raises:
-        RuntimeError: an argument is neither Ray's nor nbray's. TypeError, ValueError: impossible.
+        RuntimeError: an argument is neither Ray's nor nbray's. TypeError, ValueError: impossible,
+            or Ray's and refused.
     """
     known = options_of(Scope.INIT)
-    unknown = [name for name in given if name not in known and name[:1] != "_"]
+    unknown = [name for name in given if name not in known]
     if unknown:
         import difflib  # at its first use: the start of every program is quicker without
 
         near = difflib.get_close_matches(unknown[0], known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}.{hint}")
-    ignored = [
-        name for name, value in given.items()
-        if value and (name not in known or not known[name].has_effect)
-    ]  # fmt: skip
+    for name, value in given.items():
+        known[name].check_refusal(value, f"init({name}=)")
+    ignored = [name for name, value in given.items() if value and not known[name].has_effect]
     if ignored:
         ignore("nbray.init()", ignored)
     scaling = given.get("_autoscaling_config")
     return HiddenOptions(
         given.get("_node_ip_address"),
         given.get("_memory"),
+        given.get("_object_spilling_directory"),
         system_config(given.get("_system_config") or {}),
         None if scaling is None else Path(scaling),
     )

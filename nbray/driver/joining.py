@@ -17,17 +17,22 @@ from nbray.driver import output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
 from nbray.exceptions import LocalRayletDiedError, NbrayError
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 if TYPE_CHECKING:
     from nbray.client.remote import Remote
     from nbray.core_worker.core import CoreWorker
 
 _WORD_S = 0.5
+
+
+OWN_SESSION = "NBRAY_OWN_SESSION"
+"""The variable with the session folder of the node on which a job runs: its drivers join there."""
 
 
 def cluster_to_join(address: str | None) -> tuple[Session, SessionInfo] | None:
@@ -60,9 +65,11 @@ def find_session(address: str) -> tuple[Session, SessionInfo]:
     Raises:
         ConnectionError: there is none at ``address``.
     """
-    for session, info in running_sessions():
-        if address in ("auto", info["gcs_address"]):
-            return session, info
+    found = [one for one in running_sessions() if address in ("auto", one[1]["gcs_address"])]
+    own = os.environ.get(OWN_SESSION)
+    found.sort(key=lambda one: str(one[0].path) != own)
+    if found:
+        return found[0]
     raise ConnectionError(
         f"Could not find any running nbray cluster at {address!r}. Start one with nbray.init()."
     )
@@ -91,14 +98,14 @@ def join(
         worker_id = os.urandom(28)
         core = CoreWorker(
             config, session.token, worker_id,
-            session.socket_path(f"d-{worker_id.hex()[:12]}"),
+            session.socket_path(f"d-{worker_id.hex()[:12]}"), tls=Tls.of(session.path),
         )  # fmt: skip
     else:
         core = CoreWorker(
             config, session.token, remote.outside.worker_id, session.socket_path("driver"),
             remote.road, remote.attach,
         )  # fmt: skip
-        remote.watch(core.reactor)
+        remote.watch(core.reactor, output.warn)
     try:
         core.peers.start(
             info["raylet_socket"], info["node_ip"], None if remote is None else remote.outside
@@ -130,6 +137,12 @@ def join(
         raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     core.edge.on_raylet_lost = lambda: core.give_up(_lost(session, reply.node_id, remote))
+    if remote is not None and remote.packages:
+        named = ", ".join(f"{name} {version}" for name, version in remote.packages.items())
+        output.warn(
+            f"nbray: the cluster has other versions of packages than this program ({named}); "
+            "values that they made may not be read on the other side."
+        )
     core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),
@@ -166,7 +179,7 @@ def context_of(
         from nbray.state.queries import DASHBOARD, REQUEST  # rows of all kinds: not at every start
 
         url, cluster = DASHBOARD.read(core.peers.gcs_call(DASHBOARD.method, REQUEST))
-    dashboard = Dashboard(url, cluster, session.token) if url else None
+    dashboard = Dashboard(url, cluster, session.token, session=session.path) if url else None
     if remote is not None and dashboard is not None:
         dashboard = Dashboard(url, remote.cluster, session.token, remote.dashboard_port)
     facts = {

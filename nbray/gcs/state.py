@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _ASK_RAYLET_S = 3.0
+_PROFILE_S = 20.0
 _SILENT_S = 2.0
 _OWN_NAMESPACE = b"_nbray"
 _DASHBOARD_KEY = b"dashboard"
@@ -72,6 +73,7 @@ class StateTables:
             "Metrics": (Empty, self._metrics),
             "ListLogs": (s.LogsRequest, self._list_logs),
             "ReadLog": (s.ReadLog, self._read_log),
+            "Profile": (s.ProfileRequest, self._profile),
             "Demand": (Empty, self._demand),
             "TaskTotals": (Empty, self._task_totals),
             "SetDashboard": (s.DashboardAddress, self._set_dashboard),
@@ -152,10 +154,17 @@ class StateTables:
     async def _read_log(self, request: s.ReadLog) -> s.LogPart:
         return await self._ask_one(request.node_id, "ReadLog", request, s.LogPart)
 
-    async def _ask_one(self, node_id: bytes, method: str, request: Any, reply: type[T]) -> T:
+    async def _profile(self, request: s.ProfileRequest) -> s.Profile:
+        patience = request.seconds + _PROFILE_S
+        return await self._ask_one(request.node_id, "Profile", request, s.Profile, patience)
+
+    async def _ask_one(
+        self, node_id: bytes, method: str, request: Any, reply: type[T],
+        patience: float = _ASK_RAYLET_S,
+    ) -> T:  # fmt: skip
         for node in self._nodes():
             if node.node_id == node_id and node.alive:
-                return await self._raylet(node).call(method, request, reply, _ASK_RAYLET_S)
+                return await self._raylet(node).call(method, request, reply, patience)
         raise ValueError(f"No node that is alive has the id {node_id.hex()}.")
 
     async def _ask_all(

@@ -13,6 +13,7 @@ import nbray
 from nbray.common.config import Config
 from nbray.common.process import watch_parent
 from nbray.common.session import Session
+from nbray.driver.joining import OWN_SESSION
 from nbray.jobs.manager import JobManager
 from nbray.state.submissions import OWN_NAMESPACE, Submissions
 from nbray.wire.credentials import read_identity
@@ -52,6 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     os.close(args.ready_fd)  # nobody waits for it
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.environ[OWN_SESSION] = args.session_dir  # the head's raylet, whatever else runs here
     nbray.init(address=args.gcs_address, namespace=OWN_NAMESPACE, log_to_driver=False)
     asyncio.run(_main(args))
 

@@ -8,6 +8,7 @@ same time do no harm, since a job is claimed by one supervisor only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any
@@ -17,16 +18,22 @@ import msgspec
 import nbray
 from nbray.common.config import Config
 from nbray.exceptions import (
+    ActorDiedError,
     ActorUnschedulableError,
+    LocalRayletDiedError,
     NbrayError,
     RuntimeEnvSetupError,
 )
 from nbray.jobs.supervisor import JobSupervisor
+from nbray.state.lists import list_actors
+from nbray.state.rows import ActorState
+from nbray.state.selecting import MAX_LIMIT
 from nbray.state.submissions import (
     LIVE,
     OWN_NAMESPACE,
     Submission,
     Submissions,
+    supervised_by,
     supervisor_name,
 )
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -34,6 +41,9 @@ from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 logger = logging.getLogger(__name__)
 
 _STARTED_AT_ONCE = 16
+_TRIES = 5
+_AGAIN_S = 0.5
+_TELL_AGAIN_S = 5.0
 _SUPERVISOR: Any = nbray.remote(JobSupervisor)
 
 
@@ -58,21 +68,46 @@ class JobManager:
         self._rows: dict[str, Submission] = {}
         self._starting = asyncio.Semaphore(_STARTED_AT_ONCE)
         self._idle_since = time.monotonic()
+        self._lost: asyncio.Future[None]
 
     async def run(self) -> None:
         """Care until there have been no jobs for a while.
 
         Raises:
-            RpcError: the GCS has been away for a minute.
+            RpcError: the GCS has been away for a minute. LocalRayletDiedError: the head has.
         """
+        watching = asyncio.get_running_loop().create_task(self._watch())
+        self._lost = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait([watching, self._lost], return_when=asyncio.FIRST_COMPLETED)
+            (self._lost if self._lost.done() else watching).result()
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        begun = False
         async for rows in self._submissions.changes():
             for row in rows:
                 self._see(row)
+            if not begun:
+                begun = True
+                await self._end_forgotten()
             if self._cared:
                 self._idle_since = time.monotonic()
             elif time.monotonic() - self._idle_since > self._config.job_manager_idle_s:
                 logger.info("There have been no jobs for a while; the manager leaves.")
                 return
+
+    async def _end_forgotten(self) -> None:
+        """End the supervisors of jobs that ended while no manager was there, and never ran."""
+        for actor in await asyncio.to_thread(_supervisors):
+            submission_id = supervised_by(actor.name or "")
+            if not submission_id or submission_id in self._rows:
+                continue
+            row = await self._submissions.get(submission_id)
+            if row is None or row.state not in LIVE:
+                with contextlib.suppress(ValueError):  # it has just gone
+                    nbray.kill(await asyncio.to_thread(_find, submission_id))
 
     def _see(self, row: Submission) -> None:
         submission_id = row.submission_id
@@ -81,13 +116,18 @@ class JobManager:
             if submission_id not in self._cared:
                 task = asyncio.get_running_loop().create_task(self._care(row))
                 self._cared[submission_id] = task
-                task.add_done_callback(lambda _task: self._cared.pop(submission_id, None))
-            if row.state == "STOPPING":
+                task.add_done_callback(lambda task: self._cared_for(submission_id, task))
+            if row.state == "STOPPING" and f"stop {submission_id}" not in self._cared:
                 self._have_stopped(submission_id)
         else:
             self._rows.pop(submission_id, None)
             if not row.attempt and submission_id in self._cared:
                 self._have_stopped(submission_id)  # it never ran, and must not come up
+
+    def _cared_for(self, submission_id: str, task: asyncio.Task[None]) -> None:
+        self._cared.pop(submission_id, None)
+        if not task.cancelled() and (error := task.exception()) and not self._lost.done():
+            self._lost.set_exception(error)
 
     def _have_stopped(self, submission_id: str) -> None:
         stopping = asyncio.get_running_loop().create_task(self._stop(submission_id))
@@ -95,26 +135,51 @@ class JobManager:
         stopping.add_done_callback(lambda _task: self._cared.pop(f"stop {submission_id}", None))
 
     async def _stop(self, submission_id: str) -> None:
-        row = self._rows.get(submission_id)
-        try:
-            handle = await asyncio.to_thread(_find, submission_id)
-            if row is not None:
+        """Tell a supervisor to end its job, as long as it has not; or end one without a job."""
+        while True:
+            row = self._rows.get(submission_id)
+            try:
+                handle = await asyncio.to_thread(_find, submission_id)
+                if row is None:
+                    nbray.kill(handle)
+                    return
                 await handle.stop.remote()
-            else:
-                nbray.kill(handle)
-        except (NbrayError, ValueError) as error:
-            logger.info("The supervisor of %s is not there to stop it: %s", submission_id, error)
+            except (NbrayError, ValueError) as error:
+                logger.info("The supervisor of %s was not told: %s", submission_id, error)
+            await asyncio.sleep(_TELL_AGAIN_S)
+            if submission_id not in self._rows:
+                return
 
     async def _care(self, row: Submission) -> None:
-        """Have a job run, and say why it does not, as long as it has not ended."""
-        submission_id = row.submission_id
-        error: Exception | None = None
+        """Have a job run, and say why it does not, as long as it has not ended.
+
+        One that has not begun gets another supervisor when its own dies, as with a node.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            error = await self._try(row)
+            if error is None:
+                return
+            if isinstance(error, LocalRayletDiedError):
+                raise error  # it says nothing of the job
+            now = await self._submissions.get(row.submission_id)
+            if now is None or now.state not in LIVE:
+                return
+            died = isinstance(error, ActorDiedError) and now.state == "PENDING"
+            if not died or not tries_left:
+                await self._fail(now, error)
+                return
+            logger.info("Job %s gets another supervisor: %s", row.submission_id, error)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _try(self, row: Submission) -> Exception | None:
+        """Have a supervisor run the job to its end; why it did not."""
         handle: Any = None
+        error: Exception | None = None
         try:
             async with self._starting:
                 handle = await asyncio.to_thread(self._supervisor, row)
                 call = handle.run.remote(msgspec.msgpack.encode(row), self._variables)
-                await self._wait_for_start(submission_id, call)
+                await self._wait_for_start(row.submission_id, call)
             await call
         except (NbrayError, ValueError) as raised:
             error = raised
@@ -124,12 +189,12 @@ class JobManager:
                 f"{self._config.job_start_timeout_s:g} seconds. This timeout can be changed by "
                 "the variable NBRAY_JOB_START_TIMEOUT_S of the head node."
             )
-        if error is not None:
-            now = await self._submissions.get(submission_id)
-            if now is not None and now.state in LIVE:
-                await self._fail(now, error)
+        if isinstance(error, LocalRayletDiedError):
+            return error
+        # Not when this manager leaves: the supervisor goes on, and the next one finds it.
         if handle is not None:
             nbray.kill(handle)
+        return error
 
     def _supervisor(self, row: Submission) -> Any:
         """The supervisor of a job, who may be there from before; a claimed one is not made anew."""
@@ -196,6 +261,12 @@ class JobManager:
         why = await self._submissions.failed(row.submission_id, kind, text)
         if why:
             logger.info("Job %s has not failed: %s.", row.submission_id, why)
+
+
+def _supervisors() -> list[ActorState]:
+    """The actors in our namespace that have not ended."""
+    ours = [("ray_namespace", "=", OWN_NAMESPACE), ("state", "!=", "DEAD")]
+    return list_actors(filters=ours, limit=MAX_LIMIT)
 
 
 def _find(submission_id: str) -> Any:

@@ -20,6 +20,7 @@ import msgspec
 import nbray
 from nbray.common.log_files import Log
 from nbray.core_worker.current import joined_core
+from nbray.driver.joining import OWN_SESSION
 from nbray.exceptions import NbrayError
 from nbray.jobs import keeper
 from nbray.jobs.names import JOB_CONFIG, RAY_JOB_CONFIG
@@ -40,11 +41,15 @@ class JobSupervisor:
         self._stop = False
 
     async def run(self, encoded: bytes, head: Mapping[str, str]) -> None:
-        """Run the job of a row, once, however often this is called; returns when it has ended."""
+        """Run the job of a row, once, however often this is called; the actor ends with it.
+
+        So it leaves also when its manager has gone. What became of the job, its row says.
+        """
         if self._job is None:
             row = msgspec.msgpack.decode(encoded, type=Submission)
             self._job = asyncio.get_running_loop().create_task(self._run(row, dict(head)))
         await asyncio.shield(self._job)
+        nbray.actor.exit_actor()
 
     async def stop(self) -> None:
         """End the job's processes; `run` says when they have gone."""
@@ -93,7 +98,9 @@ class JobSupervisor:
                     sys.executable, "-I", "-S", keeper.__file__, str(said),
                     stdin=asyncio.subprocess.PIPE, stdout=out, stderr=out, pass_fds=[said],
                     start_new_session=True,
-                    env=_environment(row, head, core.runtime_envs.sys_path),
+                    env=_environment(
+                        row, head, core.runtime_envs.sys_path, str(core.session.path)
+                    ),
                 )  # fmt: skip
             finally:
                 os.close(said)
@@ -147,7 +154,9 @@ async def _change(request: ChangeSubmission) -> SubmissionChanged:
             await asyncio.sleep(_AGAIN_S)
 
 
-def _environment(row: Submission, head: dict[str, str], sys_path: Sequence[str]) -> dict[str, str]:
+def _environment(
+    row: Submission, head: dict[str, str], sys_path: Sequence[str], session: str
+) -> dict[str, str]:
     """The variables of the entrypoint: this worker's, which has the runtime environment's."""
     metadata = {
         "job_submission_id": row.submission_id, "job_name": row.submission_id, **row.metadata
@@ -156,7 +165,8 @@ def _environment(row: Submission, head: dict[str, str], sys_path: Sequence[str])
     folders = [*sys_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     programs = [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
     return {
-        **os.environ, **head, "PYTHONUNBUFFERED": "1", JOB_CONFIG: config, RAY_JOB_CONFIG: config,
+        **os.environ, **head, OWN_SESSION: session, "PYTHONUNBUFFERED": "1",
+        JOB_CONFIG: config, RAY_JOB_CONFIG: config,
         "PYTHONPATH": os.pathsep.join(folder for folder in folders if folder),
         "PATH": os.pathsep.join(programs),
     }  # fmt: skip

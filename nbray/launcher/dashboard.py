@@ -12,9 +12,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbray.common.addresses import joined
+from nbray.common.addresses import is_loopback, joined
 from nbray.common.process import Child, spawn
 from nbray.common.session import Session
+from nbray.wire.tls import FOLDER
 
 DEFAULT_PORT = 8265
 LOOPBACK = "127.0.0.1"
@@ -44,7 +45,7 @@ class DashboardOptions:
 
 @dataclass
 class RunningDashboard:
-    """The process, and its address as "host:port"."""
+    """The process, and its address as "host:port", or "https://host:port" with TLS."""
 
     child: Child
     url: str
@@ -84,10 +85,12 @@ def bind(options: DashboardOptions) -> socket.socket:
     )
 
 
-def url_of(listener: socket.socket, node_ip: str) -> str:
-    """Where a dashboard is that listens there, as "host:port"."""
+def url_of(listener: socket.socket, session: Session, node_ip: str) -> str:
+    """Where a dashboard is that listens there, as "host:port", or "https://host:port" with TLS."""
     host, port = listener.getsockname()[:2]
-    return joined(node_ip if host in ("0.0.0.0", "::") else host, port)
+    host = node_ip if host in ("0.0.0.0", "::") else host
+    has_tls = not is_loopback(host) and (session.path / FOLDER).is_dir()
+    return ("https://" if has_tls else "") + joined(host, port)
 
 
 def start_dashboard(
@@ -97,7 +100,7 @@ def start_dashboard(
 
     The head's raylet has the socket as well, and starts another one on it when this one ends.
     """
-    url = url_of(listener, node_ip)
+    url = url_of(listener, session, node_ip)
     with listener:
         child = spawn(
             "nbray.dashboard",

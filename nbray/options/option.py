@@ -183,7 +183,8 @@ class Option(Struct, frozen=True):
         help: one line, beginning with a noun.
         least: the smallest number: 0, or -1 which then means "any number".
         most: the largest.
-        has_effect: False for what Ray has and nbray takes without an effect.
+        has_effect: False for what Ray has and nbray takes without an effect, or refuses.
+        refusal: why it is refused; empty if it is taken.
         variable: the environment variable that says the same.
         word: how a line has it; None where only Python can.
     """
@@ -196,6 +197,7 @@ class Option(Struct, frozen=True):
     least: int | None = None
     most: int | None = None
     has_effect: bool = True
+    refusal: str = ""
     variable: str = ""
     word: Word | None = None
 
@@ -217,6 +219,12 @@ class Option(Struct, frozen=True):
     def is_switch(self) -> bool:
         """Whether a line has it without a value."""
         return self.types == (bool,) and self.default is False
+
+    def check_refusal(self, value: Any, name: str) -> None:
+        """Raises ValueError if the option is refused, and was given as something that counts."""
+        nothing = (None, self.default) if self.default is not None else (None, 0, "")
+        if self.refusal and value not in nothing:
+            raise ValueError(f"{name} is an option of Ray's that nbray refuses: {self.refusal}.")
 
     def as_word(self, value: Any) -> str:
         """The word of a line that says ``value``: ``--num-cpus=2``."""

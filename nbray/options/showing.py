@@ -42,14 +42,20 @@ def takes_options(*scopes: Scope) -> Callable[[F], F]:
 def as_markdown(scope: Scope) -> str:
     """A table of the options of a scope: their names, types, defaults and what they say.
 
-    What Ray has and nbray takes without an effect is named in one line below.
+    What Ray has and nbray takes without an effect is named in one line below, and what it refuses
+    in another table.
     """
     options = options_of(scope).values()
     lines = ["| option | type | default | |", "|---|---|---|---|"]
     lines += [_row(option, scope) for option in options if option.has_effect]
-    ignored = [f"`{_name(option, scope)}`" for option in options if not option.has_effect]
+    others = [option for option in options if not option.has_effect]
+    ignored = [f"`{_name(option, scope)}`" for option in others if not option.refusal]
     if ignored:
         lines += ["", f"Taken for Ray's sake, without an effect: {', '.join(ignored)}."]
+    refused = [option for option in others if option.refusal]
+    if refused:
+        lines += ["", "Refused, unless it is as by default:", "", "| | why |", "|---|---|"]
+        lines += [f"| `{_name(option, scope)}` | {option.refusal} |" for option in refused]
     return "\n".join(lines) + "\n"
 
 

@@ -27,6 +27,7 @@ from nbray.options.option import (
     Scope,
     Word,
 )
+from nbray.options.refused import REFUSED
 from nbray.scheduling.labels import parse_node_labels
 from nbray.scheduling.strategies import (
     NodeAffinitySchedulingStrategy,
@@ -292,6 +293,9 @@ _PROGRAM = (
     Option("local_mode", (bool,), False, Scope.INIT, "Not supported, as in Ray."),
     Option("_memory", _NUMBER, None, Scope.INIT, "Size of the resource 'memory'.", word=SIZE),
     Option("_node_ip_address", (str,), None, Scope.INIT, "Address on which a new cluster listens."),
+    Option(
+        "_object_spilling_directory", (str,), None, Scope.INIT, "As object_spilling_directory."
+    ),
     Option("_system_config", (dict,), None, Scope.INIT, "Settings of Ray's that nbray has."),
     Option(
         "_autoscaling_config", (str,), None, Scope.INIT,
@@ -299,8 +303,8 @@ _PROGRAM = (
     ),
     *_without_effect(
         Scope.INIT,
-        "cgroup_path enable_resource_isolation proxy_server_url system_reserved_cpu "
-        "system_reserved_memory",
+        "_driver_object_store_memory _enable_object_reconstruction _redis_password _redis_username "
+        "_skip_env_hook",
     ),
 )  # fmt: skip
 
@@ -337,23 +341,16 @@ _SLURM = (
 
 _OF_RAY_START = (
     *_without_effect(
-        Scope.START,
-        "disable_usage_stats enable_object_reconstruction enable_resource_isolation no_monitor "
-        "no_redirect_output ray_debugger_external",
-        bool,
+        Scope.START, "disable_usage_stats enable_object_reconstruction no_monitor verbose", bool
     ),
     *_without_effect(
         Scope.START,
-        "cgroup_path dashboard_agent_grpc_port dashboard_agent_listen_port "
-        "include_log_monitor log_color log_style metrics_export_port node_name plasma_directory "
-        "proxy_server_url redis_password redis_shard_ports redis_username "
-        "runtime_env_agent_port system_reserved_cpu system_reserved_memory temp_dir "
-        "tracing_startup_hook",
+        "log_color log_style redis_password redis_username",
     ),
 )
 
-OPTIONS: tuple[Option, ...] = (*_CALLS, *_NODES, *_PROGRAM, *_SLURM, *_OF_RAY_START)
-"""All options; those without an effect are Ray's, and are told of at debug level."""
+OPTIONS: tuple[Option, ...] = (*_CALLS, *_NODES, *_PROGRAM, *_SLURM, *_OF_RAY_START, *REFUSED)
+"""All options; those without an effect are Ray's: told of at debug level, or refused."""
 
 
 @functools.cache

@@ -32,6 +32,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
+from nbray.wire.tls import Tls
 
 # A GCS that was killed is back by then; who gave a wrong address does not wait long.
 _FIRST_REPORT_S = 5.0
@@ -61,17 +62,18 @@ async def _main(args: argparse.Namespace) -> None:
     token = session.token
     address = _address(args)
     read_identity(session)
+    tls = Tls.of(session.path)
     config = Config.from_env()
     gcs = GrpcClient(address, token, config.gcs_rpc_server_reconnect_timeout_s)
     raylet = Raylet(
         session, args.node_ip, gcs, _resources(args), args.object_store_memory,
-        args.head, config, _spill_folder(args, session), json.loads(args.labels),
+        args.head, config, _spill_folder(args, session), json.loads(args.labels), tls,
     )  # fmt: skip
     raylet.start_workers()
     unix = await serve_unix(raylet.socket_path, token, raylet)
     try:
         tcp = await serve_tcp(
-            args.node_ip, config.object_manager_port, token, raylet, raylet.take_bulk
+            args.node_ip, config.object_manager_port, token, raylet, raylet.take_bulk, tls
         )
         raylet.frame_port = tcp.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         server, raylet.grpc_port = await serve(
@@ -106,6 +108,8 @@ async def _main(args: argparse.Namespace) -> None:
     )
     reporting = loop.create_task(raylet.report())
     reporting.add_done_callback(lambda _task: stopped.set())
+    if args.autoscaling_config is not None:
+        raylet.may_grow()
     of_gcs, others = _supervisors(args, session, address, config)
     await stopped.wait()
     leave_in_time(loop)

@@ -14,7 +14,7 @@ _METHODS = {
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
-    "GetSubmission", "ChangeSubmission",
+    "GetSubmission", "ChangeSubmission", "WatchSubmissions",
 }  # fmt: skip
 _PACKAGE_S = 60.0
 

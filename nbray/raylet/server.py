@@ -10,8 +10,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.common.pids import machine, start_time
@@ -32,12 +30,14 @@ from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.aio import FrameConnection
+from nbray.wire.bulk import BulkSocket
 from nbray.wire.grpc_service import GrpcClient, Handler, RpcError
 from nbray.wire.object_messages import TellObjects
 from nbray.wire.raylet_messages import FindProcess, ProcessGone
 from nbray.wire.records import LocalProcess, NodeInfo
 from nbray.wire.scaling_messages import DrainNode
 from nbray.wire.state_messages import NodeLoad
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Raylet:
 
     def __init__(
         self, session: Session, host: str, gcs: GrpcClient, total: dict[str, int], store_bytes: int,
-        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str],
+        is_head: bool, config: Config, spill_folder: Path, labels: dict[str, str], tls: Tls | None,
     ) -> None:  # fmt: skip
         self.node_id = os.urandom(28)
         self.socket_path = session.socket_path(f"raylet-{self.node_id.hex()[:8]}")
@@ -62,7 +62,7 @@ class Raylet:
         self._processes: set[Process] = set()
         self._nodes = NodeTable(self.node_id, gcs, session.token)
         self._objects = ObjectManager(
-            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token
+            self.node_id, store_bytes, spill_folder, self._nodes, config, session.token, tls
         )
         self._store = self._objects.store
         inquiries = Inquiries(self._processes)
@@ -118,7 +118,11 @@ class Raylet:
         self._store.start()
         self._watch.start()
 
-    def take_bulk(self, sock: socket.socket) -> None:
+    def may_grow(self) -> None:
+        """There is going to be an autoscaler: it has said nothing yet."""
+        self._reporter.grows = True
+
+    def take_bulk(self, sock: BulkSocket) -> None:
         """Another raylet asks for objects on this socket."""
         self._objects.take_bulk(sock)
 
@@ -144,13 +148,10 @@ class Raylet:
 
     def row(self, alive: bool = True) -> NodeInfo:
         """This node's row in the node table."""
-        memory = psutil.virtual_memory()
         row = self._row
         row.frame_port, row.grpc_port, row.alive = self.frame_port, self.grpc_port, alive
         row.stats = {
-            "cpu_percent": psutil.cpu_percent(),
-            "memory_used": float(memory.used),
-            "memory_total": float(memory.total),
+            **self._watch.machine.stats(),
             **self._store.stats(),
             "workers": float(len(self._workers.pool.workers)),
             "pending_leases": float(self._workers.pending),

@@ -74,7 +74,7 @@ class ClusterHome:
     @staticmethod
     def log_name(id: str) -> str:
         """The name of the file of one instance."""
-        return f"{_MARK}-{id}.out"
+        return f"{id}.out" if id.startswith(f"{_MARK}-") else f"{_MARK}-{id}.out"
 
     def forget(self) -> None:
         """The cluster is over."""

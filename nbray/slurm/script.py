@@ -88,6 +88,11 @@ def _check(settings: JobSettings) -> None:
             f"walltime {settings.walltime!r} is no time of Slurm's: give minutes, "
             "hours:minutes:seconds or days-hours:minutes:seconds."
         )
+    if settings.walltime is not None and walltime_s(settings.walltime) < 2 * DRAIN_S:
+        raise ValueError(
+            f"walltime {settings.walltime!r} is too short: a node is drained {DRAIN_S} s before "
+            "its end."
+        )
     if not settings.needs_name:
         raise ValueError("job_directives_skip: jobs are found again by --job-name, so it stays.")
     for text in [*settings.job_extra_directives, *settings.job_directives_skip]:
@@ -98,6 +103,16 @@ def _check(settings: JobSettings) -> None:
         for text in [value] if isinstance(value, str) else value or ():
             if "\0" in text or (name != "prologue" and "\n" in text):
                 raise ValueError(f"{name}: {text!r} is more than one line.")
+
+
+def walltime_s(text: str) -> int:
+    """Seconds of a time limit: ``90`` (minutes), ``1:30:00``, ``2-12``, ``2-12:30:00``."""
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if not dash and len(parts) < 3:
+        parts.insert(0, 0)  # minutes come first
+    hours, minutes, seconds = (*parts, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

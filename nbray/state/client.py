@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nbray.common.session import Session
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
+from nbray.launcher.tls import TlsOptions
 from nbray.launcher.token import load_token
 from nbray.state.dashboard import Dashboard
 from nbray.state.queries import DASHBOARD, Query
+from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.credentials import read_identity
-from nbray.wire.gcs_messages import Empty
+from nbray.wire.gcs_messages import Empty, KillActorRequest
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.state_messages import DashboardAddress
 
@@ -26,6 +29,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_ENDED_FROM_OUTSIDE = Cause(CauseKind.KILLED, "it was ended from the dashboard or the command line")
 
 
 class StateClient:
@@ -41,7 +46,15 @@ class StateClient:
         Raises:
             RpcError: the GCS did not answer within ``timeout`` seconds, or refused the token.
         """
-        return query.read(await self._client.call_raw(query.method, query.body, timeout))
+        return query.read(await self.fetch(query, timeout))
+
+    async def fetch(self, query: Query[T], timeout: float = 10.0) -> bytes:
+        """The encoded reply, for whoever reads it himself.
+
+        Raises:
+            RpcError: as `ask`.
+        """
+        return await self._client.call_raw(query.method, query.body, timeout)
 
     @classmethod
     def of_session(cls, address: str, session: Session) -> StateClient:
@@ -56,6 +69,20 @@ class StateClient:
             RpcError: the GCS did not answer.
         """
         await self._client.call("SetDashboard", DashboardAddress(url, cluster), Empty)
+
+    async def kill_actor(
+        self, actor_id: str, graceful: bool = False, no_restart: bool = True
+    ) -> None:
+        """End an actor for good, as `nbray.kill` does; ``graceful``: its exit handlers run.
+
+        Raises:
+            RpcError: the GCS did not answer.
+        """
+        request = KillActorRequest(
+            bytes.fromhex(actor_id), no_restart, _ENDED_FROM_OUTSIDE, secrets.token_bytes(8),
+            graceful,
+        )  # fmt: skip
+        await self._client.call("KillActor", request, Empty)
 
     async def call(self, method: str, request: Any, reply: type[T], timeout: float) -> T:
         """Have the GCS do something.
@@ -101,7 +128,9 @@ def find_dashboard(address: str, token: bytes) -> Dashboard | None:
     """
     for node in found_nodes():
         if node.gcs_address == address and node.processes and node.dashboard:
-            return Dashboard(node.dashboard, node.session.path.name, token)
+            return Dashboard(
+                node.dashboard, node.session.path.name, token, session=node.session.path
+            )
     url, cluster = ask_once(address, token, DASHBOARD)
     return Dashboard(url, cluster, token) if url else None
 
@@ -129,4 +158,6 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
             return node.gcs_address, node.session.token
     if address is None:
         raise ConnectionError("No cluster runs here. Start one with: nbray start --head")
-    return address, load_token(create=False)
+    token = load_token(create=False)
+    TlsOptions.from_environment().use_here(token)
+    return address, token

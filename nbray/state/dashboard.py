@@ -10,15 +10,18 @@ listens on its port in its stead is believed or gets anything that could be used
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
 import json
 import secrets
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 LOGIN = "login"
@@ -31,6 +34,7 @@ ANSWER_HEADER = "Nbray-Answer"
 SIGNED_HEADERS = (
     "Content-Type", "Cache-Control", "Content-Security-Policy", "Etag", "Last-Modified", "Location",
 )  # fmt: skip
+_HTTPS = "https://"
 _PROBE_S = 3.0
 _LARGEST_PROBE = 1 << 16
 
@@ -72,21 +76,50 @@ class Dashboard:
     """The dashboard of a cluster, as its members know it.
 
     Attributes:
-        url: where it is, as "host:port".
+        url: where it is, as "host:port", or "https://host:port" with TLS.
         cluster: the name of its cluster, which no other has: the head's session folder.
         token: the cluster's secret.
         own_port: on which it listens itself, where ``url`` is a way to it.
+        session: the folder of a node of this machine, which has what it trusts.
     """
 
     url: str
     cluster: str
     token: bytes = field(repr=False)
     own_port: int = 0
+    session: Path | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it is, as "host:port"."""
+        return self.url.removeprefix(_HTTPS)
+
+    @property
+    def base(self) -> str:
+        """Where it is, with the scheme."""
+        return self.url if self.has_tls else f"http://{self.url}"
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether it speaks HTTPS."""
+        return self.url.startswith(_HTTPS)
 
     @property
     def port(self) -> int:
         """Its port."""
         return self.own_port or int(self.url.rpartition(":")[2])
+
+    def trust(self) -> ssl.SSLContext:
+        """What a member trusts there; the name does not count, since answers are sealed."""
+        from nbray.common.session import Session
+        from nbray.wire.credentials import member_of, read_identity  # with TLS only
+
+        if self.session is not None:
+            read_identity(Session(self.session))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=member_of(self.token).identity.authority.decode())
+        return context
 
     def purpose(self, *parts: str) -> str:
         """Of a key for this dashboard alone."""
@@ -95,7 +128,7 @@ class Dashboard:
     def login_link(self, now: float) -> str:
         """The link that logs one browser in."""
         key = make_key(self.token, self.purpose(LOGIN), now, LOGIN_S)
-        return f"http://{self.url}/login?key={key}"
+        return f"{self.base}/login?key={key}"
 
     def signed(self, method: str, target: str, now: float) -> dict[str, str]:
         """The header that lets one request in; ``target`` is its path with the query."""
@@ -126,9 +159,10 @@ class Dashboard:
             NotProvedError: it is not. OSError: nothing answers in time, or too much comes.
         """
         asked = self.signed(method, target, time.time())
-        head = {"Host": self.url, "Connection": "close", "Content-Length": "0", **asked}
+        head = {"Host": self.place, "Connection": "close", "Content-Length": "0", **asked}
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {head[name]}" for name in head)]
-        said = _converse(self.url, ("\r\n".join(lines) + "\r\n\r\n").encode())
+        trust = self.trust() if self.has_tls else None
+        said = _converse(self.place, ("\r\n".join(lines) + "\r\n\r\n").encode(), trust)
         status, headers, body = _parse(said)
         self.check_answer(asked, status, headers, body)
         return status, body
@@ -145,12 +179,34 @@ class Dashboard:
         return "" if status == 200 else f"it answers {status}"
 
 
-def _converse(url: str, request: bytes) -> bytes:
+def serving(session: Path, url: str) -> ssl.SSLContext | None:
+    """What a dashboard shows to browsers; None if it is to speak HTTP.
+
+    Args:
+        session: the folder of its node.
+        url: where it is, as `Dashboard.url`.
+    """
+    if not url.startswith(_HTTPS):
+        return None
+    from nbray.wire.tls import Tls
+
+    tls = Tls.of(session)
+    if tls is None:
+        raise ValueError(f"{session} has no certificate for {url}")
+    return tls.for_browsers()
+
+
+def _converse(place: str, request: bytes, trust: ssl.SSLContext | None) -> bytes:
     """All that is said in answer, within a time and a size, whoever is there."""
-    host, _, port = url.rpartition(":")
+    host, _, port = place.rpartition(":")
     until = time.monotonic() + _PROBE_S
     said = b""
-    with socket.create_connection((host.strip("[]"), int(port)), _PROBE_S) as sock:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(
+            socket.create_connection((host.strip("[]"), int(port)), _PROBE_S)
+        )
+        if trust is not None:
+            sock = stack.enter_context(trust.wrap_socket(sock))
         sock.sendall(request)
         while part := sock.recv(65536):
             said += part

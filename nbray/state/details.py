@@ -15,6 +15,7 @@ from nbray.common.ids import (
 )
 from nbray.state import queries as q
 from nbray.state.asking import ask, find_objects, find_tasks
+from nbray.state.lists import jobs
 from nbray.state.rows import (
     ActorState,
     JobState,
@@ -178,7 +179,8 @@ def get_job(
     """Look up a job.
 
     Args:
-        id: its id as hexadecimal text, or its first characters, four or more.
+        id: a submission id; or a driver's id as hexadecimal text, or its first characters, four or
+            more.
         address: the GCS; the cluster of this process, or the newest here, by default.
         timeout: seconds.
         _explain: has no effect.
@@ -194,8 +196,12 @@ def get_job(
         >>> get_job(nbray.get_runtime_context().get_job_id()).status
         'RUNNING'
     """
+    rows = jobs(address, timeout)
+    named = [row for row in rows if row.submission_id == id]
+    if named:
+        return named[0]
     id = written_id(id, JobID)
-    return _first(_with_id(id, ask(q.JOBS, address, timeout), "job_id"))
+    return _first(_with_id(id, [row for row in rows if row.job_id], "job_id"))
 
 
 def get_task(

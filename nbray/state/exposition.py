@@ -13,6 +13,7 @@ from nbray.wire.state_messages import NodeMetrics
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "nbray_"
 _EXACT = 1 << 53
+_NODE = "node_id"
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Exposition:
     def __init__(self) -> None:
         self._families: dict[str, _Family] = {}
 
-    def add(self, kind: str, name: str, help: str, value: float, **labels: str) -> None:
+    def add(self, kind: str, name: str, help: str, value: float, /, **labels: str) -> None:
         """One sample of a counter or gauge."""
         family = self._family(kind, name, help)
         if family is not None:
@@ -38,11 +39,13 @@ class Exposition:
 
     def add_row(self, row: MetricRow, node_id: str) -> None:
         """One series of the user's; one whose name another kind of metric has is left out."""
-        labels = {**row.tags, "NodeId": node_id}
+        taken = {"exported_node_id" if _label(key) == _NODE else key: text
+                 for key, text in row.tags.items()}  # fmt: skip
+        labels = {**taken, _NODE: node_id}
         name = _PREFIX + row.name
         if row.kind == "counter" and not name.endswith("_total"):
             name += "_total"
-        family = self._family(row.kind, name, row.description)
+        family = self._family(row.kind, name, row.description or "of a program")
         if family is None:
             return
         if row.kind != "histogram":
@@ -97,13 +100,21 @@ def _number(value: float) -> str:
 _NODE_STATS = {
     "cpu_percent": ("node_cpu_utilization", "CPU use of the machine, percent"),
     "memory_used": ("node_mem_used", "memory in use on the machine, bytes"),
-    "memory_total": ("node_mem_total", "memory of the machine, bytes"),
+    "memory_total": ("node_mem_capacity", "memory of the machine, bytes"),
     "store_used": ("object_store_used_memory", "object store in use, bytes"),
     "store_total": ("object_store_total_memory", "size of the object store, bytes"),
     "store_spilled": ("object_store_spilled_bytes", "values on disk, bytes"),
     "objects": ("object_store_num_objects", "values in the object store"),
     "workers": ("workers", "worker processes"),
     "pending_leases": ("scheduler_pending_leases", "lease requests that wait"),
+    "disk_used": ("node_disk_used", "disk in use where the logs are, bytes"),
+    "disk_total": ("node_disk_capacity", "that disk, bytes"),
+}
+_NODE_COUNTERS = {
+    "net_received": ("node_network_received_bytes_total", "bytes that the machine received"),
+    "net_sent": ("node_network_sent_bytes_total", "bytes that the machine sent"),
+    "disk_read": ("node_disk_read_bytes_total", "bytes that the machine read from disks"),
+    "disk_written": ("node_disk_written_bytes_total", "bytes that the machine wrote to disks"),
 }
 
 
@@ -121,24 +132,25 @@ def cluster_metrics(
         states[node.state] += 1
         if node.state != "ALIVE":
             continue
-        where = {"NodeId": node.node_id, "NodeAddress": node.node_ip}
-        for key, (name, help) in _NODE_STATS.items():
-            if key in node.stats:
-                out.add("gauge", _PREFIX + name, help, node.stats[key], **where)
+        where = {"node_id": node.node_id, "node_address": node.node_ip}
+        for kind, stats in (("gauge", _NODE_STATS), ("counter", _NODE_COUNTERS)):
+            for key, (name, help) in stats.items():
+                if key in node.stats:
+                    out.add(kind, _PREFIX + name, help, node.stats[key], **where)
         for name, total in node.resources_total.items():
             available = node.resources_available.get(name, 0.0)
             for state, amount in (("USED", total - available), ("AVAILABLE", available)):
                 out.add(
                     "gauge", _PREFIX + "resources", "amounts of resources", amount,
-                    Name=name, State=state, **where,
+                    name=name, state=state, **where,
                 )  # fmt: skip
     for state, count in states.items():
-        out.add("gauge", _PREFIX + "nodes", "nodes of the cluster", count, State=state)
+        out.add("gauge", _PREFIX + "nodes", "nodes of the cluster", count, state=state)
     by_state: dict[str, int] = {}
     for actor in actors:
         by_state[actor.state] = by_state.get(actor.state, 0) + 1
     for state, count in by_state.items():
-        out.add("gauge", _PREFIX + "actors", "actors", count, State=state)
+        out.add("gauge", _PREFIX + "actors", "actors", count, state=state)
     for function in totals.functions:
         for state, count in (
             ("FINISHED", function.finished),
@@ -147,16 +159,16 @@ def cluster_metrics(
         ):
             out.add(
                 "counter", _PREFIX + "tasks_total", "tasks and calls that ended", count,
-                Name=function.name, State=state,
+                name=function.name, state=state,
             )  # fmt: skip
     for kind in ("task", "actor"):
         count = sum(row.count for row in demand if row.kind == kind)
         help = "tasks and actors that wait for resources, at least"
-        out.add("gauge", _PREFIX + "waiting", help, count, Type=kind)
+        out.add("gauge", _PREFIX + "waiting", help, count, type=kind)
     left_out = "records of the user's metrics that were left out"
     for answer in user:
         for row in answer.rows:
             out.add_row(row, answer.node_id.hex())
         name = _PREFIX + "metrics_left_out_total"
-        out.add("counter", name, left_out, answer.dropped, NodeId=answer.node_id.hex())
+        out.add("counter", name, left_out, answer.dropped, node_id=answer.node_id.hex())
     return out.text()

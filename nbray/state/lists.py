@@ -25,6 +25,7 @@ from nbray.state.selecting import (
     checked,
     select,
 )
+from nbray.state.submissions import ROWS, all_jobs
 
 _FILTERED_THERE = ("job_id", "origin")
 
@@ -224,7 +225,7 @@ def list_jobs(
     limit: int = DEFAULT_LIMIT, timeout: int = 30, detail: bool = False,
     raise_on_missing_output: bool = True, _explain: bool = False,
 ) -> list[JobState]:  # fmt: skip
-    """List the jobs that run, and the newest that ended.
+    """List the jobs that were submitted, and the programs that joined by themselves.
 
     Args:
         address: the GCS; the cluster of this process, or the newest here, by default.
@@ -236,7 +237,7 @@ def list_jobs(
         _explain: warn when rows were left out for the limit.
 
     Returns:
-        Rows, those that run first.
+        Rows: submitted jobs, the newest first, then drivers. Of those that ended, the newest.
 
     Raises:
         StateApiException: a filter or the limit is impossible, or the cluster did not answer.
@@ -247,7 +248,16 @@ def list_jobs(
         >>> [job.status for job in list_jobs() if job.job_id == mine]
         ['RUNNING']
     """
-    return select(JobState, ask(q.JOBS, address, timeout), filters, limit, detail, explain=_explain)
+    return select(JobState, jobs(address, timeout), filters, limit, detail, explain=_explain)
+
+
+def jobs(address: str | None, timeout: float) -> list[JobState]:
+    """All jobs that the cluster knows, with their details."""
+    submitted = ask(ROWS, address, timeout)
+    waits = any(row.state == "PENDING" for row in submitted)
+    actors = ask(q.ACTORS, address, timeout) if waits else []
+    drivers = ask(q.JOBS, address, timeout)
+    return all_jobs(submitted, drivers, actors)
 
 
 def list_placement_groups(

@@ -11,6 +11,7 @@ from nbray.state.details import get_actor, get_task, get_worker
 from nbray.state.rows import WorkerState
 from nbray.state.selecting import StateApiException
 from nbray.state.short_ids import SHORTEST, full_id
+from nbray.state.submissions import ROWS, log_name
 from nbray.wire.state_messages import LogPart
 
 _FOLLOW_S = 0.2
@@ -67,6 +68,7 @@ def get_log(
     encoding: str | None = "utf-8",
     errors: str = "strict",
     worker_id: str | None = None,
+    submission_id: str | None = None,
 ) -> Iterator[str] | Iterator[bytes]:
     """The last lines of a log, in pieces.
 
@@ -85,6 +87,7 @@ def get_log(
         encoding: of the text; None gives bytes.
         errors: what `bytes.decode` does with what is no such text.
         worker_id: the log of that worker; not in Ray. Ids may be written as they begin.
+        submission_id: the log of that submitted job.
 
     Returns:
         An iterator over texts, or bytes without ``encoding``.
@@ -107,6 +110,9 @@ def get_log(
     """
     if suffix not in ("out", "err"):
         raise StateApiException(f"A worker's logs are 'out' and 'err'; there is no {suffix!r}.")
+    if submission_id is not None:
+        node, filename = _of_job(submission_id, address, timeout)
+        node_id = node
     node, name = _find(
         address, node_id, node_ip, filename, actor_id, task_id, pid, worker_id, suffix, timeout
     )
@@ -114,6 +120,16 @@ def get_log(
     if encoding is None:
         return parts
     return (part.decode(encoding, errors) for part in parts)
+
+
+def _of_job(submission_id: str, address: str | None, timeout: int) -> tuple[str, str]:
+    """The node and the name of a submitted job's log."""
+    for row in ask(ROWS, address, timeout):
+        if row.submission_id == submission_id:
+            if not row.node_id:
+                raise StateApiException(f"Job {submission_id} has not begun, and has no log.")
+            return row.node_id.hex(), log_name(submission_id)
+    raise StateApiException(f"No job has the submission id {submission_id!r}.")
 
 
 def _parts(

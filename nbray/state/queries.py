@@ -67,7 +67,7 @@ def _workers(reply: s.Workers) -> tuple[list[r.WorkerState], list[str]]:
             row.exit_type or None, row.node_id.hex(), row.host, row.pid, row.state,
             row.job_id.hex() or None, row.actor_id.hex() or None, row.rss_bytes,
             exit_detail=row.exit_detail or None, start_time_ms=int(row.started * 1000),
-            end_time_ms=int(row.ended * 1000),
+            end_time_ms=int(row.ended * 1000), cpu_percent=row.cpu_percent,
         )
         for row in reply.rows
     ]  # fmt: skip
@@ -238,15 +238,17 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
 
 
 def tasks(
-    limit: int, job_id: bytes = b"", origin: int = 0, since: float = 0.0
+    limit: int, job_id: bytes = b"", origin: int = 0, since: float = 0.0, of: bytes = b""
 ) -> Query[r.TaskList]:
     """The tasks of a job and an origin, if they are given, unfinished or ended after ``since``.
 
     Args:
         limit: at most so many unfinished ones of each process, ended ones of each node.
         since: seconds since the epoch.
+        of: the beginning of a task's id, for it and those that it has submitted; or an actor's
+            id, for its calls.
     """
-    request = s.TasksRequest(limit, job_id, origin, since)
+    request = s.TasksRequest(limit, job_id, origin, since, of)
     return Query("ListTasks", s.Tasks, _tasks, msgspec.msgpack.encode(request))
 
 
@@ -296,6 +298,16 @@ def log(node_id: str, name: str, offset: int, lines: int) -> Query[s.LogPart]:
 
 
 def _part(reply: s.LogPart) -> s.LogPart:
+    return reply
+
+
+def profile(node_id: str, worker_id: str, seconds: float, memory: bool) -> Query[s.Profile]:
+    """What a process does: once, or over some seconds; or what it allocates meanwhile."""
+    request = s.ProfileRequest(bytes.fromhex(node_id), bytes.fromhex(worker_id), seconds, memory)
+    return Query("Profile", s.Profile, _as_is, msgspec.msgpack.encode(request))
+
+
+def _as_is(reply: s.Profile) -> s.Profile:
     return reply
 
 

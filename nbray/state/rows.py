@@ -114,6 +114,7 @@ class WorkerState(Row):
     job_id: str | None = None
     actor_id: str | None = None
     rss_bytes: int = 0
+    cpu_percent: float = 0.0
     exit_detail: str | None = field(default=None, metadata=_DETAIL)
     worker_launch_time_ms: int | None = field(default=None, metadata=_DETAIL)
     worker_launched_time_ms: int | None = field(default=None, metadata=_DETAIL)

@@ -6,24 +6,32 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+import msgspec
+
 from nbray.state import rows as r
+from nbray.state.queries import Query
 from nbray.wire import submission_messages as s
 from nbray.wire.gcs_messages import PACKAGES, KvCount, KvKey, KvPut, KvValue, UsePackage
 from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.submission_messages import Submission
 
 __all__ = [
-    "LIVE", "OWN_NAMESPACE", "Submission", "Submissions", "driver_of", "joined_by_themselves",
-    "log_name", "new_submission_id", "submission_state", "supervisor_name", "users_drivers",
-    "why_waits",
+    "ENDED", "LIVE", "OWN_NAMESPACE", "ROWS", "Submission", "Submissions", "all_jobs", "driver_of",
+    "joined_by_themselves", "log_name", "new_submission_id", "submission_state", "supervised_by",
+    "supervisor_name", "users_drivers", "why_waits",
 ]  # fmt: skip
 
 LIVE = ("PENDING", "RUNNING", "STOPPING")
 """The states of jobs that have not ended."""
 
+ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
+"""The states of those that have."""
+
+T = TypeVar("T")
+_SUPERVISOR = "_nbray_job_supervisor_"
 _WAIT_S = 20.0
 _ANSWER_S = 30.0
 _PATIENCE_S = 60.0
@@ -35,7 +43,12 @@ OWN_NAMESPACE = "_nbray_internal"
 
 def supervisor_name(submission_id: str) -> str:
     """The name of the actor that runs a job."""
-    return f"_nbray_job_supervisor_{submission_id}"
+    return f"{_SUPERVISOR}{submission_id}"
+
+
+def supervised_by(name: str) -> str:
+    """The job that the actor of a name runs; empty if it runs none."""
+    return name.removeprefix(_SUPERVISOR) if name.startswith(_SUPERVISOR) else ""
 
 
 def log_name(submission_id: str) -> str:
@@ -56,6 +69,10 @@ class Submissions:
 
     def __init__(self, address: str, token: bytes) -> None:
         self._gcs = GrpcClient(address, token, _PATIENCE_S)
+
+    async def ask(self, query: Query[T]) -> T:
+        """The rows of a query of the state API, from a GCS that may be away for a while."""
+        return query.read(await self._gcs.call_raw(query.method, query.body))
 
     async def submit(self, row: Submission) -> str:
         """Have a job run; why not, if it is refused. When this returns, it is not forgotten."""
@@ -133,6 +150,28 @@ class Submissions:
     async def close(self) -> None:
         """Close the channel."""
         await self._gcs.close()
+
+
+def _rows(reply: s.Submissions) -> list[Submission]:
+    return reply.rows
+
+
+ROWS = Query("WatchSubmissions", s.Submissions, _rows, msgspec.msgpack.encode(s.WatchSubmissions()))
+"""The rows of submitted jobs, or as many as fit a message."""
+
+
+def all_jobs(
+    rows: Iterable[Submission], drivers: Iterable[r.JobState], actors: Iterable[r.ActorState]
+) -> list[r.JobState]:
+    """The submitted jobs, the newest first, and the drivers of users that joined by themselves."""
+    known, supervisors = users_drivers(drivers), list(actors)
+    found = [
+        submission_state(
+            row, driver_of(row.submission_id, known), why_waits(row.submission_id, supervisors)
+        )
+        for row in sorted(rows, key=lambda row: -row.submitted)
+    ]
+    return found + joined_by_themselves(known)
 
 
 def driver_of(submission_id: str, jobs: Iterable[r.JobState]) -> r.JobState | None:

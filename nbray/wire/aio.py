@@ -13,12 +13,13 @@ from typing import Any, Protocol, cast
 from nbray.common.config import Config
 from nbray.common.sparing_log import SparingLog
 from nbray.wire import tcp
-from nbray.wire.bulk import LINK_ID
+from nbray.wire.bulk import LINK_ID, BulkSocket
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import HandshakeError, ServerHandshake
 from nbray.wire.link import Answer, Link, Opening
 from nbray.wire.listener import MOST_HALF_OPEN
 from nbray.wire.messages import Message
+from nbray.wire.tls import Tls, TlsSocket, TlsStream
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
@@ -46,13 +47,14 @@ class FrameServer:
 
     def __init__(
         self, token: bytes, handler: FrameHandler, config: Config, resumable: bool,
-        on_bulk: Callable[[socket.socket], None] | None = None,
+        on_bulk: Callable[[BulkSocket], None] | None = None, tls: Tls | None = None,
     ) -> None:  # fmt: skip
         self.token = token
         self.handler = handler
         self.config = config
         self.resumable = resumable
         self.on_bulk = on_bulk
+        self.tls = tls
         self.links: dict[bytes, FrameConnection] = {}
         self._half_open: OrderedDict[_Socket, None] = OrderedDict()
 
@@ -185,6 +187,7 @@ class _Socket(asyncio.Protocol):
     def __init__(self, server: FrameServer) -> None:
         self.peer = "a peer"
         self._server = server
+        self._tls: TlsStream | None = None if server.tls is None else server.tls.accepting()
         self._handshake: ServerHandshake | None = None
         self._opening = b""
         self._connection: FrameConnection | None = None
@@ -196,8 +199,10 @@ class _Socket(asyncio.Protocol):
         if self._server.resumable:
             tcp.set_up(transport.get_extra_info("socket"))
         self.peer = str(transport.get_extra_info("peername") or "a local process")
-        self._handshake = ServerHandshake(self._server.token, transport.get_extra_info("sockname"))
-        self._transport.write(self._handshake.hello)
+        place = transport.get_extra_info("sockname")
+        binding = bytes if self._tls is None else self._tls.binding
+        self._handshake = ServerHandshake(self._server.token, place, binding)
+        self.write(self._handshake.hello)
         self._deadline = asyncio.get_running_loop().call_later(
             self._server.config.handshake_timeout_s, self.end, "no handshake in time"
         )
@@ -205,12 +210,21 @@ class _Socket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
+            if self._tls is not None:
+                data = self._decrypted(self._tls, data)
             if self._connection is None:
                 data = self._take(data)
             if data and self._connection is not None:
                 self._connection.received(data)
         except (HandshakeError, FrameError) as error:
             self.end(str(error))
+
+    def _decrypted(self, tls: TlsStream, data: bytes) -> bytes:
+        try:
+            tls.feed(data)
+            return tls.read()
+        finally:  # also what the peer is to be told of the reason
+            self._send(tls.take())
 
     def _take(self, data: bytes) -> bytes:
         """Take a part of the handshake or of the opening; what is left over."""
@@ -239,7 +253,7 @@ class _Socket(asyncio.Protocol):
         self._connection = connection
         return rest
 
-    def _hand_over(self, to: Callable[[socket.socket], None], rest: bytes) -> None:
+    def _hand_over(self, to: Callable[[BulkSocket], None], rest: bytes) -> None:
         """The peer wants objects: its socket goes to those who send them."""
         assert self._transport is not None
         if rest:
@@ -247,8 +261,9 @@ class _Socket(asyncio.Protocol):
         sock = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
         self._transport.abort()  # ends its own descriptor, and not the connection
         sock.setblocking(True)
-        sock.sendall(Answer(True).pack())
-        to(sock)
+        carrier = sock if self._tls is None else TlsSocket(sock, self._tls)
+        carrier.sendall(Answer(True).pack())
+        to(carrier)
 
     def _settle(self) -> None:
         self._server.settled(self)
@@ -258,7 +273,14 @@ class _Socket(asyncio.Protocol):
 
     def write(self, data: bytes | bytearray) -> None:
         """Send bytes."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._tls is None:
+            self._send(data)
+        else:
+            self._tls.write(data)
+            self._send(self._tls.take())
+
+    def _send(self, data: bytes | bytearray) -> None:
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -296,12 +318,12 @@ async def serve_unix(path: str, token: bytes, handler: FrameHandler) -> asyncio.
 
 async def serve_tcp(
     host: str, port: int, token: bytes, handler: FrameHandler,
-    on_bulk: Callable[[socket.socket], None],
+    on_bulk: Callable[[BulkSocket], None], tls: Tls | None,
 ) -> asyncio.AbstractServer:  # fmt: skip
     """Listen on TCP ``host:port`` (0: any free port); peers must prove ``token``.
 
     ``on_bulk`` is given the sockets on which other raylets ask for objects.
     """
-    server = FrameServer(token, handler, Config.from_env(), resumable=True, on_bulk=on_bulk)
+    server = FrameServer(token, handler, Config.from_env(), True, on_bulk, tls)
     loop = asyncio.get_running_loop()
     return await loop.create_server(lambda: _Socket(server), host, port)

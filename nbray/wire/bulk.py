@@ -21,6 +21,7 @@ from typing import ClassVar
 from nbray.wire import tcp
 from nbray.wire.handshake import ClientHandshake, HandshakeError
 from nbray.wire.link import Answer, Opening
+from nbray.wire.tls import Tls, TlsSocket
 
 LINK_ID = b"objects, no link"
 RECEIVED = b"\x01"
@@ -72,16 +73,25 @@ class Request:
         return cls(*cls._LAYOUT.unpack(data))
 
 
-def connect(host: str, port: int, token: bytes, timeout_s: float) -> socket.socket:
+BulkSocket = socket.socket | TlsSocket
+
+
+def connect(host: str, port: int, token: bytes, timeout_s: float, tls: Tls | None) -> BulkSocket:
     """A socket that blocks, on which the other side waits for requests.
 
     Raises:
         OSError: nobody is there, or not in time. HandshakeError: it is not of this cluster.
     """
-    sock = socket.create_connection((host, port), timeout_s)
+    plain = socket.create_connection((host, port), timeout_s)
     try:
-        tcp.set_up(sock)
-        handshake = ClientHandshake(token, sock.getpeername)
+        tcp.set_up(plain)
+        sock: BulkSocket = plain
+        handshake = ClientHandshake(token, plain.getpeername)
+        if tls is not None:
+            stream = tls.connecting()
+            sock = TlsSocket(plain, stream)
+            handshake = ClientHandshake(token, plain.getpeername, stream.binding)
+            sock.send(b"")
         rest: bytes | None = None
         while rest is None:
             reply, rest = handshake.feed(_some(sock))
@@ -92,12 +102,12 @@ def connect(host: str, port: int, token: bytes, timeout_s: float) -> socket.sock
         if not Answer.unpack(rest[: Answer.SIZE]).accepted:
             raise HandshakeError("the peer sends no objects")
     except BaseException:
-        sock.close()
+        plain.close()
         raise
     return sock
 
 
-def limit_stalls(sock: socket.socket, option: int, seconds: float) -> None:
+def limit_stalls(sock: BulkSocket, option: int, seconds: float) -> None:
     """Have a socket that blocks fail when nothing moves for so long, by the kernel's own clock.
 
     Args:
@@ -109,7 +119,7 @@ def limit_stalls(sock: socket.socket, option: int, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, option, _TIME.pack(max(1, round(seconds)), 0))
 
 
-def _some(sock: socket.socket) -> bytes:
+def _some(sock: BulkSocket) -> bytes:
     data = sock.recv(4096)
     if not data:
         raise ConnectionResetError(

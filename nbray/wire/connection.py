@@ -14,11 +14,12 @@ from nbray.wire.handshake import ClientHandshake
 from nbray.wire.link import Answer, Link, Opening
 from nbray.wire.messages import Message
 from nbray.wire.reactor import Reactor
+from nbray.wire.tls import Tls, TlsSocket
 from nbray.wire.transport import Transport
 
 logger = logging.getLogger(__name__)
 
-Dial = Callable[[], tuple[socket.socket, int]]
+Dial = Callable[[], tuple[socket.socket | TlsSocket, int]]
 
 
 class Ways(Protocol):
@@ -32,7 +33,7 @@ class Ways(Protocol):
     trusted: bool
     patience_s: float
 
-    def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
+    def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket | TlsSocket, int]:
         """A socket that connects to that place, and the error number if it cannot; never waits."""
 
     def dial_now(self, unix_path: str, timeout_s: float) -> socket.socket:
@@ -48,12 +49,14 @@ class Home(Protocol):
 
     Attributes:
         token: the cluster's secret, which either side proves.
+        tls: what it shows to other machines; None without TLS.
         identity: the ids of this process and of its node, for those that it connects to.
         ways: how its sockets are made.
     """
 
     reactor: Reactor
     token: bytes
+    tls: Tls | None
     config: Config
     ways: Ways
     identity: Callable[[], tuple[bytes, bytes]]
@@ -186,10 +189,11 @@ class Connection:
         sock.setblocking(False)
         self._home.reactor.watch(sock.fileno(), transport.handle_events, sock.close)
 
-    def _client(self, sock: socket.socket) -> ClientHandshake | None:
+    def _client(self, sock: socket.socket | TlsSocket) -> ClientHandshake | None:
         if self._home.ways.trusted:
             return None
-        return ClientHandshake(self._home.token, sock.getpeername)
+        binding = sock.binding if isinstance(sock, TlsSocket) else bytes
+        return ClientHandshake(self._home.token, sock.getpeername, binding)
 
     def accept(self, transport: Transport, opening: Opening) -> None:
         """The peer has connected, anew or for the first time: go on over its socket.

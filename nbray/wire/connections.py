@@ -13,18 +13,21 @@ from nbray.wire.connection import Connection, Ways
 from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
 from nbray.wire.reactor import Reactor
+from nbray.wire.tls import Tls, TlsSocket
 
 
 class Connections:
     """All connections of one process; see `nbray.wire.connection.Home` for the attributes."""
 
     def __init__(
-        self, reactor: Reactor, token: bytes, config: Config, ways: Ways | None = None
-    ) -> None:
+        self, reactor: Reactor, token: bytes, config: Config, ways: Ways | None = None,
+        tls: Tls | None = None,
+    ) -> None:  # fmt: skip
         self.reactor = reactor
         self.token = token
+        self.tls = tls
         self.config = config
-        self.ways: Ways = ways or Direct()
+        self.ways: Ways = ways or Direct(tls)
         self.identity: Callable[[], tuple[bytes, bytes]] = lambda: (b"", b"")
         self._links: dict[bytes, Connection] = {}
 
@@ -92,7 +95,10 @@ class Direct:
     trusted = False
     patience_s = 0.0
 
-    def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
+    def __init__(self, tls: Tls | None = None) -> None:
+        self._tls = tls
+
+    def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket | TlsSocket, int]:
         """A socket that connects to that place, and the error number if it cannot."""
         if unix_path:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -102,7 +108,10 @@ class Direct:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             tcp.set_up(sock)
             failed = sock.connect_ex((host, port))
-        return sock, 0 if failed == errno.EINPROGRESS else failed
+        failed = 0 if failed == errno.EINPROGRESS else failed
+        if unix_path or self._tls is None:
+            return sock, failed
+        return TlsSocket(sock, self._tls.connecting()), failed
 
     def dial_now(self, unix_path: str, timeout_s: float) -> socket.socket:
         """A connected Unix socket."""

@@ -2,16 +2,19 @@
 
 A service is a set of handlers by method name. Both sides prove in the TLS handshake that they have
 the cluster's token (`credentials.py`), so that no secret is ever sent, no call of a stranger is
-read, and what a member sends cannot be taken up by whoever stands between.
+read, and what a member sends cannot be taken up by whoever stands between. With certificates of
+the user's, each call and each answer has a proof of the token beside.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import hmac
 import logging
 import os
 import resource
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
@@ -28,23 +31,26 @@ else:
 import grpc.aio
 import msgspec
 
-from nbray.common.addresses import joined
+from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.software import Software, own_software
-from nbray.wire.credentials import identity_of
+from nbray.wire.credentials import member_of, proof
 from nbray.wire.frames import MALFORMED
-from nbray.wire.identity import NAME
+from nbray.wire.handshake import HandshakeError
+from nbray.wire.identity import Identity
+from nbray.wire.tls import Tls, TlsSocket
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = "nbray"
 _VERSION_KEY = "nbray-version"
+_WIRES_KEY = "nbray-wires"
+_PROOF_KEY = "nbray-proof"
 _OWN_SOFTWARE = str(own_software())
 _OPTIONS = [
     ("grpc.max_receive_message_length", 128 << 20),
     ("grpc.max_send_message_length", 128 << 20),
     ("grpc.so_reuseport", 0),
-    ("grpc.ssl_target_name_override", NAME),
     # A peer that comes back is found at once, one that vanished without a word within seconds.
     ("grpc.initial_reconnect_backoff_ms", 50),
     # The least time that a connection is given to come up, TLS included.
@@ -59,6 +65,7 @@ _OPTIONS = [
 ]
 _REFUSED = grpc.StatusCode.FAILED_PRECONDITION
 _STRANGER = "handshake failed"  # in what gRPC says of a server without the token
+_EXPLAINED_S = 3.0
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _MOST_CONNECTIONS = 4096
 _RETRY_DELAY_S = 0.05
@@ -84,14 +91,21 @@ async def _refuse(context: Any, code: grpc.StatusCode, reason: str) -> NoReturn:
 
 
 class _VersionCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Whether the caller, who is a member, runs the same software."""
+    """Whether the caller, who is a member, runs the same software, and has TLS if we have."""
+
+    def __init__(self, wires: str) -> None:
+        self._wires = wires
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
-        version = dict(details.invocation_metadata or ()).get(_VERSION_KEY, "none")
-        if version == _OWN_SOFTWARE:
+        told = dict(details.invocation_metadata or ())
+        version, wires = told.get(_VERSION_KEY, "none"), told.get(_WIRES_KEY, self._wires)
+        if version == _OWN_SOFTWARE and wires == self._wires:
             return await continuation(details)
-        other = Software.parse(version)
-        reason = own_software().difference(other, "the caller", "this cluster")
+        if version != _OWN_SOFTWARE:
+            other = Software.parse(version)
+            reason = own_software().difference(other, "the caller", "this cluster")
+        else:
+            reason = _OTHER_WIRES[wires == "tls"]
 
         async def refuse(_request: bytes, context: Any) -> bytes:
             await _refuse(context, _REFUSED, reason)
@@ -99,9 +113,14 @@ class _VersionCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 
+_OTHER_WIRES = (
+    "this cluster has TLS: start the node with NBRAY_USE_TLS=1, as the others",
+    "this cluster has no TLS: start the node without NBRAY_USE_TLS, or all others with it",
+)
+
+
 @functools.lru_cache(16)  # channels of the same credentials share their connections
-def _channel_credentials(token: bytes) -> Any:
-    own = identity_of(token)
+def _channel_credentials(own: Identity) -> Any:
     return grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
 
 
@@ -126,19 +145,23 @@ async def serve(
     Raises:
         OSError: the port is in use.
     """
+    own = member_of(token)
     server = grpc.aio.server(
-        interceptors=[_VersionCheck()], options=[*_OPTIONS, *_limits(Config.from_env())]
+        interceptors=[_VersionCheck(own.wires)], options=[*_OPTIONS, *_limits(Config.from_env())]
     )
     methods = {
         name: grpc.unary_unary_rpc_method_handler(
-            _adapt(msgspec.msgpack.Decoder(request_type), handler), response_serializer=_encode
+            _adapt(
+                msgspec.msgpack.Decoder(request_type), handler, token if own.proves_token else None
+            ),
+            response_serializer=_encode,
         )
         for name, (request_type, handler) in handlers.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
-    own = identity_of(token)
+    shown = own.identity
     members_only = grpc.ssl_server_credentials(
-        [(own.key, own.certificate)], own.authority, require_client_auth=True
+        [(shown.key, shown.certificate)], shown.authority, require_client_auth=True
     )
     try:
         bound = server.add_secure_port(joined(host, port), members_only)
@@ -148,8 +171,14 @@ async def serve(
     return server, bound
 
 
-def _adapt(decoder: Any, handler: Handler) -> Callable[[bytes, Any], Awaitable[Any]]:
+def _adapt(
+    decoder: Any, handler: Handler, token: bytes | None
+) -> Callable[[bytes, Any], Awaitable[Any]]:
+    """A handler as gRPC calls it; with ``token``, of callers who prove that they have it."""
+
     async def call(body: bytes, context: Any) -> Any:
+        if token is not None:
+            await _check_proof(token, context)
         try:
             request = decoder.decode(body)
         except MALFORMED as error:
@@ -158,6 +187,15 @@ def _adapt(decoder: Any, handler: Handler) -> Callable[[bytes, Any], Awaitable[A
         return await handler(request)
 
     return call
+
+
+async def _check_proof(token: bytes, context: Any) -> None:
+    """Whether the caller has the token, and not only a certificate; this side proves it, too."""
+    certificate = context.auth_context()["x509_pem_cert"][0]
+    given = dict(context.invocation_metadata() or ()).get(_PROOF_KEY, "")
+    if not hmac.compare_digest(given, proof(token, "caller", certificate)):
+        await _refuse(context, _REFUSED, "it has a certificate of the cluster and a wrong token")
+    context.set_trailing_metadata(((_PROOF_KEY, proof(token, "server", certificate)),))
 
 
 class GrpcClient:
@@ -170,10 +208,20 @@ class GrpcClient:
     def __init__(self, address: str, token: bytes, patience_s: float = 0.0) -> None:
         self.address = address
         self._patience_s = patience_s
-        self._metadata = ((_VERSION_KEY, _OWN_SOFTWARE),)
+        own = self._own = member_of(token)
+        self._metadata = [(_VERSION_KEY, _OWN_SOFTWARE)]
+        if own.wires:
+            self._metadata.append((_WIRES_KEY, own.wires))
+        self._answered_by = ""
+        if own.proves_token:
+            self._metadata.append((_PROOF_KEY, own.proof(token, "caller")))
+            self._answered_by = own.proof(token, "server")
         self._met = False
+        options: list[tuple[str, Any]] = list(_OPTIONS)
+        if own.target_name:
+            options.append(("grpc.ssl_target_name_override", own.target_name))
         self._channel = grpc.aio.secure_channel(
-            address, _channel_credentials(token), options=_OPTIONS
+            address, _channel_credentials(own.identity), options=options
         )
 
     async def call_raw(self, method: str, body: bytes, timeout: float | None = None) -> bytes:
@@ -192,16 +240,19 @@ class GrpcClient:
         while True:
             left = deadline - time.monotonic()
             try:
-                reply: bytes = await self._channel.unary_unary(f"/{_SERVICE}/{method}")(
+                calling = self._channel.unary_unary(f"/{_SERVICE}/{method}")(
                     body, timeout=max(left, 0.001), metadata=self._metadata,
                     wait_for_ready=patient and self._met,
                 )  # fmt: skip
+                reply: bytes = await calling
             except grpc.aio.AioRpcError as error:
                 if _STRANGER in str(error.details()):
-                    raise RefusedError(
-                        f"{method} was not sent to {self.address}: what listens there has a wrong "
-                        "cluster token, or is no nbray process"
-                    ) from error
+                    why = await self._explain() or (
+                        "what listens there has a wrong cluster token, or is no nbray process"
+                    )
+                    raise RefusedError(f"{method} was not sent to {self.address}: {why}") from error
+                if not self._met and error.code() in _GONE and (why := await self._explain()):
+                    raise RefusedError(f"{self.address} refuses {method}: {why}") from error
                 if error.code() is _REFUSED:
                     raise RefusedError(
                         f"{self.address} refuses {method}: {error.details()}"
@@ -210,8 +261,24 @@ class GrpcClient:
                     raise RpcError(f"{method} at {self.address}: {error.details()}") from error
                 await asyncio.sleep(_RETRY_DELAY_S)
             else:
+                if self._answered_by:
+                    await self._check_answer(calling, method)
                 self._met = True
                 return reply
+
+    async def _check_answer(self, calling: Any, method: str) -> None:
+        told = dict(await calling.trailing_metadata() or ())
+        if not hmac.compare_digest(told.get(_PROOF_KEY, ""), self._answered_by):
+            raise RefusedError(
+                f"What answered {method} at {self.address} has a certificate of the cluster's "
+                "authority and a wrong token"
+            )
+
+    async def _explain(self) -> str:
+        """What is wrong with whose certificate; empty if nobody can say."""
+        if not self._own.proves_token or self._own.tls is None:
+            return ""
+        return await asyncio.to_thread(_tls_trouble, self.address, self._own.tls)
 
     async def call(
         self, method: str, request: Any, reply_type: type[Reply], timeout: float | None = None
@@ -223,3 +290,20 @@ class GrpcClient:
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
+
+
+def _tls_trouble(address: str, tls: Tls) -> str:
+    """Why a TLS handshake there fails, which gRPC does not tell; empty: it does not, or nobody is.
+
+    A server that refuses a certificate says so after the handshake: therefore one more look.
+    """
+    try:
+        with socket.create_connection(split(address), _EXPLAINED_S) as plain:
+            sock = TlsSocket(plain, tls.connecting())
+            sock.send(b"")
+            sock.recv(1)
+    except HandshakeError as error:
+        return str(error)
+    except OSError:
+        return ""
+    return ""

@@ -5,6 +5,8 @@ over both and over the address that it has dialled; the server checks it in cons
 address at which it was reached, and answers with its HMAC. All three parts have fixed sizes, so
 nothing of an unknown peer is parsed beyond a comparison.
 
+Within TLS both proofs are also of what binds them to that session (see `nbray.wire.tls`).
+
 The address keeps a proof where it belongs: who is dialled by a member and passes the handshake on
 to another listener gets nowhere, since the member has proved itself for his address alone.
 
@@ -32,6 +34,7 @@ PROTOCOL_VERSION = 3
 
 _HELLO = struct.Struct("<4sH2B10s4s16s")
 _MAGIC = b"NBRY"
+_TLS_RECORD = b"\x16\x03"
 _NONCE_AT = _HELLO.size - 16
 _MAC_BYTES = 32
 
@@ -57,9 +60,11 @@ def _place(endpoint: object) -> bytes:
 class _Proofs:
     """The proofs of one connection, made from all that was said before them."""
 
-    def __init__(self, token: bytes, server: bytes, client: bytes, endpoint: object) -> None:
+    def __init__(
+        self, token: bytes, server: bytes, client: bytes, endpoint: object, binding: bytes
+    ) -> None:
         self._token = token
-        self._said = server + client + _place(endpoint)
+        self._said = server + client + _place(endpoint) + binding
 
     def of(self, role: bytes) -> bytes:
         """What the side ``role`` sends."""
@@ -71,6 +76,18 @@ class _Proofs:
             raise HandshakeError(
                 f"the {role.decode()} has a wrong token, or was reached in another's place"
             )
+
+
+def _check_beginning(said: bytes) -> None:
+    """Raises HandshakeError if what a peer said first cannot be a hello."""
+    if said[:4] == _MAGIC[: len(said)]:
+        return
+    if said[:2] == _TLS_RECORD[: len(said)]:
+        raise HandshakeError(
+            "the peer speaks TLS, and this process without: set NBRAY_USE_TLS=1 where each node of "
+            "the cluster is started, or nowhere"
+        )
+    raise HandshakeError("the peer does not speak nbray's protocol")
 
 
 def _check_hello(hello: bytes) -> None:
@@ -109,11 +126,15 @@ class ServerHandshake:
         token: the cluster's secret.
         endpoint: where the peer has reached this side, as the accepted socket's ``getsockname``
             tells it.
+        binding: tells what binds the proofs to the TLS session, when the peer has spoken.
     """
 
-    def __init__(self, token: bytes, endpoint: object = None) -> None:
+    def __init__(
+        self, token: bytes, endpoint: object = None, binding: Callable[[], bytes] = bytes
+    ) -> None:
         self._token = token
         self._endpoint = endpoint
+        self._binding = binding
         self._received = b""
         self.hello = _make_hello()
 
@@ -125,14 +146,13 @@ class ServerHandshake:
                 address.
         """
         self._received += data
-        if self._received[:4] != _MAGIC[: len(self._received)]:
-            raise HandshakeError("the peer does not speak nbray's protocol")
+        _check_beginning(self._received)
         end = _HELLO.size + _MAC_BYTES
         if len(self._received) < end:
             return b"", None
         answered = self._received[: _HELLO.size]
         _check_hello(answered)
-        proofs = _Proofs(self._token, self.hello, answered, self._endpoint)
+        proofs = _Proofs(self._token, self.hello, answered, self._endpoint, self._binding())
         proofs.check(b"client", self._received[_HELLO.size : end])
         return proofs.of(b"server"), self._received[end:]
 
@@ -144,14 +164,21 @@ class ClientHandshake:
         token: the cluster's secret.
         endpoint: tells whom this side has reached, as the socket's ``getpeername`` does; it is
             called when the server has spoken.
+        binding: as of `ServerHandshake`.
     """
 
     hello_bytes = _HELLO.size
     proof_bytes = _MAC_BYTES
 
-    def __init__(self, token: bytes, endpoint: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        token: bytes,
+        endpoint: Callable[[], object] | None = None,
+        binding: Callable[[], bytes] = bytes,
+    ) -> None:
         self._token = token
         self._endpoint = endpoint
+        self._binding = binding
         self._proofs: _Proofs | None = None
         self._received = b""
 
@@ -165,8 +192,7 @@ class ClientHandshake:
         self._received += data
         reply = b""
         if self._proofs is None:
-            if self._received[:4] != _MAGIC[: len(self._received)]:
-                raise HandshakeError("the peer does not speak nbray's protocol")
+            _check_beginning(self._received)
             if len(self._received) < _HELLO.size:
                 return b"", None
             reply = self.answer(self._received[: _HELLO.size])
@@ -180,7 +206,7 @@ class ClientHandshake:
         """The reply to the server's hello."""
         _check_hello(hello)
         own = _make_hello()
-        self._proofs = _Proofs(self._token, hello, own, self._reached())
+        self._proofs = _Proofs(self._token, hello, own, self._reached(), self._binding())
         return own + self._proofs.of(b"client")
 
     def _reached(self) -> object:

@@ -14,6 +14,7 @@ from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ServerHandshake
 from nbray.wire.link import Answer, Opening
 from nbray.wire.messages import Message
+from nbray.wire.tls import TlsSocket
 from nbray.wire.transport import Transport
 
 _log = SparingLog(logging.getLogger(__name__))
@@ -62,16 +63,22 @@ class Listener:
             self._reactor.call_later(_PAUSE_S, self._listen)
             return
         peer.setblocking(False)
+        carrier: socket.socket | TlsSocket = peer
+        binding: Callable[[], bytes] = bytes
         if peer.family != socket.AF_UNIX:
             tcp.set_up(peer)
+            if self._home.tls is not None:
+                stream = self._home.tls.accepting()
+                carrier = TlsSocket(peer, stream)
+                binding = stream.binding
         if len(self._half_open) >= MOST_HALF_OPEN:
             oldest, _ = self._half_open.popitem(last=False)
             _log.warning("Closed a connection: too many have no handshake yet.")
             oldest.drop()
         handshake = None
         if not self._home.ways.trusted:
-            handshake = ServerHandshake(self._home.token, peer.getsockname())
-        transport = Transport(self._reactor, peer, handshake, self)
+            handshake = ServerHandshake(self._home.token, peer.getsockname(), binding)
+        transport = Transport(self._reactor, carrier, handshake, self)
         self._half_open[transport] = None
         transport.start(self._home.config.handshake_timeout_s)
 

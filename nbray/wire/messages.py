@@ -57,8 +57,10 @@ from nbray.wire.watching_messages import (
     OutputLines,
     ProcessLeaves,
     SchedulingWarning,
+    StacksTold,
     TaskEvents,
     TasksTold,
+    TellStacks,
     TellTasks,
 )
 
@@ -473,6 +475,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     OutputDisplay,
     SchedulingWarning,
     TaskEvents, TellTasks, TasksTold, MetricsRecorded, ProcessLeaves,
+    TellStacks, StacksTold,
     TellObjects, ObjectsTold,
     CreateGroup, WatchGroup, GroupState, RemoveGroup,
 ]  # fmt: skip

@@ -142,6 +142,7 @@ class WorkerRow(msgspec.Struct, array_like=True):
     ended: float = 0.0
     exit_type: str = ""
     exit_detail: str = ""
+    cpu_percent: float = 0.0
 
 
 class Workers(msgspec.Struct, array_like=True):
@@ -204,12 +205,15 @@ class TasksRequest(msgspec.Struct, array_like=True):
     """``ListTasks``, to the GCS and on to raylets: of a job, an origin, ended after ``since``.
 
     At most ``limit`` of the unfinished of each process, and of the ended of each kind and node.
+    With ``of``: only tasks whose ids begin so, or which such a task has submitted; of an actor,
+    the calls of it.
     """
 
     limit: Index
     job_id: bytes = b""
     origin: int = 0
     since: float = 0.0
+    of: bytes = b""
 
 
 class TaskSource(msgspec.Struct, array_like=True):
@@ -280,6 +284,26 @@ class Objects(msgspec.Struct, array_like=True):
     holders: list[Holder]
     silent: int = 0
     unreachable: list[bytes] = []
+
+
+class ProfileRequest(msgspec.Struct, array_like=True):
+    """To GCS and raylet: ``Profile``, what a process of a node does. Answered by `Profile`.
+
+    ``seconds`` is 0 for one look; ``memory``: what it allocates meanwhile.
+    """
+
+    node_id: bytes
+    worker_id: bytes
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    memory: bool = False
+
+
+class Profile(msgspec.Struct, array_like=True):
+    """Answer to ``Profile``: counts of stacks, as in `StacksTold`; ``how`` they were found."""
+
+    counts: dict[str, int]
+    how: str
+    error: str = ""
 
 
 class LogsRequest(msgspec.Struct, array_like=True):

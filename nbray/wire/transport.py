@@ -13,6 +13,7 @@ from nbray.common.sparing_log import SparingLog
 from nbray.wire.frames import FrameError
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
 from nbray.wire.reactor import Reactor
+from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
@@ -53,7 +54,7 @@ class Transport:
     def __init__(
         self,
         reactor: Reactor,
-        sock: socket.socket,
+        sock: socket.socket | TlsSocket,
         handshake: ClientHandshake | ServerHandshake | None,
         carried: Carried,
     ) -> None:
@@ -81,6 +82,9 @@ class Transport:
         if isinstance(self._handshake, ServerHandshake):
             self.write([self._handshake.hello])
             self.flush()
+        elif isinstance(self._sock, TlsSocket):  # it begins, as soon as it is connected
+            self.write([b""])
+            self._want_to_write(True)
         elif self._trusted and (greeting := self.carried.greeting()):
             self.write([greeting])
             self.flush()
@@ -125,9 +129,12 @@ class Transport:
             self.end(str(error))
             return
         if bool(unsent) != self._writable_wanted:
-            self._writable_wanted = bool(unsent)
-            mask = select.EPOLLIN | (select.EPOLLOUT if self._writable_wanted else 0)
-            self._reactor.poller.modify(self._sock.fileno(), mask)
+            self._want_to_write(bool(unsent))
+
+    def _want_to_write(self, wanted: bool) -> None:
+        self._writable_wanted = wanted
+        mask = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
+        self._reactor.poller.modify(self._sock.fileno(), mask)
 
     def handle_events(self, events: int) -> None:
         """Called when the socket can be read or written."""
@@ -142,6 +149,8 @@ class Transport:
         except BlockingIOError:
             return
         except OSError as error:
+            if isinstance(error, HandshakeError):
+                _strangers.warning("Closed a connection: %s.", error)
             self.end(str(error))
             return
         if not size:

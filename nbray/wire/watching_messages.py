@@ -87,6 +87,33 @@ class TasksTold(msgspec.Struct, array_like=True, tag=157):
     unfinished: dict[str, Index]
 
 
+# --- profiles ---------------------------------------------------------------------------
+
+
+class TellStacks(msgspec.Struct, array_like=True, tag=192):
+    """Raylet to a process: what do your threads do? Answered by `StacksTold`.
+
+    Looked at ``per_s`` times a second for ``seconds``, once for 0; with ``memory``, what is
+    allocated meanwhile.
+    """
+
+    request_id: int
+    seconds: float = 0.0
+    per_s: float = 100.0
+    memory: bool = False
+
+
+class StacksTold(msgspec.Struct, array_like=True, tag=193):
+    """Process to raylet: how often each stack was seen, or how many bytes it holds.
+
+    A stack is its thread and frames, outermost first, joined by ";".
+    """
+
+    request_id: int
+    counts: dict[str, Index] = {}
+    error: str = ""
+
+
 # --- the user's metrics -----------------------------------------------------------------
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,8 @@ def test_what_has_no_meaning_here_is_ignored_with_one_line(
     caplog.set_level(logging.DEBUG, logger="nbray.common.ignoring")
     for _ in range(2):
         nbray.init(
-            num_cpus=1, _redis_password="x", _temp_dir="/nowhere", _enable_object_reconstruction=1,
-            _metrics_export_port=1, _node_name="n", proxy_server_url="u",
-            enable_resource_isolation=True, cgroup_path="/sys", system_reserved_memory=1,
+            num_cpus=1, _redis_password="x", _enable_object_reconstruction=1, _temp_dir=None,
+            enable_resource_isolation=False, cgroup_path=None, system_reserved_memory=None,
         )  # fmt: skip
         nbray.shutdown()
 
@@ -57,11 +58,52 @@ def test_what_has_no_meaning_here_is_ignored_with_one_line(
         one.options(object_store_memory=100)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "why"),
+    [
+        ("_temp_dir", "/scratch", "NBRAY_TMPDIR"),
+        ("_plasma_directory", "/dev/shm", "memory without a file"),
+        ("_metrics_export_port", 8080, "/metrics"),
+        ("_node_name", "n", "labels"),
+        ("_tracing_startup_hook", "a:b", "nbray timeline"),
+        ("proxy_server_url", "http://h", "its own cluster"),
+        ("enable_resource_isolation", True, "num_cpus and memory"),
+        ("cgroup_path", "/sys", "by cgroups"),
+        ("system_reserved_cpu", 0.5, "by cgroups"),
+        ("system_reserved_memory", 1, "by cgroups"),
+    ],
+)
+def test_what_would_not_come_true_is_refused_by_name_with_the_reason(
+    session_root: Path, keyword: str, value: object, why: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"init\({keyword}=\) .* nbray refuses: .*{why}"):
+        nbray.init(num_cpus=1, **{keyword: value})
+    assert not nbray.is_initialized() and not list(session_root.iterdir())
+
+
+def test_settings_of_a_cluster_that_runs_are_refused_as_in_ray(cluster: Path) -> None:
+    address = nbray.get_runtime_context().gcs_address
+    nbray.shutdown()
+    first = nbray.init("local", num_cpus=1)
+    joining = (
+        "import nbray, sys\n"
+        "try: nbray.init(sys.argv[1], _system_config={'task_oom_retries': 1})\n"
+        "except ValueError as error: print(error)\n"
+        "nbray.init(sys.argv[1], _system_config={})"
+    )
+    command = [sys.executable, "-c", joining, first.address_info["gcs_address"]]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "When connecting to an existing cluster, _system_config must not be provided" in said
+    assert address
+
+
 def test_an_unknown_keyword_is_refused_with_what_was_meant(session_root: Path) -> None:
     with pytest.raises(RuntimeError, match=r"Unknown keyword argument\(s\): num_cpu\..*num_cpus"):
         nbray.init(num_cpu=1)
     with pytest.raises(RuntimeError, match="Unknown keyword"):
         nbray.init(temp_dir="/tmp")
+    with pytest.raises(RuntimeError, match=r"Unknown keyword argument\(s\): _memry.*_memory"):
+        nbray.init(_memry=1)
     assert not nbray.is_initialized()
 
 

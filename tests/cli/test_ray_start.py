@@ -71,10 +71,9 @@ def test_options_of_ray_start_are_applied_or_ignored(home: Path, tmp_path: Path)
             f"--node-manager-port={raylet_port}", f"--object-manager-port={object_port}",
             f"--min-worker-port={worker_port}", f"--max-worker-port={worker_port}",
             "--system-config={\"max_direct_call_object_size\": 4096, \"unknown\": 1}",
-            "--disable-usage-stats", "--node-name=n", "--temp-dir=/nowhere", "--no-monitor",
-            "--metrics-export-port=8080", "--redis-password=x",
+            "--disable-usage-stats", "--no-monitor", "--redis-password=x", "-v",
             f"--ray-client-server-port={client_port}",
-            "--dashboard-agent-listen-port=0", "--include-log-monitor=False",
+            "--dashboard-agent-listen-port=0", "--include-log-monitor=true",
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
         nbray.init()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import json
 import os
 import re
@@ -55,7 +56,16 @@ def log_in(context: NbrayContext) -> str:
 
 def test_without_the_token_nothing_is_served(context: NbrayContext) -> None:
     base = f"http://{context.dashboard_url}"
-    for path in ("/", "/ws", "/static/js/bokeh.min.js", "/api/nodes", "/login", "/login?key=1.a.b"):
+    for path in (
+        "/",
+        "/ws",
+        "/static/js/bokeh.min.js",
+        "/tasks",
+        "/act",
+        "/api/nodes",
+        "/login",
+        "/login?key=1.a.b",
+    ):
         status, body, _headers = fetch(base + path)
         assert status == 401, path
         assert "cluster" in body
@@ -105,8 +115,7 @@ def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> No
     cookie = log_in(context)
     status, page, _headers = fetch(f"http://{context.dashboard_url}/", {"Cookie": cookie})
     assert status == 200
-    found = re.search(r'"token":"([^"]+)"', page)
-    assert found is not None
+    ticket = facts_of(page)["ticket"]
 
     class Watched:
         def ping(self) -> int:
@@ -115,21 +124,24 @@ def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> No
     actor = nbray.remote(Watched).options(name="<b>bold</b>").remote()
     assert nbray.get(actor.ping.remote(), timeout=60) == 1
 
-    def request(origin: str, **forwarded: str) -> HTTPRequest:
+    def request(origin: str, shown: str = ticket, **forwarded: str) -> HTTPRequest:
         return HTTPRequest(
             f"ws://{context.dashboard_url}/ws",
             headers={
                 "Cookie": cookie, "Origin": origin,
-                "Sec-WebSocket-Protocol": f"bokeh, {found[1]}", **forwarded,
+                "Sec-WebSocket-Protocol": f"nbray, {shown}", **forwarded,
             },
         )  # fmt: skip
 
     async def until(wanted: Callable[[str], bool]) -> None:
-        with pytest.raises(HTTPClientError, match="403"):
-            await websocket_connect(request("http://elsewhere.example"))
+        for refused in (request("http://elsewhere.example"),
+                        request(f"http://{context.dashboard_url}", "no ticket")):  # fmt: skip
+            with pytest.raises(HTTPClientError, match="403"):
+                await websocket_connect(refused)
         forwarded = {"X-Forwarded-Host": "codes.example"}
         (await websocket_connect(request("https://codes.example", **forwarded))).close()
         socket_ = await websocket_connect(request(f"http://{context.dashboard_url}"))
+        await socket_.write_message(json.dumps({"page": "actors", "query": {}, "number": 1}))
         try:
             while True:
                 message = await socket_.read_message()
@@ -144,6 +156,14 @@ def test_a_browser_that_logged_in_sees_what_happens(context: NbrayContext) -> No
         return "Watched" in message and "&lt;b&gt;bold" in message
 
     asyncio.run(asyncio.wait_for(until(shows_the_actor), 60))
+
+
+def facts_of(page: str) -> dict[str, Any]:
+    """What a page says to its script."""
+    found = re.search(r'data-facts="([^"]+)"', page)
+    assert found is not None
+    facts: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return facts
 
 
 def test_a_port_in_use_is_one_clear_line_when_it_was_asked_for(session_root: Path) -> None:

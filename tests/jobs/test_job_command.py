@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 from support.commands import command
 
-from nbray.testing import own_sessions
+from nbray.job_submission import JobSubmissionClient
+from nbray.testing import own_sessions, wait_until
 
 _DRIVER = """
 import os, sys, nbray
@@ -49,48 +49,43 @@ def test_a_job_is_submitted_followed_listed_and_deleted(head: Path) -> None:
     assert "in ['data.txt', 'drive.py'] ['a', 'b c'] b" in done.stdout
     assert "task ('b', True)" in done.stdout, "its tasks have its environment"
     assert "Job 'one' succeeded" in done.stdout
-    again = command("job", "submit", "--submission-id", "one", "--no-wait", "--", "true")
-    assert again.returncode == 1 and "already exists" in again.stderr
-    assert done.stdout.startswith(command("job", "logs", "one").stdout)
-    (row,) = json.loads(command("job", "list", "--format", "json").stdout)
-    assert (row["submission_id"], row["status"], row["metadata"]) == (
-        "one",
-        "SUCCEEDED",
-        {"k": "v"},
-    )
-    assert (
-        row["job_id"] and row["driver_info"]["id"] == row["job_id"] and row["driver_exit_code"] == 0
-    )
+    client = JobSubmissionClient()
+    with pytest.raises(RuntimeError, match="already exists"):
+        client.submit_job(entrypoint="true", submission_id="one")
+    assert done.stdout.startswith(client.get_job_logs("one"))
+    (row,) = client.list_jobs()
+    assert (row.submission_id, row.status, row.driver_exit_code) == ("one", "SUCCEEDED", 0)
+    assert row.metadata == {"k": "v"} and row.driver_info and row.driver_info.id == row.job_id
+    assert "1 jobs: 1 SUCCEEDED." in command("job", "list").stdout
     assert command("job", "delete", "one").stdout == "Job 'one' deleted successfully\n"
     gone = command("job", "status", "one")
     assert gone.returncode == 1 and "Job one does not exist" in gone.stderr
 
 
 def test_a_failing_job_ends_the_command_with_one_and_says_its_last_lines(head: Path) -> None:
-    failed = command(
-        "job", "submit", "--submission-id", "bad", "--", "sh", "-c", "echo out; exit 7"
-    )
+    script = "echo out; exit 7"
+    failed = command("job", "submit", "--submission-id", "bad", "--", "sh", "-c", script)
     assert failed.returncode == 1 and "Job 'bad' failed" in failed.stdout
     assert "exit code 7" in failed.stderr and failed.stderr.endswith("out\n\n")
 
 
 def test_a_job_that_waits_says_why_and_is_stopped(head: Path) -> None:
-    command("job", "submit", "--no-wait", "--submission-id", "w", "--entrypoint-num-cpus", "64",
-            "--", "true")  # fmt: skip
+    client = JobSubmissionClient()
+    client.submit_job(entrypoint="true", submission_id="w", entrypoint_num_cpus=64)
+    wait_until(lambda: "lacks" in str(client.get_job_info("w").message), "the reason to be known")
     waits = command("job", "status", "w").stdout
-    assert "Status for job 'w': PENDING" in waits
-    assert re.search(r"lacks \{'CPU': 62", waits) or "waiting for resources" in waits
+    assert "Status for job 'w': PENDING" in waits and re.search(r"lacks \{'CPU': 62", waits)
     assert "Job 'w' was stopped" in command("job", "stop", "w").stdout
-    assert "had ended already" in command("job", "stop", "w").stdout
+    assert not client.stop_job("w"), "it had ended already"
 
 
 def test_a_running_job_is_stopped_with_all_that_it_started(head: Path) -> None:
+    client = JobSubmissionClient()
     mark = head / "marks"
-    script = f"setsid sleep 300 & echo $! > {mark}; echo up; exec sleep 300"
-    command("job", "submit", "--no-wait", "--submission-id", "r", "--", "sh", "-c", script)
-    deadline = 0
-    while "up" not in command("job", "logs", "r").stdout:
-        deadline += 1
-        assert deadline < 60
+    client.submit_job(
+        entrypoint=f"setsid sleep 300 & echo $! > {mark}; echo up; exec sleep 300",
+        submission_id="r",
+    )
+    wait_until(lambda: "up" in client.get_job_logs("r"), "it to begin")
     assert "Job 'r' was stopped" in command("job", "stop", "r").stdout
     assert not Path(f"/proc/{mark.read_text().strip()}").exists(), "a daemon of it is left"

@@ -84,6 +84,8 @@ def test_behind_a_hub_it_is_seen_what_the_server_has() -> None:
         assert link == "/user/jo/proxy/8265/login?key=k"
         _Server.paths = {"/user/jo/nbray/version": b'{"nbray": "0.1.0"}'}
         assert link_of(URL, LOGIN, hub, servers=lambda: [url]) == "/user/jo/nbray/8265/"
+        plot = link_of(URL, LOGIN, hub, servers=lambda: [url], page="plot?name=cpu")
+        assert plot == "/user/jo/nbray/8265/plot?name=cpu"
     finally:
         server.shutdown()
         serving.join()
@@ -100,6 +102,7 @@ def test_the_link_logs_a_browser_in_and_a_cluster_without_dashboard_says_so(
         status, _body, headers = fetch(link)
         assert status == 302 and "Set-Cookie" in headers
         assert "IFrame" in notebook.run("%nbray dashboard --iframe").result
+        assert "IFrame" in notebook.run("%nbray dashboard task-stream").result
         notebook.run("%nbray stop")
         notebook.run("import os; os.environ['NBRAY_INCLUDE_DASHBOARD'] = '0'")
         notebook.run("%nbray start --head --num-cpus 1")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import nbray
 from nbray.cli.start import start, start_node
@@ -147,7 +148,36 @@ def test_a_document_names_every_option(scope: Scope) -> None:
     for name, option in options_of(scope).items():
         assert f"`{option.flag if scope is Scope.START else name}`" in table
     rows = [line for line in table.splitlines() if line.startswith("| `")]
-    assert len(rows) == sum(option.has_effect for option in options_of(scope).values())
+    options = options_of(scope).values()
+    assert len(rows) == sum(bool(option.has_effect or option.refusal) for option in options)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("--temp-dir=/scratch", "--temp-dir is an option of Ray's that nbray refuses: set NBRAY_T"),
+        ("--metrics-export-port=8080", "/metrics"),
+        ("--dashboard-agent-listen-port=52365", "nodes have no agents"),
+        ("--runtime-env-agent-port=1", "nodes have no agents"),
+        ("--include-log-monitor=False", "log_to_driver=False"),
+        ("--no-redirect-output", "nbray logs"),
+        ("--worker-port-list=1,2", "--min-worker-port and --max-worker-port"),
+        ("--plasma-directory=/dev/shm", "memory without a file"),
+        ("--enable-resource-isolation", "by cgroups"),
+        ("--tracing-startup-hook=a:b", "nbray timeline"),
+    ],
+)
+def test_what_would_not_come_true_is_refused_by_name_with_the_reason(word: str, why: str) -> None:
+    said = CliRunner().invoke(start, ["--head", word])
+    assert said.exit_code == 2 and why in " ".join(said.output.split()), said.output
+    assert "Traceback" not in said.output
+
+
+def test_what_is_so_anyway_is_taken() -> None:
+    words = ["--include-log-monitor=True", "--dashboard-agent-listen-port=0", "--temp-dir="]
+    words += ["--disable-usage-stats", "--no-monitor", "-v", "--log-style=record"]
+    said = CliRunner().invoke(start, [*words, "--address=h:1", "--head"])
+    assert "Give either --head or --address" in said.output, "it came as far as that"
 
 
 def test_a_strategy_of_labels_is_a_value_of_the_option() -> None:

@@ -37,7 +37,7 @@ def test_a_package_stays_while_a_job_lives_and_a_little_longer(tmp_path: Path) -
     async def scenario() -> None:
         store = open_store("sqlite", tmp_path)
         space = KeyValueSpace(store)
-        table = PackageTable(space, store, lambda: living.__contains__, config)
+        table = PackageTable(space, store, lambda: living.__contains__, set, config)
         _, use = table.services()["UsePackage"]
 
         async def send(uri: bytes, job: bytes, size: int) -> int:
@@ -66,7 +66,7 @@ def test_a_package_stays_while_a_job_lives_and_a_little_longer(tmp_path: Path) -
         assert kept() == survivor, "it is needed again"
         await store.durable()
         # After a crash of the GCS it is known who needs what.
-        again = PackageTable(space, store, lambda: {b"three"}.__contains__, config)
+        again = PackageTable(space, store, lambda: {b"three"}.__contains__, set, config)
         again.look(1.0)
         again.look(100.0)
         assert kept() == survivor

@@ -19,6 +19,7 @@ from nbray.slurm.script import (
     job_script,
     read_settings,
     task_memory,
+    walltime_s,
     without_overridden,
 )
 
@@ -102,6 +103,7 @@ def test_a_shell_reads_the_words_of_a_script_as_they_were_given(tmp_path: Path) 
     [
         ({"walltime": 5400}, "put it in quotes"),
         ({"walltime": "an hour"}, "is no time of Slurm's"),
+        ({"walltime": "3:59"}, "is too short"),
         ({"partition": "a\n#SBATCH --uid=0"}, "more than one line"),
         ({"job_extra_directives": ["qos=debug"]}, "begins with a dash"),
         ({"job_directives_skip": ["-J"]}, "--job-name, so it stays"),
@@ -112,6 +114,15 @@ def test_a_shell_reads_the_words_of_a_script_as_they_were_given(tmp_path: Path) 
 def test_settings_that_cannot_be_are_refused(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_settings(given)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 5400), ("5:30", 330), ("1:30:00", 5400), ("2-12", 216000), ("2-0:30", 174600),
+     ("1-00:00:01", 86401)],
+)  # fmt: skip
+def test_a_walltime_is_read_as_slurm_reads_it(text: str, seconds: int) -> None:
+    assert walltime_s(text) == seconds
 
 
 def test_sbatch_does_not_hear_of_an_outer_job_nor_of_what_the_script_says() -> None:

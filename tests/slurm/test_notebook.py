@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def notebook(slurm: Slurm, home: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name, value in slurm.variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NBRAY_AUTOSCALER_UPDATE_INTERVAL_S", "0.5")
+    monkeypatch.setenv("NBRAY_GCS_RPC_SERVER_RECONNECT_TIMEOUT_S", "8")
     with running_kernel() as running:
         running.run("%load_ext nbray\nimport nbray, time, os")
         yield running
@@ -52,20 +54,29 @@ def test_a_task_that_waits_for_a_job_is_told_what_the_job_waits_for(
     slurm: Slurm, notebook: Notebook
 ) -> None:
     notebook.run(START + "--jobs 0..1 --job-extra-directives=--hold")
-    cell = notebook.start("%%remote\nprint('it ran')")
-    wait_until(lambda: slurm.jobs("-t", "PD"), "the job that is held", 60)
-    notebook.wait(lambda: "JobHeldUser" in cell.printed, "the reason", 90)
+    notebook.run("from nbray.state.lists import list_demand\nref = nbray.remote(abs).remote(-7)")
+    ask = "print(*[why for row in list_demand() for why in row.lacking])"
+    notebook.wait(lambda: "JobHeldUser (its user" in notebook.run(ask).printed, "the reason", 90)
+    said = notebook.run(ask).printed
+    assert "A node of type job will come: Slurm job " in said
     slurm.run("scontrol", "release", slurm.jobs()[0].split()[0])
-    notebook.wait(lambda: cell.idle, "the end of the cell", 90)
-    assert "it ran" in cell.printed
+    assert notebook.run("nbray.get(ref, timeout=90)").result == "7"
     notebook.run("%nbray stop")
 
 
-def test_a_kernel_that_is_killed_leaves_no_job(slurm: Slurm, notebook: Notebook) -> None:
-    notebook.run(START + "--jobs 1")
-    nodes(notebook, 2)
-    held = notebook.run("os.getpid()").result
-    os.kill(int(held), signal.SIGKILL)
+def test_a_kernel_that_is_killed_leaves_no_job_also_none_that_waits(
+    slurm: Slurm, notebook: Notebook, home: Path
+) -> None:
+    notebook.run(START + "--jobs 4 --num-cpus 2")  # one more than there are nodes
+    nodes(notebook, 4)
+    wait_until(lambda: len(slurm.jobs("-t", "PD")) == 1, "the job that waits", 60)
+    kernel = int(notebook.run("os.getpid()").result)
+    os.kill(kernel, signal.SIGKILL)
+    wait_until(lambda: not slurm.jobs(), "the end of all jobs", 90)
+    wait_until(lambda: not processes_of(home), "the end of all nodes", 30)
+    assert not list((Path.home() / ".nbray" / "slurm").iterdir())
+    for session in home.iterdir():  # a start that is next would do it
+        shutil.rmtree(session)
 
 
 def test_two_notebooks_at_once_have_jobs_of_their_own(slurm: Slurm, notebook: Notebook) -> None:

@@ -23,7 +23,7 @@ from nbray.autoscaler.providers.base import (
     Wanted,
 )
 from nbray.autoscaler.providers.slurm import SlurmProvider
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.testing import processes_of, wait_until
 
 pytestmark = pytest.mark.slow
@@ -128,18 +128,23 @@ def test_a_job_that_is_held_says_so_and_starts_when_it_is_released(
     place.wait("i-1", lambda one: one and one.stage is Stage.RUNNING, "the released job")
 
 
-@pytest.mark.parametrize("place", [{"walltime": "1", "log_directory": "~/my %j logs"}],
+@pytest.mark.parametrize("place", [{"walltime": "10", "log_directory": "~/my %j logs"}],
                          indirect=True)  # fmt: skip
-def test_a_job_with_a_walltime_says_when_it_ends(place: Place) -> None:
+def test_a_job_with_a_walltime_says_when_it_ends_and_drains_its_node_before(
+    slurm: Slurm, place: Place
+) -> None:
     place.create(wanted("i-1"))
     found = place.wait("i-1", lambda one: one and one.ends, "a job with an end")
     assert found is not None and found.ends is not None
-    assert time.time() < found.ends < time.time() + 61
-    wait_until(lambda: "runs" in place.run(place.provider.logs("i-1")), "its log", 60)
-    # It has less than DRAIN_S left from the beginning, so it is told at once.
-    wait_until(lambda: "No new work starts" in place.run(place.provider.logs("i-1")), "drain", 70)
+    assert 500 < found.ends - time.time() < 601
+    log = place.provider.logs
+    wait_until(lambda: "runs" in place.run(log("i-1")), "its node", 60)
+    slurm.run("scontrol", "update", f"JobId={found.place.split()[-1]}", "TimeLimit=2")
+    found = place.there()["i-1"]
+    assert found.ends is not None and found.ends - time.time() < 121
+    wait_until(lambda: "No new work starts" in place.run(log("i-1")), "its drain", 90)
     place.wait("i-1", lambda one: one and one.stage is Stage.ENDED, "its end, drained")
-    wait_until(lambda: "was drained" in place.run(place.provider.logs("i-1")), "its last word")
+    assert "was drained, and has left: SIGUSR1" in place.run(log("i-1"))
 
 
 def test_what_slurm_refuses_is_refused_in_its_words_and_not_asked_again(place: Place) -> None:
@@ -159,6 +164,19 @@ def test_a_job_that_its_user_cancels_has_ended(slurm: Slurm, place: Place) -> No
     slurm.run("scancel", place.there()["i-1"].place.split()[-1])
     found = place.wait("i-1", lambda one: one and one.stage is Stage.ENDED, "its end")
     assert found is not None and "CANCELLED" in found.why
+
+
+def test_jobs_of_other_users_are_not_ours_whatever_they_are_called(
+    slurm: Slurm, place: Place
+) -> None:
+    name = f"nbray:{place.cluster.name}:job:i-1"
+    slurm.run("setpriv", "--reuid=games", "--regid=games", "--clear-groups", "sbatch", "-D", "/tmp",
+              "-o", "/dev/null", "-J", name, "--wrap", "sleep 60")  # fmt: skip
+    assert place.there() == {}
+    place.run(place.provider.terminate(["i-1"]))
+    (theirs,) = slurm.jobs()
+    assert theirs.endswith(name)
+    slurm.run("scancel", theirs.split()[0])
 
 
 def test_jobs_of_a_cluster_whose_head_has_gone_are_cancelled_by_the_next_one(

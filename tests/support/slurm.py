@@ -78,14 +78,19 @@ class Slurm:
 
     def kill_node(self, number: int) -> None:
         """SIGKILL a node: its slurmd and all that runs on it."""
-        daemon = psutil.Process(self._daemons.pop(f"sn{number}").pid)
-        steps = [
-            process for process in psutil.process_iter(["cmdline"])
-            if " ".join(process.info["cmdline"] or ()).startswith("slurmstepd: ")
-            and str(self.base) in process.environ().get("SLURM_CONF", "")
-            and process.environ().get("SLURMD_NODENAME") == f"sn{number}"
-        ]  # fmt: skip
-        for process in [daemon, *(p for s in steps for p in [s, *s.children(recursive=True)])]:
+        doomed = [psutil.Process(self._daemons.pop(f"sn{number}").pid)]
+        jobs = set()
+        for process in psutil.process_iter(["environ"]):
+            has = process.info["environ"] or {}
+            here = has.get("SLURM_CONF") == str(self._conf)
+            if here and has.get("SLURMD_NODENAME") == f"sn{number}":
+                doomed.append(process)
+                jobs.add(has.get("SLURM_JOB_ID", ""))
+        for process in psutil.process_iter(["cmdline"]):
+            name = " ".join(process.info["cmdline"] or ())
+            if any(name.startswith(f"slurmstepd: [{job}.") for job in jobs):
+                doomed.append(process)
+        for process in doomed:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 

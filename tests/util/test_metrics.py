@@ -50,11 +50,11 @@ def samples(context: NbrayContext) -> list[tuple[str, dict[str, str], float]]:
     return parsed(text)
 
 
-def value(context: NbrayContext, name: str, **labels: str) -> float | None:
+def value(context: NbrayContext, metric: str, /, **labels: str) -> float | None:
     """The sum of the samples of that name that have these labels."""
     found = [
         number for sample, has, number in samples(context)
-        if sample == name and labels.items() <= has.items()
+        if sample == metric and labels.items() <= has.items()
     ]  # fmt: skip
     return sum(found) if found else None
 
@@ -101,14 +101,14 @@ def test_nbrays_own_metrics_are_there_and_only_with_the_token(context: NbrayCont
     nbray.get(actor.serve.remote(None, 1), timeout=30)
     name = "Server.serve"
     wait_until(
-        lambda: value(context, "nbray_tasks_total", Name=name, State="FINISHED") == 1, "a call"
+        lambda: value(context, "nbray_tasks_total", name=name, state="FINISHED") == 1, "a call"
     )
-    assert value(context, "nbray_nodes", State="ALIVE") == 1
-    assert value(context, "nbray_actors", State="ALIVE") == 1
+    assert value(context, "nbray_nodes", state="ALIVE") == 1
+    assert value(context, "nbray_actors", state="ALIVE") == 1
     assert value(context, "nbray_object_store_total_memory") == 64 << 20
     assert (value(context, "nbray_node_mem_used") or 0) > 0
-    used = value(context, "nbray_resources", Name="CPU", State="USED")
-    free = value(context, "nbray_resources", Name="CPU", State="AVAILABLE")
+    used = value(context, "nbray_resources", name="CPU", state="USED")
+    free = value(context, "nbray_resources", name="CPU", state="AVAILABLE")
     assert used is not None and free is not None and used + free == 2
 
 
@@ -154,8 +154,9 @@ def test_an_exposition_escapes_texts_and_keeps_one_kind_for_a_name() -> None:
     out.add_row(MetricRow("histogram", "g", "", {}, 1.0, [1.0], [1, 0]), "n")
     assert out.text() == (
         "# HELP nbray_g two\\nlines\n# TYPE nbray_g gauge\n"
-        'nbray_g{t="a\\"b\\\\c\\nd",NodeId="n"} 1.5\n'
-        '# HELP nbray_h \n# TYPE nbray_h gauge\nnbray_h{a_b="1",_2="1",NodeId="n"} 1e+300\n'
+        'nbray_g{t="a\\"b\\\\c\\nd",node_id="n"} 1.5\n'
+        "# HELP nbray_h of a program\n# TYPE nbray_h gauge\n"
+        'nbray_h{a_b="1",_2="1",node_id="n"} 1e+300\n'
     )
     assert len(parsed(out.text())) == 2
 

@@ -38,7 +38,7 @@ def test_the_launcher_has_it_made_by_a_program_that_imports_nothing_of_nbray(
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     assert not list(folder.glob(".*")), "it is written in one step"
     credentials.read_identity(Session(folder))
-    assert credentials.identity_of(TOKEN) == Identity.from_text(made.read_bytes())
+    assert credentials.member_of(TOKEN).identity == Identity.from_text(made.read_bytes())
 
 
 @pytest.mark.parametrize("damaged", [None, b"", b"-----BEGIN", b"\xff" * 5000])
@@ -47,7 +47,7 @@ def test_one_that_is_missing_or_damaged_is_made_anew(folder: Path, damaged: byte
         (folder / IDENTITY_FILE).write_bytes(damaged)
     credentials.read_identity(Session(folder))
     found = Identity.from_text((folder / IDENTITY_FILE).read_bytes())
-    assert found == credentials.identity_of(TOKEN)
+    assert found == credentials.member_of(TOKEN).identity
 
 
 def test_the_authority_is_of_the_token_alone() -> None:

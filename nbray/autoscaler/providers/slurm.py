@@ -22,8 +22,9 @@ from nbray.autoscaler.providers.base import (
     Stage,
     Wanted,
 )
+from nbray.common.process import spawn
 from nbray.common.session import Session
-from nbray.launcher.local import node_of
+from nbray.launcher.found import node_of
 from nbray.slurm import commands
 from nbray.slurm.commands import SlurmError
 from nbray.slurm.homes import ClusterHome, cluster_homes, instance_of, job_name
@@ -68,7 +69,7 @@ class SlurmProvider:
         self._submitting: asyncio.Task[None] | None = None
         self._failed: SlurmError | None = None
         self._last_job = 0.0
-        self._looked_for_orphans = False
+        self._begun = False
 
     async def create(self, wanted: Sequence[Wanted]) -> Mapping[str, str]:
         """See `Provider.create`."""
@@ -133,7 +134,7 @@ class SlurmProvider:
         """See `Provider.list`."""
         now = time.time()
         rows = await self._rows()
-        await self._cancel_orphans()
+        await self._begin()
         found: dict[str, Instance] = {}
         for row in sorted(rows, key=_in_doubt_last):
             if (named := self._instance(row)) is not None:
@@ -163,11 +164,12 @@ class SlurmProvider:
     def _instance(self, row: Row) -> tuple[str, str] | None:
         return instance_of(row.name, self._cluster.name)
 
-    async def _cancel_orphans(self) -> None:
-        """Once: end jobs of clusters of this user whose heads ended here without a word."""
-        if self._looked_for_orphans:
+    async def _begin(self) -> None:
+        """Once: see to it that no job outlives its head, here and of clusters before."""
+        if self._begun:
             return
-        self._looked_for_orphans = True
+        self._begun = True
+        self._start_guard()
         for home in cluster_homes():
             if home.name == self._cluster.name or not home.is_orphan(_runs):
                 continue
@@ -176,6 +178,14 @@ class SlurmProvider:
             except SlurmError as error:
                 raise ProviderError(str(error)) from error
             logger.info("Cluster %s has gone; %d of its jobs were cancelled", home.name, count)
+
+    def _start_guard(self) -> None:
+        guard = spawn(
+            "nbray.autoscaler.providers.slurm_guard",
+            ["--name", self._cluster.name, "--session-dir", self._cluster.session],
+            self._home.path / "guard.log", fate_shared=False,
+        )  # fmt: skip
+        guard.do_not_wait()
 
     async def terminate(self, ids: Sequence[str]) -> None:
         """See `Provider.terminate`."""

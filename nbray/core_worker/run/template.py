@@ -41,6 +41,7 @@ from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
 from nbray.wire.records import ActorSpec
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     """Until the worker is to leave; returns its exit status."""
     worker_id = bytes.fromhex(order["fork"])
     path = session.socket_path(f"w-{worker_id.hex()[:12]}")
-    core = CoreWorker(Config.from_env(), session.token, worker_id, path)
+    core = CoreWorker(Config.from_env(), session.token, worker_id, path, tls=Tls.of(session.path))
     core.peers.start(raylet_socket, order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
     core.edge.on_raylet_lost = _leave_at_once

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from nbray.common.config import Config
+from nbray.core_worker.values.ahead import Ahead
 from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
@@ -49,7 +50,13 @@ class Opens(Protocol):
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere."""
 
-    def argument(self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool) -> Any:
+    def arguments_ahead(self, dependencies: Sequence[Dependency]) -> Ahead | None:
+        """For several arguments: asks for the large ones before they are opened."""
+
+    def argument(
+        self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool,
+        ahead: Ahead | None,
+    ) -> Any:  # fmt: skip
         """The value of a ref argument; raises what it says."""
 
 
@@ -171,10 +178,12 @@ def unpack(
 
     # The submitter holds arguments until the reply, which names those that are kept.
     args, kwargs = deserialize(spec.args, values.borrowed_ref)
-    for dependency in spec.dependencies:
+    dependencies = spec.dependencies
+    ahead = values.arguments_ahead(dependencies) if len(dependencies) > 1 else None
+    for dependency in dependencies:
         object_id = dependency.object_id
         try:
-            value = values.argument(object_id, dependency.owner, dependency.value, may_wait)
+            value = values.argument(object_id, dependency.owner, dependency.value, may_wait, ahead)
         except NoCopyFound as error:
             lost[object_id] = error.tried
             continue

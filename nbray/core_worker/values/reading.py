@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.counting import Counting
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.values.ahead import Ahead, Asked
 from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
 from nbray.core_worker.values.serialization import check_current, deserialize
@@ -18,7 +19,7 @@ from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from nbray.object_ref import ObjectRef, RefHome
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import Address, Value
+from nbray.wire.records import Address, Dependency, Value
 from nbray.wire.waiting import Waiter
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
@@ -77,9 +78,21 @@ class Values:
                 f"Get timed out: some object(s) not ready. {len(missing)} of {len(refs)} were "
                 f"missing after {timeout} s.{again}"
             )
+        ahead = self._ahead(refs, entries) if len(refs) > 1 else None
         return [
-            self._open(ref, entry, deadline) for ref, (_, entry) in zip(refs, entries, strict=True)
+            self._open(ref, entry, deadline, ahead)
+            for ref, (_, entry) in zip(refs, entries, strict=True)
         ]
+
+    def _ahead(
+        self, refs: Sequence[ObjectRef], entries: list[tuple[bytes, ObjectEntry]]
+    ) -> Ahead | None:
+        large = [
+            Asked(ref._id, ref._owner, value.stored)
+            for ref, (_, entry) in zip(refs, entries, strict=True)
+            if (value := entry.value) is not None and value.stored is not None
+        ]
+        return self._stored.ahead(large) if len(large) > 1 else None
 
     def wait(
         self,
@@ -132,12 +145,24 @@ class Values:
         self._counting.refer(object_id, owner)
         return ObjectRef(object_id, owner, self._home)
 
-    def argument(self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool) -> Any:
+    def arguments_ahead(self, dependencies: Sequence[Dependency]) -> Ahead | None:
+        """For several arguments: asks for the large ones before they are opened."""
+        large = [
+            Asked(dependency.object_id, dependency.owner, value.stored)
+            for dependency in dependencies
+            if (value := dependency.value) is not None and value.stored is not None
+        ]
+        return self._stored.ahead(large) if len(large) > 1 else None
+
+    def argument(
+        self, object_id: bytes, owner: Address, sent: Value | None, may_wait: bool,
+        ahead: Ahead | None,
+    ) -> Any:  # fmt: skip
         """The value of a ref argument, whose owner is asked if it was not ``sent``."""
         self._table.borrow(object_id, owner)
         if sent is None:
             sent = self._ask_owner(object_id, owner)
-        return self.open(object_id, owner, sent, None, may_wait)
+        return self.open(object_id, owner, sent, None, may_wait, ahead)
 
     def _ask_owner(self, object_id: bytes, owner: Address) -> Value:
         entry = self._counting.refer(object_id, owner)
@@ -221,23 +246,26 @@ class Values:
 
     # --- opened --------------------
 
-    def _open(self, ref: ObjectRef, entry: ObjectEntry, deadline: float | None) -> Any:
+    def _open(
+        self, ref: ObjectRef, entry: ObjectEntry, deadline: float | None, ahead: Ahead | None = None
+    ) -> Any:
         while (value := entry.value) is None:  # it was lost meanwhile, and is made again
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self.wait_for([(ref._id, entry)], 1, left):
                 raise GetTimeoutError(f"Get timed out while {ref!r} was made again.")
-        return self.open(ref._id, ref._owner, value, deadline)
+        return self.open(ref._id, ref._owner, value, deadline, True, ahead)
 
     def open(
         self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None,
-        ask_owner: bool = True,
+        ask_owner: bool = True, ahead: Ahead | None = None,
     ) -> Any:  # fmt: skip
         """Unpickle a complete value, or raise what it says; see `StoredValues.map`."""
         data: bytes | memoryview | Value | None = value
         while isinstance(data, Value):
             value = data
             if value.stored is not None:
-                data = self._stored.map(object_id, owner, value.stored, deadline, ask_owner)
+                asked = None if ahead is None else ahead.take(object_id, value.stored)
+                data = self._stored.map(object_id, owner, value.stored, deadline, ask_owner, asked)
             else:
                 data = value.inline
         assert data is not None

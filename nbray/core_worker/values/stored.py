@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from nbray.common.config import Config
@@ -12,6 +12,7 @@ from nbray.core_worker.call_site import where_made
 from nbray.core_worker.failures import value_error
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.ports import Inbox
+from nbray.core_worker.values.ahead import Ahead, Asked, Pin
 from nbray.core_worker.values.blocking import Blocking, Waits
 from nbray.core_worker.values.memory import Attach, StoreMemory
 from nbray.core_worker.values.serialization import Serialized
@@ -31,25 +32,7 @@ from nbray.wire.records import Address, Stored, Value
 from nbray.wire.waiting import Waiter
 
 _CREATE_TIMEOUT_S = 600.0
-
-
-class _Pin:
-    """The raylet's answer to a reader; what it pinned is unpinned once, at the latest with this."""
-
-    __slots__ = ("_held", "_unpins", "reply")
-
-    def __init__(self, reply: om.ObjectPinned, unpins: deque[bytes]) -> None:
-        self.reply = reply
-        self._unpins = unpins
-        self._held: list[bytes | None] = [] if reply.cause else [None, reply.object_id]
-
-    def release(self) -> None:
-        """The view has gone."""
-        if self._held:
-            # In one step: an interrupt that falls between two would lose the pin, or end it twice.
-            self._unpins.extend(iter(self._held.pop, None))
-
-    __del__ = release
+_MOST_AHEAD = 64 << 20
 
 
 class NoCopyFound(Exception):
@@ -103,7 +86,8 @@ class StoredValues:
         self._find = find
         self._attach = attach
         self._memory: StoreMemory | None = None
-        self._pinned: dict[bytes, list[Callable[[om.ObjectPinned | None], None]]] = {}
+        self._most_ahead = 0
+        self._pinned: dict[bytes, list[Asked]] = {}
         self.unpins: deque[bytes] = deque()
         self._told: deque[m.Message] = deque()
         self.room = Room(config, self._send_soon, turns.call_later)
@@ -111,6 +95,7 @@ class StoredValues:
     def attach(self, path: str, size: int) -> None:
         """The raylet says where the memory of the store is."""
         self._memory = self._attach(path, size, self._me.worker_id)
+        self._most_ahead = min(_MOST_AHEAD, size // 8)
 
     def detach(self) -> None:
         """Let go of the memory; arrays over it live on, and keep it mapped."""
@@ -203,11 +188,12 @@ class StoredValues:
 
     def map(
         self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None,
-        ask_owner: bool = True,
+        ask_owner: bool = True, asked: Asked | None = None,
     ) -> memoryview | Value:  # fmt: skip
         """A read-only view of the value, pinned until the last array over it has gone.
 
-        Another value instead, when the owner says that it is not in an arena any more.
+        Another value instead, when the owner says that it is not in an arena any more. ``asked``:
+        the raylet was asked for it already.
 
         Raises:
             NoCopyFound: the owner is to be asked, and that is not for us to do.
@@ -217,7 +203,11 @@ class StoredValues:
         tried: set[bytes] = set()
         while True:
             tried.update(stored.node_ids)
-            pin = self._pin(object_id, owner, stored, deadline)
+            if asked is None:
+                asked = Asked(object_id, owner, stored)
+                self._ask([asked])
+            pin = self._answer(asked, deadline)
+            asked = None
             reply = pin.reply
             cause = reply.cause
             if cause is None:
@@ -238,7 +228,7 @@ class StoredValues:
                 return newer
             stored = newer.stored
 
-    def _view(self, pin: _Pin, deadline: float | None) -> memoryview:
+    def _view(self, pin: Pin, deadline: float | None) -> memoryview:
         reply = pin.reply
         nudge = self._turns.nudge
 
@@ -250,28 +240,30 @@ class StoredValues:
             reply.object_id, reply.path, reply.offset, reply.size, gone, deadline
         )
 
-    def _pin(
-        self, object_id: bytes, owner: Address, stored: Stored, deadline: float | None
-    ) -> _Pin:
-        """Ask the raylet for the object: its answer, also when that is an error."""
-        waiter = Waiter()
-        answers: list[_Pin | None] = []
+    def ahead(self, wanted: Iterable[Asked]) -> Ahead:
+        """Asks for those values before they are mapped, one after the other."""
+        return Ahead(wanted, self._ask, self._most_ahead)
 
-        def on_pinned(reply: om.ObjectPinned | None) -> None:
-            # When nobody waits any more, the pin ends with this list.
-            answers.append(None if reply is None else _Pin(reply, self.unpins))
-            waiter.complete_one()
+    def _ask(self, several: list[Asked]) -> None:
+        """Ask the raylet for objects."""
 
         def ask() -> None:
-            self._pinned.setdefault(object_id, []).append(on_pinned)
-            if not self._raylet.to_raylet(om.GetObject(object_id, stored, owner)):
-                self.raylet_gone()
+            for asked in several:
+                self._pinned.setdefault(asked.object_id, []).append(asked)
+                message = om.GetObject(asked.object_id, asked.stored, asked.owner)
+                if not self._raylet.to_raylet(message):
+                    self.raylet_gone()
 
         self._turns.post(ask)
+
+    def _answer(self, asked: Asked, deadline: float | None) -> Pin:
+        """The raylet's answer, also when that is an error."""
         left = None if deadline is None else max(0.001, deadline - time.monotonic())
-        if not self._turns.wait(waiter, left):
-            raise GetTimeoutError(f"Get timed out while object {object_id.hex()} was fetched.")
-        pin = answers[0]
+        if not self._turns.wait(asked.waiter, left):
+            raise GetTimeoutError(
+                f"Get timed out while object {asked.object_id.hex()} was fetched."
+            )
+        pin = asked.answers[0]
         if pin is None:
             raise LocalRayletDiedError(
                 "The raylet of this node has died, and the values in its store with it. "
@@ -304,7 +296,9 @@ class StoredValues:
         """The raylet answers a reader."""
         waiting = self._pinned.get(reply.object_id)
         if waiting:
-            waiting.pop(0)(reply)
+            asked = waiting.pop(0)
+            asked.answers.append(Pin(reply, self.unpins))
+            asked.waiter.complete_one()
             if not waiting:
                 del self._pinned[reply.object_id]
 
@@ -312,8 +306,9 @@ class StoredValues:
         """The raylet has ended: nobody gets an answer."""
         pinned, self._pinned = self._pinned, {}
         for waiting in pinned.values():
-            for on_pinned in waiting:
-                on_pinned(None)
+            for asked in waiting:
+                asked.answers.append(None)
+                asked.waiter.complete_one()
 
     def send_unpins(self) -> None:
         """Tell the raylet which mapped values have gone since the last turn."""

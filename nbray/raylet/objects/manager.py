@@ -39,6 +39,7 @@ from nbray.wire.raylet_messages import (
 from nbray.wire.records import Address
 from nbray.wire.records import Stored as StoredValue
 from nbray.wire.scaling_messages import TakeObjects
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class ObjectManager:
 
     def __init__(
         self, node_id: bytes, store_bytes: int, spill_folder: Path, nodes: NodeTable,
-        config: Config, token: bytes,
+        config: Config, token: bytes, tls: Tls | None,
     ) -> None:  # fmt: skip
         self.store = LocalStore(node_id, store_bytes, spill_folder, config)
         self.store.on_change = self._on_change
@@ -65,7 +66,7 @@ class ObjectManager:
         )
         self._node_id = node_id
         self._nodes = nodes
-        self._transfers = Transfers(node_id, self.store, nodes, config, token)
+        self._transfers = Transfers(node_id, self.store, nodes, config, token, tls)
         self.take_bulk = self._transfers.sender.take
         self._admission = Admission(store_bytes // 2)
         self._readers: dict[bytes, list[Process]] = {}
@@ -149,7 +150,8 @@ class ObjectManager:
             if table.is_written(object_id):
                 return False
             wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
-            pull = asyncio.get_running_loop().create_task(self._pull(wanted, [source]))
+            fetching = self._pull(wanted, [source], for_itself=True)
+            pull = asyncio.get_running_loop().create_task(fetching)
             self._pulls[object_id] = pull
         if object_id in self._pulls:
             await asyncio.wait([self._pulls[object_id]])
@@ -171,13 +173,17 @@ class ObjectManager:
 
     # --- between nodes --------------------
 
-    async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
+    async def _pull(
+        self, message: om.GetObject, sources: list[bytes], for_itself: bool = False
+    ) -> None:
+        """Fetch an object for those who read it, or ``for_itself``: to keep it here."""
         object_id, size = message.object_id, message.stored.size
         store = self.store
         cause, kind = "the transfer failed", CauseKind.LOST
         await self._admission.enter(size)
         try:
-            if all(process.closed for process in self._readers.get(object_id, ())):
+            readers = self._readers.get(object_id, ())
+            if not for_itself and all(process.closed for process in readers):
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:

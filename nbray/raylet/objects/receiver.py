@@ -15,8 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from nbray.wire.bulk import HEAD, MISSED, RECEIVED, Kind, Request, connect, limit_stalls
+from nbray.wire.bulk import HEAD, MISSED, RECEIVED, BulkSocket, Kind, Request, connect, limit_stalls
 from nbray.wire.handshake import HandshakeError
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class ObjectReceiver:
         host: its address.
         port: that of its frame wire.
         token: the cluster's secret.
+        tls: what this node shows; None without TLS.
         connect_s: how long it may take to connect.
         stall_s: a node that sends nothing for so long does not have the object.
         other: the receiver from another node that this one named; None if it is dead. Called in a
@@ -47,18 +49,19 @@ class ObjectReceiver:
     """
 
     def __init__(
-        self, name: str, host: str, port: int, token: bytes, connect_s: float, stall_s: float,
-        other: Callable[[bytes], ObjectReceiver | None],
+        self, name: str, host: str, port: int, token: bytes, tls: Tls | None, connect_s: float,
+        stall_s: float, other: Callable[[bytes], ObjectReceiver | None],
     ) -> None:  # fmt: skip
         self._name = name
         self._place = host, port
         self._token = token
+        self._tls = tls
         self._connect_s = connect_s
         self._stall_s = stall_s
         self._other = other
         self._threads = ThreadPoolExecutor(_AT_ONCE, "receive")
-        self._idle: list[tuple[socket.socket, float]] = []
-        self._busy: set[socket.socket] = set()
+        self._idle: list[tuple[BulkSocket, float]] = []
+        self._busy: set[BulkSocket] = set()
         self._lock = threading.Lock()
         self._closed = False
         self._fetching = 0
@@ -130,7 +133,7 @@ class ObjectReceiver:
                 self._give_back(sock, usable=True)
                 return
 
-    def _receive(self, sock: socket.socket, request: Request, target: memoryview) -> None:
+    def _receive(self, sock: BulkSocket, request: Request, target: memoryview) -> None:
         """Ask for a part and write it whole.
 
         Raises:
@@ -158,7 +161,7 @@ class ObjectReceiver:
             other.keep()
         return True
 
-    def _take(self) -> socket.socket:
+    def _take(self) -> BulkSocket:
         """A socket that nobody else uses.
 
         Raises:
@@ -172,7 +175,7 @@ class ObjectReceiver:
                     self._busy.add(sock)
                     return sock
                 sock.close()
-        sock = connect(*self._place, self._token, self._connect_s)
+        sock = connect(*self._place, self._token, self._connect_s, self._tls)
         limit_stalls(sock, socket.SO_RCVTIMEO, self._stall_s)
         with self._lock:
             if self._closed:
@@ -181,7 +184,7 @@ class ObjectReceiver:
             self._busy.add(sock)
         return sock
 
-    def _give_back(self, sock: socket.socket, usable: bool) -> None:
+    def _give_back(self, sock: BulkSocket, usable: bool) -> None:
         with self._lock:
             self._busy.discard(sock)
             if usable and not self._closed:
@@ -190,7 +193,7 @@ class ObjectReceiver:
                 sock.close()
 
 
-def _answer(sock: socket.socket, target: memoryview) -> bytes | None:
+def _answer(sock: BulkSocket, target: memoryview) -> bytes | None:
     """Take an answer; None: it was the part, and is written; else the node that gives it.
 
     Raises:
@@ -212,7 +215,7 @@ def _answer(sock: socket.socket, target: memoryview) -> bytes | None:
     raise TransferError(text.decode(errors="replace"))
 
 
-def _fill(sock: socket.socket, target: memoryview) -> None:
+def _fill(sock: BulkSocket, target: memoryview) -> None:
     received = 0
     while received < len(target):
         try:

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nbray.common.background import Background
-from nbray.wire.bulk import HEAD, RECEIVED, Kind, Request, limit_stalls
+from nbray.wire.bulk import HEAD, RECEIVED, BulkSocket, Kind, Request, limit_stalls
+from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class _Reader:
     ``end`` ends the answer to ``request`` of which it has not said yet what became of it.
     """
 
-    sock: socket.socket
+    sock: BulkSocket
     asked: bytearray = field(default_factory=bytearray)
     request: Request | None = None
     end: Callable[[bool], None] | None = None
@@ -77,7 +78,7 @@ class ObjectSender:
         self._readers: set[_Reader] = set()
         self._background = Background()
 
-    def take(self, sock: socket.socket) -> None:
+    def take(self, sock: BulkSocket) -> None:
         """A raylet that has proved the token will ask on this socket."""
         limit_stalls(sock, socket.SO_SNDTIMEO, self._stall_s)
         reader = _Reader(sock)
@@ -108,6 +109,8 @@ class ObjectSender:
             self._ended(reader, came)
             if not came:
                 self._answer(reader)
+            elif isinstance(reader.sock, TlsSocket) and reader.sock.pending():
+                self._heard(reader)  # the next request came in the same packet
         else:
             reader.asked += data
             if len(reader.asked) == Request.SIZE:
@@ -157,7 +160,7 @@ def _nothing(_came: bool) -> None:
     """An error's text needs no end."""
 
 
-def _send(sock: socket.socket, answer: Answer) -> None:
+def _send(sock: BulkSocket, answer: Answer) -> None:
     """Send an answer whole.
 
     Raises:

@@ -22,6 +22,7 @@ from nbray.raylet.objects.table import Stored
 from nbray.raylet.objects.tree import ROOT, Tree
 from nbray.wire.bulk import Request
 from nbray.wire.grpc_service import RpcError
+from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,15 @@ class Transfers:
     """The sockets to and from other raylets, and what moves on them."""
 
     def __init__(
-        self, node_id: bytes, store: Lender, nodes: NodeTable, config: Config, token: bytes
-    ) -> None:
+        self, node_id: bytes, store: Lender, nodes: NodeTable, config: Config, token: bytes,
+        tls: Tls | None,
+    ) -> None:  # fmt: skip
         self._node_id = node_id
         self._store = store
         self._nodes = nodes
         self._config = config
         self._token = token
+        self._tls = tls
         self.sender = ObjectSender(self._answer, config.pull_timeout_s)
         self._receivers: dict[tuple[bytes, bool], ObjectReceiver] = {}
         self._incoming: dict[bytes, _Incoming] = {}
@@ -170,7 +173,7 @@ class Transfers:
             loop = asyncio.get_running_loop()
             receiver = self._receivers[node_id, sent_on] = ObjectReceiver(
                 f"its node {node_id.hex()[:8]}", row.host, row.frame_port, self._token,
-                connect_s, stall_s, lambda other: self._other(other, loop),
+                self._tls, connect_s, stall_s, lambda other: self._other(other, loop),
             )  # fmt: skip
         receiver.keep()
         return receiver

@@ -71,7 +71,8 @@ class TaskEventRing:
                 continue
             source = self._source(process)
             for event in told.rows:
-                add(source, event)
+                if _is_of(event, request.of):
+                    add(source, event)
             for name, count in told.unfinished.items():
                 reply.unfinished[name] = reply.unfinished.get(name, 0) + count
         for ring in (self._failed, self._long, self._short, self._owned):
@@ -95,4 +96,11 @@ def _is_wanted(event: TaskEvent, request: TasksRequest) -> bool:
         event.ended > request.since
         and request.job_id in (b"", event.job_id)
         and request.origin in (0, event.origin)
+        and _is_of(event, request.of)
+    )
+
+
+def _is_of(event: TaskEvent, of: bytes) -> bool:
+    return not of or (
+        event.task_id.startswith(of) or event.parent.startswith(of) or event.actor_id == of
     )

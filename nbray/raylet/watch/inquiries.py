@@ -10,7 +10,7 @@ from typing import Any
 from nbray.raylet.process import Process
 from nbray.wire.messages import Message
 from nbray.wire.object_messages import ObjectsTold
-from nbray.wire.watching_messages import TasksTold, TellTasks
+from nbray.wire.watching_messages import StacksTold, TasksTold, TellTasks
 
 _ANSWER_S = 2.0
 _FLUSH_S = 0.1
@@ -33,6 +33,20 @@ class Inquiries:
         asked = [process for process in self._processes if process.worker_id]
         return await self._ask(asked, question, _ANSWER_S)
 
+    async def ask_one(
+        self, worker_id: bytes, question: Callable[[int], Message], seconds: float
+    ) -> Any:
+        """The answer of one process; None when it is not there, or gave none in time."""
+        for process in self._processes:
+            if process.worker_id == worker_id:
+                return await self._answer(process, question, seconds)
+        return None
+
+    def pid_of(self, worker_id: bytes) -> int | None:
+        """The pid of a process that is connected."""
+        found = (process.pid for process in self._processes if process.worker_id == worker_id)
+        return next(found, None)
+
     async def flush(self, worker_ids: Iterable[bytes]) -> None:
         """Have workers report what they have recorded, before they are ended."""
         wanted = set(worker_ids)
@@ -42,10 +56,10 @@ class Inquiries:
     async def _ask(
         self, asked: list[Process], question: Callable[[int], Message], seconds: float
     ) -> list[tuple[Process, Any]]:
-        answers = (self._ask_one(process, question, seconds) for process in asked)
+        answers = (self._answer(process, question, seconds) for process in asked)
         return list(zip(asked, await asyncio.gather(*answers), strict=True))
 
-    async def _ask_one(
+    async def _answer(
         self, process: Process, question: Callable[[int], Message], seconds: float
     ) -> Any:
         number = next(self._numbers)
@@ -60,7 +74,7 @@ class Inquiries:
         finally:
             del self._waiting[number]
 
-    def answered(self, process: Process, answer: TasksTold | ObjectsTold) -> None:
+    def answered(self, process: Process, answer: TasksTold | ObjectsTold | StacksTold) -> None:
         """A process answered."""
         asked, future = self._waiting.get(answer.request_id, (None, None))
         if asked is process and future is not None and not future.done():

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_SERIES = 20_000
 _MOST_NAMED = 100
+_WORKER = "worker_id"
+_TAKEN = f"exported_{_WORKER}"  # what a program calls so
 
 _Tags = tuple[tuple[str, str], ...]
 
@@ -55,7 +57,8 @@ class MetricTable:
         if row.value is None:
             self._gauges.pop(key, None)
         elif key in self._gauges or self._has_room(row.name):
-            row.tags = {**row.tags, "WorkerId": worker_id.hex()}
+            tags = {_TAKEN if tag == _WORKER else tag: text for tag, text in row.tags.items()}
+            row.tags = {**tags, _WORKER: worker_id.hex()}
             self._gauges[key] = row
 
     def _add(self, key: tuple[str, _Tags], row: MetricRow) -> None:

@@ -109,6 +109,7 @@ class NodeRows:
         self._label_of = label_of
         self._drivers: dict[Process, _Driver] = {}
         self._exits = ExitRing()
+        self._cpu: dict[int, tuple[float, float]] = {}
 
     def tasks_ran(self, _process: Process, message: TasksRan) -> None:
         """Count what has run in a worker; past `_MOST_NAMES` functions, they share a row."""
@@ -163,7 +164,10 @@ class NodeRows:
             rows.append(
                 self._row(worker.worker_id, worker.pid, state, worker.job_id, worker.actor_id)
             )
-        return Workers([*(row for row in rows if row is not None), *self._exits.newest()])
+        living = [row for row in rows if row is not None]
+        pids = {row.pid for row in living}
+        self._cpu = {pid: known for pid, known in self._cpu.items() if pid in pids}
+        return Workers([*living, *self._exits.newest()])
 
     async def list_objects(self, request: ObjectsRequest) -> Objects:
         """What the processes of this node own and borrow; this store knows who made the large."""
@@ -195,12 +199,22 @@ class NodeRows:
     ) -> WorkerRow | None:
         try:
             process = psutil.Process(pid)
-            rss, started = process.memory_info().rss, process.create_time()
+            with process.oneshot():
+                rss, started = process.memory_info().rss, process.create_time()
+                spent = process.cpu_times()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return None  # it has just ended
         return WorkerRow(
-            worker_id, self._node_id, self._host, pid, state, job_id, actor_id, rss, started
-        )
+            worker_id, self._node_id, self._host, pid, state, job_id, actor_id, rss, started,
+            cpu_percent=self._share(pid, spent.user + spent.system, started),
+        )  # fmt: skip
+
+    def _share(self, pid: int, spent: float, started: float) -> float:
+        """Percent of a processor since somebody asked last; since it began at first."""
+        now = time.time()
+        when, before = self._cpu.get(pid, (started, 0.0))
+        self._cpu[pid] = (now, spent)
+        return 100 * max(0.0, spent - before) / max(0.1, now - when)
 
     async def worker_failed(self, worker: WatchedWorker, cause: Cause) -> None:
         """Tell the GCS of a worker that ended although nobody meant it to."""

@@ -12,7 +12,9 @@ from nbray.raylet.process import Handlers, Process
 from nbray.raylet.watch.events import TaskEventRing
 from nbray.raylet.watch.inquiries import Inquiries
 from nbray.raylet.watch.logs import LogFolder
+from nbray.raylet.watch.machine import Machine
 from nbray.raylet.watch.metrics import MetricTable
+from nbray.raylet.watch.profiler import Profiler
 from nbray.raylet.watch.rows import NodeRows, WatchedWorker, WatchedWorkers
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
@@ -20,7 +22,13 @@ from nbray.wire import watching_messages as wm
 from nbray.wire.causes import Cause
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, Handler
-from nbray.wire.state_messages import LogsRequest, ObjectsRequest, ReadLog, TasksRequest
+from nbray.wire.state_messages import (
+    LogsRequest,
+    ObjectsRequest,
+    ProfileRequest,
+    ReadLog,
+    TasksRequest,
+)
 
 
 class WatchService:
@@ -53,6 +61,8 @@ class WatchService:
         self._events = TaskEventRing(node_id, inquiries, config.task_events_kept)
         self._metrics = MetricTable(node_id)
         self._logs = LogFolder(log_folder, config, workers.logs)
+        self.machine = Machine(log_folder)
+        self._profiler = Profiler(inquiries)
         self._background = Background()
 
     def handlers(self) -> Handlers:
@@ -63,6 +73,7 @@ class WatchService:
             wm.TaskEvents: self._events.record,
             wm.MetricsRecorded: self._metrics.record,
             wm.TasksTold: self._inquiries.answered,
+            wm.StacksTold: self._inquiries.answered,
             om.ObjectsTold: self._inquiries.answered,
         }
 
@@ -75,6 +86,7 @@ class WatchService:
             "Metrics": (Empty, self._metrics.list),
             "ListLogs": (LogsRequest, self._logs.list),
             "ReadLog": (ReadLog, self._logs.read),
+            "Profile": (ProfileRequest, self._profiler.profile),
         }
 
     def start(self) -> None:

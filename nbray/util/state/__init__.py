@@ -33,6 +33,7 @@ from nbray.state.rows import (
     TaskState,
     WorkerState,
 )
+from nbray.state.runtime_envs import RuntimeEnvState, list_runtime_envs
 from nbray.state.selecting import InvalidQueryError, StateApiException
 from nbray.state.summaries import summarize_actors, summarize_objects, summarize_tasks
 
@@ -49,6 +50,7 @@ __all__ = [
     "ObjectState",
     "PlacementGroupState",
     "RayStateApiException",
+    "RuntimeEnvState",
     "StateApiException",
     "TaskState",
     "WorkerState",
@@ -69,6 +71,7 @@ __all__ = [
     "list_nodes",
     "list_objects",
     "list_placement_groups",
+    "list_runtime_envs",
     "list_tasks",
     "list_workers",
     "summarize_actors",

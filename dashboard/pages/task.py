@@ -1,0 +1,171 @@
+"""One task: its attempts, where and how long, its error, its log lines, parents and children."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+
+from nbray.state import queries as q
+from nbray.state.client import RpcError
+from nbray.state.rows import TaskState
+
+from ..parts import logs
+from ..parts.cluster import TASK_LIMIT
+from ..parts.html import DOTS, Markup, code, facts, is_short_for, join, link, muted, ref, tag
+from ..parts.page import Look, NotFoundError, Page, Section, find
+from ..parts.table import Column, Table
+from ..parts.task_words import seconds, state
+from ..parts.words import amounts, clock, duration, last_line
+
+_MOST_CHILDREN = 1000
+
+
+async def attempts_of(look: Look, said: str) -> tuple[list[TaskState], list[TaskState]]:
+    """The attempts at the task, and the tasks that it has submitted.
+
+    Raises:
+        NotFoundError: no such task is remembered.
+    """
+    said = said.lower()
+    first = said.partition(DOTS)[0]
+    try:
+        of = bytes.fromhex(first[: len(first) // 2 * 2])
+    except ValueError:
+        of = b""
+    if len(of) < 2:
+        raise NotFoundError(f"{said!r} is not the id of a task, nor the beginning of one.")
+    found = await look.cluster.ask(q.tasks(TASK_LIMIT, of=of))
+    mine = [row for row in found.rows if is_short_for(said, row.task_id)]
+    meant = said if DOTS not in said or not mine else mine[0].task_id
+    task = find(mine, meant, "task", lambda row: row.task_id)
+    children = [row for row in found.rows if row.parent_task_id == task.task_id]
+    attempts = [row for row in mine if row.task_id == task.task_id]
+    return sorted(attempts, key=lambda row: -row.attempt_number), children[:_MOST_CHILDREN]
+
+
+CHILDREN = Table[TaskState](
+    [
+        Column("name", "function", lambda t: t.name, lambda t: ref("task", t.task_id, t.name)),
+        Column("id", "task", lambda t: t.task_id, lambda t: ref("task", t.task_id)),
+        Column("state", "state", lambda t: t.state, state, choices=True),
+        Column(
+            "error",
+            "error",
+            lambda t: t.error_message,
+            lambda t: code(last_line(t.error_message)[:200]) if t.error_message else "",
+        ),
+        Column("took", "took", seconds, lambda t: duration(seconds(t)), number=True),
+        Column("node", "node", lambda t: t.node_id, lambda t: ref("node", t.node_id)),
+    ],
+    "task",
+    prefix="c.",
+)
+
+
+async def show(look: Look) -> list[Section]:
+    """One task."""
+    attempts, children = await attempts_of(look, look.get("id"))
+    newest = attempts[0]
+    title = join(("Task ", newest.name, " ", code(newest.task_id)))
+    sections = [
+        Section("task", title, _facts(newest, len(attempts))),
+        Section("time", "Where the time went", _times(attempts)),
+    ]
+    if newest.error_message or newest.error_type:
+        body = tag("pre", newest.error_message or newest.error_type or "")
+        sections.insert(1, Section("error", tag("span", "Error", class_="bad"), body))
+    sections.append(await _log(look, newest))
+    sections.append(
+        look.table("children", "Tasks that it has submitted", CHILDREN, children)
+        if children
+        else Section(
+            "children",
+            "Tasks that it has submitted",
+            tag("p", "None that is remembered.", class_="dim"),
+        )
+    )
+    return sections
+
+
+def _facts(task: TaskState, attempts: int) -> Markup:
+    return facts(
+        [
+            ("state", join((state(task), f" {task.error_type}" if task.error_type else ""))),
+            ("function", link(task.func_or_class_name, "tasks", name=task.func_or_class_name)),
+            ("attempts that are remembered", attempts),
+            ("node", ref("node", task.node_id)),
+            ("worker", ref("worker", task.worker_id, f"pid {task.worker_pid}")),
+            ("actor", ref("actor", task.actor_id)),
+            ("job", ref("job", task.job_id)),
+            ("submitted by", ref("task", task.parent_task_id)),
+            ("resources", amounts(task.required_resources)),
+            ("cell", f"number {task.origin}" if task.origin else ""),
+        ]
+    )
+
+
+def _times(attempts: Sequence[TaskState]) -> Markup:
+    """For each attempt, how long it was in each state, as far as that is known."""
+    rows = []
+    for row in attempts:
+        moments = sorted(
+            ((event["state"], event["created_ms"]) for event in row.events or []),
+            key=lambda pair: pair[1],
+        )
+        words = []
+        for (name, began), (_next, ended) in itertools.pairwise(moments):
+            shown = "waited" if name.startswith("PENDING") else "ran"
+            words.append(f"{shown} {duration((ended - began) / 1000)}")
+        if moments and row.state not in ("FINISHED", "FAILED"):
+            words.append(f"{row.state.lower()} since {clock(moments[-1][1])}")
+        first = clock(moments[0][1]) if moments else ""
+        rows.append(
+            tag(
+                "tr",
+                tag("td", f"{row.attempt_number + 1}"),
+                tag("td", state(row)),
+                tag("td", first),
+                tag("td", ", ".join(words) or muted("not known: it was too short")),
+                tag("td", ref("node", row.node_id)),
+                tag("td", ref("worker", row.worker_id, f"pid {row.worker_pid}")),
+                tag("td", code(last_line(row.error_message)[:200]) if row.error_message else ""),
+            )
+        )
+    head = tag(
+        "tr",
+        *(
+            tag("th", name)
+            for name in ("attempt", "state", "from", "times", "node", "worker", "error")
+        ),
+    )
+    table = tag("table", tag("thead", head), tag("tbody", *rows))
+    return tag("div", table, class_="scroll")
+
+
+async def _log(look: Look, task: TaskState) -> Section:
+    if not (task.node_id and task.worker_id):
+        why = "It has not run in a worker, so no log has lines of it."
+        return Section("log", "Log", tag("p", why, class_="dim"))
+    node, worker = task.node_id, task.worker_id
+    names = [logs.log_name(worker, suffix) for suffix in ("err", "out")]
+    title = join(
+        [
+            "Log of its worker, the last lines: ",
+            join([link(name, "logs", node=node, name=name) for name in names], ", "),
+        ]
+    )
+    try:
+        texts = await asyncio.gather(*(logs.read(look.cluster, node, name, 200) for name in names))
+    except RpcError as error:
+        return Section("log", title, tag("p", f"The node does not answer: {error}", class_="bad"))
+    parts = []
+    for name, text in zip(names, texts, strict=True):
+        if text is None:
+            parts.append(tag("p", f"{name} is not there any more.", class_="dim"))
+        elif text:
+            parts += [muted(name), logs.shown(logs.chosen(text))]
+    return Section("log", title, join(parts) or tag("p", "Nothing was written.", class_="dim"))
+
+
+PAGES = (Page("task", "Task", show, "tasks", needs_id=True),)

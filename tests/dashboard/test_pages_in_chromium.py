@@ -1,0 +1,244 @@
+"""Every page in a real Chromium, in both themes, under load and with hostile names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nbray
+from nbray.dashboard.pages import PAGES
+from nbray.driver.context import NbrayContext
+from nbray.testing import wait_until
+from nbray.util.state import list_tasks
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+HOSTILE = "<img src=x onerror=window.hit=1>\"'><script>window.hit=1</script>"
+SHOTS = os.environ.get("NBRAY_SCREENSHOTS")
+SECONDS = 60_000
+
+
+@nbray.remote
+def short(number: int) -> int:
+    return number
+
+
+@nbray.remote(max_retries=0)
+def fails(number: int) -> None:
+    print(f"a line before the end of {number}", flush=True)
+    raise ValueError(f"{HOSTILE} {number}")
+
+
+@nbray.remote(num_cpus=0)
+class Held:
+    def call(self) -> int:
+        return 1
+
+
+class Load:
+    """Tasks all the time, of several kinds, until it is left."""
+
+    def __init__(self) -> None:
+        self.actors = [Held.options(name=f"{HOSTILE}{number}").remote() for number in range(20)]
+        nbray.get([actor.call.remote() for actor in self.actors], timeout=60)
+        self.group = nbray.util.placement_group([{"CPU": 0.1}], name=HOSTILE)
+        self.kept = nbray.put(bytes(1 << 20))
+        self.stuck = short.options(resources={HOSTILE[:20]: 1}, name=HOSTILE).remote(1)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            refs: list[Any] = [short.remote(number) for number in range(300)]
+            refs += [fails.remote(number) for number in range(2)]
+            refs += [actor.call.remote() for actor in self.actors]
+            nbray.wait(refs, num_returns=len(refs), timeout=60)
+            self._over.wait(0.2)  # the browser has these processors, too
+
+    def __exit__(self, *_exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def context(session_root: Path) -> NbrayContext:
+    """A cluster with a dashboard on a free port."""
+    return nbray.init(
+        num_cpus=2, object_store_memory=64 << 20, include_dashboard=True, dashboard_port=0,
+        log_to_driver=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+def opened(browser: Any, context: NbrayContext, complaints: list[str], **options: Any) -> Any:
+    """A page that is logged in; what its scripts complain of is noted."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(SECONDS)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.goto(context.login_link())
+    return page
+
+
+def shown(page: Any, address: str) -> None:
+    """Go to a page, and wait until it is live and its plots are drawn."""
+    page.goto(address)
+    page.locator("body[data-live]").wait_for()
+    wait = "() => [...document.querySelectorAll('.plot')].every((one) => one.dataset.drawn)"
+    page.wait_for_function(wait)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_live_legible_and_safe(
+    context: NbrayContext, browser: Any, scheme: str
+) -> None:
+    complaints: list[str] = []
+    base = f"http://{context.dashboard_url}/"
+    with Load() as load:
+        wait_until(
+            lambda: list_tasks(filters=[("state", "=", "FAILED")]), "failed tasks", timeout=60
+        )
+        actor = load.actors[0]._actor_id.hex()
+        (task, *_rest) = list_tasks(filters=[("state", "=", "FAILED")], detail=True)
+        node = nbray.get_runtime_context().get_node_id()
+        ids = {
+            "node": node, "task": task.task_id, "actor": actor, "worker": task.worker_id,
+            "group": load.group.id.hex(), "job": nbray.get_runtime_context().get_job_id(),
+        }  # fmt: skip
+        page = opened(
+            browser, context, complaints, color_scheme=scheme,
+            viewport={"width": 720, "height": 900},
+        )  # fmt: skip
+        places = [f"{name}?id={ids[name]}" if one.needs_id else name for name, one in PAGES.items()]
+        places += [f"profile?id={ids['worker']}", f"logs?node={node[:8]}&name=raylet.log",
+                   f"graphs?span=1d&node={node}", "plot?name=task-stream&embed=1"]  # fmt: skip
+        for place in places:
+            shown(page, base + place)
+            text = page.inner_text("main")
+            assert "could not be made" not in text and "There is no such thing" not in text, place
+            assert not page.inner_text("#trouble"), place
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, f"{place} is {wide} pixels too wide"
+            assert page.evaluate("window.hit") is None, place
+            if SHOTS:
+                name = "".join(c if c.isalnum() else "-" for c in place[:20]) or "overview"
+                page.screenshot(path=f"{SHOTS}/{name}-{scheme}.png", full_page=True)
+        shown(page, base)
+        number = "document.querySelector('#b-summary').innerText"
+        before = page.evaluate(number)
+        page.wait_for_function(f"(before) => ({number}) !== before", arg=before)
+        assert "onerror" in page.inner_text("main"), "what is hostile is shown as text"
+    assert not complaints
+
+
+def test_from_a_failing_task_to_its_log_line_in_three_clicks(
+    context: NbrayContext, browser: Any
+) -> None:
+    nbray.wait([fails.remote(7)], timeout=60)
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    page.locator("#b-failed li a").first.click()  # one: the task
+    page.locator("#s-error").get_by_text("ValueError").wait_for()
+    line = page.locator("#s-log .line", has_text="a line before the end of 7")
+    line.wait_for()
+    assert "/task?id=" in page.url
+    page.locator("#s-log h2 a", has_text=".out").click()  # two: the whole log
+    page.locator("input.search").fill("before the end of 7")
+    page.locator("mark").first.wait_for()
+    assert "q=before" in page.url and "/logs?" in page.url
+    page.go_back()
+    page.locator("#s-error").wait_for()
+    assert not complaints
+
+
+def test_an_actor_is_ended_only_when_that_is_confirmed_and_tables_remember_in_the_address(
+    context: NbrayContext, browser: Any
+) -> None:
+    actors = [Held.options(name=f"held-{number}").remote() for number in range(60)]
+    nbray.get([actor.call.remote() for actor in actors], timeout=120)
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    shown(page, f"http://{context.dashboard_url}/actors?sort=-name")
+    page.get_by_text("1 to 50 of 60 are shown").wait_for()
+    assert page.locator("tbody tr").first.inner_text().count("held-9")
+    page.get_by_text("Next").click()
+    page.get_by_text("51 to 60 of 60 are shown").wait_for()
+    page.locator("input.search").fill("held-59")
+    page.get_by_text("1 of 60 actors match").wait_for()
+    assert "q=held-59" in page.url and "sort=-name" in page.url and "page" not in page.url
+    page.locator("tbody tr a").first.click()
+    end = page.get_by_role("button", name="End this actor")
+    end.click()
+    page.get_by_role("button", name="Cancel").click()
+    assert nbray.get(actors[59].call.remote(), timeout=60) == 1
+    end.click()
+    page.locator(".ask button.bad").click()
+    page.locator("#b-actor", has_text="ended from the dashboard").wait_for()
+    with pytest.raises(nbray.exceptions.ActorDiedError, match="from the dashboard"):
+        nbray.get(actors[59].call.remote(), timeout=60)
+    assert not complaints
+
+
+def test_a_running_process_shows_its_stack_and_a_flame_graph(
+    context: NbrayContext, browser: Any
+) -> None:
+    @nbray.remote
+    def busy_with_sums(seconds: float) -> int:
+        until = time.monotonic() + seconds
+        total = 0
+        while time.monotonic() < until:
+            total += sum(range(1000))
+        return total
+
+    busy_with_sums.remote(600)
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    shown(page, f"http://{context.dashboard_url}/profile")
+    row: Callable[[], Any] = lambda: page.locator("tbody tr a", has_text="busy").first  # noqa: E731
+    row().click()
+    for kind in ("Stacks, now", "Flame graph, 5 s"):
+        page.get_by_role("button", name=kind).click()
+        page.locator(".ask button.bad").click()
+        result = page.locator("section[id^=s-result]", has_text=kind)
+        result.wait_for()
+        assert "busy_with_sums" in result.inner_text()
+    assert not complaints
+
+
+def test_a_page_says_when_its_dashboard_or_cluster_has_gone_and_goes_on_when_it_is_back(
+    context: NbrayContext, browser: Any
+) -> None:
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    shown(page, f"http://{context.dashboard_url}/nodes")
+    nbray.shutdown()
+    page.locator("#trouble", has_text="does not answer").wait_for()
+    assert page.locator("tbody tr").count() == 1, "what was known stays"
