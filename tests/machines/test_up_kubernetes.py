@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -155,6 +158,43 @@ def test_a_head_s_pod_is_made_anew_and_the_cluster_goes_on(file: File, how: str)
     assert "ran on 3 pods" in kube.python(WHERE)
 
 
+PUT = """
+import nbray, os, time
+nbray.init()
+@nbray.remote(num_cpus=1, scheduling_strategy="SPREAD", max_retries=0, num_returns=2)
+def make():
+    import numpy
+    time.sleep(0.3)
+    return os.uname().nodename, numpy.ones(300_000)
+made = [make.remote() for _ in range(6)]
+names = nbray.get([name for name, _ in made], timeout=60)
+open("/tmp/names", "w").write(" ".join(names))
+while not os.path.exists("/tmp/go"):
+    time.sleep(0.1)
+print(sum(float(one.sum()) for one in nbray.get([ref for _, ref in made], timeout=60)))
+"""
+
+
+def test_a_worker_s_pod_hands_on_what_only_it_has_before_it_ends(file: File) -> None:
+    kube = file.kube
+    file.nbray("up", "-y")
+    with ThreadPoolExecutor(1) as thread:
+        working = thread.submit(kube.python, PUT, 200)
+        wait_until(lambda: kube.inside("mine-head-0", "cat", "/tmp/names").stdout != "", "values",
+                   60)  # fmt: skip
+        names = kube.inside("mine-head-0", "cat", "/tmp/names").stdout.split()
+        lost = next(name for name in names if "small" in name)
+        uid = kube.api.store.pod(lost)["metadata"]["uid"]
+        kube.run("kubectl", "delete", "pod", lost, "--wait=false")
+        wait_until(
+            lambda: lost in kube.api.names("pods")
+            and kube.api.store.pod(lost)["metadata"]["uid"] != uid,
+            "another pod", 100,
+        )  # fmt: skip
+        kube.inside("mine-head-0", "touch", "/tmp/go")
+        assert working.result() == "1800000.0\n"
+
+
 GROW = """
 import nbray, os, time
 nbray.init()
@@ -175,12 +215,61 @@ def test_pods_come_with_the_demand_and_go_with_the_head(file: File) -> None:
     file.write(available_node_types=types)
     file.nbray("up", "-y")
     assert kube.api.names("pods") == ["mine-head-0"]
-    with_api_away = kube.api
     printed = kube.python(GROW)
     assert "ran on 3 pods" in printed or "ran on 2 pods" in printed, printed
     pods = [name for name in kube.api.names("pods") if "head" not in name]
-    owner = with_api_away.store.pod(pods[0])["metadata"]["ownerReferences"][0]
+    owner = kube.api.store.pod(pods[0])["metadata"]["ownerReferences"][0]
     assert owner["kind"] == "StatefulSet"
     wait_until(lambda: kube.api.names("pods") == ["mine-head-0"], "idle pods to leave", 90)
-    logs = list((kube.base / "claims").glob("*/s/*/logs/pod-mine-*.log"))
-    assert (logs and "raylet" in logs[0].read_text().lower()) or logs
+    assert list((kube.base / "claims").glob("*/s/*/logs/pod-mine-*.log"))
+
+
+HOLD = """
+import nbray, os, time
+nbray.init()
+@nbray.remote(max_retries=3)
+def slow(number):
+    time.sleep(15)
+    return number
+print("got", sum(nbray.get([slow.remote(n) for n in range(2)], timeout=200)))
+"""
+
+
+def workers(kube: KubeCluster) -> set[str]:
+    return {name for name in kube.kubelet.running if "head" not in name}
+
+
+def test_an_evicted_pod_is_replaced_while_the_api_goes_away_and_comes_back(file: File) -> None:
+    kube = file.kube
+    types = {
+        "top": {"resources": SMALL | {"CPU": 0}},
+        "small": {"resources": SMALL, "max_workers": 2, "idle_timeout_s": 3},
+    }
+    file.write(available_node_types=types)
+    file.nbray("up", "-y")
+    with ThreadPoolExecutor(1) as thread:
+        working = thread.submit(kube.python, HOLD, 250)
+        wait_until(lambda: len(workers(kube)) == 2, "two workers", 60)
+        lost = min(workers(kube))
+        with kube.api.away():
+            wait_until(lambda: lost in workers(kube), "it to run")
+            os.kill(kube.kubelet.first_process(lost), signal.SIGKILL)
+            wait_until(lambda: lost not in workers(kube), "its end")
+            time.sleep(8)  # longer than the pause between two looks: nobody may take this for empty
+            assert len(workers(kube)) == 1
+        assert working.result() == "got 1\n"
+    said = kube.inside("mine-head-0", "sh", "-c", "cat /var/lib/nbray/s/*/logs/autoscaler.log")
+    assert "does not answer" in said.stdout, said.stdout[-3000:]
+
+
+def test_without_the_head_s_set_no_pod_is_left(file: File) -> None:
+    kube = file.kube
+    types = {
+        "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 1,
+                                               "max_workers": 2},
+    }  # fmt: skip
+    file.write(available_node_types=types)
+    file.nbray("up", "-y")
+    wait_until(lambda: len(workers(kube)) == 1, "a worker", 60)
+    kube.run("kubectl", "delete", "statefulset", "mine-head", "--wait=false")
+    wait_until(lambda: not kube.api.names("pods"), "the end of all pods", 90)

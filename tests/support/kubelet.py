@@ -327,9 +327,8 @@ class Kubelet:
             if now is None or now["metadata"]["uid"] != meta["uid"]:
                 self._kill(process)
                 return
-            grace = now["metadata"].get("deletionGracePeriodSeconds")
             if "deletionTimestamp" in now["metadata"]:
-                await self._end(pod, process, grace)
+                await self._end(pod, process)
                 return
             found = probe is None or not await self._exec(meta["name"], probe)
             if found != ready:
@@ -339,19 +338,30 @@ class Kubelet:
                 await self._write(pod, **{**status, "conditions": conditions})
             await asyncio.sleep(0.3)
 
-    async def _end(
-        self, pod: dict[str, Any], process: asyncio.subprocess.Process, grace: float
-    ) -> None:
+    async def _end(self, pod: dict[str, Any], process: asyncio.subprocess.Process) -> None:
+        meta = pod["metadata"]
+        key = ("v1", "pods", meta["namespace"], meta["name"])
+        began = asyncio.get_running_loop().time()
+        ending = asyncio.create_task(self._ask_to_end(pod, process))
+        try:
+            while not ending.done():  # the time that it has may become shorter meanwhile
+                now = self.api.store.objects.get(key, {"metadata": {}})
+                grace = now["metadata"].get("deletionGracePeriodSeconds", 0)
+                if asyncio.get_running_loop().time() > began + grace:
+                    break
+                await asyncio.wait([ending], timeout=0.3)
+        finally:
+            ending.cancel()
+        self._kill(process)
+
+    async def _ask_to_end(self, pod: dict[str, Any], process: asyncio.subprocess.Process) -> None:
         name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
         hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                if hook:
-                    await self._exec(name, hook)
-                with suppress(KeyError, OSError):
-                    os.kill(self.first_process(name), signal.SIGTERM)
-                await process.wait()
-        self._kill(process)
+        if hook:
+            await self._exec(name, hook)
+        with suppress(KeyError, OSError):
+            os.kill(self.first_process(name), signal.SIGTERM)
+        await process.wait()
 
     def _kill(self, process: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):

@@ -29,6 +29,11 @@ _KINDS = "statefulsets,deployments,services,configmaps,networkpolicies,rolebindi
 _ALL_KINDS = f"{_KINDS}serviceaccounts"
 _LOOK_S = 5.0
 _GONE_S = 180.0
+# First what makes pods; then those, which have nobody to hand anything on to.
+_ENDS = (
+    ("statefulsets,deployments",), ("pods", "--grace-period=5"), (f"{_ALL_KINDS},secrets",),
+    ("persistentvolumeclaims",),
+)  # fmt: skip
 _LINES = 15
 _REASONS_OF_NOTHING = ("", "ContainerCreating", "PodInitializing")
 
@@ -138,13 +143,13 @@ class KubernetesCluster:
         ]
 
     async def down(self, board: Board) -> list[Outcome]:
-        """Remove everything, the head first, so that nothing makes pods anew."""
-        board.stage(_OBJECTS, "", "delete the head, and then all others")
+        """Remove everything."""
+        board.stage(_OBJECTS, "", "delete what makes pods, and then all others")
         try:
             pods = await self.kubectl.get("listing the pods", "pods", "-l", self.selector)
-            for kinds in ("statefulsets", f"{_ALL_KINDS},secrets,pods", "persistentvolumeclaims"):
+            for kinds, *how in _ENDS:
                 await self.kubectl.do(
-                    "deleting the objects", "delete", kinds, "-l", self.selector,
+                    "deleting the objects", "delete", kinds, "-l", self.selector, *how,
                     f"--timeout={_GONE_S:.0f}s", timeout_s=_GONE_S + 10.0,
                 )  # fmt: skip
         except HostError as error:
