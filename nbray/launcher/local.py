@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -116,12 +117,12 @@ def start_head(
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
     node.dashboard_error = without
-    comers: ClientListeners | None = None
+    ports = _HeadPorts(listener)
     try:
         tls.prepare(node.session)
         if remote_drivers:
-            comers = ClientListeners(host, client_port)
-            node.client_server = comers.address
+            ports.clients = ClientListeners(host, client_port)
+            node.client_server = ports.clients.address
         if record is not None:
             record.keep(node.session)
         gcs = spawn(
@@ -130,28 +131,15 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
-        head = ["--head", "--gcs-pid", str(gcs.pid)]
+        demand += ["--head", "--gcs-pid", str(gcs.pid), *ports.arguments(node)]
         if autoscaling_config is not None:
-            head += ["--autoscaling-config", str(autoscaling_config.absolute())]
-        kept = [] if listener is None else [listener.fileno()]
-        if listener is not None:
-            head += [
-                "--dashboard-fd",
-                str(kept[0]),
-                "--dashboard-url",
-                url_of(listener, node.session, host),
-            ]
-        if comers is not None:
-            kept += comers.descriptors
-            for descriptor in comers.descriptors:
-                head += ["--client-fd", str(descriptor)]
+            demand += ["--autoscaling-config", str(autoscaling_config.absolute())]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
-                    node,
-                    ["--gcs-address-fd", str(told), *demand, *head],
-                    fate_shared, variables, pass_fds=[told, *kept],
+                    node, ["--gcs-address-fd", str(told), *demand], fate_shared, variables,
+                    [told, *ports.descriptors],
                 )  # fmt: skip
             finally:
                 os.close(told)
@@ -168,15 +156,40 @@ def start_head(
             )
         _write_info(node, fate_shared, for_programs)
     except BaseException:
-        if listener is not None:
-            listener.close()
-        if comers is not None:
-            comers.close()
         node.stop(keep_session=session is not None)
         raise
-    if comers is not None:
-        comers.close()
+    finally:
+        ports.close()
     return node
+
+
+@dataclass
+class _HeadPorts:
+    """The listening sockets that the head's raylet gets from its starter, and keeps."""
+
+    dashboard: socket.socket | None
+    clients: ClientListeners | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        own = [] if self.dashboard is None else [self.dashboard.fileno()]
+        return own + ([] if self.clients is None else self.clients.descriptors)
+
+    def arguments(self, node: RunningNode) -> list[str]:
+        found = []
+        if self.dashboard is not None:
+            url = url_of(self.dashboard, node.session, node.node_ip)
+            found += ["--dashboard-fd", str(self.dashboard.fileno()), "--dashboard-url", url]
+        if self.clients is not None:
+            found += [f"--client-fd={descriptor}" for descriptor in self.clients.descriptors]
+        return found
+
+    def close(self) -> None:
+        """Close them here; who inherited them listens on."""
+        if self.dashboard is not None:
+            self.dashboard.close()
+        if self.clients is not None:
+            self.clients.close()
 
 
 def _crashed_head(folder: Path) -> str:
