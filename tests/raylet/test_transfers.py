@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nbray.launcher.tls import TlsFiles
 from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import Answer, Elsewhere, ObjectSender, Part
@@ -23,21 +23,6 @@ from nbray.wire.tls import Tls
 MB = 1 << 20
 TOKEN = os.urandom(16)
 SIZE = 64 * MB
-
-
-_tls: list[Tls | None] = [None]
-
-
-@pytest.fixture(autouse=True, params=["plain", pytest.param("tls", marks=pytest.mark.slow)])
-def wires(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """What the sockets of a test speak."""
-    if request.param == "tls":
-        authority = Authority.new()
-        authority.pair.write(tmp_path, "ca")
-        authority.sign([], 2).write(tmp_path, "node")
-        _tls[0] = Tls(tmp_path / "node.crt", tmp_path / "ca.crt", tmp_path / "node.key")
-    yield
-    _tls[0] = None
 
 
 class Frames:
@@ -79,20 +64,38 @@ class Store:
         return await self.answer(request)
 
 
+TLS: list[Tls | None] = [None]
+"""What the sockets of a test are under."""
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder, authority = tmp_path_factory.mktemp("tls"), Authority.new()
+    authority.pair.write(folder, "ca")
+    authority.sign(["localhost"], 10).write(folder, "node")
+    return TlsFiles(folder / "node.crt", folder / "node.key", folder / "ca.crt").tls
+
+
+@pytest.fixture(autouse=True, params=["plain", pytest.param("tls", marks=pytest.mark.slow)])
+def under(request: pytest.FixtureRequest, certificates: Tls) -> Iterator[None]:
+    """Each test on plain sockets, and under TLS."""
+    TLS[0] = certificates if request.param == "tls" else None
+    yield
+    TLS[0] = None
+
+
 @asynccontextmanager
 async def sending(store: Store) -> AsyncIterator[Callable[..., ObjectReceiver]]:
     """A raylet's port that sends what the store has, and receivers of it."""
     sender = ObjectSender(store.find, stall_s=5.0)
-    server = await serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take, _tls[0])
+    server = await serve_tcp("127.0.0.1", 0, TOKEN, Frames(), sender.take, TLS[0])
     port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
     made: list[ObjectReceiver] = []
     others: dict[bytes, ObjectReceiver] = {}
 
     def receiver(token: bytes = TOKEN, stall_s: float = 20.0) -> ObjectReceiver:
         made.append(
-            ObjectReceiver(
-                "its node 0", "127.0.0.1", port, token, _tls[0], 5.0, stall_s, others.get
-            )
+            ObjectReceiver("its node 0", "127.0.0.1", port, token, TLS[0], 5.0, stall_s, others.get)
         )
         return made[-1]
 
