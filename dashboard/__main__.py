@@ -24,6 +24,8 @@ from .gate import Authenticator, Gate
 from .jobs import JobsPort
 from .jobs_manager import ManagerProcess
 from .parts.cluster import Cluster
+from .remote_drivers import PATH as CLIENT
+from .remote_drivers import remote_drivers
 from .rest import allow_body, rest
 from .server import BoundedServer
 from .site import Site, application
@@ -57,6 +59,7 @@ async def _main(args: argparse.Namespace) -> None:
         gate = Gate(doorkeeper, _inside(rest(watcher, jobs), application(site)))
         server = BoundedServer(gate, serving(session.path, args.url))
         gate.came_in = server.came_in
+        gate.unjudged = {CLIENT: remote_drivers(lambda: _client_server(session), server.came_in)}
         server.add_sockets([listener])
         logger.info("The dashboard serves %s/", Dashboard(args.url, cluster, session.token).base)
         watching = loop.create_task(watcher.run())
@@ -71,6 +74,14 @@ async def _main(args: argparse.Namespace) -> None:
         server.stop()
         await asyncio.wait([managing])
         await submissions.close()
+
+
+def _client_server(session: Session) -> str:
+    """Where remote drivers come; empty: nowhere."""
+    try:
+        return session.read_info().get("client_server", "")
+    except (OSError, ValueError):  # the cluster is starting, or has gone
+        return ""
 
 
 def _inside(api: Router, pages: Router) -> Callable[[HTTPServerRequest], Router]:

@@ -13,7 +13,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -253,7 +253,8 @@ def _refuse(handler: RequestHandler, status: int) -> None:
 class Gate(Router):
     """The outermost router. ``inner`` is asked only for requests that may come in.
 
-    ``came_in`` hears of the streams of those.
+    ``came_in`` hears of the streams of those. ``unjudged`` has applications by path that ask for
+    proofs of their own.
     """
 
     def __init__(
@@ -262,6 +263,7 @@ class Gate(Router):
         self._doorkeeper = doorkeeper
         self._inner = inner
         self.came_in: Callable[[IOStream], None] = lambda _stream: None
+        self.unjudged: Mapping[str, Router] = {}
         self._login = self._application(_Login, doorkeeper=doorkeeper)
         self._logouts = {
             signed: self._application(_Logout, doorkeeper=doorkeeper, signed=signed)
@@ -279,6 +281,8 @@ class Gate(Router):
         """The handler of a request that may come in, or of its refusal."""
         assert request.connection is not None
         stream: IOStream = getattr(request.connection, "stream")  # noqa: B009 - of HTTP/1
+        if request.path in self.unjudged:
+            return self.unjudged[request.path].find_handler(request, **kwargs)
         signed = self._doorkeeper.is_signed(request)
         if signed:
             key = request.headers[REQUEST_HEADER]

@@ -17,7 +17,7 @@ from tornado.web import HTTPError, stream_request_body
 from nbray.runtime_env.packaging import MAX_BYTES, PART_BYTES, is_archive, part_key
 from nbray.state.client import RpcError
 
-from .jobs import JobsHandler, finished
+from .jobs import JobsHandler, JobsPort, finished
 
 LARGEST_PACKAGE = MAX_BYTES
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
@@ -27,6 +27,17 @@ _KEEP_S = 5.0
 @stream_request_body
 class Package(JobsHandler):
     """Whether a package is there, and a new one."""
+
+    def initialize(self, jobs: JobsPort) -> None:
+        """Begin with nothing."""
+        super().initialize(jobs)
+        self._part = bytearray()
+        self._parts = 0
+        self._size = 0
+        self._digest = hashlib.sha256()
+        self._told = 0.0
+        self._refused: Exception | None = None
+        self._is_whole = False
 
     def prepare(self) -> None:
         """Judge the request before its body is read."""
@@ -39,12 +50,6 @@ class Package(JobsHandler):
         super().prepare()
         self._uri = f"gcs://{name}"
         self._upload = f"{self._uri}#{secrets.token_hex(8)}"
-        self._part = bytearray()
-        self._parts = 0
-        self._size = 0
-        self._digest = hashlib.sha256()
-        self._told = 0.0
-        self._refused: Exception | None = None
         length = int(self.request.headers.get("Content-Length", "0"))
         if length > LARGEST_PACKAGE:
             raise HTTPError(413, self._too_large())
@@ -85,12 +90,13 @@ class Package(JobsHandler):
     async def put(self, _protocol: str, name: str) -> None:
         """The body is here: make a package of it."""
         if self._refused is not None:
-            self.on_connection_close()
+            self._drop()
             raise self._refused
         if not self._size:
             raise HTTPError(400, "The package is empty")
         if self._part:
             await self._keep(bytes(self._part))
+        self._is_whole = True
         await finished(self._complete(name))
 
     async def _complete(self, name: str) -> None:
@@ -112,6 +118,10 @@ class Package(JobsHandler):
             )
 
     def on_connection_close(self) -> None:
-        """Whoever sent it has gone: what came is dropped."""
+        """Whoever sent it has gone: what came is dropped, unless it is whole."""
+        if not self._is_whole:
+            self._drop()
+
+    def _drop(self) -> None:
         if self._parts:
             self.jobs.background.start(self.jobs.submissions.drop(self._upload))

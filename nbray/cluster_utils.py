@@ -18,7 +18,8 @@ from nbray.common.ray_settings import system_config
 from nbray.driver.cluster import nodes
 from nbray.driver.driver import init, shutdown
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, found_nodes, join, start_head
+from nbray.launcher.found import found_nodes
+from nbray.launcher.local import RunningNode, join, start_head
 
 _STORE_BYTES = 100 << 20
 _RAYS = {

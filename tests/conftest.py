@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support import from_afar
 from support.nodes import MB, Far
 from support.places import ROOT, is_installed
 from support.redis import redis_url
@@ -33,6 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--installed", action="store_true", help="refuse to test a checkout; `make test` says it"
     )
+
+
+if from_afar.is_wanted():
+    from_afar.install()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -66,17 +66,20 @@ For `nbray.method`; `.options` of a method takes `name`, too.
 {as_markdown(Scope.INIT)}
 ## Options of `nbray start`
 
-{as_markdown(Scope.START)}"""
+{as_markdown(Scope.START)}
+## Options of clusters whose nodes are jobs of Slurm
+
+Of `%nbray start --slurm` and `nbray slurm script`; keys of `provider` in a cluster's file, but for
+`jobs`.
+
+{as_markdown(Scope.SLURM)}"""
 
 
 def command() -> str:
     """The page of the command."""
     parts = ["# The command `nbray`", _paragraphs(main.help)]
     context = click.Context(main, info_name="nbray")
-    for name in main.list_commands(context):
-        one = main.get_command(context, name)
-        assert one is not None
-        inner = click.Context(one, info_name=name, parent=context)
+    for name, one, inner in _commands(main, context, ""):
         usage = " ".join(one.collect_usage_pieces(inner))
         parts += [f"## `nbray {name}`", f"```\nnbray {name} {usage}\n```", _paragraphs(one.help)]
         rows = [
@@ -89,6 +92,20 @@ def command() -> str:
         ]
         parts.append(_table(("option", ""), rows))
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(
+    group: click.Group, context: click.Context, before: str
+) -> Iterator[tuple[str, click.Command, click.Context]]:
+    """The commands of a group, and those of the groups in it."""
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        assert one is not None
+        inner = click.Context(one, info_name=name, parent=context)
+        if isinstance(one, click.Group):
+            yield from _commands(one, inner, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", one, inner
 
 
 def magics() -> str:

@@ -47,6 +47,12 @@ def _now(command: str) -> ClusterNow:
     try:
         return engine().cluster.now(ANSWER_S)
     except GetTimeoutError:
+        here = engine().cluster.membership()
+        if here is not None and here.reconnecting:
+            raise UsageError(
+                f"%nbray {command}: the connection to the cluster was lost; {here.reconnecting}. "
+                "What runs there goes on, and nothing is lost meanwhile."
+            ) from None
         raise UsageError(
             f"%nbray {command}: the cluster has not answered within {ANSWER_S:.0f} s. Its GCS or "
             "the raylet of this node stands still or has too much to do; what runs goes on "
@@ -150,8 +156,8 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
 def _attach_arguments(parser: Parser) -> None:
     parser.add_argument(
         "address", metavar="ADDRESS", nargs="?", default="auto",
-        help="HOST:PORT of the cluster, or its file (see %%nbray up); by default the newest of "
-        "this machine",
+        help="HOST:PORT of the cluster, nbray://HOST:10001 from afar, or its file (see %%nbray "
+        "up); by default the newest of this machine",
     )  # fmt: skip
     parser.add_argument("--namespace", help="where the names of actors live")
 

@@ -11,7 +11,7 @@ import time
 from tornado.httpclient import AsyncHTTPClient
 from tornado.web import HTTPError
 
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
 from nbray.state.client import RpcError, find_dashboard
 from nbray.state.dashboard import Dashboard, check_key, make_key
 

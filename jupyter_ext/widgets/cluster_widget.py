@@ -107,6 +107,8 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
     def _show(self, snapshot: ClusterSnapshot) -> None:
         here = engine().cluster.membership()
         address = here.address if here is not None else ""
+        if here is not None and here.reconnecting:
+            address += f", {here.reconnecting}"
         with self._lock:
             self._set(self._title, cluster_view.title_html(snapshot, address))
             self._set(self._node_table, cluster_view.nodes_html(snapshot))

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from nbray.cli.declared import declared_options
 from nbray.cli.terminal import CliError
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.launcher.token import token_path
 from nbray.options.option import SIZE, Scope
 from nbray.slurm.document import SETTINGS, node_resources

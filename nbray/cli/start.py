@@ -25,7 +25,8 @@ from nbray.common import ray_settings
 from nbray.common.addresses import interface_address, is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.local import RunningNode, join, node_of, start_head
+from nbray.launcher.found import node_of
+from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope

@@ -11,7 +11,7 @@ import click
 
 from nbray.cli.terminal import CliError, say
 from nbray.common.text import one_line
-from nbray.launcher.local import FoundNode, end_unfinished_starts, found_nodes, node_of
+from nbray.launcher.found import FoundNode, end_unfinished_starts, found_nodes, node_of
 from nbray.launcher.record import NodeRecord
 
 

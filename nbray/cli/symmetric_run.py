@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 import psutil
+from click.exceptions import Exit
 
 from nbray.cli.declared import declared_options
 from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
@@ -200,6 +201,12 @@ class _Signals:
         if passed_on and command is not None:
             command.send_signal(number)
 
+    def interrupted(self, what: str) -> Exit:
+        """The end of one that waited for something; it is said here."""
+        name = signal.Signals(self.ended_by).name
+        say(f"Error: {name}, while waiting for {what}: the node here was ended.", err=True)
+        return Exit(128 + self.ended_by)
+
 
 def _notice(number: int, passed_on: bool) -> str:
     heard = "it was passed on to the command" if passed_on else "the command does not listen to it"
@@ -270,7 +277,7 @@ class _Head:
         deadline = time.monotonic() + self._place.patience_s
         while len(there := cluster.nodes()) < wanted:
             if self._signals.end.wait(_LOOK_S):
-                raise CliError("Interrupted while waiting for the other nodes.")
+                raise self._signals.interrupted("the other nodes")
             if time.monotonic() > deadline:
                 raise CliError(self._missing(there))
             if len(there) != told:
@@ -337,7 +344,7 @@ class _Other:
             if found and _listens(found):
                 return found
             if self._signals.end.wait(_LOOK_S):
-                raise CliError("Interrupted while waiting for the head.")
+                raise self._signals.interrupted("the head")
             if time.monotonic() > deadline:
                 raise CliError(self._no_head(found))
 

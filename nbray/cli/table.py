@@ -58,6 +58,10 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "state.timeline",
             "Write the tasks that ran as a trace, for ui.perfetto.dev or chrome://tracing.",
         ),
+        "stack": _Row(
+            "stack.stack",
+            "Print the call stacks of the workers and drivers of a cluster, on all nodes.",
+        ),
         "logs": _Row("logs.logs", "Print a log, or list those of a node."),
         "health-check": _Row(
             "acting.health_check",

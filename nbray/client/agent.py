@@ -21,7 +21,7 @@ from typing import Any, cast
 import msgspec
 import uvloop
 
-from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError
+from nbray.client.carrier import PING_S, Carrier, TransportWire, TunnelError, Wire
 from nbray.client.ends import SocketEnd
 from nbray.client.entrance import Entering
 from nbray.client.own_folder import AGENT_SOCKET, DRIVER_SOCKET, remove
@@ -32,7 +32,7 @@ from nbray.common.config import Config
 from nbray.common.process import allow_many_files, report_ready, watch_parent
 from nbray.common.session import Session
 from nbray.wire import tcp
-from nbray.wire.aio_tls import binding_in, connecting_with
+from nbray.wire.aio_tls import binding_in, connecting_with, in_words
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
 from nbray.wire.tunnel_messages import (
@@ -136,34 +136,46 @@ class _BrowserEnd(SocketEnd):
 
 
 class _GatewayWire(asyncio.Protocol):
-    """A connection to the gateway."""
+    """A connection to the gateway: a socket, or a WebSocket of the dashboard."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._entering: Entering | None = None
-        self._transport: asyncio.Transport | None = None
-        self._wire: TransportWire | None = None
+        self._wire: Wire | None = None
+        self._early = b""
         self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The gateway speaks first."""
-        self._transport = cast(asyncio.Transport, transport)
         tcp.set_up(transport.get_extra_info("socket"))
-        self._entering = self._agent.entering(transport)
+        self.enter(self._agent.entering(transport))
+        self.use(TransportWire(cast(asyncio.Transport, transport)))
+
+    def enter(self, entering: Entering) -> None:
+        """So it comes in."""
+        self._entering = entering
+
+    def use(self, wire: Wire) -> None:
+        """Write there."""
+        self._wire = wire
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
         """The entrance, then the tunnel."""
-        assert self._transport is not None
+        if self._wire is None:
+            self._early += data
+            return
         try:
             if self._entering is not None:
                 reply, welcome, data = self._entering.feed(data)
                 if reply:
-                    self._transport.write(reply)
-                if welcome is None:
+                    self._wire.write([reply])
+                if welcome is None or self.welcome.done():
                     return
                 self._entering = None
                 if not welcome.refused:
-                    self._wire = TransportWire(self._transport)
                     self._agent.carrier.take(self._wire, welcome.received)
                 self.welcome.set_result(welcome)
             if data:
@@ -176,31 +188,38 @@ class _GatewayWire(asyncio.Protocol):
             self.welcome.set_exception(error)
         else:
             self._agent.give_up(f"the gateway broke the protocol: {error}")
-        if self._transport is not None:
-            self._transport.abort()
+        self.drop()
 
     def drop(self) -> None:
         """Nobody waits for it any more."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._wire is not None:
+            self._wire.close()
+
+    @property
+    def _carries(self) -> bool:
+        return self._wire is not None and self._agent.carrier.wire is self._wire
 
     def pause_writing(self) -> None:
         """The socket takes no more."""
-        if self._agent.carrier.wire is self._wire:
+        if self._carries:
             self._agent.carrier.pause()
 
     def resume_writing(self) -> None:
         """It does again."""
-        if self._agent.carrier.wire is self._wire:
+        if self._carries:
             self._agent.carrier.go_on()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has gone."""
         if not self.welcome.done():
             self.welcome.set_exception(
-                error or HandshakeError("the gateway closed the connection: is the token the same?")
+                in_words(error)
+                if error
+                else HandshakeError(
+                    "the gateway closed the connection: is the token the same, and NBRAY_USE_TLS?"
+                )
             )
-        elif self._wire is not None and self._agent.carrier.wire is self._wire:
+        elif self._carries:
             self._agent.lost(str(error or "the connection was closed"))
 
 
@@ -235,14 +254,12 @@ class Agent:
         Raises:
             OSError: it is not to be reached, or does not let us in.
         """
-        host, port = split(self._address)
         self._knock.received = self.carrier.tunnel.received
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._config.start_timeout_s):
-            _, wire = await loop.create_connection(
-                lambda: _GatewayWire(self), host, port,
-                **connecting_with(self._tls, self._config.handshake_timeout_s),
-            )  # fmt: skip
+            try:
+                wire = await self._reach()
+            except OSError as error:
+                raise in_words(error) from error
             try:
                 welcome = await wire.welcome
             except asyncio.CancelledError:
@@ -253,12 +270,36 @@ class Agent:
             self._grace_s = welcome.grace_s
         return welcome
 
-    def lost(self, reason: str) -> None:
+    async def _reach(self) -> _GatewayWire:
+        if "://" in self._address:
+            return await self._reach_by_web()
+        host, port = split(self._address)
+        _, wire = await asyncio.get_running_loop().create_connection(
+            lambda: _GatewayWire(self), host, port,
+            **connecting_with(self._tls, self._config.handshake_timeout_s),
+        )  # fmt: skip
+        return wire
+
+    async def _reach_by_web(self) -> _GatewayWire:
+        from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
+
+        if self._tls is not None:
+            raise HandshakeError(
+                "this cluster's wires have TLS, which ends at the gateway: come by "
+                "nbray://HOST:10001 instead of by the dashboard"
+            )
+        wire = _GatewayWire(self)
+        wire.enter(Entering(self._token, self._knock))
+        web, _ = await connect(self._address, lambda: wire)
+        wire.use(web)
+        return wire
+
+    def lost(self, reason: str, seconds_ago: float = 0.0) -> None:
         """The connection to the gateway has gone: make another."""
         self.carrier.lose()
         if self.over.is_set() or self._connecting is not None:
             return
-        self._tell("lost", reason)
+        self._tell("lost", reason, seconds_ago)
         self._connecting = asyncio.create_task(self._connect_again())
 
     async def _connect_again(self) -> None:
@@ -288,7 +329,8 @@ class Agent:
         while True:
             await asyncio.sleep(PING_S)
             if self.carrier.wire is not None and not self.carrier.look_after():
-                self.lost("the gateway gave no sign of life")
+                silent = asyncio.get_running_loop().time() - self.carrier.heard_at
+                self.lost("the gateway gave no sign of life", silent)
 
     def give_up(self, reason: str) -> None:
         """The tunnel is over, and with it the driver's part in the cluster."""
@@ -297,9 +339,10 @@ class Agent:
             self.over.set()
             self.carrier.end(reason)
 
-    def _tell(self, state: str, reason: str) -> None:
+    def _tell(self, state: str, reason: str, seconds_ago: float = 0.0) -> None:
         logger.info("%s: %s", state, reason)
-        line = json.dumps({"state": state, "reason": reason, "at": time.time()})
+        at = time.time() - seconds_ago
+        line = json.dumps({"state": state, "reason": reason, "at": at})
         try:
             os.write(self._status_fd, line.encode() + b"\n")
         except OSError:

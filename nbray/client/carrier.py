@@ -20,7 +20,7 @@ from nbray.client.tunnel import (
 
 _WRITE_BYTES = 256 << 10
 _UNSENT_BYTES = 128 << 10
-PING_S = 5.0
+PING_S = 3.0
 """How often a side asks for a sign of life; one that is silent for three of them has gone."""
 
 SILENT_S = 3 * PING_S

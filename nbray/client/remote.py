@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,6 +26,7 @@ from nbray.wire.records import Address
 
 logger = logging.getLogger(__name__)
 
+_NOTEWORTHY_S = 5.0
 CONNECTED, LOST, GONE = "connected", "lost", "gone"
 
 
@@ -75,6 +77,8 @@ class Remote:
         self._agent = agent
         self._status_fd = status_fd
         self._said = b""
+        self._tell: Callable[[str], None] = lambda text: None
+        self._told_of = 0.0
         self.state = TunnelState(since=time.time(), grace_s=report["grace_s"])
         info = msgspec.convert(report["info"], SessionInfo)
         self.dashboard_port = int(info["dashboard"].rpartition(":")[2] or 0)
@@ -93,8 +97,9 @@ class Remote:
         """The process of the agent."""
         return self._agent.pid
 
-    def watch(self, reactor: Reactor) -> None:
-        """Hear of the tunnel from now on."""
+    def watch(self, reactor: Reactor, tell: Callable[[str], None]) -> None:
+        """Hear of the tunnel from now on; ``tell`` shows a line to the user."""
+        self._tell = tell
         reactor.watch(self._status_fd, lambda _events: self._hear(reactor), lambda: None)
 
     def _hear(self, reactor: Reactor | None = None) -> None:
@@ -114,9 +119,31 @@ class Remote:
         except BlockingIOError:
             return
 
+        finally:
+            if reactor is not None and self.state.state == LOST:
+                passed = time.time() - self.state.since
+                reactor.call_later(max(0.0, _NOTEWORTHY_S - passed), self._tell_of_loss)
+
     def _set(self, state: str, reason: str, since: float) -> None:
-        if self.state.state != GONE:
-            self.state = replace(self.state, state=state, reason=reason, since=since)
+        before = self.state
+        if before.state == GONE:
+            return
+        self.state = replace(before, state=state, reason=reason, since=since)
+        if state == CONNECTED and self._told_of:
+            self._told_of = 0.0
+            self._tell(f"nbray: connected again, after {since - before.since:.0f} s.")
+
+    def _tell_of_loss(self) -> None:
+        """A loss that lasts is said once; most are over before anybody notices."""
+        state = self.state
+        if state.state == LOST and self._told_of != state.since:
+            if time.time() - state.since < 0.9 * _NOTEWORTHY_S:
+                return  # of another loss, which has its own turn
+            self._told_of = state.since
+            self._tell(
+                f"nbray: the connection to the cluster was lost ({state.reason}) and is being made "
+                f"again. What runs there goes on; after {state.grace_s:.0f} s this driver is dead."
+            )
 
     def why_gone(self, patience_s: float = 0.0) -> str:
         """Why there is no tunnel any more; empty while there is one, or may be again.
@@ -138,16 +165,18 @@ class Remote:
 
 
 def place_of(address: str) -> str:
-    """HOST:PORT of ``nbray://HOST:PORT`` or ``ray://HOST:PORT``.
+    """HOST:PORT of ``nbray://HOST:PORT`` or ``ray://HOST:PORT``; a URL of a dashboard as it is.
 
     Raises:
         ConnectionError: it is no such address.
     """
     scheme, _, place = address.partition("://")
+    if scheme in ("http", "https") and urlsplit(address).hostname:
+        return address
     if scheme not in ("nbray", "ray"):
         raise ConnectionError(
             f"{address!r} is no address of a cluster: nbray://HOST:PORT is one, with the port for "
-            "remote drivers, 10001 by default."
+            "remote drivers, 10001 by default, or the dashboard's URL, as https://HOST/PREFIX."
         )
     try:
         host, port = split(place if ":" in place.rpartition("]")[2] else f"{place}:10001")

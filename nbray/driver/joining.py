@@ -17,7 +17,7 @@ from nbray.driver import output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
 from nbray.exceptions import LocalRayletDiedError, NbrayError
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.state.dashboard import Dashboard
 from nbray.wire import messages as m
 from nbray.wire import records
@@ -105,7 +105,7 @@ def join(
             config, session.token, remote.outside.worker_id, session.socket_path("driver"),
             remote.road, remote.attach,
         )  # fmt: skip
-        remote.watch(core.reactor)
+        remote.watch(core.reactor, output.warn)
     try:
         core.peers.start(
             info["raylet_socket"], info["node_ip"], None if remote is None else remote.outside
@@ -137,6 +137,12 @@ def join(
         raise NbrayError(f"The cluster did not take this driver in: {reply.error}")
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     core.edge.on_raylet_lost = lambda: core.give_up(_lost(session, reply.node_id, remote))
+    if remote is not None and remote.packages:
+        named = ", ".join(f"{name} {version}" for name, version in remote.packages.items())
+        output.warn(
+            f"nbray: the cluster has other versions of packages than this program ({named}); "
+            "values that they made may not be read on the other side."
+        )
     core.me.set_job(
         records.JobConfig(
             reply.job_id, namespace, core.address, sys_path, os.getcwd(),

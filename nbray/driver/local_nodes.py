@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nbray.common.addresses import own_address
 from nbray.driver.driver import current_driver, init
-from nbray.launcher.local import RunningNode, join, running_sessions
+from nbray.launcher.found import running_sessions
+from nbray.launcher.local import RunningNode, join
 
 
 def added_nodes() -> list[str]:
@@ -27,6 +28,11 @@ def add_node(*, num_cpus: float | None = None, object_store_memory: int | None =
     driver = current_driver()
     if driver is None:
         raise RuntimeError("There is no cluster to add a node to: call nbray.init() first.")
+    if driver.remote is not None:
+        raise RuntimeError(
+            "This program joined the cluster from afar, and its machines cannot reach this one: "
+            "add nodes on machines that they reach."
+        )
     node = join(
         driver.address,
         resources={} if num_cpus is None else {"CPU": num_cpus},

@@ -17,11 +17,14 @@ class Membership:
         address: of the cluster, as HOST:PORT.
         started_here: the cluster ends with this program.
         lost: why it cannot be reached any more; "" while it can.
+        reconnecting: of a remote driver, for how long its connection is being made anew; "" while
+            there is one.
     """
 
     address: str
     started_here: bool
     lost: str
+    reconnecting: str = ""
 
 
 def membership() -> Membership | None:
@@ -30,7 +33,9 @@ def membership() -> Membership | None:
     if driver is None:
         return None
     error = driver.core.given_up
-    return Membership(driver.address, driver.node is not None, "" if error is None else str(error))
+    lost = "" if error is None else str(error)
+    away = "" if driver.remote is None or lost else driver.remote.state.text
+    return Membership(driver.address, driver.node is not None, lost, away)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nbray.exceptions import AuthenticationError
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
 from nbray.launcher.token import load_token
 from nbray.state.client import RpcError, find_cluster, find_dashboard
 from nbray.state.dashboard import Dashboard

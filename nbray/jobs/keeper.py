@@ -102,6 +102,12 @@ class _Keeper:
         self.reap()
 
 
+def _told_to_stop(said: bytes) -> int:
+    """The signal by which the job is to end, once a whole line says so; 0 before."""
+    line, mark, _ = said.partition(b"\n")
+    return int(getattr(signal, json.loads(line)["stop"])) if mark else 0
+
+
 def main() -> None:
     """See the head of this file."""
     wake_read, wake_write = os.pipe()
@@ -120,7 +126,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         _say({"error": f"{type(error).__name__}: {error}"})
         return
-    number = 0
+    number = _told_to_stop(said)
     while keeper.code is None and not number:
         ready, _, _ = select.select([0, wake_read], [], [])
         if wake_read in ready:
@@ -129,11 +135,7 @@ def main() -> None:
         if 0 in ready:
             part = os.read(0, 65536)
             said += part
-            line, mark, said = said.partition(b"\n")
-            if not part:
-                number = signal.SIGTERM
-            elif mark:
-                number = getattr(signal, json.loads(line)["stop"])
+            number = _told_to_stop(said) if part else signal.SIGTERM
     keeper.end(number or signal.SIGTERM)
     _say({"exit": keeper.code})
 

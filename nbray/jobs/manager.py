@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 _STARTED_AT_ONCE = 16
 _TRIES = 5
 _AGAIN_S = 0.5
+_TELL_AGAIN_S = 5.0
 _SUPERVISOR: Any = nbray.remote(JobSupervisor)
 
 
@@ -116,7 +117,7 @@ class JobManager:
                 task = asyncio.get_running_loop().create_task(self._care(row))
                 self._cared[submission_id] = task
                 task.add_done_callback(lambda task: self._cared_for(submission_id, task))
-            if row.state == "STOPPING":
+            if row.state == "STOPPING" and f"stop {submission_id}" not in self._cared:
                 self._have_stopped(submission_id)
         else:
             self._rows.pop(submission_id, None)
@@ -134,15 +135,20 @@ class JobManager:
         stopping.add_done_callback(lambda _task: self._cared.pop(f"stop {submission_id}", None))
 
     async def _stop(self, submission_id: str) -> None:
-        row = self._rows.get(submission_id)
-        try:
-            handle = await asyncio.to_thread(_find, submission_id)
-            if row is not None:
+        """Tell a supervisor to end its job, as long as it has not; or end one without a job."""
+        while True:
+            row = self._rows.get(submission_id)
+            try:
+                handle = await asyncio.to_thread(_find, submission_id)
+                if row is None:
+                    nbray.kill(handle)
+                    return
                 await handle.stop.remote()
-            else:
-                nbray.kill(handle)
-        except (NbrayError, ValueError) as error:
-            logger.info("The supervisor of %s is not there to stop it: %s", submission_id, error)
+            except (NbrayError, ValueError) as error:
+                logger.info("The supervisor of %s was not told: %s", submission_id, error)
+            await asyncio.sleep(_TELL_AGAIN_S)
+            if submission_id not in self._rows:
+                return
 
     async def _care(self, row: Submission) -> None:
         """Have a job run, and say why it does not, as long as it has not ended.

@@ -7,15 +7,12 @@ a raylet. Either leaves with its starter (a program, a notebook kernel) or is de
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import select
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +26,7 @@ from nbray.common.config import Config
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
 from nbray.common.process import Child, environment, spawn
-from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
+from nbray.common.session import Session
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.client_port import ClientListeners
 from nbray.launcher.dashboard import (
@@ -40,6 +37,7 @@ from nbray.launcher.dashboard import (
     start_dashboard,
     url_of,
 )
+from nbray.launcher.found import drop_dead_sessions, found_nodes
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.launcher.tls import TlsOptions
@@ -47,7 +45,6 @@ from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 
 _SMALLEST_STORE = 1 << 20
-_KILLED_S = 5.0
 _LONGEST_COMMAND = 60_000
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
 
@@ -120,12 +117,12 @@ def start_head(
         node = RunningNode(Session.create(token), host)
         node.session.keep_storage(storage)
     node.dashboard_error = without
-    comers: ClientListeners | None = None
+    ports = _HeadPorts(listener)
     try:
         tls.prepare(node.session)
         if remote_drivers:
-            comers = ClientListeners(host, client_port)
-            node.client_server = comers.address
+            ports.clients = ClientListeners(host, client_port)
+            node.client_server = ports.clients.address
         if record is not None:
             record.keep(node.session)
         gcs = spawn(
@@ -134,28 +131,15 @@ def start_head(
             node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
         )  # fmt: skip
         node.children.append(gcs)
-        head = ["--head", "--gcs-pid", str(gcs.pid)]
+        demand += ["--head", "--gcs-pid", str(gcs.pid), *ports.arguments(node)]
         if autoscaling_config is not None:
-            head += ["--autoscaling-config", str(autoscaling_config.absolute())]
-        kept = [] if listener is None else [listener.fileno()]
-        if listener is not None:
-            head += [
-                "--dashboard-fd",
-                str(kept[0]),
-                "--dashboard-url",
-                url_of(listener, node.session, host),
-            ]
-        if comers is not None:
-            kept += comers.descriptors
-            for descriptor in comers.descriptors:
-                head += ["--client-fd", str(descriptor)]
+            demand += ["--autoscaling-config", str(autoscaling_config.absolute())]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
-                    node,
-                    ["--gcs-address-fd", str(told), *demand, *head],
-                    fate_shared, variables, pass_fds=[told, *kept],
+                    node, ["--gcs-address-fd", str(told), *demand], fate_shared, variables,
+                    [told, *ports.descriptors],
                 )  # fmt: skip
             finally:
                 os.close(told)
@@ -172,15 +156,40 @@ def start_head(
             )
         _write_info(node, fate_shared, for_programs)
     except BaseException:
-        if listener is not None:
-            listener.close()
-        if comers is not None:
-            comers.close()
         node.stop(keep_session=session is not None)
         raise
-    if comers is not None:
-        comers.close()
+    finally:
+        ports.close()
     return node
+
+
+@dataclass
+class _HeadPorts:
+    """The listening sockets that the head's raylet gets from its starter, and keeps."""
+
+    dashboard: socket.socket | None
+    clients: ClientListeners | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        own = [] if self.dashboard is None else [self.dashboard.fileno()]
+        return own + ([] if self.clients is None else self.clients.descriptors)
+
+    def arguments(self, node: RunningNode) -> list[str]:
+        found = []
+        if self.dashboard is not None:
+            url = url_of(self.dashboard, node.session, node.node_ip)
+            found += ["--dashboard-fd", str(self.dashboard.fileno()), "--dashboard-url", url]
+        if self.clients is not None:
+            found += [f"--client-fd={descriptor}" for descriptor in self.clients.descriptors]
+        return found
+
+    def close(self) -> None:
+        """Close them here; who inherited them listens on."""
+        if self.dashboard is not None:
+            self.dashboard.close()
+        if self.clients is not None:
+            self.clients.close()
 
 
 def _crashed_head(folder: Path) -> str:
@@ -377,148 +386,3 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "client_server": node.client_server,
         }
     )
-
-
-@dataclass(frozen=True)
-class FoundNode:
-    """A node of this user on this machine, whoever started it, as its session folder tells.
-
-    Attributes:
-        session: its folder.
-        gcs_address: the GCS of its cluster.
-        fate_shared: it ends with the program that started it.
-        processes: its GCS, raylet and dashboard as far as they run, in the order of their start.
-        dashboard: where its dashboard is, as "host:port"; empty when it has none.
-        dashboard_error: why it has none although nobody refused it.
-        by_command: `nbray start` started it, perhaps with ``--block``.
-    """
-
-    session: Session
-    gcs_address: str
-    fate_shared: bool
-    processes: list[psutil.Process]
-    dashboard: str = ""
-    dashboard_error: str = ""
-    by_command: bool = False
-
-    def end(self, grace_s: float) -> None:
-        """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
-        deadline = time.monotonic() + grace_s
-        if grace_s and self.fate_shared and self.by_command and self.processes:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
-                holder = self.processes[-1].parent()
-                if holder is not None and "--block" in holder.cmdline():
-                    holder.terminate()
-                    _has_ended(holder.pid, grace_s)
-        self.end_processes(max(0.0, deadline - time.monotonic()))
-        self.session.remove()
-
-    def stop(self, force: bool = False) -> None:
-        """End its processes and delete its folder; with ``force`` they are killed."""
-        self.end_processes(0.0 if force else 5.0)
-        self.session.remove()
-
-    def end_processes(self, timeout_s: float = 5.0) -> None:
-        """End its processes, the last started first.
-
-        One that has not left within ``timeout_s`` seconds is killed.
-        """
-        for process in reversed(self.processes):
-            try:
-                if timeout_s:
-                    process.terminate()
-                if not timeout_s or not _has_ended(process.pid, timeout_s):
-                    process.kill()
-                    _has_ended(process.pid, _KILLED_S)
-            except (psutil.NoSuchProcess, ProcessLookupError):
-                continue
-
-
-def _has_ended(pid: int, timeout_s: float) -> bool:
-    """Whether a process ended within ``timeout_s``; one that nobody has reaped yet has ended.
-
-    The first process of a container may take seconds to reap, so its waiting is not ours.
-    """
-    pidfd = os.pidfd_open(pid)
-    try:
-        return bool(select.select([pidfd], [], [], timeout_s)[0])
-    finally:
-        os.close(pidfd)
-
-
-def found_nodes() -> list[FoundNode]:
-    """The nodes of this user on this machine, the newest first, also those that ended."""
-    return [
-        FoundNode(
-            session, info["gcs_address"], info["fate_shared"],
-            _processes_of(session, info, len(info["pids"])),
-            info["dashboard"], info["dashboard_error"], info["for_programs"],
-        )
-        for session, info in known_sessions()
-    ]  # fmt: skip
-
-
-def node_of(session: Session) -> FoundNode:
-    """The node of a session folder, wherever that is, also of one whose start was cut off."""
-    try:
-        info = session.read_info()
-    except (OSError, ValueError):
-        return FoundNode(session, "", False, _processes_naming(session))
-    return FoundNode(
-        session, info["gcs_address"], info["fate_shared"],
-        _processes_of(session, info, len(info["pids"])), by_command=info["for_programs"],
-    )  # fmt: skip
-
-
-def running_sessions() -> Iterator[tuple[Session, SessionInfo]]:
-    """The sessions whose nodes still run, the newest first; a GCS alone may be away for a moment,
-    as may a dashboard for good.
-    """
-    for session, info in known_sessions():
-        if _processes_of(session, info, 2):
-            yield session, info
-
-
-def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psutil.Process]:
-    """Those of the first so many processes that run, and still are this session's."""
-    found = []
-    for pid, began in list(zip(info["pids"], info["start_ticks"], strict=True))[:first]:
-        if not began or start_time(pid) != began:
-            continue  # it has ended, and the pid may have a new owner
-        try:
-            process = psutil.Process(pid)
-            if str(session.path) in process.cmdline():
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def end_unfinished_starts() -> int:
-    """End what starts left that were killed before they were done; how many there were."""
-    longest = 2 * Config.from_env().start_timeout_s  # a GCS and a raylet, one after the other
-    count = 0
-    for session in unfinished_sessions(longest):
-        left = _processes_naming(session)
-        FoundNode(session, "", False, left).stop()
-        count += bool(left)
-    return count
-
-
-def _processes_naming(session: Session) -> list[psutil.Process]:
-    """Those whose command lines name a session folder, in the order of their start."""
-    found = [
-        process for process in psutil.process_iter(["cmdline", "create_time"])
-        if str(session.path) in (process.info["cmdline"] or ())
-    ]  # fmt: skip
-    return sorted(found, key=lambda process: float(process.info["create_time"]))
-
-
-def drop_dead_sessions(keep: int = 1) -> None:
-    """Delete what clusters left on the disk that ended with a killed program, as a kernel is.
-
-    The newest ``keep`` of them stay, for their logs.
-    """
-    dead = [node for node in found_nodes() if node.fate_shared and not node.processes]
-    for node in dead[keep:]:
-        node.session.remove()

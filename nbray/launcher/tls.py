@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.session import Session
-from nbray.wire.credentials import take_certificates
+from nbray.wire.credentials import chain_and_key, take_certificates
 from nbray.wire.identity import IDENTITY_FILE, NAME, Identity, make_identity
 from nbray.wire.tls import AUTHORITY, FOLDER, OWN, SHARED_NAME, Tls, TlsError
 
@@ -37,13 +37,21 @@ class TlsFiles:
         """What is in them.
 
         Raises:
-            OSError: one cannot be read.
+            OSError: one cannot be read. ValueError: there is no key.
         """
         names = dict(zip(_FILES, (self.certificate, self.key, self.authority), strict=True))
         for name, path in names.items():
             if not os.access(path, os.R_OK) or path.is_dir():
                 raise OSError(f"NBRAY_{name}={path} cannot be read: is it there, and yours?")
-        return Identity(*(p.read_bytes() for p in (self.authority, self.certificate, self.key)))
+        text = self.certificate.read_bytes()
+        if self.key != self.certificate:
+            text += self.key.read_bytes()
+        try:
+            return Identity(self.authority.read_bytes(), *chain_and_key(text))
+        except ValueError:
+            raise ValueError(
+                f"NBRAY_TLS_SERVER_KEY={self.key} holds no private key in PEM."
+            ) from None
 
     @property
     def tls(self) -> Tls:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import msgspec
 import yaml
 
-from nbray.machines.cluster_file import ClusterFile
+from nbray.machines import certificates, scaling
+from nbray.machines.cluster_file import ClusterFile, ClusterFileError
 from nbray.machines.containers import container_of
 from nbray.machines.home import ClusterHome, control_folder
 from nbray.machines.hosts import Host
@@ -113,9 +114,14 @@ class Cluster:
         """What each host is to have. Reads all files that are copied.
 
         Raises:
-            ClusterFileError: one is not there.
+            ClusterFileError: one is not there, or it has no TLS for nodes that come later.
         """
         wanted = self.wanted
+        if isinstance(wanted.tls, str) and scaling.may_grow(wanted):
+            raise ClusterFileError(
+                "tls: a cluster that grows needs `tls: true`: its head starts nodes, and the "
+                f"authority's key in {wanted.tls} does not leave this machine."
+            )
         files = hash_of(wanted.file_mounts, wanted.rsync_exclude)
         files = digest(files, wanted.cluster_synced_files)
         return [self._described(host, files) for host in self.hosts]
@@ -124,6 +130,7 @@ class Cluster:
         machine = host.machine
         before = self.wanted.initialization_commands
         setup = digest(files, before, self.setup_commands(machine), host.login_shells)
-        start = digest(self.start_commands(machine), self.wanted.provider.head_ip)
+        commands = [*self.start_commands(machine), *certificates.described(self.wanted.tls)]
+        start = digest(commands, self.wanted.provider.head_ip)
         container = "" if host.container is None else host.container.hash
         return Wanted(machine, files, setup, start, container)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
+from nbray.machines import certificates
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _HOST = re.compile(r"[A-Za-z0-9_\[:][A-Za-z0-9_.:%\]-]{0,253}")
@@ -77,7 +79,7 @@ class Docker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One cluster."""
+    """One cluster. ``tls`` is nbray's own key: see `nbray.machines.certificates`."""
 
     cluster_name: str
     provider: Provider
@@ -99,6 +101,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     head_start_ray_commands: list[str] = msgspec.field(default_factory=lambda: [_START_HEAD])
     worker_start_ray_commands: list[str] = msgspec.field(default_factory=lambda: [_START_WORKER])
     metadata: Any = None
+    tls: bool | str = False
 
 
 def read(path: Path, cluster_name: str | None = None) -> ClusterFile:
@@ -144,6 +147,10 @@ def check(given: object, cluster_name: str | None = None) -> ClusterFile:
         )
     if wanted.auth.ssh_user and not _NAME.fullmatch(wanted.auth.ssh_user):
         raise ClusterFileError(f"auth.ssh_user {wanted.auth.ssh_user!r} is no name of a user.")
+    try:
+        certificates.check(wanted.tls)
+    except ValueError as error:
+        raise ClusterFileError(str(error)) from None
     if wanted.file_mounts_sync_continuously:
         raise ClusterFileError(
             "file_mounts_sync_continuously is not supported: `nbray rsync-up -A` copies the files "

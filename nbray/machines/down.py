@@ -8,13 +8,16 @@ from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.hosts import Host, HostError
 from nbray.machines.plan import Machine
+from nbray.machines.scaling import may_grow
 from nbray.machines.up import role_of
 
 
 async def down(
     cluster: Cluster, board: Board, *, workers_only: bool = False, keep_workers: int | None = None
 ) -> list[Outcome]:
-    """End the nodes of a cluster, the head's last.
+    """End the nodes of a cluster, the head's last; of one that may grow, first.
+
+    Else its autoscaler would start anew at once what there is to be at least.
 
     Args:
         cluster: with all workers that the file names; those that only the head knows are ended too.
@@ -26,9 +29,16 @@ async def down(
         One for each machine that was to end.
     """
     answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
+    of_head: list[Outcome] = []
+    whole = not workers_only and keep_workers is None
+    names = answers[0].hosts
+    if whole and may_grow(cluster.wanted):
+        head = answers[0]
+        of_head = [await _end(cluster.head, head.error, head.is_empty, board)]
+        answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
     known = {host.machine.name for host in cluster.hosts}
     hosts = list(zip(cluster.hosts[1:], answers[1:], strict=True))
-    for name in answers[0].hosts:
+    for name in names:
         if name not in known:
             host = cluster.host(Machine(name))
             hosts.append((host, await host.ask()))
@@ -43,10 +53,10 @@ async def down(
             )
         )
     )
-    if not workers_only and keep_workers is None:
+    if whole and not of_head:
         head = answers[0]
-        outcomes.insert(0, await _end(cluster.head, head.error, head.is_empty, board))
-    return outcomes
+        of_head = [await _end(cluster.head, head.error, head.is_empty, board)]
+    return of_head + outcomes
 
 
 async def _end(host: Host, error: str, is_empty: bool, board: Board) -> Outcome:

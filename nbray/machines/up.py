@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nbray.machines import scaling, scripts
+from nbray.machines import certificates, scaling, scripts
 from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.found import Found
@@ -266,6 +266,13 @@ class _Up:
             "handing it the token", scripts.keep_stdin(record, "token"),
             stdin=f"{self.token}\n".encode(), timeout_s=_QUICK_S,
         )  # fmt: skip
+        tls = self.cluster.wanted.tls
+        for name, data in certificates.made_for(tls, [machine.name.strip("[]")]).items():
+            await host.do(
+                "handing it its certificate", scripts.keep_stdin(record, name), stdin=data,
+                timeout_s=_QUICK_S,
+            )  # fmt: skip
+        exports |= certificates.exports(tls, record)
         commands = self.cluster.start_commands(machine)
         if any(_BOOTSTRAP in command for command in commands):
             await host.do(

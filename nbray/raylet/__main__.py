@@ -108,6 +108,8 @@ async def _main(args: argparse.Namespace) -> None:
     )
     reporting = loop.create_task(raylet.report())
     reporting.add_done_callback(lambda _task: stopped.set())
+    if args.autoscaling_config is not None:
+        raylet.may_grow()
     of_gcs, others = _supervisors(args, session, address, config)
     await stopped.wait()
     leave_in_time(loop)

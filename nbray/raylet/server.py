@@ -118,6 +118,10 @@ class Raylet:
         self._store.start()
         self._watch.start()
 
+    def may_grow(self) -> None:
+        """There is going to be an autoscaler: it has said nothing yet."""
+        self._reporter.grows = True
+
     def take_bulk(self, sock: BulkSocket) -> None:
         """Another raylet asks for objects on this socket."""
         self._objects.take_bulk(sock)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nbray.common.session import Session
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
 from nbray.launcher.tls import TlsOptions
 from nbray.launcher.token import load_token
 from nbray.state.dashboard import Dashboard

@@ -5,8 +5,10 @@
   over several sockets; pure: no socket, no clock;
 * ``waiting``, ``reactor``, ``transport``, ``connection``, ``listener``, ``connections``: a driver
   or worker, whose waiting thread reads the sockets itself; each knows those before it only;
+* ``tls``, ``aio_tls``: TLS under them, when a node has it;
 * ``aio``, ``bulk``: the same links in a raylet, which runs on asyncio;
-* ``grpc_service``, ``credentials``, ``identity``: the conversations with the GCS.
+* ``grpc_service``, ``credentials``, ``identity``, ``certificates``: the conversations with the GCS,
+  and who is let in.
 
 It imports ``nbray.common``, and nothing of the processes.
 """

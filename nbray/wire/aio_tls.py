@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from nbray.wire.tls import Tls
+from nbray.wire.tls import Tls, TlsError, explained
 
 
 def accepting_with(tls: Tls | None, limit_s: float) -> dict[str, Any]:
@@ -26,3 +27,8 @@ def binding_in(tls: Tls | None, transport: asyncio.BaseTransport) -> Callable[[]
     """What binds proofs to the session of a transport; without TLS, nothing."""
     session = transport.get_extra_info("ssl_object")
     return bytes if tls is None or session is None else partial(tls.binding_of, session)
+
+
+def in_words(error: Exception) -> Exception:
+    """The same error; of TLS, with what to do."""
+    return TlsError(explained(error)) if isinstance(error, ssl.SSLError) else error

@@ -91,7 +91,7 @@ def read_identity(session: Session) -> None:
             shared = session.read_secret(f"{FOLDER}/{SHARED_NAME}").decode()
         except FileNotFoundError:
             shared = None
-        chain, key = _chain_and_key(session.read_secret(f"{FOLDER}/{OWN}"))
+        chain, key = chain_and_key(session.read_secret(f"{FOLDER}/{OWN}"))
         identity = Identity(session.read_secret(f"{FOLDER}/{AUTHORITY}"), chain, key)
         _remember(token, Member(identity, "tls", tls, shared))
         return
@@ -106,7 +106,7 @@ def read_identity(session: Session) -> None:
     _remember(token, Member(identity, "plain"))
 
 
-def _chain_and_key(text: bytes) -> tuple[bytes, bytes]:
+def chain_and_key(text: bytes) -> tuple[bytes, bytes]:
     """The certificates and the key of one text, in which the key may come first."""
     end = text.index(b"-----END ", text.index(_KEY))
     begin = text.rindex(b"-----BEGIN ", 0, end)

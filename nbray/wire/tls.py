@@ -38,6 +38,7 @@ _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 _ROOM = 1 << 15
 _LEAST_BUFFER = 1 << 16
 _WRITTEN_AT_ONCE = 1 << 18
+_HEARD_AT_ONCE = 1 << 18
 _SPEAKS_PLAIN = (
     "the peer speaks without TLS, and this process with it: set NBRAY_USE_TLS=1 where each node of "
     "the cluster is started, or nowhere"
@@ -181,7 +182,7 @@ class TlsStream:
         except ssl.SSLWantReadError:
             return
         except ssl.SSLError as error:
-            raise TlsError(_explained(error, self._accepts)) from error
+            raise TlsError(explained(error)) from error
         self.is_up = True
         if self._early:
             self._tls.write(self._early)
@@ -207,7 +208,7 @@ class TlsStream:
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
-            raise TlsError(_explained(error, self._accepts)) from error
+            raise TlsError(explained(error)) from error
         return size
 
     def read(self) -> bytes:
@@ -314,7 +315,7 @@ class TlsSocket:
     def _hear(self, view: memoryview, flags: int) -> int:
         """Take what the network has; 0: the connection has ended."""
         if len(view) >= _LEAST_BUFFER:  # what is encrypted is copied before it is decrypted there
-            size = self._sock.recv_into(view[:-_ROOM], 0, flags)
+            size = self._sock.recv_into(view[: min(len(view) - _ROOM, _HEARD_AT_ONCE)], 0, flags)
             data: Any = view[:size]
         else:
             data = self._sock.recv(_LEAST_BUFFER, flags)
@@ -345,7 +346,7 @@ def first_certificate(pem: bytes) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pem[begin : pem.index(_END, begin) + len(_END)].decode())
 
 
-def _explained(error: ssl.SSLError, accepts: bool) -> str:
+def explained(error: ssl.SSLError) -> str:
     """What is wrong, and what to do about it."""
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -366,5 +367,4 @@ def _explained(error: ssl.SSLError, accepts: bool) -> str:
     for name, text in _ALERTS.items():
         if name in reason:
             return f"the peer refuses this process: its certificate {text}"
-    side = "accepting" if accepts else "connecting"
-    return f"TLS ended the connection on the {side} side ({reason or error})"
+    return f"TLS ended the connection ({reason or error})"

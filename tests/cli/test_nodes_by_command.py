@@ -16,7 +16,7 @@ import pytest
 from support.commands import command
 
 import nbray
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
 from nbray.testing import kill_node, processes_of, wait_until
 
 STORE = "--object-store-memory=200000000"

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.far_driver import gateway_of, my_remote
+from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
 
 import nbray
+from nbray.common.addresses import split
 from nbray.exceptions import LocalRayletDiedError
+from nbray.launcher.dashboard import DashboardOptions
 from nbray.launcher.local import RunningNode
 from nbray.testing import Proxy, wait_until
 
@@ -130,13 +132,14 @@ def test_a_wrong_token_another_nbray_and_nobody_are_told_apart(
         with pytest.raises(ConnectionError, match=r"runs nbray 0\.0\.1 on Python 3\.8.*install"):
             nbray.init(f"nbray://127.0.0.1:{old.getsockname()[1]}")
         thread.join()
-    for wrong in ("nbray://", "http://127.0.0.1:1", "nbray://a:b", "nbray://[::1"):
+    for wrong in ("nbray://", "http://", "tcp://a:1", "nbray://a:b", "nbray://[::1"):
         with pytest.raises(ConnectionError, match="no address of a cluster"):
             nbray.init(wrong)
     with pytest.raises(ValueError, match="num_cpus"):
         nbray.init(address, num_cpus=1)
 
 
+@pytest.mark.slow
 def test_strangers_take_neither_the_place_nor_the_time_of_drivers(
     head: RunningNode, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +156,7 @@ def test_strangers_take_neither_the_place_nor_the_time_of_drivers(
         stranger.close()
 
 
+@pytest.mark.slow
 def test_the_end_of_the_agent_is_said(head: RunningNode, address: str) -> None:
     nbray.init(address)
     ref = nbray.remote(time.sleep).remote(1000)
@@ -161,6 +165,7 @@ def test_the_end_of_the_agent_is_said(head: RunningNode, address: str) -> None:
         nbray.get(ref)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_gateway_is_said_and_another_one_comes(
     head: RunningNode, address: str
 ) -> None:
@@ -174,6 +179,7 @@ def test_the_end_of_the_gateway_is_said_and_another_one_comes(
     assert nbray.get(double.remote(3)) == 6
 
 
+@pytest.mark.slow
 def test_the_end_of_a_killed_driver_is_seen_at_once(
     head: RunningNode, address: str, session_root: Path
 ) -> None:
@@ -188,3 +194,29 @@ def test_the_end_of_a_killed_driver_is_seen_at_once(
     os.waitpid(program, 0)
     wait_until(lambda: re.search("has gone: the driver has left", log.read_text()), "its end")
     wait_until(lambda: not list(session_root.glob("remote-*")), "the end of its folder")
+
+
+@pytest.mark.slow
+def test_the_dashboards_port_leads_into_the_cluster_too(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
+    node = start_far_head(
+        object_store_memory=100 * MB, dashboard=DashboardOptions(True, "127.0.0.1", 0)
+    )
+    try:
+        with (
+            Proxy(split(node.webui_url)) as proxy,
+            nbray.init(f"http://{proxy.place[0]}:{proxy.place[1]}/") as context,
+        ):
+            large = nbray.put(np.ones(2 * MB))
+            refs = [double.remote(i) for i in range(50)]
+            proxy.cut()
+            assert nbray.get(refs) == list(range(0, 100, 2))
+            assert nbray.get(double.remote(large)).sum() == 4 * MB
+            assert context.probe_dashboard() == "", "the dashboard is shown on this machine"
+        monkeypatch.setenv("NBRAY_AUTH_TOKEN", "not the token of that cluster")
+        with pytest.raises(ConnectionError, match="token"):
+            nbray.init(f"http://{node.webui_url}")
+    finally:
+        node.stop()

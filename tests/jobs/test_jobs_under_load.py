@@ -179,8 +179,16 @@ def test_a_job_that_ignores_sigterm_is_killed_and_one_of_signals_says_which(
     client: JobSubmissionClient,
 ) -> None:
     name = client.submit_job(entrypoint="trap '' TERM; echo up; while :; do sleep 1; done")
-    wait_until(lambda: "up" in client.get_job_logs(name), "it to begin", 30)
+    wait_until(lambda: "\nup" in client.get_job_logs(name), "it to begin", 30)
     assert client.stop_job(name)
     assert _ended(client, name).status == "STOPPED"
     ended = _ended(client, client.submit_job(entrypoint="kill -SEGV $$"))
     assert (ended.status, ended.driver_exit_code) == ("FAILED", -signal.SIGSEGV)
+
+
+def test_a_job_is_stopped_in_the_moment_in_which_it_begins(client: JobSubmissionClient) -> None:
+    for pause in (0.0, 0.05, 0.1, 0.15, 0.2, 0.3):
+        name = client.submit_job(entrypoint="trap '' TERM; while :; do sleep 1; done")
+        time.sleep(pause)
+        assert client.stop_job(name)
+        assert _ended(client, name).status == "STOPPED", pause

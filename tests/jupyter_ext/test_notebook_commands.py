@@ -161,3 +161,29 @@ def test_timeline_writes_a_trace_and_links_it(notebook: Notebook, tmp_path: Path
     notebook.wait(traced, "the task in the trace")
     refused = notebook.run("%nbray timeline /nowhere/trace.json").printed
     assert "/nowhere/trace.json: No such file or directory" in refused
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_scale_tells_the_autoscaler_its_bounds(notebook: Notebook) -> None:
+    refused = notebook.run("%nbray scale 1..2").printed
+    assert "this cluster has no autoscaler" in refused
+    assert "'5..2'" in notebook.run("%nbray scale 5..2").printed
+    began = notebook.run(
+        "%nbray stop\nimport nbray, nbray.notebook\n"
+        "from nbray.cluster_utils import AutoscalingCluster\n"
+        "small = {'resources': {'CPU': 1}, 'node_config': {}, 'max_workers': 1}\n"
+        "grows = AutoscalingCluster({'CPU': 0}, {'small': small})\ngrows.start()\n"
+        "nbray.init(grows.address)"
+    )
+    assert not began.error, began
+    notebook.wait(
+        lambda: notebook.run("nbray.notebook.engine().cluster.scaling() is None").result == "False",
+        "the autoscaler's first word",
+    )
+    assert "keeps 2 to 3 nodes" in notebook.run("%nbray scale 2..3 --type small").printed
+    assert "none of its node types: small" in notebook.run("%nbray scale 2 --type x").printed
+    notebook.wait(
+        lambda: notebook.run("nbray.cluster_resources().get('CPU')").result == "2.0", "two nodes"
+    )
+    notebook.run("nbray.shutdown()\ngrows.shutdown()")

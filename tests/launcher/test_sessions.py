@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nbray.common import session_roots
 from nbray.common.pids import start_time
 from nbray.common.session import Session
 from nbray.common.session_roots import known_roots, sessions_root
-from nbray.launcher.local import found_nodes
+from nbray.launcher.found import found_nodes
 from nbray.launcher.token import load_token
 from nbray.testing import processes_of, wait_until
 
@@ -279,6 +280,22 @@ def test_a_token_that_nobody_guesses_is_taken(
     assert len(made) == 64 and load_token(create=False) == made
     monkeypatch.setenv("NBRAY_AUTH_TOKEN", "0" * 16)
     assert load_token(create=False) == b"0" * 16
+
+
+def test_commands_that_make_the_token_at_once_have_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NBRAY_AUTH_TOKEN", raising=False)
+    for number in range(20):
+        path = tmp_path / str(number) / "token"
+        monkeypatch.setenv("NBRAY_AUTH_TOKEN_PATH", str(path))
+        with ThreadPoolExecutor(8) as threads:
+            found = {
+                made.result()
+                for made in [threads.submit(load_token, create=True) for _ in range(8)]
+            }
+        assert found == {load_token(create=False)}
+        assert [entry.name for entry in path.parent.iterdir()] == ["token"]
 
 
 def test_a_weak_token_starts_no_cluster(

@@ -11,6 +11,7 @@ from support.laptop import FIRST, HEAD, SECOND, SMALL, WHERE, Laptop, laptop_of
 from support.ssh_hosts import Hosts, ssh_hosts, why_not
 
 from nbray.testing import wait_until
+from nbray.wire.certificates import Authority
 
 _REASON = why_not()
 pytestmark = [
@@ -53,6 +54,31 @@ def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(laptop: Laptop) -
     assert failed.returncode == 7 and failed.stdout == f"{HEAD}:6379\n"
     assert laptop.nbray("get-worker-ips").stdout.split() == [FIRST, SECOND]
     assert laptop.nbray("get-head-ip").stdout.split() == [HEAD]
+
+
+def test_a_cluster_with_tls_hands_each_host_a_certificate_of_its_own(
+    laptop: Laptop, tmp_path: Path
+) -> None:
+    folder = laptop.hosts.home(0) / "tls"
+    authority = Authority.of(folder)
+    laptop.write(tls="~/tls")
+    shown = laptop.up()
+    assert shown.count("started") >= 3
+    assert "ran on 3 hosts" in laptop.program(WHERE)
+    certificates = set()
+    for number in (1, 2, 3):
+        (own,) = laptop.hosts.home(number).glob(".nbray/clusters/c/*/tls.pem")
+        assert own.stat().st_mode & 0o777 == 0o600
+        certificates.add(own.read_bytes())
+        text = own.read_bytes() + own.with_name("tls-ca.pem").read_bytes()
+        assert authority.pair.key not in text, "the authority's key stays where it is"
+    assert len(certificates) == 3
+    before = laptop.raylets()
+    assert "started" not in laptop.up()
+    assert laptop.raylets() == before
+    laptop.write(tls=True)
+    assert laptop.up("-y").count("started") >= 3
+    assert "ran on 3 hosts" in laptop.program(WHERE)
 
 
 def test_a_set_up_command_that_fails_is_shown_and_the_others_go_on(laptop: Laptop) -> None:

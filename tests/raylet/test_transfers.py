@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
-from nbray.raylet.objects.sender import ObjectSender, Part
+from nbray.raylet.objects.sender import Answer, Elsewhere, ObjectSender, Part
 from nbray.wire.aio import serve_tcp
 from nbray.wire.bulk import Request
 
@@ -42,7 +43,7 @@ class Store:
         self.held = 0
         self.most_held = 0
         self.asked: list[Request] = []
-        self.answer: Callable[[Request], Awaitable[Part | str]] = self.part
+        self.answer: Callable[[Request], Awaitable[Answer]] = self.part
 
     async def part(self, request: Request) -> Part:
         self.held += 1
@@ -55,7 +56,7 @@ class Store:
     def release(self, _came: bool) -> None:
         self.held -= 1
 
-    async def find(self, request: Request) -> Part | str:
+    async def find(self, request: Request) -> Answer:
         self.asked.append(request)
         return await self.answer(request)
 
@@ -192,7 +193,7 @@ def test_a_node_that_stands_still_is_given_up_and_stops_no_other() -> None:
     async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
         still = asyncio.Event()
 
-        async def wait(asked: Request) -> Part | str:
+        async def wait(asked: Request) -> Answer:
             if asked.length == MB:
                 await still.wait()
                 return "too late"
@@ -265,3 +266,67 @@ def test_who_has_not_the_token_is_sent_nothing() -> None:
         assert not store.asked
 
     run(case)
+
+
+def test_a_part_that_another_node_gives_is_fetched_there_and_told() -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        ended: list[bool] = []
+
+        async def elsewhere(asked: Request) -> Answer:
+            return await store.part(asked) if asked.sent_on else Elsewhere(b"b" * 28, ended.append)
+
+        store.answer = elsewhere
+        first, target = receiver(), bytearray(MB)
+        first._other = {b"b" * 28: receiver()}.get
+        for _ in range(3):
+            await first.fetch(request(MB, MB), memoryview(target))
+            assert target == store.data[MB : 2 * MB]
+        await until(lambda: ended == [True] * 3)
+
+    run(case)
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_a_part_that_the_named_node_does_not_give_comes_from_the_one_that_named_it(
+    is_dead: bool,
+) -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        ended: list[bool] = []
+
+        async def answer(asked: Request) -> Answer:
+            if asked.sent_on:
+                return "it is not here any more"
+            return await store.part(asked) if ended else Elsewhere(b"b" * 28, ended.append)
+
+        store.answer = answer
+        first, target = receiver(), bytearray(SIZE)
+        named = receiver()
+        if is_dead:
+            named.close()
+        first._other = {b"b" * 28: named}.get
+        await first.fetch(request(), memoryview(target))
+        assert target == store.data and ended == [False]
+
+    run(case)
+
+
+def test_as_many_bytes_are_on_their_way_as_the_store_can_spare_and_in_order() -> None:
+    async def case() -> None:
+        admission = Admission(100)
+        began: list[int] = []
+
+        async def fetch(number: int, size: int) -> None:
+            await admission.enter(size)
+            began.append(number)
+
+        await admission.enter(500)  # larger than the limit, and alone
+        tasks = [asyncio.create_task(fetch(i, size)) for i, size in enumerate([60, 60, 40, 10])]
+        await asyncio.sleep(0)
+        assert began == []
+        tasks[2].cancel()
+        admission.leave(500)
+        await until(lambda: began == [0])
+        admission.leave(60)
+        await until(lambda: began == [0, 1, 3])
+
+    asyncio.run(case())

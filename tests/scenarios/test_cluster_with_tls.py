@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from support.far_driver import TOKEN, start_far_head
 from support.nodes import MB, join_here
 from support.strangers import is_closed
 
 import nbray
+from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
 from nbray.launcher.tls import TlsFiles
+from nbray.testing import wait_until
 from nbray.wire.bulk import connect
 from nbray.wire.certificates import Authority
 from nbray.wire.credentials import take_certificates
@@ -116,6 +120,7 @@ def test_all_goes_on_as_without_and_no_socket_speaks_plainly(with_tls: Path) -> 
         far.stop()
 
 
+@pytest.mark.slow
 def test_a_node_without_tls_is_told_to_have_it_and_the_reverse(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +193,65 @@ def test_certificates_of_ones_own_let_in_who_has_the_token_and_one_of_the_author
     take_certificates(b"another", other.read(), other.tls, "nbray")
     assert "peer's certificate is refused" in call(address, b"another")
     assert nbray.get(nbray.remote(lambda: 6 * 7).remote(), timeout=60) == 42
+
+
+@pytest.mark.slow
+def test_a_driver_from_afar_has_tls_too_and_who_has_none_is_told(
+    with_tls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", TOKEN)
+    node = start_far_head(num_cpus=1, object_store_memory=100 * MB, resources={"far": 2})
+    try:
+        address = f"nbray://{node.client_server}"
+        with nbray.init(address):
+            values = np.arange(2 * MB, dtype=np.uint8)
+            assert (nbray.get(nbray.remote(lambda x: x * 2).remote(values)) == values * 2).all()
+
+            @nbray.remote(resources={"far": 1})
+            def asks_back(refs: list[nbray.ObjectRef]) -> int:
+                return int(nbray.get(refs[0]).sum())
+
+            here = nbray.put(values)
+            assert nbray.get(asks_back.remote([here]), timeout=60) == int(values.sum())
+        with socket.create_connection(split(node.client_server), 5) as sock:
+            sock.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)  # without TLS it speaks first
+        monkeypatch.setenv("NBRAY_USE_TLS", "0")
+        with pytest.raises(ConnectionError, match="is the token the same, and NBRAY_USE_TLS"):
+            nbray.init(address)
+    finally:
+        node.stop()
+    plain = start_far_head(num_cpus=1, object_store_memory=64 * MB)
+    try:
+        monkeypatch.setenv("NBRAY_USE_TLS", "1")
+        with pytest.raises(ConnectionError, match="the peer speaks without TLS"):
+            nbray.init(f"nbray://{plain.client_server}")
+    finally:
+        plain.stop()
+
+
+@pytest.mark.slow
+def test_a_dashboard_that_others_reach_speaks_https_and_its_members_trust_it(
+    with_tls: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = Authority.new()
+    use(files_of(tmp_path / "node", authority), monkeypatch)
+    own = own_address("192.0.2.1:1")
+    if is_loopback(own):
+        pytest.skip("this machine has no address but loopback")
+    with nbray.init(num_cpus=1, include_dashboard=True, dashboard_host=own) as context:
+        assert str(context.dashboard_url).startswith("https://")
+        wait_until(lambda: not context.probe_dashboard(), "the dashboard to serve")
+        assert str(context.login_link()).startswith(f"{context.dashboard_url}/login?key=")
+        place = str(context.dashboard_url).removeprefix("https://")
+        trust = ssl.create_default_context(cafile=str(tmp_path / "node" / "ca.crt"))
+        with (
+            socket.create_connection(split(place), 5) as plain,
+            trust.wrap_socket(plain, server_hostname="nbray") as sock,
+        ):
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 401")
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from nbray.autoscaler.providers.base import (
     Wanted,
 )
 from nbray.autoscaler.providers.slurm import SlurmProvider
-from nbray.launcher.local import running_sessions
+from nbray.launcher.found import running_sessions
 from nbray.testing import processes_of, wait_until
 
 pytestmark = pytest.mark.slow

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from support.commands import command
 from support.slurm import Slurm
 
 from nbray.cli.symmetric_run import symmetric_run
+from nbray.common.addresses import own_address
 from nbray.testing import processes_of, wait_until
 
 SMALL = ("--include-dashboard=false", "--object-store-memory=100MB")
@@ -60,6 +66,23 @@ def test_on_one_machine_the_command_runs_and_its_exit_code_comes_back(
     assert not processes_of(home)
 
 
+def test_an_end_while_it_waits_for_others_leaves_nothing(home: Path) -> None:
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    address = f"{own_address('192.0.2.1:9')}:{free_port()}"
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", program, "symmetric-run", "--address", address, "--min-nodes=2",
+         *SMALL, "--", "true"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert waiting.stderr is not None
+    assert waiting.stderr.readline() == "1 of 2 nodes are there.\n"
+    waiting.terminate()
+    said = waiting.communicate(timeout=30)[1]
+    assert said == "Error: SIGTERM, while waiting for the other nodes: the node here was ended.\n"
+    assert waiting.returncode == 128 + signal.SIGTERM
+    assert not processes_of(home)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -94,6 +117,51 @@ def test_two_steps_of_one_user_at_once_do_not_meet(slurm: Slurm, home: Path, pro
     outputs = [one.communicate(timeout=100)[0] for one in both]
     assert [one.returncode for one in both] == [7, 7], outputs
     assert all("with 2.0" in output for output in outputs), outputs
+
+
+@pytest.mark.slow
+def test_two_users_on_the_same_hosts_at_once_have_a_cluster_each(
+    slurm: Slurm, home: Path, program: str
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="nbuser"))
+    shutil.copy(program, folder / "program.py")
+    (folder / "tmp").mkdir(mode=0o700)
+    for path in (folder, folder / "tmp"):
+        shutil.chown(path, "games", "games")
+    as_other = ("setpriv", "--reuid=games", "--regid=games", "--clear-groups")
+    srun = ("srun", "-N2", "--ntasks-per-node=1", "-c1", "-D", "/tmp")
+    theirs_too = {
+        "HOME": str(folder), "NBRAY_TMPDIR": str(folder / "tmp"),
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+    }  # fmt: skip
+
+    def runs(python: str) -> bool:
+        words = (*as_other, *srun, python, "-c", "import nbray.cli")
+        return not slurm.run(*words, check=False, **theirs_too).returncode
+
+    python = next(filter(runs, (sys.executable, "/usr/bin/python3")), None)
+    try:
+        if python is None:
+            pytest.skip("there is no Python that another user may run")
+        theirs = slurm.start(
+            *as_other, *srun, python, "-P", "-m", "nbray.cli", *RUN[1:], "--", python,
+            str(folder / "program.py"), **theirs_too,
+        )  # fmt: skip
+        ours = slurm.start(*srun, *RUN, "--", "python", program)
+        outputs = [one.communicate(timeout=100)[0] for one in (theirs, ours)]
+        assert [theirs.returncode, ours.returncode] == [7, 7], outputs
+        assert all("with 2.0" in output for output in outputs), outputs
+        assert (folder / ".nbray" / "auth_token").stat().st_uid != os.getuid()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_two_tasks_on_a_host_are_two_nodes(slurm: Slurm, home: Path, program: str) -> None:
+    done = slurm.run("srun", "-N1", "-n2", "-c1", *RUN, "--", "python", program, "alone",
+                     check=False)  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert "with 2.0" in done.stdout
 
 
 @pytest.mark.slow

@@ -109,7 +109,8 @@ class Kubelet:
                 for key, pod in list(store.objects.items()):
                     uid = pod["metadata"].get("uid", "")
                     if key[1] == "pods" and uid not in self._tasks and self._scheduled(pod):
-                        self._tasks[uid] = asyncio.create_task(self._live(copy.deepcopy(pod)))
+                        life = self._live(copy.deepcopy(pod), self.free.pop(0))
+                        self._tasks[uid] = asyncio.create_task(life)
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -138,8 +139,7 @@ class Kubelet:
         item["status"] = {**item["status"], **status}
         await self.api.store.keep("MODIFIED", key, item)
 
-    async def _live(self, pod: dict[str, Any]) -> None:
-        number = self.free.pop(0)
+    async def _live(self, pod: dict[str, Any], number: int) -> None:
         try:
             await self._live_at(pod, number)
         finally:

@@ -8,6 +8,7 @@ networks: what talks to them runs on one of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ __all__ = ["CLEAR", "Network", "Weather", "net_hosts", "why_no_networks"]
 
 _PROGRAM = Path(__file__).with_name("weather.py")
 _BIN = Path(sys.executable).parent
+_numbers = itertools.count()
 
 
 def why_no_networks() -> str:
@@ -109,6 +111,12 @@ class Host:
         """Its processes of a part of nbray: "nbray.raylet", "nbray.gcs"; all by default."""
         found = processes_of(self.root)
         return [process for process in found if not part or part in process.info["cmdline"]]
+
+    def received(self) -> int:
+        """Bytes that have come to it from others."""
+        lines = self.run("cat", "/proc/net/dev").splitlines()
+        (counts,) = [line.split(":")[1] for line in lines if line.strip().startswith("eth0:")]
+        return int(counts.split()[0])
 
     def raylet(self) -> psutil.Process:
         """That of the node that was started there."""
@@ -202,7 +210,7 @@ def net_hosts(count: int) -> Iterator[Network]:
         count: how many; they are numbered from 0.
     """
     base = Path(tempfile.mkdtemp(prefix="nbw"))
-    network = Network(base, f"nw{os.getpid() % 100_000}x", count)
+    network = Network(base, f"nw{os.getpid() % 100_000}x{next(_numbers)}x", count)
     try:
         yield network
     finally:

@@ -33,7 +33,7 @@ from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind
-from nbray.wire.connections import Connections
+from nbray.wire.connections import Connections, Direct
 from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
 from nbray.wire.strategies import Shape
 
@@ -120,6 +120,8 @@ class Network:
 
 class SimReactor:
     """Connections and posted work of one process."""
+
+    ways = Direct()
 
     def __init__(self, network: Network) -> None:
         self.network = network

@@ -28,7 +28,7 @@ from nbray.autoscaler.providers.base import (
     Wanted,
 )
 from nbray.common.process import environment
-from nbray.launcher.local import node_of
+from nbray.launcher.found import node_of
 from nbray.launcher.record import RECORD_VARIABLE, NodeRecord
 
 _STORE_BYTES = 100 << 20

@@ -31,7 +31,7 @@ from nbray.autoscaler.providers.base import (
     Stage,
     Wanted,
 )
-from nbray.machines import scripts
+from nbray.machines import certificates, scripts
 from nbray.machines.cluster import Cluster as Machines
 from nbray.machines.cluster_file import ClusterFileError, check
 from nbray.machines.hosts import Host, HostError
@@ -243,6 +243,7 @@ class LocalProvider:
             "NBRAY_NODE_RECORD": host.record, "NBRAY_AUTH_TOKEN_PATH": f"{host.record}/token",
             "NBRAY_HEAD_IP": address, "RAY_HEAD_IP": address,
             "NBRAY_NODE_LABELS": shlex.quote(json.dumps(labels)),
+            **certificates.exports(wanted.tls, host.record),
         }  # fmt: skip
         for command in machines.start_commands(host.machine):
             work.stage = f"runs {command}"

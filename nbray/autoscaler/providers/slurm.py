@@ -24,7 +24,7 @@ from nbray.autoscaler.providers.base import (
 )
 from nbray.common.process import spawn
 from nbray.common.session import Session
-from nbray.launcher.local import node_of
+from nbray.launcher.found import node_of
 from nbray.slurm import commands
 from nbray.slurm.commands import SlurmError
 from nbray.slurm.homes import ClusterHome, cluster_homes, instance_of, job_name

@@ -20,7 +20,7 @@ import psutil
 
 from nbray.common.config import Config
 from nbray.common.session import Session
-from nbray.launcher.local import node_of
+from nbray.launcher.found import node_of
 from nbray.slurm.commands import SlurmError
 from nbray.slurm.homes import ClusterHome
 from nbray.slurm.leaving import cancel_cluster

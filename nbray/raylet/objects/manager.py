@@ -150,7 +150,8 @@ class ObjectManager:
             if table.is_written(object_id):
                 return False
             wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
-            pull = asyncio.get_running_loop().create_task(self._pull(wanted, [source]))
+            fetching = self._pull(wanted, [source], for_itself=True)
+            pull = asyncio.get_running_loop().create_task(fetching)
             self._pulls[object_id] = pull
         if object_id in self._pulls:
             await asyncio.wait([self._pulls[object_id]])
@@ -172,14 +173,17 @@ class ObjectManager:
 
     # --- between nodes --------------------
 
-    async def _pull(self, message: om.GetObject, sources: list[bytes]) -> None:
+    async def _pull(
+        self, message: om.GetObject, sources: list[bytes], for_itself: bool = False
+    ) -> None:
+        """Fetch an object for those who read it, or ``for_itself``: to keep it here."""
         object_id, size = message.object_id, message.stored.size
         store = self.store
         cause, kind = "the transfer failed", CauseKind.LOST
         await self._admission.enter(size)
         try:
-            readers = self._readers.get(object_id, ())  # of a node that drains there are none
-            if readers and all(process.closed for process in readers):
+            readers = self._readers.get(object_id, ())
+            if not for_itself and all(process.closed for process in readers):
                 return
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:

@@ -22,7 +22,7 @@ _TIMEOUT_S = 2.0
 class Reporter:
     """Reports every period, and soon after the node's resources have changed.
 
-    ``grows``: the GCS has said that an autoscaler may start nodes.
+    ``grows``: there is an autoscaler, which may start nodes.
 
     The GCS says with each answer when the next one is due: the more nodes, the later. Only time
     that this raylet has seen itself counts against a GCS that does not answer; a health check of
@@ -106,7 +106,7 @@ class Reporter:
             logger.error("The GCS declared this node dead; it leaves.")
             return False
         self._period_s, self._soonest_s = reply.period_s, reply.soonest_s
-        self.grows = reply.grows
+        self.grows = self.grows or reply.grows
         return True
 
     async def ping(self, _request: g.Empty) -> g.Empty:

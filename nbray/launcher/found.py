@@ -1,0 +1,163 @@
+"""The nodes of this user on this machine, whoever started them, and how they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from nbray.common.config import Config
+from nbray.common.pids import start_time
+from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
+
+_KILLED_S = 5.0
+
+
+@dataclass(frozen=True)
+class FoundNode:
+    """A node of this user on this machine, whoever started it, as its session folder tells.
+
+    Attributes:
+        session: its folder.
+        gcs_address: the GCS of its cluster.
+        fate_shared: it ends with the program that started it.
+        processes: its GCS, raylet and dashboard as far as they run, in the order of their start.
+        dashboard: where its dashboard is, as "host:port"; empty when it has none.
+        dashboard_error: why it has none although nobody refused it.
+        by_command: `nbray start` started it, perhaps with ``--block``.
+    """
+
+    session: Session
+    gcs_address: str
+    fate_shared: bool
+    processes: list[psutil.Process]
+    dashboard: str = ""
+    dashboard_error: str = ""
+    by_command: bool = False
+
+    def end(self, grace_s: float) -> None:
+        """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
+        deadline = time.monotonic() + grace_s
+        if grace_s and self.fate_shared and self.by_command and self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+                holder = self.processes[-1].parent()
+                if holder is not None and "--block" in holder.cmdline():
+                    holder.terminate()
+                    _has_ended(holder.pid, grace_s)
+        self.end_processes(max(0.0, deadline - time.monotonic()))
+        self.session.remove()
+
+    def stop(self, force: bool = False) -> None:
+        """End its processes and delete its folder; with ``force`` they are killed."""
+        self.end_processes(0.0 if force else 5.0)
+        self.session.remove()
+
+    def end_processes(self, timeout_s: float = 5.0) -> None:
+        """End its processes, the last started first.
+
+        One that has not left within ``timeout_s`` seconds is killed.
+        """
+        for process in reversed(self.processes):
+            try:
+                if timeout_s:
+                    process.terminate()
+                if not timeout_s or not _has_ended(process.pid, timeout_s):
+                    process.kill()
+                    _has_ended(process.pid, _KILLED_S)
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                continue
+
+
+def _has_ended(pid: int, timeout_s: float) -> bool:
+    """Whether a process ended within ``timeout_s``; one that nobody has reaped yet has ended.
+
+    The first process of a container may take seconds to reap, so its waiting is not ours.
+    """
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
+
+
+def found_nodes() -> list[FoundNode]:
+    """The nodes of this user on this machine, the newest first, also those that ended."""
+    return [
+        FoundNode(
+            session, info["gcs_address"], info["fate_shared"],
+            _processes_of(session, info, len(info["pids"])),
+            info["dashboard"], info["dashboard_error"], info["for_programs"],
+        )
+        for session, info in known_sessions()
+    ]  # fmt: skip
+
+
+def node_of(session: Session) -> FoundNode:
+    """The node of a session folder, wherever that is, also of one whose start was cut off."""
+    try:
+        info = session.read_info()
+    except (OSError, ValueError):
+        return FoundNode(session, "", False, _processes_naming(session))
+    return FoundNode(
+        session, info["gcs_address"], info["fate_shared"],
+        _processes_of(session, info, len(info["pids"])), by_command=info["for_programs"],
+    )  # fmt: skip
+
+
+def running_sessions() -> Iterator[tuple[Session, SessionInfo]]:
+    """The sessions whose nodes still run, the newest first; a GCS alone may be away for a moment,
+    as may a dashboard for good.
+    """
+    for session, info in known_sessions():
+        if _processes_of(session, info, 2):
+            yield session, info
+
+
+def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psutil.Process]:
+    """Those of the first so many processes that run, and still are this session's."""
+    found = []
+    for pid, began in list(zip(info["pids"], info["start_ticks"], strict=True))[:first]:
+        if not began or start_time(pid) != began:
+            continue  # it has ended, and the pid may have a new owner
+        try:
+            process = psutil.Process(pid)
+            if str(session.path) in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def end_unfinished_starts() -> int:
+    """End what starts left that were killed before they were done; how many there were."""
+    longest = 2 * Config.from_env().start_timeout_s  # a GCS and a raylet, one after the other
+    count = 0
+    for session in unfinished_sessions(longest):
+        left = _processes_naming(session)
+        FoundNode(session, "", False, left).stop()
+        count += bool(left)
+    return count
+
+
+def _processes_naming(session: Session) -> list[psutil.Process]:
+    """Those whose command lines name a session folder, in the order of their start."""
+    found = [
+        process for process in psutil.process_iter(["cmdline", "create_time"])
+        if str(session.path) in (process.info["cmdline"] or ())
+    ]  # fmt: skip
+    return sorted(found, key=lambda process: float(process.info["create_time"]))
+
+
+def drop_dead_sessions(keep: int = 1) -> None:
+    """Delete what clusters left on the disk that ended with a killed program, as a kernel is.
+
+    The newest ``keep`` of them stay, for their logs.
+    """
+    dead = [node for node in found_nodes() if node.fate_shared and not node.processes]
+    for node in dead[keep:]:
+        node.session.remove()
