@@ -149,14 +149,20 @@ async def _log(look: Look, task: TaskState) -> Section:
         return Section("log", "Log", tag("p", why, class_="dim"))
     node, worker = task.node_id, task.worker_id
     names = [logs.log_name(worker, suffix) for suffix in ("err", "out")]
+    known = {
+        info[f"{stream}_file"]: info[f"{stream}_end"]
+        for info in [task.task_log_info or {}]
+        if info
+        for stream in ("stdout", "stderr")
+    }
     title = join(
         [
-            "Log of its worker, the last lines: ",
+            "Log, up to its end: " if known else "Log of its worker, the last lines: ",
             join([link(name, "logs", node=node, name=name) for name in names], ", "),
         ]
     )
     try:
-        texts = await asyncio.gather(*(logs.read(look.cluster, node, name, 200) for name in names))
+        texts = await asyncio.gather(*(_lines(look, node, name, known) for name in names))
     except RpcError as error:
         return Section("log", title, tag("p", f"The node does not answer: {error}", class_="bad"))
     parts = []
@@ -166,6 +172,12 @@ async def _log(look: Look, task: TaskState) -> Section:
         elif text:
             parts += [muted(name), logs.shown(logs.chosen(text))]
     return Section("log", title, join(parts) or tag("p", "Nothing was written.", class_="dim"))
+
+
+async def _lines(look: Look, node: str, name: str, known: dict[str, int]) -> str | None:
+    if name in known:
+        return await logs.read_before(look.cluster, node, name, known[name])
+    return await logs.read(look.cluster, node, name, 200)
 
 
 PAGES = (Page("task", "Task", show, "tasks", needs_id=True),)

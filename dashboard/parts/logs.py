@@ -15,6 +15,7 @@ from .words import count
 MOST_LINES = 500
 _READ_LINES = 5000
 _LONGEST = 2000
+_BEFORE = 6000
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LEVEL = re.compile(
     r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL|Traceback|\w+(?:Error|Exception):)"
@@ -46,6 +47,21 @@ async def read(cluster: Cluster, node_id: str, name: str, lines: int = _READ_LIN
     """
     part = await cluster.ask(q.log(node_id, name, -1, lines))
     return None if part.missing else part.data.decode("utf-8", "replace")
+
+
+async def read_before(cluster: Cluster, node_id: str, name: str, end: int) -> str | None:
+    """The lines of a log before a place in it; None if the node has no such log.
+
+    Raises:
+        RpcError: the node does not answer.
+    """
+    first = max(0, end - _BEFORE)
+    part = await cluster.ask(q.log(node_id, name, first, 0), 10.0)
+    if part.missing:
+        return None
+    start = part.offset - len(part.data)
+    text = part.data[: max(0, end - start)].decode("utf-8", "replace")
+    return text.partition("\n")[2] if start and start == first else text
 
 
 def chosen(text: str, search: str = "", level: str = "") -> list[tuple[str, str]]:

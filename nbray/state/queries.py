@@ -233,8 +233,19 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
         events=[{"state": name, "created_ms": when * 1000} for name, when in moments if when],
         creation_time_ms=int(owned.created * 1000) or None,
         start_time_ms=event.started * 1000 or None, end_time_ms=event.ended * 1000 or None,
-        error_message=event.error_text or None,
+        error_message=event.error_text or None, task_log_info=_log_info(event, source),
     )  # fmt: skip
+
+
+def _log_info(event: TaskEvent, source: s.TaskSource) -> dict[str, Any] | None:
+    """Where in its worker's logs a task that failed has ended."""
+    if not (event.out_end or event.err_end):
+        return None
+    name = f"worker-{source.worker_id.hex()[:12]}"
+    return {
+        "stdout_file": f"{name}.out", "stdout_end": event.out_end,
+        "stderr_file": f"{name}.err", "stderr_end": event.err_end,
+    }  # fmt: skip
 
 
 def tasks(

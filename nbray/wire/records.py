@@ -283,7 +283,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     ``state`` is one of Ray's names (`nbray.state.rows.TaskState`). ``started`` and ``ended`` are
     of the worker that ran it, which knows the ``function``, and how the task is ``shown`` if not by
     its name; ``created`` and ``resources`` only its owner knows, whose word on a task that ended in
-    a worker has no ``state``.
+    a worker has no ``state``. ``out_end`` and ``err_end``, of one that failed in a worker, are the
+    places in its logs where it ended.
     """
 
     task_id: bytes
@@ -302,6 +303,8 @@ class TaskEvent(msgspec.Struct, array_like=True):
     resources: dict[str, int] = {}
     function: str = ""
     shown: str = ""
+    out_end: int = 0
+    err_end: int = 0
 
 
 class ObjectRow(msgspec.Struct, array_like=True):

@@ -24,7 +24,6 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import nbray
-from nbray.driver.joining import find_session
 from nbray.testing import wait_until
 
 _LOGIN = {"Authorization": "token a-secret"}
@@ -156,7 +155,9 @@ def test_who_took_the_port_of_a_dashboard_is_not_shown_in_jupyter(
     with jupyter_server(tmp_path) as url:
         page = f"{url}/nbray/{port}/"
         assert fetch(page, _LOGIN)[0] == 200
-        psutil.Process(find_session("auto")[1]["pids"][-1]).terminate()
+        for process in psutil.Process().children():  # else the raylet starts it again
+            if {"nbray.raylet", "nbray.dashboard"} & set(process.cmdline()):
+                process.kill()
         wait_until(lambda: not _listens(port), "the dashboard's end")
         with ThreadingHTTPServer(("127.0.0.1", port), Stranger) as server:
             serving = threading.Thread(target=server.serve_forever)
@@ -236,7 +237,7 @@ def test_a_browser_shows_the_sandboxed_page_and_logs_out(
         assert page.evaluate(act) == "refused"
         direct = browser.new_page()
         direct.goto(link)
-        direct.get_by_text("nodes alive").wait_for(timeout=60_000)
+        direct.get_by_text("nodes alive", exact=True).wait_for(timeout=60_000)
         direct.get_by_text("Log out").click()
         direct.get_by_text("Log this browser out").click()
         direct.get_by_text("Logged out").wait_for(timeout=60_000)

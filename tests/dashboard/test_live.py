@@ -24,6 +24,8 @@ from nbray.dashboard.live import MOST_VIEWERS
 from nbray.dashboard.pages import PAGES
 from nbray.driver.context import NbrayContext
 from nbray.state.dashboard import api_key
+from nbray.testing import wait_until
+from nbray.util.state import list_tasks
 
 
 @pytest.fixture
@@ -233,3 +235,21 @@ def test_a_login_leads_to_pages_of_this_dashboard_only() -> None:
         "tasks#x",
     ):
         assert place_of(said) == "./"
+
+
+def test_a_failed_task_shows_the_lines_of_the_log_up_to_its_end(context: NbrayContext) -> None:
+    @nbray.remote(max_retries=0)
+    def says(number: int) -> None:
+        print(f"line {number} of mine", flush=True)
+        if number < 3:
+            raise ValueError(number)
+
+    for number in range(4):
+        nbray.wait([says.remote(number)], timeout=60)
+    wait_until(lambda: len(list_tasks(filters=[("state", "=", "FAILED")])) == 3, "the failures")
+    rows = list_tasks(filters=[("state", "=", "FAILED")], detail=True)
+    (second,) = [row for row in rows if "ValueError: 1" in str(row.error_message)]
+    url = f"http://{context.dashboard_url}/task?id={second.task_id}"
+    status, text, _headers = fetch(url, {"Cookie": log_in(context)})
+    assert status == 200 and "Log, up to its end" in text
+    assert "line 0 of mine" in text and "line 1 of mine" in text and "line 2 of mine" not in text

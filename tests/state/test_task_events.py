@@ -241,7 +241,7 @@ def test_the_command_lists_gets_sums_up_and_traces(cluster: Path) -> None:
     tasks = json.loads(listed.stdout)
     assert [task["state"] for task in tasks] == ["FINISHED"] * 3
     table = command("list", "actors", "--filter", "state!=DEAD").stdout
-    assert "ALIVE" in table and "bob" in table and len(table.splitlines()) == 2
+    assert "ALIVE" in table and "bob" in table and "1 actor: 1 ALIVE." in table
     for resource in ("jobs", "nodes", "objects", "workers"):
         assert len(command("list", resource).stdout.splitlines()) >= 2, resource
     assert "There are no such tasks" in command("list", "tasks", "-f", "name=none").stdout

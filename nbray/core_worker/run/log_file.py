@@ -45,6 +45,10 @@ class LogFile:
         self._position = self._base + self._size
         self._own: deque[list[int]] = deque()
 
+    def end(self) -> int:
+        """The place behind what was written last."""
+        return self._base + os.fstat(self._reader).st_size
+
     def write(self, text: str) -> None:
         """Append text that needs not be read back. A full disk loses it, but no task."""
         self.append(text.encode("utf-8", "replace"))

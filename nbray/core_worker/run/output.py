@@ -77,6 +77,10 @@ class WorkerOutput:
         """This process is a fork of the worker, some of whose threads may have been printing."""
         self.forked = True
 
+    def ends(self) -> tuple[int, int]:
+        """The places in both logs behind what was written last, out and err."""
+        return self._logs["stdout"].end(), self._logs["stderr"].end()
+
     def install(self) -> None:
         """Take what is written from now on."""
         me = self._me

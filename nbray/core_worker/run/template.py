@@ -170,6 +170,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.joined(reply.node_id, reply.arena_path, reply.arena_size)
     output = WorkerOutput(core.config, core.me, core.reactor, core.peers, order["log"])
     core.on_forked.append(output.forget_in_fork)
+    core.events.log_ends = output.ends
     capture_output(output)
     scope.output = output
     executor.run()

@@ -72,6 +72,7 @@ class TaskEventLog:
 
     Attributes:
         function_name: what the function of an id is called in its code.
+        log_ends: the places behind what this worker has written to its logs.
         running: what runs here, with its start by `time.monotonic`; entered when a task begins,
             and taken out by `ran`.
         reports: send what is to be told before an answer, which may be the process's last word.
@@ -87,7 +88,9 @@ class TaskEventLog:
         self.running: dict[bytes, tuple[TaskSpec, float]] = {}
         self.reports: list[Callable[[], None]] = [self.tell]
         self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
+        self.log_ends: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._errors: dict[bytes, tuple[str, str]] = {}
+        self._ends: dict[bytes, tuple[int, int]] = {}
         self._budget = max(1, int(events_per_s * _PERIOD_S))
         self._room = self._budget
         self._dropped = 0
@@ -99,6 +102,7 @@ class TaskEventLog:
 
     def raised(self, task_id: bytes, error: BaseException, text: str) -> None:
         """A task that runs here is about to end with that error."""
+        self._ends[task_id] = self.log_ends()
         self._errors[task_id] = (error_type(error), text[-_LONGEST_TEXT:])
 
     def ran(self, spec: TaskSpec, done: TaskDone) -> None:
@@ -115,7 +119,10 @@ class TaskEventLog:
         started = began[1] + self._shift if began is not None else 0.0
         ended = started + done.seconds if began is not None else time.time()
         state, kind, text = ("FAILED", *error) if error is not None else ("FINISHED", "", "")
-        self._add(self._ran_here(_event(spec, state, started, ended, kind, text), spec))
+        event = self._ran_here(_event(spec, state, started, ended, kind, text), spec)
+        if error is not None:
+            event.out_end, event.err_end = self._ends.pop(spec.task_id, (0, 0))
+        self._add(event)
 
     def _ran_here(self, event: TaskEvent, spec: TaskSpec) -> TaskEvent:
         """Name the function, beside the task; a call shows its actor as that shows itself."""
