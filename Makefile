@@ -12,6 +12,7 @@ RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 .PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format docs clean help
 # Each test has a cluster of its own and waits much: three run at a time, on two cores.
 TEST_JOBS ?= 3
+SLOW_JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SOAK_MINUTES ?= 30
 
@@ -54,7 +55,7 @@ test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOL
 	$(PYTEST) -m slow tests/jupyter_ext/test_jupyterlab.py
 
 test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
-	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow
+	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow -n $(SLOW_JOBS) --dist loadfile
 
 # Libraries for Ray: Modin wants an older pandas than the suite has.
 .venv-third-party/dependencies: pyproject.toml

@@ -223,6 +223,8 @@ def init(
         of_node = {
             "num_cpus and num_gpus": num_cpus if num_gpus is None else num_gpus,
             "resources": resources, "labels": labels, "object_store_memory": object_store_memory,
+            "_system_config": hidden.variables or None,
+            "_autoscaling_config": hidden.autoscaling_config,
         }  # fmt: skip
         _refuse(of_node, found[1]["gcs_address"] if found is not None else address)
     if found is not None:

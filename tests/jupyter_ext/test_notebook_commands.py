@@ -30,7 +30,7 @@ def test_commands_show_what_the_cluster_is_doing(notebook: Notebook) -> None:
     workers = notebook.run("%nbray workers").result
     assert "actor" in workers and "driver" in workers
     assert "alive" in notebook.run("%nbray nodes").result
-    assert "No job was submitted" in notebook.run("%nbray jobs").result
+    assert "RUNNING" in notebook.run("%nbray jobs").result, "this driver"
     assert "raylet.log" in notebook.run("%nbray logs").result
     assert "at the desk" in notebook.run("%nbray logs desk").printed
     assert "in the task" in notebook.run("%nbray logs worker --grep task").printed
