@@ -1,4 +1,7 @@
-"""The examples of the reference and of the guides run, on one cluster for all."""
+"""The examples of the reference and of the guides run, on one cluster for all.
+
+A block of ``py`` instead of ``python`` needs what a test has not, as packages of the network.
+"""
 
 from __future__ import annotations
 
