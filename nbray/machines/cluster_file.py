@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import yaml
 
 from nbray.machines import certificates
+
+_Checked = TypeVar("_Checked")
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -104,6 +107,24 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool | str = False
 
 
+def read_by(
+    check: Callable[[object, str | None], _Checked], path: Path, cluster_name: str | None
+) -> _Checked:
+    """Read a file whose document ``check`` takes; its errors name the file.
+
+    Raises:
+        ClusterFileError: it cannot be read, or ``check`` refuses it.
+    """
+    try:
+        given = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise ClusterFileError(f"{path} cannot be read: {error}") from error
+    try:
+        return check(given, cluster_name)
+    except ClusterFileError as error:
+        raise ClusterFileError(f"{path}: {error}") from None
+
+
 def read(path: Path, cluster_name: str | None = None) -> ClusterFile:
     """Read a cluster's file.
 
@@ -114,14 +135,7 @@ def read(path: Path, cluster_name: str | None = None) -> ClusterFile:
     Raises:
         ClusterFileError: it cannot be read, or is not a cluster.
     """
-    try:
-        given = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise ClusterFileError(f"{path} cannot be read: {error}") from error
-    try:
-        return check(given, cluster_name)
-    except ClusterFileError as error:
-        raise ClusterFileError(f"{path}: {error}") from None
+    return read_by(check, path, cluster_name)
 
 
 def check(given: object, cluster_name: str | None = None) -> ClusterFile:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.laptop import FIRST, HEAD, SECOND, SMALL, WHERE, Laptop, laptop_of
-from support.ssh_hosts import Hosts, ssh_hosts, why_not
+from support.laptop import FIRST, HEAD, SECOND, SMALL, WHERE, Laptop
+from support.ssh_hosts import why_not
 
 from nbray.testing import wait_until
 from nbray.wire.certificates import Authority
@@ -19,18 +18,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
 ]
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with ssh_hosts(4) as made:
-        yield made
-
-
-@pytest.fixture
-def laptop(hosts: Hosts) -> Iterator[Laptop]:
-    with laptop_of(hosts) as one:
-        yield one
 
 
 def test_one_file_is_a_cluster_and_a_second_up_changes_nothing(laptop: Laptop) -> None:

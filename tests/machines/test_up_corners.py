@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
 ]
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with ssh_hosts(4) as made:
-        yield made
-
-
-@pytest.fixture
-def laptop(hosts: Hosts) -> Iterator[Laptop]:
-    with laptop_of(hosts) as one:
-        yield one
 
 
 def attached(laptop: Laptop, typed: str, *args: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
-from nbray.machines.cluster_file import ClusterFileError
+from nbray.machines.cluster_file import ClusterFileError, read_by
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -109,14 +109,7 @@ def read(path: Path, cluster_name: str | None = None) -> KubernetesFile:
     Raises:
         ClusterFileError: it cannot be read, or is not one.
     """
-    try:
-        given = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
-        raise ClusterFileError(f"{path} cannot be read: {error}") from error
-    try:
-        return check(given, cluster_name)
-    except ClusterFileError as error:
-        raise ClusterFileError(f"{path}: {error}") from None
+    return read_by(check, path, cluster_name)
 
 
 def check(given: object, cluster_name: str | None = None) -> KubernetesFile:
