@@ -68,6 +68,7 @@ _STRANGER = "handshake failed"  # in what gRPC says of a server without the toke
 _EXPLAINED_S = 3.0
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _MOST_CONNECTIONS = 4096
+_CLOSED = "the connection was closed here, as to a node that is dead"
 _RETRY_DELAY_S = 0.05
 _TIMEOUT_S = 10.0
 Reply = TypeVar("Reply")
@@ -217,6 +218,7 @@ class GrpcClient:
             self._metadata.append((_PROOF_KEY, own.proof(token, "caller")))
             self._answered_by = own.proof(token, "server")
         self._met = False
+        self._closed = False
         options: list[tuple[str, Any]] = list(_OPTIONS)
         if own.target_name:
             options.append(("grpc.ssl_target_name_override", own.target_name))
@@ -239,12 +241,20 @@ class GrpcClient:
         deadline = time.monotonic() + (timeout or self._patience_s or _TIMEOUT_S)
         while True:
             left = deadline - time.monotonic()
+            if self._closed:
+                raise RpcError(f"{method} at {self.address}: {_CLOSED}")
             try:
                 calling = self._channel.unary_unary(f"/{_SERVICE}/{method}")(
                     body, timeout=max(left, 0.001), metadata=self._metadata,
                     wait_for_ready=patient and self._met,
                 )  # fmt: skip
                 reply: bytes = await calling
+            except asyncio.CancelledError:
+                # So a channel that is closed ends its calls. Who calls was not cancelled by that.
+                task = asyncio.current_task()
+                if self._closed and task is not None and not task.cancelling():
+                    raise RpcError(f"{method} at {self.address}: {_CLOSED}") from None
+                raise
             except grpc.aio.AioRpcError as error:
                 if _STRANGER in str(error.details()):
                     why = await self._explain() or (
@@ -288,7 +298,8 @@ class GrpcClient:
         return msgspec.msgpack.decode(reply, type=reply_type)
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Close the channel; calls that are on their way fail."""
+        self._closed = True
         await self._channel.close()
 
 

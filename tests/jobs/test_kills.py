@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ class Place:
         if victim == "supervisor":
             rows = [row for row in list_actors() if row.name.endswith(f"supervisor_{name}")]
             for row in rows:
-                if row.pid:
-                    os.kill(row.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # of a job that has ended, it may have gone
+                    if row.pid:
+                        os.kill(row.pid, signal.SIGKILL)
             return
         if victim == "node":
             self.cluster.remove_node(self.far, allow_graceful=False)

@@ -144,7 +144,7 @@ def test_a_worker_that_lost_its_power_is_started_by_up(laptop: Laptop) -> None:
 KEEP = """
 import nbray
 nbray.init(namespace="n")
-@nbray.remote(num_cpus=0, max_restarts=-1)
+@nbray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Kept:
     def name(self):
         return "kept"

@@ -18,7 +18,7 @@ from support.nodes import join_here
 
 import nbray
 from nbray.launcher.local import RunningNode
-from nbray.testing import wait_until
+from nbray.testing import kill_node, wait_until
 from nbray.util.scheduling_strategies import (
     Exists,
     In,
@@ -229,6 +229,28 @@ def test_an_actor_that_waits_at_a_busy_node_starts_at_one_that_joins(session_roo
         assert nbray.get(call, timeout=30) == late.node_id
     finally:
         late.stop()
+
+
+def test_an_actor_that_waits_at_a_node_that_dies_starts_at_one_that_joins(cluster: Path) -> None:
+    @nbray.remote(num_cpus=0, resources={"gate": 1})
+    class Holder:
+        def where(self) -> str:
+            return nbray.get_runtime_context().get_node_id()
+
+    for _ in range(3):  # the GCS heard of the death and lost the call to it in either order
+        dies = join_here(store=50 * MB, resources={"gate": 1})
+        holder = Holder.remote()
+        assert nbray.get(holder.where.remote(), timeout=30) == dies.node_id
+        waits = Holder.remote()
+        call = waits.where.remote()
+        assert nbray.wait([call], timeout=0.5) == ([], [call])
+        kill_node(psutil.Process(dies.children[0].pid))
+        late = join_here(store=50 * MB, resources={"gate": 1})
+        try:
+            assert nbray.get(call, timeout=30) == late.node_id
+        finally:
+            late.stop()
+            dies.stop()
 
 
 def test_objects_are_pulled_and_all_copies_are_freed(second: RunningNode) -> None:
