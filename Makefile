@@ -55,7 +55,9 @@ test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOL
 	$(PYTEST) -m slow tests/jupyter_ext/test_jupyterlab.py
 
 test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
-	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python $(PYTEST) -m slow -n $(SLOW_JOBS) --dist loadfile
+	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python \
+	    $(PYTEST) -m "slow and not alone" -n $(SLOW_JOBS) --dist loadfile
+	$(PYTEST) -m "slow and alone"
 
 # Libraries for Ray: Modin wants an older pandas than the suite has.
 .venv-third-party/dependencies: pyproject.toml

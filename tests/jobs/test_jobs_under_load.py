@@ -22,7 +22,7 @@ from nbray.driver.driver import current_driver
 from nbray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from nbray.testing import own_sessions, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from nbray.job_submission import JobDetails, JobSubmissionClient
 from nbray.testing import own_sessions, wait_until
 from nbray.util.state import list_actors
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 _RUN = "echo began >> {marks}; sleep 2; echo ended >> {marks}"
 _STUBBORN = "trap '' TERM; echo began >> {marks}; sleep 60 & wait; sleep 60"

@@ -13,6 +13,7 @@ _REASON = why_not()
 pytestmark = [
     pytest.mark.skipif(bool(_REASON), reason=_REASON),
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(300),
 ]
 HEAD, FIRST, SECOND = "10.77.7.11", "10.77.7.12", "10.77.7.13"

@@ -17,6 +17,7 @@ from nbray.testing import kill_node, wait_until
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.skipif(bool(why_no_networks()), reason=why_no_networks() or "can be made"),
 ]
 

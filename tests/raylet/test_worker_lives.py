@@ -59,6 +59,7 @@ def test_two_hundred_actors_at_once_all_start(cluster: Path) -> None:
     assert nbray.get([counter.add.remote() for counter in counters], timeout=100) == [1] * 200
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_thousand_actors_at_once_all_start(cluster: Path) -> None:

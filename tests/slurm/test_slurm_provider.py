@@ -26,7 +26,7 @@ from nbray.autoscaler.providers.slurm import SlurmProvider
 from nbray.launcher.found import running_sessions
 from nbray.testing import processes_of, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 T = TypeVar("T")
 
