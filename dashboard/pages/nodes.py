@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from nbray.state import queries as q
 from nbray.state.client import RpcError
-from nbray.state.rows import HolderState, NodeState, TaskState, WorkerState
+from nbray.state.rows import NodeState, TaskState, WorkerState
 
+from ..parts.holders import HOLDERS
 from ..parts.html import Markup, bar, bytes_bar, facts, join, link, muted, ref, tag
 from ..parts.page import Look, Page, Section, find
 from ..parts.table import Column, Table
@@ -135,30 +136,6 @@ def workers_table(tasks: Iterable[TaskState]) -> Table[WorkerState]:
         "w.",
         "processes",
     )
-
-
-HOLDERS = Table[HolderState](
-    [
-        Column(
-            "pid",
-            "process",
-            lambda h: h.pid,
-            lambda h: join((h.type.lower(), " ", ref("worker", h.worker_id, f"pid {h.pid}"))),
-        ),
-        Column("objects", "objects", lambda h: h.owned, number=True),
-        Column(
-            "bytes",
-            "bytes",
-            lambda h: h.owned_bytes,
-            lambda h: size_text(h.owned_bytes),
-            number=True,
-        ),
-        Column("node", "node", lambda h: h.node_id, lambda h: ref("node", h.node_id)),
-    ],
-    "holder",
-    "the largest first",
-    "h.",
-)
 
 
 async def find_node(look: Look) -> NodeState:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nbray.state.rows import HolderState, NodeState, ObjectList, ObjectState
+from nbray.state.rows import NodeState, ObjectList, ObjectState
 
 from ..parts.cluster import OBJECT_LIMIT
-from ..parts.html import Markup, bytes_bar, code, join, link, muted, numbered, ref, tag
+from ..parts.holders import HOLDERS
+from ..parts.html import Markup, bytes_bar, code, join, muted, numbered, ref, tag
 from ..parts.page import Look, Page, Section
 from ..parts.table import Column, Table
 from ..parts.words import count, size_text
@@ -21,35 +22,6 @@ _KINDS = {
     "PINNED_IN_MEMORY": "another process",
     "ACTOR_HANDLE": "a handle of an actor",
 }
-
-HOLDERS = Table[HolderState](
-    [
-        Column(
-            "pid",
-            "process",
-            lambda h: h.pid,
-            lambda h: join((h.type.lower(), " ", ref("worker", h.worker_id, f"pid {h.pid}"))),
-        ),
-        Column(
-            "objects",
-            "objects",
-            lambda h: h.owned,
-            lambda h: link(f"{h.owned:,}", "objects", worker=h.worker_id),
-            number=True,
-        ),
-        Column(
-            "bytes",
-            "bytes",
-            lambda h: h.owned_bytes,
-            lambda h: size_text(h.owned_bytes),
-            number=True,
-        ),
-        Column("node", "node", lambda h: h.node_id, lambda h: ref("node", h.node_id)),
-    ],
-    "holder",
-    "the largest first",
-    "h.",
-)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def request_room(
         raise ValueError(f"At most {_MOST_BUNDLES:,} bundles can be requested.")
     if selectors:
         selectors += [()] * cpus
-    given += [{"CPU": 10_000}] * cpus
+    given += [to_units({"CPU": 1})] * cpus
     _keep(REQUESTED, msgspec.msgpack.encode(Requested(given, selectors)))
 
 

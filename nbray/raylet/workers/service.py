@@ -12,6 +12,7 @@ from typing import Any
 from nbray.common.accelerators import devices_of
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.common.resources import UNIT
 from nbray.common.session import Session
 from nbray.raylet.gateway import fetch_package
 from nbray.raylet.nodes import NodeTable
@@ -77,7 +78,7 @@ class WorkerService:
         self._note_job = note_job
         self._flush = flush
         self._on_end = on_end
-        self._cpus = row.total.get("CPU", 0) // 10_000
+        self._cpus = row.total.get("CPU", 0) // UNIT
         self._name = f"node {row.node_id.hex()[:8]}, {socket.gethostname()}"
         self._background = Background()
         self._envs = EnvManager(
