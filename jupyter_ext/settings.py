@@ -14,7 +14,11 @@ def _setting(default: object, help: str) -> object:
     return field(default=default, metadata={"help": help})
 
 
-_CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
+_CHOICES = {
+    "on_interrupt": ("cancel", "detach"),
+    "start_cluster": ("yes", "no"),
+    "engine": ("nbray", "ray"),
+}
 
 
 @dataclass
@@ -32,6 +36,9 @@ class Settings:
     )
     start_cluster: str = _setting(  # type: ignore[assignment]
         "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
+    )
+    engine: str = _setting(  # type: ignore[assignment]
+        "nbray", "whose clusters %nbray start and attach mean: nbray, or ray; NBRAY_ENGINE at first"
     )
     dashboard_link: str = _setting(  # type: ignore[assignment]
         "", "a template of the link to the dashboard, as https://HOST/{port}/{path}; empty: found"

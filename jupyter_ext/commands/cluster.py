@@ -17,6 +17,7 @@ from nbray.options.option import Scope
 from nbray.options.table import options_of
 
 from .. import widgets
+from ..engines import NAMES, choose, refuse
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from . import machines, slurm
 from .base import Command, require_cluster
@@ -106,10 +107,18 @@ def _start_options() -> dict[str, str]:
     return found
 
 
+def _engine_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--engine", choices=NAMES, default=None,
+        help="whose cluster it is (default: see %%nbray config engine)",
+    )  # fmt: skip
+
+
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
     add_declared(parser, Scope.START, [*_start_options(), "address"])
     parser.add_argument("--namespace", help="where the names of actors live")
+    _engine_argument(parser)
     parser.add_argument(
         "--detach", action="store_true",
         help="the cluster outlives this kernel: %%nbray attach finds it, the shell's "
@@ -139,6 +148,10 @@ def _start_detached(arguments: argparse.Namespace) -> str:
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
+    choose(workspace, arguments.engine)
+    for option in ("address", "slurm"):
+        if getattr(arguments, option):
+            refuse(f"%nbray start --{option}")
     if engine().api.is_initialized():
         here = engine().cluster.membership()
         ends = here is None or here.started_here
@@ -233,10 +246,12 @@ def _attach_arguments(parser: Parser) -> None:
         "up); by default the newest of this machine",
     )  # fmt: skip
     parser.add_argument("--namespace", help="where the names of actors live")
+    _engine_argument(parser)
 
 
 def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
+    choose(workspace, arguments.engine)
     if engine().api.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
     if machines.names_file(arguments.address):
@@ -289,7 +304,7 @@ def leave(before: Callable[[], None], here: Membership) -> str:
         return "nbray is stopped." if jobs is None else f"nbray is stopped. {slurm.end(jobs)}"
     return (
         f"Left the cluster at {here.address}; it runs on. %nbray attach {here.address} joins it "
-        "again, `nbray stop` in a shell ends it."
+        f"again, `{engine().cluster.command} stop` in a shell ends it."
     )
 
 
