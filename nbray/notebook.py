@@ -404,6 +404,9 @@ class Engine(Protocol):
     def error(self, error: BaseException, /) -> BaseException:
         """An error as nbray has it; the same if it is none of this engine's."""
 
+    def actor_words(self, handle: ActorHandle) -> tuple[str, str, list[str]]:
+        """What its handle says of an actor: its class, its id in hex, and its methods."""
+
     def refusal(self, what: str) -> str:
         """Why this engine has no such command or option, as a sentence; "" if it has."""
 

@@ -141,6 +141,11 @@ class _Nbray:
         """See `nbray.notebook.Engine`."""
         return error
 
+    def actor_words(self, handle: Any) -> tuple[str, str, list[str]]:
+        """See `nbray.notebook.Engine`."""
+        methods = [name for name in handle._methods if not name.startswith("_")]
+        return handle._class_name, handle._id.hex(), methods
+
     def refusal(self, what: str) -> str:
         """See `nbray.notebook.Engine`: all of it was made for this one."""
         return ""

@@ -173,9 +173,11 @@ class ErrorDisplay:
     ) -> None:
         """An interrupt that found the cell waiting in nbray ends at the user's own line."""
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(tb)]
+        waited = False
         while files and is_library(files[-1]):
+            waited = waited or library_of(files[-1]) == engine().name
             files.pop()
-        if files and is_ours(files[-1]) and not hasattr(error, "_render_traceback_"):
+        if files and (waited or is_ours(files[-1])) and not hasattr(error, "_render_traceback_"):
             title = "Traceback (most recent call last):"
             lines = [title, *local_lines(error, self.cells), "KeyboardInterrupt"]
             error._render_traceback_ = lambda: lines

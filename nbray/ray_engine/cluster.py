@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import socket
 import subprocess
@@ -165,14 +166,21 @@ class RayCluster:
         name = f"nbray-{uuid.uuid4().hex}"
         folder, modules = parcel.make()
         far = str(address or "").startswith("ray://")
-        quiet = {} if far else {"log_to_driver": False, "logging_level": "WARNING"}
+        # The notebook shows what tasks print, and tells of each error.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         environment = {
             "py_modules": modules,
             "env_vars": {worker.OFFICE: name},
             "worker_process_setup_hook": "nbray.ray_engine.worker.install",
         }
         try:
-            made = ray.init(address, runtime_env=environment, **quiet, **options)
+            made = ray.init(
+                address,
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level="WARNING",
+                **options,
+            )
             office = ray.remote(PostOffice).options(
                 name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=1000
             ).remote()  # fmt: skip

@@ -29,12 +29,15 @@ def translated(error: BaseException) -> BaseException:
 
 
 def _told(kind: type[ours.NbrayError], text: str) -> ours.NbrayError:
-    """An error of this kind that says what Ray's says: constructors differ, texts do not."""
-    if kind.__str__ is not BaseException.__str__:
-        kind = ours.ActorError if issubclass(kind, ours.ActorError) else ours.NbrayError
-    made = kind.__new__(kind, text)
-    made.args = (text,)
-    return made if kind.__str__ is BaseException.__str__ else ours.NbrayError(text)
+    """An error of this kind that says what Ray's says."""
+    if issubclass(kind, ours.TaskCancelledError):
+        return kind(None, text)
+    if issubclass(kind, ours.ActorError):
+        return kind("", text)
+    if issubclass(kind, ours.TaskUnschedulableError | ours.ActorUnschedulableError):
+        return kind(text)
+    made = kind(text)
+    return made if str(made) == text else ours.NbrayError(text)
 
 
 def _of_a_task(error: rays.RayTaskError) -> BaseException:

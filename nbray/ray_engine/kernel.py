@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 from collections.abc import Callable
 from types import FunctionType
@@ -19,10 +21,15 @@ from nbray.notebook import Cluster, Code, Engine, Names, Output, State, Tasks
 from . import calls, refusals, rows, worker
 from .cluster import RayCluster
 from .errors import translated
+from .gate import Gate
 from .mail import Mail
 from .tracking import Submitted
 
+logger = logging.getLogger(__name__)
+
 _LARGE = 100 * 1024
+_SHUT_S = 15.0
+_ACTOR = re.compile(r"\((?P<name>.*), (?P<id>[0-9a-f]+)\)")
 _Wrapper = Callable[[Any], Any]
 
 
@@ -113,19 +120,23 @@ class _Ray:
     error = staticmethod(translated)
 
     def __init__(self) -> None:
-        submitted = Submitted(lambda: mail.cell_here())
-        mail = Mail(submitted.cell_of)
+        gate = Gate()
+        submitted = Submitted(gate, lambda: mail.cell_here())
+        mail = Mail(gate, submitted.cell_of)
         rows.know_cells(submitted.cell_of)
 
         def opened(office: Any, root: str) -> None:
             calls.tell(submitted.submitted)
             calls.install()
+            gate.open()
             mail.open(office, root)
 
         def closed() -> None:
             calls.tell(None)
             calls.uninstall()
             mail.close()
+            if not gate.shut(_SHUT_S):
+                logger.warning("Ray is left while something still asks it.")
             submitted.forget()
 
         cluster = RayCluster(opened, closed)
@@ -140,6 +151,12 @@ class _Ray:
     def on_node(self, node_id: str) -> Any:
         """See `nbray.notebook.Engine`."""
         return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def actor_words(self, handle: Any) -> tuple[str, str, list[str]]:
+        """See `nbray.notebook.Engine`: as the handle itself says them."""
+        found = _ACTOR.search(repr(handle))
+        name, actor_id = (found["name"], found["id"]) if found else ("", "")
+        return name, actor_id, [one for one in dir(handle) if not one.startswith("_")]
 
     def refusal(self, what: str) -> str:
         """See `nbray.notebook.Engine`."""

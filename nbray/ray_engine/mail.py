@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ import ray
 from nbray.notebook import Listener, OutputDisplay, OutputLines, OutputSource
 
 from . import rows
+from .gate import Gate
 from .origins import Origins, Seen
 from .plain import print_plainly
 from .post import Batch, Row
@@ -34,8 +36,9 @@ class Mail:
 
     print_plainly = staticmethod(print_plainly)
 
-    def __init__(self, known: Callable[[str], int | None]) -> None:
+    def __init__(self, gate: Gate, known: Callable[[str], int | None]) -> None:
         """``known`` has the cells of the tasks that the kernel has submitted itself."""
+        self._gate = gate
         self._listener: Listener | None = None
         self._origins = Origins(known)
         self._office: Any = None
@@ -67,7 +70,7 @@ class Mail:
         if office is None:
             return
         try:
-            self._deliver(ray.get(office.take.remote(0.0), timeout=_SETTLE_S))
+            self._gate.through(lambda: self._fetch(office, 0.0, _SETTLE_S), False)
         except ray.exceptions.RayError:
             logger.info("The output of tasks is late: the post office does not answer.")
 
@@ -94,17 +97,18 @@ class Mail:
         while self._office is office:
             wait = _HELD_WAIT_S if self._held else _WAIT_S
             try:
-                batch = ray.get(office.take.remote(wait), timeout=_ANSWER_S)
-            except Exception:
-                if self._office is not office or not ray.is_initialized():
+                if not self._gate.through(partial(self._fetch, office, wait, _ANSWER_S), False):
                     return
+            except ray.exceptions.RayError:
                 logger.info("The post office does not answer.", exc_info=True)
                 time.sleep(_WAIT_S)
-                continue
-            try:
-                self._deliver(batch)
             except Exception:
                 logger.exception("The output of tasks could not be shown.")
+                time.sleep(_WAIT_S)
+
+    def _fetch(self, office: Any, wait: float, timeout: float) -> bool:
+        self._deliver(ray.get(office.take.remote(wait), timeout=timeout))
+        return True
 
     def _deliver(self, batch: Batch) -> None:
         with self._lock:

@@ -25,6 +25,7 @@ from nbray.notebook import FunctionCounts, ObjectRef, RefFacts
 
 from . import rows
 from .errors import translated
+from .gate import Gate
 
 _TICK_S = 0.1
 _RUNNING_S = 1.0
@@ -51,8 +52,9 @@ class _Ended:
 class Submitted:
     """The tasks of this kernel. `nbray.notebook.Tasks` is met by it."""
 
-    def __init__(self, cell_here: Callable[[], int]) -> None:
+    def __init__(self, gate: Gate, cell_here: Callable[[], int]) -> None:
         """``cell_here`` says for which cell the calling thread submits."""
+        self._gate = gate
         self._cell_here = cell_here
         self._lock = threading.Lock()
         self._live: dict[str, _Task] = {}
@@ -105,10 +107,9 @@ class Submitted:
 
     def counts(self, then: Callable[[list[FunctionCounts]], None]) -> bool:
         """See `nbray.notebook.Tasks`."""
-        if not ray.is_initialized():
-            return False
         self._asked = time.monotonic()
-        self._sweep()
+        if not self._gate.through(lambda: self._sweep() or True, False):
+            return False
         with self._lock:
             found = [row.copy() for row in self._counts.values()]
         then(found)
@@ -116,7 +117,7 @@ class Submitted:
 
     def unfinished(self, cell: int | None = None) -> list[TaskID]:
         """See `nbray.notebook.Tasks`."""
-        self._sweep()
+        self._gate.through(self._sweep, False)
         with self._lock:
             return [
                 task.refs[0].task_id()
@@ -147,13 +148,17 @@ class Submitted:
         """See `nbray.notebook.Tasks`."""
         task = ref.task_id().hex()
         cell = self._cells.get(task, 0)
+        lost = RefFacts("unknown", origin=cell)
+        return self._gate.through(lambda: self._facts(ref, task, cell), lost)
+
+    def _facts(self, ref: ObjectRef, task: str, cell: int) -> RefFacts:
         if not _ready([ref]):
             return RefFacts("pending", origin=cell)
         with self._lock:
             ended = self._ended.get(task)
-        found = get_local_object_locations([ref]).get(ref, {})
+        found = _place(ref)
         size, nodes = found.get("object_size"), found.get("node_ids") or []
-        small = not nodes and (size is None or size <= _SMALL)
+        small = bool(found) and not nodes and (size is None or size <= _SMALL)
         failed, kind = (ended is not None and ended.failed), ""
         if small:
             failed, kind = _looked_at(ref)
@@ -180,13 +185,11 @@ class Submitted:
         while True:
             self._wake.wait()
             self._wake.clear()
-            while self._sweep():
+            while self._gate.through(self._sweep, False):
                 time.sleep(_TICK_S)
 
     def _sweep(self) -> bool:
         """Look at all that has not ended; whether there is some left."""
-        if not ray.is_initialized():
-            return False
         with self._lock:
             live = dict(self._live)
             waiting = list(self._waiting)
@@ -254,9 +257,22 @@ def _ready(refs: Sequence[Any]) -> list[Any]:
     return list(ready)
 
 
+def _place(ref: Any) -> dict[str, Any]:
+    """Size and nodes of a value; empty where Ray does not say: of a driver far away."""
+    if ray.util.client.ray.is_connected():
+        return {}
+    found: dict[str, Any] = get_local_object_locations([ref]).get(ref, {})
+    return found
+
+
 def _outcome(ref: Any) -> str:
     """``done``, ``failed`` or ``cancelled``, of a task that has ended; errors are small."""
-    found = get_local_object_locations([ref]).get(ref, {})
+    found = _place(ref)
+    if not found:
+        row = rows.task(ref.task_id().hex())
+        if row is None or row.state != "FAILED":
+            return "done"
+        return "cancelled" if row.error_type == "TASK_CANCELLED" else "failed"
     if found.get("node_ids") or (found.get("object_size") or 0) > _SMALL:
         return "done"
     try:

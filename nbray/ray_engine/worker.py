@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import zlib
@@ -171,6 +172,37 @@ class Doubled:
             self.write(line)
 
 
+def _wake_from_sleep() -> None:
+    """Let a cancelled task end while it sleeps, or waits in another call of the system.
+
+    Ray cancels by a signal that only Python sees: it is looked at when the call returns. Python
+    tells of each signal in a pipe, and its reader sends the main thread another one, which ends
+    the call. Again before each cell, since a loop of asyncio takes the pipe for itself.
+    """
+    global _wakes
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if not _wakes:
+        signal.signal(signal.SIGURG, _nothing)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        main = threading.get_ident()
+        _wakes = writer
+
+        def nudge() -> None:
+            while told := os.read(reader, 512):
+                if signal.SIGINT in told:
+                    signal.pthread_kill(main, signal.SIGURG)
+
+        threading.Thread(target=nudge, name="nbray-wake", daemon=True).start()
+    signal.set_wakeup_fd(_wakes, warn_on_full_buffer=False)
+
+
+def _nothing(_number: int, _frame: Any) -> None:
+    """The signal has done its work by coming."""
+
+
+_wakes = 0
 _reporter: Reporter | None = None
 
 
@@ -210,6 +242,7 @@ def install() -> None:
     sys.stderr = Doubled(sys.stderr, "stderr", reporter.write)
     calls.tell(reporter.child)
     calls.install()
+    _wake_from_sleep()
 
 
 def flush() -> None:
@@ -223,6 +256,7 @@ def run(pickled: Any, *arguments: Any) -> Any:
     from nbray import cloudpickle
 
     install()
+    _wake_from_sleep()
     try:
         return cloudpickle.loads(pickled)(*arguments)
     finally:
