@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
 from nbray.driver import local_nodes, output, task_counts
@@ -16,10 +18,24 @@ from nbray.driver.driver import current_driver
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.scaling import scaling_now, set_bounds
-from nbray.notebook import Cluster, Code, DemandState, Engine, Listener, Nodes, Output, Tasks
+from nbray.notebook import (
+    Cluster,
+    Code,
+    DemandState,
+    Engine,
+    Listener,
+    Names,
+    Nodes,
+    Output,
+    State,
+    Tasks,
+)
+from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
+from nbray.util import state
+from nbray.util.placement_group import PlacementGroup
 
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
@@ -93,11 +109,25 @@ class _Cluster:
 
 
 class _Nbray:
+    name = "nbray"
+    api: Names = nbray
+    state: State = state
+    memory = OwnMemory
+    placement_group: type = PlacementGroup
+
+    def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
+        """See `nbray.notebook.Engine`."""
+        return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    @cached_property
+    def handles(self) -> tuple[type, ...]:
+        """See `nbray.notebook.Engine`; a kernel that runs no cell does without these modules."""
+        return nbray.ObjectRef, nbray.ActorHandle, nbray.ActorClass, nbray.RemoteFunction
+
     output: Output = _Output()
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
-    memory = OwnMemory
 
 
 ENGINE: Engine = _Nbray()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.common.addresses import is_loopback, split
 from nbray.common.process import ProcessStartError
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
@@ -127,7 +126,7 @@ def _start_detached(address: str | None, options: Mapping[str, Any]) -> str:
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         here = engine().cluster.membership()
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
@@ -157,11 +156,11 @@ def _begin(arguments: argparse.Namespace) -> None:
     try:
         if arguments.detach:
             started = _start_detached(address, options)
-            nbray.init(started, **given(arguments, "namespace"))
+            engine().api.init(started, **given(arguments, "namespace"))
         elif address is not None:
             engine().cluster.join(address, None, namespace, options)
         elif (for_init := as_init_has_them(options)) is not None:
-            nbray.init("local", **for_init, **given(arguments, "namespace"))
+            engine().api.init("local", **for_init, **given(arguments, "namespace"))
         else:
             engine().cluster.start(options, namespace)
     except (NbrayError, OSError, ProcessStartError, ValueError) as error:
@@ -192,12 +191,12 @@ def ensure(workspace: Workspace, magic: str) -> None:
     Raises:
         UsageError: there is none, and the settings say that none is started; or it did not start.
     """
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         return
     if workspace.settings.start_cluster != "yes":
         require_cluster(magic)
     try:
-        nbray.init()
+        engine().api.init()
     except (NbrayError, OSError, ValueError) as error:
         raise UsageError(f"{magic}: no cluster yet, and none started: {error}") from error
     workspace.joined()
@@ -221,14 +220,14 @@ def _attach_arguments(parser: Parser) -> None:
 
 def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
     if machines.names_file(arguments.address):
         machines.attach(arguments.address, arguments.namespace)
         workspace.joined()
         return status()
     try:
-        nbray.init(address=arguments.address, **given(arguments, "namespace"))
+        engine().api.init(address=arguments.address, **given(arguments, "namespace"))
     except (NbrayError, OSError) as error:
         raise UsageError(f"%nbray attach: {error}") from error
     workspace.joined()
@@ -244,7 +243,7 @@ def _leave_lost(workspace: Workspace) -> None:
     here = engine().cluster.membership()
     if here is not None and here.lost:
         workspace.left()
-        nbray.shutdown()
+        engine().api.shutdown()
         print(
             f"The cluster at {here.address} was lost, and the values in it: {_in_a_line(here.lost)}"
         )
@@ -266,7 +265,7 @@ def leave(before: Callable[[], None], here: Membership) -> str:
     """
     before()
     jobs = None if here.lost or not here.started_here else slurm.home_of_cluster()
-    nbray.shutdown()
+    engine().api.shutdown()
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:
