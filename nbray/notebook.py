@@ -212,6 +212,9 @@ class Cluster(Protocol):
             OSError: there is no way to it. ValueError: it does not take this process in.
         """
 
+    def for_programs(self) -> dict[str, str]:
+        """In a worker: the variables by which a program that it starts joins its cluster."""
+
     def start_detached(self, words: Sequence[str]) -> str:
         """Start a cluster that outlives this process; returns its address.
 

@@ -13,6 +13,7 @@ from nbray.common.ids import TaskID
 from nbray.driver import local_nodes, output, task_counts
 from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
+from nbray.driver.joining import OWN_SESSION
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.scaling import scaling_now, set_bounds
@@ -79,6 +80,9 @@ class _Cluster:
         driver = current_driver()
         assert driver is not None, "only a kernel that is in a cluster asks"
         return driver.context
+
+    def for_programs(self) -> dict[str, str]:
+        return {OWN_SESSION: str(local_state.session_dir())}
 
     def start_detached(self, words: Sequence[str]) -> str:
         ended = subprocess.run(

@@ -117,7 +117,11 @@ class OutputRouter:
 
     def after_cell(self, _result: object = None) -> None:
         """The cell ends: what has arrived is shown before its prompt returns."""
-        cell = self._cells.get(self._latest)
+        self.settle(self._latest)
+
+    def settle(self, number: int) -> None:
+        """A cell has ended: nothing of what has arrived for it is held back any more."""
+        cell = self._cells.get(number)
         if cell is None:
             return
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
@@ -131,6 +135,11 @@ class OutputRouter:
         """The cell of that number, as ``In [3]``; "" when it is not known any more."""
         cell = self._cells.get(number)
         return cell.label if cell is not None else ""
+
+    @property
+    def is_in_notebook(self) -> bool:
+        """Whether what arrives late finds its cell; a terminal has none."""
+        return self._kernel is not None
 
     def number_here(self) -> int:
         """The number of the cell that this thread works for, as far as the kernel knows it."""
