@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
 from nbray.driver import local_nodes, output, task_counts
@@ -17,11 +19,29 @@ from nbray.driver.joining import OWN_SESSION
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.scaling import scaling_now, set_bounds
-from nbray.notebook import Cluster, Code, DemandState, Engine, Listener, Nodes, Output, Tasks
+from nbray.experimental import internal_kv as kv
+from nbray.notebook import (
+    Cluster,
+    Code,
+    DemandState,
+    Engine,
+    Listener,
+    Names,
+    Nodes,
+    Output,
+    Space,
+    State,
+    Tasks,
+)
+from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
+from nbray.util import state
+from nbray.util.placement_group import PlacementGroup
 
+_HEAD = "node:__internal_head__"
+_NOTEBOOKS = "nbray.notebooks"
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
@@ -95,12 +115,52 @@ class _Cluster:
         return found[1]
 
 
+class _Space:
+    """See `nbray.notebook.Space`."""
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        return kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_NOTEBOOKS)
+
+    def get(self, key: bytes) -> bytes | None:
+        return kv._internal_kv_get(key, namespace=_NOTEBOOKS)
+
+    def delete(self, key: bytes, *, prefix: bool = False) -> None:
+        kv._internal_kv_del(key, del_by_prefix=prefix, namespace=_NOTEBOOKS)
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        return kv._internal_kv_list(prefix, namespace=_NOTEBOOKS)
+
+
 class _Nbray:
+    name = "nbray"
+    api: Names = nbray
+    state: State = state
+    memory = OwnMemory
+    placement_group: type = PlacementGroup
+
+    def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
+        """See `nbray.notebook.Engine`."""
+        return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def near_head(self) -> NodeAffinitySchedulingStrategy | None:
+        """See `nbray.notebook.Engine`."""
+        heads = [node["NodeID"] for node in nbray.nodes() if _HEAD in node["Resources"]]
+        return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
+
+    @cached_property
+    def space(self) -> Space:
+        """See `nbray.notebook.Engine`."""
+        return _Space()
+
+    @cached_property
+    def handles(self) -> tuple[type, ...]:
+        """See `nbray.notebook.Engine`; a kernel that runs no cell does without these modules."""
+        return nbray.ObjectRef, nbray.ActorHandle, nbray.ActorClass, nbray.RemoteFunction
+
     output: Output = _Output()
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
-    memory = OwnMemory
 
 
 ENGINE: Engine = _Nbray()

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import nbray
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import SetupCell
 from .run import first_line
@@ -25,7 +25,7 @@ class _Kept:
     label: str
     first_line: str
     cell: SetupCell
-    ref: nbray.ObjectRef
+    ref: ObjectRef
 
 
 class SetupCells:
@@ -40,7 +40,7 @@ class SetupCells:
         key = f"{ready.label} {next(self._numbers)}"
         cell = SetupCell(key, ready.cell, tuple(ready.arguments))
         first = first_line(ready.text.source)
-        self._kept[name] = _Kept(name, ready.label, first, cell, nbray.put(cell))
+        self._kept[name] = _Kept(name, ready.label, first, cell, engine().api.put(cell))
 
     def drop(self, name: str) -> bool:
         """Forget one; False when there is none of that name."""
@@ -58,7 +58,7 @@ class SetupCells:
         """Name, cell and first line of each."""
         return [(kept.name, kept.label, kept.first_line) for kept in self._kept.values()]
 
-    def payload(self) -> tuple[tuple[str, nbray.ObjectRef], ...]:
+    def payload(self) -> tuple[tuple[str, ObjectRef], ...]:
         """What is told to workers with each cell."""
         return tuple((kept.cell.key, kept.ref) for kept in self._kept.values())
 

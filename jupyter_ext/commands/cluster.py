@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.common.addresses import is_loopback, split
 from nbray.common.process import ProcessStartError
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
@@ -140,7 +139,7 @@ def _start_detached(arguments: argparse.Namespace) -> str:
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         here = engine().cluster.membership()
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
@@ -159,7 +158,9 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
             if arguments.address is not None and not arguments.detach:
                 _join(arguments.address, said, arguments.namespace)
             else:
-                nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
+                engine().api.init(
+                    **{"address": "local", **options, **given(arguments, "namespace")}
+                )
         except (NbrayError, OSError, ProcessStartError, ValueError) as error:
             raise UsageError(f"%nbray start: {error}") from error
     workspace.joined()
@@ -207,12 +208,12 @@ def ensure(workspace: Workspace, magic: str) -> None:
     Raises:
         UsageError: there is none, and the settings say that none is started; or it did not start.
     """
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         return
     if workspace.settings.start_cluster != "yes":
         require_cluster(magic)
     try:
-        nbray.init()
+        engine().api.init()
     except (NbrayError, OSError, ValueError) as error:
         raise UsageError(f"{magic}: no cluster yet, and none started: {error}") from error
     workspace.joined()
@@ -236,9 +237,9 @@ def _attach_arguments(parser: Parser) -> None:
 
 def _attach_cell(workspace: Workspace, name: str, namespace: str | None) -> None:
     """Show a detached cell, in the cluster of this kernel or in the newest of this machine."""
-    if not nbray.is_initialized():
+    if not engine().api.is_initialized():
         try:
-            nbray.init("auto", namespace=namespace)
+            engine().api.init("auto", namespace=namespace)
         except (NbrayError, OSError) as error:
             raise UsageError(
                 f"%nbray attach: {name!r} is no address, no file, and there is no cluster where a "
@@ -253,14 +254,14 @@ def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     if machines.names_cell(arguments.address):
         _attach_cell(workspace, arguments.address, arguments.namespace)
         return None
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
     if machines.names_file(arguments.address):
         machines.attach(arguments.address, arguments.namespace)
         workspace.joined()
         return status()
     try:
-        nbray.init(address=arguments.address, **given(arguments, "namespace"))
+        engine().api.init(address=arguments.address, **given(arguments, "namespace"))
     except (NbrayError, OSError) as error:
         raise UsageError(f"%nbray attach: {error}") from error
     workspace.joined()
@@ -276,7 +277,7 @@ def _leave_lost(workspace: Workspace) -> None:
     here = engine().cluster.membership()
     if here is not None and here.lost:
         workspace.left()
-        nbray.shutdown()
+        engine().api.shutdown()
         print(
             f"The cluster at {here.address} was lost, and the values in it: {_in_a_line(here.lost)}"
         )
@@ -298,7 +299,7 @@ def leave(before: Callable[[], None], here: Membership) -> str:
     """
     before()
     jobs = None if here.lost or not here.started_here else slurm.home_of_cluster()
-    nbray.shutdown()
+    engine().api.shutdown()
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.exceptions import NbrayError, TaskCancelledError
+from nbray.notebook import engine
 
 from ..cell.errors import remote_lines
 from ..cell.run import Detached
@@ -57,7 +57,8 @@ def attach(workspace: Workspace, name: str) -> None:
             f"%nbray results --stop {name} ends it."
         ]
         raise workspace.errors.rendered(error, lines, f"detached cell {name}") from None
-    _bring(workspace, _found(name, "%nbray attach"))
+    with workspace.router.for_itself():
+        _bring(workspace, _found(name, "%nbray attach"))
 
 
 def follow_here(workspace: Workspace, name: str) -> None:
@@ -136,8 +137,8 @@ def _bring(workspace: Workspace, row: Row) -> None:
 def _give(workspace: Workspace, found: Results) -> None:
     names = workspace.namespace
     for name, value in {**found.values, **found.changed}.items():
-        if isinstance(value, list) and value and isinstance(value[0], nbray.ObjectRef):
-            value = nbray.get(value)
+        if isinstance(value, list) and value and isinstance(value[0], engine().api.ObjectRef):
+            value = engine().api.get(value)
         names[name] = workspace.own(value)
     names.update(found.remote)
 
@@ -176,11 +177,17 @@ def _results(workspace: Workspace, arguments: argparse.Namespace) -> object:
             raise UsageError("%nbray results: which cell? Give its name.")
         return _table()
     row = _found(name, "%nbray results")
+    with workspace.router.for_itself():
+        return _with_one(workspace, arguments, row)
+
+
+def _with_one(workspace: Workspace, arguments: argparse.Namespace, row: Row) -> object:
+    name = row.name
     try:
         if arguments.drop:
             drop(row)
             print(f"{name} is forgotten.")
-        elif acts:
+        elif arguments.stop or arguments.kill:
             ran = stop(row, arguments.kill)
             print(f"{name} " + ("is asked to stop." if ran else "does not run."))
         elif row.is_over or state_of(row) == "lost":
@@ -214,15 +221,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     results = ", ".join(
         f"{name or kind} {as_bytes(size)}" for name, (kind, size, _) in row.results.items()
     )
+    began = time.strftime("%d %b %H:%M:%S", time.localtime(row.began))
     return (
-        row.name, row.label, state_of(row), time.strftime("%d %b %H:%M:%S", time.localtime(row.began)),
+        row.name, row.label, state_of(row), began,
         f"{(row.ended or time.time()) - row.began:.0f} s", as_bytes(row.size), results, row.by,
     )  # fmt: skip
 
 
 def names_to_complete(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
     """The names of detached cells, if there is a cluster."""
-    return known_names() if nbray.is_initialized() else []
+    return known_names() if engine().api.is_initialized() else []
 
 
 COMMANDS = (

@@ -11,7 +11,6 @@ import os
 import sys
 from typing import Any
 
-import nbray
 from nbray.notebook import engine
 
 SPACE = "nbray.detached"
@@ -23,9 +22,10 @@ class KeeperEndedError(RuntimeError):
 
 
 class Door:
-    """Its methods are coroutines of one loop."""
+    """Its methods are coroutines of one loop. ``engine_name``: which engine the keeper uses."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, engine_name: str, namespace: str) -> None:
+        self._engine = engine_name
         self._namespace = namespace
         self._orders: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -75,16 +75,17 @@ class Door:
 
     async def _keep(self) -> None:
         """Run the keeper to its end, which is this actor's."""
-        here = nbray.get_runtime_context()
+        here = engine().api.get_runtime_context()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "nbray.jupyter_ext.kept", here.gcs_address, self._namespace,
-            str(here.get_actor_name()), str(here.get_actor_id()),
+            sys.executable, "-m", "nbray.jupyter_ext.kept", self._engine, here.gcs_address,
+            self._namespace, str(here.get_actor_name()), str(here.get_actor_id()),
             stdin=asyncio.subprocess.PIPE,  # it closes with this process, and the keeper leaves
             env={**os.environ, **engine().cluster.for_programs()},
         )  # fmt: skip
         code = await process.wait()
         self._ended = self._ended or f"its process ended with code {code}"
         for waiting in self._answers.values():
-            waiting.set_exception(KeeperEndedError(self._ended))
+            if not waiting.done():  # whoever asked has given up
+                waiting.set_exception(KeeperEndedError(self._ended))
         await asyncio.sleep(1.0)  # the answers go first
         os._exit(0)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import nbray
+from nbray.notebook import ObjectRef, engine
 
 from ..cell.remote_value import RemoteValue
 from ..cell.run import RemoteRun
@@ -116,14 +116,16 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
     """What a cell made; what is small is read, what is large stays where it is."""
     found = Results()
     summaries: list[Summary] = pickle.loads(space.part(row, "summary") or pickle.dumps([]))
-    stored: dict[str, list[nbray.ObjectRef]] = {}
+    stored: dict[str, list[ObjectRef]] = {}
     lost = ""
     if row.in_store:
         try:
             stored = stored_values(row)
         except NotKeptError as error:
             lost = str(error)
-    run = RemoteRun(f"{row.name} ({row.label})", [nbray.put(one) for one in summaries[:1]], [])
+    run = RemoteRun(
+        f"{row.name} ({row.label})", [engine().api.put(one) for one in summaries[:1]], []
+    )
     for name, (kind, _size, place) in row.results.items():
         what = name or kind
         if place == "gcs":

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import nbray
 from nbray.exceptions import ActorError, GetTimeoutError, NbrayError, TaskError
-from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from nbray.notebook import ActorHandle, ObjectRef, engine
 
 from . import space
 from .door import SPACE, Door, KeeperEndedError
@@ -17,7 +16,6 @@ from .space import Row
 _NAME = re.compile(r"[^\W\d_][\w.+=@#-]{0,99}")
 _TRIES = 3
 _ANSWER_S = 10.0
-_HEAD = "node:__internal_head__"
 
 
 class NotKeptError(ValueError):
@@ -46,7 +44,7 @@ def hand_over(order: HandOver) -> None:
     """
     for _ in range(_TRIES):
         try:
-            nbray.get(_own_door().ask.remote(order))
+            engine().api.get(_own_door().ask.remote(order))
             return
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
@@ -77,13 +75,13 @@ def drop(row: Row) -> None:
     space.drop(row)
 
 
-def stored_values(row: Row) -> dict[str, list[nbray.ObjectRef]]:
+def stored_values(row: Row) -> dict[str, list[ObjectRef]]:
     """The refs of the results that lie in the store.
 
     Raises:
         NotKeptError: they are lost with their keeper.
     """
-    found: dict[str, list[nbray.ObjectRef]] = _ask(row, Values(row.name))
+    found: dict[str, list[ObjectRef]] = _ask(row, Values(row.name))
     return found
 
 
@@ -91,7 +89,7 @@ def is_kept(row: Row) -> bool:
     """Whether the keeper lives that has this cell."""
     name, actor_id = row.keeper
     try:
-        found = nbray.get_actor(name, namespace=SPACE)
+        found = engine().api.get_actor(name, namespace=SPACE)
     except ValueError:
         return False
     return bool(found._actor_id.hex() == actor_id)
@@ -100,9 +98,9 @@ def is_kept(row: Row) -> bool:
 def _ask(row: Row, order: Order) -> Any:
     if not is_kept(row):
         raise NotKeptError(f"what kept {row.name!r} has ended")
-    door = nbray.get_actor(row.keeper[0], namespace=SPACE)
+    door = engine().api.get_actor(row.keeper[0], namespace=SPACE)
     try:
-        return nbray.get(door.ask.remote(order), timeout=_ANSWER_S)
+        return engine().api.get(door.ask.remote(order), timeout=_ANSWER_S)
     except TaskError as error:
         raise NotKeptError(str(error.cause or error)) from error
     except GetTimeoutError:
@@ -113,15 +111,11 @@ def _ask(row: Row, order: Order) -> Any:
         raise NotKeptError(f"what kept {row.name!r} has ended: {error}") from error
 
 
-def _own_door() -> nbray.ActorHandle:
-    namespace = nbray.get_runtime_context().namespace
-    heads = [node["NodeID"] for node in nbray.nodes() if _HEAD in node["Resources"]]
-    near = NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
-    door: nbray.ActorHandle = (
-        nbray.remote(Door)
-        .options(
-            name=f"keeper of {namespace}", namespace=SPACE, lifetime="detached",
-            get_if_exists=True, num_cpus=0, max_concurrency=10_000, scheduling_strategy=near,
-        )
-        .remote(namespace)
+def _own_door() -> ActorHandle:
+    api = engine().api
+    namespace = api.get_runtime_context().namespace
+    made = api.remote(Door).options(
+        name=f"keeper of {namespace}", namespace=SPACE, lifetime="detached", get_if_exists=True,
+        num_cpus=0, max_concurrency=10_000, scheduling_strategy=engine().near_head(),
     )  # fmt: skip
+    return made.remote(engine().name, namespace)

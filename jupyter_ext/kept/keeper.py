@@ -1,9 +1,9 @@
 """The keeper: a kernel without a notebook, which runs detached cells and keeps what they make.
 
 It is a driver of its own, so that the cells' tasks, output and values hang on it and on no
-notebook. One thread takes orders, sees which cells have ended, and stores what has changed; the router's
-thread brings output. No code of a user's runs here: values are copied, and results pickled, by
-tasks in workers.
+notebook. One thread takes orders, sees which cells have ended, and stores what has changed; the
+router's thread brings output. No code of a user's runs here: values are copied, and results
+pickled, by tasks in workers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import nbray
 from nbray import cloudpickle
 from nbray.exceptions import NbrayError, TaskCancelledError
-from nbray.notebook import engine
+from nbray.notebook import ActorHandle, ObjectRef, engine
 
 from ..cell.local_modules import Placed
 from ..cell.run import Patience, told_changes
@@ -28,7 +27,7 @@ from ..cell.target import Order as CellOrder
 from ..cell.target import Submitted
 from ..cell.values import Packed
 from ..messages import DriverPlace, SetupCell, Summary
-from ..output.router import OutputRouter
+from ..output.router import OF_NO_CELL, OutputRouter
 from ..worker import keeping
 from . import space
 from .orders import Drop, HandOver, Stop, Values
@@ -39,9 +38,6 @@ _SAVE_S = 0.5
 _LINGER_S = 0.5
 _IDLE_S = 30.0
 _MOST_ERROR = 1_000_000
-
-SAME = nbray.remote(num_cpus=0)(keeping.same)
-AS_BYTES = nbray.remote(num_cpus=0)(keeping.as_bytes)
 
 
 class _Pages:
@@ -95,11 +91,11 @@ class _Kept:
     place: DriverPlace | None
     order: HandOver | None
     question: int = 0
-    copies: list[nbray.ObjectRef] = field(default_factory=list)
+    copies: list[ObjectRef] = field(default_factory=list)
     sent: Submitted | None = None
     small: list[str] = field(default_factory=list)
-    small_bytes: nbray.ObjectRef | None = None
-    columns: dict[str, list[nbray.ObjectRef]] = field(default_factory=dict)
+    small_bytes: ObjectRef | None = None
+    columns: dict[str, list[ObjectRef]] = field(default_factory=dict)
     parts: dict[str, bytes] = field(default_factory=dict)
     page: int = 0
     end_state: str = ""
@@ -111,7 +107,7 @@ class _Kept:
 class Keeper:
     """All detached cells of one namespace."""
 
-    def __init__(self, door: nbray.ActorHandle, name: str, actor_id: str) -> None:
+    def __init__(self, door: ActorHandle, name: str, actor_id: str) -> None:
         self._door = door
         self._me = (name, actor_id)
         self._lock = threading.Lock()
@@ -120,22 +116,26 @@ class Keeper:
         self._pages = _Pages()
         self._router = RecordingRouter(self._pages, self._take)
         self._busy = time.monotonic()
+        api = engine().api
+        self._same = api.remote(num_cpus=0)(keeping.same)
+        self._as_bytes = api.remote(num_cpus=0)(keeping.as_bytes)
 
     def serve(self) -> None:
         """Do what is asked, until there is nothing to keep and nobody asks."""
         engine().output.listen(self._router)
+        engine().output.begin_cell(OF_NO_CELL)
         orders = self._door.take.remote()
         while True:
-            ready, _ = nbray.wait([orders], timeout=_TICK_S)
+            ready, _ = engine().api.wait([orders], timeout=_TICK_S)
             if ready:
                 self._busy = time.monotonic()
-                for number, order in nbray.get(orders):
+                for number, order in engine().api.get(orders):
                     self._do(number, order)
                 orders = self._door.take.remote()
             for kept in list(self._cells.values()):
                 self._look_after(kept)
             if not self._cells and time.monotonic() - self._busy > _IDLE_S:
-                if nbray.get(self._door.leave.remote()):
+                if engine().api.get(self._door.leave.remote()):
                     return
                 self._busy = time.monotonic()
 
@@ -209,7 +209,7 @@ class Keeper:
             self._cells[row.id] = kept
         self._ids[row.name] = row.id
         self._at(kept)
-        kept.copies = [SAME.remote(ref) for ref in _refs_of(order)]
+        kept.copies = [self._same.remote(ref) for ref in _refs_of(order)]
         self._look_after(kept)
 
     def _at(self, kept: _Kept) -> None:
@@ -225,7 +225,9 @@ class Keeper:
         arguments = [next(copies) for _ in order.arguments]
         parcel = replace(order.cell.parcel, refs=[next(copies) for _ in order.cell.parcel.refs])
         cell = replace(order.cell, parcel=parcel)
-        setups = tuple((setup.key, nbray.put(_own_setup(setup, copies))) for setup in order.setups)
+        setups = tuple(
+            (setup.key, engine().api.put(_own_setup(setup, copies))) for setup in order.setups
+        )
         label = f"{order.name} ({order.label})"
         ready = ReadyCell(label, order.text, cell, order.names, arguments, [], Packed(parcel))
         self._pages.current = kept.row.id
@@ -235,6 +237,7 @@ class Keeper:
             kept.sent = order.target.submit(CellOrder(ready, order.options, Patience(), setups))
         finally:
             self._router.after_cell()
+            engine().output.begin_cell(OF_NO_CELL)
         kept.page = self._router.number_of_cell()
         run = kept.sent.run
         if run is not None and not kept.sent.several:
@@ -254,10 +257,10 @@ class Keeper:
         self._save(kept)
 
     @staticmethod
-    def _are_ready(refs: Sequence[nbray.ObjectRef]) -> bool:
-        return not refs or len(nbray.wait(list(refs), num_returns=len(refs), timeout=0)[0]) == len(
-            refs
-        )
+    def _are_ready(refs: Sequence[ObjectRef]) -> bool:
+        return not refs or len(
+            engine().api.wait(list(refs), num_returns=len(refs), timeout=0)[0]
+        ) == len(refs)
 
     def _handed_over(self, kept: _Kept, order: HandOver) -> None:
         kept.order = None
@@ -265,7 +268,7 @@ class Keeper:
         problem = ""
         if failed:
             try:
-                nbray.get(failed[0])
+                engine().api.get(failed[0])
             except Exception as error:  # that of an earlier cell, or its notebook has gone
                 problem = f"a value that it reads could not be handed over: {error}"
         else:
@@ -299,7 +302,7 @@ class Keeper:
         if kept.small:
             flat = [ref for name in kept.small for ref in kept.columns[name]]
             self._at(kept)
-            kept.small_bytes = AS_BYTES.remote(kept.limits.value_bytes, *flat)
+            kept.small_bytes = self._as_bytes.remote(kept.limits.value_bytes, *flat)
 
     def _record_end(self, record: Record, sent: Submitted, summaries: list[Summary]) -> None:
         with self._lock:
@@ -334,10 +337,10 @@ class Keeper:
                 kept.small.append(name)
 
     @staticmethod
-    def _have_bytes(kept: _Kept, ref: nbray.ObjectRef) -> None:
+    def _have_bytes(kept: _Kept, ref: ObjectRef) -> None:
         kept.small_bytes = None
         try:
-            found = iter(nbray.get(ref))
+            found = iter(engine().api.get(ref))
         except NbrayError as error:
             kept.row.notes.append(f"Its small results are in the store only: {error}")
             return
@@ -399,14 +402,14 @@ def taken(name: str) -> str:
     )
 
 
-def _refs_of(order: HandOver) -> list[nbray.ObjectRef]:
+def _refs_of(order: HandOver) -> list[ObjectRef]:
     refs = [*order.arguments, *order.cell.parcel.refs]
     for setup in order.setups:
         refs += [*setup.arguments, *setup.cell.parcel.refs]
     return refs
 
 
-def _own_setup(setup: SetupCell, copies: Iterator[nbray.ObjectRef]) -> SetupCell:
+def _own_setup(setup: SetupCell, copies: Iterator[ObjectRef]) -> SetupCell:
     arguments = tuple(next(copies) for _ in setup.arguments)
     parcel = replace(setup.cell.parcel, refs=[next(copies) for _ in setup.cell.parcel.refs])
     return SetupCell(setup.key, replace(setup.cell, parcel=parcel), arguments)

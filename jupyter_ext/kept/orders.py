@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import nbray
+from nbray.notebook import ObjectRef
 
 from ..cell.target import Target
 from ..cell.text import CellText
@@ -39,7 +39,7 @@ class HandOver:
     text: CellText
     cell: Cell
     names: tuple[str, ...]
-    arguments: list[nbray.ObjectRef]
+    arguments: list[ObjectRef]
     setups: list[SetupCell]
     options: dict[str, Any]
     target: Target

@@ -11,14 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nbray.experimental.internal_kv import (
-    _internal_kv_del,
-    _internal_kv_get,
-    _internal_kv_list,
-    _internal_kv_put,
-)
+from nbray.notebook import engine
 
-_SPACE = "nbray.detached"
+_ROW = b"detached/name/"
 ENDED = ("done", "failed", "cancelled")
 
 
@@ -82,54 +77,55 @@ def _read(data: bytes) -> Row:
 
 def claim(row: Row) -> bool:
     """Take a name; False when it is taken."""
-    there = _internal_kv_put(
-        _row_key(row.name), json.dumps(asdict(row)), overwrite=False, namespace=_SPACE
-    )
-    return not there
+    return not engine().space.put(_row_key(row.name), _written(row), overwrite=False)
 
 
 def save(row: Row, written: Mapping[str, bytes], gone: Iterable[str] = ()) -> None:
     """Store what has changed: first what the row speaks of, then the row."""
+    store = engine().space
     for key, data in written.items():
-        _internal_kv_put(_key(row.id, key), data, namespace=_SPACE)
-    _internal_kv_put(_row_key(row.name), json.dumps(asdict(row)), namespace=_SPACE)
+        store.put(_key(row.id, key), data)
+    store.put(_row_key(row.name), _written(row))
     for key in gone:
-        _internal_kv_del(_key(row.id, key), namespace=_SPACE)
+        store.delete(_key(row.id, key))
 
 
 def find(name: str) -> Row | None:
     """The cell of that name."""
-    data = _internal_kv_get(_row_key(name), namespace=_SPACE)
+    data = engine().space.get(_row_key(name))
     return None if data is None else _read(data)
 
 
 def names() -> list[str]:
     """The names of all."""
-    keys = _internal_kv_list(b"name/", namespace=_SPACE)
-    return sorted(key.removeprefix(b"name/").decode() for key in keys)
+    return sorted(key.removeprefix(_ROW).decode() for key in engine().space.keys(_ROW))
 
 
 def rows() -> list[Row]:
     """All, oldest first."""
-    keys = _internal_kv_list(b"name/", namespace=_SPACE)
-    found = [_internal_kv_get(key, namespace=_SPACE) for key in keys]
+    store = engine().space
+    found = [store.get(key) for key in store.keys(_ROW)]
     return sorted((_read(data) for data in found if data is not None), key=lambda row: row.began)
 
 
 def part(row: Row, key: str) -> bytes | None:
     """What lies beside a row."""
-    return _internal_kv_get(_key(row.id, key), namespace=_SPACE)
+    return engine().space.get(_key(row.id, key))
 
 
 def drop(row: Row) -> None:
     """Forget a cell and what lies beside it."""
-    _internal_kv_del(_row_key(row.name), namespace=_SPACE)
-    _internal_kv_del(_key(row.id, ""), del_by_prefix=True, namespace=_SPACE)
+    engine().space.delete(_row_key(row.name))
+    engine().space.delete(_key(row.id, ""), prefix=True)
+
+
+def _written(row: Row) -> bytes:
+    return json.dumps(asdict(row)).encode()
 
 
 def _row_key(name: str) -> bytes:
-    return b"name/" + name.encode()
+    return _ROW + name.encode()
 
 
 def _key(cell_id: str, key: str) -> bytes:
-    return f"part/{cell_id}/{key}".encode()
+    return f"detached/part/{cell_id}/{key}".encode()

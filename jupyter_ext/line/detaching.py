@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-import nbray
+from nbray.notebook import engine
 
 from ..cell.sending import prepare
 from ..cell.task import InTask
@@ -50,16 +50,16 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
         ready = prepare(workspace, source, f"{name} ({label})", target.wanted)
         workspace.tell_what_was_sent(ready.packed)
         task = dict(options.task)
-        if own := nbray.get_runtime_context().runtime_env:
+        if own := engine().api.get_runtime_context().runtime_env:
             task["runtime_env"] = {**own, **task.get("runtime_env", {})}
-        hand_over(
-            HandOver(
-                name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell,
-                ready.names, ready.arguments, workspace.setup.cells(), task, target,
-                workspace.modules.place(),
-                Limits(display_bytes=settings.kept_output, store_bytes=settings.kept_results),
-            )
+        order = HandOver(
+            name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell,
+            ready.names, ready.arguments, workspace.setup.cells(), task, target,
+            workspace.modules.place(),
+            Limits(display_bytes=settings.kept_output, store_bytes=settings.kept_results),
         )  # fmt: skip
+        with workspace.router.for_itself():
+            hand_over(order)
     except NotKeptError as error:
         raise UsageError(f"%%remote --detach: {error}.") from error
     print(f"Detached as {name}: it goes on without this kernel. %nbray attach {name} shows it.")

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nbray.notebook import OutputDisplay, OutputLines, engine
@@ -30,6 +30,8 @@ from .progress import Panel, TaskProgress
 
 logger = logging.getLogger(__name__)
 
+OF_NO_CELL = -1
+"""The number of what the notebook submits for itself."""
 _CELLS = 1000
 _QUEUED = 20_000
 _TICK_S = 0.05
@@ -130,6 +132,15 @@ class OutputRouter:
                 self._deliver()
                 self._flush(cell, time.monotonic(), final=True)
         self._wake.set()
+
+    @contextlib.contextmanager
+    def for_itself(self) -> Iterator[None]:
+        """What the notebook submits meanwhile belongs to no cell."""
+        engine().output.begin_cell(OF_NO_CELL)
+        try:
+            yield
+        finally:
+            engine().output.begin_cell(self._latest)
 
     def label(self, number: int) -> str:
         """The cell of that number, as ``In [3]``; "" when it is not known any more."""

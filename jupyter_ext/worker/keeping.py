@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
-import nbray
+from nbray.notebook import engine
 
 from ..messages import Unpicklable
 from .home import Packer
@@ -30,7 +30,7 @@ class _Small(Packer):
     """Refuses values with refs or handles in them: as bytes they would not hold these."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, nbray.ObjectRef | nbray.ActorHandle):
+        if isinstance(value, engine().api.ObjectRef | engine().api.ActorHandle):
             raise _HoldsRefsError
         return super().reducer_override(value)
 
