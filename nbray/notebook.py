@@ -337,6 +337,9 @@ class Space(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """A key's value."""
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of keys, in their order."""
+
     def delete(self, key: bytes, *, prefix: bool = False) -> None:
         """Delete a key, or with ``prefix`` all that begin with it."""
 

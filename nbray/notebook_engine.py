@@ -124,6 +124,9 @@ class _Space:
     def get(self, key: bytes) -> bytes | None:
         return kv._internal_kv_get(key, namespace=_NOTEBOOKS)
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return kv._internal_kv_get_many(keys, namespace=_NOTEBOOKS)
+
     def delete(self, key: bytes, *, prefix: bool = False) -> None:
         kv._internal_kv_del(key, del_by_prefix=prefix, namespace=_NOTEBOOKS)
 

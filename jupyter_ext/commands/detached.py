@@ -83,7 +83,9 @@ def follow_here(workspace: Workspace, name: str) -> None:
 
 def _what_next(row: Row) -> str:
     if row.state == "done" and row.results:
-        names = ", ".join(name or kind for name, (kind, _, _) in row.results.items())
+        names = ", ".join(
+            name or kind for name, (kind, _, _) in row.results.items() if kind != "module"
+        )
         return f"%nbray attach {row.name} brings {names}."
     return f"%nbray attach {row.name} shows it."
 
@@ -128,7 +130,8 @@ def _bring(workspace: Workspace, row: Row) -> None:
         raise workspace.errors.rendered(error, lines, title) from None
     found = results_of(row, workspace.namespace)
     _give(workspace, found)
-    if names := [*found.values, *found.changed, *found.remote]:
+    brought = [*found.values, *found.changed, *found.lists, *found.remote]
+    if names := [name for name in brought if row.results.get(name, ("",))[0] != "module"]:
         print(f"From {row.name} ({row.label}): {', '.join(names)}.")
     for name, why in found.missing.items():
         print(f"Without {name}: {why}.")
@@ -136,9 +139,8 @@ def _bring(workspace: Workspace, row: Row) -> None:
 
 def _give(workspace: Workspace, found: Results) -> None:
     names = workspace.namespace
-    for name, value in {**found.values, **found.changed}.items():
-        if isinstance(value, list) and value and isinstance(value[0], engine().api.ObjectRef):
-            value = engine().api.get(value)
+    lists = {name: engine().api.get(refs) for name, refs in found.lists.items()}
+    for name, value in {**found.values, **found.changed, **lists}.items():
         names[name] = workspace.own(value)
     names.update(found.remote)
 
@@ -211,20 +213,24 @@ def _table() -> Table:
         notes.insert(0, f"Their results take {as_bytes(kept)} of the object store.")
     if len(rows) > _SHOWN:
         notes.insert(0, f"The newest {_SHOWN} of {len(rows):,} are shown.")
+    alive: dict[tuple[str, str], bool] = {}
     return Table(
         ("name", "cell", "state", "began", "took", "output", "results", "by"),
-        [_cells(row) for row in rows[-_SHOWN:]], notes=notes,
+        [_cells(row, alive) for row in rows[-_SHOWN:]], notes=notes,
     )  # fmt: skip
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, alive: dict[tuple[str, str], bool]) -> tuple[str, ...]:
+    state = state_of(row, alive)
     results = ", ".join(
-        f"{name or kind} {as_bytes(size)}" for name, (kind, size, _) in row.results.items()
+        f"{name or kind} {as_bytes(size)}"
+        for name, (kind, size, _) in row.results.items()
+        if kind != "module"
     )
     began = time.strftime("%d %b %H:%M:%S", time.localtime(row.began))
     return (
-        row.name, row.label, state_of(row), began,
-        f"{(row.ended or time.time()) - row.began:.0f} s", as_bytes(row.size), results, row.by,
+        row.name, row.label, state, began,
+        "" if state == "lost" else f"{(row.ended or time.time()) - row.began:.0f} s", as_bytes(row.size), results, row.by,
     )  # fmt: skip
 
 

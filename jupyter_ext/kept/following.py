@@ -90,12 +90,14 @@ class Results:
     Attributes:
         values: those that are here already.
         changed: the notebook's values that it has changed.
+        lists: those of several places, whose values are in the store.
         remote: those whose values stay in the store, to be put under their names.
         missing: those that there are not any more, or that cannot be opened here, and why.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
+    lists: dict[str, list[ObjectRef]] = field(default_factory=dict)
     remote: dict[str, RemoteValue] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -142,7 +144,7 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
         elif name not in stored:
             found.missing[what] = lost or "it is not there any more"
         elif row.several:
-            found.values[name] = stored[name]
+            found.lists[name] = stored[name]
         elif name:
             found.remote[name] = RemoteValue(name, stored[name][0], run)
         else:
@@ -151,9 +153,18 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
     return found
 
 
-def state_of(row: Row) -> str:
-    """What a cell does: as its keeper said last, and ``lost`` when that has ended before it."""
-    if row.is_over or is_kept(row):
+def state_of(row: Row, alive: dict[tuple[str, str], bool] | None = None) -> str:
+    """What a cell does: as its keeper said last, and ``lost`` when that has ended before it.
+
+    ``alive``: which keepers live, as far as that has been found out already.
+    """
+    if row.is_over:
+        return row.state
+    known = {} if alive is None else alive
+    keeper = (row.keeper[0], row.keeper[1])
+    if keeper not in known:
+        known[keeper] = is_kept(row)
+    if known[keeper]:
         return row.state
     again = space.find(row.name)
     return "lost" if again is None or not again.is_over else again.state

@@ -9,6 +9,7 @@ pickled, by tasks in workers.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +24,18 @@ from ..cell.local_modules import Placed
 from ..cell.run import Patience, told_changes
 from ..cell.sending import ReadyCell
 from ..cell.shipping import Shipped
+from ..cell.spread import OverElements, SpreadRun
 from ..cell.target import Order as CellOrder
 from ..cell.target import Submitted
 from ..cell.values import Packed
-from ..messages import DriverPlace, SetupCell, Summary
+from ..messages import LAST, DriverPlace, SetupCell, Summary
 from ..output.router import OF_NO_CELL, OutputRouter
 from ..worker import keeping
 from . import space
 from .orders import Drop, HandOver, Stop, Values
 from .record import Limits, Record
 
+_NO_NAME = re.compile(r"\W")
 _TICK_S = 0.2
 _SAVE_S = 0.5
 _LINGER_S = 0.5
@@ -118,6 +121,7 @@ class Keeper:
         self._busy = time.monotonic()
         api = engine().api
         self._same = api.remote(num_cpus=0)(keeping.same)
+        self._one_by_one = api.remote(num_cpus=0)(keeping.one_by_one)
         self._as_bytes = api.remote(num_cpus=0)(keeping.as_bytes)
 
     def serve(self) -> None:
@@ -230,18 +234,27 @@ class Keeper:
         )
         label = f"{order.name} ({order.label})"
         ready = ReadyCell(label, order.text, cell, order.names, arguments, [], Packed(parcel))
+        target = order.target
         self._pages.current = kept.row.id
         self._router.before_cell()
         self._at(kept)
         try:
-            kept.sent = order.target.submit(CellOrder(ready, order.options, Patience(), setups))
+            if order.elements is not None and isinstance(target, OverElements):
+                count = order.elements[1]
+                made = self._one_by_one.options(num_returns=count).remote(next(copies))
+                target = target.over(made if count > 1 else [made])
+            kept.sent = target.submit(CellOrder(ready, order.options, Patience(), setups))
         finally:
             self._router.after_cell()
             engine().output.begin_cell(OF_NO_CELL)
         kept.page = self._router.number_of_cell()
         run = kept.sent.run
-        if run is not None and not kept.sent.several:
+        if run is None:
+            return
+        if not kept.sent.several:
             self._router.leave_unmarked(run.summary_ref.task_id().binary())
+        elif isinstance(run, SpreadRun):
+            run.watch(lambda _done: None)  # the first element that fails ends the others
 
     # --- what becomes of it --------------------
 
@@ -291,6 +304,9 @@ class Keeper:
         kept.end_time = time.time()
         kept.end_state = "done"
         if isinstance(outcome, BaseException):
+            if isinstance(sent.run, SpreadRun):
+                outcome = sent.run.first_error() or outcome
+                kept.row.notes += sent.run.where()
             was_stopped = isinstance(outcome, TaskCancelledError)
             kept.end_state = "cancelled" if was_stopped else "failed"
             kept.parts["error"] = _pickled_error(outcome)
@@ -318,10 +334,15 @@ class Keeper:
 
     @staticmethod
     def _find_results(kept: _Kept, sent: Submitted, summaries: list[Summary]) -> None:
-        """Its results by name; under no name the values of the notebook that it has changed."""
+        """Its results by name.
+
+        The values of its last line, with ``--map``, have the cell's own name; the values of the
+        notebook that it has changed stand together under none.
+        """
         kept.row.several = sent.several
         kinds: dict[str, str] = {}
-        for place, name in enumerate(sent.ready.cell.assigns):
+        for place, assigned in enumerate(sent.ready.cell.assigns):
+            name = _NO_NAME.sub("_", kept.row.name) if assigned == LAST else assigned
             if sent.several or name in summaries[0].types:
                 kept.columns[name] = [column[place] for column in sent.columns]
                 several = f"list of {len(sent.columns)}"
@@ -406,7 +427,7 @@ def _refs_of(order: HandOver) -> list[ObjectRef]:
     refs = [*order.arguments, *order.cell.parcel.refs]
     for setup in order.setups:
         refs += [*setup.arguments, *setup.cell.parcel.refs]
-    return refs
+    return refs if order.elements is None else [*refs, order.elements[0]]
 
 
 def _own_setup(setup: SetupCell, copies: Iterator[ObjectRef]) -> SetupCell:

@@ -28,8 +28,8 @@ class HandOver:
         setups: the set-up cells, which run before it in workers that are new to them.
         options: of its tasks.
         target: where it runs.
+        elements: the values of what it runs over, and how many these are.
         place: where the notebook stands, and its own modules.
-        sources: the texts of other cells, by file name, which its tracebacks may name.
         limits: what is kept of it.
     """
 
@@ -45,6 +45,7 @@ class HandOver:
     target: Target
     place: DriverPlace | None
     limits: Limits
+    elements: tuple[ObjectRef, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from nbray.notebook import engine
 
+_AT_ONCE = 200
 _ROW = b"detached/name/"
 ENDED = ("done", "failed", "cancelled")
 
@@ -104,8 +105,12 @@ def names() -> list[str]:
 def rows() -> list[Row]:
     """All, oldest first."""
     store = engine().space
-    found = [store.get(key) for key in store.keys(_ROW)]
-    return sorted((_read(data) for data in found if data is not None), key=lambda row: row.began)
+    keys = store.keys(_ROW)
+    found: list[Row] = []
+    for place in range(0, len(keys), _AT_ONCE):
+        values = store.get_many(keys[place : place + _AT_ONCE])
+        found += [_read(data) for data in values if data is not None]
+    return sorted(found, key=lambda row: row.began)
 
 
 def part(row: Row, key: str) -> bytes | None:

@@ -10,8 +10,9 @@ from IPython.core.error import UsageError
 
 from nbray.notebook import engine
 
+from ..cell.actors import InActors
 from ..cell.sending import prepare
-from ..cell.task import InTask
+from ..cell.spread import OverElements
 from ..commands.detached import follow_here, known_names
 from ..kept.handing import NotKeptError, check_name, hand_over
 from ..kept.orders import HandOver
@@ -45,18 +46,23 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
                 "%nbray results lists them, %nbray results --drop NAME lets go of one"
             )
         target = target_of(workspace, options, label, one_line=False)
-        if not isinstance(target, InTask):
-            raise NotKeptError("only a cell that runs in one task can be detached")
+        if isinstance(target, InActors):
+            raise NotKeptError("actors of this notebook end with it, and what runs in them")
         ready = prepare(workspace, source, f"{name} ({label})", target.wanted)
         workspace.tell_what_was_sent(ready.packed)
         task = dict(options.task)
         if own := engine().api.get_runtime_context().runtime_env:
             task["runtime_env"] = {**own, **task.get("runtime_env", {})}
+        elements = None
+        if isinstance(target, OverElements) and (values := target.values()):
+            elements = engine().api.put(values), len(values)
+            target = target.without_values()
         order = HandOver(
             name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell,
             ready.names, ready.arguments, workspace.setup.cells(), task, target,
             workspace.modules.place(),
             Limits(display_bytes=settings.kept_output, store_bytes=settings.kept_results),
+            elements,
         )  # fmt: skip
         with workspace.router.for_itself():
             hand_over(order)

@@ -19,7 +19,7 @@ def same(value: Any) -> Any:
 
 def one_by_one(values: Sequence[Any]) -> Any:
     """Each value in an object of its own."""
-    return tuple(values) if len(values) != 1 else values[0]
+    return list(values) if len(values) != 1 else values[0]
 
 
 class _HoldsRefsError(Exception):
