@@ -230,7 +230,8 @@ def _cells(row: Row, alive: dict[tuple[str, str], bool]) -> tuple[str, ...]:
     began = time.strftime("%d %b %H:%M:%S", time.localtime(row.began))
     return (
         row.name, row.label, state, began,
-        "" if state == "lost" else f"{(row.ended or time.time()) - row.began:.0f} s", as_bytes(row.size), results, row.by,
+        "" if state == "lost" else f"{(row.ended or time.time()) - row.began:.0f} s",
+        as_bytes(row.size), results, row.by,
     )  # fmt: skip
 
 

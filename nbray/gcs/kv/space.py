@@ -15,7 +15,7 @@ _TABLE = "kv"
 
 
 class KeyValueSpace:
-    """The GCS methods ``KvPut``, ``KvGet``, ``KvGetMany``, ``KvDel``, ``KvKeys`` and ``KvExists``."""
+    """The GCS methods that begin with ``Kv``."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
