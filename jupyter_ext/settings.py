@@ -14,6 +14,7 @@ def _setting(default: object, help: str) -> object:
     return field(default=default, metadata={"help": help})
 
 
+_SIZES = ("tell_bytes", "kept_output", "kept_results")
 _CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
 
 
@@ -32,6 +33,15 @@ class Settings:
     )
     start_cluster: str = _setting(  # type: ignore[assignment]
         "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
+    )
+    kept_cells: int = _setting(  # type: ignore[assignment]
+        1000, "so many detached cells are kept; a further one is refused until one is dropped"
+    )
+    kept_output: int = _setting(  # type: ignore[assignment]
+        20_000_000, "bytes that are kept of what a detached cell displays"
+    )
+    kept_results: int = _setting(  # type: ignore[assignment]
+        10_000_000_000, "when results of detached cells take so many bytes, no further is detached"
     )
     dashboard_link: str = _setting(  # type: ignore[assignment]
         "", "a template of the link to the dashboard, as https://HOST/{port}/{path}; empty: found"
@@ -52,7 +62,9 @@ class Settings:
             self.dashboard_link = text
             return
         try:
-            value = size(text) if name == "tell_bytes" else positive(text)
+            value = size(text) if name in _SIZES else positive(text)
+            if name == "kept_cells":
+                value = int(value)
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{name}: {error}") from error
         setattr(self, name, value)

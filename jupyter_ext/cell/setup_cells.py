@@ -24,7 +24,7 @@ class _Kept:
     name: str
     label: str
     first_line: str
-    key: str
+    cell: SetupCell
     ref: ObjectRef
 
 
@@ -38,8 +38,9 @@ class SetupCells:
     def make(self, name: str, ready: ReadyCell) -> None:
         """Keep a cell; one of that name before it goes."""
         key = f"{ready.label} {next(self._numbers)}"
-        ref = engine().api.put(SetupCell(key, ready.cell, tuple(ready.arguments)))
-        self._kept[name] = _Kept(name, ready.label, first_line(ready.text.source), key, ref)
+        cell = SetupCell(key, ready.cell, tuple(ready.arguments))
+        first = first_line(ready.text.source)
+        self._kept[name] = _Kept(name, ready.label, first, cell, engine().api.put(cell))
 
     def drop(self, name: str) -> bool:
         """Forget one; False when there is none of that name."""
@@ -59,7 +60,11 @@ class SetupCells:
 
     def payload(self) -> tuple[tuple[str, ObjectRef], ...]:
         """What is told to workers with each cell."""
-        return tuple((kept.key, kept.ref) for kept in self._kept.values())
+        return tuple((kept.cell.key, kept.ref) for kept in self._kept.values())
+
+    def cells(self) -> list[SetupCell]:
+        """Themselves."""
+        return [kept.cell for kept in self._kept.values()]
 
 
 @dataclass(frozen=True)
