@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    cache,
     cells,
     cluster,
     dashboard,
@@ -21,7 +22,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS,
+        *objects.COMMANDS, *cells.COMMANDS, *cache.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )
