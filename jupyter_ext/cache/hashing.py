@@ -126,9 +126,7 @@ class Hasher:
             return False
         if id(value) in self._inside or any(id(value) in seen for seen in self._around):
             raise UnhashableError(
-                self._name or "a set",
-                value,
-                "it is shared with an element of a set, which has no order",
+                path, value, "an element of a set, or a class, has it, too, and nothing says which"
             )
         self._number += 1
         self._seen[id(value)] = f"{self._name}\0{self._number}".encode("utf-8", "surrogatepass")
