@@ -111,15 +111,19 @@ class Dashboard:
 
     def trust(self) -> ssl.SSLContext:
         """What a member trusts there; the name does not count, since answers are sealed."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=self.authority())
+        return context
+
+    def authority(self) -> str:
+        """The certificate that it is to be known by, of one with TLS."""
         from nbray.common.session import Session
         from nbray.wire.credentials import member_of, read_identity  # with TLS only
 
         if self.session is not None:
             read_identity(Session(self.session))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.load_verify_locations(cadata=member_of(self.token).identity.authority.decode())
-        return context
+        return member_of(self.token).identity.authority.decode()
 
     def purpose(self, *parts: str) -> str:
         """Of a key for this dashboard alone."""
