@@ -30,6 +30,7 @@ ANSWER = "answer"
 LOGIN_S = 600.0
 REQUEST_S = 60.0
 REQUEST_HEADER = "Nbray-Request"
+BODY_HEADER = "Nbray-Body"
 ANSWER_HEADER = "Nbray-Answer"
 SIGNED_HEADERS = (
     "Content-Type", "Cache-Control", "Content-Security-Policy", "Etag", "Last-Modified", "Location",
@@ -134,10 +135,18 @@ class Dashboard:
         key = make_key(self.token, self.purpose(LOGIN), now, LOGIN_S)
         return f"{self.base}/login?key={key}"
 
-    def signed(self, method: str, target: str, now: float) -> dict[str, str]:
-        """The header that lets one request in; ``target`` is its path with the query."""
-        purpose = self.purpose(REQUEST, method, target)
-        return {REQUEST_HEADER: make_key(self.token, purpose, now, REQUEST_S)}
+    def signed(self, method: str, target: str, now: float, body: str = "") -> dict[str, str]:
+        """The headers that let one request in.
+
+        Args:
+            method: GET or another.
+            target: its path with the query.
+            now: in seconds since the epoch.
+            body: the SHA-256 of its body, in hexadecimal digits; nothing if it has none.
+        """
+        purpose = self.purpose(REQUEST, method, target, body)
+        headers = {REQUEST_HEADER: make_key(self.token, purpose, now, REQUEST_S)}
+        return headers | {BODY_HEADER: body} if body else headers
 
     def seal(self, key: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> str:
         """What shows that this dashboard and nobody else answers the request signed by ``key``."""

@@ -127,8 +127,11 @@ def test_a_prometheus_is_started_once_scrapes_and_ends(
         url = f"http://127.0.0.1:{port}/api/v1/query?query=nbray_nodes"
 
         def scraped() -> bool:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return b"ALIVE" in answer.read()
+            try:
+                with urllib.request.urlopen(url, timeout=10) as answer:
+                    return b"ALIVE" in answer.read()
+            except OSError:  # it listens before it answers
+                return False
 
         wait_until(scraped, "Prometheus to scrape", 60)
     finally:

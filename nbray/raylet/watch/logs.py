@@ -69,7 +69,8 @@ class LogFolder:
 
     async def read(self, request: ReadLog) -> LogPart:
         """The last lines of a log, or what comes after a place in it."""
-        if request.name != Path(request.name).name:  # else it could lie anywhere
+        # else it could lie anywhere, or be the folder
+        if not request.name or request.name != Path(request.name).name:
             return LogPart(b"", 0, missing=True)
         try:
             return await asyncio.to_thread(_read, Log(self._folder / request.name), request)
