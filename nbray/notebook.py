@@ -69,8 +69,8 @@ __all__ = [
     "ActorHandle", "ActorState", "Cluster", "ClusterNow", "Code", "DemandState", "Engine",
     "FunctionCounts", "JobState", "Listener", "Membership", "Memory", "Names", "NodeState",
     "Nodes", "ObjectRef", "ObjectRefGenerator", "Output", "OutputDisplay", "OutputLines",
-    "OutputSource", "PlacementGroupState", "RefFacts", "RemoteFunction", "State", "TaskState",
-    "Tasks", "WorkerState", "engine", "use",
+    "OutputSource", "PlacementGroupState", "RefFacts", "RemoteFunction", "Space", "State",
+    "TaskState", "Tasks", "WorkerState", "engine", "use",
 ]  # fmt: skip
 
 
@@ -264,9 +264,20 @@ class Cluster(Protocol):
     def context(self) -> Any:
         """What ``init`` returned: ``dashboard_url``, ``login_link()``, ``probe_dashboard()``."""
 
+    def start(self, options: Mapping[str, Any], namespace: str | None = None) -> None:
+        """Start a cluster that ends with this process, and join it.
+
+        Args:
+            options: of the command ``nbray start``, by their names.
+            namespace: of this process.
+
+        Raises:
+            OSError, ValueError: it did not start, or the options cannot be.
+        """
+
     def join(
         self, address: str, token: bytes | None = None, namespace: str | None = None,
-        resources: Mapping[str, float] | None = None, **node_options: Any,
+        options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Join the cluster at ``address``, by a node that ends with this process.
 
@@ -274,12 +285,15 @@ class Cluster(Protocol):
             address: HOST:PORT.
             token: the cluster's; the user's by default.
             namespace: of this process.
-            resources: of the node; None: one without CPUs, if none of the cluster is here.
-            node_options: labels, object_store_memory, object_spilling_directory.
+            options: of the node, as `start` has them; None: it has no CPUs, and there is none if
+                one of the cluster is here.
 
         Raises:
             OSError: there is no way to it. ValueError: it does not take this process in.
         """
+
+    def for_programs(self) -> dict[str, str]:
+        """In a worker: the variables by which a program that it starts joins its cluster."""
 
     def start_detached(self, words: Sequence[str]) -> str:
         """Start a cluster that outlives this process; returns its address.
@@ -304,8 +318,8 @@ class Names(Protocol):
     ActorClass: Any
     RemoteFunction: Any
 
-    def get(self, object_refs: Any, /) -> Any:
-        """The value of a ref, or of each of a list."""
+    def get(self, object_refs: Any, /, *, timeout: float | None = None) -> Any:
+        """The value of a ref, or of each of a list; GetTimeoutError after ``timeout`` seconds."""
 
     def put(self, value: Any, /) -> ObjectRef[Any]:
         """Store a value."""
@@ -324,7 +338,7 @@ class Names(Protocol):
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """A remote function or an actor class; with options only: what makes one."""
 
-    def get_actor(self, name: str, /) -> Any:
+    def get_actor(self, name: str, /, namespace: str | None = None) -> Any:
         """The actor of that name; ValueError without one."""
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -344,6 +358,28 @@ class Names(Protocol):
 
     def timeline(self) -> Any:
         """What tasks did when, as Chrome's trace viewer reads it."""
+
+
+class Space(Protocol):
+    """Bytes by key in the GCS, where they outlive every process and, if it is durable, the GCS's.
+
+    On Ray: ``experimental.internal_kv``.
+    """
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        """Store a value, if ``overwrite`` or if there is none; whether there was one."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """A key's value."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of keys, in their order."""
+
+    def delete(self, key: bytes, *, prefix: bool = False) -> None:
+        """Delete a key, or with ``prefix`` all that begin with it."""
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        """All that begin so."""
 
 
 class State(Protocol):
@@ -386,6 +422,10 @@ class Engine(Protocol):
     cluster: Cluster
 
     @property
+    def space(self) -> Space:
+        """What is kept in the GCS."""
+
+    @property
     def state(self) -> State:
         """The names of ``util.state``."""
 
@@ -415,6 +455,9 @@ class Engine(Protocol):
 
     def on_node(self, node_id: str) -> Any:
         """The ``scheduling_strategy`` that means this node and no other."""
+
+    def near_head(self) -> Any:
+        """The ``scheduling_strategy`` that means the head, if there is room."""
 
 
 _MODULES = {"nbray": "nbray.notebook_engine", "ray": "nbray.ray_engine.kernel"}

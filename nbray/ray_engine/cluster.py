@@ -230,6 +230,14 @@ class RayCluster:
         assert self._joined is not None, "only a kernel that is in a cluster asks"
         return self._joined.context
 
+    def start(self, options: Mapping[str, Any], namespace: str | None = None) -> None:
+        """See `nbray.notebook.Cluster`."""
+        self.init("local", **options, **({} if namespace is None else {"namespace": namespace}))
+
+    def for_programs(self) -> dict[str, str]:
+        """See `nbray.notebook.Cluster`: for workers."""
+        return {}
+
     def join(self, address: str, *_more: Any, **_options: Any) -> None:
         """See `nbray.notebook.Cluster`."""
         raise refused("%nbray start --address")

@@ -16,19 +16,21 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nbray import cloudpickle
-from nbray.notebook import Cluster, Code, Engine, Names, Output, State, Tasks
+from nbray.notebook import Cluster, Code, Engine, Names, Output, Space, State, Tasks
 
 from . import calls, refusals, rows, worker
 from .cluster import RayCluster
 from .errors import translated
 from .gate import Gate
 from .mail import Mail
+from .shelf import ShelfSpace
 from .tracking import Submitted
 
 logger = logging.getLogger(__name__)
 
 _LARGE = 100 * 1024
 _SHUT_S = 15.0
+_HEAD = "node:__internal_head__"
 _ACTOR = re.compile(r"\((?P<name>.*), (?P<id>[0-9a-f]+)\)")
 _Wrapper = Callable[[Any], Any]
 
@@ -147,10 +149,16 @@ class _Ray:
         self.code: Code = code
         self.api: Names = _Names(cluster, code)
         self.state: State = rows
+        self.space: Space = ShelfSpace(self.api, self.near_head)
 
     def on_node(self, node_id: str) -> Any:
         """See `nbray.notebook.Engine`."""
         return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def near_head(self) -> Any:
+        """See `nbray.notebook.Engine`."""
+        heads = [node["NodeID"] for node in ray.nodes() if _HEAD in node["Resources"]]
+        return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
 
     def actor_words(self, handle: Any) -> tuple[str, str, list[str]]:
         """See `nbray.notebook.Engine`: as the handle itself says them."""

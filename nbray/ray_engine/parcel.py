@@ -16,9 +16,12 @@ from pathlib import Path
 _OWN = (
     "__init__.py", "cloudpickle.py", "notebook.py", "common/__init__.py", "common/importing.py",
     "common/text.py", "pickling", "ray_engine/__init__.py", "ray_engine/calls.py",
-    "ray_engine/post.py", "ray_engine/worker.py",
+    "ray_engine/post.py", "ray_engine/shelf.py", "ray_engine/worker.py",
 )  # fmt: skip
-_NOTEBOOKS = ("__init__.py", "messages.py", "worker", "pictures/__init__.py", "pictures/theme.py")
+_NOTEBOOKS = (
+    "__init__.py", "messages.py", "worker", "pictures/__init__.py", "pictures/theme.py",
+    "kept/__init__.py", "kept/door.py",
+)  # fmt: skip
 
 
 def make() -> tuple[Path, list[str]]:

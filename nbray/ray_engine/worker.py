@@ -219,10 +219,21 @@ class _Output:
             _reporter.write(kind, json.dumps(content))
 
 
+class _Cluster:
+    """See `nbray.notebook.Cluster`: of it, what a worker needs."""
+
+    def for_programs(self) -> dict[str, str]:
+        """A program has nbray itself, not what travelled here, if it is installed on this node."""
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        kept = [path for path in paths if path and "/py_modules_files/" not in path]
+        return {"PYTHONPATH": os.pathsep.join(kept)}
+
+
 class _InWorker:
     """See `nbray.notebook.Engine`: of it, what a worker needs."""
 
     name = "ray"
+    cluster = _Cluster()
     api = Names()
     output = _Output()
     memory = Copies
