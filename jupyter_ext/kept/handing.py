@@ -44,7 +44,7 @@ def hand_over(order: HandOver) -> None:
     """
     for _ in range(_TRIES):
         try:
-            engine().api.get(_own_door().ask.remote(order))
+            engine().api.get(_own_door().ask.remote(_unopened(order)))
             return
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
@@ -92,7 +92,7 @@ def is_kept(row: Row) -> bool:
         found = engine().api.get_actor(name, namespace=SPACE)
     except ValueError:
         return False
-    return bool(found._actor_id.hex() == actor_id)
+    return bool(engine().actor_words(found)[1] == actor_id)
 
 
 def _ask(row: Row, order: Order) -> Any:
@@ -100,7 +100,7 @@ def _ask(row: Row, order: Order) -> Any:
         raise NotKeptError(f"what kept {row.name!r} has ended")
     door = engine().api.get_actor(row.keeper[0], namespace=SPACE)
     try:
-        return engine().api.get(door.ask.remote(order), timeout=_ANSWER_S)
+        return engine().api.get(door.ask.remote(_unopened(order)), timeout=_ANSWER_S)
     except TaskError as error:
         raise NotKeptError(str(error.cause or error)) from error
     except GetTimeoutError:
@@ -109,6 +109,11 @@ def _ask(row: Row, order: Order) -> Any:
         ) from None
     except ActorError as error:
         raise NotKeptError(f"what kept {row.name!r} has ended: {error}") from error
+
+
+def _unopened(order: Order) -> list[ObjectRef]:
+    """The order as the door passes it on: where the door is, not all of nbray need be."""
+    return [engine().api.put(order)]
 
 
 def _own_door() -> ActorHandle:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbray import cloudpickle
-from nbray.exceptions import NbrayError, TaskCancelledError
+from nbray.exceptions import NbrayError, ObjectLostError, TaskCancelledError
 from nbray.notebook import ActorHandle, ObjectRef, engine
 
 from ..cell.local_modules import Placed
@@ -133,8 +133,8 @@ class Keeper:
             ready, _ = engine().api.wait([orders], timeout=_TICK_S)
             if ready:
                 self._busy = time.monotonic()
-                for number, order in engine().api.get(orders):
-                    self._do(number, order)
+                for number, (unopened,) in engine().api.get(orders):
+                    self._do(number, unopened)
                 orders = self._door.take.remote()
             for kept in list(self._cells.values()):
                 self._look_after(kept)
@@ -145,9 +145,9 @@ class Keeper:
 
     # --- orders --------------------
 
-    def _do(self, number: int, order: object) -> None:
+    def _do(self, number: int, unopened: ObjectRef) -> None:
         try:
-            match order:
+            match order := engine().api.get(unopened):
                 case HandOver():
                     self._begin(number, order)
                     return
@@ -161,6 +161,8 @@ class Keeper:
                 case _:
                     raise ValueError(f"{type(order).__name__} is no order.")
         except ValueError as error:
+            self._answer(number, None, str(error))
+        except ObjectLostError as error:  # whoever asked has gone
             self._answer(number, None, str(error))
         else:
             self._answer(number, answer)
@@ -299,6 +301,7 @@ class Keeper:
         self._answer(kept.question, kept.row.id)
 
     def _has_ended(self, kept: _Kept, sent: Submitted, outcome: object) -> None:
+        engine().output.settle()
         """Its tasks have ended. What they printed last may still be on its way."""
         self._router.settle(kept.page)
         kept.end_time = time.time()

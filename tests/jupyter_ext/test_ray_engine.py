@@ -235,6 +235,35 @@ def test_status_nodes_workers_objects_and_logs_are_there(notebook: Notebook) -> 
     assert "driver" in notebook.run("%nbray jobs --all").result
 
 
+def test_a_cached_cell_gives_its_answer_at_once(notebook: Notebook) -> None:
+    first = notebook.run("%%remote --cache\nprint('ran')\ncached = 5\ncached", 60)
+    assert "Ran" in first.printed
+    again = notebook.run("%%remote --cache\nprint('ran')\ncached = 5\ncached", 60)
+    assert "From the cache" in again.printed
+    assert again.result == "5"
+
+
+def test_a_detached_cell_runs_without_the_notebook(notebook: Notebook) -> None:
+    cell = notebook.run("%%remote --detach far\nprint('over there')\nfrom_far = 6\nfrom_far", 90)
+    assert "Detached as far" in cell.printed
+    deadline = "the end of the detached cell"
+    notebook.wait(lambda: "done" in notebook.run("%nbray results").result, deadline, 60)
+    shown = notebook.run("%nbray attach far", 60)
+    assert "over there" in shown.printed
+    assert notebook.run("from_far").result == "6"
+    assert "forgotten" in notebook.run("%nbray results --drop far").printed
+
+
+def test_captured_output_goes_to_who_captures(notebook: Notebook) -> None:
+    notebook.run("%%capture got\n%remote print('captured')", 60)
+    assert notebook.run("got.stdout").result == "'captured\\n'"
+
+
+def test_the_module_of_a_file_beside_the_notebook_travels(notebook: Notebook) -> None:
+    notebook.run("open('beside_ray.py', 'w').write('def f():\\n    return 1\\n')")
+    assert notebook.run("import beside_ray\n%remote beside_ray.f()", 60).result == "1"
+
+
 def test_what_ray_cannot_give_is_refused_by_name(notebook: Notebook) -> None:
     said = notebook.run("%nbray scale 3").printed
     assert "%nbray scale is not there with Ray as the engine: Ray's nodes are started by" in said
