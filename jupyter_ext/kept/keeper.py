@@ -301,8 +301,8 @@ class Keeper:
         self._answer(kept.question, kept.row.id)
 
     def _has_ended(self, kept: _Kept, sent: Submitted, outcome: object) -> None:
-        engine().output.settle()
         """Its tasks have ended. What they printed last may still be on its way."""
+        engine().output.settle()
         self._router.settle(kept.page)
         kept.end_time = time.time()
         kept.end_state = "done"

@@ -20,6 +20,8 @@ PYTHON = os.environ.get("RAY_NOTEBOOK_PYTHON") or sys.executable
 def has_both() -> bool:
     """Whether that Python imports both."""
     code = "import ray.util.state, nbray.ray_engine.kernel, ipykernel"
+    if not Path(PYTHON).exists():
+        return False
     return subprocess.run([PYTHON, "-c", code], capture_output=True, check=False).returncode == 0
 
 
