@@ -14,7 +14,8 @@ def _setting(default: object, help: str) -> object:
     return field(default=default, metadata={"help": help})
 
 
-_SIZES = ("tell_bytes", "kept_output", "kept_results")
+_TEXTS = ("cache_folder", "dashboard_link")
+_SIZES = ("cache_bytes", "tell_bytes", "kept_output", "kept_results")
 _CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
 
 
@@ -43,6 +44,12 @@ class Settings:
     kept_results: int = _setting(  # type: ignore[assignment]
         10_000_000_000, "when results of detached cells take so many bytes, no further is detached"
     )
+    cache_bytes: int = _setting(  # type: ignore[assignment]
+        1_000_000_000, "what cells with --cache keep has so many bytes together; the oldest go"
+    )
+    cache_folder: str = _setting(  # type: ignore[assignment]
+        "", "the folder of what they keep; empty: .nbray-cache beside the notebook"
+    )
     dashboard_link: str = _setting(  # type: ignore[assignment]
         "", "a template of the link to the dashboard, as https://HOST/{port}/{path}; empty: found"
     )
@@ -58,8 +65,8 @@ class Settings:
                 raise ValueError(f"{name} is {' or '.join(_CHOICES[name])}")
             setattr(self, name, text)
             return
-        if name == "dashboard_link":
-            self.dashboard_link = text
+        if name in _TEXTS:
+            setattr(self, name, text)
             return
         try:
             value = size(text) if name in _SIZES else positive(text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.notebook import ObjectRef, engine
 
+from .cache.cells import CellCache
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
@@ -44,6 +45,7 @@ class Workspace:
         actors: those that its cells run in.
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
+        cache: what cells with ``--cache`` have kept.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -58,6 +60,7 @@ class Workspace:
         self.actors = CellActors()
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
+        self.cache = CellCache(self)
         self._cluster = ""
         self._interrupted = False
 
@@ -116,6 +119,15 @@ class Workspace:
         history = self.shell.history_manager
         number = len(history.input_hist_parsed) - 1 if history is not None else 0
         return f"In [{number}]"
+
+    def set_up_by(self) -> list[tuple[str, str]]:
+        """The set-up cells: name of each, and a digest of what it does and reads."""
+        return self.setup.contents()
+
+    def cell_id(self) -> str:
+        """What the notebook's document calls the cell that runs now; "" if nobody says."""
+        metadata: dict[str, Any] = self.router.current_cell().get("metadata", {})
+        return str(metadata.get("cellId", ""))
 
     def tell_what_was_sent(self, packed: Packed) -> None:
         """One line when it was much."""

@@ -240,9 +240,20 @@ class Cluster(Protocol):
     def context(self) -> Any:
         """What ``init`` returned: ``dashboard_url``, ``login_link()``, ``probe_dashboard()``."""
 
+    def start(self, options: Mapping[str, Any], namespace: str | None = None) -> None:
+        """Start a cluster that ends with this process, and join it.
+
+        Args:
+            options: of the command ``nbray start``, by their names.
+            namespace: of this process.
+
+        Raises:
+            OSError, ValueError: it did not start, or the options cannot be.
+        """
+
     def join(
         self, address: str, token: bytes | None = None, namespace: str | None = None,
-        resources: Mapping[str, float] | None = None, **node_options: Any,
+        options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Join the cluster at ``address``, by a node that ends with this process.
 
@@ -250,8 +261,8 @@ class Cluster(Protocol):
             address: HOST:PORT.
             token: the cluster's; the user's by default.
             namespace: of this process.
-            resources: of the node; None: one without CPUs, if none of the cluster is here.
-            node_options: labels, object_store_memory, object_spilling_directory.
+            options: of the node, as `start` has them; None: it has no CPUs, and there is none if
+                one of the cluster is here.
 
         Raises:
             OSError: there is no way to it. ValueError: it does not take this process in.

@@ -85,6 +85,7 @@ class _Cluster:
     membership = staticmethod(membership)
     now = staticmethod(cluster_now)
     worker = staticmethod(find_worker)
+    start = staticmethod(local_nodes.start_here)
     join = staticmethod(local_nodes.join_from_here)
 
     scaling = staticmethod(scaling_now)

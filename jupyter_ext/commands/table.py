@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    cache,
     cells,
     cluster,
     dashboard,
@@ -22,7 +23,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS, *detached.COMMANDS,
+        *objects.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -49,6 +49,7 @@ class RemoteOptions:
     actor: str | None
     every: bool
     spread: Spread | None
+    cache: str | None
     detach: str | None = None
 
 
@@ -80,6 +81,11 @@ def cell_parser() -> Parser:
         "--timeout", type=positive, metavar="SECONDS", help="cancel the cell after so long"
     )
     add_declared(parser, Scope.TASK, ["max_retries"], "--retries")
+    parser.add_argument(
+        "--cache", nargs="?", const="use", choices=("use", "refresh"),
+        help="take the answer that was kept when nothing has changed that the cell depends on, "
+        "else run and keep it; --cache=refresh runs in any case",
+    )  # fmt: skip
     parser.add_argument(
         "--on-interrupt", choices=("cancel", "detach"),
         help="what an interrupt does to the cell (default: see %%nbray config)",
@@ -152,6 +158,7 @@ def _refuse_beside_detach(options: RemoteOptions) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> RemoteOptions:
+    _refuse_cache(arguments)
     task = given(arguments, *_OF_THE_TASK, "max_retries")
     out = None
     if arguments.out is not None:
@@ -167,8 +174,23 @@ def _options(arguments: argparse.Namespace) -> RemoteOptions:
         actor=arguments.actor,
         every=arguments.every,
         spread=arguments.spread,
+        cache=arguments.cache,
         detach=arguments.detach,
     )
+
+
+def _refuse_cache(arguments: argparse.Namespace) -> None:
+    """Raise UsageError if the answer of such a cell cannot be kept, with the reason."""
+    for option, why in (
+        ("actor", "an actor keeps what its cells do, so an answer is not all of it"),
+        ("targets", "it runs for what it does in each place"),
+        ("every", "it runs for what it does in each worker"),
+        ("spread", "a cell with --map has many answers. Run it without --cache"),
+        ("noblock", "its names are promises. Run it without --noblock"),
+    ):
+        if arguments.cache and getattr(arguments, option):
+            flag = "map" if option == "spread" else option
+            raise UsageError(f"%%remote: --cache does not go with --{flag}: {why}.")
 
 
 def _names(text: str) -> tuple[str, ...]:

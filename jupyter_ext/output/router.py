@@ -39,6 +39,10 @@ _PANEL_S = 0.25
 _REDIRECTED_S = 1.0
 
 
+Shown = tuple[str, dict[str, Any]]
+"""Something that a cell shows: ``stream``, or a kind of display, and its content."""
+
+
 class _Cell:
     """One cell's request and what it shows of its tasks."""
 
@@ -51,6 +55,7 @@ class _Cell:
         self.panel_shown = ""
         self.panel_time = 0.0
         self.quiet = False
+        self.shown: list[Shown] | None = None
 
 
 class Kernel(Protocol):
@@ -161,6 +166,22 @@ class OutputRouter:
         """That of the cell which runs now, or ran last."""
         return self._latest
 
+    def record(self) -> None:
+        """From now on remember what the tasks of the running cell show in it."""
+        if (cell := self._cells.get(self._latest)) is not None:
+            cell.shown = []
+
+    def recorded(self) -> list[Shown]:
+        """What has been shown since `record`; that ends the recording."""
+        cell = self._cells.get(self._latest)
+        if cell is None or cell.shown is None:
+            return []
+        with self._lock:
+            self._deliver()
+            self._flush(cell, time.monotonic(), final=True, panel=False)
+            shown, cell.shown = cell.shown, None
+        return shown
+
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
         self._plain.append(task_id)
@@ -240,10 +261,14 @@ class OutputRouter:
                 and self._captures(message)
                 and redirect(message, getattr(self._kernel, "shell", None), marked)
             ):
+                if cell.shown is not None:
+                    cell.shown.append(as_shown(message))
                 continue
             if isinstance(message, OutputDisplay):
                 self._flush(cell, now, panel=False)
                 self._publish_display(message, cell.parent)
+                if cell.shown is not None:
+                    cell.shown.append(as_shown(message))
                 continue
             source = Source(
                 origin.task_id, origin.name, origin.pid, origin.log,
@@ -262,7 +287,10 @@ class OutputRouter:
     def _flush(self, cell: _Cell, now: float, final: bool = False, panel: bool = True) -> None:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
-                self.publish("stream", {"name": stream, "text": text}, cell.parent)
+                content = {"name": stream, "text": text}
+                self.publish("stream", content, cell.parent)
+                if cell.shown is not None:
+                    cell.shown.append(("stream", content))
         if cell.number == self._latest and self._captures():
             cell.quiet = True  # whoever keeps the output of a cell wants to see nothing of it
         if not panel or cell.quiet:
@@ -335,6 +363,13 @@ class OutputRouter:
             parent=cell,
             ident=f"kernel.{self._kernel.ident}.{kind}".encode(),
         )
+
+
+def as_shown(message: OutputLines | OutputDisplay) -> Shown:
+    """A message as what a cell shows of it."""
+    if isinstance(message, OutputLines):
+        return "stream", {"name": message.stream, "text": message.text}
+    return message.kind, json.loads(message.content)
 
 
 def _message_id(parent: dict[str, Any]) -> str:

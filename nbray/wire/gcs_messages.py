@@ -114,7 +114,7 @@ class ActorReadyRequest(msgspec.Struct, array_like=True):
     """Raylet to GCS: the arguments are there, and these are all. Answered by `Empty`."""
 
     actor_id: bytes
-    dependencies: list[Dependency]
+    dependencies: tuple[Dependency, ...]
 
 
 class Outcome(msgspec.Struct, array_like=True):
