@@ -43,6 +43,7 @@ class LoginNode:
         self.given: dict[str, Any] = {
             "cluster_name": "of-jobs",
             "provider": {"type": "slurm", "walltime": "20"},
+            "tls": True,
             "idle_timeout_minutes": 0.05,
             "upscaling_speed": 10,
             "available_node_types": {
@@ -109,6 +110,7 @@ def test_a_file_is_a_head_and_jobs_that_come_with_the_work(login: LoginNode) -> 
     assert "nothing to do" in login.nbray("up", "--dry-run")
     assert "ran on sn1 sn2 \n" in login.nbray("submit", "where.py", "2")
     assert "of-jobs: job 0 to 2" in login.nbray("exec", "nbray status")
+    assert list(login.sessions.glob("s*/tls/own.pem"))
     assert login.nbray("get-head-ip").strip() not in ("", "127.0.0.1")
 
 
