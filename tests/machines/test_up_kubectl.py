@@ -40,7 +40,7 @@ class Place:
         self.given: dict[str, Any] = {
             "cluster_name": "far",
             "provider": {"type": "kubernetes", "image": "registry/nbray:1",
-                         "kubectl": str(kube.base / "kubectl")},
+                         "kubectl": str(kube.base / "kubectl"), "ready_timeout_s": 60},
             "available_node_types": {
                 "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 1},
             },
@@ -64,6 +64,7 @@ def place() -> Iterator[Place]:
     with kube_cluster(4) as kube:
         one = Place(kube)
         Authority.of(kube.base / "authority")
+        (kube.base / "where it is.py").write_text(WHERE)
         one.write(tls=str(kube.base / "authority"))
         one.nbray("up", "-y")
         yield one
@@ -88,7 +89,6 @@ def test_a_command_runs_in_the_head_and_its_exit_code_comes_back(place: Place) -
 
 
 def test_a_script_is_copied_and_runs_with_its_words_on_all_pods(place: Place) -> None:
-    (place.kube.base / "where it is.py").write_text(WHERE)
     said = place.nbray("submit", "where it is.py", "it's", "two words")
     assert "ran on 2 it's two words" in said
 

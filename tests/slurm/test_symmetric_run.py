@@ -126,6 +126,7 @@ def test_an_allocation_may_speak_tls_with_certificates_from_the_shared_home(
     monkeypatch.setenv("NBRAY_TLS_SERVER_CERT", str(certificates / "ca.crt"))
     done = slurm.run(*SRUN, *RUN, "--", "python", program, check=False)
     assert done.returncode and "do not belong together" in done.stderr, done.stderr
+    assert "did not start: its task says why" in done.stderr, "the other one does not wait"
 
 
 @pytest.mark.slow

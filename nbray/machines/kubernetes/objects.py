@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +86,7 @@ def certificate_secret(
     name, labels = tls_secret(wanted.cluster_name), {CLUSTER_LABEL: wanted.cluster_name}
     return {
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
-        "stringData": {name: data.decode() for name, data in files.items()},
+        "data": {name: base64.b64encode(data).decode() for name, data in files.items()},
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
     }  # fmt: skip
 
