@@ -71,6 +71,26 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "End with 0 if the cluster answers and has a node that lives, "
             "else with 1 and the reason.",
         ),
+        "cluster-dump": _Row(
+            "dump.cluster_dump",
+            "Put what a cluster knows and has written into one archive, "
+            "as for a report of a fault.",
+        ),
+        "check-open-ports": _Row(
+            "ports.check_open_ports",
+            "List the ports on which the nodes of this machine listen, "
+            "and from where they are reached.",
+        ),
+        "metrics": _Row(
+            "metrics.metrics",
+            "A Prometheus of this machine that scrapes a cluster; none is needed for the "
+            "dashboard.",
+        ),
+        "microbenchmark": _Row(
+            "microbenchmark.microbenchmark",
+            "Start a cluster of its own, and measure puts, gets, tasks and calls of actors for a "
+            "while.",
+        ),
         "kill-actor": _Row(
             "acting.kill_actor", "End ACTOR: a name, or an id as far as it is written."
         ),
