@@ -47,7 +47,8 @@ def where(meeting):  # until both are there, however long the second machine tak
         time.sleep(0.2)
     return os.uname().nodename
 meeting = Meeting.remote()
-print("ran on", len(set(nbray.get([where.remote(meeting) for _ in range(2)], timeout=130))), "hosts")
+refs = [where.remote(meeting) for _ in range(2)]
+print("ran on", len(set(nbray.get(refs, timeout=130))), "hosts")
 """
 
 
