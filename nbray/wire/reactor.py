@@ -88,6 +88,7 @@ class Reactor:
         self._driving = False
         self._polling = False
         self._notified = False
+        self._woken = False
         self._asleep = False
         self._nudged = False
         self._foreground_left = threading.Event()
@@ -164,9 +165,14 @@ class Reactor:
         self.notify()
 
     def notify(self) -> None:
-        """Tell that there is work in an inbox; cheap when somebody is about to look anyway."""
+        """Tell that there is work in an inbox; cheap when somebody is about to look anyway.
+
+        Who polls is woken once: until it runs, it needs the interpreter's lock, which each further
+        write would hand to and fro.
+        """
         self._notified = True
-        if self._polling:
+        if self._polling and not self._woken:
+            self._woken = True
             self.wake()
 
     def nudge(self) -> None:
@@ -212,7 +218,7 @@ class Reactor:
             timeout = 0.0
         events = poll(timeout)
         # Cleared before the next look at the inboxes and at who waits, never after it.
-        self._asleep = self._polling = self._notified = False
+        self._asleep = self._polling = self._notified = self._woken = False
         for fd, mask in events:
             handler = self._handlers.get(fd)
             if handler is not None:
@@ -260,7 +266,12 @@ class Reactor:
             self._foreground_left.set()
 
     def try_turn(self) -> None:
-        """Do one turn without waiting, if no other thread holds the baton."""
+        """Do one turn without waiting; if another thread holds the baton, it is to do one."""
+        if self._baton.locked():
+            self._notified = True
+            if self._polling:
+                self.wake()  # and give it the interpreter's lock
+            return
         if is_deep():
             self.notify()
             return
