@@ -67,6 +67,7 @@ class Reactor:
         dirty: what is flushed at the end of this turn.
         on_turn: called in each turn, before what is dirty is written.
         buffer: room for one read, for whoever handles a socket's events.
+        nudged: `nudge` was called since it was looked at last.
     """
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class Reactor:
         self._notified = False
         self._woken = False
         self._asleep = False
-        self._nudged = False
+        self.nudged = False
         self._foreground_left = threading.Event()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
@@ -181,7 +182,7 @@ class Reactor:
         A reader that sleeps for long is woken once; then it looks again after `NUDGE_S`, so that
         a loop which drops a ref each time does not wake another thread each time.
         """
-        self._nudged = True
+        self.nudged = True
         if self._asleep:
             self._asleep = False
             self.wake()
@@ -211,8 +212,8 @@ class Reactor:
             timeout = until if timeout < 0 else min(timeout, until)
         self._polling = True
         self._asleep = timeout < 0 or timeout > NUDGE_S
-        if self._nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
-            self._nudged = self._asleep = False
+        if self.nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
+            self.nudged = self._asleep = False
             timeout = NUDGE_S if timeout < 0 else min(timeout, NUDGE_S)
         if self.inbox or self._notified:  # after `_work` had looked, and before `_polling` was set
             timeout = 0.0

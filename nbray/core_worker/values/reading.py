@@ -295,7 +295,8 @@ class Values:
 
         def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
             entry = refer(object_id, owner)
-            if entry.owner is not None and not entry.is_registered():
+            loan = entry.loan
+            if entry.owner is not None and (loan is None or not loan.registered):
                 self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
             return ObjectRef(object_id, owner, home)
 
