@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from . import (
+    cache,
     cells,
     cluster,
     dashboard,
+    detached,
     jobs,
     logs,
     machines,
@@ -21,7 +23,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS,
+        *objects.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -261,6 +261,19 @@ class KvKeys(msgspec.Struct, array_like=True):
     keys: list[bytes]
 
 
+class KvMany(msgspec.Struct, array_like=True):
+    """Anybody to GCS: ``KvGetMany``, answered by `KvValues`."""
+
+    namespace: bytes
+    keys: list[bytes]
+
+
+class KvValues(msgspec.Struct, array_like=True):
+    """The values of keys in their order, None for those that there are not."""
+
+    values: list[bytes | None]
+
+
 PACKAGES = b"runtime_env"
 """The namespace of the packages of runtime environments, and of functions that set workers up."""
 

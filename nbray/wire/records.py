@@ -219,6 +219,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
     went, in seconds since the epoch. ``draining``: why it takes no new work and is going to leave.
     ``kept_by``: what keeps it from being idle, in words; nothing has for ``idle_s`` seconds.
+    ``received_from``: bytes of objects that came from other nodes, of those that gave the most.
     """
 
     node_id: bytes
@@ -242,6 +243,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     draining: str = ""
     kept_by: list[str] = []
     idle_s: float = 0.0
+    received_from: dict[bytes, int] = {}
 
     @property
     def takes_work(self) -> bool:
