@@ -275,6 +275,8 @@ def test_a_kernel_changes_its_engine_only_outside_of_a_cluster(notebook: Noteboo
     assert "ray" in notebook.run("%nbray config engine").result
     left = notebook.run("%nbray stop", 60).printed
     assert "`ray stop` in a shell ends it" in left
-    notebook.run("%nbray config engine nbray")
-    assert notebook.run("%%remote\n6 * 7", 60).result == "42"
+    changed = notebook.run("%nbray config engine nbray")
+    assert not changed.error
+    here = notebook.run("%%remote\n6 * 7", 60)
+    assert here.result == "42", (here.printed, here.error)
     notebook.run("%nbray stop", 60)
