@@ -58,9 +58,8 @@ test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOL
 
 test-slow: .venv-wheel/ready .venv-third-party/ready .venv-ray-notebook/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
 	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python \
-	    RAY_NOTEBOOK_PYTHON=$(CURDIR)/.venv-ray-notebook/bin/python \
 	    $(PYTEST) -m "slow and not alone" -n $(SLOW_JOBS) --dist loadfile
-	$(PYTEST) -m "slow and alone"
+	RAY_NOTEBOOK_PYTHON=$(CURDIR)/.venv-ray-notebook/bin/python $(PYTEST) -m "slow and alone"
 
 # Libraries for Ray: Modin wants an older pandas than the suite has.
 .venv-third-party/dependencies: pyproject.toml

@@ -11,7 +11,8 @@ import pytest
 from support.kernel import Cell, Notebook
 from support.ray_kernel import ray_notebook
 
-pytestmark = pytest.mark.slow
+# On a busy machine Ray takes half a minute to start, and each new worker some seconds.
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_a_cached_cell_gives_its_answer_at_once(notebook: Notebook) -> None:
 
 
 def test_a_detached_cell_runs_without_the_notebook(notebook: Notebook) -> None:
-    cell = notebook.run("%%remote --detach far\nprint('over there')\nfrom_far = 6\nfrom_far", 90)
+    cell = notebook.run("%%remote --detach far\nprint('over there')\nfrom_far = 6\nfrom_far", 300)
     assert "Detached as far" in cell.printed
     deadline = "the end of the detached cell"
     notebook.wait(lambda: "done" in notebook.run("%nbray results").result, deadline, 60)

@@ -9,7 +9,7 @@ from support.kernel import running_kernel
 from support.places import ROOT
 from support.ray_kernel import PYTHON, has_both
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
 
 
 def test_the_tutorial_for_who_comes_from_dask_runs_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
