@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,9 @@ _AGAIN = 20
 class Follower:
     """Shows the output of a cell in one place: what there is, and then what is new."""
 
-    def __init__(self, name: str, publish: Publish) -> None:
-        self._name = name
+    def __init__(self, names: Callable[[], Sequence[str]], publish: Publish) -> None:
+        """``names``: what it may be called now; it may get another name meanwhile."""
+        self._names = names
         self._publish = publish
         self._seen = -1
         self._clears = 0
@@ -54,8 +55,8 @@ class Follower:
     def _read(self) -> tuple[Row | None, dict[int, bytes | None]]:
         """The cell's row, and those of its entries that are new or have changed."""
         for _ in range(_AGAIN):
-            row = space.find(self._name)
-            if row is None or (self._id and row.id != self._id):
+            row = self._find()
+            if row is None:
                 break
             self._id = row.id
             found = {
@@ -66,6 +67,13 @@ class Follower:
             if None not in found.values():  # else it was cleared meanwhile
                 return row, found
         return None, {}
+
+    def _find(self) -> Row | None:
+        for name in self._names():
+            row = space.find(name)
+            if row is not None and self._id in ("", row.id):
+                return row
+        return None
 
     def _show(self, number: int, kind: str, content: dict[str, Any]) -> None:
         known = number in self._texts

@@ -28,6 +28,7 @@ class HandOver:
         setups: the set-up cells, which run before it in workers that are new to them.
         options: of its tasks.
         target: where it runs.
+        tied: the job of the notebook with which it ends, until it is let loose; "" for none.
         elements: the values of what it runs over, and how many these are.
         place: where the notebook stands, and its own modules.
         limits: what is kept of it.
@@ -46,6 +47,7 @@ class HandOver:
     place: DriverPlace | None
     limits: Limits
     elements: tuple[ObjectRef, int] | None = None
+    tied: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,4 +72,19 @@ class Values:
     name: str
 
 
-Order = HandOver | Stop | Drop | Values
+@dataclass(frozen=True)
+class Wait:
+    """Tell me when a cell has ended. Answered by the refs of all that it returned."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A cell that is tied to its notebook is detached from now on, under another name."""
+
+    name: str
+    new_name: str
+
+
+Order = HandOver | Stop | Drop | Values | Wait | Loose

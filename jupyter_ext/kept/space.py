@@ -124,6 +124,11 @@ def drop(row: Row) -> None:
     engine().space.delete(_key(row.id, ""), prefix=True)
 
 
+def drop_name(name: str) -> None:
+    """Forget a name, but not what lies beside it."""
+    engine().space.delete(_row_key(name))
+
+
 def _written(row: Row) -> bytes:
     return json.dumps(asdict(row)).encode()
 

@@ -143,6 +143,7 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
 
 
 _NOT_DETACHED = {
+    "cache": "what a detached cell makes is kept under its name",
     "actor": "the actor ends with this kernel",
     "every": "set-up cells are this kernel's; a detached cell runs those that there are",
     "gather": "%nbray attach brings its names",

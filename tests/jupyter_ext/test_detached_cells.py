@@ -291,3 +291,78 @@ def test_a_result_that_is_larger_than_the_store_is_kept(home: Path) -> None:
             assert "huge 160.0 MB" in second.run("%nbray results").result
             second.run("%nbray attach huge", 60)
             assert second.run("float(huge.sum())", 60).result == "20000000.0"
+
+
+# --- cells that are detached while they run ------------------------------------------
+
+
+@pytest.mark.slow
+def test_detachable_cells_are_as_any_others(fresh_notebook: Notebook) -> None:
+    notebook = fresh_notebook
+    notebook.run("%nbray config detachable yes\ny = 5\nrows = []")
+    cell = notebook.run("%%remote\nprint('seen')\nx = y + 1\nrows.append(1)\nx * 2")
+    assert cell.printed == "seen\n" and cell.result == "12"
+    assert notebook.run("x, rows").result == "(6, [1])"
+    failed = notebook.run("%%remote\nx = 1 / 0")
+    assert f"Cell {failed.label}, line 2" in failed.error and "As before it: x." in failed.error
+    assert notebook.run("%remote x + 1").result == "7"
+    later = notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.5)\nz = 3")
+    assert notebook.run("z").result == "3"
+    notebook.wait(
+        lambda: "No detached cell" in "".join(notebook.run("%nbray results").results), "their end"
+    )
+    gone = notebook.run(f"%nbray detach {later.label.replace(' ', '')}").printed
+    assert "is running" in gone
+    stopped = notebook.start("%%remote\nimport time\nprint('begun')\ntime.sleep(1000)")
+    notebook.wait(lambda: "begun" in stopped.printed, "its output")
+    notebook.manager.interrupt_kernel()
+    notebook.wait(lambda: stopped.idle, "the prompt")
+    assert "was cancelled" in stopped.error
+    notebook.run("%nbray config detachable no")
+    plain = notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)")
+    refused = notebook.run(f"%nbray detach {plain.label.replace(' ', '')}").printed
+    assert "hangs on this kernel" in refused and "detachable yes" in refused
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
+    home: Path, tmp_path: Path
+) -> None:
+    stop = tmp_path / "stop"
+    with _lasting_cluster(), _attached_kernel() as second:
+        with _attached_kernel() as first:
+            first.run("%nbray config detachable yes")
+            steps = STEPS.format(str(stop))
+            loose = first.run(f"%%remote --noblock\n{steps}z = 77")
+            tied = first.run(f"%%remote --noblock\n{steps}z = 78")
+            first.wait(lambda: "step 2" in loose.printed and "step 2" in tied.printed, "output")
+            label = loose.label.replace(" ", "")
+            said = first.run(f"%nbray detach {label} moved").printed
+            assert said.startswith(f"{loose.label} is detached as moved")
+            first.wait(lambda: "step 9\n" in loose.printed, "more of its output")
+            _kill(first)
+        attached = second.start("%nbray attach moved")
+        second.wait(lambda: "step 12\n" in attached.printed, "its output")
+        stop.touch()
+        second.wait(lambda: attached.idle, "its end")
+        assert "From moved (In [" in attached.printed
+        assert second.run("z").result == "77"
+        tied_name = f"{tied.label}".replace("In [", "In").replace("]", "-")
+        second.wait(
+            lambda: tied_name not in second.run("%nbray results").result, "the end of the other"
+        )
+
+
+@pytest.mark.slow
+def test_leaving_the_cluster_leaves_the_cell(home: Path, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    with _lasting_cluster(), _attached_kernel() as notebook:
+        cell = notebook.run(f"%%remote --detach long\n{STEPS.format(str(stop))}z = 5")
+        notebook.wait(lambda: "step 1" in cell.printed, "its output")
+        assert "it runs on" in notebook.run("%nbray stop").printed
+        attached = notebook.start("%nbray attach long")
+        notebook.wait(lambda: "step 5" in attached.printed, "its output")
+        stop.touch()
+        notebook.wait(lambda: attached.idle, "its end")
+        assert notebook.run("z").result == "5"
+        assert "Traceback" not in cell.printed
