@@ -17,8 +17,8 @@ from nbray.notebook import engine
 from ..cell.errors import remote_lines
 from ..cell.run import Detached
 from ..kept import space
-from ..kept.following import Follower, Results, error_of, results_of, state_of
-from ..kept.handing import NotKeptError, check_name, drop, stop
+from ..kept.following import Follower, Results, error_of, has_keeper, results_of, state_of
+from ..kept.handing import NotKeptError, check_name, drop, is_kept, stop
 from ..kept.space import Row
 from ..kept.tied import TiedRun, running
 from ..output.router import OutputRouter
@@ -40,6 +40,14 @@ _SHOWN = 200
 def known_names() -> list[str]:
     """The names of all detached cells."""
     return space.names()
+
+
+def running_names() -> list[str]:
+    """Those of the cells that run; none when the cluster does not answer."""
+    try:
+        return [row.name for row in space.rows() if not (row.is_over or row.tied) and is_kept(row)]
+    except NbrayError:
+        return []
 
 
 def attach(workspace: Workspace, name: str) -> None:
@@ -217,7 +225,7 @@ def _with_one(workspace: Workspace, arguments: argparse.Namespace, row: Row) -> 
 
 
 def _table() -> Table:
-    rows = space.rows()
+    rows = [row for row in space.rows() if not row.tied]
     if not rows:
         return Table((), (), notes=["No detached cell. %%remote --detach NAME makes one."])
     kept = sum(row.in_store for row in rows)
@@ -237,9 +245,10 @@ def _table() -> Table:
 
 def _cells(row: Row, alive: dict[tuple[str, str], bool]) -> tuple[str, ...]:
     state = state_of(row, alive)
+    lost = row.in_store and not has_keeper(row, alive)
     results = ", ".join(
-        f"{name or kind} {as_bytes(size)}"
-        for name, (kind, size, _) in row.results.items()
+        f"{name or kind} {as_bytes(size)}" + (" (lost)" if lost and place == "store" else "")
+        for name, (kind, size, place) in row.results.items()
         if kind != "module"
     )
     began = time.strftime("%d %b %H:%M:%S", time.localtime(row.began))

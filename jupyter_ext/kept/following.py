@@ -161,6 +161,14 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
     return found
 
 
+def has_keeper(row: Row, alive: dict[tuple[str, str], bool]) -> bool:
+    """Whether its keeper lives; ``alive``: as far as that has been found out already."""
+    keeper = (row.keeper[0], row.keeper[1])
+    if keeper not in alive:
+        alive[keeper] = is_kept(row)
+    return alive[keeper]
+
+
 def state_of(row: Row, alive: dict[tuple[str, str], bool] | None = None) -> str:
     """What a cell does: as its keeper said last, and ``lost`` when that has ended before it.
 
@@ -168,11 +176,7 @@ def state_of(row: Row, alive: dict[tuple[str, str], bool] | None = None) -> str:
     """
     if row.is_over:
         return row.state
-    known = {} if alive is None else alive
-    keeper = (row.keeper[0], row.keeper[1])
-    if keeper not in known:
-        known[keeper] = is_kept(row)
-    if known[keeper]:
+    if has_keeper(row, {} if alive is None else alive):
         return row.state
     again = space.find(row.name)
     return "lost" if again is None or not again.is_over else again.state

@@ -11,7 +11,7 @@ from nbray.notebook import ActorHandle, ObjectRef, engine
 from ..worker import keeping
 from . import space
 from .door import SPACE, Door, KeeperEndedError
-from .orders import Drop, HandOver, Loose, Order, Stop, Values, Wait
+from .orders import Drop, HandOver, Loose, Order, Stop, TakeBack, Values, Wait
 from .space import Row
 
 _NAME = re.compile(r"[^\W\d_][\w.+=@#-]{0,99}")
@@ -42,11 +42,15 @@ def hand_over(order: HandOver) -> None:
 
     Raises:
         NotKeptError: the name is taken, or the cell could not be handed over.
+        KeyboardInterrupt: it took too long for somebody; the cell is taken back.
     """
     for _ in range(_TRIES):
         try:
             engine().api.get(_own_door().ask.remote(order))
             return
+        except KeyboardInterrupt:
+            _own_door().ask.remote(TakeBack(order.id))  # it comes after the order
+            raise
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
                 raise NotKeptError(str(error.cause or error)) from error

@@ -9,11 +9,10 @@ pickled, by tasks in workers.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,11 +28,12 @@ from ..cell.spread import OverElements, SpreadRun
 from ..cell.target import Order as CellOrder
 from ..cell.target import Submitted
 from ..cell.values import Packed
-from ..messages import LAST, DriverPlace, SetupCell, Summary
-from ..output.router import OF_NO_CELL, OutputRouter
+from ..messages import LAST, DriverPlace, Summary
+from ..output.router import OF_NO_CELL
 from ..worker import keeping
 from . import space
-from .orders import Drop, HandOver, Loose, Stop, Values, Wait
+from .orders import Drop, HandOver, Loose, Stop, TakeBack, Values, Wait, own_setup, refs_of
+from .pages import Pages, RecordingRouter
 from .record import Limits, Record
 
 logger = logging.getLogger(__name__)
@@ -45,35 +45,6 @@ _LINGER_S = 0.5
 _TIES_S = 2.0
 _IDLE_S = 30.0
 _MOST_ERROR = 1_000_000
-
-
-class _Pages:
-    """What the router takes for a kernel: each detached cell has a page of its own."""
-
-    session = iopub_socket = None
-    ident = "keeper"
-
-    def __init__(self) -> None:
-        self.current = ""
-
-    def get_parent(self) -> dict[str, Any]:
-        """What stands for the request of the cell that begins."""
-        return {"header": {"msg_id": self.current}}
-
-
-class RecordingRouter(OutputRouter):
-    """Output goes into records instead of a notebook."""
-
-    def __init__(self, pages: _Pages, take: Callable[[str, str, dict[str, Any]], None]) -> None:
-        self._take = take
-        super().__init__(pages, lambda: "")
-
-    def publish(self, kind: str, content: dict[str, Any], cell: dict[str, Any]) -> None:
-        """See `OutputRouter`."""
-        self._take(str(cell.get("header", {}).get("msg_id", "")), kind, content)
-
-    def _captures(self, message: object = None) -> bool:
-        return False
 
 
 @dataclass
@@ -125,7 +96,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._cells: dict[str, _Kept] = {}
         self._ids: dict[str, str] = {}
-        self._pages = _Pages()
+        self._pages = Pages()
         self._router = RecordingRouter(self._pages, self._take)
         self._busy = self._looked = time.monotonic()
         api = engine().api
@@ -174,8 +145,11 @@ class Keeper:
                 case HandOver():
                     self._begin(number, order)
                     return
+                case TakeBack(cell_id):
+                    self._take_back(cell_id)
+                    answer: object = None
                 case Stop(name, force):
-                    answer: object = self._stop(self._find(name), force)
+                    answer = self._stop(self._find(name), force)
                 case Drop(name):
                     self._drop(self._find(name))
                     answer = None
@@ -213,11 +187,11 @@ class Keeper:
     def _let_loose(self, kept: _Kept, name: str) -> None:
         row = kept.row
         if kept.tied and not row.is_over:
-            new = replace(row, name=name)
+            new = replace(row, name=name, tied=False)
             if not space.claim(new):
                 raise ValueError(taken(name))
             old = row.name
-            row.name, kept.tied = name, ""
+            row.name, row.tied, kept.tied = name, False, ""
             self._ids[name] = self._ids.pop(old)
             space.drop_name(old)
 
@@ -242,6 +216,12 @@ class Keeper:
                 else:
                     self._stop(kept, force=False)
 
+    def _take_back(self, cell_id: str) -> None:
+        kept = self._cells.get(cell_id)
+        if kept is not None and kept.order is not None:
+            kept.order = None
+            self._forget(kept)
+
     def _drop(self, kept: _Kept) -> None:
         if not kept.row.is_over:
             raise ValueError(f"{kept.row.name} runs; stop it first.")
@@ -255,8 +235,8 @@ class Keeper:
 
     def _begin(self, number: int, order: HandOver) -> None:
         row = space.Row(
-            order.name, os.urandom(8).hex(), order.label, order.text.source, order.by, self._me,
-            began=time.time(),
+            order.name, order.id, order.label, order.text.source, order.by, self._me,
+            began=time.time(), tied=bool(order.tied),
         )  # fmt: skip
         in_store = sum(kept.row.in_store for kept in self._cells.values())
         if in_store >= order.limits.store_bytes:
@@ -276,7 +256,7 @@ class Keeper:
             self._cells[row.id] = kept
         self._ids[row.name] = row.id
         self._at(kept)
-        kept.copies = [self._same.remote(ref) for ref in _refs_of(order)]
+        kept.copies = [self._same.remote(ref) for ref in refs_of(order)]
         self._look_after(kept)
 
     def _at(self, kept: _Kept) -> None:
@@ -293,7 +273,7 @@ class Keeper:
         parcel = replace(order.cell.parcel, refs=[next(copies) for _ in order.cell.parcel.refs])
         cell = replace(order.cell, parcel=parcel)
         setups = tuple(
-            (setup.key, engine().api.put(_own_setup(setup, copies))) for setup in order.setups
+            (setup.key, engine().api.put(own_setup(setup, copies))) for setup in order.setups
         )
         label = order.label if order.tied else f"{order.name} ({order.label})"
         ready = ReadyCell(label, order.text, cell, order.names, arguments, [], Packed(parcel))
@@ -488,19 +468,6 @@ def taken(name: str) -> str:
         f"there is a detached cell {name!r} already. Take another name, or drop that one: "
         f"%nbray results --drop {name}"
     )
-
-
-def _refs_of(order: HandOver) -> list[ObjectRef]:
-    refs = [*order.arguments, *order.cell.parcel.refs]
-    for setup in order.setups:
-        refs += [*setup.arguments, *setup.cell.parcel.refs]
-    return refs if order.elements is None else [*refs, order.elements[0]]
-
-
-def _own_setup(setup: SetupCell, copies: Iterator[ObjectRef]) -> SetupCell:
-    arguments = tuple(next(copies) for _ in setup.arguments)
-    parcel = replace(setup.cell.parcel, refs=[next(copies) for _ in setup.cell.parcel.refs])
-    return SetupCell(setup.key, replace(setup.cell, parcel=parcel), arguments)
 
 
 def _pickled_error(error: BaseException) -> bytes:

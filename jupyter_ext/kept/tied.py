@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbray.exceptions import NbrayError
-from nbray.notebook import ObjectRef, engine
+from nbray.notebook import ObjectRef
 
 from ..cell.run import Patience, RemoteRun
 from ..messages import Summary
@@ -16,6 +16,7 @@ from .following import error_of
 from .handing import NotKeptError, drop, let_loose, stop
 
 _SHOWN_S = 10.0
+_LOOK_S = 1.0
 
 
 class TiedRun(RemoteRun):
@@ -30,6 +31,7 @@ class TiedRun(RemoteRun):
         self, kept_as: str, label: str, refs: Sequence[ObjectRef], inputs: Sequence[RemoteRun], *,
         source: str, sent_bytes: int, patience: Patience,
     ) -> None:  # fmt: skip
+        self._over = threading.Event()
         super().__init__(
             label, refs, inputs, source=source, sent_bytes=sent_bytes, patience=patience
         )
@@ -44,7 +46,9 @@ class TiedRun(RemoteRun):
         def serve() -> None:
             try:
                 show()
-                engine().api.wait(self.refs, num_returns=len(self.refs))
+                while not self._over.wait(_LOOK_S):
+                    if self.is_lost():
+                        return
                 row = space.find(self.known_as[0])
                 if row is not None:
                     self._error = error_of(row)
@@ -56,6 +60,10 @@ class TiedRun(RemoteRun):
                 self._shown.set()
 
         threading.Thread(target=serve, name=f"nbray-{self.known_as[0]}", daemon=True).start()
+
+    def _note_end(self) -> None:
+        super()._note_end()
+        self._over.set()
 
     def let_loose(self, name: str) -> None:
         """It is detached from now on, under this name.

@@ -62,7 +62,14 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
             hand_over(order)
     except NotKeptError as error:
         raise UsageError(f"%%remote --detach: {error}.") from error
-    print(f"Detached as {name}: it goes on without this kernel. %nbray attach {name} shows it.")
+    here = engine().cluster.membership()
+    if here is not None and here.started_here:
+        print(
+            f"Detached as {name}, in the cluster that this kernel has started and that ends with "
+            "it: %nbray start --detach starts one that stays."
+        )
+    else:
+        print(f"Detached as {name}: it goes on without this kernel. %nbray attach {name} shows it.")
     follow_here(workspace, name)
 
 

@@ -37,7 +37,8 @@ def test_a_detached_cell_shows_itself_and_brings_its_names(notebook: Notebook) -
         "%%remote --detach train\nfrom IPython.display import HTML, display\nprint('begun')\n"
         "display(HTML('<b>plot</b>'))\nprint('ended')\nx = f(3)\nx * 2"
     )
-    assert detached.printed.startswith("Detached as train: it goes on without this kernel.")
+    # This kernel's own cluster ends with it.
+    assert detached.printed.startswith("Detached as train, in the cluster that this kernel has")
     attached = notebook.run("%nbray attach train")
     assert attached.printed.startswith("begun\nended\nFrom train (In [")
     html = [c["data"].get("text/html") for k, c in attached.messages if k == "display_data"]
@@ -201,6 +202,7 @@ def test_it_outlives_its_kernel_and_the_gcs_and_is_shown_to_two_others(
                 f"%%remote --detach train\n{STEPS.format(str(stop))}twice = big * 2\nn = size()\nn"
             )
             first.wait(lambda: "step 3\n" in cell.printed, "its output")
+            assert cell.printed.startswith("Detached as train: it goes on without this kernel.")
             _kill(first)
         with _attached_kernel() as second, _attached_kernel() as third:
             live = [second.start("%nbray attach train"), third.start("%nbray attach train")]
@@ -347,10 +349,25 @@ def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
         second.wait(lambda: attached.idle, "its end")
         assert "From moved (In [" in attached.printed
         assert second.run("z").result == "77"
-        tied_name = f"{tied.label}".replace("In [", "In").replace("]", "-")
-        second.wait(
-            lambda: tied_name not in second.run("%nbray results").result, "the end of the other"
-        )
+        names = "from nbray.jupyter_ext.kept import space\nspace.names()"
+        second.wait(lambda: second.run(names).result == "['moved']", "the end of the other")
+
+
+@pytest.mark.slow
+def test_the_end_of_the_cluster_says_what_ends_with_it(fresh_notebook: Notebook) -> None:
+    fresh_notebook.run("%%remote --detach long\nimport time\ntime.sleep(1000)")
+    fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
+    waits = fresh_notebook.start("%%remote --detach never\nx = slow")
+    names = "from nbray.jupyter_ext.kept import space\nspace.names()"
+    fresh_notebook.wait(lambda: waits.label != "In [?]", "its start")
+    fresh_notebook.manager.interrupt_kernel()
+    fresh_notebook.wait(lambda: waits.idle, "the prompt")
+    assert "KeyboardInterrupt" in waits.error
+    fresh_notebook.wait(
+        lambda: fresh_notebook.run(names).result == "['long']", "the end of what was taken back"
+    )
+    stopped = fresh_notebook.run("%nbray stop").printed
+    assert "nbray is stopped. Detached cells ended with it: long." in stopped
 
 
 @pytest.mark.slow
