@@ -15,7 +15,7 @@ def _setting(default: object, help: str) -> object:
 
 
 _TEXTS = ("cache_folder", "dashboard_link")
-_SIZES = ("cache_bytes", "tell_bytes")
+_SIZES = ("cache_bytes", "tell_bytes", "kept_output", "kept_results")
 _CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
 
 
@@ -34,6 +34,15 @@ class Settings:
     )
     start_cluster: str = _setting(  # type: ignore[assignment]
         "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
+    )
+    kept_cells: int = _setting(  # type: ignore[assignment]
+        1000, "so many detached cells are kept; a further one is refused until one is dropped"
+    )
+    kept_output: int = _setting(  # type: ignore[assignment]
+        20_000_000, "bytes that are kept of what a detached cell displays"
+    )
+    kept_results: int = _setting(  # type: ignore[assignment]
+        10_000_000_000, "when results of detached cells take so many bytes, no further is detached"
     )
     cache_bytes: int = _setting(  # type: ignore[assignment]
         1_000_000_000, "what cells with --cache keep has so many bytes together; the oldest go"
@@ -61,6 +70,8 @@ class Settings:
             return
         try:
             value = size(text) if name in _SIZES else positive(text)
+            if name == "kept_cells":
+                value = int(value)
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{name}: {error}") from error
         setattr(self, name, value)

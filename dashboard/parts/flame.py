@@ -111,7 +111,8 @@ def flame(counts: Mapping[str, int], memory: bool) -> Markup:
             at += child.count / max(1, root.count)
     shown = tag("div", *boxes, class_="flame", style=f"height:{_ROW * (deepest + 1)}px")
     note = f"{left_out:,} frames of less than {_LEAST_SHARE:.1%} are not drawn." if left_out else ""
-    return join((shown, tag("p", note, class_="note")))
+    how = tag("p", "Click a frame to see it alone, and once more to see all.", class_="note")
+    return join((how, shown, tag("p", note, class_="note")))
 
 
 def _colour(name: str) -> str:

@@ -25,7 +25,7 @@ class _Kept:
     name: str
     label: str
     first_line: str
-    key: str
+    cell: SetupCell
     content: str
     ref: ObjectRef
 
@@ -40,9 +40,10 @@ class SetupCells:
     def make(self, name: str, ready: ReadyCell) -> None:
         """Keep a cell; one of that name before it goes."""
         key = f"{ready.label} {next(self._numbers)}"
-        ref = engine().api.put(SetupCell(key, ready.cell, tuple(ready.arguments)))
+        cell = SetupCell(key, ready.cell, tuple(ready.arguments))
         line = first_line(ready.text.source)
-        self._kept[name] = _Kept(name, ready.label, line, key, _content(ready), ref)
+        ref = engine().api.put(cell)
+        self._kept[name] = _Kept(name, ready.label, line, cell, _content(ready), ref)
 
     def drop(self, name: str) -> bool:
         """Forget one; False when there is none of that name."""
@@ -66,7 +67,11 @@ class SetupCells:
 
     def payload(self) -> tuple[tuple[str, ObjectRef], ...]:
         """What is told to workers with each cell."""
-        return tuple((kept.key, kept.ref) for kept in self._kept.values())
+        return tuple((kept.cell.key, kept.ref) for kept in self._kept.values())
+
+    def cells(self) -> list[SetupCell]:
+        """Themselves."""
+        return [kept.cell for kept in self._kept.values()]
 
 
 def _content(ready: ReadyCell) -> str:

@@ -7,6 +7,7 @@ from . import (
     cells,
     cluster,
     dashboard,
+    detached,
     jobs,
     logs,
     machines,
@@ -23,7 +24,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *who.COMMANDS, *cells.COMMANDS, *cache.COMMANDS,
+        *objects.COMMANDS, *who.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

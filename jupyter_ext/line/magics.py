@@ -36,6 +36,7 @@ from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
+from .detaching import detach
 from .options import RemoteOptions, parse_cell, parse_line
 from .targets import target_of
 
@@ -141,6 +142,9 @@ class NbrayMagics(Magics):
         workspace = self.workspace
         workspace.check_cluster()
         label = workspace.cell_label()
+        if options.detach is not None:
+            detach(workspace, options, source, label)
+            return None
         target = target_of(workspace, options, label, one_line)
         ready = prepare(workspace, source, label, target.wanted)
         workspace.tell_what_was_sent(ready.packed)

@@ -36,6 +36,7 @@ class RemoteOptions:
     Attributes:
         task: the options of its task, as `nbray.remote` takes them.
         out: the names that come back, None for all that it assigns.
+        detach: the name under which it lives in the cluster, whatever becomes of the kernel.
     """
 
     task: dict[str, Any]
@@ -49,6 +50,7 @@ class RemoteOptions:
     every: bool
     spread: Spread | None
     cache: str | None
+    detach: str | None = None
 
 
 _OF_THE_TASK = (
@@ -69,6 +71,10 @@ def cell_parser() -> Parser:
     parser.add_argument(
         "--gather", action="store_true",
         help="bring the names here when the cell ends; from several targets, as lists",
+    )  # fmt: skip
+    parser.add_argument(
+        "--detach", metavar="NAME",
+        help="the cell lives in the cluster, whatever becomes of this kernel: %%nbray attach NAME",
     )  # fmt: skip
     parser.add_argument("--noblock", action="store_true", help="go on at once; returns a handle")
     parser.add_argument(
@@ -109,6 +115,8 @@ def parse_cell(line: str) -> RemoteOptions:
     """
     arguments = cell_parser().parse_line(line)
     options = _options(arguments)
+    if options.detach is not None:
+        _refuse_beside_detach(options)
     if options.noblock and options.gather:
         raise UsageError("%%remote: --gather waits for the end, --noblock does not; use one.")
     return options
@@ -129,9 +137,24 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
     options = _options(parser.parse_words(split(words, "%remote")))
     if not code.strip():
         raise UsageError("%remote: what should run? As in %remote f(x).")
-    if options.spread or options.every:
-        raise UsageError("%remote: --map and --every need a cell: %%remote.")
+    if options.spread or options.every or options.detach:
+        raise UsageError("%remote: --map, --every and --detach need a cell: %%remote.")
     return options, code
+
+
+_NOT_DETACHED = {
+    "actor": "the actor ends with this kernel",
+    "every": "set-up cells are this kernel's; a detached cell runs those that there are",
+    "gather": "%nbray attach brings its names",
+    "noblock": "a detached cell runs in the background anyway",
+    "timeout": "nobody may be there who waits for it",
+}
+
+
+def _refuse_beside_detach(options: RemoteOptions) -> None:
+    for name, why in _NOT_DETACHED.items():
+        if getattr(options, name):
+            raise UsageError(f"%%remote: --detach and --{name} do not go together: {why}.")
 
 
 def _options(arguments: argparse.Namespace) -> RemoteOptions:
@@ -152,6 +175,7 @@ def _options(arguments: argparse.Namespace) -> RemoteOptions:
         every=arguments.every,
         spread=arguments.spread,
         cache=arguments.cache,
+        detach=arguments.detach,
     )
 
 
@@ -163,6 +187,7 @@ def _refuse_cache(arguments: argparse.Namespace) -> None:
         ("every", "it runs for what it does in each worker"),
         ("spread", "a cell with --map has many answers. Run it without --cache"),
         ("noblock", "its names are promises. Run it without --noblock"),
+        ("detach", "its answer is kept in the cluster already: %nbray results"),
     ):
         if arguments.cache and getattr(arguments, option):
             flag = "map" if option == "spread" else option

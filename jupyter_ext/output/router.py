@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nbray.notebook import OutputDisplay, OutputLines, engine
@@ -31,6 +31,8 @@ from .recording import Recording
 
 logger = logging.getLogger(__name__)
 
+OF_NO_CELL = -1
+"""The number of what the notebook submits for itself."""
 _CELLS = 1000
 _QUEUED = 20_000
 _TICK_S = 0.05
@@ -119,7 +121,11 @@ class OutputRouter:
 
     def after_cell(self, _result: object = None) -> None:
         """The cell ends: what has arrived is shown before its prompt returns."""
-        cell = self._cells.get(self._latest)
+        self.settle(self._latest)
+
+    def settle(self, number: int) -> None:
+        """A cell has ended: nothing of what has arrived for it is held back any more."""
+        cell = self._cells.get(number)
         if cell is None:
             return
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
@@ -129,10 +135,24 @@ class OutputRouter:
                 self._flush(cell, time.monotonic(), final=True)
         self._wake.set()
 
+    @contextlib.contextmanager
+    def for_itself(self) -> Iterator[None]:
+        """What the notebook submits meanwhile belongs to no cell."""
+        engine().output.begin_cell(OF_NO_CELL)
+        try:
+            yield
+        finally:
+            engine().output.begin_cell(self._latest)
+
     def label(self, number: int) -> str:
         """The cell of that number, as ``In [3]``; "" when it is not known any more."""
         cell = self._cells.get(number)
         return cell.label if cell is not None else ""
+
+    @property
+    def is_in_notebook(self) -> bool:
+        """Whether what arrives late finds its cell; a terminal has none."""
+        return self._kernel is not None
 
     def number_here(self) -> int:
         """The number of the cell that this thread works for, as far as the kernel knows it."""

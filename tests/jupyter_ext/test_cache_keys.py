@@ -337,7 +337,7 @@ def test_a_key_says_what_a_cell_depends_on_and_what_changed() -> None:
         .startswith("input k has changed (int -> f")
     )
     other = _key("y = f(data)", home, options={"num_gpus": 1}, setups=[("s", "d")])
-    assert "the options has changed" in other.key.changes(before.key)
+    assert "the line has changed ( -> num_gpus=1)" in other.key.changes(before.key)
     assert "set-up cell s is new" in other.key.changes(before.key)
     gone = Key((Part("code", "", "1"),)).changes(before.key)
     assert "input data is not needed any more" in gone
