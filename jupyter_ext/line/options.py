@@ -188,6 +188,7 @@ def _refuse_cache(arguments: argparse.Namespace) -> None:
         ("every", "it runs for what it does in each worker"),
         ("spread", "a cell with --map has many answers. Run it without --cache"),
         ("noblock", "its names are promises. Run it without --noblock"),
+        ("detach", "its answer is kept in the cluster already: %nbray results"),
     ):
         if arguments.cache and getattr(arguments, option):
             flag = "map" if option == "spread" else option
