@@ -106,6 +106,14 @@ def _command_line(
             "--output-fd", str(write_end), "--outside", commands.namespace(),
         ]  # fmt: skip
         return commands.secluded(own) if engine.stops_others else own
+    if workload == "from_afar":
+        own = [
+            engine.python, "-m", "benchmarks.from_afar", "--engine", engine.name,
+            "--rows", pattern, "--seconds", str(effort.seconds),
+            "--samples", str(effort.samples), "--output-fd", str(write_end),
+            "--outside", commands.namespace(),
+        ]  # fmt: skip
+        return commands.secluded(own) if engine.stops_others else own
     if workload == "links":
         return [
             sys.executable, "-m", "benchmarks.links", "--engine", engine.name,
