@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray.exceptions import LocalRayletDiedError, TaskError
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
+from .cache.cells import CellCache
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
@@ -45,6 +45,7 @@ class Workspace:
         actors: those that its cells run in.
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
+        cache: what cells with ``--cache`` have kept.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -59,6 +60,7 @@ class Workspace:
         self.actors = CellActors()
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
+        self.cache = CellCache(self)
         self._cluster = ""
         self._interrupted = False
 
@@ -118,6 +120,15 @@ class Workspace:
         number = len(history.input_hist_parsed) - 1 if history is not None else 0
         return f"In [{number}]"
 
+    def set_up_by(self) -> list[tuple[str, str]]:
+        """The set-up cells: name of each, and a digest of what it does and reads."""
+        return self.setup.contents()
+
+    def cell_id(self) -> str:
+        """What the notebook's document calls the cell that runs now; "" if nobody says."""
+        metadata: dict[str, Any] = self.router.current_cell().get("metadata", {})
+        return str(metadata.get("cellId", ""))
+
     def tell_what_was_sent(self, packed: Packed) -> None:
         """One line when it was much."""
         total = sum(packed.new_bytes.values())
@@ -159,9 +170,9 @@ class Workspace:
         """A value that a cell returned, which may be changed here."""
         return make_own(value, engine().memory(), self.namespace)
 
-    def _resolve_others(self, ref: nbray.ObjectRef) -> None:
+    def _resolve_others(self, ref: ObjectRef) -> None:
         """Values that were changed by one cell come together: they may share their parts."""
-        values = self.own(nbray.get(ref))
+        values = self.own(engine().api.get(ref))
         for name, value in list(self.namespace.items()):
             if isinstance(value, RemoteValue) and value.among and value.ref == ref:
                 self.namespace[name] = values[value.name]
@@ -219,7 +230,7 @@ class Workspace:
         names |= {
             value.hex(): name
             for name, value in self.namespace.items()
-            if isinstance(value, nbray.ObjectRef)
+            if isinstance(value, engine().api.ObjectRef)
         }
         names |= {
             value.ref.hex(): name

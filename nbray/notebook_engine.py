@@ -6,21 +6,42 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
 from nbray.driver import local_nodes, output, task_counts
 from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
+from nbray.driver.joining import OWN_SESSION
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.scaling import scaling_now, set_bounds
-from nbray.notebook import Cluster, Code, DemandState, Engine, Listener, Nodes, Output, Tasks
+from nbray.experimental import internal_kv as kv
+from nbray.notebook import (
+    Cluster,
+    Code,
+    DemandState,
+    Engine,
+    Listener,
+    Names,
+    Nodes,
+    Output,
+    Space,
+    State,
+    Tasks,
+)
+from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
+from nbray.util import state
+from nbray.util.placement_group import PlacementGroup
 
+_HEAD = "node:__internal_head__"
+_NOTEBOOKS = "nbray.notebooks"
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
@@ -64,6 +85,7 @@ class _Cluster:
     membership = staticmethod(membership)
     now = staticmethod(cluster_now)
     worker = staticmethod(find_worker)
+    start = staticmethod(local_nodes.start_here)
     join = staticmethod(local_nodes.join_from_here)
 
     scaling = staticmethod(scaling_now)
@@ -80,6 +102,9 @@ class _Cluster:
         assert driver is not None, "only a kernel that is in a cluster asks"
         return driver.context
 
+    def for_programs(self) -> dict[str, str]:
+        return {OWN_SESSION: str(local_state.session_dir())}
+
     def start_detached(self, words: Sequence[str]) -> str:
         ended = subprocess.run(
             [sys.executable, "-c", _START, "start", *words],
@@ -91,12 +116,55 @@ class _Cluster:
         return found[1]
 
 
+class _Space:
+    """See `nbray.notebook.Space`."""
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        return kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_NOTEBOOKS)
+
+    def get(self, key: bytes) -> bytes | None:
+        return kv._internal_kv_get(key, namespace=_NOTEBOOKS)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return kv._internal_kv_get_many(keys, namespace=_NOTEBOOKS)
+
+    def delete(self, key: bytes, *, prefix: bool = False) -> None:
+        kv._internal_kv_del(key, del_by_prefix=prefix, namespace=_NOTEBOOKS)
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        return kv._internal_kv_list(prefix, namespace=_NOTEBOOKS)
+
+
 class _Nbray:
+    name = "nbray"
+    api: Names = nbray
+    state: State = state
+    memory = OwnMemory
+    placement_group: type = PlacementGroup
+
+    def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
+        """See `nbray.notebook.Engine`."""
+        return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def near_head(self) -> NodeAffinitySchedulingStrategy | None:
+        """See `nbray.notebook.Engine`."""
+        heads = [node["NodeID"] for node in nbray.nodes() if _HEAD in node["Resources"]]
+        return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
+
+    @cached_property
+    def space(self) -> Space:
+        """See `nbray.notebook.Engine`."""
+        return _Space()
+
+    @cached_property
+    def handles(self) -> tuple[type, ...]:
+        """See `nbray.notebook.Engine`; a kernel that runs no cell does without these modules."""
+        return nbray.ObjectRef, nbray.ActorHandle, nbray.ActorClass, nbray.RemoteFunction
+
     output: Output = _Output()
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
-    memory = OwnMemory
 
 
 ENGINE: Engine = _Nbray()

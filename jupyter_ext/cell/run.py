@@ -8,9 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import Summary
 from ..pictures import theme
@@ -69,7 +68,7 @@ class RemoteRun:
     def __init__(
         self,
         label: str,
-        refs: Sequence[nbray.ObjectRef],
+        refs: Sequence[ObjectRef],
         inputs: Sequence[RemoteRun],
         *,
         source: str = "",
@@ -97,18 +96,18 @@ class RemoteRun:
             self._ended = time.monotonic()
 
     @property
-    def summary_ref(self) -> nbray.ObjectRef:
+    def summary_ref(self) -> ObjectRef:
         """The first of `refs`."""
         return self.refs[0]
 
     def outcome(self, timeout: float | None = 0.0) -> list[Summary] | BaseException | None:
         """The summaries, the error, or None while it has not ended within ``timeout``."""
         if self._outcome is None:
-            ready, _ = nbray.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
+            ready, _ = engine().api.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
             if len(ready) == len(self.refs):
                 self._note_end()
                 try:
-                    self._outcome = nbray.get(self.refs)
+                    self._outcome = engine().api.get(self.refs)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # whatever the user's cell raised
@@ -165,6 +164,21 @@ class RemoteRun:
             return "done"
         return "cancelled" if isinstance(outcome, TaskCancelledError) else "failed"
 
+    def seen(self) -> tuple[str, Summary | None]:
+        """Its state and first summary as far as this process knows them: nothing is waited for.
+
+        Pictures ask for it, also from a debugger's thread while all others stand still.
+        """
+        if self.is_lost() or self._outcome is not None:
+            outcome = self._outcome
+            return self.state(), outcome[0] if isinstance(outcome, list) else None
+        facts = [engine().tasks.describe(ref) for ref in self.refs]
+        if any(fact.state == "pending" for fact in facts):
+            return "running", None
+        if all(fact.inline for fact in facts):  # it is here already
+            return self.state(), self.summary()
+        return ("failed" if any(fact.state == "failed" for fact in facts) else "done"), None
+
     def is_lost(self) -> bool:
         """Whether the cluster that it ran in has been left, with its values."""
         return cluster_name() != self._cluster
@@ -212,4 +226,6 @@ def first_line(source: str) -> str:
 
 def cluster_name() -> str:
     """This kernel's name in its cluster, another one each time that it joins; "" outside."""
-    return nbray.get_runtime_context().get_worker_id() if nbray.is_initialized() else ""
+    return (
+        engine().api.get_runtime_context().get_worker_id() if engine().api.is_initialized() else ""
+    )

@@ -10,16 +10,15 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.exceptions import GetTimeoutError
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import Summary
 from .interrupts import stop
 from .run import RemoteRun
 from .sending import Wanted
 from .target import Order, Submitted
-from .task import RUN_CELL
+from .task import cell_runner
 
 _TICK_S = 0.1
 
@@ -30,6 +29,7 @@ class SpreadRun(RemoteRun):
     Attributes:
         wanted: the names that come back of each element; empty: the value of the last line.
         variables: the names that an element fills.
+        shown: what the cell runs over, as text, if that is not to be made of the elements.
         elements: what the cell runs over.
         columns: for each element, the refs of what comes back.
         failed_at: the place of the element that failed first.
@@ -37,8 +37,9 @@ class SpreadRun(RemoteRun):
 
     wanted: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    shown: Sequence[str] = ()
     elements: Sequence[Any] = ()
-    columns: Sequence[Sequence[nbray.ObjectRef]] = ()
+    columns: Sequence[Sequence[ObjectRef]] = ()
     failed_at: int | None = None
 
     def result(self, timeout: float | None = None) -> list[Any] | dict[str, list[Any]]:
@@ -53,7 +54,7 @@ class SpreadRun(RemoteRun):
             KeyboardInterrupt: the wait was interrupted, and all are stopped.
         """
         self.wait(timeout)
-        lists = [nbray.get(list(column)) for column in zip(*self.columns, strict=True)]
+        lists = [engine().api.get(list(column)) for column in zip(*self.columns, strict=True)]
         return dict(zip(self.wanted, lists, strict=True)) if self.wanted else lists[0]
 
     def wait(self, timeout: float | None = None) -> list[Summary]:
@@ -70,11 +71,13 @@ class SpreadRun(RemoteRun):
         pending = list(self.refs)
         places = {ref: place for place, ref in enumerate(self.refs)}
         while pending:
-            finished, pending = nbray.wait(pending, num_returns=len(pending), timeout=_TICK_S)
+            finished, pending = engine().api.wait(
+                pending, num_returns=len(pending), timeout=_TICK_S
+            )
             failed = [ref for ref in finished if engine().tasks.describe(ref).state == "failed"]
             if failed:
                 self._has_failed(places[failed[0]])
-                nbray.get(self.refs[self.failed_at or 0])
+                engine().api.get(self.refs[self.failed_at or 0])
             if until is not None and pending and time.monotonic() > until:
                 self.cancel()
                 raise GetTimeoutError(
@@ -88,7 +91,7 @@ class SpreadRun(RemoteRun):
             return False
         self.failed_at = place
         for ref in self.refs:
-            nbray.cancel(ref)
+            engine().api.cancel(ref)
         return True
 
     def watch(self, on_done: Callable[[Future[Summary]], None]) -> None:
@@ -101,14 +104,30 @@ class SpreadRun(RemoteRun):
         for place, ref in enumerate(self.refs):
             ref.future().add_done_callback(partial(ended, place))
 
+    def first_error(self) -> BaseException | None:
+        """What the element raised that failed first."""
+        if self.failed_at is None:
+            return None
+        try:
+            engine().api.get(self.refs[self.failed_at])
+        except BaseException as error:  # whatever the user's cell raised
+            return error
+        return None
+
     def where(self) -> list[str]:
         """The element that failed."""
         if self.failed_at is None:
             return []
-        value = repr(self.elements[self.failed_at])
-        short = value if len(value) <= 80 else value[:77] + "..."
-        place = f"Element {self.failed_at + 1} of {len(self.refs)}"
-        return [f"{place}: {', '.join(self.variables)} = {short}"]
+        at = self.failed_at
+        value = self.shown[at] if self.shown else short(self.elements[at])
+        place = f"Element {at + 1} of {len(self.refs)}"
+        return [f"{place}: {', '.join(self.variables)} = {value}"]
+
+
+def short(element: Any) -> str:
+    """An element, for people."""
+    value = repr(element)
+    return value if len(value) <= 80 else value[:77] + "..."
 
 
 def elements_of(expression: str, variables: Sequence[str], namespace: dict[str, Any]) -> list[Any]:
@@ -130,16 +149,41 @@ def elements_of(expression: str, variables: Sequence[str], namespace: dict[str, 
 class OverElements:
     """Once for each element: a value, or a tuple of as many values as there are variables."""
 
-    def __init__(self, wanted: Wanted, elements: Sequence[Any]) -> None:
+    def __init__(
+        self, wanted: Wanted, elements: Sequence[Any], shown: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        """``shown``: the elements as text, if these are not the values themselves."""
         self.wanted = wanted
         self._elements = elements
+        self._shown = shown
+
+    def values(self) -> list[Any]:
+        """All values of all elements, one after the other."""
+        if len(self.wanted.variables) == 1:
+            return list(self._elements)
+        return [value for element in self._elements for value in element]
+
+    def without_values(self) -> OverElements:
+        """The same over elements that are only text here; see `over`."""
+        shown = [short(element) for element in self._elements]
+        return OverElements(self.wanted, [None] * len(shown), shown)
+
+    def over(self, values: Sequence[Any]) -> OverElements:
+        """The same over other values, as `values` has them; refs do as well."""
+        size = len(self.wanted.variables)
+        elements = (
+            values if size == 1
+            else [values[place : place + size] for place in range(0, len(values), size)]
+        )  # fmt: skip
+        return OverElements(self.wanted, elements, self._shown)
 
     def submit(self, order: Order) -> Submitted:
         """See `Target`."""
         variables = self.wanted.variables
+        function = cell_runner()
         made = [
             order.call(
-                RUN_CELL, order.options, own=(element,) if len(variables) == 1 else tuple(element)
+                function, order.options, own=(element,) if len(variables) == 1 else tuple(element)
             )
             for element in self._elements
         ]
@@ -148,5 +192,5 @@ class OverElements:
             return Submitted(order.ready, None, columns, several=True)
         run = order.run(SpreadRun, made)
         run.wanted, run.variables = self.wanted.names or (), variables
-        run.elements, run.columns = self._elements, columns
+        run.elements, run.shown, run.columns = self._elements, self._shown, columns
         return Submitted(order.ready, run, columns, several=True)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-import nbray
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..cell.remote_value import RemoteValue
 from ..pictures.tables import Table, as_bytes, count
@@ -48,13 +47,13 @@ def held(workspace: Workspace) -> list[Held]:
     """Everything in names and in ``Out[]`` that refers to objects, the largest first."""
     found = []
     for name, value in _places(workspace):
-        refs = list(_refs_in(value, _DEPTH))
+        refs = list(refs_in(value, _DEPTH))
         if refs:
             facts = [engine().tasks.describe(ref) for ref in refs]
             sizes = [fact.size for fact in facts if fact.size is not None]
             states = sorted({fact.state for fact in facts})
             what = type(value).__name__
-            if not isinstance(value, nbray.ObjectRef | RemoteValue):
+            if not isinstance(value, engine().api.ObjectRef | RemoteValue):
                 what += f" with {count(len(refs), 'ref')}"
             size = sum(sizes) if sizes else None
             found.append(Held(name, what, size, ", ".join(states)))
@@ -76,17 +75,18 @@ def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _refs_in(value: Any, depth: int) -> Iterator[nbray.ObjectRef]:
-    if isinstance(value, nbray.ObjectRef):
+def refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
+    """The refs in a value, and in containers in it to this depth."""
+    if isinstance(value, engine().api.ObjectRef):
         yield value
     elif isinstance(value, RemoteValue):
         yield value.ref
     elif depth and isinstance(value, list | tuple | set | frozenset):
         for item in list(value)[:10_000]:
-            yield from _refs_in(item, depth - 1)
+            yield from refs_in(item, depth - 1)
     elif depth and type(value) is dict:
         for item in list(value.values())[:10_000]:
-            yield from _refs_in(item, depth - 1)
+            yield from refs_in(item, depth - 1)
 
 
 def _mapped_bytes(value: Any) -> int | None:
@@ -100,7 +100,7 @@ def _mapped_bytes(value: Any) -> int | None:
 
 
 def _keeps(value: Any) -> bool:
-    return bool(list(_refs_in(value, _DEPTH))) or _mapped_bytes(value) is not None
+    return bool(list(refs_in(value, _DEPTH))) or _mapped_bytes(value) is not None
 
 
 def _arguments(parser: Parser) -> None:
@@ -111,7 +111,7 @@ def _arguments(parser: Parser) -> None:
 
 
 def _names(workspace: Workspace) -> list[str]:
-    return [item.name for item in held(workspace)] if nbray.is_initialized() else []
+    return [item.name for item in held(workspace)] if engine().api.is_initialized() else []
 
 
 def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:

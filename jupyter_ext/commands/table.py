@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from . import (
+    cache,
     cells,
     cluster,
     dashboard,
+    detached,
     jobs,
     logs,
     machines,
@@ -14,6 +16,7 @@ from . import (
     state,
     stream,
     timeline,
+    who,
 )
 from .base import Command
 
@@ -21,7 +24,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS,
+        *objects.COMMANDS, *who.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nbray.notebook import OutputDisplay, OutputLines, engine
@@ -27,9 +27,12 @@ from nbray.notebook import OutputDisplay, OutputLines, engine
 from .capturing import is_redirected, redirect
 from .cell_output import CellOutput, Source
 from .progress import Panel, TaskProgress
+from .recording import Recording
 
 logger = logging.getLogger(__name__)
 
+OF_NO_CELL = -1
+"""The number of what the notebook submits for itself."""
 _CELLS = 1000
 _QUEUED = 20_000
 _TICK_S = 0.05
@@ -49,6 +52,7 @@ class _Cell:
         self.panel_shown = ""
         self.panel_time = 0.0
         self.quiet = False
+        self.recording: Recording | None = None
 
 
 class Kernel(Protocol):
@@ -117,7 +121,11 @@ class OutputRouter:
 
     def after_cell(self, _result: object = None) -> None:
         """The cell ends: what has arrived is shown before its prompt returns."""
-        cell = self._cells.get(self._latest)
+        self.settle(self._latest)
+
+    def settle(self, number: int) -> None:
+        """A cell has ended: nothing of what has arrived for it is held back any more."""
+        cell = self._cells.get(number)
         if cell is None:
             return
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
@@ -127,10 +135,24 @@ class OutputRouter:
                 self._flush(cell, time.monotonic(), final=True)
         self._wake.set()
 
+    @contextlib.contextmanager
+    def for_itself(self) -> Iterator[None]:
+        """What the notebook submits meanwhile belongs to no cell."""
+        engine().output.begin_cell(OF_NO_CELL)
+        try:
+            yield
+        finally:
+            engine().output.begin_cell(self._latest)
+
     def label(self, number: int) -> str:
         """The cell of that number, as ``In [3]``; "" when it is not known any more."""
         cell = self._cells.get(number)
         return cell.label if cell is not None else ""
+
+    @property
+    def is_in_notebook(self) -> bool:
+        """Whether what arrives late finds its cell; a terminal has none."""
+        return self._kernel is not None
 
     def number_here(self) -> int:
         """The number of the cell that this thread works for, as far as the kernel knows it."""
@@ -140,6 +162,22 @@ class OutputRouter:
     def number_of_cell(self) -> int:
         """That of the cell which runs now, or ran last."""
         return self._latest
+
+    def record(self) -> None:
+        """From now on remember what the tasks of the running cell show in it."""
+        if (cell := self._cells.get(self._latest)) is not None:
+            cell.recording = Recording()
+
+    def recorded(self) -> Recording:
+        """What has been shown since `record`; that ends the recording."""
+        cell = self._cells.get(self._latest)
+        if cell is None or cell.recording is None:
+            return Recording()
+        with self._lock:
+            self._deliver()
+            self._flush(cell, time.monotonic(), final=True, panel=False)
+            recording, cell.recording = cell.recording, None
+        return recording
 
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
@@ -220,10 +258,14 @@ class OutputRouter:
                 and self._captures(message)
                 and redirect(message, getattr(self._kernel, "shell", None), marked)
             ):
+                if cell.recording is not None:
+                    cell.recording.add_message(message)
                 continue
             if isinstance(message, OutputDisplay):
                 self._flush(cell, now, panel=False)
                 self._publish_display(message, cell.parent)
+                if cell.recording is not None:
+                    cell.recording.add_message(message)
                 continue
             source = Source(
                 origin.task_id, origin.name, origin.pid, origin.log,
@@ -242,7 +284,10 @@ class OutputRouter:
     def _flush(self, cell: _Cell, now: float, final: bool = False, panel: bool = True) -> None:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
-                self.publish("stream", {"name": stream, "text": text}, cell.parent)
+                content = {"name": stream, "text": text}
+                self.publish("stream", content, cell.parent)
+                if cell.recording is not None:
+                    cell.recording.add("stream", content)
         if cell.number == self._latest and self._captures():
             cell.quiet = True  # whoever keeps the output of a cell wants to see nothing of it
         if not panel or cell.quiet:

@@ -10,18 +10,20 @@ which of them are there already. `nbray.jupyter_ext.worker.home` says what becom
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
-
-import nbray
+from typing import TYPE_CHECKING, Any
 
 from ..messages import Buffer, Parcel
 from .home import Carried, Packer, open_stream
+
+if TYPE_CHECKING:
+    from nbray.notebook import ObjectRef
+
 
 LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
 
 
-class _KnowingPacker(Packer):
+class KnowingPacker(Packer):
     """Puts names in the places of values that travel by other ways."""
 
     known: Mapping[int, tuple[str, str]]
@@ -34,7 +36,7 @@ class _KnowingPacker(Packer):
 def dump(
     value: Any,
     known: Mapping[int, tuple[str, str]],
-    refs: list[nbray.ObjectRef],
+    refs: list[ObjectRef],
     home: dict[str, Any],
     sent: Collection[str] = (),
 ) -> tuple[bytes, list[memoryview]]:
@@ -50,7 +52,7 @@ def dump(
     if not known:  # to ask about each part of a value costs more than to pickle it
         packer = Packer(home, refs, sent)
     else:
-        packer = _KnowingPacker(home, refs, sent)
+        packer = KnowingPacker(home, refs, sent)
         packer.known = known
     return packer.pack(value), packer.buffers
 

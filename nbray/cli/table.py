@@ -23,6 +23,9 @@ SECTIONS: dict[str, dict[str, _Row]] = {
         "drain-node": _Row(
             "scaling.drain_node", "Have a node take no new work, hand its values on, and leave."
         ),
+        "scale": _Row(
+            "scaling.scale", "Have a cluster's autoscaler keep so many nodes, or let them go."
+        ),
         "get-auth-token": _Row(
             "acting.get_auth_token",
             "Print this machine's cluster token, which is a secret: "
@@ -117,18 +120,16 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "Copy SCRIPT to the head's home and run it there, by the Python that runs the node.",
         ),
         "rsync-up": _Row(
-            "machines.rsync_up",
+            "heads.rsync_up",
             "Copy SOURCE of this machine to TARGET on the head; the file_mounts without both.",
         ),
         "rsync-down": _Row(
-            "machines.rsync_down",
+            "heads.rsync_down",
             "Copy SOURCE on the head to TARGET of this machine; the file_mounts without both.",
         ),
-        "monitor": _Row("machines.monitor", "Follow the logs of the head's GCS and raylet."),
-        "get-head-ip": _Row("machines.get_head_ip", "Print the head's address."),
-        "get-worker-ips": _Row(
-            "machines.get_worker_ips", "Print the workers' addresses, one a line."
-        ),
+        "monitor": _Row("heads.monitor", "Follow the logs of the head's GCS and raylet."),
+        "get-head-ip": _Row("heads.get_head_ip", "Print the head's address."),
+        "get-worker-ips": _Row("heads.get_worker_ips", "Print the workers' addresses, one a line."),
         "slurm": _Row("slurm.slurm", "Nodes that are jobs of Slurm."),
         "symmetric-run": _Row(
             "symmetric_run.symmetric_run",

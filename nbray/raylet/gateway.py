@@ -13,7 +13,7 @@ _METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
-    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
+    "KvPut", "KvGet", "KvGetMany", "KvDel", "KvKeys", "KvExists", "UsePackage",
     "GetSubmission", "ChangeSubmission", "WatchSubmissions",
 }  # fmt: skip
 _PACKAGE_S = 60.0

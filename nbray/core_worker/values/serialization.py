@@ -12,7 +12,7 @@ import os
 import pickle
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 """Types whose values hold nothing else, so that pickle itself knows all of them."""
 
 _ALIGN = 64
+_NO_BUFFERS = bytes(4)
+_SMALL = 1024
 
 _FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
@@ -72,8 +74,8 @@ class Serialized:
         self,
         value: Any,
         stream: bytes,
-        buffers: list[memoryview],
-        contained: list[ContainedRef],
+        buffers: Sequence[memoryview],
+        contained: tuple[ContainedRef, ...],
     ) -> None:
         self.value = value
         self.stream = stream
@@ -236,7 +238,7 @@ def serialize(value: Any) -> Serialized:
         TypeError, pickle.PicklingError: it cannot be pickled.
     """
     if type(value) in SIMPLE:
-        return Serialized(value, pickle.dumps(value, 5), [], [])
+        return Serialized(value, pickle.dumps(value, 5), (), ())
     buffers: list[memoryview] = []
     contained: list[ContainedRef] = []
     outer, context.contained = context.contained, contained
@@ -248,7 +250,7 @@ def serialize(value: Any) -> Serialized:
         ).dump(value)
     finally:
         context.contained = outer
-    return Serialized(value, stream.getvalue(), buffers, contained)
+    return Serialized(value, stream.getvalue(), buffers, tuple(contained))
 
 
 def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
@@ -266,7 +268,10 @@ def deserialize(data: bytes | memoryview, rebuild: Rebuild | None) -> Any:
     Those of a small value, which is ``bytes``, are the reader's own and can.
     ``rebuild`` makes the ObjectRefs that stand in the value.
     """
-    outer, context.rebuild = context.rebuild, rebuild
+    outer = context.rebuild
+    if outer is None and rebuild is None and type(data) is bytes and data[:4] == _NO_BUFFERS:
+        return pickle.loads(data[4:] if len(data) <= _SMALL else memoryview(data)[4:])
+    context.rebuild = rebuild
     try:
         view = memoryview(data)
         (count,) = _PLAIN.unpack_from(view)
