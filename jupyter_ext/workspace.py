@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
+from nbray.debugging.talk import FAILED, STOPPED
 from nbray.exceptions import LocalRayletDiedError, TaskError
-from nbray.notebook import engine
+from nbray.notebook import TaskSays, engine
 
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
+from .cell.failures import Failures
 from .cell.interrupts import CellTasks
 from .cell.local_modules import LocalModules
 from .cell.remote_value import MISSING, RemoteValue, remote_names
 from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
+from .cell.stops import Stops
 from .cell.values import Packed, SentValues
 from .messages import CellExit
 from .output.router import OutputRouter
@@ -45,6 +48,8 @@ class Workspace:
         actors: those that its cells run in.
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
+        failures: its tasks that failed, as a debugger needs them.
+        stops: its tasks that stand in a debugger.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -59,6 +64,8 @@ class Workspace:
         self.actors = CellActors()
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
+        self.failures = Failures()
+        self.stops = Stops(router, lambda prompt: input(prompt))
         self._cluster = ""
         self._interrupted = False
 
@@ -77,6 +84,7 @@ class Workspace:
         """IPython calls this before each cell."""
         try:
             self.tasks.begin()
+            self.stops.begin_cell()
             engine().code.new_cell()
             self.check_cluster()
             take_back_all(self.namespace)
@@ -92,6 +100,7 @@ class Workspace:
     def after_cell(self, result: object) -> None:
         """IPython calls this after each cell."""
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            self.stops.end_cell()
             self.tasks.end(result)
 
     def joined(self) -> None:
@@ -111,6 +120,14 @@ class Workspace:
         self.sent.clear()
         self.setup.clear()
         self.actors.clear()
+        self.stops.clear()
+
+    def aside(self, message: TaskSays) -> None:
+        """A task says something beside its output; on the thread that drives the sockets."""
+        if message.kind == FAILED:
+            self.failures.add(message)
+        elif message.kind == STOPPED:
+            self.stops.add(message)
 
     def cell_label(self) -> str:
         """The number of the cell that runs now; IPython counts it before or after, by version."""

@@ -6,7 +6,7 @@ and this port. All that is nbray's own lies behind it, so that another engine ca
 nothing here names a connection, a table or a thread of nbray's. Where Ray's public API has no such
 thing, a docstring says how an engine on Ray does it.
 
-An engine is one object of five parts. `engine` finds that of this process: of a kernel and of a
+An engine is one object of six parts. `engine` finds that of this process: of a kernel and of a
 worker alike, since a cell's memory and its output are also its worker's matter.
 """
 
@@ -25,12 +25,12 @@ from nbray.state.local_state import RefFacts
 from nbray.state.rows import DemandState, WorkerState
 from nbray.state.scaling import ScalingState
 from nbray.wire.records import OutputSource
-from nbray.wire.watching_messages import OutputDisplay, OutputLines
+from nbray.wire.watching_messages import OutputDisplay, OutputLines, TaskSays
 
 __all__ = [
-    "Cluster", "ClusterNow", "Code", "DemandState", "Engine", "FunctionCounts", "Listener",
-    "Membership", "Memory", "Nodes", "Output", "OutputDisplay", "OutputLines", "OutputSource",
-    "RefFacts", "Tasks", "WorkerState", "engine",
+    "Asides", "Cluster", "ClusterNow", "Code", "DemandState", "Engine", "FunctionCounts",
+    "Listener", "Membership", "Memory", "Nodes", "Output", "OutputDisplay", "OutputLines",
+    "OutputSource", "RefFacts", "TaskSays", "Tasks", "WorkerState", "engine",
 ]  # fmt: skip
 
 
@@ -135,6 +135,30 @@ class Memory(Protocol):
         """What tells later whether the memory has other bytes."""
 
 
+class Asides(Protocol):
+    """What tasks tell their notebook beside their output, as `nbray.debugging` has it.
+
+    That they failed, and how it looked there; that they stopped, and wait for a command; where
+    their time went. On Ray: the engine's wrapper of a remote function sends it to the actor of the
+    output, and asks that for answers.
+    """
+
+    def listen(self, listener: Callable[[TaskSays], None] | None) -> None:
+        """Give them to ``listener``, on the thread that drives the sockets; None: drop them.
+
+        Only in the main thread.
+        """
+
+    def answer(self, worker_id: bytes, number: int, content: bytes) -> None:
+        """Answer a worker that asked."""
+
+    def is_there(self, worker_id: bytes) -> bool:
+        """Whether a worker can still be answered."""
+
+    def interject(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called in the main thread, in the middle of what it does or waits for."""
+
+
 class Nodes(Protocol):
     """More nodes on this machine; they leave with this process. On Ray: ``ray start``."""
 
@@ -230,6 +254,7 @@ class Engine(Protocol):
     tasks: Tasks
     code: Code
     cluster: Cluster
+    asides: Asides
 
     def memory(self) -> Memory:
         """Memory for one piece of work."""

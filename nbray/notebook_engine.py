@@ -5,18 +5,29 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
-from nbray.driver import local_nodes, output, task_counts
+from nbray.driver import asides, interjecting, local_nodes, output, task_counts
 from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.scaling import scaling_now, set_bounds
-from nbray.notebook import Cluster, Code, DemandState, Engine, Listener, Nodes, Output, Tasks
+from nbray.notebook import (
+    Asides,
+    Cluster,
+    Code,
+    DemandState,
+    Engine,
+    Listener,
+    Nodes,
+    Output,
+    Tasks,
+    TaskSays,
+)
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
@@ -50,6 +61,19 @@ class _Tasks:
 class _Code:
     new_cell = staticmethod(new_epoch)
     wrap = staticmethod(set_wrapper)
+
+
+class _Asides:
+    answer = staticmethod(asides.answer)
+    is_there = staticmethod(asides.is_there)
+    interject = staticmethod(interjecting.interject)
+
+    def listen(self, listener: Callable[[TaskSays], None] | None) -> None:
+        asides.set_aside_handler(listener)
+        if listener is None:
+            interjecting.end()
+        else:
+            interjecting.prepare()
 
 
 class _Nodes:
@@ -96,6 +120,7 @@ class _Nbray:
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
+    asides: Asides = _Asides()
     memory = OwnMemory
 
 

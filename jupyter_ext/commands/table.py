@@ -6,6 +6,7 @@ from . import (
     cells,
     cluster,
     dashboard,
+    debug,
     jobs,
     logs,
     machines,
@@ -21,7 +22,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS,
+        *objects.COMMANDS, *cells.COMMANDS, *debug.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -17,6 +17,7 @@ from IPython.core.magic import (
 from IPython.display import display
 
 import nbray
+from nbray.debugging.marks import HOLD
 
 from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
@@ -105,6 +106,8 @@ class NbrayMagics(Magics):
         workspace = self.workspace
         workspace.check_cluster()
         label = workspace.cell_label()
+        if options.debug:
+            workspace.router.mark(HOLD)
         target = target_of(workspace, options, label, one_line)
         ready = prepare(workspace, source, label, target.wanted)
         workspace.tell_what_was_sent(ready.packed)

@@ -48,6 +48,7 @@ class RemoteOptions:
     actor: str | None
     every: bool
     spread: Spread | None
+    debug: bool = False
 
 
 _OF_THE_TASK = (
@@ -77,6 +78,10 @@ def cell_parser() -> Parser:
     parser.add_argument(
         "--on-interrupt", choices=("cancel", "detach"),
         help="what an interrupt does to the cell (default: see %%nbray config)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--debug", action="store_true",
+        help="a task of the cell that fails waits, and its debugger opens here",
     )  # fmt: skip
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -144,6 +149,7 @@ def _options(arguments: argparse.Namespace) -> RemoteOptions:
         actor=arguments.actor,
         every=arguments.every,
         spread=arguments.spread,
+        debug=arguments.debug,
     )
 
 
