@@ -66,7 +66,7 @@ class Session:
         try:
             for folder in (session.path, session.path / "sockets", session.path / "logs"):
                 folder.mkdir(mode=0o700)
-            session._write("token", token or secrets.token_bytes(32))
+            session.keep_token(token or secrets.token_bytes(32))
         except OSError as error:
             session.remove()
             raise OSError(
@@ -79,6 +79,10 @@ class Session:
     def token(self) -> bytes:
         """The cluster's secret."""
         return (self.path / "token").read_bytes()
+
+    def keep_token(self, token: bytes) -> None:
+        """Make ``token`` the cluster's secret, for processes that start from now on."""
+        self._write("token", token)
 
     def socket_path(self, name: str) -> str:
         """Where the Unix socket ``name`` is."""

@@ -85,7 +85,8 @@ def start_head(
         storage: where the GCS keeps its tables: "sqlite", in the session folder, "memory", or
             "redis://host:port".
         session: the session folder of a head node that has crashed: the cluster goes on, at its
-            old address, with its tables. ``host``, ``port``, ``token`` and ``storage`` are of old.
+            old address, with its tables. ``host``, ``port`` and ``storage`` are of old, and so is
+            ``token`` unless another is given: nodes that have the old one are refused then.
         labels: labels of the node, for label selectors.
         dashboard: whether and where it serves.
         variables: settings of the cluster, in the environment of its processes.
@@ -111,6 +112,8 @@ def start_head(
         address = _crashed_head(session)
         host, port = split(address)
         node = RunningNode(Session(session), host)
+        if token is not None:
+            _take_token(node.session, token)
     else:
         if fate_shared:
             drop_dead_sessions()
@@ -203,6 +206,13 @@ def _crashed_head(folder: Path) -> str:
         node.end_processes()
         return node.gcs_address
     raise ValueError(f"{folder} is no session folder of yours. They are in {sessions_root()}.")
+
+
+def _take_token(session: Session, token: bytes) -> None:
+    """Go on with this token: who brings a session back may have changed it since."""
+    if token != session.token:
+        (session.path / identity.IDENTITY_FILE).unlink(missing_ok=True)  # the old token signed it
+        session.keep_token(token)
 
 
 def _is_raylet(process: psutil.Process) -> bool:

@@ -96,6 +96,7 @@ async def _main(args: argparse.Namespace) -> None:
         said = str(error) if refused else f"No GCS answers at {address}: {error}"
         report_ready(args.ready_fd, {"error": said})
         raylet.stop()
+        await server.stop(None)  # else gRPC complains of the loop that has gone
         raise SystemExit(1) from error
     report_ready(
         args.ready_fd,

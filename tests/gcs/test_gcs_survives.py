@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -98,6 +99,25 @@ def test_a_head_node_that_crashed_is_brought_back_by_hand(detached: Path) -> Non
     assert nbray.get(nbray.remote(lambda: 42).remote(), timeout=30) == 42
     nbray.shutdown()
     assert "Stopped 1 node" in command("stop").stdout
+
+
+def test_a_head_that_comes_back_with_another_token_takes_it_and_refuses_the_old_one(
+    detached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = json.loads((detached / "session.json").read_text())["gcs_address"]
+    for process in processes_of(detached):
+        process.kill()
+    wait_until(lambda: not processes_of(detached), "the end of the node", 30)
+    monkeypatch.setenv("NBRAY_AUTH_TOKEN", "another token, of twice sixteen characters")
+    back = command("start", "--head", "--num-cpus=2", f"--session={detached}")
+    assert back.returncode == 0, back.stderr
+    joined = command("start", f"--address={address}", "--num-cpus=1")
+    assert joined.returncode == 0, joined.stderr
+    monkeypatch.delenv("NBRAY_AUTH_TOKEN")
+    refused = command("start", f"--address={address}", "--num-cpus=1")
+    assert refused.returncode == 1 and "token" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "Stopped 2 node(s)" in command("stop").stdout
 
 
 def test_redis_keeps_the_tables_as_well(

@@ -409,7 +409,8 @@ class Controllers:
         mine = {
             pod_key[3]: pod for pod_key, pod in self._store.objects.items()
             if pod_key[1] == "pods"
-            and any(o["uid"] == uid for o in pod["metadata"].get("ownerReferences", ()))
+            and any(o["uid"] == uid and o.get("controller")
+                    for o in pod["metadata"].get("ownerReferences", ()))
         }  # fmt: skip
         wanted = [f"{name}-{number}" for number in range(spec.get("replicas", 1))]
         text = json.dumps(spec["template"], sort_keys=True)
@@ -477,6 +478,7 @@ class KubeApi:
         self._ready: Future[None] = Future()
         self._server: tornado.httpserver.HTTPServer | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._faults: list[BaseException | None] = []
 
     @property
     def url(self) -> str:
@@ -521,12 +523,15 @@ class KubeApi:
         async def end() -> None:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._faults = await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._go()
 
         self.do(end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
+        for fault in self._faults:  # without this a controller that failed would only be slow
+            if fault is not None and not isinstance(fault, asyncio.CancelledError):
+                raise fault
 
     # --- faults --------------------
 

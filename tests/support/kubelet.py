@@ -106,6 +106,7 @@ class Kubelet:
                     while store.version <= at:
                         await store.news.wait()
                 at = store.version
+                self._reclaim()
                 for key, pod in list(store.objects.items()):
                     uid = pod["metadata"].get("uid", "")
                     if key[1] == "pods" and uid not in self._tasks and self._scheduled(pod):
@@ -115,6 +116,13 @@ class Kubelet:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _reclaim(self) -> None:
+        """A volume goes with its claim."""
+        kept = {key[3] for key in self.api.store.objects if key[1] == "persistentvolumeclaims"}
+        for place in (self.base / "claims").glob("*"):
+            if place.name not in kept:
+                shutil.rmtree(place)
 
     def _scheduled(self, pod: dict[str, Any]) -> bool:
         if self.free:
