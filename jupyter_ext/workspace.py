@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import nbray
-from nbray.debugging.talk import FAILED, STOPPED
+from nbray.debugging.talk import FAILED, PROFILED, STOPPED
 from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.notebook import TaskSays, engine
 
@@ -19,6 +19,7 @@ from .cell.errors import ErrorDisplay, remote_lines
 from .cell.failures import Failures
 from .cell.interrupts import CellTasks
 from .cell.local_modules import LocalModules
+from .cell.profiles import Profiles
 from .cell.remote_value import MISSING, RemoteValue, remote_names
 from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
@@ -49,6 +50,7 @@ class Workspace:
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
         failures: its tasks that failed, as a debugger needs them.
+        profiles: where the time of its cells went.
         stops: its tasks that stand in a debugger.
     """
 
@@ -65,6 +67,7 @@ class Workspace:
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
         self.failures = Failures()
+        self.profiles = Profiles()
         self.stops = Stops(router, lambda prompt: input(prompt))
         self._cluster = ""
         self._interrupted = False
@@ -128,6 +131,8 @@ class Workspace:
             self.failures.add(message)
         elif message.kind == STOPPED:
             self.stops.add(message)
+        elif message.kind == PROFILED:
+            self.profiles.add(message)
 
     def cell_label(self) -> str:
         """The number of the cell that runs now; IPython counts it before or after, by version."""

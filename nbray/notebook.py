@@ -22,6 +22,7 @@ from nbray.driver.membership import ClusterNow, Membership
 from nbray.driver.task_counts import FunctionCounts
 from nbray.object_ref import ObjectRef
 from nbray.state.local_state import RefFacts
+from nbray.state.profiling import ProcessProfile
 from nbray.state.rows import DemandState, WorkerState
 from nbray.state.scaling import ScalingState
 from nbray.wire.records import OutputSource
@@ -30,7 +31,7 @@ from nbray.wire.watching_messages import OutputDisplay, OutputLines, TaskSays
 __all__ = [
     "Asides", "Cluster", "ClusterNow", "Code", "DemandState", "Engine", "FunctionCounts",
     "Listener", "Membership", "Memory", "Nodes", "Output", "OutputDisplay", "OutputLines",
-    "OutputSource", "RefFacts", "TaskSays", "Tasks", "WorkerState", "engine",
+    "OutputSource", "ProcessProfile", "RefFacts", "TaskSays", "Tasks", "WorkerState", "engine",
 ]  # fmt: skip
 
 
@@ -103,6 +104,9 @@ class Tasks(Protocol):
 
     def when_ended(self, refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
         """Call ``then`` once, when all these values, or their errors, are there."""
+
+    def profile(self, cell: int, seconds: float, memory: bool) -> list[ProcessProfile]:
+        """Look for so long at the processes that run tasks of ``cell``, nested ones as well."""
 
     def describe(self, ref: ObjectRef) -> RefFacts:
         """State, size and place of a ref's value; fetches nothing."""

@@ -31,6 +31,7 @@ from nbray.notebook import (
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
+from nbray.state.profiling import profile_origin
 
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
@@ -53,6 +54,7 @@ class _Tasks:
     interrupt = staticmethod(local_state.cancel_tasks)
     when_ended = staticmethod(local_state.when_ended)
     describe = staticmethod(local_state.describe)
+    profile = staticmethod(profile_origin)
 
     def unfinished(self, cell: int | None = None) -> list[TaskID]:
         return local_state.unfinished_tasks() if cell is None else local_state.unfinished_of(cell)

@@ -11,6 +11,7 @@ from . import (
     logs,
     machines,
     objects,
+    profile,
     scale,
     state,
     stream,
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
         *objects.COMMANDS, *cells.COMMANDS, *debug.COMMANDS,
+        *profile.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -17,7 +17,6 @@ from IPython.core.magic import (
 from IPython.display import display
 
 import nbray
-from nbray.debugging.marks import HOLD
 
 from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
@@ -29,6 +28,7 @@ from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.cluster import ensure
 from ..commands.parser import HelpShown
+from ..commands.profile import show_kept
 from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
@@ -106,8 +106,8 @@ class NbrayMagics(Magics):
         workspace = self.workspace
         workspace.check_cluster()
         label = workspace.cell_label()
-        if options.debug:
-            workspace.router.mark(HOLD)
+        if options.marks:
+            workspace.router.mark(options.marks)
         target = target_of(workspace, options, label, one_line)
         ready = prepare(workspace, source, label, target.wanted)
         workspace.tell_what_was_sent(ready.packed)
@@ -126,7 +126,11 @@ class NbrayMagics(Magics):
             if options.noblock and not options.every:
                 self._go_on(run, arriving)
                 return run
-            self._finish(sent, run, arriving)
+            try:
+                self._finish(sent, run, arriving)
+            finally:
+                if options.profile:
+                    show_kept(workspace, workspace.router.number_of_cell())
         return self._results(sent, gather=options.gather or one_line)
 
     def _results(self, sent: Submitted, gather: bool) -> Any:

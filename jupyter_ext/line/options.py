@@ -9,6 +9,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbray.debugging.marks import HOLD, PROFILE, PROFILE_MEMORY
 from nbray.options.option import Scope
 
 from ..commands.parser import Parser, add_declared, given
@@ -49,6 +50,13 @@ class RemoteOptions:
     every: bool
     spread: Spread | None
     debug: bool = False
+    profile: str | None = None
+
+    @property
+    def marks(self) -> int:
+        """What its tasks are watched for (`nbray.debugging.marks`)."""
+        marks = {None: 0, "time": PROFILE, "memory": PROFILE | PROFILE_MEMORY}[self.profile]
+        return marks | (HOLD if self.debug else 0)
 
 
 _OF_THE_TASK = (
@@ -82,6 +90,11 @@ def cell_parser() -> Parser:
     parser.add_argument(
         "--debug", action="store_true",
         help="a task of the cell that fails waits, and its debugger opens here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", choices=("time", "memory"), nargs="?", const="time",
+        help="show where the time and the memory of the cell's tasks went; memory: exactly, by "
+        "tracing each allocation, which makes them slower",
     )  # fmt: skip
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -150,6 +163,7 @@ def _options(arguments: argparse.Namespace) -> RemoteOptions:
         every=arguments.every,
         spread=arguments.spread,
         debug=arguments.debug,
+        profile=arguments.profile,
     )
 
 

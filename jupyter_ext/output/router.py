@@ -156,6 +156,11 @@ class OutputRouter:
         parent = self.current_cell()
         return self._numbers.get(_message_id(parent), self._latest)
 
+    def numbers(self) -> list[int]:
+        """Those of the cells that are known, oldest first."""
+        with self._lock:
+            return list(self._cells)
+
     def number_of_cell(self) -> int:
         """That of the cell which runs now, or ran last."""
         return self._latest

@@ -9,3 +9,8 @@ PROFILE = 1 << 41
 """Where the time of its tasks goes is told."""
 PROFILE_MEMORY = 1 << 42
 """Where their memory goes, too, as exactly as the interpreter knows it."""
+
+
+def plain(number: int) -> int:
+    """The number of a cell without them: cells stand in its order."""
+    return number & (HOLD - 1)

@@ -44,6 +44,10 @@ class Asides:
         self._lost = False
         peers.handlers[NotebookAnswers] = self._on_answer
 
+    def source(self) -> OutputSource | None:
+        """The task of this thread or coroutine, as its output has it."""
+        return self._output.source()
+
     def tell(self, kind: str, content: bytes, source: OutputSource | None = None) -> bool:
         """Tell something, from any thread; False when there is no task of which to tell it.
 

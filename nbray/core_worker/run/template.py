@@ -35,6 +35,7 @@ from nbray.core_worker.run.asides import Asides
 from nbray.core_worker.run.executor import Executor
 from nbray.core_worker.run.failures import FailureTeller
 from nbray.core_worker.run.output import WorkerOutput, capture_output
+from nbray.core_worker.run.profiles import TaskProfiles
 from nbray.core_worker.run.returned_values import Making
 from nbray.core_worker.run.run_counts import RunCounts
 from nbray.core_worker.run.scope import TaskScope
@@ -180,6 +181,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     asides = Asides(core.me, core.reactor, core.peers, output)
     stops = Stops(core.config, core.me, asides, core.cancelling.noted.__contains__)
     install_breakpoints(stops)
+    runner.scope.watching = TaskProfiles(asides)
     runner.on_failure = FailureTeller(core.config, asides, stops).on_failure
     executor.run()
     atexit.register(_end_children)  # it runs before those that user code has registered
