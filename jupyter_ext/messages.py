@@ -9,9 +9,11 @@ each wanted name; `Unset` and `Unpicklable` stand for those that there are not. 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbray
+if TYPE_CHECKING:
+    from nbray.notebook import ObjectRef
+
 
 LAST = "__nbray_last__"
 """The name of the value of a cell's last expression, among those that are wanted."""
@@ -47,7 +49,7 @@ class Parcel:
     stream: bytes
     buffers: tuple[Buffer, ...]
     bulky: dict[str, Bulky]
-    refs: list[nbray.ObjectRef]
+    refs: list[ObjectRef]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class SetupCell:
 
     key: str
     cell: Cell
-    arguments: tuple[nbray.ObjectRef, ...]
+    arguments: tuple[ObjectRef, ...]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray.debugging.talk import FAILED, PROFILED, STOPPED
 from nbray.exceptions import LocalRayletDiedError, TaskError
-from nbray.notebook import TaskSays, engine
+from nbray.notebook import ObjectRef, TaskSays, engine
 
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
@@ -181,9 +180,9 @@ class Workspace:
         """A value that a cell returned, which may be changed here."""
         return make_own(value, engine().memory(), self.namespace)
 
-    def _resolve_others(self, ref: nbray.ObjectRef) -> None:
+    def _resolve_others(self, ref: ObjectRef) -> None:
         """Values that were changed by one cell come together: they may share their parts."""
-        values = self.own(nbray.get(ref))
+        values = self.own(engine().api.get(ref))
         for name, value in list(self.namespace.items()):
             if isinstance(value, RemoteValue) and value.among and value.ref == ref:
                 self.namespace[name] = values[value.name]
@@ -241,7 +240,7 @@ class Workspace:
         names |= {
             value.hex(): name
             for name, value in self.namespace.items()
-            if isinstance(value, nbray.ObjectRef)
+            if isinstance(value, engine().api.ObjectRef)
         }
         names |= {
             value.ref.hex(): name

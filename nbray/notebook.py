@@ -1,13 +1,19 @@
 """What a notebook needs of an engine, beside the names that Ray has, too.
 
-`%%remote`, `%nbray` and the way of output stand on two things: Ray's public names (``remote``,
-``get``, ``wait``, ``cancel``, actors, ``util.state``), which the extension uses under nbray's name;
-and this port. All that is nbray's own lies behind it, so that another engine can stand there:
-nothing here names a connection, a table or a thread of nbray's. Where Ray's public API has no such
-thing, a docstring says how an engine on Ray does it.
+`%%remote`, `%nbray` and the way of output stand on this port alone. Two of its parts are Ray's
+public names: `Names` (``remote``, ``get``, ``wait``, actors) and `State` (``util.state``),
+since another engine has them under another module. All that is nbray's own lies
+behind the other parts: nothing here names a connection, a table or a thread of nbray's. Where Ray's
+public API has no such thing, a docstring says how the engine on Ray does it.
 
-An engine is one object of six parts. `engine` finds that of this process: of a kernel and of a
-worker alike, since a cell's memory and its output are also its worker's matter.
+Errors are those of `nbray.exceptions`, whichever engine runs: an engine translates its own.
+
+An engine is one object. `engine` finds that of this process: of a kernel and of a worker alike,
+since a cell's memory and its output are also its worker's matter. It is nbray's unless `use` has
+chosen another one: the notebook does, and in its workers that engine itself.
+
+A worker of another engine imports this module with next to nothing else of nbray, hence what it
+imports late.
 """
 
 from __future__ import annotations
@@ -15,24 +21,65 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from nbray.common.ids import TaskID
-from nbray.driver.membership import ClusterNow, Membership
-from nbray.driver.task_counts import FunctionCounts
-from nbray.object_ref import ObjectRef
-from nbray.state.local_state import RefFacts
-from nbray.state.profiling import ProcessProfile
-from nbray.state.rows import DemandState, WorkerState
-from nbray.state.scaling import ScalingState
-from nbray.wire.records import OutputSource
-from nbray.wire.watching_messages import OutputDisplay, OutputLines, TaskSays
+if TYPE_CHECKING:
+    from nbray.common.ids import TaskID
+    from nbray.core_worker.values.generators import ObjectRefGenerator
+    from nbray.driver.membership import ClusterNow, Membership
+    from nbray.driver.task_counts import FunctionCounts
+    from nbray.object_ref import ObjectRef
+    from nbray.state.local_state import RefFacts
+    from nbray.state.profiling import ProcessProfile
+    from nbray.state.rows import (
+        ActorState,
+        DemandState,
+        JobState,
+        NodeState,
+        PlacementGroupState,
+        TaskState,
+        WorkerState,
+    )
+    from nbray.state.scaling import ScalingState
+    from nbray.wire.records import OutputSource
+    from nbray.wire.watching_messages import OutputDisplay, OutputLines, TaskSays
+else:
+    _LATE = {
+        "nbray.driver.membership": ("ClusterNow", "Membership"),
+        "nbray.driver.task_counts": ("FunctionCounts",),
+        "nbray.object_ref": ("ObjectRef",),
+        "nbray.core_worker.values.generators": ("ObjectRefGenerator",),
+        "nbray.state.local_state": ("RefFacts",),
+        "nbray.state.rows": (
+            "ActorState", "DemandState", "JobState", "NodeState", "PlacementGroupState",
+            "TaskState", "WorkerState",
+        ),
+        "nbray.wire.records": ("OutputSource",),
+        "nbray.wire.watching_messages": ("OutputDisplay", "OutputLines", "TaskSays"),
+        "nbray.state.profiling": ("ProcessProfile",),
+    }  # fmt: skip
+
+    def __getattr__(name):
+        for module, names in _LATE.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
-    "Asides", "Cluster", "ClusterNow", "Code", "DemandState", "Engine", "FunctionCounts",
-    "Listener", "Membership", "Memory", "Nodes", "Output", "OutputDisplay", "OutputLines",
-    "OutputSource", "ProcessProfile", "RefFacts", "TaskSays", "Tasks", "WorkerState", "engine",
+    "ActorHandle", "ActorState", "Asides", "Cluster", "ClusterNow", "Code", "DemandState", "Engine",
+    "FunctionCounts", "JobState", "Listener", "Membership", "Memory", "Names", "NodeState",
+    "Nodes", "ObjectRef", "ObjectRefGenerator", "Output", "OutputDisplay", "OutputLines",
+    "OutputSource", "PlacementGroupState", "ProcessProfile", "RefFacts", "RemoteFunction", "State",
+    "TaskSays",
+    "TaskState", "Tasks", "WorkerState", "engine", "use",
 ]  # fmt: skip
+
+
+ActorHandle = Any
+"""What calls an actor: it has the methods of its class."""
+RemoteFunction = Any
+"""What ``remote`` makes of a function."""
 
 
 class Listener(Protocol):
@@ -223,9 +270,20 @@ class Cluster(Protocol):
     def context(self) -> Any:
         """What ``init`` returned: ``dashboard_url``, ``login_link()``, ``probe_dashboard()``."""
 
+    def start(self, options: Mapping[str, Any], namespace: str | None = None) -> None:
+        """Start a cluster that ends with this process, and join it.
+
+        Args:
+            options: of the command ``nbray start``, by their names.
+            namespace: of this process.
+
+        Raises:
+            OSError, ValueError: it did not start, or the options cannot be.
+        """
+
     def join(
         self, address: str, token: bytes | None = None, namespace: str | None = None,
-        resources: Mapping[str, float] | None = None, **node_options: Any,
+        options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Join the cluster at ``address``, by a node that ends with this process.
 
@@ -233,8 +291,8 @@ class Cluster(Protocol):
             address: HOST:PORT.
             token: the cluster's; the user's by default.
             namespace: of this process.
-            resources: of the node; None: one without CPUs, if none of the cluster is here.
-            node_options: labels, object_store_memory, object_spilling_directory.
+            options: of the node, as `start` has them; None: it has no CPUs, and there is none if
+                one of the cluster is here.
 
         Raises:
             OSError: there is no way to it. ValueError: it does not take this process in.
@@ -251,24 +309,138 @@ class Cluster(Protocol):
         """
 
 
+class Names(Protocol):
+    """Ray's public names, as Ray documents them. nbray's are the module `nbray` itself.
+
+    Refs and handles are typed as nbray's, which have all that Ray's have.
+    """
+
+    ObjectRef: Any
+    ObjectRefGenerator: Any
+    ActorHandle: Any
+    ActorClass: Any
+    RemoteFunction: Any
+
+    def get(self, object_refs: Any, /) -> Any:
+        """The value of a ref, or of each of a list."""
+
+    def put(self, value: Any, /) -> ObjectRef[Any]:
+        """Store a value."""
+
+    def wait(
+        self, object_refs: Any, /, *, num_returns: int = 1, timeout: float | None = None
+    ) -> tuple[list[Any], list[Any]]:
+        """The refs that are ready, and the others."""
+
+    def cancel(self, ref: Any, /, *, force: bool = False) -> Any:
+        """Cancel the task of a ref."""
+
+    def kill(self, actor: Any, /) -> Any:
+        """End an actor."""
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """A remote function or an actor class; with options only: what makes one."""
+
+    def get_actor(self, name: str, /) -> Any:
+        """The actor of that name; ValueError without one."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Of the cluster."""
+
+    def init(self, address: str | None = None, **options: Any) -> Any:
+        """Join a cluster, or start one; takes keywords as nbray's does."""
+
+    def is_initialized(self) -> bool:
+        """Whether this process is in a cluster."""
+
+    def shutdown(self) -> Any:
+        """Leave it; one that was started here ends."""
+
+    def get_runtime_context(self) -> Any:
+        """Where the calling code runs."""
+
+    def timeline(self) -> Any:
+        """What tasks did when, as Chrome's trace viewer reads it."""
+
+
+class State(Protocol):
+    """The names of ``util.state`` that the notebook uses; rows are nbray's."""
+
+    def list_actors(self, *args: Any, **kwargs: Any) -> list[ActorState]:
+        """As Ray documents it."""
+
+    def list_jobs(self, *args: Any, **kwargs: Any) -> list[JobState]:
+        """As Ray documents it."""
+
+    def list_nodes(self, *args: Any, **kwargs: Any) -> list[NodeState]:
+        """As Ray documents it."""
+
+    def list_tasks(self, *args: Any, **kwargs: Any) -> list[TaskState]:
+        """As Ray documents it."""
+
+    def list_workers(self, *args: Any, **kwargs: Any) -> list[WorkerState]:
+        """As Ray documents it."""
+
+    def get_actor(self, *args: Any, **kwargs: Any) -> ActorState | None:
+        """One actor's row, by its id."""
+
+    def get_placement_group(self, *args: Any, **kwargs: Any) -> PlacementGroupState | None:
+        """One group's row, by its id."""
+
+    def get_log(self, *args: Any, **kwargs: Any) -> Iterable[Any]:
+        """The text of a log, in parts."""
+
+
 class Engine(Protocol):
     """One engine, in its parts."""
 
+    name: str
+    """``nbray`` or ``ray``."""
+    api: Names
     output: Output
     tasks: Tasks
     code: Code
     cluster: Cluster
     asides: Asides
 
+    @property
+    def state(self) -> State:
+        """The names of ``util.state``."""
+
+    @property
+    def handles(self) -> tuple[type, ...]:
+        """The types of refs, actors, and remote functions and classes."""
+
+    @property
+    def placement_group(self) -> type:
+        """The type of placement groups."""
+
     def memory(self) -> Memory:
         """Memory for one piece of work."""
 
+    def on_node(self, node_id: str) -> Any:
+        """The ``scheduling_strategy`` that means this node and no other."""
 
-_ENGINE = "nbray.notebook_engine"
-"""The module whose ``ENGINE`` runs cells; found by its name, since it imports this one."""
+
+_MODULES = {"nbray": "nbray.notebook_engine", "ray": "nbray.ray_engine"}
+"""The modules whose ``ENGINE`` runs cells; found by name, since they import this one."""
+_current: Engine | None = None
 
 
 def engine() -> Engine:
     """The engine of this process."""
-    found: Engine = import_module(_ENGINE).ENGINE
-    return found
+    return _current or use("nbray")
+
+
+def use(name: str) -> Engine:
+    """From now on the engine of this process is that of this name.
+
+    Raises:
+        ValueError: there is none of that name. ImportError: what it needs is not installed.
+    """
+    global _current
+    if name not in _MODULES:
+        raise ValueError(f"There is no engine {name!r}: {' or '.join(_MODULES)}.")
+    chosen: Engine = import_module(_MODULES[name]).ENGINE
+    _current = chosen
+    return chosen

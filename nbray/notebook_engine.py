@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
+import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
 from nbray.driver import asides, interjecting, local_nodes, output, task_counts
@@ -23,15 +25,20 @@ from nbray.notebook import (
     DemandState,
     Engine,
     Listener,
+    Names,
     Nodes,
     Output,
+    State,
     Tasks,
     TaskSays,
 )
+from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
 from nbray.state.profiling import profile_origin
+from nbray.util import state
+from nbray.util.placement_group import PlacementGroup
 
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
@@ -90,6 +97,7 @@ class _Cluster:
     membership = staticmethod(membership)
     now = staticmethod(cluster_now)
     worker = staticmethod(find_worker)
+    start = staticmethod(local_nodes.start_here)
     join = staticmethod(local_nodes.join_from_here)
 
     scaling = staticmethod(scaling_now)
@@ -118,12 +126,26 @@ class _Cluster:
 
 
 class _Nbray:
+    name = "nbray"
+    api: Names = nbray
+    state: State = state
+    memory = OwnMemory
+    placement_group: type = PlacementGroup
+
+    def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
+        """See `nbray.notebook.Engine`."""
+        return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    @cached_property
+    def handles(self) -> tuple[type, ...]:
+        """See `nbray.notebook.Engine`; a kernel that runs no cell does without these modules."""
+        return nbray.ObjectRef, nbray.ActorHandle, nbray.ActorClass, nbray.RemoteFunction
+
     output: Output = _Output()
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
     asides: Asides = _Asides()
-    memory = OwnMemory
 
 
 ENGINE: Engine = _Nbray()

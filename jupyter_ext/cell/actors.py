@@ -9,7 +9,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-import nbray
+from nbray.notebook import ActorHandle, engine
 
 from ..worker.running import RemoteNamespace, run_in_actor
 from .run import RemoteRun
@@ -22,13 +22,13 @@ _TASK_ONLY = ("name", "max_retries")
 class ActorRun(RemoteRun):
     """A cell that runs in an actor. Killing it ends the actor."""
 
-    actors: tuple[nbray.ActorHandle, ...] = ()
+    actors: tuple[ActorHandle, ...] = ()
 
     def cancel(self, force: bool = False) -> None:
         """Ask the cell to stop; with ``force`` end the actor, and what it knows with it."""
         if force:
             for actor in self.actors:
-                nbray.kill(actor)
+                engine().api.kill(actor)
         super().cancel(force)
 
 
@@ -43,22 +43,22 @@ class CellActors:
     def __init__(self) -> None:
         self.key = os.urandom(8).hex()
         self.reads: dict[str, set[str]] = {}
-        self._made: dict[str, nbray.ActorHandle] = {}
+        self._made: dict[str, ActorHandle] = {}
 
     def clear(self) -> None:
         """The cluster has gone."""
         self.reads.clear()
         self._made.clear()
 
-    def find_or_make(self, name: str, options: Mapping[str, Any], make: bool) -> nbray.ActorHandle:
+    def find_or_make(self, name: str, options: Mapping[str, Any], make: bool) -> ActorHandle:
         """The actor of that name; made when it is new and ``make``.
 
         Raises:
             UsageError: there is none, and it is not to be made.
         """
-        actor: nbray.ActorHandle
+        actor: ActorHandle
         try:
-            actor = nbray.get_actor(name)
+            actor = engine().api.get_actor(name)
             return actor
         except ValueError:
             self._made.pop(name, None)
@@ -67,7 +67,7 @@ class CellActors:
                     f"%%remote: there is no actor {name!r}; %%remote --actor {name} makes one."
                 ) from None
         resources = {key: value for key, value in options.items() if key not in _TASK_ONLY}
-        actor = nbray.remote(RemoteNamespace).options(name=name, **resources).remote()
+        actor = engine().api.remote(RemoteNamespace).options(name=name, **resources).remote()
         self._made[name] = actor
         return actor
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-import nbray
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import Summary
 from ..worker.own_values import make_own
@@ -35,8 +34,8 @@ class Arriving:
         names: Sequence[str],
         certain: Set[str],
         run: RemoteRun,
-        refs: Sequence[nbray.ObjectRef],
-        changes: nbray.ObjectRef | None = None,
+        refs: Sequence[ObjectRef],
+        changes: ObjectRef | None = None,
     ) -> None:
         """Take what stands for the values that come back.
 
@@ -86,11 +85,11 @@ class Arriving:
                 value = namespace[name].get()
                 namespace[name] = value
 
-    def _bring(self, names: Iterable[str], changes: nbray.ObjectRef) -> None:
+    def _bring(self, names: Iterable[str], changes: ObjectRef) -> None:
         """Give names the values that the cell has changed; small ones are here already."""
         namespace = self._namespace
         if engine().tasks.describe(changes).inline:
-            namespace.update(make_own(nbray.get(changes), engine().memory(), namespace))
+            namespace.update(make_own(engine().api.get(changes), engine().memory(), namespace))
             return
         for name in names:
             brought = RemoteValue(

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import nbray
-from nbray import TaskID
+from nbray.common.ids import TaskID
 from nbray.notebook import engine
 
 from ..settings import Settings
@@ -67,7 +66,7 @@ class CellTasks:
 
     def unfinished(self) -> list[TaskID]:
         """Those that are not done."""
-        return engine().tasks.unfinished(self._number()) if nbray.is_initialized() else []
+        return engine().tasks.unfinished(self._number()) if engine().api.is_initialized() else []
 
     def end(self, result: Any) -> None:
         """A cell has ended; if that was by an interrupt, its tasks are stopped."""

@@ -6,17 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nbray
-from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from nbray.notebook import RemoteFunction, engine
 
 from ..worker.apart import Barrier, run_apart
 from .run import RemoteRun
 from .sending import Wanted
 from .target import Order, Submitted
-from .task import RUN_CELL
-
-BARRIER = nbray.remote(num_cpus=0)(Barrier)
-RUN_APART = nbray.remote(run_apart)
+from .task import cell_runner
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class OnNodes:
     def submit(self, order: Order) -> Submitted:
         """See `Target`."""
         places = [(node["NodeID"], f"node {node['NodeID'][:8]}") for node in _nodes()]
-        return _submit(order, RUN_CELL, (), places)
+        return _submit(order, cell_runner(), (), places)
 
 
 @dataclass(frozen=True)
@@ -47,16 +43,17 @@ class OnWorkers:
             for node in _nodes()
             for number in range(1, int(node["Resources"].get("CPU", 0)) + 1)
         ]
-        return _submit(order, RUN_APART, (BARRIER.remote(len(places)),), places)
+        barrier = engine().api.remote(num_cpus=0)(Barrier).remote(len(places))
+        return _submit(order, engine().api.remote(run_apart), (barrier,), places)
 
 
 def _nodes() -> Iterator[dict[str, Any]]:
-    return (node for node in nbray.nodes() if node["Alive"])
+    return (node for node in engine().api.nodes() if node["Alive"])
 
 
 def _submit(
     order: Order,
-    function: nbray.RemoteFunction,
+    function: RemoteFunction,
     first: Sequence[Any],
     places: Sequence[tuple[str, str]],
 ) -> Submitted:
@@ -65,7 +62,7 @@ def _submit(
         options = {
             "name": f"cell {order.ready.label} on {title}",
             **order.options,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False),
+            "scheduling_strategy": engine().on_node(node_id),
         }
         made.append(order.call(function, options, first))
     return Submitted(

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import nbray
 from nbray.exceptions import NbrayError
+from nbray.notebook import ObjectRef
 
 from ..messages import Unset
 from ..pictures import theme
@@ -46,7 +46,7 @@ class RemoteValue:
     def __init__(
         self,
         name: str,
-        ref: nbray.ObjectRef,
+        ref: ObjectRef,
         run: RemoteRun,
         certain: bool = True,
         among: bool = False,

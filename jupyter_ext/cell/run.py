@@ -8,9 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import nbray
 from nbray.exceptions import GetTimeoutError, TaskCancelledError
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import Summary
 from ..pictures import theme
@@ -69,7 +68,7 @@ class RemoteRun:
     def __init__(
         self,
         label: str,
-        refs: Sequence[nbray.ObjectRef],
+        refs: Sequence[ObjectRef],
         inputs: Sequence[RemoteRun],
         *,
         source: str = "",
@@ -97,18 +96,18 @@ class RemoteRun:
             self._ended = time.monotonic()
 
     @property
-    def summary_ref(self) -> nbray.ObjectRef:
+    def summary_ref(self) -> ObjectRef:
         """The first of `refs`."""
         return self.refs[0]
 
     def outcome(self, timeout: float | None = 0.0) -> list[Summary] | BaseException | None:
         """The summaries, the error, or None while it has not ended within ``timeout``."""
         if self._outcome is None:
-            ready, _ = nbray.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
+            ready, _ = engine().api.wait(self.refs, num_returns=len(self.refs), timeout=timeout)
             if len(ready) == len(self.refs):
                 self._note_end()
                 try:
-                    self._outcome = nbray.get(self.refs)
+                    self._outcome = engine().api.get(self.refs)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # whatever the user's cell raised
@@ -212,4 +211,6 @@ def first_line(source: str) -> str:
 
 def cluster_name() -> str:
     """This kernel's name in its cluster, another one each time that it joins; "" outside."""
-    return nbray.get_runtime_context().get_worker_id() if nbray.is_initialized() else ""
+    return (
+        engine().api.get_runtime_context().get_worker_id() if engine().api.is_initialized() else ""
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any, Protocol
 
-import nbray
+from nbray.notebook import ObjectRef
 
 from ..messages import LAST, Cell
 from ..worker.running import remember
@@ -74,7 +74,7 @@ class ReadyCell:
     text: CellText
     cell: Cell
     names: tuple[str, ...]
-    arguments: list[nbray.ObjectRef]
+    arguments: list[ObjectRef]
     inputs: list[RemoteRun]
     packed: Packed = field(repr=False)
 
@@ -115,7 +115,7 @@ def prepare(notebook: Notebook, source: str, label: str, wanted: Wanted) -> Read
     reached = names_reached(needs, namespace) - own
     uncertain = [name for name in sorted(reached) if _is_uncertain(namespace[name])]
     notebook.resolve(uncertain)
-    passed: dict[str, nbray.ObjectRef] = {}
+    passed: dict[str, ObjectRef] = {}
     picked: dict[str, str] = {}
     by_id: dict[int, str] = {}
     inputs: list[RemoteRun] = []

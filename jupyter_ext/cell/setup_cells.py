@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import nbray
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import SetupCell
 from .run import first_line
@@ -25,7 +25,7 @@ class _Kept:
     label: str
     first_line: str
     key: str
-    ref: nbray.ObjectRef
+    ref: ObjectRef
 
 
 class SetupCells:
@@ -38,7 +38,7 @@ class SetupCells:
     def make(self, name: str, ready: ReadyCell) -> None:
         """Keep a cell; one of that name before it goes."""
         key = f"{ready.label} {next(self._numbers)}"
-        ref = nbray.put(SetupCell(key, ready.cell, tuple(ready.arguments)))
+        ref = engine().api.put(SetupCell(key, ready.cell, tuple(ready.arguments)))
         self._kept[name] = _Kept(name, ready.label, first_line(ready.text.source), key, ref)
 
     def drop(self, name: str) -> bool:
@@ -57,7 +57,7 @@ class SetupCells:
         """Name, cell and first line of each."""
         return [(kept.name, kept.label, kept.first_line) for kept in self._kept.values()]
 
-    def payload(self) -> tuple[tuple[str, nbray.ObjectRef], ...]:
+    def payload(self) -> tuple[tuple[str, ObjectRef], ...]:
         """What is told to workers with each cell."""
         return tuple((kept.key, kept.ref) for kept in self._kept.values())
 

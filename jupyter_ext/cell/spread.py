@@ -10,16 +10,15 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.exceptions import GetTimeoutError
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import Summary
 from .interrupts import stop
 from .run import RemoteRun
 from .sending import Wanted
 from .target import Order, Submitted
-from .task import RUN_CELL
+from .task import cell_runner
 
 _TICK_S = 0.1
 
@@ -38,7 +37,7 @@ class SpreadRun(RemoteRun):
     wanted: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     elements: Sequence[Any] = ()
-    columns: Sequence[Sequence[nbray.ObjectRef]] = ()
+    columns: Sequence[Sequence[ObjectRef]] = ()
     failed_at: int | None = None
 
     def result(self, timeout: float | None = None) -> list[Any] | dict[str, list[Any]]:
@@ -53,7 +52,7 @@ class SpreadRun(RemoteRun):
             KeyboardInterrupt: the wait was interrupted, and all are stopped.
         """
         self.wait(timeout)
-        lists = [nbray.get(list(column)) for column in zip(*self.columns, strict=True)]
+        lists = [engine().api.get(list(column)) for column in zip(*self.columns, strict=True)]
         return dict(zip(self.wanted, lists, strict=True)) if self.wanted else lists[0]
 
     def wait(self, timeout: float | None = None) -> list[Summary]:
@@ -70,11 +69,13 @@ class SpreadRun(RemoteRun):
         pending = list(self.refs)
         places = {ref: place for place, ref in enumerate(self.refs)}
         while pending:
-            finished, pending = nbray.wait(pending, num_returns=len(pending), timeout=_TICK_S)
+            finished, pending = engine().api.wait(
+                pending, num_returns=len(pending), timeout=_TICK_S
+            )
             failed = [ref for ref in finished if engine().tasks.describe(ref).state == "failed"]
             if failed:
                 self._has_failed(places[failed[0]])
-                nbray.get(self.refs[self.failed_at or 0])
+                engine().api.get(self.refs[self.failed_at or 0])
             if until is not None and pending and time.monotonic() > until:
                 self.cancel()
                 raise GetTimeoutError(
@@ -88,7 +89,7 @@ class SpreadRun(RemoteRun):
             return False
         self.failed_at = place
         for ref in self.refs:
-            nbray.cancel(ref)
+            engine().api.cancel(ref)
         return True
 
     def watch(self, on_done: Callable[[Future[Summary]], None]) -> None:
@@ -137,9 +138,10 @@ class OverElements:
     def submit(self, order: Order) -> Submitted:
         """See `Target`."""
         variables = self.wanted.variables
+        function = cell_runner()
         made = [
             order.call(
-                RUN_CELL, order.options, own=(element,) if len(variables) == 1 else tuple(element)
+                function, order.options, own=(element,) if len(variables) == 1 else tuple(element)
             )
             for element in self._elements
         ]

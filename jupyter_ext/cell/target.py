@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import nbray
+from nbray.notebook import ObjectRef
 
 from .run import Patience, RemoteRun
 from .sending import ReadyCell, Wanted
 
-Refs = list[nbray.ObjectRef]
+Refs = list[ObjectRef]
 _Run = TypeVar("_Run", bound=RemoteRun)
 
 
@@ -33,7 +33,7 @@ class Order:
     ready: ReadyCell
     options: Mapping[str, Any]
     patience: Patience
-    setups: tuple[tuple[str, nbray.ObjectRef], ...]
+    setups: tuple[tuple[str, ObjectRef], ...]
 
     def call(
         self,
@@ -86,7 +86,7 @@ class Submitted:
     columns: Sequence[Refs]
     several: bool = False
     titles: Sequence[str] = ()
-    changes: nbray.ObjectRef | None = None
+    changes: ObjectRef | None = None
     take_back: Callable[[], object] = lambda: None
     note: str = ""
 

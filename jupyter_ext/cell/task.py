@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import nbray
+from nbray.notebook import RemoteFunction, engine
 
 from ..worker.running import run_cell
 from .run import RemoteRun
 from .sending import Wanted
 from .target import Order, Submitted
 
-RUN_CELL = nbray.remote(run_cell)
+
+def cell_runner() -> RemoteFunction:
+    """The remote function that runs a cell, on the engine of now."""
+    return engine().api.remote(run_cell)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class InTask:
 
     def submit(self, order: Order) -> Submitted:
         """See `Target`."""
-        refs = order.call(RUN_CELL, order.options)
+        refs = order.call(cell_runner(), order.options)
         run = order.run(RemoteRun, [refs])
         if order.ready.cell.brings_changes:
             return Submitted(order.ready, run, [refs[2:]], changes=refs[1])

@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy
 
-import nbray
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
-from nbray.notebook import Memory
+from nbray.notebook import Memory, ObjectRef, engine
 from nbray.pickling.unpicklable import UnpicklablePart, find_unpicklable
 
 from ..messages import Buffer, Bulky, Parcel
@@ -62,7 +61,7 @@ class Entry:
     name: str
     size: int
     checksum: int
-    ref: nbray.ObjectRef
+    ref: ObjectRef
 
 
 @dataclass
@@ -75,7 +74,7 @@ class Packed:
     """
 
     parcel: Parcel
-    parts: list[nbray.ObjectRef] = field(default_factory=list)
+    parts: list[ObjectRef] = field(default_factory=list)
     new_bytes: dict[str, int] = field(default_factory=dict)
     inline_bytes: int = 0
 
@@ -85,7 +84,7 @@ class _Origin:
     """Where a value came from, and what it was then."""
 
     value: weakref.ref[Any]
-    ref: nbray.ObjectRef
+    ref: ObjectRef
     memory: Memory
     mark: object
 
@@ -128,7 +127,7 @@ class SentValues:
         self._values.clear()
         self._origins.clear()
 
-    def came_from(self, name: str, value: Any, ref: nbray.ObjectRef, memory: Memory) -> None:
+    def came_from(self, name: str, value: Any, ref: ObjectRef, memory: Memory) -> None:
         """``value`` was read from the cluster: while it is the same, its ref is as good.
 
         ``memory`` knows whether it is.
@@ -136,7 +135,7 @@ class SentValues:
         if type(value) is numpy.ndarray and value.flags.forc:
             self._origins[name] = _Origin(weakref.ref(value), ref, memory, _mark(value, memory))
 
-    def origin(self, name: str, value: Any) -> nbray.ObjectRef | None:
+    def origin(self, name: str, value: Any) -> ObjectRef | None:
         """The ref that ``value`` came from, if it still stands for it."""
         found = self._origins.get(name)
         if found is None:
@@ -179,15 +178,17 @@ class SentValues:
             OutOfDiskError: there is no room for a part.
         """
         known: dict[int, tuple[str, str]] = {i: ("passed", name) for i, name in passed.items()}
-        refs: list[nbray.ObjectRef] = []
+        refs: list[ObjectRef] = []
         places: dict[int, Key] = {}
         bulky: dict[str, tuple[bytes, list[memoryview]]] = {}
         both = {**reached, **values}
         for name in sorted(both, key=lambda name: (_is_code(both[name]), name)):
             value = both[name]
-            if name not in values and isinstance(value, FunctionType | type | nbray.RemoteFunction):
+            if name not in values and isinstance(
+                value, FunctionType | type | engine().api.RemoteFunction
+            ):
                 continue  # pickled with the function that reads it
-            found: list[nbray.ObjectRef] = []
+            found: list[ObjectRef] = []
             try:
                 stream, buffers = dump(value, known, found, home, values)
             except Exception as error:  # a pickle runs the user's own __reduce__ and __getstate__
@@ -234,18 +235,18 @@ class SentValues:
             self._values[name] = id(both.get(name))
         return packed
 
-    def _stored(self, key: Key, data: memoryview, packed: Packed) -> nbray.ObjectRef:
+    def _stored(self, key: Key, data: memoryview, packed: Packed) -> ObjectRef:
         checksum = zlib.crc32(data)
         entry = self._entries.get(key)
         if entry is None or (entry.size, entry.checksum) != (data.nbytes, checksum):
             self._entries.pop(key, None)
             array = numpy.frombuffer(data, numpy.uint8)
             try:
-                ref = nbray.put(array)
+                ref = engine().api.put(array)
             except (ObjectStoreFullError, OutOfDiskError):
                 self._make_room(packed)
                 try:
-                    ref = nbray.put(array)
+                    ref = engine().api.put(array)
                 except (ObjectStoreFullError, OutOfDiskError) as error:
                     what = f"It is memory of {key[0]!r}, which the cell reads."
                     raise type(error)(f"{error}\n{what}") from None
@@ -266,7 +267,7 @@ def _address(memory: memoryview) -> int:
 
 def _is_code(value: Any) -> bool:
     return isinstance(value, FunctionType | type) or (
-        type(value).__module__ == "__main__" or isinstance(value, nbray.RemoteFunction)
+        type(value).__module__ == "__main__" or isinstance(value, engine().api.RemoteFunction)
     )
 
 

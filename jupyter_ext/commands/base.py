@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-import nbray
+from nbray.notebook import engine
 
 from .parser import Parser
 
@@ -64,5 +64,5 @@ class Command:
 
 def require_cluster(magic: str) -> None:
     """Raise one line when this kernel is in no cluster."""
-    if not nbray.is_initialized():
+    if not engine().api.is_initialized():
         raise UsageError(f"{magic}: no cluster yet. Start one with %nbray start --head.")

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.common.addresses import is_loopback, split
 from nbray.common.process import ProcessStartError
 from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.notebook import ClusterNow, Membership, engine
-from nbray.options.option import Scope
-from nbray.options.table import options_of
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from . import machines, slurm
 from .base import Command, require_cluster
-from .parser import Parser, add_declared, given
+from .parser import Parser, given
+from .start_options import (
+    add_start_options,
+    as_init_has_them,
+    as_words,
+    given_options,
+    refuse_of_head,
+)
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
@@ -96,20 +100,9 @@ def _table(now: ClusterNow) -> Table:
     return Table(("node", "address", "host", "state", "resources"), rows)
 
 
-def _start_options() -> dict[str, str]:
-    """What `nbray.init` calls the options that it has of the command ``nbray start``, by name."""
-    at_init = options_of(Scope.INIT)
-    found = {}
-    for name, option in options_of(Scope.START).items():
-        here = name if name in at_init else f"_{name}"
-        if option.has_effect and option.word is not None and here in at_init and name != "address":
-            found[name] = here
-    return found
-
-
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
-    add_declared(parser, Scope.START, [*_start_options(), "address"])
+    add_start_options(parser)
     parser.add_argument("--namespace", help="where the names of actors live")
     parser.add_argument(
         "--detach", action="store_true",
@@ -119,68 +112,59 @@ def _start_arguments(parser: Parser) -> None:
     slurm.add_arguments(parser)
 
 
-def _start_detached(arguments: argparse.Namespace) -> str:
+def _start_detached(address: str | None, options: Mapping[str, Any]) -> str:
     """Start a cluster by the command, apart from this kernel; returns its address.
 
     Raises:
         UsageError: it did not start.
     """
-    options = options_of(Scope.START)
-    found = given(arguments, *_start_options())
-    words = [options[name].as_word(value) for name, value in found.items()]
-    begin = (
-        ["--head", "--port=0"] if arguments.address is None
-        else [options["address"].as_word(arguments.address)]
-    )  # fmt: skip
     try:
-        return engine().cluster.start_detached([*begin, *words])
+        return engine().cluster.start_detached(as_words(address, options))
     except RuntimeError as error:
         raise UsageError(f"%nbray start --detach: {error}") from error
 
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         here = engine().cluster.membership()
         ends = here is None or here.started_here
         print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
     else:
-        names = _start_options()
-        said = given(arguments, *names)
-        options = {names[name]: value for name, value in said.items()}
-        options.update(slurm.options(arguments, said))
-        if arguments.address is not None and (arguments.head or arguments.slurm):
-            raise UsageError(
-                "%nbray start: --address joins a cluster; --head and --slurm start one."
-            )
-        if arguments.detach:
-            options = {"address": _start_detached(arguments)}
-        try:
-            if arguments.address is not None and not arguments.detach:
-                _join(arguments.address, said, arguments.namespace)
-            else:
-                nbray.init(**{"address": "local", **options, **given(arguments, "namespace")})
-        except (NbrayError, OSError, ProcessStartError, ValueError) as error:
-            raise UsageError(f"%nbray start: {error}") from error
+        _begin(arguments)
     workspace.joined()
     table = status()
     table.notes += _what_next()
     return table
 
 
-_OF_JOINING = ("labels", "object_store_memory", "object_spilling_directory")
-_AMOUNTS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+def _begin(arguments: argparse.Namespace) -> None:
+    """Start a cluster, or join one, as a line says.
 
-
-def _join(address: str, said: Mapping[str, Any], namespace: str | None) -> None:
-    """Give a cluster a node on this machine, which ends with this kernel, and join it."""
-    unfit = [name for name in said if name not in (*_OF_JOINING, *_AMOUNTS, "resources")]
-    if unfit:
-        raise UsageError(f"%nbray start --address: --{unfit[0].replace('_', '-')} is of a head.")
-    resources = dict(said.get("resources") or {})
-    resources.update({_AMOUNTS[name]: said[name] for name in _AMOUNTS if name in said})
-    others = {name: said[name] for name in _OF_JOINING if name in said}
-    engine().cluster.join(address, None, namespace, resources, **others)
+    Raises:
+        UsageError: the line cannot be, or nothing started.
+    """
+    options = given_options(arguments)
+    options.update(slurm.options(arguments, options))
+    address, namespace = arguments.address, arguments.namespace
+    if address is not None:
+        if arguments.head or arguments.slurm:
+            raise UsageError(
+                "%nbray start: --address joins a cluster; --head and --slurm start one."
+            )
+        refuse_of_head(options)
+    try:
+        if arguments.detach:
+            started = _start_detached(address, options)
+            engine().api.init(started, **given(arguments, "namespace"))
+        elif address is not None:
+            engine().cluster.join(address, None, namespace, options)
+        elif (for_init := as_init_has_them(options)) is not None:
+            engine().api.init("local", **for_init, **given(arguments, "namespace"))
+        else:
+            engine().cluster.start(options, namespace)
+    except (NbrayError, OSError, ProcessStartError, ValueError) as error:
+        raise UsageError(f"%nbray start: {error}") from error
 
 
 def _what_next() -> list[str]:
@@ -207,12 +191,12 @@ def ensure(workspace: Workspace, magic: str) -> None:
     Raises:
         UsageError: there is none, and the settings say that none is started; or it did not start.
     """
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         return
     if workspace.settings.start_cluster != "yes":
         require_cluster(magic)
     try:
-        nbray.init()
+        engine().api.init()
     except (NbrayError, OSError, ValueError) as error:
         raise UsageError(f"{magic}: no cluster yet, and none started: {error}") from error
     workspace.joined()
@@ -236,14 +220,14 @@ def _attach_arguments(parser: Parser) -> None:
 
 def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
-    if nbray.is_initialized():
+    if engine().api.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
     if machines.names_file(arguments.address):
         machines.attach(arguments.address, arguments.namespace)
         workspace.joined()
         return status()
     try:
-        nbray.init(address=arguments.address, **given(arguments, "namespace"))
+        engine().api.init(address=arguments.address, **given(arguments, "namespace"))
     except (NbrayError, OSError) as error:
         raise UsageError(f"%nbray attach: {error}") from error
     workspace.joined()
@@ -259,7 +243,7 @@ def _leave_lost(workspace: Workspace) -> None:
     here = engine().cluster.membership()
     if here is not None and here.lost:
         workspace.left()
-        nbray.shutdown()
+        engine().api.shutdown()
         print(
             f"The cluster at {here.address} was lost, and the values in it: {_in_a_line(here.lost)}"
         )
@@ -281,7 +265,7 @@ def leave(before: Callable[[], None], here: Membership) -> str:
     """
     before()
     jobs = None if here.lost or not here.started_here else slurm.home_of_cluster()
-    nbray.shutdown()
+    engine().api.shutdown()
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:

@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import nbray
 from nbray.job_submission import JobSubmissionClient
-from nbray.util.state import JobState, list_jobs
+from nbray.notebook import JobState, engine
 
 from ..pictures.tables import Table
 from .base import Command
@@ -24,7 +23,7 @@ _LINES = 40
 
 def _job_words(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
     """The submission ids."""
-    return [row.submission_id for row in list_jobs() if row.submission_id]
+    return [row.submission_id for row in engine().state.list_jobs() if row.submission_id]
 
 
 def _arguments(parser: Parser) -> None:
@@ -40,7 +39,7 @@ def _jobs(_workspace: Workspace, arguments: argparse.Namespace) -> object:
         if arguments.stop or arguments.delete:
             raise ValueError("Which job? Give its submission id, as `%nbray jobs` shows it.")
         return _table(arguments.all)
-    address = nbray.get_runtime_context().gcs_address
+    address = engine().api.get_runtime_context().gcs_address
     client = JobSubmissionClient(address)
     if arguments.stop:
         ended = not client.stop_job(arguments.job)
@@ -59,7 +58,7 @@ def _jobs(_workspace: Workspace, arguments: argparse.Namespace) -> object:
 def _table(everything: bool) -> Table:
     found = [
         row
-        for row in list_jobs(detail=True, limit=10_000)
+        for row in engine().state.list_jobs(detail=True, limit=10_000)
         if everything or row.type == "SUBMISSION" or row.status == "RUNNING"
     ]
     if not found:

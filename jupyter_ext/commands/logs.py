@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.common.log_files import Log, is_piece
 from nbray.common.text import coloured
 from nbray.exceptions import NbrayError
-from nbray.notebook import engine
-from nbray.util.state import WorkerState, get_log, list_workers
+from nbray.notebook import WorkerState, engine
 
 from ..pictures.tables import Table, as_bytes
 from ..words import did_you_mean
@@ -34,9 +32,9 @@ def _files() -> dict[str, Path]:
 
 
 def _words(_workspace: Workspace, _given: Sequence[str]) -> list[str]:
-    if not nbray.is_initialized():
+    if not engine().api.is_initialized():
         return []
-    workers = list_workers(
+    workers = engine().state.list_workers(
         filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
     )
     return [*_files(), *(str(worker.pid) for worker in workers if worker.worker_type == "WORKER")]
@@ -95,7 +93,9 @@ def _chosen(what: str, files: dict[str, Path]) -> list[tuple[str, list[str]]]:
 
 def _of_worker(worker: WorkerState, suffix: str) -> tuple[str, list[str]]:
     """A log of a worker on whichever node, also of one that has ended."""
-    parts = get_log(worker_id=worker.worker_id, suffix=suffix, tail=-1, errors="replace")
+    parts = engine().state.get_log(
+        worker_id=worker.worker_id, suffix=suffix, tail=-1, errors="replace"
+    )
     return f"worker-{worker.worker_id[:12]}.{suffix}", "".join(map(str, parts)).splitlines()
 
 

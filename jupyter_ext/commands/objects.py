@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 
-import nbray
-from nbray.notebook import engine
+from nbray.notebook import ObjectRef, engine
 
 from ..cell.remote_value import RemoteValue
 from ..pictures.tables import Table, as_bytes, count
@@ -54,7 +53,7 @@ def held(workspace: Workspace) -> list[Held]:
             sizes = [fact.size for fact in facts if fact.size is not None]
             states = sorted({fact.state for fact in facts})
             what = type(value).__name__
-            if not isinstance(value, nbray.ObjectRef | RemoteValue):
+            if not isinstance(value, engine().api.ObjectRef | RemoteValue):
                 what += f" with {count(len(refs), 'ref')}"
             size = sum(sizes) if sizes else None
             found.append(Held(name, what, size, ", ".join(states)))
@@ -76,8 +75,8 @@ def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _refs_in(value: Any, depth: int) -> Iterator[nbray.ObjectRef]:
-    if isinstance(value, nbray.ObjectRef):
+def _refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
+    if isinstance(value, engine().api.ObjectRef):
         yield value
     elif isinstance(value, RemoteValue):
         yield value.ref
@@ -111,7 +110,7 @@ def _arguments(parser: Parser) -> None:
 
 
 def _names(workspace: Workspace) -> list[str]:
-    return [item.name for item in held(workspace)] if nbray.is_initialized() else []
+    return [item.name for item in held(workspace)] if engine().api.is_initialized() else []
 
 
 def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:

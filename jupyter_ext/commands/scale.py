@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
-import nbray
 from nbray.exceptions import NbrayError
 from nbray.notebook import engine
 from nbray.options.option import Scope
-from nbray.util.state import list_workers
 
 from ..pictures.tables import count
 from ..words import positive
@@ -120,7 +118,7 @@ def _to_remove(alive: set[str], wanted: int, also_busy: bool) -> list[str]:
 def _work() -> dict[str, str]:
     """What runs on each node that is not idle, in words."""
     found: dict[str, Counter[str]] = {}
-    for worker in list_workers(
+    for worker in engine().state.list_workers(
         filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
     ):
         if worker.activity in ("BUSY", "ACTOR"):
@@ -133,7 +131,7 @@ def _work() -> dict[str, str]:
 
 
 def _alive() -> set[str]:
-    return {node["NodeID"] for node in nbray.nodes() if node["Alive"]}
+    return {node["NodeID"] for node in engine().api.nodes() if node["Alive"]}
 
 
 def _wait_until_alive(node_id: str, alive: bool) -> None:

@@ -35,11 +35,16 @@ def add_arguments(parser: Parser) -> None:
         "--object-store-memory, --resources and --labels; the head is here and runs no tasks",
     )
     group.add_argument("--slurm", action="store_true", help="nodes are jobs of Slurm")
-    add_declared(group, Scope.SLURM, options_of(Scope.SLURM))
+    add_declared(group, Scope.SLURM, _own_options())
+
+
+def _own_options() -> list[str]:
+    """The options of ``--slurm`` that ``%nbray start`` has not anyway."""
+    return [name for name in options_of(Scope.SLURM) if name not in options_of(Scope.START)]
 
 
 def options(arguments: argparse.Namespace, others: Mapping[str, Any]) -> dict[str, Any]:
-    """What `nbray.init` is told for the options of a line; its cluster's file is written.
+    """What becomes of the options of a line with ``--slurm``; its cluster's file is written.
 
     Args:
         arguments: the line.
@@ -48,7 +53,7 @@ def options(arguments: argparse.Namespace, others: Mapping[str, Any]) -> dict[st
     Raises:
         UsageError: they do not fit, or Slurm is not here.
     """
-    said = given(arguments, *options_of(Scope.SLURM))
+    said = given(arguments, *_own_options())
     if not arguments.slurm:
         if said:
             raise UsageError(f"%nbray start: --{next(iter(said)).replace('_', '-')} needs --slurm.")
@@ -72,15 +77,16 @@ def options(arguments: argparse.Namespace, others: Mapping[str, Any]) -> dict[st
         settings = {name: said[name] for name in SETTINGS if name in said}
         jobs = said.get("jobs", (1, 1))
         file = document(home.name, jobs, resources, others.get("labels") or {}, settings)
-        host = _host(said.get("interface"))
+        host = others.get("node_ip_address") or _host(others.get("interface"))
         home.path.mkdir(mode=0o700, parents=True)
         path = home.path / "cluster.yaml"
         path.write_text(json.dumps(file, indent=1))  # JSON is YAML, and quotes what it has to
     except (OSError, ValueError) as error:
         raise UsageError(f"%nbray start --slurm: {error}") from error
     return {
-        "num_cpus": 0, "num_gpus": None, "resources": None, "labels": None, "_memory": None,
-        "object_store_memory": None, "_node_ip_address": host, "_autoscaling_config": str(path),
+        "num_cpus": 0, "num_gpus": None, "resources": None, "labels": None, "memory": None,
+        "object_store_memory": None, "node_ip_address": host, "interface": None,
+        "autoscaling_config": path,
     }  # fmt: skip
 
 

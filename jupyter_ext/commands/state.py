@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbray.util.state import ActorState, list_actors, list_workers
+from nbray.notebook import ActorState, engine
 
 from ..output.counts import counts_now
 from ..pictures.tables import Table, as_bytes, resource_amounts
@@ -21,7 +21,7 @@ _MOST = 200
 
 
 def _living() -> list[ActorState]:
-    return list_actors(filters=[("state", "!=", "DEAD")], limit=10_000)
+    return engine().state.list_actors(filters=[("state", "!=", "DEAD")], limit=10_000)
 
 
 def actor_names(_workspace: Workspace) -> list[str]:
@@ -42,7 +42,9 @@ def _actor_arguments(parser: Parser) -> None:
 
 def _actors(_workspace: Workspace, arguments: argparse.Namespace) -> object:
     wanted = arguments.actor
-    found = sorted(list_actors(detail=True, limit=10_000), key=lambda row: row.state == "DEAD")
+    found = sorted(
+        engine().state.list_actors(detail=True, limit=10_000), key=lambda row: row.state == "DEAD"
+    )
     actors = [
         actor
         for actor in found
@@ -74,7 +76,7 @@ def _workers(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
     rows = [
         (worker.pid, worker.worker_type.lower(), worker.activity.lower(), worker.node_id[:12],
          as_bytes(worker.rss_bytes))
-        for worker in list_workers(
+        for worker in engine().state.list_workers(
             filters=[("is_alive", "=", True)], limit=10_000, raise_on_missing_output=False
         )
     ]  # fmt: skip

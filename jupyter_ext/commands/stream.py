@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import display
 
-import nbray
 from nbray.debugging.marks import plain
 from nbray.exceptions import NbrayError
-from nbray.notebook import FunctionCounts
-from nbray.util.state import list_tasks
+from nbray.notebook import FunctionCounts, engine
 
 from .. import widgets
 from ..output.counts import counts_now
@@ -92,9 +90,9 @@ def _unfinished(counts: list[FunctionCounts], number: int) -> int:
 
 
 def _look(number: int, label: str, counts: list[FunctionCounts]) -> Stream:
-    job: str = nbray.get_runtime_context().get_job_id()
+    job: str = engine().api.get_runtime_context().get_job_id()
     filters: list[tuple[str, str, str | int]] = [("origin", "=", number), ("job_id", "=", job)]
-    rows = [] if not number else list_tasks(
+    rows = [] if not number else engine().state.list_tasks(
         filters=filters, limit=_MOST, detail=True, raise_on_missing_output=False
     )  # fmt: skip
     submitted = sum(row.submitted for row in counts if row.origin == number)
@@ -104,7 +102,7 @@ def _look(number: int, label: str, counts: list[FunctionCounts]) -> Stream:
 def _follow(number: int, label: str, shown: Stream, publish: Callable[[Stream], None]) -> None:
     """Bring the picture up to date until all tasks have ended; it stays as it is then."""
     running = True
-    while running and nbray.is_initialized():
+    while running and engine().api.is_initialized():
         began = time.monotonic()
         try:
             counts = counts_now(_COUNTS_S)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import FileLink
 
-import nbray
+from nbray.notebook import engine
 
 from ..pictures.tables import count
 from .base import Command
@@ -37,7 +37,7 @@ def _arguments(parser: Parser) -> None:
 
 def _timeline(_workspace: Workspace, arguments: argparse.Namespace) -> object:
     path = Path(arguments.file or f"timeline-{time.strftime('%Y%m%d-%H%M%S')}.json").expanduser()
-    events = nbray.timeline() or []
+    events = engine().api.timeline() or []
     try:
         path.write_text(json.dumps(events))
     except OSError as error:

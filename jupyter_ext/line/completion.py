@@ -14,7 +14,7 @@ from IPython.core.completer import (
     context_matcher,
 )
 
-import nbray
+from nbray.notebook import engine
 
 from ..commands.state import actor_names
 from ..commands.table import COMMANDS
@@ -104,7 +104,7 @@ def complete_nbray(workspace: Workspace, words: list[str]) -> list[str]:
     if place is not None:
         names = [str(choice) for choice in place.choices or ()]
         live = command.values.get(place.dest)
-        if live is not None and (nbray.is_initialized() or not command.needs_cluster):
+        if live is not None and (engine().api.is_initialized() or not command.needs_cluster):
             names = live(workspace, given)
         if place.metavar == "FILE":
             return []  # IPython knows the files
@@ -119,7 +119,7 @@ def complete_remote(workspace: Workspace, words: list[str]) -> list[str]:
     before = given[-1] if given else ""
     parser = cell_parser()
     if before in ("--actor", "--targets"):
-        names = actor_names(workspace) if nbray.is_initialized() else []
+        names = actor_names(workspace) if engine().api.is_initialized() else []
         if before == "--targets":
             names = ["nodes", "workers", *names]
     elif before in ("-o", "--out"):

@@ -16,7 +16,7 @@ from IPython.core.magic import (
 )
 from IPython.display import display
 
-import nbray
+from nbray.notebook import engine
 
 from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
@@ -139,9 +139,9 @@ class NbrayMagics(Magics):
         if not sent.several:
             if gather:
                 workspace.resolve(names)
-            return workspace.own(nbray.get(sent.columns[0][-1])) if LAST in wanted else None
+            return workspace.own(engine().api.get(sent.columns[0][-1])) if LAST in wanted else None
         lists = [
-            workspace.own(nbray.get([column[place] for column in sent.columns]))
+            workspace.own(engine().api.get([column[place] for column in sent.columns]))
             for place in range(len(wanted))
         ]
         workspace.namespace.update(zip(names, lists, strict=False))

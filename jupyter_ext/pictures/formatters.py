@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray.common.text import one_line
 from nbray.exceptions import NbrayError
-from nbray.notebook import engine
-from nbray.util import state
-from nbray.util.placement_group import PlacementGroup
+from nbray.notebook import ActorHandle, ActorState, NodeState, ObjectRef, ObjectRefGenerator, engine
 
 from . import theme
 from .tables import as_bytes
@@ -55,13 +52,13 @@ class Formatters:
 
     def _for_types(self) -> dict[type, Picture]:
         return {
-            nbray.ObjectRef: self.ref,
-            nbray.ActorHandle: self.actor,
-            nbray.ObjectRefGenerator: self.generator,
+            engine().api.ObjectRef: self.ref,
+            engine().api.ActorHandle: self.actor,
+            engine().api.ObjectRefGenerator: self.generator,
             engine().cluster.context_type: self.context,
-            state.NodeState: self.node,
-            PlacementGroup: self.placement_group,
-            state.ActorState: self.actor_state,
+            NodeState: self.node,
+            engine().placement_group: self.placement_group,
+            ActorState: self.actor_state,
         }
 
     def _context_html(self, context: Any) -> str:
@@ -75,10 +72,10 @@ class Formatters:
 
     # --- what is said of each --------------------
 
-    def ref(self, ref: nbray.ObjectRef) -> tuple[str, Facts]:
+    def ref(self, ref: ObjectRef) -> tuple[str, Facts]:
         """State, type, size, place and origin of a ref's value."""
         title = "ObjectRef"
-        if not nbray.is_initialized():
+        if not engine().api.is_initialized():
             return title, [("", "no cluster"), ("id", ref.hex())]
         facts = engine().tasks.describe(ref)
         where = "this process" if facts.inline else ", ".join(n.hex()[:8] for n in facts.nodes)
@@ -100,10 +97,10 @@ class Formatters:
             ("Python", context.python_version),
         ]
 
-    def generator(self, generator: nbray.ObjectRefGenerator) -> tuple[str, Facts]:
+    def generator(self, generator: ObjectRefGenerator) -> tuple[str, Facts]:
         """A stream of refs: of which task."""
         ref = generator.completed()
-        facts = engine().tasks.describe(ref) if nbray.is_initialized() else None
+        facts = engine().tasks.describe(ref) if engine().api.is_initialized() else None
         running = facts is not None and facts.state == "pending"
         return "ObjectRefGenerator", [
             ("", "its task runs or waits" if running else "its task has ended"),
@@ -111,26 +108,26 @@ class Formatters:
             ("task", ref.task_id().hex()),
         ]
 
-    def actor(self, handle: nbray.ActorHandle) -> tuple[str, Facts]:
+    def actor(self, handle: ActorHandle) -> tuple[str, Facts]:
         """Class, state, name, place and methods of an actor."""
         title = f"Actor {handle._class_name}({handle._id.hex()[:12]})"
         row = None
-        if nbray.is_initialized():
+        if engine().api.is_initialized():
             try:
-                row = state.get_actor(handle._id.hex(), timeout=2)
+                row = engine().state.get_actor(handle._id.hex(), timeout=2)
             except NbrayError:
                 row = None  # the picture says less while the cluster does not answer
         facts: Facts = self._actor_facts(row) if row is not None else [("", "state unknown")]
         methods = ", ".join(sorted(name for name in handle._methods if not name.startswith("_")))
         return title, [*facts, ("methods", methods)]
 
-    def placement_group(self, group: PlacementGroup) -> tuple[str, Facts]:
+    def placement_group(self, group: Any) -> tuple[str, Facts]:
         """State, strategy, bundles and places of a placement group."""
         title = f"PlacementGroup {group.id.hex()[:12]}"
         row = None
-        if nbray.is_initialized() and not group.is_empty:
+        if engine().api.is_initialized() and not group.is_empty:
             try:
-                row = state.get_placement_group(group.id.hex(), timeout=2)
+                row = engine().state.get_placement_group(group.id.hex(), timeout=2)
             except NbrayError:
                 row = None  # the picture says less while the cluster does not answer
         if row is None:
@@ -145,11 +142,11 @@ class Formatters:
             facts.append((f"bundle {index}", amounts + place))
         return title, facts
 
-    def actor_state(self, row: state.ActorState) -> tuple[str, Facts]:
+    def actor_state(self, row: ActorState) -> tuple[str, Facts]:
         """A row of the table of actors."""
         return f"Actor {row.class_name}({row.actor_id[:12]})", self._actor_facts(row)
 
-    def _actor_facts(self, row: state.ActorState) -> Facts:
+    def _actor_facts(self, row: ActorState) -> Facts:
         return [
             ("", row.state.lower()),
             ("name", row.name or ""),
@@ -158,7 +155,7 @@ class Formatters:
             ("because", row.death_cause or ""),
         ]
 
-    def node(self, row: state.NodeState) -> tuple[str, Facts]:
+    def node(self, row: NodeState) -> tuple[str, Facts]:
         """A row of the table of nodes."""
         return f"Node {row.node_id[:12]}", [
             ("", row.state.lower()),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nbray.common.text import one_line
-from nbray.util.state import TaskState
+from nbray.notebook import TaskState
 
 from . import theme
 from .tables import count

@@ -6,13 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nbray.notebook import DemandState, engine
-from nbray.util.state import (
-    ActorState,
-    NodeState,
-    list_actors,
-    list_nodes,
-)
+from nbray.notebook import ActorState, DemandState, NodeState, engine
 
 from ..pictures import theme
 from ..pictures.tables import as_bytes, count
@@ -40,8 +34,8 @@ def take_snapshot(in_flight: dict[str, tuple[int, int]]) -> ClusterSnapshot:
         NbrayError: it does not answer.
     """
     return ClusterSnapshot(
-        list_nodes(filters=[("state", "=", "ALIVE")], limit=_ALL, timeout=5),
-        list_actors(filters=[("state", "!=", "DEAD")], limit=_ALL, timeout=5),
+        engine().state.list_nodes(filters=[("state", "=", "ALIVE")], limit=_ALL, timeout=5),
+        engine().state.list_actors(filters=[("state", "!=", "DEAD")], limit=_ALL, timeout=5),
         engine().cluster.demand(timeout=5), in_flight,
     )  # fmt: skip
 

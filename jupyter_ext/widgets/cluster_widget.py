@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import ipywidgets
 
-import nbray
 from nbray.notebook import engine
 
 from ..pictures import theme
@@ -113,7 +112,7 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
             self._set(self._title, cluster_view.title_html(snapshot, address))
             self._set(self._node_table, cluster_view.nodes_html(snapshot))
             self._set(self._work, "" if snapshot.error else cluster_view.work_html(snapshot))
-            over = snapshot.is_last or not nbray.is_initialized()
+            over = snapshot.is_last or not engine().api.is_initialized()
             self._add.disabled = self._stop.disabled = over
             self._remove.disabled = over or not engine().cluster.nodes.added()
 
@@ -142,7 +141,7 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
         here = engine().cluster.membership()
         if here is None:
             return "nbray does not run."
-        nbray.shutdown()
+        engine().api.shutdown()
         return "nbray is stopped." if here.started_here else f"Left {here.address}; it runs on."
 
     def _ask(self, question: str, action: Callable[[], None]) -> None:

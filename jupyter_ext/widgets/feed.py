@@ -8,8 +8,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
-import nbray
 from nbray.exceptions import NbrayError
+from nbray.notebook import engine
 
 from ..output.counts import counts_now
 from .cluster_view import ClusterSnapshot, take_snapshot
@@ -93,7 +93,7 @@ class Feed:
 
     def snapshot(self) -> ClusterSnapshot:
         """The cluster now, or why it cannot be told."""
-        if not nbray.is_initialized():
+        if not engine().api.is_initialized():
             return ClusterSnapshot(error="This notebook is in no cluster: %nbray start --head.")
         try:
             return take_snapshot(self._in_flight())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbray
+from nbray.notebook import engine
 
 from ..messages import Cell
 from .running import run_cell
+
+if TYPE_CHECKING:
+    from nbray.notebook import ActorHandle, ObjectRef
 
 
 class Barrier:
@@ -28,11 +31,11 @@ class Barrier:
 
 
 def run_apart(
-    barrier: nbray.ActorHandle,
+    barrier: ActorHandle,
     cell: Cell,
-    setups: Sequence[tuple[str, nbray.ObjectRef]],
+    setups: Sequence[tuple[str, ObjectRef]],
     *arguments: Any,
 ) -> Any:
     """Run a cell, in another worker than each of the others that come to the barrier."""
-    nbray.get(barrier.join.remote())
+    engine().api.get(barrier.join.remote())
     return run_cell(cell, setups, *arguments)

@@ -18,16 +18,19 @@ import zlib
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
-import nbray
 from nbray import cloudpickle
-from nbray.notebook import Memory
+from nbray.notebook import Memory, engine
 from nbray.pickling.closures import bound_cells
 
 Fingerprint = tuple[object, ...]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None))
-_HANDLES = (ModuleType, nbray.ObjectRef, nbray.ActorHandle, nbray.ActorClass, nbray.RemoteFunction)
-"""What is not looked into: it is the same as long as it is the same object."""
+
+
+def _handles() -> tuple[type, ...]:
+    """What is not looked into: it is the same as long as it is the same object."""
+    return (ModuleType, *engine().handles)
+
 
 _MOST_FAST = 1 << 30
 _MADE_BY_PYTHON = frozenset({"__abstractmethods__", "__slotnames__", "_abc_impl"})
@@ -50,7 +53,7 @@ class Watch:
         ]
 
     def _is_changed(self, name: str, before: Any, now: Any) -> bool:
-        if isinstance(now, _HANDLES):
+        if isinstance(now, _handles()):
             return now is not before and not isinstance(now, ModuleType)
         if isinstance(now, _ATOMS) and now is before:
             return False
@@ -60,7 +63,7 @@ class Watch:
 def _fingerprint(value: Any, memory: Memory) -> Fingerprint:
     if isinstance(value, _ATOMS):
         return type(value), value if value == value else repr(value)
-    if isinstance(value, _HANDLES):
+    if isinstance(value, _handles()):
         return type(value), id(value)
     if isinstance(value, type):
         if value.__module__ != "__main__":
@@ -130,6 +133,10 @@ class _Sink:
 class _Tracer(cloudpickle.Pickler):
     """Pickles values to be compared, never to be opened: code is named by where it is."""
 
+    def __init__(self, file: Any, **options: Any) -> None:
+        super().__init__(file, **options)
+        self._handles = _handles()
+
     def reducer_override(self, value: Any) -> Any:
         if value is _named:
             return NotImplemented
@@ -140,7 +147,7 @@ class _Tracer(cloudpickle.Pickler):
                 return _named, (id(value),)
             inner = [*bound_cells(value)], vars(value), value.__defaults__
             return _named, (id(value.__code__),), inner
-        if isinstance(value, _HANDLES):
+        if isinstance(value, self._handles):
             return _named, (id(value),)
         return NotImplemented
 

@@ -21,13 +21,16 @@ import pickle
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import CodeType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray import cloudpickle
 from nbray.notebook import engine
 
 from ..messages import Unpicklable
+
+if TYPE_CHECKING:
+    from nbray.notebook import ObjectRef
+
 
 Carried = dict[str, Any]
 """What functions read further, by name."""
@@ -37,7 +40,7 @@ class _Opening(threading.local):
     """What this thread is opening."""
 
     home: dict[str, Any] | None = None
-    refs: Sequence[nbray.ObjectRef] = ()
+    refs: Sequence[ObjectRef] = ()
 
 
 _opening = _Opening()
@@ -60,7 +63,7 @@ class Packer(cloudpickle.Pickler):
     """
 
     def __init__(
-        self, home: dict[str, Any], refs: list[nbray.ObjectRef], sent: Collection[str] = ()
+        self, home: dict[str, Any], refs: list[ObjectRef], sent: Collection[str] = ()
     ) -> None:
         """``sent`` are names that need not be carried; see `parcel.dump`."""
         self._file = io.BytesIO()
@@ -69,6 +72,7 @@ class Packer(cloudpickle.Pickler):
         self._home = home
         self._refs = refs
         self._sent = sent
+        self._ref_type = engine().api.ObjectRef
         self.carried: Carried = {}
         self.met = False
 
@@ -87,7 +91,7 @@ class Packer(cloudpickle.Pickler):
         if type(value) is FunctionType and value.__globals__ is self._home:
             self.met = True
             return self._at_home(value)
-        if isinstance(value, nbray.ObjectRef):
+        if isinstance(value, self._ref_type):
             self._refs.append(value)
             return _ref_here, (len(self._refs) - 1,)
         return super().reducer_override(value)
@@ -129,7 +133,7 @@ def _complete(function: FunctionType, state: tuple[dict[str, Any], dict[str, Any
         home["__builtins__"] = builtins
 
 
-def _ref_here(number: int) -> nbray.ObjectRef:
+def _ref_here(number: int) -> ObjectRef:
     return _opening.refs[number]
 
 
@@ -146,7 +150,7 @@ class _Opener(pickle.Unpickler):
 def open_stream(
     stream: Any,
     buffers: Iterable[Any],
-    refs: Sequence[nbray.ObjectRef],
+    refs: Sequence[ObjectRef],
     home: dict[str, Any],
     find: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, Carried]:
@@ -182,9 +186,7 @@ def open_stream(
 class Envelope:
     """A value with functions of the cell, not opened yet."""
 
-    def __init__(
-        self, stream: Any, buffers: Sequence[Any], refs: Sequence[nbray.ObjectRef]
-    ) -> None:
+    def __init__(self, stream: Any, buffers: Sequence[Any], refs: Sequence[ObjectRef]) -> None:
         self._stream = stream
         self._buffers = buffers
         self._refs = refs
@@ -208,7 +210,7 @@ def _unknown(token: Any) -> Any:
     raise pickle.UnpicklingError(f"a value that was sent apart is missing: {token!r}")
 
 
-def _arrive(stream: Any, buffers: Sequence[Any], refs: Sequence[nbray.ObjectRef]) -> Any:
+def _arrive(stream: Any, buffers: Sequence[Any], refs: Sequence[ObjectRef]) -> Any:
     envelope = Envelope(stream, buffers, refs)
     return envelope if _notebook is None else envelope.open(_notebook, engine().memory().writable)
 
@@ -219,19 +221,19 @@ def enclosed(value: Any, home: dict[str, Any]) -> Any:
     Raises:
         Exception: it cannot be pickled; a value's own code may raise anything.
     """
-    refs: list[nbray.ObjectRef] = []
+    refs: list[ObjectRef] = []
     packer = Packer(home, refs)
     stream = packer.pack(value)
     return Envelope(stream, packer.buffers, refs) if packer.met else value
 
 
-def fetch(ref: nbray.ObjectRef, name: str | None = None) -> Any:
+def fetch(ref: ObjectRef, name: str | None = None) -> Any:
     """The value of a ref, or of one name in it, as it is in this process.
 
     Raises:
         TypeError: it could not leave its worker.
     """
-    value = nbray.get(ref)
+    value = engine().api.get(ref)
     if name is not None:
         value = value[name]
     if isinstance(value, Envelope):  # this process is a worker

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import pickle
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray.notebook import Memory
 
 from .home import Packer, open_stream
+
+if TYPE_CHECKING:
+    from nbray.notebook import ObjectRef
+
 
 _SMALL = (int, float, complex, str, bytes, bool, type(None))
 
@@ -28,7 +31,7 @@ def make_own(value: Any, memory: Memory, home: dict[str, Any]) -> Any:
     """
     if isinstance(value, _SMALL) or "numpy" not in sys.modules:
         return value
-    refs: list[nbray.ObjectRef] = []
+    refs: list[ObjectRef] = []
     packer = _Owner(home, refs, memory)
     try:
         stream = packer.pack(value)
@@ -42,7 +45,7 @@ def make_own(value: Any, memory: Memory, home: dict[str, Any]) -> Any:
 class _Owner(Packer):
     """Puts writable memory in the place of that which is read-only."""
 
-    def __init__(self, home: dict[str, Any], refs: list[nbray.ObjectRef], memory: Memory) -> None:
+    def __init__(self, home: dict[str, Any], refs: list[ObjectRef], memory: Memory) -> None:
         import numpy
 
         super().__init__(home, refs)

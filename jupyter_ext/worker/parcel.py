@@ -10,12 +10,14 @@ which of them are there already. `nbray.jupyter_ext.worker.home` says what becom
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
-
-import nbray
+from typing import TYPE_CHECKING, Any
 
 from ..messages import Buffer, Parcel
 from .home import Carried, Packer, open_stream
+
+if TYPE_CHECKING:
+    from nbray.notebook import ObjectRef
+
 
 LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
@@ -34,7 +36,7 @@ class _KnowingPacker(Packer):
 def dump(
     value: Any,
     known: Mapping[int, tuple[str, str]],
-    refs: list[nbray.ObjectRef],
+    refs: list[ObjectRef],
     home: dict[str, Any],
     sent: Collection[str] = (),
 ) -> tuple[bytes, list[memoryview]]:

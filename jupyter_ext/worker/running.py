@@ -21,9 +21,8 @@ import threading
 import weakref
 from collections.abc import Collection, Sequence
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbray
 from nbray.notebook import engine
 
 from ..messages import LAST, NO_KEYBOARD, Cell, CellExit, SetupCell, Summary, Unpicklable, Unset
@@ -33,6 +32,9 @@ from .home import Envelope, enclosed
 from .main import as_main, new_main
 from .own_values import make_own
 from .parcel import unpack
+
+if TYPE_CHECKING:
+    from nbray.notebook import ObjectRef
 
 
 class _Place:
@@ -86,7 +88,7 @@ _setups_done: dict[str, dict[str, Any]] = {}
 _actor_mains: dict[str, tuple[ModuleType, set[str]]] = {}
 
 
-def run_cell(cell: Cell, setups: Sequence[tuple[str, nbray.ObjectRef]], *arguments: Any) -> Any:
+def run_cell(cell: Cell, setups: Sequence[tuple[str, ObjectRef]], *arguments: Any) -> Any:
     """Run a cell; returns its summary, or a tuple of that, the changes and the wanted values.
 
     Raises:
@@ -111,7 +113,7 @@ def run_in_actor(
     actor: Any,
     key: str,
     cell: Cell,
-    setups: Sequence[tuple[str, nbray.ObjectRef]],
+    setups: Sequence[tuple[str, ObjectRef]],
     *arguments: Any,
 ) -> Any:
     """Run a cell in the namespace that this actor keeps under ``key``.
@@ -139,14 +141,14 @@ def run_in_actor(
         )
 
 
-def run_setups(setups: Sequence[tuple[str, nbray.ObjectRef]]) -> dict[str, Any]:
+def run_setups(setups: Sequence[tuple[str, ObjectRef]]) -> dict[str, Any]:
     """Run the set-up cells that this worker has not run yet; returns the names of all of them."""
     names: dict[str, Any] = {}
     for key, ref in setups:
         if key not in _setups_done:
-            setup: SetupCell = nbray.get(ref)
+            setup: SetupCell = engine().api.get(ref)
             place = _Place()
-            place.open(setup.cell, nbray.get(list(setup.arguments)))
+            place.open(setup.cell, engine().api.get(list(setup.arguments)))
             _run(setup.cell, place)
             _setups_done[key] = {
                 name: place.namespace[name]

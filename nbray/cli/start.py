@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -15,22 +14,21 @@ from typing import Any
 
 import click
 import psutil
-import yaml
 from click.core import ParameterSource
 
 from nbray.cli.declared import declared_options
 from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
 from nbray.cli.terminal import CliError, SafeConsole, say
-from nbray.common import ray_settings
-from nbray.common.addresses import interface_address, is_loopback, own_address, split
+from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.dashboard import DashboardOptions
+from nbray.launcher.described import Described, NodeOptionError, described
 from nbray.launcher.found import node_of
 from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
-from nbray.scheduling.labels import check_node_labels, parse_node_labels
+from nbray.scheduling.labels import parse_node_labels
 from nbray.state.dashboard import LOGIN_S, Dashboard
 from nbray.wire.tls import Tls
 
@@ -54,12 +52,6 @@ def start_node(
     head: bool,
     address: str | None,
     port: int,
-    node_ip_address: str | None,
-    interface: str | None,
-    num_cpus: float | None,
-    num_gpus: float | None,
-    resources: dict[str, float] | None,
-    labels: dict[str, str] | None,
     object_store_memory: int | None,
     object_spilling_directory: str | None,
     storage: str,
@@ -68,20 +60,17 @@ def start_node(
     dashboard_host: str,
     dashboard_port: int | None,
     block: bool,
-    system_config: dict[str, Any] | None,
-    labels_file: Path | None,
     ray_client_server_port: int | None,
-    memory: int | None,
     autoscaling_config: Path | None,
     for_programs: bool = True,
-    **ports: int | None,
+    **of_node: Any,
 ) -> RunningNode:
     """Start the node that the options of ``nbray start`` describe.
 
     Args:
         record: is to know the node from the first moment on.
         for_programs: `init` without an address joins it, and ``nbray stop`` ends it.
-        head, block, others: see ``nbray start --help``.
+        head, block, of_node, others: see ``nbray start --help``.
 
     Raises:
         click.ClickException: it did not start, or the options do not fit; the text is for a person.
@@ -92,34 +81,24 @@ def start_node(
     autoscaling_config = _scaling(autoscaling_config, head)
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
-    if interface is not None:
-        node_ip_address = node_ip_address or _address_of(interface)
-    if node_ip_address in ("0.0.0.0", "::"):
-        raise click.BadParameter(
-            f"{node_ip_address} is no address that others can reach: give one of this machine",
-            param_hint="--node-ip-address",
-        )
-    amounts = dict(resources or {})
-    named = _labels(labels or {}, labels_file) | _labels_of_starter()
-    given = (("CPU", num_cpus), ("GPU", num_gpus), ("memory", memory))
-    amounts.update({name: amount for name, amount in given if amount is not None})
-    variables = _settings({} if system_config is None else system_config, ports)
+    node = _described(of_node)
+    named = node.labels | _labels_of_starter()
     try:
         if address is None:
             return start_head(
-                resources=amounts, object_store_memory=object_store_memory, fate_shared=block,
-                object_spilling_directory=object_spilling_directory,
-                host=node_ip_address or "127.0.0.1", port=port, token=load_token(create=True),
-                storage=storage, session=session, labels=named, variables=variables,
+                resources=node.resources, object_store_memory=object_store_memory,
+                object_spilling_directory=object_spilling_directory, fate_shared=block,
+                host=node.host or "127.0.0.1", port=port, token=load_token(create=True),
+                storage=storage, session=session, labels=named, variables=node.variables,
                 for_programs=for_programs, record=record, autoscaling_config=autoscaling_config,
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
                 remote_drivers=True, client_port=ray_client_server_port,
             )  # fmt: skip
         return join(
-            address, resources=amounts, object_store_memory=object_store_memory,
+            address, resources=node.resources, object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory,
-            host=node_ip_address or _own_address(address), fate_shared=block,
-            token=load_token(create=False), labels=named, variables=variables,
+            host=node.host or _own_address(address), fate_shared=block,
+            token=load_token(create=False), labels=named, variables=node.variables,
             for_programs=for_programs, record=record,
         )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
@@ -180,32 +159,13 @@ def _labels_of_starter() -> dict[str, str]:
     return parse_node_labels(os.environ.pop("NBRAY_NODE_LABELS", ""))
 
 
-def _labels(named: dict[str, str], file: Path | None) -> dict[str, str]:
+def _described(options: dict[str, Any]) -> Described:
     try:
-        of_file = {} if file is None else yaml.safe_load(file.read_bytes()) or {}
-        return check_node_labels(of_file) | named
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise click.BadParameter(str(error), param_hint=f"--labels-file {file}") from error
-
-
-def _settings(system_config: dict[str, Any], ports: Mapping[str, int | None]) -> dict[str, str]:
-    """What the node's processes get of Ray's settings, and their ports."""
-    try:
-        given = ray_settings.system_config(system_config)
-    except (TypeError, ValueError) as error:
-        raise click.BadParameter(str(error), param_hint="--system-config") from error
-    first, last = ports["min_worker_port"], ports["max_worker_port"]
-    if (first or last) and not (first and last and first <= last):
-        raise click.UsageError("--min-worker-port and --max-worker-port are the ends of a range.")
-    of_ports = {f"NBRAY_{name.upper()}": str(port) for name, port in ports.items() if port}
-    return {**ray_settings.ray_variables(), **given, **of_ports}
-
-
-def _address_of(interface: str) -> str:
-    try:
-        return interface_address(interface)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--interface") from error
+        return described(options)
+    except NodeOptionError as error:
+        if not error.option:
+            raise click.UsageError(str(error)) from error
+        raise click.BadParameter(str(error), param_hint=error.option) from error
 
 
 def _own_address(head: str) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 
 from nbray.common.addresses import own_address
 from nbray.driver.driver import current_driver, init
+from nbray.launcher.dashboard import DashboardOptions
+from nbray.launcher.described import described
 from nbray.launcher.found import running_sessions
-from nbray.launcher.local import RunningNode, join
+from nbray.launcher.local import RunningNode, join, start_head
 from nbray.launcher.token import load_token
 
 
@@ -49,9 +51,48 @@ def add_node(*, num_cpus: float | None = None, object_store_memory: int | None =
     return node.node_id
 
 
+def start_here(options: Mapping[str, Any], namespace: str | None = None) -> None:
+    """Start a cluster that ends with this program, and join it.
+
+    `nbray.init` does the same for what it has arguments for.
+
+    Args:
+        options: of ``nbray start``, by their names there; what is missing is as by default.
+        namespace: of this program.
+
+    Raises:
+        OSError, ProcessStartError, ValueError: it did not start, or the options cannot be.
+    """
+    said = {name: value for name, value in options.items() if value is not None}
+    place = described(said)
+    alike = (
+        "port", "object_store_memory", "object_spilling_directory", "storage", "session",
+        "autoscaling_config",
+    )  # fmt: skip
+    client_port = said.get("ray_client_server_port")
+    node = start_head(
+        resources=place.resources, labels=place.labels, variables=place.variables,
+        host=place.host or "127.0.0.1",
+        dashboard=DashboardOptions(
+            said.get("include_dashboard"), said.get("dashboard_host", "127.0.0.1"),
+            said.get("dashboard_port"),
+        ),
+        remote_drivers=client_port is not None, client_port=client_port,
+        **{name: said[name] for name in alike if name in said},
+    )  # fmt: skip
+    try:
+        init(node.gcs_address, namespace=namespace)
+        driver = current_driver()
+        assert driver is not None
+        driver.node = node
+    except BaseException:
+        node.stop(keep_session="session" in said)
+        raise
+
+
 def join_from_here(
     address: str, token: bytes | None = None, namespace: str | None = None,
-    resources: Mapping[str, float] | None = None, **node_options: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Join the cluster whose GCS is at ``address``, by a node that ends with this program.
 
@@ -61,21 +102,25 @@ def join_from_here(
         address: HOST:PORT.
         token: the cluster's; the user's by default.
         namespace: of this program.
-        resources: of the node; None: a node without CPUs, and none if there is one here already.
-        node_options: more on it, as `nbray.launcher.local.join` has it.
+        options: of the node, by their names at ``nbray start``; None: a node without CPUs, and
+            none if there is one here already.
 
     Raises:
         OSError: there is no way to it, or no token. ProcessStartError, ValueError: it does not take
             us in.
     """
     is_here = any(info["gcs_address"] == address for _, info in running_sessions())
-    if resources is None and is_here:
+    if options is None and is_here:
         init(address, namespace=namespace)
         return
+    said: Mapping[str, Any] = {"num_cpus": 0} if options is None else options
+    place = described(said)
     node = join(
-        address, resources={"CPU": 0} if resources is None else resources,
-        token=load_token(create=False) if token is None else token, host=own_address(address),
-        fate_shared=True, **node_options,
+        address, resources=place.resources, labels=place.labels, variables=place.variables,
+        token=load_token(create=False) if token is None else token,
+        host=place.host or own_address(address), fate_shared=True,
+        object_store_memory=said.get("object_store_memory"),
+        object_spilling_directory=said.get("object_spilling_directory"),
     )  # fmt: skip
     try:
         init(address, namespace=namespace)

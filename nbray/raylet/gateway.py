@@ -12,7 +12,8 @@ from nbray.wire.messages import GcsReply, GcsRequest
 _METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
-    "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "Profile", "ReadLog",
+    "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
+    "Profile",
     "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
     "GetSubmission", "ChangeSubmission", "WatchSubmissions",
 }  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,12 +249,17 @@ def test_a_kill_at_any_moment_changes_nothing(killed: str) -> None:
             time.sleep(0.5)
             return np.full(1 << 20, n, np.uint8)
 
+        def drained(more_than: int = -1) -> int:
+            count = sum(bool(row.state_message) for row in list_nodes())
+            return count if count > more_than else 0
+
         for pause in (0.0, 0.7, 1.5, 2.5, 4.0):  # asked for, started, joined, at work, leaving
+            before = drained()
             refs = [make.remote(n) for n in range(2)]
             time.sleep(pause)
             process(cluster, killed).kill()
             assert [int(v[0]) for v in nbray.get(refs, timeout=PATIENCE_S)] == [0, 1]
-            wait_until(lambda: any(r.state_message for r in list_nodes()), "a drain", PATIENCE_S)
+            wait_until(partial(drained, before), "a drain", PATIENCE_S)
             process(cluster, killed).kill()
             nodes_leave()
             assert [int(v[0]) for v in nbray.get(refs, timeout=PATIENCE_S)] == [0, 1]

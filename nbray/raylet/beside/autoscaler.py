@@ -19,8 +19,8 @@ from nbray.raylet.beside.endings import Pause, end_of
 logger = logging.getLogger(__name__)
 
 _PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 30.0
-_STABLE_S = 10.0
+_LONGEST_PAUSE_S = 10.0
+_STABLE_S = 2.0
 
 
 class AutoscalerSupervisor:
@@ -37,13 +37,14 @@ class AutoscalerSupervisor:
         """Start and start again until cancelled."""
         pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
         while True:
-            began = time.monotonic()
-            child = await self._start()
+            child, lived_s = await self._start(), 0.0
             if child is not None:
+                ready_at = time.monotonic()
                 await end_of(child.pid, start_time(child.pid))
+                lived_s = time.monotonic() - ready_at
                 logger.warning("The autoscaler has ended; it is started again.")
-                self.stop()
-            await pause.after(time.monotonic() - began)
+                await self._clear_away(child)
+            await pause.after(lived_s)
 
     async def _start(self) -> Child | None:
         child = self._child = spawn(
@@ -56,10 +57,15 @@ class AutoscalerSupervisor:
             await asyncio.to_thread(child.wait_ready, self._config.start_timeout_s)
         except ProcessStartError as error:
             logger.error("The autoscaler did not start: %s", error)
-            self.stop()
+            await self._clear_away(child)
             return None
         logger.info("The autoscaler runs, pid %d.", child.pid)
         return child
+
+    async def _clear_away(self, child: Child) -> None:
+        """In a thread: one that stands still leaves only when it is killed, seconds later."""
+        await asyncio.to_thread(child.terminate)
+        self._child = None
 
     def stop(self) -> None:
         """End it, if it runs."""

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.5
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_STABLE_S = 30.0
+_STABLE_S = 10.0  # from its start, which takes some of it
 
 
 class DashboardSupervisor:

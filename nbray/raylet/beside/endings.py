@@ -29,7 +29,9 @@ class Pause:
     Args:
         shortest_s: the wait after a process that was stable, in seconds.
         longest_s: the longest wait.
-        stable_s: who lived longer was stable.
+        stable_s: who lived longer was stable. It lives from when it is ready, since a start takes
+            seconds on a busy machine; and a few seconds of work are enough, since who is killed
+            now and then, however often, has not failed.
     """
 
     def __init__(self, shortest_s: float, longest_s: float, stable_s: float) -> None:
@@ -38,12 +40,16 @@ class Pause:
         self._stable_s = stable_s
         self._next_s = shortest_s
 
+    def length_s(self, lived_s: float) -> float:
+        """How long the next one waits, when the last one lived for so long."""
+        if lived_s > self._stable_s:
+            self._next_s = self._shortest_s
+        wait_s, self._next_s = self._next_s, min(self._longest_s, 2 * self._next_s)
+        return wait_s
+
     async def after(self, lived_s: float) -> None:
         """Wait: the last one lived for so long.
 
         It waits at least a moment, so that the end of a whole node, which ends both, is seen first.
         """
-        if lived_s > self._stable_s:
-            self._next_s = self._shortest_s
-        wait_s, self._next_s = self._next_s, min(self._longest_s, 2 * self._next_s)
-        await asyncio.sleep(wait_s)
+        await asyncio.sleep(self.length_s(lived_s))

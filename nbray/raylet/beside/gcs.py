@@ -68,7 +68,7 @@ class GcsSupervisor:
             await asyncio.to_thread(child.wait_ready, self._config.start_timeout_s)
         except ProcessStartError as error:
             logger.error("The GCS did not come back: %s", error)
-            child.terminate()
+            await asyncio.to_thread(child.terminate)  # it may stand still
             self._child = None
             return False
         logger.info("The GCS is back in %.2f s, pid %d.", time.monotonic() - before, child.pid)
