@@ -224,6 +224,8 @@ class Workspace:
         if run.state() in ("failed", "cancelled"):
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
+            if root.state() == "failed":
+                lines[-1] += " %nbray debug looks into it."
             names = dependents(root, self.namespace)
             if names:
                 lines.append(f"Without a value because of it: {', '.join(names)}.")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nbray.common.ids import TaskID
     from nbray.core_worker.values.generators import ObjectRefGenerator
     from nbray.driver.membership import ClusterNow, Membership
+    from nbray.driver.rerunning import KeptTask
     from nbray.driver.task_counts import FunctionCounts
     from nbray.object_ref import ObjectRef
     from nbray.state.local_state import RefFacts
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 else:
     _LATE = {
         "nbray.driver.membership": ("ClusterNow", "Membership"),
+        "nbray.driver.rerunning": ("KeptTask",),
         "nbray.driver.task_counts": ("FunctionCounts",),
         "nbray.object_ref": ("ObjectRef",),
         "nbray.core_worker.values.generators": ("ObjectRefGenerator",),
@@ -68,7 +70,8 @@ else:
 
 __all__ = [
     "ActorHandle", "ActorState", "Asides", "Cluster", "ClusterNow", "Code", "DemandState", "Engine",
-    "FunctionCounts", "JobState", "Listener", "Membership", "Memory", "Names", "NodeState",
+    "FunctionCounts", "JobState", "KeptTask", "Listener", "Membership", "Memory", "Names",
+    "NodeState",
     "Nodes", "ObjectRef", "ObjectRefGenerator", "Output", "OutputDisplay", "OutputLines",
     "OutputSource", "PlacementGroupState", "ProcessProfile", "RefFacts", "RemoteFunction", "State",
     "TaskSays",
@@ -205,6 +208,9 @@ class Asides(Protocol):
 
     def is_there(self, worker_id: bytes) -> bool:
         """Whether a worker can still be answered."""
+
+    def keep_task(self, data: bytes) -> KeptTask:
+        """A task that failed, as its worker told of it; its arguments are held with it."""
 
     def interject(self, call: Callable[[], None]) -> None:
         """Have ``call`` called in the main thread, in the middle of what it does or waits for."""

@@ -17,6 +17,7 @@ from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
+from nbray.driver.rerunning import keep_task
 from nbray.driver.scaling import scaling_now, set_bounds
 from nbray.notebook import (
     Asides,
@@ -76,6 +77,7 @@ class _Asides:
     answer = staticmethod(asides.answer)
     is_there = staticmethod(asides.is_there)
     interject = staticmethod(interjecting.interject)
+    keep_task = staticmethod(keep_task)
 
     def listen(self, listener: Callable[[TaskSays], None] | None) -> None:
         asides.set_aside_handler(listener)

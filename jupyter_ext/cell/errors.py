@@ -191,7 +191,10 @@ class ErrorDisplay:
         met = local_lines(error, self.cells)
         if isinstance(error, TaskError):
             lines.append("")
-            lines.append(f"{error.function_name}() failed in a worker (pid {error.alone().pid}).")
+            lines.append(
+                f"{error.function_name}() failed in a worker (pid {error.alone().pid}); "
+                "%nbray debug looks into it."
+            )
         if met:
             lines += ["It was met here:", *met]
         return [coloured(line) for line in lines]

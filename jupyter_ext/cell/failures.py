@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -15,18 +15,21 @@ import msgspec
 from nbray.debugging.pictures import Picture, decode
 from nbray.debugging.rebuilding import FindGlobals, opened, remember_sources, traceback_of
 from nbray.debugging.taking import led_to
-from nbray.notebook import OutputSource, TaskSays
+from nbray.debugging.talk import read_failed
+from nbray.notebook import KeptTask, OutputSource, TaskSays, engine
 
 _MOST_BYTES = 32 << 20
+_MOST_TASKS = 20
 _ARRIVES_S = 2.0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One that failed: which task, and its picture as it came."""
+    """One that failed: which task, its picture as it came, and itself, to be run again."""
 
     source: OutputSource
     data: bytes
+    task: KeptTask | None = None
 
 
 class Failures:
@@ -39,7 +42,9 @@ class Failures:
 
     def add(self, message: TaskSays) -> None:
         """One has come; on the thread that drives the sockets."""
-        failure = Failure(message.source, message.content)
+        failed = read_failed(message.content)
+        task = engine().asides.keep_task(failed.task) if failed.task else None
+        failure = Failure(message.source, failed.picture, task)
         with self._arrived:
             before = self._kept.pop(message.source.task_id.hex(), None)
             self._bytes += len(failure.data) - (len(before.data) if before else 0)
@@ -49,6 +54,8 @@ class Failures:
                 if self._kept[oldest].source.origin == message.source.origin:
                     oldest = next(reversed(self._kept))  # the first failures are those that matter
                 self._bytes -= len(self._kept.pop(oldest).data)
+            for old in list(self._kept)[:-_MOST_TASKS]:
+                self._kept[old] = replace(self._kept[old], task=None)
             self._arrived.notify_all()
 
     def of(self, tasks: Sequence[str], wait: bool = False) -> list[Failure]:
@@ -99,6 +106,17 @@ def rebuilt(
             _trace_causes(error, picture, values, find)
     assert error is not None
     return error.with_traceback(tb), tb, notes
+
+
+def function_of(failure: Failure, namespace: Mapping[str, Any]) -> Any:
+    """The function that failed, as the notebook has it now; None: it has no such."""
+    picture = _picture(failure)
+    if not picture.chain or not picture.chain[0].frames:
+        return None
+    frame = picture.chain[0].frames[0]
+    names = namespace if frame.module == "__main__" else vars(sys.modules.get(frame.module, sys))
+    found = names.get(frame.function)
+    return getattr(found, "_function", found)
 
 
 def _picture(failure: Failure) -> Picture:

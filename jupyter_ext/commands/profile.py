@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -58,14 +58,14 @@ def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
         )
     counts: Counter[str] = Counter()
     for one in found:
+        worth = 1.0 if arguments.memory else _look_us(one.counts, arguments.seconds)
         for stack, count in one.counts.items():
             if users := users_part(stack):
-                counts[users] += count
+                counts[users] += round(worth * count)
     hows = sorted({one.how for one in found if one.counts})
     facts = (f"{len(found)} workers", f"{arguments.seconds:g} s", *hows)
     notes = tuple(f"pid {one.pid}: {one.error}" for one in found if one.error)
-    scale = 10_000  # microseconds of a look, of which there are a hundred a second
-    seen = {} if arguments.memory else {stack: n * scale for stack, n in counts.items()}
+    seen = {} if arguments.memory else counts
     return Flames(label, facts, seen, counts if arguments.memory else {}, True, notes)
 
 
@@ -77,6 +77,14 @@ def flames(label: str, profile: Profile) -> Flames:
         f"at most {as_bytes(peak)} in one", profile.how,
     )  # fmt: skip
     return Flames(label, facts, dict(profile.time), dict(profile.memory), profile.exact)
+
+
+def _look_us(counts: Mapping[str, int], seconds: float) -> float:
+    """How much of the time one look stands for: a thread was seen as often as it was looked at."""
+    by_thread: Counter[str] = Counter()
+    for stack, count in counts.items():
+        by_thread[stack.partition(";")[0]] += count
+    return seconds * 1e6 / max(by_thread.values(), default=1)
 
 
 def users_part(stack: str) -> str:

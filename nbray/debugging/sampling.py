@@ -176,14 +176,16 @@ class Sampler:
         for _domain, amount, frames, *_ in tracemalloc.take_snapshot().traces._traces:  # type: ignore[attr-defined]
             found[frames] = found.get(frames, 0) + amount
         most = sorted(found.items(), key=lambda pair: -pair[1])[:MOST_STACKS]
-        self._highest = {}
+        self._highest, ours = {}, _our_folders()
         for frames, amount in most:
             lines = [
                 clean(f"{file}:{line} ({file}:{line})")
                 for file, line in reversed(frames)
-                if not file.startswith(_OURS)
+                if not file.startswith(ours)
             ]
-            stack = ";".join(lines) or "(nbray's own)"
+            if not lines or frames[0][0].startswith(ours):
+                lines.append("(nbray's own)")
+            stack = ";".join(lines)
             self._highest[stack] = self._highest.get(stack, 0) + amount
         # A look at many allocations takes long: the task has better things to do.
         self._measure_at = time.monotonic() + max(
@@ -246,7 +248,11 @@ class Sampler:
             self._grown(*first)
 
 
-_OURS = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep, tracemalloc.__file__)
+def _our_folders() -> tuple[str, ...]:
+    """Where the code lies whose allocations are no line of the user's."""
+    loaded = (sys.modules.get(name) for name in ("nbray", "nbray.jupyter_ext"))
+    folders = [os.path.dirname(str(one.__file__)) + os.sep for one in loaded if one is not None]
+    return (*folders, tracemalloc.__file__)
 
 
 def _is_nbrays(name: str, frame: FrameType | None) -> bool:

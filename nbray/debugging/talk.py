@@ -7,11 +7,18 @@ from typing import Literal
 import msgspec
 
 FAILED = "failed"
-"""The kind of a `pictures.Picture`."""
+"""The kind of a `Failed`."""
 STOPPED = "stopped"
 """The kind of a `Stopped`."""
 PROFILED = "profiled"
 """The kind of a `sampling.Seen`."""
+
+
+class Failed(msgspec.Struct, array_like=True):
+    """A task failed: its encoded `pictures.Picture`, and itself if it is not large."""
+
+    picture: bytes
+    task: bytes = b""
 
 
 class Stopped(msgspec.Struct, array_like=True):
@@ -40,6 +47,15 @@ class Command(msgspec.Struct, array_like=True):
 def encode(message: msgspec.Struct) -> bytes:
     """A message as it travels."""
     return msgspec.msgpack.encode(message)
+
+
+def read_failed(data: bytes) -> Failed:
+    """A `Failed` that came.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    return msgspec.msgpack.decode(data, type=Failed)
 
 
 def read_stopped(data: bytes) -> Stopped:

@@ -120,3 +120,20 @@ def test_hold_makes_every_failing_task_wait(notebook: Notebook) -> None:
     assert "5\n" in cell.printed
     notebook.run("%nbray debug --hold off")
     assert "ZeroDivisionError" in notebook.run("nbray.get(outer.remote(4))").error
+
+
+def test_a_failed_task_runs_here_again_with_its_own_arguments(notebook: Notebook) -> None:
+    notebook.run(
+        "import numpy\n@nbray.remote\ndef adds(array, more, /, *, key=1):\n"
+        "    total = array.sum() + more + key\n    raise KeyError(int(total))"
+    )
+    notebook.run("nbray.get(adds.remote(numpy.ones(1 << 20), nbray.put(3), key=5))")
+    cell = notebook.answer("%nbray debug --rerun", ["p int(total), len(array)", "q"])
+    assert "(1048584, 1048576)" in cell.printed
+
+
+def test_a_failed_cell_runs_here_again(notebook: Notebook) -> None:
+    notebook.run("threshold = 3")
+    notebook.run("%%remote\nlist_of = [1] * threshold\nassert not list_of")
+    cell = notebook.answer("%nbray debug --rerun", ["p list_of", "q"])
+    assert "[1, 1, 1]" in cell.printed

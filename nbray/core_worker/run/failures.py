@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 
+import msgspec
+
 from nbray.common.config import Config
 from nbray.core_worker.run.asides import Asides
 from nbray.core_worker.run.stops import Stops
 from nbray.debugging import pictures, taking
 from nbray.debugging.marks import HOLD
-from nbray.debugging.talk import FAILED
+from nbray.debugging.talk import FAILED, Failed, encode
 from nbray.exceptions import TaskCancelledError
 from nbray.wire.records import TaskSpec
 
@@ -39,9 +41,16 @@ class FailureTeller:
             if len(self._told) > _CELLS:
                 self._told.popitem(last=False)
             if told < self._most:
-                picture = taking.take(error, self._limits)
-                self._asides.tell(FAILED, pictures.encode(picture))
+                self._tell(spec, pictures.encode(taking.take(error, self._limits)))
             if spec.origin & HOLD:
                 self._stops.at_failure(error.__traceback__)
         except Exception:  # of whatever stands in the user's frames
             logger.exception("No picture of the failure of %s was taken", spec.name)
+
+    def _tell(self, spec: TaskSpec, picture: bytes) -> None:
+        """With the picture goes the task, to be run again; values of refs stay where they are."""
+        bare = [msgspec.structs.replace(one, value=None) for one in spec.dependencies]
+        task = msgspec.msgpack.encode(msgspec.structs.replace(spec, dependencies=bare))
+        if len(task) > self._limits.total:
+            task = b""
+        self._asides.tell(FAILED, encode(Failed(picture, task)))
