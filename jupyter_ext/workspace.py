@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbray.debugging.talk import FAILED, PROFILED, STOPPED
@@ -49,6 +49,7 @@ class Workspace:
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
         failures: its tasks that failed, as a debugger needs them.
+        at_end: is called once, when the cell that runs has ended.
         profiles: where the time of its cells went.
         stops: its tasks that stand in a debugger.
     """
@@ -68,6 +69,7 @@ class Workspace:
         self.failures = Failures()
         self.profiles = Profiles()
         self.stops = Stops(router, lambda prompt: input(prompt))
+        self.at_end: list[Callable[[], None]] = []
         self._cluster = ""
         self._interrupted = False
 
@@ -104,6 +106,8 @@ class Workspace:
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
             self.stops.end_cell()
             self.tasks.end(result)
+            while self.at_end:
+                self.at_end.pop()()
 
     def joined(self) -> None:
         """This kernel has come into a cluster."""

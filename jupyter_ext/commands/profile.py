@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import display
 
-from nbray.debugging.marks import plain
+from nbray.debugging.marks import PROFILE, PROFILE_MEMORY, plain
 from nbray.notebook import engine
 
 from ..cell.places import is_ours
@@ -42,9 +42,18 @@ def _arguments(parser: Parser) -> None:
         action="store_true",
         help="of a cell that runs: what is allocated meanwhile (by memray, which has to be there)",
     )
+    parser.add_argument(
+        "--here", action="store_true",
+        help="of the cell in which this line stands: its tasks from here on, shown when it ends",
+    )  # fmt: skip
 
 
 def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    if arguments.here:
+        workspace.router.mark(PROFILE | (PROFILE_MEMORY if arguments.memory else 0))
+        number = workspace.router.number_of_cell()
+        workspace.at_end.append(lambda: show_kept(workspace, number))
+        return None
     number = _cell(workspace, arguments.cell)
     label = workspace.router.label(number)
     kept = workspace.profiles.of(number)

@@ -30,6 +30,7 @@ _PERIOD_S = 0.01
 _OVERHEAD = 0.1
 _TELL_S = 0.25
 _IDLE_S = 1.0
+_SHORT_US = 50_000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DEEP = 12
 _SNAPSHOT_S = 0.5
@@ -141,7 +142,8 @@ class Sampler:
             counts.ended += 1
             rest = (now - task.began - task.seen) * 1e6
             if rest > 0:
-                stack = task.last or f"{clean(name)};(between two looks)"
+                unseen = "between two looks" if rest < _SHORT_US else "waits in its event loop"
+                stack = task.last or f"{clean(name)};({unseen})"
                 counts.add(counts.time, stack, rest)
             self._grown(counts, task.last or clean(name))
             if origin & PROFILE_MEMORY:

@@ -46,7 +46,7 @@ class TaskScope:
         self._running = events.running
         self.output: Printed | None = None
         self.watching: Watching | None = None
-        self._watched = 0
+        self._watched = False
 
     def enter(self, spec: TaskSpec) -> Token[TaskContext | None]:
         """What this thread or coroutine does from now on belongs to the task."""
@@ -60,7 +60,7 @@ class TaskScope:
             self.output.task_started()
         token = running.set(task)
         if spec.origin >= HOLD and self.watching is not None:
-            self._watched += 1
+            self._watched = True  # from now on, since threads may do this at once
             self.watching.enter(task)
         return token
 
@@ -75,5 +75,4 @@ class TaskScope:
     def _end_watching(self) -> None:
         task = running.get()
         if task is not None and task.origin >= HOLD and self.watching is not None:
-            self._watched -= 1
             self.watching.leave(task)
