@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Awaitable
 from typing import Any
 
 from tornado.concurrent import Future
-from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 
 from nbray.state.dashboard import ANSWER_HEADER, Dashboard
 
@@ -23,6 +32,50 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",  # under "no-referrer", forms are sent with Origin: null
     "Cross-Origin-Resource-Policy": "same-site",
 }
+
+
+class SignedBody(HTTPMessageDelegate):
+    """Passes a request on; its handler hears of the end only if the body is the signed one.
+
+    Args:
+        handler: who answers it.
+        changed: who answers one whose body was changed on the way.
+        digest: of the body that was signed, its SHA-256; nothing if there was none.
+    """
+
+    def __init__(
+        self, handler: HTTPMessageDelegate, changed: HTTPMessageDelegate, digest: str
+    ) -> None:
+        self._handler = handler
+        self._changed = changed
+        self._digest = digest
+        self._came = hashlib.sha256()
+        self._is_empty = True
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """It begins."""
+        return self._handler.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """A part of its body."""
+        self._is_empty = self._is_empty and not chunk
+        self._came.update(chunk)
+        return self._handler.data_received(chunk)
+
+    def finish(self) -> None:
+        """It is whole: is it what was signed?"""
+        came = "" if self._is_empty else self._came.hexdigest()
+        if hmac.compare_digest(came.encode(), self._digest.encode("utf-8", "replace")):
+            self._handler.finish()
+            return
+        self._handler.on_connection_close()
+        self._changed.finish()
+
+    def on_connection_close(self) -> None:
+        """Whoever asked has gone."""
+        self._handler.on_connection_close()
 
 
 class Answers(HTTPConnection):

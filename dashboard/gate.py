@@ -24,6 +24,7 @@ from tornado.routing import Router
 from tornado.web import Application, RequestHandler
 
 from nbray.state.dashboard import (
+    BODY_HEADER,
     LOGIN,
     LOGIN_S,
     REQUEST,
@@ -34,7 +35,7 @@ from nbray.state.dashboard import (
     key_expires,
 )
 
-from .answers import Answers, Sealed
+from .answers import Answers, Sealed, SignedBody
 
 SESSION_S = 12 * 3600.0
 PAGE_HEADER = "Nbray-Page"
@@ -125,7 +126,9 @@ class Authenticator:
         key = request.headers.get(REQUEST_HEADER)
         if key is None:
             return False
-        return self._opens(self.dashboard.purpose(REQUEST, request.method, request.uri), key)
+        body = request.headers.get(BODY_HEADER, "")
+        purpose = self.dashboard.purpose(REQUEST, request.method, request.uri, body)
+        return self._opens(purpose, key)
 
     def page_token(self, request: HTTPServerRequest) -> str:
         """What pages of this session send along when they change something, in `PAGE_HEADER`."""
@@ -295,9 +298,13 @@ class Gate(Router):
         if status != 200:
             return self._refusals[status].find_handler(request, **kwargs)
         self.came_in(stream)
-        if request.path == "/logout":
-            return self._logouts[signed].find_handler(request, **kwargs)
-        return self._inner(request).find_handler(request, **kwargs)
+        inner = self._logouts[signed] if request.path == "/logout" else self._inner(request)
+        handler = inner.find_handler(request, **kwargs)
+        if signed and handler is not None:
+            changed = self._refusals[403].find_handler(request, **kwargs)
+            assert changed is not None
+            return SignedBody(handler, changed, request.headers.get(BODY_HEADER, ""))
+        return handler
 
 
 def log_request(handler: RequestHandler) -> None:

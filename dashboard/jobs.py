@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -193,6 +194,32 @@ class StopJob(JobsHandler):
         stopped = await finished(self.jobs.submissions.stop(row.submission_id))
         self.jobs.manager.wanted()
         self.say({"stopped": stopped})
+
+
+class Activities(JobsHandler):
+    """``/api/component_activities``: whether the cluster is at work, for who ends idle ones."""
+
+    async def get(self) -> None:
+        """As Ray's, where a job that runs without a driver counts as well."""
+        now = time.time()
+        try:
+            jobs = await self.jobs.details()
+        except RpcError as error:
+            self.say({"driver": {"is_active": "ERROR", "reason": str(error), "timestamp": now,
+                                 "last_activity_at": None}})  # fmt: skip
+            return
+        active = sum(job.status in ("PENDING", "RUNNING") for job in jobs)
+        ended = max((job.end_time or 0 for job in jobs), default=0) / 1000
+        self.say(
+            {
+                "driver": {
+                    "is_active": "ACTIVE" if active else "INACTIVE",
+                    "reason": f"Number of active drivers: {active}" if active else None,
+                    "timestamp": now,
+                    "last_activity_at": min(now, ended) or None,
+                }
+            }
+        )
 
 
 class JobLogs(JobsHandler):

@@ -19,7 +19,7 @@ from nbray.state.client import RpcError
 from nbray.state.exposition import CONTENT_TYPE, cluster_metrics
 
 from .gate import log_request
-from .jobs import LARGEST_SUBMISSION, Job, JobLogs, Jobs, JobsPort, StopJob
+from .jobs import LARGEST_SUBMISSION, Activities, Job, JobLogs, Jobs, JobsPort, StopJob
 from .jobs_packages import LARGEST_PACKAGE, Package
 from .jobs_tail import JobTail
 from .state_rest import state_routes
@@ -159,6 +159,7 @@ def rest(watcher: Watcher, jobs: JobsPort) -> Application:
             (r"/api/cluster_status", _ClusterStatus, mine),
             (r"/api/tasks", _Tasks, mine),
             (r"/api/prometheus/sd", _Discovery, mine),
+            (r"/api/component_activities", Activities, of_jobs),
             (r"/api/jobs/", Jobs, of_jobs),
             (r"/api/jobs/([^/]+)", Job, of_jobs),
             (r"/api/jobs/([^/]+)/stop", StopJob, of_jobs),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
-import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
@@ -14,12 +12,11 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler, StaticFileHandler
 
-from nbray.state import queries as q
 from nbray.state.client import RpcError
 from nbray.state.rows import JobState
-from nbray.state.trace import MOST_TASKS, chrome_trace
 
 from .acts import Act, Acts
+from .downloads import Log, Trace
 from .gate import Authenticator, log_request
 from .live import Live, clean_query, section_html, sections_of
 from .pages import PAGES
@@ -68,7 +65,8 @@ class Site:
         self.cluster = cluster
         self.watcher = watcher
         self.spans = Spans(cluster)
-        self.rates = Rates()
+        self.rates: Rates[str] = Rates()
+        self.flows: Rates[tuple[str, str]] = Rates()
         self.profiles = Results()
         self._secret = secret
         self.doorkeeper = doorkeeper
@@ -94,6 +92,7 @@ class Site:
             self.cluster,
             self.spans,
             self.rates,
+            self.flows,
             self.profiles,
             self.jobs,
             query,
@@ -125,7 +124,8 @@ class Site:
         return [
             (r"/ws", Live, live),
             (r"/act", Act, act),
-            (r"/trace\.json", _Trace, own),
+            (r"/trace\.json", Trace, {"cluster": self.cluster}),
+            (r"/log", Log, {"cluster": self.cluster}),
             (r"/static/own/(.*)", _Static, {"path": str(_STATIC)}),
             (r"/static/(js/.*)", _Static, {"path": str(bokeh_folder())}),
             (r"/([a-z-]*)", _Frame, own),
@@ -136,20 +136,6 @@ class Site:
 class _Static(StaticFileHandler):
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "private, max-age=86400")
-
-
-class _Trace(RequestHandler):
-    """What the cluster remembers of tasks as a Chrome trace."""
-
-    def initialize(self, site: Site) -> None:
-        self.site = site
-
-    async def get(self) -> None:
-        found = await self.site.cluster.ask(q.tasks(MOST_TASKS), 5.0)
-        events = chrome_trace(found.rows, time.time() * 1000)
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Content-Disposition", 'attachment; filename="nbray-trace.json"')
-        self.finish(await asyncio.to_thread(json.dumps, events))
 
 
 class _Frame(RequestHandler):

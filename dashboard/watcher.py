@@ -33,9 +33,12 @@ SUMS = {
     "memory_used": "memory_used", "memory_total": "memory_total", "store_used": "store_used",
     "store_total": "store_total", "spilled": "store_spilled", "waiting": "pending_leases",
     "workers": "workers", "disk_used": "disk_used", "disk_total": "disk_total",
+    "gpu_memory": "gpu_memory_used", "gpu_memory_total": "gpu_memory_total",
 }  # fmt: skip
 """Columns that are summed over nodes, and the statistics that they are made of."""
-NODE_COLUMNS = ("cpu", *SUMS, *COUNTERS)
+MEANS = {"cpu": "cpu_percent", "gpu": "gpu_percent"}
+"""Columns that are averages over the nodes that tell of them."""
+NODE_COLUMNS = (*MEANS, *SUMS, *COUNTERS)
 COLUMNS = ("finished", "failed", "nodes", *NODE_COLUMNS)
 
 
@@ -108,7 +111,8 @@ class Watcher:
                 if node.node_id in self._rates
             }
         summed = {name: _sum(row[name] for row in rows) for name in NODE_COLUMNS}
-        summed["cpu"] /= max(1, len(alive))
+        for name in MEANS:
+            summed[name] /= max(1, sum(not math.isnan(row[name]) for row in rows))
         self.history.add(
             now,
             [
@@ -123,8 +127,7 @@ class Watcher:
         stats = node.stats
         rates = self._rates.setdefault(node.node_id, _Rates())
         return {
-            "cpu": stats.get("cpu_percent", math.nan),
-            **{name: stats.get(key, math.nan) for name, key in SUMS.items()},
+            **{name: stats.get(key, math.nan) for name, key in (MEANS | SUMS).items()},
             **rates.of(now, {name: stats.get(key) for name, key in COUNTERS.items()}),
         }
 

@@ -14,6 +14,8 @@ def _setting(default: object, help: str) -> object:
     return field(default=default, metadata={"help": help})
 
 
+_TEXTS = ("cache_folder", "dashboard_link")
+_SIZES = ("cache_bytes", "tell_bytes", "kept_output", "kept_results")
 _CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
 
 
@@ -33,6 +35,21 @@ class Settings:
     start_cluster: str = _setting(  # type: ignore[assignment]
         "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
     )
+    kept_cells: int = _setting(  # type: ignore[assignment]
+        1000, "so many detached cells are kept; a further one is refused until one is dropped"
+    )
+    kept_output: int = _setting(  # type: ignore[assignment]
+        20_000_000, "bytes that are kept of what a detached cell displays"
+    )
+    kept_results: int = _setting(  # type: ignore[assignment]
+        10_000_000_000, "when results of detached cells take so many bytes, no further is detached"
+    )
+    cache_bytes: int = _setting(  # type: ignore[assignment]
+        1_000_000_000, "what cells with --cache keep has so many bytes together; the oldest go"
+    )
+    cache_folder: str = _setting(  # type: ignore[assignment]
+        "", "the folder of what they keep; empty: .nbray-cache beside the notebook"
+    )
     dashboard_link: str = _setting(  # type: ignore[assignment]
         "", "a template of the link to the dashboard, as https://HOST/{port}/{path}; empty: found"
     )
@@ -48,11 +65,13 @@ class Settings:
                 raise ValueError(f"{name} is {' or '.join(_CHOICES[name])}")
             setattr(self, name, text)
             return
-        if name == "dashboard_link":
-            self.dashboard_link = text
+        if name in _TEXTS:
+            setattr(self, name, text)
             return
         try:
-            value = size(text) if name == "tell_bytes" else positive(text)
+            value = size(text) if name in _SIZES else positive(text)
+            if name == "kept_cells":
+                value = int(value)
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{name}: {error}") from error
         setattr(self, name, value)

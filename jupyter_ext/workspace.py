@@ -12,6 +12,7 @@ from nbray.debugging.talk import FAILED, PROFILED, STOPPED
 from nbray.exceptions import LocalRayletDiedError, TaskError
 from nbray.notebook import ObjectRef, TaskSays, engine
 
+from .cache.cells import CellCache
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
@@ -52,6 +53,7 @@ class Workspace:
         at_end: is called once, when the cell that runs has ended.
         profiles: where the time of its cells went.
         stops: its tasks that stand in a debugger.
+        cache: what cells with ``--cache`` have kept.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -70,6 +72,7 @@ class Workspace:
         self.profiles = Profiles()
         self.stops = Stops(router, lambda prompt: input(prompt))
         self.at_end: list[Callable[[], None]] = []
+        self.cache = CellCache(self)
         self._cluster = ""
         self._interrupted = False
 
@@ -142,6 +145,15 @@ class Workspace:
         history = self.shell.history_manager
         number = len(history.input_hist_parsed) - 1 if history is not None else 0
         return f"In [{number}]"
+
+    def set_up_by(self) -> list[tuple[str, str]]:
+        """The set-up cells: name of each, and a digest of what it does and reads."""
+        return self.setup.contents()
+
+    def cell_id(self) -> str:
+        """What the notebook's document calls the cell that runs now; "" if nobody says."""
+        metadata: dict[str, Any] = self.router.current_cell().get("metadata", {})
+        return str(metadata.get("cellId", ""))
 
     def tell_what_was_sent(self, packed: Packed) -> None:
         """One line when it was much."""

@@ -73,8 +73,8 @@ __all__ = [
     "FunctionCounts", "JobState", "KeptTask", "Listener", "Membership", "Memory", "Names",
     "NodeState",
     "Nodes", "ObjectRef", "ObjectRefGenerator", "Output", "OutputDisplay", "OutputLines",
-    "OutputSource", "PlacementGroupState", "ProcessProfile", "RefFacts", "RemoteFunction", "State",
-    "TaskSays",
+    "OutputSource", "PlacementGroupState", "ProcessProfile", "RefFacts", "RemoteFunction", "Space",
+    "State", "TaskSays",
     "TaskState", "Tasks", "WorkerState", "engine", "use",
 ]  # fmt: skip
 
@@ -304,6 +304,9 @@ class Cluster(Protocol):
             OSError: there is no way to it. ValueError: it does not take this process in.
         """
 
+    def for_programs(self) -> dict[str, str]:
+        """In a worker: the variables by which a program that it starts joins its cluster."""
+
     def start_detached(self, words: Sequence[str]) -> str:
         """Start a cluster that outlives this process; returns its address.
 
@@ -327,8 +330,8 @@ class Names(Protocol):
     ActorClass: Any
     RemoteFunction: Any
 
-    def get(self, object_refs: Any, /) -> Any:
-        """The value of a ref, or of each of a list."""
+    def get(self, object_refs: Any, /, *, timeout: float | None = None) -> Any:
+        """The value of a ref, or of each of a list; GetTimeoutError after ``timeout`` seconds."""
 
     def put(self, value: Any, /) -> ObjectRef[Any]:
         """Store a value."""
@@ -347,7 +350,7 @@ class Names(Protocol):
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """A remote function or an actor class; with options only: what makes one."""
 
-    def get_actor(self, name: str, /) -> Any:
+    def get_actor(self, name: str, /, namespace: str | None = None) -> Any:
         """The actor of that name; ValueError without one."""
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -367,6 +370,28 @@ class Names(Protocol):
 
     def timeline(self) -> Any:
         """What tasks did when, as Chrome's trace viewer reads it."""
+
+
+class Space(Protocol):
+    """Bytes by key in the GCS, where they outlive every process and, if it is durable, the GCS's.
+
+    On Ray: ``experimental.internal_kv``.
+    """
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        """Store a value, if ``overwrite`` or if there is none; whether there was one."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """A key's value."""
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of keys, in their order."""
+
+    def delete(self, key: bytes, *, prefix: bool = False) -> None:
+        """Delete a key, or with ``prefix`` all that begin with it."""
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        """All that begin so."""
 
 
 class State(Protocol):
@@ -410,6 +435,10 @@ class Engine(Protocol):
     asides: Asides
 
     @property
+    def space(self) -> Space:
+        """What is kept in the GCS."""
+
+    @property
     def state(self) -> State:
         """The names of ``util.state``."""
 
@@ -426,6 +455,9 @@ class Engine(Protocol):
 
     def on_node(self, node_id: str) -> Any:
         """The ``scheduling_strategy`` that means this node and no other."""
+
+    def near_head(self) -> Any:
+        """The ``scheduling_strategy`` that means the head, if there is room."""
 
 
 _MODULES = {"nbray": "nbray.notebook_engine", "ray": "nbray.ray_engine"}

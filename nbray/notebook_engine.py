@@ -15,10 +15,12 @@ from nbray.common.ids import TaskID
 from nbray.driver import asides, interjecting, local_nodes, output, task_counts
 from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
+from nbray.driver.joining import OWN_SESSION
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.rerunning import keep_task
 from nbray.driver.scaling import scaling_now, set_bounds
+from nbray.experimental import internal_kv as kv
 from nbray.notebook import (
     Asides,
     Cluster,
@@ -29,6 +31,7 @@ from nbray.notebook import (
     Names,
     Nodes,
     Output,
+    Space,
     State,
     Tasks,
     TaskSays,
@@ -41,6 +44,8 @@ from nbray.state.profiling import profile_origin
 from nbray.util import state
 from nbray.util.placement_group import PlacementGroup
 
+_HEAD = "node:__internal_head__"
+_NOTEBOOKS = "nbray.notebooks"
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
@@ -116,6 +121,9 @@ class _Cluster:
         assert driver is not None, "only a kernel that is in a cluster asks"
         return driver.context
 
+    def for_programs(self) -> dict[str, str]:
+        return {OWN_SESSION: str(local_state.session_dir())}
+
     def start_detached(self, words: Sequence[str]) -> str:
         ended = subprocess.run(
             [sys.executable, "-c", _START, "start", *words],
@@ -125,6 +133,25 @@ class _Cluster:
         if ended.returncode or found is None:
             raise RuntimeError(ended.stderr.strip() or ended.stdout.strip())
         return found[1]
+
+
+class _Space:
+    """See `nbray.notebook.Space`."""
+
+    def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
+        return kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_NOTEBOOKS)
+
+    def get(self, key: bytes) -> bytes | None:
+        return kv._internal_kv_get(key, namespace=_NOTEBOOKS)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return kv._internal_kv_get_many(keys, namespace=_NOTEBOOKS)
+
+    def delete(self, key: bytes, *, prefix: bool = False) -> None:
+        kv._internal_kv_del(key, del_by_prefix=prefix, namespace=_NOTEBOOKS)
+
+    def keys(self, prefix: bytes) -> list[bytes]:
+        return kv._internal_kv_list(prefix, namespace=_NOTEBOOKS)
 
 
 class _Nbray:
@@ -137,6 +164,16 @@ class _Nbray:
     def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
         """See `nbray.notebook.Engine`."""
         return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def near_head(self) -> NodeAffinitySchedulingStrategy | None:
+        """See `nbray.notebook.Engine`."""
+        heads = [node["NodeID"] for node in nbray.nodes() if _HEAD in node["Resources"]]
+        return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
+
+    @cached_property
+    def space(self) -> Space:
+        """See `nbray.notebook.Engine`."""
+        return _Space()
 
     @cached_property
     def handles(self) -> tuple[type, ...]:

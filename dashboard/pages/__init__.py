@@ -8,7 +8,9 @@ from __future__ import annotations
 from ..parts.page import Page
 from . import (
     actors,
+    bandwidth,
     events,
+    graph,
     graphs,
     groups,
     jobs,
@@ -41,6 +43,8 @@ PAGES: dict[str, Page] = {
         profile,
         graphs,
         worker,
+        bandwidth,
+        graph,
         plot,
     )
     for page in module.PAGES

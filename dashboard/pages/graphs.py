@@ -27,6 +27,8 @@ async def show(look: Look) -> list[Section]:
         "Kept on the head's disk: 15 minutes by the second, a day by 15 s, 14 days by 3 "
         "min; of nodes an hour by 5 s, 2 days by the minute."
     )
+    nodes = await look.cluster.nodes()
+    has_gpus = any("gpu_percent" in one.stats for one in nodes)
     plots = [
         Section(
             f"{name}-{reach}",
@@ -36,7 +38,9 @@ async def show(look: Look) -> list[Section]:
             wide=False,
         )
         for name, plot in PLOTS.items()
-        if name != "task-stream" and (plot.of_node or not node)
+        if name != "task-stream"
+        and (plot.of_node or not node)
+        and (has_gpus or not name.startswith("gpu"))
     ]
     title: Markup = join(("Metrics", f" of node {node[:8]}" if node else " of the cluster"))
     more = tag(

@@ -151,7 +151,8 @@ async def show_one(look: Look) -> list[Section]:
                 link("Tasks", "tasks", job=job.job_id),
                 f" {counts or 'none is remembered'}; ",
                 link("actors", "actors", job=job.job_id),
-                f" {living:,} live",
+                f" {living:,} live; ",
+                link("graph", "graph", job=job.job_id),
             )
             if job.job_id
             else tag("p", "It has no driver in the cluster.", class_="dim"),

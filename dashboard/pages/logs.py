@@ -10,7 +10,7 @@ from nbray.state.client import RpcError
 from nbray.state.rows import NodeState
 
 from ..parts import logs
-from ..parts.html import Markup, escape, join, link, muted, ref, tag
+from ..parts.html import Markup, address, escape, join, link, muted, ref, tag
 from ..parts.page import Look, NotFoundError, Page, Section, find
 from ..parts.table import Column, Table
 from ..parts.words import count, size_text
@@ -123,6 +123,13 @@ async def _one(look: Look, node: NodeState, name: str) -> Section:
                 aria_label="Search this log",
             ),
             tag("select", everything, *chips, data_key="level", aria_label="Level"),
+            tag(
+                "a",
+                "Download",
+                href=address("log", {"node": node.node_id, "name": name}),
+                download="",
+                class_="chip",
+            ),
             muted("follows while the last line is in view"),
         )
     )

@@ -16,6 +16,7 @@ from ..parts.page import Look, Page, Section, find
 from ..parts.table import Column, Table
 from ..parts.words import ago, amounts, clock, count, first_line, size_text
 
+_MOST_GPUS = 64
 _HIDDEN = ("memory", "object_store_memory")
 
 
@@ -82,7 +83,8 @@ async def show(look: Look) -> list[Section]:
     """All nodes."""
     nodes = await look.cluster.nodes()
     alive = sum(node.state == "ALIVE" for node in nodes)
-    title = join(("Nodes ", muted(f"{alive:,} alive, {len(nodes) - alive:,} dead")))
+    counts = muted(f"{alive:,} alive, {len(nodes) - alive:,} dead; ")
+    title = join(("Nodes ", counts, link("bandwidth between them", "bandwidth")))
     return [look.table("nodes", title, NODES, nodes)]
 
 
@@ -163,6 +165,9 @@ async def show_one(look: Look) -> list[Section]:
     title = join(("Node ", tag("code", node.node_id)))
     from ..parts.plots import PLOTS
 
+    names = ["cpu", "memory", "store", "network", "disk", "waiting"]
+    if "gpu_percent" in node.stats:
+        names += ["gpu", "gpu-memory"]
     plots = (
         [
             Section(
@@ -172,7 +177,7 @@ async def show_one(look: Look) -> list[Section]:
                 plot_query=query,
                 wide=False,
             )
-            for name in ("cpu", "memory", "store", "network", "disk", "waiting")
+            for name in names
         ]
         if node.state == "ALIVE"
         else []
@@ -231,9 +236,26 @@ def _accelerators(node: NodeState) -> object:
         for name, total in node.resources_total.items()
         if name in ("GPU", "TPU", "NPU") or name.startswith("accelerator_type:")
     }
-    if not counted:
+    loads = [
+        tag("div", gpu_words(node, number))
+        for number in range(_MOST_GPUS)
+        if f"gpu{number}_memory_total" in node.stats
+    ]
+    if not counted and not loads:
         return "none"
-    return join((amounts(counted), muted(" as scheduled; their load is not measured")))
+    scheduled = (amounts(counted), muted(" as scheduled")) if counted else ()
+    note = "" if loads else muted("; no nvidia-smi there tells their load")
+    return join((*scheduled, note, *loads))
+
+
+def gpu_words(node: NodeState, number: int) -> Markup:
+    """What one GPU does."""
+    stats, key = node.stats, f"gpu{number}"
+    percent = stats.get(f"{key}_percent")
+    load = "load not told" if percent is None else f"{percent:.0f} %"
+    memory = f"{size_text(stats.get(f'{key}_memory_used', 0.0))} of "
+    memory += size_text(stats[f"{key}_memory_total"])
+    return bar((percent or 0.0) / 100, f"GPU {number}: {load}, {memory}")
 
 
 def _keeps(node: NodeState, workers: list[WorkerState]) -> Markup:

@@ -6,43 +6,16 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from nbray.state import queries as q
 from nbray.state.client import RpcError
 from nbray.state.rows import TaskState
 
 from ..parts import logs
-from ..parts.cluster import TASK_LIMIT
-from ..parts.html import DOTS, Markup, code, facts, is_short_for, join, link, muted, ref, tag
-from ..parts.page import Look, NotFoundError, Page, Section, find
+from ..parts.family import attempts_of
+from ..parts.html import Markup, code, facts, join, link, muted, ref, tag
+from ..parts.page import Look, Page, Section
 from ..parts.table import Column, Table
 from ..parts.task_words import seconds, state
 from ..parts.words import amounts, clock, duration, last_line
-
-_MOST_CHILDREN = 1000
-
-
-async def attempts_of(look: Look, said: str) -> tuple[list[TaskState], list[TaskState]]:
-    """The attempts at the task, and the tasks that it has submitted.
-
-    Raises:
-        NotFoundError: no such task is remembered.
-    """
-    said = said.lower()
-    first = said.partition(DOTS)[0]
-    try:
-        of = bytes.fromhex(first[: len(first) // 2 * 2])
-    except ValueError:
-        of = b""
-    if len(of) < 2:
-        raise NotFoundError(f"{said!r} is not the id of a task, nor the beginning of one.")
-    found = await look.cluster.ask(q.tasks(TASK_LIMIT, of=of))
-    mine = [row for row in found.rows if is_short_for(said, row.task_id)]
-    meant = said if DOTS not in said or not mine else mine[0].task_id
-    task = find(mine, meant, "task", lambda row: row.task_id)
-    children = [row for row in found.rows if row.parent_task_id == task.task_id]
-    attempts = [row for row in mine if row.task_id == task.task_id]
-    return sorted(attempts, key=lambda row: -row.attempt_number), children[:_MOST_CHILDREN]
-
 
 CHILDREN = Table[TaskState](
     [
@@ -99,6 +72,7 @@ def _facts(task: TaskState, attempts: int) -> Markup:
             ("actor", ref("actor", task.actor_id)),
             ("job", ref("job", task.job_id)),
             ("submitted by", ref("task", task.parent_task_id)),
+            ("who submitted whom", link("graph", "graph", id=task.task_id)),
             ("resources", amounts(task.required_resources)),
             ("cell", f"number {task.origin}" if task.origin else ""),
         ]

@@ -12,6 +12,7 @@ from nbray.state.rows import TaskList, TaskState, TaskTotals
 
 from ..parts.html import code, join, link, muted, ref, tag
 from ..parts.page import Look, Page, Section
+from ..parts.rates import ended as ended_by_function
 from ..parts.spans import by_function
 from ..parts.table import Column, Table
 from ..parts.task_words import seconds, state
@@ -204,7 +205,7 @@ async def show(look: Look) -> list[Section]:
     )
     now = time.time() * 1000
     spans = look.spans.since(now - _RATE_MS)
-    rows = functions(totals, tasks, by_function(spans), look.rates.of(totals))
+    rows = functions(totals, tasks, by_function(spans), look.rates.of(ended_by_function(totals)))
     ended = totals.finished + totals.failed + totals.cancelled
     title = join(("By function ", muted(f"{ended:,} have ended, {totals.failed:,} of them failed")))
     one_by_one = look.table("tasks", "One by one", TASKS, in_order(tasks.rows), left_out(tasks))

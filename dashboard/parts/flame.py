@@ -80,7 +80,8 @@ def flame(counts: Mapping[str, int], memory: bool) -> Markup:
     ]  # fmt: skip
     shown = tag("div", *boxes, class_="flame", style=f"height:{_ROW * laid.rows}px")
     small = f"{laid.left_out:,} frames of less than {_LEAST_SHARE:.1%} are not drawn."
-    return join((shown, tag("p", small if laid.left_out else "", class_="note")))
+    how = tag("p", "Click a frame to see it alone, and once more to see all.", class_="note")
+    return join((how, shown, tag("p", small if laid.left_out else "", class_="note")))
 
 
 def stacks(counts: Mapping[str, int]) -> Markup:

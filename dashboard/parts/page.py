@@ -52,6 +52,7 @@ class Look:
         cluster: whom to ask.
         spans: what ran lately.
         rates: how fast functions are done.
+        flows: how fast objects go from node to node.
         profiles: those that were made.
         jobs: what was submitted, and drivers.
         query: the page's query.
@@ -61,7 +62,8 @@ class Look:
 
     cluster: Cluster
     spans: Spans
-    rates: Rates
+    rates: Rates[str]
+    flows: Rates[tuple[str, str]]
     profiles: Results
     jobs: Callable[[], Awaitable[list[JobState]]]
     query: Mapping[str, str]

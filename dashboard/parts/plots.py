@@ -247,6 +247,14 @@ PLOTS = {
         _lines("network", "Network", {"received": _BLUE, "sent": _AMBER}, "bytes/s"),
         _lines("disk", "Disk", {"read": _BLUE, "written": _AMBER}, "bytes/s"),
         _lines("disk-used", "Disk in use, %", {"disk_used": _VIOLET}, "%", total="disk_total"),
+        _lines("gpu", "GPUs, %", {"gpu": _GREEN}, "%"),
+        _lines(
+            "gpu-memory",
+            "Memory of GPUs, %",
+            {"gpu_memory": _VIOLET},
+            "%",
+            total="gpu_memory_total",
+        ),
         _lines("waiting", "Waiting and workers", {"waiting": BAD, "workers": _BLUE}, ""),
         _lines("nodes", "Nodes alive", {"nodes": _GREEN}, "", of_node=False),
     )

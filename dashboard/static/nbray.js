@@ -145,6 +145,8 @@
       }
       return;
     }
+    const frame = event.target.closest(".flame > div");
+    if (frame !== null) return zoom(frame);
     const button = event.target.closest("button");
     if (button === null) return;
     if (button.id === "theme") return theme(true);
@@ -165,6 +167,29 @@
       go({ page: here.page, query }, true);
     }, field.type === "search" ? 200 : 0);
   });
+
+  // --- a flame graph: a frame that is clicked gets the whole width, and so do those that called it
+
+  function zoom(chosen) {
+    const all = [...chosen.parentElement.children];
+    for (const one of all) {
+      one.dataset.at ??= parseFloat(one.style.left);
+      one.dataset.share ??= parseFloat(one.style.width);
+    }
+    const out = chosen.classList.contains("chosen") ? all[0] : chosen;
+    const left = +out.dataset.at, share = +out.dataset.share, top = parseFloat(out.style.top);
+    const slack = 1e-3;
+    for (const one of all) {
+      const at = +one.dataset.at, end = at + +one.dataset.share;
+      const outer = parseFloat(one.style.top) < top && at <= left + slack && end >= left + share - slack;
+      const inner = parseFloat(one.style.top) >= top && at >= left - slack && end <= left + share + slack;
+      one.classList.toggle("away", !outer && !inner);
+      one.classList.toggle("outer", outer);
+      one.classList.toggle("chosen", one === out && out !== all[0]);
+      one.style.left = `${outer ? 0 : 100 * (at - left) / share}%`;
+      one.style.width = `${outer ? 100 : 100 * (end - at) / share}%`;
+    }
+  }
 
   // --- what changes something asks first
 

@@ -88,7 +88,7 @@ def names_reached(names: Iterable[str], namespace: Mapping[str, Any]) -> set[str
             continue
         seen.add(name)
         for code in _codes_of(namespace[name], namespace):
-            waiting.extend(_globals_of(code))
+            waiting.extend(globals_of(code))
         waiting.extend(_names_in_annotations(namespace[name]))
     return seen
 
@@ -171,7 +171,7 @@ def _codes_of(value: Any, namespace: Mapping[str, Any]) -> Iterator[CodeType]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _globals_of(code: CodeType) -> frozenset[str]:
+def globals_of(code: CodeType) -> frozenset[str]:
     names = {
         str(instruction.argval)
         for instruction in dis.get_instructions(code)
@@ -179,7 +179,7 @@ def _globals_of(code: CodeType) -> frozenset[str]:
     }
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names |= _globals_of(constant)
+            names |= globals_of(constant)
     return frozenset(names)
 
 

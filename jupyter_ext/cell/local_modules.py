@@ -94,6 +94,11 @@ class LocalModules:
             self._place = self._look()
         return target if self._place is None else Placed(self._place, target)
 
+    def place(self) -> DriverPlace:
+        """Where this kernel stands now, for workers that know nothing of it."""
+        self.wrap(None)
+        return self._place or DriverPlace(*self._surroundings(), ())
+
     def _look(self) -> DriverPlace | None:
         edited = self._scan()
         if edited:

@@ -139,14 +139,14 @@ def prepare(notebook: Notebook, source: str, label: str, wanted: Wanted) -> Read
         value = namespace[name]
         if isinstance(value, ModuleType):
             modules[name] = value.__name__
-        elif not name.startswith("__") and not _is_of_the_shell(name, value):
+        elif not name.startswith("__") and not is_of_the_shell(name, value):
             values[name] = value
     further = {
         name: namespace[name]
         for name in reached - passed.keys() - values.keys()
         if not isinstance(namespace[name], ModuleType)
         and not name.startswith("__")
-        and not _is_of_the_shell(name, namespace[name])
+        and not is_of_the_shell(name, namespace[name])
     }
     notebook.sent.forget_missing(namespace, [*values, *further])
     packed = notebook.sent.pack(values, further, by_id, namespace)
@@ -201,7 +201,8 @@ def _is_uncertain(value: Any) -> bool:
     return isinstance(value, RemoteValue) and not value.certain
 
 
-def _is_of_the_shell(name: str, value: Any) -> bool:
+def is_of_the_shell(name: str, value: Any) -> bool:
+    """Whether a name is IPython's, which no cell is sent."""
     return name in {"get_ipython", "exit", "quit", "In", "Out"} or (
         type(value).__module__.partition(".")[0] == "IPython"
     )

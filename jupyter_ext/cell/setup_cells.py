@@ -6,6 +6,7 @@ not run, also when it is started later. A cell with the name of an earlier one t
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,8 @@ class _Kept:
     name: str
     label: str
     first_line: str
-    key: str
+    cell: SetupCell
+    content: str
     ref: ObjectRef
 
 
@@ -38,8 +40,10 @@ class SetupCells:
     def make(self, name: str, ready: ReadyCell) -> None:
         """Keep a cell; one of that name before it goes."""
         key = f"{ready.label} {next(self._numbers)}"
-        ref = engine().api.put(SetupCell(key, ready.cell, tuple(ready.arguments)))
-        self._kept[name] = _Kept(name, ready.label, first_line(ready.text.source), key, ref)
+        cell = SetupCell(key, ready.cell, tuple(ready.arguments))
+        line = first_line(ready.text.source)
+        ref = engine().api.put(cell)
+        self._kept[name] = _Kept(name, ready.label, line, cell, _content(ready), ref)
 
     def drop(self, name: str) -> bool:
         """Forget one; False when there is none of that name."""
@@ -57,9 +61,25 @@ class SetupCells:
         """Name, cell and first line of each."""
         return [(kept.name, kept.label, kept.first_line) for kept in self._kept.values()]
 
+    def contents(self) -> list[tuple[str, str]]:
+        """Name of each, and a digest of what it does and reads."""
+        return [(kept.name, kept.content) for kept in self._kept.values()]
+
     def payload(self) -> tuple[tuple[str, ObjectRef], ...]:
         """What is told to workers with each cell."""
-        return tuple((kept.key, kept.ref) for kept in self._kept.values())
+        return tuple((kept.cell.key, kept.ref) for kept in self._kept.values())
+
+    def cells(self) -> list[SetupCell]:
+        """Themselves."""
+        return [kept.cell for kept in self._kept.values()]
+
+
+def _content(ready: ReadyCell) -> str:
+    digest = hashlib.sha256(ready.cell.code.encode("utf-8", "surrogatepass"))
+    digest.update(ready.cell.parcel.stream)
+    for part in (*ready.cell.parcel.buffers, *ready.arguments):
+        digest.update(part if isinstance(part, bytes) else str(part).encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class SpreadRun(RemoteRun):
     Attributes:
         wanted: the names that come back of each element; empty: the value of the last line.
         variables: the names that an element fills.
+        shown: what the cell runs over, as text, if that is not to be made of the elements.
         elements: what the cell runs over.
         columns: for each element, the refs of what comes back.
         failed_at: the place of the element that failed first.
@@ -36,6 +37,7 @@ class SpreadRun(RemoteRun):
 
     wanted: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    shown: Sequence[str] = ()
     elements: Sequence[Any] = ()
     columns: Sequence[Sequence[ObjectRef]] = ()
     failed_at: int | None = None
@@ -102,14 +104,30 @@ class SpreadRun(RemoteRun):
         for place, ref in enumerate(self.refs):
             ref.future().add_done_callback(partial(ended, place))
 
+    def first_error(self) -> BaseException | None:
+        """What the element raised that failed first."""
+        if self.failed_at is None:
+            return None
+        try:
+            engine().api.get(self.refs[self.failed_at])
+        except BaseException as error:  # whatever the user's cell raised
+            return error
+        return None
+
     def where(self) -> list[str]:
         """The element that failed."""
         if self.failed_at is None:
             return []
-        value = repr(self.elements[self.failed_at])
-        short = value if len(value) <= 80 else value[:77] + "..."
-        place = f"Element {self.failed_at + 1} of {len(self.refs)}"
-        return [f"{place}: {', '.join(self.variables)} = {short}"]
+        at = self.failed_at
+        value = self.shown[at] if self.shown else short(self.elements[at])
+        place = f"Element {at + 1} of {len(self.refs)}"
+        return [f"{place}: {', '.join(self.variables)} = {value}"]
+
+
+def short(element: Any) -> str:
+    """An element, for people."""
+    value = repr(element)
+    return value if len(value) <= 80 else value[:77] + "..."
 
 
 def elements_of(expression: str, variables: Sequence[str], namespace: dict[str, Any]) -> list[Any]:
@@ -131,9 +149,33 @@ def elements_of(expression: str, variables: Sequence[str], namespace: dict[str, 
 class OverElements:
     """Once for each element: a value, or a tuple of as many values as there are variables."""
 
-    def __init__(self, wanted: Wanted, elements: Sequence[Any]) -> None:
+    def __init__(
+        self, wanted: Wanted, elements: Sequence[Any], shown: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        """``shown``: the elements as text, if these are not the values themselves."""
         self.wanted = wanted
         self._elements = elements
+        self._shown = shown
+
+    def values(self) -> list[Any]:
+        """All values of all elements, one after the other."""
+        if len(self.wanted.variables) == 1:
+            return list(self._elements)
+        return [value for element in self._elements for value in element]
+
+    def without_values(self) -> OverElements:
+        """The same over elements that are only text here; see `over`."""
+        shown = [short(element) for element in self._elements]
+        return OverElements(self.wanted, [None] * len(shown), shown)
+
+    def over(self, values: Sequence[Any]) -> OverElements:
+        """The same over other values, as `values` has them; refs do as well."""
+        size = len(self.wanted.variables)
+        elements = (
+            values if size == 1
+            else [values[place : place + size] for place in range(0, len(values), size)]
+        )  # fmt: skip
+        return OverElements(self.wanted, elements, self._shown)
 
     def submit(self, order: Order) -> Submitted:
         """See `Target`."""
@@ -150,5 +192,5 @@ class OverElements:
             return Submitted(order.ready, None, columns, several=True)
         run = order.run(SpreadRun, made)
         run.wanted, run.variables = self.wanted.names or (), variables
-        run.elements, run.columns = self._elements, columns
+        run.elements, run.shown, run.columns = self._elements, self._shown, columns
         return Submitted(order.ready, run, columns, several=True)

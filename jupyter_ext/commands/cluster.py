@@ -16,7 +16,7 @@ from nbray.notebook import ClusterNow, Membership, engine
 
 from .. import widgets
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
-from . import machines, slurm
+from . import detached, machines, slurm
 from .base import Command, require_cluster
 from .parser import Parser, given
 from .start_options import (
@@ -211,15 +211,32 @@ def ensure(workspace: Workspace, magic: str) -> None:
 
 def _attach_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "address", metavar="ADDRESS", nargs="?", default="auto",
+        "address", metavar="ADDRESS|NAME", nargs="?", default="auto",
         help="HOST:PORT of the cluster, nbray://HOST:10001 from afar, or its file (see %%nbray "
-        "up); by default the newest of this machine",
+        "up), by default the newest of this machine; or the name of a detached cell",
     )  # fmt: skip
     parser.add_argument("--namespace", help="where the names of actors live")
 
 
+def _attach_cell(workspace: Workspace, name: str, namespace: str | None) -> None:
+    """Show a detached cell, in the cluster of this kernel or in the newest of this machine."""
+    if not engine().api.is_initialized():
+        try:
+            engine().api.init("auto", namespace=namespace)
+        except (NbrayError, OSError) as error:
+            raise UsageError(
+                f"%nbray attach: {name!r} is no address, no file, and there is no cluster where a "
+                f"detached cell could have that name: {error}"
+            ) from error
+        workspace.joined()
+    detached.attach(workspace, name)
+
+
 def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
+    if machines.names_cell(arguments.address):
+        _attach_cell(workspace, arguments.address, arguments.namespace)
+        return None
     if engine().api.is_initialized():
         raise UsageError("%nbray attach: this kernel is in a cluster; %nbray stop first.")
     if machines.names_file(arguments.address):
@@ -279,8 +296,8 @@ def leave(before: Callable[[], None], here: Membership) -> str:
 COMMANDS = (
     Command("start", "Start a cluster on this machine; harmless when one runs.", _start,
             _start_arguments, needs_cluster=False),
-    Command("attach", "Join a cluster that runs.", _attach, _attach_arguments,
-            needs_cluster=False),
+    Command("attach", "Join a cluster that runs, or show a detached cell.", _attach,
+            _attach_arguments, {"address": detached.names_to_complete}, needs_cluster=False),
     Command("status", "Nodes and work, live where widgets work.", _status),
     Command("stop", "End the cluster that this notebook started, or leave the one it joined.",
             _stop, needs_cluster=False),

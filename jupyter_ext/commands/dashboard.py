@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLOTS = (
     "task-stream", "tasks", "waiting", "cpu", "memory", "store", "network", "disk", "disk-used",
-    "nodes",
+    "nodes", "gpu", "gpu-memory",
 )  # fmt: skip
 """Those of the dashboard that have addresses of their own."""
 _START_S = 10.0
@@ -48,7 +48,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "plot", nargs="?", metavar="PLOT",
         help="a plot, shown below this cell: task-stream, tasks, waiting, cpu, memory, store, "
-        "network, disk, disk-used, nodes; or a page, as tasks?state=FAILED",
+        "network, disk, disk-used, nodes, gpu, gpu-memory; or a page, as tasks?state=FAILED",
     )  # fmt: skip
     parser.add_argument("--iframe", action="store_true", help="show it below this cell")
     parser.add_argument(

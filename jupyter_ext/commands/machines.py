@@ -69,6 +69,11 @@ def names_file(address: str) -> bool:
     return address.endswith((".yaml", ".yml")) or Path(address).is_file()
 
 
+def names_cell(address: str) -> bool:
+    """Whether it is a detached cell, and neither an address nor a file."""
+    return not (":" in address or address in ("auto", "local") or names_file(address))
+
+
 def attach(file: str, namespace: str | None) -> None:
     """Join the cluster of a file: on one of its machines, or from one that reaches them.
 

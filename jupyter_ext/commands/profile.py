@@ -16,6 +16,7 @@ from nbray.notebook import engine
 
 from ..cell.places import is_ours
 from ..cell.profiles import Profile
+from ..output.counts import counts_now
 from ..pictures.flame import Flames
 from ..pictures.tables import as_bytes
 from ..words import positive
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _SECONDS = 5.0
-_LAST_S = 0.3  # what short tasks of a worker were seen to do is told together
+_LAST_S = 2.0  # what short tasks of a worker were seen to do is told together, a moment later
+_LOOK_S = 0.05
 
 
 def _arguments(parser: Parser) -> None:
@@ -119,9 +121,18 @@ def _file(frame: str) -> str:
 
 def show_kept(workspace: Workspace, number: int) -> None:
     """Show the profile of a cell that has ended."""
-    time.sleep(_LAST_S)
+    until = time.monotonic() + _LAST_S
+    while time.monotonic() < until and not _is_complete(workspace, number):
+        time.sleep(_LOOK_S)
     kept = workspace.profiles.of(number) or Profile()
     display(flames(workspace.router.label(number), kept))  # type: ignore[no-untyped-call]
+
+
+def _is_complete(workspace: Workspace, number: int) -> bool:
+    """Whether all tasks that the notebook knows to have ended are in the profile of their cell."""
+    kept = workspace.profiles.of(number)
+    ended = sum(row.submitted - row.unfinished for row in counts_now(1.0) if row.origin == number)
+    return kept is not None and kept.ended >= ended
 
 
 def _cell(workspace: Workspace, word: str | None) -> int:

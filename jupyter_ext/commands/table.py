@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from . import (
+    cache,
     cells,
     cluster,
     dashboard,
     debug,
+    detached,
     jobs,
     logs,
     machines,
@@ -23,8 +25,8 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS, *debug.COMMANDS,
-        *profile.COMMANDS,
+        *objects.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
+        *debug.COMMANDS, *profile.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from IPython.display import display
 
 from nbray.notebook import engine
 
+from ..cache.answers import Result
+from ..cache.cells import Attempt
 from ..cell.analysis import analyse
 from ..cell.arriving import Arriving
 from ..cell.remote_value import remote_names
@@ -33,6 +37,7 @@ from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
+from .detaching import detach
 from .options import RemoteOptions, parse_cell, parse_line
 from .targets import target_of
 
@@ -94,24 +99,61 @@ class NbrayMagics(Magics):
                 source, one_line = f"%%remote {line}".rstrip() + "\n" + cell, False
         except HelpShown:
             return None
-        ensure(self.workspace, "%remote" if one_line else "%%remote")
         try:
-            return self._run(options, source, one_line)
+            attempt = self._look(options, source, one_line)
+            if attempt is not None and attempt.answer is not None:
+                result = self.workspace.cache.open(attempt)
+                if result is not None:
+                    return self._bring(result)
+            ensure(self.workspace, "%remote" if one_line else "%%remote")
+            return self._run(options, source, one_line, attempt)
         except (CannotSendError, NotRemoteError) as error:
             raise UsageError(str(error)) from error
         except SyntaxError as error:
             raise error.with_traceback(None) from None
 
-    def _run(self, options: RemoteOptions, source: str, one_line: bool) -> Any:
+    def _look(self, options: RemoteOptions, source: str, one_line: bool) -> Attempt | None:
+        """Look a cell up that may have been kept; None: it is not to be."""
+        if options.cache is None:
+            return None
+        workspace = self.workspace
+        workspace.check_cluster()
+        counts = {
+            **{name: value for name, value in options.task.items() if name not in _NO_MATTER},
+            "out": options.out, "one line": one_line,
+        }  # fmt: skip
+        return workspace.cache.look(
+            source, workspace.cell_label(), workspace.cell_id(), counts,
+            fresh=options.cache == "refresh",
+        )  # fmt: skip
+
+    def _bring(self, result: Result) -> Any:
+        """Show what was kept of a cell, and give names their values."""
+        for kind, content in result.shown:
+            _show_again(self.shell, kind, content)
+        values = dict(result.values)
+        last = values.pop(LAST, None)
+        self.workspace.namespace.update(values)
+        self._show_end([result.summary])
+        return last
+
+    def _run(
+        self, options: RemoteOptions, source: str, one_line: bool, attempt: Attempt | None
+    ) -> Any:
         workspace = self.workspace
         workspace.check_cluster()
         label = workspace.cell_label()
+        if options.detach is not None:
+            detach(workspace, options, source, label)
+            return None
         if options.marks:
             workspace.router.mark(options.marks)
         target = target_of(workspace, options, label, one_line)
         ready = prepare(workspace, source, label, target.wanted)
         workspace.tell_what_was_sent(ready.packed)
         setups = workspace.setup.payload()
+        if attempt is not None:
+            workspace.router.record()
         sent = target.submit(Order(ready, options.task, self._patience(options), setups))
         run = sent.run
         if run is not None:
@@ -127,10 +169,13 @@ class NbrayMagics(Magics):
                 self._go_on(run, arriving)
                 return run
             try:
-                self._finish(sent, run, arriving)
+                summaries = self._finish(sent, run, arriving)
             finally:
                 if options.profile:
                     show_kept(workspace, workspace.router.number_of_cell())
+            if attempt is not None:
+                shown = workspace.router.recorded()
+                workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), shown)
         return self._results(sent, gather=options.gather or one_line)
 
     def _results(self, sent: Submitted, gather: bool) -> Any:
@@ -161,7 +206,7 @@ class NbrayMagics(Magics):
             arriving.promise()
         self._show_later(run)
 
-    def _finish(self, sent: Submitted, run: RemoteRun, arriving: Arriving | None) -> None:
+    def _finish(self, sent: Submitted, run: RemoteRun, arriving: Arriving | None) -> list[Summary]:
         """Wait for a run, give its names their values, and show what it displays."""
         try:
             summaries = run.wait()
@@ -174,12 +219,17 @@ class NbrayMagics(Magics):
             elif arriving is not None:
                 arriving.fail()
             raise self.workspace.shown_error(error, run) from None
+        self._show_end(summaries, sent.titles, sent.note)
+        return summaries
+
+    @staticmethod
+    def _show_end(summaries: Sequence[Summary], titles: Sequence[str] = (), note: str = "") -> None:
         for number, summary in enumerate(summaries):
-            if sent.titles and summary.displays:
-                print(f"{sent.titles[number]}:")
+            if titles and summary.displays:
+                print(f"{titles[number]}:")
             for bundle in summary.displays:
                 display(bundle, raw=True)  # type: ignore[no-untyped-call]
-        for text in filter(None, (told_changes(summaries), sent.note)):
+        for text in filter(None, (told_changes(summaries), note)):
             print(text)
 
     def _show_later(self, run: RemoteRun) -> None:
@@ -201,6 +251,23 @@ class NbrayMagics(Magics):
                 router.publish("stream", {"name": "stdout", "text": text + "\n"}, cell)
 
         run.watch(show)
+
+
+_NO_MATTER = ("name", "max_retries")
+"""Options of a task on which its answer does not depend."""
+
+
+def _show_again(shell: Any, kind: str, content: dict[str, Any]) -> None:
+    """Show what a kept cell has shown, in the cell that runs now."""
+    if kind == "stream":
+        print(content["text"], end="", file=getattr(sys, content["name"]), flush=True)
+    elif kind == "clear_output":
+        shell.display_pub.clear_output(content.get("wait", False))
+    else:
+        shell.display_pub.publish(
+            content.get("data", {}), content.get("metadata"),
+            transient=content.get("transient"), update=kind == "update_display_data",
+        )  # fmt: skip
 
 
 def _overview() -> Table:

@@ -37,6 +37,7 @@ class RemoteOptions:
     Attributes:
         task: the options of its task, as `nbray.remote` takes them.
         out: the names that come back, None for all that it assigns.
+        detach: the name under which it lives in the cluster, whatever becomes of the kernel.
     """
 
     task: dict[str, Any]
@@ -49,6 +50,8 @@ class RemoteOptions:
     actor: str | None
     every: bool
     spread: Spread | None
+    cache: str | None
+    detach: str | None = None
     debug: bool = False
     profile: str | None = None
 
@@ -78,11 +81,20 @@ def cell_parser() -> Parser:
         "--gather", action="store_true",
         help="bring the names here when the cell ends; from several targets, as lists",
     )  # fmt: skip
+    parser.add_argument(
+        "--detach", metavar="NAME",
+        help="the cell lives in the cluster, whatever becomes of this kernel: %%nbray attach NAME",
+    )  # fmt: skip
     parser.add_argument("--noblock", action="store_true", help="go on at once; returns a handle")
     parser.add_argument(
         "--timeout", type=positive, metavar="SECONDS", help="cancel the cell after so long"
     )
     add_declared(parser, Scope.TASK, ["max_retries"], "--retries")
+    parser.add_argument(
+        "--cache", nargs="?", const="use", choices=("use", "refresh"),
+        help="take the answer that was kept when nothing has changed that the cell depends on, "
+        "else run and keep it; --cache=refresh runs in any case",
+    )  # fmt: skip
     parser.add_argument(
         "--on-interrupt", choices=("cancel", "detach"),
         help="what an interrupt does to the cell (default: see %%nbray config)",
@@ -121,6 +133,8 @@ def parse_cell(line: str) -> RemoteOptions:
     """
     arguments = cell_parser().parse_line(line)
     options = _options(arguments)
+    if options.detach is not None:
+        _refuse_beside_detach(options)
     if options.noblock and options.gather:
         raise UsageError("%%remote: --gather waits for the end, --noblock does not; use one.")
     return options
@@ -141,12 +155,28 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
     options = _options(parser.parse_words(split(words, "%remote")))
     if not code.strip():
         raise UsageError("%remote: what should run? As in %remote f(x).")
-    if options.spread or options.every:
-        raise UsageError("%remote: --map and --every need a cell: %%remote.")
+    if options.spread or options.every or options.detach:
+        raise UsageError("%remote: --map, --every and --detach need a cell: %%remote.")
     return options, code
 
 
+_NOT_DETACHED = {
+    "actor": "the actor ends with this kernel",
+    "every": "set-up cells are this kernel's; a detached cell runs those that there are",
+    "gather": "%nbray attach brings its names",
+    "noblock": "a detached cell runs in the background anyway",
+    "timeout": "nobody may be there who waits for it",
+}
+
+
+def _refuse_beside_detach(options: RemoteOptions) -> None:
+    for name, why in _NOT_DETACHED.items():
+        if getattr(options, name):
+            raise UsageError(f"%%remote: --detach and --{name} do not go together: {why}.")
+
+
 def _options(arguments: argparse.Namespace) -> RemoteOptions:
+    _refuse_cache(arguments)
     task = given(arguments, *_OF_THE_TASK, "max_retries")
     out = None
     if arguments.out is not None:
@@ -162,9 +192,25 @@ def _options(arguments: argparse.Namespace) -> RemoteOptions:
         actor=arguments.actor,
         every=arguments.every,
         spread=arguments.spread,
+        cache=arguments.cache,
+        detach=arguments.detach,
         debug=arguments.debug,
         profile=arguments.profile,
     )
+
+
+def _refuse_cache(arguments: argparse.Namespace) -> None:
+    """Raise UsageError if the answer of such a cell cannot be kept, with the reason."""
+    for option, why in (
+        ("actor", "an actor keeps what its cells do, so an answer is not all of it"),
+        ("targets", "it runs for what it does in each place"),
+        ("every", "it runs for what it does in each worker"),
+        ("spread", "a cell with --map has many answers. Run it without --cache"),
+        ("noblock", "its names are promises. Run it without --noblock"),
+    ):
+        if arguments.cache and getattr(arguments, option):
+            flag = "map" if option == "spread" else option
+            raise UsageError(f"%%remote: --cache does not go with --{flag}: {why}.")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nbray.notebook import OutputDisplay, OutputLines, engine
@@ -30,11 +30,17 @@ from .progress import Panel, TaskProgress
 
 logger = logging.getLogger(__name__)
 
+OF_NO_CELL = -1
+"""The number of what the notebook submits for itself."""
 _CELLS = 1000
 _QUEUED = 20_000
 _TICK_S = 0.05
 _PANEL_S = 0.25
 _REDIRECTED_S = 1.0
+
+
+Shown = tuple[str, dict[str, Any]]
+"""Something that a cell shows: ``stream``, or a kind of display, and its content."""
 
 
 class _Cell:
@@ -49,6 +55,7 @@ class _Cell:
         self.panel_shown = ""
         self.panel_time = 0.0
         self.quiet = False
+        self.shown: list[Shown] | None = None
 
 
 class Kernel(Protocol):
@@ -136,7 +143,11 @@ class OutputRouter:
 
     def after_cell(self, _result: object = None) -> None:
         """The cell ends: what has arrived is shown before its prompt returns."""
-        cell = self._cells.get(self._latest)
+        self.settle(self._latest)
+
+    def settle(self, number: int) -> None:
+        """A cell has ended: nothing of what has arrived for it is held back any more."""
+        cell = self._cells.get(number)
         if cell is None:
             return
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
@@ -146,10 +157,24 @@ class OutputRouter:
                 self._flush(cell, time.monotonic(), final=True)
         self._wake.set()
 
+    @contextlib.contextmanager
+    def for_itself(self) -> Iterator[None]:
+        """What the notebook submits meanwhile belongs to no cell."""
+        engine().output.begin_cell(OF_NO_CELL)
+        try:
+            yield
+        finally:
+            engine().output.begin_cell(self._latest)
+
     def label(self, number: int) -> str:
         """The cell of that number, as ``In [3]``; "" when it is not known any more."""
         cell = self._cells.get(number)
         return cell.label if cell is not None else ""
+
+    @property
+    def is_in_notebook(self) -> bool:
+        """Whether what arrives late finds its cell; a terminal has none."""
+        return self._kernel is not None
 
     def number_here(self) -> int:
         """The number of the cell that this thread works for, as far as the kernel knows it."""
@@ -164,6 +189,22 @@ class OutputRouter:
     def number_of_cell(self) -> int:
         """That of the cell which runs now, or ran last."""
         return self._latest
+
+    def record(self) -> None:
+        """From now on remember what the tasks of the running cell show in it."""
+        if (cell := self._cells.get(self._latest)) is not None:
+            cell.shown = []
+
+    def recorded(self) -> list[Shown]:
+        """What has been shown since `record`; that ends the recording."""
+        cell = self._cells.get(self._latest)
+        if cell is None or cell.shown is None:
+            return []
+        with self._lock:
+            self._deliver()
+            self._flush(cell, time.monotonic(), final=True, panel=False)
+            shown, cell.shown = cell.shown, None
+        return shown
 
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
@@ -244,10 +285,14 @@ class OutputRouter:
                 and self._captures(message)
                 and redirect(message, getattr(self._kernel, "shell", None), marked)
             ):
+                if cell.shown is not None:
+                    cell.shown.append(as_shown(message))
                 continue
             if isinstance(message, OutputDisplay):
                 self._flush(cell, now, panel=False)
                 self._publish_display(message, cell.parent)
+                if cell.shown is not None:
+                    cell.shown.append(as_shown(message))
                 continue
             source = Source(
                 origin.task_id, origin.name, origin.pid, origin.log,
@@ -266,7 +311,10 @@ class OutputRouter:
     def _flush(self, cell: _Cell, now: float, final: bool = False, panel: bool = True) -> None:
         if cell.output.waits or final:
             for stream, text in cell.output.take(now, final):
-                self.publish("stream", {"name": stream, "text": text}, cell.parent)
+                content = {"name": stream, "text": text}
+                self.publish("stream", content, cell.parent)
+                if cell.shown is not None:
+                    cell.shown.append(("stream", content))
         if cell.number == self._latest and self._captures():
             cell.quiet = True  # whoever keeps the output of a cell wants to see nothing of it
         if not panel or cell.quiet:
@@ -345,6 +393,13 @@ class OutputRouter:
             parent=cell,
             ident=f"kernel.{self._kernel.ident}.{kind}".encode(),
         )
+
+
+def as_shown(message: OutputLines | OutputDisplay) -> Shown:
+    """A message as what a cell shows of it."""
+    if isinstance(message, OutputLines):
+        return "stream", {"name": message.stream, "text": message.text}
+    return message.kind, json.loads(message.content)
 
 
 def _message_id(parent: dict[str, Any]) -> str:

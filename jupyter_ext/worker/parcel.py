@@ -23,7 +23,7 @@ LARGE_BYTES = 100 * 1024
 """Larger memory becomes a part of its own."""
 
 
-class _KnowingPacker(Packer):
+class KnowingPacker(Packer):
     """Puts names in the places of values that travel by other ways."""
 
     known: Mapping[int, tuple[str, str]]
@@ -52,7 +52,7 @@ def dump(
     if not known:  # to ask about each part of a value costs more than to pickle it
         packer = Packer(home, refs, sent)
     else:
-        packer = _KnowingPacker(home, refs, sent)
+        packer = KnowingPacker(home, refs, sent)
         packer.known = known
     return packer.pack(value), packer.buffers
 

@@ -18,7 +18,7 @@ from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, NodeType
 from nbray.common.limits import cpu_count
 from nbray.common.resources import to_units
 from nbray.scheduling.labels import check_node_labels
-from nbray.wire.scaling_messages import Bounds
+from nbray.wire.scaling_messages import Bounds, Hold
 
 LOCAL_TYPE = "local.cluster.node"
 """The type of the machines of a list that names no types, as in Ray."""
@@ -91,6 +91,15 @@ class ScalingConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The same with bounds that somebody set instead."""
         if bounds is None:
             return self
+        if bounds.hold:
+            kept = int(bounds.hold is Hold.LEAST)
+            held = {
+                name: msgspec.structs.replace(
+                    one, min_workers=kept * one.min_workers, max_workers=kept * one.min_workers
+                )
+                for name, one in self.types.items()
+            }
+            return msgspec.structs.replace(self, types=held)
         first = bounds.type or next(iter(self.types))
         if first not in self.types:
             return self

@@ -21,8 +21,10 @@ their way at once is bounded for what waits (`upscaling_speed`), not for what is
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 from nbray.autoscaler.model import (
     Ask,
@@ -44,7 +46,7 @@ from nbray.wire.records import NodeInfo
 _AT_ONCE = 5
 _PENDING_KEPT_S = 30.0
 _MOST_SAID = 20
-_TIDY_EVERY = 64
+_TIDY_EVERY = 256
 _COME_ALONG = ("memory", "object_store_memory")
 
 
@@ -78,6 +80,7 @@ class _Planning:
         self._running: dict[str, int] = dict.fromkeys(rules.types, 0)
         self._coming: dict[str, int] = dict.fromkeys(rules.types, 0)
         self._all = 0
+        self._all_new = 0
         for one in here:
             if one.type:
                 self._all += 1
@@ -138,11 +141,12 @@ class _Planning:
         if rule.not_before > self._now:
             return 0
         of_type = rule.most - self._count[name] - self._new[name]
-        of_all = self._rules.most - self._all - sum(self._new.values())
+        of_all = self._rules.most - self._all - self._all_new
         return max(0, min(of_type, of_all))
 
     def _launch(self, name: str, count: int, why: str) -> None:
         self._new[name] += count
+        self._all_new += count
         self._why.setdefault(name, why)
 
     def _fill_up(self) -> None:
@@ -209,10 +213,10 @@ class _Planning:
                     able.sort(key=lambda rule: _waste(rule, ask))
                 for rule in able:
                     left = self._launch_for(rooms, rule, ask, left, bounded, what)
+                    if not self._may_come(rule.name, bounded=bounded):
+                        open_types = self._open_types(bounded)
                     if not left:
                         break
-                if able:
-                    open_types = self._open_types(bounded)
             if left:
                 self._left.append((ask, left))
 
@@ -236,6 +240,7 @@ class _Planning:
         if not first:
             self._why[rule.name] = f"{what}: {_shape(ask)}"
         self._new[rule.name] += count
+        self._all_new += count
         rooms.add(
             Unit(f"{rule.name} {number}", rule.resources, rule.labels, rule.resources)
             for number in range(first, first + count)
@@ -244,8 +249,7 @@ class _Planning:
 
     def _say_what_is_left(self) -> None:
         """Why some of the demand gets no node, in sentences: of the most wanted shapes."""
-        self._left.sort(key=lambda pair: -pair[1])
-        for ask, left in self._left[:_MOST_SAID]:
+        for ask, left in heapq.nlargest(_MOST_SAID, self._left, key=itemgetter(1)):
             able = [rule for rule in self._rules.types.values() if _serves(rule, ask)]
             self._unmet.append(f"{left} x {_shape(ask)}: {self._why_not(able)}")
         if len(self._left) > _MOST_SAID:
@@ -334,7 +338,7 @@ class _Planning:
 
     def _within(self, fresh: Sequence[tuple[str, Unit]]) -> list[tuple[str, Unit]]:
         """No more than may be launched of all types together."""
-        return list(fresh[: max(0, self._rules.most - self._all - sum(self._new.values()))])
+        return list(fresh[: max(0, self._rules.most - self._all - self._all_new)])
 
     # --- who may go --------------------
 
@@ -367,7 +371,7 @@ class _Planning:
 def _size(ask: Ask) -> tuple[bool, int, int]:
     """The order of demand: what is hard to place first."""
     resources = ask.resources
-    return "GPU" in resources, len(resources), max(resources.values(), default=0)
+    return "GPU" in resources, len(resources), max(resources.values()) if resources else 0
 
 
 def _least(asks: Sequence[Ask]) -> dict[str, int]:

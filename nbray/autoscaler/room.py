@@ -1,7 +1,10 @@
 """Room to lay demand out on: many units, each with so much free; by the first that fits.
 
 What is free is kept as one array for each resource, so that a thousand units are asked at once.
-A shape of which no unit ever had enough is turned away before that. Pure.
+A demand that is much too large for its nodes is turned away before that for the most part: a shape
+may need of nothing more than the most that any unit has which has its CPUs (`_ceilings`; there are
+few different numbers of CPUs). Such a bound may be too high, as what is free becomes less, but
+never too low; it is measured again when a shape got past it and found nothing. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from nbray.wire.strategies import LabelTerm, Selectors
 _Amounts = npt.NDArray[np.int64]
 _Mask = npt.NDArray[np.bool_]
 _NOTHING = -(1 << 62)
-_LOOK_AGAIN = 32
+_STEP = "CPU"
+_MOST_CEILINGS = 256
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Rooms:
         self._places = 0
         self._free: dict[str, _Amounts] = {}
         self._most: dict[str, int] = {}
-        self._refused = 0
+        self._ceilings: dict[int, dict[str, int]] = {}
+        self._measured: dict[int, int] = {}
+        self._turns = 0
         self._plain: _Mask = np.zeros(0, bool)
         self._labelled: dict[tuple[LabelTerm, ...], _Mask] = {}
         self.add(units)
@@ -64,6 +70,36 @@ class Rooms:
                 self._free[name][number] = amount
                 if amount > self._most[name]:
                     self._most[name] = amount
+        if self._ceilings:
+            for free in {id(unit.free): unit.free for unit in new}.values():
+                self._raise_ceilings(free)
+
+    def _raise_ceilings(self, free: Mapping[str, int]) -> None:
+        """A unit has come with so much free."""
+        steps = free.get(_STEP, 0)
+        for least, ceiling in self._ceilings.items():
+            if steps >= least:
+                for name, amount in free.items():
+                    if amount > ceiling.get(name, 0):
+                        ceiling[name] = amount
+
+    def _measure(self, least: int) -> dict[str, int]:
+        """The most that is free of each resource where there are so many CPUs."""
+        if len(self._ceilings) >= _MOST_CEILINGS and least not in self._ceilings:
+            return self._most
+        self._measured[least] = self._turns
+        steps = self._free.get(_STEP)
+        if steps is None:
+            ceiling = {} if least else dict(self._most)
+        elif least:
+            able = (steps >= least).nonzero()[0]
+            ceiling = {
+                name: int(amounts.take(able).max(initial=0)) for name, amounts in self._free.items()
+            }
+        else:  # also where there are none
+            ceiling = {name: int(amounts.max(initial=0)) for name, amounts in self._free.items()}
+        self._ceilings[least] = ceiling
+        return ceiling
 
     def _make_places(self, wanted: int) -> None:
         """Arrays long enough; where there is no unit there is less than nothing."""
@@ -113,6 +149,7 @@ class Rooms:
     def charge(self, name: str, resources: Mapping[str, int]) -> None:
         """Lay something out on one of them."""
         number = self._numbers[name]
+        self._turns += 1
         self._used_names[name] = None
         for resource, amount in resources.items():
             if amount:
@@ -123,13 +160,14 @@ class Rooms:
 
         Under the first selector that helps, as `nbray.scheduling.policy` does.
         """
-        needs = list(resources.items())
-        if 0 in resources.values():
-            needs = [(name, amount) for name, amount in needs if amount]
-        most = self._most
-        for name, amount in needs:
-            if amount > most.get(name, 0):
+        step = resources.get(_STEP, 0)
+        ceiling = self._ceilings.get(step)
+        if ceiling is None:
+            ceiling = self._measure(step)
+        for name, amount in resources.items():
+            if amount > ceiling.get(name, 0):
                 return count
+        needs = [(name, amount) for name, amount in resources.items() if amount]
         if not selector:
             left = self._lay_out(needs, None, count, "GPU" in resources)
         else:
@@ -138,11 +176,8 @@ class Rooms:
                 if left:
                     able = self._matching(terms) if terms else None
                     left = self._lay_out(needs, able, left, "GPU" in resources)
-        if left:
-            self._refused += 1
-            if self._refused % _LOOK_AGAIN == 0:
-                for name, amounts in self._free.items():
-                    most[name] = max(0, int(amounts.max()))
+        if left and self._measured.get(step) != self._turns:
+            self._measure(step)
         return left
 
     def _matching(self, terms: tuple[LabelTerm, ...]) -> _Mask:
@@ -166,9 +201,6 @@ class Rooms:
             enough = self._free[name] >= amount
             fit = enough if fit is None else fit & enough
         assert fit is not None
-        first = int(fit.argmax())
-        if not fit[first]:
-            return count
         among = fit if gpu else fit & self._plain
         while True:
             first = int(among.argmax())
@@ -181,6 +213,7 @@ class Rooms:
             if count > 1:
                 often = min(int(self._free[name][first]) // amount for name, amount in needs)
             often = min(often, count)
+            self._turns += 1
             self._used_names[self._units[first].name] = None
             for name, amount in needs:
                 self._free[name][first] -= amount * often

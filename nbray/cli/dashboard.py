@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from nbray.cli.machines import forward_dashboard
+from nbray.cli.heads import forward_dashboard
 from nbray.cli.terminal import CliError, say
 from nbray.state.client import find_cluster, find_dashboard
 from nbray.state.dashboard import LOGIN_S, api_key

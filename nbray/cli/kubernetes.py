@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nbray.machines.kubernetes.up import KubernetesCluster
 from nbray.machines.remote import LoginLink
 
 _RECORD = "/tmp/nbray"  # of the node in a pod
+_SCRIPTS = "/tmp/nbray-submitted"
 _HELD_BY_KUBECTL = "kubectl delete pod, or kubectl scale, does that here"
 
 
@@ -35,7 +36,7 @@ def _open(given: Mapping[str, Any]) -> KubernetesCluster:
 
 def _refuse(given: Mapping[str, Any], *names: str) -> None:
     for name in names:
-        if given.get(name) not in (None, False):
+        if given.get(name) not in (None, False, ()):
             raise ClusterFileError(
                 f"--{name.replace('_', '-')} is nothing for a cluster on Kubernetes: "
                 f"{_HELD_BY_KUBECTL}."
@@ -109,24 +110,48 @@ def _end_by(outcomes: Sequence[Outcome]) -> None:
 
 
 def _in_head(cluster: KubernetesCluster, text: str, *, tty: bool) -> list[str]:
+    return _in_pod(cluster, cluster.head_pod, text, tty=tty)
+
+
+def _in_pod(cluster: KubernetesCluster, pod: str, text: str, *, tty: bool) -> list[str]:
     flags = ["-it"] if tty else ["-i"]
-    return cluster.kubectl.command(
-        "exec", *flags, cluster.head_pod, "-c", CONTAINER, "--", "sh", "-c", text
-    )
+    return cluster.kubectl.command("exec", *flags, pod, "-c", CONTAINER, "--", "sh", "-c", text)
 
 
 def exec_command(**given: Any) -> None:
     """`nbray exec`: the command runs in the head's pod."""
-    _refuse(given, "screen", "tmux", "port_forward")
+    _refuse(given, "screen", "tmux")
     if given["start"]:
         bring_up(SafeConsole(highlight=False, stderr=True), given)
-    _run(_open(given), given["cmd"], given["login_shells"], given["stop"])
+    _run(_open(given), given["cmd"], given["login_shells"], given["stop"], given["port_forward"])
 
 
-def _run(cluster: KubernetesCluster, cmd: str, login: bool, stop: bool) -> None:
+@contextmanager
+def _led(cluster: KubernetesCluster, pairs: Sequence[str]) -> Iterator[None]:
+    """Ports of this machine lead to the head's, HERE:THERE, meanwhile."""
+    if not pairs:
+        yield
+        return
+    command = cluster.kubectl.command("port-forward", f"pod/{cluster.head_pod}", *pairs)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        try:
+            if not process.stdout.readline():
+                raise CliError(f"No way to {', '.join(pairs)} (kubectl's words are above).")
+            # What it says of each connection has to go somewhere.
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            yield
+        finally:
+            process.terminate()
+
+
+def _run(
+    cluster: KubernetesCluster, cmd: str, login: bool, stop: bool, ports: Sequence[int] = ()
+) -> None:
     text = scripts.head_variables(_RECORD) + scripts.as_user(cmd, login=login, exports={})
     tty = sys.stdin.isatty() and sys.stdout.isatty()
-    code = subprocess.call(_in_head(cluster, text, tty=tty))
+    with _led(cluster, [f"{port}:{port}" for port in ports]):
+        code = subprocess.call(_in_head(cluster, text, tty=tty))
     if stop:
         take_down(SafeConsole(highlight=False, stderr=True), cluster)
     sys.exit(code)
@@ -134,26 +159,34 @@ def _run(cluster: KubernetesCluster, cmd: str, login: bool, stop: bool) -> None:
 
 def attach(**given: Any) -> None:
     """`nbray attach`: a shell in the head's pod, or in another one."""
-    _refuse(given, "screen", "tmux", "new", "port_forward", "node_ip")
+    _refuse(given, "screen", "tmux", "new")
     if given["start"]:
         bring_up(SafeConsole(highlight=False, stderr=True), given)
+    cluster, address = _open(given), given["node_ip"]
+    pod = cluster.head_pod if address is None else asyncio.run(cluster.pod_at(address))
     text = scripts.head_variables(_RECORD) + "exec bash --login -i"
-    sys.exit(subprocess.call(_in_head(_open(given), text, tty=True)))
+    with _led(cluster, [f"{port}:{port}" for port in given["port_forward"]]):
+        code = subprocess.call(_in_pod(cluster, pod, text, tty=True))
+    sys.exit(code)
 
 
 def submit(**given: Any) -> None:
     """`nbray submit`: the script runs in the head's pod."""
-    _refuse(given, "screen", "tmux", "port_forward")
+    _refuse(given, "screen", "tmux")
     if given["start"]:
         bring_up(SafeConsole(highlight=False, stderr=True), given)
     cluster, script = _open(given), given["script"]
-    there = shlex.quote(f"/tmp/{script.name}")
+    # Python looks beside a script first, and /tmp has a folder that is called nbray.
+    there = shlex.quote(f"{_SCRIPTS}/{script.name}")
     with open(script, "rb") as file:
-        copied = subprocess.run(_in_head(cluster, f"cat >{there}", tty=False), stdin=file)
+        text = f"mkdir -p {_SCRIPTS} && cat >{there}"
+        copied = subprocess.run(_in_head(cluster, text, tty=False), stdin=file)
     if copied.returncode:
         raise CliError(f"{script} was not copied to {cluster.head_pod} (kubectl's words above).")
     words = " ".join(shlex.quote(word) for word in given["script_args"])
-    _run(cluster, f'"$NBRAY_PYTHON" {there} {words}', True, given["stop"])
+    _run(
+        cluster, f'"$NBRAY_PYTHON" {there} {words}', True, given["stop"], given["port_forward"]
+    )  # fmt: skip
 
 
 def monitor(**given: Any) -> None:
@@ -213,17 +246,11 @@ def forward_dashboard(
     links = [line.strip() for line in said.splitlines() if line.startswith("http")]
     if not links:
         raise CliError(f"The head said {said.strip()!r}.")
-    pair = f"{port}:{remote_port or DASHBOARD_PORT}"
-    command = cluster.kubectl.command("port-forward", f"pod/{cluster.head_pod}", pair)
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            raise CliError(f"Port {port} was not led to the dashboard (kubectl's words above).")
+    with _led(cluster, [f"{port}:{remote_port or DASHBOARD_PORT}"]):
         say(LoginLink(links[0]).at(f"localhost:{port}"))
         say("The link logs one browser in. Interrupt this command to end the way there.", err=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        process.terminate()
 
 
 COMMANDS: Mapping[str, Callable[..., None]] = {

@@ -1,4 +1,4 @@
-"""What the autoscaler does, in Ray's sections; and ``nbray drain-node``."""
+"""What the autoscaler does, in Ray's sections; ``nbray scale`` and ``nbray drain-node``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import click
+import msgspec
 from rich.console import Console
 
 from nbray.cli.terminal import CliError
@@ -15,13 +16,17 @@ from nbray.common.text import one_line
 from nbray.state.client import StateClient, find_cluster
 from nbray.state.queries import NODES
 from nbray.state.rows import NodeState
+from nbray.state.scaling import SCALING as SCALING_NOW
 from nbray.state.scaling import InstanceState, ScalingState
+from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
 from nbray.wire.grpc_service import RpcError
-from nbray.wire.scaling_messages import Drained, DrainNode
+from nbray.wire.scaling_messages import BOUNDS, SCALING, Bounds, Drained, DrainNode, Hold
 
 _SHOWN = 10
 _LINES_SHOWN = 6
 _STALE_S = 15.0
+_ANSWER_S = 30.0
+_LOOK_S = 0.5
 
 
 def show_scaling(
@@ -142,3 +147,108 @@ async def _drain(
             raise ValueError(f"{len(matching)} living nodes have an id that begins with {node_id}.")
         request = DrainNode(bytes.fromhex(matching[0]), why, deadline_s, only_idle)
         return await client.call("DrainNode", request, Drained, 15.0)
+
+
+def _bounds(word: str, kind: str) -> Bounds | None:
+    """What a word of the command says; None: what the file says.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    if word == "file":
+        return None
+    if word in (Hold.NONE, Hold.LEAST):
+        return Bounds(0, 0, hold=Hold(word))
+    low, dots, high = word.partition("..")
+    try:
+        least, most = int(low), int(high if dots else low)
+    except ValueError:
+        least, most = 1, 0
+    if not 0 <= least <= most:
+        raise click.BadParameter(
+            f"{word!r} is no number, no range as 2..20, and none of none, least and file.",
+            param_hint="NODES",
+        )
+    return Bounds(least, most, kind)
+
+
+@click.command()
+@click.argument("nodes")
+@click.option("--type", "kind", default="", help="Of which type there are to be so many at least; "
+              "the first of the file by default.")  # fmt: skip
+@click.option("--wait", "patience_s", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
+              help="Wait until those that are too many have left.")  # fmt: skip
+@click.option("--address", help="HOST:PORT of the head node; the newest cluster here by default.")
+def scale(nodes: str, kind: str, patience_s: float, address: str | None) -> None:
+    """Have the autoscaler keep NODES nodes besides the head: 4, or 2..20.
+
+    With `least`, those that the file wants at least stay and no other comes; with `none`, none;
+    with `file` its bounds hold again. Nodes that go end what runs there, and hand values on.
+    """
+    bounds = _bounds(nodes, kind)
+    try:
+        found, token = find_cluster(address)
+        left = asyncio.run(_scale(found, token, bounds, patience_s))
+    except (RpcError, OSError, ValueError) as error:
+        raise CliError(str(error)) from error
+    if left:
+        raise CliError(
+            f"After {patience_s:g} s {len(left)} node(s) still end what runs there, and leave "
+            f"then: {', '.join(left[:_SHOWN])}."
+        )
+
+
+async def _scale(address: str, token: bytes, bounds: Bounds | None, patience_s: float) -> list[str]:
+    """Tell the autoscaler; the instances that are too many when it is over."""
+    async with StateClient(address, token) as client:
+        state = await client.ask(SCALING_NOW, _ANSWER_S)
+        if state is None:
+            raise ValueError(
+                "This cluster has no autoscaler: it is started with the head, by `nbray start "
+                "--head --autoscaling-config=FILE` or `nbray up FILE`."
+            )
+        if bounds is not None and bounds.type and bounds.type not in state.bounds:
+            raise ValueError(
+                f"{bounds.type!r} is none of its node types: {', '.join(state.bounds)}."
+            )
+        if bounds is None:
+            await client.call("KvDel", KvKey(SCALING, BOUNDS), KvCount, _ANSWER_S)
+            return []
+        value = msgspec.msgpack.encode(bounds)
+        await client.call("KvPut", KvPut(SCALING, BOUNDS, value), KvCount, _ANSWER_S)
+        deadline = time.monotonic() + patience_s
+        left: list[str] = []
+        while time.monotonic() < deadline:
+            now = await client.ask(SCALING_NOW, _ANSWER_S)
+            if now is not None and _is_of(now, bounds):
+                left = _too_many(now, bounds)
+                if not left:
+                    break
+            await asyncio.sleep(_LOOK_S)
+        return left
+
+
+def _is_of(state: ScalingState, bounds: Bounds) -> bool:
+    """Whether a look was at these bounds already."""
+    if bounds.hold is Hold.NO:
+        return state.most == bounds.most
+    most = max((high for _, high in state.bounds.values()), default=0)
+    return (
+        most == 0
+        if bounds.hold is Hold.NONE
+        else all(low == high for low, high in state.bounds.values())
+    )
+
+
+def _too_many(state: ScalingState, bounds: Bounds) -> list[str]:
+    """Instances beyond what is to be left."""
+    by_type: dict[str, list[str]] = {}
+    for row in state.instances:
+        by_type.setdefault(row.type, []).append(row.place or row.id)
+    if bounds.hold is Hold.NO:
+        every = [name for names in by_type.values() for name in names]
+        return every[bounds.most :]
+    return [
+        name for kind, names in by_type.items()
+        for name in names[0 if bounds.hold is Hold.NONE else state.bounds.get(kind, (0, 0))[0] :]
+    ]  # fmt: skip

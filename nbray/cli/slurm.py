@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ import click
 from click.core import ParameterSource
 
 from nbray.cli.declared import declared_options
-from nbray.cli.terminal import CliError
-from nbray.launcher.found import running_sessions
+from nbray.cli.terminal import CliError, say
+from nbray.common.session import Session
+from nbray.launcher.found import node_of, running_sessions
 from nbray.launcher.token import token_path
 from nbray.options.option import SIZE, Scope
+from nbray.slurm.commands import SlurmError
 from nbray.slurm.document import SETTINGS, node_resources
 from nbray.slurm.homes import ClusterHome, job_name
+from nbray.slurm.leaving import end_cluster
 from nbray.slurm.script import Job, JobSettings, job_script, read_settings
+
+_JOBS_END_S = 60.0
 
 
 @click.group()
@@ -63,6 +69,37 @@ def script(
     except ValueError as error:
         raise CliError(str(error)) from error
     sys.stdout.write(text)
+
+
+@slurm.command()
+@click.argument("name")
+@click.option("-f", "--force", is_flag=True,
+              help="Also if the head is on another machine, where it may still run.")  # fmt: skip
+def cancel(name: str, force: bool) -> None:
+    """Cancel all jobs of the cluster NAME, whose head has ended."""
+    try:
+        home = ClusterHome(name)
+        holder = home.holder
+        if holder is not None and holder.runs_here(_runs):
+            raise CliError(
+                f"The head of cluster {name} runs here, and would submit new ones: `nbray down` or "
+                "`nbray stop` ends it."
+            )
+        if holder is not None and holder.host != socket.gethostname() and not force:
+            raise CliError(
+                f"The head of cluster {name} is on {holder.host}: run this there, or give --force "
+                "if it has ended."
+            )
+        count, left = end_cluster(home, _JOBS_END_S)
+    except (SlurmError, ValueError) as error:
+        raise CliError(str(error)) from error
+    if left:
+        raise CliError(f"After {_JOBS_END_S:g} s jobs have not ended: {', '.join(left[:20])}.")
+    say(f"Cancelled {count} job(s) of Slurm.")
+
+
+def _runs(session: Path) -> bool:
+    return session.exists() and bool(node_of(Session(session)).processes)
 
 
 def _refuse_options_with_file() -> None:

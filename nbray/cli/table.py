@@ -23,6 +23,9 @@ SECTIONS: dict[str, dict[str, _Row]] = {
         "drain-node": _Row(
             "scaling.drain_node", "Have a node take no new work, hand its values on, and leave."
         ),
+        "scale": _Row(
+            "scaling.scale", "Have a cluster's autoscaler keep so many nodes, or let them go."
+        ),
         "get-auth-token": _Row(
             "acting.get_auth_token",
             "Print this machine's cluster token, which is a secret: "
@@ -68,6 +71,26 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "End with 0 if the cluster answers and has a node that lives, "
             "else with 1 and the reason.",
         ),
+        "cluster-dump": _Row(
+            "dump.cluster_dump",
+            "Put what a cluster knows and has written into one archive, "
+            "as for a report of a fault.",
+        ),
+        "check-open-ports": _Row(
+            "ports.check_open_ports",
+            "List the ports on which the nodes of this machine listen, "
+            "and from where they are reached.",
+        ),
+        "metrics": _Row(
+            "metrics.metrics",
+            "A Prometheus of this machine that scrapes a cluster; none is needed for the "
+            "dashboard.",
+        ),
+        "microbenchmark": _Row(
+            "microbenchmark.microbenchmark",
+            "Start a cluster of its own, and measure puts, gets, tasks and calls of actors for a "
+            "while.",
+        ),
         "kill-actor": _Row(
             "acting.kill_actor", "End ACTOR: a name, or an id as far as it is written."
         ),
@@ -93,18 +116,16 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "Copy SCRIPT to the head's home and run it there, by the Python that runs the node.",
         ),
         "rsync-up": _Row(
-            "machines.rsync_up",
+            "heads.rsync_up",
             "Copy SOURCE of this machine to TARGET on the head; the file_mounts without both.",
         ),
         "rsync-down": _Row(
-            "machines.rsync_down",
+            "heads.rsync_down",
             "Copy SOURCE on the head to TARGET of this machine; the file_mounts without both.",
         ),
-        "monitor": _Row("machines.monitor", "Follow the logs of the head's GCS and raylet."),
-        "get-head-ip": _Row("machines.get_head_ip", "Print the head's address."),
-        "get-worker-ips": _Row(
-            "machines.get_worker_ips", "Print the workers' addresses, one a line."
-        ),
+        "monitor": _Row("heads.monitor", "Follow the logs of the head's GCS and raylet."),
+        "get-head-ip": _Row("heads.get_head_ip", "Print the head's address."),
+        "get-worker-ips": _Row("heads.get_worker_ips", "Print the workers' addresses, one a line."),
         "slurm": _Row("slurm.slurm", "Nodes that are jobs of Slurm."),
         "symmetric-run": _Row(
             "symmetric_run.symmetric_run",

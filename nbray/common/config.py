@@ -73,6 +73,8 @@ class Config:
         rotation_backup_count: how many such pieces are kept.
         ended_worker_logs_kept: so many workers that have ended leave their logs.
         ended_worker_logs_bytes: what these may have together.
+        ended_job_logs_kept: so many submitted jobs that have ended leave their logs on a node.
+        ended_job_logs_bytes: what these may have together.
         package_kept_s: how long packages of runtime environments stay, in the GCS and unpacked on
             nodes, that no job or actor needs any more.
         unused_packages_bytes: what they may have together, beside the newest.
@@ -141,6 +143,8 @@ class Config:
     rotation_backup_count: int = 2
     ended_worker_logs_kept: int = 1000
     ended_worker_logs_bytes: int = 1 << 30
+    ended_job_logs_kept: int = 1000
+    ended_job_logs_bytes: int = 1 << 30
     package_kept_s: float = 60.0
     unused_packages_bytes: int = 64 << 20
     job_start_timeout_s: float = 900.0

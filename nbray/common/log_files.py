@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 _BLOCK = 1 << 16
 _COPIED_AT_ONCE = 1 << 20
+_LOCK = struct.Struct("hhqqi4x")  # C's struct flock
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,30 @@ class Log:
 def is_piece(name: str) -> bool:
     """Whether a file of a log folder is a piece, or one that is being made."""
     return name.startswith(".") or name.rpartition(".")[2].isdecimal()
+
+
+def mark_as_written(descriptor: int) -> None:
+    """Say that a log is being written, as long as any process has this descriptor, or a copy."""
+    with contextlib.suppress(OSError):  # somebody who has one still does; or no such locks here
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process has a descriptor of it that was marked."""
+    try:
+        with path.open("rb") as file:
+            found = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, _lock(fcntl.F_RDLCK))
+    except OSError:
+        return False
+    return bool(_LOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def _lock(kind: int) -> bytes:
+    """A lock on the whole file that belongs to an open descriptor and its copies.
+
+    Not one of ``flock``, by which two who would rotate a log keep out of each other's way.
+    """
+    return _LOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
 
 
 def _read(piece: Piece, place: int, most: int) -> bytes:

@@ -22,7 +22,7 @@ from nbray.wire.records import Dependency, TaskSpec, Value
 class HasRefs(Protocol):
     """The record of one of them."""
 
-    dependencies: list[Dependency]
+    dependencies: tuple[Dependency, ...]
 
 
 class HasArguments(Protocol):

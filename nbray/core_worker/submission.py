@@ -85,7 +85,9 @@ class Submission:
             parent=parent.task_id if parent is not None else b"",
         )  # fmt: skip
         refs = self._new_refs(spec)
-        self._new_tasks.append(PendingTask(spec, function, options))
+        self._new_tasks.append(
+            PendingTask(spec, options, options.retries, function=function, key=options.key)
+        )
         self._submitted(len(self._new_tasks))
         return refs
 
@@ -113,7 +115,7 @@ class Submission:
         # A pending call keeps the actor alive, also when its handle has gone.
         self._table.released.append((handle_id(actor_id), 1))
         refs = self._new_refs(spec)
-        self._new_calls.append(ActorCall(spec, options))
+        self._new_calls.append(ActorCall(spec, options, options.retries))
         self._submitted(len(self._new_calls))
         return refs
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nbray.wire.strategies import NOTHING, Shape
+
+QueueKey = tuple[Shape, str, bytes]
+"""What tasks have in common that share workers: shape, environment, the node of their arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class TaskOptions:
         out_of_order: whether a call may overtake others of its caller that wait for arguments.
         runtime_env: the text form of the environment that the task runs in.
         concurrency_group: which threads or semaphore of an actor the call uses.
+        key: the queue of its tasks that have no large arguments on another node.
     """
 
     shape: Shape = NOTHING
@@ -32,3 +36,7 @@ class TaskOptions:
     concurrency_group: str = ""
     out_of_order: bool = False
     runtime_env: str = ""
+    key: QueueKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.shape, self.runtime_env, b""))

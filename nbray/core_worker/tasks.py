@@ -9,13 +9,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 from nbray.common.ids import TaskID, handle_id
 from nbray.common.life import Transitions
-from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.exceptions import TaskCancelledError
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, TaskSpec
-from nbray.wire.strategies import Shape
 
 
 class State(StrEnum):
@@ -98,7 +99,7 @@ class PickledFunction:
         self.captured = captured
 
 
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A task or a call whose reply has not come.
 
     Attributes:
@@ -107,14 +108,12 @@ class Pending:
         submitted: when, by `time.monotonic`.
     """
 
-    __slots__ = ("options", "retries", "spec", "state", "submitted", "unresolved")
-
+    spec: TaskSpec
     options: TaskOptions
     retries: int
-    spec: TaskSpec
-    state: State
-    submitted: float
-    unresolved: int
+    state: State = WAITING
+    unresolved: int = 0
+    submitted: float = 0.0
 
     def again(self) -> None:
         """It is run once more, which counts."""
@@ -132,33 +131,24 @@ class Pending:
         return _SHOWN.get(self.state, "SUBMITTED_TO_WORKER")
 
 
-class PendingTask(Pending):
+class PendingTask(Pending, eq=False, kw_only=True):
     """A task for any worker.
 
     Attributes:
-        cancelled: it was cancelled when a worker had it; it is not given to another.
         function: what it runs; as long as the task may run, what the function captures is held.
-        killed: its worker is ended for it.
         key: the queue that it stands in.
         lease: the worker that has it.
+        killed: its worker is ended for it.
+        cancelled: it was cancelled when a worker had it; it is not given to another.
         out_of_memory: how often it was ended since memory ran out.
     """
 
-    __slots__ = ("cancelled", "function", "key", "killed", "lease", "out_of_memory")
-
-    def __init__(self, spec: TaskSpec, function: PickledFunction, options: TaskOptions) -> None:
-        self.spec = spec
-        self.function = function
-        self.options = options
-        self.state = WAITING
-        self.key: QueueKey = (options.shape, options.runtime_env, b"")
-        self.retries = options.retries
-        self.unresolved = 0
-        self.killed = False
-        self.cancelled = False
-        self.out_of_memory = 0
-        self.submitted = 0.0
-        self.lease: Lease | None = None
+    function: PickledFunction
+    key: QueueKey
+    lease: Lease | None = None
+    killed: bool = False
+    cancelled: bool = False
+    out_of_memory: int = 0
 
     def recall(self) -> None:
         """It has ended, and is run once more, by any worker."""
@@ -166,19 +156,10 @@ class PendingTask(Pending):
         self.lease = None
 
 
-class ActorCall(Pending):
+class ActorCall(Pending, eq=False):
     """A call of an actor; ``number`` tells in which order the calls of this process are."""
 
-    __slots__ = ("number",)
-
-    def __init__(self, spec: TaskSpec, options: TaskOptions) -> None:
-        self.spec = spec
-        self.options = options
-        self.state = WAITING
-        self.retries = options.retries
-        self.unresolved = 0
-        self.submitted = 0.0
-        self.number = 0
+    number: int = 0
 
 
 class HasLeases(Protocol):
@@ -220,9 +201,6 @@ class Lease:
         self.worn = False
         self.devices = devices
         self.threads = threads
-
-
-QueueKey = tuple[Shape, str, bytes]
 
 
 def counted(spec: TaskSpec) -> list[bytes]:

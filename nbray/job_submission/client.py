@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from nbray.job_submission.rows import JobDetails, JobStatus, details_of
 from nbray.job_submission.web import Server, find_server
-from nbray.runtime_env.packaging import pack
+from nbray.runtime_env.packaging import write_package
 from nbray.runtime_env.spec import URI_PREFIX, validate
 from nbray.state.submissions import new_submission_id
 
@@ -167,12 +168,13 @@ class JobSubmissionClient:
     def _package(self, path: str, excludes: list[str], keep_name: bool) -> str:
         if path.startswith(URI_PREFIX):
             return path
-        uri, data = pack(Path(path), excludes, keep_name)
-        place = f"/api/packages/gcs/{uri.removeprefix(URI_PREFIX)}"
-        if self._server.ask("GET", place)[0] != 200:
-            status, said = self._server.ask("PUT", place, data, "application/octet-stream")
-            if status != 200:
-                _refused(status, said)
+        with tempfile.TemporaryFile() as package:
+            uri = write_package(Path(path), excludes, keep_name, package)
+            place = f"/api/packages/gcs/{uri.removeprefix(URI_PREFIX)}"
+            if self._server.ask("GET", place)[0] != 200:
+                status, said = self._server.ask("PUT", place, package, "application/octet-stream")
+                if status != 200:
+                    _refused(status, said)
         return uri
 
     def stop_job(self, job_id: str) -> bool:

@@ -7,6 +7,7 @@ believed. Who knows an http address only shows the token as a bearer, as Ray's c
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from nbray.exceptions import AuthenticationError
@@ -29,6 +30,7 @@ ADDRESS_VARIABLES = (
 )  # fmt: skip
 _HEADERS_VARIABLES = ("NBRAY_JOB_HEADERS", "RAY_JOB_HEADERS")
 _TIMEOUT_S = 100.0
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Server:
     verify: bool | str = True
 
     def ask(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
-    ) -> tuple[int, bytes]:
-        """Status and body of an answer.
+        self, method: str, path: str, body: bytes | IO[bytes] | None = None,
+        kind: str = "application/json",
+    ) -> tuple[int, bytes]:  # fmt: skip
+        """Status and body of an answer; a body in a file is sent from its beginning, in parts.
 
         Raises:
             AuthenticationError: the dashboard does not know this program.
@@ -58,9 +61,12 @@ class Server:
         """
         parts = urlsplit(self.url)
         target = parts.path.rstrip("/") + path
-        headers = self._shown(method, target)
+        headers = self._shown(method, target, body)
         if body is not None:
             headers["Content-Type"] = kind
+            if not isinstance(body, bytes):
+                headers["Content-Length"] = str(body.seek(0, os.SEEK_END))
+                body.seek(0)
         connection = self._connection(parts.scheme, parts.hostname or "", parts.port)
         try:
             connection.request(method, target, body, headers)
@@ -84,10 +90,13 @@ class Server:
             )
         return answer.status, said
 
-    def _shown(self, method: str, target: str) -> dict[str, str]:
+    def _shown(
+        self, method: str, target: str, body: bytes | IO[bytes] | None = None
+    ) -> dict[str, str]:
         if self.dashboard is None:
             return dict(self.headers)
-        return {**self.headers, **self.dashboard.signed(method, target, time.time())}
+        signed = self.dashboard.signed(method, target, time.time(), _digest(body))
+        return {**self.headers, **signed}
 
     def _connection(self, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
         if scheme != "https":
@@ -113,6 +122,18 @@ class Server:
         target = urlsplit(self.url).path.rstrip("/") + path
         shown = self._shown("GET", target)
         return f"ws{self.url.removeprefix('http').rstrip('/')}{path}", shown
+
+
+def _digest(body: bytes | IO[bytes] | None) -> str:
+    """What a signature says of a body; nothing of none."""
+    found = hashlib.sha256()
+    if body is None or isinstance(body, bytes):
+        found.update(body or b"")
+    else:
+        body.seek(0)
+        while block := body.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest() if body else ""
 
 
 def find_server(

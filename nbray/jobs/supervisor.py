@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 import nbray
-from nbray.common.log_files import Log
+from nbray.common.log_files import Log, mark_as_written
 from nbray.core_worker.current import joined_core
 from nbray.driver.joining import OWN_SESSION
 from nbray.exceptions import NbrayError
@@ -90,6 +90,7 @@ class JobSupervisor:
         core = joined_core()
         log = core.session.log_path(log_name(row.submission_id))
         with open(log, "ab") as out:
+            mark_as_written(out.fileno())
             out.write(
                 f"Running entrypoint for job {row.submission_id}: {row.entrypoint}\n".encode()
             )

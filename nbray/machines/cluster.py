@@ -13,6 +13,7 @@ import yaml
 from nbray.machines import certificates, scaling
 from nbray.machines.cluster_file import ClusterFile, ClusterFileError
 from nbray.machines.containers import container_of
+from nbray.machines.here import Here
 from nbray.machines.home import ClusterHome, control_folder
 from nbray.machines.hosts import Host
 from nbray.machines.mounts import digest, hash_of
@@ -67,7 +68,9 @@ class Cluster:
 
     def host(self, machine: Machine, login_shells: bool = True) -> Host:
         """A machine of this cluster, also one that the file names no more."""
-        ssh = Ssh(self.wanted.auth, self.home.known_hosts, control_folder())
+        ssh: Ssh | Here = Here()
+        if self.wanted.provider.head_ip:
+            ssh = Ssh(self.wanted.auth, self.home.known_hosts, control_folder())
         container = container_of(self.wanted, is_head=machine.is_head)
         return Host(
             machine, ssh, self.wanted.cluster_name, container, login_shells, slots=self._slots
@@ -131,6 +134,8 @@ class Cluster:
         before = self.wanted.initialization_commands
         setup = digest(files, before, self.setup_commands(machine), host.login_shells)
         commands = [*self.start_commands(machine), *certificates.described(self.wanted.tls)]
-        start = digest(commands, self.wanted.provider.head_ip)
+        scaling_file = scaling.described(self.wanted, host) if machine.is_head else ""
+        grows = ["grows"] if scaling_file else []
+        start = digest([*commands, *grows], self.wanted.provider.head_ip)
         container = "" if host.container is None else host.container.hash
-        return Wanted(machine, files, setup, start, container)
+        return Wanted(machine, files, setup, start, container, scaling_file)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import yaml
 
-from nbray.machines import certificates
+from nbray.machines import certificates, slurm_file
 
 _Checked = TypeVar("_Checked")
 
@@ -28,7 +28,10 @@ class ClusterFileError(ValueError):
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the machines come from; ``local`` has a list of them."""
+    """Where the machines come from: ``local`` has a list of them, ``slurm`` the head's alone.
+
+    ``interface``, of Slurm only, is the network that the head listens on, if it has it.
+    """
 
     type: str
     head_ip: str = ""
@@ -38,6 +41,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     use_internal_ips: bool = False
     use_external_head_ip: bool = False
     disable_node_updaters: bool = False
+    interface: str | None = None
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +86,13 @@ class Docker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One cluster. ``tls`` is nbray's own key: see `nbray.machines.certificates`."""
+    """One cluster.
+
+    Attributes:
+        tls: nbray's own key: see `nbray.machines.certificates`.
+        autoscaling: the document for the head's autoscaler, where that makes all workers; it is
+            made of the other keys.
+    """
 
     cluster_name: str
     provider: Provider
@@ -105,6 +115,7 @@ class ClusterFile(msgspec.Struct, frozen=True, kw_only=True):
     worker_start_ray_commands: list[str] = msgspec.field(default_factory=lambda: [_START_WORKER])
     metadata: Any = None
     tls: bool | str = False
+    autoscaling: dict[str, Any] | None = None
 
 
 def read_by(
@@ -148,6 +159,13 @@ def check(given: object, cluster_name: str | None = None) -> ClusterFile:
     }
     if cluster_name is not None:
         given["cluster_name"] = cluster_name
+    if "autoscaling" in given:
+        raise ClusterFileError("autoscaling is no key of a file. Did you mean upscaling_speed?")
+    if _type_of(given) == "slurm":
+        try:
+            given = slurm_file.as_machines(given)
+        except ValueError as error:
+            raise ClusterFileError(f"{error}") from None
     _refuse_unknown(given)
     try:
         wanted = msgspec.convert(given, ClusterFile)
@@ -179,6 +197,11 @@ def check(given: object, cluster_name: str | None = None) -> ClusterFile:
     return wanted
 
 
+def _type_of(given: dict[Any, Any]) -> object:
+    provider = given.get("provider")
+    return provider.get("type") if isinstance(provider, dict) else None
+
+
 def _said(given: Any) -> Any:
     """A mapping without the keys that stand there without a value, as in Ray's examples."""
     if not isinstance(given, dict):
@@ -187,10 +210,10 @@ def _said(given: Any) -> Any:
 
 
 def _check_provider(provider: Provider) -> None:
-    if provider.type != "local":
+    if provider.type not in ("local", "slurm"):
         raise ClusterFileError(
             f"provider.type {provider.type!r} is not supported: nbray has `local`, machines that "
-            "run already and are reached by ssh."
+            "run already and are reached by ssh, `slurm` and `kubernetes`."
         )
     if provider.coordinator_address is not None:
         raise ClusterFileError(
@@ -202,10 +225,10 @@ def _check_provider(provider: Provider) -> None:
             "provider.disable_node_updaters is not supported: `nbray up` does nothing else than "
             "what it turns off."
         )
-    if not provider.head_ip:
+    if not provider.head_ip and provider.type == "local":
         raise ClusterFileError("Please supply a `head_ip` and list of `worker_ips`.")
     hosts = [provider.head_ip, *provider.worker_ips]
-    for host in [*hosts, *filter(None, [provider.external_head_ip])]:
+    for host in filter(None, [*hosts, provider.external_head_ip]):
         if not _HOST.fullmatch(host):
             raise ClusterFileError(f"{host!r} is neither an address nor the name of a host.")
     twice = sorted({host for host in hosts if hosts.count(host) > 1})

@@ -26,6 +26,8 @@ class Found:
         container: the hash of its container, if that runs.
         token: the cluster's, of the head only.
         hosts: the machines that the head has heard of, itself too.
+        scaling: the hash of what its autoscaler was handed.
+        beside: other machines that have a node of this cluster, where homes are shared.
     """
 
     error: str = ""
@@ -42,6 +44,8 @@ class Found:
     container: str = ""
     token: str = ""
     hosts: tuple[str, ...] = ()
+    scaling: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -57,8 +61,13 @@ def question(record: str) -> str:
     return f"""R={record}
 echo {_BEGIN}
 echo "ssh=$SSH_CONNECTION"
-for f in files setup start hosts token container; do
+for f in files setup start hosts token container scaling; do
   if [ -f "$R/$f" ]; then printf '%s=%s\\n' "$f" "$(tr '\\n' ' ' <"$R/$f")"; fi
+done
+for o in "${{R%/*}}"/*/session; do
+  if [ -L "$o" ] && ! [ "$o" -ef "$R/session" ]; then
+    o=${{o%/session}}; printf 'beside=%s\\n' "${{o##*/}}"
+  fi
 done
 s=$(readlink "$R/session" 2>/dev/null) && {{
   echo "session=$s"
@@ -118,6 +127,7 @@ def read(answer: str, is_head: bool) -> Found:
         node_id=str(info.get("node_id", "")), runs=raylet in alive,
         can_come_back=is_head and bool(info) and raylet not in alive,
         container=one("running"), token=one("token"), hosts=tuple(one("hosts").split()),
+        scaling=one("scaling"), beside=tuple(said.get("beside", ())),
     )  # fmt: skip
 
 

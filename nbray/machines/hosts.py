@@ -14,6 +14,7 @@ from typing import Any
 from nbray.machines import scripts
 from nbray.machines.containers import Container
 from nbray.machines.found import Found, in_container, question, read
+from nbray.machines.here import Here
 from nbray.machines.home import busy
 from nbray.machines.mounts import digest, ends, rsync_command
 from nbray.machines.plan import Machine
@@ -21,6 +22,7 @@ from nbray.machines.ssh import CONNECT_S, Done, Ssh, run
 
 _ANSWER_S = CONNECT_S + 15.0
 _STOP_S = 60.0
+_JOBS_END_S = 120.0
 _WAIT_FOR_OTHERS_S = 30
 _INTERRUPT_S = 5.0
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -46,7 +48,7 @@ class HostError(Exception):
 
 @dataclass
 class Host:
-    """A machine, reached by ssh.
+    """A machine, reached by ssh, or this one.
 
     Attributes:
         machine: it.
@@ -59,7 +61,7 @@ class Host:
     """
 
     machine: Machine
-    ssh: Ssh
+    ssh: Ssh | Here
     cluster: str
     container: Container | None = None
     login_shells: bool = True
@@ -284,22 +286,24 @@ class Host:
 
     def at(self, path: str) -> str:
         """A path there, for rsync."""
-        host = self.machine.target.strip("[]")
-        named = f"[{host}]" if ":" in host else host
-        return f"{named}:{path.removeprefix('~/') or '.'}"
+        return self.ssh.at(self.machine.target, path)
 
-    async def stop(self, *, forget: bool) -> None:
+    async def stop(self, *, forget: bool, jobs: bool = False) -> None:
         """End its node, or its container with all that is in it.
 
         Args:
             forget: what was copied and set up is forgotten, too.
+            jobs: then cancel the cluster's jobs of Slurm.
 
         Raises:
             HostError: it failed; nothing is forgotten then.
         """
         if self.container is None:
-            text = scripts.stop_node(self.record, forget=forget)
-            await self.do("ending its node", text, timeout_s=_STOP_S)
+            cluster = self.cluster if jobs else ""
+            text = scripts.stop_node(self.record, forget=forget, jobs_of=cluster)
+            text = scripts.as_user(text, login=self.login_shells, exports={}) if jobs else text
+            limit = _STOP_S + _JOBS_END_S if jobs else _STOP_S
+            await self.do("ending its node", text, timeout_s=limit)
             return
         gone = f'\nrm -rf {self.record}; rmdir "$(dirname {self.record})" 2>/dev/null; exit 0'
         text = self.container.remove() + (gone if forget else "")

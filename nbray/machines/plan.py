@@ -18,6 +18,7 @@ class Step(enum.Enum):
     SETUP = "run the set-up commands"
     START = "start its node"
     COME_BACK = "bring its node back"
+    SCALING = "tell its autoscaler"
 
 
 class Restart(enum.Enum):
@@ -36,11 +37,13 @@ class Machine:
         name: its address or name, which is its identity in the cluster.
         is_head: whether the GCS runs there.
         reached_at: where ssh connects to.
+        listens_at: its address for nodes; empty: as ssh finds it.
     """
 
     name: str
     is_head: bool = False
     reached_at: str = ""
+    listens_at: str = ""
 
     @property
     def target(self) -> str:
@@ -50,13 +53,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a machine is to have: hashes of its files, its set-up, its start and its container."""
+    """What a machine is to have: hashes of its files, its set-up, its start and its container.
+
+    ``scaling`` is of what the head's autoscaler was handed, if there is one.
+    """
 
     machine: Machine
     files: str
     setup: str
     start: str
     container: str = ""
+    scaling: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,10 @@ def _node_plan(wanted: Wanted, found: Found, restart: Restart, session: str) -> 
             reasons.append("the head is a new one" if not session else "it is of another head")
         if reasons:
             steps = [Step.STOP, *steps, Step.START]
+    changed = wanted.scaling not in ("", found.scaling)
+    if changed and found.runs and Step.START not in steps:
+        steps.append(Step.SCALING)
+        reasons.append("what comes and goes has changed")
     return NodePlan(machine, tuple(steps), ", ".join(reasons))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from nbray.machines import here
 from nbray.machines.cluster_file import ClusterFile
 from nbray.machines.plan import Machine
 
@@ -40,9 +41,34 @@ class LocalProvider:
         """Nothing: they are not ours."""
 
 
+class SlurmProvider:
+    """The machine of the head, which submits jobs: the workers are its autoscaler's matter."""
+
+    def __init__(self, wanted: ClusterFile) -> None:
+        self._given = wanted.provider
+
+    def head(self) -> Machine:
+        """The machine of ``head_ip``, or this one.
+
+        Raises:
+            OSError: there is no way out of this one.
+        """
+        given = self._given
+        if given.head_ip:
+            return Machine(given.head_ip, True, given.external_head_ip or "")
+        return Machine(here.name(), True, listens_at=here.address(given.interface))
+
+    async def workers(self, count: int) -> Sequence[Machine]:
+        """None: jobs are no machines of ours."""
+        return []
+
+    async def release(self, machines: Sequence[Machine]) -> None:
+        """Nothing."""
+
+
 def provider_of(wanted: ClusterFile) -> NodeProvider:
     """The provider that a file names."""
-    return LocalProvider(wanted)
+    return SlurmProvider(wanted) if wanted.provider.type == "slurm" else LocalProvider(wanted)
 
 
 def worker_count(wanted: ClusterFile) -> tuple[int, str]:
@@ -51,6 +77,8 @@ def worker_count(wanted: ClusterFile) -> tuple[int, str]:
     The numbers of the file are capped with the machines that there are, as Ray does. Nodes beyond
     ``min_workers`` come with the demand, for which the autoscaler on the head looks.
     """
+    if wanted.autoscaling is not None:
+        return 0, ""
     there_are = len(wanted.provider.worker_ips)
     least = there_are if wanted.min_workers is None else wanted.min_workers
     most = there_are if wanted.max_workers is None else wanted.max_workers

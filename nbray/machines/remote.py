@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
@@ -90,6 +91,25 @@ class LoginLink:
     def at(self, place: str) -> str:
         """The same link at another HOST:PORT, which leads there."""
         return urlunsplit(urlsplit(self.url)._replace(netloc=place))
+
+
+def worker_addresses(head: Host) -> list[str]:
+    """The addresses of all nodes that live but the head's, as the head knows them.
+
+    Raises:
+        HostError: it does not run.
+    """
+    text = in_cluster(
+        head,
+        '"$NBRAY_PYTHON" -P -c "from nbray.cli import main; main()" list nodes --format=json '
+        '--filter state=ALIVE --address "$NBRAY_ADDRESS"',
+    )
+    output = asyncio.run(head.do("asking for the nodes", text, timeout_s=_LINK_S))
+    try:
+        rows = json.loads(output[output.index("[") :])
+    except ValueError:
+        raise HostError("asking for the nodes", f"the head said {output.strip()!r}") from None
+    return [row["node_ip"] for row in rows if not row["is_head_node"]]
 
 
 def login_link(head: Host) -> LoginLink:

@@ -19,6 +19,8 @@ import yaml
 from nbray.machines import scripts
 from nbray.machines.cluster_file import ClusterFile
 from nbray.machines.hosts import Host, HostError
+from nbray.machines.mounts import digest
+from nbray.machines.remote import in_cluster
 
 FILE = "autoscaling.yaml"
 _KEY = "deploy_key"
@@ -28,28 +30,54 @@ _TYPE = "local.cluster.node"
 
 def may_grow(wanted: ClusterFile) -> bool:
     """Whether the number of workers is left to the demand."""
+    if wanted.autoscaling is not None:
+        return True
     there_are = len(wanted.provider.worker_ips)
     least = there_are if wanted.min_workers is None else wanted.min_workers
     most = there_are if wanted.max_workers is None else wanted.max_workers
     return least < min(most, there_are)
 
 
-async def prepare_head(wanted: ClusterFile, head: Host) -> str:
-    """Give the head the file for its autoscaler, and a key; the key's public half.
+def text_for(wanted: ClusterFile, head: Host) -> str:
+    """The file for the autoscaler of a head."""
+    if wanted.autoscaling is not None:
+        return yaml.safe_dump(wanted.autoscaling)
+    auth = msgspec.structs.replace(
+        wanted.auth, ssh_private_key=_key_of(head), ssh_proxy_command=None, ssh_config=None,
+        known_hosts=None,
+    )  # fmt: skip
+    given = msgspec.to_builtins(msgspec.structs.replace(wanted, auth=auth))
+    return yaml.safe_dump({name: value for name, value in given.items() if value is not None})
+
+
+def described(wanted: ClusterFile, head: Host) -> str:
+    """The hash of it; empty where nothing grows."""
+    return digest(text_for(wanted, head)) if may_grow(wanted) else ""
+
+
+def _key_of(head: Host) -> str:
+    return f"{head.record_path}/{_KEY}"
+
+
+async def prepare_head(wanted: ClusterFile, head: Host) -> None:
+    """Give the head the file for its autoscaler.
 
     Raises:
         HostError: it failed.
     """
-    key = f"{head.record_path}/{_KEY}"
-    auth = msgspec.structs.replace(wanted.auth, ssh_private_key=key, ssh_proxy_command=None,
-                                   ssh_config=None, known_hosts=None)  # fmt: skip
-    given = msgspec.to_builtins(msgspec.structs.replace(wanted, auth=auth))
-    text = yaml.safe_dump({name: value for name, value in given.items() if value is not None})
     await head.do(
-        "handing it the file", scripts.keep_stdin(head.record, FILE), stdin=text.encode(),
-        timeout_s=_QUICK_S,
+        "handing it the file", scripts.keep_stdin(head.record, FILE),
+        stdin=text_for(wanted, head).encode(), timeout_s=_QUICK_S,
     )  # fmt: skip
-    word = scripts.remote_path(key)
+
+
+async def make_key(wanted: ClusterFile, head: Host) -> str:
+    """Make the key of its autoscaler, which reaches machines by ssh; its public half.
+
+    Raises:
+        HostError: it failed.
+    """
+    word = scripts.remote_path(_key_of(head))
     comment = shlex.quote(f"nbray autoscaler of {wanted.cluster_name}")
     made = await head.do(
         "making a key for its autoscaler",
@@ -89,3 +117,22 @@ def instance_of_up(host: str) -> str:
 def labels_of(host: str) -> str:
     """The labels of a node that `nbray up` starts itself, which its autoscaler knows it by."""
     return json.dumps({"nbray.io/instance-id": instance_of_up(host), "nbray.io/node-type": _TYPE})
+
+
+async def hold(head: Host, bounds: str, patience_s: float) -> None:
+    """Have the autoscaler let nodes go, and start no other.
+
+    Args:
+        head: of the cluster.
+        bounds: ``none`` or ``least``, as `nbray scale` has them; ``file`` ends it.
+        patience_s: so long it is waited for.
+
+    Raises:
+        HostError: it failed, or nodes have not left in that time.
+    """
+    wait = f" --wait={patience_s:g}" if patience_s else ""
+    text = in_cluster(
+        head, f'"$NBRAY_PYTHON" -P -c "from nbray.cli import main; main()" scale {bounds}{wait} '
+        '--address "$NBRAY_ADDRESS"',
+    )  # fmt: skip
+    await head.do("telling its autoscaler", text, timeout_s=patience_s + 2 * _QUICK_S)

@@ -1,10 +1,10 @@
 """The texts that hosts run, and the record of a host that they keep: pure.
 
 The record is a folder of the user on the host, ``~/.nbray/clusters/NAME/HOST``; HOST is in it since
-homes may be shared. In it: ``files``, ``setup`` and ``start``, hashes that are written when a step
-is done, so that what was interrupted is done again; ``session``, a link to the folder of the node,
-and ``python``, both written by `nbray start`; ``token``; ``lock`` and ``leader``, whoever works
-there. On the head also ``hosts``.
+homes may be shared. In it: ``files``, ``setup``, ``start`` and ``scaling``, hashes that are written
+when a step is done, so that what was interrupted is done again; ``session``, a link to the folder
+of the node, and ``python``, both written by `nbray start`; ``token``; ``lock`` and ``leader``,
+whoever works there. On the head also ``hosts``.
 """
 
 from __future__ import annotations
@@ -139,20 +139,27 @@ def make_parents(paths: Sequence[str]) -> str:
     return f"mkdir -p {' '.join(words)}"
 
 
-def stop_node(record: str, *, forget: bool) -> str:
+def stop_node(record: str, *, forget: bool, jobs_of: str = "") -> str:
     """End the node of the record by the nbray that started it, and no other.
 
     Args:
         record: of the host.
         forget: remove the record, too.
+        jobs_of: a cluster whose jobs of Slurm are then cancelled.
     """
+    cancel = ""
+    if jobs_of:
+        cancel = f"""
+if [ -f "$R/python" ]; then
+  "$(cat "$R/python")" -P -c 'from nbray.cli import main; main()' slurm cancel {jobs_of} || exit
+fi"""
     end = '\nrm -rf "$R"; rmdir "$(dirname "$R")" 2>/dev/null; exit 0' if forget else ""
     return f"""R={record}
 if [ -L "$R/session" ]; then
   p=$(cat "$R/python") || exit
   NBRAY_NODE_RECORD=$R "$p" -P -c 'from nbray.cli import main; main()' stop </dev/null || exit
 fi
-rm -f "$R/session" "$R/start"{end}
+rm -f "$R/session" "$R/start"{cancel}{end}
 """
 
 

@@ -100,6 +100,12 @@ class Ssh:
             for_any_shell(text),
         ]  # fmt: skip
 
+    def at(self, host: str, path: str) -> str:
+        """A path there, for rsync."""
+        bare = _bare(host)
+        named = f"[{bare}]" if ":" in bare else bare
+        return f"{named}:{path.removeprefix('~/') or '.'}"
+
     def rsh(self) -> str:
         """The remote shell for rsync."""
         return shlex.join(["ssh", *self.options()])

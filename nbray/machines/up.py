@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nbray.common.addresses import joined
 from nbray.machines import certificates, scaling, scripts
 from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
+from nbray.machines.cluster_file import ClusterFileError
 from nbray.machines.found import Found
 from nbray.machines.hosts import Host, HostError
 from nbray.machines.mounts import ends
@@ -35,12 +37,14 @@ async def look(cluster: Cluster, restart: Restart = Restart.IF_CHANGED) -> Facts
     """Ask all hosts at once, and plan.
 
     Raises:
-        ClusterFileError: a file that is to be copied is not there.
+        ClusterFileError: a file that is to be copied is not there, or the cluster has its head
+            elsewhere.
     """
     described = asyncio.create_task(asyncio.to_thread(cluster.described))
     answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
     found = {host.machine.name: answer for host, answer in zip(cluster.hosts, answers, strict=True)}
     wanted = await described
+    refuse_second_head(cluster, answers[0])
     plan = make_plan(wanted, found, restart)
     return Facts({one.machine.name: one for one in wanted}, found, plan)
 
@@ -66,6 +70,21 @@ async def up(cluster: Cluster, facts: Facts, board: Board) -> list[Outcome]:
         *(work.leave(machine) for machine in facts.plan.leaving),
     )
     return await work.remember(outcomes)
+
+
+def refuse_second_head(cluster: Cluster, of_head: Found) -> None:
+    """Login nodes share a home, and a cluster of jobs is its name: it has one head.
+
+    Raises:
+        ClusterFileError: another machine has it.
+    """
+    if cluster.wanted.autoscaling is None or of_head.session or not of_head.beside:
+        return
+    other = of_head.beside[0]
+    raise ClusterFileError(
+        f"The head of cluster {cluster.wanted.cluster_name} is on {other}: name it by "
+        f"`head_ip: {other}` under provider, or run this command there."
+    )
 
 
 def role_of(machine: Machine) -> str:
@@ -184,6 +203,9 @@ class _Up:
             if wanted.cluster_synced_files and not host.machine.is_head:
                 await self._copy_from_head(host)
             await self._note(host, "files", hashes.files)
+        elif step is Step.SCALING:
+            await self._prepare_to_grow(host)
+            await scaling.hold(host, "file", 0.0)
         else:
             if host.container is None:
                 await self._initialize(host)
@@ -230,7 +252,11 @@ class _Up:
         """Have the head's autoscaler reach all machines of the pool, also those without nodes."""
         wanted = self.cluster.wanted
         self.board.stage(head.machine.name, "head", "prepares to grow")
-        public = await scaling.prepare_head(wanted, head)
+        await scaling.prepare_head(wanted, head)
+        await self._note(head, "scaling", self.facts.wanted[head.machine.name].scaling)
+        if wanted.autoscaling is not None:
+            return  # its workers are no machines that it logs in to
+        public = await scaling.make_key(wanted, head)
         pool = [self.cluster.host(Machine(name)) for name in wanted.provider.worker_ips]
         for said in await scaling.let_in(public, pool):
             self.board.line(head.machine.name, f"It may not grow there: {said}")
@@ -294,6 +320,8 @@ class _Up:
 
 def _listens_on(host: Host, found: Found) -> str:
     """The address of a head for its nodes: the one that the file names, or that ssh came to."""
+    if host.machine.listens_at:
+        return joined(host.machine.listens_at, "").removesuffix(":")
     given = host.machine.name
     bare = given.strip("[]")
     if not host.machine.reached_at and found.own_address:

@@ -14,7 +14,7 @@ _METHODS = {
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
     "Profile",
-    "KvPut", "KvGet", "KvDel", "KvKeys", "KvExists", "UsePackage",
+    "KvPut", "KvGet", "KvGetMany", "KvDel", "KvKeys", "KvExists", "UsePackage",
     "GetSubmission", "ChangeSubmission", "WatchSubmissions",
 }  # fmt: skip
 _PACKAGE_S = 60.0

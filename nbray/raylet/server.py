@@ -41,6 +41,8 @@ from nbray.wire.tls import Tls
 
 logger = logging.getLogger(__name__)
 
+_MOST_GIVERS = 32
+
 
 class Raylet:
     """One node; implements the handler of the frame server."""
@@ -152,10 +154,12 @@ class Raylet:
         row.frame_port, row.grpc_port, row.alive = self.frame_port, self.grpc_port, alive
         row.stats = {
             **self._watch.machine.stats(),
+            **self._watch.gpus.stats(),
             **self._store.stats(),
             "workers": float(len(self._workers.pool.workers)),
             "pending_leases": float(self._workers.pending),
         }
+        row.received_from = dict(self._objects.received().most_common(_MOST_GIVERS))
         row.returning = self._workers.leases.returning()
         row.kept_by, row.idle_s = self._draining.use()
         return row

@@ -13,6 +13,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from nbray.runtime_env import unzip
 from nbray.runtime_env.folders import MOST_FILES, Look, PackageError, files_of
@@ -23,18 +24,34 @@ MOST_UNPACKED_BYTES = 5 << 30
 _SHOWN = 1000
 PART_BYTES = 4 << 20
 MOST_HOOK_BYTES = 95 << 20  # as a function of a task
+_BLOCK = 1 << 20
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(
     path: Path, excludes: Sequence[str], keep_name: bool, look: Look | None = None
 ) -> tuple[str, bytes]:
-    """A folder or file as a package: its URI and its bytes.
+    """A folder or file as a package, as `write_package` makes it: its URI and its bytes.
+
+    Raises:
+        PackageError: the files are too large together, too many, or one cannot be packed.
+    """
+    buffer = io.BytesIO()
+    uri = write_package(path, excludes, keep_name, buffer, look)
+    return uri, buffer.getvalue()
+
+
+def write_package(
+    path: Path, excludes: Sequence[str], keep_name: bool, target: IO[bytes],
+    look: Look | None = None,
+) -> str:  # fmt: skip
+    """Write a folder or file as a package; its URI. None of it is in memory as a whole.
 
     Args:
         path: a folder, .py file, .whl or .zip file.
         excludes: patterns as in .gitignore, beside those of the folder's own .gitignore files.
         keep_name: put the folder itself into the package, so that it can be imported by name.
+        target: a file, empty, in which one may go back.
         look: gets all that was looked at.
 
     Raises:
@@ -42,27 +59,34 @@ def pack(
     """
     look = look or Look()
     digest = hashlib.sha256()
-    buffer = io.BytesIO()
     if path.suffix in (".zip", ".whl") and path.is_file():
         look.note(path)
         _check_size(path.stat().st_size, path)
         _check_contents(path)
-        data = path.read_bytes()
-        return f"{URI_PREFIX}{hashlib.sha256(data).hexdigest()}.zip", data
+        _copy(path, target, digest)
+        return f"{URI_PREFIX}{digest.hexdigest()}.zip"
     total = 0
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for number, (file, name) in enumerate(files_of(path, excludes, keep_name, look)):
             _check_name(name)
             _check_count(number + 1, path)
-            total += file.stat().st_size
+            found = file.stat()
+            total += found.st_size
             _check_size(total, path)
-            data = file.read_bytes()
             info = zipfile.ZipInfo(name, _EARLIEST)
-            info.external_attr = (file.stat().st_mode & 0o777) << 16
+            info.external_attr = (found.st_mode & 0o777) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, data)
-            digest.update(f"{name}\0{info.external_attr}\0{len(data)}\0".encode() + data)
-    return f"{URI_PREFIX}{digest.hexdigest()}.zip", buffer.getvalue()
+            digest.update(f"{name}\0{info.external_attr}\0{found.st_size}\0".encode())
+            with archive.open(info, "w") as entry:
+                _copy(file, entry, digest)
+    return f"{URI_PREFIX}{digest.hexdigest()}.zip"
+
+
+def _copy(path: Path, target: IO[bytes], digest: hashlib._Hash) -> None:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            target.write(block)
+            digest.update(block)
 
 
 def _check_size(size: int, path: Path) -> None:

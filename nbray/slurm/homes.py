@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.pids import machine
@@ -22,6 +23,23 @@ _LOGS_KEPT = 200
 _LONGEST_START_S = 3600.0
 _MARK = "nbray"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The head of a cluster: the machine's name and identity, and its session folder."""
+
+    host: str
+    machine: str
+    session: Path
+
+    def runs_here(self, lives: Callable[[Path], bool]) -> bool:
+        """Whether it runs on this machine.
+
+        Args:
+            lives: whether the node of a session folder runs.
+        """
+        return self.machine == machine() and lives(self.session)
 
 
 class ClusterHome:
@@ -80,32 +98,36 @@ class ClusterHome:
         """The cluster is over."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    @property
+    def holder(self) -> Holder | None:
+        """The head that has the cluster, or had it last; None if that is not known."""
+        try:
+            held = json.loads((self.path / "holder").read_text())
+            return Holder(str(held["host"]), str(held["machine"]), Path(held["session"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def is_orphan(self, lives: Callable[[Path], bool]) -> bool:
         """Whether the head of the cluster ran on this machine, and does no more.
 
         Args:
             lives: whether the node of a session folder runs.
         """
-        try:
-            held = json.loads((self.path / "holder").read_text())
-            host, where, session = held["host"], held["machine"], Path(held["session"])
-        except (OSError, ValueError, KeyError, TypeError):  # it is being made, or was never held
+        held = self.holder
+        if held is None:  # it is being made, or was never held
             return 0 < _age(self.path) < time.time() - _LONGEST_START_S
-        if host != socket.gethostname():
+        if held.host != socket.gethostname():
             return False
         boot, _, space = machine().partition("/")
-        its_boot, _, its_space = str(where).partition("/")
+        its_boot, _, its_space = held.machine.partition("/")
         if boot != its_boot:
             return True
-        return space == its_space and not lives(session)
+        return space == its_space and not lives(held.session)
 
     def is_held_by(self, session: Path) -> bool:
         """Whether the head of the cluster has this session folder, on this machine."""
-        try:
-            held = json.loads((self.path / "holder").read_text())
-            return bool(held["machine"] == machine() and Path(held["session"]) == session)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        held = self.holder
+        return held is not None and held.machine == machine() and held.session == session
 
     def _write(self, name: str, data: bytes) -> None:
         new = self.path / f".{name}.{os.getpid()}"

@@ -30,6 +30,7 @@ ANSWER = "answer"
 LOGIN_S = 600.0
 REQUEST_S = 60.0
 REQUEST_HEADER = "Nbray-Request"
+BODY_HEADER = "Nbray-Body"
 ANSWER_HEADER = "Nbray-Answer"
 SIGNED_HEADERS = (
     "Content-Type", "Cache-Control", "Content-Security-Policy", "Etag", "Last-Modified", "Location",
@@ -111,15 +112,19 @@ class Dashboard:
 
     def trust(self) -> ssl.SSLContext:
         """What a member trusts there; the name does not count, since answers are sealed."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=self.authority())
+        return context
+
+    def authority(self) -> str:
+        """The certificate that it is to be known by, of one with TLS."""
         from nbray.common.session import Session
         from nbray.wire.credentials import member_of, read_identity  # with TLS only
 
         if self.session is not None:
             read_identity(Session(self.session))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.load_verify_locations(cadata=member_of(self.token).identity.authority.decode())
-        return context
+        return member_of(self.token).identity.authority.decode()
 
     def purpose(self, *parts: str) -> str:
         """Of a key for this dashboard alone."""
@@ -130,10 +135,18 @@ class Dashboard:
         key = make_key(self.token, self.purpose(LOGIN), now, LOGIN_S)
         return f"{self.base}/login?key={key}"
 
-    def signed(self, method: str, target: str, now: float) -> dict[str, str]:
-        """The header that lets one request in; ``target`` is its path with the query."""
-        purpose = self.purpose(REQUEST, method, target)
-        return {REQUEST_HEADER: make_key(self.token, purpose, now, REQUEST_S)}
+    def signed(self, method: str, target: str, now: float, body: str = "") -> dict[str, str]:
+        """The headers that let one request in.
+
+        Args:
+            method: GET or another.
+            target: its path with the query.
+            now: in seconds since the epoch.
+            body: the SHA-256 of its body, in hexadecimal digits; nothing if it has none.
+        """
+        purpose = self.purpose(REQUEST, method, target, body)
+        headers = {REQUEST_HEADER: make_key(self.token, purpose, now, REQUEST_S)}
+        return headers | {BODY_HEADER: body} if body else headers
 
     def seal(self, key: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> str:
         """What shows that this dashboard and nobody else answers the request signed by ``key``."""

@@ -107,6 +107,9 @@ _NODE_STATS = {
     "objects": ("object_store_num_objects", "values in the object store"),
     "workers": ("workers", "worker processes"),
     "pending_leases": ("scheduler_pending_leases", "lease requests that wait"),
+    "gpu_percent": ("node_gpus_utilization", "use of the node's GPUs, percent, their mean"),
+    "gpu_memory_used": ("node_gram_used", "memory in use on the node's GPUs, bytes"),
+    "gpu_memory_total": ("node_gram_capacity", "memory of the node's GPUs, bytes"),
     "disk_used": ("node_disk_used", "disk in use where the logs are, bytes"),
     "disk_total": ("node_disk_capacity", "that disk, bytes"),
 }

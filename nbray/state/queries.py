@@ -44,6 +44,7 @@ def _nodes(reply: Nodes) -> list[r.NodeState]:
             resources_available=from_units(row.available) if row.alive else {},
             stats=row.stats if row.alive else {}, hostname=row.hostname,
             kept_by=row.kept_by if row.alive else [], idle_s=row.idle_s if row.alive else 0.0,
+            received_from={node.hex(): n for node, n in row.received_from.items()},
         )
         for row in reply.nodes
     ]  # fmt: skip

@@ -67,7 +67,8 @@ class NodeState(Row):
     """One node; ``node_name`` is its address, as in Ray; ``end_time_ms`` is 0 while it lives.
 
     ``state_message`` says of one that lives whether it drains or is silent; ``kept_by`` what keeps
-    it from being idle, in words, and ``idle_s`` for how long nothing has.
+    it from being idle, in words, and ``idle_s`` for how long nothing has. ``received_from`` has the
+    bytes of objects that came from other nodes, by their ids.
 
     Examples:
         >>> nbray.util.state.list_nodes()[0].resources_total["CPU"]
@@ -89,6 +90,7 @@ class NodeState(Row):
     hostname: str = ""
     kept_by: list[str] = field(default_factory=list)
     idle_s: float = 0.0
+    received_from: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

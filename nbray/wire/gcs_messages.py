@@ -114,7 +114,7 @@ class ActorReadyRequest(msgspec.Struct, array_like=True):
     """Raylet to GCS: the arguments are there, and these are all. Answered by `Empty`."""
 
     actor_id: bytes
-    dependencies: list[Dependency]
+    dependencies: tuple[Dependency, ...]
 
 
 class Outcome(msgspec.Struct, array_like=True):
@@ -259,6 +259,19 @@ class KvKeys(msgspec.Struct, array_like=True):
     """The keys of a namespace that begin with the prefix."""
 
     keys: list[bytes]
+
+
+class KvMany(msgspec.Struct, array_like=True):
+    """Anybody to GCS: ``KvGetMany``, answered by `KvValues`."""
+
+    namespace: bytes
+    keys: list[bytes]
+
+
+class KvValues(msgspec.Struct, array_like=True):
+    """The values of keys in their order, None for those that there are not."""
+
+    values: list[bytes | None]
 
 
 PACKAGES = b"runtime_env"

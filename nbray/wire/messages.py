@@ -233,7 +233,7 @@ class WorkerUnblocked(msgspec.Struct, array_like=True, tag=18):
 # --- tasks: a submitter and a worker --------------------------------------------------
 
 
-class PushTask(msgspec.Struct, array_like=True, tag=20):
+class PushTask(msgspec.Struct, array_like=True, tag=20, gc=False):
     """Submitter to worker. Answered by `TaskDone` or `TaskReturned`.
 
     ``function`` is the pickled function the first time it goes over a connection; ``devices``
@@ -246,7 +246,7 @@ class PushTask(msgspec.Struct, array_like=True, tag=20):
     threads: int = 1
 
 
-class TaskDone(msgspec.Struct, array_like=True, tag=21):
+class TaskDone(msgspec.Struct, array_like=True, tag=21, gc=False):
     """Worker to submitter: the values, how long it ran, and which argument refs it keeps.
 
     Fewer values than asked for end with an error, which is that of the rest. ``retry``: the
@@ -257,7 +257,7 @@ class TaskDone(msgspec.Struct, array_like=True, tag=21):
     task_id: bytes
     values: list[Value]
     seconds: float
-    borrowed: list[bytes] = []
+    borrowed: tuple[bytes, ...] = ()
     retry: bool = False
     items: Index = 0
     leaving: bool = False
@@ -338,7 +338,7 @@ class ActorReady(msgspec.Struct, array_like=True, tag=185):
     """Process to raylet: the arguments of its constructor are there."""
 
     actor_id: bytes
-    dependencies: list[Dependency]
+    dependencies: tuple[Dependency, ...]
 
 
 class ActorRegistered(msgspec.Struct, array_like=True, tag=51):

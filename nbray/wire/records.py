@@ -2,6 +2,10 @@
 
 Fields named ``*_id`` are raw bytes. Payloads named ``value``, ``args`` or ``error`` are the
 user's own pickles: only drivers and workers ever open them.
+
+A million of some of these wait in a process at once. So what is mostly empty in them is a tuple,
+which costs nothing then, and they are not known to the garbage collector (``gc=False``): they hold
+nothing that could lead back to them.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ Index = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 31) - 1)]
 """A count of things, or one's number, which fits into 32 bits."""
 
 
-class Address(msgspec.Struct, array_like=True, frozen=True):
+class Address(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Where a driver or worker listens: Unix socket on its own node, TCP from others."""
 
     worker_id: bytes
@@ -34,14 +38,14 @@ class Address(msgspec.Struct, array_like=True, frozen=True):
     port: int
 
 
-class ContainedRef(msgspec.Struct, array_like=True, frozen=True):
+class ContainedRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A ref that stands inside a value: the receiver becomes a borrower of it."""
 
     object_id: bytes
     owner: Address
 
 
-class Stored(msgspec.Struct, array_like=True, frozen=True):
+class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A value that lies in the arena of the named nodes rather than in a message.
 
     ``kind`` says in a few words what it is.
@@ -52,16 +56,16 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
     kind: str = ""
 
 
-class Value(msgspec.Struct, array_like=True):
+class Value(msgspec.Struct, array_like=True, gc=False):
     """One object as it travels: inline bytes, or the place where it is stored."""
 
     inline: bytes | None
     stored: Stored | None = None
     is_error: bool = False
-    contained: list[ContainedRef] = []
+    contained: tuple[ContainedRef, ...] = ()
 
 
-class Dependency(msgspec.Struct, array_like=True):
+class Dependency(msgspec.Struct, array_like=True, gc=False):
     """One ref argument of a task: always the ref, and its value when it is small.
 
     ``place`` is the number or the name of the argument.
@@ -77,7 +81,7 @@ STREAMING = -1
 DYNAMIC = -2
 
 
-class TaskSpec(msgspec.Struct, array_like=True):
+class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     """One task or actor call, as its owner pushes it to a worker.
 
     A ``num_returns`` of STREAMING is a stream (see `own.streams`), whose worker may be at most
@@ -92,8 +96,8 @@ class TaskSpec(msgspec.Struct, array_like=True):
     function_id: bytes
     name: str
     args: bytes
-    dependencies: list[Dependency] = []
-    contained: list[ContainedRef] = []
+    dependencies: tuple[Dependency, ...] = ()
+    contained: tuple[ContainedRef, ...] = ()
     num_returns: int = 1
     actor_id: bytes = b""
     method: str = ""
@@ -165,8 +169,8 @@ class ActorSpec(msgspec.Struct, array_like=True):
     class_id: bytes
     class_pickle: bytes
     args: bytes
-    dependencies: list[Dependency]
-    contained: list[ContainedRef]
+    dependencies: tuple[Dependency, ...]
+    contained: tuple[ContainedRef, ...]
     methods: dict[str, MethodOptions]
     options: ActorOptions
     owner: Address
@@ -215,6 +219,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     by the GCS, is how long ago the node was heard of; ``started`` and ``ended`` when it came and
     went, in seconds since the epoch. ``draining``: why it takes no new work and is going to leave.
     ``kept_by``: what keeps it from being idle, in words; nothing has for ``idle_s`` seconds.
+    ``received_from``: bytes of objects that came from other nodes, of those that gave the most.
     """
 
     node_id: bytes
@@ -238,6 +243,7 @@ class NodeInfo(msgspec.Struct, array_like=True):
     draining: str = ""
     kept_by: list[str] = []
     idle_s: float = 0.0
+    received_from: dict[bytes, int] = {}
 
     @property
     def takes_work(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 
 from nbray.wire.records import BundleSpec, Index, NodeInfo, Size
@@ -31,15 +33,27 @@ BOUNDS = b"bounds"
 """The key of the bounds that somebody set instead of the file's: a `Bounds`."""
 
 
+class Hold(StrEnum):
+    """A cluster that does not grow until it is brought up again."""
+
+    NO = ""
+    LEAST = "least"
+    """Of each type as many nodes as there have to be."""
+
+    NONE = "none"
+    """No node but the head."""
+
+
 class Bounds(msgspec.Struct, array_like=True):
     """A program to the autoscaler: so many nodes of ``type`` at least, and so many in all.
 
-    Without a type, of the first of the file.
+    Without a type, of the first of the file. ``hold``, if it is given, is instead of the numbers.
     """
 
     least: Index
     most: Index
     type: str = ""
+    hold: Hold = Hold.NO
 
 
 class DrainNode(msgspec.Struct, array_like=True):

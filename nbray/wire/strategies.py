@@ -47,7 +47,7 @@ class Labelled(msgspec.Struct, array_like=True, frozen=True, tag=4):
     soft: tuple[LabelTerm, ...] = ()
 
 
-class InGroup(msgspec.Struct, array_like=True, frozen=True, tag=5):
+class InGroup(msgspec.Struct, array_like=True, frozen=True, tag=5, gc=False):
     """A bundle of a placement group, any for -1; ``capture``: what it submits goes there too."""
 
     group_id: bytes

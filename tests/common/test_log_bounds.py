@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 import nbray
 from nbray.common.config import Config
-from nbray.common.log_files import Log, is_piece
+from nbray.common.log_files import Log, is_being_written, is_piece, mark_as_written
 from nbray.core_worker.run.log_file import LogFile
 from nbray.driver.joining import find_session
+from nbray.raylet.watch.logs import LogFolder
 from nbray.testing import wait_until
 from nbray.util import state
 
@@ -231,3 +232,29 @@ def test_the_bounds_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NBRAY_ROTATION_BACKUP_COUNT", "7")
     config = Config.from_env()
     assert (config.rotation_max_bytes, config.rotation_backup_count) == (0, 7)
+
+
+def test_jobs_that_ended_leave_so_many_logs_and_one_that_is_written_stays(tmp_path: Path) -> None:
+    config = Config(ended_job_logs_kept=3, ended_job_logs_bytes=1 << 20)
+    names = [f"job-driver-j.{number}.log" for number in range(6)]
+    for age, name in enumerate(reversed(names)):
+        for path in (tmp_path / name, tmp_path / f"{name}.17"):
+            appended(path, b"a line\n")
+            os.utime(path, (1e9 - age, 1e9 - age))
+    appended(tmp_path / "worker-0123456789ab.out", b"of a worker\n")
+    folder = LogFolder(tmp_path, config, set)
+    with (tmp_path / names[0]).open("ab") as first:
+        mark_as_written(first.fileno())
+        child = subprocess.Popen(["sleep", "60"], stdout=first)  # it outlives who started it
+    try:
+        folder._look(set())
+        assert is_being_written(tmp_path / names[0])
+        assert {path.name for path in tmp_path.glob("job-*.log")} == {names[0], *names[3:]}
+        assert (tmp_path / f"{names[0]}.17").exists() and not (tmp_path / f"{names[1]}.17").exists()
+    finally:
+        child.kill()
+        child.wait()
+    assert not is_being_written(tmp_path / names[0])
+    appended(tmp_path / names[5], b"x" * (1 << 20))
+    folder._look(set())
+    assert not list(tmp_path.glob("job-*"))

@@ -24,7 +24,6 @@ from nbray.core_worker import decisions as d
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import PendingTask, PickledFunction
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.process import Process
 from nbray.raylet.workers.leases import LeaseManager
@@ -39,6 +38,7 @@ from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import NodeChanges
 from nbray.wire.records import Address, JobConfig, NodeInfo, TaskSpec
 from nbray.wire.strategies import Shape, Spread
+from tests.support.pending import pending_task
 
 NODE = b"n" * 28
 KILLED = Cause(CauseKind.ENDED, "it was killed")
@@ -198,7 +198,7 @@ class Submitter:
         task_id = self.number.to_bytes(4, "big") + len(self.answers).to_bytes(20, "big")
         spec = TaskSpec(task_id, self.me.job.job_id, b"f", "", b"")
         self.answers[spec.task_id] = []
-        task = PendingTask(spec, PickledFunction(b"", b"", ()), TaskOptions(shape, retries=retries))
+        task = pending_task(spec, TaskOptions(shape, retries=retries))
         self.tasks.tasks[task_id] = task
         self.tasks.enqueue(task)
         return spec.task_id

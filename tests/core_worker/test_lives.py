@@ -16,10 +16,11 @@ from nbray.core_worker.submit import actor_state as c
 from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
+from nbray.core_worker.tasks import ActorCall
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address, JobConfig, TaskSpec
+from tests.support.pending import pending_call, pending_task
 
 NODE = b"n" * 28
 WORKER = Address(b"w" * 28, NODE, "", "", 0)
@@ -42,7 +43,7 @@ class OneTask:
         self.decisions: deque[Any] = deque()
         self.leasing = Leasing(me(), Config(), self.decisions, lambda _done, _options: True)
         spec = TaskSpec(TASK, b"job0", b"f", "f", b"")
-        self.task = PendingTask(spec, PickledFunction(b"", b"", ()), TaskOptions(retries=retries))
+        self.task = pending_task(spec, TaskOptions(retries=retries))
         self.leasing.tasks[TASK] = self.task
 
     def decided(self, kind: type) -> list[Any]:
@@ -195,7 +196,7 @@ class OneActor:
     def call(self, retries: int = 0) -> ActorCall:
         task_id = bytes([len(self.decisions)]) * 24
         spec = TaskSpec(task_id, b"job0", b"", "A.f", b"", actor_id=ACTOR, method="f")
-        call = ActorCall(spec, TaskOptions(retries=retries))
+        call = pending_call(spec, TaskOptions(retries=retries))
         self.client.submit(call)
         self.client.dispatch()
         return call

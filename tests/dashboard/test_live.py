@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import socket
 import struct
@@ -23,6 +24,7 @@ from nbray.dashboard.gate import place_of
 from nbray.dashboard.live import MOST_VIEWERS
 from nbray.dashboard.pages import PAGES
 from nbray.driver.context import NbrayContext
+from nbray.job_submission import JobSubmissionClient
 from nbray.state.dashboard import api_key
 from nbray.testing import wait_until
 from nbray.util.state import list_tasks
@@ -253,3 +255,50 @@ def test_a_failed_task_shows_the_lines_of_the_log_up_to_its_end(context: NbrayCo
     status, text, _headers = fetch(url, {"Cookie": log_in(context)})
     assert status == 200 and "Log, up to its end" in text
     assert "line 0 of mine" in text and "line 1 of mine" in text and "line 2 of mine" not in text
+
+
+def test_logs_are_taken_along_graphs_are_drawn_and_a_changed_request_is_refused(
+    context: NbrayContext,
+) -> None:
+    @nbray.remote
+    def child() -> None:
+        print("a line of a child", flush=True)
+
+    @nbray.remote(num_cpus=0)
+    def parent() -> list[None]:
+        found: list[None] = nbray.get([child.remote() for _ in range(3)])
+        return found
+
+    nbray.get(parent.remote(), timeout=60)
+    wait_until(lambda: len(list_tasks(filters=[("state", "=", "FINISHED")])) == 4, "the tasks")
+    base, who = f"http://{context.dashboard_url}", {"Cookie": log_in(context)}
+    (top,) = [row for row in list_tasks(detail=True) if row.name == "parent"]
+    (first, *_more) = [row for row in list_tasks(detail=True) if row.name == "child"]
+    of_top = fetch(f"{base}/graph?id={top.task_id}", who)[1]
+    assert of_top.count('class="edge"') == 3 and f"graph?id={first.task_id}" in of_top
+    of_child = fetch(f"{base}/graph?id={first.task_id}", who)[1]
+    assert of_child.count('class="edge"') == 1 and f"graph?id={top.task_id}" in of_child
+    assert "parent" in fetch(f"{base}/graph?job={top.job_id}", who)[1]
+    assert "is not the id of a driver" in fetch(f"{base}/graph?job=zz", who)[1]
+    name = f"worker-{str(first.worker_id)[:12]}.out"
+    status, text, headers = fetch(f"{base}/log?node={first.node_id}&name={name}", who)
+    assert status == 200 and "a line of a child" in text
+    assert headers["Content-Disposition"].endswith('.out"')
+    for bad in ("..%2F..%2Ftoken", "nothing", "%00", ""):
+        assert fetch(f"{base}/log?node={first.node_id}&name={bad}", who)[0] == 404, bad
+    assert fetch(f"{base}/log?node=ffffffff&name={name}", who)[0] == 404
+    active = json.loads(fetch(f"{base}/api/component_activities?timeout=5", bearer(context))[1])
+    assert active["driver"]["is_active"] == "ACTIVE"
+    assert active["driver"]["reason"] == "Number of active drivers: 1"
+    client = JobSubmissionClient(context["gcs_address"])
+    server = client._server
+    sent = json.dumps({"entrypoint": "true", "submission_id": "mine"}).encode()
+    other = sent.replace(b"mine", b"evil")
+    shown = server._shown("POST", "/api/jobs/", sent)
+    for body in (other, sent + b" ", b""):
+        connection = http.client.HTTPConnection(str(context.dashboard_url), timeout=60)
+        connection.request("POST", "/api/jobs/", body, shown)
+        assert connection.getresponse().status in (401, 403), body
+        connection.close()
+        shown = server._shown("POST", "/api/jobs/", sent)  # each opens once
+    assert [row.submission_id for row in client.list_jobs()] == [None]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import command
+from support.web import fetch
 
 from nbray.state.client import find_cluster, find_dashboard
 from nbray.testing import own_sessions
@@ -53,6 +54,34 @@ for table in ("nodes", "actors", "jobs", "workers", "tasks", "objects", "placeme
 for table in ("tasks", "actors", "objects"):
     counted[f"summarize_{table}"] = len(getattr(state, f"summarize_{table}")(address=address))
 print(json.dumps(counted))
+"""
+
+
+# Ray's client of logs asks its own GCS for the URL of the REST API, in Ray's own protocol; from
+# there on it is as it is.
+_LOGS = """
+import json, os, sys
+import ray.util.state.api as api
+address = os.environ["RAY_API_SERVER_ADDRESS"]
+api.ray_address_to_api_server_url = lambda _address: address
+(node,) = api.list_nodes(address=address)
+names = api.list_logs(address=address, node_id=node.node_id)
+job = sys.argv[1]
+ask = dict(address=address, node_id=node.node_id)
+print(json.dumps({
+    "groups": sorted(names),
+    "job": "".join(api.get_log(submission_id=job, **ask)),
+    "file": "".join(api.get_log(filename="raylet.log", tail=2, **ask)),
+    "streamed": next(iter(api.get_log(filename="raylet.log", follow=True, tail=1, **ask))),
+    "wrong": attempt(api, ask),
+}))
+"""
+_ATTEMPT = """
+def attempt(api, ask):
+    try:
+        return "".join(api.get_log(filename="nothing.log", **ask))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 """
 
 
@@ -177,3 +206,32 @@ def test_the_state_is_listed_counted_and_looked_up(ray: Ray) -> None:
     (node,) = json.loads(listed.stdout)
     found = ray.run("ray", "get", "nodes", node["node_id"], "--address", ray.address)
     assert node["node_id"] in found.stdout, found.stderr
+
+
+def test_logs_are_listed_read_and_followed_by_rays_own_code(ray: Ray) -> None:
+    if not ray.tells_token:
+        pytest.skip("older clients of the logs cannot show a token")
+    done = ray.job("submit", "--submission-id", "speaks", "--", "echo", "a line of the job")
+    assert done.returncode == 0, done.stderr
+    told = ray.run("python", "-c", _ATTEMPT + _LOGS, "speaks")
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert {"raylet", "worker_out"} <= set(found["groups"]), found["groups"]
+    assert "a line of the job" in found["job"]
+    assert found["file"].count("\n") == 2 and found["streamed"]
+    assert "RayStateApiException" in found["wrong"] and "nothing.log" in found["wrong"]
+
+
+def test_who_ends_idle_clusters_hears_whether_this_one_is_at_work(ray: Ray) -> None:
+    header = {"Authorization": f"Bearer {command('get-auth-token').stdout}"}
+    status, body, _headers = fetch(f"{ray.address}/api/component_activities", header)
+    assert status == 200
+    driver = json.loads(body)["driver"]
+    assert driver["is_active"] in ("ACTIVE", "INACTIVE") and driver["timestamp"] > 1e9
+    script = (
+        "import json, sys; from ray.dashboard.modules.job.job_head import RayActivityResponse\n"
+        "print(RayActivityResponse(**json.loads(sys.argv[1])).is_active.value)"
+    )
+    read = ray.run("python", "-c", script, json.dumps(driver))
+    if ray.tells_token:
+        assert read.stdout.strip() == driver["is_active"], read.stderr

@@ -10,8 +10,8 @@ import pytest
 from IPython.core.error import UsageError
 from support.kernel import running_kernel
 
-from jupyter_ext.commands.start_options import as_init_has_them, as_words, given_options
-from jupyter_ext.commands.table import COMMANDS
+from nbray.jupyter_ext.commands.start_options import as_init_has_them, as_words, given_options
+from nbray.jupyter_ext.commands.table import COMMANDS
 from nbray.options.option import Option, Scope
 from nbray.options.table import options_of
 

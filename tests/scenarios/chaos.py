@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from chaos_faults import Fault, Faults, report
+from chaos_faults import FarFaults, Fault, Faults, report
 from chaos_workload import Workload
+from support.far_driver import TOKEN, start_far_head
 
 import nbray
+from nbray.common.addresses import split
 from nbray.driver.joining import find_session
 from nbray.launcher.local import RunningNode, join
+from nbray.testing import Proxy
 from nbray.util.state import StateApiException, list_objects
 
 MB = 1 << 20
@@ -42,10 +45,13 @@ def wait_for(condition: Callable[[], Any], what: Callable[[], str], timeout: flo
         time.sleep(0.05)
 
 
-def run(seed: int, seconds: float, least: int = 0) -> tuple[list[Fault], Counter[str]]:
+def run(
+    seed: int, seconds: float, least: int = 0, *, far: bool = False
+) -> tuple[list[Fault], Counter[str]]:
     """One run on a cluster of three nodes; the faults and the work that were done.
 
-    It lasts ``seconds``, and until there were ``least`` faults: a slow machine needs longer.
+    It lasts ``seconds``, and until there were ``least`` faults: a slow machine needs longer. The
+    driver is on the head, or ``far``: on no machine of the cluster, and the tunnel has faults, too.
 
     Raises:
         AssertionError: a result was wrong, something hung, or something was left.
@@ -56,7 +62,9 @@ def run(seed: int, seconds: float, least: int = 0) -> tuple[list[Fault], Counter
     def say(text: str) -> None:
         story.append(f"{time.monotonic() - started:7.2f} s  {text}")
 
-    nbray.init(num_cpus=2, object_store_memory=150 * MB, resources={"slot": 2})
+    away = Away(num_cpus=2, object_store_memory=150 * MB, resources={"slot": 2}) if far else None
+    if away is None:
+        nbray.init(num_cpus=2, object_store_memory=150 * MB, resources={"slot": 2})
     head, info = find_session("auto")
     nodes: list[RunningNode] = []
 
@@ -69,13 +77,12 @@ def run(seed: int, seconds: float, least: int = 0) -> tuple[list[Fault], Counter
     rng = random.Random(seed)
     try:
         nodes.extend(start_node() for _ in range(NODES))
-        faults = Faults(
-            random.Random(rng.random()),
-            say,
-            nodes,
-            start_node,
-            (psutil.Process(info["pids"][1]).pid,),
-            head,
+        around = (say, nodes, start_node, (psutil.Process(info["pids"][1]).pid,), head)
+        chance = random.Random(rng.random())
+        faults = (
+            Faults(chance, *around)
+            if away is None
+            else FarFaults(chance, *around, path=away.path, head_node=away.head)
         )
         work = Workload(random.Random(rng.random()), say, faults=faults.done)
         try:
@@ -96,9 +103,28 @@ def run(seed: int, seconds: float, least: int = 0) -> tuple[list[Fault], Counter
         for node in nodes:
             node.stop()
         nbray.shutdown()
+        if away is not None:
+            away.end()
     root = Path(os.environ["NBRAY_TMPDIR"])
     wait_for(lambda: not _leftovers(root), lambda: f"left over: {_leftovers(root)}")
     return faults.done, work.done
+
+
+class Away:
+    """A head node that this process has joined from afar, by a path that may be cut."""
+
+    def __init__(self, **options: Any) -> None:
+        os.environ["NBRAY_AUTH_TOKEN"] = TOKEN
+        self.head = start_far_head(**options)
+        self.path = Proxy(split(self.head.client_server))
+        self.path.__enter__()
+        nbray.init(f"nbray://{self.path.place[0]}:{self.path.place[1]}")
+
+    def end(self) -> None:
+        """End the head node."""
+        self.path.__exit__(None, None, None)
+        self.head.stop()
+        del os.environ["NBRAY_AUTH_TOKEN"]
 
 
 def _leftovers(root: Path) -> list[str]:
@@ -143,6 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--far", action="store_true", help="with a driver from afar")
     args = parser.parse_args()
     all_faults: list[Fault] = []
     all_work: Counter[str] = Counter()
@@ -150,7 +177,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="nbt") as folder:
             os.environ["NBRAY_TMPDIR"] = str(Path(folder) / "sessions")
             print(f"seed {args.seed + number}", flush=True)
-            faults, work = run(args.seed + number, args.seconds)
+            faults, work = run(args.seed + number, args.seconds, far=args.far)
             all_faults += faults
             all_work += work
     print(report(all_faults))

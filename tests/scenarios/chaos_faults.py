@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
+from support.far_driver import gateway_of, my_remote
 
 from nbray.common.session import Session
 from nbray.launcher.local import RunningNode
-from nbray.testing import kill_node
+from nbray.testing import Proxy, kill_node
 
 OTHER_DRIVER = """
 import nbray, numpy as np, time
@@ -70,12 +71,16 @@ class Faults:
 
     def strike(self) -> None:
         """One fault, chosen by the seed."""
-        chosen = self.rng.choice(
-            [self.kill_worker, self.kill_worker, self.kill_node, self.stop_worker, self.stop_raylet,
-             self.kill_driver, self.stop_driver, self.kill_gcs, self.stop_gcs, self.cut, self.cut]
-        )  # fmt: skip
+        chosen = self.rng.choice(self.kinds())
         with contextlib.suppress(psutil.NoSuchProcess):
             chosen()
+
+    def kinds(self) -> list[Callable[[], None]]:
+        """What may happen, the frequent ones more than once."""
+        return [
+            self.kill_worker, self.kill_worker, self.kill_node, self.stop_worker, self.stop_raylet,
+            self.kill_driver, self.stop_driver, self.kill_gcs, self.stop_gcs, self.cut, self.cut,
+        ]  # fmt: skip
 
     def _note(self, what: str, process: psutil.Process) -> None:
         self.done.append(Fault(what, time.monotonic()))
@@ -206,6 +211,59 @@ class Faults:
         self._end_driver()
         if self.failed is not None:
             raise self.failed
+
+
+@dataclass
+class FarFaults(Faults):
+    """What is done to a cluster and to the tunnel of its driver, which is on no machine of it."""
+
+    path: Proxy | None = None
+    head_node: RunningNode | None = None
+
+    def kinds(self) -> list[Callable[[], None]]:
+        """As many faults of the tunnel as of the cluster."""
+        own = [
+            self.cut_tunnel, self.cut_tunnel, self.no_way, self.hold_tunnel, self.stop_agent,
+            self.stop_gateway,
+        ]  # fmt: skip
+        return [*super().kinds(), *own, *own]
+
+    def _way(self) -> Proxy:
+        assert self.path is not None
+        return self.path
+
+    def cut_tunnel(self) -> None:
+        self._note("cut the tunnel", psutil.Process())
+        self._way().cut()
+
+    def no_way(self) -> None:
+        self._note("no way to the gateway for a while", psutil.Process())
+        self._way().refuse()
+        self._way().cut()
+        self._for_a_while(lambda: self._way().refuse(False))
+
+    def hold_tunnel(self) -> None:
+        self._note("nothing passes the tunnel for a while", psutil.Process())
+        self._way().hold()
+        self._for_a_while(self._way().release)
+
+    def _for_a_while(self, end: Callable[[], None]) -> None:
+        try:
+            self.over.wait(self._while())
+        finally:
+            end()
+            self.done[-1].over_at = time.monotonic()
+
+    def stop_agent(self) -> None:
+        victim = psutil.Process(my_remote().agent_pid)
+        self._note("stop the agent for a while", victim)
+        self._stop_for_a_while(victim, self._while())
+
+    def stop_gateway(self) -> None:
+        assert self.head_node is not None
+        victim = gateway_of(self.head_node)
+        self._note("stop the gateway for a while", victim)
+        self._stop_for_a_while(victim, self._while())
 
 
 def report(faults: list[Fault]) -> str:

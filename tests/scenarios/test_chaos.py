@@ -23,3 +23,11 @@ def test_chaos(session_root: Path, seed: int) -> None:
     faults, work = run(seed, seconds=90, least=10)
     print(report(faults))
     assert len(faults) >= 10 and work.total() > 50
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_driver_from_afar_in_chaos(session_root: Path) -> None:
+    faults, work = run(seed=7, seconds=25, least=8, far=True)
+    print(report(faults))
+    assert len(faults) >= 8 and work.total() > 5

@@ -1,7 +1,8 @@
 """A Kubernetes API in memory, as far as a launcher and an autoscaler use it, for the real kubectl.
 
 Lists (in pages), gets, creates, patches, replaces with 409 on an old resourceVersion, deletes with
-grace and owners, label and field selectors, watches from a resourceVersion, status, logs. What is
+grace and owners, label and field selectors, watches from a resourceVersion, status, logs; exec, cp
+and port-forward (`kube_exec`, `kube_forward`). What is
 created is checked against Kubernetes' own strict schemas where those are installed. StatefulSets
 and Deployments make their pods. There is no scheduler and no kubelet: a test writes the status of
 pods itself, or brings a kubelet (`kubelet`). Faults are asked for by `KubeApi.refuse`, `away` and
@@ -16,6 +17,7 @@ import ctypes
 import datetime
 import json
 import random
+import socket
 import ssl
 import string
 import threading
@@ -29,6 +31,8 @@ import tornado.httpserver
 import tornado.iostream
 import tornado.netutil
 import tornado.web
+
+from support import kube_exec, kube_forward
 
 try:
     import kubernetes_validate
@@ -451,6 +455,11 @@ class Controllers:
         await self._store.add(("v1", "pods", key[2], name), pod)
 
 
+def _nowhere(pod: str, _what: object) -> Any:
+    """Where no kubelet has brought another way."""
+    raise KeyError(f"{pod} does not run")
+
+
 class KubeApi:
     """The server, in a thread of its own.
 
@@ -473,6 +482,8 @@ class KubeApi:
         self.dropped = 0
         self.largest_page = 500
         self.logs: dict[str, str] = {}
+        self.run_in: Callable[[str, list[str]], list[str]] = _nowhere
+        self.connect_in: Callable[[str, int], socket.socket] = _nowhere
         self.loop = asyncio.new_event_loop()
         self.beside: list[Callable[[], Awaitable[None]]] = []
         self._ready: Future[None] = Future()
@@ -505,7 +516,11 @@ class KubeApi:
         if self._tls is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(*self._tls)
-        application = tornado.web.Application([(r"/.*", Handler, {"api": self})])
+        application = tornado.web.Application([
+            (kube_exec.PATH, kube_exec.Exec, {"api": self}),
+            (kube_forward.PATH, kube_forward.Forward, {"api": self}),
+            (r"/.*", Handler, {"api": self}),
+        ])  # fmt: skip
         sockets = tornado.netutil.bind_sockets(self.port, self._address)
         self._server = tornado.httpserver.HTTPServer(application, ssl_options=context)
         self._server.add_sockets(sockets)

@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import ctypes
 import datetime
 import ipaddress
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,10 +95,13 @@ class Kubelet:
         self.hosts = base / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
         self.running: dict[str, asyncio.subprocess.Process] = {}
+        self.env: dict[str, list[str]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         places = {"/usr", sys.prefix, sys.base_prefix, str(Path(nbray.__file__).parent.parent)}
         places |= {str(Path(sys.executable).resolve().parent.parent)}
         self._sees = " ".join(sorted(places))
+        api.run_in = lambda name, words: self.inside(name, *words)
+        api.connect_in = self.connect
 
     async def run(self) -> None:
         at = -1
@@ -253,6 +259,7 @@ class Kubelet:
             source = one.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
             env[one["name"]] = fields[source] if source else one["value"]
         words = [f"{name}={value}" for name, value in env.items()]
+        self.env[meta["name"]] = words
         self.api.logs.setdefault(meta["name"], "")
         process = await asyncio.create_subprocess_exec(
             "nsenter", f"--net=/run/netns/{self.prefix}{number}", "unshare", "--mount", "--uts",
@@ -308,9 +315,29 @@ class Kubelet:
     def inside(self, name: str, *command: str, user: int = 1000) -> list[str]:
         """A command line that runs a command in a pod, as `kubectl exec` would."""
         pid = str(self.first_process(name))
-        path = f"PATH={Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         return ["nsenter", "-t", pid, "-n", "-m", "-u", "-p", "-r", "-w", f"--setuid={user}",
-                f"--setgid={user}", "env", "-i", path, "HOME=/tmp", *command]  # fmt: skip
+                f"--setgid={user}", "env", "-i", *self.env[name], *command]  # fmt: skip
+
+    def connect(self, name: str, port: int) -> socket.socket:
+        """A connection to a port of a pod, as from inside of it."""
+        made: list[socket.socket] = []
+        failed: list[OSError] = []
+
+        def there() -> None:
+            try:
+                with open(f"/proc/{self.first_process(name)}/ns/net") as space:
+                    if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), 0x40000000):
+                        raise OSError(ctypes.get_errno(), "setns")
+                made.append(socket.create_connection(("127.0.0.1", port), 5))
+            except OSError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=there)  # its own, since it stays in that network
+        thread.start()
+        thread.join()
+        if failed:
+            raise failed[0]
+        return made[0]
 
     async def _exec(self, name: str, command: list[str]) -> int:
         try:

@@ -28,7 +28,7 @@ from nbray.core_worker.ports import PendingWork
 from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import PendingTask, PickledFunction
+from nbray.core_worker.tasks import PendingTask
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
@@ -36,6 +36,7 @@ from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connections import Connections, Direct
 from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
 from nbray.wire.strategies import Shape
+from tests.support.pending import pending_task
 
 NODE = b"node"
 JOB = b"job0"
@@ -257,7 +258,7 @@ class SimProcess:
         return self._own(object_id)
 
     def _value(self, contained: list[bytes], stored: bool) -> Value:
-        inner = [ContainedRef(object_id, self.owners[object_id]) for object_id in contained]
+        inner = tuple(ContainedRef(object_id, self.owners[object_id]) for object_id in contained)
         return Value(None if stored else b"", Stored(1, [NODE]) if stored else None, False, inner)
 
     def _own(self, object_id: bytes) -> bytes:
@@ -273,15 +274,15 @@ class SimProcess:
         """A task with ref arguments, and with refs inside of arguments."""
         spec = TaskSpec(
             self.me.new_task_id(), JOB, b"", "", b"x",
-            [Dependency(object_id, self.owners[object_id]) for object_id in plain],
-            [ContainedRef(object_id, self.owners[object_id]) for object_id in inside],
+            tuple(Dependency(object_id, self.owners[object_id]) for object_id in plain),
+            tuple(ContainedRef(object_id, self.owners[object_id]) for object_id in inside),
         )  # fmt: skip
         self.table.note(plain, 1)
         self.table.note(inside, 1)
         object_id = return_id(spec.task_id, 0)
         self.table.add_owned(object_id)
         options = TaskOptions(Shape(((str(worker.index), 1),)))
-        task = PendingTask(spec, PickledFunction(b"", b"", ()), options)
+        task = pending_task(spec, options)
         self.tasks[spec.task_id] = task
         self.reactor.post(lambda: self._resolve(task))
         return self._own(object_id)
@@ -301,7 +302,7 @@ class SimProcess:
         found = []
         for ref in value.contained:
             entry = self._rebuilt(ref)
-            if entry.owner is not None and not entry.registered:
+            if entry.owner is not None and not entry.is_registered():
                 self.reactor.post(partial(self.borrowing.found_in, object_id, ref.object_id))
             found.append(ref.object_id)
         return found

@@ -49,6 +49,7 @@ GCS_METHODS: dict[str, Any] = {
     "ListNodes": g.Empty, "FindActor": g.NamedActor, "WaitActor": g.WaitActor,
     "KillActor": g.KillActorRequest, "WorkerDied": g.WorkerDied, "FinishJob": g.JobId,
     "RegisterJob": g.RegisterJob, "KvPut": g.KvPut, "KvGet": g.KvKey, "KvDel": g.KvKey,
+    "KvGetMany": g.KvMany,
     "KvKeys": g.KvKey, "KvExists": g.KvKey, "ListActors": g.Empty, "ListWorkers": g.Empty,
     "ListJobs": g.Empty, "Demand": g.Empty, "ListTasks": s.TasksRequest,
     "ListObjects": s.ObjectsRequest, "Metrics": g.Empty, "TaskTotals": g.Empty,

@@ -16,7 +16,7 @@ when one dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.counting import Counting
@@ -47,12 +47,13 @@ class Borrowing:
     def fetch(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Have a value that is not here brought: by the owner, once, or by lineage."""
         if entry.owner is None or not self._counting.is_borrowed(entry):
-            if entry.freed:
+            if entry.is_freed():
                 self._lineage.recover_freed(object_id, entry)
             return
-        if entry.requested:
+        loan = entry.lent()
+        if loan.requested:
             return
-        entry.requested = True
+        loan.requested = True
         self._mail.send(entry.owner, om.RequestValue(object_id))
 
     def on_value(self, message: om.ValueReady) -> None:
@@ -62,7 +63,7 @@ class Borrowing:
     def found_in(self, outer: bytes, object_id: bytes) -> None:
         """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
         entry = self._table.get(object_id)
-        if entry is None or entry.owner is None or entry.registered:
+        if entry is None or entry.owner is None or entry.is_registered():
             return
         self._counting.hold(outer, 1)
         found = self._found.setdefault(outer, [])
@@ -82,7 +83,7 @@ class Borrowing:
         if entry is not None and self._counting.is_borrowed(entry):
             self._register(object_id, entry, lambda: None)
 
-    def take_over(self, refs: list[ContainedRef], then: Callable[[], None]) -> None:
+    def take_over(self, refs: Iterable[ContainedRef], then: Callable[[], None]) -> None:
         """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
         pending = 1
 
@@ -120,17 +121,17 @@ class Borrowing:
         object_ids.update(ref.object_id for ref in spec.contained)
         for object_id in object_ids:
             for inner in self._found.get(object_id, ()):
-                if inner.registering is not None:
+                if inner.loan is not None and inner.loan.registering is not None:
                     pending += 1
-                    inner.registering.append(registered)
+                    inner.loan.registering.append(registered)
             entry = self._table.get(object_id)
             if entry is None or entry.owner is None:
                 continue
             if entry.local <= 0:
                 self._table.release(object_id)
                 continue
-            if entry.owner.worker_id == submitter and not entry.registered:
-                entry.registered = 1
+            if entry.owner.worker_id == submitter and not entry.is_registered():
+                entry.lent().registered = 1
                 kept.append(object_id)
             else:
                 pending += 1
@@ -139,18 +140,19 @@ class Borrowing:
 
     def _register(self, object_id: bytes, entry: ObjectEntry, then: Callable[[], None]) -> None:
         """Be a borrower in the eyes of the owner; ``then`` when it knows, or is dead."""
-        if entry.registering is not None:
-            entry.registering.append(then)
+        loan = entry.lent()
+        if loan.registering is not None:
+            loan.registering.append(then)
             return
-        if entry.registered:
+        if loan.registered:
             then()
             return
         assert entry.owner is not None
-        entry.registered = 1
-        entry.registering = [then]
+        loan.registered = 1
+        loan.registering = [then]
 
         def answered(_reply: om.BorrowerAdded | None) -> None:
-            waiting, entry.registering = entry.registering, None
+            waiting, loan.registering = loan.registering, None
             for callback in waiting or ():
                 callback()
 

@@ -96,7 +96,7 @@ class Counting:
                         continue
                     object_id = doubtful.pop()
                     entry = table.unneeded(object_id)
-                    if entry is not None and not entry.lineage:
+                    if entry is not None and (entry.past is None or not entry.past.lineage):
                         table.remove(object_id)
                 if entry is not None:
                     self._end(object_id, entry)
@@ -122,7 +122,8 @@ class Counting:
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Nothing needs the object any more; with lineage, only its value ends, if it may."""
-        if entry.lineage:
+        past = entry.past
+        if past is not None and past.lineage:
             if entry.value is not None and self._lineage.may_go(object_id, entry):
                 self._freeing.drop_value(object_id, entry)
             return
@@ -133,12 +134,12 @@ class Counting:
         if is_borrowed:
             self._table.drop_contained(entry)
             assert entry.owner is not None
-            if entry.registered:
+            if entry.loan is not None and entry.loan.registered:
                 self._mail.answer(
                     entry.owner.worker_id,
-                    om.RemoveBorrower(object_id, self._worker_id, entry.registered),
+                    om.RemoveBorrower(object_id, self._worker_id, entry.loan.registered),
                 )
             return
         self._freeing.give_back(object_id, entry)
-        if entry.made_by or entry.kept_for_lineage:
+        if past is not None and (past.made_by or past.kept_for_lineage):
             self._lineage.ended(object_id, entry)

@@ -52,7 +52,7 @@ class Endings:
             if entry is None:
                 self._freeing.free(object_id, value)
                 continue
-            if entry.stale_nodes:
+            if entry.past is not None:
                 self._complete(object_id, entry, value)
             else:
                 table.complete(object_id, value)
@@ -76,8 +76,9 @@ class Endings:
         return values + [error] * (count - len(values))
 
     def _complete(self, object_id: bytes, entry: ObjectEntry, value: Value) -> None:
-        if value.stored is None and entry.stale_nodes:  # what an earlier attempt has left
-            self._freeing.free(object_id, Value(None, Stored(0, entry.stale_nodes)))
+        stale = entry.past.stale_nodes if entry.past is not None else None
+        if value.stored is None and stale:  # what an earlier attempt has left
+            self._freeing.free(object_id, Value(None, Stored(0, stale)))
         self._table.complete(object_id, value)
 
     def _handover_done(self, spec: TaskSpec, worker_id: bytes) -> None:
@@ -93,7 +94,8 @@ class Endings:
             if entry is None:
                 self._freeing.free(object_id, value)
             else:
-                entry.stale_nodes = [*(entry.stale_nodes or ()), *value.stored.node_ids]
+                past = entry.history()
+                past.stale_nodes = [*(past.stale_nodes or ()), *value.stored.node_ids]
         if any(value.contained for value in done.values):
             self._handover_done(spec, worker_id)
 

@@ -36,4 +36,4 @@ class Freeing:
     def drop_value(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Give the value back and keep the entry."""
         self.give_back(object_id, entry)
-        entry.value, entry.freed = None, True
+        entry.value, entry.history().freed = None, True

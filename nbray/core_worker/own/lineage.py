@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+
+import msgspec
 
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.freeing import Freeing
@@ -39,22 +41,43 @@ _TASK_BYTES = 1000
 _GIVEN_UP = b"given up"
 
 
-@dataclass
-class _Kept:
+class _Kept(msgspec.Struct, eq=False):
     """A finished task that could be run again.
 
     Attributes:
-        outputs: its objects that still have an entry.
+        output: its object that still has an entry, or one of them; empty for none.
+        others: the rest of them.
         arguments: the owned objects whose ``lineage`` counts this task.
         borrowed: the borrowed ones, which it holds.
         again: it is about to be run again.
     """
 
     task: PendingWork
-    outputs: set[bytes] = field(default_factory=set)
-    arguments: list[bytes] = field(default_factory=list)
-    borrowed: list[bytes] = field(default_factory=list)
+    output: bytes = b""
+    others: set[bytes] | None = None
+    arguments: Sequence[bytes] = ()
+    borrowed: Sequence[bytes] = ()
     again: bool = False
+
+    def add(self, object_id: bytes) -> None:
+        """It has made that object, perhaps once more."""
+        if not self.output:
+            self.output = object_id
+        elif object_id != self.output:
+            self.others = self.others or set()
+            self.others.add(object_id)
+
+    def discard(self, object_id: bytes) -> bool:
+        """That one has no entry any more; whether it was the last."""
+        if object_id == self.output:
+            self.output = self.others.pop() if self.others else b""
+        elif self.others:
+            self.others.discard(object_id)
+        return not self.output
+
+    def outputs(self) -> list[bytes]:
+        """Its objects that still have an entry."""
+        return [self.output, *(self.others or ())] if self.output else []
 
     @property
     def size(self) -> int:
@@ -92,13 +115,15 @@ class Lineage:
             kept = self._kept[task.spec.task_id] = _Kept(task)
             self._bytes += kept.size
             self._hold_arguments(kept)
-        kept.outputs.add(object_id)
-        entry.made_by = task.spec.task_id
+        kept.add(object_id)
+        entry.history().made_by = task.spec.task_id
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._kept)))
 
     def _hold_arguments(self, kept: _Kept) -> None:
         spec, table = kept.task.spec, self._table
+        arguments: list[bytes] = []
+        borrowed: list[bytes] = []
         for dependency in spec.dependencies:
             dependency.value = None  # the entries have them
         for argument in counted(spec):
@@ -106,20 +131,22 @@ class Lineage:
             if entry is None:
                 continue
             if entry.owner is None:
-                entry.lineage += 1
-                kept.arguments.append(argument)
+                entry.history().lineage += 1
+                arguments.append(argument)
             else:
                 entry.local += 1
-                kept.borrowed.append(argument)
+                borrowed.append(argument)
+        if arguments:
+            kept.arguments = arguments
+        if borrowed:
+            kept.borrowed = borrowed
 
     def ended(self, object_id: bytes, entry: ObjectEntry) -> None:
         """An object has no entry any more."""
         self._value_bytes -= self._values.pop(object_id, 0)
-        kept = self._kept.get(entry.made_by)
-        if kept is not None:
-            kept.outputs.discard(object_id)
-            if not kept.outputs:
-                self._forget(entry.made_by)
+        kept = self._kept.get(entry.made_by())
+        if kept is not None and kept.discard(object_id):
+            self._forget(entry.made_by())
 
     def _forget(self, task_id: bytes) -> None:
         kept = self._kept.pop(task_id)
@@ -128,20 +155,20 @@ class Lineage:
         for argument in kept.arguments:
             entry = table.get(argument)
             if entry is not None:
-                entry.lineage -= 1
+                entry.history().lineage -= 1
                 table.release(argument)  # later: a chain of tasks may be long
         table.note(kept.borrowed, -1)
 
     def outputs(self, task_id: bytes) -> list[bytes]:
         """The objects of a kept task that still have an entry."""
         kept = self._kept.get(task_id)
-        return [] if kept is None else list(kept.outputs)
+        return [] if kept is None else kept.outputs()
 
     # --- values that only lineage needs --------------------
 
     def may_go(self, object_id: bytes, entry: ObjectEntry) -> bool:
         """Whether a value that nothing else needs can be made again; it is kept otherwise."""
-        kept = self._kept.get(entry.made_by)
+        kept = self._kept.get(entry.made_by())
         value = entry.value
         assert value is not None
         if value.stored is not None and kept is not None and kept.task.retries:
@@ -150,7 +177,7 @@ class Lineage:
             size = value.stored.size if value.stored is not None else len(value.inline or b"")
             self._values[object_id] = size
             self._value_bytes += size
-            entry.kept_for_lineage = True
+            entry.history().kept_for_lineage = True
         while self._value_bytes > self.value_limit and len(self._values) > 1:
             self._give_up_oldest()
         return False
@@ -162,7 +189,8 @@ class Lineage:
         entry = table.get(object_id)
         if entry is None or table.unneeded(object_id) is None:
             return  # a task that is run again has it; afterwards it comes back here
-        entry.made_by = entry.made_by or _GIVEN_UP
+        past = entry.history()
+        past.made_by = past.made_by or _GIVEN_UP
         if entry.value is not None:
             self._freeing.drop_value(object_id, entry)
 
@@ -170,22 +198,23 @@ class Lineage:
 
     def lose(self, entry: ObjectEntry) -> None:
         """Every copy of the value is gone: it is made again when somebody needs it."""
-        entry.value, entry.freed = None, True
+        entry.value, entry.history().freed = None, True
 
     def recover(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Every copy of the value is gone: make it again, or complete it with the reason."""
         lost, entry.value = entry.value, None
         if lost is not None and lost.stored is not None:
-            entry.stale_nodes = lost.stored.node_ids
+            entry.history().stale_nodes = lost.stored.node_ids
         logger.warning("Object %s is lost; it is made again if possible.", object_id.hex())
         self.recover_freed(object_id, entry)
 
     def recover_freed(self, object_id: bytes, entry: ObjectEntry) -> None:
         """The value is not there: make it again, or complete it with the reason."""
-        entry.freed = False
+        if entry.past is not None:
+            entry.past.freed = False
         if self._runs.streams_still(object_id[:24]):
             return  # the stream makes it again, or says at its end why not
-        kept = self._kept.get(entry.made_by)
+        kept = self._kept.get(entry.made_by())
         if kept is not None and (kept.again or self._runs.is_unfinished(kept.task)):
             return
         if kept is None or not kept.task.retries:
@@ -222,7 +251,7 @@ def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
             f"{name}the maximum number of task retries has been exceeded: "
             f"{kept.task.spec.name} has used up its retries. Raise max_retries."
         )
-    elif entry.made_by:
+    elif entry.made_by():
         error = ObjectReconstructionFailedLineageEvictedError(
             f"{name}its lineage has been evicted: the tasks that this process keeps for that took "
             "more than NBRAY_MAX_LINEAGE_BYTES, or their arguments more than "

@@ -152,7 +152,7 @@ class Streams:
                 self._complete_lost(object_id, error or _ended_early(spec, object_id, done.items))
             elif entry.value is None or entry.value.stored is not None:
                 self._lineage.keep(task, object_id, entry)
-                if entry.value is None and not entry.freed:  # lost after this run had come by
+                if entry.value is None and not entry.is_freed():  # lost after this run had come by
                     self._lineage.recover_freed(object_id, entry)
 
     def failed(self, spec: TaskSpec, error: Value) -> None:

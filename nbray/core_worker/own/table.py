@@ -15,48 +15,83 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from nbray.core_worker.ports import Waiting
 from nbray.wire.records import Address, Stored, Value
 
 _WAITERS_KEPT = 16
 
 
-class ObjectEntry:
-    """What is known of one object.
+class Loan(msgspec.Struct, eq=False):
+    """What is known of an object of another process besides.
+
+    Attributes:
+        registered: how many registrations of this borrower the owner knows, or is about to.
+        registering: who waits for the owner's answer to one.
+        requested: the owner was asked for the value.
+    """
+
+    registered: int = 0
+    registering: list[Callable[[], None]] | None = None
+    requested: bool = False
+
+
+class Past(msgspec.Struct, eq=False):
+    """What is known of an object that was lost, or could be.
 
     Attributes:
         lineage: how many finished tasks may need it to be run again; see `lineage`.
         made_by: the task that could make it again.
         freed: its value was given back; it is made again when somebody needs it.
         kept_for_lineage: its value was kept when only lineage needed it any more.
-        registered: how many registrations of this borrower the owner knows, or is about to.
-        registering: who waits for the owner's answer to one.
         stale_nodes: where copies of a value may be that was taken for lost.
     """
 
-    __slots__ = (
-        "borrowers", "callbacks", "contained", "freed", "kept_for_lineage", "lineage", "local",
-        "made_by", "owner", "pins", "registered", "registering", "requested", "stale_nodes",
-        "value", "waiters",
-    )  # fmt: skip
+    lineage: int = 0
+    made_by: bytes = b""
+    freed: bool = False
+    kept_for_lineage: bool = False
+    stale_nodes: list[bytes] | None = None
 
-    def __init__(self, owner: Address | None = None, local: int = 0) -> None:
-        self.owner = owner
-        self.local = local
-        self.pins = 0
-        self.value: Value | None = None
-        self.waiters: list[Waiting] | None = None
-        self.callbacks: list[Callable[[], None]] | None = None
-        self.borrowers: dict[bytes, int] | None = None
-        self.contained: list[bytes] | None = None
-        self.registered = 0
-        self.registering: list[Callable[[], None]] | None = None
-        self.requested = False
-        self.lineage = 0
-        self.made_by = b""
-        self.freed = False
-        self.kept_for_lineage = False
-        self.stale_nodes: list[bytes] | None = None
+
+class ObjectEntry(msgspec.Struct, eq=False):
+    """What is known of one object. There may be millions: what few have is in `Loan` and `Past`."""
+
+    owner: Address | None = None
+    local: int = 0
+    pins: int = 0
+    value: Value | None = None
+    waiters: list[Waiting] | None = None
+    callbacks: list[Callable[[], None]] | None = None
+    borrowers: dict[bytes, int] | None = None
+    contained: list[bytes] | None = None
+    loan: Loan | None = None
+    past: Past | None = None
+
+    def lent(self) -> Loan:
+        """Its loan, begun when there is none."""
+        if self.loan is None:
+            self.loan = Loan()
+        return self.loan
+
+    def history(self) -> Past:
+        """Its past, begun when there is none."""
+        if self.past is None:
+            self.past = Past()
+        return self.past
+
+    def is_registered(self) -> bool:
+        """Whether the owner knows that this process borrows it, or is about to."""
+        return self.loan is not None and self.loan.registered > 0
+
+    def is_freed(self) -> bool:
+        """Whether its value was given back, so that it is made again when somebody needs it."""
+        return self.past is not None and self.past.freed
+
+    def made_by(self) -> bytes:
+        """The task that could make it again; empty for none."""
+        return self.past.made_by if self.past is not None else b""
 
     def add_waiter(self, waiter: Waiting) -> None:
         """Count one completion for ``waiter`` when the value is known.
@@ -119,12 +154,12 @@ class OwnershipTable:
 
     def add_owned(self, object_id: bytes) -> ObjectEntry:
         """A new object of this process, with one local reference."""
-        entry = self._entries[object_id] = ObjectEntry(local=1)
+        entry = self._entries[object_id] = ObjectEntry(None, 1)
         return entry
 
     def ensure_owned(self, object_id: bytes) -> ObjectEntry:
         """The entry of an object of this process, made with one reference if it is new."""
-        return self._entries.setdefault(object_id, ObjectEntry(local=1))
+        return self._entries.setdefault(object_id, ObjectEntry(None, 1))
 
     def __getitem__(self, object_id: bytes) -> ObjectEntry:
         return self._entries[object_id]
@@ -133,7 +168,7 @@ class OwnershipTable:
         """The entry of a ref that came from elsewhere, made when it is new here."""
         entry = self._entries.get(object_id)
         if entry is None:
-            entry = self._entries[object_id] = ObjectEntry(owner=owner)
+            entry = self._entries[object_id] = ObjectEntry(owner)
         return entry
 
     def complete(self, object_id: bytes, value: Value) -> None:
@@ -144,16 +179,23 @@ class OwnershipTable:
         if entry.value is not None:
             _merge(entry.value.stored, value.stored)
             return
-        entry.value, entry.freed = value, False
-        if entry.stale_nodes is not None:
-            _merge(value.stored, Stored(0, entry.stale_nodes))
-            entry.stale_nodes = None
-        waiters, entry.waiters = entry.waiters, None
-        callbacks, entry.callbacks = entry.callbacks, None
-        for waiter in waiters or ():
-            waiter.complete_one()
-        for callback in callbacks or ():
-            callback()
+        entry.value = value
+        past = entry.past
+        if past is not None:
+            past.freed = False
+            if past.stale_nodes is not None:
+                _merge(value.stored, Stored(0, past.stale_nodes))
+                past.stale_nodes = None
+        waiters = entry.waiters
+        if waiters is not None:
+            entry.waiters = None
+            for waiter in waiters:
+                waiter.complete_one()
+        callbacks = entry.callbacks
+        if callbacks is not None:
+            entry.callbacks = None
+            for callback in callbacks:
+                callback()
 
     def all(self) -> Iterable[tuple[bytes, ObjectEntry]]:
         """Every entry; other threads may add some meanwhile.
@@ -199,7 +241,8 @@ class OwnershipTable:
         return [
             object_id
             for object_id, entry in self.all()
-            if entry.requested
+            if entry.loan is not None
+            and entry.loan.requested
             and entry.value is None
             and entry.owner is not None
             and entry.owner.worker_id == owner_id

@@ -208,7 +208,7 @@ class Executor:
     def _send(
         self, connection: Connection, spec: TaskSpec, done: m.TaskDone, kept: list[bytes]
     ) -> None:
-        done.borrowed = kept
+        done.borrowed = tuple(kept)
         held = [ref.object_id for value in done.values for ref in value.contained]
         try:
             connection.send(done)

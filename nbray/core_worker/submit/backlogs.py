@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from nbray.core_worker.decisions import Decisions, ToRaylet, WakeAfter
 from nbray.core_worker.submit.queues import TaskQueue
-from nbray.core_worker.tasks import QueueKey
+from nbray.core_worker.task_options import QueueKey
 from nbray.wire.messages import Backlog
 
 _PERIOD_S = 0.5

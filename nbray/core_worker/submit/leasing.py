@@ -37,7 +37,7 @@ from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.backlogs import Backlogs
 from nbray.core_worker.submit.crashes import Crashes
 from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue
-from nbray.core_worker.task_options import TaskOptions
+from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.core_worker.tasks import (
     AT_WORKER,
     BACKED_OFF,
@@ -51,7 +51,6 @@ from nbray.core_worker.tasks import (
     RETURNED,
     Lease,
     PendingTask,
-    QueueKey,
     cancelled,
 )
 from nbray.exceptions import WorkerCrashedError
@@ -107,8 +106,9 @@ class Leasing:
         task_id = task.spec.task_id
         if task_id not in self.tasks:
             return  # it was cancelled meanwhile
+        options = task.options
         near = self._node_of_arguments(task.spec) if task.spec.dependencies else b""
-        task.key = (task.options.shape, task.options.runtime_env, near)
+        task.key = (options.shape, options.runtime_env, near) if near else options.key
         task.state = READY[task.state]
         queue = self._queues.get(task.key)
         if queue is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from nbray.common.thread_count import threads_for
-from nbray.core_worker.tasks import Lease, PendingTask, QueueKey
+from nbray.core_worker.task_options import QueueKey
+from nbray.core_worker.tasks import Lease, PendingTask
 from nbray.wire.messages import RequestLease
 from nbray.wire.records import JobConfig
 from nbray.wire.strategies import Spread

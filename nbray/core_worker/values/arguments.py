@@ -29,7 +29,7 @@ from nbray.core_worker.values.stored import NoCopyFound
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec, Value
 
-Packed = tuple[bytes, list[Dependency], list[ContainedRef]]
+Packed = tuple[bytes, tuple[Dependency, ...], tuple[ContainedRef, ...]]
 
 
 class Puts(Protocol):
@@ -67,11 +67,11 @@ def pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed
         TypeError, pickle.PicklingError: an argument cannot be pickled.
     """
     if not args and not kwargs:
-        return b"", [], []
+        return b"", (), ()
     if SIMPLE.issuperset(map(type, args)) and SIMPLE.issuperset(map(type, kwargs.values())):
         data = flat((list(args), kwargs))
         if len(data) <= process.config.max_inline_bytes:
-            return data, [], []
+            return data, (), ()
     return _pack(process, args, kwargs)
 
 
@@ -123,7 +123,7 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         raise unpicklable(given, "the arguments", "arguments", error) from error
     process.note((dependency.object_id for dependency in dependencies), 1)
     process.note((ref.object_id for ref in packed.contained), 1)
-    return packed.to_bytes(), dependencies, packed.contained
+    return packed.to_bytes(), tuple(dependencies), packed.contained
 
 
 def _places(args: Sequence[Any], kwargs: dict[str, Any]) -> list[tuple[int | str, Any]]:

@@ -70,7 +70,7 @@ class Values:
         entries = [(ref._id, self._entry(ref)) for ref in refs]
         if not self.wait_for(entries, len(entries), timeout):
             missing = [entry for _, entry in entries if entry.value is None]
-            lost = sum(bool(entry.made_by) for entry in missing)
+            lost = sum(bool(entry.made_by()) for entry in missing)
             again = (
                 f" {lost} of them were there, were lost and are to be made again." if lost else ""
             )
@@ -283,7 +283,7 @@ class Values:
 
         def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
             entry = refer(object_id, owner)
-            if entry.owner is not None and not entry.registered:
+            if entry.owner is not None and not entry.is_registered():
                 self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
             return ObjectRef(object_id, owner, home)
 

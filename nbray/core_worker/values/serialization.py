@@ -12,7 +12,7 @@ import os
 import pickle
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -72,8 +72,8 @@ class Serialized:
         self,
         value: Any,
         stream: bytes,
-        buffers: list[memoryview],
-        contained: list[ContainedRef],
+        buffers: Sequence[memoryview],
+        contained: tuple[ContainedRef, ...],
     ) -> None:
         self.value = value
         self.stream = stream
@@ -236,7 +236,7 @@ def serialize(value: Any) -> Serialized:
         TypeError, pickle.PicklingError: it cannot be pickled.
     """
     if type(value) in SIMPLE:
-        return Serialized(value, pickle.dumps(value, 5), [], [])
+        return Serialized(value, pickle.dumps(value, 5), (), ())
     buffers: list[memoryview] = []
     contained: list[ContainedRef] = []
     outer, context.contained = context.contained, contained
@@ -248,7 +248,7 @@ def serialize(value: Any) -> Serialized:
         ).dump(value)
     finally:
         context.contained = outer
-    return Serialized(value, stream.getvalue(), buffers, contained)
+    return Serialized(value, stream.getvalue(), buffers, tuple(contained))
 
 
 def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:

@@ -270,7 +270,7 @@ class ActorTable:
             del self._names[(options.namespace, options.name)]
         # Of the dead, only what is shown is kept.
         actor.spec = structs.replace(
-            actor.spec, class_pickle=b"", args=b"", dependencies=[], contained=[], methods={}
+            actor.spec, class_pickle=b"", args=b"", dependencies=(), contained=(), methods={}
         )
         self._specs.put(life.actor_id, CreateActorRequest(actor.spec, actor.job))
         self._dead.append(life.actor_id)

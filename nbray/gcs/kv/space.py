@@ -15,7 +15,7 @@ _TABLE = "kv"
 
 
 class KeyValueSpace:
-    """The GCS methods ``KvPut``, ``KvGet``, ``KvDel``, ``KvKeys`` and ``KvExists``."""
+    """The GCS methods that begin with ``Kv``."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -26,6 +26,7 @@ class KeyValueSpace:
         return {
             "KvPut": (g.KvPut, self._put),
             "KvGet": (g.KvKey, self._get),
+            "KvGetMany": (g.KvMany, self._get_many),
             "KvDel": (g.KvKey, self._del),
             "KvKeys": (g.KvKey, self._keys),
             "KvExists": (g.KvKey, self._exists),
@@ -59,6 +60,9 @@ class KeyValueSpace:
 
     async def _get(self, request: g.KvKey) -> g.KvValue:
         return g.KvValue(self.get(request.namespace, request.key))
+
+    async def _get_many(self, request: g.KvMany) -> g.KvValues:
+        return g.KvValues([self.get(request.namespace, key) for key in request.keys])
 
     async def _del(self, request: g.KvKey) -> g.KvCount:
         if request.is_prefix:

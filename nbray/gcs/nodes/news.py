@@ -161,7 +161,7 @@ class NodeNews:
 
 def _told(row: NodeInfo) -> NodeInfo:
     """What others need of a row."""
-    return structs.replace(row, stats={}, kept_by=[], idle_s=0.0, silent_s=0.0)
+    return structs.replace(row, stats={}, kept_by=[], idle_s=0.0, silent_s=0.0, received_from={})
 
 
 def _room(row: NodeInfo) -> tuple[dict[str, int], dict[str, int], list[BundleInfo]]:

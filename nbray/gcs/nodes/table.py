@@ -181,7 +181,7 @@ class NodeTable:
         return self._reported()
 
     def _keep(self, life: NodeLife) -> None:
-        row = structs.replace(life.row, stats={}, kept_by=[], idle_s=0.0)
+        row = structs.replace(life.row, stats={}, kept_by=[], idle_s=0.0, received_from={})
         self._table.put(row.node_id, NodeLife(row, life.state, life.story))
 
     def _reported(self, rejected: bool = False) -> g.Reported:

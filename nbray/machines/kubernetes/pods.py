@@ -32,14 +32,12 @@ _READY = "/tmp/nbray/session/session.json"
 _COMMON = """umask 077
 rm -rf /tmp/nbray; mkdir -p /tmp/nbray/s
 cp /etc/nbray/token/token /tmp/nbray/token
-export NBRAY_AUTH_TOKEN_PATH=/tmp/nbray/token NBRAY_NODE_RECORD=/tmp/nbray
+export NBRAY_NODE_RECORD=/tmp/nbray
 tail -n +1 -F /tmp/nbray/session/logs/raylet.log 2>/dev/null &
 """
-_WORKER = f"""{_COMMON}export NBRAY_TMPDIR=/tmp/nbray/s
-exec nbray start --node-ip-address="$POD_IP" --block "$@"
+_WORKER = f"""{_COMMON}exec nbray start --node-ip-address="$POD_IP" --block "$@"
 """
 _HEAD = f"""{_COMMON}mkdir -p /var/lib/nbray/s
-export NBRAY_TMPDIR=/var/lib/nbray/s
 last=$(cat /var/lib/nbray/last 2>/dev/null)
 if [ -f "$last/session.json" ]; then set -- --session="$last" "$@"; fi
 for word; do case $word in --node-ip-address=*) name=${{word#*=}};; esac; done
@@ -52,7 +50,6 @@ done) &
 exec nbray start --head --block --keep-session "$@"
 """
 _DRAIN = f"""of() {{ sed -n "s/.*\\"$1\\": \\"\\([^\\"]*\\)\\".*/\\1/p" {_READY}; }}
-export NBRAY_AUTH_TOKEN_PATH=/tmp/nbray/token
 nbray drain-node --address="$(of gcs_address)" --node-id="$(of node_id)" \\
   --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message="its pod ends" \\
   --deadline-remaining-seconds={_DRAIN_S} || exit 0
@@ -137,6 +134,9 @@ def node_pod(
                 "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}},
             },
             {"name": "PYTHONUNBUFFERED", "value": "1"},
+            # Also for what `kubectl exec` runs there.
+            {"name": "NBRAY_TMPDIR", "value": "/var/lib/nbray/s" if is_head else "/tmp/nbray/s"},
+            {"name": "NBRAY_AUTH_TOKEN_PATH", "value": "/tmp/nbray/token"},
         ],
         "resources": {"requests": dict(asked), "limits": dict(asked)},
         "securityContext": {

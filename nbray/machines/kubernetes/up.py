@@ -166,10 +166,23 @@ class KubernetesCluster:
         Raises:
             HostError: kubectl failed.
         """
-        selector = f"{self.selector},{ROLE_LABEL}={role}"
-        found = await self.kubectl.get("listing the pods", "pods", "-l", selector)
-        pods = (found or {}).get("items", ())
+        pods = await self._pods(f"{self.selector},{ROLE_LABEL}={role}")
         return [pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")]
+
+    async def pod_at(self, address: str) -> str:
+        """The name of the pod that has an address.
+
+        Raises:
+            HostError: kubectl failed, or there is none.
+        """
+        for pod in await self._pods(self.selector):
+            if address in (pod["status"].get("podIP"), pod["metadata"]["name"]):
+                return str(pod["metadata"]["name"])
+        raise HostError("looking for a pod", f"none of the cluster has the address {address}")
+
+    async def _pods(self, selector: str) -> list[dict[str, Any]]:
+        found = await self.kubectl.get("listing the pods", "pods", "-l", selector)
+        return list((found or {}).get("items", ()))
 
 
 class _Waiting:

@@ -68,6 +68,7 @@ class ObjectManager:
         self._nodes = nodes
         self._transfers = Transfers(node_id, self.store, nodes, config, token, tls)
         self.take_bulk = self._transfers.sender.take
+        self.received = self._transfers.received
         self._admission = Admission(store_bytes // 2)
         self._readers: dict[bytes, list[Process]] = {}
         self._pulls: dict[bytes, asyncio.Task[None]] = {}

@@ -47,6 +47,9 @@ class ObjectReceiver:
         stall_s: a node that sends nothing for so long does not have the object.
         other: the receiver from another node that this one named; None if it is dead. Called in a
             thread of this receiver's.
+
+    Attributes:
+        received: so many bytes of objects have come from that node.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ObjectReceiver:
         self._closed = False
         self._fetching = 0
         self._used = time.monotonic()
+        self.received = 0
 
     def keep(self) -> None:
         """Somebody is about to fetch."""
@@ -143,6 +147,9 @@ class ObjectReceiver:
         sock.sendall(request.pack())
         while True:
             node_id = _answer(sock, target)
+            if node_id is None:
+                with self._lock:
+                    self.received += len(target)
             if node_id is None or self._fetch_from(node_id, request, target):
                 sock.sendall(RECEIVED)
                 return

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,6 +86,7 @@ class Transfers:
         self._tls = tls
         self.sender = ObjectSender(self._answer, config.pull_timeout_s)
         self._receivers: dict[tuple[bytes, bool], ObjectReceiver] = {}
+        self._received: Counter[bytes] = Counter()
         self._incoming: dict[bytes, _Incoming] = {}
         self._trees: dict[bytes, tuple[Stored, Tree]] = {}
         self._copies: dict[bytes, set[bytes]] = {}
@@ -265,7 +267,15 @@ class Transfers:
         for key, receiver in list(self._receivers.items()):
             if receiver.is_idle(_RECEIVER_KEPT_S):
                 del self._receivers[key]
+                self._received[key[0]] += receiver.received
                 receiver.close()
+
+    def received(self) -> Counter[bytes]:
+        """Bytes of objects that have come from each node that lives."""
+        found = self._received.copy()
+        for (node_id, _sent_on), receiver in self._receivers.items():
+            found[node_id] += receiver.received
+        return found
 
     def node_gone(self, node_id: bytes) -> None:
         """A node has ended."""
@@ -273,6 +283,7 @@ class Transfers:
             receiver = self._receivers.pop(key, None)
             if receiver is not None:
                 receiver.close()
+        self._received.pop(node_id, None)
         for _, tree in self._trees.values():
             tree.gone(node_id)
 

@@ -7,12 +7,12 @@ import fnmatch
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbray.common.config import Config
-from nbray.common.log_files import Log, is_piece
+from nbray.common.log_files import Log, is_being_written, is_piece
 from nbray.wire.state_messages import LogFiles, LogPart, LogsRequest, ReadLog
 
 logger = logging.getLogger(__name__)
@@ -20,15 +20,22 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.5
 _REST = 100  # looking takes a hundredth of the time at most
 _WORKER = "worker-"
+_JOB = "job-driver-"
 
 
 @dataclass
 class _Found:
-    """The files of one worker that has ended."""
+    """The files of one log."""
 
-    paths: list[Path]
-    size: int
-    written: float
+    paths: list[Path] = field(default_factory=list)
+    size: int = 0
+    written: float = 0.0
+
+    def add(self, entry: os.DirEntry[str], found: os.stat_result) -> None:
+        """One more of them."""
+        self.paths.append(Path(entry.path))
+        self.size += found.st_size
+        self.written = max(self.written, found.st_mtime)
 
 
 class LogFolder:
@@ -62,7 +69,8 @@ class LogFolder:
 
     async def read(self, request: ReadLog) -> LogPart:
         """The last lines of a log, or what comes after a place in it."""
-        if request.name != Path(request.name).name:  # else it could lie anywhere
+        # else it could lie anywhere, or be the folder
+        if not request.name or request.name != Path(request.name).name:
             return LogPart(b"", 0, missing=True)
         try:
             return await asyncio.to_thread(_read, Log(self._folder / request.name), request)
@@ -70,7 +78,7 @@ class LogFolder:
             return LogPart(b"", 0, missing=True)
 
     async def keep_bounds(self) -> None:
-        """Rotate what has grown, and drop the logs of workers that ended long ago; for ever.
+        """Rotate what has grown, and drop logs of workers and jobs that ended long ago; for ever.
 
         Workers rotate their own logs when they print. Here it is done for what C code and
         subprocesses write while they cannot, and for the logs of the daemons.
@@ -83,7 +91,8 @@ class LogFolder:
 
     def _look(self, living: set[str]) -> None:
         most = self._config.rotation_max_bytes
-        ended: dict[str, _Found] = {}
+        workers: dict[str, _Found] = {}
+        jobs: dict[str, _Found] = {}
         for entry in os.scandir(self._folder):
             try:
                 found = entry.stat(follow_symlinks=False)
@@ -92,24 +101,26 @@ class LogFolder:
             except OSError as error:
                 logger.debug("The log %s was left as it is: %s", entry.name, error)
                 continue
-            stem = entry.name.lstrip(".").partition(".")[0]
+            name = entry.name.lstrip(".")
+            stem = name.partition(".")[0]
             if stem.startswith(_WORKER) and stem not in living:
-                one = ended.setdefault(stem, _Found([], 0, 0.0))
-                one.paths.append(Path(entry.path))
-                one.size += found.st_size
-                one.written = max(one.written, found.st_mtime)
-        self._drop(sorted(ended.values(), key=lambda one: one.written, reverse=True))
+                workers.setdefault(stem, _Found()).add(entry, found)
+            elif stem.startswith(_JOB):
+                log = name.rpartition(".")[0] if is_piece(name) else name
+                jobs.setdefault(log, _Found()).add(entry, found)
+        kept = self._config
+        _drop(workers.values(), kept.ended_worker_logs_kept, kept.ended_worker_logs_bytes)
+        _drop(jobs.values(), kept.ended_job_logs_kept, kept.ended_job_logs_bytes)
 
-    def _drop(self, newest_first: Sequence[_Found]) -> None:
-        count = size = 0
-        for one in newest_first:
-            count, size = count + 1, size + one.size
-            if (
-                count > self._config.ended_worker_logs_kept
-                or size > self._config.ended_worker_logs_bytes
-            ):
-                for path in one.paths:
-                    path.unlink(missing_ok=True)
+
+def _drop(ended: Iterable[_Found], most: int, most_bytes: int) -> None:
+    """Remove the oldest of those that are too many, or too large together."""
+    count = size = 0
+    for one in sorted(ended, key=lambda one: one.written, reverse=True):
+        count, size = count + 1, size + one.size
+        if (count > most or size > most_bytes) and not any(map(is_being_written, one.paths)):
+            for path in one.paths:
+                path.unlink(missing_ok=True)
 
 
 def _read(log: Log, request: ReadLog) -> LogPart:

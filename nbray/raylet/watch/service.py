@@ -10,6 +10,7 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.raylet.process import Handlers, Process
 from nbray.raylet.watch.events import TaskEventRing
+from nbray.raylet.watch.gpus import Gpus
 from nbray.raylet.watch.inquiries import Inquiries
 from nbray.raylet.watch.logs import LogFolder
 from nbray.raylet.watch.machine import Machine
@@ -62,6 +63,7 @@ class WatchService:
         self._metrics = MetricTable(node_id)
         self._logs = LogFolder(log_folder, config, workers.logs)
         self.machine = Machine(log_folder)
+        self.gpus = Gpus()
         self._profiler = Profiler(inquiries)
         self._background = Background()
 
@@ -90,8 +92,9 @@ class WatchService:
         }
 
     def start(self) -> None:
-        """Keep the bounds of the logs from now on."""
+        """Keep the bounds of the logs, and look at the GPUs, from now on."""
         self._background.start(self._logs.keep_bounds())
+        self._background.start(self.gpus.run())
 
     def process_gone(self, process: Process) -> None:
         """A connection ended: nothing more is to be expected of it."""

@@ -1,0 +1,121 @@
+"""The notebook's side of keepers: it finds or makes one, and asks it for something."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nbray.exceptions import ActorError, GetTimeoutError, NbrayError, TaskError
+from nbray.notebook import ActorHandle, ObjectRef, engine
+
+from . import space
+from .door import SPACE, Door, KeeperEndedError
+from .orders import Drop, HandOver, Order, Stop, Values
+from .space import Row
+
+_NAME = re.compile(r"[^\W\d_][\w.+=@#-]{0,99}")
+_TRIES = 3
+_ANSWER_S = 10.0
+
+
+class NotKeptError(ValueError):
+    """A detached cell cannot be made, or reached."""
+
+
+def check_name(name: str) -> None:
+    """Refuse names that could be a cell's number, an address or a file.
+
+    Raises:
+        NotKeptError: it is one.
+    """
+    if not _NAME.fullmatch(name) or name in ("auto", "local") or name.endswith((".yaml", ".yml")):
+        raise NotKeptError(
+            f"{name!r} cannot name a detached cell: a name begins with a letter, goes on with "
+            "letters, digits and any of ._+=@#-, and has at most 100 characters; auto, local and "
+            "names of YAML files mean clusters."
+        )
+
+
+def hand_over(order: HandOver) -> None:
+    """Have a keeper run a cell; returns when it hangs on this notebook no more.
+
+    Raises:
+        NotKeptError: the name is taken, or the cell could not be handed over.
+    """
+    for _ in range(_TRIES):
+        try:
+            engine().api.get(_own_door().ask.remote(order))
+            return
+        except TaskError as error:
+            if not isinstance(error.cause, KeeperEndedError):
+                raise NotKeptError(str(error.cause or error)) from error
+            last: NbrayError = error
+        except ActorError as error:  # it had nothing to keep, and leaves
+            last = error
+    raise NotKeptError(f"the cell could not be handed over: {last}") from last
+
+
+def stop(row: Row, force: bool) -> bool:
+    """Have a cell stop; whether it ran."""
+    return bool(_ask(row, Stop(row.name, force)))
+
+
+def drop(row: Row) -> None:
+    """Forget a cell and what it made.
+
+    Raises:
+        NotKeptError: it runs.
+    """
+    if is_kept(row):
+        try:
+            _ask(row, Drop(row.name))
+        except NotKeptError:
+            if space.find(row.name) is not None and not row.is_over:
+                raise
+    space.drop(row)
+
+
+def stored_values(row: Row) -> dict[str, list[ObjectRef]]:
+    """The refs of the results that lie in the store.
+
+    Raises:
+        NotKeptError: they are lost with their keeper.
+    """
+    found: dict[str, list[ObjectRef]] = _ask(row, Values(row.name))
+    return found
+
+
+def is_kept(row: Row) -> bool:
+    """Whether the keeper lives that has this cell."""
+    name, actor_id = row.keeper
+    try:
+        found = engine().api.get_actor(name, namespace=SPACE)
+    except ValueError:
+        return False
+    return bool(found._actor_id.hex() == actor_id)
+
+
+def _ask(row: Row, order: Order) -> Any:
+    if not is_kept(row):
+        raise NotKeptError(f"what kept {row.name!r} has ended")
+    door = engine().api.get_actor(row.keeper[0], namespace=SPACE)
+    try:
+        return engine().api.get(door.ask.remote(order), timeout=_ANSWER_S)
+    except TaskError as error:
+        raise NotKeptError(str(error.cause or error)) from error
+    except GetTimeoutError:
+        raise NotKeptError(
+            f"what keeps {row.name!r} has not answered within {_ANSWER_S:.0f} s; it goes on"
+        ) from None
+    except ActorError as error:
+        raise NotKeptError(f"what kept {row.name!r} has ended: {error}") from error
+
+
+def _own_door() -> ActorHandle:
+    api = engine().api
+    namespace = api.get_runtime_context().namespace
+    made = api.remote(Door).options(
+        name=f"keeper of {namespace}", namespace=SPACE, lifetime="detached", get_if_exists=True,
+        num_cpus=0, max_concurrency=10_000, scheduling_strategy=engine().near_head(),
+    )  # fmt: skip
+    return made.remote(engine().name, namespace)

@@ -1,0 +1,72 @@
+"""``%%remote --detach NAME``: a cell that goes on whatever becomes of this kernel."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from typing import TYPE_CHECKING
+
+from IPython.core.error import UsageError
+
+from nbray.notebook import engine
+
+from ..cell.actors import InActors
+from ..cell.sending import prepare
+from ..cell.spread import OverElements
+from ..commands.detached import follow_here, known_names
+from ..kept.handing import NotKeptError, check_name, hand_over
+from ..kept.orders import HandOver
+from ..kept.record import Limits
+from .options import RemoteOptions
+from .targets import target_of
+
+if TYPE_CHECKING:
+    from ..workspace import Workspace
+
+
+def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str) -> None:
+    """Hand a cell over to the cluster, and show in this cell what becomes of it.
+
+    Raises:
+        UsageError: it cannot be handed over.
+    """
+    name = options.detach or ""
+    settings = workspace.settings
+    try:
+        check_name(name)
+        names = known_names()
+        if name in names:
+            raise NotKeptError(
+                f"there is a detached cell {name!r} already. Take another name, or drop that one: "
+                f"%nbray results --drop {name}"
+            )
+        if len(names) >= settings.kept_cells:
+            raise NotKeptError(
+                f"{len(names)} detached cells are kept, as many as kept_cells allows. "
+                "%nbray results lists them, %nbray results --drop NAME lets go of one"
+            )
+        target = target_of(workspace, options, label, one_line=False)
+        if isinstance(target, InActors):
+            raise NotKeptError("actors of this notebook end with it, and what runs in them")
+        ready = prepare(workspace, source, f"{name} ({label})", target.wanted)
+        workspace.tell_what_was_sent(ready.packed)
+        task = dict(options.task)
+        if own := engine().api.get_runtime_context().runtime_env:
+            task["runtime_env"] = {**own, **task.get("runtime_env", {})}
+        elements = None
+        if isinstance(target, OverElements) and (values := target.values()):
+            elements = engine().api.put(values), len(values)
+            target = target.without_values()
+        order = HandOver(
+            name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell,
+            ready.names, ready.arguments, workspace.setup.cells(), task, target,
+            workspace.modules.place(),
+            Limits(display_bytes=settings.kept_output, store_bytes=settings.kept_results),
+            elements,
+        )  # fmt: skip
+        with workspace.router.for_itself():
+            hand_over(order)
+    except NotKeptError as error:
+        raise UsageError(f"%%remote --detach: {error}.") from error
+    print(f"Detached as {name}: it goes on without this kernel. %nbray attach {name} shows it.")
+    follow_here(workspace, name)

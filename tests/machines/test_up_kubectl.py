@@ -1,0 +1,139 @@
+"""`nbray exec`, `attach`, `submit`, `rsync` and others on Kubernetes, by the real kubectl.
+
+No real API server and no real kubelet is meant by this: see `support.kube_api`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.kubelet import KubeCluster, kube_cluster
+from support.ssh_hosts import why_not
+
+from nbray.testing import wait_until
+
+_MISSING = "" if shutil.which("kubectl") else "clusters on Kubernetes need kubectl"
+_REASON = why_not() or _MISSING
+if Path(sys.prefix).is_relative_to("/tmp"):
+    _REASON = "this Python lies below /tmp, where pods have a folder of their own"
+pytestmark = [
+    pytest.mark.skipif(bool(_REASON), reason=_REASON),
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+]
+SMALL = {"CPU": 1, "object_store_memory": 100_000_000}
+
+
+class Place:
+    """Where the file is, and the command."""
+
+    def __init__(self, kube: KubeCluster) -> None:
+        self.kube = kube
+        self.given: dict[str, Any] = {
+            "cluster_name": "far",
+            "provider": {"type": "kubernetes", "image": "registry/nbray:1",
+                         "kubectl": str(kube.base / "kubectl")},
+            "available_node_types": {
+                "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 1},
+            },
+            "head_node_type": "top",
+        }  # fmt: skip
+
+    def write(self, **changed: Any) -> None:
+        self.given |= changed
+        (self.kube.base / "far.yaml").write_text(yaml.safe_dump(self.given))
+
+    def nbray(self, verb: str, *args: str, code: int = 0) -> str:
+        done = self.kube.run("nbray", verb, "far.yaml", *args)
+        logs = "".join(f"\n--- {name}\n{said[-2000:]}" for name, said in self.kube.api.logs.items())
+        assert done.returncode == code, done.stdout + done.stderr + logs
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    """A head and a worker, whose traffic is TLS."""
+    with kube_cluster(4) as kube:
+        one = Place(kube)
+        one.write()
+        one.nbray("up", "-y")
+        yield one
+        one.nbray("down", "-y")
+        wait_until(lambda: not kube.kubelet.running, "the end of all pods", 60)
+
+
+WHERE = """
+import nbray, os, sys, time
+nbray.init()
+@nbray.remote
+def where():
+    time.sleep(0.3)
+    return os.uname().nodename
+print("ran on", len(set(nbray.get([where.remote() for _ in range(20)], timeout=60))), *sys.argv[1:])
+"""
+
+
+def test_a_command_runs_in_the_head_and_its_exit_code_comes_back(place: Place) -> None:
+    said = place.nbray("exec", "echo on $(hostname) in $NBRAY_ADDRESS; exit 7", code=7)
+    assert "on far-head-0 in far-head-0.far.default:6379" in said
+
+
+def test_a_script_is_copied_and_runs_with_its_words_on_all_pods(place: Place) -> None:
+    (place.kube.base / "where it is.py").write_text(WHERE)
+    said = place.nbray("submit", "where it is.py", "it's", "two words")
+    assert "ran on 2 it's two words" in said
+
+
+def test_files_go_to_the_head_and_come_back(place: Place) -> None:
+    data = place.kube.base / "data"
+    data.mkdir()
+    (data / "a b").write_bytes(bytes(range(256)) * 10_000)
+    place.nbray("rsync-up", "data", "/tmp/there")
+    assert "a b" in place.nbray("exec", "ls /tmp/there")
+    place.nbray("rsync-down", "/tmp/there", "back")
+    assert (place.kube.base / "back" / "a b").read_bytes() == (data / "a b").read_bytes()
+
+
+def test_a_shell_has_a_terminal_and_knows_the_cluster(place: Place) -> None:
+    typed = place.kube.run(
+        "sh", "-c", "printf 'echo in $NBRAY_ADDRESS; tty; exit 5\\n' | "
+        "script -qec 'nbray attach far.yaml' /dev/null; echo left with $?",
+    )  # fmt: skip
+    assert "in far-head-0.far.default:6379" in typed.stdout, typed.stdout + typed.stderr
+    assert "left with 5" in typed.stdout
+
+
+def test_addresses_are_those_of_the_pods(place: Place) -> None:
+    head, worker = (place.nbray(f"get-{who}").split() for who in ("head-ip", "worker-ips"))
+    assert len(head) == len(worker) == 1 and head != worker
+
+
+def test_the_head_s_log_is_followed(place: Place) -> None:
+    following = place.kube.start("nbray", "monitor", "far.yaml", "--lines=50")
+    assert following.stdout is not None
+    assert following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    following.communicate(timeout=30)
+
+
+def test_a_port_here_leads_to_the_dashboard_with_a_link_that_logs_in(place: Place) -> None:
+    forwarding = place.kube.start("nbray", "dashboard", "far.yaml", "--port=18265")
+    assert forwarding.stdout is not None
+    try:
+        said = []
+        while not said or "localhost:18265" not in said[-1]:
+            said.append(forwarding.stdout.readline().strip())
+            assert said[-1], said
+        link = said[-1]
+        page = place.kube.run("curl", "-sSLk", "-c", "/dev/null", link, timeout=60)
+        assert "nbray" in page.stdout and page.returncode == 0, page.stdout + page.stderr
+    finally:
+        forwarding.send_signal(signal.SIGINT)
+        forwarding.communicate(timeout=30)

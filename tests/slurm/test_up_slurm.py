@@ -1,0 +1,201 @@
+"""`nbray up` with a file whose workers are jobs of a real Slurm; the head is on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.slurm import Slurm
+
+from nbray.testing import own_sessions, processes_of, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SMALL = {"CPU": 2, "object_store_memory": 80 << 20}
+ONE = {"job": {"resources": SMALL, "min_workers": 1, "max_workers": 3}}
+WHERE = """
+import nbray, os, sys, time
+nbray.init()
+@nbray.remote(num_cpus=2)
+def where(seconds):
+    time.sleep(seconds)
+    return os.environ.get("SLURMD_NODENAME")
+count = int(sys.argv[1])
+names = nbray.get([where.remote(4) for _ in range(count)], timeout=120)
+print("ran on", *sorted(set(names)), "secret" if "NBRAY_AUTH_TOKEN" in os.environ else "")
+"""
+
+
+class LoginNode:
+    """Where the file is, and the command; its home is that of the jobs."""
+
+    def __init__(self, slurm: Slurm, home: Path, sessions: Path) -> None:
+        self.slurm, self.home, self.sessions = slurm, home, sessions
+        self.given: dict[str, Any] = {
+            "cluster_name": "of-jobs",
+            "provider": {"type": "slurm", "walltime": "20"},
+            "idle_timeout_minutes": 0.05,
+            "upscaling_speed": 10,
+            "available_node_types": {
+                "job": {"resources": SMALL, "min_workers": 0, "max_workers": 2},
+            },
+            "head_start_ray_commands": [
+                "nbray start --head --port=0 --num-cpus=0 --include-dashboard=0 "
+                "--object-store-memory=100MB",
+            ],
+        }  # fmt: skip
+        path = slurm.variables["PATH"]
+        (home / ".bashrc").write_text(
+            f"export PATH={path} SLURM_CONF={slurm.variables['SLURM_CONF']}\n"
+        )
+        self.env = os.environ | slurm.variables | {
+            "HOME": str(home), "NBRAY_AUTOSCALER_UPDATE_INTERVAL_S": "0.5",
+            "NBRAY_AUTH_TOKEN": "z" * 64,
+        }  # fmt: skip
+        self.write()
+
+    def write(self, **changed: Any) -> None:
+        self.given |= changed
+        (self.home / "cluster.yaml").write_text(yaml.safe_dump(self.given))
+
+    def run(self, verb: str, *args: str) -> subprocess.CompletedProcess[str]:
+        program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", program, verb, "cluster.yaml", *args], env=self.env, text=True,
+            capture_output=True, timeout=200, cwd=self.home, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def nbray(self, verb: str, *args: str) -> str:
+        done = self.run(verb, *args)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def jobs(self) -> list[str]:
+        return [line for line in self.slurm.jobs() if "nbray:of-jobs:" in line]
+
+    def heads(self) -> list[int]:
+        return [p.pid for p in processes_of(self.sessions) if "nbray.gcs" in p.info["cmdline"]]
+
+
+@pytest.fixture(scope="module")
+def login(slurm: Slurm) -> Iterator[LoginNode]:
+    home = Path(tempfile.mkdtemp(prefix="nblogin"))
+    with own_sessions() as sessions:
+        one = LoginNode(slurm, home, sessions)
+        (home / "where.py").write_text(WHERE)
+        yield one
+        ended = one.run("down", "-y")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        wait_until(lambda: not processes_of(sessions), "the end of all nodes", 60)
+    shutil.rmtree(home)
+
+
+def test_a_file_is_a_head_and_jobs_that_come_with_the_work(login: LoginNode) -> None:
+    shown = login.nbray("up", "-y")
+    assert "started" in shown and not login.jobs()
+    before = login.heads()
+    assert len(before) == 1
+    again = login.nbray("up", "-y")
+    assert "runs" in again and "started" not in again and login.heads() == before
+    assert "nothing to do" in login.nbray("up", "--dry-run")
+    assert "ran on sn1 sn2 \n" in login.nbray("submit", "where.py", "2")
+    assert "of-jobs: job 0 to 2" in login.nbray("exec", "nbray status")
+    assert login.nbray("get-head-ip").strip() not in ("", "127.0.0.1")
+
+
+def test_commands_and_files_go_to_the_head(login: LoginNode) -> None:
+    login.nbray("up", "-y")
+    assert login.run("exec", "echo $NBRAY_ADDRESS; exit 7").returncode == 7
+    assert f"on {socket.gethostname()}" in login.nbray("exec", "echo on $(hostname)")
+    (login.home / "data").mkdir()
+    (login.home / "data" / "a b").write_text("1")
+    login.nbray("rsync-up", "data", "~/there")
+    login.nbray("rsync-down", "~/there/", "back")
+    assert (login.home / "back" / "data" / "a b").read_text() == "1"
+    shell = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    typed = subprocess.run(
+        ["script", "-qec", f'{sys.executable} -c "{shell}" attach cluster.yaml', "/dev/null"],
+        input="echo in $NBRAY_ADDRESS; exit 5\n", env=login.env, cwd=login.home, text=True,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    address = login.nbray("exec", "echo $NBRAY_ADDRESS").strip().splitlines()[-1]
+    assert f"in {address}" in typed.stdout and typed.returncode == 5, typed.stdout
+    secrets = subprocess.run(["ps", "-eo", "args", "-ww"], capture_output=True, text=True).stdout
+    token = next(login.home.glob(".nbray/clusters/of-jobs/*/token")).read_text().strip()
+    assert token not in secrets and len(token) == 64
+
+
+def test_a_changed_file_reaches_the_autoscaler_of_the_head_that_runs(login: LoginNode) -> None:
+    login.nbray("up", "-y")
+    before = login.heads()
+    login.write(available_node_types=ONE)
+    assert "tell its autoscaler" in login.nbray("up", "--dry-run")
+    login.nbray("up", "-y")
+    assert login.heads() == before
+    wait_until(lambda: len(login.jobs()) == 1, "the job of min_workers", 30)
+    assert "of-jobs: job 1 to 3" in login.nbray("exec", "nbray status")
+    wait_until(lambda: len(login.nbray("get-worker-ips").split()) == 1, "its node", 60)
+
+
+def test_workers_go_alone_and_none_comes_until_the_next_up(login: LoginNode) -> None:
+    login.write(available_node_types=ONE)
+    login.nbray("up", "-y")
+    before = login.heads()
+    assert "ran on sn" in login.nbray("submit", "where.py", "3")
+    login.nbray("down", "-y", "--keep-min-workers")
+    wait_until(lambda: len(login.jobs()) == 1, "the jobs beyond min_workers to end", 30)
+    assert "no worker is left" in login.nbray("down", "-y", "--workers-only")
+    wait_until(lambda: not login.jobs(), "the end of all jobs", 30)
+    assert login.heads() == before
+    assert "of-jobs: job 0 to 0" in login.nbray("exec", "nbray status")
+    login.nbray("up", "-y")
+    wait_until(lambda: len(login.jobs()) == 1, "the job of min_workers", 30)
+    assert login.heads() == before
+
+
+def test_down_leaves_neither_jobs_nor_a_folder_and_up_begins_anew(login: LoginNode) -> None:
+    login.write(available_node_types=ONE)
+    login.nbray("up", "-y")
+    wait_until(lambda: len(login.jobs()) == 1, "a job", 30)
+    login.nbray("down", "-y")
+    assert not login.jobs() and not login.heads()
+    assert not list(login.home.glob(".nbray/slurm/*"))
+    assert not list(login.home.glob(".nbray/clusters/of-jobs/*/session"))
+    assert "had no node" in login.nbray("down", "-y")
+
+
+def test_a_head_that_was_killed_comes_back_with_its_session(login: LoginNode) -> None:
+    login.write(available_node_types=ONE)
+    login.nbray("up", "-y")
+    wait_until(lambda: len(login.jobs()) == 1, "a job", 30)
+    address = login.nbray("exec", "echo $NBRAY_ADDRESS").strip().splitlines()[-1]
+    for process in processes_of(login.sessions):
+        if "nbray:" not in str(process.info["cmdline"]):
+            process.kill()
+    assert "session is there" in login.nbray("up", "--dry-run")
+    login.nbray("up", "-y")
+    assert login.nbray("exec", "echo $NBRAY_ADDRESS").strip().splitlines()[-1] == address
+    assert "ran on sn" in login.nbray("submit", "where.py", "1")
+
+
+def test_a_cluster_has_one_head_where_homes_are_shared(login: LoginNode) -> None:
+    login.write(available_node_types=ONE)
+    login.nbray("up", "-y")
+    record = next(login.home.glob(".nbray/clusters/of-jobs/*/session")).parent
+    other = record.with_name("login2")
+    record.rename(other)
+    try:
+        done = login.run("up", "-y")
+        assert done.returncode and "head of cluster of-jobs is on login2" in done.stderr
+        assert login.run("down", "-y").returncode
+    finally:
+        other.rename(record)
