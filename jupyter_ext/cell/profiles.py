@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -22,12 +23,14 @@ class Profile:
         time: microseconds by stack.
         memory: bytes by stack.
         ended: tasks that have ended.
+        arrived: when the last of it came.
         peaks: the most memory that each worker had, in bytes.
         how: by what it was seen.
     """
 
     time: dict[str, int] = field(default_factory=dict)
     ended: int = 0
+    arrived: float = 0.0
     peaks: dict[tuple[bytes, int], int] = field(default_factory=dict)
     how: str = "looks from inside the workers"
     _grown: dict[str, int] = field(default_factory=dict)
@@ -38,6 +41,7 @@ class Profile:
         worker = node_id, seen.pid
         _join(self.time, seen.time)
         self.ended += seen.ended
+        self.arrived = time.monotonic()
         self.peaks[worker] = max(seen.peak, self.peaks.get(worker, 0))
         if seen.exact:
             if sum(seen.memory.values()) > sum(self._exact.get(worker, {}).values()):

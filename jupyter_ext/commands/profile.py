@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _SECONDS = 5.0
 _LAST_S = 2.0  # what short tasks of a worker were seen to do is told together, a moment later
 _LOOK_S = 0.05
+_QUIET_S = 0.2
 
 
 def _arguments(parser: Parser) -> None:
@@ -129,10 +130,12 @@ def show_kept(workspace: Workspace, number: int) -> None:
 
 
 def _is_complete(workspace: Workspace, number: int) -> bool:
-    """Whether all tasks that the notebook knows to have ended are in the profile of their cell."""
+    """Whether the tasks that the notebook knows to have ended are in it, and nothing else comes."""
     kept = workspace.profiles.of(number)
+    if kept is None or time.monotonic() - kept.arrived < _QUIET_S:
+        return False
     ended = sum(row.submitted - row.unfinished for row in counts_now(1.0) if row.origin == number)
-    return kept is not None and kept.ended >= ended
+    return kept.ended >= ended
 
 
 def _cell(workspace: Workspace, word: str | None) -> int:

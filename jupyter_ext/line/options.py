@@ -162,9 +162,11 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
 
 _NOT_DETACHED = {
     "actor": "the actor ends with this kernel",
+    "debug": "nobody may be there who looks",
     "every": "set-up cells are this kernel's; a detached cell runs those that there are",
     "gather": "%nbray attach brings its names",
     "noblock": "a detached cell runs in the background anyway",
+    "profile": "nobody may be there to whom it is told",
     "timeout": "nobody may be there who waits for it",
 }
 

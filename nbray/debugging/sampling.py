@@ -31,6 +31,7 @@ _OVERHEAD = 0.1
 _TELL_S = 0.25
 _IDLE_S = 1.0
 _SHORT_US = 50_000
+_LONG_S = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DEEP = 12
 _SNAPSHOT_S = 0.5
@@ -148,12 +149,13 @@ class Sampler:
             self._grown(counts, task.last or clean(name))
             if origin & PROFILE_MEMORY:
                 self._measure(now, ends=True)
-            self._told(origin, counts, now)
+            self._told(origin, counts, now, always=now - task.began >= _LONG_S)
 
     # --- with the lock --------------------
 
-    def _told(self, origin: int, counts: _Counts, now: float) -> None:
-        if now - counts.told < _TELL_S and counts.told:
+    def _told(self, origin: int, counts: _Counts, now: float, always: bool = False) -> None:
+        """Tell it; of short tasks four times a second."""
+        if not always and counts.told and now - counts.told < _TELL_S:
             return
         seen = Seen(os.getpid(), counts.time, counts.memory, counts.ended, self._peak)
         if origin & PROFILE_MEMORY:

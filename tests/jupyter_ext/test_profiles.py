@@ -61,7 +61,7 @@ def test_a_cell_of_ordinary_tasks_is_profiled_by_a_line_in_it(notebook: Notebook
 
 def test_a_cell_that_fails_has_its_profile(notebook: Notebook) -> None:
     notebook.run(BUSY)
-    cell = notebook.run("%%remote --profile\nbusy(0.1)\nraise ValueError")
+    cell = notebook.run("%%remote --profile\nbusy(0.5)\nraise ValueError")
     assert "ValueError" in cell.error
     assert "busy" in pictures(cell)[0]["text/html"]
 
