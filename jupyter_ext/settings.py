@@ -20,6 +20,7 @@ _CHOICES = {
     "on_interrupt": ("cancel", "detach"),
     "start_cluster": ("yes", "no"),
     "engine": ("nbray", "ray"),
+    "detachable": ("no", "yes"),
 }
 
 
@@ -41,6 +42,9 @@ class Settings:
     )
     engine: str = _setting(  # type: ignore[assignment]
         "nbray", "whose clusters %nbray start and attach mean: nbray, or ray; NBRAY_ENGINE at first"
+    )
+    detachable: str = _setting(  # type: ignore[assignment]
+        "no", "yes: remote cells run so that %nbray detach In[5] lets go of one that runs"
     )
     kept_cells: int = _setting(  # type: ignore[assignment]
         1000, "so many detached cells are kept; a further one is refused until one is dropped"

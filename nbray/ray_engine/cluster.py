@@ -24,7 +24,7 @@ from nbray.notebook import ClusterNow, DemandState, Membership, Nodes, WorkerSta
 
 from . import parcel, rows, worker
 from .post import NAMESPACE, PostOffice
-from .refusals import REFUSED
+from .refusals import refused
 
 _OFFICE_S = 120.0
 _CONNECT_S = 10.0
@@ -32,15 +32,6 @@ _ROOT = "f" * 40
 """How the id of the task begins that stands for a driver; the id of its job is behind it."""
 _WAITING = "PENDING_NODE_ASSIGNMENT"
 _HERE = ("local", None)
-
-
-class RefusedByRayError(exceptions.NbrayError, RuntimeError):
-    """Ray's public API has no such thing; the text says which, and why."""
-
-
-def refused(what: str) -> RefusedByRayError:
-    """The error that says why Ray cannot give it."""
-    return RefusedByRayError(f"{what} is not there with Ray as the engine: {REFUSED[what]}.")
 
 
 class RayContext(Mapping[str, Any]):

@@ -16,13 +16,14 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nbray import cloudpickle
-from nbray.notebook import Cluster, Code, Engine, Names, Output, Space, State, Tasks
+from nbray.notebook import Asides, Cluster, Code, Engine, Names, Output, Space, State, Tasks
 
 from . import calls, refusals, rows, worker
 from .cluster import RayCluster
 from .errors import translated
 from .gate import Gate
 from .mail import Mail
+from .no_asides import NoAsides
 from .shelf import ShelfSpace
 from .tracking import Submitted
 
@@ -149,6 +150,7 @@ class _Ray:
         self.code: Code = code
         self.api: Names = _Names(cluster, code)
         self.state: State = rows
+        self.asides: Asides = NoAsides()
         self.space: Space = ShelfSpace(self.api, self.near_head)
 
     def on_node(self, node_id: str) -> Any:

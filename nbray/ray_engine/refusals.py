@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nbray.exceptions import NbrayError
+
 REFUSED = {
     "%nbray scale": "Ray's nodes are started by `ray start` or by its autoscaler: its public API "
     "starts and ends none",
@@ -17,3 +19,12 @@ REFUSED = {
     "has",
 }
 """By what the person wrote, as the message begins."""
+
+
+class RefusedByRayError(NbrayError, RuntimeError):
+    """Ray's public API has no such thing; the text says which, and why."""
+
+
+def refused(what: str) -> RefusedByRayError:
+    """The error that says why Ray cannot give it."""
+    return RefusedByRayError(f"{what} is not there with Ray as the engine: {REFUSED[what]}.")

@@ -26,6 +26,7 @@ from nbray.notebook import FunctionCounts, ObjectRef, RefFacts
 from . import rows
 from .errors import translated
 from .gate import Gate
+from .refusals import refused
 
 _TICK_S = 0.1
 _RUNNING_S = 1.0
@@ -143,6 +144,10 @@ class Submitted:
         with self._lock:
             self._waiting.append((set(refs), then))
         self._wake.set()
+
+    def profile(self, cell: int, seconds: float, memory: bool) -> list[Any]:
+        """See `nbray.notebook.Tasks`."""
+        raise refused("%nbray profile")
 
     def describe(self, ref: ObjectRef) -> RefFacts:
         """See `nbray.notebook.Tasks`."""

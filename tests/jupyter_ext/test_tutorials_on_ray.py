@@ -1,4 +1,4 @@
-"""A tutorial runs on Ray as it does on nbray: with Ray's names, on a cluster that it starts itself."""
+"""A tutorial runs on Ray as on nbray: with Ray's names, on a cluster that it starts."""
 
 from __future__ import annotations
 
