@@ -46,10 +46,10 @@ def hand_over(order: HandOver) -> None:
     """
     for _ in range(_TRIES):
         try:
-            engine().api.get(_own_door().ask.remote(order))
+            engine().api.get(_own_door().ask.remote(_unopened(order)))
             return
         except KeyboardInterrupt:
-            _own_door().ask.remote(TakeBack(order.id))  # it comes after the order
+            _own_door().ask.remote(_unopened(TakeBack(order.id)))  # it comes after the order
             raise
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
@@ -64,7 +64,7 @@ def bring(order: HandOver) -> list[ObjectRef]:
     """The refs of all that a cell will return, which has been handed over; they are this job's."""
     task = engine().api.remote(num_cpus=0, max_retries=0)(keeping.bring)
     named = task.options(name=f"cell {order.label}", num_returns=order.cell.returns)
-    made = named.remote(_own_door(), Wait(order.name))
+    made = named.remote(_own_door(), _unopened(Wait(order.name)))
     return made if isinstance(made, list) else [made]
 
 
@@ -125,7 +125,7 @@ def _ask(row: Row, order: Order) -> Any:
         raise NotKeptError(f"what kept {row.name!r} has ended")
     door = engine().api.get_actor(row.keeper[0], namespace=SPACE)
     try:
-        return engine().api.get(door.ask.remote(order), timeout=_ANSWER_S)
+        return engine().api.get(door.ask.remote(_unopened(order)), timeout=_ANSWER_S)
     except TaskError as error:
         raise NotKeptError(str(error.cause or error)) from error
     except GetTimeoutError:
@@ -134,6 +134,11 @@ def _ask(row: Row, order: Order) -> Any:
         ) from None
     except ActorError as error:
         raise NotKeptError(f"what kept {row.name!r} has ended: {error}") from error
+
+
+def _unopened(order: Order) -> list[ObjectRef]:
+    """The order as the door passes it on: where the door is, not all of nbray need be."""
+    return [engine().api.put(order)]
 
 
 def _own_door() -> ActorHandle:

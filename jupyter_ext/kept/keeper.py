@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbray import cloudpickle
-from nbray.exceptions import NbrayError, TaskCancelledError
+from nbray.exceptions import NbrayError, ObjectLostError, TaskCancelledError
 from nbray.notebook import ActorHandle, ObjectRef, engine
 
 from ..cell.local_modules import Placed
@@ -113,8 +113,8 @@ class Keeper:
             ready, _ = engine().api.wait([orders], timeout=_TICK_S)
             if ready:
                 self._busy = time.monotonic()
-                for number, order in engine().api.get(orders):
-                    self._do(number, order)
+                for number, (unopened,) in engine().api.get(orders):
+                    self._do(number, unopened)
                 orders = self._door.take.remote()
             for kept in list(self._cells.values()):
                 try:
@@ -139,9 +139,9 @@ class Keeper:
 
     # --- orders --------------------
 
-    def _do(self, number: int, order: object) -> None:
+    def _do(self, number: int, unopened: ObjectRef) -> None:
         try:
-            match order:
+            match order := engine().api.get(unopened):
                 case HandOver():
                     self._begin(number, order)
                     return
@@ -165,6 +165,8 @@ class Keeper:
                 case _:
                     raise ValueError(f"{type(order).__name__} is no order.")
         except ValueError as error:
+            self._answer(number, None, str(error))
+        except ObjectLostError as error:  # whoever asked has gone
             self._answer(number, None, str(error))
         else:
             self._answer(number, answer)
