@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
 from nbray.core_worker.current import joined_core
-from nbray.driver import local_nodes, output, task_counts
+from nbray.driver import asides, interjecting, local_nodes, output, task_counts
 from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
 from nbray.driver.joining import OWN_SESSION
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
+from nbray.driver.rerunning import keep_task
 from nbray.driver.scaling import scaling_now, set_bounds
 from nbray.exceptions import NbrayError
 from nbray.notebook import (
+    Asides,
     Cluster,
     Code,
     DemandState,
@@ -36,11 +38,13 @@ from nbray.notebook import (
     Space,
     State,
     Tasks,
+    TaskSays,
 )
 from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
+from nbray.state.profiling import profile_origin
 from nbray.util import state
 from nbray.util.placement_group import PlacementGroup
 from nbray.wire import gcs_messages as g
@@ -68,6 +72,7 @@ class _Tasks:
     interrupt = staticmethod(local_state.cancel_tasks)
     when_ended = staticmethod(local_state.when_ended)
     describe = staticmethod(local_state.describe)
+    profile = staticmethod(profile_origin)
 
     def unfinished(self, cell: int | None = None) -> list[TaskID]:
         return local_state.unfinished_tasks() if cell is None else local_state.unfinished_of(cell)
@@ -76,6 +81,20 @@ class _Tasks:
 class _Code:
     new_cell = staticmethod(new_epoch)
     wrap = staticmethod(set_wrapper)
+
+
+class _Asides:
+    answer = staticmethod(asides.answer)
+    is_there = staticmethod(asides.is_there)
+    interject = staticmethod(interjecting.interject)
+    keep_task = staticmethod(keep_task)
+
+    def listen(self, listener: Callable[[TaskSays], None] | None) -> None:
+        asides.set_aside_handler(listener)
+        if listener is None:
+            interjecting.end()
+        else:
+            interjecting.prepare()
 
 
 class _Nodes:
@@ -182,6 +201,7 @@ class _Nbray:
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
+    asides: Asides = _Asides()
 
 
 ENGINE: Engine = _Nbray()

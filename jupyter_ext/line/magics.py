@@ -33,6 +33,7 @@ from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.cluster import ensure
 from ..commands.parser import HelpShown
+from ..commands.profile import show_kept
 from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
@@ -146,6 +147,8 @@ class NbrayMagics(Magics):
         if options.detach is not None:
             detach(workspace, options, source, label)
             return None
+        if options.marks:
+            workspace.router.mark(options.marks)
         target = target_of(workspace, options, label, one_line)
         ready = prepare(workspace, source, label, target.wanted)
         workspace.tell_what_was_sent(ready.packed)
@@ -169,7 +172,11 @@ class NbrayMagics(Magics):
             if options.noblock and not options.every:
                 self._go_on(run, arriving)
                 return run
-            summaries = self._finish(sent, run, arriving)
+            try:
+                summaries = self._finish(sent, run, arriving)
+            finally:
+                if options.profile:
+                    show_kept(workspace, workspace.router.number_of_cell())
             if attempt is not None:
                 recording = workspace.router.recorded()
                 workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), recording)
