@@ -61,7 +61,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """A head and a worker, whose traffic is TLS."""
-    with kube_cluster(4) as kube:
+    with kube_cluster(6) as kube:
         one = Place(kube)
         Authority.of(kube.base / "authority")
         (kube.base / "where it is.py").write_text(WHERE)
@@ -191,6 +191,10 @@ def test_an_autoscaler_lets_workers_go_with_tls_until_the_next_up(place: Place) 
     wait_until(lambda: len(place.nbray("get-worker-ips").split()) == 1, "the worker again", 60)
     place.write(available_node_types=fixed)
     place.nbray("up", "-y")
+    wait_until(
+        lambda: set(place.kube.api.names("pods")) == {"far-head-0", "far-small-0"},
+        "the end of the pods of an autoscaler that there is no more", 100,
+    )  # fmt: skip
 
 
 def test_all_goes_with_the_notebook_s_pod(place: Place) -> None:
