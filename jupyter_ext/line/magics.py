@@ -167,8 +167,8 @@ class NbrayMagics(Magics):
                 return run
             summaries = self._finish(sent, run, arriving)
             if attempt is not None:
-                shown = workspace.router.recorded()
-                workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), shown)
+                recording = workspace.router.recorded()
+                workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), recording)
         return self._results(sent, gather=options.gather or one_line)
 
     def _results(self, sent: Submitted, gather: bool) -> Any:

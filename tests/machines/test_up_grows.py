@@ -34,11 +34,22 @@ worker_start_ray_commands: [nbray start --address=$NBRAY_HEAD_IP:6379 {SMALL}]
 PROGRAM = """
 import nbray, os, time
 nbray.init()
+@nbray.remote(num_cpus=0)
+class Meeting:
+    hosts = set()
+    def join(self, host):
+        self.hosts.add(host)
+        return len(self.hosts)
 @nbray.remote(max_retries=0)
-def where():
-    time.sleep(8)
+def where(meeting):  # until both are there, however long the second machine takes
+    deadline = time.monotonic() + 120
+    while nbray.get(meeting.join.remote(os.uname().nodename)) < 2:
+        assert time.monotonic() < deadline, "no second machine came"
+        time.sleep(0.2)
     return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(2)], timeout=90))), "hosts")
+meeting = Meeting.remote()
+refs = [where.remote(meeting) for _ in range(2)]
+print("ran on", len(set(nbray.get(refs, timeout=130))), "hosts")
 """
 
 
