@@ -40,7 +40,7 @@ class Place:
         self.given: dict[str, Any] = {
             "cluster_name": "far",
             "provider": {"type": "kubernetes", "image": "registry/nbray:1",
-                         "kubectl": str(kube.base / "kubectl"), "ready_timeout_s": 60},
+                         "kubectl": str(kube.base / "kubectl"), "ready_timeout_s": 150},
             "available_node_types": {
                 "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 1},
             },
@@ -52,7 +52,7 @@ class Place:
         (self.kube.base / "far.yaml").write_text(yaml.safe_dump(self.given))
 
     def nbray(self, verb: str, *args: str, code: int = 0) -> str:
-        done = self.kube.run("nbray", verb, "far.yaml", *args)
+        done = self.kube.run("nbray", verb, "far.yaml", *args, timeout=200)
         logs = "".join(f"\n--- {name}\n{said[-2000:]}" for name, said in self.kube.api.logs.items())
         assert done.returncode == code, done.stdout + done.stderr + logs
         return done.stdout + done.stderr
