@@ -161,15 +161,11 @@ def test_a_large_package_is_sent_in_parts_by_the_client(root: Path, tmp_path: Pa
     assert str(60 << 20) in client.get_job_logs("large")
 
 
-def test_the_token_of_another_user_is_refused_and_a_fork_of_the_client_goes_on(
-    root: Path, tmp_path: Path
-) -> None:
+def test_the_token_of_another_user_is_refused_and_a_fork_of_the_client_goes_on(root: Path) -> None:
     assert command(*_HEAD).returncode == 0
     client = JobSubmissionClient()
     url = client.get_address()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NBRAY_TMPDIR", str(tmp_path / "elsewhere"))
-        (tmp_path / "elsewhere").mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as patch, own_sessions():  # who sees none of the others
         patch.setenv("NBRAY_AUTH_TOKEN", "f" * 64)
         with pytest.raises(nbray.exceptions.AuthenticationError, match="refuses this program"):
             JobSubmissionClient(url)
