@@ -7,6 +7,8 @@ SOURCES := pyproject.toml README.md LICENSE \
     $(shell find nbray jupyter_ext dashboard -name __pycache__ -prune -o -print)
 PYTEST := $(INSTALLED)/pytest --installed
 RAY_PYTHON ?= .venv-ray/bin/python
+OTHERS_PYTHON ?= .venv-others/bin/python
+OTHERS_READY := $(if $(filter .venv-others/%,$(OTHERS_PYTHON)),.venv-others/ready)
 RAY_READY := $(if $(filter .venv-ray/%,$(RAY_PYTHON)),.venv-ray/ready)
 
 .PHONY: demo lab test test-browser test-slow chaos fuzz soak bench lint format docs clean help
@@ -69,8 +71,14 @@ test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the defau
 	.venv-third-party/bin/python -m pip install --quiet --no-deps --force-reinstall .venv-wheel/dist/nbray-*.whl
 	touch $@
 
-bench: .venv/ready $(RAY_READY) ## nbray beside Ray; BENCH='--rows pattern --rounds 3 --quick'
-	RAY_PYTHON=$(RAY_PYTHON) $(BIN)/python -m benchmarks $(BENCH)
+bench: .venv/ready $(RAY_READY) $(OTHERS_READY) ## nbray beside Ray and others; BENCH='--rows pattern --rounds 3 --quick'
+	RAY_PYTHON=$(RAY_PYTHON) OTHERS_PYTHON=$(OTHERS_PYTHON) $(BIN)/python -m benchmarks $(BENCH)
+
+.venv-others/ready: benchmarks/requirements-others.txt
+	$(PYTHON) -m venv .venv-others
+	.venv-others/bin/python -m pip install --quiet --upgrade pip
+	.venv-others/bin/python -m pip install --quiet -r $<
+	touch $@
 
 .venv-ray/ready: benchmarks/requirements-ray.txt
 	$(PYTHON) -m venv .venv-ray

@@ -26,7 +26,21 @@ class Bench:
         self._pattern = re.compile(args.rows)
         self._seconds: float = args.seconds
         self._samples: int = args.samples
+        self._scale: float = args.scale
         self._output = os.fdopen(args.output_fd, "w", buffering=1)
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """What every program that measures is told."""
+        parser.add_argument("--rows", default="", help="measure only the rows that match this")
+        parser.add_argument("--seconds", type=float, default=1.0, help="of one sample of a rate")
+        parser.add_argument("--samples", type=int, default=2, help="of each rate")
+        parser.add_argument("--scale", type=float, default=1.0, help="of the work that is large")
+        parser.add_argument("--output-fd", type=int, required=True)
+
+    def size(self, whole: int) -> int:
+        """How much of a work that is large is to be done: ``whole``, or less in a quick run."""
+        return max(1, int(whole * self._scale))
 
     def start(self, **options: Any) -> None:
         """Start the cluster."""
@@ -81,6 +95,16 @@ class Bench:
                     raise MissingApi(name) from error
             found = getattr(found, part)
         return found
+
+
+def expect(found: object, wanted: object) -> None:
+    """What was measured is what was asked for.
+
+    Raises:
+        AssertionError: it is not.
+    """
+    if found != wanted:
+        raise AssertionError(f"{str(found)[:200]} came back instead of {str(wanted)[:200]}")
 
 
 def seconds_of(work: Callable[[], Any]) -> float:

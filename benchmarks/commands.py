@@ -36,12 +36,12 @@ def secluded(command: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def _is_secluded(outside: str) -> bool:
+def is_secluded(outside: str) -> bool:
     """Whether no process outside can be seen: another namespace, and a /proc of its own."""
     return namespace() != outside and os.readlink("/proc/self") == str(os.getpid())
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port that the kernel gives to nobody else in between."""
     while True:
         port = random.randrange(20_000, 30_000)
@@ -61,12 +61,12 @@ def main() -> None:
     args = parser.parse_args()
     engine = engines.BY_NAME[args.engine]()
     output = os.fdopen(args.output_fd, "w", buffering=1)
-    if engine.stops_others and not _is_secluded(args.outside):
+    if engine.stops_others and not is_secluded(args.outside):
         output.write(json.dumps({"problem": "not in a PID namespace of its own"}) + "\n")
         return
     versions = {"version": metadata.version(engine.name), "python": platform.python_version()}
     output.write(json.dumps(versions) + "\n")
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
     rows = {
         "start --head": ("start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}"),

@@ -1,4 +1,4 @@
-"""The two engines: where each one's interpreter is, and how its commands are called."""
+"""The engines: where each one's interpreter is, and how its commands are called."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,8 @@ class Engine:
         program: what the interpreter runs as the engine's command.
         folder_variable: names the folder for sessions in the environment.
         stops_others: its stop command ends processes that others started.
+        module: what has its workloads.
+        workloads: those that it can do; all, when there are none here.
     """
 
     name: str
@@ -31,6 +34,14 @@ class Engine:
     program: str
     folder_variable: str
     stops_others: bool = False
+    module: str = "benchmarks.workloads"
+    workloads: frozenset[str] = frozenset()
+
+    def does(self, workload: str) -> bool:
+        """Whether it can do that workload, as far as is known before."""
+        if workload == "nodes":
+            return self.name == "nbray"
+        return not self.workloads or workload in self.workloads
 
     def environment(self, folder: Path) -> dict[str, str]:
         """The environment of its processes; sessions go to ``folder``."""
@@ -70,7 +81,21 @@ def ray() -> Engine:
     return Engine("ray", python, program, "RAY_TMPDIR", stops_others=True)
 
 
-BY_NAME: dict[str, Callable[[], Engine]] = {"nbray": nbray, "ray": ray}
+OF_OTHERS = frozenset({"tasks", "queued_tasks", "init", "grid_search"})
+"""The workloads of `benchmarks.others`, which only their own interpreter can import."""
+
+
+def other(name: str) -> Engine:
+    """One of `benchmarks.others`, in the interpreter of OTHERS_PYTHON, or in .venv-others."""
+    python = os.environ.get("OTHERS_PYTHON") or str(ROOT / ".venv-others" / "bin" / "python")
+    return Engine(name, python, "", "NBRAY_TMPDIR", module="benchmarks.others", workloads=OF_OTHERS)
+
+
+BY_NAME: dict[str, Callable[[], Engine]] = {
+    "nbray": nbray,
+    "ray": ray,
+    **{name: partial(other, name) for name in ("processpool", "loky", "dask", "ipyparallel")},
+}
 
 
 def pinned_ray() -> str:

@@ -29,12 +29,14 @@ class Effort:
     Attributes:
         seconds: of one sample of a rate.
         samples: of a rate in one round.
+        scale: of the work that is large.
         timeout_s: a workload that takes longer has failed.
     """
 
     seconds: float = 1.0
     samples: int = 2
-    timeout_s: float = 600.0
+    scale: float = 1.0
+    timeout_s: float = 1800.0
 
 
 @dataclass
@@ -104,15 +106,28 @@ def _command_line(
             "--output-fd", str(write_end), "--outside", commands.namespace(),
         ]  # fmt: skip
         return commands.secluded(own) if engine.stops_others else own
+    if workload == "from_afar":
+        own = [
+            engine.python, "-m", "benchmarks.from_afar", "--engine", engine.name,
+            "--rows", pattern, "--seconds", str(effort.seconds),
+            "--samples", str(effort.samples), "--output-fd", str(write_end),
+            "--outside", commands.namespace(),
+        ]  # fmt: skip
+        return commands.secluded(own) if engine.stops_others else own
     if workload == "links":
         return [
             sys.executable, "-m", "benchmarks.links", "--engine", engine.name,
             "--output-fd", str(write_end),
         ]  # fmt: skip
+    if workload == "nodes":
+        return [
+            sys.executable, "-m", "benchmarks.nodes", "--scale", str(effort.scale),
+            "--output-fd", str(write_end),
+        ]  # fmt: skip
     return [
-        engine.python, "-m", "benchmarks.workloads", workload, "--engine", engine.name,
-        "--rows", pattern, "--seconds", str(effort.seconds),
-        "--samples", str(effort.samples), "--output-fd", str(write_end),
+        engine.python, "-m", engine.module, workload, "--engine", engine.name,
+        "--rows", pattern, "--seconds", str(effort.seconds), "--samples", str(effort.samples),
+        "--scale", str(effort.scale), "--output-fd", str(write_end),
     ]  # fmt: skip
 
 

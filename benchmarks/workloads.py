@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import Bench, MissingApi, seconds_of
+from benchmarks import scale
+from benchmarks.bench import Bench, MissingApi, expect, seconds_of
 from benchmarks.between import objects_between_nodes
 
 # --- objects --------------------
@@ -163,7 +164,7 @@ def ten_thousand_arguments(bench: Bench) -> None:
     assert engine.get(count.remote(1)) == 1
     refs = [engine.put(i) for i in range(10_000)]
     bench.report(
-        "10,000 ref arguments", seconds_of(lambda: _expect(engine.get(count.remote(*refs)), 10_000))
+        "10,000 ref arguments", seconds_of(lambda: expect(engine.get(count.remote(*refs)), 10_000))
     )
 
 
@@ -181,7 +182,7 @@ def three_thousand_returns(bench: Bench) -> None:
 
     engine.get(ready.remote())
     bench.report(
-        "3,000 returns", seconds_of(lambda: _expect(engine.get(numbers.remote())[-1], 2999))
+        "3,000 returns", seconds_of(lambda: expect(engine.get(numbers.remote())[-1], 2999))
     )
 
 
@@ -194,18 +195,14 @@ def queued_tasks(bench: Bench) -> None:
         return i
 
     engine.get(small_value.remote(0))
+    count = bench.size(100_000)
     refs: list[Any] = []
-    submitted = seconds_of(lambda: refs.extend(small_value.remote(i) for i in range(100_000)))
-    drained = seconds_of(lambda: _expect(sum(engine.get(refs)), sum(range(100_000))))
+    submitted = seconds_of(lambda: refs.extend(small_value.remote(i) for i in range(count)))
+    drained = seconds_of(lambda: expect(sum(engine.get(refs)), sum(range(count))))
     bench.report("100,000 queued tasks submitted", submitted)
     bench.report("100,000 queued tasks drained", drained)
     bench.report("100,000 queued tasks in all", submitted + drained)
     bench.probe("100,000 queued tasks")
-
-
-def _expect(found: object, wanted: object) -> None:
-    if found != wanted:
-        raise AssertionError(f"{found!r} came back instead of {wanted!r}")
 
 
 # --- actors --------------------
@@ -385,7 +382,7 @@ def idle_memory(bench: Bench) -> None:
     bench.probe("idle cluster")
 
 
-WORKLOADS: dict[str, Callable[[Bench], None]] = {
+WORKLOADS: dict[str, Callable[[Bench], None]] = scale.WORKLOADS | {
     work.__name__: work
     for work in (
         small_objects, large_objects, tasks, tasks_of_many, many_refs, actor_calls,
@@ -401,10 +398,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("workload", choices=sorted(WORKLOADS))
     parser.add_argument("--engine", required=True)
-    parser.add_argument("--rows", default="", help="measure only the rows that match this")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one sample of a rate")
-    parser.add_argument("--samples", type=int, default=2, help="of each rate")
-    parser.add_argument("--output-fd", type=int, required=True)
+    Bench.add_arguments(parser)
     args = parser.parse_args()
     engine = importlib.import_module(args.engine)
     bench = Bench(engine, args)

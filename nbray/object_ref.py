@@ -18,9 +18,10 @@ _Future = TypeVar("_Future", bound="concurrent.futures.Future[Any]")
 
 
 class _Wakes(Protocol):
-    """Who counts the references that die."""
+    """Who counts the references that die; has been ``nudged`` while it has not looked since."""
 
     stopped: bool
+    nudged: bool
 
     def nudge(self) -> None:
         """There is something to count before long."""
@@ -52,6 +53,7 @@ class RefHome(Protocol):
 
 class _NoReactor:
     stopped = True
+    nudged = False
 
     def nudge(self) -> None:
         """Nobody counts."""
@@ -117,7 +119,9 @@ class ObjectRef:
     def __del__(self) -> None:
         core = self._core
         core.released.append((self._id, -1))
-        core.reactor.nudge()
+        reactor = core.reactor
+        if not reactor.nudged:
+            reactor.nudge()
 
     @classmethod
     def nil(cls) -> ObjectRef:

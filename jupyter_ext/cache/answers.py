@@ -14,8 +14,8 @@ from typing import Any
 
 from nbray.notebook import engine
 
-from ..messages import Summary
-from ..output.router import Shown
+from ..messages import LAST, Summary
+from ..output.recording import Shown
 from ..worker.home import open_stream
 from ..worker.parcel import KnowingPacker
 
@@ -61,7 +61,7 @@ class _Packer(KnowingPacker):
             handle = type(value).__name__
             if hasattr(value, "_function") or hasattr(value, "_cls"):
                 return super().reducer_override(value)
-            raise NotKeptError(f"{self.name} holds an {handle}, which ends with its cluster")
+            raise NotKeptError(f"{self.name} holds what ends with its cluster ({handle})")
         return super().reducer_override(value)
 
 
@@ -88,7 +88,8 @@ def as_parts(
     for names, value in values:
         refs: list[Any] = []
         packer = _Packer(home, refs, home)
-        packer.known, packer.name = known, ", ".join(names)
+        packer.known = known
+        packer.name = ", ".join("its value" if name == LAST else name for name in names)
         try:
             stream = packer.pack(value)
         except NotKeptError:
@@ -97,7 +98,7 @@ def as_parts(
             cause = error.__cause__ or error
             raise NotKeptError(f"{packer.name} cannot be pickled ({cause})") from None
         if refs:
-            raise NotKeptError(f"{packer.name} holds an ObjectRef, which ends with its cluster")
+            raise NotKeptError(f"{packer.name} holds what ends with its cluster (ObjectRef)")
         first = len(parts)
         parts += [stream, *packer.buffers]
         streams.append(_Stream(names, first, tuple(range(first + 1, len(parts)))))

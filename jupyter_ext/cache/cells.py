@@ -17,17 +17,20 @@ from nbray.exceptions import NbrayError
 from nbray.notebook import engine
 
 from ..cell.errors import CELL_FILE
+from ..cell.local_modules import LocalModules
 from ..cell.run import cluster_name, first_line
 from ..cell.sending import is_of_the_shell
 from ..cell.target import Submitted
 from ..cell.text import CellText, read_cell
 from ..messages import LAST, Summary, Unpicklable, Unset
-from ..output.router import Shown
+from ..output.recording import Recording
 from ..pictures.tables import as_bytes
+from ..worker.own_values import make_own
 from .answers import NotKeptError, Result, as_parts, from_parts
 from .hashing import UnhashableError
 from .key import Facts, Key, Made, Part, key_of
 from .modules import UnknownModuleError
+from .modules import facts_of as sources_of
 from .store import Answer, Kept, Store, local_key
 
 FOLDER = ".nbray-cache"
@@ -46,6 +49,8 @@ class Settings(Protocol):
 
 class Notebook(Protocol):
     """What looking a cell up needs of the notebook."""
+
+    modules: LocalModules
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -74,6 +79,7 @@ class Attempt:
         source: its text.
         cell_id: what the notebook's document calls it; "" if that is not known.
         made: its key; None when it has none.
+        fresh: it was to run in any case.
         refusal: why it is not cached.
         answer: what was kept for it.
         before: the kept cell that is most like it, if there was no answer.
@@ -86,6 +92,7 @@ class Attempt:
     label: str
     source: str
     cell_id: str = ""
+    fresh: bool = False
     made: Made | None = None
     refusal: str = ""
     answer: Answer | None = None
@@ -136,33 +143,32 @@ class CellCache:
         """
         notebook = self._notebook
         text = read_cell(source, f"{CELL_FILE} {label}>", notebook.namespace, notebook.transform)
-        attempt = Attempt(label, source, cell_id)
+        attempt = Attempt(label, source, cell_id, fresh)
         self.attempts[label] = attempt
         self.attempts.move_to_end(label)
         while len(self.attempts) > _ATTEMPTS:
             self.attempts.popitem(last=False)
         try:
-            self._find(attempt, text, options, fresh)
+            self._find(attempt, text, options)
         except (UnhashableError, UnknownModuleError, NotKeptError, OSError) as error:
             attempt.refusal = str(error)
         return attempt
 
-    def _find(
-        self, attempt: Attempt, text: CellText, options: Mapping[str, Any], fresh: bool
-    ) -> None:
+    def _find(self, attempt: Attempt, text: CellText, options: Mapping[str, Any]) -> None:
         namespace = self._notebook.namespace
         self._notebook.resolve(sorted(text.names.needs & namespace.keys()))
         made = key_of(
             self._facts(text, options), namespace, handle=_stands_for, skip=is_of_the_shell
         )
         attempt.made = made
+        self._notebook.modules.bring(made.sources)
         for name in made.names:
             value = namespace.get(name)
             if isinstance(value, FunctionType | type):
                 attempt.inputs[id(value)] = ("home", name)
                 attempt.keep_alive.append(value)
         store = self.store()
-        if not fresh:
+        if not attempt.fresh:
             attempt.answer = store.read(made.key.digest)
         attempt.found = attempt.answer is not None
         if not attempt.found:
@@ -218,7 +224,7 @@ class CellCache:
         sent: Submitted,
         summary: Summary,
         seconds: float,
-        shown: Sequence[Shown],
+        recording: Recording,
     ) -> None:
         """Keep what a cell has made, and tell it; what cannot be kept has run all the same."""
         if attempt.made is None:
@@ -226,18 +232,26 @@ class CellCache:
             print(attempt.told)
             return
         try:
-            size = self._keep(attempt, sent, summary, seconds, shown)
+            size = self._keep(attempt, sent, summary, seconds, recording)
         except KeyboardInterrupt:
             attempt.told = "The cell has run; keeping its answer was interrupted."
         except (NotKeptError, OSError, ValueError, NbrayError) as error:
             attempt.told = f"The cell has run; its answer is not kept: {error}."
         else:
-            why = "no such cell was kept" if attempt.before is None else ", ".join(
-                attempt.made.key.changes(key_from(attempt.before.about))[:3]
-            ) or "--cache=refresh"  # fmt: skip
-            attempt.told = f"Ran ({why}); the answer is kept, {as_bytes(size)}."
+            attempt.told = f"Ran ({self._why(attempt)}); the answer is kept, {as_bytes(size)}."
         hints = "; ".join(attempt.made.hints)
         print(attempt.told + (f" Mind: it seems to use {hints}." if hints else ""))
+
+    @staticmethod
+    def _why(attempt: Attempt) -> str:
+        """Why a cell ran, in some words."""
+        if attempt.before is None or attempt.made is None:
+            return "no such cell was kept"
+        changes = attempt.made.key.changes(key_from(attempt.before.about))
+        if not changes:
+            return "--cache=refresh" if attempt.fresh else "what was kept could not be read"
+        more = f", and {len(changes) - 3} more changes" if len(changes) > 3 else ""
+        return ", ".join(changes[:3]) + more
 
     def _keep(
         self,
@@ -245,10 +259,15 @@ class CellCache:
         sent: Submitted,
         summary: Summary,
         seconds: float,
-        shown: Sequence[Shown],
+        recording: Recording,
     ) -> int:
         made = attempt.made
         assert made is not None
+        if recording.overflows:
+            raise NotKeptError("it shows more than 64 MB")
+        if (changed := sources_of(made.modules)[0]) != made.sources:
+            files = sorted(name for name in changed if changed[name] != made.sources.get(name))
+            raise NotKeptError(f"{', '.join(files)} changed while it ran")
         names = sent.ready.cell.assigns
         refs = {
             name: ref
@@ -262,14 +281,17 @@ class CellCache:
             raise NotKeptError(
                 f"{as_bytes(total)} are more than a quarter of cache_bytes (%nbray config)"
             )
-        values = {name: engine().api.get(ref) for name, ref in refs.items()}
+        # What is pickled from memory that may be written comes back so.
+        home, memory = self._notebook.namespace, engine().memory()
+        values = {name: make_own(engine().api.get(ref), memory, home) for name, ref in refs.items()}
         for name, value in values.items():
             if isinstance(value, Unpicklable):
                 raise NotKeptError(f"{name} is a {value.type_name} that stayed in its worker")
         values = {name: value for name, value in values.items() if not isinstance(value, Unset)}
-        together = dict(engine().api.get(sent.changes)) if summary.brought else {}
-        result = Result(summary, shown, values, together)
-        parts = as_parts(result, self._notebook.namespace, attempt.inputs)
+        brought = engine().api.get(sent.changes) if summary.brought else {}
+        together = dict(make_own(brought, memory, home))
+        result = Result(summary, recording.shown(), values, together)
+        parts = as_parts(result, home, attempt.inputs)
         size = sum(memoryview(part).nbytes for part in parts)
         if size > most:
             raise NotKeptError(

@@ -15,6 +15,7 @@ from typing import Any
 from ..cell.analysis import names_reached
 from . import modules
 from .hashing import Handle, Hasher, UnhashableError
+from .modules import SourceFile
 
 FORMAT = 1
 """Another number makes all that was kept before unknown."""
@@ -104,11 +105,15 @@ class Made:
         key: it.
         hints: words of its code that make an answer depend on what no key has.
         names: the names of the notebook that it reads, directly or by its functions.
+        modules: the modules that it needs.
+        sources: of the own ones among them, and those that these import.
     """
 
     key: Key
     hints: tuple[str, ...]
     names: tuple[str, ...]
+    modules: frozenset[str]
+    sources: Mapping[str, SourceFile]
 
 
 def key_of(
@@ -149,9 +154,12 @@ def key_of(
         done |= waiting
         waiting = names_reached(hasher.reads, namespace) - done
     sources, versions = modules.facts_of(hasher.modules)
-    parts += [Part("module", name, digest) for name, digest in sources.items()]
+    parts += [Part("module", name, source.digest) for name, source in sources.items()]
     parts += [Part("package", name, version, version) for name, version in versions.items()]
-    return Made(Key(tuple(parts)), hints_of(facts.tree, hasher.words), tuple(sorted(done)))
+    return Made(
+        Key(tuple(parts)), hints_of(facts.tree, hasher.words), tuple(sorted(done)),
+        frozenset(hasher.modules), sources,
+    )  # fmt: skip
 
 
 def _sha(text: str) -> str:

@@ -16,6 +16,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -30,8 +31,17 @@ class UnknownModuleError(ValueError):
     """Nothing says what a module is: neither a source of one's own, nor a version."""
 
 
-def facts_of(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Digests of own modules, and versions of packages, that these modules need.
+@dataclass(frozen=True)
+class SourceFile:
+    """An own module: its file, whether it is a package, and the digest of its content."""
+
+    path: str
+    is_package: bool
+    digest: str
+
+
+def facts_of(names: Iterable[str]) -> tuple[dict[str, SourceFile], dict[str, str]]:
+    """The own modules, and the versions of packages, that these modules need.
 
     Args:
         names: dotted names of modules, or of what is in one.
@@ -39,7 +49,7 @@ def facts_of(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         UnknownModuleError: of one nothing is known.
     """
-    sources: dict[str, str] = {}
+    sources: dict[str, SourceFile] = {}
     packages: set[str] = set()
     waiting, done = sorted(set(names)), set[str]()
     while waiting:
@@ -65,8 +75,9 @@ def facts_of(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
             packages.add("nbray")
         elif is_users(origin):
             data = Path(origin).read_bytes()
-            sources[name] = hashlib.sha256(data).hexdigest()
-            waiting += _imports(data, name, spec.submodule_search_locations is not None)
+            is_package = spec.submodule_search_locations is not None
+            sources[name] = SourceFile(origin, is_package, hashlib.sha256(data).hexdigest())
+            waiting += _imports(data, name, is_package)
             if "." in name:
                 waiting.append(name.rpartition(".")[0])
         elif top not in sys.stdlib_module_names:

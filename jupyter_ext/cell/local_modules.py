@@ -19,11 +19,11 @@ import importlib.util
 import os
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from ..messages import DriverPlace, SourceFile
 from ..worker.modules import place_function
@@ -40,6 +40,18 @@ class _File:
     stamp: tuple[int, int]
     source: bytes
     edited: bool = False
+
+
+class Source(Protocol):
+    """Where an own module is."""
+
+    @property
+    def path(self) -> str:
+        """Its file."""
+
+    @property
+    def is_package(self) -> bool:
+        """Whether it has modules below it."""
 
 
 class Placed:
@@ -86,6 +98,16 @@ class LocalModules:
             if top not in sys.modules and top not in self._watched:
                 self._watched.add(top)
                 self._stale = True
+
+    def bring(self, files: Mapping[str, Source]) -> None:
+        """Have the workers use these sources as they are now, whatever they have loaded."""
+        for name, file in files.items():
+            if file.path.endswith(".py"):
+                if name not in self._files:
+                    self._add(name, file.path, file.is_package)
+                if name in self._files:
+                    self._files[name].edited = True
+        self._stale = self._stale or bool(files)
 
     def wrap(self, target: Any) -> Any:
         """``target``, or what stands for it in a pickle when there is something to bring along."""

@@ -8,13 +8,15 @@ the value and puts it in the name's place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nbray.exceptions import NbrayError
-from nbray.notebook import ObjectRef
+from nbray.notebook import ObjectRef, engine
 
 from ..messages import Unset
 from ..pictures import theme
+from ..pictures.tables import as_bytes
 from ..worker.home import fetch
 from .analysis import names_reached
 from .run import RemoteRun
@@ -25,6 +27,23 @@ MISSING = object()
 
 class LostWithClusterError(NbrayError):
     """The value of a name was in a cluster that has been stopped."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A value in the cluster, as far as this process knows it.
+
+    Attributes:
+        state: of the cell that makes it.
+        kind: what it is, in a few words; "" while that is not known.
+        size: its bytes, with those of others that came with it; None while that is not known.
+        places: the nodes that hold it.
+    """
+
+    state: str
+    kind: str = ""
+    size: int | None = None
+    places: tuple[str, ...] = ()
 
 
 class RemoteValue:
@@ -93,22 +112,35 @@ class RemoteValue:
         while isinstance(self.previous, RemoteValue):
             self.previous = self.previous.previous
 
-    def describe(self) -> tuple[str, str]:
-        """State and type, as far as known."""
-        state = self.run.state()
-        summary = self.run.summary() if state == "done" else None
-        if summary is None:
-            return state, ""
-        return state, {**summary.types, **summary.brought}.get(self.name, "")
+    def describe(self) -> Described:
+        """What this process knows of the value; fetches nothing, and waits for nothing."""
+        state, summary = self.run.seen()
+        if self.run.is_lost():
+            return Described(state)
+        facts = engine().tasks.describe(self.ref)
+        kind = "" if self.among else facts.kind
+        if summary is not None:
+            kind = {**summary.types, **summary.brought}.get(self.name, "")
+        where = ["this process"] if facts.inline else [node.hex() for node in facts.nodes]
+        return Described(state, kind, facts.size, tuple(where))
 
     def __repr__(self) -> str:
-        state, kind = self.describe()
-        return f"<RemoteValue {self.name}: {kind + ', ' if kind else ''}{state}, {self.run.label}>"
+        known = self.describe()
+        size = "" if known.size is None else as_bytes(known.size)
+        words = [word for word in (known.kind, known.state, self.run.label, size) if word]
+        return f"<RemoteValue {self.name}: {', '.join(words)}>"
 
     def _repr_html_(self) -> str:
-        state, kind = self.describe()
-        facts = [("", kind or "not known yet"), ("", state), ("in", "the cluster")]
-        return str(theme.facts(self.name, [*facts, ("from", self.run.label)], "picture"))
+        known = self.describe()
+        facts = [
+            ("", known.kind or "not known yet"),
+            ("", known.state),
+            ("size", "" if known.size is None else as_bytes(known.size)),
+            ("in", "the cluster"),
+            ("from", self.run.label),
+        ]
+        shown = [fact for fact in facts if fact[1]]
+        return str(theme.facts(self.name, shown, "picture"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return fetch, (self.ref, self.name if self.among else None)

@@ -164,6 +164,21 @@ class RemoteRun:
             return "done"
         return "cancelled" if isinstance(outcome, TaskCancelledError) else "failed"
 
+    def seen(self) -> tuple[str, Summary | None]:
+        """Its state and first summary as far as this process knows them: nothing is waited for.
+
+        Pictures ask for it, also from a debugger's thread while all others stand still.
+        """
+        if self.is_lost() or self._outcome is not None:
+            outcome = self._outcome
+            return self.state(), outcome[0] if isinstance(outcome, list) else None
+        facts = [engine().tasks.describe(ref) for ref in self.refs]
+        if any(fact.state == "pending" for fact in facts):
+            return "running", None
+        if all(fact.inline for fact in facts):  # it is here already
+            return self.state(), self.summary()
+        return ("failed" if any(fact.state == "failed" for fact in facts) else "done"), None
+
     def is_lost(self) -> bool:
         """Whether the cluster that it ran in has been left, with its values."""
         return cluster_name() != self._cluster

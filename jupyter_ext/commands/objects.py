@@ -47,7 +47,7 @@ def held(workspace: Workspace) -> list[Held]:
     """Everything in names and in ``Out[]`` that refers to objects, the largest first."""
     found = []
     for name, value in _places(workspace):
-        refs = list(_refs_in(value, _DEPTH))
+        refs = list(refs_in(value, _DEPTH))
         if refs:
             facts = [engine().tasks.describe(ref) for ref in refs]
             sizes = [fact.size for fact in facts if fact.size is not None]
@@ -75,17 +75,18 @@ def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
+def refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
+    """The refs in a value, and in containers in it to this depth."""
     if isinstance(value, engine().api.ObjectRef):
         yield value
     elif isinstance(value, RemoteValue):
         yield value.ref
     elif depth and isinstance(value, list | tuple | set | frozenset):
         for item in list(value)[:10_000]:
-            yield from _refs_in(item, depth - 1)
+            yield from refs_in(item, depth - 1)
     elif depth and type(value) is dict:
         for item in list(value.values())[:10_000]:
-            yield from _refs_in(item, depth - 1)
+            yield from refs_in(item, depth - 1)
 
 
 def _mapped_bytes(value: Any) -> int | None:
@@ -99,7 +100,7 @@ def _mapped_bytes(value: Any) -> int | None:
 
 
 def _keeps(value: Any) -> bool:
-    return bool(list(_refs_in(value, _DEPTH))) or _mapped_bytes(value) is not None
+    return bool(list(refs_in(value, _DEPTH))) or _mapped_bytes(value) is not None
 
 
 def _arguments(parser: Parser) -> None:

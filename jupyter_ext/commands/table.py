@@ -18,6 +18,7 @@ from . import (
     state,
     stream,
     timeline,
+    who,
 )
 from .base import Command
 
@@ -25,7 +26,7 @@ COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
-        *objects.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
+        *objects.COMMANDS, *who.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
         *debug.COMMANDS, *profile.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,

@@ -1,4 +1,4 @@
-"""``python -m nbray.jupyter_ext.kept ENGINE ADDRESS NAMESPACE DOOR ID``: the keeper's process."""
+"""The keeper's process: ``python -m nbray.jupyter_ext.kept`` and what `door` gives it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .keeper import Keeper
 
 def main() -> None:
     """Keep cells until there is none, or until the door has gone."""
-    engine_name, address, namespace, door, actor_id = sys.argv[1:]
+    engine_name, address, namespace, door, actor_id, _log = sys.argv[1:]
 
     def leave_with_the_door() -> None:
         sys.stdin.buffer.read()

@@ -76,14 +76,16 @@ class Door:
     async def _keep(self) -> None:
         """Run the keeper to its end, which is this actor's."""
         here = engine().api.get_runtime_context()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "nbray.jupyter_ext.kept", self._engine, here.gcs_address,
-            self._namespace, str(here.get_actor_name()), str(here.get_actor_id()),
-            stdin=asyncio.subprocess.PIPE,  # it closes with this process, and the keeper leaves
-            env={**os.environ, **engine().cluster.for_programs()},
-        )  # fmt: skip
+        log = engine().cluster.logs() / f"keeper-{str(here.get_actor_id())[:12]}.log"
+        with open(log, "ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "nbray.jupyter_ext.kept", self._engine, here.gcs_address,
+                self._namespace, str(here.get_actor_name()), str(here.get_actor_id()), str(log),
+                stdin=asyncio.subprocess.PIPE,  # closes with this process, and the keeper leaves
+                stdout=out, stderr=out, env={**os.environ, **engine().cluster.for_programs()},
+            )  # fmt: skip
         code = await process.wait()
-        self._ended = self._ended or f"its process ended with code {code}"
+        self._ended = self._ended or f"its process ended with code {code}; {log} may say why"
         for waiting in self._answers.values():
             if not waiting.done():  # whoever asked has given up
                 waiting.set_exception(KeeperEndedError(self._ended))

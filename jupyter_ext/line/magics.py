@@ -174,8 +174,8 @@ class NbrayMagics(Magics):
                 if options.profile:
                     show_kept(workspace, workspace.router.number_of_cell())
             if attempt is not None:
-                shown = workspace.router.recorded()
-                workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), shown)
+                recording = workspace.router.recorded()
+                workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), recording)
         return self._results(sent, gather=options.gather or one_line)
 
     def _results(self, sent: Submitted, gather: bool) -> Any:

@@ -27,6 +27,7 @@ from nbray.notebook import OutputDisplay, OutputLines, engine
 from .capturing import is_redirected, redirect
 from .cell_output import CellOutput, Source
 from .progress import Panel, TaskProgress
+from .recording import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,6 @@ _QUEUED = 20_000
 _TICK_S = 0.05
 _PANEL_S = 0.25
 _REDIRECTED_S = 1.0
-
-
-Shown = tuple[str, dict[str, Any]]
-"""Something that a cell shows: ``stream``, or a kind of display, and its content."""
 
 
 class _Cell:
@@ -55,7 +52,7 @@ class _Cell:
         self.panel_shown = ""
         self.panel_time = 0.0
         self.quiet = False
-        self.shown: list[Shown] | None = None
+        self.recording: Recording | None = None
 
 
 class Kernel(Protocol):
@@ -193,18 +190,18 @@ class OutputRouter:
     def record(self) -> None:
         """From now on remember what the tasks of the running cell show in it."""
         if (cell := self._cells.get(self._latest)) is not None:
-            cell.shown = []
+            cell.recording = Recording()
 
-    def recorded(self) -> list[Shown]:
+    def recorded(self) -> Recording:
         """What has been shown since `record`; that ends the recording."""
         cell = self._cells.get(self._latest)
-        if cell is None or cell.shown is None:
-            return []
+        if cell is None or cell.recording is None:
+            return Recording()
         with self._lock:
             self._deliver()
             self._flush(cell, time.monotonic(), final=True, panel=False)
-            shown, cell.shown = cell.shown, None
-        return shown
+            recording, cell.recording = cell.recording, None
+        return recording
 
     def leave_unmarked(self, task_id: bytes) -> None:
         """Show the output of this task without its name and process before each line."""
@@ -285,14 +282,14 @@ class OutputRouter:
                 and self._captures(message)
                 and redirect(message, getattr(self._kernel, "shell", None), marked)
             ):
-                if cell.shown is not None:
-                    cell.shown.append(as_shown(message))
+                if cell.recording is not None:
+                    cell.recording.add_message(message)
                 continue
             if isinstance(message, OutputDisplay):
                 self._flush(cell, now, panel=False)
                 self._publish_display(message, cell.parent)
-                if cell.shown is not None:
-                    cell.shown.append(as_shown(message))
+                if cell.recording is not None:
+                    cell.recording.add_message(message)
                 continue
             source = Source(
                 origin.task_id, origin.name, origin.pid, origin.log,
@@ -313,8 +310,8 @@ class OutputRouter:
             for stream, text in cell.output.take(now, final):
                 content = {"name": stream, "text": text}
                 self.publish("stream", content, cell.parent)
-                if cell.shown is not None:
-                    cell.shown.append(("stream", content))
+                if cell.recording is not None:
+                    cell.recording.add("stream", content)
         if cell.number == self._latest and self._captures():
             cell.quiet = True  # whoever keeps the output of a cell wants to see nothing of it
         if not panel or cell.quiet:
@@ -393,13 +390,6 @@ class OutputRouter:
             parent=cell,
             ident=f"kernel.{self._kernel.ident}.{kind}".encode(),
         )
-
-
-def as_shown(message: OutputLines | OutputDisplay) -> Shown:
-    """A message as what a cell shows of it."""
-    if isinstance(message, OutputLines):
-        return "stream", {"name": message.stream, "text": message.text}
-    return message.kind, json.loads(message.content)
 
 
 def _message_id(parent: dict[str, Any]) -> str:

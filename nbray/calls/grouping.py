@@ -12,6 +12,11 @@ from nbray.wire.strategies import InGroup
 
 _DEFAULT = "default"
 
+GROUP_OPTIONS = frozenset(
+    {"scheduling_strategy", "placement_group", "placement_group_bundle_index"}
+)
+"""The options of which one says where a task runs; without them, its parent may."""
+
 
 def group_strategy(
     options: Mapping[str, Any], resources: Mapping[str, int], what: str, actor: bool = False

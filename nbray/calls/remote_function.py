@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from nbray.calls.function_pickles import KeptPickle
-from nbray.calls.grouping import group_strategy
+from nbray.calls.grouping import GROUP_OPTIONS, group_strategy
 from nbray.calls.options import (
     backpressure_code,
     check_options,
@@ -25,6 +25,7 @@ from nbray.calls.options import (
 )
 from nbray.calls.signatures import KeptCheck
 from nbray.common.text import as_name
+from nbray.core_worker.context import running
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.dag import FunctionNode
@@ -72,6 +73,7 @@ class RemoteFunction:
             backpressure=backpressure_code(options.get("_generator_backpressure_num_objects")),
         )  # fmt: skip
         self._resources = dict(self._task_options.shape.resources)
+        self._says_group = not GROUP_OPTIONS.isdisjoint(options)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,14 +124,17 @@ class RemoteFunction:
         """
         self._check(args, kwargs)
         core = current_core()
-        group = group_strategy(self._options, self._resources, f"the task {self._name}")
-        env = core.runtime_envs.text_for(self._options.get("runtime_env"))
+        own_env = self._options.get("runtime_env")
+        env = core.runtime_envs.text_for(own_env) if own_env else core.runtime_envs.text
         if env != self._task_options.runtime_env:
             self._task_options = dataclasses.replace(self._task_options, runtime_env=env)
         task_options = self._task_options
-        if group is not None:
-            shape = msgspec.structs.replace(task_options.shape, strategy=group)
-            task_options = dataclasses.replace(task_options, shape=shape)
+        parent = running.get()
+        if self._says_group or (parent is not None and parent.group is not None):
+            group = group_strategy(self._options, self._resources, f"the task {self._name}")
+            if group is not None:
+                shape = msgspec.structs.replace(task_options.shape, strategy=group)
+                task_options = dataclasses.replace(task_options, shape=shape)
         refs = core.submit_task(self._pickle.get(), self._name, args, kwargs, task_options)
         return returned(refs)
 

@@ -39,19 +39,24 @@ _ANYTHING = [
 
 
 class CallCheck:
-    """Whether arguments fit a function's parameters."""
+    """Whether arguments fit a function's parameters.
 
-    __slots__ = ("_least", "_most", "_parameters", "_positional_only", "_signature")
+    Attributes:
+        least: so many arguments without keywords are enough.
+        most: and so many are not too many.
+    """
+
+    __slots__ = ("_parameters", "_positional_only", "_signature", "least", "most")
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         kinds = [parameter.kind for parameter in parameters]
         plain = [p for p in parameters if p.kind in _POSITIONAL]
-        self._least = sum(not parameter.optional for parameter in plain)
-        self._most: float = len(plain)
+        self.least = sum(not parameter.optional for parameter in plain)
+        self.most: float = len(plain)
         if inspect.Parameter.VAR_POSITIONAL in kinds:
-            self._most = float("inf")
+            self.most = float("inf")
         if any(p.kind == inspect.Parameter.KEYWORD_ONLY and not p.optional for p in parameters):
-            self._most = -1  # no call without keywords will do
+            self.most = -1  # no call without keywords will do
         self._parameters = parameters
         self._positional_only = [
             p.name
@@ -66,7 +71,7 @@ class CallCheck:
         Raises:
             TypeError: an argument is missing, or one too many.
         """
-        if not kwargs and self._least <= len(args) <= self._most:
+        if not kwargs and self.least <= len(args) <= self.most:
             return
         if len(args) < len(self._positional_only):  # Python 3.13's `bind` takes a keyword for it
             missing = self._positional_only[len(args)]
@@ -90,14 +95,18 @@ def _as_inspected(parameter: Parameter) -> inspect.Parameter:
 class KeptCheck:
     """The check of one function, made when it is first called."""
 
-    __slots__ = ("_check", "_target")
+    __slots__ = ("_check", "_least", "_most", "_target")
 
     def __init__(self, target: Callable[..., Any]) -> None:
         self._target = target
         self._check: CallCheck | None = None
+        self._least, self._most = 1, 0.0  # nothing is between them
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check one call; raises as `CallCheck`."""
+        if not kwargs and self._least <= len(args) <= self._most:
+            return
         if self._check is None:
             self._check = CallCheck(parameters_of(self._target))
+            self._least, self._most = self._check.least, self._check.most
         self._check(args, kwargs)

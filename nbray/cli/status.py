@@ -14,6 +14,8 @@ from rich.table import Table
 from nbray.cli.scaling import show_scaling
 from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common.text import one_line
+from nbray.launcher.found import found_nodes
+from nbray.launcher.tls import ends_soon
 from nbray.state import queries as q
 from nbray.state.client import StateClient, dashboard_trouble, find_cluster, find_dashboard
 from nbray.state.rows import DemandState, FailureState, NodeState, PlacementGroupState
@@ -46,6 +48,9 @@ def status(address: str | None, verbose: bool) -> None:
     except (RpcError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
     console = SafeConsole(highlight=False, soft_wrap=False)
+    for node in found_nodes():
+        if node.gcs_address == found and node.processes and (said := ends_soon(node.session)):
+            console.print(said, style="red", markup=False, soft_wrap=True)
     _show_nodes(console, found, state.nodes, verbose, verbose or state.scaling is not None)
     if state.scaling is not None:
         show_scaling(console, state.scaling, state.nodes, verbose)

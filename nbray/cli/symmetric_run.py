@@ -254,7 +254,13 @@ class _Head:
         """Start the cluster, run the command in it, end it; returns the exit code."""
         place = self._place
         port = split(place.address)[1] if place.address else 0
-        node = _start(self._options, host=place.host, port=port)
+        try:
+            node = _start(self._options, host=place.host, port=port)
+        except click.ClickException:
+            if place.meeting is not None:
+                with suppress(OSError):
+                    place.meeting.give_up()
+            raise
         try:
             with _Cluster(node) as cluster:
                 if place.meeting is not None:
@@ -343,6 +349,11 @@ class _Other:
                 found = place.address if place.meeting is None else place.meeting.ask()
             if found and _listens(found):
                 return found
+            if place.meeting is not None and not found and place.meeting.was_given_up:
+                raise CliError(
+                    f"The head on {place.hosts[0]} did not start: its task says why, above or in "
+                    "its output."
+                )
             if self._signals.end.wait(_LOOK_S):
                 raise self._signals.interrupted("the head")
             if time.monotonic() > deadline:

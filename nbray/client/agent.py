@@ -277,11 +277,14 @@ class Agent:
         return wire
 
     async def _reach_by_web(self) -> _GatewayWire:
+        from nbray.client.trust import contexts
         from nbray.client.web_wire import connect  # tornado: by way of the dashboard only
 
         wire = _GatewayWire(self)
         # The dashboard ends its TLS, so that the proofs are not bound to it.
-        wire.use(await connect(self._address, wire), Entering(self._token, self._knock))
+        trusted = contexts(self._session.path)
+        carrier = await connect(self._address, wire, trusted)
+        wire.use(carrier, Entering(self._token, self._knock))
         return wire
 
     def lost(self, reason: str, seconds_ago: float = 0.0) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
+from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -74,8 +76,13 @@ class WebWire:
         self._connection.close()
 
 
-async def connect(url: str, taker: Taker) -> WebWire:
+async def connect(url: str, taker: Taker, trusted: Sequence[ssl.SSLContext]) -> WebWire:
     """Connect to the dashboard at ``url``, which may have a path and a query.
+
+    Args:
+        url: of it.
+        taker: is given what comes.
+        trusted: with HTTPS, whose certificates are taken; of several the first that takes it.
 
     Raises:
         OSError: there is none, or it has no gateway.
@@ -87,14 +94,22 @@ async def connect(url: str, taker: Taker) -> WebWire:
         elif isinstance(message, bytes):
             taker.data_received(message)
 
-    try:
-        connection = await websocket_connect(
-            HTTPRequest(_socket_url(url), headers=_headers()), on_message_callback=heard,
-            max_message_size=_LARGEST,
-        )  # fmt: skip
-    except HTTPClientError as error:
-        raise OSError(f"{url} answers {error.code} {error.message}") from error
-    return WebWire(connection, taker)
+    for trust in trusted:
+        request = HTTPRequest(_socket_url(url), headers=_headers(), ssl_options=trust)
+        try:
+            connection = await websocket_connect(
+                request, on_message_callback=heard, max_message_size=_LARGEST
+            )
+        except ssl.SSLCertVerificationError as error:
+            refused = error
+        except HTTPClientError as error:
+            raise OSError(f"{url} answers {error.code} {error.message}") from error
+        else:
+            return WebWire(connection, taker)
+    raise OSError(
+        f"the certificate at {url} is refused ({refused.verify_message}): with NBRAY_USE_TLS=1, "
+        "and NBRAY_TLS_CA_CERT if the cluster has an authority, that of its dashboard is taken"
+    ) from refused
 
 
 def _socket_url(url: str) -> str:

@@ -219,6 +219,10 @@ class TaskIDFactory:
         return self._prefix + next(self._counter).to_bytes(8, "little") + self._job_id
 
 
+FIRST = (1).to_bytes(4, "little")
+"""What follows a task's id in the object id of its first value."""
+
+
 def return_id(task_id: bytes, index: int) -> bytes:
     """The object id of return value ``index`` (from 0) of a task."""
     return task_id + (index + 1).to_bytes(4, "little")

@@ -36,9 +36,12 @@ def set_origin_finder(find: Callable[[], int]) -> None:
     _find_origin = find
 
 
+def origin_outside_tasks() -> int:
+    """What a submission belongs to that no task makes."""
+    return origin.get() or _find_origin()
+
+
 def current_origin() -> int:
     """What a submission that is made now belongs to."""
     task = running.get()
-    if task is not None:
-        return task.origin
-    return origin.get() or _find_origin()
+    return task.origin if task is not None else origin_outside_tasks()

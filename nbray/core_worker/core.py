@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
+from nbray.common.giving_back import give_memory_back, shrink
 from nbray.common.ids import handle_id, return_id
 from nbray.common.session import Session
 from nbray.core_worker.actor_creation import ActorCreations
@@ -74,6 +75,7 @@ from nbray.wire.tls import Tls
 logger = logging.getLogger(__name__)
 
 _NO_HANDLES = Cause(CauseKind.NO_HANDLES, "all its handles are gone")
+_GIVE_BACK_S = 1.0
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
 
@@ -156,6 +158,7 @@ class CoreWorker:
             text, file=sys.stderr, flush=True
         )
         self.given_up: Exception | None = None
+        self._gives_back = False
         self.edge = Edge(self)
         peers.handlers.update(
             {
@@ -418,7 +421,10 @@ class CoreWorker:
     def _turn(self) -> None:
         """Everything that other threads left for the holder of the baton."""
         if self.released:
+            emptied = self.table.has_emptied()
             self.counting.count_released()
+            if emptied or self.table.has_emptied():
+                self._give_back()
         if self.stored.unpins:
             self.stored.send_unpins()
         self.submission.take_new()
@@ -427,6 +433,19 @@ class CoreWorker:
         self.edge.carry_out()
         if self.on_executor_turn is not None:
             self.on_executor_turn()
+
+    def _give_back(self) -> None:
+        """Most of many objects have gone: what they took goes back to the machine."""
+        self.table.shrink()
+        self.calls.shrink()
+        shrink(self.leasing.tasks)
+        if not self._gives_back:
+            self._gives_back = True
+            self.reactor.call_later(_GIVE_BACK_S, self._give_memory_back)
+
+    def _give_memory_back(self) -> None:
+        self._gives_back = False
+        give_memory_back()
 
     def give_up(self, error: Exception) -> None:
         """The cluster cannot be reached any more: all that waits fails, and all that comes."""

@@ -32,7 +32,7 @@ from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
 
-_OF_RAYLETS = (
+_OF_RAYLETS: frozenset[type[m.Message]] = frozenset((
     m.WorkerRegistered, m.DriverRegistered, m.LeaseGranted, m.LeaseSpilled, m.LeaseRefused,
     m.WorkerDied, m.ReclaimLeases, om.ObjectCreated, om.ObjectPinned, om.BufferLent,
     om.ReclaimBuffer, om.CopiesChanged, m.ActorState, m.ActorRegistered, m.BecomeActor,
@@ -40,7 +40,7 @@ _OF_RAYLETS = (
     om.TellObjects,
     gm.GroupState,
     m.Assigned, m.ProcessState,
-)  # fmt: skip
+))  # fmt: skip
 _ANSWER_S = 30.0
 Handler = Callable[[Connection, Any], None]
 
@@ -185,7 +185,7 @@ class Peers:
 
     def _on_peer_message(self, connection: Connection, message: m.Message) -> None:
         """A process that connected to this one sends something; raylets never connect."""
-        if isinstance(message, _OF_RAYLETS):
+        if type(message) in _OF_RAYLETS:
             logger.warning("A process sent a %s, as only raylets do.", type(message).__name__)
             connection.close("it is no raylet")
         else:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from nbray.common.config import Config
-from nbray.common.ids import handle_id, return_id
+from nbray.common.ids import FIRST, handle_id, return_id
 from nbray.core_worker.call_site import where_made
-from nbray.core_worker.context import current_origin, running
+from nbray.core_worker.context import origin_outside_tasks, running
 from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.counting import Counting
@@ -47,7 +47,7 @@ class Submission:
         leasing: Leasing, calls: ActorCalls, counts: TaskCounts,
     ) -> None:  # fmt: skip
         self._home = home
-        self._config = config
+        self._sites_recorded = config.record_ref_creation_sites
         self._me = me
         self._reactor = reactor
         self._table = table
@@ -80,7 +80,7 @@ class Submission:
         spec = TaskSpec(
             task_id, me.job.job_id, function.id, name, payload, dependencies, contained,
             options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
-            origin=parent.origin if parent is not None else current_origin(),
+            origin=parent.origin if parent is not None else origin_outside_tasks(),
             group=strategy if isinstance(strategy, InGroup) else None,
             parent=parent.task_id if parent is not None else b"",
         )  # fmt: skip
@@ -109,7 +109,7 @@ class Submission:
             task_id, me.job.job_id, b"", name, payload, dependencies, contained,
             options.num_returns, actor_id, method, 0, 0, options.backpressure,
             options.concurrency_group,
-            parent.origin if parent is not None else current_origin(),
+            parent.origin if parent is not None else origin_outside_tasks(),
             parent=parent.task_id if parent is not None else b"",
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
@@ -135,12 +135,16 @@ class Submission:
             )
 
     def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
-        refs = []
         wanted = spec.num_returns
+        if wanted == 1 and not self._sites_recorded:
+            object_id = spec.task_id + FIRST
+            self._table.add_owned(object_id)
+            return [ObjectRef(object_id, self._me.address, self._home, spec.origin)]
+        refs = []
         for index in range(wanted if wanted >= 0 else spec.return_count()):
             object_id = return_id(spec.task_id, index)
             self._table.add_owned(object_id)
-            if self._config.record_ref_creation_sites:
+            if self._sites_recorded:
                 self._counting.sites[object_id] = where_made()
             refs.append(ObjectRef(object_id, self._me.address, self._home, spec.origin))
         if spec.num_returns < 0:
@@ -150,7 +154,7 @@ class Submission:
         return refs
 
     def _submitted(self, waiting: int) -> None:
-        if waiting >= 64:
+        if not waiting % 64:
             self._reactor.try_turn()
         else:
             self._reactor.notify()

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.session import Session
+from nbray.wire.certificates import days_left
 from nbray.wire.credentials import chain_and_key, take_certificates
 from nbray.wire.identity import IDENTITY_FILE, NAME, Identity, make_identity
 from nbray.wire.tls import AUTHORITY, FOLDER, OWN, SHARED_NAME, Tls, TlsError
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("", "0", "false", "no", "off")
+_WARNED_DAYS = 30
 _FILES = ("TLS_SERVER_CERT", "TLS_SERVER_KEY", "TLS_CA_CERT")
 
 
@@ -153,6 +155,24 @@ class TlsOptions:
             session.write_secret(f"{FOLDER}/{SHARED_NAME}", self.files.check().encode())
         session.write_secret(f"{FOLDER}/{OWN}", identity.certificate + identity.key)
         session.write_secret(f"{FOLDER}/{AUTHORITY}", identity.authority)
+
+
+def ends_soon(session: Session) -> str:
+    """A sentence, if the certificate that a node shows holds for a month at most; else empty.
+
+    Connections that are there go on without it; no new one is made.
+    """
+    try:
+        left = days_left((session.path / FOLDER / OWN).read_bytes())
+    except (OSError, ValueError):  # it has no TLS, or is being made
+        return ""
+    if left > _WARNED_DAYS:
+        return ""
+    when = f"holds for {left:.1f} days more" if left > 0 else "has expired"
+    return (
+        f"The certificate of the node here {when}: without one, no new connection is made. Renew "
+        "it, and start the node again (`nbray up --restart-only`)."
+    )
 
 
 def _variable(variables: Mapping[str, str], name: str) -> str:

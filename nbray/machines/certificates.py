@@ -7,15 +7,16 @@ each host is handed a certificate of its own, over ssh; the authority's key stay
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nbray.wire.certificates import Authority
+from nbray.wire.certificates import Authority, days_left
 
 FILE, AUTHORITY = "tls.pem", "tls-ca.pem"
 """In a host's record: its certificate with the key, and the authority."""
 
 _DAYS = 365
+_RENEWED_DAYS = 30
 
 
 def check(tls: bool | str) -> None:
@@ -50,6 +51,27 @@ def exports(tls: bool | str, record: str) -> dict[str, str]:
             "NBRAY_TLS_CA_CERT": f"{record}/{AUTHORITY}",
         }
     return own
+
+
+def will_do(folder: str, files: Mapping[str, bytes]) -> bool:
+    """Whether a certificate that pods share is of the folder's authority, and holds for a month."""
+    if not {"tls.crt", "tls.key", "ca.crt"} <= files.keys():
+        return False
+    authority = (Path(folder).expanduser() / "ca.crt").read_bytes()
+    return files["ca.crt"] == authority and days_left(files["tls.crt"]) > _RENEWED_DAYS
+
+
+def shared_by_all(folder: str, hosts: Sequence[str]) -> dict[str, bytes]:
+    """A certificate that all nodes show, its key, and the authority.
+
+    Raises:
+        OSError, ValueError: the authority cannot be read.
+    """
+    authority = Authority.of(Path(folder).expanduser())
+    pair = authority.sign(hosts, _DAYS)
+    return {
+        "tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.pair.certificate
+    }  # fmt: skip
 
 
 def made_for(tls: bool | str, hosts: Sequence[str]) -> dict[str, bytes]:

@@ -192,7 +192,11 @@ class Raylet:
             loop.create_task(self._reporter.run()),
             loop.create_task(self._draining.left.wait()),
         ]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:  # a report behind that of its leaving would be refused, and said so
+                end.cancel()
 
     def _look_after(self) -> None:
         """What is to be done again and again."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
+
+_KEPT_S = 7 * 86400.0
 
 
 class MeetingPoint:
@@ -24,9 +27,31 @@ class MeetingPoint:
         Raises:
             OSError: the home takes no file.
         """
+        self._write({"address": address})
+
+    def give_up(self) -> None:
+        """Write that there will be none, so that nobody waits for it. The file stays.
+
+        Raises:
+            OSError: the home takes no file.
+        """
+        self._write({"address": "", "failed": True})
+
+    @property
+    def was_given_up(self) -> bool:
+        """Whether the first task has said so."""
+        try:
+            return "failed" in json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return False
+
+    def _write(self, said: dict[str, object]) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in self.path.parent.glob("*.json"):  # of heads that were killed, or gave up
+            if old.stat().st_mtime < time.time() - _KEPT_S:
+                old.unlink(missing_ok=True)
         new = self.path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps({"address": address}))
+        new.write_text(json.dumps(said))
         new.rename(self.path)
 
     def ask(self) -> str:

@@ -106,6 +106,18 @@ class Authority:
         return _signed(builder, key, self._key)  # type: ignore[arg-type]
 
 
+def days_left(certificate: bytes) -> float:
+    """For how long a certificate, PEM, still holds; less than 0: it has expired.
+
+    Raises:
+        ValueError: it is none.
+    """
+    from cryptography import x509
+
+    end = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    return (end - datetime.datetime.now(datetime.UTC)) / datetime.timedelta(days=1)
+
+
 def _new_key() -> ec.EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -67,6 +67,7 @@ class Reactor:
         dirty: what is flushed at the end of this turn.
         on_turn: called in each turn, before what is dirty is written.
         buffer: room for one read, for whoever handles a socket's events.
+        nudged: `nudge` was called since it was looked at last.
     """
 
     def __init__(self) -> None:
@@ -88,8 +89,9 @@ class Reactor:
         self._driving = False
         self._polling = False
         self._notified = False
+        self._woken = False
         self._asleep = False
-        self._nudged = False
+        self.nudged = False
         self._foreground_left = threading.Event()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
@@ -164,9 +166,14 @@ class Reactor:
         self.notify()
 
     def notify(self) -> None:
-        """Tell that there is work in an inbox; cheap when somebody is about to look anyway."""
+        """Tell that there is work in an inbox; cheap when somebody is about to look anyway.
+
+        Who polls is woken once: until it runs, it needs the interpreter's lock, which each further
+        write would hand to and fro.
+        """
         self._notified = True
-        if self._polling:
+        if self._polling and not self._woken:
+            self._woken = True
             self.wake()
 
     def nudge(self) -> None:
@@ -175,7 +182,7 @@ class Reactor:
         A reader that sleeps for long is woken once; then it looks again after `NUDGE_S`, so that
         a loop which drops a ref each time does not wake another thread each time.
         """
-        self._nudged = True
+        self.nudged = True
         if self._asleep:
             self._asleep = False
             self.wake()
@@ -205,14 +212,14 @@ class Reactor:
             timeout = until if timeout < 0 else min(timeout, until)
         self._polling = True
         self._asleep = timeout < 0 or timeout > NUDGE_S
-        if self._nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
-            self._nudged = self._asleep = False
+        if self.nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
+            self.nudged = self._asleep = False
             timeout = NUDGE_S if timeout < 0 else min(timeout, NUDGE_S)
         if self.inbox or self._notified:  # after `_work` had looked, and before `_polling` was set
             timeout = 0.0
         events = poll(timeout)
         # Cleared before the next look at the inboxes and at who waits, never after it.
-        self._asleep = self._polling = self._notified = False
+        self._asleep = self._polling = self._notified = self._woken = False
         for fd, mask in events:
             handler = self._handlers.get(fd)
             if handler is not None:
@@ -260,7 +267,12 @@ class Reactor:
             self._foreground_left.set()
 
     def try_turn(self) -> None:
-        """Do one turn without waiting, if no other thread holds the baton."""
+        """Do one turn without waiting; if another thread holds the baton, it is to do one."""
+        if self._baton.locked():
+            self._notified = True
+            if self._polling:
+                self.wake()  # and give it the interpreter's lock
+            return
         if is_deep():
             self.notify()
             return

@@ -5,21 +5,76 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import commands, engines, memory
+from benchmarks import commands, engines, memory, others, scale
+from benchmarks.bench import expect
 from benchmarks.report import row_results
-from benchmarks.rows import ROWS, Better, Row
+from benchmarks.rows import ONCE, ROWS, Better, Row
+from benchmarks.runner import Effort, run
 from benchmarks.workloads import WORKLOADS
 
 
 def test_every_row_has_a_workload_and_every_workload_a_row() -> None:
-    assert {row.workload for row in ROWS} - {"commands", "links"} == set(WORKLOADS)
+    apart = {"commands", "from_afar", "links", "nodes"}
+    assert {row.workload for row in ROWS} - apart == set(WORKLOADS)
     assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_the_page_of_benchmarks_says_what_each_row_means() -> None:
+    page = (engines.ROOT / "docs" / "benchmarks.md").read_text()
+    told = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+    heads = {"row", "---", "engine"}
+    assert [row.name for row in ROWS if row.name not in told] == []
+    known = {name for name in told if name not in heads and "loky" not in name}
+    assert known == {row.name for row in ROWS}
+
+
+def test_others_do_what_is_said_of_them_and_nothing_else() -> None:
+    assert set(others.WORKLOADS) == set(engines.OF_OTHERS)
+    assert set(others.POOLS) == set(engines.BY_NAME) - {"nbray", "ray"}
+    assert set(others.WORKLOADS) <= {row.workload for row in ROWS}
+    assert {row.workload for row in ROWS} >= ONCE
+
+
+@pytest.mark.parametrize("name", ["processpool"])
+def test_the_work_of_others_is_done_and_reported(name: str) -> None:
+    """It is in the standard library, so that it can always be tried."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as report:
+        subprocess.run(
+            [
+                sys.executable, "-m", "benchmarks.others", "queued_tasks", "--engine", name,
+                "--scale", "0.001", "--output-fd", str(write_end),
+            ],
+            cwd=engines.ROOT, pass_fds=[write_end], check=True, timeout=60,
+        )  # fmt: skip
+        os.close(write_end)
+        lines = [json.loads(line) for line in report]
+    assert {line["row"] for line in lines[1:]} == {
+        row.name for row in ROWS if row.workload == "queued_tasks" and "peak" not in row.name
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", [*scale.WORKLOADS, "nodes"])
+def test_each_row_at_scale_measures_the_work_it_names(workload: str, session_root: Path) -> None:
+    """The work checks its own result; every row of it is reported, by nothing else."""
+    rows = {row.name for row in ROWS if row.workload == workload}
+    outcome = run(engines.nbray(), workload, "", Effort(0.1, 1, scale=0.002, timeout_s=110))
+    assert not outcome.problem and not outcome.missing
+    assert set(outcome.samples) == rows
+    assert all(figure >= 0 for figures in outcome.samples.values() for figure in figures)
+
+
+def test_work_whose_result_is_wrong_is_not_measured() -> None:
+    with pytest.raises(AssertionError, match="2 came back instead of 3"):
+        expect(2, 3)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ FILE = f"""
 cluster_name: grows
 provider: {{type: local, head_ip: {HEAD}, worker_ips: [{FIRST}, {SECOND}]}}
 auth: {{ssh_user: root, ssh_private_key: ~/.ssh/id_ed25519}}
+tls: true
 min_workers: 1
 max_workers: 2
 idle_timeout_minutes: 0.05
@@ -33,11 +34,22 @@ worker_start_ray_commands: [nbray start --address=$NBRAY_HEAD_IP:6379 {SMALL}]
 PROGRAM = """
 import nbray, os, time
 nbray.init()
+@nbray.remote(num_cpus=0)
+class Meeting:
+    hosts = set()
+    def join(self, host):
+        self.hosts.add(host)
+        return len(self.hosts)
 @nbray.remote(max_retries=0)
-def where():
-    time.sleep(8)
+def where(meeting):  # until both are there, however long the second machine takes
+    deadline = time.monotonic() + 120
+    while nbray.get(meeting.join.remote(os.uname().nodename)) < 2:
+        assert time.monotonic() < deadline, "no second machine came"
+        time.sleep(0.2)
     return os.uname().nodename
-print("ran on", len(set(nbray.get([where.remote() for _ in range(2)], timeout=90))), "hosts")
+meeting = Meeting.remote()
+refs = [where.remote(meeting) for _ in range(2)]
+print("ran on", len(set(nbray.get(refs, timeout=130))), "hosts")
 """
 
 
@@ -75,6 +87,13 @@ def test_machines_come_with_the_demand_and_go_without_it(hosts: Hosts) -> None:
         wait_until(lambda: len(raylets(hosts)) == 2, "the end of the node beyond the least", 60)
         status = nbray("exec", "nbray status -v")
         assert "local.cluster.node 1 to 2" in status and "min_workers" in status, status
+        assert "no worker is left" in nbray("down", "-y", "--workers-only")
+        assert raylets(hosts) == {1}
+        (hosts.home(0) / "cluster.yaml").write_text(FILE.replace("0.05", "0.06"))
+        nbray("up", "-y")
+        wait_until(lambda: len(raylets(hosts)) == 2, "the node of min_workers", 60)
+        nbray("down", "-y", "--keep-min-workers")
+        assert len(raylets(hosts)) == 2
     finally:
         nbray("down", "-y")
     assert not raylets(hosts)

@@ -18,6 +18,7 @@ from support.kubelet import KubeCluster, kube_cluster
 from support.ssh_hosts import why_not
 
 from nbray.testing import wait_until
+from nbray.wire.certificates import Authority
 
 _MISSING = "" if shutil.which("kubectl") else "clusters on Kubernetes need kubectl"
 _REASON = why_not() or _MISSING
@@ -39,7 +40,7 @@ class Place:
         self.given: dict[str, Any] = {
             "cluster_name": "far",
             "provider": {"type": "kubernetes", "image": "registry/nbray:1",
-                         "kubectl": str(kube.base / "kubectl")},
+                         "kubectl": str(kube.base / "kubectl"), "ready_timeout_s": 60},
             "available_node_types": {
                 "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 1},
             },
@@ -62,7 +63,9 @@ def place() -> Iterator[Place]:
     """A head and a worker, whose traffic is TLS."""
     with kube_cluster(4) as kube:
         one = Place(kube)
-        one.write()
+        Authority.of(kube.base / "authority")
+        (kube.base / "where it is.py").write_text(WHERE)
+        one.write(tls=str(kube.base / "authority"))
         one.nbray("up", "-y")
         yield one
         one.nbray("down", "-y")
@@ -86,7 +89,6 @@ def test_a_command_runs_in_the_head_and_its_exit_code_comes_back(place: Place) -
 
 
 def test_a_script_is_copied_and_runs_with_its_words_on_all_pods(place: Place) -> None:
-    (place.kube.base / "where it is.py").write_text(WHERE)
     said = place.nbray("submit", "where it is.py", "it's", "two words")
     assert "ran on 2 it's two words" in said
 
@@ -132,8 +134,51 @@ def test_a_port_here_leads_to_the_dashboard_with_a_link_that_logs_in(place: Plac
             said.append(forwarding.stdout.readline().strip())
             assert said[-1], said
         link = said[-1]
+        assert link.startswith("https://")
         page = place.kube.run("curl", "-sSLk", "-c", "/dev/null", link, timeout=60)
         assert "nbray" in page.stdout and page.returncode == 0, page.stdout + page.stderr
     finally:
         forwarding.send_signal(signal.SIGINT)
         forwarding.communicate(timeout=30)
+
+
+def test_the_certificate_is_in_a_secret_and_another_authority_makes_the_pods_anew(
+    place: Place,
+) -> None:
+    kube = place.kube
+    secret = kube.api.store.objects["v1", "secrets", "default", "far-tls"]
+    assert set(secret["data"]) == {"tls.crt", "tls.key", "ca.crt"}
+    assert "last-applied" not in str(secret["metadata"])
+    assert kube.run("curl", "-sS", f"http://{place.nbray('get-head-ip').strip()}:8265/").returncode
+    before = {name: kube.api.store.pod(name)["metadata"]["uid"] for name in kube.api.names("pods")}
+    assert "unchanged" in place.nbray("up", "-y")
+    assert kube.api.store.objects["v1", "secrets", "default", "far-tls"] == secret
+    shutil.rmtree(kube.base / "authority")
+    Authority.of(kube.base / "authority")
+    assert "configured" in place.nbray("up", "--dry-run")
+    place.nbray("up", "-y")
+
+    def all_anew() -> bool:
+        there = {name: kube.api.store.pod(name)["metadata"] for name in kube.api.names("pods")}
+        anew = [one for name, one in there.items() if before.get(name) != one["uid"]]
+        return len(anew) == len(there) == len(before)
+
+    wait_until(all_anew, "new pods", 120)
+    place.nbray("up", "-y")
+    assert "ran on 2" in place.nbray("submit", "where it is.py")
+
+
+def test_all_goes_with_the_notebook_s_pod(place: Place) -> None:
+    """The head's set and the secrets belong to it, and the API removes what belongs to nobody."""
+    kube = place.kube
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "notebook"},
+           "spec": {"containers": [{"name": "c", "image": "registry/missing:1"}]}}  # fmt: skip
+    kube.api.do(kube.api.store.add(("v1", "pods", "default", "notebook"), pod))
+    place.write(provider=place.given["provider"] | {"owner_pod": "notebook"})
+    place.nbray("down", "-y")
+    place.nbray("up", "-y")
+    assert len(kube.kubelet.running) == 2
+    kube.run("kubectl", "delete", "pod", "notebook", "--wait=false", "--grace-period=0", "--force")
+    wait_until(lambda: not kube.kubelet.running, "the end of all pods", 100)
+    left = [key[3] for key in kube.api.store.objects if key[1] in ("statefulsets", "secrets")]
+    assert not left

@@ -93,4 +93,6 @@ def test_the_first_task_tells_its_address_and_takes_it_back(tmp_path: Path) -> N
     assert MeetingPoint("a-1-1-0", tmp_path).ask() == ""
     first.forget()
     first.forget()
-    assert other.ask() == ""
+    assert other.ask() == "" and not other.was_given_up
+    first.give_up()
+    assert other.ask() == "" and other.was_given_up

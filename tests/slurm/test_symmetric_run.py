@@ -110,6 +110,26 @@ def test_two_hosts_of_an_allocation_are_one_cluster(slurm: Slurm, home: Path, pr
 
 
 @pytest.mark.slow
+def test_an_allocation_may_speak_tls_with_certificates_from_the_shared_home(
+    slurm: Slurm, home: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = Path.home() / ".nbray" / "tls"
+    made = command("tls", "init")
+    assert made.returncode == 0, made.stderr
+    monkeypatch.setenv("NBRAY_USE_TLS", "1")
+    names = {"SERVER_CERT": "node.crt", "SERVER_KEY": "node.key", "CA_CERT": "ca.crt"}
+    for name, file in names.items():
+        monkeypatch.setenv(f"NBRAY_TLS_{name}", str(certificates / file))
+    done = slurm.run(*SRUN, *RUN, "--", "python", program, check=False)
+    assert "ran on sn1 sn2 with 4.0" in done.stdout, done.stderr
+    assert done.returncode == 7
+    monkeypatch.setenv("NBRAY_TLS_SERVER_CERT", str(certificates / "ca.crt"))
+    done = slurm.run(*SRUN, *RUN, "--", "python", program, check=False)
+    assert done.returncode and "do not belong together" in done.stderr, done.stderr
+    assert "did not start: its task says why" in done.stderr, "the other one does not wait"
+
+
+@pytest.mark.slow
 def test_two_steps_of_one_user_at_once_do_not_meet(slurm: Slurm, home: Path, program: str) -> None:
     words = ("srun", "-N2", "--ntasks-per-node=1", "-c1", "--overcommit", *RUN, "--", "python",
              program)  # fmt: skip

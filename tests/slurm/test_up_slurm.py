@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.slurm import Slurm
+from support.slurm import ODD_PARTITION, Slurm
 
 from nbray.testing import own_sessions, processes_of, wait_until
 
@@ -43,6 +45,7 @@ class LoginNode:
         self.given: dict[str, Any] = {
             "cluster_name": "of-jobs",
             "provider": {"type": "slurm", "walltime": "20"},
+            "tls": True,
             "idle_timeout_minutes": 0.05,
             "upscaling_speed": 10,
             "available_node_types": {
@@ -109,6 +112,7 @@ def test_a_file_is_a_head_and_jobs_that_come_with_the_work(login: LoginNode) -> 
     assert "nothing to do" in login.nbray("up", "--dry-run")
     assert "ran on sn1 sn2 \n" in login.nbray("submit", "where.py", "2")
     assert "of-jobs: job 0 to 2" in login.nbray("exec", "nbray status")
+    assert list(login.sessions.glob("s*/tls/own.pem"))
     assert login.nbray("get-head-ip").strip() not in ("", "127.0.0.1")
 
 
@@ -162,10 +166,51 @@ def test_workers_go_alone_and_none_comes_until_the_next_up(login: LoginNode) -> 
     assert login.heads() == before
 
 
+def test_a_controller_that_stands_still_holds_up_what_is_new_and_nothing_else(
+    login: LoginNode,
+) -> None:
+    login.write(provider=login.given["provider"] | {"partition": ODD_PARTITION})
+    login.write(available_node_types=ONE)
+    login.nbray("up", "-y")
+    wait_until(lambda: len(login.nbray("get-worker-ips").split()) == 1, "a node", 60)
+    controller = login.slurm.controller()
+    controller.suspend()
+    try:
+        assert "ran on sn" in login.nbray("submit", "where.py", "1")
+        with ThreadPoolExecutor(1) as thread:
+            working = thread.submit(login.nbray, "submit", "where.py", "4")
+            time.sleep(12)
+            assert not working.done()
+            controller.resume()
+            assert "ran on sn1 sn2" in working.result() or "sn3" in working.result()
+    finally:
+        controller.resume()
+    assert len(login.jobs()) <= 3
+    listed = login.slurm.run("squeue", "-h", "-o", "%P").stdout.split()
+    assert set(listed) == {ODD_PARTITION}
+
+
+def test_what_slurm_refuses_is_said_in_its_words_and_mended_in_the_file(login: LoginNode) -> None:
+    good = login.given["provider"]
+    login.write(provider=good | {"partition": "there is; no 'such'"})
+    login.write(available_node_types={"job": ONE["job"] | {"min_workers": 2}})
+    login.nbray("up", "-y")
+    login.nbray("down", "-y", "--workers-only")
+    login.write(idle_timeout_minutes=0.06)
+    login.nbray("up", "-y")
+    wait_until(
+        lambda: "invalid partition specified" in login.nbray("exec", "nbray status -v"),
+        "Slurm's words", 60,
+    )  # fmt: skip
+    login.write(provider=good)
+    login.nbray("up", "-y")
+    wait_until(lambda: len(login.jobs()) == 2, "jobs", 90)
+
+
 def test_down_leaves_neither_jobs_nor_a_folder_and_up_begins_anew(login: LoginNode) -> None:
     login.write(available_node_types=ONE)
     login.nbray("up", "-y")
-    wait_until(lambda: len(login.jobs()) == 1, "a job", 30)
+    wait_until(lambda: len(login.jobs()) == 1, "a job", 60)
     login.nbray("down", "-y")
     assert not login.jobs() and not login.heads()
     assert not list(login.home.glob(".nbray/slurm/*"))

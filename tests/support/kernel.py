@@ -114,6 +114,22 @@ class Notebook:
         matches: list[str] = reply["content"]["matches"]
         return matches
 
+    def inspect(self, name: str) -> str:
+        """What Shift-Tab shows of a name."""
+        reply = self._client.inspect(name, reply=True, timeout=30)
+        return str(reply["content"]["data"]["text/plain"])
+
+    def debug(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """What the debugger of JupyterLab asks the kernel; returns the body of the answer."""
+        message = {"type": "request", "command": command, "seq": 1, "arguments": arguments}
+        sent = self._client.session.msg("debug_request", message)
+        self._client.control_channel.send(sent)
+        while True:
+            reply = self._client.control_channel.get_msg(timeout=30)
+            if reply["parent_header"].get("msg_id") == sent["header"]["msg_id"]:
+                body: dict[str, Any] = reply["content"].get("body", {})
+                return body
+
     def wait(self, condition: Any, what: str, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():

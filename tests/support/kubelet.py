@@ -281,7 +281,10 @@ class Kubelet:
 
     def _volume(self, meta: Any, folder: Path, volume: dict[str, Any], user: int) -> Path:
         if "persistentVolumeClaim" in volume:
-            place = self.base / "claims" / str(volume["persistentVolumeClaim"]["claimName"])
+            claim = str(volume["persistentVolumeClaim"]["claimName"])
+            key = ("v1", "persistentvolumeclaims", meta["namespace"], claim)
+            uid = self.api.store.objects[key]["metadata"]["uid"]
+            place = self.base / "claims" / f"{claim}-{uid}"
         else:
             place = folder / f"volume-{volume['name']}"
         place.mkdir(parents=True, exist_ok=True)
@@ -465,8 +468,8 @@ def kube_cluster(count: int) -> Iterator[KubeCluster]:
         # The API checks what it is given by itself, and has no schemas for kubectl.
         program = base / "kubectl"
         program.write_text(
-            '#!/bin/sh\nfor word; do case $word in apply|create) set -- "$@" --validate=false;; '
-            'esac; done\nexec kubectl "$@"\n'
+            "#!/bin/sh\nfor word; do case $word in apply|create|replace) "
+            'set -- "$@" --validate=false;; esac; done\nexec kubectl "$@"\n'
         )
         program.chmod(0o755)
         try:

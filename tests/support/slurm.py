@@ -20,6 +20,7 @@ import psutil
 
 from nbray.testing import wait_until
 
+ODD_PARTITION = "gpu-a100.long_1+x@y%j"
 _NEEDED = ("sbatch", "squeue", "/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd")
 
 
@@ -94,6 +95,10 @@ class Slurm:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def controller(self) -> psutil.Process:
+        """Its slurmctld."""
+        return psutil.Process(self._daemons["ctld"].pid)
+
     def up(self) -> None:
         munge = self.base / "munge"
         self._daemon(
@@ -111,7 +116,7 @@ class Slurm:
     def idle(self) -> int:
         """How many nodes have nothing to do."""
         listed = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", check=False)
-        return len(listed.stdout.split())
+        return len(set(listed.stdout.split()))
 
     def down(self) -> None:
         """End it, and all jobs."""
@@ -164,6 +169,7 @@ class Slurm:
         ]
         nodes = f"sn[1-{self.count}]"
         lines.append(f"PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP")
+        lines.append(f"PartitionName={ODD_PARTITION} Nodes={nodes} MaxTime=INFINITE State=UP")
         self._conf.write_text("\n".join(lines) + "\n")
         (base / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
 

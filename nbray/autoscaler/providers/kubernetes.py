@@ -25,6 +25,7 @@ from nbray.machines.kubernetes.pods import (
     CONTAINER,
     INSTANCE_LABEL,
     TYPE_LABEL,
+    Tls,
     as_label,
     node_pod,
 )
@@ -92,6 +93,7 @@ class KubernetesProvider:
             name, image=image, words=one.start_words(self._cluster.address)[1:],
             resources=one.type.resources, node_config=one.type.node_config, labels=labels,
             pull_secrets=self._section.get("image_pull_secrets") or (), restarts=False,
+            tls=Tls.of(self._cluster.document.get("tls") or False),
         )  # fmt: skip
         metadata = {
             **made["metadata"], "name": self._name(one.id), "namespace": self._namespace,

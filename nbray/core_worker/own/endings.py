@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbray.common.ids import return_id
+from nbray.common.ids import FIRST, return_id
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.freeing import Freeing
@@ -35,10 +35,14 @@ class Endings:
         table, spec = self._table, task.spec
         for object_id in done.borrowed:
             self._borrowing.kept_by(object_id, worker_id)
-        handed_over: list[ContainedRef] = []
-        any_refs = False
         values = done.values
         wanted = spec.num_returns
+        if wanted == 1 and len(values) == 1 and self._completed_plainly(spec, values[0]):
+            if spec.dependencies or spec.contained or spec.actor_id:
+                table.note(counted(spec), -1)
+            return
+        handed_over: list[ContainedRef] = []
+        any_refs = False
         if len(values) != (wanted if wanted >= 0 else spec.return_count()):
             values = self._one_for_each(spec, values)
         for index, value in enumerate(values):
@@ -66,6 +70,20 @@ class Endings:
             self._borrowing.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
         if spec.dependencies or spec.contained or spec.actor_id:
             table.note(counted(spec), -1)
+
+    def _completed_plainly(self, spec: TaskSpec, value: Value) -> bool:
+        """Complete the only object of a task, if no more is to be done for it, as for most."""
+        if value.stored is not None or value.contained:
+            return False
+        object_id = spec.task_id + FIRST
+        entry = self._table.get(object_id)
+        if entry is not None:
+            if entry.past is not None or entry.value is not None:
+                return False
+            self._table.complete(object_id, value)
+            if entry.local <= 0:
+                self._table.release(object_id)
+        return True
 
     def _one_for_each(self, spec: TaskSpec, values: list[Value]) -> list[Value]:
         """A value for each object: an error is the rest's, too, or an item of a stream."""

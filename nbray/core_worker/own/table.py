@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from nbray.common.giving_back import shrink
 from nbray.core_worker.ports import Waiting
 from nbray.wire.records import Address, Stored, Value
 
 _WAITERS_KEPT = 16
+_MANY = 50_000
 
 
 class Loan(msgspec.Struct, eq=False):
@@ -127,11 +129,29 @@ class OwnershipTable:
         self.released: deque[tuple[bytes, int]] = deque()
         self._entries: dict[bytes, ObjectEntry] = {}
         self._borrowed_by: dict[bytes, set[bytes]] = {}
+        self._most = 0
         self.get: Callable[[bytes], ObjectEntry | None] = self._entries.get
         """The entry of an object id, if there is one."""
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def has_emptied(self) -> bool:
+        """Whether most of many entries have gone, so that their room is to be given back.
+
+        Called now and then under the baton: what it sees is the most that there was.
+        """
+        count = len(self._entries)
+        if count >= self._most:
+            self._most = count
+        elif self._most >= _MANY and count * 8 < self._most:
+            return True
+        return False
+
+    def shrink(self) -> None:
+        """Give the room of entries back that have gone."""
+        shrink(self._entries)
+        self._most = len(self._entries)
 
     def note(self, object_ids: Iterable[bytes], change: int) -> None:
         """Count that many references more of each at the next turn; from any thread."""

@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from nbray import cloudpickle
@@ -21,6 +20,7 @@ from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.errors import lost as lost_value
 from nbray.core_worker.ports import Sink
 from nbray.core_worker.run.actor_loops import CallLoop, loops
+from nbray.core_worker.run.call_pool import CallPool
 from nbray.core_worker.run.scope import TaskScope
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.run.tracebacks import user_traceback
@@ -73,7 +73,7 @@ class ActorHost:
         self._newer = stored.newer
         self._events = events
         self._cancelling = cancelling
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._pools: dict[str, CallPool] = {}
         self._loops: dict[str, CallLoop] = {}
         self.running: set[bytes] = set()
 
@@ -90,7 +90,7 @@ class ActorHost:
             self._loops = loops(sizes, self._host.leave)
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
-            self._pools = {name: ThreadPoolExecutor(size) for name, size in sizes.items()}
+            self._pools = {name: CallPool(name, size) for name, size in sizes.items()}
         done = m.TaskDone(creation.task_id, [], 0.0)
         began = time.monotonic()
         token = self._scope.enter(creation)
@@ -183,7 +183,7 @@ class ActorHost:
             return True
         if self._pools:
             pool = self._pools.get(spec.concurrency_group) or self._pools[""]
-            pool.submit(self._run_in_pool, connection, spec)
+            pool.start(self._run_in_pool, connection, spec)
             return True
         return False
 

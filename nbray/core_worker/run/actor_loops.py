@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ class CallLoop:
         self._loop = asyncio.new_event_loop()
         self.limit = asyncio.Semaphore(size)
         self._calls: dict[bytes, asyncio.Task[None]] = {}
+        self._new: deque[tuple[bytes, _Call, Callable[[], bool]]] = deque()
+        self._woken = False
         self._leave = leave
         name = f"nbray-actor-{group}" if group else "nbray-actor"
         threading.Thread(target=self._serve, name=name, daemon=True).start()
@@ -48,13 +51,23 @@ class CallLoop:
         return future.result()
 
     def start(self, task_id: bytes, call: _Call, is_cancelled: Callable[[], bool]) -> None:
-        """Have a call run when there is room; ``is_cancelled``: before it was here. Any thread."""
-        self._loop.call_soon_threadsafe(self._start, task_id, call, is_cancelled)
+        """Have a call run when there is room; ``is_cancelled``: before it was here. Any thread.
 
-    def _start(self, task_id: bytes, call: _Call, is_cancelled: Callable[[], bool]) -> None:
-        self._calls[task_id] = self._loop.create_task(self._run(task_id, call))
-        if is_cancelled():
-            self._cancel(task_id)
+        Of those that come together, the first wakes the loop for all: a byte on its pipe.
+        """
+        self._new.append((task_id, call, is_cancelled))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._start_new)
+
+    def _start_new(self) -> None:
+        self._woken = False  # before the look, so that whoever comes behind it wakes again
+        new, create_task = self._new, self._loop.create_task
+        while new:
+            task_id, call, is_cancelled = new.popleft()
+            self._calls[task_id] = create_task(self._run(task_id, call))
+            if is_cancelled():
+                self._cancel(task_id)
 
     async def _run(self, task_id: bytes, call: _Call) -> None:
         try:

@@ -104,7 +104,8 @@ class Executor:
         )
         self.exit_status: int | None = None
         self._runner.waiting_functions = lambda: [spec.function_id for _, spec in list(self._queue)]
-        for kind in (m.PushTask, m.CancelTask, m.BecomeActor, m.ExitWorker):
+        peers.handlers[m.PushTask] = self._on_push
+        for kind in (m.CancelTask, m.BecomeActor, m.ExitWorker):
             peers.handlers[kind] = self._on_message
 
     def forget_in_fork(self) -> None:
@@ -119,8 +120,6 @@ class Executor:
 
     def _on_message(self, connection: Connection, message: m.Message) -> None:
         match message:
-            case m.PushTask():
-                self._on_push(connection, message)
             case m.CancelTask():
                 self._cancel(message)
             case m.BecomeActor():
@@ -142,7 +141,8 @@ class Executor:
     def _on_push(self, connection: Connection, message: m.PushTask) -> None:
         if self._actor is None:
             # Of the lease before, no task is left: the variables are nobody else's.
-            self._devices.use(message.devices or {}, os.environ)
+            if message.devices or self._devices.ids:
+                self._devices.use(message.devices or {}, os.environ)
             if message.threads != self._threads.count:
                 self._threads.use(message.threads)
         if message.function is not None:
@@ -153,6 +153,9 @@ class Executor:
         if self.exit.leaving is not None:
             return  # its caller hears of the end of this process
         self._queue.append((connection, message.spec))
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.complete_one()
         if not self._watched and self._actor is None:
             self._watched = True
             self._reactor.call_later(_LONG_S, self._return_if_long)
@@ -209,7 +212,10 @@ class Executor:
         self, connection: Connection, spec: TaskSpec, done: m.TaskDone, kept: list[bytes]
     ) -> None:
         done.borrowed = tuple(kept)
-        held = [ref.object_id for value in done.values for ref in value.contained]
+        held: list[bytes] = []
+        for value in done.values:
+            if value.contained:
+                held += [ref.object_id for ref in value.contained]
         try:
             connection.send(done)
         except UnsendableError as error:

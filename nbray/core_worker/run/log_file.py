@@ -34,6 +34,7 @@ class LogFile:
         self._log = Log(Path(path))
         self._folder = os.path.dirname(path)
         self._changed = 0
+        self._looked = -1
         self._seen_state = (-1, -1)
         self._most = most_bytes
         self._kept = pieces_kept
@@ -74,6 +75,14 @@ class LogFile:
             if self._most and size > self._most:
                 self._rotate()
 
+    def has_grown(self) -> bool:
+        """Whether there is something that `read_others` has not seen: a fraction of its cost.
+
+        What others wrote after a rotation may, in theory, be as long as what was there before; that
+        is found by the next look.
+        """
+        return os.lseek(self._reader, 0, os.SEEK_END) != self._looked
+
     def read_others(self) -> str:
         """What others have appended since the last call, at most 256 KB."""
         found_here = os.fstat(self._reader)
@@ -89,6 +98,7 @@ class LogFile:
         found = self._others(self._base + size)
         if self._most and size > self._most:
             self._rotate()
+        self._looked = size if self._position == self._base + size else -1
         return found.decode("utf-8", "replace")
 
     def _others(self, end: int) -> bytes:

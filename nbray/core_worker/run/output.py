@@ -139,7 +139,9 @@ class WorkerOutput:
         """A task begins: while it runs, and children of it do, the logs are looked at."""
         self._busy += 1
         if not self._watching:
-            self._watching = True
+            # Between the calls of a caller that waits for each, a look finds nobody busy: it is
+            # some quiet looks in a row that end the watch, not the first.
+            self._watching, self._quiet = True, 0
             self._inbox.post(self._watch)
 
     def task_ended(self) -> None:
@@ -147,6 +149,8 @@ class WorkerOutput:
         self._busy -= 1
         if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
             self._flush_others()
+        if not self._sources and not any(log.has_grown() for log in self._logs.values()):
+            return  # as after most tasks
         with self.lock:
             self._read_logs()
             if not self._sources:

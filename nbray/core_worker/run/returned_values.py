@@ -11,18 +11,25 @@ from nbray.common.config import Config
 from nbray.common.ids import return_id
 from nbray.core_worker.own.table import OwnershipTable
 from nbray.core_worker.run.tracebacks import user_traceback
-from nbray.core_worker.values.serialization import Serialized, serialize
+from nbray.core_worker.values.serialization import SIMPLE, Serialized, flat, serialize
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.wire import messages as m
 from nbray.wire.records import Address, TaskSpec, Value
 
+_SIZED = frozenset({str, bytes})
+_SMALL = 4096
+
 
 class Making:
-    """Where the values of tasks are made; ``max_inline_bytes`` of a task's go into its reply."""
+    """Where the values of tasks are made.
+
+    Up to ``max_inline_bytes`` of a task's go into its reply, of one value ``max_value_bytes``.
+    """
 
     def __init__(self, config: Config, table: OwnershipTable, stored: StoredValues) -> None:
         self.max_inline_bytes = config.max_inline_arguments_bytes
+        self.max_value_bytes = config.max_inline_bytes
         self.note = table.note
         self._stored = stored
 
@@ -121,6 +128,13 @@ class ReturnedValues:
         self.yielded += 1
 
     def _add(self, item: Any) -> None:
+        kind = type(item)
+        if kind in SIMPLE and (kind not in _SIZED or len(item) <= _SMALL):
+            data = flat(item)
+            if len(data) <= min(self._room, self._making.max_value_bytes):
+                self._room -= len(data)
+                self._done.values.append(Value(data))
+                return
         making, index = self._making, len(self._done.values)
         packed = serialize(item)
         self._room -= packed.size
@@ -131,7 +145,8 @@ class ReturnedValues:
             text = f"{error}\nIt is return value {index + 1} of {self._spec.name}:"
             raise type(error)(f"{text} {object_id.hex()}") from None
         # Held until the receiver has registered them: `HandoverDone` takes this back.
-        making.note((ref.object_id for ref in packed.contained), 1)
+        if packed.contained:
+            making.note((ref.object_id for ref in packed.contained), 1)
         self._done.values.append(value)
 
     def _wrong(self, count: int) -> ValueError:

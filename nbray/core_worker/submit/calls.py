@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from nbray.common.giving_back import shrink
 from nbray.core_worker.decisions import (
     AttemptRaised,
     Connect,
@@ -122,6 +123,11 @@ class ActorCalls:
         """The calls that have no reply yet."""
         for client in self._clients.values():
             yield from client.unfinished()
+
+    def shrink(self) -> None:
+        """Give the room of calls back that have ended."""
+        for client in self._clients.values():
+            client.shrink()
 
     def fail_all(self, error: Exception) -> None:
         """Give all calls up."""
@@ -295,6 +301,11 @@ class ActorClient:
         """The calls without a reply."""
         yield from self._sent()
         yield from self._queue
+
+    def shrink(self) -> None:
+        """Give the room of calls back that have ended."""
+        for calls in self._in_flight.values():
+            shrink(calls)
 
     def pending(self) -> int:
         """How many calls have no reply; from any thread."""

@@ -68,7 +68,9 @@ def pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed
     """
     if not args and not kwargs:
         return b"", (), ()
-    if SIMPLE.issuperset(map(type, args)) and SIMPLE.issuperset(map(type, kwargs.values())):
+    if SIMPLE.issuperset(map(type, args)) and (
+        not kwargs or SIMPLE.issuperset(map(type, kwargs.values()))
+    ):
         data = flat((list(args), kwargs))
         if len(data) <= process.config.max_inline_bytes:
             return data, (), ()

@@ -67,7 +67,7 @@ class Values:
             TaskError: a task failed; also an instance of the user's exception class.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        entries = [(ref._id, self._entry(ref)) for ref in refs]
+        entries = self._entries(refs)
         if not self.wait_for(entries, len(entries), timeout):
             missing = [entry for _, entry in entries if entry.value is None]
             lost = sum(bool(entry.made_by()) for entry in missing)
@@ -80,9 +80,21 @@ class Values:
             )
         ahead = self._ahead(refs, entries) if len(refs) > 1 else None
         return [
-            self._open(ref, entry, deadline, ahead)
+            # Small values are most, and are there, without refs in them.
+            deserialize(value.inline, None)
+            if (value := entry.value) is not None
+            and value.inline is not None
+            and not value.is_error
+            and not value.contained
+            else self._open(ref, entry, deadline, ahead)
             for ref, (_, entry) in zip(refs, entries, strict=True)
         ]
+
+    def _entries(self, refs: Sequence[ObjectRef]) -> list[tuple[bytes, ObjectEntry]]:
+        if self._reactor.stopped:
+            return [(ref._id, self._entry(ref)) for ref in refs]
+        entry_of = self._table.get
+        return [(ref._id, entry_of(ref._id) or self._entry(ref)) for ref in refs]
 
     def _ahead(
         self, refs: Sequence[ObjectRef], entries: list[tuple[bytes, ObjectEntry]]
@@ -192,7 +204,7 @@ class Values:
 
         def enlist() -> None:
             for object_id, entry in missing:
-                if entry.value is None:
+                if entry.value is None and (entry.owner is not None or entry.past is not None):
                     self._borrowing.fetch(object_id, entry)
                 if entry.value is not None:
                     waiter.complete_one()
@@ -283,7 +295,8 @@ class Values:
 
         def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
             entry = refer(object_id, owner)
-            if entry.owner is not None and not entry.is_registered():
+            loan = entry.loan
+            if entry.owner is not None and (loan is None or not loan.registered):
                 self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
             return ObjectRef(object_id, owner, home)
 

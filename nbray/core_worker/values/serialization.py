@@ -26,6 +26,8 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 """Types whose values hold nothing else, so that pickle itself knows all of them."""
 
 _ALIGN = 64
+_NO_BUFFERS = bytes(4)
+_SMALL = 1024
 
 _FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
@@ -266,7 +268,10 @@ def deserialize(data: bytes | memoryview, rebuild: Rebuild | None) -> Any:
     Those of a small value, which is ``bytes``, are the reader's own and can.
     ``rebuild`` makes the ObjectRefs that stand in the value.
     """
-    outer, context.rebuild = context.rebuild, rebuild
+    outer = context.rebuild
+    if outer is None and rebuild is None and type(data) is bytes and data[:4] == _NO_BUFFERS:
+        return pickle.loads(data[4:] if len(data) <= _SMALL else memoryview(data)[4:])
+    context.rebuild = rebuild
     try:
         view = memoryview(data)
         (count,) = _PLAIN.unpack_from(view)

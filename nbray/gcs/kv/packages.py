@@ -11,7 +11,6 @@ kind take more than ``unused_packages_bytes``.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 import msgspec
 
 from nbray.common.config import Config
+from nbray.common.giving_back import give_memory_back
 from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.storage import Store, Table
 from nbray.wire import gcs_messages as g
@@ -119,11 +119,4 @@ class PackageTable:
             self._table.delete(uri)
             del self._rows[uri], self._unused[uri]
         if over:
-            _give_memory_back()
-
-
-def _give_memory_back() -> None:
-    """Have the C library return what it has freed; it keeps much of large blocks otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
+            give_memory_back()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
+from nbray.machines import certificates
 from nbray.machines.cluster_file import ClusterFileError, read_by
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -66,7 +67,7 @@ class NodeType(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KubernetesFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One cluster."""
+    """One cluster. ``tls`` is as for machines: true, or the folder of an authority."""
 
     cluster_name: str
     provider: KubernetesProvider
@@ -77,6 +78,7 @@ class KubernetesFile(msgspec.Struct, frozen=True, kw_only=True):
     upscaling_speed: float = 1.0
     idle_timeout_minutes: float = 5
     metadata: Any = None
+    tls: bool | str = False
 
     @property
     def head(self) -> NodeType:
@@ -109,7 +111,12 @@ def read(path: Path, cluster_name: str | None = None) -> KubernetesFile:
     Raises:
         ClusterFileError: it cannot be read, or is not one.
     """
-    return read_by(check, path, cluster_name)
+    wanted = read_by(check, path, cluster_name)
+    try:
+        certificates.check(wanted.tls)
+    except ValueError as error:
+        raise ClusterFileError(f"{path}: {error}") from None
+    return wanted
 
 
 def check(given: object, cluster_name: str | None = None) -> KubernetesFile:

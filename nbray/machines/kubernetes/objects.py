@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,10 +17,12 @@ from nbray.machines.kubernetes.pods import (
     PORT,
     ROLE_LABEL,
     TYPE_LABEL,
+    Tls,
     as_label,
     head_name,
     head_words,
     node_pod,
+    tls_secret,
     token_secret,
 )
 
@@ -39,23 +43,25 @@ def _most(wanted: KubernetesFile, one: Any) -> int:
     return one.min_workers if wanted.max_workers is None else wanted.max_workers
 
 
-def objects(wanted: KubernetesFile, namespace: str, owner: dict[str, Any] | None = None) -> list[
-    dict[str, Any]
-]:  # fmt: skip
-    """Everything but the token's secret.
+def objects(
+    wanted: KubernetesFile, namespace: str, owner: dict[str, Any] | None = None,
+    certificate: str = "",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Everything but the secrets.
 
     Args:
         wanted: the file.
         namespace: where it all is.
         owner: what the cluster ends with.
+        certificate: names that of its nodes, if they have one of an authority.
     """
     grows = scales(wanted)
     made = [*_accounts(wanted, grows), _service(wanted), _policy(wanted)]
     if grows:
         made += [_file(wanted), *_rights(wanted)]
-    made.append(_head(wanted, namespace, grows))
+    made.append(_head(wanted, namespace, grows, certificate))
     if not grows:
-        made += [_workers(wanted, namespace, name) for name in wanted.workers]
+        made += [_workers(wanted, namespace, name, certificate) for name in wanted.workers]
     for one in made:
         one["metadata"]["namespace"] = namespace
         one["metadata"].setdefault("labels", {})[CLUSTER_LABEL] = wanted.cluster_name
@@ -69,6 +75,18 @@ def secret(wanted: KubernetesFile, namespace: str, token: str) -> dict[str, Any]
     name, labels = token_secret(wanted.cluster_name), {CLUSTER_LABEL: wanted.cluster_name}
     return {
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "stringData": {"token": token},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+    }  # fmt: skip
+
+
+def certificate_secret(
+    wanted: KubernetesFile, namespace: str, files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """The certificate of all nodes (``tls.crt``), its key, and the authority (``ca.crt``)."""
+    name, labels = tls_secret(wanted.cluster_name), {CLUSTER_LABEL: wanted.cluster_name}
+    return {
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "data": {name: base64.b64encode(data).decode() for name, data in files.items()},
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
     }  # fmt: skip
 
@@ -139,7 +157,7 @@ def _file(wanted: KubernetesFile) -> dict[str, Any]:
             "data": {"cluster.yaml": text}}  # fmt: skip
 
 
-def _head(wanted: KubernetesFile, namespace: str, grows: bool) -> dict[str, Any]:
+def _head(wanted: KubernetesFile, namespace: str, grows: bool, certificate: str) -> dict[str, Any]:
     name, one = wanted.cluster_name, wanted.head
     labels = {CLUSTER_LABEL: name, ROLE_LABEL: "head"}
     words = [*head_words(name, namespace, scales=grows), *_amounts(one.resources), *_labels(one)]
@@ -158,7 +176,8 @@ def _head(wanted: KubernetesFile, namespace: str, grows: bool) -> dict[str, Any]
             "template": node_pod(
                 name, image=wanted.provider.image, words=words, resources=one.resources,
                 node_config=one.node_config, labels={}, is_head=True, scales=grows,
-                pull_secrets=wanted.provider.image_pull_secrets,
+                pull_secrets=wanted.provider.image_pull_secrets, tls=Tls.of(wanted.tls),
+                certificate=certificate,
             ),
             "volumeClaimTemplates": [
                 {"metadata": {"name": "session", "labels": {CLUSTER_LABEL: name}}, "spec": volume}
@@ -167,7 +186,7 @@ def _head(wanted: KubernetesFile, namespace: str, grows: bool) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _workers(wanted: KubernetesFile, namespace: str, kind: str) -> dict[str, Any]:
+def _workers(wanted: KubernetesFile, namespace: str, kind: str, certificate: str) -> dict[str, Any]:
     name, one = wanted.cluster_name, wanted.workers[kind]
     labels = {CLUSTER_LABEL: name, ROLE_LABEL: "worker", TYPE_LABEL: as_label(kind)}
     words = [f"--address={head_name(name, namespace)}:{PORT}", *_amounts(one.resources)]
@@ -179,7 +198,8 @@ def _workers(wanted: KubernetesFile, namespace: str, kind: str) -> dict[str, Any
             "template": node_pod(
                 name, image=wanted.provider.image, words=[*words, *_labels(one)],
                 resources=one.resources, node_config=one.node_config, labels=labels,
-                pull_secrets=wanted.provider.image_pull_secrets,
+                pull_secrets=wanted.provider.image_pull_secrets, tls=Tls.of(wanted.tls),
+                certificate=certificate,
             ),
         },
     }  # fmt: skip

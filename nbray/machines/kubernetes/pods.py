@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 CLUSTER_LABEL = "nbray.io/cluster"
@@ -55,6 +56,8 @@ nbray drain-node --address="$(of gcs_address)" --node-id="$(of node_id)" \\
   --deadline-remaining-seconds={_DRAIN_S} || exit 0
 while [ -e {_READY} ]; do sleep 0.5; done
 """
+_TLS = "/etc/nbray/tls"
+_CERTIFICATE = "nbray.io/certificate"
 _UNITS = {"CPU": "cpu", "memory": "memory", "GPU": "nvidia.com/gpu"}
 _NOT_A_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 
@@ -62,6 +65,27 @@ _NOT_A_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 def token_secret(cluster: str) -> str:
     """The name of the secret that has the cluster's token."""
     return f"{cluster}-token"
+
+
+class Tls(StrEnum):
+    """What nodes show each other."""
+
+    NO = ""
+    TOKEN = "token"
+    """Certificates that the token signs; there is nothing to bring."""
+
+    SECRET = "secret"
+    """One certificate for all, of the secret `tls_secret`."""
+
+    @classmethod
+    def of(cls, said: bool | str) -> Tls:
+        """For the key ``tls`` of a file."""
+        return cls.SECRET if isinstance(said, str) else cls.TOKEN if said else cls.NO
+
+
+def tls_secret(cluster: str) -> str:
+    """The name of the secret that has the certificate of its nodes, with the key."""
+    return f"{cluster}-tls"
 
 
 def as_label(text: str) -> str:
@@ -89,10 +113,23 @@ def head_name(cluster: str, namespace: str) -> str:
     return f"{cluster}-head-0.{cluster}.{namespace}"
 
 
+_TLS_VARIABLES: Mapping[Tls, Mapping[str, str]] = {
+    Tls.NO: {},
+    Tls.TOKEN: {"NBRAY_USE_TLS": "1"},
+    Tls.SECRET: {
+        "NBRAY_USE_TLS": "1",
+        "NBRAY_TLS_SERVER_CERT": f"{_TLS}/tls.crt",
+        "NBRAY_TLS_SERVER_KEY": f"{_TLS}/tls.key",
+        "NBRAY_TLS_CA_CERT": f"{_TLS}/ca.crt",
+    },
+}
+
+
 def node_pod(
     cluster: str, *, image: str, words: Sequence[str], resources: Mapping[str, float],
     node_config: Mapping[str, Any], labels: Mapping[str, str], pull_secrets: Sequence[str] = (),
-    is_head: bool = False, scales: bool = False, restarts: bool = True,
+    is_head: bool = False, scales: bool = False, restarts: bool = True, tls: Tls = Tls.NO,
+    certificate: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Metadata and spec of a pod.
 
@@ -107,6 +144,8 @@ def node_pod(
         is_head: it has the GCS, and a volume for its session.
         scales: it has the cluster's file and may make pods.
         restarts: the container is started again where it is.
+        tls: whether its node has TLS, and with what.
+        certificate: names the certificate; pods of another one are made anew.
     """
     asked = {_UNITS[name]: _amount(name, amount) for name, amount in resources.items()
              if name in _UNITS and amount}  # fmt: skip
@@ -121,6 +160,12 @@ def node_pod(
     if scales:
         mounts.append({"name": "cluster", "mountPath": "/etc/nbray/cluster", "readOnly": True})
         volumes.append({"name": "cluster", "configMap": {"name": f"{cluster}-cluster"}})
+    variables = _TLS_VARIABLES[tls]
+    if tls is Tls.SECRET:
+        mounts.append({"name": "tls", "mountPath": _TLS, "readOnly": True})
+        volumes.append(
+            {"name": "tls", "secret": {"secretName": tls_secret(cluster), "defaultMode": 0o440}}
+        )
     ports = {"gcs": PORT, "dashboard": DASHBOARD_PORT, "client": CLIENT_PORT} if is_head else {}
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -137,6 +182,7 @@ def node_pod(
             # Also for what `kubectl exec` runs there.
             {"name": "NBRAY_TMPDIR", "value": "/var/lib/nbray/s" if is_head else "/tmp/nbray/s"},
             {"name": "NBRAY_AUTH_TOKEN_PATH", "value": "/tmp/nbray/token"},
+            *({"name": name, "value": value} for name, value in variables.items()),
         ],
         "resources": {"requests": dict(asked), "limits": dict(asked)},
         "securityContext": {
@@ -176,10 +222,12 @@ def node_pod(
     if pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in pull_secrets]
     role = "head" if is_head else "worker"
-    pod = {
+    pod: dict[str, Any] = {
         "metadata": {"labels": {**labels, CLUSTER_LABEL: cluster, ROLE_LABEL: role}},
         "spec": spec,
     }
+    if certificate:
+        pod["metadata"]["annotations"] = {_CERTIFICATE: certificate}
     given = {key: node_config[key] for key in ("metadata", "spec") if node_config.get(key)}
     made: dict[str, Any] = merged(_named(given), pod)
     made["metadata"]["labels"] |= {**labels, CLUSTER_LABEL: cluster, ROLE_LABEL: role}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -11,18 +12,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from nbray.machines import certificates
 from nbray.machines.board import Board, Outcome
 from nbray.machines.hosts import HostError
 from nbray.machines.kubernetes.cluster_file import KubernetesFile
 from nbray.machines.kubernetes.kubectl import Kubectl
-from nbray.machines.kubernetes.objects import objects, scales, secret
+from nbray.machines.kubernetes.objects import certificate_secret, objects, scales, secret
 from nbray.machines.kubernetes.pods import (
     CLUSTER_LABEL,
     CONTAINER,
     ROLE_LABEL,
     TYPE_LABEL,
+    head_name,
+    tls_secret,
     token_secret,
 )
+from nbray.machines.mounts import digest
 
 _OBJECTS = "objects"
 _KINDS = "statefulsets,deployments,services,configmaps,networkpolicies,rolebindings,roles,"
@@ -70,7 +75,7 @@ class KubernetesCluster:
         Raises:
             HostError: kubectl failed.
         """
-        text = await self._text()
+        text = await self._text(await self._certificate(make=False))
         said = await self.kubectl.do(
             "asking what would change", "apply", "--dry-run=client", "-f", "-", stdin=text
         )
@@ -86,7 +91,7 @@ class KubernetesCluster:
         """
         board.stage(_OBJECTS, "", "compare, and change what differs")
         try:
-            text = await self._text()
+            text = await self._text(await self._certificate(make=True))
             await self._make_token()
             said = await self.kubectl.do(
                 "applying the objects", "apply", "-f", "-", stdin=text
@@ -101,9 +106,9 @@ class KubernetesCluster:
         outcome = Outcome(_OBJECTS, "", state, "", board.done(_OBJECTS, state))
         return [outcome, *await _Waiting(self, board).wait()]
 
-    async def _text(self) -> bytes:
+    async def _text(self, certificate: str) -> bytes:
         owner = await self._owner()
-        made = objects(self.wanted, self.kubectl.namespace, owner)
+        made = objects(self.wanted, self.kubectl.namespace, owner, certificate)
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": made}).encode()
 
     async def _owner(self) -> dict[str, Any] | None:
@@ -131,6 +136,37 @@ class KubernetesCluster:
                 made["metadata"]["ownerReferences"] = [owner]
             text = json.dumps(made).encode()
             await self.kubectl.do("making the token", "create", "-f", "-", stdin=text)
+
+    async def _certificate(self, *, make: bool) -> str:
+        """The name of the certificate of all nodes, which is made where there is none that will do.
+
+        It is in the API only, as the token; the authority's key stays here.
+        """
+        if not isinstance(self.wanted.tls, str):
+            return ""
+        wanted, namespace = self.wanted, self.kubectl.namespace
+        found = await self.kubectl.get(
+            "looking for the certificate", "secret", tls_secret(wanted.cluster_name)
+        )
+        data = {
+            name: base64.b64decode(text) for name, text in (found or {}).get("data", {}).items()
+        }
+        if certificates.will_do(self.wanted.tls, data):
+            return digest(data["tls.crt"])
+        if not make:
+            return "a new one"
+        hosts = [head_name(wanted.cluster_name, namespace), "localhost"]
+        files = certificates.shared_by_all(self.wanted.tls, hosts)
+        made = certificate_secret(wanted, namespace, files)
+        owner = await self._owner()
+        if owner is not None:
+            made["metadata"]["ownerReferences"] = [owner]
+        # What `apply` did would stand in an annotation, key and all.
+        how = ("replace",) if found else ("create",)
+        await self.kubectl.do(
+            "keeping the certificate", *how, "-f", "-", stdin=json.dumps(made).encode()
+        )
+        return digest(files["tls.crt"])
 
     async def _leaving(self, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
         """What there is of the cluster and the file makes no more."""

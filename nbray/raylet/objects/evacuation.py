@@ -33,7 +33,7 @@ class Copies(Protocol):
     """How copies come here, and how owners hear of them."""
 
     async def bring(self, object_id: bytes, size: int, owner: Address, source: bytes) -> bool:
-        """Have a copy here, from that node if need be; whether there is one."""
+        """Have the copy that counts here, from that node if need be; whether it is."""
 
     async def announce(self, owner_node: bytes, owner_id: bytes, object_ids: list[bytes]) -> None:
         """Tell an owner of copies, and return when its raylet has heard."""
@@ -116,8 +116,6 @@ class Evacuation:
 
         there = await asyncio.gather(*(one(asked) for asked in request.objects))
         taken = [asked for asked, is_here in zip(request.objects, there, strict=True) if is_here]
-        for asked in taken:
-            self._table.keep(asked.object_id)
         told: list[bytes] = []
         why = "" if len(taken) == len(request.objects) else "it could not copy all of them"
 

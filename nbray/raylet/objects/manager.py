@@ -145,18 +145,30 @@ class ObjectManager:
     # --- values of a node that drains --------------------
 
     async def bring(self, object_id: bytes, size: int, owner: Address, source: bytes) -> bool:
-        """Have a copy here, from that node if need be; whether there is one."""
+        """Have the copy that counts here, from that node if need be; whether it is.
+
+        It counts from the moment it is complete: a moment later, room might have been made of it.
+        """
         table = self.store.table
-        if table.locate(object_id) is None and object_id not in self._pulls:
-            if table.is_written(object_id):
-                return False
-            wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
-            fetching = self._pull(wanted, [source], for_itself=True)
-            pull = asyncio.get_running_loop().create_task(fetching)
-            self._pulls[object_id] = pull
-        if object_id in self._pulls:
-            await asyncio.wait([self._pulls[object_id]])
-        return table.locate(object_id) is not None or self.store.is_gone(owner)
+        while not self._keeps(object_id):
+            pull = self._pulls.get(object_id)
+            for_itself = pull is None
+            if pull is None:
+                if table.is_written(object_id):
+                    return False
+                wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
+                fetching = self._pull(wanted, [source], for_itself=True)
+                pull = asyncio.get_running_loop().create_task(fetching)
+                self._pulls[object_id] = pull
+            await asyncio.wait([pull])
+            if for_itself:
+                return self._keeps(object_id) or self.store.is_gone(owner)
+        return True
+
+    def _keeps(self, object_id: bytes) -> bool:
+        """Whether it is here; if so, this copy counts now."""
+        table = self.store.table
+        return table.locate(object_id) is not None and table.keep(object_id)
 
     async def announce(self, owner_node: bytes, owner_id: bytes, object_ids: list[bytes]) -> None:
         """Tell an owner of copies, and return when its raylet has heard.
@@ -194,6 +206,8 @@ class ObjectManager:
                     store.table.seal(object_id)
             else:
                 cause = await self._pull_to_disk(sources, object_id, size, message.owner)
+            if for_itself and not cause:
+                self._keeps(object_id)
             if not cause:
                 self._tell_owner(object_id, message.owner.worker_id, message.owner.node_id, True)
         except DiskFullError as error:

@@ -1,0 +1,96 @@
+"""Calls and values of a driver from afar, over loopback: nbray's tunnel, and Ray Client.
+
+``ray start --head`` and ``nbray start --head`` take the same options here. Both have a token in the
+environment: without one Ray's client is refused, and says no more than that its connection timed
+out. ``ray stop`` ends whatever it finds, so that Ray runs in a PID namespace of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks import engines
+from benchmarks.bench import Bench, seconds_of
+from benchmarks.commands import free_port, is_secluded
+
+_MB = 1 << 20
+_BULK = 50 * _MB
+
+
+def main() -> None:
+    """Measure one engine."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", required=True)
+    parser.add_argument("--rows", default="")
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--output-fd", type=int, required=True)
+    parser.add_argument("--outside", required=True, help="the PID namespace of the caller")
+    args = parser.parse_args()
+    engine, module = engines.BY_NAME[args.engine](), importlib.import_module(args.engine)
+    bench = Bench(module, args)
+    bench.tell({"version": module.__version__, "python": sys.version.split()[0]})
+    if engine.stops_others and not is_secluded(args.outside):
+        bench.tell({"problem": "not in a PID namespace of its own"})
+        return
+    port = free_port()
+    try:
+        engine.command(
+            "start", "--head", "--node-ip-address=127.0.0.1", f"--port={free_port()}",
+            f"--ray-client-server-port={port}", "--num-cpus=2", "--include-dashboard=false",
+        )  # fmt: skip
+        module.init(f"{args.engine}://127.0.0.1:{port}")
+        _measure(bench)
+        module.shutdown()
+        engine.command("stop")
+    except subprocess.CalledProcessError as error:
+        bench.tell({"problem": f"{error}\n{(error.stdout + error.stderr)[-2000:]}"})
+        engine.command("stop")
+
+
+def _measure(bench: Bench) -> None:
+    engine = bench.engine
+
+    @engine.remote(num_cpus=0)
+    class Echo:
+        def same(self, value: Any = None) -> Any:
+            return value
+
+    @engine.remote(num_cpus=0)
+    def same(value: Any = None) -> Any:
+        return value
+
+    actor: Any = Echo.remote()  # type: ignore[attr-defined]
+    bench.rate("from afar: actor calls sync", lambda: engine.get(actor.same.remote()))
+    bench.rate(
+        "from afar: actor calls async",
+        lambda: engine.get([actor.same.remote() for _ in range(1000)]), 1000,
+    )  # fmt: skip
+    bench.rate("from afar: tasks sync", lambda: engine.get(same.remote()))
+    bench.rate(
+        "from afar: tasks async", lambda: engine.get([same.remote() for _ in range(1000)]), 1000
+    )
+    ref, array = engine.put(0), np.zeros(_BULK, np.uint8)
+    bench.rate("from afar: put small", lambda: engine.put(0))
+    bench.rate("from afar: get small", lambda: engine.get(ref))
+    bench.rate("from afar: put, MB/s", lambda: engine.put(array), _BULK / 1e6)
+
+    @engine.remote(num_cpus=0)
+    def make() -> np.ndarray:
+        return np.zeros(_BULK, np.uint8)
+
+    refs = [make.remote() for _ in range(4)]
+    engine.wait(refs, num_returns=len(refs))
+    fetched = [seconds_of(partial(engine.get, one)) for one in refs]
+    bench.report("from afar: get, MB/s", *(_BULK / 1e6 / seconds for seconds in fetched[1:]))
+
+
+if __name__ == "__main__":
+    main()
