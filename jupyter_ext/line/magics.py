@@ -28,6 +28,7 @@ from ..cell.remote_value import remote_names
 from ..cell.run import Detached, Patience, RemoteRun, told_changes
 from ..cell.sending import prepare
 from ..cell.target import Order, Submitted
+from ..cell.task import InTask
 from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.cluster import ensure
@@ -37,7 +38,7 @@ from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
-from .detaching import detach
+from .detaching import detach, through_keeper
 from .options import RemoteOptions, parse_cell, parse_line
 from .targets import target_of
 
@@ -154,7 +155,10 @@ class NbrayMagics(Magics):
         setups = workspace.setup.payload()
         if attempt is not None:
             workspace.router.record()
-        sent = target.submit(Order(ready, options.task, self._patience(options), setups))
+        if workspace.settings.detachable == "yes" and isinstance(target, InTask):
+            sent = through_keeper(workspace, options, ready, target, self._patience(options))
+        else:
+            sent = target.submit(Order(ready, options.task, self._patience(options), setups))
         run = sent.run
         if run is not None:
             workspace.runs.append(run)

@@ -161,6 +161,7 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
 
 
 _NOT_DETACHED = {
+    "cache": "what a detached cell makes is kept under its name",
     "actor": "the actor ends with this kernel",
     "debug": "nobody may be there who looks",
     "every": "set-up cells are this kernel's; a detached cell runs those that there are",
@@ -209,6 +210,7 @@ def _refuse_cache(arguments: argparse.Namespace) -> None:
         ("every", "it runs for what it does in each worker"),
         ("spread", "a cell with --map has many answers. Run it without --cache"),
         ("noblock", "its names are promises. Run it without --noblock"),
+        ("detach", "its answer is kept in the cluster already: %nbray results"),
     ):
         if arguments.cache and getattr(arguments, option):
             flag = "map" if option == "spread" else option

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 GUIDE = "docs/coming-from-ray.md"
 
+_BY_INIT = "nbray.init('ray://HOST:10001') joins a cluster from afar"
 _INSTEAD = {
     "air": "Ray's libraries are not part of nbray",
     "autoscaler": "of the autoscaler, programs have autoscaler.sdk; the rest is nbray's own",
-    "client_builder": "nbray has no client server; a driver joins by nbray.init(address=...)",
+    "client_builder": _BY_INIT,
     "cross_language": "nbray runs Python only",
     "data": "Ray's libraries are not part of nbray",
     "llm": "Ray's libraries are not part of nbray",
@@ -16,8 +17,8 @@ _INSTEAD = {
     "train": "Ray's libraries are not part of nbray",
     "tune": "Ray's libraries are not part of nbray",
     "workflow": "Ray's libraries are not part of nbray",
-    "client": "nbray has no client server; a driver joins by nbray.init(address=...)",
-    "util.connect": "nbray has no client server; a driver joins by nbray.init(address=...)",
+    "client": _BY_INIT,
+    "util.connect": _BY_INIT,
     "util.collective": "nbray has no collective operations between actors",
     "util.dask": "nbray has no scheduler for Dask",
     "util.iter": "nbray has no parallel iterators; util.map_unordered does their work",

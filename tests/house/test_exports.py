@@ -22,7 +22,8 @@ from nbray.remote_function import RemoteFunction
 from nbray.runtime_context import RuntimeContext
 from nbray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 from nbray.cluster_utils import AutoscalingCluster, Cluster
-from nbray.autoscaler.sdk import request_resources
+from nbray.autoscaler.sdk import request_resources, create_or_update_cluster, teardown_cluster
+from nbray.autoscaler.sdk import run_on_cluster, rsync, get_head_node_ip, get_worker_node_ips
 from nbray.cloudpickle import dumps, loads
 from nbray.dag import DAGNode, InputNode, MultiOutputNode
 from nbray.dag.input_node import InputNode
