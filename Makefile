@@ -56,10 +56,10 @@ test: .venv-wheel/ready ## The tests, on an installed wheel
 test-browser: .venv-wheel/ready ## JupyterLab in Chromium; NBRAY_SCREENSHOTS=FOLDER keeps pictures
 	$(PYTEST) -m slow tests/jupyter_ext/test_jupyterlab.py
 
-test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
+test-slow: .venv-wheel/ready .venv-third-party/ready .venv-ray-notebook/ready ## The tests that the default run leaves out: chaos, fuzz, tutorials, storms, ten kernels, the browser
 	THIRD_PARTY_PYTHON=$(CURDIR)/.venv-third-party/bin/python \
 	    $(PYTEST) -m "slow and not alone" -n $(SLOW_JOBS) --dist loadfile
-	$(PYTEST) -m "slow and alone"
+	RAY_NOTEBOOK_PYTHON=$(CURDIR)/.venv-ray-notebook/bin/python $(PYTEST) -m "slow and alone"
 
 # Libraries for Ray: Modin wants an older pandas than the suite has.
 .venv-third-party/dependencies: pyproject.toml
@@ -69,6 +69,16 @@ test-slow: .venv-wheel/ready .venv-third-party/ready ## The tests that the defau
 
 .venv-third-party/ready: .venv-third-party/dependencies .venv-wheel/ready
 	.venv-third-party/bin/python -m pip install --quiet --no-deps --force-reinstall .venv-wheel/dist/nbray-*.whl
+	touch $@
+
+# A kernel on Ray has both. JupyterLab is left out: a library of its makes Ray start slowly.
+.venv-ray-notebook/dependencies: pyproject.toml
+	$(call make_environment,.venv-ray-notebook)
+	.venv-ray-notebook/bin/python -m pip install --quiet '.[ray]' matplotlib
+	touch $@
+
+.venv-ray-notebook/ready: .venv-ray-notebook/dependencies .venv-wheel/ready
+	.venv-ray-notebook/bin/python -m pip install --quiet --no-deps --force-reinstall .venv-wheel/dist/nbray-*.whl
 	touch $@
 
 bench: .venv/ready $(RAY_READY) $(OTHERS_READY) ## nbray beside Ray and others; BENCH='--rows pattern --rounds 3 --quick'

@@ -16,9 +16,7 @@ __all__ = ["load_ipython_extension", "unload_ipython_extension"]
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register magics, completion, the resolving of remote names and the output handler."""
-    from nbray.notebook import engine
-
-    from .cell.shipping import Shipped
+    from . import engines
     from .line.completion import install_completers
     from .line.magics import NbrayMagics, ResolveOnUse, set_workspace
     from .output.router import OutputRouter
@@ -27,6 +25,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
 
     if any(isinstance(transformer, ResolveOnUse) for transformer in shell.ast_transformers):
         return
+    engines.begin()
     router = OutputRouter(getattr(shell, "kernel", None), lambda: _next_label(shell))
     workspace = Workspace(shell, router)
     set_workspace(workspace)
@@ -37,13 +36,9 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     shell.events.register("pre_run_cell", workspace.before_cell)
     shell.events.register("post_run_cell", workspace.after_cell)
     shell.events.register("post_run_cell", router.after_cell)
-    workspace.errors.install()
-    workspace.formatters.install(shell)
     install_completers(shell, workspace)
     router.before_cell()
-    engine().output.listen(router)
-    engine().asides.listen(workspace.aside)
-    engine().code.wrap(lambda target: workspace.modules.wrap(Shipped(target)))
+    workspace.plug()
 
 
 def _next_label(shell: InteractiveShell) -> str:
@@ -54,8 +49,6 @@ def _next_label(shell: InteractiveShell) -> str:
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Undo `load_ipython_extension`; the magics stay defined until the kernel restarts."""
-    from nbray.notebook import engine
-
     from .line.completion import uninstall_completers
     from .line.magics import ResolveOnUse, set_workspace
     from .output.router import OutputRouter
@@ -73,13 +66,9 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
             if isinstance(owner, OutputRouter | Workspace):
                 shell.events.unregister(event, callback)
             if isinstance(owner, Workspace):
-                owner.errors.uninstall()
-                owner.formatters.uninstall(shell)
+                owner.unplug()
             if isinstance(owner, OutputRouter):
                 owner.close()
     uninstall_completers(shell)
     set_workspace(None)
     set_notebook(None)
-    engine().output.listen(None)
-    engine().asides.listen(None)
-    engine().code.wrap(None)

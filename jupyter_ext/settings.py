@@ -19,6 +19,7 @@ _SIZES = ("cache_bytes", "tell_bytes", "kept_output", "kept_results")
 _CHOICES = {
     "on_interrupt": ("cancel", "detach"),
     "start_cluster": ("yes", "no"),
+    "engine": ("nbray", "ray"),
     "detachable": ("no", "yes"),
 }
 
@@ -38,6 +39,9 @@ class Settings:
     )
     start_cluster: str = _setting(  # type: ignore[assignment]
         "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
+    )
+    engine: str = _setting(  # type: ignore[assignment]
+        "nbray", "whose clusters %nbray start and attach mean: nbray, or ray; NBRAY_ENGINE at first"
     )
     detachable: str = _setting(  # type: ignore[assignment]
         "no", "yes: remote cells run so that %nbray detach In[5] lets go of one that runs"

@@ -23,6 +23,7 @@ from .cell.profiles import Profiles
 from .cell.remote_value import MISSING, RemoteValue, remote_names
 from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
+from .cell.shipping import Shipped
 from .cell.stops import Stops
 from .cell.values import Packed, SentValues
 from .messages import CellExit
@@ -81,6 +82,23 @@ class Workspace:
         """The names of the notebook."""
         names: dict[str, Any] = self.shell.user_ns
         return names
+
+    def plug(self) -> None:
+        """The engine of now gives output here, and its handles and errors are shown as ours."""
+        self.settings.engine = engine().name
+        engine().output.listen(self.router)
+        engine().asides.listen(self.aside)
+        engine().code.wrap(lambda target: self.modules.wrap(Shipped(target)))
+        self.errors.install()
+        self.formatters.install(self.shell)
+
+    def unplug(self) -> None:
+        """Undo `plug`."""
+        self.formatters.uninstall(self.shell)
+        self.errors.uninstall()
+        engine().output.listen(None)
+        engine().asides.listen(None)
+        engine().code.wrap(None)
 
     def transform(self, text: str) -> str:
         """Magics as Python, by the notebook's own IPython."""

@@ -19,6 +19,7 @@ imports late.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,6 +116,12 @@ class Output(Protocol):
     def begin_cell(self, number: int) -> None:
         """What this thread or coroutine submits from now on belongs to cell ``number``."""
 
+    def settle(self) -> None:
+        """Deliver what has been printed by tasks whose results are here; waits for seconds at most.
+
+        On Ray: fetch what the actor has; nbray's output comes before the result.
+        """
+
     def print_plainly(self, message: OutputLines | OutputDisplay, marked: bool = True) -> None:
         """Print a message line by line; ``marked``: with function and process before each line."""
 
@@ -154,6 +161,12 @@ class Tasks(Protocol):
 
     def when_ended(self, refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
         """Call ``then`` once, when all these values, or their errors, are there."""
+
+    def submitted(self, made: Any, name: str) -> None:
+        """The notebook has called ``name``, perhaps unseen by the engine, and got ``made``."""
+
+    def future(self, ref: ObjectRef) -> Future[Any]:
+        """The future of a ref; its errors are nbray's."""
 
     def profile(self, cell: int, seconds: float, memory: bool) -> list[ProcessProfile]:
         """Look for so long at the processes that run tasks of ``cell``, nested ones as well."""
@@ -240,9 +253,20 @@ class Nodes(Protocol):
 class Cluster(Protocol):
     """The cluster of this process, and its place in it."""
 
-    nodes: Nodes
-    context_type: type
-    """The class of what ``init`` returns; it is shown with a link to the dashboard."""
+    @property
+    def nodes(self) -> Nodes:
+        """More of them on this machine."""
+
+    @property
+    def context_type(self) -> type:
+        """The class of what ``init`` returns; it is shown with a link to the dashboard."""
+
+    @property
+    def command(self) -> str:
+        """What a shell calls it: ``nbray`` or ``ray``."""
+
+    def name(self) -> str:
+        """Of this process in its cluster, another one each time that it joins; "" outside."""
 
     def membership(self) -> Membership | None:
         """This process's part in the cluster; None when it is in none."""
@@ -450,6 +474,19 @@ class Engine(Protocol):
     def placement_group(self) -> type:
         """The type of placement groups."""
 
+    @property
+    def errors(self) -> tuple[type[BaseException], ...]:
+        """The classes of its errors, which a user's own calls raise."""
+
+    def error(self, error: BaseException, /) -> BaseException:
+        """An error as nbray has it; the same if it is none of this engine's."""
+
+    def actor_words(self, handle: ActorHandle) -> tuple[str, str, list[str]]:
+        """What its handle says of an actor: its class, its id in hex, and its methods."""
+
+    def refusal(self, what: str) -> str:
+        """Why this engine has no such command or option, as a sentence; "" if it has."""
+
     def memory(self) -> Memory:
         """Memory for one piece of work."""
 
@@ -460,7 +497,7 @@ class Engine(Protocol):
         """The ``scheduling_strategy`` that means the head, if there is room."""
 
 
-_MODULES = {"nbray": "nbray.notebook_engine", "ray": "nbray.ray_engine"}
+_MODULES = {"nbray": "nbray.notebook_engine", "ray": "nbray.ray_engine.kernel"}
 """The modules whose ``ENGINE`` runs cells; found by name, since they import this one."""
 _current: Engine | None = None
 
@@ -470,15 +507,18 @@ def engine() -> Engine:
     return _current or use("nbray")
 
 
-def use(name: str) -> Engine:
-    """From now on the engine of this process is that of this name.
+def use(which: str | Engine) -> Engine:
+    """From now on this is the engine of this process, or that of this name.
 
     Raises:
         ValueError: there is none of that name. ImportError: what it needs is not installed.
     """
     global _current
-    if name not in _MODULES:
-        raise ValueError(f"There is no engine {name!r}: {' or '.join(_MODULES)}.")
-    chosen: Engine = import_module(_MODULES[name]).ENGINE
+    if isinstance(which, str):
+        if which not in _MODULES:
+            raise ValueError(f"There is no engine {which!r}: {' or '.join(_MODULES)}.")
+        chosen: Engine = import_module(_MODULES[which]).ENGINE
+    else:
+        chosen = which
     _current = chosen
     return chosen

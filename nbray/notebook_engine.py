@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from nbray.notebook import (
     Tasks,
     TaskSays,
 )
+from nbray.object_ref import ObjectRef
 from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
@@ -57,6 +59,10 @@ _ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
 class _Output:
     begin_cell = staticmethod(output.set_origin)
+
+    def settle(self) -> None:
+        """A task's output comes before its result."""
+
     print_plainly = staticmethod(output.print_plainly)
     in_worker = staticmethod(output.in_worker)
     display = staticmethod(output.display)
@@ -73,6 +79,12 @@ class _Tasks:
     when_ended = staticmethod(local_state.when_ended)
     describe = staticmethod(local_state.describe)
     profile = staticmethod(profile_origin)
+
+    def submitted(self, made: Any, name: str) -> None:
+        """The core worker knows."""
+
+    def future(self, ref: ObjectRef) -> Future[Any]:
+        return ref.future()
 
     def unfinished(self, cell: int | None = None) -> list[TaskID]:
         return local_state.unfinished_tasks() if cell is None else local_state.unfinished_of(cell)
@@ -106,6 +118,7 @@ class _Nodes:
 class _Cluster:
     nodes: Nodes = _Nodes()
     context_type: type = NbrayContext
+    command = "nbray"
     membership = staticmethod(membership)
     now = staticmethod(cluster_now)
     worker = staticmethod(find_worker)
@@ -114,6 +127,12 @@ class _Cluster:
 
     scaling = staticmethod(scaling_now)
     set_bounds = staticmethod(set_bounds)
+
+    def name(self) -> str:
+        if not nbray.is_initialized():
+            return ""
+        worker_id: str = nbray.get_runtime_context().get_worker_id()
+        return worker_id
 
     def demand(self, timeout: int) -> list[DemandState]:
         return list_demand(timeout=timeout)
@@ -177,6 +196,21 @@ class _Nbray:
     state: State = state
     memory = OwnMemory
     placement_group: type = PlacementGroup
+
+    errors: tuple[type[BaseException], ...] = (NbrayError,)
+
+    def error(self, error: BaseException) -> BaseException:
+        """See `nbray.notebook.Engine`."""
+        return error
+
+    def actor_words(self, handle: Any) -> tuple[str, str, list[str]]:
+        """See `nbray.notebook.Engine`."""
+        methods = [name for name in handle._methods if not name.startswith("_")]
+        return handle._class_name, handle._id.hex(), methods
+
+    def refusal(self, what: str) -> str:
+        """See `nbray.notebook.Engine`: all of it was made for this one."""
+        return ""
 
     def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
         """See `nbray.notebook.Engine`."""

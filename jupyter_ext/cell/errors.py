@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbray.common.text import coloured
 from nbray.exceptions import ActorError, NbrayError, TaskError
+from nbray.notebook import engine
 
 from .places import is_library, is_ours, is_users, library_of
 
@@ -159,15 +160,17 @@ class ErrorDisplay:
                 (KeyboardInterrupt,), self._interrupted
             )
 
-        def _render_traceback_(error: NbrayError) -> list[str]:
+        def _render_traceback_(error: BaseException) -> list[str]:
             return display.render(error)
 
-        NbrayError._render_traceback_ = _render_traceback_  # type: ignore[attr-defined]
+        for kind in {NbrayError, *engine().errors}:
+            kind._render_traceback_ = _render_traceback_  # type: ignore[attr-defined]
 
     def uninstall(self) -> None:
         """IPython shows them as any other exception again."""
-        if "_render_traceback_" in vars(NbrayError):
-            del NbrayError._render_traceback_  # type: ignore[attr-defined]
+        for kind in {NbrayError, *engine().errors}:
+            if "_render_traceback_" in vars(kind):
+                del kind._render_traceback_  # type: ignore[attr-defined]
         if self._shell.custom_exceptions == (KeyboardInterrupt,):
             self._shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]
 
@@ -176,9 +179,11 @@ class ErrorDisplay:
     ) -> None:
         """An interrupt that found the cell waiting in nbray ends at the user's own line."""
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(tb)]
+        waited = False
         while files and is_library(files[-1]):
+            waited = waited or library_of(files[-1]) == engine().name
             files.pop()
-        if files and is_ours(files[-1]) and not hasattr(error, "_render_traceback_"):
+        if files and (waited or is_ours(files[-1])) and not hasattr(error, "_render_traceback_"):
             title = "Traceback (most recent call last):"
             lines = [title, *local_lines(error, self.cells), "KeyboardInterrupt"]
             error._render_traceback_ = lambda: lines
@@ -186,9 +191,10 @@ class ErrorDisplay:
 
     def render(self, error: BaseException) -> list[str]:
         """The lines for an error that a cell met."""
+        met = local_lines(error, self.cells)
+        error = engine().error(error)
         self.last.keep(error, "the last remote error")
         lines = remote_lines(error, self.cells)
-        met = local_lines(error, self.cells)
         if isinstance(error, TaskError):
             lines.append("")
             lines.append(

@@ -192,7 +192,7 @@ class RemoteRun:
     def watch(self, on_done: Callable[[Future[Summary]], None]) -> None:
         """Call ``on_done`` for each task that ends, or for those whose end is to be told."""
         for ref in self.refs:
-            ref.future().add_done_callback(on_done)
+            engine().tasks.future(ref).add_done_callback(on_done)
 
     def where(self) -> list[str]:
         """Lines on where it failed, of several places."""
@@ -226,6 +226,4 @@ def first_line(source: str) -> str:
 
 def cluster_name() -> str:
     """This kernel's name in its cluster, another one each time that it joins; "" outside."""
-    return (
-        engine().api.get_runtime_context().get_worker_id() if engine().api.is_initialized() else ""
-    )
+    return engine().cluster.name()

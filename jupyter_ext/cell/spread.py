@@ -102,7 +102,7 @@ class SpreadRun(RemoteRun):
                 on_done(done)
 
         for place, ref in enumerate(self.refs):
-            ref.future().add_done_callback(partial(ended, place))
+            engine().tasks.future(ref).add_done_callback(partial(ended, place))
 
     def first_error(self) -> BaseException | None:
         """What the element raised that failed first."""

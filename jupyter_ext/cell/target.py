@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from nbray.notebook import ObjectRef
+from nbray.notebook import ObjectRef, engine
 
 from .run import Patience, RemoteRun
 from .sending import ReadyCell, Wanted
@@ -55,6 +55,7 @@ class Order:
         made = function.options(**named).remote(
             *first, ready.cell, self.setups, *own, *ready.arguments
         )
+        engine().tasks.submitted(made, str(named["name"]))
         return made if isinstance(made, list) else [made]
 
     def run(self, kind: type[_Run], made: Sequence[Refs]) -> _Run:

@@ -11,6 +11,7 @@ from IPython.core.error import UsageError
 
 from nbray.notebook import engine
 
+from ..engines import refuse
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Command:
             UsageError: the words are wrong, or there is no cluster.
         """
         arguments = self.parser().parse_words(words)
+        refuse(f"%nbray {self.name}")
         if self.needs_cluster:
             require_cluster(f"%nbray {self.name}")
         return self.run(workspace, arguments)

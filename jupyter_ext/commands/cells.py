@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
+from ..engines import choose
 from ..pictures.tables import Table, as_bytes
 from ..settings import Settings
 from ..words import did_you_mean
@@ -70,6 +71,8 @@ def _config(workspace: Workspace, arguments: argparse.Namespace) -> object:
     if arguments.name is not None and arguments.name not in Settings.names():
         hint = did_you_mean(arguments.name, Settings.names())
         raise UsageError(f"%nbray config: there is no setting {arguments.name!r}.{hint}")
+    if arguments.name == "engine" and arguments.value is not None:
+        choose(workspace, arguments.value)
     if arguments.value is not None:
         try:
             settings.set(arguments.name, arguments.value)

@@ -15,6 +15,7 @@ from nbray.exceptions import GetTimeoutError, LocalRayletDiedError, NbrayError
 from nbray.notebook import ClusterNow, Membership, engine
 
 from .. import widgets
+from ..engines import NAMES, choose, refuse
 from ..pictures.tables import Table, count, resource_amount, resource_amounts
 from . import detached, machines, slurm
 from .base import Command, require_cluster
@@ -100,10 +101,18 @@ def _table(now: ClusterNow) -> Table:
     return Table(("node", "address", "host", "state", "resources"), rows)
 
 
+def _engine_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--engine", choices=NAMES, default=None,
+        help="whose cluster it is (default: see %%nbray config engine)",
+    )  # fmt: skip
+
+
 def _start_arguments(parser: Parser) -> None:
     parser.add_argument("--head", action="store_true", help="as the shell's command has it")
     add_start_options(parser)
     parser.add_argument("--namespace", help="where the names of actors live")
+    _engine_argument(parser)
     parser.add_argument(
         "--detach", action="store_true",
         help="the cluster outlives this kernel: %%nbray attach finds it, the shell's "
@@ -126,6 +135,10 @@ def _start_detached(address: str | None, options: Mapping[str, Any]) -> str:
 
 def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
+    choose(workspace, arguments.engine)
+    for option in ("address", "slurm"):
+        if getattr(arguments, option):
+            refuse(f"%nbray start --{option}")
     if engine().api.is_initialized():
         here = engine().cluster.membership()
         ends = here is None or here.started_here
@@ -216,6 +229,7 @@ def _attach_arguments(parser: Parser) -> None:
         "up), by default the newest of this machine; or the name of a detached cell",
     )  # fmt: skip
     parser.add_argument("--namespace", help="where the names of actors live")
+    _engine_argument(parser)
 
 
 def _attach_cell(workspace: Workspace, name: str, namespace: str | None) -> None:
@@ -234,6 +248,7 @@ def _attach_cell(workspace: Workspace, name: str, namespace: str | None) -> None
 
 def _attach(workspace: Workspace, arguments: argparse.Namespace) -> object:
     _leave_lost(workspace)
+    choose(workspace, arguments.engine)
     if machines.names_cell(arguments.address):
         _attach_cell(workspace, arguments.address, arguments.namespace)
         return None
@@ -293,7 +308,7 @@ def leave(before: Callable[[], None], here: Membership) -> str:
         return " ".join(words)
     return (
         f"Left the cluster at {here.address}; it runs on. %nbray attach {here.address} joins it "
-        "again, `nbray stop` in a shell ends it."
+        f"again, `{engine().cluster.command} stop` in a shell ends it."
     )
 
 

@@ -27,7 +27,10 @@ _LINES = 100
 
 def _files() -> dict[str, Path]:
     """The logs of this machine's node by name."""
-    found = sorted(engine().cluster.logs().iterdir())
+    try:
+        found = sorted(engine().cluster.logs().iterdir())
+    except NbrayError as error:
+        raise UsageError(f"%nbray logs: {error}") from error
     return {path.name: path for path in found if not is_piece(path.name)}
 
 

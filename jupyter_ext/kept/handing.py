@@ -117,7 +117,7 @@ def is_kept(row: Row) -> bool:
         found = engine().api.get_actor(name, namespace=SPACE)
     except ValueError:
         return False
-    return bool(found._actor_id.hex() == actor_id)
+    return bool(engine().actor_words(found)[1] == actor_id)
 
 
 def _ask(row: Row, order: Order) -> Any:

@@ -345,6 +345,7 @@ class Keeper:
 
     def _has_ended(self, kept: _Kept, sent: Submitted, outcome: object) -> None:
         """Its tasks have ended. What they printed last may still be on its way."""
+        engine().output.settle()
         self._router.settle(kept.page)
         kept.end_time = time.time()
         kept.end_state = "done"

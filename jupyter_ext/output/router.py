@@ -148,6 +148,7 @@ class OutputRouter:
         if cell is None:
             return
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            engine().output.settle()
             self.progress.cell_ended(cell.number)  # may wait for the sockets: not under the lock
             with self._lock:
                 self._deliver()

@@ -110,16 +110,16 @@ class Formatters:
 
     def actor(self, handle: ActorHandle) -> tuple[str, Facts]:
         """Class, state, name, place and methods of an actor."""
-        title = f"Actor {handle._class_name}({handle._id.hex()[:12]})"
+        class_name, actor_id, names = engine().actor_words(handle)
+        title = f"Actor {class_name}({actor_id[:12]})"
         row = None
         if engine().api.is_initialized():
             try:
-                row = engine().state.get_actor(handle._id.hex(), timeout=2)
+                row = engine().state.get_actor(actor_id, timeout=2)
             except NbrayError:
                 row = None  # the picture says less while the cluster does not answer
         facts: Facts = self._actor_facts(row) if row is not None else [("", "state unknown")]
-        methods = ", ".join(sorted(name for name in handle._methods if not name.startswith("_")))
-        return title, [*facts, ("methods", methods)]
+        return title, [*facts, ("methods", ", ".join(sorted(names)))]
 
     def placement_group(self, group: Any) -> tuple[str, Facts]:
         """State, strategy, bundles and places of a placement group."""

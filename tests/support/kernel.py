@@ -144,9 +144,12 @@ class Notebook:
 
 
 @contextmanager
-def running_kernel() -> Iterator[Notebook]:
-    """A kernel; no colours."""
+def running_kernel(python: str = "") -> Iterator[Notebook]:
+    """A kernel, of another Python if one is named; no colours."""
     manager = KernelManager()
+    if python:
+        assert manager.kernel_spec is not None
+        manager.kernel_spec.argv[0] = python
     manager.shutdown_wait_time = 30.0  # a killed kernel leaves its session's folder
     manager.start_kernel(extra_arguments=["--colors=NoColor"])
     client = manager.blocking_client()

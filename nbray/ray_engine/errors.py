@@ -1,0 +1,62 @@
+"""Ray's errors as nbray's, which are those of the port."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ray import exceptions as rays
+
+from nbray import exceptions as ours
+
+_TITLE = "Traceback (most recent call last):"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PROCESS = re.compile(r"ray::(?P<name>.*?)\(\) \(pid=(?P<pid>\d+), ip=(?P<ip>[^,)]*)")
+_OTHERS = {"RayActorError": ours.ActorError, "RaySystemError": ours.NbrayError}
+
+
+def translated(error: BaseException) -> BaseException:
+    """``error`` as nbray has it: with the same text and cause, and of the user's class, too."""
+    if isinstance(error, ours.NbrayError) or not isinstance(error, rays.RayError):
+        return error
+    if isinstance(error, rays.RayTaskError):
+        return _of_a_task(error)
+    for kind in type(error).__mro__:
+        found = _OTHERS.get(kind.__name__) or getattr(ours, kind.__name__, None)
+        if isinstance(found, type) and issubclass(found, ours.NbrayError):
+            return _told(found, _COLOUR.sub("", str(error)))
+    return ours.NbrayError(str(error))
+
+
+def _told(kind: type[ours.NbrayError], text: str) -> ours.NbrayError:
+    """An error of this kind that says what Ray's says."""
+    if issubclass(kind, ours.TaskCancelledError):
+        return kind(None, text)
+    if issubclass(kind, ours.ActorError):
+        return kind("", text)
+    if issubclass(kind, ours.TaskUnschedulableError | ours.ActorUnschedulableError):
+        return kind(text)
+    made = kind(text)
+    return made if str(made) == text else ours.NbrayError(text)
+
+
+def _of_a_task(error: rays.RayTaskError) -> BaseException:
+    cause: Any = error.__dict__.get("cause")
+    while isinstance(cause, rays.RayTaskError):
+        cause = cause.__dict__.get("cause")
+    if isinstance(cause, rays.TaskCancelledError):
+        return translated(cause)
+    text = _COLOUR.sub("", str(error))
+    found = _PROCESS.search(text)
+    made = ours.TaskError(
+        found["name"] if found else "", _as_python_writes(text),
+        cause if isinstance(cause, BaseException) else None,
+        int(found["pid"]) if found else None, found["ip"] if found else None,
+    )  # fmt: skip
+    return made.as_instanceof_cause()
+
+
+def _as_python_writes(text: str) -> str:
+    """A traceback of Ray's, whose first line names the process."""
+    lines = text.rstrip("\n").split("\n")
+    return "\n".join(_TITLE if _PROCESS.match(line) else line for line in lines) + "\n"

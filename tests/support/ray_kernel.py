@@ -1,0 +1,60 @@
+"""A kernel whose Python has nbray and Ray, and a Ray cluster of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.kernel import Notebook, running_kernel
+
+PYTHON = os.environ.get("RAY_NOTEBOOK_PYTHON") or sys.executable
+
+
+def has_both() -> bool:
+    """Whether that Python imports both."""
+    code = "import ray.util.state, nbray.ray_engine.kernel, ipykernel"
+    if not Path(PYTHON).exists():
+        return False
+    return subprocess.run([PYTHON, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """A Ray cluster of two CPUs, by its own command; its address."""
+    ray = str(Path(PYTHON).with_name("ray"))
+    # Ray's sockets lie below it, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        port = "6399"
+        subprocess.run(
+            [ray, "start", "--head", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}",
+             "--node-ip-address=127.0.0.1", "--ray-client-server-port=9991",
+             "--dashboard-port=8299", "--disable-usage-stats",
+             f"--object-store-memory={200 << 20}"],
+            check=True, capture_output=True, timeout=180,
+        )  # fmt: skip
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            subprocess.run([ray, "stop", "--force"], capture_output=True, check=False, timeout=120)
+
+
+@contextmanager
+def ray_notebook() -> Iterator[Notebook]:
+    """A kernel that is in such a cluster."""
+    if not has_both():
+        pytest.skip(f"{PYTHON} has not both nbray and Ray: pip install 'nbray[ray]'")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_DEDUP_LOGS", "0")
+        with ray_cluster() as address, running_kernel(PYTHON) as notebook:
+            assert not notebook.run("%load_ext nbray").error
+            shown = notebook.run(f"%nbray attach --engine ray {address}", timeout=180)
+            assert "1 node" in shown.result, (shown.printed, shown.error)
+            yield notebook
