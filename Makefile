@@ -115,7 +115,7 @@ format: .venv/ready ## Format, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 clean: ## Remove the environments and what was built
-	rm -rf .venv .venv-wheel .venv-ray .venv-third-party .venv-docs build site *.egg-info
+	rm -rf .venv .venv-wheel .venv-ray .venv-others .venv-third-party .venv-docs build site *.egg-info
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r target said; do printf '  %-13s %s\n' "$$target" "$$said"; done

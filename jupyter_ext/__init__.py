@@ -42,6 +42,7 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     install_completers(shell, workspace)
     router.before_cell()
     engine().output.listen(router)
+    engine().asides.listen(workspace.aside)
     engine().code.wrap(lambda target: workspace.modules.wrap(Shipped(target)))
 
 
@@ -80,4 +81,5 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     set_workspace(None)
     set_notebook(None)
     engine().output.listen(None)
+    engine().asides.listen(None)
     engine().code.wrap(None)

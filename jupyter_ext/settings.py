@@ -16,7 +16,11 @@ def _setting(default: object, help: str) -> object:
 
 _TEXTS = ("cache_folder", "dashboard_link")
 _SIZES = ("cache_bytes", "tell_bytes", "kept_output", "kept_results")
-_CHOICES = {"on_interrupt": ("cancel", "detach"), "start_cluster": ("yes", "no")}
+_CHOICES = {
+    "on_interrupt": ("cancel", "detach"),
+    "start_cluster": ("yes", "no"),
+    "detachable": ("no", "yes"),
+}
 
 
 @dataclass
@@ -34,6 +38,9 @@ class Settings:
     )
     start_cluster: str = _setting(  # type: ignore[assignment]
         "yes", "yes: a remote cell without a cluster joins one of this machine, or starts it"
+    )
+    detachable: str = _setting(  # type: ignore[assignment]
+        "no", "yes: remote cells run so that %nbray detach In[5] lets go of one that runs"
     )
     kept_cells: int = _setting(  # type: ignore[assignment]
         1000, "so many detached cells are kept; a further one is refused until one is dropped"

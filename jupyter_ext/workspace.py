@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nbray.debugging.talk import FAILED, PROFILED, STOPPED
 from nbray.exceptions import LocalRayletDiedError, TaskError
-from nbray.notebook import ObjectRef, engine
+from nbray.notebook import ObjectRef, TaskSays, engine
 
 from .cache.cells import CellCache
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
 from .cell.errors import ErrorDisplay, remote_lines
+from .cell.failures import Failures
 from .cell.interrupts import CellTasks
 from .cell.local_modules import LocalModules
+from .cell.profiles import Profiles
 from .cell.remote_value import MISSING, RemoteValue, remote_names
 from .cell.run import Detached, RemoteRun, cluster_name
 from .cell.setup_cells import SetupCells
+from .cell.stops import Stops
 from .cell.values import Packed, SentValues
 from .messages import CellExit
 from .output.router import OutputRouter
@@ -45,6 +49,10 @@ class Workspace:
         actors: those that its cells run in.
         errors: how remote errors are shown, and the last one.
         formatters: how handles are shown.
+        failures: its tasks that failed, as a debugger needs them.
+        at_end: is called once, when the cell that runs has ended.
+        profiles: where the time of its cells went.
+        stops: its tasks that stand in a debugger.
         cache: what cells with ``--cache`` have kept.
     """
 
@@ -60,6 +68,10 @@ class Workspace:
         self.actors = CellActors()
         self.tasks = CellTasks(self.settings, router.number_of_cell)
         self.modules = LocalModules()
+        self.failures = Failures()
+        self.profiles = Profiles()
+        self.stops = Stops(router, lambda prompt: input(prompt))
+        self.at_end: list[Callable[[], None]] = []
         self.cache = CellCache(self)
         self._cluster = ""
         self._interrupted = False
@@ -79,6 +91,7 @@ class Workspace:
         """IPython calls this before each cell."""
         try:
             self.tasks.begin()
+            self.stops.begin_cell()
             engine().code.new_cell()
             self.check_cluster()
             take_back_all(self.namespace)
@@ -94,7 +107,10 @@ class Workspace:
     def after_cell(self, result: object) -> None:
         """IPython calls this after each cell."""
         with contextlib.suppress(KeyboardInterrupt):  # there is no cell any more to interrupt
+            self.stops.end_cell()
             self.tasks.end(result)
+            while self.at_end:
+                self.at_end.pop()()
 
     def joined(self) -> None:
         """This kernel has come into a cluster."""
@@ -113,6 +129,16 @@ class Workspace:
         self.sent.clear()
         self.setup.clear()
         self.actors.clear()
+        self.stops.clear()
+
+    def aside(self, message: TaskSays) -> None:
+        """A task says something beside its output; on the thread that drives the sockets."""
+        if message.kind == FAILED:
+            self.failures.add(message)
+        elif message.kind == STOPPED:
+            self.stops.add(message)
+        elif message.kind == PROFILED:
+            self.profiles.add(message)
 
     def cell_label(self) -> str:
         """The number of the cell that runs now; IPython counts it before or after, by version."""
@@ -214,6 +240,8 @@ class Workspace:
         if run.state() in ("failed", "cancelled"):
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
+            if root.state() == "failed":
+                lines[-1] += " %nbray debug looks into it."
             names = dependents(root, self.namespace)
             if names:
                 lines.append(f"Without a value because of it: {', '.join(names)}.")

@@ -35,7 +35,10 @@ class TaskError(NbrayError):
         ip: where that worker listens.
         actor_repr: the actor's ``repr``, for a call of one.
         actor_id: its id, in hex.
+        tasks: the ids of the tasks that it went through, in hex, that which raised first.
     """
+
+    tasks: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -85,10 +88,12 @@ class TaskError(NbrayError):
 
         where = self.pid, self.ip, self.actor_repr, self.actor_id
         packed = causes.pack(self.cause, in_band=protocol < 5)
-        return _read, (self.function_name, self.traceback_str, packed, *where)
+        return _read, (self.function_name, self.traceback_str, packed, self.tasks, *where)
 
 
-def _read(function_name: str, text: str, packed: Any, *where: Any) -> TaskError:
+def _read(
+    function_name: str, text: str, packed: Any, tasks: tuple[str, ...], *where: Any
+) -> TaskError:
     cause = None
     if packed is not None:
         from nbray import causes
@@ -97,7 +102,9 @@ def _read(function_name: str, text: str, packed: Any, *where: Any) -> TaskError:
             cause = causes.load(packed)
         except Exception as problem:  # the code of the user's class, or it is not to be had here
             text = f"{text.rstrip()}\nThe exception itself cannot be read here: {problem!r}\n"
-    return TaskError(function_name, text, cause, *where)
+    error = TaskError(function_name, text, cause, *where)
+    error.tasks = tasks
+    return error
 
 
 class _Joined(TaskError):
@@ -126,6 +133,10 @@ class _Joined(TaskError):
     @property
     def traceback_str(self) -> str:  # type: ignore[override]
         return self._task_error.traceback_str
+
+    @property
+    def tasks(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._task_error.tasks
 
     def as_instanceof_cause(self) -> BaseException:
         return self

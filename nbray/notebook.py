@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from nbray.common.ids import TaskID
     from nbray.core_worker.values.generators import ObjectRefGenerator
     from nbray.driver.membership import ClusterNow, Membership
+    from nbray.driver.rerunning import KeptTask
     from nbray.driver.task_counts import FunctionCounts
     from nbray.object_ref import ObjectRef
     from nbray.state.local_state import RefFacts
+    from nbray.state.profiling import ProcessProfile
     from nbray.state.rows import (
         ActorState,
         DemandState,
@@ -41,10 +43,11 @@ if TYPE_CHECKING:
     )
     from nbray.state.scaling import ScalingState
     from nbray.wire.records import OutputSource
-    from nbray.wire.watching_messages import OutputDisplay, OutputLines
+    from nbray.wire.watching_messages import OutputDisplay, OutputLines, TaskSays
 else:
     _LATE = {
         "nbray.driver.membership": ("ClusterNow", "Membership"),
+        "nbray.driver.rerunning": ("KeptTask",),
         "nbray.driver.task_counts": ("FunctionCounts",),
         "nbray.object_ref": ("ObjectRef",),
         "nbray.core_worker.values.generators": ("ObjectRefGenerator",),
@@ -54,7 +57,8 @@ else:
             "TaskState", "WorkerState",
         ),
         "nbray.wire.records": ("OutputSource",),
-        "nbray.wire.watching_messages": ("OutputDisplay", "OutputLines"),
+        "nbray.wire.watching_messages": ("OutputDisplay", "OutputLines", "TaskSays"),
+        "nbray.state.profiling": ("ProcessProfile",),
     }  # fmt: skip
 
     def __getattr__(name):
@@ -65,10 +69,12 @@ else:
 
 
 __all__ = [
-    "ActorHandle", "ActorState", "Cluster", "ClusterNow", "Code", "DemandState", "Engine",
-    "FunctionCounts", "JobState", "Listener", "Membership", "Memory", "Names", "NodeState",
+    "ActorHandle", "ActorState", "Asides", "Cluster", "ClusterNow", "Code", "DemandState", "Engine",
+    "FunctionCounts", "JobState", "KeptTask", "Listener", "Membership", "Memory", "Names",
+    "NodeState",
     "Nodes", "ObjectRef", "ObjectRefGenerator", "Output", "OutputDisplay", "OutputLines",
-    "OutputSource", "PlacementGroupState", "RefFacts", "RemoteFunction", "Space", "State",
+    "OutputSource", "PlacementGroupState", "ProcessProfile", "RefFacts", "RemoteFunction", "Space",
+    "State", "TaskSays",
     "TaskState", "Tasks", "WorkerState", "engine", "use",
 ]  # fmt: skip
 
@@ -149,6 +155,9 @@ class Tasks(Protocol):
     def when_ended(self, refs: Sequence[ObjectRef], then: Callable[[], None]) -> None:
         """Call ``then`` once, when all these values, or their errors, are there."""
 
+    def profile(self, cell: int, seconds: float, memory: bool) -> list[ProcessProfile]:
+        """Look for so long at the processes that run tasks of ``cell``, nested ones as well."""
+
     def describe(self, ref: ObjectRef) -> RefFacts:
         """State, size and place of a ref's value; fetches nothing."""
 
@@ -178,6 +187,33 @@ class Memory(Protocol):
 
     def mark(self, buffer: memoryview) -> tuple[object, ...]:
         """What tells later whether the memory has other bytes."""
+
+
+class Asides(Protocol):
+    """What tasks tell their notebook beside their output, as `nbray.debugging` has it.
+
+    That they failed, and how it looked there; that they stopped, and wait for a command; where
+    their time went. On Ray: the engine's wrapper of a remote function sends it to the actor of the
+    output, and asks that for answers.
+    """
+
+    def listen(self, listener: Callable[[TaskSays], None] | None) -> None:
+        """Give them to ``listener``, on the thread that drives the sockets; None: drop them.
+
+        Only in the main thread.
+        """
+
+    def answer(self, worker_id: bytes, number: int, content: bytes) -> None:
+        """Answer a worker that asked."""
+
+    def is_there(self, worker_id: bytes) -> bool:
+        """Whether a worker can still be answered."""
+
+    def keep_task(self, data: bytes) -> KeptTask:
+        """A task that failed, as its worker told of it; its arguments are held with it."""
+
+    def interject(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called in the main thread, in the middle of what it does or waits for."""
 
 
 class Nodes(Protocol):
@@ -396,6 +432,7 @@ class Engine(Protocol):
     tasks: Tasks
     code: Code
     cluster: Cluster
+    asides: Asides
 
     @property
     def space(self) -> Space:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.ids import TaskID
-from nbray.driver import local_nodes, output, task_counts
+from nbray.core_worker.current import joined_core
+from nbray.driver import asides, interjecting, local_nodes, output, task_counts
 from nbray.driver.context import NbrayContext
 from nbray.driver.driver import current_driver
 from nbray.driver.joining import OWN_SESSION
 from nbray.driver.membership import cluster_now, membership
 from nbray.driver.own_memory import OwnMemory
+from nbray.driver.rerunning import keep_task
 from nbray.driver.scaling import scaling_now, set_bounds
-from nbray.experimental import internal_kv as kv
+from nbray.exceptions import NbrayError
 from nbray.notebook import (
+    Asides,
     Cluster,
     Code,
     DemandState,
@@ -32,16 +38,19 @@ from nbray.notebook import (
     Space,
     State,
     Tasks,
+    TaskSays,
 )
 from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
 from nbray.state.lists import list_demand
 from nbray.state.logs import find_worker
+from nbray.state.profiling import profile_origin
 from nbray.util import state
 from nbray.util.placement_group import PlacementGroup
+from nbray.wire import gcs_messages as g
 
 _HEAD = "node:__internal_head__"
-_NOTEBOOKS = "nbray.notebooks"
+_NOTEBOOKS = b"nbray.notebooks"
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
@@ -63,6 +72,7 @@ class _Tasks:
     interrupt = staticmethod(local_state.cancel_tasks)
     when_ended = staticmethod(local_state.when_ended)
     describe = staticmethod(local_state.describe)
+    profile = staticmethod(profile_origin)
 
     def unfinished(self, cell: int | None = None) -> list[TaskID]:
         return local_state.unfinished_tasks() if cell is None else local_state.unfinished_of(cell)
@@ -71,6 +81,20 @@ class _Tasks:
 class _Code:
     new_cell = staticmethod(new_epoch)
     wrap = staticmethod(set_wrapper)
+
+
+class _Asides:
+    answer = staticmethod(asides.answer)
+    is_there = staticmethod(asides.is_there)
+    interject = staticmethod(interjecting.interject)
+    keep_task = staticmethod(keep_task)
+
+    def listen(self, listener: Callable[[TaskSays], None] | None) -> None:
+        asides.set_aside_handler(listener)
+        if listener is None:
+            interjecting.end()
+        else:
+            interjecting.prepare()
 
 
 class _Nodes:
@@ -117,22 +141,34 @@ class _Cluster:
 
 
 class _Space:
-    """See `nbray.notebook.Space`."""
+    """See `nbray.notebook.Space`. It never starts a cluster: threads ask that outlive one."""
 
     def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
-        return kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_NOTEBOOKS)
+        return not _ask_gcs("KvPut", g.KvPut(_NOTEBOOKS, key, value, overwrite), g.KvCount).count
 
     def get(self, key: bytes) -> bytes | None:
-        return kv._internal_kv_get(key, namespace=_NOTEBOOKS)
+        found: bytes | None = _ask_gcs("KvGet", g.KvKey(_NOTEBOOKS, key), g.KvValue).value
+        return found
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return kv._internal_kv_get_many(keys, namespace=_NOTEBOOKS)
+        found: list[bytes | None] = _ask_gcs(
+            "KvGetMany", g.KvMany(_NOTEBOOKS, [*keys]), g.KvValues
+        ).values
+        return found
 
     def delete(self, key: bytes, *, prefix: bool = False) -> None:
-        kv._internal_kv_del(key, del_by_prefix=prefix, namespace=_NOTEBOOKS)
+        _ask_gcs("KvDel", g.KvKey(_NOTEBOOKS, key, prefix), g.KvCount)
 
     def keys(self, prefix: bytes) -> list[bytes]:
-        return kv._internal_kv_list(prefix, namespace=_NOTEBOOKS)
+        found: list[bytes] = _ask_gcs("KvKeys", g.KvKey(_NOTEBOOKS, prefix), g.KvKeys).keys
+        return found
+
+
+def _ask_gcs(method: str, request: Any, reply_type: type[Any]) -> Any:
+    if not nbray.is_initialized():
+        raise NbrayError("This process is in no cluster.")
+    reply = joined_core().peers.gcs_call(method, msgspec.msgpack.encode(request))
+    return msgspec.msgpack.decode(reply, type=reply_type)
 
 
 class _Nbray:
@@ -165,6 +201,7 @@ class _Nbray:
     tasks: Tasks = _Tasks()
     code: Code = _Code()
     cluster: Cluster = _Cluster()
+    asides: Asides = _Asides()
 
 
 ENGINE: Engine = _Nbray()

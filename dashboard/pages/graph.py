@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nbray.state import queries as q
 
-from ..parts.cluster import TASK_LIMIT
 from ..parts.family import above, attempts_of
 from ..parts.html import Markup, code, join, link, muted, ref, tag
 from ..parts.page import Look, NotFoundError, Page, Section
@@ -54,7 +53,8 @@ async def _of_job(look: Look, said: str) -> list[Section]:
         job = b""
     if len(job) != _JOB_BYTES:
         raise NotFoundError(f"{said!r} is not the id of a driver's job.")
-    found = await look.cluster.ask(q.tasks(TASK_LIMIT, job_id=job), 2.0)
+    limit = await look.cluster.task_limit()
+    found = await look.cluster.ask(q.tasks(limit, job_id=job), 2.0)
     rows = newest(found.rows)
     known = {row.task_id for row in rows}
     tops = [row for row in rows if row.parent_task_id not in known]

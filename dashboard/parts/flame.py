@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from nbray.debugging.flame import colour_of, laid_out
 
 from .html import Markup, join, tag
 from .spans import COLOURS
@@ -64,60 +65,23 @@ class Results:
         return found[::-1]
 
 
-@dataclass
-class Box:
-    """A frame with what was called from it."""
-
-    name: str
-    count: int = 0
-    inside: dict[str, Box] = field(default_factory=dict)
-
-
-def tree(counts: Mapping[str, int]) -> Box:
-    """The stacks joined by their outer frames."""
-    root = Box("all")
-    for stack, count in counts.items():
-        root.count += count
-        box = root
-        for frame in stack.split(";"):
-            box = box.inside.setdefault(frame, Box(frame))
-            box.count += count
-    return root
-
-
 def flame(counts: Mapping[str, int], memory: bool) -> Markup:
     """A flame graph: the outermost frames above, as wide as their share."""
-    root = tree(counts)
-    boxes: list[Markup] = []
-    deepest = 0
-    left_out = 0
-    waiting = [(root, 0.0, 0)]
-    while waiting:
-        box, left, depth = waiting.pop(0)
-        share = box.count / max(1, root.count)
-        if share < _LEAST_SHARE or len(boxes) >= _MOST_BOXES:
-            left_out += 1
-            continue
-        deepest = max(deepest, depth)
-        amount = size_text(box.count) if memory else f"{box.count:,} looks"
-        boxes.append(tag(
-            "div", box.name, title=f"{box.name}: {100 * share:.1f} %, {amount}",
-            style=f"left:{100 * left:.3f}%;width:{100 * share:.3f}%;top:{_ROW * depth}px;"
-            f"background:{_colour(box.name)}",
-        ))  # fmt: skip
-        at = left
-        for child in sorted(box.inside.values(), key=lambda one: -one.count):
-            waiting.append((child, at, depth + 1))
-            at += child.count / max(1, root.count)
-    shown = tag("div", *boxes, class_="flame", style=f"height:{_ROW * (deepest + 1)}px")
-    note = f"{left_out:,} frames of less than {_LEAST_SHARE:.1%} are not drawn." if left_out else ""
+    laid = laid_out(counts, _LEAST_SHARE, _MOST_BOXES)
+    boxes = [
+        tag(
+            "div", box.name,
+            title=f"{box.name}: {100 * box.width:.1f} %, "
+            + (size_text(box.count) if memory else f"{box.count:,} looks"),
+            style=f"left:{100 * box.left:.3f}%;width:{100 * box.width:.3f}%;"
+            f"top:{_ROW * box.depth}px;background:{COLOURS[colour_of(box.name, len(COLOURS))]}",
+        )
+        for box in laid.boxes
+    ]  # fmt: skip
+    shown = tag("div", *boxes, class_="flame", style=f"height:{_ROW * laid.rows}px")
+    small = f"{laid.left_out:,} frames of less than {_LEAST_SHARE:.1%} are not drawn."
     how = tag("p", "Click a frame to see it alone, and once more to see all.", class_="note")
-    return join((how, shown, tag("p", note, class_="note")))
-
-
-def _colour(name: str) -> str:
-    file = name.partition("(")[2].rpartition(":")[0]
-    return COLOURS[zlib.crc32(file.encode("utf-8", "replace")) % len(COLOURS)]
+    return join((how, shown, tag("p", small if laid.left_out else "", class_="note")))
 
 
 def stacks(counts: Mapping[str, int]) -> Markup:

@@ -21,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 _SHORT = 8
+_SHORTEST_WRAPPED = 16
 _COUNTED = 24  # so many digits the ids of one process's tasks share; then they count
 DOTS = "…"
 
@@ -85,8 +86,10 @@ def ref(page: str, identity: str | None, text: str = "") -> Markup:
     if not identity:
         return Markup("")
     shown = text or (numbered(identity) if page == "task" else identity[:_SHORT])
-    return tag("a", shown if text else code(shown), href=address(page, {"id": identity}),
-               title=identity)  # fmt: skip
+    return tag(
+        "a", shown if text else code(shown), href=address(page, {"id": identity}),
+        title=identity, class_="short" if len(shown) < _SHORTEST_WRAPPED else None,
+    )  # fmt: skip
 
 
 def bar(share: float, text: object, kind: str = "") -> Markup:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from types import (
     CellType,
@@ -81,6 +82,7 @@ def feed_function(hasher: Hasher, function: FunctionType, path: str) -> None:
     """A function: by its module, or by its code, defaults, closure and what globals it reads."""
     if _of_a_module(hasher, function) or not hasher.first(function, path):
         return
+    _is_named(hasher, function)
     hasher.mark("function", function.__name__, function.__qualname__)
     hasher.feed(function.__code__, path)
     hasher.each(
@@ -115,6 +117,7 @@ def _annotations(function: FunctionType) -> Any:
 def feed_class(hasher: Hasher, cls: type, path: str) -> None:
     """A class: by its module, or by its bases and all that it defines."""
     if not _of_a_module(hasher, cls):
+        _is_named(hasher, cls)
         hasher.apart(cls, lambda: _feed_members(hasher, cls, path))
 
 
@@ -129,9 +132,13 @@ def _feed_members(hasher: Hasher, cls: type, path: str) -> None:
             hasher.feed(value, f"{path}.{name}")
 
 
-def _of_a_module(hasher: Hasher, value: Any) -> bool:
-    from .hashing import importable
+def _is_named(hasher: Hasher, value: Any) -> None:
+    """What the home has by its own name counts by that, too: answers find it there."""
+    if hasher.home.get(value.__name__) is value:
+        hasher.reads.add(value.__name__)
 
+
+def _of_a_module(hasher: Hasher, value: Any) -> bool:
     place = importable(value)
     if place is not None:
         hasher.by_name(*place)
@@ -164,3 +171,14 @@ def imported_by(code: CodeType) -> frozenset[str]:
         elif instruction.opname == "IMPORT_FROM" and module:
             found.add(f"{module}.{instruction.argval}")
     return frozenset(found)
+
+
+def importable(value: Any) -> tuple[str, str] | None:
+    """Module and name under which ``value`` is found wherever its module is; None: it is not."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if not isinstance(module, str) or module == "__main__" or module not in sys.modules:
+        return None
+    found: Any = sys.modules[module]
+    for step in name.split("."):
+        found = getattr(found, step, None)
+    return (module, name) if found is value else None

@@ -293,7 +293,12 @@ class Hasher:
             not self.first(value, path) or tables.feed(self, value, path)
         ):
             return
-        self._reduced(value, kind, path)
+        if isinstance(value, set | frozenset):  # whose pickle has them in any order
+            self.feed(kind, path)
+            self._set(value, "set of its own", path)
+            self._dict_state(getattr(value, "__dict__", {}), path)
+        else:
+            self._reduced(value, kind, path)
 
     @staticmethod
     def _is_plain(value: Any, kind: type) -> bool:
@@ -376,17 +381,6 @@ class _Sink(io.RawIOBase):
         """See `io.RawIOBase.write`."""
         self._update(data)
         return len(data)
-
-
-def importable(value: Any) -> tuple[str, str] | None:
-    """Module and name under which ``value`` is found wherever its module is; None: it is not."""
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    if not isinstance(module, str) or module == "__main__" or module not in sys.modules:
-        return None
-    found: Any = sys.modules[module]
-    for step in name.split("."):
-        found = getattr(found, step, None)
-    return (module, name) if found is value else None
 
 
 def _home_of(owner: Any) -> str:

@@ -139,8 +139,8 @@ def key_of(
     parts = [
         Part("code", "", _sha(ast.dump(facts.tree))),
         Part("Python", "", _sha(python := _python()), python),
-        Part("options", "", hasher.digest("the options", dict(facts.options))),
-        Part("environment", "", hasher.digest("the environment", dict(facts.environment))),
+        _of_words(hasher, "line", facts.options),
+        _of_words(hasher, "environment", facts.environment),
         *(Part("set-up cell", name, digest) for name, digest in facts.setups),
     ]
     waiting = names_reached(facts.needs, namespace)
@@ -160,6 +160,15 @@ def key_of(
         Key(tuple(parts)), hints_of(facts.tree, hasher.words), tuple(sorted(done)),
         frozenset(hasher.modules), sources,
     )  # fmt: skip
+
+
+def _of_words(hasher: Hasher, kind: str, words: Mapping[str, Any]) -> Part:
+    said = [
+        f"{name}={value}"
+        for name, value in words.items()
+        if not (isinstance(value, bool) or value in (None, "", ".", {}))
+    ]
+    return Part(kind, "", hasher.digest(f"the {kind}", dict(words)), ", ".join(said))
 
 
 def _sha(text: str) -> str:
@@ -189,11 +198,25 @@ def _says(value: Any) -> str:
 
 
 _RANDOM = frozenset(
-    {"random", "rand", "randn", "randint", "shuffle", "default_rng", "uuid4", "urandom", "secrets"}
+    ["random", "rand", "randn", "randint", "shuffle", "default_rng", "uuid4", "urandom", "secrets"]
 )
-_TIME = frozenset({"now", "today", "utcnow", "perf_counter", "monotonic", "time_ns", "time"})
+_TIME = frozenset(["now", "today", "utcnow", "perf_counter", "monotonic", "time_ns", "time"])
 _FILES = frozenset(
-    {"open", "Path", "glob", "listdir", "loadtxt", "imread", "urlopen", "connect", "memmap"}
+    [
+        "open",
+        "Path",
+        "glob",
+        "listdir",
+        "loadtxt",
+        "imread",
+        "urlopen",
+        "connect",
+        "memmap",
+        "system",
+        "getoutput",
+        "run_line_magic",
+        "run_cell_magic",
+    ]
 )
 _HINTS = (
     ("random numbers", _RANDOM), ("the time", _TIME),

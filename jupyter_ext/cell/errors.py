@@ -33,15 +33,21 @@ class LastError:
     Attributes:
         title: where it came from.
         text: its whole traceback; empty while there was none.
+        tasks: those that it went through, that which raised first.
+        cause: what the user's code raised.
     """
 
     title: str = ""
     text: str = ""
+    tasks: tuple[str, ...] = ()
+    cause: BaseException | None = None
 
     def keep(self, error: BaseException, title: str) -> None:
         """This is the last one now."""
         parts = []
+        self.tasks, self.cause = (), None
         if isinstance(error, TaskError):
+            self.tasks, self.cause = error.tasks, error.cause
             there = "\n".join(_with_sources(error.traceback_str.rstrip()))
             parts += [f"In the worker (pid {error.alone().pid}):", there, ""]
             parts += ["Here:", "".join(traceback.format_tb(error.__traceback__)).rstrip()]
@@ -185,7 +191,10 @@ class ErrorDisplay:
         met = local_lines(error, self.cells)
         if isinstance(error, TaskError):
             lines.append("")
-            lines.append(f"{error.function_name}() failed in a worker (pid {error.alone().pid}).")
+            lines.append(
+                f"{error.function_name}() failed in a worker (pid {error.alone().pid}); "
+                "%nbray debug looks into it."
+            )
         if met:
             lines += ["It was met here:", *met]
         return [coloured(line) for line in lines]

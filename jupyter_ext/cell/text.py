@@ -77,17 +77,19 @@ def read_cell(
     if "get_ipython()" in code:
         tree = ast.fix_missing_locations(_Magics().visit(tree))
     names = analyse(tree)
-    for call in ("input", "breakpoint"):
-        if call in names.needs and call not in namespace:
-            _refuse_call(tree, call)
+    if "input" in names.needs and "input" not in namespace:
+        _refuse_input(tree)
     return CellText(source, code, names, not body.rstrip().endswith(";"))
 
 
-def _refuse_call(tree: ast.Module, name: str) -> None:
+def _refuse_input(tree: ast.Module) -> None:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
-            why = NO_KEYBOARD if name == "input" else "a worker has no debugger to talk to."
-            raise NotRemoteError(f"line {node.lineno}: {name}(): {why}")
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "input"
+        ):
+            raise NotRemoteError(f"line {node.lineno}: input(): {NO_KEYBOARD}")
 
 
 class _Magics(ast.NodeTransformer):

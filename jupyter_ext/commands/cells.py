@@ -28,7 +28,7 @@ def _cells(workspace: Workspace, _arguments: argparse.Namespace) -> object:
     return Table(("cell", "state", "time", "sent", "what"), rows)
 
 
-def _running(workspace: Workspace, _given: Sequence[str]) -> list[str]:
+def running_labels(workspace: Workspace, _given: Sequence[str]) -> list[str]:
     running = [run.label for run in workspace.runs if run.state() == "running"]
     return [label.replace(" ", "") for label in running]
 
@@ -98,7 +98,7 @@ def _setup(workspace: Workspace, arguments: argparse.Namespace) -> object:
 COMMANDS = (
     Command("cells", "The remote cells of this notebook.", _cells, needs_cluster=False),
     Command("cancel", "Stop remote cells that run.", _cancel, _cancel_arguments,
-            {"cell": _running}),
+            {"cell": running_labels}),
     Command("setup", "The set-up cells that run on every worker (%%remote --every).", _setup,
             _setup_arguments, {"drop": lambda w, _given: w.setup.names()}, needs_cluster=False),
     Command("tb", "The whole traceback of the last remote error.", _tb, needs_cluster=False),

@@ -280,13 +280,17 @@ def leave(before: Callable[[], None], here: Membership) -> str:
 
     ``before`` lets go of what is kept in it.
     """
+    ended = detached.running_names() if here.started_here and not here.lost else []
     before()
     jobs = None if here.lost or not here.started_here else slurm.home_of_cluster()
     engine().api.shutdown()
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:
-        return "nbray is stopped." if jobs is None else f"nbray is stopped. {slurm.end(jobs)}"
+        words = ["nbray is stopped.", *([slurm.end(jobs)] if jobs is not None else [])]
+        if ended:
+            words.append(f"Detached cells ended with it: {', '.join(ended)}.")
+        return " ".join(words)
     return (
         f"Left the cluster at {here.address}; it runs on. %nbray attach {here.address} joins it "
         "again, `nbray stop` in a shell ends it."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -16,13 +17,16 @@ from nbray.notebook import engine
 from ..cell.errors import remote_lines
 from ..cell.run import Detached
 from ..kept import space
-from ..kept.following import Follower, Results, error_of, results_of, state_of
-from ..kept.handing import NotKeptError, drop, stop
+from ..kept.following import Follower, Results, error_of, has_keeper, results_of, state_of
+from ..kept.handing import NotKeptError, check_name, drop, is_kept, stop
 from ..kept.space import Row
+from ..kept.tied import TiedRun, running
+from ..output.router import OutputRouter
 from ..pictures.tables import Table, as_bytes
 from ..words import did_you_mean
 from ..worker.running import remember
 from .base import Command
+from .cells import running_labels
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -38,6 +42,14 @@ def known_names() -> list[str]:
     return space.names()
 
 
+def running_names() -> list[str]:
+    """Those of the cells that run; none when the cluster does not answer."""
+    try:
+        return [row.name for row in space.rows() if not (row.is_over or row.tied) and is_kept(row)]
+    except NbrayError:
+        return []
+
+
 def attach(workspace: Workspace, name: str) -> None:
     """Show a detached cell here, from its beginning to its end; then its names have their values.
 
@@ -47,9 +59,8 @@ def attach(workspace: Workspace, name: str) -> None:
     """
     row = _found(name, "%nbray attach")
     cell = workspace.router.current_cell()
-    follower = Follower(name, lambda kind, content: workspace.router.publish(kind, content, cell))
     try:
-        _follow(follower, row)
+        _follow(Follower(lambda: [name], partial(_publish, workspace.router, cell)), row)
     except KeyboardInterrupt:
         error = Detached(f"{name} goes on in the cluster.")
         lines = [
@@ -63,22 +74,34 @@ def attach(workspace: Workspace, name: str) -> None:
 
 def follow_here(workspace: Workspace, name: str) -> None:
     """Show a detached cell in the cell that runs now, in the background."""
+    show = shower(workspace, lambda: [name])
     router, cell = workspace.router, workspace.router.current_cell()
-
-    def publish(kind: str, content: dict[str, Any]) -> None:
-        router.publish(kind, content, cell)
 
     def serve() -> None:
         try:
-            last = _follow(Follower(name, publish), space.find(name))
+            last = show()
         except NbrayError:  # this kernel has left the cluster; the cell goes on
             return
         if last is not None:
             text = f"{name} is {state_of(last)}: {_what_next(last)}"
-            publish("stream", {"name": "stderr", "text": text + "\n"})
+            router.publish("stream", {"name": "stderr", "text": text + "\n"}, cell)
 
     if workspace.router.is_in_notebook:
         threading.Thread(target=serve, name=f"nbray-follow-{name}", daemon=True).start()
+
+
+def shower(
+    workspace: Workspace, names: Callable[[], Sequence[str]]
+) -> Callable[[], Row | None]:  # fmt: skip
+    """What shows a detached cell in the cell that runs now, to its end."""
+    publish = partial(_publish, workspace.router, workspace.router.current_cell())
+    return lambda: _follow(Follower(names, publish), space.find(names()[0]))
+
+
+def _publish(
+    router: OutputRouter, cell: dict[str, Any], kind: str, content: dict[str, Any]
+) -> None:  # fmt: skip
+    router.publish(kind, content, cell)
 
 
 def _what_next(row: Row) -> str:
@@ -202,7 +225,7 @@ def _with_one(workspace: Workspace, arguments: argparse.Namespace, row: Row) -> 
 
 
 def _table() -> Table:
-    rows = space.rows()
+    rows = [row for row in space.rows() if not row.tied]
     if not rows:
         return Table((), (), notes=["No detached cell. %%remote --detach NAME makes one."])
     kept = sum(row.in_store for row in rows)
@@ -222,9 +245,10 @@ def _table() -> Table:
 
 def _cells(row: Row, alive: dict[tuple[str, str], bool]) -> tuple[str, ...]:
     state = state_of(row, alive)
+    lost = row.in_store and not has_keeper(row, alive)
     results = ", ".join(
-        f"{name or kind} {as_bytes(size)}"
-        for name, (kind, size, _) in row.results.items()
+        f"{name or kind} {as_bytes(size)}" + (" (lost)" if lost and place == "store" else "")
+        for name, (kind, size, place) in row.results.items()
         if kind != "module"
     )
     began = time.strftime("%d %b %H:%M:%S", time.localtime(row.began))
@@ -240,7 +264,36 @@ def names_to_complete(_workspace: Workspace, _given: Sequence[str]) -> list[str]
     return known_names() if engine().api.is_initialized() else []
 
 
+def _detach_arguments(parser: Parser) -> None:
+    parser.add_argument("cell", metavar="CELL", help="as In[3] or 3")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="what it is to be called")
+
+
+def _detach(workspace: Workspace, arguments: argparse.Namespace) -> object:
+    number = "".join(c for c in arguments.cell if c.isdigit())
+    run = running(workspace.runs, number)
+    if run is None:
+        raise UsageError(f"%nbray detach: no remote cell {arguments.cell} is running.")
+    if not isinstance(run, TiedRun):
+        raise UsageError(
+            f"%nbray detach: {run.label} hangs on this kernel, which a task that runs cannot be "
+            "freed of. Cells that run after `%nbray config detachable yes` can be detached; "
+            "%%remote --detach NAME detaches one from its start."
+        )
+    name = arguments.name or f"In{number}"
+    try:
+        check_name(name)
+        with workspace.router.for_itself():
+            run.let_loose(name)
+    except NotKeptError as error:
+        raise UsageError(f"%nbray detach: {error}.") from error
+    print(f"{run.label} is detached as {name}: %nbray attach {name} shows it in any notebook.")
+    return None
+
+
 COMMANDS = (
+    Command("detach", "Let go of a remote cell that runs: it outlives this kernel.", _detach,
+            _detach_arguments, {"cell": running_labels}),
     Command("results", "Detached cells (%%remote --detach): list, bring, stop, drop.", _results,
             _results_arguments, {"name": names_to_complete}),
 )  # fmt: skip

@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
     def option_behind(self, given: Sequence[str]) -> argparse.Action | None:
         """The option that the last word ``given`` is, if its value comes next."""
         for action in self._actions:
-            if given and given[-1] in action.option_strings and action.nargs != 0:
+            if given and given[-1] in action.option_strings and action.nargs not in (0, "?"):
                 return action
         return None
 

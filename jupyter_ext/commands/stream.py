@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from IPython.core.error import UsageError
 from IPython.display import display
 
+from nbray.debugging.marks import plain
 from nbray.exceptions import NbrayError
 from nbray.notebook import FunctionCounts, engine
 
@@ -76,12 +77,12 @@ def _cell(workspace: Workspace, word: str | None, known: set[int]) -> int:
         UsageError: it has submitted nothing.
     """
     if word is None:
-        return max(known, default=0)
+        return max(known, default=0, key=plain)
     wanted = f"In [{''.join(c for c in word if c.isdigit())}]"
     found = [number for number in known if workspace.router.label(number) == wanted]
     if not found:
         raise UsageError(f"%nbray stream: cell {word} has submitted no task.")
-    return max(found)
+    return max(found, key=plain)
 
 
 def _unfinished(counts: list[FunctionCounts], number: int) -> int:

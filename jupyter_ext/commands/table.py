@@ -7,11 +7,13 @@ from . import (
     cells,
     cluster,
     dashboard,
+    debug,
     detached,
     jobs,
     logs,
     machines,
     objects,
+    profile,
     scale,
     state,
     stream,
@@ -25,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         *cluster.COMMANDS, *machines.COMMANDS, *state.COMMANDS, *logs.COMMANDS,
         *objects.COMMANDS, *who.COMMANDS, *cells.COMMANDS, *cache.COMMANDS, *detached.COMMANDS,
+        *debug.COMMANDS, *profile.COMMANDS,
         *jobs.COMMANDS, *stream.COMMANDS, *scale.COMMANDS, *timeline.COMMANDS,
         *dashboard.COMMANDS,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,9 @@ _AGAIN = 20
 class Follower:
     """Shows the output of a cell in one place: what there is, and then what is new."""
 
-    def __init__(self, name: str, publish: Publish) -> None:
-        self._name = name
+    def __init__(self, names: Callable[[], Sequence[str]], publish: Publish) -> None:
+        """``names``: what it may be called now; it may get another name meanwhile."""
+        self._names = names
         self._publish = publish
         self._seen = -1
         self._clears = 0
@@ -54,8 +55,8 @@ class Follower:
     def _read(self) -> tuple[Row | None, dict[int, bytes | None]]:
         """The cell's row, and those of its entries that are new or have changed."""
         for _ in range(_AGAIN):
-            row = space.find(self._name)
-            if row is None or (self._id and row.id != self._id):
+            row = self._find()
+            if row is None:
                 break
             self._id = row.id
             found = {
@@ -66,6 +67,13 @@ class Follower:
             if None not in found.values():  # else it was cleared meanwhile
                 return row, found
         return None, {}
+
+    def _find(self) -> Row | None:
+        for name in self._names():
+            row = space.find(name)
+            if row is not None and self._id in ("", row.id):
+                return row
+        return None
 
     def _show(self, number: int, kind: str, content: dict[str, Any]) -> None:
         known = number in self._texts
@@ -153,6 +161,14 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
     return found
 
 
+def has_keeper(row: Row, alive: dict[tuple[str, str], bool]) -> bool:
+    """Whether its keeper lives; ``alive``: as far as that has been found out already."""
+    keeper = (row.keeper[0], row.keeper[1])
+    if keeper not in alive:
+        alive[keeper] = is_kept(row)
+    return alive[keeper]
+
+
 def state_of(row: Row, alive: dict[tuple[str, str], bool] | None = None) -> str:
     """What a cell does: as its keeper said last, and ``lost`` when that has ended before it.
 
@@ -160,11 +176,7 @@ def state_of(row: Row, alive: dict[tuple[str, str], bool] | None = None) -> str:
     """
     if row.is_over:
         return row.state
-    known = {} if alive is None else alive
-    keeper = (row.keeper[0], row.keeper[1])
-    if keeper not in known:
-        known[keeper] = is_kept(row)
-    if known[keeper]:
+    if has_keeper(row, {} if alive is None else alive):
         return row.state
     again = space.find(row.name)
     return "lost" if again is None or not again.is_over else again.state

@@ -8,9 +8,10 @@ from typing import Any
 from nbray.exceptions import ActorError, GetTimeoutError, NbrayError, TaskError
 from nbray.notebook import ActorHandle, ObjectRef, engine
 
+from ..worker import keeping
 from . import space
 from .door import SPACE, Door, KeeperEndedError
-from .orders import Drop, HandOver, Order, Stop, Values
+from .orders import Drop, HandOver, Loose, Order, Stop, TakeBack, Values, Wait
 from .space import Row
 
 _NAME = re.compile(r"[^\W\d_][\w.+=@#-]{0,99}")
@@ -41,11 +42,15 @@ def hand_over(order: HandOver) -> None:
 
     Raises:
         NotKeptError: the name is taken, or the cell could not be handed over.
+        KeyboardInterrupt: it took too long for somebody; the cell is taken back.
     """
     for _ in range(_TRIES):
         try:
             engine().api.get(_own_door().ask.remote(order))
             return
+        except KeyboardInterrupt:
+            _own_door().ask.remote(TakeBack(order.id))  # it comes after the order
+            raise
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
                 raise NotKeptError(str(error.cause or error)) from error
@@ -53,6 +58,26 @@ def hand_over(order: HandOver) -> None:
         except ActorError as error:  # it had nothing to keep, and leaves
             last = error
     raise NotKeptError(f"the cell could not be handed over: {last}") from last
+
+
+def bring(order: HandOver) -> list[ObjectRef]:
+    """The refs of all that a cell will return, which has been handed over; they are this job's."""
+    task = engine().api.remote(num_cpus=0, max_retries=0)(keeping.bring)
+    named = task.options(name=f"cell {order.label}", num_returns=order.cell.returns)
+    made = named.remote(_own_door(), Wait(order.name))
+    return made if isinstance(made, list) else [made]
+
+
+def let_loose(name: str, new_name: str) -> None:
+    """A cell that is tied to this notebook is detached from now on.
+
+    Raises:
+        NotKeptError: the name is taken, or the cell is not there any more.
+    """
+    row = space.find(name)
+    if row is None or row.is_over:
+        raise NotKeptError("it has ended")
+    _ask(row, Loose(name, new_name))
 
 
 def stop(row: Row, force: bool) -> bool:

@@ -8,11 +8,11 @@ pickled, by tasks in workers.
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,48 +28,23 @@ from ..cell.spread import OverElements, SpreadRun
 from ..cell.target import Order as CellOrder
 from ..cell.target import Submitted
 from ..cell.values import Packed
-from ..messages import LAST, DriverPlace, SetupCell, Summary
-from ..output.router import OF_NO_CELL, OutputRouter
+from ..messages import LAST, DriverPlace, Summary
+from ..output.router import OF_NO_CELL
 from ..worker import keeping
 from . import space
-from .orders import Drop, HandOver, Stop, Values
+from .orders import Drop, HandOver, Loose, Stop, TakeBack, Values, Wait, own_setup, refs_of
+from .pages import Pages, RecordingRouter
 from .record import Limits, Record
+
+logger = logging.getLogger(__name__)
 
 _NO_NAME = re.compile(r"\W")
 _TICK_S = 0.2
 _SAVE_S = 0.5
 _LINGER_S = 0.5
+_TIES_S = 2.0
 _IDLE_S = 30.0
 _MOST_ERROR = 1_000_000
-
-
-class _Pages:
-    """What the router takes for a kernel: each detached cell has a page of its own."""
-
-    session = iopub_socket = None
-    ident = "keeper"
-
-    def __init__(self) -> None:
-        self.current = ""
-
-    def get_parent(self) -> dict[str, Any]:
-        """What stands for the request of the cell that begins."""
-        return {"header": {"msg_id": self.current}}
-
-
-class RecordingRouter(OutputRouter):
-    """Output goes into records instead of a notebook."""
-
-    def __init__(self, pages: _Pages, take: Callable[[str, str, dict[str, Any]], None]) -> None:
-        self._take = take
-        super().__init__(pages, lambda: "")
-
-    def publish(self, kind: str, content: dict[str, Any], cell: dict[str, Any]) -> None:
-        """See `OutputRouter`."""
-        self._take(str(cell.get("header", {}).get("msg_id", "")), kind, content)
-
-    def _captures(self, message: object = None) -> bool:
-        return False
 
 
 @dataclass
@@ -85,6 +60,8 @@ class _Kept:
         columns: its results that lie in the store, by name.
         parts: what is to be stored beside its row.
         page: its number at the router.
+        tied: the job with which it ends; "" when it is detached.
+        returned: all that it returned, as long as it is tied, and who waits for that.
         end_state: what it will be when all is stored, and since when it is that.
     """
 
@@ -101,6 +78,9 @@ class _Kept:
     columns: dict[str, list[ObjectRef]] = field(default_factory=dict)
     parts: dict[str, bytes] = field(default_factory=dict)
     page: int = 0
+    tied: str = ""
+    returned: list[ObjectRef] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
     end_state: str = ""
     end_time: float = 0.0
     told: int = -1
@@ -116,9 +96,9 @@ class Keeper:
         self._lock = threading.Lock()
         self._cells: dict[str, _Kept] = {}
         self._ids: dict[str, str] = {}
-        self._pages = _Pages()
+        self._pages = Pages()
         self._router = RecordingRouter(self._pages, self._take)
-        self._busy = time.monotonic()
+        self._busy = self._looked = time.monotonic()
         api = engine().api
         self._same = api.remote(num_cpus=0)(keeping.same)
         self._one_by_one = api.remote(num_cpus=0)(keeping.one_by_one)
@@ -137,11 +117,25 @@ class Keeper:
                     self._do(number, order)
                 orders = self._door.take.remote()
             for kept in list(self._cells.values()):
-                self._look_after(kept)
+                try:
+                    self._look_after(kept)
+                except Exception as error:  # one cell for itself: the others go on
+                    self._give_up(kept, error)
+            self._end_with_notebooks()
             if not self._cells and time.monotonic() - self._busy > _IDLE_S:
                 if engine().api.get(self._door.leave.remote()):
                     return
                 self._busy = time.monotonic()
+
+    def _give_up(self, kept: _Kept, error: Exception) -> None:
+        logger.exception("%s is given up.", kept.row.name)
+        row = kept.row
+        if kept.order is not None:
+            self._answer(kept.question, None, f"it could not be handed over: {error}")
+        row.notes.append(f"What keeps it failed: {type(error).__name__}: {error}")
+        row.state, row.ended = "failed", time.time()
+        kept.order = kept.sent = kept.small_bytes = None
+        space.save(row, {"error": _pickled_error(error)})
 
     # --- orders --------------------
 
@@ -151,13 +145,23 @@ class Keeper:
                 case HandOver():
                     self._begin(number, order)
                     return
+                case TakeBack(cell_id):
+                    self._take_back(cell_id)
+                    answer: object = None
                 case Stop(name, force):
-                    answer: object = self._stop(self._find(name), force)
+                    answer = self._stop(self._find(name), force)
                 case Drop(name):
                     self._drop(self._find(name))
                     answer = None
                 case Values(name):
                     answer = self._find(name).columns
+                case Wait(name):
+                    self._find(name).waiting.append(number)
+                    self._tell_end(self._find(name))
+                    return
+                case Loose(name, new_name):
+                    self._let_loose(self._find(name), new_name)
+                    answer = None
                 case _:
                     raise ValueError(f"{type(order).__name__} is no order.")
         except ValueError as error:
@@ -180,6 +184,44 @@ class Keeper:
         kept.sent.run.cancel(force)
         return True
 
+    def _let_loose(self, kept: _Kept, name: str) -> None:
+        row = kept.row
+        if kept.tied and not row.is_over:
+            new = replace(row, name=name, tied=False)
+            if not space.claim(new):
+                raise ValueError(taken(name))
+            old = row.name
+            row.name, row.tied, kept.tied = name, False, ""
+            self._ids[name] = self._ids.pop(old)
+            space.drop_name(old)
+
+    def _tell_end(self, kept: _Kept) -> None:
+        """Answer those who wait for a cell's end."""
+        if kept.row.is_over:
+            for number in kept.waiting:
+                self._answer(number, kept.returned)
+            kept.waiting.clear()
+
+    def _end_with_notebooks(self) -> None:
+        """Cells that are tied to a notebook which has gone end, and nothing of them is kept."""
+        tied = [kept for kept in self._cells.values() if kept.tied]
+        if not tied or time.monotonic() - self._looked < _TIES_S:
+            return
+        self._looked = time.monotonic()
+        alive = {job.job_id for job in engine().state.list_jobs() if job.status == "RUNNING"}
+        for kept in tied:
+            if kept.tied not in alive:
+                if kept.row.is_over:
+                    self._forget(kept)
+                else:
+                    self._stop(kept, force=False)
+
+    def _take_back(self, cell_id: str) -> None:
+        kept = self._cells.get(cell_id)
+        if kept is not None and kept.order is not None:
+            kept.order = None
+            self._forget(kept)
+
     def _drop(self, kept: _Kept) -> None:
         if not kept.row.is_over:
             raise ValueError(f"{kept.row.name} runs; stop it first.")
@@ -193,8 +235,8 @@ class Keeper:
 
     def _begin(self, number: int, order: HandOver) -> None:
         row = space.Row(
-            order.name, os.urandom(8).hex(), order.label, order.text.source, order.by, self._me,
-            began=time.time(),
+            order.name, order.id, order.label, order.text.source, order.by, self._me,
+            began=time.time(), tied=bool(order.tied),
         )  # fmt: skip
         in_store = sum(kept.row.in_store for kept in self._cells.values())
         if in_store >= order.limits.store_bytes:
@@ -209,11 +251,12 @@ class Keeper:
             self._answer(number, None, taken(order.name))
             return
         kept = _Kept(row, Record(order.limits), order.limits, order.place, order, number)
+        kept.tied = order.tied
         with self._lock:
             self._cells[row.id] = kept
         self._ids[row.name] = row.id
         self._at(kept)
-        kept.copies = [self._same.remote(ref) for ref in _refs_of(order)]
+        kept.copies = [self._same.remote(ref) for ref in refs_of(order)]
         self._look_after(kept)
 
     def _at(self, kept: _Kept) -> None:
@@ -230,9 +273,9 @@ class Keeper:
         parcel = replace(order.cell.parcel, refs=[next(copies) for _ in order.cell.parcel.refs])
         cell = replace(order.cell, parcel=parcel)
         setups = tuple(
-            (setup.key, engine().api.put(_own_setup(setup, copies))) for setup in order.setups
+            (setup.key, engine().api.put(own_setup(setup, copies))) for setup in order.setups
         )
-        label = f"{order.name} ({order.label})"
+        label = order.label if order.tied else f"{order.name} ({order.label})"
         ready = ReadyCell(label, order.text, cell, order.names, arguments, [], Packed(parcel))
         target = order.target
         self._pages.current = kept.row.id
@@ -399,13 +442,17 @@ class Keeper:
             row.left_out = kept.record.left_out
         written = {f"out/{number}": data for number, data in changes.written.items()}
         if last:
+            if kept.tied and kept.sent is not None and kept.sent.run is not None:
+                changed = [] if kept.sent.changes is None else [kept.sent.changes]
+                kept.returned = [kept.sent.run.summary_ref, *changed, *kept.sent.columns[0]]
             row.state, row.ended = kept.end_state, kept.end_time
             written.update(kept.parts)
             kept.parts.clear()
             kept.sent = None
         space.save(row, written, [f"out/{number}" for number in changes.gone])
         kept.told, kept.saved = row.change, now
-        if last and not kept.columns:  # all of it is in the GCS
+        self._tell_end(kept)
+        if last and not kept.columns and not kept.tied:  # all of it is in the GCS
             self._let_go(kept)
 
     def _let_go(self, kept: _Kept) -> None:
@@ -421,19 +468,6 @@ def taken(name: str) -> str:
         f"there is a detached cell {name!r} already. Take another name, or drop that one: "
         f"%nbray results --drop {name}"
     )
-
-
-def _refs_of(order: HandOver) -> list[ObjectRef]:
-    refs = [*order.arguments, *order.cell.parcel.refs]
-    for setup in order.setups:
-        refs += [*setup.arguments, *setup.cell.parcel.refs]
-    return refs if order.elements is None else [*refs, order.elements[0]]
-
-
-def _own_setup(setup: SetupCell, copies: Iterator[ObjectRef]) -> SetupCell:
-    arguments = tuple(next(copies) for _ in setup.arguments)
-    parcel = replace(setup.cell.parcel, refs=[next(copies) for _ in setup.cell.parcel.refs])
-    return SetupCell(setup.key, replace(setup.cell, parcel=parcel), arguments)
 
 
 def _pickled_error(error: BaseException) -> bytes:

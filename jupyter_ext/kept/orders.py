@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbray.notebook import ObjectRef
@@ -28,6 +30,8 @@ class HandOver:
         setups: the set-up cells, which run before it in workers that are new to them.
         options: of its tasks.
         target: where it runs.
+        id: how its output and results are found.
+        tied: the job of the notebook with which it ends, until it is let loose; "" for none.
         elements: the values of what it runs over, and how many these are.
         place: where the notebook stands, and its own modules.
         limits: what is kept of it.
@@ -46,6 +50,15 @@ class HandOver:
     place: DriverPlace | None
     limits: Limits
     elements: tuple[ObjectRef, int] | None = None
+    id: str = field(default_factory=lambda: os.urandom(8).hex())
+    tied: str = ""
+
+
+@dataclass(frozen=True)
+class TakeBack:
+    """Whoever handed that cell over does not wait any more: forget it, if it does not run yet."""
+
+    id: str
 
 
 @dataclass(frozen=True)
@@ -70,4 +83,34 @@ class Values:
     name: str
 
 
-Order = HandOver | Stop | Drop | Values
+@dataclass(frozen=True)
+class Wait:
+    """Tell me when a cell has ended. Answered by the refs of all that it returned."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A cell that is tied to its notebook is detached from now on, under another name."""
+
+    name: str
+    new_name: str
+
+
+Order = HandOver | TakeBack | Stop | Drop | Values | Wait | Loose
+
+
+def refs_of(order: HandOver) -> list[ObjectRef]:
+    """All refs of the notebook that a cell needs, in the order in which copies replace them."""
+    refs = [*order.arguments, *order.cell.parcel.refs]
+    for setup in order.setups:
+        refs += [*setup.arguments, *setup.cell.parcel.refs]
+    return refs if order.elements is None else [*refs, order.elements[0]]
+
+
+def own_setup(setup: SetupCell, copies: Iterator[ObjectRef]) -> SetupCell:
+    """A set-up cell with copies of what it needs."""
+    arguments = tuple(next(copies) for _ in setup.arguments)
+    parcel = replace(setup.cell.parcel, refs=[next(copies) for _ in setup.cell.parcel.refs])
+    return SetupCell(setup.key, replace(setup.cell, parcel=parcel), arguments)

@@ -38,6 +38,7 @@ class Row:
         size: bytes of output.
         left_out: displays that are not kept.
         results: the names that it made, with type, bytes and place (``gcs``, ``store``).
+        tied: it ends with its notebook, which runs it here so that it may be let loose.
         several: it ran in several places: each result is a list.
         notes: what is to be said of it.
     """
@@ -57,6 +58,7 @@ class Row:
     size: int = 0
     left_out: int = 0
     results: dict[str, tuple[str, int, str]] = field(default_factory=dict)
+    tied: bool = False
     several: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -122,6 +124,11 @@ def drop(row: Row) -> None:
     """Forget a cell and what lies beside it."""
     engine().space.delete(_row_key(row.name))
     engine().space.delete(_key(row.id, ""), prefix=True)
+
+
+def drop_name(name: str) -> None:
+    """Forget a name, but not what lies beside it."""
+    engine().space.delete(_row_key(name))
 
 
 def _written(row: Row) -> bytes:

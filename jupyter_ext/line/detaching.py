@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
@@ -11,12 +14,16 @@ from IPython.core.error import UsageError
 from nbray.notebook import engine
 
 from ..cell.actors import InActors
-from ..cell.sending import prepare
+from ..cell.run import Patience
+from ..cell.sending import ReadyCell, prepare
 from ..cell.spread import OverElements
-from ..commands.detached import follow_here, known_names
-from ..kept.handing import NotKeptError, check_name, hand_over
+from ..cell.target import Submitted, Target
+from ..cell.task import InTask
+from ..commands.detached import follow_here, known_names, shower
+from ..kept.handing import NotKeptError, bring, check_name, hand_over
 from ..kept.orders import HandOver
 from ..kept.record import Limits
+from ..kept.tied import TiedRun
 from .options import RemoteOptions
 from .targets import target_of
 
@@ -50,23 +57,68 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
             raise NotKeptError("actors of this notebook end with it, and what runs in them")
         ready = prepare(workspace, source, f"{name} ({label})", target.wanted)
         workspace.tell_what_was_sent(ready.packed)
-        task = dict(options.task)
-        if own := engine().api.get_runtime_context().runtime_env:
-            task["runtime_env"] = {**own, **task.get("runtime_env", {})}
-        elements = None
-        if isinstance(target, OverElements) and (values := target.values()):
-            elements = engine().api.put(values), len(values)
-            target = target.without_values()
-        order = HandOver(
-            name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell,
-            ready.names, ready.arguments, workspace.setup.cells(), task, target,
-            workspace.modules.place(),
-            Limits(display_bytes=settings.kept_output, store_bytes=settings.kept_results),
-            elements,
-        )  # fmt: skip
+        order = _order(workspace, options, ready, target, name, label)
         with workspace.router.for_itself():
             hand_over(order)
     except NotKeptError as error:
         raise UsageError(f"%%remote --detach: {error}.") from error
-    print(f"Detached as {name}: it goes on without this kernel. %nbray attach {name} shows it.")
+    here = engine().cluster.membership()
+    if here is not None and here.started_here:
+        print(
+            f"Detached as {name}, in the cluster that this kernel has started and that ends with "
+            "it: %nbray start --detach starts one that stays."
+        )
+    else:
+        print(f"Detached as {name}: it goes on without this kernel. %nbray attach {name} shows it.")
     follow_here(workspace, name)
+
+
+def through_keeper(
+    workspace: Workspace,
+    options: RemoteOptions,
+    ready: ReadyCell,
+    target: InTask,
+    patience: Patience,
+) -> Submitted:
+    """Have a keeper run a cell for this notebook, so that it can be let loose while it runs.
+
+    Raises:
+        UsageError: it cannot be handed over.
+    """
+    name = f"{re.sub(r'[^0-9A-Za-z]', '', ready.label)}-{os.urandom(4).hex()}"
+    order = replace(
+        _order(workspace, options, ready, target, name, ready.label),
+        tied=engine().api.get_runtime_context().get_job_id(),
+    )
+    try:
+        with workspace.router.for_itself():
+            hand_over(order)
+            refs = bring(order)
+    except NotKeptError as error:
+        raise UsageError(f"%%remote: {error}.") from error
+    run = TiedRun(
+        name, ready.label, refs[:1], ready.inputs, source=ready.text.source,
+        sent_bytes=ready.sent_bytes, patience=patience,
+    )  # fmt: skip
+    run.follow(shower(workspace, lambda: run.known_as))
+    changes = refs[1] if ready.cell.brings_changes else None
+    return Submitted(ready, run, [refs[1 + ready.cell.brings_changes :]], changes=changes)
+
+
+def _order(
+    workspace: Workspace, options: RemoteOptions, ready: ReadyCell, target: Target, name: str,
+    label: str,
+) -> HandOver:  # fmt: skip
+    settings = workspace.settings
+    elements = None
+    if isinstance(target, OverElements) and (values := target.values()):
+        elements = engine().api.put(values), len(values)
+        target = target.without_values()
+    task = dict(options.task)
+    if own := engine().api.get_runtime_context().runtime_env:
+        task["runtime_env"] = {**own, **task.get("runtime_env", {})}
+    return HandOver(
+        name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell, ready.names,
+        ready.arguments, workspace.setup.cells(), task, target, workspace.modules.place(),
+        Limits(display_bytes=settings.kept_output, store_bytes=settings.kept_results), elements,
+    )  # fmt: skip

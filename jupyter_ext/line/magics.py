@@ -28,15 +28,17 @@ from ..cell.remote_value import remote_names
 from ..cell.run import Detached, Patience, RemoteRun, told_changes
 from ..cell.sending import prepare
 from ..cell.target import Order, Submitted
+from ..cell.task import InTask
 from ..cell.text import NotRemoteError
 from ..cell.values import CannotSendError
 from ..commands.cluster import ensure
 from ..commands.parser import HelpShown
+from ..commands.profile import show_kept
 from ..commands.table import COMMANDS
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
-from .detaching import detach
+from .detaching import detach, through_keeper
 from .options import RemoteOptions, parse_cell, parse_line
 from .targets import target_of
 
@@ -145,13 +147,18 @@ class NbrayMagics(Magics):
         if options.detach is not None:
             detach(workspace, options, source, label)
             return None
+        if options.marks:
+            workspace.router.mark(options.marks)
         target = target_of(workspace, options, label, one_line)
         ready = prepare(workspace, source, label, target.wanted)
         workspace.tell_what_was_sent(ready.packed)
         setups = workspace.setup.payload()
         if attempt is not None:
             workspace.router.record()
-        sent = target.submit(Order(ready, options.task, self._patience(options), setups))
+        if workspace.settings.detachable == "yes" and isinstance(target, InTask):
+            sent = through_keeper(workspace, options, ready, target, self._patience(options))
+        else:
+            sent = target.submit(Order(ready, options.task, self._patience(options), setups))
         run = sent.run
         if run is not None:
             workspace.runs.append(run)
@@ -165,7 +172,11 @@ class NbrayMagics(Magics):
             if options.noblock and not options.every:
                 self._go_on(run, arriving)
                 return run
-            summaries = self._finish(sent, run, arriving)
+            try:
+                summaries = self._finish(sent, run, arriving)
+            finally:
+                if options.profile:
+                    show_kept(workspace, workspace.router.number_of_cell())
             if attempt is not None:
                 recording = workspace.router.recorded()
                 workspace.cache.keep(attempt, sent, summaries[0], run.seconds(), recording)

@@ -9,6 +9,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbray.debugging.marks import HOLD, PROFILE, PROFILE_MEMORY
 from nbray.options.option import Scope
 
 from ..commands.parser import Parser, add_declared, given
@@ -51,6 +52,14 @@ class RemoteOptions:
     spread: Spread | None
     cache: str | None
     detach: str | None = None
+    debug: bool = False
+    profile: str | None = None
+
+    @property
+    def marks(self) -> int:
+        """What its tasks are watched for (`nbray.debugging.marks`)."""
+        marks = {None: 0, "time": PROFILE, "memory": PROFILE | PROFILE_MEMORY}[self.profile]
+        return marks | (HOLD if self.debug else 0)
 
 
 _OF_THE_TASK = (
@@ -89,6 +98,15 @@ def cell_parser() -> Parser:
     parser.add_argument(
         "--on-interrupt", choices=("cancel", "detach"),
         help="what an interrupt does to the cell (default: see %%nbray config)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--debug", action="store_true",
+        help="a task of the cell that fails waits, and its debugger opens here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--profile", choices=("time", "memory"), nargs="?", const="time",
+        help="show where the time and the memory of the cell's tasks went; memory: exactly, by "
+        "tracing each allocation, which makes them slower",
     )  # fmt: skip
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -143,10 +161,13 @@ def parse_line(line: str) -> tuple[RemoteOptions, str]:
 
 
 _NOT_DETACHED = {
+    "cache": "what a detached cell makes is kept under its name",
     "actor": "the actor ends with this kernel",
+    "debug": "nobody may be there who looks",
     "every": "set-up cells are this kernel's; a detached cell runs those that there are",
     "gather": "%nbray attach brings its names",
     "noblock": "a detached cell runs in the background anyway",
+    "profile": "nobody may be there to whom it is told",
     "timeout": "nobody may be there who waits for it",
 }
 
@@ -176,6 +197,8 @@ def _options(arguments: argparse.Namespace) -> RemoteOptions:
         spread=arguments.spread,
         cache=arguments.cache,
         detach=arguments.detach,
+        debug=arguments.debug,
+        profile=arguments.profile,
     )
 
 
@@ -187,6 +210,7 @@ def _refuse_cache(arguments: argparse.Namespace) -> None:
         ("every", "it runs for what it does in each worker"),
         ("spread", "a cell with --map has many answers. Run it without --cache"),
         ("noblock", "its names are promises. Run it without --noblock"),
+        ("detach", "its answer is kept in the cluster already: %nbray results"),
     ):
         if arguments.cache and getattr(arguments, option):
             flag = "map" if option == "spread" else option

@@ -67,7 +67,12 @@ class Kernel(Protocol):
 
 
 class OutputRouter:
-    """Sends output to cells. It is the engine's `Listener`."""
+    """Sends output to cells. It is the engine's `Listener`.
+
+    Attributes:
+        progress: of tasks.
+        marks: what the next cells are watched for; see `mark`.
+    """
 
     def __init__(self, kernel: Kernel | None, cell_label: Callable[[], str]) -> None:
         """``kernel`` is ipykernel's kernel, or None in a terminal.
@@ -82,6 +87,8 @@ class OutputRouter:
         self._numbers: dict[str, int] = {}
         self._active: set[int] = set()
         self._latest = 0
+        self._count = 0
+        self.marks = 0
         self._plain: deque[bytes] = deque(maxlen=_CELLS)
         self._wake = threading.Event()
         self._closed = False
@@ -109,7 +116,8 @@ class OutputRouter:
     def _begin_cell(self) -> None:
         parent: dict[str, Any] = {} if self._kernel is None else self._kernel.get_parent()
         with self._lock:
-            self._latest += 1
+            self._count += 1
+            self._latest = self._count | self.marks
             self._cells[self._latest] = _Cell(self._latest, parent, self._cell_label())
             self._numbers[_message_id(parent)] = self._latest
             if len(self._cells) > _CELLS:
@@ -118,6 +126,17 @@ class OutputRouter:
         engine().output.begin_cell(self._latest)
         self.progress.cell_began(self._latest, time.monotonic())
         self._wake.set()
+
+    def mark(self, bits: int) -> None:
+        """What the cell that runs submits from here on is watched so (`nbray.debugging.marks`)."""
+        with self._lock:
+            cell = self._cells.pop(self._latest)
+            self.progress.forget(self._latest)
+            self._latest = cell.number = self._latest | bits
+            self._cells[self._latest] = cell
+            self._numbers[_message_id(cell.parent)] = self._latest
+        engine().output.begin_cell(self._latest)
+        self.progress.cell_began(self._latest, time.monotonic())
 
     def after_cell(self, _result: object = None) -> None:
         """The cell ends: what has arrived is shown before its prompt returns."""
@@ -158,6 +177,11 @@ class OutputRouter:
         """The number of the cell that this thread works for, as far as the kernel knows it."""
         parent = self.current_cell()
         return self._numbers.get(_message_id(parent), self._latest)
+
+    def numbers(self) -> list[int]:
+        """Those of the cells that are known, oldest first."""
+        with self._lock:
+            return list(self._cells)
 
     def number_of_cell(self) -> int:
         """That of the cell which runs now, or ran last."""
@@ -336,6 +360,12 @@ class OutputRouter:
             self.publish(message.kind, content, parent)
         elif "data" in content:
             self.publish("display_data", content, parent)
+
+    def tell(self, number: int, text: str) -> None:
+        """Show text in a cell, whether it runs or has ended; from any thread."""
+        cell = self._cells.get(number) or self._cells.get(self._latest)
+        content = {"name": "stdout", "text": text}
+        self.publish("stream", content, cell.parent if cell is not None else {})
 
     def warn(self, text: str) -> None:
         """Show a warning of the cluster in the cell that ran last, whichever thread brings it."""

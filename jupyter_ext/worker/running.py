@@ -162,7 +162,8 @@ def run_setups(setups: Sequence[tuple[str, ObjectRef]]) -> dict[str, Any]:
 def _run(cell: Cell, place: _Place) -> Any:
     namespace = place.namespace
     remember(cell.filename, cell.source)
-    builtins.input = _no_input
+    if engine().output.in_worker():
+        builtins.input = _no_input
     plots = Plots()
     watched = {name: value for name, value in place.sent.items() if name not in cell.assigns}
     with as_main(place.module):

@@ -156,8 +156,6 @@ class RemoteFunction:
 
 def returned(refs: list[ObjectRef] | ObjectRefGenerator) -> Any:
     """What ``.remote`` gives back for these refs."""
-    if isinstance(refs, ObjectRefGenerator):
-        return refs
-    if len(refs) == 1:
-        return refs[0]
-    return refs or None
+    if isinstance(refs, list):
+        return refs[0] if len(refs) == 1 else refs or None
+    return refs

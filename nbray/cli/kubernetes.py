@@ -21,12 +21,13 @@ from nbray.machines.board import Board, Outcome, show_outcomes
 from nbray.machines.cluster_file import ClusterFileError
 from nbray.machines.home import ClusterHome
 from nbray.machines.kubernetes.cluster_file import read
+from nbray.machines.kubernetes.objects import scales
 from nbray.machines.kubernetes.pods import CONTAINER, DASHBOARD_PORT
-from nbray.machines.kubernetes.up import KubernetesCluster
+from nbray.machines.kubernetes.up import RECORD, KubernetesCluster
 from nbray.machines.remote import LoginLink
 
-_RECORD = "/tmp/nbray"  # of the node in a pod
 _SCRIPTS = "/tmp/nbray-submitted"
+_LEAVE_S = 120.0
 _HELD_BY_KUBECTL = "kubectl delete pod, or kubectl scale, does that here"
 
 
@@ -76,11 +77,26 @@ def bring_up(console: SafeConsole, given: Mapping[str, Any]) -> None:
 
 def down(**given: Any) -> None:
     """`nbray down`; errors as for `up`."""
-    _refuse(given, "workers_only", "keep_min_workers")
     cluster = _open(given)
+    if given["workers_only"] or given["keep_min_workers"]:
+        _let_go(cluster, "none" if given["workers_only"] else "least")
+        return
     if not given.get("yes"):
         _ask(f"End cluster {cluster.wanted.cluster_name}, with the volume of its head?")
     take_down(SafeConsole(highlight=False), cluster)
+
+
+def _let_go(cluster: KubernetesCluster, bounds: str) -> None:
+    """End workers, and start none until the next `up`."""
+    if scales(cluster.wanted):
+        asyncio.run(cluster.hold(bounds, _LEAVE_S))
+    elif bounds == "least":
+        say("No worker is beyond min_workers: the file has a fixed number of them.")
+        return
+    else:
+        asyncio.run(cluster.end_workers())
+    left = "no worker is left" if bounds == "none" else "min_workers are left"
+    say(f"{left[0].upper()}{left[1:]}, and none comes until the next `nbray up`.")
 
 
 def take_down(console: SafeConsole, cluster: KubernetesCluster) -> None:
@@ -148,7 +164,7 @@ def _led(cluster: KubernetesCluster, pairs: Sequence[str]) -> Iterator[None]:
 def _run(
     cluster: KubernetesCluster, cmd: str, login: bool, stop: bool, ports: Sequence[int] = ()
 ) -> None:
-    text = scripts.head_variables(_RECORD) + scripts.as_user(cmd, login=login, exports={})
+    text = scripts.head_variables(RECORD) + scripts.as_user(cmd, login=login, exports={})
     tty = sys.stdin.isatty() and sys.stdout.isatty()
     with _led(cluster, [f"{port}:{port}" for port in ports]):
         code = subprocess.call(_in_head(cluster, text, tty=tty))
@@ -164,7 +180,7 @@ def attach(**given: Any) -> None:
         bring_up(SafeConsole(highlight=False, stderr=True), given)
     cluster, address = _open(given), given["node_ip"]
     pod = cluster.head_pod if address is None else asyncio.run(cluster.pod_at(address))
-    text = scripts.head_variables(_RECORD) + "exec bash --login -i"
+    text = scripts.head_variables(RECORD) + "exec bash --login -i"
     with _led(cluster, [f"{port}:{port}" for port in given["port_forward"]]):
         code = subprocess.call(_in_pod(cluster, pod, text, tty=True))
     sys.exit(code)
@@ -237,7 +253,7 @@ def forward_dashboard(
 ) -> None:
     """Lead a port of this machine to the dashboard, until it is interrupted."""
     cluster = _open({"file": file, "cluster_name": cluster_name})
-    text = scripts.head_variables(_RECORD) + (
+    text = scripts.head_variables(RECORD) + (
         '"$NBRAY_PYTHON" -P -c "from nbray.cli import main; main()" dashboard '
         '--address "$NBRAY_ADDRESS"'
     )

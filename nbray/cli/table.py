@@ -65,6 +65,10 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "stack.stack",
             "Print the call stacks of the workers and drivers of a cluster, on all nodes.",
         ),
+        "debug": _Row(
+            "stack.debug",
+            "List the tasks that stand in a debugger, and where, as at `breakpoint()`.",
+        ),
         "logs": _Row("logs.logs", "Print a log, or list those of a node."),
         "health-check": _Row(
             "acting.health_check",

@@ -63,6 +63,11 @@ class Config:
         task_events_per_s: so many short tasks a worker tells of in a second; more are counted.
         task_events_kept: so many tasks a node remembers that failed, that ran for 10 ms or longer,
             and that were shorter; of each.
+        failure_bytes: what a notebook is told of the values in the frames of a failed task, for its
+            debugger; in all.
+        failure_value_bytes: so large is a value at most that is copied for that.
+        failures_per_cell: so many failures of a cell a worker tells of in this way.
+        debug_wait_s: how long a task waits in its debugger for the next command.
         rotation_max_bytes: a log has so many bytes, and so has each older piece of it that is kept
             beside it; 0: logs have no bound.
         rotation_backup_count: how many such pieces are kept.
@@ -130,6 +135,10 @@ class Config:
     output_batch_bytes: int = 256 * 1024
     task_events_per_s: int = 1000
     task_events_kept: int = 10_000
+    failure_bytes: int = 1 << 20
+    failure_value_bytes: int = 64 * 1024
+    failures_per_cell: int = 10
+    debug_wait_s: float = 3600.0
     rotation_max_bytes: int = 16 << 20
     rotation_backup_count: int = 2
     ended_worker_logs_kept: int = 1000

@@ -22,7 +22,7 @@ _INSTEAD = {
     "util.collective": "nbray has no collective operations between actors",
     "util.dask": "nbray has no scheduler for Dask",
     "util.iter": "nbray has no parallel iterators; util.map_unordered does their work",
-    "util.rpdb": "nbray has no remote debugger",
+    "util.rpdb": "breakpoint() in a task stops in its notebook's cell; there is no other one",
     "util.spark": "nbray starts no cluster on Spark",
     "util.tracing": "nbray sends no OpenTelemetry traces; nbray.timeline() draws what ran",
 }

@@ -153,6 +153,7 @@ class CoreWorker:
         self.on_executor_turn: Callable[[], None] | None = None
         self.on_job: Callable[[JobConfig], None] = lambda job: None
         self.on_output: Callable[[wm.OutputLines | wm.OutputDisplay], None] | None = None
+        self.on_says: Callable[[wm.TaskSays], None] = lambda message: None
         self.on_warning: Callable[[str], None] = lambda text: print(
             text, file=sys.stderr, flush=True
         )
@@ -164,6 +165,7 @@ class CoreWorker:
                 m.Hello: self._on_hello,
                 wm.OutputLines: self._on_output,
                 wm.OutputDisplay: self._on_output,
+                wm.TaskSays: lambda _worker, message: self.on_says(message),
                 wm.SchedulingWarning: lambda _raylet, message: self.on_warning(
                     f"(raylet) {message.text}"
                 ),

@@ -13,7 +13,7 @@ from nbray.common import ray_name
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
 from nbray.common.session import Session, SessionInfo
-from nbray.driver import output
+from nbray.driver import asides, output
 from nbray.driver.context import NbrayContext
 from nbray.driver.init_options import JobOptions
 from nbray.exceptions import LocalRayletDiedError, NbrayError
@@ -116,6 +116,7 @@ def join(
         ) from None
     keep_classes()
     core.on_output = output.deliver if shows_output else None
+    core.on_says = asides.deliver
     core.on_warning = output.warn
     core.reactor.start()
     namespace = job.namespace or os.urandom(8).hex()

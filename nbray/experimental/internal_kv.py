@@ -5,7 +5,6 @@ Keys and values are bytes or text; names and results are those of ``ray.experime
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -120,28 +119,6 @@ def _internal_kv_get(key: _Text, *, namespace: _Text | None = None) -> bytes | N
     """
     value: bytes | None = _ask("KvGet", _key(key, namespace), g.KvValue).value
     return value
-
-
-def _internal_kv_get_many(
-    keys: Sequence[_Text], *, namespace: _Text | None = None
-) -> list[bytes | None]:
-    """The values of keys, in their order; together they must fit into a message.
-
-    Args:
-        keys: bytes or text.
-        namespace: where they are.
-
-    Returns:
-        A value or None for each key.
-
-    Examples:
-        >>> from nbray.experimental.internal_kv import _internal_kv_get_many
-        >>> _internal_kv_get_many(["there is none", "nor that"])
-        [None, None]
-    """
-    request = g.KvMany(_bytes(namespace), [_bytes(key) for key in keys])
-    values: list[bytes | None] = _ask("KvGetMany", request, g.KvValues).values
-    return values
 
 
 def _internal_kv_exists(key: _Text, *, namespace: _Text | None = None) -> bool:

@@ -64,7 +64,7 @@ _REASONS: tuple[tuple[str, type, Scope, str], ...] = (
     ),
     (
         "ray_debugger_external", bool, Scope.START,
-        "there is no debugger of tasks; pdb runs in a function that is called without .remote()",
+        "the debugger of tasks is the notebook's: breakpoint() stops in the cell, %nbray debug",
     ),
 )  # fmt: skip
 

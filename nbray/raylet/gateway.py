@@ -13,6 +13,7 @@ _METHODS = {
     "ListNodes", "FindActor", "FindGroups",
     "ListActors", "ListJobs", "ListWorkers", "Demand", "RecentFailures", "TaskTotals",
     "GetDashboard", "Scaling", "DrainNode", "ListTasks", "ListObjects", "ListLogs", "ReadLog",
+    "Profile",
     "KvPut", "KvGet", "KvGetMany", "KvDel", "KvKeys", "KvExists", "UsePackage",
     "GetSubmission", "ChangeSubmission", "WatchSubmissions",
 }  # fmt: skip

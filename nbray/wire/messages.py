@@ -53,12 +53,14 @@ from nbray.wire.records import (
 from nbray.wire.strategies import ANYWHERE, Selectors, Strategy
 from nbray.wire.watching_messages import (
     MetricsRecorded,
+    NotebookAnswers,
     OutputDisplay,
     OutputLines,
     ProcessLeaves,
     SchedulingWarning,
     StacksTold,
     TaskEvents,
+    TaskSays,
     TasksTold,
     TellStacks,
     TellTasks,
@@ -472,7 +474,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     DiscardObject, RequestBuffer, BufferLent, ObjectWritten, ReturnBuffer, ReclaimBuffer,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,
-    OutputDisplay,
+    OutputDisplay, TaskSays, NotebookAnswers,
     SchedulingWarning,
     TaskEvents, TellTasks, TasksTold, MetricsRecorded, ProcessLeaves,
     TellStacks, StacksTold,

@@ -366,6 +366,8 @@ class Reactor:
             seen = self._uses
             time.sleep(TICK_S)
             if self._driving:
+                if self._uses != seen:
+                    continue  # one short wait after the other: to be told of each end costs more
                 self._foreground_left.clear()
                 if self._driving:
                     self._foreground_left.wait()

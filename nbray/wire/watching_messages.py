@@ -35,6 +35,25 @@ class OutputDisplay(msgspec.Struct, array_like=True, tag=71):
     content: bytes
 
 
+class TaskSays(msgspec.Struct, array_like=True, tag=194):
+    """Worker to the driver of its job: something for the notebook beside the task's output.
+
+    ``kind`` says what ``content`` is (see `nbray.debugging`); ``worker_id`` whom to answer.
+    """
+
+    source: OutputSource
+    worker_id: bytes
+    kind: str
+    content: bytes
+
+
+class NotebookAnswers(msgspec.Struct, array_like=True, tag=195):
+    """Driver to a worker that asked by `TaskSays`, under the number that its content has."""
+
+    number: Index
+    content: bytes
+
+
 # --- scheduling -------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 from nbray.autoscaler.config import LOCAL_TYPE, ScalingConfigError, check, read
 from nbray.autoscaler.providers.base import Cluster, ProviderError, Wanted
 from nbray.autoscaler.providers.opening import open_provider
-from nbray.wire.scaling_messages import Bounds
+from nbray.wire.scaling_messages import Bounds, Hold
 
 
 def file(**more: Any) -> dict[str, Any]:
@@ -55,6 +55,22 @@ def test_bounds_that_somebody_sets_go_before_the_files() -> None:
     assert (found.types["small"].min_workers, found.types["small"].max_workers) == (2, 20)
     assert found.most == 20
     assert check(file()).bounded(Bounds(1, 1, "gone")) == check(file())
+
+
+def test_a_cluster_that_is_held_has_what_has_to_be_or_nothing_of_any_type() -> None:
+    given = file()
+    given["available_node_types"]["big"] = {
+        "resources": {"CPU": 8}, "min_workers": 2, "max_workers": 5,
+    }  # fmt: skip
+    bounds = {
+        hold: {
+            name: (one.min_workers, one.max_workers)
+            for name, one in check(given).bounded(Bounds(0, 0, hold=hold)).types.items()
+        }
+        for hold in (Hold.LEAST, Hold.NONE)
+    }
+    assert bounds[Hold.LEAST] == {"small": (0, 0), "big": (2, 2)}
+    assert bounds[Hold.NONE] == {"small": (0, 0), "big": (0, 0)}
 
 
 def test_variables_stand_for_their_values(monkeypatch: pytest.MonkeyPatch) -> None:

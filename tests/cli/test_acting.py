@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 import nbray
 from nbray.cli import main
+from nbray.cli.stack import debugged_at
 from nbray.testing import wait_until
 from nbray.util.state import list_actors
 
@@ -59,8 +60,16 @@ def test_health_token_stack_and_totals(
     handle.sleep_for_long.remote()
     wait_until(lambda: "sleep_for_long" in run("stack", "sleepy").output, "it to sleep")
     assert f"pid {pid} " in run("stack", str(pid)).output
+    assert "No task stands in a debugger." in run("debug").output
     assert "1 actor: 1 ALIVE." in run("list", "actors").output
     envs = run("list", "runtime-envs").output
     assert "1 runtime environment." in envs and "'A': 'b'" in envs
     assert "CPU 2.0" in run("list", "nodes").output
     assert "null" not in run("get", "actors", list_actors()[0].actor_id).output
+
+
+def test_a_frame_below_a_debuggers_is_where_it_has_stopped() -> None:
+    stopped = "MainThread;main (/x/worker.py:1);f (/home/a/train.py:7);dispatch (/lib/bdb.py:90)"
+    assert debugged_at(stopped + ";readline (/x/remote_pdb.py:3)") == "f (/home/a/train.py:7)"
+    assert debugged_at("MainThread;main (/x/worker.py:1);f (/home/a/mypdb.py:7)") == ""
+    assert debugged_at("MainThread") == ""

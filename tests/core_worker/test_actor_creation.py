@@ -80,7 +80,10 @@ def test_a_handle_is_there_before_the_arguments_of_its_constructor(
     calls = [h.get.remote() for h in (holder, named, inner)]
     ready, _ = nbray.wait(calls, timeout=0)
     assert not ready
-    assert len(states()["DEPENDENCIES_UNREADY"]) == 25
+    wait_until(
+        lambda: len(states().get("DEPENDENCIES_UNREADY", ())) == 25,
+        "all to be registered, of which another process has made one",
+    )
     # Those that end meanwhile are not made.
     dropped, killed = Holder.remote(ref), Holder.remote(ref)
     nbray.kill(killed)

@@ -139,6 +139,7 @@ def test_every_page_is_live_legible_and_safe(
         )  # fmt: skip
         places = [f"{name}?id={ids[name]}" if one.needs_id else name for name, one in PAGES.items()]
         places += [f"profile?id={ids['worker']}", f"logs?node={node[:8]}&name=raylet.log",
+                   f"graph?id={ids['task']}", f"graph?job={ids['job']}",
                    f"graphs?span=1d&node={node}", "plot?name=task-stream&embed=1"]  # fmt: skip
         for place in places:
             shown(page, base + place)
@@ -230,6 +231,43 @@ def test_a_running_process_shows_its_stack_and_a_flame_graph(
         result = page.locator("section[id^=s-result]", has_text=kind)
         result.wait_for()
         assert "busy_with_sums" in result.inner_text()
+    frame = page.locator(".flame > div", has_text="busy_with_sums").first
+    whole = page.locator(".flame").bounding_box()["width"]
+    before = frame.bounding_box()["width"]
+    frame.click()
+    assert abs(frame.bounding_box()["width"] - whole) < 2, "it has the whole width"
+    assert page.locator(".flame > div.outer").count(), "those that called it stay"
+    frame.click()
+    assert abs(frame.bounding_box()["width"] - before) < 2, "and all are there again"
+    assert not complaints
+
+
+def test_a_log_is_taken_along_and_a_graph_leads_to_its_tasks(
+    context: NbrayContext, browser: Any
+) -> None:
+    @nbray.remote(num_cpus=0)
+    def submits() -> list[int]:
+        found: list[int] = nbray.get([short.remote(number) for number in range(3)])
+        return found
+
+    nbray.get(submits.remote(), timeout=60)
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    job = nbray.get_runtime_context().get_job_id()
+    shown(page, f"http://{context.dashboard_url}/job?id={job}")
+    page.locator("#s-work a", has_text="graph").click()
+    page.locator("svg.graph a", has_text="submits").click()
+    page.locator("svg.graph a", has_text="short").first.click()
+    assert "/graph?id=" in page.url
+    page.locator("svg.graph a", has=page.locator(".chosen")).click()
+    page.locator("#s-task").wait_for()
+    assert "/task?id=" in page.url
+    shown(page, f"http://{context.dashboard_url}/logs")
+    page.locator("tbody tr a", has_text="raylet.log").click()
+    with page.expect_download() as download:
+        page.get_by_text("Download", exact=True).click()
+    assert download.value.suggested_filename.endswith("-raylet.log")
+    assert Path(download.value.path()).stat().st_size
     assert not complaints
 
 

@@ -191,6 +191,9 @@ class Q:
     def __init__(self): self.u = {1, 2, "a"}
     def me(self): return __class__
 p, q, colour, part = P(3), Q(), Colour.R, functools.partial(f, 1)
+class Bag(set):
+    pass
+bag = Bag({"a", "b", "c", ("d", 1)})
 several = {P(i) for i in range(20)} | {"a", None, (1, "b")}
 """
 _NAMES = [
@@ -206,6 +209,7 @@ _NAMES = [
     "q",
     "colour",
     "part",
+    "bag",
     "several",
 ]
 
@@ -337,10 +341,15 @@ def test_a_key_says_what_a_cell_depends_on_and_what_changed() -> None:
         .startswith("input k has changed (int -> f")
     )
     other = _key("y = f(data)", home, options={"num_gpus": 1}, setups=[("s", "d")])
-    assert "the options has changed" in other.key.changes(before.key)
+    assert "the line has changed ( -> num_gpus=1)" in other.key.changes(before.key)
     assert "set-up cell s is new" in other.key.changes(before.key)
     gone = Key((Part("code", "", "1"),)).changes(before.key)
     assert "input data is not needed any more" in gone
+
+
+def test_a_class_that_is_reached_by_an_instance_counts_by_its_name_too() -> None:
+    home = _home("class C:\n    def again(self): return C()\nc = C()")
+    assert "C" in _key("d = type(c)()", home).names
 
 
 def test_values_that_two_names_share_count_as_shared() -> None:

@@ -107,7 +107,6 @@ def test_the_code_in_magics_is_looked_into(body: str, needs: set[str], assigns: 
     [
         ("x = 1\n\nname = input()", "line 4: input()"),
         ("def f():\n    return input('?')\nf()", "line 3: input()"),
-        ("breakpoint()", "line 2: breakpoint()"),
         ("%load_ext x", "line 2: %load_ext belongs to the notebook"),
         ("\n%%remote\n1", "%%remote belongs to the notebook"),
     ],

@@ -37,7 +37,8 @@ def test_a_detached_cell_shows_itself_and_brings_its_names(notebook: Notebook) -
         "%%remote --detach train\nfrom IPython.display import HTML, display\nprint('begun')\n"
         "display(HTML('<b>plot</b>'))\nprint('ended')\nx = f(3)\nx * 2"
     )
-    assert detached.printed.startswith("Detached as train: it goes on without this kernel.")
+    # This kernel's own cluster ends with it.
+    assert detached.printed.startswith("Detached as train, in the cluster that this kernel has")
     attached = notebook.run("%nbray attach train")
     assert attached.printed.startswith("begun\nended\nFrom train (In [")
     html = [c["data"].get("text/html") for k, c in attached.messages if k == "display_data"]
@@ -201,6 +202,7 @@ def test_it_outlives_its_kernel_and_the_gcs_and_is_shown_to_two_others(
                 f"%%remote --detach train\n{STEPS.format(str(stop))}twice = big * 2\nn = size()\nn"
             )
             first.wait(lambda: "step 3\n" in cell.printed, "its output")
+            assert cell.printed.startswith("Detached as train: it goes on without this kernel.")
             _kill(first)
         with _attached_kernel() as second, _attached_kernel() as third:
             live = [second.start("%nbray attach train"), third.start("%nbray attach train")]
@@ -291,3 +293,93 @@ def test_a_result_that_is_larger_than_the_store_is_kept(home: Path) -> None:
             assert "huge 160.0 MB" in second.run("%nbray results").result
             second.run("%nbray attach huge", 60)
             assert second.run("float(huge.sum())", 60).result == "20000000.0"
+
+
+# --- cells that are detached while they run ------------------------------------------
+
+
+@pytest.mark.slow
+def test_detachable_cells_are_as_any_others(fresh_notebook: Notebook) -> None:
+    notebook = fresh_notebook
+    notebook.run("%nbray config detachable yes\ny = 5\nrows = []")
+    cell = notebook.run("%%remote\nprint('seen')\nx = y + 1\nrows.append(1)\nx * 2")
+    assert cell.printed == "seen\n" and cell.result == "12"
+    assert notebook.run("x, rows").result == "(6, [1])"
+    failed = notebook.run("%%remote\nx = 1 / 0")
+    assert f"Cell {failed.label}, line 2" in failed.error and "As before it: x." in failed.error
+    assert notebook.run("%remote x + 1").result == "7"
+    later = notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.5)\nz = 3")
+    assert notebook.run("z").result == "3"
+    notebook.wait(
+        lambda: "No detached cell" in "".join(notebook.run("%nbray results").results), "their end"
+    )
+    gone = notebook.run(f"%nbray detach {later.label.replace(' ', '')}").printed
+    assert "is running" in gone
+    stopped = notebook.start("%%remote\nimport time\nprint('begun')\ntime.sleep(1000)")
+    notebook.wait(lambda: "begun" in stopped.printed, "its output")
+    notebook.manager.interrupt_kernel()
+    notebook.wait(lambda: stopped.idle, "the prompt")
+    assert "was cancelled" in stopped.error
+    notebook.run("%nbray config detachable no")
+    plain = notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)")
+    refused = notebook.run(f"%nbray detach {plain.label.replace(' ', '')}").printed
+    assert "hangs on this kernel" in refused and "detachable yes" in refused
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
+    home: Path, tmp_path: Path
+) -> None:
+    stop = tmp_path / "stop"
+    with _lasting_cluster(), _attached_kernel() as second:
+        with _attached_kernel() as first:
+            first.run("%nbray config detachable yes")
+            steps = STEPS.format(str(stop))
+            loose = first.run(f"%%remote --noblock\n{steps}z = 77")
+            tied = first.run(f"%%remote --noblock\n{steps}z = 78")
+            first.wait(lambda: "step 2" in loose.printed and "step 2" in tied.printed, "output")
+            label = loose.label.replace(" ", "")
+            said = first.run(f"%nbray detach {label} moved").printed
+            assert said.startswith(f"{loose.label} is detached as moved")
+            first.wait(lambda: "step 9\n" in loose.printed, "more of its output")
+            _kill(first)
+        attached = second.start("%nbray attach moved")
+        second.wait(lambda: "step 12\n" in attached.printed, "its output")
+        stop.touch()
+        second.wait(lambda: attached.idle, "its end")
+        assert "From moved (In [" in attached.printed
+        assert second.run("z").result == "77"
+        names = "from nbray.jupyter_ext.kept import space\nspace.names()"
+        second.wait(lambda: second.run(names).result == "['moved']", "the end of the other")
+
+
+@pytest.mark.slow
+def test_the_end_of_the_cluster_says_what_ends_with_it(fresh_notebook: Notebook) -> None:
+    fresh_notebook.run("%%remote --detach long\nimport time\ntime.sleep(1000)")
+    fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
+    waits = fresh_notebook.start("%%remote --detach never\nx = slow")
+    names = "from nbray.jupyter_ext.kept import space\nspace.names()"
+    fresh_notebook.wait(lambda: waits.label != "In [?]", "its start")
+    fresh_notebook.manager.interrupt_kernel()
+    fresh_notebook.wait(lambda: waits.idle, "the prompt")
+    assert "KeyboardInterrupt" in waits.error
+    fresh_notebook.wait(
+        lambda: fresh_notebook.run(names).result == "['long']", "the end of what was taken back"
+    )
+    stopped = fresh_notebook.run("%nbray stop").printed
+    assert "nbray is stopped. Detached cells ended with it: long." in stopped
+
+
+@pytest.mark.slow
+def test_leaving_the_cluster_leaves_the_cell(home: Path, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    with _lasting_cluster(), _attached_kernel() as notebook:
+        cell = notebook.run(f"%%remote --detach long\n{STEPS.format(str(stop))}z = 5")
+        notebook.wait(lambda: "step 1" in cell.printed, "its output")
+        assert "it runs on" in notebook.run("%nbray stop").printed
+        attached = notebook.start("%nbray attach long")
+        notebook.wait(lambda: "step 5" in attached.printed, "its output")
+        stop.touch()
+        notebook.wait(lambda: attached.idle, "its end")
+        assert notebook.run("z").result == "5"
+        assert "Traceback" not in cell.printed

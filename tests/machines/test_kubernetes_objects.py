@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from nbray.machines import certificates
 from nbray.machines.cluster_file import ClusterFileError
 from nbray.machines.kubernetes.cluster_file import check, is_kubernetes, read
-from nbray.machines.kubernetes.objects import objects, secret
+from nbray.machines.kubernetes.objects import certificate_secret, objects, secret
 from nbray.machines.kubernetes.pods import merged, node_pod
 from nbray.machines.kubernetes.up import why_not_ready
+from nbray.wire.certificates import Authority
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 TYPES: dict[str, Any] = {"top": {}, "small": {"min_workers": 1}}
@@ -129,3 +131,47 @@ def test_why_a_pod_is_not_ready_is_in_kubernetes_words() -> None:
     ]  # fmt: skip
     for status, said in statuses:
         assert why_not_ready({"metadata": {}, "status": status}) == said
+
+
+def _node_pods(wanted: Any) -> list[dict[str, Any]]:
+    made = objects(wanted, "space", certificate="of today" if wanted.tls else "")
+    return [one["spec"]["template"] for one in made if "template" in one.get("spec", {})]
+
+
+def test_tls_is_a_variable_or_a_secret_that_all_pods_mount_and_no_word_of_a_command(
+    tmp_path: Path,
+) -> None:
+    for pod in _node_pods(check(GIVEN | {"tls": True})):
+        container = pod["spec"]["containers"][0]
+        assert {"name": "NBRAY_USE_TLS", "value": "1"} in container["env"]
+        assert not [one for one in pod["spec"]["volumes"] if one["name"] == "tls"]
+    Authority.of(tmp_path / "ca")
+    wanted = check(GIVEN | {"tls": str(tmp_path / "ca")})
+    files = certificates.shared_by_all(str(tmp_path / "ca"), ["mine-head-0.mine.space"])
+    made = certificate_secret(wanted, "space", files)
+    validate = pytest.importorskip("kubernetes_validate").validate
+    validate(made, "1.32", strict=True)
+    pods = _node_pods(wanted)
+    assert len(pods) == 2
+    for pod in pods:
+        (volume,) = [one for one in pod["spec"]["volumes"] if one["name"] == "tls"]
+        assert volume["secret"] == {"secretName": "mine-tls", "defaultMode": 0o440}
+        assert pod["metadata"]["annotations"] == {"nbray.io/certificate": "of today"}
+        assert "PRIVATE" not in str(pod)
+
+
+def test_a_certificate_will_do_until_its_last_month_and_for_its_authority(tmp_path: Path) -> None:
+    folder = str(tmp_path / "ca")
+    authority = Authority.of(tmp_path / "ca")
+    files = certificates.shared_by_all(folder, [])
+    assert certificates.will_do(folder, files)
+    assert not certificates.will_do(folder, {})
+    assert not certificates.will_do(folder, files | {"ca.crt": b"another"})
+    assert not certificates.will_do(folder, files | {"tls.crt": authority.sign([], 29).certificate})
+
+
+def test_hundreds_of_workers_are_one_object() -> None:
+    many = check(GIVEN | {"available_node_types": TYPES | {"small": {"min_workers": 500}}})
+    made = objects(many, "space")
+    assert len(made) == len(objects(check(GIVEN), "space"))
+    assert [one["spec"]["replicas"] for one in made if one["kind"] == "Deployment"] == [500]

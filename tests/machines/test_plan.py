@@ -14,6 +14,7 @@ from nbray.machines.containers import container_of
 from nbray.machines.found import Found, question, read
 from nbray.machines.mounts import hash_of
 from nbray.machines.plan import Machine, Plan, Restart, Step, Wanted, make_plan
+from nbray.machines.provider import provider_of
 from nbray.machines.scripts import remote_path
 
 HEAD, WORKER = Machine("h", True), Machine("w")
@@ -55,6 +56,57 @@ def test_a_head_that_crashed_comes_back_and_its_workers_go_on() -> None:
     other = changed(crashed, start="older")
     plan = make_plan(WANTED, {"h": other, "w": JOINED})
     assert steps(plan) == [(Step.STOP, Step.START), (Step.STOP, Step.START)]
+
+
+def test_a_head_that_runs_is_told_what_comes_and_goes_and_is_not_restarted() -> None:
+    grows = [Wanted(HEAD, "f", "s", "r", scaling="new")]
+    alone = changed(RUNS, hosts=("h",))
+    for told, expected in (("new", ()), ("old", (Step.SCALING,)), ("", (Step.SCALING,))):
+        plan = make_plan(grows, {"h": changed(alone, scaling=told)})
+        assert steps(plan) == [expected] and not plan.ends_something
+    assert steps(make_plan(grows, {"h": changed(RUNS, start="other", scaling="old")})) == [
+        (Step.STOP, Step.START)
+    ], "a start tells it, too"
+    assert steps(make_plan(WANTED[:1], {"h": changed(RUNS, scaling="old")})) == [()]
+
+
+SLURM = {
+    "cluster_name": "jobs", "provider": {"type": "slurm", "partition": "main"},
+    "available_node_types": {"job": {"resources": {"CPU": 1}, "max_workers": 2}},
+}  # fmt: skip
+
+
+def test_a_file_of_jobs_is_a_head_here_or_there_and_the_rest_its_autoscaler_s() -> None:
+    here = check(SLURM)
+    assert here.provider.head_ip == "" and provider_of(here).head().listens_at
+    assert here.autoscaling is not None
+    assert here.autoscaling["provider"] == {"type": "slurm", "partition": "main"}
+    assert set(here.autoscaling) == {"cluster_name", "provider", "available_node_types"}
+    assert here.head_start_ray_commands == ["nbray start --head --port=0 --num-cpus=0"]
+    named = check(SLURM | {"provider": {"type": "slurm", "head_ip": "login1"}}, "other")
+    assert provider_of(named).head() == Machine("login1", True)
+    assert named.autoscaling is not None and named.autoscaling["cluster_name"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"docker": {"image": "i"}}, "docker is nothing for a cluster on Slurm"),
+        ({"worker_setup_commands": ["x"]}, "set up by provider.prologue"),
+        ({"min_workers": 1}, "each of available_node_types has its own"),
+        ({"available_node_types": None}, "names no type of workers"),
+        ({"provider": {"type": "slurm", "partitoin": "x"}}, "of Slurm's jobs there are partition"),
+        ({"provider": {"type": "slurm", "walltime": 60}}, "put it in quotes"),
+        ({"provider": {"type": "slurm", "head_ip": "a b"}}, "neither an address nor the name"),
+        ({"autoscaling": {}}, "autoscaling is no key"),
+        ({"idle_timeout_minuts": 5}, "Did you mean idle_timeout_minutes"),
+    ],
+)
+def test_what_is_nothing_for_jobs_is_refused_with_what_to_do(
+    given: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ClusterFileError, match=said):
+        check(SLURM | given)
 
 
 def test_what_was_cut_off_is_done_again() -> None:

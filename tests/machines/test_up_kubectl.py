@@ -168,6 +168,31 @@ def test_the_certificate_is_in_a_secret_and_another_authority_makes_the_pods_ane
     assert "ran on 2" in place.nbray("submit", "where it is.py")
 
 
+def test_workers_of_a_fixed_number_go_alone_and_come_back(place: Place) -> None:
+    place.nbray("up", "-y")
+    assert "fixed number" in place.nbray("down", "-y", "--keep-min-workers")
+    place.nbray("down", "-y", "--workers-only")
+    wait_until(lambda: list(place.kube.kubelet.running) == ["far-head-0"], "the worker's end", 100)
+    place.nbray("up", "-y")
+    assert len(place.kube.kubelet.running) == 2
+
+
+def test_an_autoscaler_lets_workers_go_with_tls_until_the_next_up(place: Place) -> None:
+    small = place.given["available_node_types"]["small"] | {"max_workers": 2}
+    types = place.given["available_node_types"] | {"small": small}
+    fixed = place.given["available_node_types"]
+    place.write(available_node_types=types)
+    place.nbray("up", "-y")
+    wait_until(lambda: len(place.nbray("get-worker-ips").split()) == 1, "a worker", 60)
+    assert "ran on 2" in place.nbray("submit", "where it is.py")
+    place.nbray("down", "-y", "--workers-only")
+    assert "far: small 0 to 0" in place.nbray("exec", "nbray status")
+    place.nbray("up", "-y")
+    wait_until(lambda: len(place.nbray("get-worker-ips").split()) == 1, "the worker again", 60)
+    place.write(available_node_types=fixed)
+    place.nbray("up", "-y")
+
+
 def test_all_goes_with_the_notebook_s_pod(place: Place) -> None:
     """The head's set and the secrets belong to it, and the API removes what belongs to nobody."""
     kube = place.kube

@@ -27,7 +27,7 @@ import nbray, os, pathlib, sys, time
 nbray.init()
 @nbray.remote(max_retries=3)
 def where():
-    time.sleep(0.2)
+    time.sleep(0.1)
     return nbray.get_runtime_context().get_node_id()
 rounds = int(sys.argv[1])
 found = set()

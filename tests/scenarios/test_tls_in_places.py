@@ -61,7 +61,10 @@ def test_the_dashboard_s_https_leads_into_a_cluster_with_tls(
         node.stop()
 
 
-def test_nodes_that_an_autoscaler_starts_have_tls_as_the_head(with_tls: str) -> None:
+def test_nodes_that_an_autoscaler_starts_have_tls_as_the_head(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certify(tmp_path / "authority", monkeypatch)
     cluster = AutoscalingCluster(
         {"CPU": 0}, {"one": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 2}},
         idle_timeout_minutes=1,
@@ -72,7 +75,7 @@ def test_nodes_that_an_autoscaler_starts_have_tls_as_the_head(with_tls: str) -> 
 
         @nbray.remote(num_cpus=1)
         def where() -> str:
-            time.sleep(2)
+            time.sleep(1.5)
             return str(nbray.get_runtime_context().get_node_id())
 
         assert len(set(nbray.get([where.remote() for _ in range(2)], timeout=60))) == 2
@@ -84,7 +87,7 @@ def test_nodes_that_an_autoscaler_starts_have_tls_as_the_head(with_tls: str) -> 
 def test_past_the_end_of_a_certificate_connections_go_on_and_new_ones_are_told_why(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    holds_s = 15.0
+    holds_s = 12.0
     certify(tmp_path / "authority", monkeypatch, holds_s / 86400)
     end = time.time() + holds_s
     started = command("start", "--head", "--port=0", "--num-cpus=1", "--include-dashboard=0",

@@ -31,5 +31,6 @@ def test_the_tour_runs_and_shows_what_it_says(session_root: Path) -> None:
     assert "199999990000000.0 copied: False" in shown
     assert "this cell runs in a worker" in shown
     assert "1797 images, the brightest pixel" in shown
+    assert "From the cache" in shown
     assert "ZeroDivisionError: division by zero" in shown
     assert "stopped: True" in shown

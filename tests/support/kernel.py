@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ class Notebook:
         self._cells: dict[str, Cell] = {}
 
     def start(self, code: str) -> Cell:
-        message_id = self._client.execute(code)
+        message_id = self._client.execute(code, allow_stdin=False)
         cell = self._cells[message_id] = Cell(message_id)
         return cell
 
@@ -85,6 +85,23 @@ class Notebook:
         """Run code that is no cell."""
         reply = self._client.execute(code, silent=True, reply=True, timeout=30)
         assert reply["content"]["status"] == "ok", reply["content"]
+
+    def answer(self, code: str, lines: Sequence[str | None], timeout: float = 40.0) -> Cell:
+        """Run a cell that asks for input: one line for each question; None interrupts it."""
+        message_id = self._client.execute(code, allow_stdin=True)
+        cell = self._cells[message_id] = Cell(message_id)
+        left = list(lines)
+
+        def is_over() -> bool:
+            with suppress(queue.Empty):
+                self._client.get_stdin_msg(timeout=0.02)
+                line = left.pop(0)
+                self._client.input(line) if line is not None else self.manager.interrupt_kernel()
+            return cell.idle
+
+        self.wait(is_over, f"the end of {code!r}", timeout)
+        assert not left, f"it did not ask for {left}; it printed {cell.printed}"
+        return cell
 
     def run(self, code: str, timeout: float = 30.0) -> Cell:
         cell = self.start(code)

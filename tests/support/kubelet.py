@@ -281,10 +281,7 @@ class Kubelet:
 
     def _volume(self, meta: Any, folder: Path, volume: dict[str, Any], user: int) -> Path:
         if "persistentVolumeClaim" in volume:
-            claim = str(volume["persistentVolumeClaim"]["claimName"])
-            key = ("v1", "persistentvolumeclaims", meta["namespace"], claim)
-            uid = self.api.store.objects[key]["metadata"]["uid"]
-            place = self.base / "claims" / f"{claim}-{uid}"
+            place = self.base / "claims" / str(volume["persistentVolumeClaim"]["claimName"])
         else:
             place = folder / f"volume-{volume['name']}"
         place.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbray.common.ids import FIRST, return_id
+from nbray.common.ids import FIRST, handle_id, return_id
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.freeing import Freeing
@@ -38,8 +38,10 @@ class Endings:
         values = done.values
         wanted = spec.num_returns
         if wanted == 1 and len(values) == 1 and self._completed_plainly(spec, values[0]):
-            if spec.dependencies or spec.contained or spec.actor_id:
+            if spec.dependencies or spec.contained:
                 table.note(counted(spec), -1)
+            elif spec.actor_id:
+                table.released.append((handle_id(spec.actor_id), -1))
             return
         handed_over: list[ContainedRef] = []
         any_refs = False

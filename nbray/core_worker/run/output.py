@@ -178,6 +178,18 @@ class WorkerOutput:
 
     # --- sources --------------------
 
+    def source(self) -> OutputSource | None:
+        """The task of this thread or coroutine, as its output has it."""
+        with self.lock:
+            return self._source()
+
+    def driver(self) -> Connection:
+        """Send what was printed; returns the connection to the driver. Under the baton."""
+        self._send()
+        if self._connection is None:
+            self._connection = self._peers.connect(self._me.job.driver)
+        return self._connection
+
     def _source(self) -> OutputSource | None:
         me = self._me
         task = running.get() or me.newest_task

@@ -51,6 +51,8 @@ class TaskRunner:
 
     Attributes:
         waiting_functions: those of tasks that this worker has and that have not begun.
+        scope: enters and leaves them.
+        on_failure: hears of tasks of a notebook that raised.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class TaskRunner:
         self._values = values
         self._making = making
         self._writers = writers
-        self._scope = scope
+        self.scope = scope
         self._events = events
         self.functions = Functions()
         self.waiting_functions: Callable[[], Iterable[bytes]] = lambda: ()
+        self.on_failure: Callable[[TaskSpec, BaseException], None] = lambda _spec, _error: None
         self.actor: Any = None
 
     def run(self, owner: Connection, spec: TaskSpec) -> m.TaskDone:
@@ -76,7 +79,7 @@ class TaskRunner:
         """
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
-        token = self._scope.enter(spec)
+        token = self.scope.enter(spec)
         arguments: Arguments | None = None
         made = ReturnedValues(self._making, owner.state, spec, done)
         try:
@@ -87,7 +90,7 @@ class TaskRunner:
         except BaseException as error:
             self._fail(owner, spec, done, error, made, arguments is not None)
         finally:
-            self._scope.leave(token)
+            self.scope.leave(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         done.seconds = time.monotonic() - started
@@ -132,7 +135,7 @@ class TaskRunner:
         """Run it as a coroutine of this thread's event loop; raises like `run`."""
         started = time.monotonic()
         done = m.TaskDone(spec.task_id, [], 0.0)
-        token = self._scope.enter(spec)
+        token = self.scope.enter(spec)
         unpacked = False
         made = ReturnedValues(self._making, owner.state, spec, done)
         try:
@@ -151,7 +154,7 @@ class TaskRunner:
             self._fail(owner, spec, done, error, made, unpacked)
             done.retry = not isinstance(error, asyncio.CancelledError)
         finally:
-            self._scope.leave(token)
+            self.scope.leave(token)
             if spec.num_returns < 0:
                 self._writers.end(spec)
         coroutine = asyncio.current_task()
@@ -229,6 +232,8 @@ class TaskRunner:
     ) -> None:  # fmt: skip
         """The task raised: what it yielded before stays, other values are given back."""
         is_error = isinstance(error, Exception)
+        if spec.origin and is_error and unpacked:
+            self.on_failure(spec, error)
         kept = made.yielded if is_error else 0
         self._making.drop(spec, done.values[kept:], kept)
         del done.values[kept:]
@@ -273,6 +278,7 @@ class TaskRunner:
         """
         wrapped: BaseException
         cause: BaseException | None = error
+        tasks: tuple[str, ...] = ()
         if type(error) is TaskCancelledError:
             wrapped, text = error, str(error)
         else:
@@ -282,7 +288,8 @@ class TaskRunner:
             cause = _root_cause(spec, error)
             if type(cause) is TaskCancelledError and not isinstance(error, TaskError):
                 text = f"{text.rstrip()}\n\n{_DIRECT_CAUSE}\n\n{_full_name(cause)}: {cause}\n"
-            wrapped = self.task_error(spec, text, cause)
+            tasks = error.tasks[:_MOST_TASKS] if isinstance(error, TaskError) else ()
+            wrapped = self.task_error(spec, text, cause, tasks)
         try:
             with rebuilding(self._values.borrowed_ref):  # it is read once, to see whether it can be
                 packed = serialize(wrapped)
@@ -290,7 +297,7 @@ class TaskRunner:
             value = stored or Value(packed.to_bytes(), None, True, packed.contained)
         except Exception as problem:
             logger.info("The exception of %s cannot be sent; its text is: %s", spec.name, problem)
-            data = serialize(self.task_error(spec, text, None)).to_bytes()
+            data = serialize(self.task_error(spec, text, None, tasks)).to_bytes()
             value = Value(data, None, True)
         told = cause if isinstance(cause, TaskCancelledError) else error
         self._events.raised(spec.task_id, told, text)
@@ -315,13 +322,18 @@ class TaskRunner:
         value = self._making.store(return_id(spec.task_id, index), packed, owner)
         return Value(None, value.stored, True, packed.contained)
 
-    def task_error(self, spec: TaskSpec, text: str, cause: BaseException | None) -> TaskError:
-        """The error of a task that ran, or was to run, in this process."""
+    def task_error(
+        self, spec: TaskSpec, text: str, cause: BaseException | None, before: tuple[str, ...] = ()
+    ) -> TaskError:
+        """The error of a task that ran, or was to run, here; ``before``: the tasks it came from."""
         where = os.getpid(), self._me.address.host
         if not spec.actor_id:
-            return TaskError(spec.name, text, cause, *where)
-        shown = self.actor_repr(spec.name.rpartition(".")[0])
-        return TaskError(spec.name, text, cause, *where, shown, spec.actor_id.hex())
+            error = TaskError(spec.name, text, cause, *where)
+        else:
+            shown = self.actor_repr(spec.name.rpartition(".")[0])
+            error = TaskError(spec.name, text, cause, *where, shown, spec.actor_id.hex())
+        error.tasks = (*before, spec.task_id.hex())
+        return error
 
     def actor_repr(self, class_name: str) -> str:
         """How the actor shows itself, by its own ``__repr__`` if that does not fail."""
@@ -335,6 +347,7 @@ class TaskRunner:
 
 _TASK = {unpack.__code__, TaskRunner._call.__code__}
 _DIRECT_CAUSE = "The above exception was the direct cause of the following exception:"
+_MOST_TASKS = 50
 _NO_ARGUMENTS = "  At least one of the input arguments for this task could not be computed:"
 
 

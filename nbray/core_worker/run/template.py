@@ -31,11 +31,16 @@ from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
 from nbray.core_worker.run import main_module
 from nbray.core_worker.run.actor_host import ActorHost, Host
+from nbray.core_worker.run.asides import Asides
 from nbray.core_worker.run.executor import Executor
+from nbray.core_worker.run.failures import FailureTeller
 from nbray.core_worker.run.output import WorkerOutput, capture_output
+from nbray.core_worker.run.profiles import TaskProfiles
 from nbray.core_worker.run.returned_values import Making
 from nbray.core_worker.run.run_counts import RunCounts
 from nbray.core_worker.run.scope import TaskScope
+from nbray.core_worker.run.stops import Stops
+from nbray.core_worker.run.stops import install as install_breakpoints
 from nbray.core_worker.run.stream_writer import StreamWriters
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.runtime_envs import enter_variables
@@ -161,7 +166,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     set_core(core)
     main_module.install()
     core.devices.set_by_user = order["env_vars"].keys()
-    executor, scope = _build(core)
+    executor, runner = _build(core)
     core.on_job = core.runtime_envs.enter_job
     core.reactor.start()
     reply: m.WorkerRegistered = core.peers.request(
@@ -172,7 +177,12 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     core.on_forked.append(output.forget_in_fork)
     core.events.log_ends = output.ends
     capture_output(output)
-    scope.output = output
+    runner.scope.output = output
+    asides = Asides(core.me, core.reactor, core.peers, output)
+    stops = Stops(core.config, core.me, asides, core.cancelling.noted.__contains__)
+    install_breakpoints(stops)
+    runner.scope.watching = TaskProfiles(asides)
+    runner.on_failure = FailureTeller(core.config, asides, stops).on_failure
     executor.run()
     atexit.register(_end_children)  # it runs before those that user code has registered
     executor.end()
@@ -185,7 +195,7 @@ def _run_worker(session: Session, raylet_socket: str, order: dict[str, Any]) -> 
     return executor.exit_status or 0
 
 
-def _build(core: CoreWorker) -> tuple[Executor, TaskScope]:
+def _build(core: CoreWorker) -> tuple[Executor, TaskRunner]:
     """The parts that a worker has and a driver has not."""
     me, events, values, cancelling = core.me, core.events, core.values, core.cancelling
     scope = TaskScope(me, events)
@@ -212,7 +222,7 @@ def _build(core: CoreWorker) -> tuple[Executor, TaskScope]:
     core.find_function = runner.function
     core.reports.append(counts.tell)
     events.function_name = runner.functions.name
-    return executor, scope
+    return executor, runner
 
 
 def _end_children() -> None:

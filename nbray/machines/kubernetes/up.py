@@ -28,6 +28,7 @@ from nbray.machines.kubernetes.pods import (
     token_secret,
 )
 from nbray.machines.mounts import digest
+from nbray.machines.scripts import head_variables
 
 _OBJECTS = "objects"
 _KINDS = "statefulsets,deployments,services,configmaps,networkpolicies,rolebindings,roles,"
@@ -40,6 +41,11 @@ _ENDS = (
     ("persistentvolumeclaims",),
 )  # fmt: skip
 _LINES = 15
+_TELL_S = 60.0
+_HELD = "nbray.io/held"
+RECORD = "/tmp/nbray"
+"""Of the node in a pod."""
+
 _REASONS_OF_NOTHING = ("", "ContainerCreating", "PodInitializing")
 
 
@@ -104,7 +110,13 @@ class KubernetesCluster:
         changed = [line for line in said.splitlines() if not line.endswith("unchanged")]
         state = f"{len(changed)} changed" if changed else "unchanged"
         outcome = Outcome(_OBJECTS, "", state, "", board.done(_OBJECTS, state))
-        return [outcome, *await _Waiting(self, board).wait()]
+        outcomes = [outcome, *await _Waiting(self, board).wait()]
+        if scales(self.wanted) and all(one.error is None for one in outcomes):
+            try:
+                await self._let_grow()
+            except HostError as error:
+                outcomes.append(Outcome("autoscaler", "", "failed", str(error), 0.0, error))
+        return outcomes
 
     async def _text(self, certificate: str) -> bytes:
         owner = await self._owner()
@@ -195,6 +207,54 @@ class KubernetesCluster:
         names = [(one["metadata"]["name"], _role(one)) for one in (pods or {}).get("items", ())]
         ended = [Outcome(name, role, "ended") for name, role in sorted(names)]
         return [Outcome(_OBJECTS, "", "deleted", "", took), *ended]
+
+    async def end_workers(self) -> None:
+        """Have Deployments make none; the next `up` has them make as many as the file says.
+
+        Raises:
+            HostError: kubectl failed.
+        """
+        for one in objects(self.wanted, self.kubectl.namespace):
+            if one["kind"] == "Deployment":
+                name = f"deployment/{one['metadata']['name']}"
+                patch = '{"spec": {"replicas": 0}}'
+                await self.kubectl.do(f"ending the pods of {name}", "patch", name, "-p", patch)
+
+    async def hold(self, bounds: str, patience_s: float) -> None:
+        """Have the autoscaler let workers go, and start none until the next `up`.
+
+        Args:
+            bounds: ``none`` or ``least``, as `nbray scale` has them.
+            patience_s: so long it is waited for.
+
+        Raises:
+            HostError: kubectl failed, or not all have left in that time.
+        """
+        await self._note(f"{_HELD}={bounds}")
+        await self._scale(f"{bounds} --wait={patience_s:g}", patience_s + _TELL_S)
+
+    async def _let_grow(self) -> None:
+        """The bounds of the file hold again."""
+        head = await self.kubectl.get("looking for the head", "statefulset", self._head_set)
+        if _HELD in ((head or {}).get("metadata", {}).get("annotations") or {}):
+            await self._scale("file", _TELL_S)
+            await self._note(f"{_HELD}-")
+
+    @property
+    def _head_set(self) -> str:
+        return f"{self.wanted.cluster_name}-head"
+
+    async def _note(self, note: str) -> None:
+        words = ("annotate", "--overwrite", "statefulset", self._head_set, note)
+        await self.kubectl.do("noting it", *words)
+
+    async def _scale(self, words: str, limit_s: float) -> None:
+        text = head_variables(RECORD) + (
+            f'exec "$NBRAY_PYTHON" -P -c "from nbray.cli import main; main()" scale {words} '
+            '--address "$NBRAY_ADDRESS"'
+        )
+        inside = ("exec", self.head_pod, "-c", CONTAINER, "--", "sh", "-c", text)
+        await self.kubectl.do("telling its autoscaler", *inside, timeout_s=limit_s)
 
     async def addresses(self, role: str) -> list[str]:
         """The addresses of pods.

@@ -1,0 +1,110 @@
+"""Where the time of tasks goes, as a thread beside them sees it; and its picture's layout."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbray.debugging.flame import laid_out, own_counts, tree
+from nbray.debugging.marks import HOLD, PROFILE, PROFILE_MEMORY, plain
+from nbray.debugging.sampling import Sampler, Seen, decode, encode
+from nbray.debugging.stacks import LOOKS
+from nbray.testing import wait_until
+
+CELL = 5 | PROFILE
+
+
+@pytest.fixture
+def told() -> Iterator[list[tuple[int, Seen]]]:
+    yield []
+    wait_until(
+        lambda: not any(thread.name == LOOKS for thread in threading.enumerate()),
+        "the end of the thread that looks",
+    )
+
+
+def busy(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+def test_the_time_of_a_task_is_that_of_its_lines(told: list[tuple[int, Seen]]) -> None:
+    sampler = Sampler(lambda origin, seen: told.append((origin, decode(encode(seen)))))
+    sampler.enter("work", CELL)
+    began = time.monotonic()
+    busy(0.2)
+    sampler.leave("work", CELL)
+    took = (time.monotonic() - began) * 1e6
+    wait_until(lambda: sum(seen.ended for _, seen in told) == 1, "what was seen")
+    pairs = [pair for _, seen in told for pair in seen.time.items()]
+    time_of = [pair for pair in pairs if pair[0].startswith("work;")]
+    whole = sum(amount for _, amount in time_of)
+    assert abs(whole - took) < 0.05 * took
+    assert sum(amount for stack, amount in time_of if "busy (" in stack) > 0.5 * whole
+
+
+def test_tasks_that_are_shorter_than_a_look_have_their_time(told: list[tuple[int, Seen]]) -> None:
+    sampler = Sampler(lambda origin, seen: told.append((origin, seen)))
+    for _ in range(1000):
+        sampler.enter("short", CELL)
+        sampler.leave("short", CELL)
+    wait_until(lambda: sum(seen.ended for _, seen in told) == 1000, "what was seen of all")
+    assert len(told) < 20
+    assert {origin for origin, _ in told} == {CELL}
+
+
+def test_what_nobody_wants_to_know_is_not_looked_at() -> None:
+    sampler = Sampler(lambda origin, seen: pytest.fail(f"{origin} {seen}"))
+    for origin in (0, 7, 7 | HOLD):
+        sampler.enter("work", origin)
+        sampler.leave("work", origin)
+    assert not any(thread.name == LOOKS for thread in threading.enumerate())
+
+
+def test_allocations_are_those_at_the_highest(told: list[tuple[int, Seen]]) -> None:
+    sampler = Sampler(lambda origin, seen: told.append((origin, seen)))
+    sampler.enter("work", CELL | PROFILE_MEMORY)
+    kept = [bytes(1000) for _ in range(3000)]
+    sampler.leave("work", CELL | PROFILE_MEMORY)
+    wait_until(lambda: any(seen.ended for _, seen in told), "what was seen")
+    assert told[-1][1].exact
+    mine = sum(amount for stack, amount in told[-1][1].memory.items() if __file__ in stack)
+    assert mine >= 1000 * len(kept)
+
+
+def test_marks_leave_the_cells_in_their_order() -> None:
+    assert plain(5 | HOLD | PROFILE | PROFILE_MEMORY) == 5
+
+
+STACKS = st.dictionaries(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=6).map(";".join), st.integers(1, 1000),
+    max_size=30,
+)  # fmt: skip
+
+
+@given(STACKS)
+def test_boxes_stand_inside_the_box_that_called_them(counts: dict[str, int]) -> None:
+    laid = laid_out(counts, 0.0, 10_000)
+    assert sum(own_counts(counts).values()) == sum(counts.values()) == tree(counts).count
+    for box in laid.boxes:
+        above = [
+            other
+            for other in laid.boxes
+            if other.depth == box.depth - 1
+            and other.left <= box.left + 1e-9
+            and box.left + box.width <= other.left + other.width + 1e-9
+        ]
+        assert box.depth == 0 or above
+
+
+@given(STACKS)
+def test_what_is_not_drawn_is_counted(counts: dict[str, int]) -> None:
+    whole, part = laid_out(counts, 0.0, 10_000), laid_out(counts, 0.1, 5)
+    assert len(part.boxes) <= 5
+    assert bool(part.left_out) == (len(part.boxes) < len(whole.boxes))

@@ -1,0 +1,139 @@
+"""Remote errors and breakpoints in the kernel's own debugger, in a real kernel."""
+
+from __future__ import annotations
+
+import pytest
+from support.kernel import Notebook, one_kernel_for_most, shared_notebook
+
+__all__ = ["one_kernel_for_most", "shared_notebook"]
+
+TASKS = """
+import nbray
+FACTOR = 3
+@nbray.remote
+def inner(a, b=2):
+    part = a * b
+    return part / 0 * FACTOR
+@nbray.remote
+def outer(x):
+    y = x + 1
+    return nbray.get(inner.remote(y))
+@nbray.remote
+def stops(i):
+    q = i * 10
+    breakpoint()
+    return q
+"""
+
+
+def test_the_frames_of_a_failed_task_and_of_its_children_are_walked(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    assert "ZeroDivisionError" in notebook.run("nbray.get(outer.remote(4))").error
+    cell = notebook.answer(
+        "%nbray debug", ["p part, FACTOR, part * 2", "args", "up", "p ('outer', x, y)", "q"]
+    )
+    assert "(10, 3, 20)" in cell.printed
+    assert "a = 5" in cell.printed
+    assert "('outer', 4, 5)" in cell.printed
+    again = notebook.answer("%debug", ["p part", "q"])
+    assert "10" in again.printed
+
+
+def test_the_frame_of_a_remote_cell_has_the_names_of_the_cell(notebook: Notebook) -> None:
+    notebook.run("%%remote\nv = [1, 2, 3]\nw = v[7]")
+    cell = notebook.answer("%nbray debug", ["p v + [4]", "q"])
+    assert "[1, 2, 3, 4]" in cell.printed
+    assert "w = v[7]" in cell.printed
+
+
+def test_breakpoint_stops_in_the_cell_and_steps(notebook: Notebook) -> None:
+    cell = notebook.answer(
+        "%%remote\nfor i in range(2):\n    breakpoint()\n    print('at', i)\n'done'",
+        ["p 'i is', i", "n", "c", "!i = 7", "c"],
+    )
+    assert "('i is', 0)" in cell.printed
+    assert "at 0\n" in cell.printed
+    assert "at 7\n" in cell.printed
+    assert cell.results[-1] == "'done'"
+
+
+def test_tasks_at_breakpoints_queue_and_one_command_passes_all(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    cell = notebook.answer(
+        "nbray.get([stops.remote(i) for i in range(8)])", ["p 'q is', q", "c", "ca"]
+    )
+    assert "('q is', 0)" in cell.printed
+    assert cell.results[-1] == "[0, 10, 20, 30, 40, 50, 60, 70]"
+
+
+def test_an_interrupt_at_the_prompt_ends_the_cell_and_its_tasks(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    cell = notebook.answer("nbray.get([stops.remote(i) for i in range(2)])", [None])
+    assert "KeyboardInterrupt" in cell.error
+    assert notebook.run("%%remote -o none\nnone = 0\n1 + 1").result == "2"
+
+
+def test_a_task_that_fails_waits_with_its_frames_where_that_is_asked(notebook: Notebook) -> None:
+    cell = notebook.answer(
+        "%%remote --debug\nbig = bytearray(1 << 20)\nassert not big", ["p len(big)", "c"]
+    )
+    assert "1048576" in cell.printed
+    assert "AssertionError" in cell.error
+
+
+def test_a_task_of_a_cell_that_has_ended_waits_for_the_command(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    started = notebook.run("late = stops.remote(3)")
+    notebook.wait(
+        lambda: "is at a breakpoint, and waits: %nbray debug goes there." in started.printed,
+        "the line in its cell",
+    )
+    cell = notebook.answer("%nbray debug", ["p 'q is', q", "c"])
+    assert "('q is', 30)" in cell.printed
+    assert notebook.run("nbray.get(late)").result == "30"
+
+
+def test_a_frontend_without_input_is_told_and_the_task_goes_on(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    cell = notebook.run("nbray.get(stops.remote(1))")
+    assert "it goes on, since nobody can be asked here" in cell.printed
+    assert cell.result == "10"
+
+
+def test_quit_ends_the_task_and_its_worker_serves_on(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    cell = notebook.answer(
+        "import bdb\ntry:\n    nbray.get(stops.remote(1))\n"
+        "except bdb.BdbQuit:\n    print('it quit')",
+        ["q"],
+    )
+    assert "it quit" in cell.printed
+    assert "10" in notebook.answer("nbray.get(stops.remote(1))", ["c"]).result
+
+
+@pytest.mark.slow
+def test_hold_makes_every_failing_task_wait(notebook: Notebook) -> None:
+    notebook.run(TASKS)
+    notebook.run("%nbray debug --hold")
+    cell = notebook.answer("nbray.get(outer.remote(4))", ["p part", "c", "p y", "c"])
+    assert "10\n" in cell.printed
+    assert "5\n" in cell.printed
+    notebook.run("%nbray debug --hold off")
+    assert "ZeroDivisionError" in notebook.run("nbray.get(outer.remote(4))").error
+
+
+def test_a_failed_task_runs_here_again_with_its_own_arguments(notebook: Notebook) -> None:
+    notebook.run(
+        "import numpy\n@nbray.remote\ndef adds(array, more, /, *, key=1):\n"
+        "    total = array.sum() + more + key\n    raise KeyError(int(total))"
+    )
+    notebook.run("nbray.get(adds.remote(numpy.ones(1 << 20), nbray.put(3), key=5))")
+    cell = notebook.answer("%nbray debug --rerun", ["p int(total), len(array)", "q"])
+    assert "(1048584, 1048576)" in cell.printed
+
+
+def test_a_failed_cell_runs_here_again(notebook: Notebook) -> None:
+    notebook.run("threshold = 3")
+    notebook.run("%%remote\nlist_of = [1] * threshold\nassert not list_of")
+    cell = notebook.answer("%nbray debug --rerun", ["p list_of", "q"])
+    assert "[1, 1, 1]" in cell.printed
