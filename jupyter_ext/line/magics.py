@@ -35,6 +35,7 @@ from ..commands.cluster import ensure
 from ..commands.parser import HelpShown
 from ..commands.profile import show_kept
 from ..commands.table import COMMANDS
+from ..engines import refuse
 from ..messages import LAST, Summary
 from ..pictures.tables import Table
 from ..words import did_you_mean, split
@@ -143,6 +144,8 @@ class NbrayMagics(Magics):
     ) -> Any:
         workspace = self.workspace
         workspace.check_cluster()
+        if options.profile:
+            refuse("%%remote --profile")
         label = workspace.cell_label()
         if options.detach is not None:
             detach(workspace, options, source, label)

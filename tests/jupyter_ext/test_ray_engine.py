@@ -268,6 +268,8 @@ def test_the_module_of_a_file_beside_the_notebook_travels(notebook: Notebook) ->
 def test_what_ray_cannot_give_is_refused_by_name(notebook: Notebook) -> None:
     said = notebook.run("%nbray scale 3").printed
     assert "%nbray scale is not there with Ray as the engine: Ray's nodes are started by" in said
+    for line in ("%nbray debug", "%nbray profile In[3]", "%%remote --profile\n1"):
+        assert "is not there with Ray as the engine" in notebook.run(line).printed, line
 
 
 def test_a_kernel_changes_its_engine_only_outside_of_a_cluster(notebook: Notebook) -> None:
