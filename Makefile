@@ -97,7 +97,7 @@ bench: .venv/ready $(RAY_READY) $(OTHERS_READY) ## nbray beside Ray and others; 
 	touch $@
 
 chaos: .venv/ready ## Ten minutes of chaos, from a random seed that it prints
-	$(BIN)/python tests/scenarios/chaos.py --seconds 60 --runs 10
+	PYTHONPATH=tests $(BIN)/python tests/scenarios/chaos.py --seconds 60 --runs 10
 
 fuzz: .venv/ready ## Every listener under random and mutated input; FUZZ_SECONDS=600
 	$(BIN)/python tests/wire/fuzz.py --seconds $(FUZZ_SECONDS)

@@ -64,7 +64,9 @@ def _part(name: str, workload: str, limit: float) -> Row:
     return Row(name, workload, "", times=None, limit=limit)
 
 
-ONCE = frozenset({"million_tasks", "sort", "shuffle", "overfull_store", "nodes"})
+ONCE = frozenset(
+    {"million_tasks", "queued_tasks", "sort", "shuffle", "overfull_store", "grid_search", "nodes"}
+)
 """Workloads so long that one round is enough."""
 
 

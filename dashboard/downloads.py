@@ -15,8 +15,11 @@ from nbray.state import queries as q
 from nbray.state.client import RpcError
 from nbray.state.trace import MOST_TASKS, chrome_trace
 
+from .answers import Sealed
 from .parts.cluster import Cluster
 from .parts.page import NotFoundError, find
+
+_LARGEST_SEALED = 32 << 20  # an answer that is sealed is in memory as a whole
 
 
 class Download(RequestHandler):
@@ -69,6 +72,8 @@ class Log(Download):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Content-Disposition", f'attachment; filename="{saved}"')
         end = (await ask(q.log(node.node_id, name, -1, 1))).offset
+        if isinstance(self.request.connection, Sealed) and end > _LARGEST_SEALED:
+            raise HTTPError(413, "So large a log is taken along from the dashboard itself alone")
         try:
             while part.data:
                 self.write(part.data)

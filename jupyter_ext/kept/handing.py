@@ -49,7 +49,7 @@ def hand_over(order: HandOver) -> None:
             engine().api.get(_own_door().ask.remote(_unopened(order)))
             return
         except KeyboardInterrupt:
-            _own_door().ask.remote(TakeBack(order.id))  # it comes after the order
+            _own_door().ask.remote(_unopened(TakeBack(order.id)))  # it comes after the order
             raise
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
@@ -64,7 +64,7 @@ def bring(order: HandOver) -> list[ObjectRef]:
     """The refs of all that a cell will return, which has been handed over; they are this job's."""
     task = engine().api.remote(num_cpus=0, max_retries=0)(keeping.bring)
     named = task.options(name=f"cell {order.label}", num_returns=order.cell.returns)
-    made = named.remote(_own_door(), Wait(order.name))
+    made = named.remote(_own_door(), _unopened(Wait(order.name)))
     return made if isinstance(made, list) else [made]
 
 

@@ -211,6 +211,7 @@ def _refuse_cache(arguments: argparse.Namespace) -> None:
         ("spread", "a cell with --map has many answers. Run it without --cache"),
         ("noblock", "its names are promises. Run it without --noblock"),
         ("detach", "its answer is kept in the cluster already: %nbray results"),
+        ("profile", "an answer that is kept does not run. Run it without --cache"),
     ):
         if arguments.cache and getattr(arguments, option):
             flag = "map" if option == "spread" else option

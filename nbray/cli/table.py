@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, _Row]] = {
             "scaling.drain_node", "Have a node take no new work, hand its values on, and leave."
         ),
         "scale": _Row(
-            "scaling.scale", "Have a cluster's autoscaler keep so many nodes, or let them go."
+            "scaling.scale", "Have the autoscaler keep NODES nodes besides the head: 4, or 2..20."
         ),
         "get-auth-token": _Row(
             "acting.get_auth_token",

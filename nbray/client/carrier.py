@@ -110,8 +110,8 @@ class Carrier:
 
     def consumed(self, number: int, count: int) -> None:
         """So many bytes of a stream were used."""
-        self.tunnel.consumed(number, count)
-        self._soon()
+        if self.tunnel.consumed(number, count):
+            self._soon()
 
     def close(self, number: int, reason: str = "", at_once: bool = False) -> None:
         """Close a stream; its end hears nothing more."""

@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 
@@ -84,8 +85,7 @@ class Opened:
     header: bytes
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """Bytes of a stream; `Tunnel.consumed` is to be told when they have been used."""
 
     stream: int
@@ -245,15 +245,15 @@ class Tunnel:
         stream.pending.clear()
         self._spare += stream.grown
 
-    def consumed(self, number: int, count: int) -> None:
-        """So many bytes of a stream were used here: as many more may come."""
+    def consumed(self, number: int, count: int) -> bool:
+        """So many bytes of a stream were used here: as many more may come; whether to say so."""
         stream = self._streams.get(number)
         if stream is None:
-            return
+            return False
         stream.consumed += count
         due = stream.consumed + stream.window - stream.granted
         if 2 * due < stream.window:
-            return
+            return False
         extra = min(stream.window, self._limits.largest_window - stream.window, self._spare)
         stream.window += extra
         stream.grown += extra
@@ -261,6 +261,7 @@ class Tunnel:
         due += extra
         stream.granted += due
         self._say(Kind.CREDIT, number, _NUMBER.pack(due))
+        return True
 
     def goodbye(self, reason: str) -> None:
         """End the tunnel after what was said."""
@@ -286,16 +287,16 @@ class Tunnel:
             out += frame
             size += _size(frame)
         while self._said and size < most and not self._to_replay:
-            size += self._keep(self._said.popleft(), 0, out)
+            frame = self._said.popleft()
+            size += self._keep(frame, _size(frame), 0, out)
         if not self._to_replay and not self._said:
             for ready in (self._ready, self._ready_bulk):
                 while ready and size < most and self._kept_data < self._limits.unacknowledged:
                     size += self._cut(ready, out)
         return out
 
-    def _keep(self, frame: tuple[Buffer, ...], data: int, out: list[Buffer]) -> int:
+    def _keep(self, frame: tuple[Buffer, ...], size: int, data: int, out: list[Buffer]) -> int:
         self._kept.append(frame)
-        size = _size(frame)
         self._kept_bytes += size
         self._kept_data += data
         out += frame
@@ -321,7 +322,8 @@ class Tunnel:
                 size += left
         stream.credit -= size
         stream.pending_bytes -= size
-        written = self._keep((_HEAD.pack(Kind.DATA, stream.number, size), *parts), size, out)
+        frame = (_HEAD.pack(Kind.DATA, stream.number, size), *parts)
+        written = self._keep(frame, _HEAD.size + size, size, out)
         if stream.pending:
             self._queue(stream)
         elif stream.closing is not None:
@@ -383,6 +385,10 @@ class Tunnel:
                 break
             payload = view[begin : begin + length]
             position = begin + length
+            if kind == Kind.DATA:  # nearly all are
+                self.received += _HEAD.size + length
+                self._take_data(number, payload)
+                continue
             if kind not in _UNCOUNTED:
                 self.received += _HEAD.size + length
             self._take_frame(kind, number, payload)
@@ -392,8 +398,6 @@ class Tunnel:
 
     def _take_frame(self, kind: int, number: int, payload: memoryview) -> None:
         match kind:
-            case Kind.DATA:
-                self._take_data(number, payload)
             case Kind.OPEN | Kind.OPEN_BULK:
                 if number % 2 != self._theirs or number <= self._latest:
                     raise TunnelError(f"the peer opened stream {number}, which is not its to open")

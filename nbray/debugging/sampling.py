@@ -36,6 +36,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DEEP = 12
 _SNAPSHOT_S = 0.5
 _GROWN = 1.2
+_MOST_PLACES = 1000
 
 
 class Seen(msgspec.Struct, array_like=True):
@@ -107,6 +108,7 @@ class Sampler:
         self._woken = threading.Event()
         self._rss = self._peak = 0
         self._high = 0
+        self._traces = False  # and not the user's code
         self._measure_at = 0.0
         self._highest: dict[str, int] = {}
 
@@ -119,6 +121,7 @@ class Sampler:
             mine.append(_Running(name, origin, time.monotonic()))
             if origin & PROFILE_MEMORY and not tracemalloc.is_tracing():
                 tracemalloc.start(_DEEP)
+                self._traces = True
                 self._high, self._highest = 0, {}
             if self._thread is None:
                 self._rss = _rss()
@@ -149,6 +152,10 @@ class Sampler:
             self._grown(counts, task.last or clean(name))
             if origin & PROFILE_MEMORY:
                 self._measure(now, ends=True)
+                others = (t.origin for tasks in self._running.values() for t in tasks)
+                if self._traces and not any(one & PROFILE_MEMORY for one in others):
+                    self._traces = False
+                    tracemalloc.stop()
             self._told(origin, counts, now, always=now - task.began >= _LONG_S)
 
     # --- with the lock --------------------
@@ -179,7 +186,7 @@ class Sampler:
         found: dict[tuple[Any, ...], int] = {}
         for _domain, amount, frames, *_ in tracemalloc.take_snapshot().traces._traces:  # type: ignore[attr-defined]
             found[frames] = found.get(frames, 0) + amount
-        most = sorted(found.items(), key=lambda pair: -pair[1])[:MOST_STACKS]
+        most = sorted(found.items(), key=lambda pair: -pair[1])[:_MOST_PLACES]
         self._highest, ours = {}, _our_folders()
         for frames, amount in most:
             lines = [
@@ -213,13 +220,11 @@ class Sampler:
                 if now - quiet > _IDLE_S:
                     self._thread = None
                     self._counts.clear()
-                    if tracemalloc.is_tracing() and self._highest:
-                        tracemalloc.stop()
                     return
                 last = now
             took = time.monotonic() - took
             if self._running:
-                time.sleep(max(_PERIOD_S, took / _OVERHEAD))
+                time.sleep(min(max(_PERIOD_S, took / _OVERHEAD), _TELL_S))
             else:
                 self._woken.clear()
                 self._woken.wait(_TELL_S)

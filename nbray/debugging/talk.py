@@ -10,6 +10,8 @@ FAILED = "failed"
 """The kind of a `Failed`."""
 STOPPED = "stopped"
 """The kind of a `Stopped`."""
+NOBODY = b""
+"""The answer of a driver with nobody to ask."""
 PROFILED = "profiled"
 """The kind of a `sampling.Seen`."""
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from nbray.core_worker.current import joined_core
+from nbray.debugging.talk import NOBODY, STOPPED, read_stopped
 from nbray.wire.watching_messages import NotebookAnswers, TaskSays
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ def set_aside_handler(handler: Callable[[TaskSays], None] | None) -> None:
 def deliver(message: TaskSays) -> None:
     """Hand one over. An error of the handler is logged: whoever waits goes on."""
     if _handler is None:
+        if message.kind == STOPPED and (question := read_stopped(message.content).question):
+            answer(message.worker_id, question, NOBODY)
         return
     try:
         _handler(message)

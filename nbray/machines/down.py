@@ -8,7 +8,7 @@ from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.hosts import Host, HostError
 from nbray.machines.plan import Machine
-from nbray.machines.scaling import hold, may_grow
+from nbray.machines.scaling import HELD, hold, may_grow
 from nbray.machines.scripts import note
 from nbray.machines.up import refuse_second_head, role_of
 
@@ -74,7 +74,7 @@ async def _shrink(head: Host, bounds: str, board: Board) -> Outcome:
     name = head.machine.name
     board.stage(name, "head", "its workers end what runs there, and leave")
     try:
-        await head.do("noting it", note(head.record, "scaling", "held"), timeout_s=_QUICK_S)
+        await head.do("noting it", note(head.record, "scaling", HELD), timeout_s=_QUICK_S)
         await hold(head, bounds, _LEAVE_S)
     except HostError as failed:
         took = board.done(name, "failed")

@@ -23,6 +23,9 @@ from nbray.machines.mounts import digest
 from nbray.machines.remote import in_cluster
 
 FILE = "autoscaling.yaml"
+HELD = "held"
+"""In the record of a head, where its hash was, while workers were let go."""
+
 _KEY = "deploy_key"
 _QUICK_S = 30.0
 _TYPE = "local.cluster.node"

@@ -124,6 +124,10 @@ class _Up:
                 raise HostError("asking what it has", why)
             if plan is None:
                 raise HostError("nothing was done", "the head does not answer")
+            if not machine.is_head and plan.steps and self._is_let_go():
+                # Its autoscaler is told to, at this moment: both would start one too many.
+                took = self.board.done(machine.name, "left to the autoscaler")
+                return Outcome(machine.name, "worker", "left to the autoscaler", "", took)
             return await self._carry_out(host, plan)
         except HostError as error:
             took = self.board.done(machine.name, "failed")
@@ -131,6 +135,12 @@ class _Up:
         finally:
             if machine.is_head:
                 self.head.fail()  # if nothing better was said
+
+    def _is_let_go(self) -> bool:
+        """Whether `down` has had the autoscaler of a head that runs let workers go."""
+        name = self.cluster.head.machine.name
+        steps = next((one.steps for one in self.facts.plan.nodes if one.machine.name == name), ())
+        return self.facts.found[name].scaling == scaling.HELD and Step.SCALING in steps
 
     async def leave(self, machine: Machine) -> Outcome:
         """End the node of a machine that the file names no more."""

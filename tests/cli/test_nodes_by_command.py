@@ -18,6 +18,7 @@ from support.commands import command
 import nbray
 from nbray.launcher.found import found_nodes
 from nbray.testing import kill_node, processes_of, wait_until
+from nbray.util.state import list_nodes
 
 STORE = "--object-store-memory=200000000"
 
@@ -80,6 +81,13 @@ def test_tasks_and_large_objects_go_every_way(nodes: str) -> None:
     put_here = nbray.put(np.ones(3_000_000))
     for target in range(count):
         assert nbray.get(total.options(**on(target)).remote(put_here), timeout=60)[0] == 3_000_000.0
+    ids = set(places)
+
+    def is_told() -> bool:
+        rows = [row.received_from for row in list_nodes() if row.node_id in ids]
+        return all(set(row) <= ids and sum(row.values()) >= 24_000_000 for row in rows)
+
+    wait_until(is_told, "the nodes to tell what they got from whom")
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any, cast
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.pending import pending_task
 
 from nbray.common.config import Config
 from nbray.core_worker import decisions as d
@@ -38,7 +39,6 @@ from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import NodeChanges
 from nbray.wire.records import Address, JobConfig, NodeInfo, TaskSpec
 from nbray.wire.strategies import Shape, Spread
-from tests.support.pending import pending_task
 
 NODE = b"n" * 28
 KILLED = Cause(CauseKind.ENDED, "it was killed")

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 import pytest
+from support.pending import pending_call, pending_task
 
 from nbray.common.config import Config
 from nbray.common.life import IllegalTransition
@@ -20,7 +21,6 @@ from nbray.core_worker.tasks import ActorCall
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address, JobConfig, TaskSpec
-from tests.support.pending import pending_call, pending_task
 
 NODE = b"n" * 28
 WORKER = Address(b"w" * 28, NODE, "", "", 0)

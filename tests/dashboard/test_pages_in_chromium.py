@@ -14,6 +14,7 @@ import pytest
 
 import nbray
 from nbray.dashboard.pages import PAGES
+from nbray.dashboard.parts.plots import PLOTS
 from nbray.driver.context import NbrayContext
 from nbray.testing import wait_until
 from nbray.util.state import list_tasks
@@ -141,6 +142,8 @@ def test_every_page_is_live_legible_and_safe(
         places += [f"profile?id={ids['worker']}", f"logs?node={node[:8]}&name=raylet.log",
                    f"graph?id={ids['task']}", f"graph?job={ids['job']}",
                    f"graphs?span=1d&node={node}", "plot?name=task-stream&embed=1"]  # fmt: skip
+        if scheme == "light":
+            places += [f"plot?name={name}&embed=1" for name in PLOTS]
         for place in places:
             shown(page, base + place)
             text = page.inner_text("main")

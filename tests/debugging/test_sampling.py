@@ -36,8 +36,8 @@ def busy(seconds: float) -> None:
 
 def test_the_time_of_a_task_is_that_of_its_lines(told: list[tuple[int, Seen]]) -> None:
     sampler = Sampler(lambda origin, seen: told.append((origin, decode(encode(seen)))))
-    sampler.enter("work", CELL)
     began = time.monotonic()
+    sampler.enter("work", CELL)
     busy(0.2)
     sampler.leave("work", CELL)
     took = (time.monotonic() - began) * 1e6
@@ -45,7 +45,7 @@ def test_the_time_of_a_task_is_that_of_its_lines(told: list[tuple[int, Seen]]) -
     pairs = [pair for _, seen in told for pair in seen.time.items()]
     time_of = [pair for pair in pairs if pair[0].startswith("work;")]
     whole = sum(amount for _, amount in time_of)
-    assert abs(whole - took) < 0.05 * took
+    assert 0.2 * 1e6 <= whole <= took
     assert sum(amount for stack, amount in time_of if "busy (" in stack) > 0.5 * whole
 
 

@@ -165,9 +165,7 @@ def test_the_token_of_another_user_is_refused_and_a_fork_of_the_client_goes_on(r
     assert command(*_HEAD).returncode == 0
     client = JobSubmissionClient()
     url = client.get_address()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NBRAY_TMPDIR", str(root.parent / "elsewhere"))
-        (root.parent / "elsewhere").mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as patch, own_sessions():  # who sees none of the others
         patch.setenv("NBRAY_AUTH_TOKEN", "f" * 64)
         with pytest.raises(nbray.exceptions.AuthenticationError, match="refuses this program"):
             JobSubmissionClient(url)

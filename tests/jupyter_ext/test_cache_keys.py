@@ -68,14 +68,14 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_VALUES)
 def test_a_copy_has_the_same_digest(value: Any) -> None:
     assert digest(copy.deepcopy(value)) == digest(value)
     assert digest(pickle.loads(pickle.dumps(value))) == digest(value)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_VALUES, _VALUES)
 def test_other_content_has_another_digest(one: Any, other: Any) -> None:
     if digest(one) == digest(other):

@@ -122,7 +122,15 @@ def test_what_cannot_be_told_or_kept_is_said_by_name_and_the_cell_runs(
     for _ in range(2):
         assert "8.0 MB are more than a quarter of cache_bytes" in notebook.run(huge).printed
     assert notebook.run("z.sum()").result == "np.float64(1000000.0)"
-    for line in ("--actor x", "--targets nodes", "--every", "--map i=[1]", "--noblock"):
+    for line in (
+        "--actor x",
+        "--targets nodes",
+        "--every",
+        "--map i=[1]",
+        "--noblock",
+        "--detach n",
+        "--profile",
+    ):
         assert "--cache does not go with" in notebook.run(f"%%remote --cache {line}\n1").printed
 
 

@@ -11,6 +11,9 @@ import pytest
 from support.kernel import running_notebook
 from support.web import fetch
 
+from nbray.dashboard.parts.plots import PLOTS as DASHBOARD_PLOTS
+from nbray.jupyter_ext.commands.dashboard import COMMANDS
+from nbray.jupyter_ext.commands.dashboard import PLOTS as CELL_PLOTS
 from nbray.jupyter_ext.commands.dashboard_link import NotThereError, link_of
 
 URL, LOGIN = "127.0.0.1:8265", "http://127.0.0.1:8265/login?key=k"
@@ -52,6 +55,13 @@ def test_colab_is_asked_where_its_browser_finds_the_port() -> None:
     colab = "https://x-8265-colab.googleusercontent.com/"
     link = link_of(URL, LOGIN, {}, colab=lambda port: colab.replace("8265", str(port)))
     assert link == "https://x-8265-colab.googleusercontent.com/login?key=k"
+
+
+def test_every_plot_of_the_dashboard_can_be_named_in_a_cell() -> None:
+    assert set(CELL_PLOTS) == set(DASHBOARD_PLOTS)
+    (command,) = COMMANDS
+    text = command.parser().format_help()
+    assert all(name in " ".join(text.split()) for name in DASHBOARD_PLOTS)
 
 
 class _Server(BaseHTTPRequestHandler):

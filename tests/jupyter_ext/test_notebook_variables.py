@@ -31,6 +31,7 @@ _STILL = "print({type(globals()['f' + 'ar']).__name__, type(globals()['ma' + 'ny
 _FAR = "far: ndarray (2000000,) float64, done, In ["
 
 
+@pytest.mark.slow
 def test_who_tells_what_lives_in_the_cluster_and_where(notebook: Notebook) -> None:
     nothing = notebook.run("%nbray who").result
     assert "No name of this notebook lives in the cluster." in nothing

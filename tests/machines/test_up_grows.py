@@ -89,7 +89,6 @@ def test_machines_come_with_the_demand_and_go_without_it(hosts: Hosts) -> None:
         assert "local.cluster.node 1 to 2" in status and "min_workers" in status, status
         assert "no worker is left" in nbray("down", "-y", "--workers-only")
         assert raylets(hosts) == {1}
-        (hosts.home(0) / "cluster.yaml").write_text(FILE.replace("0.05", "0.06"))
         nbray("up", "-y")
         wait_until(lambda: len(raylets(hosts)) == 2, "the node of min_workers", 60)
         nbray("down", "-y", "--keep-min-workers")

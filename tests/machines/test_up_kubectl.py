@@ -40,7 +40,7 @@ class Place:
         self.given: dict[str, Any] = {
             "cluster_name": "far",
             "provider": {"type": "kubernetes", "image": "registry/nbray:1",
-                         "kubectl": str(kube.base / "kubectl"), "ready_timeout_s": 60},
+                         "kubectl": str(kube.base / "kubectl"), "ready_timeout_s": 150},
             "available_node_types": {
                 "top": {"resources": SMALL}, "small": {"resources": SMALL, "min_workers": 1},
             },
@@ -52,7 +52,7 @@ class Place:
         (self.kube.base / "far.yaml").write_text(yaml.safe_dump(self.given))
 
     def nbray(self, verb: str, *args: str, code: int = 0) -> str:
-        done = self.kube.run("nbray", verb, "far.yaml", *args)
+        done = self.kube.run("nbray", verb, "far.yaml", *args, timeout=200)
         logs = "".join(f"\n--- {name}\n{said[-2000:]}" for name, said in self.kube.api.logs.items())
         assert done.returncode == code, done.stdout + done.stderr + logs
         return done.stdout + done.stderr
@@ -61,7 +61,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     """A head and a worker, whose traffic is TLS."""
-    with kube_cluster(4) as kube:
+    with kube_cluster(6) as kube:
         one = Place(kube)
         Authority.of(kube.base / "authority")
         (kube.base / "where it is.py").write_text(WHERE)
@@ -191,6 +191,10 @@ def test_an_autoscaler_lets_workers_go_with_tls_until_the_next_up(place: Place) 
     wait_until(lambda: len(place.nbray("get-worker-ips").split()) == 1, "the worker again", 60)
     place.write(available_node_types=fixed)
     place.nbray("up", "-y")
+    wait_until(
+        lambda: set(place.kube.api.names("pods")) == {"far-head-0", "far-small-0"},
+        "the end of the pods of an autoscaler that there is no more", 100,
+    )  # fmt: skip
 
 
 def test_all_goes_with_the_notebook_s_pod(place: Place) -> None:

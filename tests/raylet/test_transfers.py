@@ -138,7 +138,7 @@ def test_parts_that_come_at_once_are_whole_and_right() -> None:
                 for at in range(0, SIZE, length)
             )
         )
-        assert target == store.data
+        assert target == store.data and one.received == SIZE
         assert 1 < store.most_held <= 4
 
     run(case)
@@ -300,11 +300,13 @@ def test_a_part_that_another_node_gives_is_fetched_there_and_told() -> None:
 
         store.answer = elsewhere
         first, target = receiver(), bytearray(MB)
-        first._other = {b"b" * 28: receiver()}.get
+        named = receiver()
+        first._other = {b"b" * 28: named}.get
         for _ in range(3):
             await first.fetch(request(MB, MB), memoryview(target))
             assert target == store.data[MB : 2 * MB]
         await until(lambda: ended == [True] * 3)
+        assert (first.received, named.received) == (0, 3 * MB)
 
     run(case)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -206,6 +207,30 @@ def test_what_slurm_refuses_is_said_in_its_words_and_mended_in_the_file(login: L
     login.write(provider=good)
     login.nbray("up", "-y")
     wait_until(lambda: len(login.jobs()) == 2, "jobs", 90)
+
+
+def test_a_second_head_of_the_name_is_refused_on_the_same_machine(login: LoginNode) -> None:
+    login.write(available_node_types=ONE)
+    login.nbray("up", "-y")
+    program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
+    words = ["start", "--head", "--port=0", "--num-cpus=0", "--include-dashboard=0",
+             "--object-store-memory=80MB", "--autoscaling-config=cluster.yaml"]  # fmt: skip
+    second = [sys.executable, "-c", program]
+    started = subprocess.run(
+        [*second, *words], env=login.env, text=True, capture_output=True, timeout=60,
+        cwd=login.home,
+    )  # fmt: skip
+    address = re.search(r"cluster (\S+)\.", started.stdout)
+    assert address, started.stderr
+
+    def said() -> str:
+        return "".join(path.read_text() for path in login.sessions.glob("s*/logs/*.log"))
+
+    try:
+        wait_until(lambda: "another head of cluster of-jobs runs here" in said(), "the reason", 30)
+    finally:
+        subprocess.run([*second, "stop", f"--address={address[1]}"], env=login.env, check=True)
+    assert login.jobs()
 
 
 def test_down_leaves_neither_jobs_nor_a_folder_and_up_begins_anew(login: LoginNode) -> None:

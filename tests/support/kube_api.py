@@ -178,13 +178,13 @@ def fits(item: Item, selector: str) -> bool:
 
 def merged(old: Any, new: Any) -> Any:
     """A patch laid over what is there, as kubectl makes them: of lists, named things by name."""
-    if isinstance(old, list) and isinstance(new, list) and _named(old) and _named(new):
-        mine = {one["name"]: one for one in old}
+    if isinstance(old, list) and isinstance(new, list) and (by := _merge_key([*old, *new])):
+        mine = {one[by]: one for one in old}
         for one in new:
             if one.get("$patch") == "delete":
-                mine.pop(one["name"], None)
+                mine.pop(one[by], None)
             else:
-                mine[one["name"]] = merged(mine.get(one["name"], {}), one)
+                mine[one[by]] = merged(mine.get(one[by], {}), one)
         return list(mine.values())
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
@@ -197,8 +197,15 @@ def merged(old: Any, new: Any) -> Any:
     return out
 
 
-def _named(items: list[Any]) -> bool:
-    return all(isinstance(one, dict) and "name" in one for one in items)
+def _merge_key(items: list[Any]) -> str:
+    """By which things of a list are told apart, as Kubernetes has it for mounts and all others."""
+    return next(
+        (
+            key for key in ("mountPath", "name")
+            if all(isinstance(one, dict) and key in one for one in items)
+        ),
+        "",
+    )  # fmt: skip
 
 
 class Handler(tornado.web.RequestHandler):

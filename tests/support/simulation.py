@@ -36,7 +36,7 @@ from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connections import Connections, Direct
 from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
 from nbray.wire.strategies import Shape
-from tests.support.pending import pending_task
+from support.pending import pending_task
 
 NODE = b"node"
 JOB = b"job0"

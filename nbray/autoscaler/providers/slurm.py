@@ -62,6 +62,12 @@ class SlurmProvider:
         }
         self._general = read_settings(section)
         self._home = ClusterHome(cluster.name)
+        other = self._home.holder
+        if other is not None and str(other.session) != cluster.session and other.runs_here(_runs):
+            raise ValueError(
+                f"another head of cluster {cluster.name} runs here ({other.session}): jobs are "
+                "told apart by the cluster's name, so give this one another cluster_name"
+            )
         self._home.hold(Path(cluster.token_file).read_bytes(), cluster.session)
         self._waiting: dict[str, Wanted] = {}
         self._refused: dict[str, tuple[str, str]] = {}
@@ -226,7 +232,7 @@ class SlurmProvider:
 
 
 def _runs(session: Path) -> bool:
-    return bool(node_of(Session(session)).processes)
+    return session.exists() and bool(node_of(Session(session)).processes)
 
 
 def _in_doubt_last(row: Row) -> bool:

@@ -68,9 +68,11 @@ class Stops:
                 self._patience_s,
                 lambda: not self._is_cancelled(task.task_id),
             )
-            if answer is None and not self._is_cancelled(task.task_id):
+            if answer:
+                return read_command(answer).line
+            if not self._is_cancelled(task.task_id):
                 print(f"{title}: nobody is there to look, so it goes on.", file=sys.stderr)
-            return None if answer is None else read_command(answer).line
+            return None
 
         def ended(text: str, reason: str) -> None:
             message = Stopped(number, 0, why, title, text, ended=reason)

@@ -21,6 +21,7 @@ from nbray.machines.kubernetes.objects import certificate_secret, objects, scale
 from nbray.machines.kubernetes.pods import (
     CLUSTER_LABEL,
     CONTAINER,
+    INSTANCE_LABEL,
     ROLE_LABEL,
     TYPE_LABEL,
     head_name,
@@ -103,7 +104,7 @@ class KubernetesCluster:
                 "applying the objects", "apply", "-f", "-", stdin=text
             )  # fmt: skip
             for name in await self._leaving(json.loads(text)["items"]):
-                await self.kubectl.do(f"deleting {name}", "delete", name)
+                await self.kubectl.do(f"deleting {name}", "delete", name, "--wait=false")
         except HostError as error:
             took = board.done(_OBJECTS, "failed")
             return [Outcome(_OBJECTS, "", "failed", str(error), took, error)]
@@ -184,9 +185,12 @@ class KubernetesCluster:
         """What there is of the cluster and the file makes no more."""
         found = await self.kubectl.get("listing the objects", _ALL_KINDS, "-l", self.selector)
         names = {(one["kind"], one["metadata"]["name"]) for one in wanted}
+        there = list((found or {}).get("items", ()))
+        if not scales(self.wanted):  # of an autoscaler that there is no more
+            there += await self._pods(f"{self.selector},{INSTANCE_LABEL}")
         return [
             f"{one['kind'].lower()}/{one['metadata']['name']}"
-            for one in (found or {}).get("items", ())
+            for one in there
             if (one["kind"], one["metadata"]["name"]) not in names
         ]
 
