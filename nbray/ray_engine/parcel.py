@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _OWN = (
-    "__init__.py", "cloudpickle.py", "notebook.py", "common/__init__.py", "common/importing.py",
+    "__init__.py", "cloudpickle.py", "notebook", "common/__init__.py", "common/importing.py",
     "common/text.py", "pickling", "ray_engine/__init__.py", "ray_engine/calls.py",
     "ray_engine/post.py", "ray_engine/shelf.py", "ray_engine/worker.py",
 )  # fmt: skip
