@@ -179,7 +179,7 @@ def test_a_controller_that_stands_still_holds_up_what_is_new_and_nothing_else(
     try:
         assert "ran on sn" in login.nbray("submit", "where.py", "1")
         with ThreadPoolExecutor(1) as thread:
-            working = thread.submit(login.nbray, "submit", "where.py", "5")
+            working = thread.submit(login.nbray, "submit", "where.py", "9")
             time.sleep(12)
             assert not working.done()
             controller.resume()
