@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 from nbray.common.giving_back import give_memory_back, shrink
 
 
+_ROOM_OF_TEN = 352
+"""Bytes of the smallest dict that is filled from another one."""
+
+
 @given(st.integers(0, 5000), st.integers(0, 100))
 def test_a_dict_that_is_shrunk_has_what_it_had_in_its_order(gone: int, kept: int) -> None:
     table = {number.to_bytes(4, "little"): number for number in range(gone + kept)}
@@ -22,7 +26,7 @@ def test_a_dict_that_is_shrunk_has_what_it_had_in_its_order(gone: int, kept: int
     assert list(table.items()) == [
         (number.to_bytes(4, "little"), number) for number in range(gone, gone + kept)
     ]
-    assert sys.getsizeof(table) <= before
+    assert sys.getsizeof(table) <= max(before, _ROOM_OF_TEN)
     assert bound((gone + kept).to_bytes(4, "little")) is None
     if kept:
         assert bound(gone.to_bytes(4, "little")) == gone

@@ -54,7 +54,7 @@ def test_the_command_has_the_options_of_the_table() -> None:
         assert known[option.flag].hidden is not option.has_effect
         assert known[option.flag].help == option.help
     called = set(inspect.signature(start_node).parameters)
-    assert called - {"record", "for_programs", "ports"} <= set(declared)
+    assert called - {"record", "for_programs", "of_node"} <= set(declared)
 
 
 @pytest.mark.parametrize(
