@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
@@ -215,6 +215,10 @@ class _Nbray:
     def on_node(self, node_id: str) -> NodeAffinitySchedulingStrategy:
         """See `nbray.notebook.Engine`."""
         return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def user_environment(self) -> Mapping[str, Any]:
+        """See `nbray.notebook.Engine`."""
+        return nbray.get_runtime_context().runtime_env
 
     def near_head(self) -> NodeAffinitySchedulingStrategy | None:
         """See `nbray.notebook.Engine`."""

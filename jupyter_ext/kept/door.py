@@ -75,6 +75,18 @@ class Door:
 
     async def _keep(self) -> None:
         """Run the keeper to its end, which is this actor's."""
+        try:
+            self._ended = await self._run() or self._ended
+        except Exception as error:  # whoever asks is told
+            self._ended = f"it could not be started: {type(error).__name__}: {error}"
+        for waiting in self._answers.values():
+            if not waiting.done():  # whoever asked has given up
+                waiting.set_exception(KeeperEndedError(self._ended))
+        await asyncio.sleep(1.0)  # the answers go first
+        os._exit(0)
+
+    async def _run(self) -> str:
+        """Start the keeper and wait for its end; returns why it ended, if it did not say so."""
         here = engine().api.get_runtime_context()
         log = engine().cluster.logs() / f"keeper-{str(here.get_actor_id())[:12]}.log"
         with open(log, "ab") as out:
@@ -85,9 +97,4 @@ class Door:
                 stdout=out, stderr=out, env={**os.environ, **engine().cluster.for_programs()},
             )  # fmt: skip
         code = await process.wait()
-        self._ended = self._ended or f"its process ended with code {code}; {log} may say why"
-        for waiting in self._answers.values():
-            if not waiting.done():  # whoever asked has given up
-                waiting.set_exception(KeeperEndedError(self._ended))
-        await asyncio.sleep(1.0)  # the answers go first
-        os._exit(0)
+        return "" if self._ended else f"its process ended with code {code}; {log} may say why"

@@ -115,7 +115,7 @@ def _order(
         elements = engine().api.put(values), len(values)
         target = target.without_values()
     task = dict(options.task)
-    if own := engine().api.get_runtime_context().runtime_env:
+    if own := engine().user_environment():
         task["runtime_env"] = {**own, **task.get("runtime_env", {})}
     return HandOver(
         name, label, f"{getpass.getuser()}@{platform.node()}", ready.text, ready.cell, ready.names,

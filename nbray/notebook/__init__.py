@@ -388,6 +388,9 @@ class Engine(Protocol):
     def near_head(self) -> Any:
         """The ``scheduling_strategy`` that means the head, if there is room."""
 
+    def user_environment(self) -> Mapping[str, Any]:
+        """The ``runtime_env`` that the user gave for this process's tasks; not the engine's own."""
+
 
 _MODULES = {"nbray": "nbray.notebook_engine", "ray": "nbray.ray_engine.kernel"}
 """The modules whose ``ENGINE`` runs cells; found by name, since they import this one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -156,6 +156,10 @@ class _Ray:
     def on_node(self, node_id: str) -> Any:
         """See `nbray.notebook.Engine`."""
         return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+    def user_environment(self) -> Mapping[str, Any]:
+        """See `nbray.notebook.Engine`: the engine brings the job's, which is of its notebook."""
+        return {}
 
     def near_head(self) -> Any:
         """See `nbray.notebook.Engine`."""

@@ -11,9 +11,11 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -227,6 +229,13 @@ class _Cluster:
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         kept = [path for path in paths if path and "/py_modules_files/" not in path]
         return {"PYTHONPATH": os.pathsep.join(kept)}
+
+    def logs(self) -> Path:
+        """Those of this node's session, in whose folder lies what travelled here."""
+        for folder in Path(__file__).parents:
+            if folder.name == "runtime_resources":
+                return folder.with_name("logs")
+        return Path(tempfile.gettempdir())
 
 
 class _InWorker:

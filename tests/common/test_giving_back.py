@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from nbray.common.giving_back import give_memory_back, shrink
 
-
 _ROOM_OF_TEN = 352
 """Bytes of the smallest dict that is filled from another one."""
 

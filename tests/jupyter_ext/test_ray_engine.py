@@ -244,7 +244,6 @@ def test_a_cached_cell_gives_its_answer_at_once(notebook: Notebook) -> None:
     assert again.result == "5"
 
 
-@pytest.mark.xfail(run=False, reason="it ran with --namespace; here the hand-over does not end")
 def test_a_detached_cell_runs_without_the_notebook(notebook: Notebook) -> None:
     cell = notebook.run("%%remote --detach far\nprint('over there')\nfrom_far = 6\nfrom_far", 300)
     assert "Detached as far" in cell.printed
