@@ -15,7 +15,7 @@ from nbray.notebook import ObjectRef, TaskSays, engine
 from .cache.cells import CellCache
 from .cell.actors import CellActors
 from .cell.arriving import take_back, take_back_all
-from .cell.errors import ErrorDisplay, remote_lines
+from .cell.errors import ErrorDisplay, debug_hint, remote_lines
 from .cell.failures import Failures
 from .cell.interrupts import CellTasks
 from .cell.local_modules import LocalModules
@@ -259,7 +259,7 @@ class Workspace:
             root = _root(run)
             lines += ["", f"Remote cell {root.label} did not finish."]
             if root.state() == "failed":
-                lines[-1] += " %nbray debug looks into it."
+                lines[-1] += f" {debug_hint()}".rstrip()
             names = dependents(root, self.namespace)
             if names:
                 lines.append(f"Without a value because of it: {', '.join(names)}.")

@@ -27,6 +27,11 @@ CELL_FILE = "<remote cell"
 _FRAME = re.compile(r'  File "(?P<file>.*?)", line (?P<line>\d+)(?:, in (?P<name>.*))?')
 
 
+def debug_hint() -> str:
+    """What looks into an error; "" with an engine that has no such thing."""
+    return "" if engine().refusal("%nbray debug") else "%nbray debug looks into it."
+
+
 @dataclass
 class LastError:
     """The last remote error of this notebook.
@@ -198,8 +203,8 @@ class ErrorDisplay:
         if isinstance(error, TaskError):
             lines.append("")
             lines.append(
-                f"{error.function_name}() failed in a worker (pid {error.alone().pid}); "
-                "%nbray debug looks into it."
+                f"{error.function_name}() failed in a worker (pid {error.alone().pid})"
+                + (f"; {hint}" if (hint := debug_hint()) else ".")
             )
         if met:
             lines += ["It was met here:", *met]

@@ -166,11 +166,13 @@ def test_an_error_shows_the_users_own_frames(notebook: Notebook) -> None:
     assert "ZeroDivisionError: division by zero" in error
     assert "line 3, in <module>" in error and "line 2, in deep" in error
     assert "ray_engine" not in error and "running.py" not in error
+    assert "%nbray debug" not in error  # Ray has no such thing
     assert "ray_engine" in notebook.run("%nbray tb").printed
     plain = notebook.run(
         "@ray.remote\ndef bad():\n    return [][1]\nray.get(bad.remote())", 60
     ).error
     assert "IndexError: list index out of range" in plain and "in bad" in plain
+    assert "bad() failed in a worker" in plain and "%nbray debug" not in plain
     assert (
         notebook.run(
             "try:\n    ray.get(bad.remote())\nexcept IndexError:\n    ok = 'caught'\nok"
