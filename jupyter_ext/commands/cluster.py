@@ -185,12 +185,12 @@ def _what_next() -> list[str]:
     here = engine().cluster.membership()
     assert here is not None
     dashboard = engine().cluster.context().dashboard_url
-    more = (
-        "%nbray scale 2 adds one here; for others, start with --node-ip-address=ADDRESS of "
-        "this machine"
-        if is_loopback(split(here.address)[0])
-        else f"`nbray start --address={here.address}` there, with this cluster's token"
-    )
+    if is_loopback(split(here.address)[0]):
+        here_too = "" if engine().refusal("%nbray scale") else "%nbray scale 2 adds one here; "
+        more = f"{here_too}for others, start with --node-ip-address=ADDRESS of this machine"
+    else:
+        command = engine().cluster.command
+        more = f"`{command} start --address={here.address}` there, with this cluster's token"
     return [
         f"Dashboard: %nbray dashboard opens {dashboard}." if dashboard else "No dashboard runs.",
         f"More machines: {more}.",
@@ -302,7 +302,10 @@ def leave(before: Callable[[], None], here: Membership) -> str:
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:
-        words = ["nbray is stopped.", *([slurm.end(jobs)] if jobs is not None else [])]
+        words = [
+            f"{engine().cluster.command} is stopped.",
+            *([slurm.end(jobs)] if jobs is not None else []),
+        ]
         if ended:
             words.append(f"Detached cells ended with it: {', '.join(ended)}.")
         return " ".join(words)

@@ -285,3 +285,11 @@ def test_a_kernel_changes_its_engine_only_outside_of_a_cluster(notebook: Noteboo
     here = notebook.run("%%remote\n6 * 7", 60)
     assert here.result == "42", (here.printed, here.error)
     notebook.run("%nbray stop", 60)
+
+
+def test_start_starts_a_ray_cluster_that_ends_with_the_kernel(notebook: Notebook) -> None:
+    started = notebook.run("%nbray start --engine ray --num-cpus 1", 180)
+    assert "1 node" in started.result, (started.printed, started.error)
+    assert "%nbray scale" not in started.result and "nbray start" not in started.result
+    assert notebook.run("%remote 6 * 7", 60).result == "42"
+    assert notebook.run("%nbray stop", 60).printed == "ray is stopped.\n"
