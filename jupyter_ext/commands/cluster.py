@@ -302,10 +302,9 @@ def leave(before: Callable[[], None], here: Membership) -> str:
     if here.lost:
         return f"Left the cluster at {here.address}, which had been lost."
     if here.started_here:
-        words = [
-            f"{engine().cluster.command} is stopped.",
-            *([slurm.end(jobs)] if jobs is not None else []),
-        ]
+        words = [f"{engine().cluster.command} is stopped."]
+        if jobs is not None:
+            words.append(slurm.end(jobs))
         if ended:
             words.append(f"Detached cells ended with it: {', '.join(ended)}.")
         return " ".join(words)

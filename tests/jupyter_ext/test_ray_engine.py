@@ -169,7 +169,7 @@ def test_an_error_shows_the_users_own_frames(notebook: Notebook) -> None:
     assert "%nbray debug" not in error  # Ray has no such thing
     assert "ray_engine" in notebook.run("%nbray tb").printed
     plain = notebook.run(
-        "@ray.remote\ndef bad():\n    return [][1]\nray.get(bad.remote())", 60
+        "import ray\n@ray.remote\ndef bad():\n    return [][1]\nray.get(bad.remote())", 60
     ).error
     assert "IndexError: list index out of range" in plain and "in bad" in plain
     assert "bad() failed in a worker" in plain and "%nbray debug" not in plain
@@ -182,7 +182,7 @@ def test_an_error_shows_the_users_own_frames(notebook: Notebook) -> None:
 
 
 def test_progress_appears_by_itself_and_ends_final(notebook: Notebook) -> None:
-    notebook.run("import time\n@ray.remote\ndef slow(i):\n    time.sleep(1)\n    return i")
+    notebook.run("import ray, time\n@ray.remote\ndef slow(i):\n    time.sleep(1)\n    return i")
     cell = notebook.run("ray.get([slow.remote(i) for i in range(6)])", 60)
     assert any("slow 100%" in text and "6/6" in text for text in cell.results), cell.results
     assert "slow" in notebook.run("%nbray tasks").result
