@@ -84,7 +84,8 @@ def follow_here(workspace: Workspace, name: str) -> None:
             return
         if last is not None:
             text = f"{name} is {state_of(last)}: {_what_next(last)}"
-            router.publish("stream", {"name": "stderr", "text": text + "\n"}, cell)
+            stream = "stdout" if last.state == "done" else "stderr"
+            router.publish("stream", {"name": stream, "text": text + "\n"}, cell)
 
     if workspace.router.is_in_notebook:
         threading.Thread(target=serve, name=f"nbray-follow-{name}", daemon=True).start()

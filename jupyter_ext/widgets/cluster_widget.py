@@ -142,7 +142,11 @@ class ClusterWidget(Standing, ipywidgets.VBox):  # type: ignore[misc]
         if here is None:
             return "nbray does not run."
         engine().api.shutdown()
-        return "nbray is stopped." if here.started_here else f"Left {here.address}; it runs on."
+        return (
+            f"{engine().cluster.command} is stopped."
+            if here.started_here
+            else f"Left {here.address}; it runs on."
+        )
 
     def _ask(self, question: str, action: Callable[[], None]) -> None:
         with self._lock:

@@ -26,6 +26,7 @@ from .marks import PROFILE, PROFILE_MEMORY
 from .stacks import DEEPEST, LOOKS, MOST_STACKS, clean, line_of
 from .taking import is_ours
 
+_ROOT = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _PERIOD_S = 0.01
 _OVERHEAD = 0.1
 _TELL_S = 0.25
@@ -282,12 +283,17 @@ def stack_of(task: str, frame: FrameType | None) -> str:
     lines: list[str] = []
     waits = frame is not None and is_ours(frame.f_globals.get("__name__"))
     while frame is not None and len(lines) < DEEPEST:
-        if not is_ours(frame.f_globals.get("__name__")):
+        if not is_ours(frame.f_globals.get("__name__")) and not _starts_a_worker(frame):
             lines.append(line_of(frame))
         frame = frame.f_back
     if waits:
         lines.insert(0, "(in nbray)")
     return ";".join([clean(task), *reversed(lines)])
+
+
+def _starts_a_worker(frame: FrameType) -> bool:
+    """Whether it is of the program that a worker is, which has another name than its module."""
+    return frame.f_code.co_filename.startswith(_ROOT) or frame.f_globals.get("__name__") == "runpy"
 
 
 def _rss() -> int:

@@ -1,33 +1,17 @@
-"""JupyterLab in Chromium: what a person sees and clicks.
-
-With ``NBRAY_SCREENSHOTS=FOLDER`` each step leaves a picture there.
-"""
+"""JupyterLab in Chromium: what a person sees and clicks."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import psutil
 import pytest
+from support.jupyterlab import CHROMIUM, PICTURES, START, Lab, Page, playwright, running_lab
 
 from nbray.testing import processes_of, wait_until
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-PICTURES = (
-    Path(os.environ["NBRAY_SCREENSHOTS"]).resolve() if "NBRAY_SCREENSHOTS" in os.environ else None
-)
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,176 +19,11 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
 ]
 
-SETTINGS = {
-    "notebook-extension/tracker": {"windowingMode": "none"},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-}
-
-
-class Page:
-    """One notebook in one tab."""
-
-    def __init__(self, page: Any, path: Path, name: str) -> None:
-        self.page = page
-        self.path = path
-        self._name = name
-
-    def cell(self, number: int) -> Any:
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(number)
-
-    def output(self, number: int) -> Any:
-        return self.cell(number).locator(".jp-Cell-outputArea")
-
-    def start(self, number: int) -> None:
-        """Run a cell without waiting for it."""
-        prompt = self.cell(number).locator(".jp-InputPrompt")
-        before = prompt.inner_text()
-
-        def begun() -> bool:
-            return bool(prompt.inner_text() != before)
-
-        for _attempt in range(5):  # a key that comes while the page still settles is lost
-            self._answer_dialog()
-            self.cell(number).locator(".cm-content").click()
-            self.page.keyboard.press("Control+Enter")
-            deadline = time.monotonic() + 5
-            while not begun() and time.monotonic() < deadline:
-                self.page.wait_for_timeout(50)
-            if begun():
-                return
-        raise AssertionError(f"cell {number} did not start")
-
-    def _answer_dialog(self) -> None:
-        """JupyterLab may ask something while it opens; what, is in the run's warnings."""
-        dialog = self.page.locator(".jp-Dialog")
-        if dialog.count():
-            warnings.warn(f"JupyterLab asked: {dialog.first.inner_text()}", stacklevel=2)
-            dialog.first.locator(".jp-mod-accept").first.click()
-            dialog.first.wait_for(state="detached", timeout=10_000)
-
-    def run(self, number: int, timeout_s: float = 60.0) -> None:
-        """Run a cell to its end."""
-        self.start(number)
-        self.ended(number, timeout_s)
-
-    def ended(self, number: int, timeout_s: float = 60.0) -> None:
-        """Wait until a cell has its number."""
-        prompt = self.cell(number).locator(".jp-InputPrompt")
-        playwright.expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=timeout_s * 1000)
-
-    def shows(self, number: int, text: str | re.Pattern[str], timeout_s: float = 30.0) -> None:
-        playwright.expect(self.output(number)).to_contain_text(text, timeout=timeout_s * 1000)
-
-    def menu(self, *items: str) -> None:
-        """Click through a menu."""
-        self.page.locator(".lm-MenuBar-item", has_text=items[0]).first.click()
-        for item in items[1:]:
-            self.page.locator(".lm-Menu-item", has_text=item).first.click()
-
-    def picture(self, step: str) -> None:
-        """Keep what is seen now."""
-        if PICTURES:
-            PICTURES.mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=str(PICTURES / f"{self._name}-{step}.png"))
-
-    def saved(self) -> Any:
-        """The notebook as it is in its file after a save."""
-        before = self.path.stat().st_mtime_ns
-        self.page.keyboard.press("Escape")
-        self.page.keyboard.press("Control+s")
-        wait_until(
-            lambda: self.path.stat().st_mtime_ns > before and self.path.read_text().endswith("}\n"),
-            "the notebook was saved",
-        )
-        return nbformat.read(self.path, as_version=4)
-
-
-class Lab:
-    """A JupyterLab server and a browser."""
-
-    def __init__(self, root: Path, url: str, token: str, browser: Any) -> None:
-        self._root = root
-        self._url = url
-        self._token = token
-        self._browser = browser
-
-    def open(self, name: str, cells: list[str], dark: bool = False) -> Page:
-        """A notebook with these cells, opened; its kernel is ready."""
-        theme = "JupyterLab Dark" if dark else "JupyterLab Light"
-        _settings(self._root, {"apputils-extension/themes": {"theme": theme}})
-        path = self._root / f"{name}.ipynb"
-        notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in cells],
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-        )
-        nbformat.write(notebook, path)
-        context = self._browser.new_context(
-            viewport={"width": 1280, "height": 1000},
-            color_scheme="dark" if dark else "light",
-        )
-        page = context.new_page()
-        page.goto(f"{self._url}lab/tree/{path.name}?reset&token={self._token}")
-        shown = Page(page, path, name)
-        shown.cell(0).wait_for(timeout=60_000)
-        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-        idle.first.wait_for(timeout=60_000)
-        return shown
-
-
-def _settings(root: Path, settings: dict[str, Any]) -> None:
-    for name, values in settings.items():
-        path = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
-
 
 @pytest.fixture
 def lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
-    """JupyterLab on a free port, with nothing of the user's own."""
-    _settings(tmp_path, SETTINGS)
-    environment = {
-        **os.environ,
-        "NBRAY_TMPDIR": str(session_root),
-        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
-        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
-        "IPYTHONDIR": str(tmp_path / "ipython"),
-    }
-    log = (tmp_path / "lab.log").open("wb")
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0",
-            "--ip=127.0.0.1", "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}",
-        ],
-        env=environment, stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        found = tmp_path / "runtime" / f"jpserver-{server.pid}.json"
-        wait_until(found.exists, "JupyterLab's start", timeout=60)
-        time_left = time.monotonic() + 10
-        while not (text := found.read_text()):
-            assert time.monotonic() < time_left, "the server's address was never written"
-        url = json.loads(text)["url"]
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-            )
-            try:
-                yield Lab(tmp_path, url, "secret", browser)
-            finally:
-                browser.close()
-    finally:
-        children = psutil.Process(server.pid).children(recursive=True)
-        server.terminate()
-        server.wait(30)
-        for child in children:
-            if child.is_running():
-                child.kill()
-        log.close()
-
-
-START = "%load_ext nbray\n%nbray start --head --num-cpus 2"
+    with running_lab(session_root, tmp_path) as found:
+        yield found
 
 
 def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None:
