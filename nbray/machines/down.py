@@ -43,7 +43,7 @@ async def down(
         head = answers[0]
         of_head = [await _end(cluster.head, head.error, head.is_empty, board, jobs)]
         answers = await asyncio.gather(*(host.ask() for host in cluster.hosts))
-    elif may_grow(cluster.wanted) and answers[0].runs:
+    elif answers[0].scaling and answers[0].runs:  # whatever the file says by now
         # Its autoscaler knows best who can go, and would start anew what is ended behind its back.
         return [await _shrink(cluster.head, "none" if workers_only else "least", board)]
     known = {host.machine.name for host in cluster.hosts}

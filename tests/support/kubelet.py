@@ -204,6 +204,10 @@ class Kubelet:
                                   containerStatuses=[{"name": "node", "state": ended}])  # fmt: skip
                 return
             restarts, last = restarts + 1, ended
+            waiting = {"reason": "CrashLoopBackOff", "message": "ended"}
+            await self._write(pod, conditions=[scheduled], containerStatuses=[
+                {"name": "node", "restartCount": restarts, "lastState": last,
+                 "state": {"waiting": waiting}}])  # fmt: skip
             await asyncio.sleep(1)
 
     async def _until_deleted(self, key: Any, uid: str) -> None:
