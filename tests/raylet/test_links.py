@@ -230,7 +230,7 @@ tell(nbray.get(on(check, 2).remote(value), timeout=60))
 
 CHAOS = """
 import random, sys, time
-sys.path[:0] = [sys.argv[1]]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]  # beside the workload, and its support
 import nbray
 nbray.init("auto", log_to_driver=False)
 from chaos_workload import Workload

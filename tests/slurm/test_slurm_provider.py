@@ -45,11 +45,13 @@ def wanted(*ids: str, node_config: Mapping[str, Any] | None = None) -> list[Want
 class Place:
     """A provider, used from outside of its loop."""
 
-    def __init__(self, name: str, section: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, section: Mapping[str, Any], gone: Path | None = None) -> None:
+        """``gone``: the folder of a head that has gone, in place of the one that runs."""
         session, info = next(running_sessions())
         kind = wanted("x")[0].type
         self.cluster = Cluster(
-            name=name, address=info["gcs_address"], session=str(session.path),
+            name=name, address="127.0.0.1:1" if gone else info["gcs_address"],
+            session=str(gone or session.path),
             token_file=str(session.path / "token"), types={"job": kind},
             document={"cluster_name": name, "provider": {"type": "slurm", **section}},
         )  # fmt: skip
@@ -182,12 +184,7 @@ def test_jobs_of_other_users_are_not_ours_whatever_they_are_called(
 def test_jobs_of_a_cluster_whose_head_has_gone_are_cancelled_by_the_next_one(
     slurm: Slurm, place: Place, home: Path
 ) -> None:
-    gone = Place("gone", {"job_extra_directives": ["--hold"]})
-    gone.cluster = gone.cluster.__class__(
-        name="gone", address="127.0.0.1:1", session=str(home / "none"), types=gone.cluster.types,
-        token_file=gone.cluster.token_file, document=gone.cluster.document,
-    )  # fmt: skip
-    gone.again()
+    gone = Place("gone", {"job_extra_directives": ["--hold"]}, home / "none")
     gone.create(wanted("i-1"))
     other = Place("lives", {"job_extra_directives": ["--hold"]})
     other.create(wanted("i-1"))
