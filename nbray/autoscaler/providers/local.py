@@ -188,6 +188,9 @@ class LocalProvider:
         if work is not None:
             work.task.cancel()
             await asyncio.wait([work.task])
+        if not name:  # it has no machine
+            self._assigned.pop(id, None)
+            return
         try:
             await (await self._host(name)).stop(forget=False)
         except HostError as error:
@@ -214,6 +217,9 @@ class LocalProvider:
             if isinstance(error, HostError):
                 self._work[one.id].lines.extend(error.lines)
             logger.warning("%s", self._work[one.id].failed)
+            if (await host.ask()).runs:  # `nbray up` was quicker, and the node there is not ours
+                self._assigned[one.id] = _Assigned("", one.type.name)
+                self._write()
 
     async def _carry_out(self, one: Wanted, host: Host) -> None:
         work, wanted, machines = self._work[one.id], self._wanted, self._machines
