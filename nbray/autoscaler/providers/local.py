@@ -188,13 +188,11 @@ class LocalProvider:
         if work is not None:
             work.task.cancel()
             await asyncio.wait([work.task])
-        if not name:  # it has no machine
-            self._assigned.pop(id, None)
-            return
-        try:
-            await (await self._host(name)).stop(forget=False)
-        except HostError as error:
-            raise ProviderError(f"{name}: {error}") from error
+        if name:  # else its machine was another's
+            try:
+                await (await self._host(name)).stop(forget=False)
+            except HostError as error:
+                raise ProviderError(f"{name}: {error}") from error
         self._assigned.pop(id, None)
 
     async def logs(self, id: str) -> str:
