@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nbray.common.secret_file import make_secret
+
 _MAGIC = b"nbray-answer-01\n"
 _ALIGNED = 64
 _LONGEST_DESCRIPTION = 64 << 20
@@ -77,17 +79,7 @@ def local_key(path: Path | None = None) -> bytes:
     """
     path = path or Path.home() / ".nbray" / "cache_key"
     if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with _own_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-            file.write(secrets.token_hex(32).encode())
-        try:
-            os.link(new, path)
-        except FileExistsError:
-            pass  # another kernel was quicker
-        except OSError:  # a file system without links
-            os.replace(new, path)
-        new.unlink(missing_ok=True)
+        make_secret(path)
     with _own_file(path, os.O_RDONLY) as file:
         key: bytes = file.read(1024).strip()
     if len(key) < 32:

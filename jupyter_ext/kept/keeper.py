@@ -191,7 +191,7 @@ class Keeper:
         if kept.tied and not row.is_over:
             new = replace(row, name=name, tied=False)
             if not space.claim(new):
-                raise ValueError(taken(name))
+                raise ValueError(space.taken(name))
             old = row.name
             row.name, row.tied, kept.tied = name, False, ""
             self._ids[name] = self._ids.pop(old)
@@ -250,7 +250,7 @@ class Keeper:
             )  # fmt: skip
             return
         if not space.claim(row):
-            self._answer(number, None, taken(order.name))
+            self._answer(number, None, space.taken(order.name))
             return
         kept = _Kept(row, Record(order.limits), order.limits, order.place, order, number)
         kept.tied = order.tied
@@ -463,14 +463,6 @@ class Keeper:
             del self._cells[kept.row.id]
         del self._ids[kept.row.name]
         self._busy = time.monotonic()
-
-
-def taken(name: str) -> str:
-    """What is said of a name that is taken."""
-    return (
-        f"there is a detached cell {name!r} already. Take another name, or drop that one: "
-        f"%nbray results --drop {name}"
-    )
 
 
 def _pickled_error(error: BaseException) -> bytes:

@@ -141,3 +141,11 @@ def _row_key(name: str) -> bytes:
 
 def _key(cell_id: str, key: str) -> bytes:
     return f"detached/part/{cell_id}/{key}".encode()
+
+
+def taken(name: str) -> str:
+    """What is said of a name that is taken."""
+    return (
+        f"there is a detached cell {name!r} already. Take another name, or drop that one: "
+        f"%nbray results --drop {name}"
+    )

@@ -102,7 +102,7 @@ class TiedRun(RemoteRun):
             stop(row, force)
 
 
-def running(runs: Sequence[Any], number: str) -> TiedRun | RemoteRun | None:
+def running(runs: Sequence[Any], number: str) -> RemoteRun | None:
     """The run of cell ``number`` that has not ended."""
     for run in reversed(runs):
         if run.label == f"In [{number}]" and run.state() == "running":

@@ -23,6 +23,7 @@ from ..commands.detached import follow_here, known_names, shower
 from ..kept.handing import NotKeptError, bring, check_name, hand_over
 from ..kept.orders import HandOver
 from ..kept.record import Limits
+from ..kept.space import taken
 from ..kept.tied import TiedRun
 from .options import RemoteOptions
 from .targets import target_of
@@ -43,10 +44,7 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
         check_name(name)
         names = known_names()
         if name in names:
-            raise NotKeptError(
-                f"there is a detached cell {name!r} already. Take another name, or drop that one: "
-                f"%nbray results --drop {name}"
-            )
+            raise NotKeptError(taken(name))
         if len(names) >= settings.kept_cells:
             raise NotKeptError(
                 f"{len(names)} detached cells are kept, as many as kept_cells allows. "

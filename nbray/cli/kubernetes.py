@@ -25,6 +25,7 @@ from nbray.machines.kubernetes.objects import scales
 from nbray.machines.kubernetes.pods import CONTAINER, DASHBOARD_PORT
 from nbray.machines.kubernetes.up import RECORD, KubernetesCluster
 from nbray.machines.remote import LoginLink
+from nbray.machines.scaling import left_by
 
 _SCRIPTS = "/tmp/nbray-submitted"
 _LEAVE_S = 120.0
@@ -95,7 +96,7 @@ def _let_go(cluster: KubernetesCluster, bounds: str) -> None:
         return
     else:
         asyncio.run(cluster.end_workers())
-    left = "no worker is left" if bounds == "none" else "min_workers are left"
+    left = left_by(bounds)
     say(f"{left[0].upper()}{left[1:]}, and none comes until the next `nbray up`.")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-import tempfile
 from pathlib import Path
+
+from nbray.common.secret_file import make_secret
 
 SHORTEST_TOKEN = 16
 
@@ -32,7 +32,7 @@ def load_token(*, create: bool) -> bytes:
         return _checked(given, "NBRAY_AUTH_TOKEN")
     path = token_path()
     if create and not path.exists():
-        _make(path)
+        make_secret(path)
     if not path.exists():
         raise FileNotFoundError(
             f"This machine has no cluster token. Copy {path} from the head node, "
@@ -41,23 +41,6 @@ def load_token(*, create: bool) -> bytes:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise PermissionError(f"Others may read the token file {path}: run chmod 600 {path}")
     return _checked(path.read_bytes(), f"the file {path}")
-
-
-def _make(path: Path) -> None:
-    """Make the file, whole; of two commands that do so at once, both have the first one's token."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        try:
-            os.link(new, path)
-        except FileExistsError:
-            pass  # somebody was quicker
-        except PermissionError:  # a file system without links
-            os.replace(new, path)
-    finally:
-        Path(new).unlink(missing_ok=True)
 
 
 def _checked(given: bytes, where: str) -> bytes:

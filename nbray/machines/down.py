@@ -8,7 +8,7 @@ from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.hosts import Host, HostError
 from nbray.machines.plan import Machine
-from nbray.machines.scaling import HELD, hold, may_grow
+from nbray.machines.scaling import HELD, hold, left_by, may_grow
 from nbray.machines.scripts import note
 from nbray.machines.up import refuse_second_head, role_of
 
@@ -79,8 +79,7 @@ async def _shrink(head: Host, bounds: str, board: Board) -> Outcome:
     except HostError as failed:
         took = board.done(name, "failed")
         return Outcome(name, "head", "failed", str(failed), took, failed)
-    said = "no worker is left" if bounds == "none" else "min_workers are left"
-    return Outcome(name, "head", "goes on", said, board.done(name, "goes on"))
+    return Outcome(name, "head", "goes on", left_by(bounds), board.done(name, "goes on"))
 
 
 async def _end(host: Host, error: str, is_empty: bool, board: Board, jobs: bool = False) -> Outcome:

@@ -122,6 +122,11 @@ def labels_of(host: str) -> str:
     return json.dumps({"nbray.io/instance-id": instance_of_up(host), "nbray.io/node-type": _TYPE})
 
 
+def left_by(bounds: str) -> str:
+    """What is there when `hold` is over."""
+    return "no worker is left" if bounds == "none" else "min_workers are left"
+
+
 async def hold(head: Host, bounds: str, patience_s: float) -> None:
     """Have the autoscaler let nodes go, and start no other.
 

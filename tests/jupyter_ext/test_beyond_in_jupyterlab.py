@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nbconvert import HTMLExporter
-from support.jupyterlab import CHROMIUM, START, Lab, running_lab
+from support.jupyterlab import CHROMIUM, START, Lab
 
 from nbray.testing import processes_of, wait_until
 
@@ -29,12 +28,6 @@ CELLS = [
     "%%remote\ndef deep(row):\n    return 1 / row['rate']\ndeep({'rate': 0})",
     "%nbray debug",
 ]
-
-
-@pytest.fixture
-def lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
-    with running_lab(session_root, tmp_path) as found:
-        yield found
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

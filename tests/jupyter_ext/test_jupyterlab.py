@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.jupyterlab import CHROMIUM, PICTURES, START, Lab, Page, playwright, running_lab
+from support.jupyterlab import CHROMIUM, PICTURES, START, Lab, Page, playwright
 
 from nbray.testing import processes_of, wait_until
 
@@ -18,12 +17,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
 ]
-
-
-@pytest.fixture
-def lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
-    with running_lab(session_root, tmp_path) as found:
-        yield found
 
 
 def test_a_plot_output_and_progress_stay_in_the_saved_notebook(lab: Lab) -> None:

@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.kubelet import KubeCluster, kube_cluster
-from support.ssh_hosts import why_not
+from support.kubelet import KubeCluster, kube_cluster, why_not
 
 from nbray.testing import wait_until
 from nbray.wire.certificates import Authority
 
-_MISSING = "" if shutil.which("kubectl") else "clusters on Kubernetes need kubectl"
-_REASON = why_not() or _MISSING
-if Path(sys.prefix).is_relative_to("/tmp"):
-    _REASON = "this Python lies below /tmp, where pods have a folder of their own"
+_REASON = why_not()
 pytestmark = [
     pytest.mark.skipif(bool(_REASON), reason=_REASON),
     pytest.mark.slow,

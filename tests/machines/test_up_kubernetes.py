@@ -6,26 +6,19 @@ No real API server and no real kubelet is meant by this.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.kubelet import KubeCluster, kube_cluster
-from support.ssh_hosts import why_not
+from support.kubelet import KubeCluster, kube_cluster, why_not
 
 from nbray.testing import wait_until
 
-_MISSING = "" if shutil.which("kubectl") else "clusters on Kubernetes need kubectl"
-_REASON = why_not() or _MISSING
-if Path(sys.prefix).is_relative_to("/tmp"):
-    _REASON = "this Python lies below /tmp, where pods have a folder of their own"
+_REASON = why_not()
 pytestmark = [
     pytest.mark.skipif(bool(_REASON), reason=_REASON),
     pytest.mark.slow,

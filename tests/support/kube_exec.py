@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 PATH = r"/api/v1/namespaces/[^/]+/pods/([^/]+)/(?:exec|attach)"
 _STDIN, _STDOUT, _STDERR, _END, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
-_VERSIONS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 
 
 def status(code: int) -> bytes:
@@ -38,26 +37,38 @@ def status(code: int) -> bytes:
     }).encode()  # fmt: skip
 
 
-class Exec(tornado.websocket.WebSocketHandler):
-    """One command in a pod."""
+class PodSocket(tornado.websocket.WebSocketHandler):
+    """A way into a pod, for who brings the token."""
+
+    versions: tuple[str, ...]
+    """Of its protocol, the best first."""
 
     def initialize(self, api: KubeApi) -> None:
         self.api = api
-        self._process: asyncio.subprocess.Process | None = None
-        self._terminal = -1
-        self._early: list[bytes] = []
 
     def check_origin(self, origin: str) -> bool:
         return True
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        return next((one for one in _VERSIONS if one in subprotocols), None)
+        return next((one for one in self.versions if one in subprotocols), None)
 
     def prepare(self) -> None:
         self.api.requests.append(f"{self.request.method} {self.request.path}")
         given = self.request.headers.get("Authorization", "")
         if self.api.token and given != f"Bearer {self.api.token}":
             raise tornado.web.HTTPError(401)
+
+
+class Exec(PodSocket):
+    """One command in a pod."""
+
+    versions = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+
+    def initialize(self, api: KubeApi) -> None:
+        super().initialize(api)
+        self._process: asyncio.subprocess.Process | None = None
+        self._terminal = -1
+        self._early: list[bytes] = []
 
     async def open(self, *args: str, **_kwargs: str) -> None:
         pod = args[0]

@@ -13,14 +13,14 @@ import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import tornado.web
 import tornado.websocket
+
+from support.kube_exec import PodSocket
 
 if TYPE_CHECKING:
     from support.kube_api import KubeApi
 
 PATH = r"/api/v1/namespaces/[^/]+/pods/([^/]+)/portforward"
-_PROTOCOL = "SPDY/3.1+portforward.k8s.io"
 _SYN_STREAM, _SYN_REPLY, _RESET, _PING = 1, 2, 3, 6
 _FIN = 1
 _WORDS = """options head post put delete trace accept accept-charset accept-encoding accept-language
@@ -47,29 +47,19 @@ def _dictionary() -> bytes:
     return b"".join(struct.pack(">I", len(word)) + word for word in words) + _REST.encode()
 
 
-class Forward(tornado.websocket.WebSocketHandler):
+class Forward(PodSocket):
     """All connections of one kubectl."""
 
+    versions = ("SPDY/3.1+portforward.k8s.io",)
+
     def initialize(self, api: KubeApi) -> None:
-        self.api = api
+        super().initialize(api)
         self._given = bytearray()
         self._reads = zlib.decompressobj(zdict=_dictionary())
         self._writes = zlib.compressobj(zdict=_dictionary())
         self._errors: dict[str, int] = {}
         self._data: dict[int, asyncio.Queue[bytes]] = {}
         self._work: set[asyncio.Task[None]] = set()
-
-    def check_origin(self, origin: str) -> bool:
-        return True
-
-    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        return _PROTOCOL if _PROTOCOL in subprotocols else None
-
-    def prepare(self) -> None:
-        self.api.requests.append(f"{self.request.method} {self.request.path}")
-        given = self.request.headers.get("Authorization", "")
-        if self.api.token and given != f"Bearer {self.api.token}":
-            raise tornado.web.HTTPError(401)
 
     async def open(self, *args: str, **_kwargs: str) -> None:
         self._pod = args[0]

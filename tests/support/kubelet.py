@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import nbray
-from support import containers
+from support import containers, ssh_hosts
 from support.kube_api import KubeApi, kubeconfig
 
 _NETNS = Path(__file__).with_name("netns_hosts.sh")
@@ -84,6 +84,14 @@ def _expanded(word: str, env: dict[str, str]) -> str:
     for name, value in env.items():
         word = word.replace(f"$({name})", value)
     return word
+
+
+def why_not() -> str:
+    """Why no pods can be run here; "" if they can."""
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        return "this Python lies below /tmp, where pods have a folder of their own"
+    missing = "" if shutil.which("kubectl") else "clusters on Kubernetes need kubectl"
+    return ssh_hosts.why_not() or missing
 
 
 class Kubelet:
