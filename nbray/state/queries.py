@@ -165,8 +165,7 @@ def _totals(reply: s.TaskTotals) -> r.TaskTotals:
         r.FunctionCount(row.name, row.finished, row.failed, row.cancelled)
         for row in reply.functions
     ]
-    by_node = {node_id.hex(): count for node_id, count in reply.by_node.items()}
-    return r.TaskTotals(reply.finished, reply.failed, reply.cancelled, functions, by_node)
+    return r.TaskTotals(reply.finished, reply.failed, reply.cancelled, functions)
 
 
 def _dashboard(reply: s.DashboardAddress) -> tuple[str, str]:

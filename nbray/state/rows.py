@@ -256,7 +256,6 @@ class TaskTotals:
     failed: int
     cancelled: int
     functions: list[FunctionCount]
-    by_node: dict[str, int]
 
 
 @dataclass
