@@ -35,6 +35,11 @@ def short(number: int) -> int:
     return number
 
 
+@nbray.remote
+def takes(*_values: object) -> None:
+    """Takes results of others."""
+
+
 @nbray.remote(max_retries=0)
 def fails(number: int) -> None:
     print(f"a line before the end of {number}", flush=True)
@@ -68,6 +73,7 @@ class Load:
             refs: list[Any] = [short.remote(number) for number in range(300)]
             refs += [fails.remote(number) for number in range(2)]
             refs += [actor.call.remote() for actor in self.actors]
+            refs.append(takes.remote(refs[:5], refs[5]))
             nbray.wait(refs, num_returns=len(refs), timeout=60)
             self._over.wait(0.2)  # the browser has these processors, too
 
@@ -141,6 +147,7 @@ def test_every_page_is_live_legible_and_safe(
         places = [f"{name}?id={ids[name]}" if one.needs_id else name for name, one in PAGES.items()]
         places += [f"profile?id={ids['worker']}", f"logs?node={node[:8]}&name=raylet.log",
                    f"graph?id={ids['task']}", f"graph?job={ids['job']}",
+                   f"graph?job={ids['job']}&by=results", f"graph?id={ids['task']}&by=results",
                    f"graphs?span=1d&node={node}", "plot?name=task-stream&embed=1"]  # fmt: skip
         if scheme == "light":
             places += [f"plot?name={name}&embed=1" for name in PLOTS]
