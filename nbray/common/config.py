@@ -89,6 +89,8 @@ class Config:
         autoscaler_start_timeout_s: a machine whose node has not joined for so long is given back.
         client_reconnect_grace_period: so many seconds a remote driver may be out of reach; then it
             is dead, and its job ends.
+        client_shortcuts: so many connections of its own to workers of the head node a remote driver
+            may have beside its tunnel; 0: all goes through that.
         client_gateway_idle_s: the gateway of remote drivers leaves when none was there for so long;
             the next one starts it again.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
@@ -156,6 +158,7 @@ class Config:
     autoscaler_update_interval_s: float = 1.0
     autoscaler_start_timeout_s: float = 900.0
     client_reconnect_grace_period: float = 600.0
+    client_shortcuts: int = 256
     client_gateway_idle_s: float = 60.0
     record_ref_creation_sites: int = 0
 
