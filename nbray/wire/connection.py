@@ -160,8 +160,7 @@ class Connection:
         if transport is None or not transport.is_open or self.closed:
             return
         try:
-            transport.write(self._link.take())
-            transport.flush()
+            transport.send(self._link.take())
         except BaseException:
             # What was taken and not written is sent again over another socket.
             transport.end("a write was torn apart")

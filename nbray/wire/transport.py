@@ -18,6 +18,7 @@ from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
+_WRITABLE = select.EPOLLOUT
 
 
 class Carried(Protocol):
@@ -122,6 +123,24 @@ class Transport:
             while self._unsent:
                 self._sock.sendall(self._unsent.popleft())
 
+    def send(self, parts: list[bytearray]) -> None:
+        """Queue bytes and write what the socket takes: most often one frame, which it takes."""
+        if len(parts) == 1 and not self._unsent:
+            (part,) = parts
+            try:
+                sent = self._sock.send(memoryview(part))
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.end(str(error))
+                return
+            if sent == len(part):
+                return
+            self._unsent.append(memoryview(part)[sent:])
+        else:
+            self.write(parts)
+        self.flush()
+
     def write(self, parts: Iterable[bytes | bytearray]) -> None:
         """Queue bytes; `flush` sends them."""
         self._unsent.extend(map(memoryview, parts))
@@ -152,9 +171,9 @@ class Transport:
 
     def handle_events(self, events: int) -> None:
         """Called when the socket can be read or written."""
-        if events & select.EPOLLOUT and not self.closed:
+        if events & _WRITABLE and not self.closed:
             self.flush()
-        if events & ~select.EPOLLOUT and not self.closed:
+        if events & ~_WRITABLE and not self.closed:
             self._read()
 
     def _read(self) -> None:
