@@ -7,11 +7,19 @@ when the keeper has ended, which leaves when it has nothing to run and owns noth
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import pickle
 import sys
+import time
 from typing import Any
 
+from nbray.exceptions import NbrayError
 from nbray.notebook import engine
+
+from . import space
+
+logger = logging.getLogger(__name__)
 
 SPACE = "nbray.detached"
 """The namespace in which doors have names."""
@@ -79,6 +87,12 @@ class Door:
             self._ended = await self._run() or self._ended
         except Exception as error:  # whoever asks is told
             self._ended = f"it could not be started: {type(error).__name__}: {error}"
+        here = engine().api.get_runtime_context()
+        me = str(here.get_actor_name()), str(here.get_actor_id())
+        try:
+            await asyncio.to_thread(_give_up, me, self._ended)
+        except NbrayError:  # the GCS is away: the cells are seen to be lost
+            logger.exception("What became of the cells of %s could not be stored.", me[0])
         for waiting in self._answers.values():
             if not waiting.done():  # whoever asked has given up
                 waiting.set_exception(KeeperEndedError(self._ended))
@@ -98,3 +112,12 @@ class Door:
             )  # fmt: skip
         code = await process.wait()
         return "" if self._ended else f"its process ended with code {code}; {log} may say why"
+
+
+def _give_up(keeper: tuple[str, str], why: str) -> None:
+    """The cells that a keeper ran have failed with it; what they have shown stays."""
+    for row in space.rows():
+        if tuple(row.keeper) == keeper and not row.is_over:
+            error = KeeperEndedError(f"What ran {row.name} has ended before it: {why}.")
+            row.state, row.ended = "failed", time.time()
+            space.save(row, {"error": pickle.dumps(error)})
