@@ -48,6 +48,8 @@ class Config:
         put_room_idle_s: room so taken is given back when it is not used for so long.
         pull_chunk_bytes: objects travel between nodes in parts of this size.
         pull_chunks_in_flight: how many parts of an object are asked for at once.
+        share_machine_memory: nodes of one machine copy objects out of each other's memory; 0: all
+            objects go by sockets.
         pull_timeout_s: a node that sends nothing of an object for so long does not have it.
         worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
         graceful_exit_s: how long a worker that is to leave may run what its user wants run then.
@@ -124,6 +126,7 @@ class Config:
     put_room_idle_s: float = 1.0
     pull_chunk_bytes: int = 4 << 20
     pull_chunks_in_flight: int = 4
+    share_machine_memory: int = 1
     pull_timeout_s: float = 30.0
     worker_death_wait_s: float = 2.0
     graceful_exit_s: float = 30.0
