@@ -144,7 +144,8 @@ def _become_worker(session: Session, raylet_socket: str, order: dict[str, Any]) 
             os.dup2(log, descriptor)
             os.close(log)
         random.seed(time.time_ns() ^ os.getpid())
-        numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+        if "numpy.random" in sys.modules:  # else it draws a seed of its own when it is imported
+            numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
         enter_variables(order["env_vars"])
         status = _run_worker(session, raylet_socket, order)
     except BaseException:

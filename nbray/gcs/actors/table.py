@@ -84,7 +84,7 @@ class ActorTable:
         failed: Callable[[ActorSpec, bytes, Cause], None],
     ) -> None:
         self.placement = ActorPlacement(nodes, random.Random())
-        self._processes = ActorProcesses(nodes, raylet, self.placement)
+        self._processes = ActorProcesses(nodes, raylet)
         self._nodes = nodes
         self._store = store
         self._around = around
