@@ -135,6 +135,11 @@ class GroupManager:
         """Tell a process when a group is created or removed."""
         await self._watch({message.group_id: [process]})
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the GCS has heard of all that was asked so far."""
+        return self._passed.is_set()
+
     async def settled(self) -> None:
         """Until the GCS has heard of all that was asked so far."""
         await self._passed.wait()
