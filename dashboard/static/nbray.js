@@ -210,10 +210,15 @@
       setTimeout(() => box.remove(), 6000); };
     no.addEventListener("click", () => { asked = null; box.remove(); });
     yes.addEventListener("click", async () => {
-      yes.disabled = no.disabled = true;
+      yes.disabled = true;
       const form = button.closest("form");
       const fields = form ? Object.fromEntries(new FormData(form)) : {};
+      const chosen = form?.querySelector("input[type=file]");
       try {
+        if (chosen?.files.length) {
+          fields.runtime_env = { working_dir: await sent(chosen, text, no) };
+        }
+        no.disabled = true;
         const reply = await fetch(button.dataset.url || "act", {
           method: "POST", credentials: "same-origin",
           headers: { "Content-Type": "application/json", "Nbray-Page": token },
@@ -224,12 +229,40 @@
         try { said = JSON.parse(body); } catch { /* the REST API says errors in words */ }
         done(said.said || said.error || (reply.ok ? "Done." : `The dashboard answers ${reply.status}.`));
         if (said.go) go(placeOf(said.go), false);
+        else if (said.submission_id) go({ page: "job", query: { id: said.submission_id } }, false);
       } catch (error) {
         done(`It was not done: ${error.message}`);
       }
     });
   }
   document.addEventListener("submit", (event) => event.preventDefault());
+
+  // An archive goes to the cluster as it is read from the disk; its address there. Who goes away gives it up.
+  function sent(field, text, cancel) {
+    const [file] = field.files;
+    const ending = JSON.parse(field.dataset.endings).find((one) => file.name.toLowerCase().endsWith(one));
+    if (!ending) throw new Error(`${file.name} is no archive: ${JSON.parse(field.dataset.endings).join(", ")}.`);
+    const most = +field.dataset.most, mega = (bytes) => (bytes / 2 ** 20).toFixed(1);
+    if (file.size > most) throw new Error(`${file.name} has ${mega(file.size)} MiB; ${mega(most)} may be.`);
+    const random = crypto.getRandomValues(new Uint8Array(12));
+    const name = `page-${[...random].map((one) => one.toString(16).padStart(2, "0")).join("")}${ending}`;
+    return new Promise((resolve, reject) => {
+      const request = new XMLHttpRequest();
+      const fail = (why) => reject(new Error(why));
+      request.open("PUT", `api/packages/gcs/${name}`);
+      request.setRequestHeader("Nbray-Page", token);
+      request.upload.onprogress = (event) => {
+        if (!text.isConnected) request.abort();
+        text.textContent = `${mega(event.loaded)} of ${mega(file.size)} MiB are sent; stay on this page.`;
+      };
+      request.onload = () => request.status === 200 ? resolve(`gcs://${name}`)
+        : fail(request.responseText || `the dashboard answers ${request.status}`);
+      request.onerror = () => fail("the connection ended, or the file changed while it was sent");
+      request.onabort = () => fail("the files were not sent to the end");
+      cancel.addEventListener("click", () => request.abort());
+      request.send(file);
+    });
+  }
 
   // --- light and dark
 

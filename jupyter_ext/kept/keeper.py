@@ -62,6 +62,7 @@ class _Kept:
         page: its number at the router.
         tied: the job with which it ends; "" when it is detached.
         returned: all that it returned, as long as it is tied, and who waits for that.
+        unwanted: whether it is forgotten as soon as it has ended.
         end_state: what it will be when all is stored, and since when it is that.
     """
 
@@ -81,6 +82,7 @@ class _Kept:
     tied: str = ""
     returned: list[ObjectRef] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    unwanted: bool = False
     end_state: str = ""
     end_time: float = 0.0
     told: int = -1
@@ -220,9 +222,14 @@ class Keeper:
 
     def _take_back(self, cell_id: str) -> None:
         kept = self._cells.get(cell_id)
-        if kept is not None and kept.order is not None:
+        if kept is None:
+            return
+        if kept.order is not None or kept.row.is_over:
             kept.order = None
             self._forget(kept)
+        else:
+            kept.unwanted = True
+            self._stop(kept, force=False)
 
     def _drop(self, kept: _Kept) -> None:
         if not kept.row.is_over:
@@ -455,7 +462,9 @@ class Keeper:
         space.save(row, written, [f"out/{number}" for number in changes.gone])
         kept.told, kept.saved = row.change, now
         self._tell_end(kept)
-        if last and not kept.columns and not kept.tied:  # all of it is in the GCS
+        if last and kept.unwanted:
+            self._forget(kept)
+        elif last and not kept.columns and not kept.tied:  # all of it is in the GCS
             self._let_go(kept)
 
     def _let_go(self, kept: _Kept) -> None:

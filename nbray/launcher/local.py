@@ -23,6 +23,7 @@ import psutil
 from nbray.common.accelerators import node_units
 from nbray.common.addresses import joined, split
 from nbray.common.config import Config
+from nbray.common.folders import absolute
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
 from nbray.common.process import Child, environment, spawn
@@ -325,7 +326,7 @@ def _store_bytes(given: float) -> int:
 def _folder(given: str) -> str:
     if "\0" in os.fspath(given):
         raise ValueError(f"object_spilling_directory={given!r} is no path: it has a zero byte.")
-    return os.path.abspath(given)
+    return absolute(given, "object_spilling_directory")
 
 
 def _spawn_raylet(

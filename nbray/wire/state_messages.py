@@ -182,13 +182,12 @@ class FunctionCounts(msgspec.Struct, array_like=True):
 
 
 class TaskTotals(msgspec.Struct, array_like=True):
-    """GCS, answer to ``TaskTotals``; ``by_node`` all that ended."""
+    """GCS, answer to ``TaskTotals``."""
 
     finished: int
     failed: int
     cancelled: int
     functions: list[FunctionCounts]
-    by_node: dict[bytes, int]
 
 
 class DashboardAddress(msgspec.Struct, array_like=True):

@@ -356,10 +356,11 @@ def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
 @pytest.mark.slow
 def test_the_end_of_the_cluster_says_what_ends_with_it(fresh_notebook: Notebook) -> None:
     fresh_notebook.run("%%remote --detach long\nimport time\ntime.sleep(1000)")
-    fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
+    slow = fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
     waits = fresh_notebook.start("%%remote --detach never\nx = slow")
     names = "from nbray.jupyter_ext.kept import space\nspace.names()"
-    fresh_notebook.wait(lambda: waits.label != "In [?]", "its start")
+    fresh_notebook.wait(lambda: "begins when" in waits.printed, "its wait")
+    assert f"never begins when all that it reads is there: {slow.label} runs." in waits.printed
     fresh_notebook.manager.interrupt_kernel()
     fresh_notebook.wait(lambda: waits.idle, "the prompt")
     assert "KeyboardInterrupt" in waits.error
@@ -368,6 +369,20 @@ def test_the_end_of_the_cluster_says_what_ends_with_it(fresh_notebook: Notebook)
     )
     stopped = fresh_notebook.run("%nbray stop").printed
     assert "nbray is stopped. Detached cells ended with it: long." in stopped
+
+
+@pytest.mark.slow
+def test_a_cell_that_was_handed_over_while_it_was_taken_back_ends_and_is_forgotten(
+    notebook: Notebook,
+) -> None:
+    cell = notebook.run("%%remote --detach unwanted\nimport time\nprint('in')\ntime.sleep(1000)")
+    notebook.wait(lambda: "in\n" in cell.printed, "its output")
+    notebook.run(
+        "from nbray.jupyter_ext.kept import handing, space\n"
+        "handing.take_back(space.find('unwanted').id)"
+    )
+    is_there = "'unwanted' in space.names()"
+    notebook.wait(lambda: notebook.run(is_there).result == "False", "its end")
 
 
 @pytest.mark.slow
