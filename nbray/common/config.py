@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -172,9 +173,17 @@ class Config:
         Raises:
             ValueError: a variable is not a number.
         """
-        values: dict[str, int | float] = {}
-        for field in fields(cls):
-            text = variables.get(f"NBRAY_{field.name.upper()}")
-            if text is not None:
-                values[field.name] = float(text) if field.type == "float" else int(text)
+        known = _variables()
+        values = {
+            known[name][0]: known[name][1](variables[name]) for name in variables if name in known
+        }
         return cls(**values)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _variables() -> dict[str, tuple[str, type[int] | type[float]]]:
+    """The field, and what its values are, of each variable of the environment."""
+    return {
+        f"NBRAY_{field.name.upper()}": (field.name, float if field.type == "float" else int)
+        for field in fields(Config)
+    }
