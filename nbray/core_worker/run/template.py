@@ -86,6 +86,12 @@ class _Template:
         gc.collect()
         gc.freeze()
         control = self._control.socket
+        try:
+            control.sendall(b'{"ready": true}\n')
+        except (
+            ConnectionError
+        ):  # the raylet has left meanwhile, and takes it that nothing was forked
+            return
         while True:
             writers = [control] if self._control.is_waiting else []
             wait = max(0.0, self._swept + _SWEEP_S - time.monotonic()) if self._some_ended else None
