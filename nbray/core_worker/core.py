@@ -314,7 +314,7 @@ class CoreWorker:
             if packed.contained:
                 contained = [ref.object_id for ref in packed.contained]
                 self.table.note(contained, 1)
-                entry.contained = contained
+                entry.tied().contained = contained
             entry.value = stored
             return ObjectRef(object_id, self.me.address, self, current_origin())
         except BaseException:  # an interrupt, too: no ref of it leads anywhere

@@ -25,6 +25,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import mmap
 import os
 import select
 import threading
@@ -78,7 +79,8 @@ class Reactor:
         self.main_thread = threading.main_thread().ident
         self.poller = select.epoll()
         # One for all reads: a fresh buffer of this size is a mapping made and dropped each time.
-        self.buffer = memoryview(bytearray(_READ_BYTES))
+        # Of memory that nobody has written, only what is read into it ever takes room.
+        self.buffer = memoryview(mmap.mmap(-1, _READ_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._spinner = Spinner(self.poller.poll)
         self.dirty: deque[Unwritten] = deque()
         self.inbox: deque[Callable[[], None]] = deque()

@@ -232,7 +232,7 @@ class Values:
 
         def enlist() -> None:
             for object_id, entry in missing:
-                if entry.value is None and (entry.owner is not None or entry.past is not None):
+                if entry.value is None and (entry.loan is not None or entry.past is not None):
                     self._borrowing.fetch(object_id, entry)
                 if entry.value is not None:
                     waiter.complete_one()
@@ -352,8 +352,7 @@ class Values:
 
         def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
             entry = refer(object_id, owner)
-            loan = entry.loan
-            if entry.owner is not None and (loan is None or not loan.registered):
+            if entry.loan is not None and not entry.loan.registered:
                 self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
             return ObjectRef(object_id, owner, home)
 
