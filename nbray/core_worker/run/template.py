@@ -236,7 +236,17 @@ def _build(core: CoreWorker) -> tuple[Executor, TaskRunner]:
 
     def make_host(spec: ActorSpec, host: Host) -> ActorHost:
         return ActorHost(
-            spec, host, me, core, runner, scope, values, core.stored, events, cancelling
+            spec,
+            host,
+            me,
+            core,
+            runner,
+            scope,
+            values,
+            core.stored,
+            events,
+            cancelling,
+            core.reactor,
         )
 
     def is_needed(worn: bool) -> bool:
