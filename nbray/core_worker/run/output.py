@@ -63,6 +63,7 @@ class WorkerOutput:
             )
             for name in ("stdout", "stderr")
         }  # fmt: skip
+        self._both = tuple(self._logs.values())
         self._streams: tuple[Any, Any] = (None, None)
         self._sources: dict[bytes, OutputSource] = {}
         self._scheduled = False
@@ -141,8 +142,10 @@ class WorkerOutput:
         self._busy -= 1
         if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
             self._flush_others()
-        if not self._sources and not any(log.has_grown() for log in self._logs.values()):
-            return  # as after most tasks
+        if not self._sources:
+            out, err = self._both
+            if not (out.has_grown() or err.has_grown()):
+                return  # as after most tasks
         with self.lock:
             self._read_logs()
             if not self._sources:
