@@ -11,7 +11,6 @@ import atexit
 import gc
 import logging
 import os
-import random
 import select
 import signal
 import socket
@@ -170,7 +169,6 @@ def _become_worker(common: _Common, order: dict[str, Any]) -> None:
             log = os.open(order["log"] + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(log, descriptor)
             os.close(log)
-        random.seed(time.time_ns() ^ os.getpid())
         if "numpy.random" in sys.modules:  # else it draws a seed of its own when it is imported
             numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
         if order["env_vars"]:
