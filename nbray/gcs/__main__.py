@@ -18,6 +18,8 @@ from nbray.gcs.storage import StorageError, open_store
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import serve
 
+logger = logging.getLogger(__name__)
+
 
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
@@ -39,6 +41,10 @@ async def _main(args: argparse.Namespace) -> None:
     await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
     watching = [loop.create_task(gcs.nodes.health.run()), loop.create_task(gcs.packages.watch())]
+    try:
+        watching.append(loop.create_task(gcs.series(session.path / "series").run()))
+    except OSError as error:
+        logger.warning("There are no figures over time for the dashboard: %s", error)
     await stopped.wait()
     leave_in_time(loop)
     for task in watching:

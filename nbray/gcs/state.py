@@ -84,6 +84,11 @@ class StateTables:
         """A raylet's report came."""
         self.loads[node_id] = load
 
+    def ended(self) -> tuple[int, int]:
+        """How many tasks have finished and failed."""
+        counts = [count for load in self.loads.values() for count in load.counts.values()]
+        return sum(count[0] for count in counts), sum(count[1] for count in counts)
+
     # --- what is asked --------------------
 
     async def _list_actors(self, _request: Empty) -> s.Actors:
