@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
+import numpy.random  # before the fork: NumPy itself imports it with its first use
 
 from nbray.common.config import Config
+from nbray.common.giving_back import settle
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
@@ -84,6 +86,7 @@ class _Template:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         _warm_up(self._common.token)
+        settle()
         gc.collect()
         gc.freeze()
         control = self._control.socket
