@@ -100,7 +100,7 @@ def test_rates_of_nodes_are_between_their_reports_and_never_negative(tmp_path: P
             stats["net_received"] = received
         return NodeState(f"{number:056x}", "ip", False, "ALIVE", None, "ip", {}, stats=stats)
 
-    none = TaskTotals(0, 0, 0, [], {})
+    none = TaskTotals(0, 0, 0, [])
     for second, received in enumerate((1000.0, 1000.0, 3000.0, 0.0)):
         watcher.add(NOW + second, [node(1, received), node(2, None)], none)
     rows = watcher.history.rows(NOW - 5, NOW + 3)
