@@ -129,7 +129,7 @@ async def show_one(look: Look) -> list[Section]:
                     ("state", _status(job)),
                     ("program", code(job.entrypoint)),
                     ("kind", job.type.lower()),
-                    ("driver's job", code(job.job_id or "")),
+                    ("driver's job", code(job.job_id) if job.job_id else ""),
                     ("message", tag("pre", job.message) if job.message else ""),
                     (
                         "began",

@@ -78,6 +78,10 @@
     if (message.main !== undefined) showMain(message.main);
     for (const [name, html] of Object.entries(message.heads || {})) put(`h-${name}`, html);
     for (const [name, html] of Object.entries(message.bodies || {})) put(`b-${name}`, html);
+    for (const [name, html] of Object.entries(message.fixed || {})) {
+      const typed = document.activeElement?.closest("input, select, textarea") || null;
+      if (typed === null || !document.getElementById(`f-${name}`)?.contains(typed)) put(`f-${name}`, html);
+    }
     for (const data of message.data || []) plotted(data);
     document.body.dataset.live = String(number);
   }
@@ -86,8 +90,12 @@
     if (place === null || place.contains(asked)) return;
     const scrolled = [...place.querySelectorAll(".keep")].map((one) => [one.scrollTop, atEnd(one)]);
     const open = [...place.querySelectorAll("details")].map((one) => one.open);
+    const zoomed = place.querySelector(".flame > .chosen");
     const sideways = [...place.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
     place.innerHTML = html;
+    const same = zoomed && [...place.querySelectorAll(".flame > div")].find((one) =>
+      one.textContent === zoomed.textContent && one.style.top === zoomed.style.top);
+    if (same) zoom(same);
     place.querySelectorAll("details").forEach((one, i) => { if (open[i]) one.open = true; });
     place.querySelectorAll(".scroll").forEach((one, i) => { one.scrollLeft = sideways[i] || 0; });
     place.querySelectorAll(".keep").forEach((one, i) => {

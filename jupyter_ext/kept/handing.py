@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from .orders import Drop, HandOver, Loose, Order, Stop, TakeBack, Values, Wait, 
 from .space import Row
 
 _NAME = re.compile(r"[^\W\d_][\w.+=@#-]{0,99}")
-_TRIES = 3
+_TRY_S = 10.0
+_PAUSE_S = 0.25
 _ANSWER_S = 10.0
 _SILENT_S = 1.0
 
@@ -50,7 +52,8 @@ def hand_over(order: HandOver, reads: Sequence[str] = ()) -> None:
         NotKeptError: the name is taken, or the cell could not be handed over.
         KeyboardInterrupt: it took too long for somebody; the cell is taken back.
     """
-    for _ in range(_TRIES):
+    until = time.monotonic() + _TRY_S
+    while True:
         try:
             asked = _own_door().ask.remote(_unopened(order))
             if not engine().api.wait([asked], timeout=_SILENT_S)[0] and _is_reading(order):
@@ -64,9 +67,11 @@ def hand_over(order: HandOver, reads: Sequence[str] = ()) -> None:
             if not isinstance(error.cause, KeeperEndedError):
                 raise NotKeptError(str(error.cause or error)) from error
             last: NbrayError = error
-        except ActorError as error:  # it had nothing to keep, and leaves
+        except ActorError as error:
             last = error
-    raise NotKeptError(f"the cell could not be handed over: {last}") from last
+        if time.monotonic() >= until:
+            raise NotKeptError(f"the cell could not be handed over: {last}") from last
+        time.sleep(_PAUSE_S)  # its keeper has ended: the next one begins when its door has gone
 
 
 def _is_reading(order: HandOver) -> bool:

@@ -35,6 +35,7 @@ from . import space
 from .orders import Drop, HandOver, Loose, Stop, TakeBack, Values, Wait, own_setup, refs_of
 from .pages import Pages, RecordingRouter
 from .record import Limits, Record
+from .witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Keeper:
         self._ids: dict[str, str] = {}
         self._pages = Pages()
         self._router = RecordingRouter(self._pages, self._take)
+        self._witness = Witness()
         self._busy = self._looked = time.monotonic()
         api = engine().api
         self._same = api.remote(num_cpus=0)(keeping.same)
@@ -109,6 +111,7 @@ class Keeper:
     def serve(self) -> None:
         """Do what is asked, until there is nothing to keep and nobody asks."""
         engine().output.listen(self._router)
+        engine().asides.listen(self._witness.take)
         engine().output.begin_cell(OF_NO_CELL)
         orders = self._door.take.remote()
         while True:
@@ -289,6 +292,7 @@ class Keeper:
         target = order.target
         self._pages.current = kept.row.id
         self._router.before_cell()
+        kept.page = self._router.number_of_cell()
         self._at(kept)
         try:
             if order.elements is not None and isinstance(target, OverElements):
@@ -299,7 +303,6 @@ class Keeper:
         finally:
             self._router.after_cell()
             engine().output.begin_cell(OF_NO_CELL)
-        kept.page = self._router.number_of_cell()
         run = kept.sent.run
         if run is None:
             return
@@ -452,6 +455,8 @@ class Keeper:
             row.left_out = kept.record.left_out
         written = {f"out/{number}": data for number, data in changes.written.items()}
         if last:
+            if failures := self._witness.of(kept.page):
+                written["failures"] = failures
             if kept.tied and kept.sent is not None and kept.sent.run is not None:
                 changed = [] if kept.sent.changes is None else [kept.sent.changes]
                 kept.returned = [kept.sent.run.summary_ref, *changed, *kept.sent.columns[0]]

@@ -100,7 +100,7 @@ def through_keeper(
         raise UsageError(f"%%remote: {error}.") from error
     run = TiedRun(
         name, ready.label, refs[:1], ready.inputs, source=ready.text.source,
-        sent_bytes=ready.sent_bytes, patience=patience,
+        sent_bytes=ready.sent_bytes, patience=patience, tell=workspace.aside,
     )  # fmt: skip
     run.follow(shower(workspace, lambda: run.known_as))
     changes = refs[1] if ready.cell.brings_changes else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -91,6 +92,8 @@ class Config:
         autoscaler_start_timeout_s: a machine whose node has not joined for so long is given back.
         client_reconnect_grace_period: so many seconds a remote driver may be out of reach; then it
             is dead, and its job ends.
+        client_shortcuts: so many connections of its own to workers of the head node a remote driver
+            may have beside its tunnel; 0: all goes through that.
         client_gateway_idle_s: the gateway of remote drivers leaves when none was there for so long;
             the next one starts it again.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
@@ -159,6 +162,7 @@ class Config:
     autoscaler_update_interval_s: float = 1.0
     autoscaler_start_timeout_s: float = 900.0
     client_reconnect_grace_period: float = 600.0
+    client_shortcuts: int = 256
     client_gateway_idle_s: float = 60.0
     record_ref_creation_sites: int = 0
 
@@ -169,9 +173,17 @@ class Config:
         Raises:
             ValueError: a variable is not a number.
         """
-        values: dict[str, int | float] = {}
-        for field in fields(cls):
-            text = variables.get(f"NBRAY_{field.name.upper()}")
-            if text is not None:
-                values[field.name] = float(text) if field.type == "float" else int(text)
+        known = _variables()
+        values = {
+            known[name][0]: known[name][1](variables[name]) for name in variables if name in known
+        }
         return cls(**values)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _variables() -> dict[str, tuple[str, type[int] | type[float]]]:
+    """The field, and what its values are, of each variable of the environment."""
+    return {
+        f"NBRAY_{field.name.upper()}": (field.name, float if field.type == "float" else int)
+        for field in fields(Config)
+    }

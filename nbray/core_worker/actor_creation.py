@@ -15,7 +15,7 @@ from nbray.exceptions import NbraySystemError
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.frames import UnsendableError
 from nbray.wire.messages import ActorReady, ActorRegistered, CreateActor
-from nbray.wire.records import ActorSpec
+from nbray.wire.records import ActorSpec, Dependency
 
 
 class PendingActor:
@@ -26,6 +26,11 @@ class PendingActor:
     def __init__(self, spec: ActorSpec) -> None:
         self.spec = spec
         self.unresolved = 0
+
+    @property
+    def dependencies(self) -> tuple[Dependency, ...]:
+        """Its ref arguments."""
+        return self.spec.dependencies
 
 
 class ActorCreations:

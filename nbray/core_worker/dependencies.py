@@ -16,13 +16,7 @@ from nbray.core_worker.own.locations import Locations
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.tasks import PendingTask
 from nbray.core_worker.values.arguments import Inlined
-from nbray.wire.records import Dependency, TaskSpec, Value
-
-
-class HasRefs(Protocol):
-    """The record of one of them."""
-
-    dependencies: tuple[Dependency, ...]
+from nbray.wire.records import Dependency, Value
 
 
 class HasArguments(Protocol):
@@ -33,8 +27,8 @@ class HasArguments(Protocol):
     """
 
     @property
-    def spec(self) -> HasRefs:
-        """What it is made of."""
+    def dependencies(self) -> tuple[Dependency, ...]:
+        """Its ref arguments."""
 
     unresolved: int
 
@@ -59,23 +53,23 @@ class Dependencies:
 
     def resolve_again(self, task: PendingTask) -> None:
         """A task that was queued waits for arguments that are not there any more."""
-        for dependency in task.spec.dependencies:
+        for dependency in task.dependencies:
             dependency.value = None
         if self.resolve_task(task):
             self._enqueue(task)
 
-    def is_bereft(self, spec: TaskSpec) -> bool:
+    def is_bereft(self, task: PendingTask) -> bool:
         """Whether a value of this process was lost that the task needs."""
-        for dependency in spec.dependencies:
+        for dependency in task.dependencies:
             entry = self._table.get(dependency.object_id)
-            if entry is not None and entry.owner is None and entry.value is None:
+            if entry is not None and entry.loan is None and entry.value is None:
                 return True
         return False
 
     def find(self, task: PendingTask, tried: dict[bytes, list[bytes]]) -> None:
         """A worker found no copy of some arguments of a task, which waits for them now."""
         task.unresolved += 1
-        for dependency in task.spec.dependencies:
+        for dependency in task.dependencies:
             object_id = dependency.object_id
             if object_id not in tried:
                 continue
@@ -97,7 +91,7 @@ class Dependencies:
         table = self._table
         inlined = Inlined(self._max_inline_bytes)
         task.unresolved += 1
-        for dependency in task.spec.dependencies:
+        for dependency in task.dependencies:
             entry = table.borrow(dependency.object_id, dependency.owner)
             if entry.value is not None:
                 inlined.fill(dependency, entry.value)

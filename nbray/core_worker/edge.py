@@ -220,10 +220,11 @@ class Edge:
             return  # it has ended, which is told next
         known, devices, threads = connection.known_functions, push.devices, push.threads
         for task in push.tasks:
-            function_id = task.spec.function_id
-            function = None if function_id in known else task.function.data
+            task.built = spec = task.spec
+            function_id = spec.function_id
+            function = None if function_id in known else task.burst.function.data
             try:
-                connection.send(m.PushTask(task.spec, function, devices, threads))
+                connection.send(m.PushTask(spec, function, devices, threads))
             except UnsendableError as error:
                 self._leasing.unsendable(task, error)
             else:

@@ -95,10 +95,19 @@ class RunsAgain(Protocol):
 class PendingWork(Protocol):
     """A task or a call that was submitted, as its owner sees it."""
 
-    options: TaskOptions
     retries: int
-    spec: TaskSpec
     submitted: float
+
+    @property
+    def options(self) -> TaskOptions:
+        """What the options of the call came to."""
+
+    @property
+    def spec(self) -> TaskSpec:
+        """As its worker gets it."""
+
+    def rest(self) -> None:
+        """It has ended, and is kept: what can be made anew goes."""
 
     def again(self) -> None:
         """It is run once more, which counts."""

@@ -20,7 +20,7 @@ from nbray.core_worker.own.table import OwnershipTable
 from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
+from nbray.core_worker.tasks import ActorCall, Burst, PendingTask, PickledFunction
 from nbray.core_worker.tell.task_counts import TaskCounts
 from nbray.core_worker.values import arguments
 from nbray.core_worker.values.generators import ObjectRefGenerator
@@ -59,6 +59,7 @@ class Submission:
         self._calls = calls
         self._counts = counts
         self._taking = False
+        self._burst: Burst | None = None
         self._new_tasks: deque[PendingTask] = deque()
         self._new_calls: deque[ActorCall] = deque()
 
@@ -73,21 +74,34 @@ class Submission:
         options: TaskOptions,
     ) -> list[ObjectRef] | ObjectRefGenerator:
         """Submit a task; its refs, or the generator of them, come back at once."""
-        me, strategy = self._me, options.shape.strategy
+        me = self._me
         task_id = me.new_task_id()
         payload, dependencies, contained = arguments.pack(self._home, args, kwargs)
         parent = running.get()
-        spec = TaskSpec(
-            task_id, me.job.job_id, function.id, name, payload, dependencies, contained,
-            options.num_returns, max_calls=options.max_calls, backpressure=options.backpressure,
-            origin=parent.origin if parent is not None else origin_outside_tasks(),
-            group=strategy if isinstance(strategy, InGroup) else None,
-            parent=parent.task_id if parent is not None else b"",
+        if parent is not None:
+            origin, parent_id = parent.origin, parent.task_id
+        else:
+            origin, parent_id = origin_outside_tasks(), b""
+        burst = self._burst
+        if (
+            burst is None
+            or burst.function is not function
+            or burst.options is not options
+            or burst.origin != origin
+            or burst.parent != parent_id
+            or burst.name != name
+        ):
+            strategy = options.shape.strategy
+            group = strategy if isinstance(strategy, InGroup) else None
+            burst = self._burst = Burst(
+                function, name, options, me.job.job_id, origin, parent_id, group
+            )
+        refs = self._new_refs(task_id, options.num_returns, options.backpressure, origin)
+        task = PendingTask(
+            options.retries, task_id=task_id, args=payload, burst=burst,
+            dependencies=dependencies, contained=contained,
         )  # fmt: skip
-        refs = self._new_refs(spec)
-        self._new_tasks.append(
-            PendingTask(spec, options, options.retries, function=function, key=options.key)
-        )
+        self._new_tasks.append(task)
         self._submitted(len(self._new_tasks))
         return refs
 
@@ -114,8 +128,8 @@ class Submission:
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
         self._table.released.append((handle_id(actor_id), 1))
-        refs = self._new_refs(spec)
-        self._new_calls.append(ActorCall(spec, options, options.retries))
+        refs = self._new_refs(task_id, options.num_returns, options.backpressure, spec.origin)
+        self._new_calls.append(ActorCall(options.retries, spec=spec, options=options))
         self._submitted(len(self._new_calls))
         return refs
 
@@ -134,22 +148,23 @@ class Submission:
                 "`max_pending_calls` actor option; or wait for some of the calls first."
             )
 
-    def _new_refs(self, spec: TaskSpec) -> list[ObjectRef] | ObjectRefGenerator:
-        wanted = spec.num_returns
+    def _new_refs(
+        self, task_id: bytes, wanted: int, backpressure: int, origin: int
+    ) -> list[ObjectRef] | ObjectRefGenerator:
         if wanted == 1 and not self._sites_recorded:
-            object_id = spec.task_id + FIRST
+            object_id = task_id + FIRST
             self._table.add_owned(object_id)
-            return [ObjectRef(object_id, self._me.address, self._home, spec.origin)]
+            return [ObjectRef(object_id, self._me.address, self._home, origin)]
         refs = []
-        for index in range(wanted if wanted >= 0 else spec.return_count()):
-            object_id = return_id(spec.task_id, index)
+        for index in range(wanted if wanted >= 0 else 1):
+            object_id = return_id(task_id, index)
             self._table.add_owned(object_id)
             if self._sites_recorded:
                 self._counting.sites[object_id] = where_made()
-            refs.append(ObjectRef(object_id, self._me.address, self._home, spec.origin))
-        if spec.num_returns < 0:
-            stream = self._streams.open(spec.task_id, bool(spec.backpressure))
-            if spec.num_returns == STREAMING:
+            refs.append(ObjectRef(object_id, self._me.address, self._home, origin))
+        if wanted < 0:
+            stream = self._streams.open(task_id, bool(backpressure))
+            if wanted == STREAMING:
                 return ObjectRefGenerator(self._readers, stream, refs[0])
         return refs
 
@@ -189,18 +204,19 @@ class Submission:
             self._taking = False
 
     def _accept_new_tasks(self) -> None:
-        new_tasks, leasing = self._new_tasks, self._leasing
+        new_tasks, leasing, counts = self._new_tasks, self._leasing, self._counts
         now = time.monotonic()
         while new_tasks:
             task = new_tasks.popleft()
             task.submitted = now
-            self._counts.submitted(task.spec)
-            leasing.tasks[task.spec.task_id] = task
+            burst = task.burst
+            counts.submitted(burst.origin, burst.name)
+            leasing.tasks[task.task_id] = task
             try:
-                if not task.spec.dependencies or self._dependencies.resolve_task(task):
+                if not task.dependencies or self._dependencies.resolve_task(task):
                     leasing.enqueue(task)
             except Exception as error:  # it must not take those behind it along
-                logger.exception("The task %s could not be queued.", task.spec.name)
+                logger.exception("The task %s could not be queued.", burst.name)
                 leasing.refuse(task, error)
 
     def _pass_new_calls(self) -> None:
@@ -209,7 +225,8 @@ class Submission:
         while self._new_calls:
             call = self._new_calls.popleft()
             call.submitted = now
-            self._counts.submitted(call.spec)
+            spec = call.spec
+            self._counts.submitted(spec.origin, spec.name)
             client = self._calls.client(call.spec.actor_id)
             if call.spec.dependencies:
                 self._dependencies.resolve(call, partial(client.resolved, call))

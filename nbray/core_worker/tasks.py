@@ -10,13 +10,15 @@ from enum import StrEnum
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from nbray.common.ids import TaskID, handle_id
 from nbray.common.life import Transitions
 from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.exceptions import TaskCancelledError
 from nbray.object_ref import ObjectRef
-from nbray.wire.records import Address, TaskSpec
+from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec
+from nbray.wire.strategies import InGroup
 
 
 class State(StrEnum):
@@ -99,8 +101,28 @@ class PickledFunction:
         self.captured = captured
 
 
-class Pending(msgspec.Struct, eq=False):
+class Burst(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What the tasks have in common that one place submits of one function: they share it.
+
+    Attributes:
+        function: what they run; as long as one may run, what the function captures is held.
+        parent: the task that submits them; empty for a driver.
+    """
+
+    function: PickledFunction
+    name: str
+    options: TaskOptions
+    job_id: bytes
+    origin: int
+    parent: bytes
+    group: InGroup | None
+
+
+class Pending(msgspec.Struct, eq=False, gc=False):
     """A task or a call whose reply has not come.
+
+    The collector does not know it: what leads back to it, a lease or a client, forgets it when it
+    ends.
 
     Attributes:
         retries: how often it may still be run again; -1 for ever.
@@ -108,18 +130,10 @@ class Pending(msgspec.Struct, eq=False):
         submitted: when, by `time.monotonic`.
     """
 
-    spec: TaskSpec
-    options: TaskOptions
     retries: int
     state: State = WAITING
     unresolved: int = 0
     submitted: float = 0.0
-
-    def again(self) -> None:
-        """It is run once more, which counts."""
-        if self.retries > 0:
-            self.retries -= 1
-        self.spec.attempt += 1
 
     def recall(self) -> None:
         """It has ended, and is run once more for a value that was lost."""
@@ -131,35 +145,111 @@ class Pending(msgspec.Struct, eq=False):
         return _SHOWN.get(self.state, "SUBMITTED_TO_WORKER")
 
 
-class PendingTask(Pending, eq=False, kw_only=True):
-    """A task for any worker.
+class Rare(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """What few tasks have.
 
     Attributes:
-        function: what it runs; as long as the task may run, what the function captures is held.
-        key: the queue that it stands in.
-        lease: the worker that has it.
+        attempt: how many attempts there were before.
         killed: its worker is ended for it.
         cancelled: it was cancelled when a worker had it; it is not given to another.
         out_of_memory: how often it was ended since memory ran out.
+        near: the other node where most of its arguments lie; empty for none.
     """
 
-    function: PickledFunction
-    key: QueueKey
-    lease: Lease | None = None
+    attempt: int = 0
     killed: bool = False
     cancelled: bool = False
     out_of_memory: int = 0
+    near: bytes = b""
+
+
+_NOTHING_RARE = Rare()
+
+
+class PendingTask(Pending, eq=False, gc=False, kw_only=True):
+    """A task for any worker. A million may be queued, so only what is its own stands in it.
+
+    Attributes:
+        lease: the worker that has it.
+        built: its spec, from when a worker is to get it.
+    """
+
+    task_id: bytes
+    args: bytes
+    burst: Burst
+    dependencies: tuple[Dependency, ...] = ()
+    contained: tuple[ContainedRef, ...] = ()
+    lease: Lease | None = None
+    built: TaskSpec | None = None
+    rare: Rare = _NOTHING_RARE
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task as a worker gets it."""
+        return self.built or self.build()
+
+    def build(self) -> TaskSpec:
+        """Make its spec, which is not kept."""
+        burst = self.burst
+        options = burst.options
+        return TaskSpec(
+            self.task_id, burst.job_id, burst.function.id, burst.name, self.args,
+            self.dependencies, self.contained, options.num_returns, b"", "", self.rare.attempt,
+            options.max_calls, options.backpressure, "", burst.origin, burst.group, burst.parent,
+        )  # fmt: skip
+
+    @property
+    def options(self) -> TaskOptions:
+        """What the options of the call came to."""
+        return self.burst.options
+
+    @property
+    def key(self) -> QueueKey:
+        """The queue that it stands in."""
+        options, near = self.burst.options, self.rare.near
+        return (options.shape, options.runtime_env, near) if near else options.key
 
     def recall(self) -> None:
         """It has ended, and is run once more, by any worker."""
         super().recall()
-        self.lease = None
+        self.rest()
+
+    def next_attempt(self) -> None:
+        """The one before has come to nothing."""
+        self.rare = replace(self.rare, attempt=self.rare.attempt + 1)
+        self.built = None
+
+    def again(self) -> None:
+        """It is run once more, which counts."""
+        if self.retries > 0:
+            self.retries -= 1
+        self.next_attempt()
+
+    def rest(self) -> None:
+        """It has ended, and is kept: what can be made anew goes."""
+        self.lease = self.built = None
 
 
-class ActorCall(Pending, eq=False):
+class ActorCall(Pending, eq=False, gc=False, kw_only=True):
     """A call of an actor; ``number`` tells in which order the calls of this process are."""
 
+    spec: TaskSpec
+    options: TaskOptions
     number: int = 0
+
+    @property
+    def dependencies(self) -> tuple[Dependency, ...]:
+        """Its ref arguments."""
+        return self.spec.dependencies
+
+    def again(self) -> None:
+        """It is made once more, which counts."""
+        if self.retries > 0:
+            self.retries -= 1
+        self.spec.attempt += 1
+
+    def rest(self) -> None:
+        """It has ended, and is kept: nothing of it can be made anew."""
 
 
 class HasLeases(Protocol):

@@ -106,7 +106,7 @@ def join(
             config, session.token, remote.outside.worker_id, session.socket_path("driver"),
             remote.road, remote.attach,
         )  # fmt: skip
-        remote.watch(core.reactor, output.warn)
+        remote.watch(core.peers.connections, config.client_shortcuts, output.warn)
     try:
         core.peers.start(
             info["raylet_socket"], info["node_ip"], None if remote is None else remote.outside

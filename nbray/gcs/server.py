@@ -44,7 +44,10 @@ class GcsServer:
     * a group is removed: the actors in it.
     """
 
-    def __init__(self, token: bytes, config: Config, store: Store) -> None:
+    def __init__(
+        self, token: bytes, config: Config, store: Store, calls_path: Callable[[str], str]
+    ) -> None:
+        """``calls_path``: where the raylet of a node, by its id, is called on this machine."""
         self._store = store
         self._background = Background()
         self._failures = Failures()
@@ -54,7 +57,7 @@ class GcsServer:
         self.packages = PackageTable(
             self._kv, store, self._job_lives, self._submissions.packages, config
         )
-        self.nodes = NodeTable(token, config, store, self, self._failures.node)
+        self.nodes = NodeTable(token, config, store, self, self._failures.node, calls_path)
         rows, client = self.nodes.all, self.nodes.client
         self._actors = ActorTable(rows, client, store, self, self._failures.actor)
         self._groups = GroupTable(self.nodes.ready, client, store, self)

@@ -128,7 +128,7 @@ def start_head(
             ports.clients = ClientListeners(host, client_port, node.session)
             node.client_server = ports.clients.address
         if record is not None:
-            record.keep(node.session)
+            record.keep(node.session, labels)
         gcs = spawn(
             "nbray.gcs",
             ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
@@ -272,7 +272,7 @@ def join(
     try:
         tls.prepare(node.session)
         if record is not None:
-            record.keep(node.session)
+            record.keep(node.session, labels)
         with _identity_being_made(node.session):
             raylet = _spawn_raylet(
                 node, ["--gcs-address", node.gcs_address, *demand], fate_shared, variables

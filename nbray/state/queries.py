@@ -318,9 +318,16 @@ def _part(reply: s.LogPart) -> s.LogPart:
     return reply
 
 
-def profile(node_id: str, worker_id: str, seconds: float, memory: bool) -> Query[s.Profile]:
-    """What a process does: once, or over some seconds; or what it allocates meanwhile."""
-    request = s.ProfileRequest(bytes.fromhex(node_id), bytes.fromhex(worker_id), seconds, memory)
+def profile(
+    node_id: str, worker_id: str, seconds: float, memory: bool, working: bool = False
+) -> Query[s.Profile]:
+    """What a process does: once, or over some seconds; or what it allocates meanwhile.
+
+    Args:
+        working: only where the user's code is, in milliseconds, at a small cost.
+    """
+    node, worker = bytes.fromhex(node_id), bytes.fromhex(worker_id)
+    request = s.ProfileRequest(node, worker, seconds, memory, working)
     return Query("Profile", s.Profile, _as_is, msgspec.msgpack.encode(request))
 
 

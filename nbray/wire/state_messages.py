@@ -288,13 +288,15 @@ class Objects(msgspec.Struct, array_like=True):
 class ProfileRequest(msgspec.Struct, array_like=True):
     """To GCS and raylet: ``Profile``, what a process of a node does. Answered by `Profile`.
 
-    ``seconds`` is 0 for one look; ``memory``: what it allocates meanwhile.
+    ``seconds`` is 0 for one look; ``memory``: what it allocates meanwhile; ``working``: only where
+    the user's code is, at a small cost, in milliseconds.
     """
 
     node_id: bytes
     worker_id: bytes
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
     memory: bool = False
+    working: bool = False
 
 
 class Profile(msgspec.Struct, array_like=True):

@@ -250,6 +250,13 @@ def test_a_running_process_shows_its_stack_and_a_flame_graph(
     assert page.locator(".flame > div.outer").count(), "those that called it stay"
     frame.click()
     assert abs(frame.bounding_box()["width"] - before) < 2, "and all are there again"
+    shown(page, f"http://{context.dashboard_url}/flames?kind=task")
+    page.get_by_role("button", name="Look at them").click()
+    page.locator(".ask button.bad").click()
+    frame = page.locator(".flame > div", has_text="busy_with_sums").first
+    frame.click()
+    page.get_by_text("At work: 1 process.").wait_for()
+    assert "executor.py" not in page.inner_text(".flame"), "the frames are the user's"
     assert not complaints
 
 

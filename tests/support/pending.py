@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from nbray.core_worker.task_options import TaskOptions
-from nbray.core_worker.tasks import ActorCall, PendingTask, PickledFunction
+from nbray.core_worker.tasks import ActorCall, Burst, PendingTask, PickledFunction
 from nbray.wire.records import TaskSpec
-
-_FUNCTION = PickledFunction(b"", b"", ())
 
 
 def pending_task(spec: TaskSpec, options: TaskOptions) -> PendingTask:
     """A task that was just submitted."""
-    return PendingTask(spec, options, options.retries, function=_FUNCTION, key=options.key)
+    function = PickledFunction(spec.function_id, b"", ())
+    burst = Burst(function, spec.name, options, spec.job_id, spec.origin, spec.parent, spec.group)
+    return PendingTask(
+        options.retries, task_id=spec.task_id, args=spec.args, burst=burst,
+        dependencies=spec.dependencies, contained=spec.contained,
+    )  # fmt: skip
 
 
 def pending_call(spec: TaskSpec, options: TaskOptions) -> ActorCall:
     """A call that was just submitted."""
-    return ActorCall(spec, options, options.retries)
+    return ActorCall(options.retries, spec=spec, options=options)

@@ -253,7 +253,7 @@ class SimProcess:
         entry = self.table.add_owned(object_id)
         entry.value = self._value(contained, stored)
         if contained:
-            entry.contained = list(contained)
+            entry.tied().contained = list(contained)
             self.table.note(contained, 1)
         return self._own(object_id)
 
@@ -302,7 +302,7 @@ class SimProcess:
         found = []
         for ref in value.contained:
             entry = self._rebuilt(ref)
-            if entry.owner is not None and not entry.is_registered():
+            if entry.loan is not None and not entry.loan.registered:
                 self.reactor.post(partial(self.borrowing.found_in, object_id, ref.object_id))
             found.append(ref.object_id)
         return found

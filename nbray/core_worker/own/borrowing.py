@@ -46,15 +46,15 @@ class Borrowing:
 
     def fetch(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Have a value that is not here brought: by the owner, once, or by lineage."""
-        if entry.owner is None or not self._counting.is_borrowed(entry):
+        loan = entry.loan
+        if loan is None or not self._counting.is_borrowed(entry):
             if entry.is_freed():
                 self._lineage.recover_freed(object_id, entry)
             return
-        loan = entry.lent()
         if loan.requested:
             return
         loan.requested = True
-        self._mail.send(entry.owner, om.RequestValue(object_id))
+        self._mail.send(loan.owner, om.RequestValue(object_id))
 
     def on_value(self, message: om.ValueReady) -> None:
         """The owner sent a value."""
@@ -63,7 +63,7 @@ class Borrowing:
     def found_in(self, outer: bytes, object_id: bytes) -> None:
         """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
         entry = self._table.get(object_id)
-        if entry is None or entry.owner is None or entry.is_registered():
+        if entry is None or entry.loan is None or entry.loan.registered:
             return
         self._counting.hold(outer, 1)
         found = self._found.setdefault(outer, [])
@@ -96,7 +96,7 @@ class Borrowing:
         for ref in refs:
             inner = self._table.borrow(ref.object_id, ref.owner)
             inner.local += 1
-            if inner.owner is not None:
+            if inner.loan is not None:
                 pending += 1
                 self._register(ref.object_id, inner, registered)
         registered()
@@ -125,13 +125,14 @@ class Borrowing:
                     pending += 1
                     inner.loan.registering.append(registered)
             entry = self._table.get(object_id)
-            if entry is None or entry.owner is None:
+            loan = entry.loan if entry is not None else None
+            if entry is None or loan is None:
                 continue
             if entry.local <= 0:
                 self._table.release(object_id)
                 continue
-            if entry.owner.worker_id == submitter and not entry.is_registered():
-                entry.lent().registered = 1
+            if loan.owner.worker_id == submitter and not loan.registered:
+                loan.registered = 1
                 kept.append(object_id)
             else:
                 pending += 1
@@ -140,14 +141,14 @@ class Borrowing:
 
     def _register(self, object_id: bytes, entry: ObjectEntry, then: Callable[[], None]) -> None:
         """Be a borrower in the eyes of the owner; ``then`` when it knows, or is dead."""
-        loan = entry.lent()
+        loan = entry.loan
+        assert loan is not None
         if loan.registering is not None:
             loan.registering.append(then)
             return
         if loan.registered:
             then()
             return
-        assert entry.owner is not None
         loan.registered = 1
         loan.registering = [then]
 
@@ -156,7 +157,7 @@ class Borrowing:
             for callback in waiting or ():
                 callback()
 
-        self._mail.ask(entry.owner, om.AddBorrower(object_id, self._me.address, 0), answered)
+        self._mail.ask(loan.owner, om.AddBorrower(object_id, self._me.address, 0), answered)
 
     # --- others borrow --------------------
 

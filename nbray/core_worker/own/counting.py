@@ -71,7 +71,7 @@ class Counting:
 
     def is_borrowed(self, entry: ObjectEntry) -> bool:
         """Whether another process owns the object."""
-        return entry.owner is not None and entry.owner.worker_id != self._worker_id
+        return entry.loan is not None and entry.loan.owner.worker_id != self._worker_id
 
     def count_released(self) -> None:
         """Count the refs that have come and died since the last turn, and end what nobody needs.
@@ -105,13 +105,13 @@ class Counting:
         """Add ``change`` pins that are not refs of this process."""
         entry = self._table.get(object_id)
         if entry is not None:
-            entry.pins += change
+            entry.tied().pins += change
             if change < 0:
                 self._table.release(object_id)
 
     def hold_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
         """Its actor, and the holds on its ``arguments``, end with the last ref of ``object_id``."""
-        self._table.add_owned(object_id).contained = arguments
+        self._table.add_owned(object_id).tied().contained = arguments
 
     def let_go_handles(self, object_id: bytes, arguments: list[bytes]) -> None:
         """There is no such actor, after all: its end is no news. From any thread."""
@@ -127,17 +127,18 @@ class Counting:
             if entry.value is not None and self._lineage.may_go(object_id, entry):
                 self._freeing.drop_value(object_id, entry)
             return
-        is_borrowed = entry.owner is not None and self.is_borrowed(entry)
+        is_borrowed = self.is_borrowed(entry)
         actor_id = actor_of(object_id)
         if actor_id:
             self._actors.no_handles(actor_id, not is_borrowed)
         if is_borrowed:
             self._table.drop_contained(entry)
-            assert entry.owner is not None
-            if entry.loan is not None and entry.loan.registered:
+            loan = entry.loan
+            assert loan is not None
+            if loan.registered:
                 self._mail.answer(
-                    entry.owner.worker_id,
-                    om.RemoveBorrower(object_id, self._worker_id, entry.loan.registered),
+                    loan.owner.worker_id,
+                    om.RemoveBorrower(object_id, self._worker_id, loan.registered),
                 )
             return
         self._freeing.give_back(object_id, entry)

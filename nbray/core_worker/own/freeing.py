@@ -28,7 +28,7 @@ class Freeing:
 
     def give_back(self, object_id: bytes, entry: ObjectEntry) -> None:
         """The object ends."""
-        if entry.contained is not None:
+        if entry.ties is not None:
             self._table.drop_contained(entry)
         if entry.value is not None and entry.value.stored is not None:
             self.free(object_id, entry.value)

@@ -108,15 +108,17 @@ class Lineage:
 
     def keep(self, task: PendingWork, object_id: bytes, entry: ObjectEntry) -> None:
         """The task has made an object that lies in an arena."""
-        if not task.retries or entry.owner is not None:
+        if not task.retries or entry.loan is not None:
             return
-        kept = self._kept.get(task.spec.task_id)
+        spec = task.spec
+        kept = self._kept.get(spec.task_id)
         if kept is None:
-            kept = self._kept[task.spec.task_id] = _Kept(task)
+            kept = self._kept[spec.task_id] = _Kept(task)
             self._bytes += kept.size
             self._hold_arguments(kept)
+        task.rest()
         kept.add(object_id)
-        entry.history().made_by = task.spec.task_id
+        entry.history().made_by = spec.task_id
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._kept)))
 
@@ -130,7 +132,7 @@ class Lineage:
             entry = table.get(argument)
             if entry is None:
                 continue
-            if entry.owner is None:
+            if entry.loan is None:
                 entry.history().lineage += 1
                 arguments.append(argument)
             else:

@@ -26,17 +26,35 @@ _MANY = 50_000
 
 
 class Loan(msgspec.Struct, eq=False):
-    """What is known of an object of another process besides.
+    """An object of another process.
 
     Attributes:
+        owner: whose it is.
         registered: how many registrations of this borrower the owner knows, or is about to.
         registering: who waits for the owner's answer to one.
         requested: the owner was asked for the value.
     """
 
+    owner: Address
     registered: int = 0
     registering: list[Callable[[], None]] | None = None
     requested: bool = False
+
+
+class Ties(msgspec.Struct, eq=False):
+    """What else an object has to do with others.
+
+    Attributes:
+        pins: by pending tasks, enclosing values and handovers.
+        borrowers: how many registrations each other process has.
+        contained: the objects whose refs stand in its value.
+        callbacks: what is done when the value is known.
+    """
+
+    pins: int = 0
+    borrowers: dict[bytes, int] | None = None
+    contained: list[bytes] | None = None
+    callbacks: list[Callable[[], None]] | None = None
 
 
 class Past(msgspec.Struct, eq=False):
@@ -57,35 +75,50 @@ class Past(msgspec.Struct, eq=False):
     stale_nodes: list[bytes] | None = None
 
 
-class ObjectEntry(msgspec.Struct, eq=False):
-    """What is known of one object. There may be millions: what few have is in `Loan` and `Past`."""
+class ObjectEntry(msgspec.Struct, eq=False, gc=False):
+    """What is known of one object. There may be millions: what few have stands in other records.
 
-    owner: Address | None = None
+    The collector does not know it: an entry leaves the table with its last reference, and what
+    waits for its value is called, and forgotten, at the latest when the process ends.
+
+    Attributes:
+        waiters: who waits for the value, or a list of them.
+        loan: whose it is, if it is not of this process.
+    """
+
     local: int = 0
-    pins: int = 0
     value: Value | None = None
-    waiters: list[Waiting] | None = None
-    callbacks: list[Callable[[], None]] | None = None
-    borrowers: dict[bytes, int] | None = None
-    contained: list[bytes] | None = None
+    waiters: Waiting | list[Waiting] | None = None
     loan: Loan | None = None
+    ties: Ties | None = None
     past: Past | None = None
 
-    def lent(self) -> Loan:
-        """Its loan, begun when there is none."""
-        if self.loan is None:
-            self.loan = Loan()
-        return self.loan
+    @property
+    def owner(self) -> Address | None:
+        """Whose it is; None for an object of this process."""
+        return None if self.loan is None else self.loan.owner
+
+    @property
+    def borrowers(self) -> dict[bytes, int]:
+        """How many registrations each other process has."""
+        return self.ties.borrowers or {} if self.ties is not None else {}
+
+    @property
+    def contained(self) -> list[bytes]:
+        """The objects whose refs stand in its value."""
+        return self.ties.contained or [] if self.ties is not None else []
+
+    def tied(self) -> Ties:
+        """Its ties, begun when there are none."""
+        if self.ties is None:
+            self.ties = Ties()
+        return self.ties
 
     def history(self) -> Past:
         """Its past, begun when there is none."""
         if self.past is None:
             self.past = Past()
         return self.past
-
-    def is_registered(self) -> bool:
-        """Whether the owner knows that this process borrows it, or is about to."""
-        return self.loan is not None and self.loan.registered > 0
 
     def is_freed(self) -> bool:
         """Whether its value was given back, so that it is made again when somebody needs it."""
@@ -101,21 +134,26 @@ class ObjectEntry(msgspec.Struct, eq=False):
         Those that have given up are dropped now and then: a loop that waits with a timeout may
         come by a thousand times before the value does.
         """
-        if self.waiters is None:
-            self.waiters = [waiter]
+        waiters = self.waiters
+        if waiters is None:
+            self.waiters = waiter
             return
-        if len(self.waiters) >= _WAITERS_KEPT:
-            self.waiters = [one for one in self.waiters if one.remaining > 0]
-        self.waiters.append(waiter)
+        if not isinstance(waiters, list):
+            waiters = self.waiters = [waiters]
+        elif len(waiters) >= _WAITERS_KEPT:
+            waiters = self.waiters = [one for one in waiters if one.remaining > 0]
+        waiters.append(waiter)
 
     def when_complete(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once the value is known, now or later."""
         if self.value is not None:
             callback()
-        elif self.callbacks is None:
-            self.callbacks = [callback]
+            return
+        ties = self.tied()
+        if ties.callbacks is None:
+            ties.callbacks = [callback]
         else:
-            self.callbacks.append(callback)
+            ties.callbacks.append(callback)
 
 
 class OwnershipTable:
@@ -165,21 +203,24 @@ class OwnershipTable:
     def contains(self, entry: ObjectEntry, value: Value) -> None:
         """The object's value is known, or known again, and these refs stand in it."""
         self.drop_contained(entry)
-        entry.contained = [ref.object_id for ref in value.contained]
+        if value.contained:
+            entry.tied().contained = [ref.object_id for ref in value.contained]
 
     def drop_contained(self, entry: ObjectEntry) -> None:
         """What stands in the object's value is not held for it any more."""
-        self.note(entry.contained or (), -1)
-        entry.contained = None
+        ties = entry.ties
+        if ties is not None and ties.contained is not None:
+            self.note(ties.contained, -1)
+            ties.contained = None
 
     def add_owned(self, object_id: bytes) -> ObjectEntry:
         """A new object of this process, with one local reference."""
-        entry = self._entries[object_id] = ObjectEntry(None, 1)
+        entry = self._entries[object_id] = ObjectEntry(1)
         return entry
 
     def ensure_owned(self, object_id: bytes) -> ObjectEntry:
         """The entry of an object of this process, made with one reference if it is new."""
-        return self._entries.setdefault(object_id, ObjectEntry(None, 1))
+        return self._entries.setdefault(object_id, ObjectEntry(1))
 
     def __getitem__(self, object_id: bytes) -> ObjectEntry:
         return self._entries[object_id]
@@ -188,7 +229,7 @@ class OwnershipTable:
         """The entry of a ref that came from elsewhere, made when it is new here."""
         entry = self._entries.get(object_id)
         if entry is None:
-            entry = self._entries[object_id] = ObjectEntry(owner)
+            entry = self._entries[object_id] = ObjectEntry(loan=Loan(owner))
         return entry
 
     def complete(self, object_id: bytes, value: Value) -> None:
@@ -209,11 +250,14 @@ class OwnershipTable:
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None
-            for waiter in waiters:
-                waiter.complete_one()
-        callbacks = entry.callbacks
-        if callbacks is not None:
-            entry.callbacks = None
+            if isinstance(waiters, list):
+                for waiter in waiters:
+                    waiter.complete_one()
+            else:
+                waiters.complete_one()
+        ties = entry.ties
+        if ties is not None and ties.callbacks is not None:
+            callbacks, ties.callbacks = ties.callbacks, None
             for callback in callbacks:
                 callback()
 
@@ -226,18 +270,18 @@ class OwnershipTable:
 
     def owns_any(self) -> bool:
         """Whether an object of this process is still needed by somebody."""
-        return any(entry.owner is None for _, entry in self.all())
+        return any(entry.loan is None for _, entry in self.all())
 
     def any_borrowed(self) -> bool:
         """Whether another process holds an object of this one."""
-        return any(entry.owner is None and entry.borrowers for _, entry in self.all())
+        return any(entry.loan is None and entry.borrowers for _, entry in self.all())
 
     def in_arenas(self) -> list[tuple[bytes, Stored]]:
         """The values of this process that lie in arenas."""
         return [
             (object_id, entry.value.stored)
             for object_id, entry in self.all()
-            if entry.owner is None and entry.value is not None and entry.value.stored is not None
+            if entry.loan is None and entry.value is not None and entry.value.stored is not None
         ]
 
     def add_borrower(self, object_id: bytes, borrower_id: bytes, count: int) -> None:
@@ -245,15 +289,17 @@ class OwnershipTable:
         entry = self._entries.get(object_id)
         if entry is None:
             return
-        if entry.borrowers is None:
-            entry.borrowers = {}
-        total = entry.borrowers.get(borrower_id, 0) + count
+        ties = entry.tied()
+        if ties.borrowers is None:
+            ties.borrowers = {}
+        borrowers = ties.borrowers
+        total = borrowers.get(borrower_id, 0) + count
         held = self._borrowed_by.setdefault(borrower_id, set())
         if total:
-            entry.borrowers[borrower_id] = total
+            borrowers[borrower_id] = total
             held.add(object_id)
         else:
-            entry.borrowers.pop(borrower_id, None)
+            borrowers.pop(borrower_id, None)
             held.discard(object_id)
 
     def requested_from(self, owner_id: bytes) -> list[bytes]:
@@ -264,8 +310,7 @@ class OwnershipTable:
             if entry.loan is not None
             and entry.loan.requested
             and entry.value is None
-            and entry.owner is not None
-            and entry.owner.worker_id == owner_id
+            and entry.loan.owner.worker_id == owner_id
         ]
 
     def unfinished_tasks(self, job_id: bytes) -> list[bytes]:
@@ -273,7 +318,7 @@ class OwnershipTable:
         found = dict.fromkeys(
             object_id[:24]
             for object_id, entry in self.all()
-            if entry.value is None and entry.owner is None and object_id[20:24] == job_id
+            if entry.value is None and entry.loan is None and object_id[20:24] == job_id
         )
         return list(found)
 
@@ -286,7 +331,9 @@ class OwnershipTable:
     def refuse_waits(self, value: Value) -> None:
         """Whoever waits for a value gets this one; what nobody waits for stays as it is."""
         for object_id, entry in self.all():
-            if entry.value is None and (entry.waiters or entry.callbacks):
+            if entry.value is None and (
+                entry.waiters is not None or (entry.ties is not None and entry.ties.callbacks)
+            ):
                 self.complete(object_id, value)
 
     def drop_borrower(self, borrower_id: bytes) -> set[bytes]:
@@ -294,16 +341,17 @@ class OwnershipTable:
         held = self._borrowed_by.pop(borrower_id, set())
         for object_id in held:
             entry = self._entries.get(object_id)
-            if entry is not None and entry.borrowers:
+            if entry is not None:
                 entry.borrowers.pop(borrower_id, None)
         return held
 
     def unneeded(self, object_id: bytes) -> ObjectEntry | None:
         """The entry if there is one whose value nothing needs any more."""
         entry = self._entries.get(object_id)
-        if entry is None or entry.local > 0 or entry.pins > 0 or entry.borrowers:
+        if entry is None or entry.local > 0:
             return None
-        return entry
+        ties = entry.ties
+        return entry if ties is None or (ties.pins <= 0 and not ties.borrowers) else None
 
     def remove(self, object_id: bytes) -> None:
         """The object has ended."""

@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from msgspec.structs import replace
+
 from nbray.common.config import Config
 from nbray.core_worker.decisions import (
     AskLease,
@@ -36,7 +38,7 @@ from nbray.core_worker.failures import task_error
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.backlogs import Backlogs
 from nbray.core_worker.submit.crashes import Crashes
-from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue
+from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue, node_of_arguments
 from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.core_worker.tasks import (
     AT_WORKER,
@@ -103,42 +105,34 @@ class Leasing:
 
     def enqueue(self, task: PendingTask) -> None:
         """The arguments of a task of `tasks` are complete."""
-        task_id = task.spec.task_id
-        if task_id not in self.tasks:
+        if task.task_id not in self.tasks:
             return  # it was cancelled meanwhile
-        options = task.options
-        near = self._node_of_arguments(task.spec) if task.spec.dependencies else b""
-        task.key = (options.shape, options.runtime_env, near) if near else options.key
+        if task.dependencies:
+            near = node_of_arguments(task.dependencies, self._me.address.node_id)
+            if near != task.rare.near:
+                task.rare = replace(task.rare, near=near)
+            key = task.key
+        else:
+            key = task.burst.options.key
         task.state = READY[task.state]
-        queue = self._queues.get(task.key)
+        queue = self._queues.get(key)
         if queue is None:
             queue = self._queue_of(task)
         queue.tasks.append(task)
         self.dirty = True
 
     def _queue_of(self, task: PendingTask) -> TaskQueue:
-        queue = self._queues.get(task.key)
+        key = task.key
+        queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[task.key] = TaskQueue(task.key)
+            queue = self._queues[key] = TaskQueue(key)
         return queue
 
-    def _node_of_arguments(self, spec: TaskSpec) -> bytes:
-        """The other node that has most bytes of the large arguments; empty if it is this one."""
-        held: dict[bytes, int] = {}
-        for dependency in spec.dependencies:
-            stored = dependency.value.stored if dependency.value is not None else None
-            for node_id in stored.node_ids if stored is not None else ():
-                held[node_id] = held.get(node_id, 0) + stored.size  # type: ignore[union-attr]
-        here = self._me.address.node_id
-        if not held or held.get(here, 0) == max(held.values()):
-            return b""
-        return max(held, key=lambda node_id: (held[node_id], node_id))
-
-    def withdraw(self, is_bereft: Callable[[TaskSpec], bool]) -> list[PendingTask]:
+    def withdraw(self, is_bereft: Callable[[PendingTask], bool]) -> list[PendingTask]:
         """Queued tasks whose arguments are there no more leave the queue; they are returned."""
         withdrawn: list[PendingTask] = []
         for queue in self._queues.values():
-            bereft = [task for task in queue.tasks if is_bereft(task.spec)]
+            bereft = [task for task in queue.tasks if is_bereft(task)]
             if bereft:
                 gone = set(map(id, bereft))
                 queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
@@ -163,7 +157,7 @@ class Leasing:
 
     def children(self, parent: bytes) -> list[bytes]:
         """The unfinished tasks that a task of this process submitted."""
-        return [task_id for task_id, task in self.tasks.items() if task.spec.parent == parent]
+        return [task_id for task_id, task in self.tasks.items() if task.burst.parent == parent]
 
     # --- pushed --------------------
 
@@ -190,7 +184,7 @@ class Leasing:
                     tasks.popleft()
                     task.lease = lease
                     task.state = PUSHED[task.state]
-                    in_flight[task.spec.task_id] = task
+                    in_flight[task.task_id] = task
                     pushed.append(task)
                 if pushed:
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
@@ -200,7 +194,7 @@ class Leasing:
     def unsendable(self, task: PendingTask, error: Exception) -> None:
         """A task that was to be pushed cannot travel."""
         if task.lease is not None:
-            del task.lease.in_flight[task.spec.task_id]
+            del task.lease.in_flight[task.task_id]
         self.refuse(task, error)
         self.dirty = True
 
@@ -263,7 +257,7 @@ class Leasing:
 
     def refuse(self, task: PendingTask, error: Exception) -> None:
         """A task that waits nowhere any more cannot be run."""
-        if self.tasks.pop(task.spec.task_id, None) is not None:
+        if self.tasks.pop(task.task_id, None) is not None:
             task.state = ENDED[task.state]
             self._decisions.append(Failed(task.spec, error))
 
@@ -310,7 +304,7 @@ class Leasing:
             if message.lost:
                 if not lease.in_flight:
                     lease.idle_since = now
-                if task.cancelled:
+                if task.rare.cancelled:
                     self._queue_again(task)
                 else:
                     task.state = BEREFT[task.state]
@@ -325,7 +319,7 @@ class Leasing:
     def _queue_again(self, task: PendingTask) -> None:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""
         task.lease = None
-        if task.cancelled:
+        if task.rare.cancelled:
             self.refuse(task, cancelled(task.spec))
         else:
             task.state = RETURNED[task.state]
@@ -345,9 +339,10 @@ class Leasing:
         """
         task = self.tasks[task_id]
         task.retries = 0
-        task.killed = task.killed or force
+        if force:
+            task.rare = replace(task.rare, killed=True)
         if task.lease is not None:
-            task.cancelled = True
+            task.rare = replace(task.rare, cancelled=True)
             return task.lease.worker.worker_id
         if task.state is QUEUED:
             self._queue_of(task).tasks.remove(task)
@@ -419,31 +414,32 @@ class Leasing:
             node = lease.worker.node_id
             text = f"its node {node.hex()[:8]} died too, or did not say why in time"
             cause = Cause(CauseKind.ENDED, text, node_id=node)
-        if cause.kind is CauseKind.OUT_OF_MEMORY and not task.killed:
+        if cause.kind is CauseKind.OUT_OF_MEMORY and not task.rare.killed:
             if not (cause.again and self._retry_later(task, cause)):
                 self.refuse(task, task_error(cause))
         elif task.retries != 0:
-            self._decisions.append(AttemptFailed(task.spec, task.spec.attempt, task_error(cause)))
+            self._decisions.append(AttemptFailed(task.spec, task.rare.attempt, task_error(cause)))
             self._retry(task)
-        elif task.killed:
+        elif task.rare.killed:
             self.refuse(task, cancelled(task.spec))
         else:
             error = WorkerCrashedError(
                 "The worker died unexpectedly while executing this task, and no retry is left.\n"
-                f"Task {task.spec.name}: {cause}"
+                f"Task {task.burst.name}: {cause}"
             )
             self.refuse(task, error.with_facts(cause))
 
     def _retry_later(self, task: PendingTask, cause: Cause) -> bool:
         """Run a task again whose memory was missing, after a while; False if it may not be."""
         config = self._config
-        if task.retries == 0 or task.out_of_memory == config.task_oom_retries:
+        times = task.rare.out_of_memory
+        if task.retries == 0 or times == config.task_oom_retries:
             return False
-        self._decisions.append(AttemptFailed(task.spec, task.spec.attempt, task_error(cause)))
-        delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**task.out_of_memory)
-        task.out_of_memory += 1
+        self._decisions.append(AttemptFailed(task.spec, task.rare.attempt, task_error(cause)))
+        delay = min(_MAX_OOM_DELAY_S, config.task_oom_retry_delay_s * 2**times)
+        task.rare = replace(task.rare, out_of_memory=times + 1)
         task.lease = None
-        task.spec.attempt += 1
+        task.next_attempt()
         task.state = BACKED_OFF[task.state]
         self._decisions.append(WakeAfter(delay, lambda _now: self.enqueue(task)))
         return True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from nbray.common.thread_count import threads_for
 from nbray.core_worker.task_options import QueueKey
 from nbray.core_worker.tasks import Lease, PendingTask
 from nbray.wire.messages import RequestLease
-from nbray.wire.records import JobConfig
+from nbray.wire.records import Dependency, JobConfig
 from nbray.wire.strategies import Spread
 
 WINDOW_S = 0.005
@@ -58,3 +59,15 @@ class TaskQueue:
             bool(self.tasks) and self.tasks[0].retries != 0, self.runtime_env, self.shape.strategy,
             self.shape.selector, self.near,
         )  # fmt: skip
+
+
+def node_of_arguments(dependencies: Iterable[Dependency], here: bytes) -> bytes:
+    """The other node that has most bytes of the large arguments; empty if it is ``here``."""
+    held: dict[bytes, int] = {}
+    for dependency in dependencies:
+        stored = dependency.value.stored if dependency.value is not None else None
+        for node_id in stored.node_ids if stored is not None else ():
+            held[node_id] = held.get(node_id, 0) + stored.size  # type: ignore[union-attr]
+    if not held or held.get(here, 0) == max(held.values()):
+        return b""
+    return max(held, key=lambda node_id: (held[node_id], node_id))

@@ -73,7 +73,7 @@ class HeldObjects:
         return ObjectRow(
             object_id, not counting.is_borrowed(entry), _size(entry), kind,
             self._status(object_id, entry, states), counting.sites.get(object_id, ""), local,
-            len(entry.borrowers or ()), stored.node_ids if stored is not None else [],
+            len(entry.borrowers), stored.node_ids if stored is not None else [],
             stored.kind if stored is not None else "",
         )  # fmt: skip
 
@@ -88,7 +88,7 @@ class HeldObjects:
     def _captured(self) -> Counter[bytes]:
         """How often each object's ref stands in a value that is held here."""
         entries = (entry for _object_id, entry in self._table.all() if entry.contained)
-        return Counter(chain.from_iterable(entry.contained or () for entry in entries))
+        return Counter(chain.from_iterable(entry.contained for entry in entries))
 
     def _states(self) -> dict[bytes, str]:
         """How far what has not ended is, by task id."""

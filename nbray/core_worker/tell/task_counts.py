@@ -48,9 +48,9 @@ class TaskCounts:
     def __init__(self) -> None:
         self._rows: dict[tuple[int, str], FunctionCounts] = {}
 
-    def submitted(self, spec: TaskSpec) -> None:
+    def submitted(self, origin: int, name: str) -> None:
         """A task was submitted."""
-        key = (spec.origin, spec.name)
+        key = (origin, name)
         row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = FunctionCounts(*key)

@@ -423,7 +423,7 @@ class ActorTable:
         await self._store.durable()
         return answer
 
-    async def _find(self, request: NamedActor) -> FoundActor:
+    def _find(self, request: NamedActor) -> FoundActor:
         """The actor of a name."""
         actor_id = self._names.get((request.namespace, request.name))
         if actor_id is None:
