@@ -205,17 +205,22 @@ def allow_many_files() -> None:
 
 
 _M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD = -1
 _LARGE_BLOCK = 1 << 20
+_KEPT_FREE = 4 << 20
 
 
 def give_large_blocks_back() -> None:
     """Have the C library return large blocks to the system when they are freed.
 
     Else it learns from the first chunk of an object that passes by to keep room for such blocks in
-    its heap, of which fragments are kept for good.
+    its heap, of which fragments are kept for good. A little of the heap's end is kept free, or each
+    chunk that passes by would have the system clear its pages anew.
     """
     try:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
     except (AttributeError, OSError) as error:  # another C library than glibc
         logger.info("The C library has no mallopt: %s", error)
 
