@@ -192,7 +192,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     if head:
         host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
-        if node.dashboard is not None:
+        if node.dashboard:
             console.print(f"Watch it:  {_link(node)}")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
@@ -221,8 +221,7 @@ def _link(node: RunningNode) -> str:
 
     Output that goes elsewhere is kept and read by others.
     """
-    assert node.dashboard is not None
-    found = Dashboard(node.dashboard.url, node.session.path.name, node.session.token)
+    found = Dashboard(node.dashboard, node.session.path.name, node.session.token)
     if not sys.stdout.isatty():
         return f"{found.base}/  (nbray dashboard prints a link that logs you in)"
     minutes = f"{LOGIN_S / 60:.0f} minutes"

@@ -35,7 +35,6 @@ from nbray.launcher.dashboard import (
     bind,
     dashboard_log,
     missing_packages,
-    start_dashboard,
     url_of,
 )
 from nbray.launcher.described import NodeOptions
@@ -120,7 +119,7 @@ def start_head(
         node = RunningNode(Session.create(cluster.token), host)
         node.session.keep_storage(cluster.storage)
     node.dashboard_error = without
-    ports = _HeadPorts(listener)
+    ports = _HeadPorts(listener, resumed=session is not None)
     try:
         tls.prepare(node.session)
         if remote_drivers is not None:
@@ -153,10 +152,6 @@ def start_head(
         _raylet_ready(node, raylet)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
-        if listener is not None:
-            node.dashboard = start_dashboard(
-                listener, node.session, node.gcs_address, host, fate_shared
-            )
         _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop(keep_session=session is not None)
@@ -171,6 +166,7 @@ class _HeadPorts:
     """The listening sockets that the head's raylet gets from its starter, and keeps."""
 
     dashboard: socket.socket | None
+    resumed: bool
     clients: ClientListeners | None = None
 
     @property
@@ -181,8 +177,10 @@ class _HeadPorts:
     def arguments(self, node: RunningNode) -> list[str]:
         found = []
         if self.dashboard is not None:
-            url = url_of(self.dashboard, node.session, node.node_ip)
+            url = node.dashboard = url_of(self.dashboard, node.session, node.node_ip)
             found += ["--dashboard-fd", str(self.dashboard.fileno()), "--dashboard-url", url]
+            if self.resumed:  # there may be jobs, whose manager the dashboard starts
+                found.append("--dashboard-at-once")
         if self.clients is not None:
             found += [f"--client-fd={descriptor}" for descriptor in self.clients.descriptors]
         return found
@@ -371,8 +369,7 @@ def _identity_being_made(session: Session) -> Iterator[None]:
 
 def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None) -> None:
     """What others find in the session folder; the raylet's pid comes after the GCS's."""
-    dashboard = [] if node.dashboard is None else [node.dashboard.child]
-    pids = [child.pid for child in [*node.children, *dashboard]]
+    pids = [child.pid for child in node.children]
     node.session.write_info(
         {
             "gcs_address": node.gcs_address,
@@ -381,7 +378,7 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "node_id": node.node_id,
             "pids": pids,
             "start_ticks": [start_time(pid) for pid in pids],
-            "dashboard": "" if node.dashboard is None else node.dashboard.url,
+            "dashboard": node.dashboard,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
             "for_programs": not fate_shared if for_programs is None else for_programs,

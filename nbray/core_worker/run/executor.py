@@ -87,6 +87,7 @@ class Executor:
         self._watched = False  # whether a timer looks for what stands behind a long task
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
+        self._direct: ActorHost | None = None  # the same, when calls need not pass this thread
         self.exit = ActorExit(
             me, self._reactor, peers, self._patience_s, self._is_busy, self._crash
         )
@@ -138,6 +139,9 @@ class Executor:
             return
         if self.exit.leaving is not None:
             return  # its caller hears of the end of this process
+        if self._direct is not None:
+            self._direct.takes(connection, message.spec)
+            return
         self._queue.append((connection, message.spec))
         waiter = self._waiter
         if waiter is not None:
@@ -249,7 +253,10 @@ class Executor:
                     return
                 self._waiter = Waiter()
                 reactor.inbox.append(self._wake_if_work)
-                reactor.wait(self._waiter, harmless=on_interrupt)
+                if self._direct is None:
+                    reactor.wait(self._waiter, harmless=on_interrupt)
+                else:
+                    reactor.rest(self._waiter)
                 self._waiter = None
                 continue
             try:
@@ -382,6 +389,8 @@ class Executor:
         self._current = b""
         if self.exit.leaving is not None:
             created = self.exit.end_of_constructor()
+        if self._actor.drives():
+            self._direct = self._actor
         if created is not None:
             if self._me.actor_shown != message.spec.class_name:
                 created.shown = self._me.actor_shown

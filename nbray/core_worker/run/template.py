@@ -11,7 +11,6 @@ import atexit
 import gc
 import logging
 import os
-import random
 import select
 import signal
 import socket
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
+import numpy.random  # before the fork: NumPy itself imports it with its first use
 
 from nbray.common.config import Config
+from nbray.common.giving_back import settle
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
@@ -85,9 +86,16 @@ class _Template:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         _warm_up(self._common.token)
+        settle()
         gc.collect()
         gc.freeze()
         control = self._control.socket
+        try:
+            control.sendall(b'{"ready": true}\n')
+        except (
+            ConnectionError
+        ):  # the raylet has left meanwhile, and takes it that nothing was forked
+            return
         while True:
             writers = [control] if self._control.is_waiting else []
             wait = max(0.0, self._swept + _SWEEP_S - time.monotonic()) if self._some_ended else None
@@ -164,7 +172,6 @@ def _become_worker(common: _Common, order: dict[str, Any]) -> None:
             log = os.open(order["log"] + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(log, descriptor)
             os.close(log)
-        random.seed(time.time_ns() ^ os.getpid())
         if "numpy.random" in sys.modules:  # else it draws a seed of its own when it is imported
             numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
         if order["env_vars"]:
@@ -230,7 +237,17 @@ def _build(core: CoreWorker) -> tuple[Executor, TaskRunner]:
 
     def make_host(spec: ActorSpec, host: Host) -> ActorHost:
         return ActorHost(
-            spec, host, me, core, runner, scope, values, core.stored, events, cancelling
+            spec,
+            host,
+            me,
+            core,
+            runner,
+            scope,
+            values,
+            core.stored,
+            events,
+            cancelling,
+            core.reactor,
         )
 
     def is_needed(worn: bool) -> bool:
