@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,30 @@ from benchmarks.plain import PlainConnection
 
 def objects_between_nodes(bench: Bench) -> None:
     """Transfers and a plain connection by turns, so that both see the same machine."""
+    taken, gigabytes = _measured(bench)
+    bench.report("plain connection, GB/s", gigabytes / taken["plain"])
+    bench.report("200 MB put and pushed to a node, GB/s", gigabytes / taken["put and push"])
+    bench.report("200 MB to a node, GB/s", gigabytes / taken["one"])
+    bench.report("200 MB to three nodes, GB/s", 3 * gigabytes / taken["three"])
+    bench.report("forty results of 1 MB, GB/s", 0.04 / taken["forty"])
+    bench.report("200 MB to three nodes, as times of one", taken["three"] / taken["one"])
+
+
+def objects_over_sockets(bench: Bench) -> None:
+    """The same with nodes that use nothing that nodes of two machines have not."""
+    os.environ["NBRAY_SHARE_MACHINE_MEMORY"] = "0"
+    taken, _ = _measured(bench)
+    bench.report(
+        "by sockets: 200 MB to a node as part of a plain connection", taken["plain"] / taken["one"]
+    )
+    bench.report(
+        "by sockets: 200 MB to three nodes as part of a plain connection",
+        3 * taken["plain"] / taken["three"],
+    )
+
+
+def _measured(bench: Bench) -> tuple[dict[str, float], float]:
+    """Medians of seconds by name, and the size of the large object in GB."""
     engine = bench.engine
     size, nodes, rounds = 200_000_000, 3, 7
     common = {"num_cpus": 1, "object_store_memory": 1 << 30}
@@ -57,18 +82,6 @@ def objects_between_nodes(bench: Bench) -> None:
         timed("three", partial(push, there, ref))
         del ref
         timed("forty", lambda: engine.get([makes.remote(1_000_000) for _ in range(40)]))
-    taken = {name: float(np.median(times)) for name, times in seconds.items()}
-    gigabytes = size / 1e9
-    bench.report("plain connection, GB/s", gigabytes / taken["plain"])
-    bench.report("200 MB put and pushed to a node, GB/s", gigabytes / taken["put and push"])
-    bench.report("200 MB to a node, GB/s", gigabytes / taken["one"])
-    bench.report("200 MB to three nodes, GB/s", nodes * gigabytes / taken["three"])
-    bench.report("forty results of 1 MB, GB/s", 0.04 / taken["forty"])
-    bench.report("200 MB to a node as part of a plain connection", taken["plain"] / taken["one"])
-    bench.report(
-        "200 MB to three nodes as part of a plain connection",
-        nodes * taken["plain"] / taken["three"],
-    )
-    bench.report("200 MB to three nodes, as times of one", taken["three"] / taken["one"])
     engine.shutdown()
     cluster.shutdown()
+    return {name: float(np.median(times)) for name, times in seconds.items()}, size / 1e9

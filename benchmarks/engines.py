@@ -39,7 +39,7 @@ class Engine:
 
     def does(self, workload: str) -> bool:
         """Whether it can do that workload, as far as is known before."""
-        if workload == "nodes":
+        if workload in ("nodes", "objects_over_sockets"):
             return self.name == "nbray"
         return not self.workloads or workload in self.workloads
 

@@ -127,8 +127,14 @@ ROWS: tuple[Row, ...] = (
     Row("200 MB to a node, GB/s", "objects_between_nodes", "GB/s", times=1.0),
     Row("200 MB to three nodes, GB/s", "objects_between_nodes", "GB/s", times=1.0),
     Row("forty results of 1 MB, GB/s", "objects_between_nodes", "GB/s", times=3.0),
-    _part("200 MB to a node as part of a plain connection", "objects_between_nodes", 0.6),
-    _part("200 MB to three nodes as part of a plain connection", "objects_between_nodes", 0.6),
+    _part(
+        "by sockets: 200 MB to a node as part of a plain connection", "objects_over_sockets", 0.6
+    ),
+    _part(
+        "by sockets: 200 MB to three nodes as part of a plain connection",
+        "objects_over_sockets",
+        0.6,
+    ),
     Row(
         "200 MB to three nodes, as times of one",
         "objects_between_nodes",

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import scale
 from benchmarks.bench import Bench, MissingApi, expect, seconds_of
-from benchmarks.between import objects_between_nodes
+from benchmarks.between import objects_between_nodes, objects_over_sockets
 
 # --- objects --------------------
 
@@ -389,6 +389,7 @@ WORKLOADS: dict[str, Callable[[Bench], None]] = scale.WORKLOADS | {
         actor_calls_of_many, async_actor_calls, async_actor_calls_of_many, placement_groups,
         actor_creation, init, twenty_actors, ten_thousand_arguments, three_thousand_returns,
         ten_thousand_arrays, queued_tasks, idle_memory, put_beside_a_copy, objects_between_nodes,
+        objects_over_sockets,
     )
 }  # fmt: skip
 

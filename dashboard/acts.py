@@ -19,6 +19,7 @@ from nbray.state import queries as q
 from nbray.state.client import RpcError
 
 from .parts.cluster import Cluster
+from .parts.continuous import Continuous
 from .parts.flame import Result, Results
 from .parts.page import NotFoundError, find
 
@@ -39,12 +40,14 @@ class Done:
 class Acts:
     """What can be done, by name; each takes what the button said and answers in a sentence."""
 
-    def __init__(self, cluster: Cluster, profiles: Results) -> None:
+    def __init__(self, cluster: Cluster, profiles: Results, continuous: Continuous) -> None:
         self._cluster = cluster
+        self._continuous = continuous
         self._profiles = profiles
         self.known: dict[str, Callable[[dict[str, str]], Awaitable[Done]]] = {
             "end-actor": self._end_actor,
             "profile": self._profile,
+            "flames": self._flames,
         }
 
     async def _end_actor(self, said: dict[str, str]) -> Done:
@@ -67,6 +70,12 @@ class Acts:
             Result(worker.worker_id, kind, found.how, found.counts, found.error)
         )
         return Done("It is made.", f"profile?id={worker.worker_id}&run={number}")
+
+    async def _flames(self, said: dict[str, str]) -> Done:
+        kind, node, process = (said.get(key, "") for key in ("kind", "node", "id"))
+        if not self._continuous.start((kind, node, process)):
+            return Done("As much is looked at as may be: close another page of flames first.")
+        return Done("It begins.")
 
 
 class Act(RequestHandler):

@@ -41,7 +41,7 @@ def section_html(section: Section) -> Markup:
     return tag(
         "section",
         tag("h2", section.title, id=f"h-{section.name}"),
-        tag("div", section.fixed, class_="fixed") if section.fixed else "",
+        tag("div", section.fixed, id=f"f-{section.name}", class_="fixed") if section.fixed else "",
         plot,
         tag("div", section.body, id=f"b-{section.name}", class_="body"),
         id=f"s-{section.name}",
@@ -76,20 +76,23 @@ class Shown:
         self._number = number
         self._heads: dict[str, str] = {}
         self._bodies: dict[str, str] = {}
+        self._fixed: dict[str, str] = {}
         self._plots: dict[tuple[str, str], Any] = {}
 
     async def news(self, look: Look, sources: Sources, error: str) -> dict[str, Any] | None:
         """The message; None if nothing has changed."""
         sections = await sections_of(self.page, look)
         message: dict[str, Any] = {}
-        names = [section.name for section in sections]
-        if names != list(self._heads):
+        fixed = {section.name: str(section.fixed) for section in sections}
+        parts = [(name, bool(html)) for name, html in fixed.items()]
+        if parts != [(name, bool(html)) for name, html in self._fixed.items()]:
             self._plots = {}
             message["main"] = str(join(map(section_html, sections)))
         else:
             message |= self._changed(sections)
         self._heads = {section.name: str(section.title) for section in sections}
         self._bodies = {section.name: str(section.body) for section in sections}
+        self._fixed = fixed
         if data := await self._data(sections, sources):
             message["data"] = data
         if not message and not error:
@@ -103,7 +106,9 @@ class Shown:
             for s in sections
             if str(s.title) != self._heads[s.name]
         }
-        return {key: value for key, value in (("bodies", bodies), ("heads", heads)) if value}
+        fixed = {s.name: str(s.fixed) for s in sections if str(s.fixed) != self._fixed[s.name]}
+        news = {"bodies": bodies, "heads": heads, "fixed": fixed}
+        return {key: value for key, value in news.items() if value}
 
     async def _data(self, sections: Sequence[Section], sources: Sources) -> list[dict[str, Any]]:
         found = []

@@ -21,6 +21,7 @@ from .gate import Authenticator, log_request
 from .live import Live, clean_query, section_html, sections_of
 from .pages import PAGES
 from .parts.cluster import Cluster
+from .parts.continuous import Continuous
 from .parts.flame import Results
 from .parts.html import Markup, address, join, tag
 from .parts.page import Look, Page, Section
@@ -68,6 +69,7 @@ class Site:
         self.rates: Rates[str] = Rates()
         self.flows: Rates[tuple[str, str]] = Rates()
         self.profiles = Results()
+        self.continuous = Continuous(cluster)
         self._secret = secret
         self.doorkeeper = doorkeeper
         self._jobs = jobs
@@ -94,6 +96,7 @@ class Site:
             self.rates,
             self.flows,
             self.profiles,
+            self.continuous,
             self.jobs,
             query,
             page,
@@ -119,7 +122,8 @@ class Site:
             "viewers": self.viewers,
         }
         act = {
-            "acts": Acts(self.cluster, self.profiles), "may_change": self.doorkeeper.may_change
+            "acts": Acts(self.cluster, self.profiles, self.continuous),
+            "may_change": self.doorkeeper.may_change,
         }  # fmt: skip
         return [
             (r"/ws", Live, live),

@@ -15,6 +15,7 @@ import msgspec
 
 import nbray
 from nbray.calls.function_pickles import new_epoch, set_wrapper
+from nbray.common.detached_cells import NOTEBOOKS
 from nbray.common.ids import TaskID
 from nbray.core_worker.current import joined_core
 from nbray.driver import asides, interjecting, local_nodes, output, task_counts
@@ -52,7 +53,6 @@ from nbray.util.placement_group import PlacementGroup
 from nbray.wire import gcs_messages as g
 
 _HEAD = "node:__internal_head__"
-_NOTEBOOKS = b"nbray.notebooks"
 _START = "from nbray.cli import main; main()"
 _ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
@@ -163,23 +163,23 @@ class _Space:
     """See `nbray.notebook.Space`. It never starts a cluster: threads ask that outlive one."""
 
     def put(self, key: bytes, value: bytes, *, overwrite: bool = True) -> bool:
-        return not _ask_gcs("KvPut", g.KvPut(_NOTEBOOKS, key, value, overwrite), g.KvCount).count
+        return not _ask_gcs("KvPut", g.KvPut(NOTEBOOKS, key, value, overwrite), g.KvCount).count
 
     def get(self, key: bytes) -> bytes | None:
-        found: bytes | None = _ask_gcs("KvGet", g.KvKey(_NOTEBOOKS, key), g.KvValue).value
+        found: bytes | None = _ask_gcs("KvGet", g.KvKey(NOTEBOOKS, key), g.KvValue).value
         return found
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = _ask_gcs(
-            "KvGetMany", g.KvMany(_NOTEBOOKS, [*keys]), g.KvValues
+            "KvGetMany", g.KvMany(NOTEBOOKS, [*keys]), g.KvValues
         ).values
         return found
 
     def delete(self, key: bytes, *, prefix: bool = False) -> None:
-        _ask_gcs("KvDel", g.KvKey(_NOTEBOOKS, key, prefix), g.KvCount)
+        _ask_gcs("KvDel", g.KvKey(NOTEBOOKS, key, prefix), g.KvCount)
 
     def keys(self, prefix: bytes) -> list[bytes]:
-        found: list[bytes] = _ask_gcs("KvKeys", g.KvKey(_NOTEBOOKS, prefix), g.KvKeys).keys
+        found: list[bytes] = _ask_gcs("KvKeys", g.KvKey(NOTEBOOKS, prefix), g.KvKeys).keys
         return found
 
 

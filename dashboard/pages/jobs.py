@@ -7,6 +7,7 @@ import json
 import time
 from urllib.parse import quote
 
+from nbray.runtime_env.packaging import ARCHIVES, MAX_BYTES
 from nbray.state.client import RpcError
 from nbray.state.rows import JobState
 
@@ -88,7 +89,15 @@ def _submit(look: Look) -> Section:
         aria_label="What is to run",
         style="flex:1",
     )
-    return Section("submit", "Submit a job", fixed=tag("form", field, button, class_="fixed"))
+    files = tag(
+        "label",
+        "with files: ",
+        tag("input", type="file", data_most=MAX_BYTES, data_endings=json.dumps(ARCHIVES)),
+        title="An archive (.zip, .tar.gz, ...) whose files lie in the folder where it runs; "
+        f"{MAX_BYTES >> 20} MiB at most.",
+    )
+    form = tag("form", field, files, button, class_="fixed")
+    return Section("submit", "Submit a job", fixed=form)
 
 
 async def show_one(look: Look) -> list[Section]:
@@ -120,7 +129,7 @@ async def show_one(look: Look) -> list[Section]:
                     ("state", _status(job)),
                     ("program", code(job.entrypoint)),
                     ("kind", job.type.lower()),
-                    ("driver's job", code(job.job_id or "")),
+                    ("driver's job", code(job.job_id) if job.job_id else ""),
                     ("message", tag("pre", job.message) if job.message else ""),
                     (
                         "began",

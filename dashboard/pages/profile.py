@@ -49,7 +49,11 @@ async def show(look: Look) -> list[Section]:
         rows = [worker for worker in workers if worker.is_alive]
         rows.sort(key=lambda worker: -worker.cpu_percent)
         title = join(("Profile ", muted("choose a process")))
-        return [look.table("processes", title, PROCESSES, rows, missing)]
+        together = tag("p", "Or ", link("all together, all the time", "flames"), ".")
+        return [
+            Section("together", "Flames", together),
+            look.table("processes", title, PROCESSES, rows, missing),
+        ]
     worker = find(
         workers, said, "process", lambda w: w.worker_id, lambda w: (str(w.pid), w.actor_id)
     )
@@ -60,7 +64,10 @@ async def show(look: Look) -> list[Section]:
         for number, one in look.profiles.of(worker.worker_id)
     ]
     known = join(("Made before: ", join(before, ", "))) if before else Markup("")
-    sections = [Section("choose", title, tag("p", known), _buttons(look, worker))]
+    all_the_time = tag("p", link("All the time", "flames", id=worker.worker_id))
+    sections = [
+        Section("choose", title, join((tag("p", known), all_the_time)), _buttons(look, worker))
+    ]
     if result is not None and result.worker_id == worker.worker_id:
         run = look.get("run")
         sections.append(Section(f"result-{run}", _title(result), _shown(result)))
@@ -92,7 +99,8 @@ def _shown(result: Result) -> Markup:
         return tag("p", "Nothing was seen.", class_="dim")
     if result.kind == "stack":
         return stacks(result.counts)
-    return flame(result.counts, result.kind == "memory")
+    memory = result.kind == "memory"
+    return flame(result.counts, size_text if memory else lambda looks: f"{looks:,} looks")
 
 
 PAGES = (Page("profile", "Profile", show, period_s=2.0),)

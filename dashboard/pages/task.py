@@ -17,6 +17,8 @@ from ..parts.table import Column, Table
 from ..parts.task_words import seconds, state
 from ..parts.words import amounts, clock, duration, last_line
 
+_MOST_LINKS = 12
+
 CHILDREN = Table[TaskState](
     [
         Column("name", "function", lambda t: t.name, lambda t: ref("task", t.task_id, t.name)),
@@ -38,11 +40,11 @@ CHILDREN = Table[TaskState](
 
 async def show(look: Look) -> list[Section]:
     """One task."""
-    attempts, children = await attempts_of(look, look.get("id"))
+    attempts, children, takers = await attempts_of(look, look.get("id"))
     newest = attempts[0]
     title = join(("Task ", newest.name, " ", code(newest.task_id)))
     sections = [
-        Section("task", title, _facts(newest, len(attempts))),
+        Section("task", title, _facts(newest, len(attempts), takers)),
         Section("time", "Where the time went", _times(attempts)),
     ]
     if newest.error_message or newest.error_type:
@@ -61,7 +63,7 @@ async def show(look: Look) -> list[Section]:
     return sections
 
 
-def _facts(task: TaskState, attempts: int) -> Markup:
+def _facts(task: TaskState, attempts: int, takers: Sequence[TaskState]) -> Markup:
     return facts(
         [
             ("state", join((state(task), f" {task.error_type}" if task.error_type else ""))),
@@ -72,11 +74,36 @@ def _facts(task: TaskState, attempts: int) -> Markup:
             ("actor", ref("actor", task.actor_id)),
             ("job", ref("job", task.job_id)),
             ("submitted by", ref("task", task.parent_task_id)),
-            ("who submitted whom", link("graph", "graph", id=task.task_id)),
+            (
+                "graphs",
+                join(
+                    [
+                        link("who submitted whom", "graph", id=task.task_id),
+                        link("whose results go where", "graph", id=task.task_id, by="results"),
+                    ],
+                    ", ",
+                ),
+            ),
+            ("takes results of", _producers(task)),
+            ("its results go to", _takers(takers)),
             ("resources", amounts(task.required_resources)),
             ("cell", f"number {task.origin}" if task.origin else ""),
         ]
     )
+
+
+def _producers(task: TaskState) -> Markup | str:
+    shown = [ref("task", one) for one in task.depends_on[:_MOST_LINKS]]
+    return _and_more(shown, len(task.depends_on) + task.depends_on_more)
+
+
+def _takers(takers: Sequence[TaskState]) -> Markup | str:
+    return _and_more([ref("task", t.task_id, t.name) for t in takers[:_MOST_LINKS]], len(takers))
+
+
+def _and_more(shown: list[Markup], of: int) -> Markup | str:
+    more = muted(f" and {of - len(shown):,} more") if of > len(shown) else ""
+    return join((join(shown, " "), more)) if of else ""
 
 
 def _times(attempts: Sequence[TaskState]) -> Markup:

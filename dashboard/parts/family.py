@@ -1,4 +1,4 @@
-"""A task with its attempts and the tasks that it has submitted, as far as they are remembered."""
+"""A task with its attempts, those that it submitted or that take its results, as far as known."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from nbray.state.rows import TaskState
 from .cluster import TASK_LIMIT
 from .html import DOTS, is_short_for
 from .page import Look, NotFoundError, find
+from .tree import newest
 
 _MOST_CHILDREN = 1000
 _MOST_ABOVE = 12
 _FRESH_S = 3.0
 
 
-async def attempts_of(look: Look, said: str) -> tuple[list[TaskState], list[TaskState]]:
-    """The attempts at the task, and the tasks that it has submitted.
+async def attempts_of(
+    look: Look, said: str
+) -> tuple[list[TaskState], list[TaskState], list[TaskState]]:
+    """The attempts at the task, the tasks that it has submitted, and those that take its results.
 
     Raises:
         NotFoundError: no such task is remembered.
@@ -33,8 +36,10 @@ async def attempts_of(look: Look, said: str) -> tuple[list[TaskState], list[Task
     meant = said if DOTS not in said or not mine else mine[0].task_id
     task = find(mine, meant, "task", lambda row: row.task_id)
     children = [row for row in found.rows if row.parent_task_id == task.task_id]
+    takers = [row for row in found.rows if task.task_id in row.depends_on]
     attempts = [row for row in mine if row.task_id == task.task_id]
-    return sorted(attempts, key=lambda row: -row.attempt_number), children[:_MOST_CHILDREN]
+    attempts.sort(key=lambda row: -row.attempt_number)
+    return attempts, children[:_MOST_CHILDREN], newest(takers)[:_MOST_CHILDREN]
 
 
 async def above(look: Look, task: TaskState) -> list[TaskState]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nbray.debugging.flame import colour_of, laid_out
 
 from .html import Markup, join, tag
 from .spans import COLOURS
-from .words import size_text
 
 _MOST_KEPT = 20
 _MOST_BOXES = 3000
@@ -65,14 +64,13 @@ class Results:
         return found[::-1]
 
 
-def flame(counts: Mapping[str, int], memory: bool) -> Markup:
-    """A flame graph: the outermost frames above, as wide as their share."""
+def flame(counts: Mapping[str, int], words: Callable[[int], str]) -> Markup:
+    """A flame graph: the outermost frames above, as wide as their share; ``words`` of a count."""
     laid = laid_out(counts, _LEAST_SHARE, _MOST_BOXES)
     boxes = [
         tag(
             "div", box.name,
-            title=f"{box.name}: {100 * box.width:.1f} %, "
-            + (size_text(box.count) if memory else f"{box.count:,} looks"),
+            title=f"{box.name}: {100 * box.width:.1f} %, {words(box.count)}",
             style=f"left:{100 * box.left:.3f}%;width:{100 * box.width:.3f}%;"
             f"top:{_ROW * box.depth}px;background:{COLOURS[colour_of(box.name, len(COLOURS))]}",
         )

@@ -11,6 +11,7 @@ from nbray.state.selecting import StateApiException
 from nbray.state.short_ids import SHORTEST, full_id
 
 from .cluster import Cluster
+from .continuous import Continuous
 from .flame import Results
 from .html import Markup, muted, tag
 from .rates import Rates
@@ -29,7 +30,7 @@ class Section:
         name: of this part, unlike those of the others of the page.
         title: its head; what it counts may change.
         body: what changes.
-        fixed: what stands above it and is sent once: fields, buttons.
+        fixed: what stands above it and is left alone while somebody is at it: fields, buttons.
         plot: the name of a plot above it.
         plot_query: what the plot is asked with.
         wide: whether it takes the whole width.
@@ -54,6 +55,7 @@ class Look:
         rates: how fast functions are done.
         flows: how fast objects go from node to node.
         profiles: those that were made.
+        continuous: those that are made all the time.
         jobs: what was submitted, and drivers.
         query: the page's query.
         page: its name.
@@ -65,6 +67,7 @@ class Look:
     rates: Rates[str]
     flows: Rates[tuple[str, str]]
     profiles: Results
+    continuous: Continuous
     jobs: Callable[[], Awaitable[list[JobState]]]
     query: Mapping[str, str]
     page: str

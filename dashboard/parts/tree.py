@@ -11,9 +11,9 @@ from .html import DOTS, Markup, address, escape, join, tag
 from .words import count
 
 MOST_BOXES = 150
-_SINGLE = 6  # so many of one function below one box are drawn one by one
+SINGLE = 6  # so many of one function below one box are drawn one by one
 _DEEPEST = 20
-_WIDTH, _HEIGHT, _GAP, _ROW = 190, 36, 46, 44
+WIDTH, HEIGHT, GAP, ROW = 190, 36, 46, 44
 _LONGEST = 26
 _KINDS = ("failed", "running", "waiting", "done")
 
@@ -91,7 +91,7 @@ def _grouped(rows: Sequence[TaskState]) -> list[Box]:
         names.setdefault(row.name, []).append(row)
     found = []
     for name, mine in names.items():
-        if len(mine) <= _SINGLE:
+        if len(mine) <= SINGLE:
             found += [Box(name, [row], address("graph", {"id": row.task_id})) for row in mine]
         else:
             query = {"name": name, "job": mine[0].job_id}
@@ -107,12 +107,12 @@ def _lay_out(root: Box) -> list[Box]:
         box = stack.pop()
         ordered.append(box)
         for child in reversed(box.inside):
-            child.x = box.x + _WIDTH + _GAP
+            child.x = box.x + WIDTH + GAP
             stack.append(child)
     row = 0
     for box in ordered:
         if not box.inside:
-            box.y = float(row * _ROW)
+            box.y = float(row * ROW)
             row += 1
     for box in reversed(ordered):
         if box.inside:
@@ -133,22 +133,27 @@ def words(box: Box) -> str:
 def svg(drawn: Drawn) -> Markup:
     """The picture."""
     boxes = _lay_out(drawn.root)
-    lines, shapes = [], []
+    lines = []
     for box in boxes:
         for child in box.inside:
-            x, y = box.x + _WIDTH, box.y + _HEIGHT / 2
-            to_x, to_y, bend = child.x, child.y + _HEIGHT / 2, x + _GAP / 2
+            x, y = box.x + WIDTH, box.y + HEIGHT / 2
+            to_x, to_y, bend = child.x, child.y + HEIGHT / 2, x + GAP / 2
             path = f"M{x} {y}C{bend} {y} {bend} {to_y} {to_x} {to_y}"
             lines.append(tag("path", d=path, class_="edge"))
-        shapes.append(_shape(box))
-    width = max(box.x for box in boxes) + _WIDTH + 2
-    height = max(box.y for box in boxes) + _HEIGHT + 2
-    picture = tag(
-        "svg", *lines, *shapes, viewBox=f"-1 -1 {width} {height:.0f}", width=width,
-        height=f"{height:.0f}", class_="graph", role="img", aria_label="Who submitted whom",
-    )  # fmt: skip
     more = f"{count(drawn.left_out, 'task')} are not drawn." if drawn.left_out else ""
-    return join((tag("div", picture, class_="scroll"), tag("p", more, class_="note")))
+    picture = drawing(boxes, lines, "Who submitted whom")
+    return join((picture, tag("p", more, class_="note")))
+
+
+def drawing(boxes: Sequence[Box], lines: Iterable[Markup], label: str) -> Markup:
+    """Boxes at their places, above lines."""
+    width = max(box.x for box in boxes) + WIDTH + 2
+    height = max(box.y for box in boxes) + HEIGHT + 2
+    picture = tag(
+        "svg", *lines, *map(_shape, boxes), viewBox=f"-1 -1 {width} {height:.0f}", width=width,
+        height=f"{height:.0f}", class_="graph", role="img", aria_label=label,
+    )  # fmt: skip
+    return tag("div", picture, class_="scroll")
 
 
 def _shape(box: Box) -> Markup:
@@ -160,10 +165,11 @@ def _shape(box: Box) -> Markup:
     return tag(
         "a",
         tag("title", f"{box.name}{many}: {words(box)}"),
-        tag("rect", x=box.x, y=f"{box.y:.0f}", width=_WIDTH, height=_HEIGHT, rx=5,
+        tag("rect", x=box.x, y=f"{box.y:.0f}", width=WIDTH, height=HEIGHT, rx=5,
             class_=f"box {'chosen' if box.chosen else ''}"),
-        tag("rect", x=box.x, y=f"{box.y:.0f}", width=5, height=_HEIGHT, rx=2, class_=kind),
-        tag("text", join((escape(name), many)), x=box.x + 12, y=f"{box.y + 15:.0f}"),
-        tag("text", words(box), x=box.x + 12, y=f"{box.y + 29:.0f}", class_="dim"),
+        tag("rect", x=box.x, y=f"{box.y:.0f}", width=5, height=HEIGHT, rx=2, class_=kind),
+        tag("svg", tag("text", join((escape(name), many)), y=15),
+            tag("text", words(box), y=29, class_="dim"),
+            x=box.x + 12, y=f"{box.y:.0f}", width=WIDTH - 15, height=HEIGHT),
         href=box.place,
     )  # fmt: skip

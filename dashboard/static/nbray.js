@@ -78,6 +78,10 @@
     if (message.main !== undefined) showMain(message.main);
     for (const [name, html] of Object.entries(message.heads || {})) put(`h-${name}`, html);
     for (const [name, html] of Object.entries(message.bodies || {})) put(`b-${name}`, html);
+    for (const [name, html] of Object.entries(message.fixed || {})) {
+      const typed = document.activeElement?.closest("input, select, textarea") || null;
+      if (typed === null || !document.getElementById(`f-${name}`)?.contains(typed)) put(`f-${name}`, html);
+    }
     for (const data of message.data || []) plotted(data);
     document.body.dataset.live = String(number);
   }
@@ -86,8 +90,12 @@
     if (place === null || place.contains(asked)) return;
     const scrolled = [...place.querySelectorAll(".keep")].map((one) => [one.scrollTop, atEnd(one)]);
     const open = [...place.querySelectorAll("details")].map((one) => one.open);
+    const zoomed = place.querySelector(".flame > .chosen");
     const sideways = [...place.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
     place.innerHTML = html;
+    const same = zoomed && [...place.querySelectorAll(".flame > div")].find((one) =>
+      one.textContent === zoomed.textContent && one.style.top === zoomed.style.top);
+    if (same) zoom(same);
     place.querySelectorAll("details").forEach((one, i) => { if (open[i]) one.open = true; });
     place.querySelectorAll(".scroll").forEach((one, i) => { one.scrollLeft = sideways[i] || 0; });
     place.querySelectorAll(".keep").forEach((one, i) => {
@@ -210,10 +218,15 @@
       setTimeout(() => box.remove(), 6000); };
     no.addEventListener("click", () => { asked = null; box.remove(); });
     yes.addEventListener("click", async () => {
-      yes.disabled = no.disabled = true;
+      yes.disabled = true;
       const form = button.closest("form");
       const fields = form ? Object.fromEntries(new FormData(form)) : {};
+      const chosen = form?.querySelector("input[type=file]");
       try {
+        if (chosen?.files.length) {
+          fields.runtime_env = { working_dir: await sent(chosen, text, no) };
+        }
+        no.disabled = true;
         const reply = await fetch(button.dataset.url || "act", {
           method: "POST", credentials: "same-origin",
           headers: { "Content-Type": "application/json", "Nbray-Page": token },
@@ -224,12 +237,40 @@
         try { said = JSON.parse(body); } catch { /* the REST API says errors in words */ }
         done(said.said || said.error || (reply.ok ? "Done." : `The dashboard answers ${reply.status}.`));
         if (said.go) go(placeOf(said.go), false);
+        else if (said.submission_id) go({ page: "job", query: { id: said.submission_id } }, false);
       } catch (error) {
         done(`It was not done: ${error.message}`);
       }
     });
   }
   document.addEventListener("submit", (event) => event.preventDefault());
+
+  // An archive goes to the cluster as it is read from the disk; its address there. Who goes away gives it up.
+  function sent(field, text, cancel) {
+    const [file] = field.files;
+    const ending = JSON.parse(field.dataset.endings).find((one) => file.name.toLowerCase().endsWith(one));
+    if (!ending) throw new Error(`${file.name} is no archive: ${JSON.parse(field.dataset.endings).join(", ")}.`);
+    const most = +field.dataset.most, mega = (bytes) => (bytes / 2 ** 20).toFixed(1);
+    if (file.size > most) throw new Error(`${file.name} has ${mega(file.size)} MiB; ${mega(most)} may be.`);
+    const random = crypto.getRandomValues(new Uint8Array(12));
+    const name = `page-${[...random].map((one) => one.toString(16).padStart(2, "0")).join("")}${ending}`;
+    return new Promise((resolve, reject) => {
+      const request = new XMLHttpRequest();
+      const fail = (why) => reject(new Error(why));
+      request.open("PUT", `api/packages/gcs/${name}`);
+      request.setRequestHeader("Nbray-Page", token);
+      request.upload.onprogress = (event) => {
+        if (!text.isConnected) request.abort();
+        text.textContent = `${mega(event.loaded)} of ${mega(file.size)} MiB are sent; stay on this page.`;
+      };
+      request.onload = () => request.status === 200 ? resolve(`gcs://${name}`)
+        : fail(request.responseText || `the dashboard answers ${request.status}`);
+      request.onerror = () => fail("the connection ended, or the file changed while it was sent");
+      request.onabort = () => fail("the files were not sent to the end");
+      cancel.addEventListener("click", () => request.abort());
+      request.send(file);
+    });
+  }
 
   // --- light and dark
 

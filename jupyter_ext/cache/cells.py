@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol
 
+from nbray.common.folders import current_folder
 from nbray.exceptions import NbrayError
 from nbray.notebook import engine
 
@@ -112,7 +113,7 @@ class CellCache:
 
     def __init__(self, notebook: Notebook) -> None:
         self._notebook = notebook
-        self._folder = Path.cwd()
+        self._folder = Path(current_folder())
         self.attempts: OrderedDict[str, Attempt] = OrderedDict()
 
     def store(self) -> Store:
@@ -175,7 +176,9 @@ class CellCache:
             attempt.before = _most_like(store, made.key, attempt)
 
     def _facts(self, text: CellText, options: Mapping[str, Any]) -> Facts:
-        environment: dict[str, Any] = {"folder": os.path.relpath(Path.cwd(), self._folder)}
+        here = current_folder()
+        folder = os.path.relpath(here, self._folder) if here else ""
+        environment: dict[str, Any] = {"folder": folder}
         for field_name in _BY_FOLDER:
             found = (options.get("runtime_env") or {}).get(field_name)
             for path in found if isinstance(found, list) else [found] if found else []:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
+from nbray.common.software import own_software
+
 from ..cell.analysis import names_reached
 from . import modules
 from .hashing import Handle, Hasher, UnhashableError
@@ -154,6 +156,7 @@ def key_of(
         done |= waiting
         waiting = names_reached(hasher.reads, namespace) - done
     sources, versions = modules.facts_of(hasher.modules)
+    versions = {**versions, "nbray": _nbray()}
     parts += [Part("module", name, source.digest) for name, source in sources.items()]
     parts += [Part("package", name, version, version) for name, version in versions.items()]
     return Made(
@@ -179,6 +182,12 @@ def _python() -> str:
     return f"{platform.python_implementation()} {platform.python_version()} {sys.platform} " + (
         platform.machine()
     )
+
+
+def _nbray() -> str:
+    """Two builds of one version have other messages, and may run a cell in another way."""
+    own = own_software()
+    return f"{own.version}+{own.messages.hex()}"
 
 
 def _kind(value: Any) -> str:

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from nbray.common.folders import current_folder
+
 from ..messages import DriverPlace, SourceFile
 from ..worker.modules import place_function
 from .places import is_users
@@ -130,7 +132,8 @@ class LocalModules:
             print(f"Edited since it was last used: {files}. The workers take it anew.{hint}")
         surroundings = self._surroundings()
         self._moved = self._moved or surroundings != self._base
-        below = os.getcwd() + os.sep
+        folder = surroundings[0]
+        below = f"{folder}{os.sep}" if folder else "\0"  # nothing lies in a folder that was removed
         near = {n: f for n, f in self._files.items() if f.edited or f.path.startswith(below)}
         packed = {n: zlib.compress(f.source) for n, f in near.items()}
         if sum(map(len, packed.values())) > _UNEDITED_LIMIT:
@@ -178,7 +181,7 @@ class LocalModules:
 
     @staticmethod
     def _surroundings() -> tuple[str, tuple[str, ...]]:
-        return os.getcwd(), tuple(entry for entry in sys.path if entry)
+        return current_folder(), tuple(entry for entry in sys.path if entry)
 
 
 def _find_spec(name: str) -> Any:

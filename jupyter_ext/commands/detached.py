@@ -14,10 +14,18 @@ from IPython.core.error import UsageError
 from nbray.exceptions import NbrayError, TaskCancelledError
 from nbray.notebook import engine
 
-from ..cell.errors import remote_lines
+from ..cell.errors import debug_hint, remote_lines
 from ..cell.run import Detached
 from ..kept import space
-from ..kept.following import Follower, Results, error_of, has_keeper, results_of, state_of
+from ..kept.following import (
+    Follower,
+    Results,
+    error_of,
+    failures_of,
+    has_keeper,
+    results_of,
+    state_of,
+)
 from ..kept.handing import NotKeptError, check_name, drop, is_kept, stop
 from ..kept.space import Row
 from ..kept.tied import TiedRun, running
@@ -143,12 +151,16 @@ def _bring(workspace: Workspace, row: Row) -> None:
     if state in ("failed", "cancelled"):
         remember(f"<remote cell {row.name} ({row.label})>", row.source)
         error = error_of(row) or RuntimeError("what it raised is not known")
+        failures = failures_of(row)
+        for told in failures:
+            workspace.aside(told)
+        hint = f" {debug_hint()}" if failures else ""
         lines = (
             [f"{row.name} ({row.label}) was cancelled."]
             if isinstance(error, TaskCancelledError)
             else [
                 *remote_lines(error, workspace.errors.cells), "",
-                f"Detached cell {row.name} ({row.label}) did not finish.",
+                f"Detached cell {row.name} ({row.label}) did not finish.{hint}",
             ]
         )  # fmt: skip
         raise workspace.errors.rendered(error, lines, title) from None

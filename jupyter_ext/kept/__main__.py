@@ -1,20 +1,26 @@
-"""The keeper's process: ``python -m nbray.jupyter_ext.kept`` and what `door` gives it."""
+"""The keeper's process: ``python -m nbray.jupyter_ext.kept`` and what `door` gives it.
+
+With one word more, why the keeper has ended, it stores what became of the cells.
+"""
 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import threading
+import time
 
 from nbray.notebook import use
 
-from .door import SPACE
+from . import space
+from .door import SPACE, KeeperEndedError
 from .keeper import Keeper
 
 
 def main() -> None:
     """Keep cells until there is none, or until the door has gone."""
-    engine_name, address, namespace, door, actor_id, _log = sys.argv[1:]
+    engine_name, address, namespace, door, actor_id, _log, *why = sys.argv[1:]
 
     def leave_with_the_door() -> None:
         sys.stdin.buffer.read()
@@ -23,8 +29,20 @@ def main() -> None:
     threading.Thread(target=leave_with_the_door, daemon=True).start()
     api = use(engine_name).api
     api.init(address, namespace=namespace)
-    Keeper(api.get_actor(door, namespace=SPACE), door, actor_id).serve()
+    if why:
+        _give_up((door, actor_id), why[0])
+    else:
+        Keeper(api.get_actor(door, namespace=SPACE), door, actor_id).serve()
     api.shutdown()
+
+
+def _give_up(keeper: tuple[str, str], why: str) -> None:
+    """The cells that a keeper ran have failed with it; what they have shown stays."""
+    for row in space.rows():
+        if tuple(row.keeper) == keeper and not row.is_over:
+            error = KeeperEndedError(f"What ran {row.name} has ended before it: {why}.")
+            row.state, row.ended = "failed", time.time()
+            space.save(row, {"error": pickle.dumps(error)})
 
 
 main()

@@ -7,14 +7,17 @@ when the keeper has ended, which leaves when it has nothing to run and owns noth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from nbray.notebook import engine
 
 SPACE = "nbray.detached"
 """The namespace in which doors have names."""
+_GIVE_UP_S = 60.0
 
 
 class KeeperEndedError(RuntimeError):
@@ -31,6 +34,7 @@ class Door:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
         self._ended = ""
+        self._has_left = False
         self._watch: asyncio.Task[None] | None = None
 
     async def ask(self, order: Any) -> Any:
@@ -71,6 +75,7 @@ class Door:
         if self._answers or not self._orders.empty():
             return False
         self._ended = "it had nothing to keep and has left"
+        self._has_left = True
         return True
 
     async def _keep(self) -> None:
@@ -79,6 +84,8 @@ class Door:
             self._ended = await self._run() or self._ended
         except Exception as error:  # whoever asks is told
             self._ended = f"it could not be started: {type(error).__name__}: {error}"
+        if not self._has_left:
+            await self._give_up()
         for waiting in self._answers.values():
             if not waiting.done():  # whoever asked has given up
                 waiting.set_exception(KeeperEndedError(self._ended))
@@ -87,14 +94,25 @@ class Door:
 
     async def _run(self) -> str:
         """Start the keeper and wait for its end; returns why it ended, if it did not say so."""
+        log, process = await self._start()
+        code = await process.wait()
+        return "" if self._has_left else f"its process ended with code {code}; {log} may say why"
+
+    async def _give_up(self) -> None:
+        """Have another process store what became of the cells: here not all of nbray need be."""
+        with contextlib.suppress(OSError, TimeoutError):  # else they are seen to be lost
+            _log, process = await self._start(self._ended)
+            await asyncio.wait_for(process.wait(), _GIVE_UP_S)
+
+    async def _start(self, *words: str) -> tuple[Path, asyncio.subprocess.Process]:
+        """Start a keeper's process; returns its log with it."""
         here = engine().api.get_runtime_context()
         log = engine().cluster.logs() / f"keeper-{str(here.get_actor_id())[:12]}.log"
         with open(log, "ab") as out:
-            process = await asyncio.create_subprocess_exec(
+            return log, await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "nbray.jupyter_ext.kept", self._engine, here.gcs_address,
-                self._namespace, str(here.get_actor_name()), str(here.get_actor_id()), str(log),
+                self._namespace, str(here.get_actor_name()), str(here.get_actor_id()),
+                str(log), *words,
                 stdin=asyncio.subprocess.PIPE,  # closes with this process, and the keeper leaves
                 stdout=out, stderr=out, env={**os.environ, **engine().cluster.for_programs()},
             )  # fmt: skip
-        code = await process.wait()
-        return "" if self._ended else f"its process ended with code {code}; {log} may say why"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nbray.notebook import ObjectRef, engine
+from nbray.notebook import ObjectRef, TaskSays, engine
 
 from ..cell.remote_value import RemoteValue
 from ..cell.run import RemoteRun
@@ -18,6 +18,7 @@ from ..worker.keeping import from_bytes
 from . import space
 from .handing import NotKeptError, is_kept, stored_values
 from .space import Row
+from .witness import read
 
 Publish = Callable[[str, dict[str, Any]], None]
 _AGAIN = 20
@@ -120,6 +121,11 @@ def error_of(row: Row) -> BaseException | None:
     except Exception as problem:  # the error's class is not here
         return RuntimeError(f"Its error cannot be opened here: {problem}")
     return error
+
+
+def failures_of(row: Row) -> Sequence[TaskSays]:
+    """What its tasks that failed told, for a debugger."""
+    return read(space.part(row, "failures") or b"")
 
 
 def results_of(row: Row, home: dict[str, Any]) -> Results:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from nbray.exceptions import ActorError, GetTimeoutError, NbrayError, TaskError
@@ -11,12 +13,14 @@ from nbray.notebook import ActorHandle, ObjectRef, engine
 from ..worker import keeping
 from . import space
 from .door import SPACE, Door, KeeperEndedError
-from .orders import Drop, HandOver, Loose, Order, Stop, TakeBack, Values, Wait
+from .orders import Drop, HandOver, Loose, Order, Stop, TakeBack, Values, Wait, refs_of
 from .space import Row
 
 _NAME = re.compile(r"[^\W\d_][\w.+=@#-]{0,99}")
-_TRIES = 3
+_TRY_S = 10.0
+_PAUSE_S = 0.25
 _ANSWER_S = 10.0
+_SILENT_S = 1.0
 
 
 class NotKeptError(ValueError):
@@ -37,27 +41,58 @@ def check_name(name: str) -> None:
         )
 
 
-def hand_over(order: HandOver) -> None:
+def hand_over(order: HandOver, reads: Sequence[str] = ()) -> None:
     """Have a keeper run a cell; returns when it hangs on this notebook no more.
+
+    Args:
+        order: the cell.
+        reads: the cells that run and make what it reads, to be named when that takes time.
 
     Raises:
         NotKeptError: the name is taken, or the cell could not be handed over.
         KeyboardInterrupt: it took too long for somebody; the cell is taken back.
     """
-    for _ in range(_TRIES):
+    until = time.monotonic() + _TRY_S
+    while True:
         try:
-            engine().api.get(_own_door().ask.remote(_unopened(order)))
+            asked = _own_door().ask.remote(_unopened(order))
+            if not engine().api.wait([asked], timeout=_SILENT_S)[0] and _is_reading(order):
+                print(_what_it_waits_for(order, reads), flush=True)
+            engine().api.get(asked)
             return
         except KeyboardInterrupt:
-            _own_door().ask.remote(_unopened(TakeBack(order.id)))  # it comes after the order
+            take_back(order.id)
             raise
         except TaskError as error:
             if not isinstance(error.cause, KeeperEndedError):
                 raise NotKeptError(str(error.cause or error)) from error
             last: NbrayError = error
-        except ActorError as error:  # it had nothing to keep, and leaves
+        except ActorError as error:
             last = error
-    raise NotKeptError(f"the cell could not be handed over: {last}") from last
+        if time.monotonic() >= until:
+            raise NotKeptError(f"the cell could not be handed over: {last}") from last
+        time.sleep(_PAUSE_S)  # its keeper has ended: the next one begins when its door has gone
+
+
+def _is_reading(order: HandOver) -> bool:
+    """Whether something that the cell reads is not there yet: else its keeper takes the time."""
+    refs = list(dict.fromkeys(refs_of(order)))
+    return bool(refs) and bool(engine().api.wait(refs, num_returns=len(refs), timeout=0)[1])
+
+
+def _what_it_waits_for(order: HandOver, reads: Sequence[str]) -> str:
+    what = order.label if order.tied else order.name
+    rest = f": {', '.join(reads)} {'run' if len(reads) > 1 else 'runs'}." if reads else "."
+    return f"{what} begins when all that it reads is there{rest} An interrupt takes it back."
+
+
+def take_back(cell_id: str) -> None:
+    """Nobody wants a cell any more that this notebook has handed over, or is about to.
+
+    It is forgotten, and ends first if it runs. Nobody waits for that: the order for it comes after
+    that of handing over.
+    """
+    _own_door().ask.remote(_unopened(TakeBack(cell_id)))
 
 
 def bring(order: HandOver) -> list[ObjectRef]:

@@ -35,6 +35,7 @@ from . import space
 from .orders import Drop, HandOver, Loose, Stop, TakeBack, Values, Wait, own_setup, refs_of
 from .pages import Pages, RecordingRouter
 from .record import Limits, Record
+from .witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class _Kept:
         page: its number at the router.
         tied: the job with which it ends; "" when it is detached.
         returned: all that it returned, as long as it is tied, and who waits for that.
+        unwanted: whether it is forgotten as soon as it has ended.
         end_state: what it will be when all is stored, and since when it is that.
     """
 
@@ -81,6 +83,7 @@ class _Kept:
     tied: str = ""
     returned: list[ObjectRef] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    unwanted: bool = False
     end_state: str = ""
     end_time: float = 0.0
     told: int = -1
@@ -98,6 +101,7 @@ class Keeper:
         self._ids: dict[str, str] = {}
         self._pages = Pages()
         self._router = RecordingRouter(self._pages, self._take)
+        self._witness = Witness()
         self._busy = self._looked = time.monotonic()
         api = engine().api
         self._same = api.remote(num_cpus=0)(keeping.same)
@@ -107,6 +111,7 @@ class Keeper:
     def serve(self) -> None:
         """Do what is asked, until there is nothing to keep and nobody asks."""
         engine().output.listen(self._router)
+        engine().asides.listen(self._witness.take)
         engine().output.begin_cell(OF_NO_CELL)
         orders = self._door.take.remote()
         while True:
@@ -220,9 +225,14 @@ class Keeper:
 
     def _take_back(self, cell_id: str) -> None:
         kept = self._cells.get(cell_id)
-        if kept is not None and kept.order is not None:
+        if kept is None:
+            return
+        if kept.order is not None or kept.row.is_over:
             kept.order = None
             self._forget(kept)
+        else:
+            kept.unwanted = True
+            self._stop(kept, force=False)
 
     def _drop(self, kept: _Kept) -> None:
         if not kept.row.is_over:
@@ -282,6 +292,7 @@ class Keeper:
         target = order.target
         self._pages.current = kept.row.id
         self._router.before_cell()
+        kept.page = self._router.number_of_cell()
         self._at(kept)
         try:
             if order.elements is not None and isinstance(target, OverElements):
@@ -292,7 +303,6 @@ class Keeper:
         finally:
             self._router.after_cell()
             engine().output.begin_cell(OF_NO_CELL)
-        kept.page = self._router.number_of_cell()
         run = kept.sent.run
         if run is None:
             return
@@ -445,6 +455,8 @@ class Keeper:
             row.left_out = kept.record.left_out
         written = {f"out/{number}": data for number, data in changes.written.items()}
         if last:
+            if failures := self._witness.of(kept.page):
+                written["failures"] = failures
             if kept.tied and kept.sent is not None and kept.sent.run is not None:
                 changed = [] if kept.sent.changes is None else [kept.sent.changes]
                 kept.returned = [kept.sent.run.summary_ref, *changed, *kept.sent.columns[0]]
@@ -455,7 +467,9 @@ class Keeper:
         space.save(row, written, [f"out/{number}" for number in changes.gone])
         kept.told, kept.saved = row.change, now
         self._tell_end(kept)
-        if last and not kept.columns and not kept.tied:  # all of it is in the GCS
+        if last and kept.unwanted:
+            self._forget(kept)
+        elif last and not kept.columns and not kept.tied:  # all of it is in the GCS
             self._let_go(kept)
 
     def _let_go(self, kept: _Kept) -> None:

@@ -56,7 +56,7 @@ class HandOver:
 
 @dataclass(frozen=True)
 class TakeBack:
-    """Whoever handed that cell over does not wait any more: forget it, if it does not run yet."""
+    """Whoever handed that cell over wants it no more: stop it if it runs, and forget it."""
 
     id: str
 

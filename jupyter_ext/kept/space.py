@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nbray.common.detached_cells import ENDED, ROWS
 from nbray.notebook import engine
 
 _AT_ONCE = 200
-_ROW = b"detached/name/"
-ENDED = ("done", "failed", "cancelled")
 
 
 @dataclass
@@ -101,13 +100,13 @@ def find(name: str) -> Row | None:
 
 def names() -> list[str]:
     """The names of all."""
-    return sorted(key.removeprefix(_ROW).decode() for key in engine().space.keys(_ROW))
+    return sorted(key.removeprefix(ROWS).decode() for key in engine().space.keys(ROWS))
 
 
 def rows() -> list[Row]:
     """All, oldest first."""
     store = engine().space
-    keys = store.keys(_ROW)
+    keys = store.keys(ROWS)
     found: list[Row] = []
     for place in range(0, len(keys), _AT_ONCE):
         values = store.get_many(keys[place : place + _AT_ONCE])
@@ -136,7 +135,7 @@ def _written(row: Row) -> bytes:
 
 
 def _row_key(name: str) -> bytes:
-    return _ROW + name.encode()
+    return ROWS + name.encode()
 
 
 def _key(cell_id: str, key: str) -> bytes:

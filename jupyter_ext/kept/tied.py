@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbray.exceptions import NbrayError
-from nbray.notebook import ObjectRef
+from nbray.notebook import ObjectRef, TaskSays
 
 from ..cell.run import Patience, RemoteRun
 from ..messages import Summary
 from . import space
-from .following import error_of
+from .following import error_of, failures_of
 from .handing import NotKeptError, drop, let_loose, stop
 
 _SHOWN_S = 10.0
@@ -29,14 +29,16 @@ class TiedRun(RemoteRun):
 
     def __init__(
         self, kept_as: str, label: str, refs: Sequence[ObjectRef], inputs: Sequence[RemoteRun], *,
-        source: str, sent_bytes: int, patience: Patience,
+        source: str, sent_bytes: int, patience: Patience, tell: Callable[[TaskSays], None],
     ) -> None:  # fmt: skip
+        """``tell``: is given what tasks of it told that failed."""
         self._over = threading.Event()
         super().__init__(
             label, refs, inputs, source=source, sent_bytes=sent_bytes, patience=patience
         )
         self.known_as = [kept_as]
         self.loose = False
+        self._tell = tell
         self._shown = threading.Event()
         self._error: BaseException | None = None
 
@@ -52,6 +54,8 @@ class TiedRun(RemoteRun):
                 row = space.find(self.known_as[0])
                 if row is not None:
                     self._error = error_of(row)
+                    for told in failures_of(row):
+                        self._tell(told)
                     if not self.loose:
                         drop(row)
             except (NbrayError, NotKeptError):  # the cluster has been left; it forgets by itself

@@ -20,7 +20,7 @@ from ..cell.spread import OverElements
 from ..cell.target import Submitted, Target
 from ..cell.task import InTask
 from ..commands.detached import follow_here, known_names, shower
-from ..kept.handing import NotKeptError, bring, check_name, hand_over
+from ..kept.handing import NotKeptError, bring, check_name, hand_over, take_back
 from ..kept.orders import HandOver
 from ..kept.record import Limits
 from ..kept.space import taken
@@ -57,7 +57,7 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
         workspace.tell_what_was_sent(ready.packed)
         order = _order(workspace, options, ready, target, name, label)
         with workspace.router.for_itself():
-            hand_over(order)
+            hand_over(order, _running(ready))
     except NotKeptError as error:
         raise UsageError(f"%%remote --detach: {error}.") from error
     here = engine().cluster.membership()
@@ -90,17 +90,25 @@ def through_keeper(
     )
     try:
         with workspace.router.for_itself():
-            hand_over(order)
-            refs = bring(order)
+            hand_over(order, _running(ready))
+            try:
+                refs = bring(order)
+            except KeyboardInterrupt:
+                take_back(order.id)
+                raise
     except NotKeptError as error:
         raise UsageError(f"%%remote: {error}.") from error
     run = TiedRun(
         name, ready.label, refs[:1], ready.inputs, source=ready.text.source,
-        sent_bytes=ready.sent_bytes, patience=patience,
+        sent_bytes=ready.sent_bytes, patience=patience, tell=workspace.aside,
     )  # fmt: skip
     run.follow(shower(workspace, lambda: run.known_as))
     changes = refs[1] if ready.cell.brings_changes else None
     return Submitted(ready, run, [refs[1 + ready.cell.brings_changes :]], changes=changes)
+
+
+def _running(ready: ReadyCell) -> list[str]:
+    return [run.label for run in ready.inputs if run.state() == "running"]
 
 
 def _order(

@@ -158,7 +158,8 @@ class NbrayMagics(Magics):
         setups = workspace.setup.payload()
         if attempt is not None:
             workspace.router.record()
-        if workspace.settings.detachable == "yes" and isinstance(target, InTask):
+        by_keeper = workspace.settings.detachable == "yes" and attempt is None and not options.marks
+        if by_keeper and isinstance(target, InTask):
             sent = through_keeper(workspace, options, ready, target, self._patience(options))
         else:
             sent = target.submit(Order(ready, options.task, self._patience(options), setups))

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from types import CodeType, ModuleType
 from typing import Any
 
+from nbray.common.folders import current_folder
+
 from ..messages import DriverPlace, SourceFile
 
 
@@ -76,7 +78,7 @@ def place_function(place: DriverPlace, pickled: bytes) -> Any:
     for entry in reversed(place.sys_path):
         if entry not in sys.path:
             sys.path.insert(0, entry)
-    if os.path.isdir(place.working_dir) and os.getcwd() != place.working_dir:
+    if os.path.isdir(place.working_dir) and current_folder() != place.working_dir:
         os.chdir(place.working_dir)
     _finder.take(place.modules)
     return pickle.loads(pickled)

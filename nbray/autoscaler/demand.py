@@ -71,6 +71,12 @@ def here(
                 ends=None if seen is None else seen.ends,
             )
         )  # fmt: skip
+    for one in instances.by_others():
+        if one.id not in known:
+            rule = rules.types.get(one.type)
+            total = {} if rule is None else rule.resources
+            labels = {TYPE_LABEL: one.type} if rule is None else rule.labels
+            found.append(Here(one.id, one.type, total, total, labels, joined=False, waits=False))
     return found
 
 

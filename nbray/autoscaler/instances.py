@@ -177,6 +177,10 @@ class Instances:
         """What the provider said last of one."""
         return self._listed.get(id)
 
+    def by_others(self) -> list[Instance]:
+        """Those that somebody else starts, whose nodes have not joined."""
+        return [one for id, one in self._listed.items() if one.by_others and id not in self._lives]
+
     def queued(self) -> list[Life]:
         """Those for which the provider is to be asked."""
         return [life for life in self._lives.values() if life.state is State.QUEUED]
@@ -262,7 +266,10 @@ class Instances:
                 found.failed.append(life)
         wanted = [life.id for life in self._lives.values() if life.state is State.TERMINATING]
         # What nobody here has asked for is of a former cluster of that name.
-        wanted += [id for id in self._listed if id not in self._lives and id not in nodes]
+        wanted += [
+            id for id, one in self._listed.items()
+            if id not in self._lives and id not in nodes and not one.by_others
+        ]  # fmt: skip
         for id in wanted:
             if now - self._terminated.get(id, float("-inf")) >= _TERMINATE_AGAIN_S:
                 self._terminated[id] = now

@@ -137,7 +137,8 @@ class Autoscaler:
         rules = given.rules(self._instances.not_before, self._learned)
         there = demand.here(snapshot, self._instances, rules, self._refused, now)
         decided = plan(rules, there, demand.wanted(snapshot), now)
-        await self._carry_out(decided, now)
+        if self._listed_at:  # before, it is not known what there is
+            await self._carry_out(decided, now)
         await self._report(given, decided, there, snapshot.requested, now)
 
     async def _carry_on(self, look: Look) -> None:
@@ -318,6 +319,10 @@ class Autoscaler:
     ) -> None:  # fmt: skip
         kept = {one.id: decided.kept_by.get(one.id, ()) for one in there}
         rows = [self._row(life, kept) for life in self._instances.all()]
+        rows += [
+            sm.InstanceRow(one.id, one.type, State.STARTING, now, b"", one.place, one.why, [])
+            for one in self._instances.by_others()
+        ]
         report = sm.ScalingReport(
             now, given.name,
             {name: (one.min_workers, one.max_workers) for name, one in given.types.items()},

@@ -116,7 +116,7 @@ def get(
     if timeout is not None:
         timeout = as_timeout(timeout)
     if isinstance(object_refs, ObjectRef):
-        return current_core().get([object_refs], timeout)[0]
+        return current_core().get_one(object_refs, timeout)
     if isinstance(object_refs, ObjectRefGenerator):
         return object_refs
     if not isinstance(object_refs, list):

@@ -50,12 +50,14 @@ def stop(address: str | None, everything: bool, force: bool, grace_period: float
         if node not in chosen and not node.by_command:
             say(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
     stopped = 0 if address is not None else end_unfinished_starts()
+    ending = _detached_cells(chosen)
     for node in chosen:
         node.end(0.0 if force else grace_period)
         stopped += 1
     for node in dead:
         node.session.remove()
     say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
+    _tell(ending)
 
 
 def _stop_recorded(record: NodeRecord, grace_s: float) -> None:
@@ -64,11 +66,27 @@ def _stop_recorded(record: NodeRecord, grace_s: float) -> None:
         say("No node to stop.")
         return
     node = node_of(record.session)
+    ending = _detached_cells([node])
     if str(node.session.path) == os.environ.get("NBRAY_SESSION"):
         node.end_processes(grace_s)
     else:
         node.end(grace_s)
     say(f"Stopped the node of {node.session.path}.")
+    _tell(ending)
+
+
+def _detached_cells(nodes: Sequence[FoundNode]) -> list[str]:
+    if not nodes:
+        return []
+    from nbray.cli.ending_cells import running_cells  # imports grpc
+
+    return running_cells(nodes)
+
+
+def _tell(ending: Sequence[str]) -> None:
+    if ending:
+        names = ", ".join(one_line(name) for name in ending)
+        say(f"Detached cells of notebooks ended with it: {names}.")
 
 
 def _addresses(nodes: Sequence[FoundNode]) -> list[str]:

@@ -148,6 +148,7 @@ class _GatewayWire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The gateway speaks first."""
         tcp.set_up(transport.get_extra_info("socket"))
+        self._agent.reached(transport.get_extra_info("peername"))
         wire = TransportWire(cast(asyncio.Transport, transport))
         self.use(wire, self._agent.entering(transport))
 
@@ -235,10 +236,16 @@ class Agent:
         self._knock = Knock(os.urandom(16), False, 0, worker_id, grace_s, own_packages())
         self._connecting: asyncio.Task[None] | None = None
         self._writes = Writes()
+        self.for_shortcuts: dict[str, Any] = {"tunnel": self._knock.tunnel.hex(), "gateway": ()}
         self.carrier = Carrier(Tunnel(dials=True), self._accepted, self.give_up)
         self.over = asyncio.Event()
 
     # --- the wire --------------------
+
+    def reached(self, gateway: tuple[str | int, ...]) -> None:
+        """The gateway is at that address."""
+        if self._tls is None:
+            self.for_shortcuts["gateway"] = gateway
 
     def entering(self, transport: asyncio.BaseTransport) -> Entering:
         """How to come in over a new connection."""
@@ -421,8 +428,10 @@ async def _main(args: argparse.Namespace) -> None:
     )
     try:
         report_ready(
-            args.ready_fd, {**report, "info": json.loads(welcome.info), "dashboard_port": port}
-        )
+            args.ready_fd,
+            {**report, **agent.for_shortcuts, "info": json.loads(welcome.info),
+             "dashboard_port": port},
+        )  # fmt: skip
     except OSError:  # the driver was killed meanwhile, of which the gateway has to hear
         stopped.set()
     looking = loop.create_task(agent.look_after())

@@ -6,9 +6,20 @@ Neither side sends or keeps anything of worth before the other has proved the to
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
-from nbray.wire.tunnel_messages import ENDPOINT, LONGEST, Knock, Unpacker, Welcome, packed
+from nbray.wire.tunnel_messages import (
+    ENDPOINT,
+    LONGEST,
+    Knock,
+    Unpacker,
+    Visit,
+    Welcome,
+    packed,
+)
+
+_VISIT = cast(type[Visit], Visit)
 
 
 class Entering:
@@ -49,8 +60,8 @@ class Admitting:
         self._unpacker = Unpacker()
         self.hello = self._handshake.hello
 
-    def feed(self, data: bytes) -> tuple[bytes, Knock | None, bytes]:
-        """What to send, who knocks once that is there, and the bytes behind it.
+    def feed(self, data: bytes) -> tuple[bytes, Visit | None, bytes]:
+        """What to send, what is wanted once that is there, and the bytes behind it.
 
         Raises:
             HandshakeError: the peer does not know the token, or is another nbray.
@@ -63,7 +74,7 @@ class Admitting:
             self._handshake = None
             data = rest
         try:
-            knock, rest = self._unpacker.feed(data, Knock)
+            visit, rest = self._unpacker.feed(data, _VISIT)
         except ValueError as error:
             raise HandshakeError(f"the driver knocked with {error}") from error
-        return reply, knock, rest
+        return reply, visit, rest

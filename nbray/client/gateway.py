@@ -38,7 +38,7 @@ from nbray.wire.aio_tls import accepting_with, binding_in
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.listener import MOST_HALF_OPEN
 from nbray.wire.tls import Tls
-from nbray.wire.tunnel_messages import Knock, Welcome, packed
+from nbray.wire.tunnel_messages import Knock, Shortcut, Welcome, packed
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
@@ -101,6 +101,18 @@ class Gateway:
             different(knock.packages, self._packages),
         )  # fmt: skip
 
+    def shorten(self, asked: Shortcut, transport: asyncio.Transport) -> None:
+        """Hand the connection of a driver to a process.
+
+        Raises:
+            HandshakeError: there is no such driver, or the connection is none that can be handed.
+        """
+        driver = self._drivers.get(asked.tunnel)
+        sock = transport.get_extra_info("socket")
+        if driver is None or self.tls is not None or sock.family == socket.AF_UNIX:
+            raise HandshakeError("it asks for a shortcut that is not to be had")
+        driver.hand_over(transport, asked.unix_path)
+
     def _gone(self, tunnel: bytes) -> None:
         self._drivers.pop(tunnel, None)
         self.last_use = asyncio.get_running_loop().time()
@@ -157,13 +169,17 @@ class _Caller(asyncio.Protocol):
 
     def _enter(self, data: bytes) -> bytes:
         assert self._transport is not None and self._admitting is not None
-        reply, knock, rest = self._admitting.feed(data)
+        reply, visit, rest = self._admitting.feed(data)
         if reply:
             self._transport.write(reply)
-        if knock is None:
+        if visit is None:
             return b""
         self._settle()
         self._admitting = None
+        if isinstance(visit, Shortcut):
+            self._gateway.shorten(visit, self._transport)
+            return b""
+        knock = visit
         driver, welcome = self._gateway.admit(knock)
         self._transport.write(packed(welcome))
         if driver is None:

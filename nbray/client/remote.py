@@ -9,6 +9,7 @@ import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,10 +18,12 @@ import msgspec
 from nbray.client.memory import attach_over
 from nbray.client.own_folder import AGENT_SOCKET, own_folder, remove
 from nbray.client.road import Road
+from nbray.client.shortcuts import Shortcuts
 from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.process import Child, ProcessStartError, spawn
 from nbray.common.session import Session, SessionInfo
+from nbray.wire.connection import Home
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address
 
@@ -64,6 +67,7 @@ class Remote:
         outside: where the cluster reaches this program.
         road: the way to the cluster.
         attach: the way to its object store.
+        tunnel: by which the gateway knows this program.
         cluster: the name of the head's session folder.
         dashboard_port: on which the dashboard listens in the cluster; 0: there is none.
         packages: those of the head node that are of another version than here.
@@ -91,15 +95,23 @@ class Remote:
         self.outside = Address(worker_id, b"", report["unix_path"], report["host"], report["port"])
         self.road = Road(session.socket_path(AGENT_SOCKET), self.state.grace_s)
         self.attach = attach_over(self.road, self.why_gone)
+        self.tunnel: bytes = bytes.fromhex(report["tunnel"])
+        self._gateway: list[str | int] = report["gateway"]
+        self._give_up_shortcuts: Callable[[], None] = lambda: None
 
     @property
     def agent_pid(self) -> int:
         """The process of the agent."""
         return self._agent.pid
 
-    def watch(self, reactor: Reactor, tell: Callable[[str], None]) -> None:
+    def watch(self, home: Home, most_shortcuts: int, tell: Callable[[str], None]) -> None:
         """Hear of the tunnel from now on; ``tell`` shows a line to the user."""
         self._tell = tell
+        reactor = home.reactor
+        if most_shortcuts > 0 and self._gateway:
+            shortcuts = Shortcuts(home, self.tunnel, self._gateway, most_shortcuts)
+            self.road.on_opened = shortcuts.opened
+            self._give_up_shortcuts = partial(reactor.post, shortcuts.give_up)
         reactor.watch(self._status_fd, lambda _events: self._hear(reactor), lambda: None)
 
     def _hear(self, reactor: Reactor | None = None) -> None:
@@ -129,6 +141,8 @@ class Remote:
         if before.state == GONE:
             return
         self.state = replace(before, state=state, reason=reason, since=since)
+        if state != LOST:
+            self._give_up_shortcuts()
         if state == CONNECTED and self._told_of:
             self._told_of = 0.0
             self._tell(f"nbray: connected again, after {since - before.since:.0f} s.")

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from nbray.client.carrier import Carrier, StreamEnd, Wire
 from nbray.client.ends import SocketEnd
+from nbray.client.handing_over import hand_over
 from nbray.client.store_ends import ReadEnd, RefusedEnd, Store, WriteEnd
 from nbray.client.tunnel import Tunnel
 from nbray.common.addresses import split
@@ -72,6 +73,7 @@ class RemoteDriver:
         self._half_open: OrderedDict[_AcceptedEnd, None] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handed: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.AbstractServer] = []
         self.unix_path = session.socket_path(f"d-{self.name}")
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -137,6 +139,8 @@ class RemoteDriver:
         for server in self._servers:
             server.close()
         self._store.close()
+        for handed in list(self._handed):
+            handed.cancel()
         self.carrier.end(reason)
         for half_open in list(self._half_open):
             half_open.fail(reason)
@@ -190,6 +194,15 @@ class RemoteDriver:
                     raise OSError("there is nothing to connect to")
         except (OSError, TimeoutError) as error:
             end.fail(str(error) or "no answer in time")
+
+    def hand_over(self, transport: asyncio.Transport, unix_path: str) -> None:
+        """Hand a connection of it to a process of this node, until the one or the other ends."""
+        work = hand_over(
+            transport, unix_path, self.token, self.grace_s, self.config.handshake_timeout_s
+        )
+        task = self._loop.create_task(work)
+        self._handed.add(task)
+        task.add_done_callback(self._handed.discard)
 
     # --- who comes for it --------------------
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 
 import msgspec
 
+from nbray.wire.connection import Connection
 from nbray.wire.tunnel_messages import LENGTH, Dial, Purpose
 
 
@@ -23,6 +25,7 @@ class Road:
     def __init__(self, agent: str, patience_s: float) -> None:
         self.patience_s = patience_s
         self._agent = agent
+        self.on_opened: Callable[[Connection], None] | None = None
 
     def dial(self, unix_path: str, host: str, port: int) -> tuple[socket.socket, int]:
         """A socket to that place, by way of the gateway, and the error number if there is none."""
@@ -34,6 +37,11 @@ class Road:
             except OSError as error:
                 failed = error.errno or errno.EPIPE
         return sock, failed
+
+    def opened(self, connection: Connection) -> None:
+        """It goes through the tunnel now."""
+        if self.on_opened is not None:
+            self.on_opened(connection)
 
     def dial_now(self, unix_path: str, timeout_s: float) -> socket.socket:
         """A socket to a server of the head node.

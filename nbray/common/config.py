@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -48,6 +49,8 @@ class Config:
         put_room_idle_s: room so taken is given back when it is not used for so long.
         pull_chunk_bytes: objects travel between nodes in parts of this size.
         pull_chunks_in_flight: how many parts of an object are asked for at once.
+        share_machine_memory: nodes of one machine copy objects out of each other's memory; 0: all
+            objects go by sockets.
         pull_timeout_s: a node that sends nothing of an object for so long does not have it.
         worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
         graceful_exit_s: how long a worker that is to leave may run what its user wants run then.
@@ -89,6 +92,8 @@ class Config:
         autoscaler_start_timeout_s: a machine whose node has not joined for so long is given back.
         client_reconnect_grace_period: so many seconds a remote driver may be out of reach; then it
             is dead, and its job ends.
+        client_shortcuts: so many connections of its own to workers of the head node a remote driver
+            may have beside its tunnel; 0: all goes through that.
         client_gateway_idle_s: the gateway of remote drivers leaves when none was there for so long;
             the next one starts it again.
         record_ref_creation_sites: 1: note the line that made each ref, for `list_objects`.
@@ -122,6 +127,7 @@ class Config:
     put_room_idle_s: float = 1.0
     pull_chunk_bytes: int = 4 << 20
     pull_chunks_in_flight: int = 4
+    share_machine_memory: int = 1
     pull_timeout_s: float = 30.0
     worker_death_wait_s: float = 2.0
     graceful_exit_s: float = 30.0
@@ -156,6 +162,7 @@ class Config:
     autoscaler_update_interval_s: float = 1.0
     autoscaler_start_timeout_s: float = 900.0
     client_reconnect_grace_period: float = 600.0
+    client_shortcuts: int = 256
     client_gateway_idle_s: float = 60.0
     record_ref_creation_sites: int = 0
 
@@ -166,9 +173,17 @@ class Config:
         Raises:
             ValueError: a variable is not a number.
         """
-        values: dict[str, int | float] = {}
-        for field in fields(cls):
-            text = variables.get(f"NBRAY_{field.name.upper()}")
-            if text is not None:
-                values[field.name] = float(text) if field.type == "float" else int(text)
+        known = _variables()
+        values = {
+            known[name][0]: known[name][1](variables[name]) for name in variables if name in known
+        }
         return cls(**values)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _variables() -> dict[str, tuple[str, type[int] | type[float]]]:
+    """The field, and what its values are, of each variable of the environment."""
+    return {
+        f"NBRAY_{field.name.upper()}": (field.name, float if field.type == "float" else int)
+        for field in fields(Config)
+    }

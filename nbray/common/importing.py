@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+
+from nbray.common.folders import current_folder
 
 
 class _OtherFolders:
@@ -16,9 +17,7 @@ class _OtherFolders:
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
-        self._here = {"", "."}
-        with suppress(FileNotFoundError):  # it was removed
-            self._here.add(os.getcwd())
+        self._here = {"", ".", current_folder()}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

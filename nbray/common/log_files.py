@@ -144,12 +144,13 @@ class Log:
 
     def _older(self) -> list[tuple[int, Path]]:
         start = f"{self.path.name}."
-        found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.path.parent) as entries:
-            for entry in entries:
-                if entry.name.startswith(start) and entry.name[len(start) :].isdecimal():
-                    found.append((int(entry.name[len(start) :]), Path(entry.path)))
-        return found
+        folder = self.path.parent
+        try:
+            names = os.listdir(folder)  # a third of the time of `scandir`
+        except FileNotFoundError:
+            return []
+        ends = [name[len(start) :] for name in names if name.startswith(start)]
+        return [(int(end), folder / f"{start}{end}") for end in ends if end.isdecimal()]
 
 
 def is_piece(name: str) -> bool:

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 CLIENT_SOCKET = "client"
 """The socket by which the dashboard reaches the gateway of remote drivers."""
 
+GCS = "gcs"
+"""Whose socket for calls is that of the GCS: see `Session.calls_path`."""
+
 _skipped: set[Path] = set()
 
 
@@ -86,7 +89,11 @@ class Session:
 
     def socket_path(self, name: str) -> str:
         """Where the Unix socket ``name`` is."""
-        return str(self.path / "sockets" / name)
+        return f"{self.path}/sockets/{name}"
+
+    def calls_path(self, name: str) -> str:
+        """The Unix socket for calls of the GCS, `GCS`, or of the raylet of that node."""
+        return self.socket_path(f"calls-{name[:8]}")
 
     def log_path(self, name: str) -> Path:
         """Where the log ``name`` is."""

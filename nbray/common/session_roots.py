@@ -20,6 +20,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from nbray.common.folders import absolute
+
 _SHARED = Path("/tmp")
 _LONGEST_PATH = 107  # that the kernel takes for a socket
 _LONGEST_ROOT = _LONGEST_PATH - len("/s0101000000-00000000/sockets/raylet-00000000")
@@ -35,7 +37,7 @@ def sessions_root() -> Path:
     """
     named = os.environ.get("NBRAY_TMPDIR")
     if named:
-        root = Path(named).absolute()
+        root = Path(absolute(named, "NBRAY_TMPDIR"))
         surplus = len(os.fsencode(root)) - _LONGEST_ROOT
         if surplus > 0:
             raise OSError(
@@ -76,7 +78,7 @@ def _named_roots() -> list[Path]:
     roots = [_SHARED / f"nbray-{os.getuid()}"]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and _is_private(Path(runtime)) and not _is_in_memory(Path(runtime)):
-        roots.insert(0, Path(runtime).absolute() / "nbray")
+        roots.insert(0, Path(absolute(runtime, "XDG_RUNTIME_DIR")) / "nbray")
     return [root for root in roots if len(os.fsencode(root)) <= _LONGEST_ROOT]
 
 

@@ -16,6 +16,7 @@ from types import CodeType, ModuleType
 from typing import NoReturn
 
 from nbray import compat
+from nbray.common.folders import current_folder
 
 _USAGE = "usage: python -m nbray.compat [PROGRAM | -m MODULE | -c CODE] [ARGS ...]"
 _FOLDER = str(Path(__file__).with_name("path"))
@@ -27,7 +28,7 @@ def main(args: list[str]) -> None:
         case ["-h" | "--help", *_]:
             print(__doc__)
         case ["-m", module, *rest]:
-            _begin(os.getcwd(), ["-m", *rest])
+            _begin(current_folder(), ["-m", *rest])
             spec, code = _module(module)
             sys.argv[0] = spec.origin or module
             _run(code, file=spec.origin, spec=spec)

@@ -69,7 +69,7 @@ class BrokenLinks:
         now = time.monotonic()
         case.seen += min(now - case.looked, delay + self._config.handshake_timeout_s)
         case.looked = now
-        if case.seen > self._config.peer_patience_s:
+        if case.seen > max(self._config.peer_patience_s, connection.patience_s):
             self._cases.pop(connection, None)
             connection.close(
                 f"its process lives, but could not be reached for {case.seen:.0f} s "

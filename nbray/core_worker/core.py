@@ -171,7 +171,7 @@ class CoreWorker:
                 ),
             }
         )
-        reactor.on_turn = self._turn
+        reactor.on_turn, reactor.on_written = self._turn, self._count
 
     def _build_owning_side(self, attach: Attach) -> None:
         me, peers, reactor, config = self.me, self.peers, self.reactor, self.config
@@ -326,6 +326,10 @@ class CoreWorker:
         """The values of ``refs``; see `Values.get`."""
         return self.values.get(refs, timeout)
 
+    def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
+        """The value of a ref; see `Values.get`."""
+        return self.values.get_one(ref, timeout)
+
     def note(self, object_ids: Iterable[bytes], change: int) -> None:
         """Count that many references more of each at the next turn."""
         self.table.note(object_ids, change)
@@ -420,11 +424,8 @@ class CoreWorker:
 
     def _turn(self) -> None:
         """Everything that other threads left for the holder of the baton."""
-        if self.released:
-            emptied = self.table.has_emptied()
-            self.counting.count_released()
-            if emptied or self.table.has_emptied():
-                self._give_back()
+        if self.on_executor_turn is not None:  # which argument refs it keeps, a reply says
+            self._count()
         if self.stored.unpins:
             self.stored.send_unpins()
         self.submission.take_new()
@@ -433,6 +434,14 @@ class CoreWorker:
         self.edge.carry_out()
         if self.on_executor_turn is not None:
             self.on_executor_turn()
+
+    def _count(self) -> None:
+        """Count the refs that have come and died; a driver does when its calls are on their way."""
+        if self.released:
+            emptied = self.table.has_emptied()
+            self.counting.count_released()
+            if emptied or self.table.has_emptied():
+                self._give_back()
 
     def _give_back(self) -> None:
         """Most of many objects have gone: what they took goes back to the machine."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nbray.common.folders import absolute
 from nbray.common.ignoring import ignore
 from nbray.common.ray_settings import system_config
 from nbray.common.text import check_namespace, check_text
@@ -110,7 +111,7 @@ def job_options(
         check_text(f"The job's metadata {key!r}", value, _LONGEST_METADATA) if value else ""
         for key, value in {**submitted.metadata, **config.metadata}.items()
     }  # fmt: skip
-    folders = [os.path.abspath(folder) for folder in config.code_search_path]
+    folders = [absolute(folder, "code_search_path") for folder in config.code_search_path]
     return JobOptions(
         check_namespace(config.ray_namespace if namespace is None else namespace),
         merge(validate(submitted.runtime_env), validate(runtime_env or config.runtime_env)),

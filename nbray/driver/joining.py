@@ -12,6 +12,7 @@ from nbray.cloudpickle import keep_classes
 from nbray.common import ray_name
 from nbray.common.addresses import is_loopback
 from nbray.common.config import Config
+from nbray.common.folders import current_folder
 from nbray.common.session import Session, SessionInfo
 from nbray.driver import asides, output
 from nbray.driver.context import NbrayContext
@@ -105,7 +106,7 @@ def join(
             config, session.token, remote.outside.worker_id, session.socket_path("driver"),
             remote.road, remote.attach,
         )  # fmt: skip
-        remote.watch(core.reactor, output.warn)
+        remote.watch(core.peers.connections, config.client_shortcuts, output.warn)
     try:
         core.peers.start(
             info["raylet_socket"], info["node_ip"], None if remote is None else remote.outside
@@ -120,7 +121,8 @@ def join(
     core.on_warning = output.warn
     core.reactor.start()
     namespace = job.namespace or os.urandom(8).hex()
-    sys_path = [entry or os.getcwd() for entry in [*job.sys_path, *sys.path]]
+    folder = current_folder()  # "" if it was removed: then workers stay where they begin
+    sys_path = [entry or folder for entry in [*job.sys_path, *sys.path] if entry or folder]
     reply: m.DriverRegistered = core.peers.request(
         "registered",
         m.RegisterDriver(
@@ -128,7 +130,7 @@ def join(
             os.getpid(),
             namespace,
             sys_path,
-            os.getcwd(),
+            folder,
             " ".join(sys.argv[:1]),
             job.metadata,
         ),
@@ -146,7 +148,7 @@ def join(
         )
     core.me.set_job(
         records.JobConfig(
-            reply.job_id, namespace, core.address, sys_path, os.getcwd(),
+            reply.job_id, namespace, core.address, sys_path, folder,
             ray_name=ray_name.is_installed(), detached=job.detached,
         )
     )  # fmt: skip

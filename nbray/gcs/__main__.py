@@ -12,11 +12,12 @@ import uvloop
 
 from nbray.common.config import Config
 from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
-from nbray.common.session import Session
+from nbray.common.session import GCS, Session
 from nbray.gcs.server import GcsServer
 from nbray.gcs.storage import StorageError, open_store
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import serve
+from nbray.wire.near_calls import serve_near
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ async def _main(args: argparse.Namespace) -> None:
     read_identity(session)
     try:
         store = open_store(session.storage, session.path)
-        gcs = GcsServer(token, Config.from_env(), store)
+        gcs = GcsServer(token, Config.from_env(), store, session.calls_path)
         server, port = await serve(args.host, args.port, token, gcs.services())
+        near = await serve_near(session.calls_path(GCS), token, gcs.services())
     except (OSError, StorageError, ValueError) as error:
         report_ready(args.ready_fd, {"error": f"The GCS could not start: {error}."})
         raise SystemExit(1) from error
@@ -49,6 +51,7 @@ async def _main(args: argparse.Namespace) -> None:
     leave_in_time(loop)
     for task in watching:
         task.cancel()
+    near.close()
     await server.stop(None)
     await store.close()
 

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import msgspec
 
 from nbray.gcs.kv.space import KeyValueSpace
+from nbray.gcs.loads import NodeLoads
 from nbray.wire import scaling_messages as sm
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import Handler
 from nbray.wire.records import NodeInfo
-from nbray.wire.state_messages import DemandRow, NodeLoad
+from nbray.wire.state_messages import DemandRow
 from nbray.wire.strategies import InGroup, OnNode, Shape
 
 _SETTLED_S = 0.3
@@ -52,7 +53,7 @@ class ScalingTables:
     """
 
     def __init__(
-        self, nodes: Callable[[], list[NodeInfo]], loads: Mapping[bytes, NodeLoad],
+        self, nodes: Callable[[], list[NodeInfo]], loads: NodeLoads,
         actors: Actors, groups: Groups, kv: KeyValueSpace,
     ) -> None:  # fmt: skip
         self._nodes = nodes

@@ -16,6 +16,7 @@ from nbray.gcs.groups.table import GroupTable
 from nbray.gcs.jobs import JobTable
 from nbray.gcs.kv.packages import PackageTable
 from nbray.gcs.kv.space import KeyValueSpace
+from nbray.gcs.loads import NodeLoads
 from nbray.gcs.nodes.table import NodeTable
 from nbray.gcs.scaling import ScalingTables
 from nbray.gcs.series import Series
@@ -45,7 +46,10 @@ class GcsServer:
     * a group is removed: the actors in it.
     """
 
-    def __init__(self, token: bytes, config: Config, store: Store) -> None:
+    def __init__(
+        self, token: bytes, config: Config, store: Store, calls_path: Callable[[str], str]
+    ) -> None:
+        """``calls_path``: where the raylet of a node, by its id, is called on this machine."""
         self._store = store
         self._background = Background()
         self._failures = Failures()
@@ -55,16 +59,17 @@ class GcsServer:
         self.packages = PackageTable(
             self._kv, store, self._job_lives, self._submissions.packages, config
         )
-        self.nodes = NodeTable(token, config, store, self, self._failures.node)
+        self.nodes = NodeTable(token, config, store, self, self._failures.node, calls_path)
         rows, client = self.nodes.all, self.nodes.client
         self._actors = ActorTable(rows, client, store, self, self._failures.actor)
         self._groups = GroupTable(self.nodes.ready, client, store, self)
+        self._loads = NodeLoads()
         self._state = StateTables(
-            rows, self._actors, client, self._kv, self.nodes.health.silence_s,
+            rows, self._actors, self._loads, client, self._kv, self.nodes.health.silence_s,
             lambda: self._scaling.coming(),
         )  # fmt: skip
         self._scaling = ScalingTables(
-            self.nodes.alive, self._state.loads, self._actors, self._groups, self._kv
+            self.nodes.alive, self._loads, self._actors, self._groups, self._kv
         )
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
@@ -85,7 +90,7 @@ class GcsServer:
 
     def series(self, folder: Path) -> Series:
         """The figures over time, kept in that folder."""
-        return Series(folder, self.nodes.alive, self._state.ended)
+        return Series(folder, self.nodes.alive, self._loads.ended)
 
     async def resume(self) -> None:
         """Go on with what the store told of; called once, when raylets can call."""
@@ -131,7 +136,7 @@ class GcsServer:
     def node_reported(self, report: g.Report) -> None:
         """A raylet's row and load."""
         if report.load is not None:
-            self._state.reported(report.node.node_id, report.load)
+            self._loads.reported(report.node.node_id, report.load)
         self._groups.reported(report.node)
 
     def room_changed(self) -> None:
@@ -146,6 +151,7 @@ class GcsServer:
 
     async def node_gone(self, node_id: bytes, cause: str) -> None:
         """The actors of a node, and the jobs whose drivers were there, end with it."""
+        self._loads.node_gone(node_id)
         self._groups.node_died(node_id)
         died = Cause(CauseKind.NODE_DIED, cause, node_id=node_id)
         await self._actors.node_died(node_id, died)

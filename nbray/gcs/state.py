@@ -1,6 +1,6 @@
 """What the state API shows that no table has: what nodes report, and what they are asked for.
 
-A node's load is replaced by its next report; nothing here is stored.
+Nothing here is stored.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from nbray.gcs.kv.space import KeyValueSpace
+from nbray.gcs.loads import NodeLoads
 from nbray.scheduling.explain import feasible, infeasible_text, why_pending
 from nbray.scheduling.policy import Demand
 from nbray.wire import state_messages as s
@@ -43,13 +44,14 @@ class Actors(Protocol):
 class StateTables:
     """Answers the state API. ``silence_s`` says for how long a node has been silent.
 
-    ``coming`` has sentences on nodes that are being started; ``loads`` what nodes said last.
+    ``coming`` has sentences on nodes that are being started.
     """
 
     def __init__(
         self,
         nodes: Callable[[], list[NodeInfo]],
         actors: Actors,
+        loads: NodeLoads,
         raylet: Callable[[NodeInfo], GrpcClient],
         kv: KeyValueSpace,
         silence_s: Callable[[bytes], float],
@@ -59,9 +61,9 @@ class StateTables:
         self._silence_s = silence_s
         self._nodes = nodes
         self._actors = actors
+        self._loads = loads
         self._raylet = raylet
         self._kv = kv
-        self.loads: dict[bytes, s.NodeLoad] = {}
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
@@ -80,15 +82,6 @@ class StateTables:
             "GetDashboard": (Empty, self._get_dashboard),
         }
 
-    def reported(self, node_id: bytes, load: s.NodeLoad) -> None:
-        """A raylet's report came."""
-        self.loads[node_id] = load
-
-    def ended(self) -> tuple[int, int]:
-        """How many tasks have finished and failed."""
-        counts = [count for load in self.loads.values() for count in load.counts.values()]
-        return sum(count[0] for count in counts), sum(count[1] for count in counts)
-
     # --- what is asked --------------------
 
     async def _list_actors(self, _request: Empty) -> s.Actors:
@@ -102,7 +95,7 @@ class StateTables:
 
     def _why_it_starts(self, actor_id: bytes, node: NodeInfo) -> str:
         """What an actor waits for that was given to a node."""
-        load = self.loads.get(node.node_id)
+        load = self._loads.get(node.node_id)
         known = load.actors.get(actor_id, "") if load is not None else ""
         begun = f"Node {node.node_id.hex()[:8]} on {node.host} starts it."
         return " ".join(text for text in (known or begun, self._silence(node)) if text)
@@ -204,7 +197,7 @@ class StateTables:
                 [w.why] if w.why else [],
             )
             for node in alive
-            if (load := self.loads.get(node.node_id)) is not None
+            if (load := self._loads.get(node.node_id)) is not None
             for w in load.waiting
         ]
         rows += self._actors.unplaced()
@@ -222,23 +215,7 @@ class StateTables:
         return s.Demand(rows)
 
     async def _task_totals(self, _request: Empty) -> s.TaskTotals:
-        functions: dict[str, s.FunctionCounts] = {}
-        by_node: dict[bytes, int] = {}
-        for node_id, load in self.loads.items():
-            for name, (finished, failed, cancelled) in load.counts.items():
-                counts = functions.setdefault(name, s.FunctionCounts(name, 0, 0, 0))
-                counts.finished += finished
-                counts.failed += failed
-                counts.cancelled += cancelled
-                ended = finished + failed + cancelled
-                by_node[node_id] = by_node.get(node_id, 0) + ended
-        rows = sorted(
-            functions.values(), key=lambda row: -(row.finished + row.failed + row.cancelled)
-        )
-        return s.TaskTotals(
-            sum(row.finished for row in rows), sum(row.failed for row in rows),
-            sum(row.cancelled for row in rows), rows, by_node,
-        )  # fmt: skip
+        return self._loads.totals()
 
     async def _set_dashboard(self, request: s.DashboardAddress) -> Empty:
         self._kv.put(_OWN_NAMESPACE, _DASHBOARD_KEY, msgspec.msgpack.encode(request))

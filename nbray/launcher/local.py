@@ -23,6 +23,7 @@ import psutil
 from nbray.common.accelerators import node_units
 from nbray.common.addresses import joined, split
 from nbray.common.config import Config
+from nbray.common.folders import absolute
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
 from nbray.common.process import Child, environment, spawn
@@ -126,7 +127,7 @@ def start_head(
             ports.clients = ClientListeners(host, client_port, node.session)
             node.client_server = ports.clients.address
         if record is not None:
-            record.keep(node.session)
+            record.keep(node.session, labels)
         gcs = spawn(
             "nbray.gcs",
             ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
@@ -269,7 +270,7 @@ def join(
     try:
         tls.prepare(node.session)
         if record is not None:
-            record.keep(node.session)
+            record.keep(node.session, labels)
         with _identity_being_made(node.session):
             raylet = _spawn_raylet(
                 node, ["--gcs-address", node.gcs_address, *demand], fate_shared, variables
@@ -323,7 +324,7 @@ def _store_bytes(given: float) -> int:
 def _folder(given: str) -> str:
     if "\0" in os.fspath(given):
         raise ValueError(f"object_spilling_directory={given!r} is no path: it has a zero byte.")
-    return os.path.abspath(given)
+    return absolute(given, "object_spilling_directory")
 
 
 def _spawn_raylet(

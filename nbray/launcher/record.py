@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.session import Session
 
 RECORD_VARIABLE = "NBRAY_NODE_RECORD"
+_INSTANCE_LABEL = "nbray.io/instance-id"
 
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """The folder; in it ``session``, a link to the node's, and ``python``, what runs it."""
+    """The folder; in it ``session``, a link to the node's, ``python``, what runs it, and
+    ``instance``, what an autoscaler knows the node by.
+    """
 
     folder: Path
 
@@ -34,10 +38,11 @@ class NodeRecord:
         link = self.folder / "session"
         return Session(Path(os.readlink(link))) if link.is_symlink() else None
 
-    def keep(self, session: Session) -> None:
-        """A node begins, in this folder."""
+    def keep(self, session: Session, labels: Mapping[str, str] | None = None) -> None:
+        """A node with those labels begins, in this folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "python").write_text(f"{sys.executable}\n")
+        (self.folder / "instance").write_text((labels or {}).get(_INSTANCE_LABEL, "") + "\n")
         new = self.folder / ".session"
         new.unlink(missing_ok=True)
         new.symlink_to(session.path)

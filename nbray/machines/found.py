@@ -21,6 +21,7 @@ class Found:
         joined: the session of the head that its node was started for.
         session: the session folder of its node.
         gcs_address, node_id: of that node.
+        instance: what an autoscaler knows that node by; empty if by nothing.
         runs: its raylet lives.
         can_come_back: the folder of a head is there whose node has ended without being told to.
         container: the hash of its container, if that runs.
@@ -39,6 +40,7 @@ class Found:
     session: str = ""
     gcs_address: str = ""
     node_id: str = ""
+    instance: str = ""
     runs: bool = False
     can_come_back: bool = False
     container: str = ""
@@ -61,7 +63,7 @@ def question(record: str) -> str:
     return f"""R={record}
 echo {_BEGIN}
 echo "ssh=$SSH_CONNECTION"
-for f in files setup start hosts token container scaling; do
+for f in files setup start hosts token container scaling instance; do
   if [ -f "$R/$f" ]; then printf '%s=%s\\n' "$f" "$(tr '\\n' ' ' <"$R/$f")"; fi
 done
 for o in "${{R%/*}}"/*/session; do
@@ -124,7 +126,7 @@ def read(answer: str, is_head: bool) -> Found:
         own_address=connection[2].removeprefix("::ffff:") if len(connection) == 4 else "",
         files=one("files"), setup=one("setup"), start=started, joined=joined,
         session=one("session"), gcs_address=str(info.get("gcs_address", "")),
-        node_id=str(info.get("node_id", "")), runs=raylet in alive,
+        node_id=str(info.get("node_id", "")), instance=one("instance"), runs=raylet in alive,
         can_come_back=is_head and bool(info) and raylet not in alive,
         container=one("running"), token=one("token"), hosts=tuple(one("hosts").split()),
         scaling=one("scaling"), beside=tuple(said.get("beside", ())),

@@ -288,22 +288,27 @@ class Host:
         """A path there, for rsync."""
         return self.ssh.at(self.machine.target, path)
 
-    async def stop(self, *, forget: bool, jobs: bool = False) -> None:
+    async def stop(self, *, forget: bool, jobs: bool = False, only: str = "") -> None:
         """End its node, or its container with all that is in it.
 
         Args:
             forget: what was copied and set up is forgotten, too.
             jobs: then cancel the cluster's jobs of Slurm.
+            only: an instance; the node of another one goes on.
 
         Raises:
             HostError: it failed; nothing is forgotten then.
         """
         if self.container is None:
             cluster = self.cluster if jobs else ""
-            text = scripts.stop_node(self.record, forget=forget, jobs_of=cluster)
+            text = scripts.stop_node(self.record, forget=forget, jobs_of=cluster, only=only)
+            if only:  # nobody begins another one between the look and the end
+                text = scripts.alone(self.record, text, _WAIT_FOR_OTHERS_S)
             text = scripts.as_user(text, login=self.login_shells, exports={}) if jobs else text
             limit = _STOP_S + _JOBS_END_S if jobs else _STOP_S
             await self.do("ending its node", text, timeout_s=limit)
+            return
+        if only and (await self.ask()).instance not in ("", only):
             return
         gone = f'\nrm -rf {self.record}; rmdir "$(dirname {self.record})" 2>/dev/null; exit 0'
         text = self.container.remove() + (gone if forget else "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import shlex
 from collections.abc import Sequence
 
@@ -28,7 +29,8 @@ HELD = "held"
 
 _KEY = "deploy_key"
 _QUICK_S = 30.0
-_TYPE = "local.cluster.node"
+TYPE = "local.cluster.node"
+"""Of which type the nodes of a list of machines are."""
 
 
 def may_grow(wanted: ClusterFile) -> bool:
@@ -112,14 +114,23 @@ async def let_in(public: str, hosts: Sequence[Host]) -> list[str]:
     return [said for said in await asyncio.gather(*map(one, hosts)) if said]
 
 
+def _stem(host: str) -> str:
+    return f"up-{re.sub(r'[^a-z0-9-]', '-', host.lower())}"[:30]
+
+
 def instance_of_up(host: str) -> str:
-    """The name of the instance that `nbray up` starts on a machine."""
-    return f"up-{re.sub(r'[^a-z0-9-]', '-', host.lower())}"[:40]
+    """A name for the instance that `nbray up` is about to start on a machine."""
+    return f"{_stem(host)}-{secrets.token_hex(4)}"
 
 
-def labels_of(host: str) -> str:
+def may_be_on(instance: str, host: str) -> bool:
+    """Whether `nbray up` may have started that instance there."""
+    return instance.rpartition("-")[0] == _stem(host)
+
+
+def labels_of(instance: str) -> str:
     """The labels of a node that `nbray up` starts itself, which its autoscaler knows it by."""
-    return json.dumps({"nbray.io/instance-id": instance_of_up(host), "nbray.io/node-type": _TYPE})
+    return json.dumps({"nbray.io/instance-id": instance, "nbray.io/node-type": TYPE})
 
 
 def left_by(bounds: str) -> str:

@@ -3,8 +3,9 @@
 The record is a folder of the user on the host, ``~/.nbray/clusters/NAME/HOST``; HOST is in it since
 homes may be shared. In it: ``files``, ``setup``, ``start`` and ``scaling``, hashes that are written
 when a step is done, so that what was interrupted is done again; ``session``, a link to the folder
-of the node, and ``python``, both written by `nbray start`; ``token``; ``lock`` and ``leader``,
-whoever works there. On the head also ``hosts``.
+of the node, ``python``, and ``instance``, by which an autoscaler knows that node, all three written
+by `nbray start`; ``token``; ``lock`` and ``leader``, whoever works there. On the head also
+``hosts``, and ``starting`` (see `nbray.machines.starting`).
 """
 
 from __future__ import annotations
@@ -117,10 +118,11 @@ exit 0
 """
 
 
-def note(record: str, name: str, value: str) -> str:
-    """Write a file of the record in one step."""
+def note(record: str, name: str, value: str, before: str = "") -> str:
+    """Write a file of the record in one step: ``value``, behind a word that the shell makes."""
+    words = f"'%s %s\\n' {before}" if before else "'%s\\n'"
     return (
-        f"umask 077; mkdir -p {record} && printf '%s\\n' {shlex.quote(value)} "
+        f"umask 077; mkdir -p {record} && printf {words} {shlex.quote(value)} "
         f">{record}/.{name} && mv {record}/.{name} {record}/{name}"
     )
 
@@ -139,12 +141,13 @@ def make_parents(paths: Sequence[str]) -> str:
     return f"mkdir -p {' '.join(words)}"
 
 
-def stop_node(record: str, *, forget: bool, jobs_of: str = "") -> str:
+def stop_node(record: str, *, forget: bool, jobs_of: str = "", only: str = "") -> str:
     """End the node of the record by the nbray that started it, and no other.
 
     Args:
         record: of the host.
         forget: remove the record, too.
+        only: an instance; the node of another one goes on.
         jobs_of: a cluster whose jobs of Slurm are then cancelled.
     """
     cancel = ""
@@ -154,12 +157,17 @@ if [ -f "$R/python" ]; then
   "$(cat "$R/python")" -P -c 'from nbray.cli import main; main()' slurm cancel {jobs_of} || exit
 fi"""
     end = '\nrm -rf "$R"; rmdir "$(dirname "$R")" 2>/dev/null; exit 0' if forget else ""
-    return f"""R={record}
+    other = ""
+    if only:
+        other = f"""
+i=$(cat "$R/instance" 2>/dev/null)
+if [ -n "$i" ] && [ "$i" != {shlex.quote(only)} ]; then exit 0; fi"""
+    return f"""R={record}{other}
 if [ -L "$R/session" ]; then
   p=$(cat "$R/python") || exit
   NBRAY_NODE_RECORD=$R "$p" -P -c 'from nbray.cli import main; main()' stop </dev/null || exit
 fi
-rm -f "$R/session" "$R/start"{cancel}{end}
+rm -f "$R/session" "$R/start" "$R/instance"{cancel}{end}
 """
 
 

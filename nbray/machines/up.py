@@ -8,10 +8,11 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nbray.common.addresses import joined
-from nbray.machines import certificates, scaling, scripts
+from nbray.machines import certificates, scaling, scripts, starting
 from nbray.machines.board import Board, Outcome
 from nbray.machines.cluster import Cluster
 from nbray.machines.cluster_file import ClusterFileError
@@ -21,6 +22,7 @@ from nbray.machines.mounts import ends
 from nbray.machines.plan import Machine, NodePlan, Plan, Restart, Step, Wanted, make_plan
 
 _QUICK_S = 30.0
+_STARTS = {Step.START, Step.COME_BACK}
 _BOOTSTRAP = "ray_bootstrap_config.yaml"  # where start commands for Ray look for the cluster's file
 
 
@@ -65,11 +67,16 @@ async def up(cluster: Cluster, facts: Facts, board: Board) -> list[Outcome]:
     token = facts.found[cluster.head.machine.name].token or secrets.token_hex(32)
     work = _Up(cluster, facts, board, token, head)
     plans = {node.machine.name: node for node in facts.plan.nodes}
-    outcomes = await asyncio.gather(
-        *(work.host(host, plans.get(host.machine.name)) for host in cluster.hosts),
-        *(work.leave(machine) for machine in facts.plan.leaving),
-    )
-    return await work.remember(outcomes)
+    try:
+        if plans and _STARTS.isdisjoint(plans[cluster.head.machine.name].steps):
+            await work.announce()  # else when the head is about to start
+        outcomes = await asyncio.gather(
+            *(work.host(host, plans.get(host.machine.name)) for host in cluster.hosts),
+            *(work.leave(machine) for machine in facts.plan.leaving),
+        )
+        return await work.remember(outcomes)
+    finally:
+        await work.withdraw()
 
 
 def refuse_second_head(cluster: Cluster, of_head: Found) -> None:
@@ -112,8 +119,57 @@ class _Up:
     board: Board
     token: str
     head: _Head
+    _to_start: dict[str, str] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
+    _renewing: asyncio.Task[None] | None = None
     _fetched: asyncio.Task[None] | None = None
     _staging: tempfile.TemporaryDirectory[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.cluster.wanted.autoscaling is None and scaling.may_grow(self.cluster.wanted):
+            self._to_start = {
+                node.machine.name: scaling.instance_of_up(node.machine.name)
+                for node in self.facts.plan.nodes
+                if not node.machine.is_head and Step.START in node.steps
+            }
+
+    async def announce(self) -> None:
+        """Tell the autoscaler of the head what is about to be started, from now on."""
+        if not self._to_start or self._renewing is not None:
+            return
+        try:
+            answer = await self._renew()
+        except HostError as error:
+            self.board.line(self.cluster.head.machine.name, f"Its autoscaler was not told: {error}")
+            return
+        runs = {name for name, found in self.facts.found.items() if found.runs}
+        self._begun = starting.begun(answer) - runs
+        self._renewing = asyncio.create_task(self._keep_renewing())
+
+    async def _renew(self) -> str:
+        head = self.cluster.head
+        text = starting.announce(head.record, self._to_start)
+        return await head.do("telling its autoscaler", text, timeout_s=_QUICK_S)
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(starting.RENEW_S)
+            try:
+                await self._renew()
+            except HostError as error:  # the next one may come in time
+                name = self.cluster.head.machine.name
+                self.board.line(name, f"Its autoscaler was not told: {error}")
+
+    async def withdraw(self) -> None:
+        """Nothing more is started."""
+        if self._renewing is None:
+            return
+        self._renewing.cancel()
+        await asyncio.wait([self._renewing])
+        head = self.cluster.head
+        with suppress(HostError):  # it ends by itself
+            text = starting.withdraw(head.record)
+            await head.do("telling its autoscaler", text, timeout_s=_QUICK_S)
 
     async def host(self, host: Host, plan: NodePlan | None) -> Outcome:
         """All steps of one machine."""
@@ -124,8 +180,9 @@ class _Up:
                 raise HostError("asking what it has", why)
             if plan is None:
                 raise HostError("nothing was done", "the head does not answer")
-            if not machine.is_head and plan.steps and self._is_let_go():
-                # Its autoscaler is told to, at this moment: both would start one too many.
+            left = self._is_let_go() or machine.name in self._begun
+            if not machine.is_head and plan.steps and left:
+                # Its autoscaler is told to, or has begun: both would start one too many.
                 took = self.board.done(machine.name, "left to the autoscaler")
                 return Outcome(machine.name, "worker", "left to the autoscaler", "", took)
             return await self._carry_out(host, plan)
@@ -133,6 +190,7 @@ class _Up:
             took = self.board.done(machine.name, "failed")
             return Outcome(machine.name, role_of(machine), "failed", str(error), took, error)
         finally:
+            self._to_start.pop(machine.name, None)
             if machine.is_head:
                 self.head.fail()  # if nothing better was said
 
@@ -178,7 +236,7 @@ class _Up:
             host.write_log(self.cluster.home.log(machine.name))
         found = self.facts.found[machine.name]
         for step in plan.steps:
-            if step in (Step.START, Step.COME_BACK):
+            if step in _STARTS:
                 self._is_set_up(host)
                 found = await self._start(host, step)
             else:
@@ -187,7 +245,7 @@ class _Up:
         self._is_set_up(host)
         if machine.is_head:
             self.head.running.set_result(found)
-        started = not {Step.START, Step.COME_BACK}.isdisjoint(plan.steps)
+        started = not _STARTS.isdisjoint(plan.steps)
         state = "started" if started else "set up" if plan.steps else "runs"
         took = self.board.done(machine.name, state)
         detail = f"node {found.node_id[:8]}" + (f": {plan.why}" if plan.why else "")
@@ -288,14 +346,16 @@ class _Up:
             if scaling.may_grow(self.cluster.wanted):
                 await self._prepare_to_grow(host)
                 exports["NBRAY_AUTOSCALING_CONFIG"] = f"{record}/{scaling.FILE}"
+                await self.announce()
         else:
             self.board.stage(machine.name, role_of(machine), "waits for the head")
             head = await self.head.running
             if head is None:
                 raise HostError("its node was not started", "the head failed")
             address, joined = head.gcs_address.rpartition(":")[0], head.session
-            if scaling.may_grow(self.cluster.wanted):
-                exports["NBRAY_NODE_LABELS"] = shlex.quote(scaling.labels_of(machine.name))
+            if machine.name in self._to_start:
+                labels = scaling.labels_of(self._to_start[machine.name])
+                exports["NBRAY_NODE_LABELS"] = shlex.quote(labels)
         exports |= {"NBRAY_HEAD_IP": address, "RAY_HEAD_IP": address}
         self.board.stage(machine.name, role_of(machine), step.value)
         await host.do(

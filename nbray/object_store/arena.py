@@ -22,6 +22,12 @@ from collections.abc import Callable
 from nbray.object_store.private_pages import PrivatePages, address_of
 
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
+_CHUNK = 1 << 20
+_TOUCHED_AT_ONCE = 64
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE
+
+_libc = ctypes.CDLL(None)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Arena:
@@ -29,8 +35,11 @@ class Arena:
 
     def __init__(self, fd: int, size: int) -> None:
         self.size = size
+        self.inode = os.fstat(fd).st_ino
         self._fd = fd
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED)
+        self._begin = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._touched = bytearray(-(-size // _CHUNK))
         self._path = ""
 
     @classmethod
@@ -66,6 +75,24 @@ class Arena:
         """Get memory for a part of the arena before somebody writes it."""
         os.posix_fallocate(self._fd, offset, size)
 
+    def touch(self, offset: int, size: int) -> None:
+        """Get memory for a large block that is about to be written here, and map it, at once.
+
+        The kernel takes half the time that it takes for as many pages one by one.
+        """
+        if size < _CHUNK:
+            return
+        chunk, end = offset // _CHUNK, (offset + size - 1) // _CHUNK + 1
+        while (first := self._touched.find(0, chunk, end)) >= 0:
+            chunk = self._touched.find(1, first, min(end, first + _TOUCHED_AT_ONCE))
+            if chunk < 0:
+                chunk = min(end, first + _TOUCHED_AT_ONCE)
+            length = min(self.size, chunk * _CHUNK) - first * _CHUNK
+            # Without the interpreter's lock, which the method of the mapping would keep. A kernel
+            # before 5.14 refuses: then each page comes when it is written.
+            _libc.madvise(self._begin + first * _CHUNK, length, _POPULATE_WRITE)
+            self._touched[first:chunk] = b"\1" * (chunk - first)
+
     def view(self, offset: int, size: int) -> memoryview:
         """A writable view of a block."""
         return memoryview(self._map)[offset : offset + size]
@@ -88,7 +115,7 @@ class Arena:
         Returns:
             None for memory of another place, or if the raylet that made the arena has gone.
         """
-        offset = address_of(view) - ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        offset = address_of(view) - self._begin
         if not (0 <= offset <= self.size - view.nbytes and PrivatePages.available()):
             return None
         try:

@@ -21,7 +21,7 @@ from nbray.common.process import (
     watch_parent,
 )
 from nbray.common.resources import to_units
-from nbray.common.session import Session
+from nbray.common.session import GCS, Session
 from nbray.raylet.beside.autoscaler import AutoscalerSupervisor
 from nbray.raylet.beside.client_port import ClientPort
 from nbray.raylet.beside.dashboard import DashboardSupervisor
@@ -32,6 +32,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
+from nbray.wire.near_calls import serve_near
 from nbray.wire.state_messages import DashboardAddress
 from nbray.wire.tls import Tls
 
@@ -65,7 +66,8 @@ async def _main(args: argparse.Namespace) -> None:
     read_identity(session)
     tls = Tls.of(session.path)
     config = Config.from_env()
-    gcs = GrpcClient(address, token, config.gcs_rpc_server_reconnect_timeout_s)
+    patience_s = config.gcs_rpc_server_reconnect_timeout_s
+    gcs = GrpcClient(address, token, patience_s, session.calls_path(GCS))
     raylet = Raylet(
         session, args.node_ip, gcs, _resources(args), args.object_store_memory,
         args.head, config, _spill_folder(args, session), json.loads(args.labels), tls,
@@ -80,6 +82,7 @@ async def _main(args: argparse.Namespace) -> None:
         server, raylet.grpc_port = await serve(
             args.node_ip, config.node_manager_port, token, raylet.services()
         )
+        near = await serve_near(session.calls_path(raylet.node_id.hex()), token, raylet.services())
     except OSError as error:
         report_ready(args.ready_fd, {"error": f"The raylet cannot listen: {error}"})
         raylet.stop()
@@ -127,6 +130,7 @@ async def _main(args: argparse.Namespace) -> None:
     of_gcs.stop()
     unix.close()
     tcp.close()
+    near.close()
     await server.stop(None)
 
 

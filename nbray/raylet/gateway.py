@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
+from nbray.common.background import Background
+from nbray.raylet.failures import fail
 from nbray.raylet.process import Process
+from nbray.wire.frames import UnsendableError
 from nbray.wire.gcs_messages import PACKAGES, KvKey, KvValue
 from nbray.wire.grpc_service import GrpcClient, RpcError
 from nbray.wire.messages import GcsReply, GcsRequest
@@ -20,32 +24,62 @@ _METHODS = {
 _PACKAGE_S = 60.0
 
 
+class Asked(Protocol):
+    """What processes have asked before, of which the GCS may not have heard yet."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has heard of all that may change what it answers."""
+
+    async def settled(self) -> None:
+        """Until it has."""
+
+
 class GcsGateway:
-    """Passes requests to the GCS.
+    """Passes requests to the GCS; ``before``, by method, is what is to reach it before."""
 
-    ``settled`` waits, by method, for what was asked before and may change the answer.
-    """
-
-    def __init__(
-        self, gcs: GrpcClient, settled: Mapping[str, Callable[[], Awaitable[None]]]
-    ) -> None:
+    def __init__(self, gcs: GrpcClient, before: Mapping[str, Asked]) -> None:
         self._gcs = gcs
-        self._settled = settled
+        self._before = before
+        self._background = Background()
 
-    async def pass_on(self, process: Process, message: GcsRequest) -> None:
+    def pass_on(self, process: Process, message: GcsRequest) -> None:
         """Pass a request on, and its reply back."""
+        method = message.method
+        if method not in _METHODS:
+            _reply(process, message, b"", f"no such method: {method}")
+            return
+
+        def answered(body: bytes | None, error: str) -> None:
+            if body is None and not error:
+                self._background.start(self._pass_on(process, message))
+            else:
+                _reply(process, message, body or b"", error)
+
+        before = self._before.get(method)
+        if (before is not None and not before.is_settled) or not self._gcs.ask_near(
+            method, message.body, answered
+        ):
+            self._background.start(self._pass_on(process, message))
+
+    async def _pass_on(self, process: Process, message: GcsRequest) -> None:
+        """The same, if it takes a wait."""
+        before = self._before.get(message.method)
+        if before is not None:
+            await before.settled()
         body, error = b"", ""
-        if message.method not in _METHODS:
-            error = f"no such method: {message.method}"
-        else:
-            settled = self._settled.get(message.method)
-            if settled is not None:
-                await settled()
-            try:
-                body = await self._gcs.call_raw(message.method, message.body)
-            except RpcError as failed:
-                error = str(failed)
+        try:
+            body = await self._gcs.call_raw(message.method, message.body)
+        except RpcError as failed:
+            error = str(failed)
+        _reply(process, message, body, error)
+
+
+def _reply(process: Process, message: GcsRequest, body: bytes, error: str) -> None:
+    try:
         process.send(GcsReply(message.request_id, body, error))
+    except UnsendableError as too_large:
+        fail(process, message, too_large)
 
 
 async def fetch_package(gcs: GrpcClient, key: bytes) -> bytes | None:

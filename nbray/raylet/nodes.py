@@ -17,7 +17,7 @@ from nbray.wire.records import NodeInfo
 
 logger = logging.getLogger(__name__)
 
-_WATCH_S = 30.0
+_WATCH_S = 80.0
 _AGAIN_S = 0.5
 _DEAD_KEPT = 1000  # an older answer may still say that one of them lives
 

@@ -84,9 +84,9 @@ class Raylet:
         gateway = GcsGateway(
             gcs,
             {
-                "FindGroups": self._workers.groups.settled,
-                "FindActor": self._workers.actors.settled,
-                "ListActors": self._workers.actors.settled,
+                "FindGroups": self._workers.groups,
+                "FindActor": self._workers.actors,
+                "ListActors": self._workers.actors,
             },
         )
         self._inquiries = inquiries

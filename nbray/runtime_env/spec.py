@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbray.common.folders import absolute
+
 FIELDS = (
     "env_vars", "working_dir", "py_modules", "pip", "uv", "py_executable",
     "worker_process_setup_hook", "excludes", "config",
@@ -181,7 +183,7 @@ def _path(text: str) -> str:
     path = Path(text).expanduser()
     if not path.exists():
         raise ValueError(f"{text} is not a valid path.")
-    return str(path.resolve())
+    return str(Path(absolute(path, "The path")).resolve())
 
 
 def _py_modules(value: Any) -> list[str]:

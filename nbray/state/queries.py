@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from nbray.common.ids import is_creation_id
+from nbray.common.ids import TaskID, is_creation_id
 from nbray.common.resources import from_units
 from nbray.state import rows as r
 from nbray.wire import state_messages as s
@@ -165,8 +165,7 @@ def _totals(reply: s.TaskTotals) -> r.TaskTotals:
         r.FunctionCount(row.name, row.finished, row.failed, row.cancelled)
         for row in reply.functions
     ]
-    by_node = {node_id.hex(): count for node_id, count in reply.by_node.items()}
-    return r.TaskTotals(reply.finished, reply.failed, reply.cancelled, functions, by_node)
+    return r.TaskTotals(reply.finished, reply.failed, reply.cancelled, functions)
 
 
 def _dashboard(reply: s.DashboardAddress) -> tuple[str, str]:
@@ -235,7 +234,13 @@ def _task(event: TaskEvent, source: s.TaskSource, owned: TaskEvent | None) -> r.
         creation_time_ms=int(owned.created * 1000) or None,
         start_time_ms=event.started * 1000 or None, end_time_ms=event.ended * 1000 or None,
         error_message=event.error_text or None, task_log_info=_log_info(event, source),
+        depends_on=_producers(event.needs), depends_on_more=event.needs_more,
     )  # fmt: skip
+
+
+def _producers(needs: bytes) -> list[str]:
+    size = TaskID.SIZE
+    return [needs[at : at + size].hex() for at in range(0, len(needs), size)]
 
 
 def _log_info(event: TaskEvent, source: s.TaskSource) -> dict[str, Any] | None:
@@ -257,8 +262,8 @@ def tasks(
     Args:
         limit: at most so many unfinished ones of each process, ended ones of each node.
         since: seconds since the epoch.
-        of: the beginning of a task's id, for it and those that it has submitted; or an actor's
-            id, for its calls.
+        of: the beginning of a task's id, for it and those that it has submitted; the whole id for
+            those that take its results, too; or an actor's id, for its calls.
     """
     request = s.TasksRequest(limit, job_id, origin, since, of)
     return Query("ListTasks", s.Tasks, _tasks, msgspec.msgpack.encode(request))
@@ -313,9 +318,16 @@ def _part(reply: s.LogPart) -> s.LogPart:
     return reply
 
 
-def profile(node_id: str, worker_id: str, seconds: float, memory: bool) -> Query[s.Profile]:
-    """What a process does: once, or over some seconds; or what it allocates meanwhile."""
-    request = s.ProfileRequest(bytes.fromhex(node_id), bytes.fromhex(worker_id), seconds, memory)
+def profile(
+    node_id: str, worker_id: str, seconds: float, memory: bool, working: bool = False
+) -> Query[s.Profile]:
+    """What a process does: once, or over some seconds; or what it allocates meanwhile.
+
+    Args:
+        working: only where the user's code is, in milliseconds, at a small cost.
+    """
+    node, worker = bytes.fromhex(node_id), bytes.fromhex(worker_id)
+    request = s.ProfileRequest(node, worker, seconds, memory, working)
     return Query("Profile", s.Profile, _as_is, msgspec.msgpack.encode(request))
 
 

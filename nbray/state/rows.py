@@ -256,7 +256,6 @@ class TaskTotals:
     failed: int
     cancelled: int
     functions: list[FunctionCount]
-    by_node: dict[str, int]
 
 
 @dataclass
@@ -267,7 +266,9 @@ class TaskState(Row):
     PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY (in the actor's queue), RUNNING, FINISHED or FAILED.
     ``origin`` is the driver's number for what submitted it (a notebook's cell), 0 for none.
     ``creation_time_ms`` and ``required_resources`` are known of tasks that have
-    not ended, or ran for 10 ms or longer.
+    not ended, or ran for 10 ms or longer. ``depends_on`` has the ids of the tasks whose results its
+    arguments are or contain; what `put` made has an id of that kind, too. It has 64 at most, and
+    ``depends_on_more`` says how many refs are beyond.
 
     Examples:
         >>> from nbray.util.state import TaskState
@@ -304,6 +305,8 @@ class TaskState(Row):
     call_site: str | None = field(default=None, metadata=_DETAIL)
     label_selector: dict[str, str] | None = field(default=None, metadata=_DETAIL)
     fallback_strategy: list[dict[str, Any]] | None = field(default=None, metadata=_DETAIL)
+    depends_on: list[str] = field(default_factory=list, metadata=_DETAIL)
+    depends_on_more: int = field(default=0, metadata=_DETAIL)
 
 
 @dataclass

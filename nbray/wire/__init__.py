@@ -7,6 +7,7 @@
   or worker, whose waiting thread reads the sockets itself; each knows those before it only;
 * ``tls``, ``aio_tls``: TLS under them, when a node has it;
 * ``aio``, ``bulk``: the same links in a raylet, which runs on asyncio;
+* ``near_calls``: calls between the GCS and the raylets of its machine;
 * ``grpc_service``, ``credentials``, ``identity``, ``certificates``: the conversations with the GCS,
   and who is let in.
 

@@ -43,6 +43,9 @@ class Ways(Protocol):
             OSError: nobody listens there.
         """
 
+    def opened(self, connection: Connection) -> None:
+        """A connection that was dialled carries messages: it may be led a better way (`move`)."""
+
 
 class Home(Protocol):
     """The process that a connection belongs to: the values that all its connections share.
@@ -83,8 +86,10 @@ class Connection:
         caller: the ids of the process that connected and of its node; empty where this side did.
         state: belongs to whoever uses the connection.
         known_functions: the functions that the peer has been sent.
+        patience_s: so long the peer may be away, if that is more than of others.
     """
 
+    patience_s = 0.0
     preamble_bytes = Answer.SIZE
 
     def __init__(
@@ -155,8 +160,7 @@ class Connection:
         if transport is None or not transport.is_open or self.closed:
             return
         try:
-            transport.write(self._link.take())
-            transport.flush()
+            transport.send(self._link.take())
         except BaseException:
             # What was taken and not written is sent again over another socket.
             transport.end("a write was torn apart")
@@ -177,6 +181,19 @@ class Connection:
         self._transport = Transport(self._home.reactor, sock, self._client(sock), self)
         home = self._home
         self._transport.start(home.config.handshake_timeout_s + home.ways.patience_s)
+
+    def move(self, transport: Transport) -> bool:
+        """Go on over another open socket to the same peer, which waits for this side's greeting.
+
+        Should it lead nowhere, the connection is made anew as it was made at first. False: there is
+        nothing to go on with.
+        """
+        if self.closed or self._transport is None or not self._transport.is_open:
+            return False
+        self._transport.drop()
+        self._transport = transport
+        transport.hand_to(self)
+        return True
 
     def use(self, sock: socket.socket) -> None:
         """Go through the handshake on a connected ``sock`` that blocks; then messages flow.
@@ -227,6 +244,7 @@ class Connection:
         self._transport = transport
         self.attempts = 0
         transport.write(self._link.resume(answer.received))
+        self._home.ways.opened(self)
 
     def received(self, data: bytes | memoryview) -> None:
         """Bytes of the link have come."""

@@ -113,6 +113,9 @@ class Direct:
             return sock, failed
         return TlsSocket(sock, self._tls.connecting()), failed
 
+    def opened(self, connection: Connection) -> None:
+        """There is no better way than the direct one."""
+
     def dial_now(self, unix_path: str, timeout_s: float) -> socket.socket:
         """A connected Unix socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -38,6 +38,8 @@ from nbray.wire.credentials import member_of, proof
 from nbray.wire.frames import MALFORMED
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.identity import Identity
+from nbray.wire.near_calls import Handler as Handler
+from nbray.wire.near_calls import NearCallError, NearCalls, Then
 from nbray.wire.tls import Tls, TlsSocket
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,6 @@ _CLOSED = "the connection was closed here, as to a node that is dead"
 _RETRY_DELAY_S = 0.05
 _TIMEOUT_S = 10.0
 Reply = TypeVar("Reply")
-Handler = Callable[[Any], Awaitable[Any]]
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -185,7 +186,8 @@ def _adapt(
         except MALFORMED as error:
             reason = f"a malformed request: {error}"
             await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, reason)
-        return await handler(request)
+        answer = handler(request)
+        return await answer if asyncio.iscoroutine(answer) else answer
 
     return call
 
@@ -203,11 +205,13 @@ class GrpcClient:
     """Calls the service at ``address`` ("host:port").
 
     With ``patience_s``, calls are made again as long as nobody is there, up to so many seconds:
-    then every method must be one that may be repeated.
+    then every method must be one that may be repeated. With ``near``, whoever serves there listens
+    at that Unix socket, too, if it is on this machine; a call that broke off there is repeated.
     """
 
-    def __init__(self, address: str, token: bytes, patience_s: float = 0.0) -> None:
+    def __init__(self, address: str, token: bytes, patience_s: float = 0.0, near: str = "") -> None:
         self.address = address
+        self._near = NearCalls(near, token) if near else None
         self._patience_s = patience_s
         own = self._own = member_of(token)
         self._metadata = [(_VERSION_KEY, _OWN_SOFTWARE)]
@@ -238,7 +242,12 @@ class GrpcClient:
                 patience, or 10 s without one.
         """
         patient = self._patience_s > 0
-        deadline = time.monotonic() + (timeout or self._patience_s or _TIMEOUT_S)
+        allowed = timeout or self._patience_s or _TIMEOUT_S
+        deadline = time.monotonic() + allowed
+        if self._near is not None:
+            answer = await self._call_near(self._near, method, body, allowed)
+            if answer is not None:
+                return answer
         while True:
             left = deadline - time.monotonic()
             if self._closed:
@@ -276,6 +285,25 @@ class GrpcClient:
                 self._met = True
                 return reply
 
+    def ask_near(self, method: str, body: bytes, then: Then) -> bool:
+        """Send an encoded request to who serves on this machine, without a wait and its cost.
+
+        ``then`` gets the encoded reply, or why there is none; neither if `call_raw` is to be tried.
+        Returns False, as a rule the first time, when that is to be done at once.
+        """
+        return self._near is not None and self._near.ask(method, body, then)
+
+    async def _call_near(
+        self, near: NearCalls, method: str, body: bytes, timeout: float
+    ) -> bytes | None:
+        """The answer of who serves on this machine; None if it is to be asked by gRPC."""
+        try:
+            return await near.call(method, body, timeout)
+        except NearCallError as error:
+            raise RpcError(f"{method} at {self.address}: {error}") from error
+        except TimeoutError:
+            raise RpcError(f"{method} at {self.address}: no answer in {timeout:.1f} s") from None
+
     async def _check_answer(self, calling: Any, method: str) -> None:
         told = dict(await calling.trailing_metadata() or ())
         if not hmac.compare_digest(told.get(_PROOF_KEY, ""), self._answered_by):
@@ -300,6 +328,8 @@ class GrpcClient:
     async def close(self) -> None:
         """Close the channel; calls that are on their way fail."""
         self._closed = True
+        if self._near is not None:
+            self._near.close()
         await self._channel.close()
 
 

@@ -30,6 +30,7 @@ _ID_BYTES = 28
 _ACK_FRAMES = 32
 _ACK_BYTES = 1 << 20
 _WRAP = 1 << 32
+_HANDED_OVER = bytes(16)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,20 @@ class Opening:
             data
         )
         return cls(link_id, known, received, worker[:worker_length], node[:node_length])
+
+
+def handover(patience_s: float) -> bytes:
+    """What a gateway says in place of an opening: a peer's socket comes with these bytes.
+
+    Args:
+        patience_s: how long that peer may be away.
+    """
+    return Opening(_HANDED_OVER, True, int(patience_s)).pack()
+
+
+def is_handover(opening: Opening) -> bool:
+    """Whether it says that; its ``received`` is the patience then."""
+    return opening.link_id == _HANDED_OVER
 
 
 @dataclass(frozen=True)

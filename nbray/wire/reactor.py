@@ -8,9 +8,10 @@ done; otherwise it sleeps on the waiter and is woken when it is done, or when th
 free for it to take over. A background thread drives when nobody waits.
 
 The background thread never contends with a busy foreground: after a foreground use it naps
-for `TICK_S` and takes the baton only if there was no use since; while a foreground thread
-drives for long it sleeps until that one leaves. A thread that only submits puts work into
-`inbox` and calls `notify`; the next holder of the baton runs it.
+for `TICK_S`, beside a loop of short waits for up to `_LONGEST_TICK_S`, and takes the baton only if
+there was no use since; while a foreground thread drives for long it sleeps until that one leaves.
+A thread that only submits puts work into `inbox` and calls `notify`; the next holder of the baton
+runs it.
 
 A signal's handler that raises (an interrupt, a time limit) must not tear a half-handled message
 apart, so while the main thread drives, signals are only noted, and their handlers run after the
@@ -24,6 +25,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import mmap
 import os
 import select
 import threading
@@ -47,6 +49,8 @@ NESTED = (
 )
 _LONG_S = 1.0
 TICK_S = 0.002
+_LONGEST_TICK_S = 0.008
+_MANY_USES = 8
 NUDGE_S = 0.02
 _MOST_UNREAD = 20
 _READ_BYTES = 1 << 18
@@ -66,6 +70,7 @@ class Reactor:
         inbox: work that is to be done under the baton; any thread may append, then `notify`.
         dirty: what is flushed at the end of this turn.
         on_turn: called in each turn, before what is dirty is written.
+        on_written: called behind that: for what a peer need not wait for.
         buffer: room for one read, for whoever handles a socket's events.
         nudged: `nudge` was called since it was looked at last.
     """
@@ -74,11 +79,13 @@ class Reactor:
         self.main_thread = threading.main_thread().ident
         self.poller = select.epoll()
         # One for all reads: a fresh buffer of this size is a mapping made and dropped each time.
-        self.buffer = memoryview(bytearray(_READ_BYTES))
+        # Of memory that nobody has written, only what is read into it ever takes room.
+        self.buffer = memoryview(mmap.mmap(-1, _READ_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._spinner = Spinner(self.poller.poll)
         self.dirty: deque[Unwritten] = deque()
         self.inbox: deque[Callable[[], None]] = deque()
         self.on_turn: Callable[[], None] = lambda: None
+        self.on_written: Callable[[], None] = lambda: None
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._closers: dict[int, Callable[[], None]] = {}
         self._baton = allocate_lock()
@@ -247,6 +254,17 @@ class Reactor:
             self.on_turn()
         except Exception:
             logger.exception("A turn failed; the process goes on.")
+        if dirty:
+            self._write()
+        try:
+            self.on_written()
+        except Exception:
+            logger.exception("What follows a turn failed; the process goes on.")
+        if dirty:
+            self._write()
+
+    def _write(self) -> None:
+        dirty = self.dirty
         while dirty:
             try:
                 dirty.popleft().flush()
@@ -287,11 +305,11 @@ class Reactor:
         if signals.noted:
             signals.run_handlers()
 
-    def wait(self, waiter: Waiter, timeout: float | None = None) -> bool:
+    def wait(self, waiter: Waiter, timeout: float | None = None, harmless: object = None) -> bool:
         """Wait until ``waiter`` is done; False after ``timeout`` seconds (None: no limit).
 
         A signal's handler runs in between, as in the waits of Python itself (PEP 475): the wait
-        goes on unless it raises.
+        goes on unless it raises. A ``harmless`` one never raises, and so may run at any moment.
 
         Raises:
             BaseException: what a handler raised, as KeyboardInterrupt; no state is torn.
@@ -299,7 +317,7 @@ class Reactor:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            signals = DeferredSignals(self, waiter)
+            signals = DeferredSignals(self, waiter, harmless)
             with signals:
                 self._wait(waiter, deadline, signals)
             if signals.noted:
@@ -362,9 +380,12 @@ class Reactor:
             self._leave()
 
     def _background(self) -> None:
+        tick = TICK_S
         while not self.stopped:
             seen = self._uses
-            time.sleep(TICK_S)
+            time.sleep(tick)
+            # Each look takes the interpreter's lock from a loop of short waits.
+            tick = min(2 * tick, _LONGEST_TICK_S) if self._uses - seen > _MANY_USES else TICK_S
             if self._driving:
                 if self._uses != seen:
                     continue  # one short wait after the other: to be told of each end costs more

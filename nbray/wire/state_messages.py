@@ -182,13 +182,12 @@ class FunctionCounts(msgspec.Struct, array_like=True):
 
 
 class TaskTotals(msgspec.Struct, array_like=True):
-    """GCS, answer to ``TaskTotals``; ``by_node`` all that ended."""
+    """GCS, answer to ``TaskTotals``."""
 
     finished: int
     failed: int
     cancelled: int
     functions: list[FunctionCounts]
-    by_node: dict[bytes, int]
 
 
 class DashboardAddress(msgspec.Struct, array_like=True):
@@ -289,13 +288,15 @@ class Objects(msgspec.Struct, array_like=True):
 class ProfileRequest(msgspec.Struct, array_like=True):
     """To GCS and raylet: ``Profile``, what a process of a node does. Answered by `Profile`.
 
-    ``seconds`` is 0 for one look; ``memory``: what it allocates meanwhile.
+    ``seconds`` is 0 for one look; ``memory``: what it allocates meanwhile; ``working``: only where
+    the user's code is, at a small cost, in milliseconds.
     """
 
     node_id: bytes
     worker_id: bytes
     seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
     memory: bool = False
+    working: bool = False
 
 
 class Profile(msgspec.Struct, array_like=True):

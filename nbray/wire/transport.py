@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 from collections import deque
@@ -17,6 +18,7 @@ from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
+_WRITABLE = select.EPOLLOUT
 
 
 class Carried(Protocol):
@@ -49,7 +51,15 @@ class Carried(Protocol):
 
 
 class Transport:
-    """A socket that is watched by a reactor. Only the holder of the baton may use it."""
+    """A socket that is watched by a reactor. Only the holder of the baton may use it.
+
+    Attributes:
+        handed: a descriptor that came over this Unix socket before it was open; -1: none.
+        giver: the transport over which this socket itself was handed over; they end together.
+    """
+
+    handed = -1
+    giver: Transport | None = None
 
     def __init__(
         self,
@@ -67,6 +77,11 @@ class Transport:
         self._handshake = handshake
         self._trusted = handshake is None
         self._client = isinstance(handshake, ClientHandshake)
+        self._may_be_handed = (
+            isinstance(handshake, ServerHandshake)
+            and isinstance(sock, socket.socket)
+            and sock.family == socket.AF_UNIX
+        )
         self._preamble = b""
         self._unsent: deque[memoryview] = deque()
         self._writable_wanted = False
@@ -108,6 +123,24 @@ class Transport:
             while self._unsent:
                 self._sock.sendall(self._unsent.popleft())
 
+    def send(self, parts: list[bytearray]) -> None:
+        """Queue bytes and write what the socket takes: most often one frame, which it takes."""
+        if len(parts) == 1 and not self._unsent:
+            (part,) = parts
+            try:
+                sent = self._sock.send(memoryview(part))
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.end(str(error))
+                return
+            if sent == len(part):
+                return
+            self._unsent.append(memoryview(part)[sent:])
+        else:
+            self.write(parts)
+        self.flush()
+
     def write(self, parts: Iterable[bytes | bytearray]) -> None:
         """Queue bytes; `flush` sends them."""
         self._unsent.extend(map(memoryview, parts))
@@ -138,14 +171,17 @@ class Transport:
 
     def handle_events(self, events: int) -> None:
         """Called when the socket can be read or written."""
-        if events & select.EPOLLOUT and not self.closed:
+        if events & _WRITABLE and not self.closed:
             self.flush()
-        if events & ~select.EPOLLOUT and not self.closed:
+        if events & ~_WRITABLE and not self.closed:
             self._read()
 
     def _read(self) -> None:
         try:
-            size = self._sock.recv_into(self._reactor.buffer)
+            if self._may_be_handed:
+                size = self._receive_with_descriptor()
+            else:
+                size = self._sock.recv_into(self._reactor.buffer)
         except BlockingIOError:
             return
         except OSError as error:
@@ -169,6 +205,28 @@ class Transport:
             # Who does not know the token is a stranger in the peer's place, perhaps for a moment.
             self.end(str(error), for_good=isinstance(error, FrameError))
 
+    def _receive_with_descriptor(self) -> int:
+        assert isinstance(self._sock, socket.socket)
+        buffer = self._reactor.buffer
+        data, found, *_ = socket.recv_fds(self._sock, len(buffer), 1, socket.MSG_CMSG_CLOEXEC)
+        for descriptor in found:
+            self._close_handed()
+            self.handed = descriptor
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _close_handed(self) -> None:
+        if self.handed >= 0:
+            os.close(self.handed)
+            self.handed = -1
+
+    def hand_to(self, carried: Carried) -> None:
+        """It is to carry another from now on, whose preamble comes next."""
+        self.carried = carried
+        self.is_open = False
+        self.write([carried.greeting()])
+        self.flush()
+
     def _take(self, data: bytes) -> None:
         """Take a part of the handshake or of the preamble."""
         if self._handshake is not None:
@@ -186,6 +244,7 @@ class Transport:
         preamble, rest = self._preamble[:wanted], self._preamble[wanted:]
         self._preamble = b""
         self.is_open = True
+        self._may_be_handed = False
         self.carried.opened(self, preamble)
         if rest and not self.closed:
             self.carried.received(rest)
@@ -196,6 +255,9 @@ class Transport:
             self.closed = True
             self._reactor.forget(self._sock.fileno())
             self._sock.close()
+            self._close_handed()
+            if self.giver is not None:
+                self.giver.drop()
 
     def end(self, reason: str, for_good: bool = False) -> None:
         """End the socket, and tell what it carries; see `Carried.lost`."""

@@ -2,7 +2,8 @@
 
 After the handshake the driver's side says `Knock` and the gateway answers `Welcome`, each with its
 length in front (`packed`); then come frames of the tunnel. The header of each of its streams says
-what it is for (`Purpose`).
+what it is for (`Purpose`). A connection for which the driver says `Shortcut` instead leads to one
+worker, which takes it over; the gateway says `READY` when it has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LENGTH = struct.Struct("<I")
 _T = TypeVar("_T")
 
 
-class Knock(msgspec.Struct, array_like=True):
+class Knock(msgspec.Struct, array_like=True, tag=1):
     """The driver's side to the gateway: which tunnel this connection is to carry.
 
     Attributes:
@@ -38,6 +39,24 @@ class Knock(msgspec.Struct, array_like=True):
     worker_id: bytes
     grace_s: float
     packages: dict[str, str] = {}
+
+
+class Shortcut(msgspec.Struct, array_like=True, tag=2):
+    """A driver to the gateway: hand this connection to a process of the head node.
+
+    Attributes:
+        tunnel: the driver's.
+        unix_path: where the process listens.
+    """
+
+    tunnel: bytes
+    unix_path: str
+
+
+Visit = Knock | Shortcut
+
+READY = b"\1"
+"""The gateway to the driver: what is said from now on, the process hears itself."""
 
 
 class Welcome(msgspec.Struct, array_like=True):

@@ -76,11 +76,13 @@ class DeferredSignals:
     took a tenth of a synchronous actor call.
     """
 
-    __slots__ = ("_previous", "_reactor", "_waiter", "noted")
+    __slots__ = ("_harmless", "_previous", "_reactor", "_waiter", "noted")
 
-    def __init__(self, reactor: Woken, waiter: Waiter) -> None:
+    def __init__(self, reactor: Woken, waiter: Waiter, harmless: object = None) -> None:
+        """A ``harmless`` handler never raises: it is left where it is."""
         self._reactor = reactor
         self._waiter = waiter
+        self._harmless = harmless
         self.noted: list[int] = []
         self._previous: list[tuple[int, Any]] = []
 
@@ -89,8 +91,9 @@ class DeferredSignals:
             try:
                 note = self._note
                 for found in _handlers_of_program():
-                    self._previous.append(found)
-                    _signal.signal(found[0], note)
+                    if found[1] is not self._harmless:
+                        self._previous.append(found)
+                        _signal.signal(found[0], note)
             except BaseException:
                 self._restore()  # a handler raised that was not yet replaced
                 raise

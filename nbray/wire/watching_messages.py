@@ -113,17 +113,18 @@ class TellStacks(msgspec.Struct, array_like=True, tag=192):
     """Raylet to a process: what do your threads do? Answered by `StacksTold`.
 
     Looked at ``per_s`` times a second for ``seconds``, once for 0; with ``memory``, what is
-    allocated meanwhile.
+    allocated meanwhile; with ``working``, for how many ms the user's code was where.
     """
 
     request_id: int
     seconds: float = 0.0
     per_s: float = 100.0
     memory: bool = False
+    working: bool = False
 
 
 class StacksTold(msgspec.Struct, array_like=True, tag=193):
-    """Process to raylet: how often each stack was seen, or how many bytes it holds.
+    """Process to raylet: how often each stack was seen, or what `TellStacks` asks for instead.
 
     A stack is its thread and frames, outermost first, joined by ";".
     """

@@ -22,9 +22,12 @@ from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 MB = 1 << 20
 
 
-@pytest.fixture
-def nodes(session_root: Path) -> Iterator[list[RunningNode]]:
-    """Two nodes beside the head, with the resources "a" and "b"."""
+@pytest.fixture(params=["memory", pytest.param("sockets", marks=pytest.mark.slow)])
+def nodes(
+    session_root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[RunningNode]]:
+    """Two nodes beside the head, with the resources "a" and "b", and how objects come there."""
+    monkeypatch.setenv("NBRAY_SHARE_MACHINE_MEMORY", str(int(request.param == "memory")))
     facts = nbray.init(num_cpus=1, object_store_memory=60 * MB)
     head, info = find_session(facts["address"])
     joined: list[RunningNode] = []

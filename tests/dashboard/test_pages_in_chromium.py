@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ SECONDS = 60_000
 @nbray.remote
 def short(number: int) -> int:
     return number
+
+
+@nbray.remote
+def takes(*_values: object) -> None:
+    """Takes results of others."""
 
 
 @nbray.remote(max_retries=0)
@@ -68,6 +74,7 @@ class Load:
             refs: list[Any] = [short.remote(number) for number in range(300)]
             refs += [fails.remote(number) for number in range(2)]
             refs += [actor.call.remote() for actor in self.actors]
+            refs.append(takes.remote(refs[:5], refs[5]))
             nbray.wait(refs, num_returns=len(refs), timeout=60)
             self._over.wait(0.2)  # the browser has these processors, too
 
@@ -141,6 +148,7 @@ def test_every_page_is_live_legible_and_safe(
         places = [f"{name}?id={ids[name]}" if one.needs_id else name for name, one in PAGES.items()]
         places += [f"profile?id={ids['worker']}", f"logs?node={node[:8]}&name=raylet.log",
                    f"graph?id={ids['task']}", f"graph?job={ids['job']}",
+                   f"graph?job={ids['job']}&by=results", f"graph?id={ids['task']}&by=results",
                    f"graphs?span=1d&node={node}", "plot?name=task-stream&embed=1"]  # fmt: skip
         if scheme == "light":
             places += [f"plot?name={name}&embed=1" for name in PLOTS]
@@ -242,6 +250,13 @@ def test_a_running_process_shows_its_stack_and_a_flame_graph(
     assert page.locator(".flame > div.outer").count(), "those that called it stay"
     frame.click()
     assert abs(frame.bounding_box()["width"] - before) < 2, "and all are there again"
+    shown(page, f"http://{context.dashboard_url}/flames?kind=task")
+    page.get_by_role("button", name="Look at them").click()
+    page.locator(".ask button.bad").click()
+    frame = page.locator(".flame > div", has_text="busy_with_sums").first
+    frame.click()
+    page.get_by_text("At work: 1 process.").wait_for()
+    assert "executor.py" not in page.inner_text(".flame"), "the frames are the user's"
     assert not complaints
 
 
@@ -283,3 +298,31 @@ def test_a_page_says_when_its_dashboard_or_cluster_has_gone_and_goes_on_when_it_
     nbray.shutdown()
     page.locator("#trouble", has_text="does not answer").wait_for()
     assert page.locator("tbody tr").count() == 1, "what was known stays"
+
+
+def test_a_job_is_submitted_with_its_files_and_leads_to_its_page(
+    context: NbrayContext, browser: Any, tmp_path: Path
+) -> None:
+    program, archive = tmp_path / "program.py", tmp_path / "files.zip"
+    program.write_text("print(open('data/words').read())")
+    with zipfile.ZipFile(archive, "w") as made:
+        made.write(program, "program.py")
+        made.writestr("data/words", "came along")
+        made.writestr("data/more", os.urandom(9 << 20))  # in parts
+    complaints: list[str] = []
+    page = opened(browser, context, complaints)
+    shown(page, f"http://{context.dashboard_url}/jobs")
+    page.locator("input[name=entrypoint]").fill("python program.py")
+
+    def submit(file: Path) -> None:
+        page.locator("input[type=file]").set_input_files(file)
+        page.get_by_role("button", name="Submit").click()
+        page.locator(".ask button.bad").click()
+
+    submit(program)
+    page.locator(".ask", has_text="program.py is no archive").wait_for()
+    submit(archive)
+    page.locator("#b-job", has_text="succeeded").wait_for()
+    page.locator("#b-log", has_text="came along").wait_for()
+    assert "/job?id=raysubmit_" in page.url
+    assert not complaints

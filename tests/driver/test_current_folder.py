@@ -76,3 +76,37 @@ def test_an_empty_entry_of_pythonpath_is_not_passed_on(monkeypatch: pytest.Monke
     assert environment()["PYTHONPATH"] == "/a:/b"
     monkeypatch.setenv("PYTHONPATH", ":")
     assert "PYTHONPATH" not in environment()
+
+
+REMOVED = """
+import os, sys
+folder = os.getcwd()
+os.rmdir(folder)
+import nbray
+nbray.init(num_cpus=1, object_store_memory=64 << 20)
+@nbray.remote
+def task():
+    return 7
+print(nbray.get(task.remote(), timeout=60))
+try:
+    task.options(runtime_env={"working_dir": "."}).remote()
+except ValueError as error:
+    print(error)
+nbray.shutdown()
+"""
+
+
+def test_a_program_whose_folder_was_removed_runs_and_a_path_relative_to_it_is_refused(
+    session_root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", REMOVED], cwd=folder, capture_output=True, text=True, timeout=120,
+        env=environment() | {"NBRAY_TMPDIR": str(session_root)},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "7",
+        "The path '.' is relative to the current folder, which was removed: say it from the root, "
+        "or change into a folder that is there.",
+    ], done.stderr

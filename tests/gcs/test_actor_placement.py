@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 
 import nbray
 from nbray.cluster_utils import Cluster
+from nbray.gcs.actors.placement import ActorPlacement
 from nbray.testing import wait_until
 from nbray.util.placement_group import placement_group, remove_placement_group
 from nbray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from nbray.util.state import list_actors
+from nbray.wire.records import ActorOptions
 
 
 @nbray.remote
@@ -108,3 +112,40 @@ def test_groups_are_kept_left_and_made_inside_and_hold_actors_that_fit(cluster: 
     without = placement_group([{"memory": 1}])
     with pytest.raises(ValueError, match="cannot fit into any bundle"):
         Anywhere.options(scheduling_strategy=PlacementGroupSchedulingStrategy(without)).remote()
+
+
+def test_of_many_actors_that_wait_for_room_few_ask_at_a_time_and_the_oldest_come_first() -> None:
+    async def wait_for_room() -> None:
+        placement = ActorPlacement(lambda: [], random.Random(0))
+        asking, served = list[int](), [asyncio.Event() for _ in range(200)]
+
+        async def place(number: int) -> None:
+            with placement.turn(ActorOptions(resources={"GPU": 1})) as turn:
+                await turn.take()
+                asking.append(number)
+                await served[number].wait()
+
+        async def pause() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(place(number)) for number in range(200)]
+        await pause()
+        assert asking == list(range(64))
+        with placement.turn(ActorOptions(resources={"GPU": 1})) as late:
+            assert late.is_far
+        with placement.turn(ActorOptions(resources={"GPU": 2})) as other:
+            assert not other.is_far
+        served[10].set()
+        await pause()
+        assert asking == list(range(65))
+        tasks[20].cancel()
+        await pause()
+        assert asking == list(range(66))
+        for event in served:
+            event.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with placement.turn(ActorOptions(resources={"GPU": 1})) as again:
+            assert not again.is_far
+
+    asyncio.run(wait_for_room())

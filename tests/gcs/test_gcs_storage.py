@@ -62,6 +62,28 @@ def test_rows_come_back_as_they_were_written(url: str, folder: Path) -> None:
     assert in_store(url, folder, lambda s: Table(s, "places", Address).all()) == {b"\x00key": row}
 
 
+def test_a_row_is_read_as_it_was_written_last_whether_it_is_durable_or_not(
+    url: str, folder: Path
+) -> None:
+    async def live(first: bool) -> None:
+        store = open_store(url, folder)
+        if first:
+            for number in range(20):
+                for value in (b"%d" % number, b"%d again" % number):
+                    store.put("large", b"%d" % number, value * 100_000)
+                    assert await store.read("large", b"%d" % number) == value * 100_000
+            store.delete("large", b"7")
+            assert await store.read("large", b"7") is None
+            await store.durable()
+        assert await store.read("large", b"3") == b"3 again" * 100_000
+        assert await store.read("large", b"7") is await store.read("none", b"3") is None
+        assert set(store.keys("large")) == {b"%d" % number for number in range(20)} - {b"7"}
+        await store.close()
+
+    asyncio.run(live(first=True))
+    asyncio.run(live(first=False))
+
+
 WRITES = st.lists(
     st.tuples(st.sampled_from("ab"), st.binary(max_size=2), st.none() | st.binary(max_size=9)),
     max_size=12,

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import pickle
+import platform
 import subprocess
 import sys
 import textwrap
@@ -25,6 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nbray
 from nbray.jupyter_ext.cache import modules
 from nbray.jupyter_ext.cache.hashing import Hasher, UnhashableError
 from nbray.jupyter_ext.cache.key import Facts, Key, Part, hints_of, key_of
@@ -345,6 +347,16 @@ def test_a_key_says_what_a_cell_depends_on_and_what_changed() -> None:
     assert "set-up cell s is new" in other.key.changes(before.key)
     gone = Key((Part("code", "", "1"),)).changes(before.key)
     assert "input data is not needed any more" in gone
+
+
+def test_the_python_and_the_nbray_that_run_a_cell_are_parts_of_its_key() -> None:
+    parts = {(part.kind, part.name): part for part in _key("y = 1", {}).key.parts}
+    assert platform.python_version() in parts["Python", ""].says
+    assert parts["package", "nbray"].digest.startswith(f"{nbray.__version__}+")
+    other = Part("Python", "", "other", "CPython 3.14.1")
+    before = Key((other, *(part for part in parts.values() if part.kind != "Python")))
+    told = _key("y = 1", {}).key.changes(before)
+    assert len(told) == 1 and told[0].startswith("the Python has changed (CPython 3.14.1 -> ")
 
 
 def test_a_class_that_is_reached_by_an_instance_counts_by_its_name_too() -> None:

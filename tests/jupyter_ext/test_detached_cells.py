@@ -58,6 +58,26 @@ def test_what_it_raised_is_raised_where_it_is_attached(notebook: Notebook) -> No
     assert "there is no detached cell 'bad'" in notebook.run("%nbray attach bad").printed
 
 
+@pytest.mark.slow
+def test_the_frames_of_what_failed_are_there_for_who_attaches(notebook: Notebook) -> None:
+    notebook.run(
+        "%%remote --detach wrong\nimport nbray\n@nbray.remote\ndef part(a):\n    b = a + 1\n"
+        "    return b / 0\nwhole = 7\nnbray.get(part.remote(whole))"
+    )
+    assert "%nbray debug looks into it" in notebook.run("%nbray attach wrong").error
+    looked = notebook.answer("%nbray debug", ["p ('b is', b)", "up", "p ('whole is', whole)", "q"])
+    assert "('b is', 8)" in looked.printed and "('whole is', 7)" in looked.printed
+    assert "no failed task whose arguments" in notebook.run("%nbray debug --rerun").printed
+
+
+@pytest.mark.slow
+def test_a_breakpoint_in_a_detached_cell_is_passed_over_and_told(notebook: Notebook) -> None:
+    notebook.run("%%remote --detach stops\nbreakpoint()\nx = 5")
+    attached = notebook.run("%nbray attach stops")
+    assert "is at a breakpoint: nobody is there to look, so it goes on." in attached.printed
+    assert "From stops" in attached.printed
+
+
 def test_a_name_is_taken_once(notebook: Notebook) -> None:
     notebook.run("%%remote --detach once\n1")
     notebook.run("%nbray attach once")
@@ -243,8 +263,9 @@ def test_a_killed_keeper_is_told_and_another_one_takes_its_place(home: Path) -> 
         for process in running(home, "nbray.jupyter_ext.kept"):
             process.kill()
         lost = notebook.run("%nbray attach long")
-        assert "begun" in lost.printed and "what ran it has ended before" in lost.printed
-        assert "lost" in notebook.run("%nbray results").result
+        assert "begun" in lost.printed
+        assert "What ran long has ended before it: its process ended with code -9" in lost.error
+        assert "failed" in notebook.run("%nbray results").result
         notebook.run("%%remote --detach again\nx = 6 * 7")
         notebook.run("%nbray attach again")
         assert notebook.run("x").result == "42"
@@ -307,6 +328,8 @@ def test_detachable_cells_are_as_any_others(fresh_notebook: Notebook) -> None:
     assert notebook.run("x, rows").result == "(6, [1])"
     failed = notebook.run("%%remote\nx = 1 / 0")
     assert f"Cell {failed.label}, line 2" in failed.error and "As before it: x." in failed.error
+    looked = notebook.answer("%nbray debug", ["p ('y is', y)", "q"])
+    assert "('y is', 5)" in looked.printed
     assert notebook.run("%remote x + 1").result == "7"
     later = notebook.run("%%remote --noblock\nimport time\ntime.sleep(0.5)\nz = 3")
     assert notebook.run("z").result == "3"
@@ -356,10 +379,11 @@ def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
 @pytest.mark.slow
 def test_the_end_of_the_cluster_says_what_ends_with_it(fresh_notebook: Notebook) -> None:
     fresh_notebook.run("%%remote --detach long\nimport time\ntime.sleep(1000)")
-    fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
+    slow = fresh_notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
     waits = fresh_notebook.start("%%remote --detach never\nx = slow")
     names = "from nbray.jupyter_ext.kept import space\nspace.names()"
-    fresh_notebook.wait(lambda: waits.label != "In [?]", "its start")
+    fresh_notebook.wait(lambda: "begins when" in waits.printed, "its wait")
+    assert f"never begins when all that it reads is there: {slow.label} runs." in waits.printed
     fresh_notebook.manager.interrupt_kernel()
     fresh_notebook.wait(lambda: waits.idle, "the prompt")
     assert "KeyboardInterrupt" in waits.error
@@ -368,6 +392,20 @@ def test_the_end_of_the_cluster_says_what_ends_with_it(fresh_notebook: Notebook)
     )
     stopped = fresh_notebook.run("%nbray stop").printed
     assert "nbray is stopped. Detached cells ended with it: long." in stopped
+
+
+@pytest.mark.slow
+def test_a_cell_that_was_handed_over_while_it_was_taken_back_ends_and_is_forgotten(
+    notebook: Notebook,
+) -> None:
+    cell = notebook.run("%%remote --detach unwanted\nimport time\nprint('in')\ntime.sleep(1000)")
+    notebook.wait(lambda: "in\n" in cell.printed, "its output")
+    notebook.run(
+        "from nbray.jupyter_ext.kept import handing, space\n"
+        "handing.take_back(space.find('unwanted').id)"
+    )
+    is_there = "'unwanted' in space.names()"
+    notebook.wait(lambda: notebook.run(is_there).result == "False", "its end")
 
 
 @pytest.mark.slow
@@ -383,3 +421,8 @@ def test_leaving_the_cluster_leaves_the_cell(home: Path, tmp_path: Path) -> None
         notebook.wait(lambda: attached.idle, "its end")
         assert notebook.run("z").result == "5"
         assert "Traceback" not in cell.printed
+        forever = notebook.run(
+            "%%remote --detach forever\nprint('on')\nimport time\ntime.sleep(1000)"
+        )
+        notebook.wait(lambda: "on\n" in forever.printed, "its output")
+        assert "Detached cells of notebooks ended with it: forever.\n" in command("stop").stdout

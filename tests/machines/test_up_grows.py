@@ -92,3 +92,42 @@ def test_machines_come_with_the_demand_and_go_without_it(hosts: Hosts) -> None:
     finally:
         nbray("down", "-y")
     assert not raylets(hosts)
+
+
+def test_up_and_the_autoscaler_start_no_node_twice_whoever_is_killed(hosts: Hosts) -> None:
+    """The head's autoscaler wants min_workers at its first look, as `up` does at that moment."""
+    text = FILE.replace("[echo set up]", "[sleep 2]").replace("tls: true\n", "")
+    (hosts.home(0) / "cluster.yaml").write_text(text)
+
+    def up() -> str:
+        done = hosts.run(0, "nbray", "up", "cluster.yaml", "-y", timeout=150)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def state() -> str:
+        return hosts.run(0, "nbray", "exec", "cluster.yaml", "nbray status -v").stdout
+
+    def says_nothing_failed() -> None:
+        assert "no failures" in state().split("Recent failures")[1].split("Resources")[0], state()
+
+    try:
+        up()
+        assert raylets(hosts) == {1, 2}
+        says_nothing_failed()
+        worker = next(line for line in hosts.processes(2) if "-m nbray.raylet " in line)
+        hosts.run(2, "kill", "-9", worker.split()[0])
+        up()  # whichever of the two is quicker
+        wait_until(lambda: raylets(hosts) in ({1, 2}, {1, 3}), "one worker", 60)
+        hosts.run(0, "nbray", "down", "cluster.yaml", "-y", timeout=100)
+        cut_off = hosts.start(0, "nbray", "up", "cluster.yaml", "-y")
+        wait_until(lambda: raylets(hosts) == {1}, "the head")
+        for line in hosts.run(0, "pgrep", "-f", "cluster.yaml -y").stdout.split():
+            hosts.run(0, "kill", "-9", line)
+        cut_off.communicate(timeout=60)
+        wait_until(lambda: len(raylets(hosts)) == 2, "the autoscaler to start what up has not", 90)
+        up()
+        assert len(raylets(hosts)) == 2
+        says_nothing_failed()
+    finally:
+        hosts.run(0, "nbray", "down", "cluster.yaml", "-y", timeout=100)
+    assert not raylets(hosts)

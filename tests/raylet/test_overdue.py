@@ -64,8 +64,7 @@ def test_room_is_kept_for_a_group_until_it_is_reserved_or_the_time_is_over() -> 
     first.free()
     assert resources.reserve(GROUP, bundles)
     assert scheduler.lacking() == {}
-    resources.release(GROUP, 0)
-    resources.release(GROUP, 1)  # another node refused it: the room is still kept
+    resources.release([(GROUP, 0), (GROUP, 1)])  # another node refused it: the room is still kept
     assert granted(scheduler) == []
     assert not resources.forget_room(9.9)
     assert resources.forget_room(10.0)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from nbray.launcher.tls import TlsFiles
+from nbray.object_store.arena import Arena
+from nbray.object_store.neighbour import machine_id, place_of
 from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
-from nbray.raylet.objects.sender import Answer, Elsewhere, ObjectSender, Part
+from nbray.raylet.objects.sender import Answer, Elsewhere, Nearby, ObjectSender, Part
 from nbray.wire.aio import serve_tcp
-from nbray.wire.bulk import Request
+from nbray.wire.bulk import NO_MACHINE, Request
 from nbray.wire.certificates import Authority
 from nbray.wire.tls import Tls
 
@@ -353,5 +358,118 @@ def test_as_many_bytes_are_on_their_way_as_the_store_can_spare_and_in_order() ->
         await until(lambda: began == [0])
         admission.leave(60)
         await until(lambda: began == [0, 1, 3])
+
+    asyncio.run(case())
+
+
+# --- out of memory of the same machine --------------------
+
+
+@asynccontextmanager
+async def lending(
+    size: int,
+) -> AsyncIterator[tuple[Store, Callable[..., ObjectReceiver], memoryview]]:
+    """As `sending`, of a store whose object lies in an arena that this machine may read."""
+    store, arena = Store(), Arena.create(2 * size)
+    block = arena.view(size, size)
+    block[:] = store.data[:size]
+
+    async def answer(asked: Request) -> Answer:
+        part = await store.part(asked)
+        if asked.machine == NO_MACHINE:
+            return part
+        return Nearby(place_of(arena, size + asked.offset), part.end)
+
+    store.answer = answer
+    async with sending(store) as receiver:
+        yield store, receiver, block
+        await until(lambda: store.held == 0)
+
+
+def near(offset: int, length: int) -> Request:
+    return replace(request(offset, length), machine=machine_id())
+
+
+def test_parts_are_copied_out_of_memory_of_the_same_machine() -> None:
+    async def case() -> None:
+        async with lending(SIZE) as (store, receiver, _block):
+            one, target, length = receiver(), bytearray(SIZE), 3 * MB + 17
+            view, prepared = memoryview(target), []
+            assert not one.is_near
+            await asyncio.gather(
+                *(
+                    one.fetch(
+                        near(at, len(view[at : at + length])), view[at : at + length],
+                        partial(prepared.append, at),
+                    )
+                    for at in range(0, SIZE, length)
+                )
+            )  # fmt: skip
+            await one.fetch(near(0, 0), memoryview(bytearray()))
+            assert target == store.data and one.received == SIZE
+            assert one.is_near and sorted(prepared) == list(range(0, SIZE, length))
+
+    asyncio.run(case())
+
+
+@pytest.mark.parametrize("wrong", ["no path", "another inode", "another size", "not so large"])
+def test_memory_that_cannot_be_read_comes_by_the_socket(wrong: str) -> None:
+    async def case() -> None:
+        async with lending(MB) as (store, receiver, _block):
+            right = store.answer
+
+            async def answer(asked: Request) -> Answer:
+                said = await right(asked)
+                if not isinstance(said, Nearby):
+                    return said
+                place = said.place
+                changed = {
+                    "no path": replace(place, path="/proc/1/fd/caf\u00e9"),
+                    "another inode": replace(place, inode=place.inode + 1),
+                    "another size": replace(place, size=place.size - 1),
+                    "not so large": replace(place, offset=place.size),
+                }
+                return Nearby(changed[wrong], said.end)
+
+            store.answer = answer
+            one, target = receiver(), bytearray(MB)
+            for _ in range(2):
+                await one.fetch(near(0, MB), memoryview(target))
+            assert target == store.data[:MB]
+            assert [asked.machine != NO_MACHINE for asked in store.asked] == [True, False, False]
+
+    asyncio.run(case())
+
+
+def test_what_was_copied_counts_only_if_it_was_held_so_long() -> None:
+    """Who lends gives the memory to another value as soon as the connection has been reset."""
+
+    async def case() -> None:
+        async with lending(4 * MB) as (store, receiver, block):
+            right, one = store.answer, receiver()
+            loop, chance = asyncio.get_running_loop(), random.Random(7)
+
+            def cut() -> None:
+                for sock in list(one._busy):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+            async def answer(asked: Request) -> Answer:
+                said = await right(asked)
+                assert isinstance(said, Nearby)
+                block[:] = store.data[: 4 * MB]
+
+                def end(came: bool) -> None:
+                    block[:] = bytes(4 * MB)
+                    said.end(came)
+
+                if len(store.asked) % 2:
+                    loop.call_later(chance.random() / 1000, cut)
+                return Nearby(said.place, end)
+
+            store.answer = answer
+            for _ in range(20):
+                target = bytearray(4 * MB)
+                await one.fetch(near(0, 4 * MB), memoryview(target))
+                assert target == store.data[: 4 * MB]
 
     asyncio.run(case())

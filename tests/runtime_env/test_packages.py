@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_a_package_stays_while_a_job_lives_and_a_little_longer(tmp_path: Path) -
             return there.count
 
         def kept() -> set[bytes]:
-            return {u for u in (b"a", b"b", b"c") if space.get(g.PACKAGES, u) is not None}
+            return {u for u in (b"a", b"b", b"c") if space.has(g.PACKAGES, u)}
 
         assert await send(b"a", b"one", 90) == 0
         assert await send(b"a", b"two", 90) == 1
@@ -73,7 +74,8 @@ def test_a_package_stays_while_a_job_lives_and_a_little_longer(tmp_path: Path) -
         living.clear()
         table.look(10_000.0)
         table.look(10_061.0)
-        assert not kept() and space.get(g.PACKAGES, b"a#0") is space.get(g.PACKAGES, b"b#1") is None
+        assert not kept()
+        assert not space.has(g.PACKAGES, b"a#0") and not space.has(g.PACKAGES, b"b#1")
         await store.close()
 
     asyncio.run(scenario())
@@ -261,3 +263,31 @@ def test_a_package_that_cannot_be_fails_where_it_is_said(cluster: Path, tmp_path
     with pytest.raises(RuntimeEnvSetupError, match=r"is no \.zip file"):
         task.remote()
     assert nbray.get(nbray.remote(lambda: 1).remote(), timeout=30) == 1
+
+
+def test_a_package_is_read_from_the_store_and_not_held_in_memory(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = open_store("sqlite", tmp_path)
+        space = KeyValueSpace(store)
+        services = space.services()
+
+        async def ask(method: str, *facts: object) -> object:
+            kind, handler = services[method]
+            return await handler(kind(*facts))
+
+        part = bytes(MB)
+        tracemalloc.start()
+        for number in range(40):
+            assert await ask("KvPut", g.PACKAGES, b"a#%d" % number, bytes([number]) * MB)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert held < 10 * MB
+        assert await ask("KvGet", g.PACKAGES, b"a#0") == g.KvValue(part)
+        assert await ask("KvExists", g.PACKAGES, b"a#39") == g.KvCount(1)
+        again = KeyValueSpace(store)
+        assert again.has(g.PACKAGES, b"a#7") and not again.has(b"other", b"a#7")
+        assert await ask("KvDel", g.PACKAGES, b"a#", True) == g.KvCount(40)
+        assert await ask("KvGet", g.PACKAGES, b"a#0") == g.KvValue(None)
+        await store.close()
+
+    asyncio.run(scenario())

@@ -213,10 +213,11 @@ class Groups(RuleBasedStateMachine):
 
     @rule(group=st.integers(0, 3), index=st.integers(0, 4))
     def release(self, group: int, index: int) -> None:
-        found = self.resources.release(str(group).encode(), index)
-        assert (found is not None) == (index in self.held.get(group, set()))
+        found = self.resources.release([(str(group).encode(), index)])
+        assert len(found) == (index in self.held.get(group, set()))
         self.held.get(group, set()).discard(index)
-        assert self.resources.release(str(group).encode(), index) is None
+        assert self.resources.release([(str(group).encode(), index)]) == []
+        assert not any(b.index == index for b in self.resources.shown({str(group).encode()}))
 
     @rule(group=st.integers(-1, 3), index=st.integers(-1, 4), cpus=st.integers(0, 3))
     def ask(self, group: int, index: int, cpus: int) -> None:
@@ -247,8 +248,7 @@ class Groups(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for group, indices in self.held.items():
-            for index in indices:
-                self.resources.release(str(group).encode(), index)
+            self.resources.release([(str(group).encode(), index) for index in indices])
         for taken in self.granted:
             taken.free()
         assert self.row.available == self.row.total and not self.row.bundles

@@ -32,7 +32,7 @@ from nbray.testing import wait_until
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 from nbray.wire.handshake import ClientHandshake, ServerHandshake
-from nbray.wire.link import Answer, Opening
+from nbray.wire.link import Answer, Opening, handover
 
 HTTP = b"GET /index.html HTTP/1.1\r\nHost: localhost\r\nUser-Agent: scan\r\n\r\n"
 TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200))
@@ -54,12 +54,17 @@ class Listener:
         sock.connect(self.address)
         return sock
 
-    def join(self, token: bytes) -> socket.socket:
+    def prove(self, token: bytes) -> socket.socket:
         """A connection that has proved the token."""
         sock = self.connect()
         client = ClientHandshake(token, sock.getpeername)
         sock.sendall(client.answer(sock.recv(client.hello_bytes, socket.MSG_WAITALL)))
         client.check(sock.recv(client.proof_bytes, socket.MSG_WAITALL))
+        return sock
+
+    def join(self, token: bytes) -> socket.socket:
+        """One that has said its link, too."""
+        sock = self.prove(token)
         sock.sendall(Opening(os.urandom(16)).pack())
         assert Answer.unpack(sock.recv(Answer.SIZE, socket.MSG_WAITALL)).accepted
         return sock
@@ -172,6 +177,30 @@ def test_who_is_dialled_by_a_member_cannot_pass_its_proof_on(listener: Listener)
         outer.sendall(member.answer(outer.recv(member.hello_bytes, socket.MSG_WAITALL)))
         assert outer.recv(1) == b"", "the relay was taken in"
     wait_until(lambda: lines_with(listener, "in another's place"), "a line in the log")
+
+
+def test_what_a_member_hands_over_is_a_socket_or_is_refused(listener: Listener) -> None:
+    core = find_core()
+    assert core is not None
+    if not isinstance(listener.address, str) or "raylet" in listener.address:
+        return  # nothing can come with bytes there, or nobody hands anything over
+    mine, theirs = socket.socketpair()
+    with open("/dev/null", "rb") as no_socket, mine, theirs:
+        udp = socket.socket(type=socket.SOCK_DGRAM)
+        before = psutil.Process(listener.pid).num_fds()
+        for given, taken in (([], False), ([no_socket.fileno()], False),
+                             ([udp.fileno()] * 3, False), ([theirs.fileno()], True)):  # fmt: skip
+            with listener.prove(core.peers.connections.token) as giver:
+                socket.send_fds(giver, [handover(60.0)], given)
+                answer = Answer.unpack(giver.recv(Answer.SIZE, socket.MSG_WAITALL))
+                assert answer.accepted is taken, given
+                if taken:  # they end together
+                    mine.sendall(b"no greeting at all".ljust(Opening.SIZE) + b"more")
+                    assert is_closed(giver)
+                    theirs.close()
+                    assert is_closed(mine)
+        udp.close()
+        wait_until(lambda: psutil.Process(listener.pid).num_fds() <= before, "all to be closed")
 
 
 def test_a_half_open_connection_ends_when_its_time_is_over(listener: Listener) -> None:

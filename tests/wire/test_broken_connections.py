@@ -255,6 +255,7 @@ class Broken:
         self.attempts = 0
         self.closed = self.connected = self.peer_ended = False
         self.reason = "refused"
+        self.patience_s = 0.0
         self.state: Any = Address(b"worker", b"node", "", "", 1) if dials else None
         self.caller = (b"", b"") if dials else (b"worker", b"node")
         self.dialled = 0
@@ -343,3 +344,12 @@ def test_a_process_that_lives_and_is_out_of_reach_is_given_up_in_the_end() -> No
             world.pass_time()
     assert not connection.peer_ended
     assert "could not be reached" in connection.reason
+
+
+def test_a_process_that_may_be_away_for_longer_is_not_given_up_with_the_others() -> None:
+    world, connection = World(patience_s=0.0), Broken(dials=True)
+    connection.patience_s = 3600.0
+    for _ in range(100):
+        world.links.broken(cast(Any, connection))
+        world.pass_time()
+    assert not connection.closed

@@ -152,6 +152,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         place: what the provider calls it: a pod, a job, a host; empty while there is none.
         ends: when the place is going to end it, as a walltime does, in seconds since the epoch;
             None: never. The node is drained, and replaced if it is needed, before that.
+        by_others: nobody asked this provider for it, and somebody else starts it, as `nbray up`
+            does: it counts as on its way, and is not ended.
     """
 
     id: str
@@ -160,6 +162,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     place: str = ""
     ends: float | None = None
+    by_others: bool = False
 
 
 class Provider(Protocol):

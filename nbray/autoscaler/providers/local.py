@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shlex
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,20 +36,15 @@ from nbray.machines import certificates, scripts
 from nbray.machines.cluster import Cluster as Machines
 from nbray.machines.cluster_file import ClusterFileError, check
 from nbray.machines.hosts import Host, HostError
-from nbray.machines.scaling import instance_of_up
+from nbray.machines.provider import provider_of
+from nbray.machines.scaling import TYPE, may_be_on
+from nbray.machines.starting import POOL, Assigned, starting_in
 
 logger = logging.getLogger(__name__)
 
 _QUICK_S = 30.0
 _LINES = 200
 _LOG_BYTES = 8192
-
-
-class _Assigned(msgspec.Struct):
-    """Which machine an instance is."""
-
-    host: str
-    type: str
 
 
 @dataclass
@@ -77,16 +73,18 @@ class LocalProvider:
             raise ProviderError(f"{error}") from error
         self._wanted = wanted
         self._machines: Machines | None = None
-        self._file = Path(cluster.session) / "pool.json"
+        self._file = Path(cluster.session) / POOL
+        head = provider_of(wanted).head().name
+        self._record = Path(scripts.record_path(wanted.cluster_name, head)).expanduser()
         self._assigned = self._read()
         self._work: dict[str, _Work] = {}
         self._pool = list(wanted.provider.worker_ips)
 
     # --- the file --------------------
 
-    def _read(self) -> dict[str, _Assigned]:
+    def _read(self) -> dict[str, Assigned]:
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=dict[str, _Assigned])
+            return msgspec.json.decode(self._file.read_bytes(), type=dict[str, Assigned])
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.DecodeError) as error:
@@ -121,6 +119,7 @@ class LocalProvider:
     async def create(self, wanted: Sequence[Wanted]) -> Mapping[str, str]:
         """Give each a machine that is free, and begin to set it up."""
         refused: dict[str, str] = {}
+        self._give_way(self._starting())
         new = [one for one in wanted if one.id not in self._assigned]
         taken = {one.host for one in self._assigned.values()}
         free = [name for name in self._pool if name not in taken]
@@ -137,17 +136,33 @@ class LocalProvider:
                     silent.append(f"{name}: {found.error}")
                     continue
                 taken.add(name)
-                self._assigned[one.id] = _Assigned(name, one.type.name)
+                self._assigned[one.id] = Assigned(name, one.type.name)
                 break
             else:
                 because = "; ".join(dict.fromkeys(silent)) or "all of them have nodes"
                 refused[one.id] = f"no machine of the pool is free ({because})"
         self._write()
+        starting = self._starting()  # it has seen what was just written, or is seen here
+        self._give_way(starting)
         for one in wanted:
             if one.id in self._assigned and one.id not in self._work:
                 host = await self._host(self._assigned[one.id].host)
                 self._begin(one, host)
+        if starting and (refused or any(one.id not in self._assigned for one in wanted)):
+            raise ProviderError(
+                f"`nbray up` starts nodes on {', '.join(starting)}; others follow when it is done."
+            )
         return refused
+
+    def _starting(self) -> dict[str, str]:
+        return starting_in(self._record, time.time())
+
+    def _give_way(self, starting: Mapping[str, str]) -> None:
+        """What was not begun and `nbray up` starts, is not this provider's to start."""
+        for id, given in list(self._assigned.items()):
+            if given.host in starting and id not in self._work:
+                del self._assigned[id]
+                self._write()
 
     def _begin(self, one: Wanted, host: Host) -> None:
         task = asyncio.get_running_loop().create_task(self._set_up(one, host))
@@ -156,7 +171,12 @@ class LocalProvider:
     async def list(self) -> Sequence[Instance]:
         """The machines that were given, and what they answer."""
         answers = await asyncio.gather(*(self._seen(id) for id in list(self._assigned)))
-        return [one for one in answers if one is not None]
+        found = [one for one in answers if one is not None]
+        why = "`nbray up` starts it"
+        return found + [
+            Instance(id=id, type=TYPE, stage=Stage.STARTING, why=why, place=name, by_others=True)
+            for name, id in self._starting().items()
+        ]
 
     async def _seen(self, id: str) -> Instance | None:
         given = self._assigned.get(id)
@@ -170,8 +190,9 @@ class LocalProvider:
             why = work.stage
         else:
             found = await (await self._host(given.host)).ask()
-            stage = Stage.RUNNING if found.runs or found.error else Stage.ENDED
-            why = found.error or ("" if found.runs else "its node has ended, or was not set up")
+            ours = found.runs and found.instance in ("", id)
+            stage = Stage.RUNNING if ours or found.error else Stage.ENDED
+            why = found.error or ("" if ours else "its node has ended, or was not set up")
         return Instance(id=id, type=given.type, stage=stage, why=why, place=given.host)
 
     async def terminate(self, ids: Sequence[str]) -> None:
@@ -181,16 +202,14 @@ class LocalProvider:
 
     async def _end(self, id: str) -> None:
         given = self._assigned.get(id)
-        name = given.host if given is not None else started_by_up(id, self._pool)
-        if name is None:
-            return
+        names = [given.host] if given is not None else started_by_up(id, self._pool)
         work = self._work.pop(id, None)
         if work is not None:
             work.task.cancel()
             await asyncio.wait([work.task])
-        if name:  # else its machine was another's
+        for name in names:
             try:
-                await (await self._host(name)).stop(forget=False)
+                await (await self._host(name)).stop(forget=False, only=id)
             except HostError as error:
                 raise ProviderError(f"{name}: {error}") from error
         self._assigned.pop(id, None)
@@ -211,9 +230,6 @@ class LocalProvider:
         try:
             await self._carry_out(one, host)
         except (HostError, ProviderError) as error:
-            if (await host.ask()).runs:  # `nbray up` was quicker, and the node there is not ours
-                self._assigned[one.id] = _Assigned("", one.type.name)
-                self._write()
             self._work[one.id].failed = f"{host.machine.name}: {error}"  # now it may be ended
             if isinstance(error, HostError):
                 self._work[one.id].lines.extend(error.lines)
@@ -266,6 +282,6 @@ def _as_of_the_head(document: Mapping[str, object]) -> dict[str, object]:
     return {**left, "file_mounts": there, "cluster_synced_files": []}
 
 
-def started_by_up(id: str, pool: Sequence[str]) -> str | None:
-    """The machine whose node `nbray up` has started, by the name of that instance."""
-    return next((name for name in pool if id == instance_of_up(name)), None)
+def started_by_up(id: str, pool: Sequence[str]) -> list[str]:
+    """The machines where `nbray up` may have started that instance; of one, it is the node."""
+    return [name for name in pool if may_be_on(id, name)]

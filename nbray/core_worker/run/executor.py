@@ -281,7 +281,8 @@ class Executor:
 
     def run(self) -> None:
         """Serve until the raylet says to leave."""
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        on_interrupt = self._on_interrupt  # raises nothing while no task runs
+        signal.signal(signal.SIGINT, on_interrupt)
         reactor = self._reactor
         unsent = 0
         while True:
@@ -297,7 +298,7 @@ class Executor:
                     return
                 self._waiter = Waiter()
                 reactor.inbox.append(self._wake_if_work)
-                reactor.wait(self._waiter)
+                reactor.wait(self._waiter, harmless=on_interrupt)
                 self._waiter = None
                 continue
             try:

@@ -20,6 +20,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class LogFile:
     """Appends to a log, and finds what others have appended; see `nbray.common.log_files`.
 
+    A log that is empty has no older pieces yet: in a folder with those of thousands of workers,
+    looking for some takes longer than the rest of a worker's start.
+
     Places count from the first byte that was ever written, so that they hold when the log is
     rotated: here, when it is too large after a write, or by the raylet.
 
@@ -42,7 +45,11 @@ class LogFile:
         self._writer = os.open(path, flags, 0o600)
         self._reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._size = os.lseek(self._reader, 0, os.SEEK_END)
-        self._base = self._log.base()
+        self._base = 0
+        if self._size:
+            self._base = self._log.base()
+        else:
+            self._changed = os.stat(self._folder).st_mtime_ns
         self._position = self._base + self._size
         self._own: deque[list[int]] = deque()
 

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _MAX_DISPLAY_BYTES = 32 << 20
 _MAX_PLAIN = 10_000
 _MAX_SOURCES = 1000
-_QUIET_LOOKS = 10
+_QUIET_LOOKS = 4
 _CHILDREN_LOOK_S = 0.5
 _current: WorkerOutput | None = None
 
@@ -63,6 +63,7 @@ class WorkerOutput:
             )
             for name in ("stdout", "stderr")
         }  # fmt: skip
+        self._both = tuple(self._logs.values())
         self._streams: tuple[Any, Any] = (None, None)
         self._sources: dict[bytes, OutputSource] = {}
         self._scheduled = False
@@ -84,22 +85,14 @@ class WorkerOutput:
     def install(self) -> None:
         """Take what is written from now on."""
         me = self._me
-        _line_buffer_c_stdout()
         # Also the originals: `sys.stdout = sys.__stdout__` is how programs undo a redirection.
         module: Any = sys
         module.stdout = module.__stdout__ = WorkerStream(self, "stdout", self._logs["stdout"])
         module.stderr = module.__stderr__ = WorkerStream(self, "stderr", self._logs["stderr"])
         self._streams = (sys.stdout, sys.stderr)
-        # nbray's own messages are for the log; the root logger is the user's.
-        own, root = logging.getLogger("nbray"), logging.getLogger()
-        own.propagate = False
-        own.setLevel(root.level)
-        for handler in root.handlers[:]:
-            root.removeHandler(handler)
-            own.addHandler(handler)
+        for handler in logging.getLogger("nbray").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(LogOnly(self._logs["stderr"], lambda: self.forked))
-        root.setLevel(logging.WARNING)
         set_origin_finder(lambda: 0 if me.newest_task is None else me.newest_task.origin)
 
     # --- what user code does (any thread) --------------------
@@ -149,8 +142,10 @@ class WorkerOutput:
         self._busy -= 1
         if sys.stdout is not self._streams[0] or sys.stderr is not self._streams[1]:
             self._flush_others()
-        if not self._sources and not any(log.has_grown() for log in self._logs.values()):
-            return  # as after most tasks
+        if not self._sources:
+            out, err = self._both
+            if not (out.has_grown() or err.has_grown()):
+                return  # as after most tasks
         with self.lock:
             self._read_logs()
             if not self._sources:
@@ -235,8 +230,8 @@ class WorkerOutput:
         with self.lock:
             found = self._read_logs()
         self._quiet = 0 if self._busy or found else self._quiet + 1
-        if self._quiet < _QUIET_LOOKS:
-            self._inbox.call_later(self._period_s, self._watch)
+        if self._quiet < _QUIET_LOOKS:  # each of them later than the one before
+            self._inbox.call_later(self._period_s * (1 << self._quiet), self._watch)
         elif _has_children():
             self._inbox.call_later(_CHILDREN_LOOK_S, self._watch)
         else:
@@ -272,6 +267,19 @@ def _line_buffer_c_stdout() -> None:
         c.setvbuf(ctypes.c_void_p.in_dll(c, "stdout"), None, 1, 0)  # 1: _IOLBF
     except (AttributeError, OSError, ValueError) as error:
         logger.info("The C library's output stays buffered: %s.", error)
+
+
+def set_up_streams() -> None:
+    """What is the same for all forks of a template, and is done in it once."""
+    _line_buffer_c_stdout()
+    # nbray's own messages are for the log; the root logger is the user's.
+    own, root = logging.getLogger("nbray"), logging.getLogger()
+    own.propagate = False
+    own.setLevel(root.level)
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        own.addHandler(handler)
+    root.setLevel(logging.WARNING)
 
 
 def capture_output(output: WorkerOutput) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol
 
+from nbray.common.ids import TaskID, actor_of
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.ports import PendingWork, Sink
 from nbray.wire.messages import TaskDone, TasksRan
@@ -30,6 +31,7 @@ LONG_S = 0.01
 _MOST_IN_BATCH = 10_000
 _LONGEST_TEXT = 4000
 _LONGEST_NAME = 200
+_MOST_NEEDS = 64
 
 _CANCELLED = "TASK_CANCELLED"
 _ERROR_TYPES = {
@@ -216,10 +218,22 @@ def _event(
     spec: TaskSpec, state: str, started: float = 0.0, ended: float = 0.0, kind: str = "",
     text: str = "",
 ) -> TaskEvent:  # fmt: skip
-    return TaskEvent(
+    event = TaskEvent(
         spec.task_id, spec.attempt, spec.name, spec.job_id, spec.actor_id, spec.origin, state,
         0.0, started, ended, spec.parent, kind, text,
     )  # fmt: skip
+    if spec.dependencies or spec.contained:
+        _tell_needs(event, spec)
+    return event
+
+
+def _tell_needs(event: TaskEvent, spec: TaskSpec) -> None:
+    """Whose results the arguments of a task are or contain; the handles of actors are nobody's."""
+    refs = [one.object_id for one in spec.dependencies]
+    refs += [one.object_id for one in spec.contained]
+    makers = dict.fromkeys([ref[: TaskID.SIZE] for ref in refs if not actor_of(ref)])
+    event.needs = b"".join(list(makers)[:_MOST_NEEDS])
+    event.needs_more = max(0, len(makers) - _MOST_NEEDS)
 
 
 def _owned(task: PendingWork, state: str, shift: float) -> TaskEvent:

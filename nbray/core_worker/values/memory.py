@@ -63,6 +63,7 @@ class MappedMemory:
         if path:
             packed.write_into(map_file(path, offset, size, writable=True))
         else:
+            self._arena.touch(offset, size)
             packed.write_into(self._arena.view(offset, size))
 
     def read(

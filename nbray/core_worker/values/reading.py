@@ -33,6 +33,18 @@ def _is_shared(value: Value) -> bool:
     return value.is_error and bool(value.contained)
 
 
+def _not_in_time(
+    entries: Sequence[tuple[bytes, ObjectEntry]], timeout: float | None
+) -> GetTimeoutError:
+    missing = [entry for _, entry in entries if entry.value is None]
+    lost = sum(bool(entry.made_by()) for entry in missing)
+    again = f" {lost} of them were there, were lost and are to be made again." if lost else ""
+    return GetTimeoutError(
+        f"Get timed out: some object(s) not ready. {len(missing)} of {len(entries)} were "
+        f"missing after {timeout} s.{again}"
+    )
+
+
 class Peeks(Protocol):
     """A generator of refs, as `wait` takes it."""
 
@@ -69,15 +81,7 @@ class Values:
         deadline = None if timeout is None else time.monotonic() + timeout
         entries = self._entries(refs)
         if not self.wait_for(entries, len(entries), timeout):
-            missing = [entry for _, entry in entries if entry.value is None]
-            lost = sum(bool(entry.made_by()) for entry in missing)
-            again = (
-                f" {lost} of them were there, were lost and are to be made again." if lost else ""
-            )
-            raise GetTimeoutError(
-                f"Get timed out: some object(s) not ready. {len(missing)} of {len(refs)} were "
-                f"missing after {timeout} s.{again}"
-            )
+            raise _not_in_time(entries, timeout)
         ahead = self._ahead(refs, entries) if len(refs) > 1 else None
         return [
             # Small values are most, and are there, without refs in them.
@@ -89,6 +93,30 @@ class Values:
             else self._open(ref, entry, deadline, ahead)
             for ref, (_, entry) in zip(refs, entries, strict=True)
         ]
+
+    def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
+        """The value of one ref; like `get`, with less on the way of a call that is waited for."""
+        entry = self._table.get(ref._id)
+        if entry is None or self._reactor.stopped:
+            entry = self._entry(ref)
+        deadline = None
+        if entry.value is None:
+            if timeout is not None:
+                deadline = time.monotonic() + timeout
+            pair = [(ref._id, entry)]
+            if not self.wait_for(pair, 1, timeout):
+                raise _not_in_time(pair, timeout)
+        value = entry.value
+        if (
+            value is not None
+            and value.inline is not None
+            and not value.is_error
+            and not value.contained
+        ):
+            return deserialize(value.inline, None)
+        if timeout is not None and deadline is None:
+            deadline = time.monotonic() + timeout
+        return self._open(ref, entry, deadline)
 
     def _entries(self, refs: Sequence[ObjectRef]) -> list[tuple[bytes, ObjectEntry]]:
         if self._reactor.stopped:

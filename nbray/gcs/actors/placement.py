@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nbray.common.resources import fits
 from nbray.scheduling.labels import matches
@@ -46,12 +45,39 @@ def demand_of(options: ActorOptions) -> Demand:
     return Demand(options.placing or options.resources, options.strategy, options.selector)
 
 
-@dataclass
-class _Turns:
-    """The actors of a shape that ask now; those that wait; the nodes that were busy."""
+class _Line(asyncio.Semaphore):
+    """The actors of a shape that ask now, and those that wait for it; ``users`` counts both."""
 
-    asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_ASKING))
-    users: int = 0
+    def __init__(self) -> None:
+        super().__init__(_ASKING)
+        self.users = 0
+
+
+class Turn:
+    """The right of one actor to ask raylets for room, which few of a shape have at a time.
+
+    Who has it keeps it while it waits for room, so that the oldest come first.
+    """
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self.held = False
+
+    @property
+    def is_far(self) -> bool:
+        """Whether others wait for room already, as many as may at a time."""
+        return self._line.locked()
+
+    async def take(self) -> None:
+        """Wait for it."""
+        await self._line.acquire()
+        self.held = True
+
+    def give_back(self) -> None:
+        """Let the next one ask, unless this was done."""
+        if self.held:
+            self.held = False
+            self._line.release()
 
 
 class ActorPlacement:
@@ -63,7 +89,7 @@ class ActorPlacement:
         self._nodes = nodes
         self._generator = generator
         self._turn = 0
-        self._turns: dict[Shape, _Turns] = {}
+        self._lines: dict[Shape, _Line] = {}
         self._where: dict[bytes, bytes] = {}
         self._light: Counter[bytes] = Counter()
         self._changed = asyncio.Event()
@@ -139,19 +165,20 @@ class ActorPlacement:
             busy.clear()
         return choice
 
-    @asynccontextmanager
-    async def turn(self, options: ActorOptions) -> AsyncIterator[None]:
-        """The right to ask raylets for an actor of this shape."""
+    @contextmanager
+    def turn(self, options: ActorOptions) -> Iterator[Turn]:
+        """A turn among those of this shape, to be taken; it is given back in the end."""
         shape = shape_of(options)
-        turns = self._turns.setdefault(shape, _Turns())
-        turns.users += 1
+        line = self._lines.setdefault(shape, _Line())
+        line.users += 1
+        turn = Turn(line)
         try:
-            async with turns.asking:
-                yield
+            yield turn
         finally:
-            turns.users -= 1
-            if not turns.users:
-                del self._turns[shape]
+            turn.give_back()
+            line.users -= 1
+            if not line.users:
+                del self._lines[shape]
 
     async def wait_for_change(self, longest_s: float) -> None:
         """Until a node joins or reports other resources, or ``longest_s`` seconds are over."""

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from nbray.common.background import Background
 from nbray.gcs.actors.actor import Actor
 from nbray.gcs.actors.life import ActorLife
-from nbray.gcs.actors.placement import ActorPlacement, demand_of
+from nbray.gcs.actors.placement import ActorPlacement, Turn, demand_of
 from nbray.gcs.actors.processes import NOT_WANTED, ActorProcesses
 from nbray.gcs.storage import StorageError, Store, Table
 from nbray.scheduling.explain import infeasible_text
-from nbray.scheduling.policy import Choice, Verdict
+from nbray.scheduling.policy import Verdict
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import ActorStarted, StartActor
 from nbray.wire.records import JobConfig, NodeInfo
@@ -93,14 +93,15 @@ class Placer:
         try:
             if after is not None:
                 await after
-            await self._place(actor)
+            with self._placement.turn(actor.spec.options) as turn:
+                await self._place(actor, turn)
         except Exception as error:
             logger.exception("Actor %s was not placed", actor.spec.class_name)
             if actor.life.unplaced:
                 text = f"the GCS could not place it: {error!r}"
                 self._outcomes.end(actor, Cause(CauseKind.FAULT, text))
 
-    async def _place(self, actor: Actor) -> None:
+    async def _place(self, actor: Actor, turn: Turn) -> None:
         life = actor.life
         busy: set[bytes] = set()
         began = time.monotonic()
@@ -111,11 +112,19 @@ class Placer:
             if isinstance(strategy, InGroup) and self._is_group_gone(actor, strategy):
                 self._outcomes.group_is_gone(actor)
                 return
-            choice = self._choose(actor, busy)
-            node = choice.node
-            if choice.cause is not None:
-                self._outcomes.end(actor, choice.cause)
-                return
+            node = self._asked(life)
+            if node is None:
+                if not turn.held:
+                    actor.refused = actor.refused or turn.is_far
+                    await turn.take()
+                    continue  # much may have happened meanwhile
+                choice = self._placement.choose(life.actor_id, actor.spec.options, busy)
+                node = choice.node
+                if choice.cause is not None:
+                    self._outcomes.end(actor, choice.cause)
+                    return
+                if choice.verdict is not Verdict.LATER:
+                    turn.give_back()
             if node is None:
                 actor.unplaced_since = actor.unplaced_since or time.monotonic()
                 if not warned and not isinstance(strategy, InGroup):
@@ -135,7 +144,11 @@ class Placer:
                     continue
             waited_s = time.monotonic() - began
             request = StartActor(actor.spec, actor.job, attempt, self._placement.wait_s, waited_s)
-            started = await self._processes.start(choice, request)
+            # A constructor may take long; who runs one has found room and is in nobody's way.
+            loop = asyncio.get_running_loop()
+            passes = loop.call_later(request.wait_s + 1, turn.give_back)
+            started = await self._processes.start(node, request)
+            passes.cancel()
             if started is None:
                 await asyncio.sleep(_RETRY_S)
             elif not life.unplaced or life.restarts != attempt:
@@ -147,12 +160,11 @@ class Placer:
             else:
                 self._outcomes.answered(actor, started)
 
-    def _choose(self, actor: Actor, busy: set[bytes]) -> Choice:
-        """The node that was asked for this attempt, as long as it lives; else a new choice."""
-        for node in self._nodes():
-            if node.alive and node.node_id == actor.life.placing:
-                return Choice(Verdict.LATER, node)
-        return self._placement.choose(actor.life.actor_id, actor.spec.options, busy)
+    def _asked(self, life: ActorLife) -> NodeInfo | None:
+        """The node that was asked for this attempt, as long as it lives."""
+        if not life.placing:
+            return None
+        return next((n for n in self._nodes() if n.alive and n.node_id == life.placing), None)
 
     async def _warn_infeasible(self, actor: Actor) -> None:
         demand = demand_of(actor.spec.options)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from nbray.common.background import Background
-from nbray.gcs.actors.placement import ActorPlacement
-from nbray.scheduling.policy import Choice, Verdict
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.gcs_messages import ActorsHere, ActorStarted, Empty, EndActor, StartActor
 from nbray.wire.grpc_service import GrpcClient, RpcError
@@ -26,36 +23,28 @@ class ActorProcesses:
     """What raylets are asked about actors. ``nodes`` gives the rows, ``raylet`` a node's client."""
 
     def __init__(
-        self,
-        nodes: Callable[[], list[NodeInfo]],
-        raylet: Callable[[NodeInfo], GrpcClient],
-        placement: ActorPlacement,
+        self, nodes: Callable[[], list[NodeInfo]], raylet: Callable[[NodeInfo], GrpcClient]
     ) -> None:
         self._nodes = nodes
         self._raylet = raylet
-        self._placement = placement
         self._background = Background()
         self._deaths: dict[bytes, asyncio.Future[None]] = {}
 
-    async def start(self, choice: Choice, request: StartActor) -> ActorStarted | None:
-        """Have an attempt started at the chosen node; None when that was not heard of."""
-        node, spec = choice.node, request.spec
-        assert node is not None
+    async def start(self, node: NodeInfo, request: StartActor) -> ActorStarted | None:
+        """Have an attempt started at a node; None when that was not heard of."""
+        name = request.spec.class_name
         loop = asyncio.get_running_loop()
         died = self._deaths.setdefault(node.node_id, loop.create_future())
         call = loop.create_task(
             self._raylet(node).call("StartActor", request, ActorStarted, _START_TIMEOUT_S)
         )
         try:
-            if choice.verdict is Verdict.LATER:
-                async with self._placement.turn(spec.options):
-                    await _first_of(call, died, request.wait_s + 1)
-            await _first_of(call, died)
+            await asyncio.wait((call, died), return_when=asyncio.FIRST_COMPLETED)
             if call.done():
                 return call.result()
-            logger.warning("Actor %s was not started: the node died.", spec.class_name)
+            logger.warning("Actor %s was not started: the node died.", name)
         except RpcError as error:
-            logger.warning("Actor %s was not started: %s", spec.class_name, error)
+            logger.warning("Actor %s was not started: %s", name, error)
         finally:
             call.cancel()
         return None
@@ -102,11 +91,3 @@ class ActorProcesses:
         except RpcError as error:
             logger.warning("Node %s did not list its actors: %s", node.node_id.hex()[:8], error)
             return None
-
-
-async def _first_of(
-    call: asyncio.Future[ActorStarted], died: asyncio.Future[None], timeout: float | None = None
-) -> None:
-    """Until one of them is done; the cancellation of who waits is never taken for either."""
-    both: tuple[asyncio.Future[Any], ...] = (call, died)
-    await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -84,7 +84,7 @@ class ActorTable:
         failed: Callable[[ActorSpec, bytes, Cause], None],
     ) -> None:
         self.placement = ActorPlacement(nodes, random.Random())
-        self._processes = ActorProcesses(nodes, raylet, self.placement)
+        self._processes = ActorProcesses(nodes, raylet)
         self._nodes = nodes
         self._store = store
         self._around = around
@@ -423,7 +423,7 @@ class ActorTable:
         await self._store.durable()
         return answer
 
-    async def _find(self, request: NamedActor) -> FoundActor:
+    def _find(self, request: NamedActor) -> FoundActor:
         """The actor of a name."""
         actor_id = self._names.get((request.namespace, request.name))
         if actor_id is None:

@@ -284,9 +284,13 @@ class GroupTable:
         except RpcError as error:
             logger.warning("Node %s did not change bundles: %s", node_id.hex()[:8], error)
             return None
+        keys = [*request.release, *request.commit, *(bundle.key for bundle in request.reserve)]
+        named = {key.group_id for key in keys}
         for row in self._nodes():
             if row.node_id == node_id:
-                row.available, row.bundles = answer.available, answer.bundles
+                row.available = answer.available
+                others = [bundle for bundle in row.bundles if bundle.group_id not in named]
+                row.bundles = others + answer.bundles
         return answer
 
 

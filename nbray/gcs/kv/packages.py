@@ -79,7 +79,7 @@ class PackageTable:
             row.jobs.append(request.job_id)
             self._table.put(request.uri, row)
             await self._store.durable()
-        return g.KvCount(int(self._kv.get(request.namespace, request.uri) is not None))
+        return g.KvCount(int(self._kv.has(request.namespace, request.uri)))
 
     async def watch(self) -> None:
         """Look for what is not needed, for ever."""

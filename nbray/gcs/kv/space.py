@@ -1,10 +1,13 @@
 """The key-value space: bytes by namespace and key, for libraries and for the cluster itself.
 
-The key of a row is the length of its namespace, the namespace, and the key.
+The key of a row is the length of its namespace, the namespace, and the key. Values are held in
+memory but for packages, which may have 500 MB each: of those the keys are, and what is asked for
+is read from the store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from nbray.gcs.storage import Store
@@ -12,6 +15,7 @@ from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import Handler
 
 _TABLE = "kv"
+_BULK = "kv of packages"
 
 
 class KeyValueSpace:
@@ -20,6 +24,7 @@ class KeyValueSpace:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._values = dict(store.rows(_TABLE))
+        self._stored = dict.fromkeys(store.keys(_BULK))
 
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
@@ -33,54 +38,80 @@ class KeyValueSpace:
         }
 
     def get(self, namespace: bytes, key: bytes) -> bytes | None:
-        """The value of a key."""
+        """The value of a key that is held in memory: of any namespace but that of packages."""
         return self._values.get(_row_key(namespace, key))
+
+    def has(self, namespace: bytes, key: bytes) -> bool:
+        """Whether a key has a value."""
+        row = _row_key(namespace, key)
+        return row in self._values or row in self._stored
 
     def put(self, namespace: bytes, key: bytes, value: bytes) -> None:
         """Set a value; safe after the store's next ``durable``."""
         row = _row_key(namespace, key)
-        self._values[row] = value
-        self._store.put(_TABLE, row, value)
+        if namespace == g.PACKAGES:
+            self._stored[row] = None
+            self._store.put(_BULK, row, value)
+        else:
+            self._values[row] = value
+            self._store.put(_TABLE, row, value)
 
     def delete_all(self, namespace: bytes, prefix: bytes) -> int:
         """Delete the keys that begin so, and count them; safe after the next ``durable``."""
         start = _row_key(namespace, prefix)
-        rows = [row for row in self._values if row.startswith(start)]
+        rows = [row for row in self._rows(namespace) if row.startswith(start)]
         for row in rows:
-            del self._values[row]
-            self._store.delete(_TABLE, row)
+            self._delete(namespace, row)
         return len(rows)
 
+    def _rows(self, namespace: bytes) -> Iterable[bytes]:
+        return self._stored if namespace == g.PACKAGES else self._values
+
+    def _delete(self, namespace: bytes, row: bytes) -> None:
+        if namespace == g.PACKAGES:
+            self._stored.pop(row, None)
+            self._store.delete(_BULK, row)
+        else:
+            self._values.pop(row, None)
+            self._store.delete(_TABLE, row)
+
+    async def _read(self, namespace: bytes, key: bytes) -> bytes | None:
+        row = _row_key(namespace, key)
+        if row in self._stored:
+            return await self._store.read(_BULK, row)
+        return self._values.get(row)
+
     async def _put(self, request: g.KvPut) -> g.KvCount:
-        there = _row_key(request.namespace, request.key) in self._values
+        there = self.has(request.namespace, request.key)
         if request.overwrite or not there:
             self.put(request.namespace, request.key, request.value)
         await self._store.durable()
         return g.KvCount(int(not there))
 
     async def _get(self, request: g.KvKey) -> g.KvValue:
-        return g.KvValue(self.get(request.namespace, request.key))
+        return g.KvValue(await self._read(request.namespace, request.key))
 
     async def _get_many(self, request: g.KvMany) -> g.KvValues:
-        return g.KvValues([self.get(request.namespace, key) for key in request.keys])
+        return g.KvValues([await self._read(request.namespace, key) for key in request.keys])
 
     async def _del(self, request: g.KvKey) -> g.KvCount:
         if request.is_prefix:
             count = self.delete_all(request.namespace, request.key)
         else:
-            row = _row_key(request.namespace, request.key)
-            count = int(self._values.pop(row, None) is not None)
-            self._store.delete(_TABLE, row)
+            count = int(self.has(request.namespace, request.key))
+            self._delete(request.namespace, _row_key(request.namespace, request.key))
         await self._store.durable()
         return g.KvCount(count)
 
     async def _keys(self, request: g.KvKey) -> g.KvKeys:
         start = len(_row_key(request.namespace, b""))
         prefix = _row_key(request.namespace, request.key)
-        return g.KvKeys([row[start:] for row in self._values if row.startswith(prefix)])
+        return g.KvKeys(
+            [row[start:] for row in self._rows(request.namespace) if row.startswith(prefix)]
+        )
 
     async def _exists(self, request: g.KvKey) -> g.KvCount:
-        return g.KvCount(int(self.get(request.namespace, request.key) is not None))
+        return g.KvCount(int(self.has(request.namespace, request.key)))
 
 
 def _row_key(namespace: bytes, key: bytes) -> bytes:

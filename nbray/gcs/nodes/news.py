@@ -23,7 +23,7 @@ from nbray.wire.records import BundleInfo, NodeInfo
 
 logger = logging.getLogger(__name__)
 
-_WATCH_S = 20.0
+_WATCH_S = 60.0
 _ALL_KNOW_S = 1.0
 _ALL_KNOW_NODES = 64
 _encode = msgspec.msgpack.Encoder().encode
@@ -82,7 +82,7 @@ class NodeNews:
         self._view.forget(node_id)
 
     async def watch(self, request: g.WatchNodes) -> g.NodeChanges | msgspec.Raw:
-        """What a raylet has not seen; it waits for that, at most 20 s.
+        """What a raylet has not seen; it waits for that, at most a minute.
 
         It is answered once a wave, so that the news of a busy cluster come together.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_NODES_PER_PERIOD_S = 200
+_NODES_PER_PERIOD_S = 150
 _NODES_PER_SOONEST_S = 1000
 _NODES_PER_WAVE_S = 250
 _SOONEST_S = 0.1
@@ -10,7 +10,7 @@ _LONGEST_WAVE_S = 0.8
 
 
 def report_period_s(nodes: int, configured_s: float) -> float:
-    """How often a node reports of which nothing changed: all together 200 times a second."""
+    """How often a node reports of which nothing changed: all together 150 times a second."""
     return max(configured_s, nodes / _NODES_PER_PERIOD_S)
 
 

@@ -17,6 +17,7 @@ from msgspec import structs
 from nbray.common.addresses import joined
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.common.pids import machine
 from nbray.gcs.nodes.health import NodeHealth
 from nbray.gcs.nodes.life import NodeLife
 from nbray.gcs.nodes.news import NodeNews
@@ -56,7 +57,8 @@ class Listener(Protocol):
 class NodeTable:
     """All nodes, and the GCS methods about them.
 
-    ``failed`` is called with a node that was declared dead, and why.
+    ``failed`` is called with a node that was declared dead, and why; ``calls_path`` says by which
+    Unix socket the raylet of this machine that has an id is called.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class NodeTable:
         store: Store,
         listener: Listener,
         failed: Callable[[NodeInfo, str], None],
+        calls_path: Callable[[str], str],
     ) -> None:
         self.health = NodeHealth(config, self.client, self._died)
         self._token = token
@@ -73,6 +76,8 @@ class NodeTable:
         self._store = store
         self._listener = listener
         self._failed = failed
+        self._calls_path = calls_path
+        self._machine = machine()
         self._table = Table(store, "nodes", NodeLife)
         self._nodes = self._table.all()
         self._alive = {node_id: life for node_id, life in self._nodes.items() if life.row.alive}
@@ -111,10 +116,12 @@ class NodeTable:
         return None if life is None else life.row
 
     def client(self, node: NodeInfo) -> GrpcClient:
-        """The gRPC client of a raylet."""
+        """The client of a raylet."""
         client = self._clients.get(node.node_id)
         if client is None:
-            client = GrpcClient(joined(node.host, node.grpc_port), self._token)
+            is_near = node.process is not None and node.process.machine == self._machine
+            near = self._calls_path(node.node_id.hex()) if is_near else ""
+            client = GrpcClient(joined(node.host, node.grpc_port), self._token, near=near)
             if node.alive:
                 self._clients[node.node_id] = client
         return client

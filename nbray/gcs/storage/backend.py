@@ -13,10 +13,20 @@ class StorageError(Exception):
 
 
 class Backend(Protocol):
-    """Keeps rows: bytes by table and key. Used by one thread at a time, and may block."""
+    """Keeps rows: bytes by table and key. May block; all but ``read`` is for one thread."""
 
     def rows(self, table: str) -> Iterable[tuple[bytes, bytes]]:
         """All rows of a table."""
+
+    def keys(self, table: str) -> Iterable[bytes]:
+        """The keys of all rows of a table."""
+
+    def read(self, table: str, key: bytes) -> bytes | None:
+        """One row that is durable, if there is one; for any thread.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
 
     def write(self, batch: Batch) -> None:
         """Do all writes (None deletes) or none; returns when they are durable.

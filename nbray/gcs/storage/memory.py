@@ -16,6 +16,12 @@ class MemoryBackend:
     def rows(self, table: str) -> Iterable[tuple[bytes, bytes]]:
         return list(self._tables.get(table, {}).items())
 
+    def keys(self, table: str) -> Iterable[bytes]:
+        return list(self._tables.get(table, {}))
+
+    def read(self, table: str, key: bytes) -> bytes | None:
+        return self._tables.get(table, {}).get(key)
+
     def write(self, batch: Batch) -> None:
         for (table, key), value in batch.items():
             rows = self._tables.setdefault(table, {})

@@ -48,6 +48,20 @@ class RedisBackend:
             raise self._failed(error) from error
         return found.items()
 
+    def keys(self, table: str) -> Iterable[bytes]:
+        try:
+            found: list[bytes] = self._client.hkeys(self._prefix + table)  # type: ignore[assignment]
+        except self._errors as error:
+            raise self._failed(error) from error
+        return found
+
+    def read(self, table: str, key: bytes) -> bytes | None:
+        try:
+            found: bytes | None = self._client.hget(self._prefix + table, key)  # type: ignore[assignment]
+        except self._errors as error:
+            raise self._failed(error) from error
+        return found
+
     def write(self, batch: Batch) -> None:
         pipe = self._client.pipeline(transaction=True)
         for (table, key), value in batch.items():

@@ -8,6 +8,7 @@ takes the head node's raylet with it anyway. It saves an fsync for each commit.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,10 +27,14 @@ class SqliteBackend:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._reading = threading.Lock()
         try:
             path.touch(mode=0o600)
-            self._db = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            self._db, self._reader = (
+                sqlite3.connect(
+                    path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                )
+                for _ in range(2)
             )
             self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file only
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -46,6 +51,23 @@ class SqliteBackend:
             ).fetchall()
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def keys(self, table: str) -> Iterable[bytes]:
+        try:
+            found = self._db.execute("SELECT key FROM rows WHERE kind = ?", (table,)).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        return [key for (key,) in found]
+
+    def read(self, table: str, key: bytes) -> bytes | None:
+        """By a connection of its own, which a write does not keep waiting."""
+        select = "SELECT value FROM rows WHERE kind = ? AND key = ?"
+        try:
+            with self._reading:
+                found = self._reader.execute(select, (table, key)).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        return found[0][0] if found else None
 
     def write(self, batch: Batch) -> None:
         puts = [(*row, value) for row, value in batch.items() if value is not None]
@@ -74,6 +96,8 @@ class SqliteBackend:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
+        with self._reading:
+            self._reader.close()
         self._db.close()
 
     def _failed(self, error: Exception) -> StorageError:

@@ -41,6 +41,7 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Condition()
         self._queued: Batch = {}
+        self._writing: Batch = {}
         self._written = 0
         self._durable = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -56,6 +57,26 @@ class Store:
             StorageError: they cannot be read.
         """
         return list(self._backend.rows(table))
+
+    def keys(self, table: str) -> list[bytes]:
+        """The keys of a table, as `rows` has its rows.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        return list(self._backend.keys(table))
+
+    async def read(self, table: str, key: bytes) -> bytes | None:
+        """One row as it was written last, for tables that are too large to be held in memory.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        with self._lock:
+            for batch in (self._queued, self._writing):
+                if (table, key) in batch:
+                    return batch[table, key]
+        return await asyncio.to_thread(self._backend.read, table, key)
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Write a row, soon."""
@@ -104,10 +125,11 @@ class Store:
                     self._lock.wait()
                 if self._closed:
                     break
-                batch, self._queued = self._queued, {}
+                self._writing, self._queued = self._queued, {}
                 upto = self._written
-            reason = self._write(batch)
-            del batch  # it may be large, and the next write far away
+            reason = self._write(self._writing)
+            with self._lock:
+                self._writing = {}  # it may be large, and the next write far away
             self._loop.call_soon_threadsafe(self._settle, upto, reason)
             if reason:
                 break

@@ -27,6 +27,7 @@ from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.object_store.allocator import aligned
 from nbray.object_store.arena import Arena, map_file
+from nbray.object_store.neighbour import place_of
 from nbray.raylet.objects.holders import Holders
 from nbray.raylet.objects.sender import Part
 from nbray.raylet.objects.spill_files import SpillFiles
@@ -347,12 +348,15 @@ class LocalStore:
         if offset < 0 or length < 0 or offset + length > stored.size:
             self._take_back(object_id)
             return f"it has no {length} bytes from {offset} on"
+        place = None
         if stored.block is not None:
             view = self.arena.view(stored.block, stored.size)
+            place = place_of(self.arena, stored.block + offset)
         else:
             assert stored.place is not None
             view = map_file(self.files.path(stored.place), stored.place.offset, stored.size)
-        return Part(view[offset : offset + length], lambda _came: self._take_back(object_id))
+        part = view[offset : offset + length]
+        return Part(part, lambda _came: self._take_back(object_id), place)
 
     def lend_unfinished(self, object_id: bytes, offset: int, length: int) -> Part | None:
         """Part of a copy that is being written, and has come already; None if none is."""
@@ -360,7 +364,8 @@ class LocalStore:
         if block is None:
             return None
         view = self.arena.view(block + offset, length)
-        return Part(view, lambda _came: self._take_back(object_id))
+        place = place_of(self.arena, block + offset)
+        return Part(view, lambda _came: self._take_back(object_id), place)
 
     def _take_back(self, object_id: bytes) -> None:
         self.table.unpin(object_id, self)

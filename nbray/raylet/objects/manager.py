@@ -13,11 +13,13 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nbray.common.background import Background
 from nbray.common.config import Config
+from nbray.object_store.arena import Arena
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.objects.admission import Admission
 from nbray.raylet.objects.evacuation import Evacuation
@@ -201,7 +203,8 @@ class ObjectManager:
             offset = await store.room_for_copy(object_id, size, message.owner)
             if offset is not None:
                 view = store.arena.view(offset, size)
-                cause = await self._transfers.bring(object_id, sources, view, is_lent=True)
+                touch = partial(_touch, store.arena, offset)
+                cause = await self._transfers.bring(object_id, sources, view, touch)
                 if not cause:
                     store.table.seal(object_id)
             else:
@@ -389,3 +392,7 @@ class ObjectManager:
         self._transfers.node_gone(node_id)
         self._note_gone(node_id)
         self.free(self.store.table.node_gone(node_id))
+
+
+def _touch(arena: Arena, block: int, offset: int, size: int) -> None:
+    arena.touch(block + offset, size)

@@ -1,7 +1,9 @@
 """Fetches parts of objects from other raylets, straight into the arena or a mapped file.
 
 A raylet that is asked for a part may name another that gives it (see `tree`): the thread fetches it
-from there, and says to the first one whether it came.
+from there, and says to the first one whether it came. One of this machine may name the place where
+the part lies: the thread copies it from there. The part is held for it until it says so, or until
+the connection is reset: then saying so fails, and what was copied does not count.
 """
 
 from __future__ import annotations
@@ -16,7 +18,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from nbray.wire.bulk import HEAD, MISSED, RECEIVED, BulkSocket, Kind, Request, connect, limit_stalls
+from nbray.object_store.neighbour import Neighbour
+from nbray.wire.bulk import (
+    HEAD,
+    LONGEST_TEXT,
+    MISSED,
+    NO_MACHINE,
+    RECEIVED,
+    BulkSocket,
+    Kind,
+    Place,
+    Request,
+    connect,
+    limit_stalls,
+)
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.tls import Tls
 
@@ -25,7 +40,10 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 _IDLE_S = 5.0
 _ATTEMPTS = 3
-_LONGEST_TEXT = 1 << 16
+
+
+def _nothing() -> None:
+    """Most parts need no preparation."""
 
 
 class TransferError(Exception):
@@ -70,7 +88,14 @@ class ObjectReceiver:
         self._closed = False
         self._fetching = 0
         self._used = time.monotonic()
+        self._neighbour: Neighbour | None = None
+        self._reads_memory = True
         self.received = 0
+
+    @property
+    def is_near(self) -> bool:
+        """Whether what comes from there is copied out of memory."""
+        return self._neighbour is not None
 
     def keep(self) -> None:
         """Somebody is about to fetch."""
@@ -80,14 +105,23 @@ class ObjectReceiver:
         """Whether nobody has fetched anything for so long."""
         return not self._fetching and time.monotonic() - self._used > seconds
 
-    async def fetch(self, request: Request, target: memoryview) -> None:
+    async def fetch(
+        self, request: Request, target: memoryview, prepare: Callable[[], None] = _nothing
+    ) -> None:
         """Write a part of an object into ``target``; nobody writes there when this returns.
+
+        ``prepare`` is called first, in a thread.
 
         Raises:
             TransferError: it did not come.
         """
+
+        def work_on() -> None:
+            prepare()
+            self._fetch(request, target)
+
         try:
-            work = self._threads.submit(self._fetch, request, target)
+            work = self._threads.submit(work_on)
         except RuntimeError:
             raise TransferError(f"{self._name} is dead") from None
         waiting = asyncio.ensure_future(asyncio.wrap_future(work))
@@ -114,12 +148,15 @@ class ObjectReceiver:
             for sock, _ in self._idle:
                 sock.close()
             self._idle.clear()
+            self._neighbour = None  # the mapping ends with the last thread that copies
         self._threads.shutdown(wait=False)
 
     # --- in a thread --------------------
 
     def _fetch(self, request: Request, target: memoryview) -> None:
         for attempt in range(_ATTEMPTS):
+            if not self._reads_memory:
+                request = replace(request, machine=NO_MACHINE)
             try:
                 sock = self._take()
             except (OSError, HandshakeError) as error:
@@ -146,14 +183,42 @@ class ObjectReceiver:
         """
         sock.sendall(request.pack())
         while True:
-            node_id = _answer(sock, target)
-            if node_id is None:
+            answer = _answer(sock, target)
+            if isinstance(answer, Place):
+                self._copy(answer, target)
+            if not isinstance(answer, bytes):
                 with self._lock:
                     self.received += len(target)
-            if node_id is None or self._fetch_from(node_id, request, target):
+            if not isinstance(answer, bytes) or self._fetch_from(answer, request, target):
                 sock.sendall(RECEIVED)
                 return
             sock.sendall(MISSED)
+
+    def _copy(self, place: Place, target: memoryview) -> None:
+        """Take a part out of memory of this machine.
+
+        Raises:
+            ConnectionError: it cannot be read, and is to be asked for anew.
+        """
+        try:
+            self._mapped(place).copy(place.offset, target)
+        except (OSError, ValueError) as error:
+            self._reads_memory = False
+            logger.info("The memory of %s is not read in place: %s", self._name, error)
+            raise ConnectionAbortedError("its memory cannot be read") from error
+
+    def _mapped(self, place: Place) -> Neighbour:
+        """The arena of the other raylet.
+
+        Raises:
+            OSError: it cannot be mapped.
+        """
+        with self._lock:
+            if self._closed:
+                raise ConnectionAbortedError("it is dead")
+            if self._neighbour is None:
+                self._neighbour = Neighbour(place)
+            return self._neighbour
 
     def _fetch_from(self, node_id: bytes, request: Request, target: memoryview) -> bool:
         """Whether a part came from the node that this one named."""
@@ -203,8 +268,8 @@ class ObjectReceiver:
                 sock.close()
 
 
-def _answer(sock: BulkSocket, target: memoryview) -> bytes | None:
-    """Take an answer; None: it was the part, and is written; else the node that gives it.
+def _answer(sock: BulkSocket, target: memoryview) -> bytes | Place | None:
+    """Take an answer; None: it was the part, and is written; else the node or place to ask.
 
     Raises:
         TransferError: the other side has not got it. OSError: the connection failed.
@@ -217,10 +282,12 @@ def _answer(sock: BulkSocket, target: memoryview) -> bytes | None:
             raise OSError("its node sends a part of the wrong length")
         _fill(sock, target)
         return None
-    text = bytearray(min(length, _LONGEST_TEXT))
+    text = bytearray(min(length, LONGEST_TEXT))
     _fill(sock, memoryview(text))
     if kind == Kind.ELSEWHERE:
         return bytes(text)
+    if kind == Kind.MEMORY:
+        return Place.unpack(text)
     sock.sendall(RECEIVED)
     raise TransferError(text.decode(errors="replace"))
 

@@ -15,7 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nbray.common.background import Background
-from nbray.wire.bulk import HEAD, RECEIVED, BulkSocket, Kind, Request, limit_stalls
+from nbray.wire.bulk import (
+    HEAD,
+    LONGEST_TEXT,
+    RECEIVED,
+    BulkSocket,
+    Kind,
+    Place,
+    Request,
+    limit_stalls,
+)
 from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
@@ -29,11 +38,12 @@ class Part:
     """Bytes of an object.
 
     ``end`` is called once, when nobody reads them for this request any more, with whether the peer
-    has them.
+    has them. With a ``place``, other raylets of this machine find them there.
     """
 
     view: memoryview
     end: Callable[[bool], None]
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,15 @@ class Elsewhere:
     end: Callable[[bool], None]
 
 
-Answer = Part | Elsewhere | str
+@dataclass(frozen=True)
+class Nearby:
+    """Where a raylet of this machine reads a part; ``end`` is as that of a `Part`."""
+
+    place: Place
+    end: Callable[[bool], None]
+
+
+Answer = Part | Elsewhere | Nearby | str
 
 
 @dataclass(eq=False)
@@ -127,8 +145,11 @@ class ObjectSender:
         answer = await self._find(request)
         end = _nothing if isinstance(answer, str) else answer.end
         try:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, _send, reader.sock, answer)
+            if isinstance(answer, Part):
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._threads, _send, reader.sock, answer.view)
+            else:
+                _say(reader.sock, answer)
         except (OSError, RuntimeError) as error:  # the peer went, or this raylet ends
             logger.info("An object was not sent: %s", error)
             self._end(reader)
@@ -160,19 +181,28 @@ def _nothing(_came: bool) -> None:
     """An error's text needs no end."""
 
 
-def _send(sock: BulkSocket, answer: Answer) -> None:
-    """Send an answer whole.
+def _say(sock: BulkSocket, answer: Elsewhere | Nearby | str) -> None:
+    """Send a short answer: the peer has read all that went before, so there is room for it.
+
+    Raises:
+        OSError: the peer went.
+    """
+    if isinstance(answer, str):
+        kind, data = Kind.TEXT, answer.encode(errors="replace")[:LONGEST_TEXT]
+    elif isinstance(answer, Elsewhere):
+        kind, data = Kind.ELSEWHERE, answer.node_id
+    else:
+        kind, data = Kind.MEMORY, answer.place.pack()
+    sock.sendall(HEAD.pack(kind, len(data)) + data)
+
+
+def _send(sock: BulkSocket, view: memoryview) -> None:
+    """Send a part whole.
 
     Raises:
         OSError: the peer went, or took nothing for too long.
     """
     sock.setblocking(True)  # who watches a socket by the event loop makes it one that does not
-    if isinstance(answer, str):
-        text = answer.encode(errors="replace")
-        sock.sendall(HEAD.pack(Kind.TEXT, len(text)) + text)
-    elif isinstance(answer, Elsewhere):
-        sock.sendall(HEAD.pack(Kind.ELSEWHERE, len(answer.node_id)) + answer.node_id)
-    else:
-        sock.sendall(HEAD.pack(Kind.BYTES, len(answer.view)), socket.MSG_MORE)
-        for start in range(0, len(answer.view), _STEP):
-            sock.sendall(answer.view[start : start + _STEP])
+    sock.sendall(HEAD.pack(Kind.BYTES, len(view)), socket.MSG_MORE)
+    for start in range(0, len(view), _STEP):
+        sock.sendall(view[start : start + _STEP])

@@ -3,6 +3,10 @@
 An object is fetched in parts, several at once and in an order of chance, so that nodes that want
 the same one soon have what others lack; see `tree` for who is sent to whom. What has come may be
 given on before the rest has.
+
+Nodes of one machine copy out of each other's memory instead: there is no network to be spared, so
+each asks the node that has the object, in large parts, and one at a time, since one copy after the
+other leaves the other cores to whoever else copies.
 """
 
 from __future__ import annotations
@@ -12,16 +16,19 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from nbray.common.config import Config
+from nbray.object_store.neighbour import machine_id
 from nbray.raylet.nodes import NodeTable
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
-from nbray.raylet.objects.sender import Answer, Elsewhere, ObjectSender, Part
+from nbray.raylet.objects.sender import Answer, Elsewhere, Nearby, ObjectSender, Part
 from nbray.raylet.objects.table import Stored
 from nbray.raylet.objects.tree import ROOT, Tree
-from nbray.wire.bulk import Request
+from nbray.wire.bulk import NO_MACHINE, Request
 from nbray.wire.grpc_service import RpcError
 from nbray.wire.tls import Tls
 
@@ -29,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _ANNOUNCE_S = 0.5
 _RECEIVER_KEPT_S = 10.0
+_NEAR_PART = 32 << 20
 _LEAST_SHARED = 1 << 20
 """A smaller object is given by the node that is asked: it is there sooner than another is asked."""
 _SENT_ON_WAIT_S = 3.0
@@ -54,7 +62,7 @@ class _Incoming:
     """An object that comes, in parts of ``length``; ``came`` has where those begin that came."""
 
     size: int
-    length: int
+    length: int = 1
     came: set[int] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -84,6 +92,7 @@ class Transfers:
         self._config = config
         self._token = token
         self._tls = tls
+        self._machine = machine_id() if config.share_machine_memory else NO_MACHINE
         self.sender = ObjectSender(self._answer, config.pull_timeout_s)
         self._receivers: dict[tuple[bytes, bool], ObjectReceiver] = {}
         self._received: Counter[bytes] = Counter()
@@ -94,23 +103,25 @@ class Transfers:
     # --- fetched --------------------
 
     async def bring(
-        self, object_id: bytes, sources: list[bytes], target: memoryview, is_lent: bool = False
-    ) -> str:
+        self, object_id: bytes, sources: list[bytes], target: memoryview,
+        touch: Callable[[int, int], None] | None = None,
+    ) -> str:  # fmt: skip
         """Copy an object from the first node that can give it; the cause if none can.
 
         Args:
             object_id: the object.
             sources: nodes that have it.
             target: where it is written; nobody writes there when this returns.
-            is_lent: what has come is the store's to lend.
+            touch: has the memory of a part of it ready for writing; given if what has come is the
+                store's to lend.
         """
         cause = "no node is known to have it"
         for node_id in sources:
-            incoming = _Incoming(len(target), self._config.pull_chunk_bytes)
-            if is_lent:
+            incoming = _Incoming(len(target))
+            if touch is not None:
                 self._incoming[object_id] = incoming
             try:
-                await self._copy(object_id, node_id, target, incoming)
+                await self._copy(object_id, node_id, target, incoming, touch or _nothing)
             except (RpcError, TransferError) as error:
                 cause = str(error)
                 logger.warning("A copy of object %s failed: %s", object_id.hex()[:16], cause)
@@ -122,8 +133,9 @@ class Transfers:
         return cause
 
     async def _copy(
-        self, object_id: bytes, node_id: bytes, target: memoryview, incoming: _Incoming
-    ) -> None:
+        self, object_id: bytes, node_id: bytes, target: memoryview, incoming: _Incoming,
+        touch: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
         """Write the whole object.
 
         Raises:
@@ -133,7 +145,11 @@ class Transfers:
         receiver = await self._receiver(node_id)
         if receiver is None:
             raise TransferError(f"its node {node_id.hex()[:8]} is dead")
-        size, length = len(target), incoming.length
+        size, length = len(target), self._config.pull_chunk_bytes
+        most_at_once = self._config.pull_chunks_in_flight
+        if receiver.is_near:
+            length, most_at_once = max(length, _NEAR_PART), 1
+        incoming.length = length
         order = list(range(0, size, length)) or [0]
         random.shuffle(order)
         starts = iter(order)
@@ -144,16 +160,16 @@ class Transfers:
                 if failed:
                     return
                 part = target[start : start + length]
-                request = Request(object_id, self._node_id, start, len(part))
+                request = Request(object_id, self._node_id, start, len(part), machine=self._machine)
                 try:
-                    await receiver.fetch(request, part)
+                    await receiver.fetch(request, part, partial(touch, start, len(part)))
                 except TransferError as error:
                     failed.append(error)
                     return
                 incoming.came.add(start)
                 incoming.tell()
 
-        at_once = min(len(order), self._config.pull_chunks_in_flight)
+        at_once = min(len(order), most_at_once)
         await asyncio.gather(*(fetch() for _ in range(at_once)))
         if failed:
             raise failed[0]
@@ -200,15 +216,21 @@ class Transfers:
         elif self._store.locate(object_id) is None:
             await asyncio.sleep(_ANNOUNCE_S)  # its maker may tell others first
         stored = self._store.locate(object_id)
+        is_near = request.machine == self._machine != NO_MACHINE
         if stored is None and request.sent_on:
             part = self._unfinished(request)
             if part is not None:
                 self._note_copy(request)
-                return part
-        if stored is None or request.sent_on or stored.size < _LEAST_SHARED:
+                return _as_seen(part, is_near)
+        in_memory = stored is not None and stored.block is not None
+        if (
+            stored is None or request.sent_on or stored.size < _LEAST_SHARED
+            or (is_near and in_memory)
+        ):  # fmt: skip
             lent = self._store.lend(object_id, request.offset, request.length)
             if isinstance(lent, Part):
                 self._note_copy(request)
+                return _as_seen(lent, is_near)
             return lent
         self._note_copy(request)
         return self._shared(request, stored)
@@ -292,3 +314,12 @@ class Transfers:
         self.sender.stop()
         for receiver in self._receivers.values():
             receiver.close()
+
+
+def _as_seen(part: Part, is_near: bool) -> Part | Nearby:
+    """The part, or where it lies for somebody who can read it there."""
+    return Nearby(part.place, part.end) if is_near and part.place is not None else part
+
+
+def _nothing(_offset: int, _size: int) -> None:
+    """A file has its pages ready."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from nbray.common.ids import TaskID
 from nbray.raylet.process import Process
 from nbray.raylet.watch.inquiries import Inquiries
 from nbray.wire.records import TaskEvent
@@ -102,5 +103,8 @@ def _is_wanted(event: TaskEvent, request: TasksRequest) -> bool:
 
 def _is_of(event: TaskEvent, of: bytes) -> bool:
     return not of or (
-        event.task_id.startswith(of) or event.parent.startswith(of) or event.actor_id == of
+        event.task_id.startswith(of)
+        or event.parent.startswith(of)
+        or event.actor_id == of
+        or (len(of) == TaskID.SIZE and of in event.needs)
     )

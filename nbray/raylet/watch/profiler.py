@@ -23,6 +23,7 @@ from nbray.wire.watching_messages import StacksTold, TellStacks
 
 _ANSWER_S = 5.0
 _PER_S = 100
+_GENTLE_PER_S = 20
 _MOST_STACKS = 5000
 _LARGEST = 32 << 20
 
@@ -39,7 +40,7 @@ class Profiler:
         if pid is None:
             return Profile({}, "", "The process is not there any more.")
         why = ""
-        if not request.memory and (tool := py_spy()) is not None:
+        if not request.memory and not request.working and (tool := py_spy()) is not None:
             try:
                 counts = await (
                     _record(tool, pid, request.seconds) if request.seconds else _dump(tool, pid)
@@ -52,7 +53,13 @@ class Profiler:
     async def _ask(self, request: ProfileRequest, why: str) -> Profile:
         told: StacksTold | None = await self._inquiries.ask_one(
             request.worker_id,
-            lambda number: TellStacks(number, request.seconds, _PER_S, request.memory),
+            lambda number: TellStacks(
+                number,
+                request.seconds,
+                _GENTLE_PER_S if request.working else _PER_S,
+                request.memory,
+                request.working,
+            ),
             request.seconds + _ANSWER_S,
         )
         how = "memray, in the process" if request.memory else "the process itself"

@@ -13,8 +13,9 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -415,20 +416,28 @@ class ActorManager:
             process.send(state)
             return
 
-    async def kill(self, _process: Process, message: m.KillActor) -> None:
-        """Have an actor ended by the GCS."""
+    def kill(self, _process: Process, message: m.KillActor) -> Coroutine[Any, Any, None]:
+        """Have an actor ended by the GCS; what is asked from now on comes after it."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked_to_end.add(told)
+        return self._kill(message, told)
+
+    async def _kill(self, message: m.KillActor, told: asyncio.Future[None]) -> None:
         graceful = message.cause.kind is not CauseKind.KILLED
         request = g.KillActorRequest(
             message.actor_id, message.no_restart, message.cause, os.urandom(8), graceful
         )
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked_to_end.add(told)
         try:
             await self._registered(message.actor_id)
             await deliver(self._gcs, "KillActor", request, "The end of an actor")
         finally:
             self._asked_to_end.discard(told)
             told.set_result(None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the GCS has heard of all ends that were asked for."""
+        return not self._asked_to_end
 
     async def settled(self) -> None:
         """Until the GCS has heard of the ends that were asked for: their names are free then."""

@@ -87,8 +87,7 @@ class GroupManager:
 
     async def change_bundles(self, request: g.ChangeBundles) -> g.BundlesChanged:
         """Release, commit and reserve bundles; those that run in released ones are ended."""
-        released = [self._resources.release(key.group_id, key.index) for key in request.release]
-        self._end_in([found for found in released if found is not None])
+        self._end_in(self._resources.release((key.group_id, key.index) for key in request.release))
         for key in request.commit:
             self._resources.commit(key.group_id, key.index)
         wanted: dict[bytes, list[g.BundleRequest]] = {}
@@ -108,7 +107,10 @@ class GroupManager:
         self._leases.bundles_changed(lacking=bool(refused))
         if request.release:
             self._leases.on_nodes_changed()  # what waits in them goes elsewhere, or fails
-        return g.BundlesChanged(refused, self._resources.row.available, self._resources.row.bundles)
+        named = {key.group_id for key in (*request.release, *request.commit)} | wanted.keys()
+        return g.BundlesChanged(
+            refused, self._resources.row.available, self._resources.shown(named)
+        )
 
     def _end_in(self, sets: list[ResourceSet]) -> None:
         if sets:
@@ -132,6 +134,11 @@ class GroupManager:
     async def watch(self, process: Process, message: gm.WatchGroup) -> None:
         """Tell a process when a group is created or removed."""
         await self._watch({message.group_id: [process]})
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the GCS has heard of all that was asked so far."""
+        return self._passed.is_set()
 
     async def settled(self) -> None:
         """Until the GCS has heard of all that was asked so far."""

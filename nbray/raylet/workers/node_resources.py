@@ -6,7 +6,8 @@ long is kept for it as it becomes free (`keep_room`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple
 
 from nbray.common.resources import fits, total_of
 from nbray.raylet.workers.resource_set import Allocation, Devices, ResourceSet
@@ -16,6 +17,14 @@ from nbray.wire.strategies import InGroup
 
 Bundles = Mapping[int, Mapping[str, int]]
 """Resources by the index of the bundle."""
+
+
+class _Bundle(NamedTuple):
+    """A bundle that is here: what it has of the node, its own set, and how the row shows it."""
+
+    allocation: Allocation
+    inner: ResourceSet
+    shown: BundleInfo
 
 
 class NodeResources:
@@ -29,7 +38,7 @@ class NodeResources:
         self.node = ResourceSet(row.total, devices)
         row.available = self.node.available
         row.bundles = []
-        self._bundles: dict[tuple[bytes, int], tuple[Allocation, ResourceSet]] = {}
+        self._bundles: dict[tuple[bytes, int], _Bundle] = {}
         self._kept: dict[bytes, tuple[Bundles, float]] = {}
 
     def reserve(self, group_id: bytes, bundles: Bundles) -> bool:
@@ -49,28 +58,30 @@ class NodeResources:
             taken[index] = found
         for index, allocation in taken.items():
             inner = allocation.as_set()
-            self._bundles[(group_id, index)] = (allocation, inner)
-            self.row.bundles.append(BundleInfo(group_id, index, inner.total, inner.available))
+            shown = BundleInfo(group_id, index, inner.total, inner.available)
+            self._bundles[(group_id, index)] = _Bundle(allocation, inner, shown)
+            self.row.bundles.append(shown)
         return True
 
     def commit(self, group_id: bytes, index: int) -> None:
         """Let a bundle be used, if it is here."""
-        for bundle in self.row.bundles:
-            if (bundle.group_id, bundle.index) == (group_id, index):
-                bundle.committed = True
+        bundle = self._bundles.get((group_id, index))
+        if bundle is not None:
+            bundle.shown.committed = True
 
-    def release(self, group_id: bytes, index: int) -> ResourceSet | None:
-        """Give a bundle back; the set of which things may still be in use, if it was here."""
-        found = self._bundles.pop((group_id, index), None)
-        if found is None:
-            return None
-        allocation, inner = found
-        self.row.bundles[:] = [
-            b for b in self.row.bundles if (b.group_id, b.index) != (group_id, index)
-        ]
-        allocation.free()
-        inner.retired = True
-        return inner
+    def release(self, keys: Iterable[tuple[bytes, int]]) -> list[ResourceSet]:
+        """Give bundles back; the sets of which things may still be in use, of those here."""
+        found = [bundle for key in keys if (bundle := self._bundles.pop(key, None)) is not None]
+        if found:
+            self.row.bundles[:] = [bundle.shown for bundle in self._bundles.values()]
+        for bundle in found:
+            bundle.allocation.free()
+            bundle.inner.retired = True
+        return [bundle.inner for bundle in found]
+
+    def shown(self, group_ids: Container[bytes]) -> list[BundleInfo]:
+        """The bundles of these groups, as the row shows them."""
+        return [bundle for bundle in self.row.bundles if bundle.group_id in group_ids]
 
     def keep_room(self, group_id: bytes, bundles: Bundles, until: float) -> None:
         """Keep what becomes free for those of these bundles that are not reserved, until then."""
@@ -99,7 +110,7 @@ class NodeResources:
             runs = self.row.takes_work and may_run(demand, self.row)
             return self._take_beside(kept, demand.resources) if runs else None
         for bundle in bundles_of(strategy, self.row):
-            taken = self._bundles[(bundle.group_id, bundle.index)][1].take(demand.resources)
+            taken = self._bundles[(bundle.group_id, bundle.index)].inner.take(demand.resources)
             if taken is not None:
                 return taken
         return None

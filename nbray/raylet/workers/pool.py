@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -92,7 +91,7 @@ class WorkerPool:
         self._on_end = on_end
         self.workers = self._starter.workers
         self._idle: dict[_Kind, list[Worker]] = {}
-        self._wanted: deque[_Wanted] = deque()
+        self._wanted: dict[str, dict[_Wanted, None]] = {}  # by environment, in their order
 
     def start(self, prestart: int) -> None:
         """Start the template, and ``prestart`` workers."""
@@ -101,7 +100,7 @@ class WorkerPool:
 
     def environments(self) -> set[str]:
         """The texts of those in which workers run, or are wanted."""
-        return {w.env.text for w in self.workers.values()} | {w.env.text for w in self._wanted}
+        return {w.env.text for w in self.workers.values()} | self._wanted.keys()
 
     # --- for whoever watches --------------------
 
@@ -127,7 +126,7 @@ class WorkerPool:
         """Who has resources and waits for a worker, for longer than one takes to start."""
         now = time.monotonic()
         found: dict[tuple[bool, str, tuple[tuple[str, int], ...]], list[_Wanted]] = {}
-        for want in [want for want in self._wanted if now - want.since > _SHOWN_AFTER_S]:
+        for want in [want for want in self._all_wanted() if now - want.since > _SHOWN_AFTER_S]:
             shape = tuple(sorted(want.resources.items()))
             found.setdefault((want.fresh, want.env.text, shape), []).append(want)
         return [
@@ -140,7 +139,7 @@ class WorkerPool:
 
     def why(self, env: Prepared) -> str:
         """A sentence on what is done for those who wait for a worker of an environment."""
-        wanted = sum(want.env.text == env.text for want in self._wanted)
+        wanted = len(self._wanted.get(env.text, ()))
         starting = self._starter.starting(env.text)
         text = f"{wanted} wait here for a worker; {starting} are being started."
         failure = self._starter.last_failure(env.text)
@@ -157,8 +156,7 @@ class WorkerPool:
 
     def not_started(self, env: str, cause: Cause) -> None:
         """Workers of an environment do not start: whoever waits for one is told why."""
-        for want in [want for want in self._wanted if want.env.text == env]:
-            self._wanted.remove(want)
+        for want in self._wanted.pop(env, {}):
             want.refuse(cause)
 
     def worker_ended(self, worker: Worker) -> None:
@@ -169,19 +167,31 @@ class WorkerPool:
 
     def start_again(self) -> None:
         """Give the workers that nobody has used to those who wait, and start what is missing."""
-        for want in list(self._wanted):
-            unbound = self._idle.get((b"", want.env.text, ()))
-            if unbound and want in self._wanted:
-                worker = unbound.pop()
-                self._wanted.remove(want)
+        for text in list(self._wanted):
+            unbound = self._idle.get((b"", text, ()))
+            while unbound and text in self._wanted:
+                worker, want = unbound.pop(), next(iter(self._wanted[text]))
+                self._drop(want)
                 worker.job_id, worker.devices = want.job_id, want.devices
                 self._hand_out(worker, want)
-        missing = Counter(want.env.text for want in self._wanted)
-        envs = {want.env.text: want.env for want in self._wanted}
-        for text, count in missing.items():
-            starting = self._starter.starting(text)
-            for _ in range(min(_MOST_STARTING - starting, count - starting)):
-                self._starter.start(envs[text])
+            wants = self._wanted.get(text)
+            if wants:
+                starting, env = self._starter.starting(text), next(iter(wants)).env
+                for _ in range(min(_MOST_STARTING, len(wants)) - starting):
+                    self._starter.start(env)
+
+    def _all_wanted(self) -> list[_Wanted]:
+        return [want for wants in self._wanted.values() for want in wants]
+
+    def _drop(self, want: _Wanted) -> bool:
+        """Nobody waits for that any more; whether somebody did."""
+        wants = self._wanted.get(want.env.text, {})
+        if want not in wants:
+            return False
+        del wants[want]
+        if not wants:
+            del self._wanted[want.env.text]
+        return True
 
     # --- handed out --------------------
 
@@ -210,16 +220,9 @@ class WorkerPool:
         if idle:
             self._hand_out(idle.pop(), want)
             return lambda: False
-        self._wanted.append(want)
+        self._wanted.setdefault(env.text, {})[want] = None
         self.start_again()
-
-        def give_up() -> bool:
-            waits = want in self._wanted
-            if waits:
-                self._wanted.remove(want)
-            return waits
-
-        return give_up
+        return lambda: self._drop(want)
 
     def _hand_out(self, worker: Worker, want: _Wanted) -> None:
         worker.move(Event.HANDED_OUT, f"job {want.job_id.hex()}")
@@ -241,9 +244,9 @@ class WorkerPool:
     def _reuse(self, worker: Worker) -> None:
         if worker.state is not State.IDLE:  # it was ended while somebody had it
             return
-        for want in self._wanted:
+        for want in self._wanted.get(worker.env.text, ()):
             if want.kind == _kind_of(worker) and not want.fresh:
-                self._wanted.remove(want)
+                self._drop(want)
                 self._hand_out(worker, want)
                 return
         self._keep(worker)
@@ -318,9 +321,9 @@ class WorkerPool:
 
     def finish_job(self, job_id: bytes) -> None:
         """End all workers of a job but its actors, whose ends are the GCS's matter."""
-        over = [want for want in self._wanted if want.job_id == job_id and not want.fresh]
+        over = [want for want in self._all_wanted() if want.job_id == job_id and not want.fresh]
         for want in over:
-            self._wanted.remove(want)
+            self._drop(want)
         for worker in list(self.workers.values()):
             if worker.job_id == job_id and not worker.actor_id:
                 self.end(worker.worker_id, JOB_OVER)

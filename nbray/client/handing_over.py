@@ -1,0 +1,78 @@
+"""How the gateway hands a driver's connection to a process of this node: a shortcut.
+
+Nothing of it is read here: the driver says nothing before it was told that the process has it.
+Afterwards the connection to the process stays, as the sign that the driver is one of the cluster.
+Whichever ends, this or what was handed over, ends the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+from nbray.wire.handshake import ClientHandshake
+from nbray.wire.link import Answer, handover
+from nbray.wire.tunnel_messages import READY
+
+logger = logging.getLogger(__name__)
+
+
+async def hand_over(
+    transport: asyncio.Transport, unix_path: str, token: bytes, patience_s: float, limit_s: float
+) -> None:
+    """Hand a driver's connection over, and return when the process has ended it.
+
+    Args:
+        transport: the connection, which is closed here.
+        unix_path: where the process listens.
+        token: the cluster's secret, which either proves.
+        patience_s: how long the driver may be away.
+        limit_s: so long the process has to take it.
+    """
+    transport.pause_reading()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        async with asyncio.timeout(limit_s):
+            await _prove(sock, unix_path, token)
+            descriptor = os.dup(transport.get_extra_info("socket").fileno())
+            try:
+                socket.send_fds(sock, [handover(patience_s)], [descriptor])
+            finally:
+                os.close(descriptor)
+            answer = await _exactly(sock, Answer.SIZE)
+        if not Answer.unpack(answer).accepted:
+            raise ConnectionError("it does not take connections over")
+        transport.write(READY)
+        transport.close()
+        await asyncio.get_running_loop().sock_recv(sock, 1)
+    except (OSError, TimeoutError) as error:
+        logger.info("A connection was not handed to %s: %s", unix_path, error)
+    finally:
+        transport.abort()
+        sock.close()
+
+
+async def _prove(sock: socket.socket, unix_path: str, token: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, unix_path)
+    handshake = ClientHandshake(token, sock.getpeername)
+    hello = await _exactly(sock, handshake.hello_bytes)
+    await loop.sock_sendall(sock, handshake.answer(hello))
+    handshake.check(await _exactly(sock, handshake.proof_bytes))
+
+
+async def _exactly(sock: socket.socket, size: int) -> bytes:
+    """So many bytes of it.
+
+    Raises:
+        OSError: it has closed before.
+    """
+    data = b""
+    while len(data) < size:
+        more = await asyncio.get_running_loop().sock_recv(sock, size - len(data))
+        if not more:
+            raise ConnectionError("it closed the connection")
+        data += more
+    return data

@@ -1,0 +1,212 @@
+"""Calls over a Unix socket: answered, refused, given up, broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from nbray.wire.gcs_messages import KvKey, KvValue
+from nbray.wire.near_calls import (
+    MOST_BYTES,
+    Handler,
+    NearCallError,
+    NearCalls,
+    NearServer,
+    serve_near,
+)
+
+TOKEN = b"t" * 32
+ASK = msgspec.msgpack.encode(KvKey(b"space", b"key"))
+
+
+async def echo(request: KvKey) -> KvValue:
+    return KvValue(request.key)
+
+
+def run(
+    path: Path,
+    what: Callable[[NearServer, NearCalls], Awaitable[None]],
+    answer: Handler = echo,
+) -> None:
+    """Run ``what`` with a server at ``path`` that answers so, and a client."""
+
+    async def both() -> None:
+        server = await serve_near(str(path), TOKEN, {"Ask": (KvKey, answer)})
+        calls = NearCalls(str(path), TOKEN)
+        try:
+            await what(server, calls)
+        finally:
+            calls.close()
+            server.close()
+
+    asyncio.run(both())
+
+
+def value_of(reply: bytes | None) -> bytes | None:
+    assert reply is not None
+    return msgspec.msgpack.decode(reply, type=KvValue).value
+
+
+def test_many_calls_at_once_have_their_own_answers_however_large(tmp_path: Path) -> None:
+    keys = [b"%d" % i * (1 if i else 7_000_000) for i in range(200)]
+
+    async def ask_all(_server: NearServer, calls: NearCalls) -> None:
+        replies = await asyncio.gather(
+            *(calls.call("Ask", msgspec.msgpack.encode(KvKey(b"", key)), 30.0) for key in keys)
+        )
+        assert [value_of(reply) for reply in replies] == keys
+
+    run(tmp_path / "s", ask_all)
+
+
+def test_what_fails_there_says_why_here(tmp_path: Path) -> None:
+    async def fail(request: KvKey) -> KvValue:
+        raise ValueError("no such key")
+
+    async def ask(_server: NearServer, calls: NearCalls) -> None:
+        with pytest.raises(NearCallError, match="ValueError: no such key"):
+            await calls.call("Ask", ASK, 30.0)
+        with pytest.raises(NearCallError, match="no method Tell"):
+            await calls.call("Tell", ASK, 30.0)
+        with pytest.raises(NearCallError, match="ValidationError"):
+            await calls.call("Ask", msgspec.msgpack.encode(3), 30.0)
+        assert await calls.call("Ask", bytes(MOST_BYTES), 30.0) is None  # gRPC says how long it is
+
+    run(tmp_path / "s", ask, fail)
+
+
+def test_who_does_not_wait_hears_once_of_each_answer_and_of_the_end(tmp_path: Path) -> None:
+    heard: asyncio.Queue[tuple[bytes | None, str]]
+
+    def then(reply: bytes | None, error: str) -> None:
+        heard.put_nowait((reply, error))
+
+    async def at_once(_server: NearServer, calls: NearCalls) -> None:
+        nonlocal heard
+        heard = asyncio.Queue()
+        assert not calls.ask("Ask", ASK, then)  # nobody has looked for the server yet
+        await calls.call("Ask", ASK, 30.0)
+        assert calls.ask("Ask", ASK, then) and calls.ask("Tell", ASK, then)
+        assert value_of((await heard.get())[0]) == b"key"
+        assert await heard.get() == (None, "ValueError: there is no method Tell")
+
+    run(tmp_path / "s", at_once, lambda request: KvValue(request.key))
+
+    async def wait(_request: KvKey) -> KvValue:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def broken_off(server: NearServer, calls: NearCalls) -> None:
+        nonlocal heard
+        heard = asyncio.Queue()
+        with pytest.raises(TimeoutError):
+            await calls.call("Ask", ASK, 0.01)
+        assert calls.ask("Ask", ASK, then)
+        server.close()
+        assert await heard.get() == (None, "")
+        assert heard.empty()
+
+    run(tmp_path / "s", broken_off, wait)
+
+
+def test_what_is_given_up_there_is_no_endless_wait_here(tmp_path: Path) -> None:
+    async def give_up(request: KvKey) -> KvValue:
+        raise asyncio.CancelledError
+
+    async def ask(_server: NearServer, calls: NearCalls) -> None:
+        with pytest.raises(NearCallError, match="given up there"):
+            await calls.call("Ask", ASK, 30.0)
+
+    run(tmp_path / "s", ask, give_up)
+
+
+def test_a_server_that_stands_still_takes_no_longer_than_the_caller_allows(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+
+        async def ask() -> None:
+            calls = NearCalls(str(tmp_path / "s"), TOKEN)
+            with pytest.raises(TimeoutError):
+                await calls.call("Ask", ASK, 0.05)
+            calls.close()
+
+        asyncio.run(ask())
+
+
+def test_a_call_that_is_given_up_ends_there_too(tmp_path: Path) -> None:
+    begun, ended = asyncio.Queue[bytes](), asyncio.Queue[bytes]()
+
+    async def wait(request: KvKey) -> KvValue:
+        begun.put_nowait(request.key)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.put_nowait(request.key)
+        raise AssertionError
+
+    async def give_up(_server: NearServer, calls: NearCalls) -> None:
+        with pytest.raises(TimeoutError):
+            await calls.call("Ask", ASK, 0.05)
+        assert await ended.get() == await begun.get() == b"key"
+        waiting = asyncio.create_task(calls.call("Ask", ASK, 30.0))
+        await begun.get()
+        waiting.cancel()
+        assert await ended.get() == b"key"
+        waiting = asyncio.create_task(calls.call("Ask", ASK, 30.0))
+        await begun.get()
+        calls.close()
+        assert await ended.get() == b"key"
+        assert await waiting is None
+
+    run(tmp_path / "s", give_up, wait)
+
+
+def test_a_server_that_ends_leaves_no_call_without_a_word_and_its_successor_is_found(
+    tmp_path: Path,
+) -> None:
+    begun = asyncio.Queue[bytes]()
+
+    async def wait(request: KvKey) -> KvValue:
+        begun.put_nowait(request.key)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def restart(server: NearServer, calls: NearCalls) -> None:
+        waiting = asyncio.create_task(calls.call("Ask", ASK, 30.0))
+        await begun.get()
+        server.close()
+        assert await waiting is None
+        assert await calls.call("Ask", ASK, 30.0) is None
+        again = await serve_near(str(tmp_path / "s"), TOKEN, {"Ask": (KvKey, echo)})
+        while (reply := await calls.call("Ask", ASK, 30.0)) is None:
+            await asyncio.sleep(0.02)
+        assert value_of(reply) == b"key"
+        again.close()
+
+    run(tmp_path / "s", restart, wait)
+
+
+def test_nobody_without_the_token_is_answered_or_believed(tmp_path: Path) -> None:
+    async def try_it(_server: NearServer, calls: NearCalls) -> None:
+        stranger = NearCalls(str(tmp_path / "s"), b"x" * 32)
+        assert await stranger.call("Ask", ASK, 30.0) is None
+        for said in (b"", b"GET / HTTP/1.1\r\n", os.urandom(300), struct.pack("<I", 1 << 31)):
+            await asyncio.to_thread(say, tmp_path / "s", said)
+        assert value_of(await calls.call("Ask", ASK, 30.0)) == b"key"
+
+    run(tmp_path / "s", try_it)
+
+
+def say(path: Path, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        sock.sendall(said)
+        sock.recv(16)
