@@ -60,6 +60,12 @@ def _megabytes(name: str, workload: str) -> Row:
     return Row(name, workload, "MB", Better.LOWER, None)
 
 
+def _tail(name: str, workload: str) -> list[Row]:
+    """What one in two, in a hundred and in a thousand takes longer than, and the longest."""
+    kinds = ("median", "99th percentile", "99.9th percentile", "longest")
+    return [Row(f"{name}, {kind}", workload, "ms", Better.LOWER, None) for kind in kinds]
+
+
 def _part(name: str, workload: str, limit: float) -> Row:
     return Row(name, workload, "", times=None, limit=limit)
 
@@ -95,6 +101,8 @@ ROWS: tuple[Row, ...] = (
     Row("n:n async-actor calls async", "async_actor_calls_of_many"),
     Row("placement group create and remove", "placement_groups"),
     Row("actors created and called", "actor_creation"),
+    *_tail("tasks sync", "tails"),
+    *_tail("actor calls sync", "tails"),
     _seconds("first init", "init", limit=1.0),
     _seconds("start --head", "commands", limit=1.5),
     _seconds("second node", "commands"),

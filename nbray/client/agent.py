@@ -29,7 +29,12 @@ from nbray.client.packages import own_packages
 from nbray.client.tunnel import Tunnel
 from nbray.common.addresses import split
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files, report_ready, watch_parent
+from nbray.common.process import (
+    allow_many_files,
+    give_large_blocks_back,
+    report_ready,
+    watch_parent,
+)
 from nbray.common.session import Session
 from nbray.wire import tcp
 from nbray.wire.aio_tls import binding_in, connecting_with, in_words
@@ -459,6 +464,7 @@ def main() -> None:
     parser.add_argument("--parent-fd", type=int, required=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
+    give_large_blocks_back()
     uvloop.run(_main(parser.parse_args()))
 
 

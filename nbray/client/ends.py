@@ -8,6 +8,7 @@ from typing import cast
 from nbray.client.carrier import Carrier
 
 _LOCAL_BYTES = 256 << 10
+_LARGE = 16 << 10
 
 
 class SocketEnd(asyncio.Protocol):
@@ -22,6 +23,7 @@ class SocketEnd(asyncio.Protocol):
         self.number = number
         self._transport: asyncio.Transport | None = None
         self._early: list[memoryview] = []
+        self._gathered: list[memoryview] = []
         self._unused = 0
         self._full = False
         self._over = False
@@ -74,12 +76,28 @@ class SocketEnd(asyncio.Protocol):
             self._write(data)
 
     def _write(self, data: memoryview) -> None:
-        assert self._transport is not None
-        self._transport.write(data)
-        if self._full:
-            self._unused += len(data)
+        if self._gathered:
+            self._gathered.append(data)
+        elif len(data) >= _LARGE:
+            # What came with it goes out with it: each write wakes who reads the socket.
+            self._gathered.append(data)
+            asyncio.get_running_loop().call_soon(self._write_gathered)
         else:
-            self.carrier.consumed(self.number, len(data))
+            self._put([data])
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered and self._transport is not None:
+            self._put(gathered)
+
+    def _put(self, parts: list[memoryview]) -> None:
+        assert self._transport is not None
+        self._transport.writelines(parts)
+        size = sum(map(len, parts))
+        if self._full:
+            self._unused += size
+        else:
+            self.carrier.consumed(self.number, size)
 
     def has_room(self) -> None:
         """The stream takes more."""
@@ -89,6 +107,7 @@ class SocketEnd(asyncio.Protocol):
     def closed(self, reason: str) -> None:
         """Nothing more comes; what came still goes into the socket."""
         self._over = True
+        self._write_gathered()
         if self._transport is not None:
             self._transport.close()
 

@@ -6,6 +6,7 @@ shows its copy any more. As long as an array over it lives, the same value is no
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import socket
@@ -94,7 +95,9 @@ class StreamedMemory:
         return memoryview(memory).toreadonly()
 
     def _fetch(self, path: str, offset: int, size: int, deadline: float | None) -> mmap.mmap:
-        memory = mmap.mmap(-1, size)
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # pages of 2 MB, where the kernel has some to give
+            memory.madvise(mmap.MADV_HUGEPAGE)
         try:
             with self._road.open(
                 Read(path or self._path, 0 if path else self._size, offset, size)

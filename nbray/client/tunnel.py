@@ -163,7 +163,7 @@ class Tunnel:
         self._spare = self._limits.budget
         self._said: deque[tuple[Buffer, ...]] = deque()
         self._urgent: list[bytes] = []
-        self._rest = b""
+        self._rest = bytearray()
         self._told = 0
         self._latest = 0
         self._events: list[Event] = []
@@ -345,7 +345,7 @@ class Tunnel:
         Raises:
             TunnelError: it cannot have so many.
         """
-        self._rest = b""
+        self._rest = bytearray()
         self._urgent.clear()
         self._let_go(peer_received)
         self._to_replay = len(self._kept)
@@ -374,12 +374,38 @@ class Tunnel:
         Raises:
             TunnelError: the peer broke the protocol.
         """
-        view = memoryview(self._rest + data if self._rest else data)
+        view = memoryview(data)
+        position = self._complete(view) if self._rest else 0
+        position += self._take_frames(view[position:])
+        self._rest += view[position:]
+        self.acknowledge()
+        return self.news()
+
+    def _complete(self, view: memoryview) -> int:
+        """Take the frame that was cut in two, if ``view`` has the rest of it: how much it used.
+
+        Only that frame is copied, and not all that came behind it.
+        """
+        rest, used = self._rest, 0
+        if len(rest) < _HEAD.size:
+            used = min(len(view), _HEAD.size - len(rest))
+            rest += view[:used]
+            if len(rest) < _HEAD.size:
+                return used
+        kind, _, length = _HEAD.unpack_from(rest)
+        missing = _HEAD.size + _checked(kind, length, self._limits.part) - len(rest)
+        rest += view[used : used + missing]
+        used = min(len(view), used + missing)
+        if self._take_frames(memoryview(rest)):
+            self._rest = bytearray()  # what the events show stays as it is
+        return used
+
+    def _take_frames(self, view: memoryview) -> int:
+        """Take the whole frames that ``view`` begins with: how long they are."""
         position, end = 0, len(view)
         while end - position >= _HEAD.size:
             kind, number, length = _HEAD.unpack_from(view, position)
-            if length > (self._limits.part if kind == Kind.DATA else _LONGEST_TEXT):
-                raise TunnelError(f"a frame of {length} bytes")
+            _checked(kind, length, self._limits.part)
             begin = position + _HEAD.size
             if end - begin < length:
                 break
@@ -392,9 +418,7 @@ class Tunnel:
             if kind not in _UNCOUNTED:
                 self.received += _HEAD.size + length
             self._take_frame(kind, number, payload)
-        self._rest = bytes(view[position:])
-        self.acknowledge()
-        return self.news()
+        return position
 
     def _take_frame(self, kind: int, number: int, payload: memoryview) -> None:
         match kind:
@@ -434,6 +458,17 @@ class Tunnel:
         if stream.received > stream.granted:
             raise TunnelError(f"more came of stream {number} than its window has")
         self._events.append(Data(number, payload))
+
+
+def _checked(kind: int, length: int, part: int) -> int:
+    """The length of a frame, before anything is kept of it.
+
+    Raises:
+        TunnelError: it is longer than one may be.
+    """
+    if length > (part if kind == Kind.DATA else _LONGEST_TEXT):
+        raise TunnelError(f"a frame of {length} bytes")
+    return length
 
 
 def _size(frame: Iterable[Buffer]) -> int:

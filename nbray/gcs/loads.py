@@ -40,8 +40,9 @@ class NodeLoads:
 
     def ended(self) -> tuple[int, int]:
         """How many tasks have finished and failed since this process began."""
-        tables = [self._ended, *(load.counts for load in self._loads.values())]
-        counts = [count for table in tables for count in table.values()]
+        counts = list(self._ended.values())
+        for load in self._loads.values():
+            counts.extend(load.counts.values())
         return sum(count[0] for count in counts), sum(count[1] for count in counts)
 
     def totals(self) -> TaskTotals:

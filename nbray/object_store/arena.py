@@ -22,8 +22,9 @@ from collections.abc import Callable
 from nbray.object_store.private_pages import PrivatePages, address_of
 
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
-_CHUNK = 1 << 20
-_TOUCHED_AT_ONCE = 64
+_CHUNK = 256 << 10
+_LEAST_TOUCHED = 1 << 20
+_TOUCHED_AT_ONCE = 256
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE
 
 _libc = ctypes.CDLL(None)
@@ -80,7 +81,7 @@ class Arena:
 
         The kernel takes half the time that it takes for as many pages one by one.
         """
-        if size < _CHUNK:
+        if size < _LEAST_TOUCHED:  # others write beside it, and each would map all for itself
             return
         chunk, end = offset // _CHUNK, (offset + size - 1) // _CHUNK + 1
         while (first := self._touched.find(0, chunk, end)) >= 0:

@@ -127,6 +127,7 @@ async def _main(args: argparse.Namespace) -> None:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
     except RpcError as error:
         logging.info("The GCS was not told that this node leaves: %s", error)
+    await gcs.close()  # nobody is to look for a GCS that ends, too
     of_gcs.stop()
     unix.close()
     tcp.close()

@@ -85,12 +85,17 @@ class ObjectSender:
     nobody else.
 
     Args:
-        find: gives the part that is asked for, or a node that does, or says why there is none.
+        find: gives the part that is asked for, or says who or what has it, or why there is none.
+        find_now: the same, if that is known without a wait; else None.
         stall_s: a peer that takes nothing for so long is given up.
     """
 
-    def __init__(self, find: Callable[[Request], Awaitable[Answer]], stall_s: float) -> None:
+    def __init__(
+        self, find: Callable[[Request], Awaitable[Answer]],
+        find_now: Callable[[Request], Answer | None], stall_s: float,
+    ) -> None:  # fmt: skip
         self._find = find
+        self._find_now = find_now
         self._stall_s = stall_s
         self._threads = ThreadPoolExecutor(_THREADS, "send")
         self._readers: set[_Reader] = set()
@@ -138,12 +143,24 @@ class ObjectSender:
 
     def _answer(self, reader: _Reader) -> None:
         assert reader.request is not None
-        asyncio.get_running_loop().remove_reader(reader.sock.fileno())
-        self._background.start(self._serve(reader, reader.request))
+        answer = self._find_now(reader.request)
+        if answer is None or isinstance(answer, Part):
+            asyncio.get_running_loop().remove_reader(reader.sock.fileno())
+            self._background.start(self._serve(reader, reader.request, answer))
+            return
+        end = _end_of(answer)
+        try:
+            _say(reader.sock, answer)
+        except OSError as error:
+            logger.info("An object was not sent: %s", error)
+            self._end(reader)
+            end(False)
+            return
+        reader.end = end
 
-    async def _serve(self, reader: _Reader, request: Request) -> None:
-        answer = await self._find(request)
-        end = _nothing if isinstance(answer, str) else answer.end
+    async def _serve(self, reader: _Reader, request: Request, known: Part | None) -> None:
+        answer = known or await self._find(request)
+        end = _end_of(answer)
         try:
             if isinstance(answer, Part):
                 loop = asyncio.get_running_loop()
@@ -175,6 +192,10 @@ class ObjectSender:
         end, reader.end = reader.end, None
         if end is not None:
             end(came)
+
+
+def _end_of(answer: Answer) -> Callable[[bool], None]:
+    return _nothing if isinstance(answer, str) else answer.end
 
 
 def _nothing(_came: bool) -> None:

@@ -93,7 +93,7 @@ class Transfers:
         self._token = token
         self._tls = tls
         self._machine = machine_id() if config.share_machine_memory else NO_MACHINE
-        self.sender = ObjectSender(self._answer, config.pull_timeout_s)
+        self.sender = ObjectSender(self._answer, self._answer_now, config.pull_timeout_s)
         self._receivers: dict[tuple[bytes, bool], ObjectReceiver] = {}
         self._received: Counter[bytes] = Counter()
         self._incoming: dict[bytes, _Incoming] = {}
@@ -170,7 +170,10 @@ class Transfers:
                 incoming.tell()
 
         at_once = min(len(order), most_at_once)
-        await asyncio.gather(*(fetch() for _ in range(at_once)))
+        if at_once == 1:
+            await fetch()
+        else:
+            await asyncio.gather(*(fetch() for _ in range(at_once)))
         if failed:
             raise failed[0]
 
@@ -210,11 +213,18 @@ class Transfers:
 
     async def _answer(self, request: Request) -> Answer:
         """Part of an object for another node, which is noted to have a copy."""
-        object_id = request.object_id
         if request.sent_on:
             await self._until_here(request)
-        elif self._store.locate(object_id) is None:
+        elif self._store.locate(request.object_id) is None:
             await asyncio.sleep(_ANNOUNCE_S)  # its maker may tell others first
+        return self._known(request)
+
+    def _answer_now(self, request: Request) -> Answer | None:
+        """The same, unless it is worth while to wait for the object."""
+        return self._known(request) if self._store.locate(request.object_id) is not None else None
+
+    def _known(self, request: Request) -> Answer:
+        object_id = request.object_id
         stored = self._store.locate(object_id)
         is_near = request.machine == self._machine != NO_MACHINE
         if stored is None and request.sent_on:
@@ -222,10 +232,9 @@ class Transfers:
             if part is not None:
                 self._note_copy(request)
                 return _as_seen(part, is_near)
-        in_memory = stored is not None and stored.block is not None
         if (
             stored is None or request.sent_on or stored.size < _LEAST_SHARED
-            or (is_near and in_memory)
+            or (is_near and stored.block is not None)
         ):  # fmt: skip
             lent = self._store.lend(object_id, request.offset, request.length)
             if isinstance(lent, Part):
