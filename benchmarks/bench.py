@@ -78,6 +78,17 @@ class Bench:
             samples.append(count * calls / (time.perf_counter() - begun))
         self.report(row, *samples)
 
+    def tail(self, row: str, work: Callable[[], Any], calls: int) -> None:
+        """Measure how long single calls of ``work`` take: the middle one, and the longest."""
+        if not self._pattern.search(row):
+            return
+        for _ in range(calls // 10 + 1):
+            work()
+        times = sorted(seconds_of(work) * 1e3 for _ in range(calls))
+        parts = {"median": 0.5, "99th percentile": 0.99, "99.9th percentile": 0.999, "longest": 1.0}
+        for kind, part in parts.items():
+            self.report(f"{row}, {kind}", times[min(calls - 1, int(calls * part))])
+
     def need(self, path: str) -> Any:
         """The attribute ``path`` of the engine, its modules imported.
 

@@ -42,6 +42,7 @@ class ProcessMemory:
         pss: its share of everything that it maps, shared memory left out.
         shared: its share of shared memory.
         peak: the most that was resident at once, shared memory included.
+        seconds: of a core that it has used so far.
     """
 
     role: str
@@ -50,6 +51,7 @@ class ProcessMemory:
     pss: float
     shared: float
     peak: float
+    seconds: float
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -83,7 +85,7 @@ def _measure(process: psutil.Process, role: str) -> ProcessMemory:
     shared = rollup.get("Pss_Shmem", 0.0)
     return ProcessMemory(
         role, process.pid, rollup["Private_Clean"] + rollup["Private_Dirty"],
-        rollup["Pss"] - shared, shared, status["VmHWM"],
+        rollup["Pss"] - shared, shared, status["VmHWM"], sum(process.cpu_times()[:2]),
     )  # fmt: skip
 
 

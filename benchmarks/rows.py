@@ -60,6 +60,12 @@ def _megabytes(name: str, workload: str) -> Row:
     return Row(name, workload, "MB", Better.LOWER, None)
 
 
+def _tail(name: str, workload: str) -> list[Row]:
+    """What one in two, in a hundred and in a thousand takes longer than, and the longest."""
+    kinds = ("median", "99th percentile", "99.9th percentile", "longest")
+    return [Row(f"{name}, {kind}", workload, "ms", Better.LOWER, None) for kind in kinds]
+
+
 def _part(name: str, workload: str, limit: float) -> Row:
     return Row(name, workload, "", times=None, limit=limit)
 
@@ -95,6 +101,8 @@ ROWS: tuple[Row, ...] = (
     Row("n:n async-actor calls async", "async_actor_calls_of_many"),
     Row("placement group create and remove", "placement_groups"),
     Row("actors created and called", "actor_creation"),
+    *_tail("tasks sync", "tails"),
+    *_tail("actor calls sync", "tails"),
     _seconds("first init", "init", limit=1.0),
     _seconds("start --head", "commands", limit=1.5),
     _seconds("second node", "commands"),
@@ -112,6 +120,13 @@ ROWS: tuple[Row, ...] = (
     _megabytes("100,000 queued tasks, peak of the raylet", "queued_tasks"),
     _megabytes("idle cluster", "idle_memory"),
     _megabytes("idle cluster, shared memory", "idle_memory"),
+    _megabytes("idle cluster, driver", "idle_memory"),
+    _megabytes("idle cluster, GCS", "idle_memory"),
+    _megabytes("idle cluster, raylet", "idle_memory"),
+    _megabytes("idle cluster, dashboard", "idle_memory"),
+    _megabytes("idle cluster, workers", "idle_memory"),
+    _megabytes("idle cluster, template of workers", "idle_memory"),
+    Row("idle cluster, part of a core", "idle_memory", "", Better.LOWER, None),
     Row("put of 400 MB, warm", "put_beside_a_copy", "GB/s", times=None),
     Row("NumPy copy of 400 MB", "put_beside_a_copy", "GB/s", times=None),
     Row("put of 400 MB as part of a copy", "put_beside_a_copy", "", times=None, limit=0.9),

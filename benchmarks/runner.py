@@ -21,6 +21,13 @@ from benchmarks import commands
 from benchmarks.engines import ROOT, Engine
 from benchmarks.memory import ProcessMemory, measure_tree
 
+IDLE = "idle cluster"
+_IDLE_S = 20.0  # a period of the slowest timers, of which a part of a per cent is asked
+_IDLE_PARTS = {
+    "driver": "driver", "gcs": "GCS", "raylet": "raylet", "dashboard": "dashboard",
+    "worker": "workers", "template": "template of workers",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -168,11 +175,25 @@ def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outco
     elif "problem" in line:
         outcome.problem = line["problem"]
     elif "probe" in line:
-        outcome.processes = measure_tree(process.pid)
+        before = measure_tree(process.pid)
+        outcome.processes = before
+        if line["probe"] == IDLE:
+            time.sleep(_IDLE_S)
+            outcome.processes = measure_tree(process.pid)
+            outcome.samples.update(part_of_a_core(before, outcome.processes))
         outcome.samples.update(summarize(line["probe"], outcome.processes))
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
+
+
+def part_of_a_core(
+    before: list[ProcessMemory], after: list[ProcessMemory]
+) -> dict[str, list[float]]:
+    """What the processes used of a core in between, all together."""
+    began = {process.pid: process.seconds for process in before}
+    used = sum(process.seconds - began.get(process.pid, 0.0) for process in after)
+    return {f"{IDLE}, part of a core": [used / _IDLE_S]}
 
 
 def summarize(probe: str, processes: list[ProcessMemory]) -> dict[str, list[float]]:
@@ -180,10 +201,17 @@ def summarize(probe: str, processes: list[ProcessMemory]) -> dict[str, list[floa
     peaks: dict[str, float] = {}
     for process in processes:
         peaks[process.role] = max(peaks.get(process.role, 0.0), process.peak)
-    if probe == "idle cluster":
+    if probe == IDLE:
+        of_role: dict[str, list[float]] = {}
+        for process in processes:
+            of_role.setdefault(process.role, []).append(process.pss)
         return {
             probe: [sum(process.pss for process in processes)],
             f"{probe}, shared memory": [sum(process.shared for process in processes)],
+            **{
+                f"{probe}, {name}": [sum(of_role.get(role, [0.0]))]
+                for role, name in _IDLE_PARTS.items()
+            },
         }
     names = {"driver": "driver", "gcs": "GCS", "raylet": "raylet"}
     return {f"{probe}, peak of the {name}": [peaks.get(role, 0.0)] for role, name in names.items()}

@@ -132,6 +132,22 @@ def tasks(bench: Bench) -> None:
     bench.rate("tasks async", thousand, 1000)
 
 
+def tails(bench: Bench) -> None:
+    """In a program that has many objects, which the garbage collector walks."""
+    engine = bench.engine
+    bench.start()
+
+    @engine.remote
+    def small_value() -> bytes:
+        return b"ok"
+
+    actor, calls = _actor_class(engine).remote(), bench.size(20_000)
+    kept = [[i] for i in range(200_000)]
+    bench.tail("tasks sync", lambda: engine.get(small_value.remote()), calls)
+    bench.tail("actor calls sync", lambda: engine.get(actor.small_value.remote()), calls)
+    expect(len(kept), 200_000)
+
+
 def tasks_of_many(bench: Bench) -> None:
     engine = bench.engine
     bench.start()
@@ -389,7 +405,7 @@ WORKLOADS: dict[str, Callable[[Bench], None]] = scale.WORKLOADS | {
         actor_calls_of_many, async_actor_calls, async_actor_calls_of_many, placement_groups,
         actor_creation, init, twenty_actors, ten_thousand_arguments, three_thousand_returns,
         ten_thousand_arrays, queued_tasks, idle_memory, put_beside_a_copy, objects_between_nodes,
-        objects_over_sockets,
+        objects_over_sockets, tails,
     )
 }  # fmt: skip
 

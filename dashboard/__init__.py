@@ -1,8 +1,8 @@
 """The dashboard: live pages and a REST API on the head node, in a process of its own.
 
 `gate` lets nobody in without the cluster's token. `site` serves the pages and `live` keeps an
-open one up to date by a socket; `pages` says what each shows, made of `parts`. `watcher` asks the
-cluster once a second for the graphs, which `history` keeps on disk. `acts` is what changes
+open one up to date by a socket; `pages` says what each shows, made of `parts`. `watcher` reads what
+the GCS has kept for the graphs. `acts` is what changes
 something, `rest` serves JSON and metrics. Bokeh, which makes the plots, is imported with the
 first that is looked at.
 

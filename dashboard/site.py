@@ -77,7 +77,7 @@ class Site:
         self.sources = Sources(
             self.spans,
             Figures(),
-            lambda node_id: watcher.nodes.of(node_id) if node_id else watcher.history,
+            watcher.series,
         )
         self.viewers: set[Live] = set()
         self.version = sha256(

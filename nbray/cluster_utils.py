@@ -18,8 +18,9 @@ from nbray.common.ray_settings import system_config
 from nbray.driver.cluster import nodes
 from nbray.driver.driver import init, shutdown
 from nbray.launcher.dashboard import DashboardOptions
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.found import found_nodes
-from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.local import ClusterOptions, RunningNode, join, start_head
 
 _STORE_BYTES = 100 << 20
 _RAYS = {
@@ -153,19 +154,14 @@ class Cluster:
             amounts["memory"] = memory
         store = _STORE_BYTES if object_store_memory is None else object_store_memory
         self._settings.update(system_config(dict(_system_config or {})))
-        variables = {**self._settings, **(env_vars or {})}
-        if self.head_node is None:
-            self.head_node = start_head(
-                resources=amounts, object_store_memory=store, labels=labels, variables=variables,
-                dashboard=DashboardOptions(include_dashboard),
-                object_spilling_directory=object_spilling_directory,
-            )  # fmt: skip
-            return self.head_node
-        node = join(
-            self.address, resources=amounts, object_store_memory=store, labels=labels,
-            token=self.head_node.session.token, fate_shared=True, variables=variables,
-            object_spilling_directory=object_spilling_directory,
+        wanted = NodeOptions(
+            amounts, labels=labels, variables={**self._settings, **(env_vars or {})},
+            object_store_memory=store, object_spilling_directory=object_spilling_directory,
         )  # fmt: skip
+        if self.head_node is None:
+            self.head_node = start_head(wanted, dashboard=DashboardOptions(include_dashboard))
+            return self.head_node
+        node = join(self.address, wanted, token=self.head_node.session.token, fate_shared=True)
         self.worker_nodes.add(node)
         return node
 
@@ -302,11 +298,15 @@ class AutoscalingCluster:
         store = amounts.pop("object_store_memory", _STORE_BYTES)
         self._folder = tempfile.TemporaryDirectory(prefix="nbray-")
         self.config_file.write_text(json.dumps(self._config))
+        settings = {**system_config(dict(_system_config or {})), **(override_env or {})}
         self._head = start_head(
-            resources={"CPU": 1, **amounts}, object_store_memory=store,
-            token=secrets.token_hex(32).encode(), dashboard=DashboardOptions(False),
-            variables={**system_config(dict(_system_config or {})), **(override_env or {})},
-            for_programs=True, autoscaling_config=self.config_file,
+            NodeOptions(
+                {"CPU": 1, **amounts}, variables=settings, object_store_memory=store
+            ),
+            ClusterOptions(
+                token=secrets.token_hex(32).encode(), autoscaling_config=self.config_file
+            ),
+            dashboard=DashboardOptions(False), for_programs=True,
         )  # fmt: skip
 
     def shutdown(self) -> None:

@@ -35,7 +35,8 @@ async def show(look: Look) -> list[Section]:
     if seen is None:
         ask = "They are looked at while they run, until nobody looks here."
         begin = look.button("flames", "Look at them", ask, kind=kind, node=choice[1], id=process)
-        return [Section("begin", title, chips, begin)]
+        text = "One flame graph of all of them, where their code is, anew every two seconds."
+        return [Section("begin", title, join((chips, tag("p", text, class_="note"))), begin)]
     counts = seen.counts(_SPANS[span], time.monotonic())
     idle = counts.pop(IDLE, 0)
     shown = flame(counts, lambda ms: duration(ms / 1000)) if counts else _nothing(seen)

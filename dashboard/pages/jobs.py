@@ -50,7 +50,7 @@ JOBS = Table[JobState](
         Column("entrypoint", "program", lambda j: j.entrypoint, lambda j: code(j.entrypoint[:300])),
         Column("status", "state", lambda j: j.status, _status, choices=True),
         Column("pid", "pid", lambda j: j.driver_info.pid if j.driver_info else ""),
-        Column("driver", "driver's job", lambda j: j.job_id, lambda j: code(j.job_id or "")),
+        Column("driver", "driver's job", lambda j: j.job_id, lambda j: muted(code(j.job_id or ""))),
         Column("began", "began", lambda j: j.start_time, lambda j: clock(j.start_time)),
         Column("took", "took", _took, lambda j: duration(_took(j)), number=True),
         Column("node", "node", lambda j: j.driver_node_id, lambda j: ref("node", j.driver_node_id)),

@@ -91,6 +91,11 @@ async def _all(look: Look, nodes: list[NodeState]) -> Section:
     files.sort(key=lambda file: (file.name.startswith("worker-"), not file.size))
     total = size_text(sum(file.size for file in files))
     title = join(("Logs ", muted(f"{count(len(files), 'file')}, {total}")))
+    if not (look.get("q") or look.get("node")):
+        empty = sum(not file.size for file in files)
+        files = [file for file in files if file.size]
+        if empty:
+            missing.append(f"{count(empty, 'empty file')} beside; a search shows them, too.")
     return look.table("logs", title, FILES, files, missing)
 
 

@@ -10,7 +10,7 @@ from nbray.state import queries as q
 from nbray.state.client import RpcError
 from nbray.state.rows import NodeState, TaskState, WorkerState
 
-from ..parts.holders import HOLDERS
+from ..parts.holders import HOLDERS, owners
 from ..parts.html import Markup, bar, bytes_bar, facts, join, link, muted, ref, tag
 from ..parts.page import Look, Page, Section, find
 from ..parts.table import Column, Table
@@ -159,8 +159,7 @@ async def show_one(look: Look) -> list[Section]:
     )
     mine = [worker for worker in workers if worker.node_id == node.node_id]
     mine.sort(key=lambda worker: (not worker.is_alive, worker.activity == "IDLE"))
-    holders = [holder for holder in objects.holders if holder.node_id == node.node_id]
-    holders.sort(key=lambda holder: -holder.owned_bytes)
+    holders, idle = owners([one for one in objects.holders if one.node_id == node.node_id])
     query = {"node": node.node_id}
     title = join(("Node ", tag("code", node.node_id)))
     from ..parts.plots import PLOTS
@@ -198,7 +197,7 @@ async def show_one(look: Look) -> list[Section]:
             join(("What its processes own ", muted("in and out of the store"))),
             HOLDERS,
             holders,
-            objects.missing,
+            [*objects.missing, *idle],
         ),
         Section("stream", "Task stream, the last minute", plot="task-stream", plot_query=query),
         *plots,

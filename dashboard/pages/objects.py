@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nbray.state.rows import NodeState, ObjectList, ObjectState
 
 from ..parts.cluster import OBJECT_LIMIT
-from ..parts.holders import HOLDERS
+from ..parts.holders import HOLDERS, owners
 from ..parts.html import Markup, bytes_bar, code, join, muted, numbered, ref, tag
 from ..parts.page import Look, Page, Section
 from ..parts.table import Column, Table
@@ -68,7 +68,7 @@ OBJECTS = Table[ObjectState](
             "kept",
             "kept by",
             lambda o: o.reference_type,
-            lambda o: _KINDS.get(o.reference_type, o.reference_type),
+            lambda o: tag("span", _KINDS.get(o.reference_type, o.reference_type), class_="whole"),
             choices=True,
         ),
         Column("status", "task", lambda o: o.task_status, lambda o: o.task_status.lower()),
@@ -115,14 +115,14 @@ def sites(rows: Sequence[ObjectState]) -> list[Site]:
 async def show(look: Look) -> list[Section]:
     """All of it."""
     objects, nodes = await asyncio.gather(look.cluster.objects(), look.cluster.nodes())
-    holders = sorted(objects.holders, key=lambda holder: -holder.owned_bytes)
+    holders, idle = owners(objects.holders)
     owned = sum(holder.owned for holder in holders)
     missing = left_out(objects)
     title = join(("Objects ", muted(f"{owned:,} in all")))
     return [
         Section("stores", "Object stores", stores(nodes)),
         look.table("sites", "By where they were made", SITES, sites(objects.rows), missing),
-        look.table("holders", "By holder", HOLDERS, holders, objects.missing),
+        look.table("holders", "By holder", HOLDERS, holders, [*objects.missing, *idle]),
         look.table("objects", title, OBJECTS, objects.rows, missing),
     ]
 

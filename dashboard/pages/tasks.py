@@ -16,7 +16,7 @@ from ..parts.rates import ended as ended_by_function
 from ..parts.spans import by_function
 from ..parts.table import Column, Table
 from ..parts.task_words import seconds, state
-from ..parts.words import clock, count, duration, last_line
+from ..parts.words import clock, count, duration, figures, last_line
 
 _RATE_MS = 60_000
 
@@ -108,7 +108,7 @@ FUNCTIONS = Table[Function](
             "rate",
             "per second",
             lambda f: f.rate,
-            lambda f: "" if f.rate is None else f"{f.rate:,.3g}",
+            lambda f: "" if f.rate is None else figures(f.rate),
             number=True,
         ),
         Column(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nbray.state.rows import HolderState
 
 from .html import join, link, ref
 from .table import Column, Table
-from .words import size_text
+from .words import count, size_text
 
 HOLDERS = Table[HolderState](
     [
@@ -36,3 +38,10 @@ HOLDERS = Table[HolderState](
     "the largest first",
     "h.",
 )
+
+
+def owners(holders: Sequence[HolderState]) -> tuple[list[HolderState], list[str]]:
+    """Those that own something, the largest first, and a sentence on the others."""
+    found = sorted((one for one in holders if one.owned), key=lambda one: -one.owned_bytes)
+    others = len(holders) - len(found)
+    return found, [f"{count(others, 'process', 'processes')} beside own nothing."] if others else []

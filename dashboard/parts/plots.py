@@ -30,7 +30,7 @@ Columns = dict[str, Any]
 
 
 class Series(Protocol):
-    """A history, as `dashboard.history` has it."""
+    """A history, as `nbray.common.history` has it."""
 
     columns: tuple[str, ...]
 

@@ -28,6 +28,11 @@ def ago(time_ms: float | None, now_ms: float) -> str:
     return f"{seconds // 5 * 5:.0f} s"
 
 
+def figures(number: float) -> str:
+    """Three digits that count, or all before the point: ``0.123``, ``12.3``, ``1,235``."""
+    return f"{number:,.0f}" if abs(number) >= 99.95 else f"{number:.3g}"
+
+
 def duration(seconds: float | None) -> str:
     """``3.2 ms``, ``12 s``, ``4.5 min``."""
     if seconds is None:
@@ -35,11 +40,11 @@ def duration(seconds: float | None) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
+        return f"{figures(seconds * 1e3)} ms"
     for size, unit in _UNITS:
         if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return f"{figures(seconds / size)} {unit}"
+    return f"{figures(seconds)} s"
 
 
 def clock(time_ms: float | None) -> str:

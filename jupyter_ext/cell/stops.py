@@ -15,7 +15,8 @@ from typing import Protocol
 from nbray.debugging.talk import Command, Stopped, encode, read_stopped
 from nbray.notebook import TaskSays, engine
 
-_NEXT_S = 0.3
+_NEXT_S = 0.3  # in its own cell it asks again, whenever it comes
+_ANSWER_S = 3.0
 _PASS_ALL = ("ca", "continueall")
 _HELP = "(Commands are pdb's: c goes on, ca with all of this cell, q ends the task.)"
 _PASSED = 1000
@@ -133,7 +134,11 @@ class Stops:
         self._serves = True
         try:
             while waiting := self._waiting(number):
-                self._serve(waiting[0], len(waiting) - 1)
+                stop = waiting[0]
+                patience = _ANSWER_S if number is None else _NEXT_S
+                if self._serve(stop, len(waiting) - 1, patience) and number is None:
+                    stop.told = False
+                    print(f"{stop.said.title}: the command takes its time; its cell tells its end.")
         finally:
             self._serves = False
 
@@ -149,8 +154,8 @@ class Stops:
                 if stop.asked and (number is None or stop.origin == number)
             ]
 
-    def _serve(self, stop: Stop, more: int) -> None:
-        """One prompt; then a moment for the next one of the same task."""
+    def _serve(self, stop: Stop, more: int, patience: float) -> bool:
+        """One prompt; then a moment for the next one of the same task: whether that is to come."""
         if not stop.begun:
             stop.begun = True
             others = f" ({more} more wait)" if more else ""
@@ -166,7 +171,9 @@ class Stops:
         _answer(stop.worker_id, stop.said, line)
         key = stop.worker_id, stop.said.stop
         with self._changed:
-            self._changed.wait_for(lambda: stop.asked or key not in self._stops, _NEXT_S)
+            return not self._changed.wait_for(
+                lambda: stop.asked or key not in self._stops, patience
+            ) and bool(line is not None)
 
     def _command(self, stop: Stop) -> str | None:
         try:

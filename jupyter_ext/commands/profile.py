@@ -75,7 +75,7 @@ def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
             if users := users_part(stack):
                 counts[users] += round(worth * count)
     hows = sorted({one.how for one in found if one.counts})
-    facts = (f"{len(found)} workers", f"{arguments.seconds:g} s", *hows)
+    facts = (_many(len(found), "worker"), f"{arguments.seconds:g} s", *hows)
     notes = tuple(f"pid {one.pid}: {one.error}" for one in found if one.error)
     seen = {} if arguments.memory else counts
     return Flames(label, facts, seen, counts if arguments.memory else {}, True, notes)
@@ -85,10 +85,14 @@ def flames(label: str, profile: Profile) -> Flames:
     """The pictures of a profile."""
     peak = max(profile.peaks.values(), default=0)
     facts = (
-        f"{profile.ended:,} tasks", f"{len(profile.peaks)} workers",
+        _many(profile.ended, "task"), _many(len(profile.peaks), "worker"),
         f"at most {as_bytes(peak)} in one", profile.how,
     )  # fmt: skip
     return Flames(label, facts, dict(profile.time), dict(profile.memory), profile.exact)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 def _look_us(counts: Mapping[str, int], seconds: float) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nbray.notebook import ActorState, engine
 
 from ..output.counts import counts_now
+from ..output.router import OF_NO_CELL
 from ..pictures.tables import Table, as_bytes, resource_amounts
 from .base import Command
 from .parser import Parser
@@ -86,6 +87,8 @@ def _workers(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
 def _tasks(_workspace: Workspace, _arguments: argparse.Namespace) -> object:
     functions: dict[str, list[int]] = {}
     for row in counts_now(_COUNTS_S):  # one for each cell that submitted some
+        if row.origin == OF_NO_CELL:
+            continue
         numbers = (
             row.submitted, row.unfinished - row.running, row.running, row.done, row.failed,
             row.cancelled,

@@ -105,7 +105,9 @@ class TaskProgress:
         if self._running == number:
             self._running = 0
         self._unfinished = True  # as far as is known: the next counts tell
-        if any(origin == number for origin, _ in self._shown):
+        known = self._counts.get(number, [])
+        is_shown = any(origin == number for origin, _ in self._shown)
+        if is_shown or any(row.unfinished for row in known):  # else old counts would be shown now
             arrived = threading.Event()
 
             def take(counts: list[FunctionCounts]) -> None:

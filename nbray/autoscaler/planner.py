@@ -47,6 +47,7 @@ _AT_ONCE = 5
 _PENDING_KEPT_S = 30.0
 _MOST_SAID = 20
 _TIDY_EVERY = 256
+_AMOUNT_BITS = 96
 _COME_ALONG = ("memory", "object_store_memory")
 
 
@@ -206,7 +207,7 @@ class _Planning:
         for number, ask in enumerate(sorted(asks, key=_size, reverse=True)):
             if number % _TIDY_EVERY == 0:
                 rooms.drop_full(least)
-            left = rooms.take(ask.resources, ask.selector, ask.count)
+            left = rooms.take(ask.resources, ask.selector, ask.count, more_come=bool(open_types))
             if left and open_types:
                 able = [rule for rule in open_types if _serves(rule, ask)]
                 if len(able) > 1:
@@ -241,11 +242,11 @@ class _Planning:
             self._why[rule.name] = f"{what}: {_shape(ask)}"
         self._new[rule.name] += count
         self._all_new += count
-        rooms.add(
+        units = [
             Unit(f"{rule.name} {number}", rule.resources, rule.labels, rule.resources)
             for number in range(first, first + count)
-        )
-        return rooms.take(ask.resources, ask.selector, left)
+        ]
+        return rooms.add_for(units, ask.resources, left)
 
     def _say_what_is_left(self) -> None:
         """Why some of the demand gets no node, in sentences: of the most wanted shapes."""
@@ -368,10 +369,15 @@ class _Planning:
                 count[one.type] -= 1
 
 
-def _size(ask: Ask) -> tuple[bool, int, int]:
-    """The order of demand: what is hard to place first."""
+def _size(ask: Ask) -> int:
+    """The order of demand: what is hard to place first.
+
+    That is what needs GPUs, then what needs many kinds of things, then much of one: in one number,
+    which is compared faster than three.
+    """
     resources = ask.resources
-    return "GPU" in resources, len(resources), max(resources.values()) if resources else 0
+    most = max(resources.values()) if resources else 0
+    return ((("GPU" in resources) << 16) + len(resources) << _AMOUNT_BITS) + most
 
 
 def _least(asks: Sequence[Ask]) -> dict[str, int]:

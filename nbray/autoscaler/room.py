@@ -9,7 +9,7 @@ never too low; it is measured again when a shape got past it and found nothing. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,10 +155,35 @@ class Rooms:
             if amount:
                 self._free[resource][number] -= amount
 
-    def take(self, resources: Mapping[str, int], selector: Selectors, count: int) -> int:
+    def add_for(self, units: Sequence[Unit], resources: Mapping[str, int], count: int) -> int:
+        """Units that come for so many of a shape, which have found no room on those that there are.
+
+        It is laid out on the new ones; returns how many have found no room even there.
+        """
+        before = len(self._units)
+        self.add(units)
+        needs = [(name, amount) for name, amount in resources.items() if amount]
+        for number, unit in enumerate(units, before):
+            if not count:
+                break
+            often = min([unit.free.get(name, 0) // amount for name, amount in needs], default=count)
+            often = min(often, count)
+            if often:
+                self._turns += 1
+                self._used_names[unit.name] = None
+                for name, amount in needs:
+                    self._free[name][number] -= amount * often
+                count -= often
+        return count
+
+    def take(
+        self, resources: Mapping[str, int], selector: Selectors, count: int,
+        more_come: bool = False,
+    ) -> int:  # fmt: skip
         """Lay so many of a shape out; returns how many found no room.
 
-        Under the first selector that helps, as `nbray.scheduling.policy` does.
+        Under the first selector that helps, as `nbray.scheduling.policy` does. Where units come for
+        those without room (``more_come``), bounds that are measured would not hold for long.
         """
         step = resources.get(_STEP, 0)
         ceiling = self._ceilings.get(step)
@@ -176,7 +201,7 @@ class Rooms:
                 if left:
                     able = self._matching(terms) if terms else None
                     left = self._lay_out(needs, able, left, "GPU" in resources)
-        if left and self._measured.get(step) != self._turns:
+        if left and not more_come and self._measured.get(step) != self._turns:
             self._measure(step)
         return left
 

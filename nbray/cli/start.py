@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,10 +22,11 @@ from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drain
 from nbray.cli.terminal import CliError, SafeConsole, say
 from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
+from nbray.launcher.client_port import RemoteDrivers
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.described import Described, NodeOptionError, described
+from nbray.launcher.described import NodeOptionError, NodeOptions, described
 from nbray.launcher.found import node_of
-from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.local import ClusterOptions, RunningNode, join, start_head
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.token import load_token, token_path
 from nbray.options.option import Scope
@@ -81,24 +83,27 @@ def start_node(
     autoscaling_config = _scaling(autoscaling_config, head)
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address HOST:PORT.")
-    node = _described(of_node)
-    named = node.labels | _labels_of_starter()
+    wanted = _described(
+        of_node
+        | {"object_store_memory": object_store_memory,
+           "object_spilling_directory": object_spilling_directory}
+    )  # fmt: skip
+    wanted = replace(wanted, labels={**(wanted.labels or {}), **_labels_of_starter()})
     try:
         if address is None:
             return start_head(
-                resources=node.resources, object_store_memory=object_store_memory,
-                object_spilling_directory=object_spilling_directory, fate_shared=block,
-                host=node.host or "127.0.0.1", port=port, token=load_token(create=True),
-                storage=storage, session=session, labels=named, variables=node.variables,
-                for_programs=for_programs, record=record, autoscaling_config=autoscaling_config,
+                wanted,
+                ClusterOptions(
+                    port, load_token(create=True), storage, session, autoscaling_config
+                ),
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
-                remote_drivers=True, client_port=ray_client_server_port,
+                remote_drivers=RemoteDrivers(ray_client_server_port),
+                fate_shared=block, for_programs=for_programs, record=record,
             )  # fmt: skip
+        if wanted.host is None:
+            wanted = replace(wanted, host=_own_address(address))
         return join(
-            address, resources=node.resources, object_store_memory=object_store_memory,
-            object_spilling_directory=object_spilling_directory,
-            host=node.host or _own_address(address), fate_shared=block,
-            token=load_token(create=False), labels=named, variables=node.variables,
+            address, wanted, token=load_token(create=False), fate_shared=block,
             for_programs=for_programs, record=record,
         )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
@@ -159,7 +164,7 @@ def _labels_of_starter() -> dict[str, str]:
     return parse_node_labels(os.environ.pop("NBRAY_NODE_LABELS", ""))
 
 
-def _described(options: dict[str, Any]) -> Described:
+def _described(options: dict[str, Any]) -> NodeOptions:
     try:
         return described(options)
     except NodeOptionError as error:
@@ -187,7 +192,7 @@ def _tell(node: RunningNode, head: bool, block: bool) -> None:
     if head:
         host, _ = split(node.gcs_address)
         console.print('Use it:    import nbray; nbray.init("auto")')
-        if node.dashboard is not None:
+        if node.dashboard:
             console.print(f"Watch it:  {_link(node)}")
         elif node.dashboard_error:
             console.print(f"[yellow]No dashboard[/yellow]: {node.dashboard_error}.")
@@ -216,8 +221,7 @@ def _link(node: RunningNode) -> str:
 
     Output that goes elsewhere is kept and read by others.
     """
-    assert node.dashboard is not None
-    found = Dashboard(node.dashboard.url, node.session.path.name, node.session.token)
+    found = Dashboard(node.dashboard, node.session.path.name, node.session.token)
     if not sys.stdout.isatty():
         return f"{found.base}/  (nbray dashboard prints a link that logs you in)"
     minutes = f"{LOGIN_S / 60:.0f} minutes"

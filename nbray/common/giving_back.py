@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from operator import call
+from pathlib import Path
 from typing import Any
 
 _CALL: Callable[[Any], Any] = call
+_MADV_DONTNEED = 4
 
 
 def shrink(table: dict[Any, Any]) -> None:
@@ -53,3 +55,33 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)
+
+
+def settle() -> None:
+    """Give back what only the start of this process needed, which is to do little from now on.
+
+    The imports walk through much of the code of libraries, which stays mapped. Code is only read,
+    so the machine maps it anew where it is run. A process with gRPC's threads has all of it again
+    within seconds.
+    """
+    import ctypes
+
+    give_memory_back()
+    libc = ctypes.CDLL(None, use_errno=True)
+    for start, end in _code():
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def _code() -> Iterator[tuple[int, int]]:
+    """Where the code of files lies that nobody has written to."""
+    place: tuple[int, int] | None = None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            is_code = words[1] == "r-xp" and len(words) > 5 and words[5].startswith("/")
+            start, _, end = words[0].partition("-")
+            place = (int(start, 16), int(end, 16)) if is_code else None
+        elif place is not None and words[0] == "Private_Dirty:":
+            if words[1] == "0":
+                yield place
+            place = None

@@ -207,20 +207,25 @@ class ObjectID(_OfJob):
         return TaskID(self._bytes[:24])
 
 
+FIRST = (1).to_bytes(4, "little")
+"""What follows a task's id in the object id of its first value."""
+
+
 class TaskIDFactory:
     """Makes the task ids of one process: unique, and cheap on the hot path."""
 
     def __init__(self, job_id: bytes) -> None:
         self._prefix = os.urandom(12)
         self._job_id = job_id
+        self._first = job_id + FIRST
         self._counter = itertools.count(1)
 
     def __call__(self) -> bytes:
         return self._prefix + next(self._counter).to_bytes(8, "little") + self._job_id
 
-
-FIRST = (1).to_bytes(4, "little")
-"""What follows a task's id in the object id of its first value."""
+    def first(self) -> bytes:
+        """The id of the first object of a new task, which begins with the task's."""
+        return self._prefix + next(self._counter).to_bytes(8, "little") + self._first
 
 
 def return_id(task_id: bytes, index: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import psutil
 
 from nbray.common.limits import CGROUP_ROOT, MemoryGroup, memory_groups
+
+_LIMITS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -30,20 +33,32 @@ class MemoryReader:
     def __init__(self, limit: int, root: Path = CGROUP_ROOT) -> None:
         self._limit = limit
         self._groups = memory_groups(root)
+        self._limits: list[tuple[MemoryGroup, int]] = []
+        self._read_limits = 0.0
 
     def read(self, pids: Sequence[int]) -> Usage:
-        """The tightest of the limits; ``pids`` are the node's processes."""
-        memory = psutil.virtual_memory()
-        found = [Usage(memory.total - memory.available, memory.total)]
-        found += [usage for group in self._groups if (usage := _usage_of(group)) is not None]
+        """The tightest of the limits; ``pids`` are the node's processes.
+
+        It is asked four times a second: what the limits of cgroups are is read now and then.
+        """
+        if time.monotonic() >= self._read_limits:
+            self._read_limits = time.monotonic() + _LIMITS_S
+            self._limits = [(g, limit) for g in self._groups if (limit := g.limit()) is not None]
+        found = [_of_machine(), *(Usage(group.used(), limit) for group, limit in self._limits)]
         if self._limit:
             found.append(Usage(sum(private_bytes(pid) for pid in pids), self._limit))
         return max(found, key=lambda usage: usage.used / usage.total)
 
 
-def _usage_of(group: MemoryGroup) -> Usage | None:
-    limit = group.limit()
-    return None if limit is None else Usage(group.used(), limit)
+def _of_machine() -> Usage:
+    with open("/proc/meminfo", "rb") as file:
+        head = file.read(200)  # its first lines
+    total, available = (_kilobytes(head, name) for name in (b"MemTotal:", b"MemAvailable:"))
+    return Usage((total - available) * 1024, total * 1024)
+
+
+def _kilobytes(text: bytes, name: bytes) -> int:
+    return int(text[text.index(name) + len(name) :].split(maxsplit=1)[0])
 
 
 def private_bytes(pid: int) -> int:

@@ -32,10 +32,10 @@ _skipped: set[Path] = set()
 class SessionInfo(TypedDict):
     """What a session folder tells of its node: addresses, and the processes.
 
-    ``pids`` are those of the GCS (of a head node), the raylet and the dashboard, in the order of
-    their start, and ``start_ticks`` says when each began (see `pids.start_time`), since a pid
-    alone may be anybody's later. ``for_programs``: `init` without an address joins it.
-    ``client_server`` is where remote drivers come, as "host:port".
+    ``pids`` are those of the GCS (of a head node), the raylet and the dashboard once somebody has
+    looked, in the order of their start, and ``start_ticks`` says when each began (see
+    `pids.start_time`), since a pid alone may be anybody's later. ``for_programs``: `init` without
+    an address joins it. ``client_server`` is where remote drivers come, as "host:port".
     """
 
     gcs_address: str
@@ -156,11 +156,19 @@ class Session:
             raise ValueError("session.json is damaged: not every process has a start")
         return info
 
-    def replace_pid(self, old: int, new: int) -> None:
-        """A process of the node was started again."""
+    def note_pid(self, old: int | None, new: int) -> None:
+        """A process of the node was started, or started again.
+
+        Raises:
+            FileNotFoundError, ValueError: the folder does not tell of the node, or of ``old``.
+        """
         info = self.read_info()
-        place = info["pids"].index(old)
-        info["pids"][place], info["start_ticks"][place] = new, start_time(new)
+        if old is None:
+            info["pids"].append(new)
+            info["start_ticks"].append(start_time(new))
+        else:
+            place = info["pids"].index(old)
+            info["pids"][place], info["start_ticks"][place] = new, start_time(new)
         self.write_info(info)
 
     def remove(self) -> None:

@@ -94,7 +94,7 @@ class Cancelling:
         self, task_id: bytes, force: bool, recursive: bool, interrupt: bool = False
     ) -> None:
         self._take_new()
-        if task_id in self._leasing.tasks:
+        if self._leasing.find(task_id) is not None:
             worker_id = self._leasing.cancel(task_id, force)
         else:
             worker_id, force = self._calls.cancel(task_id), False

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
 from nbray.common.giving_back import give_memory_back, shrink
-from nbray.common.ids import handle_id, return_id
+from nbray.common.ids import handle_id
 from nbray.common.session import Session
 from nbray.core_worker.actor_creation import ActorCreations
 from nbray.core_worker.call_site import where_made
@@ -303,7 +303,7 @@ class CoreWorker:
 
     def put(self, value: Any, packed: Serialized | None = None) -> ObjectRef:
         """Make an object of ``value``, which may be ``packed`` already; this process owns it."""
-        object_id = return_id(self.me.new_task_id(), 0)
+        object_id = self.me.new_task_id.first()
         entry = self.table.add_owned(object_id)
         if self.config.record_ref_creation_sites:
             self.counting.sites[object_id] = where_made()
@@ -394,7 +394,7 @@ class CoreWorker:
         task_id = task.spec.task_id
         if isinstance(task, ActorCall):
             return self.calls.client(task.spec.actor_id).knows(task_id)
-        return task_id in self.leasing.tasks
+        return self.leasing.find(task_id) is not None
 
     def run_again(self, task: PendingWork) -> None:
         """Run a finished task once more."""

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from nbray.common.ids import FIRST
 from nbray.core_worker import decisions as d
 from nbray.core_worker.cancelling import Cancelling
 from nbray.core_worker.dependencies import Dependencies
@@ -169,8 +170,9 @@ class Edge:
         """A reply: the hot path of tasks and calls."""
         worker_id = connection.state.worker_id if connection.state is not None else b""
         task: Pending | None
-        if message.task_id in self._leasing.tasks:
-            task = self._leasing.done(worker_id, message, time.monotonic())
+        pending = self._leasing.tasks.get(message.task_id + FIRST)
+        if pending is not None:
+            task = self._leasing.done(pending, worker_id, message, time.monotonic())
         else:
             task = self._calls.done(worker_id, message)
         if task is None:

@@ -75,7 +75,7 @@ class Submission:
     ) -> list[ObjectRef] | ObjectRefGenerator:
         """Submit a task; its refs, or the generator of them, come back at once."""
         me = self._me
-        task_id = me.new_task_id()
+        first = me.new_task_id.first()
         payload, dependencies, contained = arguments.pack(self._home, args, kwargs)
         parent = running.get()
         if parent is not None:
@@ -96,9 +96,9 @@ class Submission:
             burst = self._burst = Burst(
                 function, name, options, me.job.job_id, origin, parent_id, group
             )
-        refs = self._new_refs(task_id, options.num_returns, options.backpressure, origin)
+        refs = self._new_refs(first, options.num_returns, options.backpressure, origin)
         task = PendingTask(
-            options.retries, task_id=task_id, args=payload, burst=burst,
+            options.retries, first=first, args=payload, burst=burst,
             dependencies=dependencies, contained=contained,
         )  # fmt: skip
         self._new_tasks.append(task)
@@ -128,7 +128,9 @@ class Submission:
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
         self._table.released.append((handle_id(actor_id), 1))
-        refs = self._new_refs(task_id, options.num_returns, options.backpressure, spec.origin)
+        refs = self._new_refs(
+            task_id + FIRST, options.num_returns, options.backpressure, spec.origin
+        )
         self._new_calls.append(ActorCall(options.retries, spec=spec, options=options))
         self._submitted(len(self._new_calls))
         return refs
@@ -149,12 +151,12 @@ class Submission:
             )
 
     def _new_refs(
-        self, task_id: bytes, wanted: int, backpressure: int, origin: int
+        self, first: bytes, wanted: int, backpressure: int, origin: int
     ) -> list[ObjectRef] | ObjectRefGenerator:
         if wanted == 1 and not self._sites_recorded:
-            object_id = task_id + FIRST
-            self._table.add_owned(object_id)
-            return [ObjectRef(object_id, self._me.address, self._home, origin)]
+            self._table.add_owned(first)
+            return [ObjectRef(first, self._me.address, self._home, origin)]
+        task_id = first[:24]
         refs = []
         for index in range(wanted if wanted >= 0 else 1):
             object_id = return_id(task_id, index)
@@ -211,7 +213,7 @@ class Submission:
             task.submitted = now
             burst = task.burst
             counts.submitted(burst.origin, burst.name)
-            leasing.tasks[task.task_id] = task
+            leasing.tasks[task.first] = task
             try:
                 if not task.dependencies or self._dependencies.resolve_task(task):
                     leasing.enqueue(task)

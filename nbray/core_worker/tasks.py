@@ -170,11 +170,12 @@ class PendingTask(Pending, eq=False, gc=False, kw_only=True):
     """A task for any worker. A million may be queued, so only what is its own stands in it.
 
     Attributes:
+        first: the id of its first object, which begins with its own.
         lease: the worker that has it.
         built: its spec, from when a worker is to get it.
     """
 
-    task_id: bytes
+    first: bytes
     args: bytes
     burst: Burst
     dependencies: tuple[Dependency, ...] = ()
@@ -182,6 +183,11 @@ class PendingTask(Pending, eq=False, gc=False, kw_only=True):
     lease: Lease | None = None
     built: TaskSpec | None = None
     rare: Rare = _NOTHING_RARE
+
+    @property
+    def task_id(self) -> bytes:
+        """Its own id."""
+        return self.first[:24]
 
     @property
     def spec(self) -> TaskSpec:
@@ -193,7 +199,7 @@ class PendingTask(Pending, eq=False, gc=False, kw_only=True):
         burst = self.burst
         options = burst.options
         return TaskSpec(
-            self.task_id, burst.job_id, burst.function.id, burst.name, self.args,
+            self.first[:24], burst.job_id, burst.function.id, burst.name, self.args,
             self.dependencies, self.contained, options.num_returns, b"", "", self.rare.attempt,
             options.max_calls, options.backpressure, "", burst.origin, burst.group, burst.parent,
         )  # fmt: skip

@@ -190,7 +190,8 @@ def init(
         from nbray.common.process import allow_many_files
         from nbray.driver.joining import cluster_to_join, context_of, join, named_address
         from nbray.launcher.dashboard import DashboardOptions
-        from nbray.launcher.local import start_head
+        from nbray.launcher.described import NodeOptions
+        from nbray.launcher.local import ClusterOptions, start_head
 
     global _driver
     hidden = hidden_options(others) if others else _NO_OPTIONS
@@ -242,13 +243,13 @@ def init(
         if hidden.memory is not None:
             wanted["memory"] = hidden.memory
         node = start_head(
-            host=hidden.node_ip_address or "127.0.0.1", variables=variables,
-            resources=wanted, object_store_memory=object_store_memory,
-            object_spilling_directory=object_spilling_directory or hidden.object_spilling_directory,
-            labels=labels,
+            NodeOptions(
+                wanted, hidden.node_ip_address, labels, variables, object_store_memory,
+                object_spilling_directory or hidden.object_spilling_directory,
+            ),
+            ClusterOptions(autoscaling_config=hidden.autoscaling_config),
             dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
             meanwhile=_load_runtime,
-            autoscaling_config=hidden.autoscaling_config,
         )  # fmt: skip
         session, info = node.session, node.session.read_info()
     try:

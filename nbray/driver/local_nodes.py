@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nbray.common.addresses import own_address
 from nbray.driver.driver import current_driver, init
+from nbray.launcher.client_port import RemoteDrivers
 from nbray.launcher.dashboard import DashboardOptions
-from nbray.launcher.described import described
+from nbray.launcher.described import NodeOptions, described
 from nbray.launcher.found import running_sessions
-from nbray.launcher.local import RunningNode, join, start_head
+from nbray.launcher.local import ClusterOptions, RunningNode, join, start_head
 from nbray.launcher.token import load_token
 
 
@@ -39,14 +41,12 @@ def add_node(*, num_cpus: float | None = None, object_store_memory: int | None =
             "This program joined the cluster from afar, and its machines cannot reach this one: "
             "add nodes on machines that they reach."
         )
-    node = join(
-        driver.address,
-        resources={} if num_cpus is None else {"CPU": num_cpus},
-        token=driver.core.peers.connections.token,
+    wanted = NodeOptions(
+        {} if num_cpus is None else {"CPU": num_cpus}, driver.core.address.host,
         object_store_memory=object_store_memory,
-        host=driver.core.address.host,
-        fate_shared=True,
-    )
+    )  # fmt: skip
+    token = driver.core.peers.connections.token
+    node = join(driver.address, wanted, token=token, fate_shared=True)
     driver.added_nodes.append(node)
     return node.node_id
 
@@ -64,21 +64,16 @@ def start_here(options: Mapping[str, Any], namespace: str | None = None) -> None
         OSError, ProcessStartError, ValueError: it did not start, or the options cannot be.
     """
     said = {name: value for name, value in options.items() if value is not None}
-    place = described(said)
-    alike = (
-        "port", "object_store_memory", "object_spilling_directory", "storage", "session",
-        "autoscaling_config",
-    )  # fmt: skip
+    of_cluster = ("port", "storage", "session", "autoscaling_config")
     client_port = said.get("ray_client_server_port")
     node = start_head(
-        resources=place.resources, labels=place.labels, variables=place.variables,
-        host=place.host or "127.0.0.1",
+        described(said),
+        ClusterOptions(**{name: said[name] for name in of_cluster if name in said}),
         dashboard=DashboardOptions(
             said.get("include_dashboard"), said.get("dashboard_host", "127.0.0.1"),
             said.get("dashboard_port"),
         ),
-        remote_drivers=client_port is not None, client_port=client_port,
-        **{name: said[name] for name in alike if name in said},
+        remote_drivers=None if client_port is None else RemoteDrivers(client_port),
     )  # fmt: skip
     try:
         init(node.gcs_address, namespace=namespace)
@@ -114,14 +109,11 @@ def join_from_here(
         init(address, namespace=namespace)
         return
     said: Mapping[str, Any] = {"num_cpus": 0} if options is None else options
-    place = described(said)
-    node = join(
-        address, resources=place.resources, labels=place.labels, variables=place.variables,
-        token=load_token(create=False) if token is None else token,
-        host=place.host or own_address(address), fate_shared=True,
-        object_store_memory=said.get("object_store_memory"),
-        object_spilling_directory=said.get("object_spilling_directory"),
-    )  # fmt: skip
+    wanted = described(said)
+    if wanted.host is None:
+        wanted = replace(wanted, host=own_address(address))
+    token = load_token(create=False) if token is None else token
+    node = join(address, wanted, token=token, fate_shared=True)
     try:
         init(address, namespace=namespace)
         driver = current_driver()

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from nbray.core_worker.current import joined_core
-from nbray.core_worker.values.serialization import deserialize
+from nbray.core_worker.values.arguments import opened
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import TaskSpec
 
@@ -31,10 +31,7 @@ class KeptTask:
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         """Its arguments; where a ref stands for its value, there is None."""
-        if not self.packed:
-            return [], {}
-        args, kwargs = deserialize(self.packed, joined_core().adopted_ref)
-        return args, kwargs
+        return opened(self.packed, joined_core().adopted_ref)
 
 
 def keep_task(data: bytes) -> KeptTask:

@@ -19,6 +19,8 @@ from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import serve
 from nbray.wire.near_calls import serve_near
 
+logger = logging.getLogger(__name__)
+
 
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
@@ -41,6 +43,10 @@ async def _main(args: argparse.Namespace) -> None:
     await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
     watching = [loop.create_task(gcs.nodes.health.run()), loop.create_task(gcs.packages.watch())]
+    try:
+        watching.append(loop.create_task(gcs.series(session.path / "series").run()))
+    except OSError as error:
+        logger.warning("There are no figures over time for the dashboard: %s", error)
     await stopped.wait()
     leave_in_time(loop)
     for task in watching:

@@ -38,6 +38,13 @@ class NodeLoads:
         """What a node that lives said last."""
         return self._loads.get(node_id)
 
+    def ended(self) -> tuple[int, int]:
+        """How many tasks have finished and failed since this process began."""
+        counts = list(self._ended.values())
+        for load in self._loads.values():
+            counts.extend(load.counts.values())
+        return sum(count[0] for count in counts), sum(count[1] for count in counts)
+
     def totals(self) -> TaskTotals:
         """How many tasks of each function have ended since this process began, the most first."""
         sums = dict(self._ended)

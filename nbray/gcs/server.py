@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nbray.common.background import Background
@@ -18,6 +19,7 @@ from nbray.gcs.kv.space import KeyValueSpace
 from nbray.gcs.loads import NodeLoads
 from nbray.gcs.nodes.table import NodeTable
 from nbray.gcs.scaling import ScalingTables
+from nbray.gcs.series import Series
 from nbray.gcs.state import StateTables
 from nbray.gcs.storage import Store
 from nbray.gcs.submissions.table import SubmissionTable
@@ -85,6 +87,10 @@ class GcsServer:
             **self._state.services(),
             **self._scaling.services(),
         }
+
+    def series(self, folder: Path) -> Series:
+        """The figures over time, kept in that folder."""
+        return Series(folder, self.nodes.alive, self._loads.ended)
 
     async def resume(self) -> None:
         """Go on with what the store told of; called once, when raylets can call."""

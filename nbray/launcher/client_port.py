@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.addresses import is_loopback, joined
@@ -12,6 +13,13 @@ from nbray.common.session import CLIENT_SOCKET, Session
 DEFAULT_PORT = 10001
 _LOOPBACK = "127.0.0.1"
 _PORTS_TRIED = 50
+
+
+@dataclass(frozen=True)
+class RemoteDrivers:
+    """Where drivers of other machines come; None: 10001 or the next that is free, 0: any port."""
+
+    port: int | None = None
 
 
 class ClientListeners:

@@ -1,7 +1,7 @@
-"""Starting the dashboard beside a head node, without waiting for it.
+"""Where the dashboard of a head node listens.
 
-The listening socket is bound here, so that the address is known and answers at once: the
-connections wait in its queue until the process has come up.
+The listening socket is bound here, so that the address is known at once. The head's raylet gets it,
+and starts the process when somebody comes (`nbray.raylet.beside.dashboard`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbray.common.addresses import is_loopback, joined
-from nbray.common.process import Child, spawn
 from nbray.common.session import Session
 from nbray.wire.tls import FOLDER
 
@@ -41,14 +40,6 @@ class DashboardOptions:
     def insists(self) -> bool:
         """Whether there is no cluster without the dashboard that is described."""
         return bool(self.include) or self.port is not None or self.host != LOOPBACK
-
-
-@dataclass
-class RunningDashboard:
-    """The process, and its address as "host:port", or "https://host:port" with TLS."""
-
-    child: Child
-    url: str
 
 
 def missing_packages() -> list[str]:
@@ -91,25 +82,6 @@ def url_of(listener: socket.socket, session: Session, node_ip: str) -> str:
     host = node_ip if host in ("0.0.0.0", "::") else host
     has_tls = not is_loopback(host) and (session.path / FOLDER).is_dir()
     return ("https://" if has_tls else "") + joined(host, port)
-
-
-def start_dashboard(
-    listener: socket.socket, session: Session, gcs_address: str, node_ip: str, fate_shared: bool
-) -> RunningDashboard:
-    """Start the process on ``listener``, which is closed here; it comes up by itself.
-
-    The head's raylet has the socket as well, and starts another one on it when this one ends.
-    """
-    url = url_of(listener, session, node_ip)
-    with listener:
-        child = spawn(
-            "nbray.dashboard",
-            ["--session-dir", str(session.path), "--gcs-address", gcs_address, "--url", url,
-             "--listen-fd", str(listener.fileno())],
-            dashboard_log(session), fate_shared=fate_shared, pass_fds=[listener.fileno()],
-        )  # fmt: skip
-    child.do_not_wait()
-    return RunningDashboard(child, url)
 
 
 def dashboard_log(session: Session) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,34 @@ class NodeOptionError(ValueError):
 
 
 @dataclass(frozen=True)
-class Described:
-    """A node, as `nbray.launcher.local.start_head` and ``join`` want it.
+class NodeOptions:
+    """What a node is to be, for `nbray.launcher.local.start_head` and ``join``.
 
     Attributes:
-        host: where it listens; None: nobody has said.
-        resources: amounts by name.
-        labels: its labels.
-        variables: settings of its processes, in their environment.
+        resources: amounts by name; CPU and memory (bytes) get defaults from what the machine or
+            the container allows.
+        host: the address to listen on; None: nobody has said, which is this machine alone.
+        labels: its labels, for label selectors.
+        variables: settings, in the environment of its processes.
+        object_store_memory: bytes of the arena; 30% of the free memory by default.
+        object_spilling_directory: where values go when the arena is full; the session folder by
+            default.
     """
 
-    host: str | None
-    resources: dict[str, float]
-    labels: dict[str, str]
-    variables: dict[str, str]
+    resources: Mapping[str, float] = field(default_factory=dict)
+    host: str | None = None
+    labels: Mapping[str, str] | None = None
+    variables: Mapping[str, str] | None = None
+    object_store_memory: float | None = None
+    object_spilling_directory: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return self.host or "127.0.0.1"
 
 
-def described(options: Mapping[str, Any]) -> Described:
+def described(options: Mapping[str, Any]) -> NodeOptions:
     """The node of these options, by their names; those that are missing or None say nothing.
 
     Raises:
@@ -63,7 +74,10 @@ def described(options: Mapping[str, Any]) -> Described:
     given = (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory"))
     amounts.update({name: options[key] for name, key in given if options.get(key) is not None})
     labels = _labels(options.get("labels") or {}, options.get("labels_file"))
-    return Described(host, amounts, labels, _settings(options))
+    return NodeOptions(
+        amounts, host, labels, _settings(options), options.get("object_store_memory"),
+        options.get("object_spilling_directory"),
+    )  # fmt: skip
 
 
 def _address_of(interface: str) -> str:

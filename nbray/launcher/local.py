@@ -29,15 +29,15 @@ from nbray.common.pids import start_time
 from nbray.common.process import Child, environment, spawn
 from nbray.common.session import Session
 from nbray.common.session_roots import sessions_root
-from nbray.launcher.client_port import ClientListeners
+from nbray.launcher.client_port import ClientListeners, RemoteDrivers
 from nbray.launcher.dashboard import (
     DashboardOptions,
     bind,
     dashboard_log,
     missing_packages,
-    start_dashboard,
     url_of,
 )
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.found import drop_dead_sessions, found_nodes
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
@@ -50,99 +50,97 @@ _LONGEST_COMMAND = 60_000
 _SWITCH = "NBRAY_INCLUDE_DASHBOARD"
 
 
-def start_head(
-    *,
-    resources: Mapping[str, float],
-    object_store_memory: float | None = None,
-    object_spilling_directory: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    fate_shared: bool = True,
-    token: bytes | None = None,
-    storage: str = "sqlite",
-    session: Path | None = None,
-    labels: Mapping[str, str] | None = None,
-    dashboard: DashboardOptions = DashboardOptions(),  # noqa: B008 - it is frozen
-    variables: Mapping[str, str] | None = None,
-    for_programs: bool | None = None,
-    record: NodeRecord | None = None,
-    meanwhile: Callable[[], object] = lambda: None,
-    autoscaling_config: Path | None = None,
-    remote_drivers: bool = False,
-    client_port: int | None = None,
-) -> RunningNode:
-    """Start a head node.
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster a head node begins, or goes on with.
 
-    Args:
-        resources: amounts by name; CPU and memory (bytes) get defaults from what the machine or
-            the container allows.
-        object_store_memory: bytes of the arena; 30% of the free memory by default.
-        object_spilling_directory: where values go when the arena is full; the session folder
-            by default.
-        host: the address to listen on.
-        port: the port of the GCS; 0 takes a free one.
-        fate_shared: the node leaves when this process ends, however it ends.
+    Attributes:
+        port: of the GCS; 0 takes a free one.
         token: the cluster's secret; a random one by default.
         storage: where the GCS keeps its tables: "sqlite", in the session folder, "memory", or
             "redis://host:port".
         session: the session folder of a head node that has crashed: the cluster goes on, at its
-            old address, with its tables. ``host``, ``port`` and ``storage`` are of old, and so is
-            ``token`` unless another is given: nodes that have the old one are refused then.
-        labels: labels of the node, for label selectors.
+            old address, with its tables. Host, port and storage are of old, and so is the token
+            unless another is given: nodes that have the old one are refused then.
+        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
+    """
+
+    port: int = 0
+    token: bytes | None = None
+    storage: str = "sqlite"
+    session: Path | None = None
+    autoscaling_config: Path | None = None
+
+
+def start_head(
+    wanted: NodeOptions,
+    cluster: ClusterOptions = ClusterOptions(),
+    *,
+    dashboard: DashboardOptions = DashboardOptions(),  # noqa: B008 - it is frozen
+    remote_drivers: RemoteDrivers | None = None,
+    fate_shared: bool = True,
+    for_programs: bool | None = None,
+    record: NodeRecord | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> RunningNode:
+    """Start a head node.
+
+    Args:
+        wanted: what it is to be.
+        cluster: which cluster begins with it.
         dashboard: whether and where it serves.
-        variables: settings of the cluster, in the environment of its processes.
+        remote_drivers: drivers of other machines may come, by a gateway; None: they may not.
+        fate_shared: the node leaves when this process ends, however it ends.
         for_programs: `init` without an address joins it; so it is by default when the node is
             detached.
         record: is to know the node from the first moment on.
         meanwhile: is called while the processes come up.
-        autoscaling_config: a cluster's file; the node's raylet runs an autoscaler with it.
-        remote_drivers: drivers of other machines may come, by a gateway.
-        client_port: where; 10001 or the next that is free by default, 0 takes any.
 
     Raises:
         ProcessStartError: a process did not start; nothing is left running.
         ValueError: an amount of a resource cannot be, the store too small, or a label
-            malformed; or the node of ``session`` still runs, or there is none; or the
+            malformed; or the node of the session still runs, or there is none; or the
             dashboard's port is in use.
         OSError: the dashboard's address is none of this machine's.
     """
-    demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    demand = _node_arguments(wanted)
+    host, port, session = wanted.address, cluster.port, cluster.session
     tls = TlsOptions.from_environment()
     listener, without = _dashboard_listener(dashboard)
     if session is not None:
         address = _crashed_head(session)
         host, port = split(address)
         node = RunningNode(Session(session), host)
-        if token is not None:
-            _take_token(node.session, token)
+        if cluster.token is not None:
+            _take_token(node.session, cluster.token)
     else:
         if fate_shared:
             drop_dead_sessions()
-        node = RunningNode(Session.create(token), host)
-        node.session.keep_storage(storage)
+        node = RunningNode(Session.create(cluster.token), host)
+        node.session.keep_storage(cluster.storage)
     node.dashboard_error = without
-    ports = _HeadPorts(listener)
+    ports = _HeadPorts(listener, resumed=session is not None)
     try:
         tls.prepare(node.session)
-        if remote_drivers:
-            ports.clients = ClientListeners(host, client_port, node.session)
+        if remote_drivers is not None:
+            ports.clients = ClientListeners(host, remote_drivers.port, node.session)
             node.client_server = ports.clients.address
         if record is not None:
-            record.keep(node.session, labels)
+            record.keep(node.session, wanted.labels)
         gcs = spawn(
             "nbray.gcs",
             ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
-            node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=variables,
+            node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=wanted.variables,
         )  # fmt: skip
         node.children.append(gcs)
         demand += ["--head", "--gcs-pid", str(gcs.pid), *ports.arguments(node)]
-        if autoscaling_config is not None:
-            demand += ["--autoscaling-config", str(autoscaling_config.absolute())]
+        if cluster.autoscaling_config is not None:
+            demand += ["--autoscaling-config", str(cluster.autoscaling_config.absolute())]
         told, tells = os.pipe()
         with _identity_being_made(node.session), open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
-                    node, ["--gcs-address-fd", str(told), *demand], fate_shared, variables,
+                    node, ["--gcs-address-fd", str(told), *demand], fate_shared, wanted.variables,
                     [told, *ports.descriptors],
                 )  # fmt: skip
             finally:
@@ -154,10 +152,6 @@ def start_head(
         _raylet_ready(node, raylet)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")
-        if listener is not None:
-            node.dashboard = start_dashboard(
-                listener, node.session, node.gcs_address, host, fate_shared
-            )
         _write_info(node, fate_shared, for_programs)
     except BaseException:
         node.stop(keep_session=session is not None)
@@ -172,6 +166,7 @@ class _HeadPorts:
     """The listening sockets that the head's raylet gets from its starter, and keeps."""
 
     dashboard: socket.socket | None
+    resumed: bool
     clients: ClientListeners | None = None
 
     @property
@@ -182,8 +177,10 @@ class _HeadPorts:
     def arguments(self, node: RunningNode) -> list[str]:
         found = []
         if self.dashboard is not None:
-            url = url_of(self.dashboard, node.session, node.node_ip)
+            url = node.dashboard = url_of(self.dashboard, node.session, node.node_ip)
             found += ["--dashboard-fd", str(self.dashboard.fileno()), "--dashboard-url", url]
+            if self.resumed:  # there may be jobs, whose manager the dashboard starts
+                found.append("--dashboard-at-once")
         if self.clients is not None:
             found += [f"--client-fd={descriptor}" for descriptor in self.clients.descriptors]
         return found
@@ -248,15 +245,10 @@ def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None
 
 def join(
     address: str,
+    wanted: NodeOptions,
     *,
-    resources: Mapping[str, float],
     token: bytes,
-    object_store_memory: float | None = None,
-    object_spilling_directory: str | None = None,
-    host: str = "127.0.0.1",
     fate_shared: bool = False,
-    labels: Mapping[str, str] | None = None,
-    variables: Mapping[str, str] | None = None,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
 ) -> RunningNode:
@@ -266,16 +258,16 @@ def join(
         ProcessStartError: no GCS answers there, or it refused the token; nothing is left running.
         ValueError: an amount of a resource cannot be, the store too small, or a label malformed.
     """
-    demand = _node_arguments(resources, object_store_memory, object_spilling_directory, labels)
+    demand = _node_arguments(wanted)
     tls = TlsOptions.from_environment()
-    node = RunningNode(Session.create(token), host, address)
+    node = RunningNode(Session.create(token), wanted.address, address)
     try:
         tls.prepare(node.session)
         if record is not None:
-            record.keep(node.session, labels)
+            record.keep(node.session, wanted.labels)
         with _identity_being_made(node.session):
             raylet = _spawn_raylet(
-                node, ["--gcs-address", node.gcs_address, *demand], fate_shared, variables
+                node, ["--gcs-address", node.gcs_address, *demand], fate_shared, wanted.variables
             )
             _raylet_ready(node, raylet)
         _write_info(node, fate_shared, for_programs)
@@ -285,14 +277,10 @@ def join(
     return node
 
 
-def _node_arguments(
-    resources: Mapping[str, float],
-    object_store_memory: float | None,
-    spill: str | None,
-    labels: Mapping[str, str] | None,
-) -> list[str]:
+def _node_arguments(wanted: NodeOptions) -> list[str]:
     free = memory_free()
-    store = int(free * 0.3) if object_store_memory is None else _store_bytes(object_store_memory)
+    given = wanted.object_store_memory
+    store = int(free * 0.3) if given is None else _store_bytes(given)
     if store < _SMALLEST_STORE:
         raise ValueError(
             f"The object store needs at least {_SMALLEST_STORE} bytes, not {store}: "
@@ -307,11 +295,12 @@ def _node_arguments(
         )
     store = store // 4096 * 4096
     total: dict[str, float] = {"CPU": cpu_count(), "memory": int(free * 0.7)}
-    total.update(resources)
+    total.update(wanted.resources)
     arguments = [
         "--resources", json.dumps(node_units(total)), "--object-store-memory", str(store),
-        "--labels", json.dumps(check_node_labels({} if labels is None else labels)),
+        "--labels", json.dumps(check_node_labels(wanted.labels or {})),
     ]  # fmt: skip
+    spill = wanted.object_spilling_directory
     return arguments + (["--object-spilling-directory", _folder(spill)] if spill else [])
 
 
@@ -380,8 +369,7 @@ def _identity_being_made(session: Session) -> Iterator[None]:
 
 def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None) -> None:
     """What others find in the session folder; the raylet's pid comes after the GCS's."""
-    dashboard = [] if node.dashboard is None else [node.dashboard.child]
-    pids = [child.pid for child in [*node.children, *dashboard]]
+    pids = [child.pid for child in node.children]
     node.session.write_info(
         {
             "gcs_address": node.gcs_address,
@@ -390,7 +378,7 @@ def _write_info(node: RunningNode, fate_shared: bool, for_programs: bool | None)
             "node_id": node.node_id,
             "pids": pids,
             "start_ticks": [start_time(pid) for pid in pids],
-            "dashboard": "" if node.dashboard is None else node.dashboard.url,
+            "dashboard": node.dashboard,
             "dashboard_error": node.dashboard_error,
             "fate_shared": fate_shared,
             "for_programs": not fate_shared if for_programs is None else for_programs,

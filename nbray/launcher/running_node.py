@@ -10,7 +10,6 @@ import psutil
 
 from nbray.common.process import Child
 from nbray.common.session import Session
-from nbray.launcher.dashboard import RunningDashboard
 
 
 @dataclass(eq=False)
@@ -26,14 +25,12 @@ class RunningNode:
     raylet_socket: str = ""
     node_id: str = ""
     children: list[Child] = field(default_factory=list)
-    dashboard: RunningDashboard | None = None
+    dashboard: str = ""
     dashboard_error: str = ""
     client_server: str = ""
 
     def stop(self, *, keep_session: bool = False) -> None:
         """End the processes, the last started first, and delete the session folder."""
-        if self.dashboard is not None:
-            self.dashboard.child.terminate()
         for child in reversed(self.children):
             child.terminate()
         if not keep_session:
@@ -69,7 +66,7 @@ class RunningNode:
     @property
     def webui_url(self) -> str:
         """HOST:PORT of the dashboard; empty without one."""
-        return self.dashboard.url if self.dashboard is not None else ""
+        return self.dashboard
 
     def get_session_dir_path(self) -> str:
         """The session folder."""

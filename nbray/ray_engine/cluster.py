@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from nbray import exceptions
 from nbray.notebook import ClusterNow, DemandState, Membership, Nodes, WorkerState
@@ -159,11 +160,14 @@ class RayCluster:
         far = str(address or "").startswith("ray://")
         # The notebook shows what tasks print, and tells of each error.
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        environment = {
+        hook = "nbray.ray_engine.worker.install"
+        environment: dict[str, Any] = {
             "py_modules": modules,
             "env_vars": {worker.OFFICE: name},
-            "worker_process_setup_hook": "nbray.ray_engine.worker.install",
+            "worker_process_setup_hook": hook,
         }
+        if far:  # the driver that Ray's client has there does not make this of the hook
+            environment["env_vars"][ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR] = hook
         try:
             made = ray.init(
                 address,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.util import state as rays
+from ray.util.state.exception import RayStateApiException
 
 from nbray.exceptions import NbrayError
 from nbray.notebook import (
@@ -62,7 +63,7 @@ def _asked(question: Callable[..., Any], *args: Any, **options: Any) -> Any:
         options["limit"] = min(options["limit"], _MOST)
     try:
         return question(*args, **options)
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, RayStateApiException) as error:
         raise NbrayError(f"Ray's dashboard does not answer: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise NbrayError(f"Ray's dashboard does not answer: {error}") from error

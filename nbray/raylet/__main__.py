@@ -33,6 +33,7 @@ from nbray.wire.aio import serve_tcp, serve_unix
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, RefusedError, RpcError, serve
 from nbray.wire.near_calls import serve_near
+from nbray.wire.state_messages import DashboardAddress
 from nbray.wire.tls import Tls
 
 # A GCS that was killed is back by then; who gave a wrong address does not wait long.
@@ -114,7 +115,7 @@ async def _main(args: argparse.Namespace) -> None:
     reporting.add_done_callback(lambda _task: stopped.set())
     if args.autoscaling_config is not None:
         raylet.may_grow()
-    of_gcs, others = _supervisors(args, session, address, config)
+    of_gcs, others = _supervisors(args, session, address, config, gcs)
     await stopped.wait()
     leave_in_time(loop)
     reporting.cancel()
@@ -126,6 +127,7 @@ async def _main(args: argparse.Namespace) -> None:
         await gcs.call("Report", g.Report(raylet.row(alive=False)), g.Reported, 0.5)
     except RpcError as error:
         logging.info("The GCS was not told that this node leaves: %s", error)
+    await gcs.close()  # nobody is to look for a GCS that ends, too
     of_gcs.stop()
     unix.close()
     tcp.close()
@@ -134,7 +136,7 @@ async def _main(args: argparse.Namespace) -> None:
 
 
 def _supervisors(
-    args: argparse.Namespace, session: Session, address: str, config: Config
+    args: argparse.Namespace, session: Session, address: str, config: Config, gcs: GrpcClient
 ) -> tuple[Supervisors, Supervisors]:
     """That of the GCS, which ends last, and the others; all of them run."""
     of_gcs, others = Supervisors(), Supervisors()
@@ -143,7 +145,18 @@ def _supervisors(
     if args.autoscaling_config is not None:
         others.start(AutoscalerSupervisor(session, address, args.autoscaling_config, config))
     if args.dashboard_fd is not None:
-        others.start(DashboardSupervisor(session, address, args.dashboard_fd, args.dashboard_url))
+        listener, url = args.dashboard_fd, args.dashboard_url
+
+        async def tell() -> bool:
+            try:
+                await gcs.call("SetDashboard", DashboardAddress(url, session.path.name), g.Empty)
+            except RpcError as error:
+                logging.info("The GCS was not told where the dashboard is: %s", error)
+                return False
+            return True
+
+        at_once = args.dashboard_at_once
+        others.start(DashboardSupervisor(session, address, listener, url, at_once, tell))
     if args.client_fd:
         others.start(ClientPort(session, args.client_fd, config))
     return of_gcs, others
@@ -168,6 +181,7 @@ def main() -> None:
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
     parser.add_argument("--dashboard-fd", type=int, help="The socket on which it listens.")
     parser.add_argument("--dashboard-url", default="")
+    parser.add_argument("--dashboard-at-once", action="store_true", help="Before anybody looks.")
     parser.add_argument("--labels", default="{}")
     parser.add_argument("--autoscaling-config", help="Run an autoscaler with this file.")
     parser.add_argument("--client-fd", type=int, action="append", help="Remote drivers come here.")

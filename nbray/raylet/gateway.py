@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from nbray.common.background import Background
-from nbray.raylet.failures import fail
 from nbray.raylet.process import Process
 from nbray.wire.frames import UnsendableError
 from nbray.wire.gcs_messages import PACKAGES, KvKey, KvValue
@@ -22,6 +21,7 @@ _METHODS = {
     "GetSubmission", "ChangeSubmission", "WatchSubmissions",
 }  # fmt: skip
 _PACKAGE_S = 60.0
+Fail = Callable[[Process, GcsRequest, Exception], None]
 
 
 class Asked(Protocol):
@@ -36,25 +36,29 @@ class Asked(Protocol):
 
 
 class GcsGateway:
-    """Passes requests to the GCS; ``before``, by method, is what is to reach it before."""
+    """Passes requests to the GCS.
 
-    def __init__(self, gcs: GrpcClient, before: Mapping[str, Asked]) -> None:
+    ``before``, by method, is what is to reach it before; ``fail`` says that a reply cannot travel.
+    """
+
+    def __init__(self, gcs: GrpcClient, before: Mapping[str, Asked], fail: Fail) -> None:
         self._gcs = gcs
         self._before = before
+        self._fail = fail
         self._background = Background()
 
     def pass_on(self, process: Process, message: GcsRequest) -> None:
         """Pass a request on, and its reply back."""
         method = message.method
         if method not in _METHODS:
-            _reply(process, message, b"", f"no such method: {method}")
+            self._reply(process, message, b"", f"no such method: {method}")
             return
 
         def answered(body: bytes | None, error: str) -> None:
             if body is None and not error:
                 self._background.start(self._pass_on(process, message))
             else:
-                _reply(process, message, body or b"", error)
+                self._reply(process, message, body or b"", error)
 
         before = self._before.get(method)
         if (before is not None and not before.is_settled) or not self._gcs.ask_near(
@@ -72,14 +76,13 @@ class GcsGateway:
             body = await self._gcs.call_raw(message.method, message.body)
         except RpcError as failed:
             error = str(failed)
-        _reply(process, message, body, error)
+        self._reply(process, message, body, error)
 
-
-def _reply(process: Process, message: GcsRequest, body: bytes, error: str) -> None:
-    try:
-        process.send(GcsReply(message.request_id, body, error))
-    except UnsendableError as too_large:
-        fail(process, message, too_large)
+    def _reply(self, process: Process, message: GcsRequest, body: bytes, error: str) -> None:
+        try:
+            process.send(GcsReply(message.request_id, body, error))
+        except UnsendableError as too_large:
+            self._fail(process, message, too_large)
 
 
 async def fetch_package(gcs: GrpcClient, key: bytes) -> bytes | None:

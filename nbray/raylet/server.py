@@ -88,6 +88,7 @@ class Raylet:
                 "FindActor": self._workers.actors,
                 "ListActors": self._workers.actors,
             },
+            fail,
         )
         self._inquiries = inquiries
         self._draining = Draining(

@@ -17,7 +17,6 @@ from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.credentials import read_identity
 from nbray.wire.gcs_messages import Empty, KillActorRequest
 from nbray.wire.grpc_service import GrpcClient, RpcError
-from nbray.wire.state_messages import DashboardAddress
 
 __all__ = [
     "RpcError",
@@ -61,14 +60,6 @@ class StateClient:
         """For a process of the cluster, which has a session folder."""
         read_identity(session)
         return cls(address, session.token)
-
-    async def set_dashboard(self, url: str, cluster: str) -> None:
-        """Tell the GCS where the dashboard is.
-
-        Raises:
-            RpcError: the GCS did not answer.
-        """
-        await self._client.call("SetDashboard", DashboardAddress(url, cluster), Empty)
 
     async def kill_actor(
         self, actor_id: str, graceful: bool = False, no_restart: bool = True

@@ -224,13 +224,12 @@ class NearServer:
 
 
 async def serve_near(path: str, token: bytes, handlers: Handlers) -> NearServer:
-    """Serve ``{method: (request type, handler)}`` to members on this machine.
-
-    Raises:
-        OSError: nobody can listen at ``path``.
-    """
+    """Serve ``{method: (request type, handler)}`` to members on this machine, if that can be."""
     server = NearServer(handlers)
-    await server.listen(path, token)
+    try:
+        await server.listen(path, token)
+    except OSError as error:
+        logger.warning("Calls of this machine come by gRPC: %s: %s", path, error)
     return server
 
 

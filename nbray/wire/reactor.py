@@ -146,14 +146,17 @@ class Reactor:
 
     # --- sockets --------------------
 
-    def watch(self, fd: int, handler: Callable[[int], None], close: Callable[[], None]) -> None:
+    def watch(
+        self, fd: int, handler: Callable[[int], None], close: Callable[[], None],
+        events: int = select.EPOLLIN,
+    ) -> None:  # fmt: skip
         """Have ``handler`` called with the events of a descriptor, at first when it is readable.
 
         ``close`` is called when the reactor stops.
         """
         self._handlers[fd] = handler
         self._closers[fd] = close
-        self.poller.register(fd, select.EPOLLIN)
+        self.poller.register(fd, events)
 
     def forget(self, fd: int) -> None:
         """Watch that descriptor no more."""
@@ -326,6 +329,19 @@ class Reactor:
                 raise NbraySystemError(STOPPED)
             else:
                 return waiter.remaining <= 0
+
+    def rest(self, waiter: Waiter) -> None:
+        """Wait until ``waiter`` is done, or the reactor stops, and leave the driving to others.
+
+        Signals' handlers run meanwhile.
+        """
+        self._sleeping.append(waiter)
+        try:
+            self.notify()
+            while waiter.remaining > 0 and not self.stopped:
+                waiter.sleep(-1)
+        finally:
+            self._sleeping.remove(waiter)
 
     def _wait(self, waiter: Waiter, deadline: float | None, signals: DeferredSignals) -> None:
         """Wait until ``waiter`` is done, its time is over, or a signal came."""

@@ -14,6 +14,7 @@ AMOUNTS = st.dictionaries(st.sampled_from(["CPU", "memory", "GPU", "x"]), st.int
 ACTS = st.one_of(
     st.tuples(st.just("take"), AMOUNTS, st.integers(1, 4)),
     st.tuples(st.just("add"), AMOUNTS, st.integers(1, 3)),
+    st.tuples(st.just("come"), st.tuples(AMOUNTS, AMOUNTS), st.integers(1, 3)),
 )
 
 
@@ -54,6 +55,13 @@ def test_what_finds_room_and_where_is_what_a_look_at_every_unit_finds(
             new = [Unit(f"{first + n}", amounts, {}, amounts) for n in range(count)]
             rooms.add(new)
             plain.units += new
+        else:  # units come for what found no room
+            shape, has = amounts
+            left = rooms.take(shape, (), count, more_come=True)
+            assert left == plain.take(shape, count)
+            new = [Unit(f"{len(plain.units) + n}", has, {}, has) for n in range(left)]
+            plain.units += new
+            assert rooms.add_for(new, shape, left) == (plain.take(shape, left) if left else 0)
         assert {unit.name: unit.free for unit in rooms.units()} == {
             unit.name: unit.free for unit in plain.units
         }

@@ -16,6 +16,7 @@ from support.commands import command
 import nbray
 from nbray.cli.stop import stop
 from nbray.exceptions import WorkerCrashedError
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import start_head
 from nbray.testing import processes_of, wait_until
 from nbray.util.state import list_demand, list_failures
@@ -79,9 +80,8 @@ def test_stop_ends_the_cluster_that_is_meant_and_asks_before_it_ends_several(hom
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        plain = start_head(
-            resources={"CPU": 1}, object_store_memory=50 << 20, fate_shared=False
-        ).gcs_address
+        wanted = NodeOptions({"CPU": 1}, object_store_memory=50 << 20)
+        plain = start_head(wanted, fate_shared=False).gcs_address
         held = nbray.init("local", num_cpus=1, object_store_memory=50 << 20).address_info["address"]
         assert blocking.stdout is not None
         found = re.search(r"cluster (\S+)\.", blocking.stdout.readline())

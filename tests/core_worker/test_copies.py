@@ -15,6 +15,7 @@ import pytest
 import nbray
 from nbray.driver.driver import current_core
 from nbray.driver.joining import find_session
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -35,8 +36,9 @@ def nodes(
         for name in "ab":
             joined.append(
                 join(
-                    info["gcs_address"], resources={"CPU": 2, name: 4}, token=head.token,
-                    object_store_memory=60 * MB, fate_shared=True,
+                    info["gcs_address"],
+                    NodeOptions({"CPU": 2, name: 4}, object_store_memory=60 * MB),
+                    token=head.token, fate_shared=True,
                 )
             )  # fmt: skip
         yield joined

@@ -161,8 +161,9 @@ class Submitter:
 
     def done(self, message: m.TaskDone) -> None:
         """A worker's reply."""
-        if message.task_id in self.tasks.tasks:
-            task = self.tasks.done(b"", message, self.now)
+        pending = self.tasks.find(message.task_id)
+        if pending is not None:
+            task = self.tasks.done(pending, b"", message, self.now)
             if task is not None:
                 self.answers[message.task_id].append("done")
 
@@ -199,7 +200,7 @@ class Submitter:
         spec = TaskSpec(task_id, self.me.job.job_id, b"f", "", b"")
         self.answers[spec.task_id] = []
         task = pending_task(spec, TaskOptions(shape, retries=retries))
-        self.tasks.tasks[task_id] = task
+        self.tasks.tasks[task.first] = task
         self.tasks.enqueue(task)
         return spec.task_id
 
@@ -326,7 +327,7 @@ class Leases(RuleBasedStateMachine):
         open_tasks = [t for t, answers in submitter.answers.items() if not answers]
         if open_tasks:
             chosen = data.draw(st.sampled_from(open_tasks))
-            if chosen in submitter.tasks.tasks:
+            if submitter.tasks.find(chosen) is not None:
                 submitter.tasks.cancel(chosen, force=False)
 
     @rule(seed=st.integers(0, 1 << 30), steps=st.integers(1, 12))

@@ -44,7 +44,7 @@ class OneTask:
         self.leasing = Leasing(me(), Config(), self.decisions, lambda _done, _options: True)
         spec = TaskSpec(TASK, b"job0", b"f", "f", b"")
         self.task = pending_task(spec, TaskOptions(retries=retries))
-        self.leasing.tasks[TASK] = self.task
+        self.leasing.tasks[self.task.first] = self.task
 
     def decided(self, kind: type) -> list[Any]:
         return [decision for decision in self.decisions if isinstance(decision, kind)]
@@ -86,13 +86,13 @@ def test_a_task_is_cancelled_in_every_state_and_ends_once(state: tasks.State) ->
         one.leasing.cancel(TASK, force=False)
     if state is tasks.State.PUSHED:
         assert one.task.state is state  # its worker is told, and answers
-        one.leasing.done(WORKER.worker_id, m.TaskDone(TASK, [], 0.0), 0.0)
+        one.leasing.done(one.task, WORKER.worker_id, m.TaskDone(TASK, [], 0.0), 0.0)
     if state is tasks.State.IN_DOUBT:
         ended = Cause(CauseKind.ENDED, "it crashed")
         one.leasing.worker_died(m.WorkerDied(WORKER.worker_id, ended))
     assert one.task.state is tasks.State.ENDED
     assert len(one.decided(d.Failed)) == (state is not tasks.State.PUSHED)
-    assert TASK not in one.leasing.tasks
+    assert one.leasing.find(TASK) is None
 
 
 @pytest.mark.parametrize("state", tasks.State)
@@ -136,7 +136,7 @@ def test_what_happens_to_a_task_is_in_its_table(state: tasks.State) -> None:
         seen.add(one.task.state)
         is_queued = sum(one.task in queue.tasks for queue in one.leasing._queues.values())
         assert is_queued == (one.task.state is tasks.State.QUEUED)
-        assert (TASK in one.leasing.tasks) == (one.task.state is not tasks.State.ENDED)
+        assert (one.leasing.find(TASK) is not None) == (one.task.state is not tasks.State.ENDED)
     if state is tasks.State.PUSHED:
         assert seen == {state, tasks.State.QUEUED, tasks.State.WAITING, tasks.State.IN_DOUBT}
 
@@ -155,9 +155,9 @@ def test_the_steps_of_a_task_are_those_of_its_table(
 
 def test_a_task_that_is_recalled_can_be_cancelled_before_a_worker_has_it() -> None:
     one = OneTask().reach(tasks.State.PUSHED)
-    assert one.leasing.done(WORKER.worker_id, m.TaskDone(TASK, [], 0.0), 0.0) is one.task
+    assert one.leasing.done(one.task, WORKER.worker_id, m.TaskDone(TASK, [], 0.0), 0.0) is one.task
     one.task.recall()
-    one.leasing.tasks[TASK] = one.task
+    one.leasing.tasks[one.task.first] = one.task
     assert one.leasing.cancel(TASK, force=False) == b""
     assert one.task.state is tasks.State.ENDED
 

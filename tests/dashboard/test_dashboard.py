@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -27,8 +28,10 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.websocket import websocket_connect
 
 import nbray
+from nbray.common.history import CLUSTER, COLUMNS, History
 from nbray.dashboard.gate import Authenticator
 from nbray.driver.context import NbrayContext
+from nbray.driver.joining import find_session
 from nbray.state.dashboard import LOGIN, LOGIN_S, Dashboard, api_key, check_key, make_key
 from nbray.testing import wait_until
 
@@ -197,15 +200,28 @@ def test_a_dashboard_that_was_described_and_cannot_be_is_refused(
     assert not nbray.is_initialized() and not list(session_root.iterdir())
 
 
+def test_a_cluster_that_nobody_looks_at_has_no_dashboard_and_keeps_the_figures_for_it(
+    context: NbrayContext,
+) -> None:
+    session, info = find_session("auto")
+    assert len(info["pids"]) == 2, "GCS and raylet"
+    wait_until((session.path / "series" / "cluster.series").exists, "the series")
+    series = History(session.path / "series" / "cluster.series", COLUMNS, CLUSTER, False)
+    wait_until(lambda: len(series.rows(time.time() - 60, time.time())) > 1, "figures")
+    assert f"http://{context.dashboard_url}/" in command("status").stdout
+    assert fetch(f"http://{context.dashboard_url}/api/version", bearer(context))[0] == 200
+    wait_until(lambda: len(session.read_info()["pids"]) == 3, "the session to tell of it")
+
+
 def test_a_dashboard_that_dies_is_started_again_and_who_asked_meanwhile_is_answered(
     context: NbrayContext,
 ) -> None:
-    from nbray.driver.driver import _driver
-
-    assert _driver is not None and _driver.node is not None and _driver.node.dashboard is not None
-    os.kill(_driver.node.dashboard.child.pid, signal.SIGKILL)
-    assert nbray.get(nbray.remote(os.getpid).remote(), timeout=60) > 0
     url = f"http://{context.dashboard_url}/api/version"
+    assert fetch(url, bearer(context))[0] == 200
+    session, _ = find_session("auto")
+    wait_until(lambda: len(session.read_info()["pids"]) == 3, "the session to tell of it")
+    os.kill(session.read_info()["pids"][2], signal.SIGKILL)
+    assert nbray.get(nbray.remote(os.getpid).remote(), timeout=60) > 0
     assert fetch(url, bearer(context))[0] == 200, "the request has waited for the next one"
 
 

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.processes import kill_gcs
 
 import nbray
 from nbray.exceptions import ActorAlreadyExistsError
+from nbray.testing import wait_until
 
 PROGRAM = """
 import sys, nbray
@@ -34,6 +36,20 @@ class Named:
 
     def id(self) -> str:
         return nbray.get_runtime_context().get_actor_id()
+
+
+def test_a_name_is_found_where_no_unix_socket_leads_to_the_gcs(cluster: Path) -> None:
+    (path,) = cluster.glob("s*/sockets/calls-gcs")
+    path.unlink()
+    path.mkdir()
+    kill_gcs(cluster)
+    actor = Named.options(name="far").remote()
+    found = nbray.get_actor("far")
+    assert nbray.get(found.id.remote(), timeout=30) == nbray.get(actor.id.remote(), timeout=30)
+    path.rmdir()
+    kill_gcs(cluster)
+    assert nbray.get(nbray.get_actor("far").id.remote(), timeout=30)
+    wait_until(path.is_socket, "the socket of the GCS")
 
 
 @nbray.remote(num_cpus=0)

@@ -41,7 +41,9 @@ def _ended(client: JobSubmissionClient, name: str, timeout: float = 60) -> JobDe
 def _dashboard() -> psutil.Process:
     driver = current_driver()
     assert driver is not None and driver.node is not None
-    return psutil.Process(driver.node.session.read_info()["pids"][2])
+    session = driver.node.session
+    wait_until(lambda: len(session.read_info()["pids"]) > 2, "the session to tell of the dashboard")
+    return psutil.Process(session.read_info()["pids"][2])
 
 
 async def _tail(client: JobSubmissionClient, name: str) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import psutil
 import pytest
 from support.kernel import Notebook, one_kernel_for_most, shared_notebook
 
@@ -91,6 +94,52 @@ def test_a_task_of_a_cell_that_has_ended_waits_for_the_command(notebook: Noteboo
     cell = notebook.answer("%nbray debug", ["p 'q is', q", "c"])
     assert "('q is', 30)" in cell.printed
     assert notebook.run("nbray.get(late)").result == "30"
+
+
+@pytest.mark.slow
+def test_a_task_that_stands_still_in_its_debugger_is_waited_for_and_tells_when_it_goes_on(
+    notebook: Notebook,
+) -> None:
+    notebook.run(TASKS)
+    started = notebook.run("late = stops.remote(3)")
+    line = "is at a breakpoint, and waits: %nbray debug goes there."
+    notebook.wait(lambda: line in started.printed, "the line in its cell")
+    worker = psutil.Process(int(re.findall(r"pid (\d+)", started.printed)[0]))
+    worker.suspend()
+    try:
+        said = notebook.answer("%nbray debug", ["p 'q is', q"]).printed
+    finally:
+        worker.resume()
+    assert "the command takes its time; its cell tells its end." in said
+    notebook.wait(lambda: started.printed.count(line) == 2, "the line once more")
+    cell = notebook.answer("%nbray debug", ["c"])
+    assert "('q is', 30)" in cell.printed
+    assert notebook.run("nbray.get(late)").result == "30"
+
+
+@pytest.mark.slow
+def test_tasks_on_another_node_are_debugged_also_when_their_worker_dies(
+    notebook: Notebook,
+) -> None:
+    notebook.run("%nbray scale 2", 60)
+    notebook.run(
+        f"{TASKS}from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy\n"
+        "here = nbray.get_runtime_context().get_node_id()\n"
+        "(far,) = [n['NodeID'] for n in nbray.nodes() if n['Alive'] and n['NodeID'] != here]\n"
+        "there = {'scheduling_strategy': NodeAffinitySchedulingStrategy(far, False)}"
+    )
+    notebook.run("nbray.get(inner.options(**there).remote(4))")
+    assert "('part is', 8)" in notebook.answer("%nbray debug", ["p ('part is', part)", "q"]).printed
+    cell = notebook.answer("nbray.get(stops.options(**there).remote(4))", ["p 'q is', q", "c"])
+    assert "('q is', 40)" in cell.printed and "40" in cell.results
+    started = notebook.run("dies = stops.options(max_retries=0, **there).remote(5)")
+    notebook.wait(lambda: "%nbray debug goes there" in started.printed, "the line in its cell")
+    psutil.Process(int(re.findall(r"pid (\d+)", started.printed)[0])).kill()
+    assert "WorkerCrashedError" in notebook.run("nbray.get(dies)").error
+    assert "none stands in a debugger" in notebook.run("%nbray debug").printed or (
+        "its worker has gone" in started.printed
+    )
+    notebook.run("%nbray scale 1", 60)
 
 
 def test_a_frontend_without_input_is_told_and_the_task_goes_on(notebook: Notebook) -> None:

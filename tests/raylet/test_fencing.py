@@ -21,6 +21,7 @@ from nbray.common.own_time import OwnTime
 from nbray.driver.driver import current_driver
 from nbray.driver.joining import find_session
 from nbray.gcs.nodes.health import NodeHealth
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import JumpingClock, processes_of, wait_until
 from nbray.util.state import StateApiException, list_actors, list_nodes, list_workers
@@ -262,8 +263,9 @@ def test_a_killed_actor_begins_anew_only_when_its_process_has_ended(
     head, info = find_session(facts["address"])
     nodes = [
         join(
-            info["gcs_address"], resources={"CPU": 1, "far": 1}, token=head.token,
-            object_store_memory=64 << 20, fate_shared=True,
+            info["gcs_address"],
+            NodeOptions({"CPU": 1, "far": 1}, object_store_memory=64 << 20), token=head.token,
+            fate_shared=True,
         )
         for _ in range(2)
     ]  # fmt: skip

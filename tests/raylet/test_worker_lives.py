@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,8 +18,10 @@ import pytest
 import nbray
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, open_process, start_time
+from nbray.common.session import Session
 from nbray.driver.driver import current_driver
 from nbray.exceptions import ActorDiedError, NbraySystemError, WorkerCrashedError
+from nbray.raylet.workers.templates import Template
 from nbray.testing import processes_of, wait_until
 
 
@@ -337,3 +340,45 @@ def test_the_story_of_a_death_quotes_nothing_of_what_ran_there_before(session_ro
     story = str(caught.value)
     assert f"worker pid {worker} " in story and "; its last lines of stderr:\nthe cause" in story
     assert "old warning" not in story
+
+
+# --- a template ends before it serves --------------------
+
+
+def order_and_stop(monkeypatch: pytest.MonkeyPatch, root: Path, pause: float) -> psutil.Process:
+    """A template that is told to fork a worker, and is ended after ``pause`` seconds."""
+    monkeypatch.setenv("NBRAY_TMPDIR", str(root))
+    session = Session.create()
+    log = str(session.log_path("worker-0"))
+    order = {"env": "", "env_vars": {}, "working_dir": "", "sys_path": [], "host": "127.0.0.1"}
+
+    async def run() -> psutil.Process:
+        template = Template(session, "/none", "", lambda *_: None, lambda *_: None)
+        process = psutil.Process(template.pid)
+        template.fork(order | {"fork": "00" * 28, "log": log})
+        await asyncio.sleep(pause)
+        template.stop()
+        return process
+
+    return asyncio.run(run())
+
+
+def test_a_template_that_only_imports_is_ended_at_once_and_forks_nothing(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = order_and_stop(monkeypatch, session_root, 0.0)
+    assert not template.is_running()
+    assert not list(session_root.glob("*/logs/worker-*"))
+    (session,) = session_root.iterdir()
+    Session(session).remove()
+
+
+@pytest.mark.slow
+def test_whenever_a_template_is_ended_no_fork_of_it_is_left(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(24):
+        order_and_stop(monkeypatch, session_root, 0.05 * number)
+        wait_until(lambda: not processes_of(session_root), "the end of all forks")
+        for session in session_root.iterdir():
+            Session(session).remove()

@@ -30,6 +30,7 @@ from support.far_driver import TOKEN, start_far_head
 import nbray
 from nbray.common.addresses import split
 from nbray.driver.joining import find_session
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import Proxy
 from nbray.util.state import StateApiException, list_objects
@@ -70,8 +71,9 @@ def run(
 
     def start_node() -> RunningNode:
         return join(
-            info["gcs_address"], resources={"CPU": 2, "slot": 2}, token=head.token,
-            fate_shared=True, object_store_memory=80 * MB,
+            info["gcs_address"],
+            NodeOptions({"CPU": 2, "slot": 2}, object_store_memory=80 * MB),
+            token=head.token, fate_shared=True,
         )  # fmt: skip
 
     rng = random.Random(seed)

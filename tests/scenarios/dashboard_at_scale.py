@@ -210,11 +210,13 @@ async def measure(
     """The cost of each page."""
     driver = current_driver()
     assert driver is not None and driver.node is not None
-    process = psutil.Process(driver.node.session.read_info()["pids"][2])
     nodes = await _simulate(address, token, args.nodes - 1, args.rate)
     page = await asyncio.to_thread(_fetch, f"http://{base}/", cookie)
     found = re.search(r"ticket&#34;: &#34;(\w+)", page)
     assert found is not None, page[:500]
+    while len(driver.node.session.read_info()["pids"]) < 3:  # it is noted after it was started
+        await asyncio.sleep(0.1)
+    process = psutil.Process(driver.node.session.read_info()["pids"][2])
     job = nbray.get_runtime_context().get_job_id()
 
     def viewer(page: str) -> Viewer:

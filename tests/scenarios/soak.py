@@ -36,6 +36,7 @@ import psutil
 import nbray
 from nbray.core_worker.current import find_core
 from nbray.driver.joining import find_session
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import RunningNode, join
 from nbray.util.state import list_actors, list_jobs
 
@@ -324,8 +325,8 @@ def run(seconds: float, seed: int, samples: int = 60) -> tuple[Counter[str], str
     nbray.init(num_cpus=2, object_store_memory=200 * MB, include_dashboard=False)
     head, info = find_session("auto")
     node = join(
-        info["gcs_address"], resources={"CPU": 2}, token=head.token, fate_shared=True,
-        object_store_memory=150 * MB,
+        info["gcs_address"], NodeOptions({"CPU": 2}, object_store_memory=150 * MB),
+        token=head.token, fate_shared=True,
     )  # fmt: skip
     try:
         work, meter = Work(rng), Meter(info["pids"], node)

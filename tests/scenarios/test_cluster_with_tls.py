@@ -18,6 +18,7 @@ import nbray
 from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.driver.joining import find_session
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import RunningNode, join
 from nbray.launcher.tls import TlsFiles
 from nbray.testing import wait_until
@@ -180,7 +181,7 @@ def test_certificates_of_ones_own_let_in_who_has_the_token_and_one_of_the_author
         join_here()
     use(first, monkeypatch)
     with pytest.raises(ProcessStartError, match="a certificate of the cluster and a wrong token"):
-        join(address, resources={"CPU": 1}, token=b"a guess of 16 or more", fate_shared=True)
+        join(address, NodeOptions({"CPU": 1}), token=b"a guess of 16 or more", fate_shared=True)
     for name in VARIABLES:  # the token's own
         monkeypatch.delenv(f"NBRAY_TLS_{name}")
     with pytest.raises(ProcessStartError, match="wrong cluster token"):

@@ -15,6 +15,7 @@ from support.places import ROOT
 
 import nbray
 from nbray.driver.joining import find_session
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import join
 from nbray.testing import wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -120,7 +121,7 @@ def test_a_call_may_be_repeated_on_the_actor_that_came_back(cluster: Path, tmp_p
 def test_what_put_made_cannot_be_made_again(cluster: Path) -> None:
     """An object of `put` has no lineage: it is lost with the only node that has it."""
     head, info = find_session("auto")
-    node = join(info["gcs_address"], resources={"CPU": 1, "far": 1}, token=head.token)
+    node = join(info["gcs_address"], NodeOptions({"CPU": 1, "far": 1}), token=head.token)
     try:
         owner = Owner.options(resources={"far": 1}).remote()
         (ref,) = nbray.get(owner.put.remote(), timeout=30)
@@ -133,7 +134,7 @@ def test_what_put_made_cannot_be_made_again(cluster: Path) -> None:
 
 def test_an_actor_of_a_dead_node_comes_back_on_another(cluster: Path) -> None:
     head, info = find_session("auto")
-    node = join(info["gcs_address"], resources={"CPU": 1}, token=head.token)
+    node = join(info["gcs_address"], NodeOptions({"CPU": 1}), token=head.token)
     try:
         there = NodeAffinitySchedulingStrategy(node.node_id, soft=True)
         actor = Crasher.options(max_restarts=1, scheduling_strategy=there).remote()

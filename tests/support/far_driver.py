@@ -9,18 +9,23 @@ import psutil
 
 from nbray.client.remote import Remote
 from nbray.driver.driver import current_driver
-from nbray.launcher.local import RunningNode, start_head
+from nbray.launcher.client_port import RemoteDrivers
+from nbray.launcher.dashboard import DashboardOptions
+from nbray.launcher.described import NodeOptions
+from nbray.launcher.local import ClusterOptions, RunningNode, start_head
 
 TOKEN = "the token of the tests of remote drivers"
 
 
 def start_far_head(
-    *, num_cpus: float = 2, resources: Mapping[str, float] | None = None, **options: Any
-) -> RunningNode:
+    *, num_cpus: float = 2, resources: Mapping[str, float] | None = None,
+    dashboard: DashboardOptions | None = None, **options: Any,
+) -> RunningNode:  # fmt: skip
     """A head node with a gateway, of which this process is no driver."""
     return start_head(
-        resources={"CPU": num_cpus, **(resources or {})}, token=TOKEN.encode(),
-        remote_drivers=True, client_port=0, **options,
+        NodeOptions({"CPU": num_cpus, **(resources or {})}, **options),
+        ClusterOptions(token=TOKEN.encode()), dashboard=dashboard or DashboardOptions(),
+        remote_drivers=RemoteDrivers(0),
     )  # fmt: skip
 
 

@@ -56,7 +56,9 @@ def _far(near: Any) -> Any:
         from nbray.driver.driver import current_driver
         from nbray.driver.init_options import hidden_options
         from nbray.driver.joining import cluster_to_join, named_address
+        from nbray.launcher.client_port import RemoteDrivers
         from nbray.launcher.dashboard import DashboardOptions
+        from nbray.launcher.described import NodeOptions
         from nbray.launcher.local import start_head
 
         place = named_address(address)
@@ -74,20 +76,18 @@ def _far(near: Any) -> Any:
             if options.get(name) is not None:
                 resources[resource] = options.pop(name)
         node = start_head(
-            host=hidden.node_ip_address or "127.0.0.1",
-            variables=hidden.variables,
-            resources=resources,
-            object_store_memory=options.pop("object_store_memory", None),
-            object_spilling_directory=options.pop("object_spilling_directory", None),
-            labels=options.pop("labels", None),
+            NodeOptions(
+                resources, hidden.node_ip_address, options.pop("labels", None), hidden.variables,
+                options.pop("object_store_memory", None),
+                options.pop("object_spilling_directory", None),
+            ),
             dashboard=DashboardOptions(
                 options.get("include_dashboard"),
                 options.get("dashboard_host", "127.0.0.1"),
                 options.get("dashboard_port"),
             ),
-            remote_drivers=True,
-            client_port=0,
-        )
+            remote_drivers=RemoteDrivers(0),
+        )  # fmt: skip
         import nbray.launcher.token as tokens
 
         load, token = tokens.load_token, node.session.token

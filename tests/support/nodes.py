@@ -8,6 +8,7 @@ import psutil
 
 from nbray.driver.driver import current_driver
 from nbray.driver.joining import find_session
+from nbray.launcher.described import NodeOptions
 from nbray.launcher.local import RunningNode, join
 from nbray.testing import kill_node
 
@@ -22,8 +23,9 @@ def join_here(
     assert driver is not None
     head, info = find_session(driver.address)
     return join(
-        info["gcs_address"], resources={"CPU": 1} | (resources or {}), token=head.token,
-        object_store_memory=store, fate_shared=True, **options,
+        info["gcs_address"],
+        NodeOptions({"CPU": 1} | (resources or {}), object_store_memory=store, **options),
+        token=head.token, fate_shared=True,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbray.common.ids import FIRST
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import ActorCall, Burst, PendingTask, PickledFunction
 from nbray.wire.records import TaskSpec
@@ -12,7 +13,7 @@ def pending_task(spec: TaskSpec, options: TaskOptions) -> PendingTask:
     function = PickledFunction(spec.function_id, b"", ())
     burst = Burst(function, spec.name, options, spec.job_id, spec.origin, spec.parent, spec.group)
     return PendingTask(
-        options.retries, task_id=spec.task_id, args=spec.args, burst=burst,
+        options.retries, first=spec.task_id + FIRST, args=spec.args, burst=burst,
         dependencies=spec.dependencies, contained=spec.contained,
     )  # fmt: skip
 

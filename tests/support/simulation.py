@@ -283,7 +283,7 @@ class SimProcess:
         self.table.add_owned(object_id)
         options = TaskOptions(Shape(((str(worker.index), 1),)))
         task = pending_task(spec, options)
-        self.tasks[spec.task_id] = task
+        self.tasks[task.first] = task
         self.reactor.post(lambda: self._resolve(task))
         return self._own(object_id)
 

@@ -60,6 +60,11 @@ class Borrowing:
         """The owner sent a value."""
         self._table.complete(message.object_id, message.value or owner_died(message.object_id))
 
+    def all_found_in(self, outer: bytes, object_ids: list[bytes]) -> None:
+        """Like `found_in`, for many."""
+        for object_id in object_ids:
+            self.found_in(outer, object_id)
+
     def found_in(self, outer: bytes, object_id: bytes) -> None:
         """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
         entry = self._table.get(object_id)

@@ -7,7 +7,9 @@ held, here or at its owner. How other processes hold objects is `borrowing`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import repeat
 from typing import Any, Protocol
 
 from nbray.common.ids import actor_of
@@ -15,7 +17,7 @@ from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail
 from nbray.wire import object_messages as om
-from nbray.wire.records import Address
+from nbray.wire.records import Address, ContainedRef
 
 
 class Keeps(Protocol):
@@ -64,6 +66,19 @@ class Counting:
                 entry = self._table.borrow(object_id, owner)
             self._table.released.append((object_id, 1))
         return entry
+
+    def refer_all(self, refs: Sequence[ContainedRef]) -> list[bytes]:
+        """Like `refer`, for all refs in a value; returns the ids that owners are to be told of."""
+        table, unknown = self._table, []
+        with self._ending:
+            for ref in refs:
+                object_id = ref.object_id
+                entry = table.get(object_id) or table.borrow(object_id, ref.owner)
+                loan = entry.loan
+                if entry.owner is not None and (loan is None or not loan.registered):
+                    unknown.append(object_id)
+            table.released.extend(zip((ref.object_id for ref in refs), repeat(1)))
+        return unknown
 
     def is_handle(self, object_id: bytes) -> bool:
         """Whether it stands for the handles of an actor."""

@@ -21,6 +21,7 @@ from nbray.core_worker.own.errors import lost as lost_value
 from nbray.core_worker.ports import Sink
 from nbray.core_worker.run.actor_loops import CallLoop, loops
 from nbray.core_worker.run.call_pool import CallPool
+from nbray.core_worker.run.loop_selector import Drives
 from nbray.core_worker.run.scope import TaskScope
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.run.tracebacks import user_traceback
@@ -60,7 +61,7 @@ class ActorHost:
     def __init__(
         self, spec: ActorSpec, host: Host, me: Identity, sink: Sink, runner: TaskRunner,
         scope: TaskScope, values: Values, stored: StoredValues, events: TaskEventLog,
-        cancelling: Cancelling,
+        cancelling: Cancelling, drives: Drives,
     ) -> None:  # fmt: skip
         self.actor_id = spec.actor_id
         self._spec = spec
@@ -73,6 +74,7 @@ class ActorHost:
         self._newer = stored.newer
         self._events = events
         self._cancelling = cancelling
+        self._drives = drives
         self._pools: dict[str, CallPool] = {}
         self._loops: dict[str, CallLoop] = {}
         self.running: set[bytes] = set()
@@ -87,7 +89,7 @@ class ActorHost:
         options = spec.options
         if options.is_async:
             sizes = {"": options.max_concurrency or _ASYNC_DEFAULT, **options.concurrency_groups}
-            self._loops = loops(sizes, self._host.leave)
+            self._loops = loops(sizes, self._host.leave, self._drives)
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
             self._pools = {name: CallPool(name, size) for name, size in sizes.items()}
@@ -171,6 +173,10 @@ class ActorHost:
 
         return self._loops[""].run(construct())
 
+    def drives(self) -> bool:
+        """Whether a thread of its own drives the sockets, and all calls start from there."""
+        return any(loop.drives() for loop in self._loops.values())
+
     def takes(self, connection: Connection, spec: TaskSpec) -> bool:
         """Start a call elsewhere; False when it is to run in the main thread."""
         if self._loops:
@@ -220,6 +226,7 @@ class ActorHost:
             done = self._runner.cancelled(spec)
         self.running.discard(spec.task_id)
         self._host.reply(connection, spec, done)
+        loop.replied()
 
     def cancel(self, task_id: bytes) -> None:
         """Cancel a coroutine; a call that runs in a thread cannot be stopped."""

@@ -20,27 +20,19 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
-from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
 from nbray.common.ids import creation_id
-from nbray.common.thread_count import ThreadCount, threads_for
 from nbray.core_worker.cancelling import Cancelling
 from nbray.core_worker.identity import Identity
-from nbray.core_worker.own.borrowing import Borrowing
-from nbray.core_worker.own.table import OwnershipTable
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.run.actor_exit import ActorExit, exit_status
 from nbray.core_worker.run.actor_host import ActorHost, Host
-from nbray.core_worker.run.returned_values import Making
-from nbray.core_worker.run.run_counts import RunCounts
+from nbray.core_worker.run.replies import Replies
+from nbray.core_worker.run.surroundings import Surroundings
 from nbray.core_worker.run.task_runner import TaskRunner
-from nbray.core_worker.runtime_envs import RuntimeEnvs
-from nbray.core_worker.tasks import counted
-from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.core_worker.values.arguments import ArgumentsLost
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
-from nbray.wire.frames import UnsendableError
 from nbray.wire.records import ActorSpec, TaskSpec
 from nbray.wire.waiting import Waiter
 from nbray.wire.watching_messages import ProcessLeaves
@@ -63,31 +55,27 @@ class Executor:
     """
 
     def __init__(
-        self, config: Config, me: Identity, peers: Peers, devices: VisibleDevices,
-        table: OwnershipTable, borrowing: Borrowing, cancelling: Cancelling, events: TaskEventLog,
-        runtime_envs: RuntimeEnvs, runner: TaskRunner, making: Making, counts: RunCounts,
-        make_host: MakeHost, is_needed: Callable[[], bool],
+        self, config: Config, me: Identity, peers: Peers, cancelling: Cancelling,
+        runner: TaskRunner, replies: Replies, surroundings: Surroundings, make_host: MakeHost,
+        is_needed: Callable[[bool], bool],
     ) -> None:  # fmt: skip
-        """``make_host`` makes the host of an actor; ``is_needed``: others need this process."""
+        """``make_host`` makes the host of an actor.
+
+        ``is_needed``: others need this process, also if it is worn out, as it takes.
+        """
         self._me = me
         self._peers = peers
         self._reactor = peers.reactor
-        self._devices = devices
-        self._table = table
-        self._borrowing = borrowing
         self._cancelling = cancelling
-        self._events = events
-        self._runtime_envs = runtime_envs
         self._runner = runner
-        self._making = making
-        self._counts = counts
+        self._replies = replies
+        self._reply = replies.add
+        self._surroundings = surroundings
         self._make_host = make_host
         self._is_needed = is_needed
         self._patience_s = config.graceful_exit_s
         self._main = threading.get_ident()
-        self._threads = ThreadCount(os.environ, devices.set_by_user)
         self._queue: deque[tuple[Connection, TaskSpec]] = deque()
-        self._replies: deque[tuple[Connection, TaskSpec, m.TaskDone]] = deque()
         self._waiter: Waiter | None = None
         self._current: bytes = b""
         self._cancelled: bytes = b""
@@ -99,6 +87,7 @@ class Executor:
         self._watched = False  # whether a timer looks for what stands behind a long task
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
+        self._direct: ActorHost | None = None  # the same, when calls need not pass this thread
         self.exit = ActorExit(
             me, self._reactor, peers, self._patience_s, self._is_busy, self._crash
         )
@@ -128,8 +117,7 @@ class Executor:
                 self._queue.clear()
                 self._leaving = True
             case m.ExitWorker():
-                needed = self._is_needed if self._worn_out else self._table.owns_any
-                if needed():
+                if self._is_needed(self._worn_out):
                     self._peers.to_raylet(m.WorkerStays())
                 else:
                     self._leaving = True
@@ -141,10 +129,9 @@ class Executor:
     def _on_push(self, connection: Connection, message: m.PushTask) -> None:
         if self._actor is None:
             # Of the lease before, no task is left: the variables are nobody else's.
-            if message.devices or self._devices.ids:
-                self._devices.use(message.devices or {}, os.environ)
-            if message.threads != self._threads.count:
-                self._threads.use(message.threads)
+            around = self._surroundings
+            if message.devices or around.devices.ids or message.threads != around.threads.count:
+                around.for_lease(message.devices, message.threads)
         if message.function is not None:
             self._runner.functions.learn(message.spec.function_id, message.function)
         if self._worn_out:
@@ -152,6 +139,9 @@ class Executor:
             return
         if self.exit.leaving is not None:
             return  # its caller hears of the end of this process
+        if self._direct is not None:
+            self._direct.takes(connection, message.spec)
+            return
         self._queue.append((connection, message.spec))
         waiter = self._waiter
         if waiter is not None:
@@ -193,41 +183,6 @@ class Executor:
             )
             raylet.flush()
             os._exit(1)
-
-    def turn(self) -> None:
-        """Send what the main thread and others have left."""
-        if not self._replies:
-            return
-        while self._replies:
-            connection, spec, done = self._replies.popleft()
-            if spec.dependencies or spec.contained:
-                submitter = connection.state.worker_id
-                send = partial(self._send, connection, spec, done)
-                self._borrowing.keep_arguments(spec, submitter, send)
-            else:
-                self._send(connection, spec, done, [])
-        self._counts.replied()
-
-    def _send(
-        self, connection: Connection, spec: TaskSpec, done: m.TaskDone, kept: list[bytes]
-    ) -> None:
-        done.borrowed = tuple(kept)
-        held: list[bytes] = []
-        for value in done.values:
-            if value.contained:
-                held += [ref.object_id for ref in value.contained]
-        try:
-            connection.send(done)
-        except UnsendableError as error:
-            self._making.drop(spec, done.values)
-            held = []
-            done.values = self._runner.errors(spec, error)
-            connection.send(done)
-        if held and connection.closed:
-            self._table.note(held, -1)
-        elif held:
-            self._borrowing.hand_over(connection.state.worker_id, spec.task_id, held)
-        self._counts.add(spec, done)
 
     def _return_if_long(self) -> None:
         """Give back what stands behind a task that takes long, also if all came at once."""
@@ -288,7 +243,7 @@ class Executor:
         while True:
             if self._is_new and (self._becoming is not None or self._queue):
                 self._is_new = False
-                self._runtime_envs.run_setup_hook()
+                self._surroundings.before_the_first()
             if self._becoming is not None:
                 self._become_actor(*self._becoming)
                 self._becoming = None
@@ -298,7 +253,10 @@ class Executor:
                     return
                 self._waiter = Waiter()
                 reactor.inbox.append(self._wake_if_work)
-                reactor.wait(self._waiter, harmless=on_interrupt)
+                if self._direct is None:
+                    reactor.wait(self._waiter, harmless=on_interrupt)
+                else:
+                    reactor.rest(self._waiter)
                 self._waiter = None
                 continue
             try:
@@ -373,9 +331,7 @@ class Executor:
         self, connection: Connection, spec: TaskSpec, lost: ArgumentsLost
     ) -> None:
         """Give a task back until its arguments are there: their makers may need this worker."""
-        self._events.running.pop(spec.task_id, None)
-        for object_id in counted(spec):
-            self._table.release(object_id)
+        self._replies.give_back(spec)
         self._reactor.post(lambda: connection.send(m.TasksReturned([spec.task_id], lost.tried)))
 
     def _ask_for_function(self, connection: Connection, spec: TaskSpec) -> None:
@@ -396,14 +352,10 @@ class Executor:
             self._reactor.notify()
             return
         if self.exit.is_asked_by(spec.task_id):  # and caught the exception
-            self._making.drop(spec, done.values)
+            self._replies.drop(spec, done)
         else:
             self._reply(connection, spec, done)
         self.exit.call_ended()
-
-    def _reply(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
-        self._events.ran(spec, done)
-        self._replies.append((connection, spec, done))
 
     def leave(self, leaving: SystemExit) -> None:
         """User code ends this process: see `ActorExit`; a task's worker as if it crashed."""
@@ -430,19 +382,15 @@ class Executor:
         atexit._run_exitfuncs()
 
     def _become_actor(self, connection: Connection, message: m.BecomeActor) -> None:
-        self._me.set_job(message.job)
-        self._devices.use(message.devices, os.environ)
-        threads = threads_for(message.spec.options.resources)
-        if threads != self._threads.count:
-            self._threads.use(threads)
-        self._runtime_envs.enter_job(message.job)
-        self._me.become_actor(message.spec)
+        self._surroundings.for_actor(message)
         self._actor = self._make_host(message.spec, self)
         self._current = creation_id(message.spec.actor_id)
         created: m.ActorCreated | None = self._actor.create()
         self._current = b""
         if self.exit.leaving is not None:
             created = self.exit.end_of_constructor()
+        if self._actor.drives():
+            self._direct = self._actor
         if created is not None:
             if self._me.actor_shown != message.spec.class_name:
                 created.shown = self._me.actor_shown

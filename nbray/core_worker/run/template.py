@@ -11,7 +11,6 @@ import atexit
 import gc
 import logging
 import os
-import random
 import select
 import signal
 import socket
@@ -22,8 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
+import numpy.random  # before the fork: NumPy itself imports it with its first use
 
 from nbray.common.config import Config
+from nbray.common.giving_back import settle
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
@@ -36,12 +37,14 @@ from nbray.core_worker.run.executor import Executor
 from nbray.core_worker.run.failures import FailureTeller
 from nbray.core_worker.run.output import WorkerOutput, capture_output, set_up_streams
 from nbray.core_worker.run.profiles import TaskProfiles
+from nbray.core_worker.run.replies import Replies
 from nbray.core_worker.run.returned_values import Making
 from nbray.core_worker.run.run_counts import RunCounts
 from nbray.core_worker.run.scope import TaskScope
 from nbray.core_worker.run.stops import Stops
 from nbray.core_worker.run.stops import install as install_breakpoints
 from nbray.core_worker.run.stream_writer import StreamWriters
+from nbray.core_worker.run.surroundings import Surroundings
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
@@ -83,9 +86,16 @@ class _Template:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         _warm_up(self._common.token)
+        settle()
         gc.collect()
         gc.freeze()
         control = self._control.socket
+        try:
+            control.sendall(b'{"ready": true}\n')
+        except (
+            ConnectionError
+        ):  # the raylet has left meanwhile, and takes it that nothing was forked
+            return
         while True:
             writers = [control] if self._control.is_waiting else []
             wait = max(0.0, self._swept + _SWEEP_S - time.monotonic()) if self._some_ended else None
@@ -162,7 +172,6 @@ def _become_worker(common: _Common, order: dict[str, Any]) -> None:
             log = os.open(order["log"] + suffix, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(log, descriptor)
             os.close(log)
-        random.seed(time.time_ns() ^ os.getpid())
         if "numpy.random" in sys.modules:  # else it draws a seed of its own when it is imported
             numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
         if order["env_vars"]:
@@ -228,16 +237,30 @@ def _build(core: CoreWorker) -> tuple[Executor, TaskRunner]:
 
     def make_host(spec: ActorSpec, host: Host) -> ActorHost:
         return ActorHost(
-            spec, host, me, core, runner, scope, values, core.stored, events, cancelling
+            spec,
+            host,
+            me,
+            core,
+            runner,
+            scope,
+            values,
+            core.stored,
+            events,
+            cancelling,
+            core.reactor,
         )
 
+    def is_needed(worn: bool) -> bool:
+        return core.is_needed() if worn else core.table.owns_any()
+
+    replies = Replies(core.table, core.borrowing, events, making, counts, runner.errors)
+    surroundings = Surroundings(me, core.devices, core.runtime_envs)
     executor = Executor(
-        core.config, me, core.peers, core.devices, core.table, core.borrowing, cancelling, events,
-        core.runtime_envs, runner, making, counts, make_host, core.is_needed,
-    )  # fmt: skip
+        core.config, me, core.peers, cancelling, runner, replies, surroundings, make_host, is_needed
+    )
     core.peers.handlers[m.ItemsTaken] = lambda _owner, message: writers.on_taken(message)
     core.edge.on_closed.append(writers.closed)
-    core.on_executor_turn = executor.turn
+    core.on_executor_turn = replies.turn
     core.on_exit_actor = executor.exit.asked
     core.on_forked.append(executor.forget_in_fork)
     core.blocking.before = executor.before_blocking

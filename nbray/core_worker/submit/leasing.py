@@ -22,6 +22,7 @@ from functools import partial
 from msgspec.structs import replace
 
 from nbray.common.config import Config
+from nbray.common.ids import FIRST
 from nbray.core_worker.decisions import (
     AskLease,
     AttemptFailed,
@@ -81,7 +82,7 @@ class Leasing:
 
     Attributes:
         dirty: tasks may be pushed, or workers asked for: `dispatch` is to be called.
-        tasks: those that have no reply yet, by id, about in the order of submission.
+        tasks: those without a reply, by their first objects, about in the order of submission.
     """
 
     def __init__(
@@ -105,15 +106,13 @@ class Leasing:
 
     def enqueue(self, task: PendingTask) -> None:
         """The arguments of a task of `tasks` are complete."""
-        if task.task_id not in self.tasks:
+        if task.first not in self.tasks:
             return  # it was cancelled meanwhile
         if task.dependencies:
             near = node_of_arguments(task.dependencies, self._me.address.node_id)
             if near != task.rare.near:
                 task.rare = replace(task.rare, near=near)
-            key = task.key
-        else:
-            key = task.burst.options.key
+        key = task.key if task.rare.near else task.burst.options.key
         task.state = READY[task.state]
         queue = self._queues.get(key)
         if queue is None:
@@ -143,6 +142,10 @@ class Leasing:
 
     # --- looked at --------------------
 
+    def find(self, task_id: bytes) -> PendingTask | None:
+        """The task of that id, if it has no reply yet."""
+        return self.tasks.get(task_id + FIRST)
+
     def running(self) -> Iterator[TaskSpec]:
         """The task that each leased worker runs, as far as this process knows."""
         for queue in self._queues.values():
@@ -157,7 +160,7 @@ class Leasing:
 
     def children(self, parent: bytes) -> list[bytes]:
         """The unfinished tasks that a task of this process submitted."""
-        return [task_id for task_id, task in self.tasks.items() if task.burst.parent == parent]
+        return [task.task_id for task in self.tasks.values() if task.burst.parent == parent]
 
     # --- pushed --------------------
 
@@ -184,7 +187,7 @@ class Leasing:
                     tasks.popleft()
                     task.lease = lease
                     task.state = PUSHED[task.state]
-                    in_flight[task.task_id] = task
+                    in_flight[task.first] = task
                     pushed.append(task)
                 if pushed:
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
@@ -194,7 +197,7 @@ class Leasing:
     def unsendable(self, task: PendingTask, error: Exception) -> None:
         """A task that was to be pushed cannot travel."""
         if task.lease is not None:
-            del task.lease.in_flight[task.task_id]
+            del task.lease.in_flight[task.first]
         self.refuse(task, error)
         self.dirty = True
 
@@ -257,21 +260,22 @@ class Leasing:
 
     def refuse(self, task: PendingTask, error: Exception) -> None:
         """A task that waits nowhere any more cannot be run."""
-        if self.tasks.pop(task.task_id, None) is not None:
+        if self.tasks.pop(task.first, None) is not None:
             task.state = ENDED[task.state]
             self._decisions.append(Failed(task.spec, error))
 
     # --- answered --------------------
 
-    def done(self, worker_id: bytes, message: TaskDone, now: float) -> PendingTask | None:
+    def done(
+        self, task: PendingTask, worker_id: bytes, message: TaskDone, now: float
+    ) -> PendingTask | None:
         """A reply for a task of `tasks` came: the task if it has ended, None if it runs again."""
-        task = self.tasks[message.task_id]
         lease = task.lease
         if lease is None or task.state is not AT_WORKER:
             return None  # of a worker that was given up meanwhile
         queue = lease.queue
         in_flight = lease.in_flight
-        in_flight.pop(message.task_id, None)
+        in_flight.pop(task.first, None)
         if not in_flight:
             lease.idle_since = now
         if message.leaving:
@@ -287,7 +291,7 @@ class Leasing:
             self._decisions.append(AttemptRaised(task.spec, worker_id, message))
             self._retry(task)
             return None
-        del self.tasks[message.task_id]
+        del self.tasks[task.first]
         task.state = ENDED[task.state]
         return task
 
@@ -295,12 +299,12 @@ class Leasing:
         """Not started: they go to the front of the queue, in their order."""
         self.dirty = True
         for task_id in reversed(message.task_ids):
-            task = self.tasks.get(task_id)
+            task = self.find(task_id)
             if task is None or task.state is not AT_WORKER:
                 continue
             lease, task.lease = task.lease, None
             assert lease is not None
-            lease.in_flight.pop(task_id, None)
+            lease.in_flight.pop(task.first, None)
             if message.lost:
                 if not lease.in_flight:
                     lease.idle_since = now
@@ -337,7 +341,7 @@ class Leasing:
 
         One that is cancelled is not run again when its worker goes.
         """
-        task = self.tasks[task_id]
+        task = self.tasks[task_id + FIRST]
         task.retries = 0
         if force:
             task.rare = replace(task.rare, killed=True)

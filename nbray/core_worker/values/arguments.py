@@ -2,6 +2,8 @@
 
 A ref that is an argument itself stands for its value: it becomes a `Dependency`, which knows its
 place; there, the pickle has None. A ref inside an argument stays a ref.
+Arguments that are nothing but numbers and texts are marshalled, which takes half of the time and of
+the bytes; pickled ones have a zero in front.
 
 What travels with the task is bounded here, where it is made: an argument whose pickle is large is
 `put`, so are the largest ones while all together are too much, and of the values of refs only so
@@ -11,6 +13,7 @@ many come along (`Inlined`); the worker asks their owners for the others. The bo
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -19,15 +22,17 @@ from nbray.core_worker.values.ahead import Ahead
 from nbray.core_worker.values.serializability import unpicklable
 from nbray.core_worker.values.serialization import (
     SIMPLE,
+    Rebuild,
     Serialized,
     check_current,
     deserialize,
-    flat,
     serialize,
 )
 from nbray.core_worker.values.stored import NoCopyFound
 from nbray.object_ref import ObjectRef
 from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec, Value
+
+_PICKLED = b"\0"  # no marshalled tuple begins so
 
 Packed = tuple[bytes, tuple[Dependency, ...], tuple[ContainedRef, ...]]
 
@@ -71,7 +76,10 @@ def pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed
     if SIMPLE.issuperset(map(type, args)) and (
         not kwargs or SIMPLE.issuperset(map(type, kwargs.values()))
     ):
-        data = flat((list(args), kwargs))
+        try:
+            data = marshal.dumps((args, kwargs))
+        except ValueError:  # of two gigabytes, for example
+            return _pack(process, args, kwargs)
         if len(data) <= process.config.max_inline_bytes:
             return data, (), ()
     return _pack(process, args, kwargs)
@@ -125,7 +133,7 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         raise unpicklable(given, "the arguments", "arguments", error) from error
     process.note((dependency.object_id for dependency in dependencies), 1)
     process.note((ref.object_id for ref in packed.contained), 1)
-    return packed.to_bytes(), tuple(dependencies), packed.contained
+    return _PICKLED + packed.to_bytes(), tuple(dependencies), packed.contained
 
 
 def _places(args: Sequence[Any], kwargs: dict[str, Any]) -> list[tuple[int | str, Any]]:
@@ -166,6 +174,17 @@ class ArgumentsLost(Exception):
         self.tried = tried
 
 
+def opened(packed: bytes, rebuild: Rebuild) -> tuple[list[Any], dict[str, Any]]:
+    """What `pack` has pickled; where a ref stands for its value, there is None."""
+    if not packed:
+        return [], {}
+    if packed[0]:
+        args, kwargs = marshal.loads(packed)
+        return list(args), kwargs
+    args, kwargs = deserialize(packed[1:], rebuild)
+    return args, kwargs
+
+
 def unpack(
     values: Opens, spec: TaskSpec, may_wait: bool = True
 ) -> tuple[list[Any], dict[str, Any]]:
@@ -174,13 +193,12 @@ def unpack(
     Raises:
         ArgumentsLost: not ``may_wait``, and some have to be made again.
     """
-    if not spec.args:
-        return [], {}
-    lost: dict[bytes, list[bytes]] = {}
-
     # The submitter holds arguments until the reply, which names those that are kept.
-    args, kwargs = deserialize(spec.args, values.borrowed_ref)
+    args, kwargs = opened(spec.args, values.borrowed_ref)
     dependencies = spec.dependencies
+    if not dependencies:
+        return args, kwargs
+    lost: dict[bytes, list[bytes]] = {}
     ahead = values.arguments_ahead(dependencies) if len(dependencies) > 1 else None
     for dependency in dependencies:
         object_id = dependency.object_id
@@ -189,7 +207,8 @@ def unpack(
         except NoCopyFound as error:
             lost[object_id] = error.tried
             continue
-        (args if isinstance(dependency.place, int) else kwargs)[dependency.place] = value
+        place: Any = dependency.place
+        (args if isinstance(place, int) else kwargs)[place] = value
     if lost:
         raise ArgumentsLost(lost)
     return args, kwargs

@@ -19,7 +19,7 @@ from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from nbray.object_ref import ObjectRef, RefHome
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import Address, Dependency, Value
+from nbray.wire.records import Address, ContainedRef, Dependency, Value
 from nbray.wire.waiting import Waiter
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
@@ -309,13 +309,42 @@ class Values:
             else:
                 data = value.inline
         assert data is not None
-        result = deserialize(data, self._rebuilder(object_id))
+        if value.contained:
+            result = self._with_refs(object_id, data, value.contained)
+        else:
+            result = deserialize(data, self._rebuilder(object_id))
         if value.is_error:
             if isinstance(result, SharedError):
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 self.get([result.ref], left)  # which raises it
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
         return result
+
+    def _with_refs(
+        self, outer: bytes, data: bytes | memoryview, refs: Sequence[ContainedRef]
+    ) -> Any:
+        """Unpickle a value in which ``refs`` stand, as a rule in that order: counted at once."""
+        home, rebuild_other = self._home, self._rebuilder(outer)
+        unknown = self._counting.refer_all(refs)
+        if unknown:
+            self._reactor.post(lambda: self._borrowing.all_found_in(outer, unknown))
+        ahead = iter([ref.object_id for ref in refs])
+        passed: list[bytes] = []
+
+        def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
+            counted = next(ahead, None)
+            if counted == object_id:
+                return ObjectRef(object_id, owner, home)
+            if counted is not None:
+                passed.append(counted)
+            return rebuild_other(object_id, owner)
+
+        try:
+            return deserialize(data, rebuild, with_refs=True)
+        finally:
+            passed.extend(ahead)
+            if passed:  # what was counted, and did not come
+                self._table.note(passed, -1)
 
     def _rebuilder(self, outer: bytes) -> Callable[[bytes, Address], ObjectRef]:
         """Makes the refs that are found in ``outer``, which is held until their owner knows us."""

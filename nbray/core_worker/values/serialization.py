@@ -28,6 +28,7 @@ SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
 _ALIGN = 64
 _NO_BUFFERS = bytes(4)
 _SMALL = 1024
+_COPIED = 1 << 22
 
 _FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
@@ -262,11 +263,27 @@ def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool
     return False
 
 
-def deserialize(data: bytes | memoryview, rebuild: Rebuild | None) -> Any:
+class _WithRefs(pickle.Unpickler):
+    """Finds the maker of this value's refs where the pickle names the one of all."""
+
+    def __init__(
+        self, stream: memoryview, rebuild: Rebuild, buffers: Sequence[memoryview] = ()
+    ) -> None:
+        super().__init__(io.BytesIO(stream), buffers=buffers)
+        self._rebuild = rebuild
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What the pickle names."""
+        if name == _rebuild_ref.__name__ and module == __name__:
+            return self._rebuild
+        return super().find_class(module, name)
+
+
+def deserialize(data: bytes | memoryview, rebuild: Rebuild | None, with_refs: bool = False) -> Any:
     """The value of a flat form; arrays refer to ``data`` without a copy, and cannot be written to.
 
     Those of a small value, which is ``bytes``, are the reader's own and can.
-    ``rebuild`` makes the ObjectRefs that stand in the value.
+    ``rebuild`` makes the ObjectRefs that stand in the value; ``with_refs``: there are some.
     """
     outer = context.rebuild
     if outer is None and rebuild is None and type(data) is bytes and data[:4] == _NO_BUFFERS:
@@ -276,7 +293,10 @@ def deserialize(data: bytes | memoryview, rebuild: Rebuild | None) -> Any:
         view = memoryview(data)
         (count,) = _PLAIN.unpack_from(view)
         if not count:
-            return pickle.loads(view[4:])
+            stream = view[4:]
+            if with_refs and rebuild is not None and len(stream) <= _COPIED:
+                return _WithRefs(stream, rebuild).load()
+            return pickle.loads(stream)
         stream_length, *lengths = struct.unpack_from(f"<{count + 1}Q", view, 8)
         position = _header_size(count)
         stream = view[position : position + stream_length]
@@ -287,6 +307,8 @@ def deserialize(data: bytes | memoryview, rebuild: Rebuild | None) -> Any:
             position = _aligned(position)
             buffers.append(view[position : position + length])
             position += length
+        if with_refs and rebuild is not None and len(stream) <= _COPIED:
+            return _WithRefs(stream, rebuild, buffers).load()
         return pickle.loads(stream, buffers=buffers)
     finally:
         context.rebuild = outer

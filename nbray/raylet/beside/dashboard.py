@@ -1,8 +1,9 @@
-"""The head node's raylet starts the dashboard again when it ends.
+"""The dashboard is started by the head's raylet when somebody comes, and again when it ends.
 
-It holds the socket on which the dashboard listens, so that who asks meanwhile waits in its queue
-and is answered by the next one. The first dashboard is started by whoever starts the node; its
-successors are children of the raylet. One that ends at once is started again after a pause, which
+The raylet holds the socket on which the dashboard listens, so who asks waits in its queue until the
+process has come up, the first time and after each end. A cluster that nobody looks at has none of
+its memory. The dashboard starts the manager of submitted jobs, so where a node is brought back that
+may have some, it is started ``at_once``. One that ends soon is started again after a pause, which
 grows: a cluster needs no dashboard.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from nbray.common.pids import start_time
 from nbray.common.process import Child, spawn
@@ -20,60 +22,88 @@ from nbray.raylet.beside.endings import Pause, end_of
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_TELL_S = 10.0
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _STABLE_S = 10.0  # from its start, which takes some of it
 
 
 class DashboardSupervisor:
-    """Watches the dashboard on the listening socket ``listener``, which is ``url``."""
+    """Keeps the dashboard on the listening socket ``listener``, which is ``url``.
 
-    def __init__(self, session: Session, gcs_address: str, listener: int, url: str) -> None:
+    ``tell`` tells the GCS where it is, and whether that was heard.
+    """
+
+    def __init__(
+        self, session: Session, gcs_address: str, listener: int, url: str, at_once: bool,
+        tell: Callable[[], Awaitable[bool]],
+    ) -> None:  # fmt: skip
         self._session = session
         self._gcs_address = gcs_address
         self._listener = listener
         self._url = url
+        self._at_once = at_once
+        self._tell = tell
         self._child: Child | None = None
 
     async def run(self) -> None:
-        """Watch and restart until cancelled."""
-        pid = await self._first()
+        """Start and restart it until cancelled."""
+        telling = asyncio.get_running_loop().create_task(self._keep_telling())
+        try:
+            await self._keep()
+        finally:
+            telling.cancel()
+
+    async def _keep_telling(self) -> None:
+        """A GCS that came back without a store has forgotten it."""
+        while True:
+            await asyncio.sleep(_TELL_S if await self._tell() else _LOOK_S)
+
+    async def _keep(self) -> None:
+        if not self._at_once:
+            await self._somebody_comes()
         pause = Pause(_PAUSE_S, _LONGEST_PAUSE_S, _STABLE_S)
+        before: int | None = None
         while True:
             began = time.monotonic()
-            if self._child is None:
-                await end_of(pid, start_time(pid))
-            else:
-                while self._child.returncode is None:
-                    await asyncio.sleep(_LOOK_S)
+            child = self._child = self._start()
+            await self._note(before, child.pid)
+            before = child.pid
+            await end_of(child.pid, start_time(child.pid))
+            await asyncio.to_thread(child.terminate)  # it has ended, and is reaped
+            self._child = None
             await pause.after(time.monotonic() - began)
-            logger.warning("The dashboard (pid %d) has ended; it is started again.", pid)
-            self._start()
-            assert self._child is not None
-            self._session.replace_pid(pid, self._child.pid)
-            pid = self._child.pid
+            logger.warning("The dashboard (pid %d) has ended; it is started again.", before)
 
-    async def _first(self) -> int:
-        """The dashboard that was started with the node, once the session tells of it."""
+    async def _somebody_comes(self) -> None:
+        loop = asyncio.get_running_loop()
+        came = asyncio.Event()
+        loop.add_reader(self._listener, came.set)
+        try:
+            await came.wait()
+        finally:
+            loop.remove_reader(self._listener)
+
+    async def _note(self, before: int | None, pid: int) -> None:
+        """Have the session folder tell of the process, once it tells of the node."""
         while True:
             try:
-                pids = self._session.read_info()["pids"]
+                self._session.note_pid(before, pid)
+                return
             except (FileNotFoundError, ValueError):
-                pids = []  # the node is starting
-            if len(pids) > 2:
-                return pids[2]
-            await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_LOOK_S)  # the node is starting
 
-    def _start(self) -> None:
-        self._child = spawn(
+    def _start(self) -> Child:
+        child = spawn(
             "nbray.dashboard",
             ["--session-dir", str(self._session.path), "--gcs-address", self._gcs_address,
              "--url", self._url, "--listen-fd", str(self._listener)],
             self._session.log_path("dashboard.log"), fate_shared=True, pass_fds=[self._listener],
         )  # fmt: skip
-        self._child.do_not_wait()
+        child.do_not_wait()
+        return child
 
     def stop(self) -> None:
-        """End the dashboard if it is a child of this process."""
+        """End the dashboard, if it runs."""
         if self._child is not None:
             self._child.terminate()

@@ -72,7 +72,7 @@ class GcsSupervisor:
             self._child = None
             return False
         logger.info("The GCS is back in %.2f s, pid %d.", time.monotonic() - before, child.pid)
-        self._session.replace_pid(self._pid, child.pid)
+        self._session.note_pid(self._pid, child.pid)
         self._pid, self._started = child.pid, start_time(child.pid)
         return True
 

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,11 +25,10 @@ from nbray.raylet.exits import GROUP_REMOVED, PLACED_ANEW, Exit, of_constructor
 from nbray.raylet.process import Handlers, Process
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pending import PendingRequest
-from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
 from nbray.raylet.workers.worker import Worker
 from nbray.raylet.workers.worker_life import Event
-from nbray.runtime_env.setup import PLAIN, EnvError, EnvManager
+from nbray.runtime_env.setup import EnvError, EnvManager, Prepared
 from nbray.scheduling.policy import Demand
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
@@ -83,18 +82,46 @@ class Resources(Protocol):
     def give_back(self, taken: Allocation) -> None: ...
 
 
+class Workers(Protocol):
+    """What actors need of the pool of workers; see `WorkerPool`."""
+
+    def want(
+        self, job_id: bytes, use: Callable[[Worker | None], None],
+        refuse: Callable[[Cause], None], *, env: Prepared, resources: Mapping[str, int],
+        fresh: bool,
+    ) -> Callable[[], bool]: ...  # fmt: skip
+
+    def give_back(self, worker_id: bytes) -> None: ...
+
+    def end(self, worker_id: bytes, why: Exit | None) -> None: ...
+
+    def ask_to_leave(self, worker: Worker, why: Exit, *, actor_ended: bool) -> None: ...
+
+
 class ActorManager:
     """Gives actors their workers, and carries messages about actors to the GCS.
 
-    ``started_ever`` counts those that were given room here.
+    Args:
+        gcs: hears of them.
+        resources: what they take.
+        workers: gives and ends their processes.
+        envs: sets runtime environments up.
+        worker_of: a worker that has not ended, by its id.
+        why_none: why who waits for a worker gets none, in words.
+
+    Attributes:
+        started_ever: how many were given room here.
     """
 
     def __init__(
-        self, gcs: GrpcClient, resources: Resources, pool: WorkerPool, envs: EnvManager
-    ) -> None:
+        self, gcs: GrpcClient, resources: Resources, workers: Workers, envs: EnvManager,
+        worker_of: Callable[[bytes], Worker | None], why_none: Callable[[], str],
+    ) -> None:  # fmt: skip
         self._gcs = gcs
         self._resources = resources
-        self._pool = pool
+        self._workers = workers
+        self._worker_of = worker_of
+        self._why_none = why_none
         self._envs = envs
         self._taken: dict[bytes, Allocation] = {}
         self._candidates: dict[bytes, Candidate] = {}
@@ -180,7 +207,7 @@ class ActorManager:
                 created.set_exception(_NotCreated(_GROUP_GONE))
             if worker is None or created.done():  # it was ended meanwhile
                 if worker is not None:
-                    self._pool.give_back(worker.worker_id)
+                    self._workers.give_back(worker.worker_id)
                 self._resources.give_back(taken)
                 return
             given.append(worker)
@@ -203,7 +230,7 @@ class ActorManager:
                 created.set_exception(_NotCreated(cause))
 
         attempt.waits_for = "a worker"
-        withdraw = self._pool.want(
+        withdraw = self._workers.want(
             spec.job_id, use, refuse, fresh=True, env=env, resources=options.resources
         )
         try:
@@ -214,19 +241,19 @@ class ActorManager:
             return g.ActorStarted(None, error.cause)
         except asyncio.CancelledError:
             for worker in given:
-                self._pool.end(worker.worker_id, attempt.end or PLACED_ANEW)
+                self._workers.end(worker.worker_id, attempt.end or PLACED_ANEW)
             if withdraw():
                 self._resources.give_back(taken)
             raise
         if result.again:
-            self._pool.end(given[0].worker_id, PLACED_ANEW)
+            self._workers.end(given[0].worker_id, PLACED_ANEW)
             attempt.worker = None  # the end of its process is no news
             if self._attempts.get(attempt.actor_id) is attempt:
                 del self._attempts[attempt.actor_id]
             return g.ActorStarted(None, busy=True)
         if result.cause is not None:
             why = of_constructor(result.cause)
-            self._pool.ask_to_leave(given[0], why, actor_ended=True)
+            self._workers.ask_to_leave(given[0], why, actor_ended=True)
             attempt.worker = None  # the end of its process is no news
             self._keep_ended(attempt)
             return g.ActorStarted(None, result.cause)
@@ -241,9 +268,9 @@ class ActorManager:
             attempt.creation.cancel()
         elif attempt.worker is not None:
             if graceful:
-                self._pool.ask_to_leave(attempt.worker, why, actor_ended=True)
+                self._workers.ask_to_leave(attempt.worker, why, actor_ended=True)
             else:
-                self._pool.end(attempt.worker.worker_id, why)
+                self._workers.end(attempt.worker.worker_id, why)
 
     def _keep_ended(self, attempt: _Attempt) -> None:
         """Keep how an attempt ended for a GCS that has not heard of it."""
@@ -276,7 +303,7 @@ class ActorManager:
         """End the actors in bundles that were released."""
         for worker_id, taken in list(self._taken.items()):
             if taken.source in bundles:
-                self._pool.end(worker_id, GROUP_REMOVED)
+                self._workers.end(worker_id, GROUP_REMOVED)
 
     def created(self, process: Process, message: m.ActorCreated) -> None:
         """A worker says how the constructor of its actor ended."""
@@ -290,7 +317,7 @@ class ActorManager:
         It gives all back, and is to be placed anew when the argument is there.
         """
         taken = self._taken.pop(process.worker_id, None)
-        worker = self._pool.workers.get(process.worker_id)
+        worker = self._worker_of(process.worker_id)
         if taken is None or worker is None:
             return
         attempt = self._attempts.get(worker.actor_id)
@@ -306,7 +333,7 @@ class ActorManager:
             for attempt in self._attempts.values()
             if attempt.creation is not None and not attempt.creation.done()
         )
-        workers = self._pool.why(PLAIN)
+        workers = self._why_none()
         return {
             attempt.actor_id: f"It has waited {now - attempt.since:.0f} s for {attempt.waits_for}."
             + (f" {workers}" if attempt.waits_for == "a worker" else "")
@@ -318,9 +345,14 @@ class ActorManager:
         return sum(
             attempt.has_room and not attempt.creation.done()
             if attempt.creation is not None and attempt.worker is None
-            else attempt.worker is not None and self._pool.lives(attempt.worker.worker_id)
+            else self._has_worker(attempt)
             for attempt in self._attempts.values()
         )
+
+    def _has_worker(self, attempt: _Attempt) -> bool:
+        """Whether its worker has not ended."""
+        worker = attempt.worker
+        return worker is not None and self._worker_of(worker.worker_id) is not None
 
     def candidates(self) -> list[Candidate]:
         """Who may be ended when memory runs out."""
@@ -365,7 +397,7 @@ class ActorManager:
             g.ActorHere(attempt.actor_id, attempt.number, attempt.ended)
             for attempt in self._attempts.values()
             if (attempt.creation is not None and not attempt.creation.done())
-            or (attempt.worker is not None and attempt.worker.worker_id in self._pool.workers)
+            or self._has_worker(attempt)
             or attempt.ended
         ]
         return g.ActorsHere(rows)
@@ -374,7 +406,7 @@ class ActorManager:
 
     async def create(self, process: Process, message: m.CreateActor) -> None:
         """Register an actor at the GCS."""
-        creator = self._pool.workers.get(process.worker_id)
+        creator = self._worker_of(process.worker_id)
         if creator is not None:
             creator.made_actors = True
         actor_id = message.spec.actor_id

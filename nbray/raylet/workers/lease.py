@@ -63,7 +63,7 @@ TRANSITIONS = Transitions(
 
 
 @dataclass(eq=False)
-class Lease:
+class LeaseLife:
     """One lease.
 
     Attributes:

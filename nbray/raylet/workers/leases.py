@@ -13,7 +13,7 @@ from nbray.common.accelerators import DeviceIds, as_key
 from nbray.common.background import Background
 from nbray.raylet.exits import GROUP_REMOVED, OWNER_GONE, Exit
 from nbray.raylet.process import Handlers, Process
-from nbray.raylet.workers.lease import Event, Lease
+from nbray.raylet.workers.lease import Event, LeaseLife
 from nbray.raylet.workers.memory import Candidate
 from nbray.raylet.workers.pending import (
     Decision,
@@ -97,8 +97,8 @@ class LeaseManager:
         self._nodes = nodes
         self._refresh = refresh
         self._look_for_group = look_for_group
-        self._requested: dict[tuple[Process, int], Lease] = {}
-        self._lease_of: dict[bytes, Lease] = {}
+        self._requested: dict[tuple[Process, int], LeaseLife] = {}
+        self._lease_of: dict[bytes, LeaseLife] = {}
         self._death_watchers: dict[bytes, Process] = {}
         self._next_lease = 1
         self._background = Background()
@@ -120,14 +120,14 @@ class LeaseManager:
 
     def request(self, process: Process, message: m.RequestLease) -> None:
         """A submitter wants a worker; it is answered when there is one, here or elsewhere."""
-        lease = self._requested[(process, message.request_id)] = Lease(process, message)
+        lease = self._requested[(process, message.request_id)] = LeaseLife(process, message)
         if message.runtime_env:
             preparing = asyncio.get_running_loop().create_task(self._prepare(lease))
             lease.give_up = preparing.cancel  # the environment itself is set up all the same
         else:
             self._queue(lease, PLAIN)
 
-    async def _prepare(self, lease: Lease) -> None:
+    async def _prepare(self, lease: LeaseLife) -> None:
         """Set the environment up before resources are taken."""
         try:
             env = await self._envs.prepare(lease.request.runtime_env)
@@ -140,7 +140,7 @@ class LeaseManager:
             logger.exception("A lease was not requested")
             self._refuse(lease, Cause(CauseKind.FAULT, f"Its raylet failed: {error!r}"))
 
-    def _queue(self, lease: Lease, env: Prepared) -> None:
+    def _queue(self, lease: LeaseLife, env: Prepared) -> None:
         request, process = lease.request, cast(Process, lease.holder)
         lease.pending = pending = PendingRequest(
             process, Demand(request.resources, request.strategy, request.selector),
@@ -151,7 +151,7 @@ class LeaseManager:
         lease.move(Event.QUEUED, time.time())
         self.submit(pending, placed=request.spilled)
 
-    def _granted(self, lease: Lease, env: Prepared, taken: Allocation) -> None:
+    def _granted(self, lease: LeaseLife, env: Prepared, taken: Allocation) -> None:
         lease.move(Event.GRANTED, time.time())
         lease.pending, lease.taken = None, taken
         request = lease.request
@@ -160,7 +160,7 @@ class LeaseManager:
             env=env, resources=request.resources, devices=as_key(taken.device_ids()),
         )  # fmt: skip
 
-    def _use(self, lease: Lease, worker: Worker | None) -> None:
+    def _use(self, lease: LeaseLife, worker: Worker | None) -> None:
         """A worker is there; or none, since the job is over."""
         taken = lease.taken
         assert taken is not None
@@ -184,7 +184,7 @@ class LeaseManager:
             m.LeaseGranted(request_id, lease.lease_id, worker.address, taken.device_ids())
         )
 
-    def _moved(self, lease: Lease, choice: Choice) -> None:
+    def _moved(self, lease: LeaseLife, choice: Choice) -> None:
         """Another node serves it, or none may."""
         node = choice.node
         if node is None:
@@ -195,12 +195,12 @@ class LeaseManager:
         self._over(lease, Event.MOVED, f"node {node.node_id.hex()[:8]}")
         lease.holder.send(m.LeaseSpilled(request_id, node.node_id, node.host, node.frame_port))
 
-    def _refuse(self, lease: Lease, cause: Cause) -> None:
+    def _refuse(self, lease: LeaseLife, cause: Cause) -> None:
         """There is no lease."""
         self._over(lease, Event.REFUSED, cause.text)
         lease.holder.send(m.LeaseRefused(lease.request.request_id, cause))
 
-    def _over(self, lease: Lease, event: Event, detail: str = "") -> None:
+    def _over(self, lease: LeaseLife, event: Event, detail: str = "") -> None:
         """A lease ends before it is held."""
         lease.move(event, time.time(), detail)
         del self._requested[(cast(Process, lease.holder), lease.request.request_id)]
@@ -319,7 +319,7 @@ class LeaseManager:
             self._end(lease, Event.RETURNED, back)
 
     def _end(
-        self, lease: Lease, event: Event, let_go: Callable[[], object], detail: str = ""
+        self, lease: LeaseLife, event: Event, let_go: Callable[[], object], detail: str = ""
     ) -> None:
         """A lease ends; its worker is let go first, so that the next one finds it idle."""
         lease.move(event, time.time(), detail)

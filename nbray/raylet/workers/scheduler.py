@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from nbray.common.resources import fits, total_of
-from nbray.raylet.workers.lease import Lease
+from nbray.raylet.workers.lease import LeaseLife
 from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.pending import (
     Decision,
@@ -55,7 +55,7 @@ class Scheduler:
     """The requests that wait for resources of one node, and the leases that have some."""
 
     def __init__(self, resources: NodeResources, generator: random.Random) -> None:
-        self.leases: dict[int, Lease] = {}
+        self.leases: dict[int, LeaseLife] = {}
         self._resources = resources
         self._row = resources.row
         self._generator = generator

@@ -27,7 +27,7 @@ from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.scheduler import Scheduler
 from nbray.raylet.workers.worker import Here, Worker
 from nbray.raylet.workers.worker_life import State
-from nbray.runtime_env.setup import EnvManager
+from nbray.runtime_env.setup import PLAIN, EnvManager
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause
@@ -91,7 +91,10 @@ class WorkerService:
             row, self._scheduler, self.pool, self._envs, nodes, refresh,
             look_for_group=lambda group_id: self.groups.look_for(group_id), grows=grows,
         )  # fmt: skip
-        self.actors = ActorManager(gcs, self.leases, self.pool, self._envs)
+        self.actors = ActorManager(
+            gcs, self.leases, self.pool, self._envs, self.pool.workers.get,
+            lambda: self.pool.why(PLAIN),
+        )  # fmt: skip
         self.groups = GroupManager(gcs, resources, self.leases, self.actors, refresh)
 
     def handlers(self) -> Handlers:

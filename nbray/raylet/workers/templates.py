@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbray.common.json_lines import JsonLines
+from nbray.common.process import ends_within
 from nbray.common.session import Session
 from nbray.common.thread_count import own_thread_variables
 
@@ -43,6 +44,7 @@ class Template:
                                     "template.log")  # fmt: skip
         self._on_report = on_report
         self._on_end = on_end
+        self._serves = False
         mine, theirs = socket.socketpair()
         env = dict(os.environ)
         env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
@@ -92,24 +94,34 @@ class Template:
             self._on_end(self)
             return
         for report in reports:
+            if "ready" in report:
+                self._serves = True
+                continue
             try:
                 self._on_report(self, report)
             except Exception:  # the next one may tell of a death for which somebody waits
                 logger.exception("A report of the template was not handled: %s", report)
 
     def stop(self) -> None:
-        """End it, and its workers with it; kill it when it does not listen."""
+        """End it, and its workers with it; kill it when it does not listen, or only imports yet."""
         descriptor = self._control.socket.fileno()
         if descriptor < 0:
             return
         self._loop.remove_reader(descriptor)
         self._loop.remove_writer(descriptor)
+        may_have_forked = self._may_have_forked()
         self._control.socket.close()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
+        if may_have_forked and ends_within(self._process, _END_S):
+            return
+        self.kill()
+        self._process.wait()
+
+    def _may_have_forked(self) -> bool:
+        """Whether it has said that it is ready. If it has not, it cannot any more, and leaves."""
+        if not self._serves:
+            self._control.socket.shutdown(socket.SHUT_RD)  # what was said before is still there
+            self._serves = bool(self._control.receive())
+        return self._serves
 
     def kill(self) -> None:
         """End it at once; its workers live on, without a parent who tells how they end."""

@@ -8,12 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbray.dashboard.history import CLUSTER, MOST_NODES, History, Level, NodeHistories
-from nbray.dashboard.watcher import COLUMNS, Watcher
-from nbray.state.rows import NodeState, TaskTotals
+from nbray.common.history import (
+    CLUSTER,
+    COLUMNS,
+    MOST_NODES,
+    NODE_COLUMNS,
+    History,
+    Level,
+    NodeHistories,
+)
+from nbray.gcs.series import Series
+from nbray.wire.records import NodeInfo
 
 LEVELS = (Level(1, 60), Level(10, 60), Level(60, 60))
 NOW = 1_700_000_000.0
@@ -65,7 +74,7 @@ def test_a_whole_dashboard_keeps_little(tmp_path: Path) -> None:
 
 def test_what_was_added_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from nbray.dashboard.history import *\n"
+        "import os, sys; from pathlib import Path; from nbray.common.history import *\n"
         f"h = History(Path(sys.argv[1]), ('a',), (Level(1, 60),)); h.add({NOW}, [4.5])\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -89,23 +98,37 @@ def test_rows_come_in_order_and_only_of_the_time_that_is_asked_for(moments: list
 
 
 def test_rates_of_nodes_are_between_their_reports_and_never_negative(tmp_path: Path) -> None:
-    class Nobody:
-        client = None
+    kept = Series(tmp_path / "s", lambda: (), lambda: (0, 0))
 
-    watcher = Watcher(Nobody(), "", "", tmp_path / "s")  # type: ignore[arg-type]
-
-    def node(number: int, received: float | None) -> NodeState:
+    def node(number: int, received: float | None) -> NodeInfo:
         stats = {"cpu_percent": 50.0, "memory_used": 1.0}
         if received is not None:
             stats["net_received"] = received
-        return NodeState(f"{number:056x}", "ip", False, "ALIVE", None, "ip", {}, stats=stats)
+        return NodeInfo(bytes([number]) * 28, "ip", 0, 0, "", False, True, {}, {}, stats)
 
-    none = TaskTotals(0, 0, 0, [])
     for second, received in enumerate((1000.0, 1000.0, 3000.0, 0.0)):
-        watcher.add(NOW + second, [node(1, received), node(2, None)], none)
-    rows = watcher.history.rows(NOW - 5, NOW + 3)
+        kept.add(NOW + second, [node(1, received), node(2, None)], (second, 0))
+    rows = kept.history.rows(NOW - 5, NOW + 3)
     place = 1 + COLUMNS.index("received")
     assert math.isnan(rows[0][place])
     assert rows[2][place] == 1000.0 and rows[3][place] == 0.0, "a machine that began anew"
     assert [row[1 + COLUMNS.index("cpu")] for row in rows] == [50.0] * 4
     assert [row[1 + COLUMNS.index("nodes")] for row in rows] == [2.0] * 4
+    assert [row[1 + COLUMNS.index("finished")] for row in rows] == [0.0, 1.0, 1.0, 1.0]
+    reader = NodeHistories(tmp_path / "s", NODE_COLUMNS)
+    found = reader.of((b"\1" * 28).hex())
+    assert found is not None and len(found.rows(NOW - 5, NOW + 3)) == 1
+    assert reader.of("ab" * 28) is None and reader.of("../cluster") is None
+
+
+def test_who_reads_a_file_goes_on_when_it_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with pytest.raises(FileNotFoundError):
+        History(path, ("a",), LEVELS, writable=False)
+    History(path, ("a",), LEVELS).add(NOW, [1.0])
+    reader = History(path, ("a",), LEVELS, writable=False)
+    History(path, ("a", "b"), LEVELS).add(NOW, [2.0, 3.0])
+    assert reader.rows(NOW - 5, NOW) == [(NOW, 1.0)]
+    with pytest.raises(FileNotFoundError):
+        History(path, ("a",), LEVELS, writable=False)
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]

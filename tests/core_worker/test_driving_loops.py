@@ -1,0 +1,111 @@
+"""The loop of an async actor drives the sockets of its process while it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import threading
+import time
+from pathlib import Path
+
+import nbray
+from nbray.core_worker.run.loop_selector import LoopSelector
+from nbray.testing import wait_until
+from nbray.wire.reactor import Reactor
+
+
+@nbray.remote
+class Loop:
+    """Does with its event loop what programs do."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    async def quick(self) -> str:
+        return nbray.get_runtime_context().get_task_id() or ""
+
+    async def block(self, until: Path) -> None:
+        (until.parent / "blocks").touch()
+        while not until.exists():
+            time.sleep(0.01)  # with no `await`
+
+    async def piped(self, text: bytes) -> bytes:
+        """What another thread writes to a pipe."""
+        read_end, write_end = os.pipe()
+        reader = asyncio.StreamReader()
+        with os.fdopen(read_end, "rb") as pipe:
+            await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), pipe
+            )
+            threading.Timer(0.05, lambda: (os.write(write_end, text), os.close(write_end))).start()
+            return await reader.read()
+
+    async def program(self, text: str) -> bytes:
+        process = await asyncio.create_subprocess_exec("echo", text, stdout=asyncio.subprocess.PIPE)
+        return (await process.communicate())[0]
+
+    async def of_others(self, refs: list[nbray.ObjectRef]) -> int:
+        return sum(await asyncio.gather(*refs))
+
+    async def in_a_thread(self) -> int:
+        return await asyncio.to_thread(lambda: nbray.get(nbray.put(7)))
+
+    async def meet(self, count: int) -> int:
+        """Ends when ``count`` calls have begun."""
+        self.begun += 1
+        while self.begun < count:
+            await asyncio.sleep(0.001)
+        return self.begun
+
+
+def test_a_coroutine_that_blocks_the_loop_holds_up_no_reply_before_it(
+    cluster: Path, tmp_path: Path
+) -> None:
+    loop = Loop.remote()
+    nbray.get([loop.quick.remote() for _ in range(100)])
+    before = [loop.quick.remote() for _ in range(5)]
+    blocks = loop.block.remote(tmp_path / "on")
+    wait_until((tmp_path / "blocks").exists, "a coroutine that blocks")
+    assert len(nbray.get(before, timeout=10.0)) == 5
+    behind = loop.quick.remote()
+    (tmp_path / "on").touch()
+    assert nbray.get([blocks, behind], timeout=10.0)[0] is None
+
+
+def test_what_coroutines_wait_for_besides_calls_arrives(cluster: Path) -> None:
+    loop = Loop.remote()
+
+    @nbray.remote
+    def three() -> int:
+        return 3
+
+    assert nbray.get(loop.piped.remote(b"by a thread"), timeout=10.0) == b"by a thread"
+    assert nbray.get(loop.program.remote("by a program"), timeout=20.0) == b"by a program\n"
+    assert nbray.get(loop.of_others.remote([three.remote() for _ in range(3)]), timeout=20.0) == 9
+    assert nbray.get(loop.in_a_thread.remote(), timeout=10.0) == 7
+    assert nbray.get([loop.meet.remote(50) for _ in range(50)], timeout=20.0) == [50] * 50
+
+
+def test_each_of_many_calls_knows_its_own_task(cluster: Path) -> None:
+    """Replies leave, and calls come, in the midst of others' coroutines."""
+    loop = Loop.remote()
+    refs = [loop.quick.remote() for _ in range(300)]
+    assert nbray.get(refs, timeout=20.0) == [ref.task_id().hex() for ref in refs]
+
+
+def test_news_for_a_loop_that_is_busy_wakes_whoever_drives_only_once() -> None:
+    reactor = Reactor()
+    selector = LoopSelector(reactor)
+    read_end, write_end = os.pipe()
+    try:
+        selector.register(read_end, selectors.EVENT_READ)
+        os.write(write_end, b"news")
+        assert (selector.fileno(), 1) in reactor.poller.poll(0.0)
+        assert selector.fileno() not in dict(reactor.poller.poll(0.0))
+        assert [key.fd for key, _ in selector.select()] == [read_end]  # and is not lost
+    finally:
+        selector.close()
+        os.close(read_end)
+        os.close(write_end)
+        reactor.abandon()
