@@ -165,7 +165,7 @@ def test_a_name_that_was_not_bound_yet_is_not_there() -> None:
         print(unbound)
 
     frame = list(walked(raised_by(lambda: fails(1))))[-1].tb_frame
-    assert not frame.f_locals.keys() & {"argument", "unbound"}
+    assert not set(frame.f_locals) & {"argument", "unbound"}
 
 
 @dataclasses.dataclass
