@@ -91,7 +91,9 @@ def follow_here(workspace: Workspace, name: str) -> None:
         except NbrayError:  # this kernel has left the cluster; the cell goes on
             return
         if last is not None:
-            text = f"{name} is {state_of(last)}: {_what_next(last)}"
+            state = state_of(last)
+            is_or_has = "has" if state == "failed" else "is"
+            text = f"{name} {is_or_has} {state}: {_what_next(last)}"
             stream = "stdout" if last.state == "done" else "stderr"
             router.publish("stream", {"name": stream, "text": text + "\n"}, cell)
 
@@ -233,7 +235,10 @@ def _with_one(workspace: Workspace, arguments: argparse.Namespace, row: Row) -> 
         else:
             print(f"{name} runs; %nbray attach {name} waits for it.")
     except NotKeptError as error:
-        raise UsageError(f"%nbray results: {error}.") from error
+        now = space.find(name)
+        if now is not None and now.is_over and not row.is_over:  # it has ended meanwhile
+            return _with_one(workspace, arguments, now)
+        raise UsageError(f"%nbray results: {str(error).rstrip('.')}.") from error
     return None
 
 

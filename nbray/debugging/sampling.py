@@ -266,8 +266,10 @@ def _our_folders() -> tuple[str, ...]:
 
 
 def _is_nbrays(name: str, frame: FrameType | None) -> bool:
-    """Whether a thread is nbray's, or waits between two tasks."""
+    """Whether a thread is nbray's, or waits: between two tasks, or for whoever has work for it."""
     if name.startswith("nbray-") or name == "MainThread":
+        return True
+    if frame is not None and frame.f_globals.get("__name__") in ("threading", "queue", "selectors"):
         return True
     while frame is not None:
         if not is_ours(frame.f_globals.get("__name__")):

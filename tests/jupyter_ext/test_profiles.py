@@ -39,7 +39,7 @@ def test_a_profile_has_the_lines_of_the_cell_and_of_its_tasks(notebook: Notebook
     )
     (picture,) = pictures(cell)
     assert "3 tasks" in picture["text/plain"]
-    assert re.search(r"\d+% +0\.\d\d s +busy \(", picture["text/plain"])
+    assert re.search(r"\d+% +\d+\.\d\d s +busy \(", picture["text/plain"])
     assert "workers have grown" in picture["text/plain"]
     html = picture["text/html"]
     assert "<svg" in html

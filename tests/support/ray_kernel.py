@@ -36,14 +36,14 @@ def ray_cluster() -> Iterator[str]:
     # Ray's sockets lie below it, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
         port = "6399"
-        subprocess.run(
-            [ray, "start", "--head", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}",
-             "--node-ip-address=127.0.0.1", "--ray-client-server-port=9991",
-             "--dashboard-port=8299", "--disable-usage-stats",
-             f"--object-store-memory={200 << 20}"],
-            check=True, capture_output=True, timeout=180,
-        )  # fmt: skip
         try:
+            subprocess.run(
+                [ray, "start", "--head", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}",
+                 "--node-ip-address=127.0.0.1", "--ray-client-server-port=9991",
+                 "--dashboard-port=8299", "--disable-usage-stats",
+                 f"--object-store-memory={200 << 20}"],
+                check=True, capture_output=True, timeout=180,
+            )  # fmt: skip
             yield f"127.0.0.1:{port}"
         finally:
             subprocess.run([ray, "stop", "--force"], capture_output=True, check=False, timeout=120)
