@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nbray.debugging.working import IDLE
+from nbray.debugging.marks import IDLE
 
 from ..parts.continuous import KEPT_S, Choice, Seen
 from ..parts.flame import flame

@@ -14,3 +14,7 @@ PROFILE_MEMORY = 1 << 42
 def plain(number: int) -> int:
     """The number of a cell without them: cells stand in its order."""
     return number & (HOLD - 1)
+
+
+IDLE = "(waits for work)"
+"""The stack of a main thread that runs nothing, where time at work is told."""

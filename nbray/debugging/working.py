@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
+from .marks import IDLE
 from .sampling import stack_of
 from .stacks import LOOKS, MOST_STACKS
 
-IDLE = "(waits for work)"
-"""The stack of a main thread that runs nothing."""
 _OVERHEAD = 0.02
 _WAITING = ("threading", "concurrent", "asyncio", "selectors", "queue", "socketserver")
 

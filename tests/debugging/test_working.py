@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from nbray.debugging.working import IDLE, working
+from nbray.debugging.marks import IDLE
+from nbray.debugging.working import working
 
 
 def _seen_from_a_thread(seconds: float = 0.3) -> Counter[str]:
