@@ -82,6 +82,8 @@ test-slow: .venv-wheel/ready .venv-third-party/ready .venv-ray-notebook/ready ##
 	touch $@
 
 bench: .venv/ready $(RAY_READY) $(OTHERS_READY) ## nbray beside Ray and others; BENCH='--rows pattern --rounds 3 --quick'
+	# What pip installed is compiled, as that of the others is; a checkout may never be.
+	$(BIN)/python -m compileall -q nbray jupyter_ext dashboard
 	RAY_PYTHON=$(RAY_PYTHON) OTHERS_PYTHON=$(OTHERS_PYTHON) $(BIN)/python -m benchmarks $(BENCH)
 
 .venv-others/ready: benchmarks/requirements-others.txt
@@ -125,7 +127,8 @@ format: .venv/ready ## Format, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 clean: ## Remove the environments and what was built
-	rm -rf .venv .venv-wheel .venv-ray .venv-others .venv-third-party .venv-docs build site *.egg-info
+	rm -rf .venv .venv-wheel .venv-ray .venv-others .venv-third-party .venv-ray-notebook \
+	    .venv-docs build site *.egg-info
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r target said; do printf '  %-13s %s\n' "$$target" "$$said"; done

@@ -28,10 +28,7 @@ def main() -> None:
     """Measure one engine."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine", required=True)
-    parser.add_argument("--rows", default="")
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--output-fd", type=int, required=True)
+    Bench.add_arguments(parser)
     parser.add_argument("--outside", required=True, help="the PID namespace of the caller")
     args = parser.parse_args()
     engine, module = engines.BY_NAME[args.engine](), importlib.import_module(args.engine)

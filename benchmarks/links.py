@@ -1,5 +1,7 @@
 """Objects of nbray over links with a delay, or behind one uplink, beside a plain connection.
 
+Between nodes, and to and from a driver that is none of them.
+
 The hosts are network namespaces, as the tests make them, so it takes root.
 """
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _NODES = 3
 _DELAY_MS = 20.0
 _UPLINK = 200.0
+_CLIENT_PORT = 10001
 _MB = 1_000_000
 _BIG, _SMALL = 100 * _MB, 40 * _MB
 
@@ -98,6 +101,27 @@ else:
 """
 
 
+_FAR = """
+import json, sys, time
+import numpy as np
+import nbray
+nbray.init(sys.argv[1], log_to_driver=False)
+size = int(sys.argv[2])
+@nbray.remote(num_cpus=0)
+def make():
+    return np.ones(size, np.uint8)
+def timed(work):
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+array = np.ones(size, np.uint8)
+put = [timed(lambda: nbray.put(array)) for _ in range(4)][1:]
+refs = [make.remote() for _ in range(4)]
+nbray.wait(refs, num_returns=len(refs), fetch_local=False)
+print(json.dumps([put, [timed(lambda: nbray.get(ref)) for ref in refs][1:]]))
+"""
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser()
@@ -127,6 +151,22 @@ def main() -> None:
             network.set(Weather(uplink=_UPLINK), host.number)
         one, three = map(statistics.median, _told(network, "push", _SMALL))
         report("40 MB behind an uplink to three nodes, as times of one", three / one)
+    with net_hosts(2) as network:
+        head, far = network.hosts
+        head.run(
+            "nbray", "start", "--head", "--node-ip-address", head.address, "--num-cpus", "1",
+            "--include-dashboard", "false", "--object-store-memory", "500MB",
+            "--ray-client-server-port", str(_CLIENT_PORT),
+        )  # fmt: skip
+        network.give_token(far)
+        network.set(Weather(delay_ms=_DELAY_MS))
+        plain = _plain(network)
+        text = far.run_python(
+            _FAR, f"nbray://{head.address}:{_CLIENT_PORT}", str(_BIG), timeout=200
+        )
+        put, got = map(statistics.median, json.loads(text.splitlines()[-1]))
+        report("from afar: put of 100 MB at 40 ms as part of a plain connection", plain / put)
+        report("from afar: get of 100 MB at 40 ms as part of a plain connection", plain / got)
 
 
 def _told(network: Network, what: str, size: int) -> Any:

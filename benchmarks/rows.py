@@ -181,6 +181,8 @@ ROWS: tuple[Row, ...] = (
     Row("plain connection at 40 ms, MB/s", "links", "MB/s", times=None),
     Row("100 MB at 40 ms, MB/s", "links", "MB/s", times=None),
     _part("100 MB at 40 ms as part of a plain connection", "links", 0.8),
+    _part("from afar: put of 100 MB at 40 ms as part of a plain connection", "links", 0.8),
+    _part("from afar: get of 100 MB at 40 ms as part of a plain connection", "links", 0.8),
     Row(
         "40 MB behind an uplink to three nodes, as times of one",
         "links",

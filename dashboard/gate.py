@@ -194,14 +194,18 @@ class _Login(RequestHandler):
 
     def get(self) -> None:
         value = self.doorkeeper.log_in(self.get_query_argument("key", ""))
+        place = place_of(self.get_query_argument("to", ""))
         if value is None:
-            _refuse(self, 401)
+            if self.doorkeeper.session_of(self.request) is None:
+                _refuse(self, 401)
+            else:
+                # The link of a cell that is shown once more, as in a pane of JupyterLab.
+                self.redirect(place)
             return
         self.set_cookie(
             self.doorkeeper.cookie, value, httponly=True, samesite="Lax",
             max_age=int(SESSION_S), secure=self.request.protocol == "https",
         )  # fmt: skip
-        place = place_of(self.get_query_argument("to", ""))
         # Behind the #, so that it reaches this origin's script alone: whoever gets the cookie,
         # which a browser sends to every port of a host, can read and not change.
         self.redirect(f"{place}#token={self.doorkeeper.token_of(value)}")

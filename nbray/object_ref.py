@@ -108,10 +108,12 @@ class ObjectRef:
     ) -> None:
         self._origin = origin
         self._id = object_id
-        self._owner = _NOBODY if owner is None else owner
         self._core = core
         if owner is None:
+            self._owner = _NOBODY
             ObjectID(object_id)  # its length is checked
+        else:
+            self._owner = owner
 
     __class_getitem__: Any = classmethod(GenericAlias)
     """``ObjectRef[int]`` in annotations: the ref of an int."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import from_afar
 from support.nodes import MB, Far
 from support.places import ROOT, is_installed
@@ -28,6 +29,11 @@ sys.path[:] = [*(entry for entry in sys.path if entry not in ("", str(ROOT))), s
 # A suite that a shell started in the background ignores interrupts, and so would the drivers that
 # it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# No test asserts how long something takes, and this machine may be busy.
+settings.register_profile("nbray", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nbray")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,6 +31,8 @@ async def hand_over(
         patience_s: how long the driver may be away.
         limit_s: so long the process has to take it.
     """
+    if transport.is_closing():
+        return
     transport.pause_reading()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:

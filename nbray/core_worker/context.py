@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import NamedTuple
+
+import msgspec
 
 from nbray.wire.strategies import InGroup
 
 
-class TaskContext(NamedTuple):
+class TaskContext(msgspec.Struct, frozen=True, gc=False):
     """The task that user code stands in; of a call, the method, else the function's id."""
 
     task_id: bytes

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nbray.common.background import Background
 from nbray.common.config import Config
 from nbray.gcs.actors.table import ActorTable
@@ -44,12 +46,16 @@ class GcsServer:
     * a node ends: the bundles and actors there, then the jobs of its drivers;
     * an actor ends, or restarts when its job has ended: the groups that it made;
     * a group is removed: the actors in it.
+
+    Attributes:
+        tell_near: tells the raylets of this machine something unasked, before all answers.
     """
 
     def __init__(
         self, token: bytes, config: Config, store: Store, calls_path: Callable[[str], str]
     ) -> None:
         """``calls_path``: where the raylet of a node, by its id, is called on this machine."""
+        self.tell_near: Callable[[str, bytes], None] = lambda kind, body: None
         self._store = store
         self._background = Background()
         self._failures = Failures()
@@ -172,6 +178,12 @@ class GcsServer:
     def actor_lost(self, actor_id: bytes, restarts: bool) -> None:
         """An actor lost its process; the groups that it made end."""
         self._groups.actor_lost(actor_id, restarts)
+
+    def name_changed(self, name: g.NamedActor, found: g.FoundActor) -> None:
+        """An actor has a name, or nobody has it: the raylets of this machine answer by that."""
+        encode = msgspec.msgpack.encode
+        changed = g.NameChanged(encode(name), encode(found) if found.actor_id else b"")
+        self.tell_near(g.NAME_CHANGED, encode(changed))
 
     def group_is_removed(self, group_id: bytes) -> bool | None:
         """Whether nothing can run in a group any more; None if it is not known."""

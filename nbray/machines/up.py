@@ -187,12 +187,23 @@ class _Up:
                 return Outcome(machine.name, "worker", "left to the autoscaler", "", took)
             return await self._carry_out(host, plan)
         except HostError as error:
+            if await self._was_started_by_the_autoscaler(host):
+                took = self.board.done(machine.name, "left to the autoscaler")
+                return Outcome(machine.name, "worker", "left to the autoscaler", "", took)
             took = self.board.done(machine.name, "failed")
             return Outcome(machine.name, role_of(machine), "failed", str(error), took, error)
         finally:
             self._to_start.pop(machine.name, None)
             if machine.is_head:
                 self.head.fail()  # if nothing better was said
+
+    async def _was_started_by_the_autoscaler(self, host: Host) -> bool:
+        """Whether it was quicker there: this `up` stood still, and its lease was over."""
+        own = self._to_start.get(host.machine.name)
+        if own is None or self._renewing is None:
+            return False
+        found = await host.ask()
+        return found.runs and found.instance not in ("", own)
 
     def _is_let_go(self) -> bool:
         """Whether `down` has had the autoscaler of a head that runs let workers go."""

@@ -29,11 +29,10 @@ def takes_options(*scopes: Scope) -> Callable[[F], F]:
         shown = own.replace(parameters=[*kept, *options])
         function.__signature__ = shown  # type: ignore[attr-defined]
         if function.__doc__ is not None:  # else Python runs without docstrings
-            before, returns, after = function.__doc__.partition("    Returns:")
-            indent = before.rpartition("\n")[2]
-            told = [f"{indent}        {name}: {option.help}" for name, option in named.items()]
-            lines = [before.rstrip(), *told, "", f"{indent}{returns}{after}"]
-            function.__doc__ = "\n".join(lines)
+            # From 3.13 on a docstring has no indent of its own: so here on all.
+            before, returns, after = inspect.cleandoc(function.__doc__).partition("\nReturns:")
+            told = [f"    {name}: {option.help}" for name, option in named.items()]
+            function.__doc__ = "\n".join([before.rstrip(), *told, returns + after])
         return function
 
     return mark

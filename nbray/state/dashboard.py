@@ -180,8 +180,22 @@ class Dashboard:
         self.check_answer(asked, status, headers, body)
         return status, body
 
+    def _is_awaited(self) -> bool:
+        """Whether it has still to be started, which who looks for trouble need not do."""
+        from nbray.common.session import Session
+
+        if self.session is None:
+            return False
+        try:
+            info = Session(self.session).read_info()
+        except (OSError, ValueError):
+            return False
+        return bool(info["dashboard"]) and len(info["pids"]) == 2  # GCS and raylet
+
     def probe(self) -> str:
-        """Why it does not serve; empty when it does."""
+        """Why it does not serve; empty when it does, or will when somebody comes."""
+        if self._is_awaited():
+            return ""
         try:
             status, body = self.ask("GET", "/api/version")
             json.loads(body)

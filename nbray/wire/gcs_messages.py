@@ -124,6 +124,20 @@ class Outcome(msgspec.Struct, array_like=True):
     taken: bool = False
 
 
+NAME_CHANGED = "name changed"
+"""What `NameChanged` is told as."""
+
+
+class NameChanged(msgspec.Struct, array_like=True):
+    """GCS to the raylets of its machine, unasked: an actor has a name, or nobody has it any more.
+
+    ``name`` is an encoded `NamedActor`, ``found`` the encoded `FoundActor`, empty for nobody.
+    """
+
+    name: bytes
+    found: bytes
+
+
 class WaitActor(msgspec.Struct, array_like=True):
     """Raylet to GCS: answered by `ActorState` once its version is newer than ``after``."""
 

@@ -39,7 +39,7 @@ from nbray.wire.frames import MALFORMED
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.identity import Identity
 from nbray.wire.near_calls import Handler as Handler
-from nbray.wire.near_calls import NearCallError, NearCalls, Then
+from nbray.wire.near_calls import NearCallError, NearCalls
 from nbray.wire.tls import Tls, TlsSocket
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ class GrpcClient:
 
     def __init__(self, address: str, token: bytes, patience_s: float = 0.0, near: str = "") -> None:
         self.address = address
-        self._near = NearCalls(near, token) if near else None
+        self.near = NearCalls(near, token) if near else None
         self._patience_s = patience_s
         own = self._own = member_of(token)
         self._metadata = [(_VERSION_KEY, _OWN_SOFTWARE)]
@@ -244,8 +244,8 @@ class GrpcClient:
         patient = self._patience_s > 0
         allowed = timeout or self._patience_s or _TIMEOUT_S
         deadline = time.monotonic() + allowed
-        if self._near is not None:
-            answer = await self._call_near(self._near, method, body, allowed)
+        if self.near is not None:
+            answer = await self._call_near(self.near, method, body, allowed)
             if answer is not None:
                 return answer
         while True:
@@ -285,14 +285,6 @@ class GrpcClient:
                 self._met = True
                 return reply
 
-    def ask_near(self, method: str, body: bytes, then: Then) -> bool:
-        """Send an encoded request to who serves on this machine, without a wait and its cost.
-
-        ``then`` gets the encoded reply, or why there is none; neither if `call_raw` is to be tried.
-        Returns False, as a rule the first time, when that is to be done at once.
-        """
-        return self._near is not None and self._near.ask(method, body, then)
-
     async def _call_near(
         self, near: NearCalls, method: str, body: bytes, timeout: float
     ) -> bytes | None:
@@ -328,8 +320,8 @@ class GrpcClient:
     async def close(self) -> None:
         """Close the channel; calls that are on their way fail."""
         self._closed = True
-        if self._near is not None:
-            self._near.close()
+        if self.near is not None:
+            self.near.close()
         await self._channel.close()
 
 

@@ -8,7 +8,8 @@ by gRPC, which waits, explains, and finds who is elsewhere.
 
 A frame is a little-endian 32-bit length and a MessagePack list of a number, a text and a body. A
 request names its method in the text, an answer says what went wrong there, if anything. A request
-without a method takes the one of that number back. Both sides prove before that they have the
+without a method takes the one of that number back. What a server tells unasked has the number 0;
+it comes in one order with the answers. Both sides prove before that they have the
 cluster's token (`handshake`).
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -172,6 +174,11 @@ class _Served(_Stream):
         except Exception as error:
             self._failed(number, text, error)
 
+    def tell(self, kind: str, body: bytes) -> None:
+        """Tell a caller something, if it has proved itself: before that, it was told nothing."""
+        if self._handshake is None:
+            self.send(0, kind, body)
+
     def _done(self, number: int, method: str, task: asyncio.Task[Any]) -> None:
         wanted = self._running.pop(number, None) is not None
         try:
@@ -222,6 +229,11 @@ class NearServer:
         for connection in list(self.connections):
             connection.close()
 
+    def tell(self, kind: str, body: bytes) -> None:
+        """Tell all callers something unasked: it reaches them before any answer from now on."""
+        for connection in self.connections:
+            connection.tell(kind, body)
+
 
 async def serve_near(path: str, token: bytes, handlers: Handlers) -> NearServer:
     """Serve ``{method: (request type, handler)}`` to members on this machine, if that can be."""
@@ -240,9 +252,11 @@ Then = Callable[[bytes | None, str], None]
 class _Caller(_Stream):
     """A connection to who answers."""
 
-    def __init__(self, token: bytes) -> None:
+    def __init__(self, token: bytes, told: Callable[[str, bytes], None]) -> None:
         super().__init__()
         self._token = token
+        self._told = told
+        self._unread = select.poll()
         self._numbers = 0
         self._waiting: dict[int, Then] = {}
         loop = asyncio.get_running_loop()
@@ -252,6 +266,7 @@ class _Caller(_Stream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._handshake = ClientHandshake(self._token, lambda: peer)
 
     def is_open(self) -> None:
@@ -297,16 +312,29 @@ class _Caller(_Stream):
             raise NearCallError(error)
         return reply
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether the other side is there, and all that it has said has been taken in."""
+        return not self.closed and not self._unread.poll(0)
+
     def came(self, number: int, text: str, body: bytes) -> None:
+        if not number:
+            self._told(text, body)
+            return
         then = self._waiting.pop(number, None)
         if then is not None:
             then(None if text else body, text)
 
 
 class NearCalls:
-    """Calls who listens at ``path``, if anybody does."""
+    """Calls who listens at ``path``, if anybody does.
+
+    Attributes:
+        on_told: gets what the other side tells unasked.
+    """
 
     def __init__(self, path: str, token: bytes) -> None:
+        self.on_told: Callable[[str, bytes], None] = lambda kind, body: None
         self._path = path
         self._token = token
         self._caller: _Caller | None = None
@@ -335,6 +363,17 @@ class NearCalls:
         caller = self._caller
         return caller is not None and not caller.closed and caller.ask(method, body, then) > 0
 
+    @property
+    def connection(self) -> object | None:
+        """The connection: as long as it is the same one, nothing that was told is missing."""
+        return self._caller
+
+    @property
+    def heard(self) -> object | None:
+        """The same, if it stands and all that was said on it has been taken in; else None."""
+        caller = self._caller
+        return caller if caller is not None and caller.is_heard else None
+
     async def _found(self) -> _Caller | None:
         if self._connecting is None:
             loop = asyncio.get_running_loop()
@@ -349,7 +388,7 @@ class NearCalls:
         try:
             async with asyncio.timeout(_HANDSHAKE_S):
                 _, caller = await loop.create_unix_connection(
-                    lambda: _Caller(self._token), self._path
+                    lambda: _Caller(self._token, lambda *told: self.on_told(*told)), self._path
                 )
                 if await caller.opened and not self._closed:
                     self._caller, self._pause_s = caller, _LOOK_AGAIN_S

@@ -18,6 +18,8 @@ from nbray.wire.tls import TlsSocket
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
+
+_EARLY_BYTES = 4096  # of a handshake; each read makes room for so many
 _WRITABLE = select.EPOLLOUT
 
 
@@ -208,7 +210,7 @@ class Transport:
     def _receive_with_descriptor(self) -> int:
         assert isinstance(self._sock, socket.socket)
         buffer = self._reactor.buffer
-        data, found, *_ = socket.recv_fds(self._sock, len(buffer), 1, socket.MSG_CMSG_CLOEXEC)
+        data, found, *_ = socket.recv_fds(self._sock, _EARLY_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         for descriptor in found:
             self._close_handed()
             self.handed = descriptor

@@ -232,7 +232,7 @@ def after(bounds: Rules, here: Sequence[Here], made: Plan) -> list[Here]:
     return left
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(clusters())
 def test_the_bounds_hold(case: tuple[Rules, list[Here], Wanted]) -> None:
     bounds, here, wanted = case
@@ -254,7 +254,7 @@ def test_the_bounds_hold(case: tuple[Rules, list[Here], Wanted]) -> None:
     assert not {one.id for one in here if one.drains} & set(drained(made))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(clusters())
 def test_nothing_is_started_that_serves_no_demand(case: tuple[Rules, list[Here], Wanted]) -> None:
     bounds, here, wanted = case
@@ -275,7 +275,7 @@ def test_nothing_is_started_that_serves_no_demand(case: tuple[Rules, list[Here],
     assert not unneeded.launch
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(clusters())
 def test_nothing_is_drained_that_a_moment_later_is_started_for_the_same_demand(
     case: tuple[Rules, list[Here], Wanted],
@@ -290,7 +290,7 @@ def test_nothing_is_drained_that_a_moment_later_is_started_for_the_same_demand(
         assert launched(without).get(name, 0) <= launched(made).get(name, 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(clusters())
 def test_it_comes_to_rest(case: tuple[Rules, list[Here], Wanted]) -> None:
     bounds, here, wanted = case
@@ -301,7 +301,7 @@ def test_it_comes_to_rest(case: tuple[Rules, list[Here], Wanted]) -> None:
     assert not plan(bounds, here, wanted, NOW).launch
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(clusters())
 def test_what_is_launched_for_tasks_holds_them(case: tuple[Rules, list[Here], Wanted]) -> None:
     """Each new node gets some of the demand, when it is laid out on the nodes that there are."""

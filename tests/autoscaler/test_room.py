@@ -41,7 +41,7 @@ class Plain:
         return count
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(ACTS, max_size=40))
 def test_what_finds_room_and_where_is_what_a_look_at_every_unit_finds(
     acts: list[tuple[str, Any, Any]],
@@ -67,7 +67,7 @@ def test_what_finds_room_and_where_is_what_a_look_at_every_unit_finds(
         }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(AMOUNTS, max_size=20), st.lists(AMOUNTS, min_size=1, max_size=20))
 def test_units_that_are_too_full_for_all_that_follows_may_be_forgotten(
     units: list[dict[str, int]], shapes: list[dict[str, int]]

@@ -126,7 +126,8 @@ def test_every_extreme_of_every_option_works_or_is_refused_where_it_is_written(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
 def test_any_options_together(small: Path, data: st.DataObject) -> None:

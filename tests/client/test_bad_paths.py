@@ -96,6 +96,34 @@ class Counter:
         return self.count
 
 
+@pytest.mark.parametrize("away_s", [6.0, 14.0])
+def test_a_cut_of_300_s_loses_nothing_and_one_of_700_s_ends_the_driver_each_at_a_fiftieth(
+    path: Proxy, address: str, monkeypatch: pytest.MonkeyPatch, away_s: float
+) -> None:
+    """The grace is a fiftieth of the default, 600 s, and time is real."""
+    monkeypatch.setenv("NBRAY_CLIENT_RECONNECT_GRACE_PERIOD", "12")
+    nbray.init(address)
+    counter = Counter.remote()
+    assert nbray.get([counter.add.remote() for _ in range(20)]) == list(range(1, 21))
+    pid = nbray.get(nbray.remote(os.getpid).remote())
+    path.refuse()
+    path.cut()
+    began = time.monotonic()
+    refs = [counter.add.remote() for _ in range(20)]
+    if away_s < 12:
+        time.sleep(away_s - (time.monotonic() - began))
+        path.refuse(False)
+        assert nbray.get(refs, timeout=60) == list(range(21, 41))
+        assert psutil.pid_exists(pid)
+    else:
+        wait_until(lambda: not psutil.pid_exists(pid), "the end of the job's workers")
+        assert time.monotonic() - began > 11.5, "not before the grace is over"
+        time.sleep(max(0.0, away_s - (time.monotonic() - began)))
+        path.refuse(False)
+        with pytest.raises(LocalRayletDiedError, match="out of reach"):
+            nbray.get(refs, timeout=60)
+
+
 def test_the_gcs_may_be_killed_while_the_path_is_cut(
     head: RunningNode, path: Proxy, address: str
 ) -> None:

@@ -6,7 +6,7 @@ import struct
 from collections import defaultdict
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbray.client import tunnel as t
@@ -112,7 +112,7 @@ ACTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(st.lists(ACTS, max_size=80))
 def test_all_that_is_written_arrives_once_and_in_order(
     acts: list[tuple[str, bool, int, bytes]],

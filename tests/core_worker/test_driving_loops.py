@@ -94,6 +94,30 @@ def test_each_of_many_calls_knows_its_own_task(cluster: Path) -> None:
     assert nbray.get(refs, timeout=20.0) == [ref.task_id().hex() for ref in refs]
 
 
+def test_a_program_keeps_the_event_loops_that_it_brings(session_root: Path) -> None:
+    def set_up() -> None:
+        class OwnLoop(asyncio.SelectorEventLoop):
+            """As uvloop's."""
+
+        class Policy(asyncio.DefaultEventLoopPolicy):
+            """Makes them."""
+
+            def new_event_loop(self) -> asyncio.AbstractEventLoop:
+                return OwnLoop()
+
+        asyncio.set_event_loop_policy(Policy())
+
+    nbray.init(num_cpus=1, runtime_env={"worker_process_setup_hook": set_up})
+
+    @nbray.remote(num_cpus=0)
+    class OfItsOwn:
+        async def loop(self) -> str:
+            return type(asyncio.get_running_loop()).__name__
+
+    actor = OfItsOwn.remote()
+    assert nbray.get([actor.loop.remote() for _ in range(100)], timeout=30) == ["OwnLoop"] * 100
+
+
 def test_news_for_a_loop_that_is_busy_wakes_whoever_drives_only_once() -> None:
     reactor = Reactor()
     selector = LoopSelector(reactor)

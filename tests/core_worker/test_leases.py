@@ -416,7 +416,7 @@ class Leases(RuleBasedStateMachine):
     def on_their_way(self) -> list[Allocation]:
         """Taken for a request that waits for its worker."""
         found = []
-        for want in self.cluster.pool._wanted:
+        for want in self.cluster.pool._all_wanted():
             found.append(cast(Any, want.use).args[0].taken)
         return found
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import nbray
@@ -41,6 +40,8 @@ def test_small_arrays_are_the_readers_own_and_large_ones_are_views(cluster: Path
     read_only = np.zeros(5)
     read_only.flags.writeable = False  # whoever asked for that gets it
     assert not nbray.get(nbray.put(read_only)).flags.writeable
+
+    import pandas as pd
 
     frame = nbray.get(nbray.put(pd.DataFrame({"a": [1, 2]})))
     frame.loc[0, "a"] = 9
@@ -131,6 +132,8 @@ def test_an_object_of_the_program_can_be_pickled_by_name_in_a_task(session_root:
 
 
 def test_a_slice_of_arrow_is_stored_without_the_rest() -> None:
+    import pandas as pd
+
     pa = pytest.importorskip("pyarrow")
     numbers, words = np.arange(100_000), ["abc"] * 100_000
     table = pa.table({"n": numbers, "s": words, "l": [[1, 2]] * 100_000})

@@ -54,7 +54,11 @@ def log_in(context: NbrayContext) -> str:
     assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
     again, body, _headers = fetch(link)
     assert again == 401 and "nbray dashboard" in body, "a link opens once"
-    return cookie.partition(";")[0]
+    mine = cookie.partition(";")[0]
+    status, _body, headers = fetch(f"{link}&to=tasks", {"Cookie": mine})
+    assert (status, headers["Location"]) == (302, "tasks"), "and leads who is logged in"
+    assert "Set-Cookie" not in headers
+    return mine
 
 
 def test_without_the_token_nothing_is_served(context: NbrayContext) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.processes import kill_gcs
 
 import nbray
-from nbray.exceptions import ActorAlreadyExistsError
+from nbray.exceptions import ActorAlreadyExistsError, ActorDiedError
 from nbray.testing import wait_until
 
 PROGRAM = """
@@ -36,6 +36,36 @@ class Named:
 
     def id(self) -> str:
         return nbray.get_runtime_context().get_actor_id()
+
+    def leave(self) -> None:
+        nbray.actor.exit_actor()
+
+
+@nbray.remote
+def who_has(name: str) -> str | None:
+    try:
+        return str(nbray.get(nbray.get_actor(name).id.remote()))
+    except (ValueError, ActorDiedError):
+        return None
+
+
+def test_a_name_that_was_found_before_is_free_at_once_for_everybody(cluster: Path) -> None:
+    """Whoever asks again on any way after an actor's end finds its successor, and never it."""
+    for turn in range(6):
+        actor = Named.options(name="known", lifetime="detached").remote()
+        own = nbray.get(actor.id.remote(), timeout=30)
+        for _ in range(3):
+            assert nbray.get_actor("known")._id.hex() == own
+            assert nbray.get(who_has.remote("known"), timeout=30) == own
+        if turn % 2:
+            nbray.kill(actor)
+        else:
+            actor.leave.remote()
+            with pytest.raises(ActorDiedError):
+                nbray.get(actor.id.remote(), timeout=30)
+        with pytest.raises(ValueError, match="Failed to look up"):
+            nbray.get_actor("known")
+        assert nbray.get(who_has.remote("known"), timeout=30) is None
 
 
 def test_a_name_is_found_where_no_unix_socket_leads_to_the_gcs(cluster: Path) -> None:

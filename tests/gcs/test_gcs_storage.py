@@ -90,7 +90,7 @@ WRITES = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lives=st.lists(WRITES, max_size=3))
 def test_every_life_of_a_store_begins_where_the_last_one_ended(
     lives: list[list[tuple[str, bytes, bytes | None]]],

@@ -64,7 +64,7 @@ def test_what_the_manager_says_of_a_lost_supervisor_ends_its_job() -> None:
     assert (job.state, job.message, job.error_type) == ("FAILED", "why", "TYPE")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.sampled_from(list(Event)), st.sampled_from([MINE, OTHER, b""])), max_size=9

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from nbconvert import HTMLExporter
 from support.jupyterlab import CHROMIUM, START, Lab
 
 from nbray.testing import processes_of, wait_until
@@ -71,6 +70,8 @@ def test_cells_that_go_beyond_are_seen_and_stay_in_the_saved_notebook(
     page.ended(9)
     page.cell(9).locator(".cm-content").click()  # the keys go to the page again
     saved = page.saved()
+    from nbconvert import HTMLExporter
+
     document, _ = HTMLExporter().from_notebook_node(saved)
     for part in ("<svg", "busy", "epoch 2", "Detached as train", "From the cache", "copies of its"):
         assert part in document, f"{part} is not in nbconvert's page"

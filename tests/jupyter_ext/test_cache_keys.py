@@ -70,21 +70,21 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(_VALUES)
 def test_a_copy_has_the_same_digest(value: Any) -> None:
     assert digest(copy.deepcopy(value)) == digest(value)
     assert digest(pickle.loads(pickle.dumps(value))) == digest(value)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(_VALUES, _VALUES)
 def test_other_content_has_another_digest(one: Any, other: Any) -> None:
     if digest(one) == digest(other):
         assert _same(one, other)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(_KEYS, unique=True, max_size=12), st.randoms())
 def test_the_order_of_a_set_does_not_count_and_that_of_a_dict_does(keys: list[Any], r: Any) -> None:
     mixed = r.sample(keys, len(keys))

@@ -345,3 +345,18 @@ def _luminance(colour: str) -> float:
         for part in (red, green, blue)
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_plot_of_the_dashboard_becomes_a_pane_of_its_own(lab: Lab) -> None:
+    start = f"{START} --include-dashboard 1 --dashboard-port 0"
+    page = lab.open("pane", [start, "%nbray dashboard task-stream"])
+    page.run(0)
+    page.run(1)
+    drawn = ".plot[data-drawn]"
+    page.output(1).frame_locator("iframe").locator(drawn).wait_for(timeout=60_000)
+    beside = page.output(1).locator(".jp-OutputArea-prompt").first
+    beside.click(button="right", force=True, position={"x": 20, "y": 60})
+    page.page.locator(".lm-Menu-itemLabel", has_text="Create New View for Cell Output").click()
+    pane = page.page.frame_locator(".jp-LinkedOutputView iframe")
+    pane.locator(drawn).wait_for(timeout=60_000)
+    page.picture("plot")

@@ -70,7 +70,7 @@ def test_nobody_is_sent_to_a_node_that_has_died() -> None:
     assert tree.ask(b"b", 0).giver == ROOT
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_nodes_never_wait_for_each_other_in_a_circle(data: st.DataObject) -> None:
     tree = Tree()

@@ -7,7 +7,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 from support.places import ROOT
 
 
@@ -33,6 +32,8 @@ def test_watching_a_cluster_shows_what_it_says(session_root: Path, tmp_path: Pat
     assert "14/14" in text
     assert "40/40 in 2 tasks" in text
     assert "Tasks of In [3], 2 workers" in text and "slow: 14 tasks, " in text
+    from nbconvert import HTMLExporter
+
     page, _ = HTMLExporter().from_notebook_node(notebook)
     for part in ("<svg", "nbray-picture", "nbray-panel", "nbray-table", "4,800 more lines"):
         assert part in page, f"{part} is not in nbconvert's page"

@@ -41,7 +41,6 @@ def placed(strategy: str, sizes: list[int], nodes: list[NodeInfo]) -> list[str] 
 
 
 @given(SIZES, st.lists(st.integers(0, 8), min_size=1, max_size=4), st.sampled_from(STRATEGIES))
-@settings(deadline=None)
 def test_a_placement_fits_and_keeps_its_strategy(
     sizes: list[int], cpus: list[int], strategy: str
 ) -> None:
@@ -59,7 +58,6 @@ def test_a_placement_fits_and_keeps_its_strategy(
 
 
 @given(SIZES, st.lists(st.integers(0, 8), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_a_strict_placement_is_found_whenever_there_is_one(
     sizes: list[int], cpus: list[int]
 ) -> None:

@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import tornado.httpserver
@@ -34,15 +35,21 @@ import tornado.web
 
 from support import kube_exec, kube_forward
 
-try:
-    import kubernetes_validate
-except ImportError:  # what is created is not checked then
-    kubernetes_validate = None
-
 Key = tuple[str, str, str, str]
 Item = dict[str, Any]
 T = TypeVar("T")
 _VERSION = "1.32"
+
+
+@cache
+def _validator() -> Callable[..., object] | None:
+    try:
+        from kubernetes_validate import validate  # it takes a second to import
+    except ImportError:  # what is created is not checked then
+        return None
+    return validate  # type: ignore[no-any-return]
+
+
 _RBAC = "rbac.authorization.k8s.io/v1"
 BUILT_IN = [  # group/version, plural, kind, namespaced, short
     ("v1", "pods", "Pod", True, "po"),
@@ -336,9 +343,10 @@ class Handler(tornado.web.RequestHandler):
         if item.get("kind") != self.kind:
             message = f"the object provided is a {item.get('kind')}, not a {self.kind}"
             raise Fault(400, "BadRequest", message)
-        if kubernetes_validate is not None:
+        validate = _validator()
+        if validate is not None:
             try:
-                kubernetes_validate.validate(item, _VERSION, strict=True)
+                validate(item, _VERSION, strict=True)
             except Exception as error:  # its errors have no class in common
                 told = getattr(error, "message", error)
                 where = ".".join(map(str, getattr(error, "path", ())))

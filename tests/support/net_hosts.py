@@ -179,10 +179,14 @@ class Network:
 
     def join(self, host: Host, *options: str) -> None:
         """Start a node on a host, of the cluster whose head is on host 0."""
+        self.give_token(host)
+        host.run("nbray", "start", "--address", f"{self.hosts[0].address}:6379", *options)
+
+    def give_token(self, host: Host) -> None:
+        """Have a host know the token of the cluster whose head is on host 0."""
         token = host.home / ".nbray" / "auth_token"
         token.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.copy(self.hosts[0].home / ".nbray" / "auth_token", token)
-        host.run("nbray", "start", "--address", f"{self.hosts[0].address}:6379", *options)
 
     def close(self) -> None:
         """End all that runs on the hosts, and the hosts."""

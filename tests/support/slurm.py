@@ -33,14 +33,23 @@ def why_not() -> str:
 
 
 class Slurm:
-    """A running cluster; its nodes are sn1, sn2, ..."""
+    """A running cluster; its nodes are sn1, sn2, ...
 
-    def __init__(self, base: Path, count: int) -> None:
+    Args:
+        base: its folder.
+        count: how many nodes.
+        seen: where that folder is for its machine, if that is not this one.
+        host: the name of its machine.
+    """
+
+    def __init__(self, base: Path, count: int, seen: Path | None = None, host: str = "") -> None:
         self.base = base
         self.count = count
+        self._seen = seen or base
+        self._host = host or socket.gethostname()
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         ports = _free_ports(count + 1)
-        self._conf = base / "slurm.conf"
+        self._conf = self._seen / "slurm.conf"
         self._write_configuration(ports)
 
     @property
@@ -54,11 +63,15 @@ class Slurm:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command that uses it; ``more`` are variables."""
         done = subprocess.run(
-            words, env=os.environ | self.variables | more, capture_output=True, text=True,
-            timeout=timeout, stdin=subprocess.DEVNULL,
+            self.command(*words), env=os.environ | self.variables | more, capture_output=True,
+            text=True, timeout=timeout, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
         return done
+
+    def command(self, *words: str) -> list[str]:
+        """The words that run a command on its machine."""
+        return list(words)
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
         """Start one."""
@@ -100,14 +113,14 @@ class Slurm:
         return psutil.Process(self._daemons["ctld"].pid)
 
     def up(self) -> None:
-        munge = self.base / "munge"
+        munge = self._seen / "munge"
         self._daemon(
             "munge", "setpriv", "--reuid=munge", "--regid=munge", "--clear-groups",
             "/usr/sbin/munged", "--foreground", "--force", f"--key-file={munge}/key",
             f"--socket={munge}/socket", f"--pid-file={munge}/pid", f"--log-file={munge}/log",
             f"--seed-file={munge}/seed",
         )  # fmt: skip
-        wait_until((munge / "socket").exists, "munge")
+        wait_until((self.base / "munge" / "socket").exists, "munge")
         self._daemon("ctld", "/usr/sbin/slurmctld", "-D", "-f", str(self._conf))
         for number in range(1, self.count + 1):
             self.start_node(number)
@@ -134,19 +147,19 @@ class Slurm:
     def _daemon(self, name: str, *words: str) -> None:
         with open(self.base / f"{name}.log", "ab") as log:
             self._daemons[name] = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=os.environ | self.variables,
+                self.command(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env=os.environ | self.variables,
             )  # fmt: skip
 
     def _write_configuration(self, ports: list[int]) -> None:
-        base, host = self.base, socket.gethostname()
+        base, host = self._seen, self._host
         for folder in ("state", "spool", "munge"):
-            (base / folder).mkdir()
-        base.chmod(0o755)
-        key = base / "munge" / "key"
+            (self.base / folder).mkdir()
+        self.base.chmod(0o755)
+        key = self.base / "munge" / "key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        for path in (base / "munge", key):
+        for path in (self.base / "munge", key):
             shutil.chown(path, "munge", "munge")
         settings: Mapping[str, object] = {
             "ClusterName": "here", "SlurmctldHost": f"{host}(127.0.0.1)",
@@ -170,8 +183,8 @@ class Slurm:
         nodes = f"sn[1-{self.count}]"
         lines.append(f"PartitionName=main Nodes={nodes} Default=YES MaxTime=INFINITE State=UP")
         lines.append(f"PartitionName={ODD_PARTITION} Nodes={nodes} MaxTime=INFINITE State=UP")
-        self._conf.write_text("\n".join(lines) + "\n")
-        (base / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
+        (self.base / "slurm.conf").write_text("\n".join(lines) + "\n")
+        (self.base / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
 
 
 def _free_ports(count: int) -> list[int]:

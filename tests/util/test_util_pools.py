@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from joblib import Parallel, delayed, parallel_backend
-from sklearn.datasets import load_iris
-from sklearn.model_selection import GridSearchCV
-from sklearn.svm import SVC
 
 from nbray.exceptions import ActorDiedError, TaskError
 from nbray.testing import wait_until
@@ -67,6 +63,12 @@ def test_processes_are_initialized_and_replaced(cluster: Path) -> None:
 
 
 def test_a_grid_search_of_scikit_learn_runs_on_the_cluster(cluster: Path) -> None:
+    # They take seconds to import, which all that collect these tests would have to.
+    from joblib import Parallel, delayed, parallel_backend
+    from sklearn.datasets import load_iris
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.svm import SVC
+
     register_nbray()
     features, labels = load_iris(return_X_y=True)
     with parallel_backend("nbray"):

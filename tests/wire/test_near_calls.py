@@ -116,6 +116,33 @@ def test_who_does_not_wait_hears_once_of_each_answer_and_of_the_end(tmp_path: Pa
     run(tmp_path / "s", broken_off, wait)
 
 
+def test_what_is_told_unasked_comes_before_later_answers_and_is_seen_while_it_is_unread(
+    tmp_path: Path,
+) -> None:
+    async def tell(server: NearServer, calls: NearCalls) -> None:
+        told: list[tuple[str, bytes]] = []
+        calls.on_told = lambda kind, body: told.append((kind, body))
+        assert calls.heard is None
+        await calls.call("Ask", ASK, 30.0)
+        connection = calls.heard
+        assert connection is not None and connection is calls.connection
+        server.tell("news", b"1")
+        assert value_of(await calls.call("Ask", ASK, 30.0)) == b"key"
+        assert told == [("news", b"1")] and calls.heard is connection
+        server.tell("news", b"2")
+        await asyncio.sleep(0)  # it is written, and not read yet
+        while not told[1:] and calls.heard is not None:
+            await asyncio.sleep(0)
+        assert told[1:] or calls.heard is None
+        assert value_of(await calls.call("Ask", ASK, 30.0)) == b"key"
+        assert told[1:] == [("news", b"2")] and calls.heard is connection
+        server.close()
+        await calls.call("Ask", ASK, 30.0)
+        assert calls.heard is None
+
+    run(tmp_path / "s", tell)
+
+
 def test_what_is_given_up_there_is_no_endless_wait_here(tmp_path: Path) -> None:
     async def give_up(request: KvKey) -> KvValue:
         raise asyncio.CancelledError

@@ -254,7 +254,7 @@ def test_no_wake_up_is_lost_wherever_threads_lose_their_turn_twice(scene: Any) -
     assert all_orders(scene, 2, int(os.environ.get("NBRAY_REACTOR_ORDERS", "2000"))) > 100
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(SCENES),
     st.dictionaries(st.integers(0, 150), st.integers(0, 2), max_size=8),

@@ -119,7 +119,7 @@ class LocalProvider:
     async def create(self, wanted: Sequence[Wanted]) -> Mapping[str, str]:
         """Give each a machine that is free, and begin to set it up."""
         refused: dict[str, str] = {}
-        self._give_way(self._starting())
+        self._give_way(wanted, self._starting())
         new = [one for one in wanted if one.id not in self._assigned]
         taken = {one.host for one in self._assigned.values()}
         free = [name for name in self._pool if name not in taken]
@@ -143,7 +143,7 @@ class LocalProvider:
                 refused[one.id] = f"no machine of the pool is free ({because})"
         self._write()
         starting = self._starting()  # it has seen what was just written, or is seen here
-        self._give_way(starting)
+        self._give_way(wanted, starting)
         for one in wanted:
             if one.id in self._assigned and one.id not in self._work:
                 host = await self._host(self._assigned[one.id].host)
@@ -157,11 +157,12 @@ class LocalProvider:
     def _starting(self) -> dict[str, str]:
         return starting_in(self._record, time.time())
 
-    def _give_way(self, starting: Mapping[str, str]) -> None:
+    def _give_way(self, wanted: Sequence[Wanted], starting: Mapping[str, str]) -> None:
         """What was not begun and `nbray up` starts, is not this provider's to start."""
-        for id, given in list(self._assigned.items()):
-            if given.host in starting and id not in self._work:
-                del self._assigned[id]
+        for one in wanted:
+            given = self._assigned.get(one.id)
+            if given is not None and given.host in starting and one.id not in self._work:
+                del self._assigned[one.id]
                 self._write()
 
     def _begin(self, one: Wanted, host: Host) -> None:

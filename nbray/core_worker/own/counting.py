@@ -95,12 +95,12 @@ class Counting:
         birth of another may wait, of a ref that another thread has just unpickled.
         """
         table = self._table
-        released = table.released
+        released, next_note, find = table.released, table.released.popleft, table.get
         doubtful: list[bytes] = []
         while released or doubtful:
             while released:
-                object_id, change = released.popleft()
-                entry = table.get(object_id)
+                object_id, change = next_note()
+                entry = find(object_id)
                 if entry is not None:
                     entry.local += change
                     if entry.local <= 0:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nbray.core_worker.run.loop_selector import Drives, LoopSelector
 
-_MOST_UNSENT = 32
+_MOST_UNSENT = 64
 _Call = Callable[[], Coroutine[Any, Any, None]]
 
 

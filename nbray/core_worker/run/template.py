@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
-import numpy.random  # before the fork: NumPy itself imports it with its first use
 
 from nbray.common.config import Config
 from nbray.common.giving_back import settle

@@ -67,6 +67,9 @@ class Surroundings(placer.Surroundings, Protocol):
     def actor_lost(self, actor_id: bytes, restarts: bool) -> None:
         """An actor lost its process, and has another or none."""
 
+    def name_changed(self, name: NamedActor, found: FoundActor) -> None:
+        """An actor has a name, or nobody has it: told before anybody can know of it."""
+
 
 class ActorTable:
     """All actors of the cluster, and the GCS methods about them.
@@ -171,6 +174,7 @@ class ActorTable:
                     taken=True,
                 )
             self._names[key] = spec.actor_id
+            self._around.name_changed(NamedActor(options.name, options.namespace), _found(spec))
         state = State.DEPENDENCIES_UNREADY if request.waits else State.PENDING
         life = ActorLife(spec.actor_id, options.max_restarts, state)
         actor = self._actors[spec.actor_id] = Actor(spec, request.job, life)
@@ -268,6 +272,8 @@ class ActorTable:
         options = actor.spec.options
         if self._names.get((options.namespace, options.name)) == life.actor_id:
             del self._names[(options.namespace, options.name)]
+            name = NamedActor(options.name, options.namespace)
+            self._around.name_changed(name, FoundActor(b""))
         # Of the dead, only what is shown is kept.
         actor.spec = structs.replace(
             actor.spec, class_pickle=b"", args=b"", dependencies=(), contained=(), methods={}
@@ -428,12 +434,7 @@ class ActorTable:
         actor_id = self._names.get((request.namespace, request.name))
         if actor_id is None:
             return FoundActor(b"")
-        spec = self._actors[actor_id].spec
-        options = spec.options
-        return FoundActor(
-            actor_id, spec.class_name, spec.methods, options.max_task_retries,
-            options.max_pending_calls,
-        )  # fmt: skip
+        return _found(self._actors[actor_id].spec)
 
     # --- the state API --------------------
 
@@ -452,3 +453,11 @@ class ActorTable:
             for actor in self._actors.values()
             if actor.refused and actor.life.unplaced
         )
+
+
+def _found(spec: ActorSpec) -> FoundActor:
+    """What is told of an actor that is asked for by its name."""
+    return FoundActor(
+        spec.actor_id, spec.class_name, spec.methods, spec.options.max_task_retries,
+        spec.options.max_pending_calls,
+    )  # fmt: skip
