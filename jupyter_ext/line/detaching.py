@@ -20,6 +20,7 @@ from ..cell.spread import OverElements
 from ..cell.target import Submitted, Target
 from ..cell.task import InTask
 from ..commands.detached import follow_here, known_names, shower
+from ..engines import refuse
 from ..kept.handing import NotKeptError, bring, check_name, hand_over, take_back
 from ..kept.orders import HandOver
 from ..kept.record import Limits
@@ -38,6 +39,7 @@ def detach(workspace: Workspace, options: RemoteOptions, source: str, label: str
     Raises:
         UsageError: it cannot be handed over.
     """
+    refuse("%%remote --detach")
     name = options.detach or ""
     settings = workspace.settings
     try:
@@ -83,6 +85,7 @@ def through_keeper(
     Raises:
         UsageError: it cannot be handed over.
     """
+    refuse("%%remote --detach")
     name = f"{re.sub(r'[^0-9A-Za-z]', '', ready.label)}-{os.urandom(4).hex()}"
     order = replace(
         _order(workspace, options, ready, target, name, ready.label),

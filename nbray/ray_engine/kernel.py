@@ -174,8 +174,11 @@ class _Ray:
 
     def refusal(self, what: str) -> str:
         """See `nbray.notebook.Engine`."""
-        why = refusals.REFUSED.get(what)
-        return f"{what} is not there with Ray as the engine: {why}." if why else ""
+        if why := refusals.REFUSED.get(what):
+            return f"{what} is not there with Ray as the engine: {why}."
+        why = refusals.REFUSED_FROM_AFAR.get(what)
+        is_far = why is not None and ray.util.client.ray.is_connected()
+        return f"{what} is not there through Ray's client: {why}." if is_far else ""
 
 
 ENGINE: Engine = _Ray()

@@ -19,6 +19,11 @@ REFUSED = {
     "has",
 }
 """By what the person wrote, as the message begins."""
+REFUSED_FROM_AFAR = {
+    "%%remote --detach": "Ray's client opens what is handed over in a process that has not all of "
+    "nbray; a kernel on a machine of the cluster can detach",
+}
+"""The same, of a notebook that came by Ray's client."""
 
 
 class RefusedByRayError(NbrayError, RuntimeError):

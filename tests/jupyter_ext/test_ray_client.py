@@ -49,18 +49,9 @@ def test_an_actor_keeps_the_names_of_its_cells(notebook: Notebook) -> None:
     assert notebook.run("%remote --actor desk -- n + 1", 60).result == "6"
 
 
-def test_a_detached_cell_goes_on_and_comes_back(notebook: Notebook) -> None:
-    cell = notebook.run("%%remote --detach far\nprint('over there')\nz = 6", 300)
-    assert "Detached as far: it goes on without this kernel." in cell.printed, cell.printed
-    assert "over there" in notebook.run("%nbray attach far", 120).printed
-    assert notebook.run("z", 60).result == "6"
-
-
-def test_a_cell_that_may_be_detached_while_it_runs_is_as_any_other(notebook: Notebook) -> None:
-    notebook.run("%nbray config detachable yes")
-    cell = notebook.run("%%remote\nprint('by the keeper')\nw = 7\nw", 120)
-    assert "7" in cell.results and _printed(notebook, cell, "by the keeper")
-    notebook.run("%nbray config detachable no")
+def test_to_detach_is_refused_by_name(notebook: Notebook) -> None:
+    said = notebook.run("%%remote --detach far\n1", 60).printed
+    assert "%%remote --detach is not there through Ray's client: Ray's client opens" in said
 
 
 def test_an_interrupt_cancels_a_remote_cell(notebook: Notebook) -> None:

@@ -257,19 +257,6 @@ def test_a_detached_cell_runs_without_the_notebook(notebook: Notebook) -> None:
     assert "forgotten" in notebook.run("%nbray results --drop far").printed
 
 
-def test_a_cell_that_may_be_detached_while_it_runs_is_let_loose(notebook: Notebook) -> None:
-    notebook.run("%nbray config detachable yes")
-    cell = notebook.run(
-        "%%remote --noblock\nimport time\nprint('in')\ntime.sleep(3)\nloose = 8", 120
-    )
-    _printed(notebook, cell, "in")
-    said = notebook.run(f"%nbray detach {cell.label.replace(' ', '')} moved", 60).printed
-    assert said.startswith(f"{cell.label} is detached as moved"), said
-    assert "From moved" in notebook.run("%nbray attach moved", 120).printed
-    assert notebook.run("loose", 60).result == "8"
-    notebook.run("%nbray config detachable no")
-
-
 def test_captured_output_goes_to_who_captures(notebook: Notebook) -> None:
     notebook.run("%%capture got\n%remote print('captured')", 60)
     assert notebook.run("got.stdout").result == "'captured\\n'"

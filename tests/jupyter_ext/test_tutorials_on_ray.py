@@ -12,13 +12,12 @@ from support.ray_kernel import PYTHON, has_both
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
 
 
-@pytest.mark.parametrize("name", ["from-dask", "from-ipyparallel"])
-def test_a_tutorial_runs_on_ray(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_tutorial_for_who_comes_from_dask_runs_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_both():
         pytest.skip(f"{PYTHON} has not both nbray and Ray: pip install 'nbray[ray]'")
     monkeypatch.setenv("NBRAY_ENGINE", "ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "notebooks" / "from-dask.ipynb").read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     with running_kernel(PYTHON) as notebook:
         for one in code:
