@@ -51,6 +51,10 @@ class NearCallError(Exception):
     """A call failed on the other side, which says why."""
 
 
+class MalformedRequestError(Exception):
+    """A request is not what its method takes."""
+
+
 class _Stream(asyncio.Protocol):
     """One end of a connection: a handshake, then frames."""
 
@@ -171,6 +175,9 @@ class _Served(_Stream):
                 task.add_done_callback(partial(self._done, number, text))
             else:
                 self._answer(number, _encode(found))
+        except MalformedRequestError as error:
+            logger.warning("Refused a call of this machine: %s.", error)
+            self.send(number, str(error), b"")
         except Exception as error:
             self._failed(number, text, error)
 
@@ -215,12 +222,20 @@ class NearServer:
         self._listening = await loop.create_unix_server(lambda: _Served(self, token), path)
 
     def call(self, method: str, body: bytes) -> Any:
-        """The answer to an encoded request, or a coroutine of it."""
+        """The answer to an encoded request, or a coroutine of it.
+
+        Raises:
+            MalformedRequestError: there is no such method, or it takes something else.
+        """
         known = self._methods.get(method)
         if known is None:
-            raise ValueError(f"there is no method {method}")
+            raise MalformedRequestError(f"there is no method {method}")
         decoder, handler = known
-        return handler(decoder.decode(body))
+        try:
+            request = decoder.decode(body)
+        except MALFORMED as error:
+            raise MalformedRequestError(f"a malformed request: {error}") from error
+        return handler(request)
 
     def close(self) -> None:
         """Answer no more; calls that are being answered are given up."""

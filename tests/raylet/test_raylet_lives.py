@@ -18,8 +18,8 @@ def worker_in(state: workers.State) -> Worker:
     return Worker(b"w" * 28, "", PLAIN, state)
 
 
-def lease_in(state: leases.State) -> leases.Lease:
-    return leases.Lease(cast(Any, None), cast(Any, SimpleNamespace(request_id=7)), state)
+def lease_in(state: leases.State) -> leases.LeaseLife:
+    return leases.LeaseLife(cast(Any, None), cast(Any, SimpleNamespace(request_id=7)), state)
 
 
 def test_a_worker_does_what_its_table_says_and_nothing_else() -> None:

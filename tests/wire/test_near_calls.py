@@ -75,7 +75,7 @@ def test_what_fails_there_says_why_here(tmp_path: Path) -> None:
             await calls.call("Ask", ASK, 30.0)
         with pytest.raises(NearCallError, match="no method Tell"):
             await calls.call("Tell", ASK, 30.0)
-        with pytest.raises(NearCallError, match="ValidationError"):
+        with pytest.raises(NearCallError, match="a malformed request: Expected `array`"):
             await calls.call("Ask", msgspec.msgpack.encode(3), 30.0)
         assert await calls.call("Ask", bytes(MOST_BYTES), 30.0) is None  # gRPC says how long it is
 
@@ -95,7 +95,7 @@ def test_who_does_not_wait_hears_once_of_each_answer_and_of_the_end(tmp_path: Pa
         await calls.call("Ask", ASK, 30.0)
         assert calls.ask("Ask", ASK, then) and calls.ask("Tell", ASK, then)
         assert value_of((await heard.get())[0]) == b"key"
-        assert await heard.get() == (None, "ValueError: there is no method Tell")
+        assert await heard.get() == (None, "there is no method Tell")
 
     run(tmp_path / "s", at_once, lambda request: KvValue(request.key))
 
