@@ -121,19 +121,23 @@ def test_a_driver_that_is_away_for_longer_than_others_may_be_keeps_its_calls(
     monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "1")
     monkeypatch.setenv("NBRAY_CLIENT_RECONNECT_GRACE_PERIOD", "60")
     node = start_far_head(num_cpus=2, object_store_memory=100 << 20)
-    with Proxy(split(node.client_server)) as path:
-        nbray.init(f"nbray://{path.place[0]}:{path.place[1]}")
-        counter = Counter.remote()
-        pid = nbray.get(counter.pid.remote())
-        wait_until(lambda: has_shortcut(pid, node), "the shortcut")
-        refs = [counter.rest.remote(1), counter.add.remote()]
-        path.refuse()
-        path.cut()
-        time.sleep(7)
-        path.refuse(False)
-        assert nbray.get(refs, timeout=60) == [1, 2]
-        wait_until(lambda: has_shortcut(pid, node), "another shortcut")
-        assert nbray.get(counter.add.remote()) == 3
+    try:
+        with Proxy(split(node.client_server)) as path:
+            nbray.init(f"nbray://{path.place[0]}:{path.place[1]}")
+            counter = Counter.remote()
+            pid = nbray.get(counter.pid.remote())
+            wait_until(lambda: has_shortcut(pid, node), "the shortcut")
+            refs = [counter.rest.remote(1), counter.add.remote()]
+            path.refuse()
+            path.cut()
+            time.sleep(7)
+            path.refuse(False)
+            assert nbray.get(refs, timeout=60) == [1, 2]
+            wait_until(lambda: has_shortcut(pid, node), "another shortcut")
+            assert nbray.get(counter.add.remote()) == 3
+    finally:
+        nbray.shutdown()
+        node.stop()
 
 
 @pytest.mark.slow
