@@ -5,8 +5,8 @@ end of the raylet's log as its output, so that it can be read after the pod has 
 pod whose raylet is registered. Before it is ended it drains: it takes nothing new, hands on what
 only it has, and leaves.
 
-A head keeps its session on its volume. When its pod is made anew, the session is there, and the
-cluster goes on: its name is its address, so that another address of the pod changes nothing. What
+A head keeps its session on its volume. When its pod is made anew, the newest session that had begun
+is there, and the cluster goes on: its name is its address, so that another address of the pod changes nothing. What
 a container that was started again in its pod finds in /tmp is of the one before, and goes.
 """
 
@@ -39,15 +39,10 @@ tail -n +1 -F /tmp/nbray/session/logs/raylet.log 2>/dev/null &
 _WORKER = f"""{_COMMON}exec nbray start --node-ip-address="$POD_IP" --block "$@"
 """
 _HEAD = f"""{_COMMON}mkdir -p /var/lib/nbray/s
-last=$(cat /var/lib/nbray/last 2>/dev/null)
-if [ -f "$last/session.json" ]; then set -- --session="$last" "$@"; fi
+last=$(ls -t /var/lib/nbray/s/*/session.json 2>/dev/null | head -n 1)
+if [ -n "$last" ]; then set -- --session="${{last%/session.json}}" "$@"; fi
 for word; do case $word in --node-ip-address=*) name=${{word#*=}};; esac; done
 for _ in $(seq 120); do getent hosts "$name" >/dev/null && break; sleep 0.5; done
-(while :; do
-  now=$(readlink /tmp/nbray/session) && [ -f "$now/session.json" ] && cd /var/lib/nbray &&
-    printf '%s\\n' "$now" >.last && mv .last last && exit
-  sleep 1
-done) &
 exec nbray start --head --block --keep-session "$@"
 """
 _DRAIN = f"""of() {{ sed -n "s/.*\\"$1\\": \\"\\([^\\"]*\\)\\".*/\\1/p" {_READY}; }}
