@@ -94,5 +94,6 @@ def test_a_laptop_brings_a_cluster_of_jobs_up_and_down(hosts: Hosts) -> None:
         wait_until(slurm.jobs, "a job again", 60)
     finally:
         nbray(hosts, "down", "-y")
-    assert not slurm.jobs() and not hosts.processes(1)
+    assert not slurm.jobs()
+    wait_until(lambda: not hosts.processes(1), "the end of what Slurm was told to end", 60)
     assert not hosts.processes(0) and not (hosts.home(1) / ".nbray/clusters/by-ssh").exists()
