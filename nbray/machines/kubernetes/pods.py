@@ -6,8 +6,9 @@ pod whose raylet is registered. Before it is ended it drains: it takes nothing n
 only it has, and leaves.
 
 A head keeps its session on its volume. When its pod is made anew, the newest session that had begun
-is there, and the cluster goes on: its name is its address, so that another address of the pod changes nothing. What
-a container that was started again in its pod finds in /tmp is of the one before, and goes.
+is there, and the cluster goes on: its name is its address, so that another address of the pod
+changes nothing. What a container that was started again in its pod finds in /tmp is of the one
+before, and goes.
 """
 
 from __future__ import annotations
