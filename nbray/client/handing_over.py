@@ -18,6 +18,8 @@ from nbray.wire.tunnel_messages import READY
 
 logger = logging.getLogger(__name__)
 
+_PROOF_BYTES = 4096  # more than a handshake has
+
 
 async def hand_over(
     transport: asyncio.Transport, unix_path: str, token: bytes, patience_s: float, limit_s: float
@@ -60,21 +62,26 @@ async def _prove(sock: socket.socket, unix_path: str, token: bytes) -> None:
     loop = asyncio.get_running_loop()
     await loop.sock_connect(sock, unix_path)
     handshake = ClientHandshake(token, sock.getpeername)
-    hello = await _exactly(sock, handshake.hello_bytes)
-    await loop.sock_sendall(sock, handshake.answer(hello))
-    handshake.check(await _exactly(sock, handshake.proof_bytes))
+    rest = None
+    while rest is None:  # nothing follows: it speaks next when it has a descriptor
+        answer, rest = handshake.feed(await _some(sock, _PROOF_BYTES))
+        await loop.sock_sendall(sock, answer)
 
 
 async def _exactly(sock: socket.socket, size: int) -> bytes:
-    """So many bytes of it.
+    data = b""
+    while len(data) < size:
+        data += await _some(sock, size - len(data))
+    return data
+
+
+async def _some(sock: socket.socket, most: int) -> bytes:
+    """What comes, at most so many bytes.
 
     Raises:
         OSError: it has closed before.
     """
-    data = b""
-    while len(data) < size:
-        more = await asyncio.get_running_loop().sock_recv(sock, size - len(data))
-        if not more:
-            raise ConnectionError("it closed the connection")
-        data += more
+    data = await asyncio.get_running_loop().sock_recv(sock, most)
+    if not data:
+        raise ConnectionError("it closed the connection")
     return data
