@@ -16,7 +16,7 @@ from nbray.autoscaler.providers.base import Cluster, ProviderError
 from nbray.autoscaler.service import Autoscaler
 from nbray.common.config import Config
 from nbray.common.process import leave_in_time, report_ready, watch_parent
-from nbray.common.session import Session
+from nbray.common.session import GCS, Session
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient
 
@@ -27,7 +27,8 @@ async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     read_identity(session)
     config = Config.from_env()
-    gcs = GrpcClient(args.gcs_address, session.token, config.gcs_rpc_server_reconnect_timeout_s)
+    patience_s = config.gcs_rpc_server_reconnect_timeout_s
+    gcs = GrpcClient(args.gcs_address, session.token, patience_s, session.calls_path(GCS))
 
     def cluster(given: ScalingConfig) -> Cluster:
         return Cluster(

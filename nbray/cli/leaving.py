@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from nbray.common.session import GCS
 from nbray.launcher.local import RunningNode
 from nbray.state import queries
 from nbray.wire.credentials import read_identity
@@ -54,7 +55,7 @@ def drain(node: RunningNode, number: int) -> str:
 
 def _call(node: RunningNode, method: str, request: DrainNode) -> Drained:
     async def call() -> Drained:
-        client = GrpcClient(node.gcs_address, node.session.token)
+        client = GrpcClient(node.gcs_address, node.session.token, near=node.session.calls_path(GCS))
         try:
             return await client.call(method, request, Drained, _ASK_S)
         finally:
@@ -69,7 +70,7 @@ def was_drained(node: RunningNode) -> str:
     """Why a node was drained that has ended; empty if it was not."""
 
     async def ask() -> bytes:
-        client = GrpcClient(node.gcs_address, node.session.token)
+        client = GrpcClient(node.gcs_address, node.session.token, near=node.session.calls_path(GCS))
         try:
             return await client.call_raw(queries.NODES.method, queries.NODES.body, _ASK_S)
         finally:

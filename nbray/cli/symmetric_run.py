@@ -39,6 +39,7 @@ from nbray.common.addresses import (
     own_address,
     split,
 )
+from nbray.common.session import GCS
 from nbray.launcher.local import RunningNode
 from nbray.options.option import Scope
 from nbray.slurm.meeting import MeetingPoint
@@ -405,6 +406,7 @@ class _Cluster:
         read_identity(node.session)
         self.address = node.gcs_address
         self._token = node.session.token
+        self._near = node.session.calls_path(GCS)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> _Cluster:
@@ -416,7 +418,7 @@ class _Cluster:
         self._runner.close()
 
     async def _connect(self) -> GrpcClient:
-        return GrpcClient(self.address, self._token)
+        return GrpcClient(self.address, self._token, near=self._near)
 
     def nodes(self) -> list[NodeState]:
         """Those that live; none while the GCS does not answer."""

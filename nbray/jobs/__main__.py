@@ -12,7 +12,7 @@ from pathlib import Path
 import nbray
 from nbray.common.config import Config
 from nbray.common.process import watch_parent
-from nbray.common.session import Session
+from nbray.common.session import GCS, Session
 from nbray.driver.joining import OWN_SESSION
 from nbray.jobs.manager import JobManager
 from nbray.state.submissions import OWN_NAMESPACE, Submissions
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 async def _main(args: argparse.Namespace) -> None:
     session = Session(Path(args.session_dir))
     read_identity(session)
-    submissions = Submissions(args.gcs_address, session.token)
+    submissions = Submissions(args.gcs_address, session.token, session.calls_path(GCS))
     head = session.read_info()["node_id"]
     manager = JobManager(submissions, args.gcs_address, head, Config.from_env())
     loop = asyncio.get_running_loop()

@@ -137,7 +137,7 @@ def start_head(
         if cluster.autoscaling_config is not None:
             demand += ["--autoscaling-config", str(cluster.autoscaling_config.absolute())]
         told, tells = os.pipe()
-        with _identity_being_made(node.session), open(tells, "w") as tells_address:
+        with open(tells, "w") as tells_address:
             try:
                 raylet = _spawn_raylet(
                     node, ["--gcs-address-fd", str(told), *demand], fate_shared, wanted.variables,

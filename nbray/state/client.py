@@ -7,7 +7,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from nbray.common.session import Session
+from nbray.common.session import GCS, Session
 from nbray.launcher.found import found_nodes
 from nbray.launcher.tls import TlsOptions
 from nbray.launcher.token import load_token
@@ -29,15 +29,18 @@ __all__ = [
 
 T = TypeVar("T")
 
+_near: dict[str, str] = {}
+"""The sockets of GCSs whose session folder was found here, by the address of each."""
+
 _ENDED_FROM_OUTSIDE = Cause(CauseKind.KILLED, "it was ended from the dashboard or the command line")
 
 
 class StateClient:
     """Asks the GCS at ``address`` ("host:port"); use it with ``async with``."""
 
-    def __init__(self, address: str, token: bytes) -> None:
+    def __init__(self, address: str, token: bytes, near: str = "") -> None:
         self.address = address
-        self._client = GrpcClient(address, token)
+        self._client = GrpcClient(address, token, near=near or _near.get(address, ""))
 
     async def ask(self, query: Query[T], timeout: float = 10.0) -> T:
         """The rows of a query.
@@ -59,7 +62,7 @@ class StateClient:
     def of_session(cls, address: str, session: Session) -> StateClient:
         """For a process of the cluster, which has a session folder."""
         read_identity(session)
-        return cls(address, session.token)
+        return cls(address, session.token, session.calls_path(GCS))
 
     async def kill_actor(
         self, actor_id: str, graceful: bool = False, no_restart: bool = True
@@ -146,6 +149,7 @@ def find_cluster(address: str | None) -> tuple[str, bytes]:
     for node in found_nodes():
         if node.processes and address in (None, node.gcs_address):
             read_identity(node.session)
+            _near[node.gcs_address] = node.session.calls_path(GCS)
             return node.gcs_address, node.session.token
     if address is None:
         raise ConnectionError("No cluster runs here. Start one with: nbray start --head")

@@ -64,11 +64,13 @@ def new_submission_id() -> str:
 class Submissions:
     """The rows of submitted jobs at the GCS at ``address``, and the packages that they need.
 
+    ``near`` is its Unix socket, if it is on this machine.
+
     Every method raises `RpcError` when the GCS has been away for a minute.
     """
 
-    def __init__(self, address: str, token: bytes) -> None:
-        self._gcs = GrpcClient(address, token, _PATIENCE_S)
+    def __init__(self, address: str, token: bytes, near: str = "") -> None:
+        self._gcs = GrpcClient(address, token, _PATIENCE_S, near)
 
     async def ask(self, query: Query[T]) -> T:
         """The rows of a query of the state API, from a GCS that may be away for a while."""

@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import logging
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nbray.common.session import Session
 from nbray.wire.identity import IDENTITY_FILE, NAME, Identity, make_identity
@@ -27,9 +28,11 @@ from nbray.wire.tls import AUTHORITY, FOLDER, OWN, SHARED_NAME, Tls, first_certi
 logger = logging.getLogger(__name__)
 
 _MOST_KNOWN = 16
+_T = TypeVar("_T")
 _KEY = b"PRIVATE KEY-----"
 
 _known: dict[bytes, Member] = {}
+_sessions: dict[bytes, Session] = {}
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ def proof(token: bytes, role: str, certificate: bytes) -> str:
 def member_of(token: bytes) -> Member:
     """Who this process is; made once, unless `read_identity` or `take_certificates` was called."""
     found = _known.get(token)
-    return _remember(token, Member(make_identity(token))) if found is None else found
+    if found is not None:
+        return found
+    session = _sessions.get(token)
+    made = Member(make_identity(token)) if session is None else _of_node(token, session)
+    return _remember(token, made)
 
 
 def take_certificates(token: bytes, identity: Identity, tls: Tls, shared_name: str) -> None:
@@ -83,7 +90,11 @@ def take_certificates(token: bytes, identity: Identity, tls: Tls, shared_name: s
 
 
 def read_identity(session: Session) -> None:
-    """Use what a session folder has in this process; make it if it is not there."""
+    """Use what a session folder has in this process.
+
+    What the token's authority signs is made there by the first process that shows it: on a cluster
+    of one machine, none does.
+    """
     token = session.token
     tls = Tls.of(session.path)
     if tls is not None:
@@ -95,6 +106,11 @@ def read_identity(session: Session) -> None:
         identity = Identity(session.read_secret(f"{FOLDER}/{AUTHORITY}"), chain, key)
         _remember(token, Member(identity, "tls", tls, shared))
         return
+    _known.pop(token, None)
+    _keep(_sessions, token, session)
+
+
+def _of_node(token: bytes, session: Session) -> Member:
     try:
         identity = Identity.from_text(session.read_secret(IDENTITY_FILE))
     except (FileNotFoundError, ValueError):
@@ -103,7 +119,7 @@ def read_identity(session: Session) -> None:
             session.write_secret(IDENTITY_FILE, identity.to_text())
         except OSError as error:  # the others make their own
             logger.warning("The identity of this node is not kept: %s", error)
-    _remember(token, Member(identity, "plain"))
+    return Member(identity, "plain")
 
 
 def chain_and_key(text: bytes) -> tuple[bytes, bytes]:
@@ -115,7 +131,11 @@ def chain_and_key(text: bytes) -> tuple[bytes, bytes]:
 
 
 def _remember(token: bytes, member: Member) -> Member:
-    while len(_known) >= _MOST_KNOWN:
-        del _known[next(iter(_known))]
-    _known[token] = member
+    _keep(_known, token, member)
     return member
+
+
+def _keep(known: dict[bytes, _T], token: bytes, value: _T) -> None:
+    while len(known) >= _MOST_KNOWN and token not in known:
+        del known[next(iter(known))]
+    known[token] = value

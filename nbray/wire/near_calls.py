@@ -39,6 +39,7 @@ _LENGTH = struct.Struct("<I")
 _HANDSHAKE_S = 5.0
 _LOOK_AGAIN_S = 0.1
 _LONGEST_LOOK_S = 5.0
+_BACK_IN_S = 5.0
 _Frame = tuple[int, str, bytes]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Frame).decode
@@ -277,6 +278,7 @@ class _Caller(_Stream):
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[bool] = loop.create_future()
         self.closed = False
+        self.lost = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -289,6 +291,7 @@ class _Caller(_Stream):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.closed = True
+        self.lost = asyncio.get_running_loop().time()
         if not self.opened.done():
             self.opened.set_result(False)
         waiting, self._waiting = self._waiting, {}
@@ -389,6 +392,14 @@ class NearCalls:
         caller = self._caller
         return caller if caller is not None and caller.is_heard else None
 
+    @property
+    def may_come_back(self) -> bool:
+        """Whether who was there has gone a moment ago: it is on this machine, and starts again."""
+        caller = self._caller
+        if caller is None or not caller.closed or self._closed:
+            return False
+        return asyncio.get_running_loop().time() < caller.lost + _BACK_IN_S
+
     async def _found(self) -> _Caller | None:
         if self._connecting is None:
             loop = asyncio.get_running_loop()
@@ -414,7 +425,8 @@ class NearCalls:
         finally:
             self._connecting = None
         self._look_at = loop.time() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _LONGEST_LOOK_S)
+        if not self.may_come_back:
+            self._pause_s = min(2 * self._pause_s, _LONGEST_LOOK_S)
         return None
 
     def close(self) -> None:

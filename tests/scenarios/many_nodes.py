@@ -29,13 +29,13 @@ from nbray.common.session import Session
 from nbray.raylet.nodes import NodeTable, watch_nodes
 from nbray.raylet.watch.reporting import Reporter
 from nbray.wire import gcs_messages as g
-from nbray.wire import grpc_service
+from nbray.wire import grpc_calls
 from nbray.wire.credentials import read_identity
 from nbray.wire.grpc_service import GrpcClient, serve
 from nbray.wire.records import NodeInfo
 
 # Channels of one process to one address would share a connection.
-grpc_service._OPTIONS.append(("grpc.use_local_subchannel_pool", 1))
+grpc_calls._OPTIONS.append(("grpc.use_local_subchannel_pool", 1))
 
 WAIT_S = 60.0
 CPUS = 8 * 10_000

@@ -46,8 +46,8 @@ def test_one_that_is_missing_or_damaged_is_made_anew(folder: Path, damaged: byte
     if damaged is not None:
         (folder / IDENTITY_FILE).write_bytes(damaged)
     credentials.read_identity(Session(folder))
-    found = Identity.from_text((folder / IDENTITY_FILE).read_bytes())
-    assert found == credentials.member_of(TOKEN).identity
+    made = credentials.member_of(TOKEN).identity
+    assert Identity.from_text((folder / IDENTITY_FILE).read_bytes()) == made
 
 
 def test_the_authority_is_of_the_token_alone() -> None:

@@ -1,0 +1,228 @@
+"""A TCP port whose server starts when somebody comes: most clusters are one machine.
+
+gRPC costs each process 70 ms and 15 MB once it is imported, and its threads a part of a core for as
+long as it serves, and within a machine nobody calls by it (`near_calls`). So this process listens
+by itself until somebody begins to speak TLS. Then the server is started on the same port, and
+whoever came before it had it is passed on to it, byte by byte; the others are the server's own.
+
+A server that can only listen for itself gets the port without a moment at which nobody has it: both
+sockets say that they share it. This one says so no earlier, so that the port of another cluster is
+never taken for a free one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import cast
+
+from nbray.common.background import Background
+from nbray.common.sparing_log import SparingLog
+
+logger = logging.getLogger(__name__)
+_failures = SparingLog(logger)
+
+_BACKLOG = 1024
+_TLS_HELLO = b"\x16"
+_BUFFERED = 256 << 10
+_AGAIN_S = 0.1
+
+
+class LatePort:
+    """Listens at ``host`` and ``port`` (0: a free one) until ``start`` is to serve there.
+
+    Args:
+        host: an address, or a name.
+        port: its port.
+        start: is called once; the server listens, with SO_REUSEPORT, when it returns.
+        silent_s: who has said nothing for so long is disconnected.
+        most: so many may be silent at once.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+
+    def __init__(
+        self, host: str, port: int, start: Callable[[], Awaitable[None]], silent_s: float, most: int
+    ) -> None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, place = found[0]
+        self._socket = socket.socket(family, kind, protocol)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(place)
+            self._socket.listen(_BACKLOG)
+            self._socket.setblocking(False)
+            self._place = self._socket.getsockname()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._start = start
+        self._silent_s = silent_s
+        self._most = most
+        self._loop = asyncio.get_running_loop()
+        self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._came: list[socket.socket] = []
+        self._passed_on: set[_Half] = set()
+        self._starting: asyncio.Task[None] | None = None
+        self._serves = False
+        self._background = Background()
+        self._loop.add_reader(self._socket, self._accept)
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return int(self._place[1])
+
+    async def close(self) -> None:
+        """Listen no more, and end the connections that were passed on."""
+        if self._starting is not None:
+            self._starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._starting
+        self._listen_no_more()
+        for sock in [*self._silent, *self._came]:
+            self._drop(sock)
+        for half in list(self._passed_on):
+            half.close()
+
+    def _listen_no_more(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+    # --- who comes --------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor is left, and who waits stays in the backlog
+                _failures.warning("A connection cannot be taken: %s", error)
+                self._loop.remove_reader(self._socket)
+                self._loop.call_later(_AGAIN_S, self._accept_again)
+                return
+            if len(self._silent) >= self._most:
+                sock.close()
+                continue
+            sock.setblocking(False)
+            self._silent[sock] = self._loop.call_later(self._silent_s, self._drop, sock)
+            self._loop.add_reader(sock, self._spoke, sock)
+
+    def _accept_again(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _drop(self, sock: socket.socket) -> None:
+        silent = self._silent.pop(sock, None)
+        if silent is not None:
+            silent.cancel()
+            self._loop.remove_reader(sock)
+        sock.close()
+
+    def _spoke(self, sock: socket.socket) -> None:
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            first = b""
+        if first != _TLS_HELLO:
+            self._drop(sock)
+            return
+        self._silent.pop(sock).cancel()
+        self._loop.remove_reader(sock)
+        self._came.append(sock)
+        if self._serves:
+            self._pass_all_on()
+        elif self._starting is None:
+            self._starting = self._loop.create_task(self._begin())
+
+    # --- the server --------------------
+
+    def share(self) -> None:
+        """From now on a socket that says the same may listen here, too."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    async def _begin(self) -> None:
+        try:
+            await self._start()
+        except Exception:
+            logger.exception("The server of port %d did not start.", self.port)
+            came, self._came = self._came, []
+            for sock in came:
+                sock.close()
+            self._starting = None  # the next who comes has it tried again
+            return
+        self._accept()  # who came here last
+        self._listen_no_more()
+        self._serves = True
+        self._pass_all_on()
+
+    def _pass_all_on(self) -> None:
+        came, self._came = self._came, []
+        for sock in came:
+            self._background.start(self._pass_on(sock))
+
+    async def _pass_on(self, sock: socket.socket) -> None:
+        inner = _Half(self._passed_on)
+        outer = _Half(self._passed_on)
+        inner.other, outer.other = outer, inner
+        try:
+            await self._loop.create_connection(lambda: inner, *self._place[:2])
+            await self._loop.connect_accepted_socket(lambda: outer, sock)
+        except OSError as error:
+            _failures.warning("A connection could not be passed on: %s", error)
+            inner.close()
+            sock.close()
+            return
+        inner.resume()
+
+
+class _Half(asyncio.Protocol):
+    """One of the two ends of a connection that is passed on."""
+
+    def __init__(self, all_of_them: set[_Half]) -> None:
+        self._all = all_of_them
+        self._transport: asyncio.Transport | None = None
+        self.other: _Half | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(_BUFFERED)
+        self._all.add(self)
+        if self.other is not None and self.other._transport is None:
+            self._transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None and self.other._transport is not None:
+            self.other._transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other is not None and self.other._transport is not None:
+            self.other._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None:
+            self.other.resume()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._all.discard(self)
+        other, self.other = self.other, None
+        if other is not None:
+            other.close()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """End it, after what is to be written."""
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,148 @@
+"""A port whose gRPC server starts with the first caller, who loses nothing by it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+import nbray
+from nbray.driver.joining import find_session
+from nbray.testing import processes_of
+from nbray.wire.gcs_messages import Empty, KvKey, KvValue
+from nbray.wire.grpc_service import CallServer, GrpcClient, RpcError, serve
+
+TOKEN = b"t" * 32
+
+
+def echo(request: KvKey) -> KvValue:
+    return KvValue(request.key)
+
+
+async def server_and_client(patience_s: float = 0.0) -> tuple[CallServer, GrpcClient]:
+    server, port = await serve("127.0.0.1", 0, TOKEN, {"Echo": (KvKey, echo)})
+    return server, GrpcClient(f"127.0.0.1:{port}", TOKEN, patience_s)
+
+
+def test_who_comes_first_is_answered_and_so_are_those_after_him() -> None:
+    async def scene() -> None:
+        server, first = await server_and_client()
+        large = os.urandom(20 << 20)
+        answers = await asyncio.gather(
+            *(first.call("Echo", KvKey(b"", key), KvValue, 60) for key in (b"a", large, b"b"))
+        )
+        assert [answer.value for answer in answers] == [b"a", large, b"b"]
+        assert (await first.call("Echo", KvKey(b"", b"c"), KvValue)).value == b"c"
+        code = (
+            "import asyncio, sys\n"
+            "from nbray.wire.gcs_messages import KvKey, KvValue\n"
+            "from nbray.wire.grpc_service import GrpcClient\n"
+            "async def call():\n"
+            "    client = GrpcClient(sys.argv[1], b't' * 32)\n"
+            "    print((await client.call('Echo', KvKey(b'', b'later'), KvValue)).value)\n"
+            "    await client.close()\n"
+            "asyncio.run(call())\n"
+        )
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, first.address, stdout=subprocess.PIPE
+        )
+        said, _ = await other.communicate()
+        assert said == b"b'later'\n"
+        await server.stop(None)
+        with pytest.raises(RpcError):
+            await first.call("Echo", KvKey(b"", b"d"), KvValue)
+        await first.close()
+
+    asyncio.run(scene())
+
+
+def test_a_port_that_is_taken_is_taken_before_and_after_its_server_started() -> None:
+    async def scene() -> None:
+        server, client = await server_and_client()
+
+        async def again() -> None:
+            with pytest.raises(OSError, match="in use"):
+                await serve("127.0.0.1", server.port, TOKEN, {})
+
+        await again()
+        await client.call("Echo", KvKey(b"", b""), KvValue)
+        await again()
+        await client.close()
+        await server.stop(None)
+        successor, _ = await serve("127.0.0.1", server.port, TOKEN, {})
+        await successor.stop(None)
+
+    asyncio.run(scene())
+
+
+def test_who_speaks_no_tls_is_sent_away_and_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBRAY_HANDSHAKE_TIMEOUT_S", "0.2")
+
+    async def scene() -> None:
+        server, port = await serve("127.0.0.1", 0, TOKEN, {})
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 5000, b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):  # of what nobody has read
+                assert await reader.read() == b""
+            writer.close()
+        assert server._server is None
+        await server.stop(None)
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_is_stopped_while_it_starts_leaves_nothing() -> None:
+    async def scene() -> None:
+        server, client = await server_and_client()
+        call = asyncio.create_task(client.call("Echo", KvKey(b"", b""), KvValue, 20))
+        while not server._port._came:
+            await asyncio.sleep(0)
+        await server.stop(None)
+        with pytest.raises(RpcError):
+            await call
+        await client.close()
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.1", server.port)):
+            pass
+
+    asyncio.run(scene())
+
+
+def test_a_cluster_of_one_machine_has_no_grpc_also_when_its_gcs_was_killed(cluster: Path) -> None:
+    def with_grpc() -> list[str]:
+        return [
+            process.info["cmdline"][3]
+            for process in processes_of(cluster)
+            if any("cygrpc" in place.path for place in process.memory_maps())
+        ]
+
+    @nbray.remote
+    class Actor:
+        def answer(self) -> int:
+            return 42
+
+    assert nbray.get(Actor.remote().answer.remote()) == 42
+    _, info = find_session("auto")
+    psutil.Process(info["pids"][0]).kill()
+    actor = Actor.options(name="a").remote()  # type: ignore[attr-defined]
+    assert nbray.get(actor.answer.remote(), timeout=60) == 42
+    assert len(nbray.nodes()) == 1
+    assert with_grpc() == []
+
+
+def test_the_empty_answer_is_one() -> None:
+    async def scene() -> None:
+        server, port = await serve("localhost", 0, TOKEN, {"Nothing": (Empty, lambda _: Empty())})
+        client = GrpcClient(f"localhost:{port}", TOKEN)
+        assert await client.call("Nothing", Empty(), Empty) == Empty()
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(scene())
