@@ -106,7 +106,6 @@ class CoreWorker:
     ) -> None:  # fmt: skip
         """A process far from the cluster has ``ways`` of its own to it, and to its store."""
         self.config = config
-        self.worker_id = worker_id
         self.devices = VisibleDevices()
         self.pickled_refs: set[ObjectRef] = set()
         me = self.me = Identity(worker_id)
@@ -117,8 +116,7 @@ class CoreWorker:
         self.decisions: deque[Any] = deque()
         self._build_owning_side(attach)
         self.leasing = Leasing(me, config, self.decisions, is_retriable)
-        epoch = time.time() - time.monotonic()
-        self.calls = ActorCalls(me, self.decisions, is_retriable, epoch)
+        self.calls = ActorCalls(me, self.decisions, is_retriable, _epoch())
         self.group_states = Groups(me, self.decisions)
         self.groups = PlacementGroups(
             me, self, self.table, self.group_states, reactor, peers, peers.gcs_patience_s
@@ -194,6 +192,23 @@ class CoreWorker:
         self.readers = Readers(me, self, table, self.streams, self.values, reactor)
 
     # --- start and stop --------------------
+
+    def begin(self, worker_id: bytes, socket_path: str) -> None:
+        """This process is a fork of the one that built this: it is that worker from now on.
+
+        What is built before the fork, a worker need not build; all that is of the kernel, and all
+        that names the process or tells the time, is made anew.
+        """
+        self.me.worker_id = worker_id
+        self.peers.socket_path = socket_path
+        self.calls.epoch = _epoch()
+        self.events.set_clock()
+        self.reactor.renew()
+
+    @property
+    def worker_id(self) -> bytes:
+        """The id of this process."""
+        return self.me.worker_id
 
     @property
     def address(self) -> Address:
@@ -473,3 +488,8 @@ class CoreWorker:
     def _on_output(self, _peer: Connection, message: wm.OutputLines | wm.OutputDisplay) -> None:
         if self.on_output is not None:
             self.on_output(message)
+
+
+def _epoch() -> float:
+    """What the time of day was when the clock that nobody sets began."""
+    return time.time() - time.monotonic()

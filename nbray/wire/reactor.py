@@ -77,11 +77,9 @@ class Reactor:
 
     def __init__(self) -> None:
         self.main_thread = threading.main_thread().ident
-        self.poller = select.epoll()
         # One for all reads: a fresh buffer of this size is a mapping made and dropped each time.
         # Of memory that nobody has written, only what is read into it ever takes room.
         self.buffer = memoryview(mmap.mmap(-1, _READ_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        self._spinner = Spinner(self.poller.poll)
         self.dirty: deque[Unwritten] = deque()
         self.inbox: deque[Callable[[], None]] = deque()
         self.on_turn: Callable[[], None] = lambda: None
@@ -103,11 +101,27 @@ class Reactor:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
         self.stopped = False
+        self._open()
+
+    def _open(self) -> None:
+        """Make what it has of the kernel, in this process."""
+        self.poller = select.epoll()
+        self._spinner = Spinner(self.poller.poll)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # What still refers to this may wake it after the end, when the number is another file's.
-        weakref.finalize(self, os.close, self._wake_fd).atexit = False
+        self._close_wake = weakref.finalize(self, os.close, self._wake_fd)
+        self._close_wake.atexit = False
         self.watch(self._wake_fd, self._drain_wake, lambda: None)
         self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
+
+    def renew(self) -> None:
+        """This process is a fork of the one that made this and did nothing with it: it is ours.
+
+        The descriptors are those of the other process still, and the thread never starts in a fork.
+        """
+        self._close()
+        self._close_wake()
+        self._open()
 
     def start(self) -> None:
         """Start the background thread that drives when nobody waits."""

@@ -189,7 +189,7 @@ class Spinner:
 
     def __init__(self, poll: Poll) -> None:
         self._poll = poll
-        self._credit = 2
+        self._credit = 0  # none at first: a worker that begins would burn what others need
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
         """Events within ``timeout`` seconds (-1: no limit)."""

@@ -13,6 +13,7 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from nbray.common.ids import actor_of
+from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail
@@ -45,11 +46,11 @@ class Counting:
     """
 
     def __init__(
-        self, worker_id: bytes, table: OwnershipTable, freeing: Freeing, lineage: Keeps,
+        self, me: Identity, table: OwnershipTable, freeing: Freeing, lineage: Keeps,
         actors: HandlesOfActors, mail: Mail, ending: AbstractContextManager[Any],
     ) -> None:  # fmt: skip
         """``ending`` is held while an object ends and while a ref of one is made: a lock."""
-        self._worker_id = worker_id
+        self._me = me
         self._table = table
         self._freeing = freeing
         self._lineage = lineage
@@ -86,7 +87,7 @@ class Counting:
 
     def is_borrowed(self, entry: ObjectEntry) -> bool:
         """Whether another process owns the object."""
-        return entry.loan is not None and entry.loan.owner.worker_id != self._worker_id
+        return entry.loan is not None and entry.loan.owner.worker_id != self._me.worker_id
 
     def count_released(self) -> None:
         """Count the refs that have come and died since the last turn, and end what nobody needs.
@@ -153,7 +154,7 @@ class Counting:
             if loan.registered:
                 self._mail.answer(
                     loan.owner.worker_id,
-                    om.RemoveBorrower(object_id, self._worker_id, loan.registered),
+                    om.RemoveBorrower(object_id, self._me.worker_id, loan.registered),
                 )
             return
         self._freeing.give_back(object_id, entry)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.errors import owner_died
 from nbray.core_worker.own.freeing import Freeing
@@ -28,10 +29,10 @@ class Locations:
     """The copies of this process's objects, and the way to the owners of others."""
 
     def __init__(
-        self, worker_id: bytes, table: OwnershipTable, freeing: Freeing, lineage: Lineage,
+        self, me: Identity, table: OwnershipTable, freeing: Freeing, lineage: Lineage,
         borrowing: Borrowing, mail: Mail,
     ) -> None:  # fmt: skip
-        self._worker_id = worker_id
+        self._me = me
         self._table = table
         self._freeing = freeing
         self._lineage = lineage
@@ -140,7 +141,7 @@ class Locations:
         def on_reply(reply: om.Locations | None) -> None:
             on_value(owner_died(object_id) if reply is None else reply.value)
 
-        if owner.worker_id == self._worker_id:
+        if owner.worker_id == self._me.worker_id:
             self._current(object_id, tried, on_value)
         else:
             self._mail.ask(owner, om.RequestLocations(0, object_id, tried), on_reply)

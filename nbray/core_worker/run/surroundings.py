@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from nbray.common.accelerators import VisibleDevices
 from nbray.common.thread_count import ThreadCount, threads_for
@@ -16,14 +17,20 @@ class Surroundings:
 
     Attributes:
         devices: those that are visible now.
-        threads: how many the libraries of this process use.
+        threads: how many the libraries of this process use; known once it is a worker (`begin`).
     """
+
+    threads: ThreadCount
 
     def __init__(self, me: Identity, devices: VisibleDevices, envs: RuntimeEnvs) -> None:
         self._me = me
         self.devices = devices
         self._envs = envs
-        self.threads = ThreadCount(os.environ, devices.set_by_user)
+
+    def begin(self, set_by_user: Collection[str]) -> None:
+        """This process is a worker, whose environment sets these variables."""
+        self.devices.set_by_user = set_by_user
+        self.threads = ThreadCount(os.environ, set_by_user)
 
     def for_lease(self, devices: dict[str, list[str]] | None, threads: int) -> None:
         """What comes is of that lease; of the one before no task is left."""

@@ -66,6 +66,15 @@ class _Common(NamedTuple):
     raylet_socket: str
 
 
+class _Parts(NamedTuple):
+    """What a worker is made of."""
+
+    core: CoreWorker
+    executor: Executor
+    runner: TaskRunner
+    surroundings: Surroundings
+
+
 class _Template:
     """The parent of the workers: forks them as it is ordered, and tells how each of them ended."""
 
@@ -85,6 +94,7 @@ class _Template:
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         _warm_up(self._common.token)
+        self._parts = _build(self._common)
         settle()
         gc.collect()
         gc.freeze()
@@ -123,7 +133,7 @@ class _Template:
             signal.set_wakeup_fd(-1)
             for sock in (self._control.socket, self._woken, self._wake):
                 sock.close()
-            _become_worker(self._common, order)
+            _become_worker(self._common, self._parts, order)
         self._workers[pid] = order["fork"]
         started = self._started[pid] = start_time(pid)
         self._control.send({"forked": order["fork"], "pid": pid, "started": started})
@@ -161,8 +171,8 @@ def _warm_up(token: bytes) -> None:
     client.feed(proof)
 
 
-def _become_worker(common: _Common, order: dict[str, Any]) -> None:
-    """The child's whole life; it never returns."""
+def _become_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> None:
+    """The child's whole life; it never returns. ``parts`` are those that its parent has built."""
     status = 1
     try:
         os.setsid()
@@ -175,8 +185,11 @@ def _become_worker(common: _Common, order: dict[str, Any]) -> None:
             numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
         if order["env_vars"]:
             enter_variables(order["env_vars"])
-            common = common._replace(config=Config.from_env())
-        status = _run_worker(common, order)
+            config = Config.from_env()
+            if config != common.config:
+                parts.core.reactor.abandon()
+                parts = _build(common._replace(config=config))
+        status = _run_worker(common, parts, order)
     except BaseException:
         logger.exception("The worker failed")
     finally:
@@ -185,19 +198,16 @@ def _become_worker(common: _Common, order: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def _run_worker(common: _Common, order: dict[str, Any]) -> int:
+def _run_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> int:
     """Until the worker is to leave; returns its exit status."""
     worker_id = bytes.fromhex(order["fork"])
-    path = common.session.socket_path(f"w-{worker_id.hex()[:12]}")
-    core = CoreWorker(common.config, common.token, worker_id, path, tls=common.tls)
+    core, executor, runner, surroundings = parts
+    core.begin(worker_id, common.session.socket_path(f"w-{worker_id.hex()[:12]}"))
     core.peers.start(common.raylet_socket, order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
-    core.edge.on_raylet_lost = _leave_at_once
+    surroundings.begin(order["env_vars"].keys())
     set_core(core)
     main_module.install()
-    core.devices.set_by_user = order["env_vars"].keys()
-    executor, runner = _build(core)
-    core.on_job = core.runtime_envs.enter_job
     core.reactor.start()
     reply: m.WorkerRegistered = core.peers.request(
         "registered", m.RegisterWorker(core.address, os.getpid())
@@ -225,7 +235,16 @@ def _run_worker(common: _Common, order: dict[str, Any]) -> int:
     return executor.exit_status or 0
 
 
-def _build(core: CoreWorker) -> tuple[Executor, TaskRunner]:
+def _build(common: _Common) -> _Parts:
+    """All that is not of one worker: built once in the template, and ready in each of its forks."""
+    core = CoreWorker(common.config, common.token, b"", "", tls=common.tls)
+    core.edge.on_raylet_lost = _leave_at_once
+    core.on_job = core.runtime_envs.enter_job
+    executor, runner, surroundings = _build_runner(core)
+    return _Parts(core, executor, runner, surroundings)
+
+
+def _build_runner(core: CoreWorker) -> tuple[Executor, TaskRunner, Surroundings]:
     """The parts that a worker has and a driver has not."""
     me, events, values, cancelling = core.me, core.events, core.values, core.cancelling
     scope = TaskScope(me, events)
@@ -266,7 +285,7 @@ def _build(core: CoreWorker) -> tuple[Executor, TaskRunner]:
     core.find_function = runner.function
     core.reports.append(counts.tell)
     events.function_name = runner.functions.name
-    return executor, runner
+    return executor, runner, surroundings
 
 
 def _end_children() -> None:

@@ -97,8 +97,12 @@ class TaskEventLog:
         self._room = self._budget
         self._dropped = 0
         self._counts: dict[str, tuple[int, int, int]] = {}
-        self._shift = time.time() - time.monotonic()
+        self.set_clock()
         self._scheduled = self._urgent = False
+
+    def set_clock(self) -> None:
+        """See anew what the time of day is, which may have been set meanwhile."""
+        self._shift = time.time() - time.monotonic()
 
     # --- any thread --------------------
 
@@ -188,7 +192,7 @@ class TaskEventLog:
     def _on_time(self) -> None:
         self._scheduled = False
         self._room = self._budget
-        self._shift = time.time() - time.monotonic()
+        self.set_clock()
         self.tell()
 
     def on_tell(self, message: TellTasks) -> None:

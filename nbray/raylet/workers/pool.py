@@ -92,11 +92,21 @@ class WorkerPool:
         self.workers = self._starter.workers
         self._idle: dict[_Kind, list[Worker]] = {}
         self._wanted: dict[str, dict[_Wanted, None]] = {}  # by environment, in their order
+        self._ahead = 0
 
     def start(self, prestart: int) -> None:
-        """Start the template, and ``prestart`` workers."""
-        for _ in range(prestart):
-            self._starter.start(PLAIN)
+        """Start the template, and ``prestart`` workers, as many as are ready for the next actors.
+
+        Without them each actor would wait for a fork: they are started while the actors before
+        them begin.
+        """
+        self._ahead = prestart
+        self._start_missing(PLAIN, prestart)
+
+    def _start_missing(self, env: Prepared, enough: int) -> None:
+        """Start workers until ``enough`` of an environment are being started."""
+        for _ in range(enough - self._starter.starting(env.text)):
+            self._starter.start(env)
 
     def environments(self) -> set[str]:
         """The texts of those in which workers run, or are wanted."""
@@ -168,17 +178,18 @@ class WorkerPool:
     def start_again(self) -> None:
         """Give the workers that nobody has used to those who wait, and start what is missing."""
         for text in list(self._wanted):
-            unbound = self._idle.get((b"", text, ()))
+            unbound, used_up = self._idle.get((b"", text, ())), False
             while unbound and text in self._wanted:
                 worker, want = unbound.pop(), next(iter(self._wanted[text]))
+                used_up = used_up or want.fresh
                 self._drop(want)
                 worker.job_id, worker.devices = want.job_id, want.devices
                 self._hand_out(worker, want)
             wants = self._wanted.get(text)
             if wants:
-                starting, env = self._starter.starting(text), next(iter(wants)).env
-                for _ in range(min(_MOST_STARTING, len(wants)) - starting):
-                    self._starter.start(env)
+                self._start_missing(next(iter(wants)).env, min(_MOST_STARTING, len(wants)))
+            elif used_up and text == PLAIN.text:
+                self._start_missing(PLAIN, self._ahead - len(unbound or ()))
 
     def _all_wanted(self) -> list[_Wanted]:
         return [want for wants in self._wanted.values() for want in wants]
