@@ -63,7 +63,7 @@ class _Reducers(ChainMap[type, Any]):
         raise KeyError(cls)
 
 
-_BY_VALUE = (type, FunctionType)
+BY_VALUE = (type, FunctionType)
 _set_class = _library.cloudpickle._class_setstate
 _whole: weakref.WeakSet[type] = weakref.WeakSet()
 _keeps_classes = False
@@ -164,7 +164,7 @@ class Pickler(_library.Pickler):  # type: ignore[misc]
         Returns:
             What `pickle` takes for it.
         """
-        if not issubclass(type(value), _BY_VALUE):
+        if not issubclass(type(value), BY_VALUE):
             return NotImplemented
         reduced = super().reducer_override(value)
         if type(reduced) is tuple and reduced[-1] is _set_class:

@@ -17,24 +17,34 @@ if TYPE_CHECKING:
 _Future = TypeVar("_Future", bound="concurrent.futures.Future[Any]")
 
 
-class _Wakes(Protocol):
+class Wakes(Protocol):
     """Who counts the references that die; has been ``nudged`` while it has not looked since."""
 
-    stopped: bool
     nudged: bool
 
     def nudge(self) -> None:
         """There is something to count before long."""
 
 
-class RefHome(Protocol):
-    """The process as its ObjectRefs see it."""
+class _Counts(Wakes, Protocol):
+    """The same for a whole process."""
 
-    released: deque[tuple[bytes, int]]
+    stopped: bool
+
+
+class RefHome(Protocol):
+    """The process as its ObjectRefs see it.
+
+    Attributes:
+        kin: of the refs of its own objects.
+        pickled_refs: those that the program pickled itself.
+    """
+
+    kin: Kin
     pickled_refs: set[ObjectRef]
 
     @property
-    def reactor(self) -> _Wakes:
+    def reactor(self) -> _Counts:
         """Who counts."""
 
     @property
@@ -44,6 +54,9 @@ class RefHome(Protocol):
     def call_site(self, object_id: bytes) -> str:
         """The line that made a ref, if such are recorded."""
 
+    def reduced(self, ref: ObjectRef) -> tuple[Any, ...]:
+        """How a ref pickles."""
+
     def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
         """A future of its value."""
 
@@ -51,9 +64,46 @@ class RefHome(Protocol):
         """Have ``future`` set when the value is there."""
 
 
+class Kin:
+    """What refs have in common whose objects have one owner: there may be millions of refs.
+
+    Attributes:
+        core: the runtime of this process.
+        owner: where the process is that owns the values.
+        died: takes the id of each ref that dies.
+        wakes: is told when one has died.
+        origin: the number of the notebook's cell that made them; 0 for none.
+    """
+
+    __slots__ = ("_other", "core", "died", "origin", "owner", "wakes")
+
+    def __init__(
+        self, core: RefHome, owner: Address, died: deque[bytes], wakes: Wakes, origin: int = 0
+    ) -> None:
+        self.core = core
+        self.owner = owner
+        self.died = died
+        self.wakes = wakes
+        self.origin = origin
+        self._other = self
+
+    def at(self, origin: int) -> Kin:
+        """Such refs that this cell of the notebook makes."""
+        other = self._other
+        if other.origin != origin:
+            other = self._other = Kin(self.core, self.owner, self.died, self.wakes, origin)
+        return other
+
+    def of(self, owner: Address) -> Kin:
+        """Such refs of objects of ``owner``."""
+        if owner.worker_id == self.owner.worker_id:
+            return self
+        return Kin(self.core, owner, self.died, self.wakes)
+
+
 class _NoReactor:
     stopped = True
-    nudged = False
+    nudged = True
 
     def nudge(self) -> None:
         """Nobody counts."""
@@ -62,13 +112,16 @@ class _NoReactor:
 class _NoProcess:
     """Stands for the process of a ref whose owner nobody knows: each use of it is refused."""
 
-    def __init__(self) -> None:
-        self.released: deque[tuple[bytes, int]] = deque(maxlen=0)
-        self.reactor = _NoReactor()
+    reactor = _NoReactor()
+
+    def call_site(self, _object_id: bytes) -> str:
+        """Nobody knows."""
+        return ""
 
 
-_NO_PROCESS: Any = _NoProcess()
-_NOBODY = Address(b"", b"", "", "", 0)
+NOBODY = Address(b"", b"", "", "", 0)
+_no_process: Any = _NoProcess()
+_UNKNOWN = Kin(_no_process, NOBODY, deque(maxlen=0), _no_process.reactor)
 
 
 class ObjectRef:
@@ -79,9 +132,7 @@ class ObjectRef:
 
     Args:
         object_id: the id, 28 bytes.
-        owner: where the process is that owns the value; nbray sets it.
-        core: the runtime of this process; nbray sets it.
-        origin: the number of the notebook's cell that made it; 0 for none.
+        kin: whose it is; nbray sets it.
 
     Examples:
         >>> ref = nbray.put([1, 2])
@@ -97,33 +148,23 @@ class ObjectRef:
         [1, 2]
     """
 
-    __slots__ = ("__weakref__", "_core", "_id", "_origin", "_owner")
+    __slots__ = ("__weakref__", "_id", "_kin")
 
-    def __init__(
-        self,
-        object_id: bytes,
-        owner: Address | None = None,
-        core: RefHome = _NO_PROCESS,
-        origin: int = 0,
-    ) -> None:
-        self._origin = origin
+    def __init__(self, object_id: bytes, kin: Kin = _UNKNOWN) -> None:
         self._id = object_id
-        self._core = core
-        if owner is None:
-            self._owner = _NOBODY
+        self._kin = kin
+        if kin is _UNKNOWN:
             ObjectID(object_id)  # its length is checked
-        else:
-            self._owner = owner
 
     __class_getitem__: Any = classmethod(GenericAlias)
     """``ObjectRef[int]`` in annotations: the ref of an int."""
 
     def __del__(self) -> None:
-        core = self._core
-        core.released.append((self._id, -1))
-        reactor = core.reactor
-        if not reactor.nudged:
-            reactor.nudge()
+        kin = self._kin
+        kin.died.append(self._id)
+        wakes = kin.wakes
+        if not wakes.nudged:
+            wakes.nudge()
 
     @classmethod
     def nil(cls) -> ObjectRef:
@@ -186,7 +227,7 @@ class ObjectRef:
 
     def call_site(self) -> str:
         """The line that made the ref, when ``NBRAY_RECORD_REF_CREATION_SITES`` is set; else ""."""
-        return self._core.call_site(self._id)
+        return self._kin.core.call_site(self._id)
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A `concurrent.futures.Future` of the value.
@@ -198,7 +239,7 @@ class ObjectRef:
             ValueError: the owner is not known.
         """
         self._check()
-        return self._core.future(self)
+        return self._kin.core.future(self)
 
     def as_future(self, _internal: bool = False) -> asyncio.Future[Any]:
         """A future of the value in the running event loop.
@@ -215,20 +256,27 @@ class ObjectRef:
         import concurrent.futures
 
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        return asyncio.wrap_future(self._core.settle(self, future))
+        return asyncio.wrap_future(self._kin.core.settle(self, future))
 
     def _check(self) -> None:
-        from nbray.core_worker.values.serialization import check_current
+        """Refuse it when this process has kept it from before a `shutdown`.
 
-        check_current(self)
+        Raises:
+            ValueError: it has; the text begins as Ray's.
+        """
+        if self._kin.core.reactor.stopped:
+            raise ValueError(
+                "An application is trying to access an object whose owner is unknown "
+                f"({self.hex()}). The ref is of an earlier session, whose objects went with "
+                "nbray.shutdown(), or it was made from an id, which does not tell the owner."
+            )
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.as_future().__await__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from nbray.core_worker.values.serialization import reduce_ref
-
-        return reduce_ref(self)
+        self._check()
+        return self._kin.core.reduced(self)
 
     def __copy__(self) -> ObjectRef:
         return self

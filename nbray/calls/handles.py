@@ -209,7 +209,7 @@ class ActorHandle:
             ActorHandleNotFoundError: `shutdown` was called since.
         """
         ref = self._ref
-        if ref is not None and ref._core.reactor.stopped:
+        if ref is not None and ref._kin.core.reactor.stopped:
             raise ActorHandleNotFoundError(
                 "ActorHandle objects are not valid across nbray sessions. The handle of "
                 f"{self._class_name} was made before nbray.shutdown(); make a new actor."

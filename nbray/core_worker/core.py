@@ -56,11 +56,11 @@ from nbray.core_worker.values.memory import Attach, MappedMemory
 from nbray.core_worker.values.readers import Readers
 from nbray.core_worker.values.reading import Values
 from nbray.core_worker.values.retries import is_retriable
-from nbray.core_worker.values.serialization import Serialized, serialize
+from nbray.core_worker.values.serialization import Serialized, reduce_ref, serialize
 from nbray.core_worker.values.shared_errors import SharedErrors
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import NbraySystemError
-from nbray.object_ref import ObjectRef
+from nbray.object_ref import NOBODY, Kin, ObjectRef
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
@@ -68,7 +68,7 @@ from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connection import Connection, Ways
 from nbray.wire.connections import Connections
 from nbray.wire.reactor import STOPPED, Reactor
-from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec
+from nbray.wire.records import ActorSpec, Address, JobConfig, TaskSpec, ids_in
 from nbray.wire.strategies import InGroup
 from nbray.wire.tls import Tls
 
@@ -91,12 +91,14 @@ class CoreWorker:
         on_forked: what a fork of this process has to forget.
         on_job: is told of the job of this worker, once.
         on_output: shows what workers print.
+        kin: of the refs of its own objects.
         on_warning: shows a line to the user; a worker's stderr reaches its driver.
         pickled_refs: those that the program pickled itself, which are held for ever.
         reports: send what is to be told before an answer, which may be the process's last word.
     """
 
     find_function: Callable[[TaskContext], Callable[..., Any]]
+    kin: Kin
     on_exit_actor: Callable[[], None]
     readers: Readers
 
@@ -115,6 +117,7 @@ class CoreWorker:
         )  # fmt: skip
         self.decisions: deque[Any] = deque()
         self._build_owning_side(attach)
+        self.kin = Kin(self, NOBODY, self.table.died, reactor)
         self.leasing = Leasing(me, config, self.decisions, is_retriable)
         self.calls = ActorCalls(me, self.decisions, is_retriable, _epoch())
         self.group_states = Groups(me, self.decisions)
@@ -238,6 +241,7 @@ class CoreWorker:
     def joined(self, node_id: bytes, arena_path: str, arena_size: int) -> None:
         """The raylet took this process in."""
         self.peers.joined(node_id)
+        self.kin.owner = self.me.address
         self.stored.attach(arena_path, arena_size)
         self.lineage.value_limit = self.config.max_lineage_value_bytes or arena_size
 
@@ -288,7 +292,7 @@ class CoreWorker:
         payload, dependencies, contained = arguments.pack(self, args, kwargs)
         for ref in captured:
             self.released.append((ref.binary(), 1))
-        held = [d.object_id for d in dependencies] + [ref.object_id for ref in contained]
+        held = [*(d.object_id for d in dependencies), *ids_in(contained)]
         held.extend(ref.binary() for ref in captured)
         return (payload, dependencies, contained), held
 
@@ -299,7 +303,7 @@ class CoreWorker:
         """
         object_id = handle_id(actor_id)
         self.counting.hold_handles(object_id, arguments)
-        return ObjectRef(object_id, self.me.address, self)
+        return ObjectRef(object_id, self.kin)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor; for this process it is dead at once when it does not restart."""
@@ -327,11 +331,12 @@ class CoreWorker:
                 packed = serialize(value)
             stored = self.stored.store(object_id, packed, self.me.address)
             if packed.contained:
-                contained = [ref.object_id for ref in packed.contained]
+                contained = ids_in(packed.contained)
                 self.table.note(contained, 1)
                 entry.tied().contained = contained
             entry.value = stored
-            return ObjectRef(object_id, self.me.address, self, current_origin())
+            origin = current_origin()
+            return ObjectRef(object_id, self.kin.at(origin) if origin else self.kin)
         except BaseException:  # an interrupt, too: no ref of it leads anywhere
             self.stored.discard(object_id)
             self.released.append((object_id, -1))
@@ -352,13 +357,17 @@ class CoreWorker:
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
         self.counting.refer(object_id, owner)
-        return ObjectRef(object_id, owner, self)
+        return ObjectRef(object_id, self.kin.of(owner))
 
     def adopted_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that stood in no value that nbray knows: the owner is told here."""
         self.counting.refer(object_id, owner)
         self.reactor.post(lambda: self.borrowing.adopt(object_id))
-        return ObjectRef(object_id, owner, self)
+        return ObjectRef(object_id, self.kin.of(owner))
+
+    def reduced(self, ref: ObjectRef) -> tuple[Any, ...]:
+        """How a ref pickles; see `reduce_ref`."""
+        return reduce_ref(ref)
 
     def call_site(self, object_id: bytes) -> str:
         """The line that made a ref, if such are recorded."""
@@ -452,10 +461,11 @@ class CoreWorker:
 
     def _count(self) -> None:
         """Count the refs that have come and died; a driver does when its calls are on their way."""
-        if self.released:
-            emptied = self.table.has_emptied()
+        table = self.table
+        if table.released or table.died or table.batches:
+            emptied = table.has_emptied()
             self.counting.count_released()
-            if emptied or self.table.has_emptied():
+            if emptied or table.has_emptied():
                 self._give_back()
 
     def _give_back(self) -> None:

@@ -96,4 +96,4 @@ class PlacementGroups:
             self._table.complete(object_id, outcome)
 
         self._turns.post(lambda: self._groups.when_decided(group_id, on_decided))
-        return ObjectRef(object_id, self._me.address, self._home)
+        return ObjectRef(object_id, self._home.kin)

@@ -153,9 +153,12 @@ class Submission:
     def _new_refs(
         self, first: bytes, wanted: int, backpressure: int, origin: int
     ) -> list[ObjectRef] | ObjectRefGenerator:
+        kin = self._home.kin
+        if origin:
+            kin = kin.at(origin)
         if wanted == 1 and not self._sites_recorded:
             self._table.add_owned(first)
-            return [ObjectRef(first, self._me.address, self._home, origin)]
+            return [ObjectRef(first, kin)]
         task_id = first[:24]
         refs = []
         for index in range(wanted if wanted >= 0 else 1):
@@ -163,7 +166,7 @@ class Submission:
             self._table.add_owned(object_id)
             if self._sites_recorded:
                 self._counting.sites[object_id] = where_made()
-            refs.append(ObjectRef(object_id, self._me.address, self._home, origin))
+            refs.append(ObjectRef(object_id, kin))
         if wanted < 0:
             stream = self._streams.open(task_id, bool(backpressure))
             if wanted == STREAMING:

@@ -17,7 +17,7 @@ from nbray.common.life import Transitions
 from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.exceptions import TaskCancelledError
 from nbray.object_ref import ObjectRef
-from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec
+from nbray.wire.records import Address, ContainedRefs, Dependency, TaskSpec, ids_in
 from nbray.wire.strategies import InGroup
 
 
@@ -179,7 +179,7 @@ class PendingTask(Pending, eq=False, gc=False, kw_only=True):
     args: bytes
     burst: Burst
     dependencies: tuple[Dependency, ...] = ()
-    contained: tuple[ContainedRef, ...] = ()
+    contained: tuple[ContainedRefs, ...] = ()
     lease: Lease | None = None
     built: TaskSpec | None = None
     rare: Rare = _NOTHING_RARE
@@ -302,7 +302,7 @@ class Lease:
 def counted(spec: TaskSpec) -> list[bytes]:
     """What a task holds while it runs, once for each time that it stands here."""
     object_ids = [dependency.object_id for dependency in spec.dependencies]
-    object_ids += [ref.object_id for ref in spec.contained]
+    object_ids += ids_in(spec.contained)
     if spec.actor_id:
         object_ids.append(handle_id(spec.actor_id))
     return object_ids

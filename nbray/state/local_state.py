@@ -40,7 +40,7 @@ class RefFacts:
 def describe(ref: ObjectRef) -> RefFacts:
     """State, size and place of a ref's value; fetches nothing."""
     entry = joined_core().table.get(ref.binary())
-    origin = ref._origin
+    origin = ref._kin.origin
     if entry is None:
         return RefFacts("unknown", origin=origin)
     value = entry.value

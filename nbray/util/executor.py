@@ -29,7 +29,7 @@ class _TaskFuture(CallbackFuture):
     """A future that cancels its task."""
 
     def __init__(self, ref: ObjectRef) -> None:
-        super().__init__(ref._core.values.callbacks)
+        super().__init__(ref._kin.core.values.callbacks)
         self.ref = ref
 
     def cancel(self) -> bool:
@@ -82,7 +82,7 @@ class NbrayExecutor(Executor):
         future = _TaskFuture(task.remote(*args))
         self._futures[future] = future.ref
         future.add_done_callback(lambda done: self._futures.pop(done, None))
-        future.ref._core.settle(future.ref, future)
+        future.ref._kin.core.settle(future.ref, future)
         return future
 
     def map(

@@ -38,11 +38,20 @@ class Address(msgspec.Struct, array_like=True, frozen=True, gc=False):
     port: int
 
 
-class ContainedRef(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A ref that stands inside a value: the receiver becomes a borrower of it."""
+class ContainedRefs(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Refs of one owner, one behind the other in a value: the receiver becomes their borrower."""
 
-    object_id: bytes
     owner: Address
+    object_ids: tuple[bytes, ...]
+
+
+def ids_in(contained: tuple[ContainedRefs, ...]) -> tuple[bytes, ...]:
+    """The objects whose refs stand in a value, in their order."""
+    if not contained:
+        return ()
+    if len(contained) == 1:
+        return contained[0].object_ids
+    return tuple([object_id for refs in contained for object_id in refs.object_ids])
 
 
 class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -62,7 +71,7 @@ class Value(msgspec.Struct, array_like=True, gc=False):
     inline: bytes | None
     stored: Stored | None = None
     is_error: bool = False
-    contained: tuple[ContainedRef, ...] = ()
+    contained: tuple[ContainedRefs, ...] = ()
 
 
 class Dependency(msgspec.Struct, array_like=True, gc=False):
@@ -97,7 +106,7 @@ class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     name: str
     args: bytes
     dependencies: tuple[Dependency, ...] = ()
-    contained: tuple[ContainedRef, ...] = ()
+    contained: tuple[ContainedRefs, ...] = ()
     num_returns: int = 1
     actor_id: bytes = b""
     method: str = ""
@@ -170,7 +179,7 @@ class ActorSpec(msgspec.Struct, array_like=True):
     class_pickle: bytes
     args: bytes
     dependencies: tuple[Dependency, ...]
-    contained: tuple[ContainedRef, ...]
+    contained: tuple[ContainedRefs, ...]
     methods: dict[str, MethodOptions]
     options: ActorOptions
     owner: Address

@@ -12,6 +12,11 @@ from nbray.common.config import Config
 from nbray.core_worker.values.arguments import opened, pack
 from nbray.core_worker.values.serialization import Serialized
 from nbray.object_ref import ObjectRef
+from nbray.wire.records import Address
+
+
+def _none(object_id: bytes, owner: Address) -> ObjectRef:
+    raise AssertionError(f"no ref stands in it: {object_id!r} of {owner}")
 
 
 class Nobody:
@@ -39,7 +44,7 @@ class Nobody:
 def test_arguments_come_back_as_they_were(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     packed, dependencies, contained = pack(Nobody(), args, kwargs)
     assert not dependencies and not contained
-    back, named = opened(packed, lambda *_: None)
+    back, named = opened(packed, _none, ())
     assert back == list(args) and named == kwargs
     assert [type(value) for value in back] == [type(value) for value in args]
 
@@ -49,5 +54,5 @@ def test_plain_arguments_take_few_bytes_and_a_subclass_of_a_plain_type_stays_one
         pass
 
     assert len(pack(Nobody(), (5,), {})[0]) < 16
-    (back,), _ = opened(pack(Nobody(), (Number(5),), {})[0], lambda *_: None)
+    (back,), _ = opened(pack(Nobody(), (Number(5),), {})[0], _none, ())
     assert type(back).__name__ == "Number" and back == 5

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.simulation import End, Network, Running, SimProcess
 
 from nbray.common.ids import return_id
+from nbray.wire.records import ids_in
 
 COUNT = 4
 
@@ -176,14 +177,14 @@ class References(RuleBasedStateMachine):
                 todo += running.refs
             for task in process.tasks.values():
                 todo += [d.object_id for d in task.spec.dependencies]
-                todo += [ref.object_id for ref in task.spec.contained]
+                todo += ids_in(task.spec.contained)
         while todo:
             object_id = todo.pop()
             if object_id not in found:
                 found.add(object_id)
                 entry = self.made_by[object_id].table.get(object_id)
                 if entry is not None and entry.value is not None:
-                    todo += [ref.object_id for ref in entry.value.contained]
+                    todo += ids_in(entry.value.contained)
         return found
 
     @invariant()

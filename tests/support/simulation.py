@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,8 +22,8 @@ from nbray.common.ids import return_id
 from nbray.core_worker.dependencies import Dependencies
 from nbray.core_worker.edge import Edge
 from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.batch import Batch
 from nbray.core_worker.own.owning import Owning
-from nbray.core_worker.own.table import ObjectEntry
 from nbray.core_worker.peers import Peers
 from nbray.core_worker.ports import PendingWork
 from nbray.core_worker.submit.calls import ActorCalls
@@ -34,7 +35,16 @@ from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.connections import Connections, Direct
-from nbray.wire.records import Address, ContainedRef, Dependency, JobConfig, Stored, TaskSpec, Value
+from nbray.wire.records import (
+    Address,
+    ContainedRefs,
+    Dependency,
+    JobConfig,
+    Stored,
+    TaskSpec,
+    Value,
+    ids_in,
+)
 from nbray.wire.strategies import Shape
 from support.pending import pending_task
 
@@ -123,6 +133,7 @@ class SimReactor:
     """Connections and posted work of one process."""
 
     ways = Direct()
+    nudged = False
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -141,6 +152,9 @@ class SimReactor:
 
     def post(self, action: Callable[[], None]) -> None:
         self.inbox.append(action)
+
+    def nudge(self) -> None:
+        """A turn comes anyway."""
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """What is to be done at once is; a simulated process does not live for longer."""
@@ -221,6 +235,8 @@ class SimProcess:
         self.peers.handlers[m.PushTask] = self._on_push
         self.tasks = self.leasing.tasks
         self.refs: list[bytes] = []
+        self.batches: dict[bytes, list[Batch]] = {}
+        self.made = 0
         self.owners: dict[bytes, Address] = {}
         self.queue: deque[Running] = deque()
         self.running: list[Running] = []
@@ -253,13 +269,19 @@ class SimProcess:
         entry = self.table.add_owned(object_id)
         entry.value = self._value(contained, stored)
         if contained:
-            entry.tied().contained = list(contained)
+            entry.tied().contained = tuple(contained)
             self.table.note(contained, 1)
         return self._own(object_id)
 
     def _value(self, contained: list[bytes], stored: bool) -> Value:
-        inner = tuple(ContainedRef(object_id, self.owners[object_id]) for object_id in contained)
+        inner = self._inside(contained)
         return Value(None if stored else b"", Stored(1, [NODE]) if stored else None, False, inner)
+
+    def _inside(self, object_ids: list[bytes]) -> tuple[ContainedRefs, ...]:
+        return tuple(
+            ContainedRefs(owner, tuple(some))
+            for owner, some in groupby(object_ids, self.owners.__getitem__)
+        )
 
     def _own(self, object_id: bytes) -> bytes:
         self.owners[object_id] = self.me.address
@@ -268,14 +290,21 @@ class SimProcess:
 
     def drop(self, object_id: bytes) -> None:
         self.refs.remove(object_id)
-        self.table.released.append((object_id, -1))
+        batches = self.batches.get(object_id)
+        if not batches:
+            self.table.died.append(object_id)
+            return
+        batch = batches.pop()
+        batch.died.append(object_id)
+        if not batch.nudged:
+            batch.nudge()
 
     def submit(self, worker: SimProcess, plain: list[bytes], inside: list[bytes]) -> bytes:
         """A task with ref arguments, and with refs inside of arguments."""
         spec = TaskSpec(
             self.me.new_task_id(), JOB, b"", "", b"x",
             tuple(Dependency(object_id, self.owners[object_id]) for object_id in plain),
-            tuple(ContainedRef(object_id, self.owners[object_id]) for object_id in inside),
+            self._inside(inside),
         )  # fmt: skip
         self.table.note(plain, 1)
         self.table.note(inside, 1)
@@ -298,18 +327,24 @@ class SimProcess:
             self.reactor.post(lambda: self.borrowing.fetch(object_id, entry))
 
     def open(self, object_id: bytes, value: Value) -> list[bytes]:
-        """Unpickle a value: the refs in it, as `Values._rebuild` makes them."""
-        found = []
-        for ref in value.contained:
-            entry = self._rebuilt(ref)
-            if entry.loan is not None and not entry.loan.registered:
-                self.reactor.post(partial(self.borrowing.found_in, object_id, ref.object_id))
-            found.append(ref.object_id)
-        return found
+        """Unpickle a value: the refs in it, as `Values._refs` makes them."""
+        unknown = self._made(object_id, value.contained)
+        if unknown:
+            self.reactor.post(lambda: self.borrowing.all_found_in(object_id, unknown))
+        return list(ids_in(value.contained))
 
-    def _rebuilt(self, ref: ContainedRef) -> ObjectEntry:
-        self.owners[ref.object_id] = ref.owner
-        return self.counting.refer(ref.object_id, ref.owner)
+    def _made(self, outer: bytes, contained: tuple[ContainedRefs, ...]) -> list[bytes]:
+        """Refs that stand somewhere, alternately by themselves and as a batch."""
+        self.made += 1
+        for refs in contained:
+            self.owners.update(dict.fromkeys(refs.object_ids, refs.owner))
+        object_ids = ids_in(contained)
+        if not object_ids or self.made % 2:
+            return self.counting.refer_all(outer, contained)
+        batch = Batch(object_ids, self.table.batches, self.reactor)
+        for object_id in object_ids:
+            self.batches.setdefault(object_id, []).append(batch)
+        return self.counting.refer_all(outer, contained, batch)
 
     # --- a worker --------------------
 
@@ -319,9 +354,8 @@ class SimProcess:
     def start(self) -> Running:
         """Unpack the arguments of the next task."""
         task = self.queue.popleft()
-        for ref in task.spec.contained:
-            self._rebuilt(ref)
-            task.refs.append(ref.object_id)
+        self._made(b"", task.spec.contained)
+        task.refs += ids_in(task.spec.contained)
         for dependency in task.spec.dependencies:
             self.table.borrow(dependency.object_id, dependency.owner)
             assert dependency.value is not None
@@ -338,8 +372,9 @@ class SimProcess:
         else:
             value = self._value(give, stored)
             self.table.note(give, 1)
+        self.refs += task.refs
         for object_id in task.refs:
-            self.table.released.append((object_id, -1))
+            self.drop(object_id)
         for object_id in keep:
             self.table.released.append((object_id, 1))
             self.refs.append(object_id)
@@ -350,7 +385,7 @@ class SimProcess:
 
         def send(kept: list[bytes]) -> None:
             done.borrowed = kept
-            held = [ref.object_id for value in done.values for ref in value.contained]
+            held = [one for value in done.values for one in ids_in(value.contained)]
             if held and task.connection.closed:
                 self.table.note(held, -1)
             elif held:
@@ -363,7 +398,8 @@ class SimProcess:
 
     def turn(self) -> bool:
         """What a turn of the reactor does before it reads; whether there was anything."""
-        busy = bool(self.reactor.inbox or self.table.released or self.replies or self.decisions)
+        busy = bool(self.reactor.inbox or self.replies or self.decisions)
+        busy = busy or bool(self.table.released or self.table.died or self.table.batches)
         busy = busy or self.leasing.dirty
         while self.reactor.inbox:
             self.reactor.inbox.popleft()()

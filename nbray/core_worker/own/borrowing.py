@@ -16,7 +16,7 @@ when one dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.counting import Counting
@@ -25,7 +25,7 @@ from nbray.core_worker.own.lineage import Lineage
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail
 from nbray.wire import object_messages as om
-from nbray.wire.records import ContainedRef, TaskSpec
+from nbray.wire.records import ContainedRefs, TaskSpec, ids_in
 
 
 class Borrowing:
@@ -39,7 +39,7 @@ class Borrowing:
         self._mail = mail
         self._me = me
         self._lineage = lineage
-        self._handovers: dict[bytes, list[tuple[bytes, list[bytes]]]] = {}
+        self._handovers: dict[bytes, list[tuple[bytes, Sequence[bytes]]]] = {}
         self._found: dict[bytes, list[ObjectEntry]] = {}
 
     # --- this process borrows --------------------
@@ -88,7 +88,7 @@ class Borrowing:
         if entry is not None and self._counting.is_borrowed(entry):
             self._register(object_id, entry, lambda: None)
 
-    def take_over(self, refs: Iterable[ContainedRef], then: Callable[[], None]) -> None:
+    def take_over(self, contained: Iterable[ContainedRefs], then: Callable[[], None]) -> None:
         """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
         pending = 1
 
@@ -98,12 +98,13 @@ class Borrowing:
             if not pending:
                 then()
 
-        for ref in refs:
-            inner = self._table.borrow(ref.object_id, ref.owner)
-            inner.local += 1
-            if inner.loan is not None:
-                pending += 1
-                self._register(ref.object_id, inner, registered)
+        for refs in contained:
+            for object_id in refs.object_ids:
+                inner = self._table.borrow(object_id, refs.owner)
+                inner.local += 1
+                if inner.loan is not None:
+                    pending += 1
+                    self._register(object_id, inner, registered)
         registered()
 
     def keep_arguments(
@@ -122,8 +123,9 @@ class Borrowing:
             if not pending:
                 then(kept)
 
+        self._counting.count_released()  # the task may have come and gone since this turn began
         object_ids = {d.object_id for d in spec.dependencies}
-        object_ids.update(ref.object_id for ref in spec.contained)
+        object_ids.update(ids_in(spec.contained))
         for object_id in object_ids:
             for inner in self._found.get(object_id, ()):
                 if inner.loan is not None and inner.loan.registering is not None:
@@ -192,7 +194,7 @@ class Borrowing:
         """A worker's reply says that it keeps an argument ref, of an object of this process."""
         self._table.add_borrower(object_id, worker_id, 1)
 
-    def hand_over(self, receiver: bytes, key: bytes, object_ids: list[bytes]) -> None:
+    def hand_over(self, receiver: bytes, key: bytes, object_ids: Sequence[bytes]) -> None:
         """Refs leave in a value; `HandoverDone` for ``key`` takes the holds on them back."""
         self._handovers.setdefault(key, []).append((receiver, object_ids))
 

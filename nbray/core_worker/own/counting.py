@@ -1,24 +1,27 @@
 """Which objects are still needed here: references that come and die, and the ends that follow.
 
-Refs that come and die, in any thread, leave a note in the table's `released`; the notes are counted
-under the baton, in one place, which also ends what nothing needs any more: it frees what the object
-held, here or at its owner. How other processes hold objects is `borrowing`.
+Refs that come and die, in any thread, leave a note in the table's `released`, `died` or `batches`;
+the notes are counted under the baton, in one place, which also ends what nothing needs any more: it
+frees what the object held, here or at its owner. How other processes hold objects is `borrowing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
 from contextlib import AbstractContextManager
 from itertools import repeat
 from typing import Any, Protocol
 
 from nbray.common.ids import actor_of
 from nbray.core_worker.identity import Identity
+from nbray.core_worker.own.batch import Batch
 from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail
 from nbray.wire import object_messages as om
-from nbray.wire.records import Address, ContainedRef
+from nbray.wire.records import Address, ContainedRefs, ids_in
+
+_AT_ONCE = 256
 
 
 class Keeps(Protocol):
@@ -68,17 +71,30 @@ class Counting:
             self._table.released.append((object_id, 1))
         return entry
 
-    def refer_all(self, refs: Sequence[ContainedRef]) -> list[bytes]:
-        """Like `refer`, for all refs in a value; returns the ids that owners are to be told of."""
+    def refer_all(
+        self, outer: bytes, contained: tuple[ContainedRefs, ...], batch: Batch | None = None
+    ) -> list[bytes]:
+        """Like `refer`, for the refs that stand in the value of ``outer``: those of a ``batch``.
+
+        Returns:
+            The ids of those whose owners are to be told.
+        """
         table, unknown = self._table, []
+        object_ids = ids_in(contained)
         with self._ending:
-            for ref in refs:
-                object_id = ref.object_id
-                entry = table.get(object_id) or table.borrow(object_id, ref.owner)
-                loan = entry.loan
-                if entry.owner is not None and (loan is None or not loan.registered):
-                    unknown.append(object_id)
-            table.released.extend(zip((ref.object_id for ref in refs), repeat(1)))
+            held = table.has_in_it(outer, object_ids)
+            if not held:
+                for refs in contained:
+                    for object_id in refs.object_ids:
+                        entry = table.get(object_id) or table.borrow(object_id, refs.owner)
+                        loan = entry.loan
+                        if loan is not None and not loan.registered:
+                            unknown.append(object_id)
+            if batch is None:
+                table.released.extend(zip(object_ids, repeat(1)))
+            else:
+                batch.held = held
+                table.batches.append(batch)
         return unknown
 
     def is_handle(self, object_id: bytes) -> bool:
@@ -96,9 +112,10 @@ class Counting:
         birth of another may wait, of a ref that another thread has just unpickled.
         """
         table = self._table
-        released, next_note, find = table.released, table.released.popleft, table.get
+        released, died, batches = table.released, table.died, table.batches
+        next_note, find = released.popleft, table.get
         doubtful: list[bytes] = []
-        while released or doubtful:
+        while released or died or batches or doubtful:
             while released:
                 object_id, change = next_note()
                 entry = find(object_id)
@@ -106,16 +123,48 @@ class Counting:
                     entry.local += change
                     if entry.local <= 0:
                         doubtful.append(object_id)
+            if batches:
+                self._count_batch(batches.popleft(), doubtful)
+                continue
+            if died:
+                self._count_dead(died, doubtful)
             if doubtful:
+                ended: list[tuple[bytes, ObjectEntry]] = []
                 with self._ending:
-                    if released:
+                    if released or died or batches:
                         continue
-                    object_id = doubtful.pop()
-                    entry = table.unneeded(object_id)
-                    if entry is not None and (entry.past is None or not entry.past.lineage):
-                        table.remove(object_id)
-                if entry is not None:
+                    for object_id in doubtful[-_AT_ONCE:]:
+                        entry = table.unneeded(object_id)
+                        if entry is not None:
+                            ended.append((object_id, entry))
+                            if entry.past is None or not entry.past.lineage:
+                                table.remove(object_id)
+                    del doubtful[-_AT_ONCE:]
+                for object_id, entry in ended:
                     self._end(object_id, entry)
+
+    def _count_batch(self, batch: Batch, doubtful: list[bytes]) -> None:
+        batch.nudged = False  # before its deaths are looked at
+        if not batch.counted:
+            batch.counted = True
+            object_ids, batch.object_ids = batch.object_ids, ()
+            if batch.held and len(batch.died) == len(object_ids):
+                batch.died.clear()
+                return
+            for entry in map(self._table.get, object_ids):
+                if entry is not None:
+                    entry.local += 1
+        self._count_dead(batch.died, doubtful)
+
+    def _count_dead(self, died: deque[bytes], doubtful: list[bytes]) -> None:
+        next_dead, find = died.popleft, self._table.get
+        while died:
+            object_id = next_dead()
+            entry = find(object_id)
+            if entry is not None:
+                left = entry.local = entry.local - 1
+                if left <= 0:
+                    doubtful.append(object_id)
 
     def hold(self, object_id: bytes, change: int) -> None:
         """Add ``change`` pins that are not refs of this process."""

@@ -12,7 +12,7 @@ from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail, PendingWork
 from nbray.core_worker.tasks import counted
 from nbray.wire import messages as m
-from nbray.wire.records import ContainedRef, Stored, TaskSpec, Value
+from nbray.wire.records import ContainedRefs, Stored, TaskSpec, Value
 
 
 class Endings:
@@ -43,18 +43,13 @@ class Endings:
             elif spec.actor_id:
                 table.released.append((handle_id(spec.actor_id), -1))
             return
-        handed_over: list[ContainedRef] = []
-        any_refs = False
         if len(values) != (wanted if wanted >= 0 else spec.return_count()):
             values = self._one_for_each(spec, values)
+        if any(value.contained for value in values):
+            self._take_over(spec, values, worker_id)
         for index, value in enumerate(values):
             object_id = return_id(spec.task_id, index)
             entry = table.get(object_id)
-            if value.contained:
-                any_refs = True
-                if entry is not None and entry.value is None:
-                    table.contains(entry, value)
-                    handed_over += value.contained
             if entry is None:
                 self._freeing.free(object_id, value)
                 continue
@@ -68,10 +63,18 @@ class Endings:
                 table.release(object_id)
         if spec.num_returns < 0:
             self._streams.finish(task, done)
-        if any_refs:
-            self._borrowing.take_over(handed_over, lambda: self._handover_done(spec, worker_id))
         if spec.dependencies or spec.contained or spec.actor_id:
             table.note(counted(spec), -1)
+
+    def _take_over(self, spec: TaskSpec, values: list[Value], worker_id: bytes) -> None:
+        """Hold the refs in the values, before anybody can read them."""
+        contained: list[ContainedRefs] = []
+        for index, value in enumerate(values):
+            entry = self._table.get(return_id(spec.task_id, index)) if value.contained else None
+            if entry is not None and entry.value is None:
+                self._table.contains(entry, value)
+                contained += value.contained
+        self._borrowing.take_over(contained, lambda: self._handover_done(spec, worker_id))
 
     def _completed_plainly(self, spec: TaskSpec, value: Value) -> bool:
         """Complete the only object of a task, if no more is to be done for it, as for most."""

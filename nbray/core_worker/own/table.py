@@ -13,13 +13,14 @@ memory, tell its owner) is done by `counting`. All of it runs under the reactor'
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from nbray.common.giving_back import shrink
+from nbray.core_worker.own.batch import Batch
 from nbray.core_worker.ports import Waiting
-from nbray.wire.records import Address, Stored, Value
+from nbray.wire.records import Address, Stored, Value, ids_in
 
 _WAITERS_KEPT = 16
 _MANY = 50_000
@@ -53,7 +54,7 @@ class Ties(msgspec.Struct, eq=False):
 
     pins: int = 0
     borrowers: dict[bytes, int] | None = None
-    contained: list[bytes] | None = None
+    contained: Sequence[bytes] | None = None
     callbacks: list[Callable[[], None]] | None = None
 
 
@@ -104,9 +105,9 @@ class ObjectEntry(msgspec.Struct, eq=False, gc=False):
         return self.ties.borrowers or {} if self.ties is not None else {}
 
     @property
-    def contained(self) -> list[bytes]:
+    def contained(self) -> Sequence[bytes]:
         """The objects whose refs stand in its value."""
-        return self.ties.contained or [] if self.ties is not None else []
+        return self.ties.contained or () if self.ties is not None else ()
 
     def tied(self) -> Ties:
         """Its ties, begun when there are none."""
@@ -161,10 +162,14 @@ class OwnershipTable:
 
     Attributes:
         released: notes of references that came and died, from any thread; `Counting` counts them.
+        died: the same of refs that have died, by their ids alone.
+        batches: those of whose refs some have come or died.
     """
 
     def __init__(self) -> None:
         self.released: deque[tuple[bytes, int]] = deque()
+        self.died: deque[bytes] = deque()
+        self.batches: deque[Batch] = deque()
         self._entries: dict[bytes, ObjectEntry] = {}
         self._borrowed_by: dict[bytes, set[bytes]] = {}
         self._most = 0
@@ -204,7 +209,12 @@ class OwnershipTable:
         """The object's value is known, or known again, and these refs stand in it."""
         self.drop_contained(entry)
         if value.contained:
-            entry.tied().contained = [ref.object_id for ref in value.contained]
+            entry.tied().contained = ids_in(value.contained)
+
+    def has_in_it(self, outer: bytes, object_ids: tuple[bytes, ...]) -> bool:
+        """Whether the value of ``outer`` holds these: refs of them stand in it."""
+        entry = self._entries.get(outer)
+        return entry is not None and entry.ties is not None and entry.ties.contained == object_ids
 
     def drop_contained(self, entry: ObjectEntry) -> None:
         """What stands in the object's value is not held for it any more."""

@@ -15,7 +15,7 @@ from nbray.core_worker.tell.task_events import TaskEventLog
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
-from nbray.wire.records import TaskSpec, Value
+from nbray.wire.records import TaskSpec, Value, ids_in
 
 
 class Replies:
@@ -76,7 +76,7 @@ class Replies:
         held: list[bytes] = []
         for value in done.values:
             if value.contained:
-                held += [ref.object_id for ref in value.contained]
+                held += ids_in(value.contained)
         try:
             connection.send(done)
         except UnsendableError as error:

@@ -15,7 +15,7 @@ from nbray.core_worker.values.serialization import SIMPLE, Serialized, flat, ser
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import ObjectStoreFullError, OutOfDiskError
 from nbray.wire import messages as m
-from nbray.wire.records import Address, TaskSpec, Value
+from nbray.wire.records import Address, TaskSpec, Value, ids_in
 
 _SIZED = frozenset({str, bytes})
 _SMALL = 4096
@@ -42,7 +42,7 @@ class Making:
     def drop(self, spec: TaskSpec, values: list[Value], begin: int = 0) -> None:
         """Give back what these values of a task take; the first of them is its ``begin``-th."""
         for index, value in enumerate(values, begin):
-            self.note((ref.object_id for ref in value.contained), -1)
+            self.note(ids_in(value.contained), -1)
             if value.stored is not None:
                 self._stored.discard(return_id(spec.task_id, index))
 
@@ -146,7 +146,7 @@ class ReturnedValues:
             raise type(error)(f"{text} {object_id.hex()}") from None
         # Held until the receiver has registered them: `HandoverDone` takes this back.
         if packed.contained:
-            making.note((ref.object_id for ref in packed.contained), 1)
+            making.note(ids_in(packed.contained), 1)
         self._done.values.append(value)
 
     def _wrong(self, count: int) -> ValueError:

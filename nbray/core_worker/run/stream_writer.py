@@ -14,7 +14,7 @@ from nbray.exceptions import OwnerDiedError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import TaskSpec
+from nbray.wire.records import TaskSpec, ids_in
 from nbray.wire.waiting import Waiter
 
 
@@ -75,7 +75,7 @@ class StreamWriters:
     def send(self, owner: Connection, spec: TaskSpec, index: int, packed: Serialized) -> None:
         """Store and send one item; from the thread that runs the task."""
         object_id = return_id(spec.task_id, index + 1)
-        contained = [ref.object_id for ref in packed.contained]
+        contained = ids_in(packed.contained)
         value = self._stored.store(object_id, packed, owner.state)
         self._table.note(contained, 1)
 

@@ -33,7 +33,7 @@ from nbray.exceptions import ExitActor, TaskCancelledError, TaskError
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import DYNAMIC, STREAMING, Address, TaskSpec, Value
+from nbray.wire.records import DYNAMIC, STREAMING, Address, TaskSpec, Value, ids_in
 
 logger = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ class TaskRunner:
         if not spec.return_count():
             return []
         # Held until the receiver has registered them, as those of other values.
-        self._making.note((ref.object_id for ref in value.contained), 1)
+        self._making.note(ids_in(value.contained), 1)
         return [value]
 
     def _stored_error(

@@ -23,7 +23,7 @@ from nbray.common.ids import TaskID, actor_of
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.ports import PendingWork, Sink
 from nbray.wire.messages import TaskDone, TasksRan
-from nbray.wire.records import TaskEvent, TaskSpec
+from nbray.wire.records import TaskEvent, TaskSpec, ids_in
 from nbray.wire.watching_messages import TaskEvents, TasksTold, TellTasks
 
 _PERIOD_S = 0.5
@@ -234,7 +234,7 @@ def _event(
 def _tell_needs(event: TaskEvent, spec: TaskSpec) -> None:
     """Whose results the arguments of a task are or contain; the handles of actors are nobody's."""
     refs = [one.object_id for one in spec.dependencies]
-    refs += [one.object_id for one in spec.contained]
+    refs += ids_in(spec.contained)
     makers = dict.fromkeys([ref[: TaskID.SIZE] for ref in refs if not actor_of(ref)])
     event.needs = b"".join(list(makers)[:_MOST_NEEDS])
     event.needs_more = max(0, len(makers) - _MOST_NEEDS)

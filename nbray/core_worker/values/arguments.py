@@ -24,17 +24,23 @@ from nbray.core_worker.values.serialization import (
     SIMPLE,
     Rebuild,
     Serialized,
-    check_current,
     deserialize,
     serialize,
 )
 from nbray.core_worker.values.stored import NoCopyFound
 from nbray.object_ref import ObjectRef
-from nbray.wire.records import Address, ContainedRef, Dependency, TaskSpec, Value
+from nbray.wire.records import (
+    Address,
+    ContainedRefs,
+    Dependency,
+    TaskSpec,
+    Value,
+    ids_in,
+)
 
 _PICKLED = b"\0"  # no marshalled tuple begins so
 
-Packed = tuple[bytes, tuple[Dependency, ...], tuple[ContainedRef, ...]]
+Packed = tuple[bytes, tuple[Dependency, ...], tuple[ContainedRefs, ...]]
 
 
 class Puts(Protocol):
@@ -54,6 +60,9 @@ class Opens(Protocol):
 
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere."""
+
+    def borrowed_refs(self, contained: tuple[ContainedRefs, ...]) -> Sequence[ObjectRef]:
+        """The refs that stand in something."""
 
     def arguments_ahead(self, dependencies: Sequence[Dependency]) -> Ahead | None:
         """For several arguments: asks for the large ones before they are opened."""
@@ -93,7 +102,7 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
     named = dict(kwargs)
 
     def depend(place: int | str, ref: ObjectRef) -> None:
-        dependencies.append(Dependency(ref._id, ref._owner, None, place))
+        dependencies.append(Dependency(ref._id, ref._kin.owner, None, place))
         (listed if isinstance(place, int) else named)[place] = None  # type: ignore[index]
 
     def put(place: int | str, value: Any, packed: Serialized | None = None) -> None:
@@ -106,7 +115,7 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
             if type(value) in SIMPLE:
                 continue  # those whose pickle is large are found below
             if isinstance(value, ObjectRef):
-                check_current(value)
+                value._check()
                 depend(place, value)
             elif _surely_large(value) > process.config.max_inline_bytes:
                 put(place, value)
@@ -132,7 +141,7 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         given = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
         raise unpicklable(given, "the arguments", "arguments", error) from error
     process.note((dependency.object_id for dependency in dependencies), 1)
-    process.note((ref.object_id for ref in packed.contained), 1)
+    process.note(ids_in(packed.contained), 1)
     return _PICKLED + packed.to_bytes(), tuple(dependencies), packed.contained
 
 
@@ -174,14 +183,19 @@ class ArgumentsLost(Exception):
         self.tried = tried
 
 
-def opened(packed: bytes, rebuild: Rebuild) -> tuple[list[Any], dict[str, Any]]:
-    """What `pack` has pickled; where a ref stands for its value, there is None."""
+def opened(
+    packed: bytes, rebuild: Rebuild, refs: Sequence[ObjectRef]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What `pack` has pickled; where a ref stands for its value, there is None.
+
+    ``refs`` stand inside of arguments; see `deserialize`.
+    """
     if not packed:
         return [], {}
     if packed[0]:
         args, kwargs = marshal.loads(packed)
         return list(args), kwargs
-    args, kwargs = deserialize(packed[1:], rebuild)
+    args, kwargs = deserialize(packed[1:], rebuild, refs)
     return args, kwargs
 
 
@@ -194,7 +208,8 @@ def unpack(
         ArgumentsLost: not ``may_wait``, and some have to be made again.
     """
     # The submitter holds arguments until the reply, which names those that are kept.
-    args, kwargs = opened(spec.args, values.borrowed_ref)
+    refs = values.borrowed_refs(spec.contained) if spec.contained else ()
+    args, kwargs = opened(spec.args, values.borrowed_ref, refs)
     dependencies = spec.dependencies
     if not dependencies:
         return args, kwargs

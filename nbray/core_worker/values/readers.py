@@ -30,7 +30,7 @@ class Readers:
 
     def ref(self, object_id: bytes) -> ObjectRef:
         """A ref of an item, or of nothing."""
-        return ObjectRef(object_id, self._me.address, self._home)
+        return ObjectRef(object_id, self._home.kin)
 
     def abandon(self, stream: Stream) -> None:
         """The reader has gone."""

@@ -5,27 +5,30 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Protocol, TypeVar
 
+from nbray.core_worker.own.batch import Batch
 from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.counting import Counting
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.values.ahead import Ahead, Asked
 from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.callbacks import CallbackFuture, HelperThreads
-from nbray.core_worker.values.serialization import check_current, deserialize
+from nbray.core_worker.values.serialization import deserialize
 from nbray.core_worker.values.shared_errors import SharedError
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
-from nbray.object_ref import ObjectRef, RefHome
+from nbray.object_ref import Kin, ObjectRef, RefHome
 from nbray.wire.reactor import Reactor
-from nbray.wire.records import Address, ContainedRef, Dependency, Value
+from nbray.wire.records import Address, ContainedRefs, Dependency, Value, ids_in
 from nbray.wire.waiting import Waiter
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
 
 _ANSWER_S = 0.01
+_MANY_REFS = 32
 
 
 def _is_shared(value: Value) -> bool:
@@ -128,7 +131,7 @@ class Values:
         self, refs: Sequence[ObjectRef], entries: list[tuple[bytes, ObjectEntry]]
     ) -> Ahead | None:
         large = [
-            Asked(ref._id, ref._owner, value.stored)
+            Asked(ref._id, ref._kin.owner, value.stored)
             for ref, (_, entry) in zip(refs, entries, strict=True)
             if (value := entry.value) is not None and value.stored is not None
         ]
@@ -183,7 +186,11 @@ class Values:
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
         self._counting.refer(object_id, owner)
-        return ObjectRef(object_id, owner, self._home)
+        return ObjectRef(object_id, self._home.kin.of(owner))
+
+    def borrowed_refs(self, contained: tuple[ContainedRefs, ...]) -> list[ObjectRef]:
+        """The refs that stand in something that its sender holds, like `borrowed_ref`."""
+        return self._refs(b"", contained)[0]
 
     def arguments_ahead(self, dependencies: Sequence[Dependency]) -> Ahead | None:
         """For several arguments: asks for the large ones before they are opened."""
@@ -216,7 +223,7 @@ class Values:
     def _entry(self, ref: ObjectRef) -> ObjectEntry:
         entry = self._table.get(ref._id)
         if entry is None or self._reactor.stopped:
-            check_current(ref)
+            ref._check()
             raise ObjectLostError(f"{ref!r} is not known in this process any more.")
         return entry
 
@@ -293,7 +300,7 @@ class Values:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self.wait_for([(ref._id, entry)], 1, left):
                 raise GetTimeoutError(f"Get timed out while {ref!r} was made again.")
-        return self.open(ref._id, ref._owner, value, deadline, True, ahead)
+        return self.open(ref._id, ref._kin.owner, value, deadline, True, ahead)
 
     def open(
         self, object_id: bytes, owner: Address, value: Value, deadline: float | None = None,
@@ -320,31 +327,36 @@ class Values:
             raise result.as_instanceof_cause() if isinstance(result, TaskError) else result
         return result
 
+    def _refs(
+        self, outer: bytes, contained: tuple[ContainedRefs, ...]
+    ) -> tuple[list[ObjectRef], list[bytes]]:
+        """The refs that stand in the value of ``outer``, all counted at once.
+
+        Returns:
+            The refs, and the ids of those whose owners are to be told.
+        """
+        home, refs = self._home, list[ObjectRef]()
+        object_ids = ids_in(contained)
+        if len(object_ids) < _MANY_REFS:
+            unknown = self._counting.refer_all(outer, contained)
+            for some in contained:
+                refs += map(ObjectRef, some.object_ids, repeat(home.kin.of(some.owner)))
+            return refs, unknown
+        batch = Batch(object_ids, self._table.batches, self._reactor)
+        for some in contained:
+            refs += map(
+                ObjectRef, some.object_ids, repeat(Kin(home, some.owner, batch.died, batch))
+            )
+        return refs, self._counting.refer_all(outer, contained, batch)
+
     def _with_refs(
-        self, outer: bytes, data: bytes | memoryview, refs: Sequence[ContainedRef]
+        self, outer: bytes, data: bytes | memoryview, contained: tuple[ContainedRefs, ...]
     ) -> Any:
-        """Unpickle a value in which ``refs`` stand, as a rule in that order: counted at once."""
-        home, rebuild_other = self._home, self._rebuilder(outer)
-        unknown = self._counting.refer_all(refs)
+        """Unpickle a value in which refs stand."""
+        refs, unknown = self._refs(outer, contained)
         if unknown:
             self._reactor.post(lambda: self._borrowing.all_found_in(outer, unknown))
-        ahead = iter([ref.object_id for ref in refs])
-        passed: list[bytes] = []
-
-        def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
-            counted = next(ahead, None)
-            if counted == object_id:
-                return ObjectRef(object_id, owner, home)
-            if counted is not None:
-                passed.append(counted)
-            return rebuild_other(object_id, owner)
-
-        try:
-            return deserialize(data, rebuild, with_refs=True)
-        finally:
-            passed.extend(ahead)
-            if passed:  # what was counted, and did not come
-                self._table.note(passed, -1)
+        return deserialize(data, self._rebuilder(outer), refs)
 
     def _rebuilder(self, outer: bytes) -> Callable[[bytes, Address], ObjectRef]:
         """Makes the refs that are found in ``outer``, which is held until their owner knows us."""
@@ -354,6 +366,6 @@ class Values:
             entry = refer(object_id, owner)
             if entry.loan is not None and not entry.loan.registered:
                 self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
-            return ObjectRef(object_id, owner, home)
+            return ObjectRef(object_id, home.kin.of(owner))
 
         return rebuild

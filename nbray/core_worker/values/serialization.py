@@ -14,12 +14,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 from nbray import cloudpickle
 from nbray.core_worker.values.copying import copy_into
 from nbray.exceptions import OufOfBandObjectRefSerializationException
-from nbray.wire.records import Address, ContainedRef
+from nbray.object_ref import ObjectRef
+from nbray.wire.records import Address, ContainedRefs
 
 _PLAIN = struct.Struct("<I")
 SIMPLE = frozenset({type(None), bool, int, float, str, bytes})
@@ -30,36 +33,27 @@ _NO_BUFFERS = bytes(4)
 _SMALL = 1024
 _COPIED = 1 << 22
 
+_id_of, _owner_of = attrgetter("_id"), attrgetter("_kin.owner")
 _FORBIDS = "RAY_allow_out_of_band_object_ref_serialization"
 
 
-class Ref(Protocol):
-    """An ObjectRef, which knows this module."""
-
-    _core: Any
-    _id: bytes
-    _owner: Address
-
-    def hex(self) -> str:
-        """The id as hexadecimal text."""
-
-
-Rebuild = Callable[[bytes, Address], Any]
+Rebuild = Callable[[bytes, Address], ObjectRef]
 
 
 class Adopts(Protocol):
     """The runtime, as a ref sees it that was unpickled by the program itself."""
 
-    def adopted_ref(self, object_id: bytes, owner: Address) -> Any:
+    def adopted_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that stood in no value that nbray knows."""
 
 
 class _Context(threading.local):
     """What this thread meets while it pickles or unpickles."""
 
-    contained: list[ContainedRef] | None = None
-    captured: list[Any] | None = None
+    contained: list[ObjectRef] | None = None
+    captured: list[ObjectRef] | None = None
     rebuild: Rebuild | None = None
+    refs: Sequence[ObjectRef] = ()
 
 
 context = _Context()
@@ -76,7 +70,7 @@ class Serialized:
         value: Any,
         stream: bytes,
         buffers: Sequence[memoryview],
-        contained: tuple[ContainedRef, ...],
+        contained: tuple[ContainedRefs, ...],
     ) -> None:
         self.value = value
         self.stream = stream
@@ -145,41 +139,26 @@ def _aligned(position: int) -> int:
     return (position + _ALIGN - 1) // _ALIGN * _ALIGN
 
 
-def check_current(ref: Ref) -> None:
-    """Refuse a ref that this process has kept from before a `shutdown`.
-
-    Raises:
-        ValueError: it is one; the text begins as Ray's.
-    """
-    if ref._core.reactor.stopped:
-        raise ValueError(
-            f"An application is trying to access an object whose owner is unknown ({ref.hex()}). "
-            "The ref is of an earlier session, whose objects went with nbray.shutdown(), or it was "
-            "made from an id, which does not tell the owner."
-        )
-
-
-def reduce_ref(ref: Ref) -> tuple[Any, ...]:
+def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
     """How an ObjectRef pickles: noted as contained in the value that is being pickled.
 
     One that a function captures is noted as such. Any other pickle is the program's own: nobody
     can know how long it will be kept, so the object is, as long as this process lives. That is
     Ray's rule for refs that are serialized out of band.
     """
-    check_current(ref)
-    owner = ref._owner
+    kin = ref._kin
     if context.contained is not None:
-        context.contained.append(ContainedRef(ref._id, owner))
+        context.contained.append(ref)
     elif context.captured is not None:
         context.captured.append(ref)
     elif os.environ.get(_FORBIDS, "1").lower() not in ("0", "false"):
-        ref._core.pickled_refs.add(ref)
+        kin.core.pickled_refs.add(ref)
     else:
         raise OufOfBandObjectRefSerializationException(
             f"{ref!r} is pickled by the program itself, which the variable {_FORBIDS}=0 forbids: "
             "nobody could know how long its value is needed. Pass it to a task, an actor or put()."
         )
-    return _rebuild_ref, (ref._id, owner)  # refs of one owner share its pickle
+    return _rebuild_ref, (ref._id, kin.owner)  # refs of one owner share its pickle
 
 
 def set_home(home: Adopts | None) -> None:
@@ -188,7 +167,7 @@ def set_home(home: Adopts | None) -> None:
     _home = home
 
 
-def _rebuild_ref(object_id: bytes, owner: Address) -> Any:
+def _rebuild_ref(object_id: bytes, owner: Address) -> ObjectRef:
     if context.rebuild is not None:
         return context.rebuild(object_id, owner)
     if _home is None:
@@ -196,6 +175,11 @@ def _rebuild_ref(object_id: bytes, owner: Address) -> Any:
             "An ObjectRef can only be unpickled where nbray is initialized: call nbray.init()."
         )
     return _home.adopted_ref(object_id, owner)
+
+
+def _ref_at(number: int) -> ObjectRef:
+    """The ref that stands there in the value that is unpickled; see `_Pickler`."""
+    return context.refs[number]
 
 
 @contextmanager
@@ -232,6 +216,33 @@ def dump(
         context.contained, context.captured = outer
 
 
+class _Pickler(cloudpickle.Pickler):
+    """Pickles a value: of a ref that stands in it, its number among those that do.
+
+    What the value's own code pickles meanwhile has whole refs (`reduce_ref`), since it may be
+    unpickled by itself; they are counted among the others.
+    """
+
+    def __init__(
+        self, stream: io.BytesIO, buffers: list[memoryview], contained: list[ObjectRef]
+    ) -> None:
+        # PickleBuffer.raw() refuses strided memory, which then stays in the stream.
+        super().__init__(stream, protocol=5, buffer_callback=lambda b: _out_of_band(b, buffers))
+        self._contained = contained
+
+    def reducer_override(self, value: Any) -> Any:
+        """How a ref, a class or a function is pickled."""
+        if type(value) is ObjectRef:
+            if value._kin.core.reactor.stopped:
+                value._check()
+            contained = self._contained
+            contained.append(value)
+            return _ref_at, (len(contained) - 1,)
+        if not issubclass(type(value), cloudpickle.BY_VALUE):
+            return NotImplemented
+        return super().reducer_override(value)
+
+
 def serialize(value: Any) -> Serialized:
     """Pickle ``value``.
 
@@ -241,17 +252,20 @@ def serialize(value: Any) -> Serialized:
     if type(value) in SIMPLE:
         return Serialized(value, pickle.dumps(value, 5), (), ())
     buffers: list[memoryview] = []
-    contained: list[ContainedRef] = []
+    contained: list[ObjectRef] = []
     outer, context.contained = context.contained, contained
     try:
         stream = io.BytesIO()
-        # PickleBuffer.raw() refuses strided memory, which then stays in the stream.
-        cloudpickle.Pickler(
-            stream, protocol=5, buffer_callback=lambda b: _out_of_band(b, buffers)
-        ).dump(value)
+        _Pickler(stream, buffers, contained).dump(value)
     finally:
         context.contained = outer
-    return Serialized(value, stream.getvalue(), buffers, tuple(contained))
+    return Serialized(value, stream.getvalue(), buffers, _by_owner(contained) if contained else ())
+
+
+def _by_owner(refs: list[ObjectRef]) -> tuple[ContainedRefs, ...]:
+    return tuple(
+        ContainedRefs(owner, tuple(map(_id_of, some))) for owner, some in groupby(refs, _owner_of)
+    )
 
 
 def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool:
@@ -264,38 +278,46 @@ def _out_of_band(buffer: pickle.PickleBuffer, buffers: list[memoryview]) -> bool
 
 
 class _WithRefs(pickle.Unpickler):
-    """Finds the maker of this value's refs where the pickle names the one of all."""
+    """Finds this value's refs by their numbers, without a call of Python for each."""
 
     def __init__(
-        self, stream: memoryview, rebuild: Rebuild, buffers: Sequence[memoryview] = ()
+        self, stream: memoryview, refs: Sequence[ObjectRef], buffers: Sequence[memoryview] = ()
     ) -> None:
         super().__init__(io.BytesIO(stream), buffers=buffers)
-        self._rebuild = rebuild
+        self._refs = refs
 
     def find_class(self, module: str, name: str) -> Any:
         """What the pickle names."""
-        if name == _rebuild_ref.__name__ and module == __name__:
-            return self._rebuild
+        if name == _ref_at.__name__ and module == __name__:
+            return self._refs.__getitem__
         return super().find_class(module, name)
 
 
-def deserialize(data: bytes | memoryview, rebuild: Rebuild | None, with_refs: bool = False) -> Any:
+def deserialize(
+    data: bytes | memoryview, rebuild: Rebuild | None, refs: Sequence[ObjectRef] = ()
+) -> Any:
     """The value of a flat form; arrays refer to ``data`` without a copy, and cannot be written to.
 
     Those of a small value, which is ``bytes``, are the reader's own and can.
-    ``rebuild`` makes the ObjectRefs that stand in the value; ``with_refs``: there are some.
+
+    Args:
+        data: the flat form.
+        rebuild: makes the ObjectRefs of what the value's own code has pickled.
+        refs: those that stand in the value, as `Serialized.contained` has them.
     """
     outer = context.rebuild
-    if outer is None and rebuild is None and type(data) is bytes and data[:4] == _NO_BUFFERS:
+    plain = outer is None and rebuild is None and not refs
+    if plain and type(data) is bytes and data[:4] == _NO_BUFFERS:
         return pickle.loads(data[4:] if len(data) <= _SMALL else memoryview(data)[4:])
-    context.rebuild = rebuild
+    outer_refs = context.refs
+    context.rebuild, context.refs = rebuild, refs
     try:
         view = memoryview(data)
         (count,) = _PLAIN.unpack_from(view)
         if not count:
             stream = view[4:]
-            if with_refs and rebuild is not None and len(stream) <= _COPIED:
-                return _WithRefs(stream, rebuild).load()
+            if refs and len(stream) <= _COPIED:
+                return _WithRefs(stream, refs).load()
             return pickle.loads(stream)
         stream_length, *lengths = struct.unpack_from(f"<{count + 1}Q", view, 8)
         position = _header_size(count)
@@ -307,8 +329,8 @@ def deserialize(data: bytes | memoryview, rebuild: Rebuild | None, with_refs: bo
             position = _aligned(position)
             buffers.append(view[position : position + length])
             position += length
-        if with_refs and rebuild is not None and len(stream) <= _COPIED:
-            return _WithRefs(stream, rebuild, buffers).load()
+        if refs and len(stream) <= _COPIED:
+            return _WithRefs(stream, refs, buffers).load()
         return pickle.loads(stream, buffers=buffers)
     finally:
-        context.rebuild = outer
+        context.rebuild, context.refs = outer, outer_refs
