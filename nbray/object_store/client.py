@@ -1,7 +1,7 @@
 """A process's side of the object store: room for what it writes, maps of what it reads.
 
-To ask the raylet for room costs a round trip. A process that puts many values therefore has
-*allocation buffer*: a block that the raylet lent it, out of which it cuts places by itself. Every
+To ask the raylet for room costs a round trip. A process that puts or returns many values therefore
+has an *allocation buffer*: a block that the raylet lent it, of which it cuts places itself. Every
 byte of such a block is at any time either uncut (the process may return it), cut and being
 written (nobody else's either), or announced by `ObjectWritten`, and from then on the raylet's.
 The raylet gives all that was not announced to others once the process has ended. New

@@ -134,12 +134,17 @@ class BufferLent(msgspec.Struct, array_like=True, tag=141):
 
 
 class ObjectWritten(msgspec.Struct, array_like=True, tag=142):
-    """Process to raylet: a complete object, which I own, lies at ``offset`` of my room."""
+    """Process to raylet: a complete object lies at ``offset`` of my room; without ``owner`` mine.
+
+    Under the id of another owner it is the first value ever, so that a free which came before it
+    can only mean this one.
+    """
 
     object_id: bytes
     offset: Size
     size: Size
     label: str = ""
+    owner: Address | None = None
 
 
 class ReturnBuffer(msgspec.Struct, array_like=True, tag=143):

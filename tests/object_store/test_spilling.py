@@ -145,17 +145,21 @@ class TableMachine(RuleBasedStateMachine):
             self.rooms.append((offset, offset + (size + 63) // 64 * 64, holder))
 
     @precondition(lambda self: self.rooms)
-    @rule(data=st.data())
-    def write_into_room(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), freed_before=st.booleans())
+    def write_into_room(self, data: st.DataObject, freed_before: bool) -> None:
         start, end, holder = data.draw(st.sampled_from(self.rooms))
         at = data.draw(st.integers(0, (end - start) // 64 - 1)) * 64 + start
         size = data.draw(st.integers(1, end - at))
         other = "Q" if holder == "P" else "P"
         self.names += 1
         name = b"%d" % self.names
+        if freed_before:
+            self.table.free(name, may_come=True)
         assert not self.table.add_written(name, at, size, b"", other, "")
         assert self.table.add_written(name, at, size, holder.encode(), holder, "")
-        self.sealed.add(name)
+        if not freed_before:
+            self.sealed.add(name)
+        assert (self.table.locate(name) is None) is freed_before
         self.rooms.remove((start, end, holder))
         used = at + (size + 63) // 64 * 64
         self.rooms += [r for r in ((start, at, holder), (used, end, holder)) if r[0] < r[1]]

@@ -34,10 +34,11 @@ class Making:
         self._stored = stored
 
     def store(
-        self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True
-    ) -> Value:
+        self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True,
+        first: bool = False,
+    ) -> Value:  # fmt: skip
         """See `StoredValues.store`."""
-        return self._stored.store(object_id, packed, owner, inline)
+        return self._stored.store(object_id, packed, owner, inline, first)
 
     def drop(self, spec: TaskSpec, values: list[Value], begin: int = 0) -> None:
         """Give back what these values of a task take; the first of them is its ``begin``-th."""
@@ -140,7 +141,9 @@ class ReturnedValues:
         self._room -= packed.size
         object_id = return_id(self._spec.task_id, index)
         try:
-            value = making.store(object_id, packed, self._owner, inline=self._room >= 0)
+            value = making.store(
+                object_id, packed, self._owner, self._room >= 0, self._spec.attempt == 0
+            )
         except (ObjectStoreFullError, OutOfDiskError) as error:
             text = f"{error}\nIt is return value {index + 1} of {self._spec.name}:"
             raise type(error)(f"{text} {object_id.hex()}") from None

@@ -76,7 +76,7 @@ class StreamWriters:
         """Store and send one item; from the thread that runs the task."""
         object_id = return_id(spec.task_id, index + 1)
         contained = ids_in(packed.contained)
-        value = self._stored.store(object_id, packed, owner.state)
+        value = self._stored.store(object_id, packed, owner.state, first=spec.attempt == 0)
         self._table.note(contained, 1)
 
         def pass_on() -> None:

@@ -113,9 +113,12 @@ class StoredValues:
     # --- written --------------------
 
     def store(
-        self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True
-    ) -> Value:
+        self, object_id: bytes, packed: Serialized, owner: Address, inline: bool = True,
+        first: bool = False,
+    ) -> Value:  # fmt: skip
         """The value inline when it is small and may be, else written into the arena or a file.
+
+        ``first``: nobody has made a value under that id before, and this process makes no other.
 
         Raises:
             ObjectStoreFullError: an earlier value of the object is still in use.
@@ -129,11 +132,13 @@ class StoredValues:
         path = ""
         try:
             memory = self._reached()
-            # Only the owner announces by itself: its free goes the same way, see `tell`.
-            own = memory.is_mapped and owner.worker_id == self._me.worker_id
-            offset = self.room.cut(object_id, size) if own else None
+            # Of a value that is made again, the raylet decides first what becomes of the old one.
+            own = owner.worker_id == self._me.worker_id
+            cuts = memory.is_mapped and (own or first)
+            offset = self.room.cut(object_id, size) if cuts else None
             if offset is not None:
-                complete = om.ObjectWritten(object_id, offset, size, label)
+                written_for = None if own else owner
+                complete = om.ObjectWritten(object_id, offset, size, label, written_for)
             else:
                 created: om.ObjectCreated = self._raylet.request(
                     ("create", object_id), om.CreateObject(object_id, size, owner, label),

@@ -301,13 +301,17 @@ class LocalStore:
 
     def written(self, process: Process, message: om.ObjectWritten) -> None:
         """A process wrote an object into room that it had."""
+        owner = message.owner
         known = self.table.add_written(
-            message.object_id, message.offset, message.size, process.worker_id, process,
-            message.label,
+            message.object_id, message.offset, message.size,
+            process.worker_id if owner is None else owner.worker_id, process, message.label,
+            b"" if owner is None else owner.node_id,
         )  # fmt: skip
         if not known:
             process.connection.close("it announced an object outside of its room")
             return
+        if owner is not None and self.is_gone(owner):
+            self.table.free(message.object_id)
         self.on_change(message.object_id)
         self.serve()
 
@@ -382,9 +386,12 @@ class LocalStore:
 
     # --- ends --------------------
 
-    def free(self, object_id: bytes) -> None:
-        """Nobody refers to the object any more; `serve` is to be called afterwards."""
-        self.table.free(object_id)
+    def free(self, object_id: bytes, may_come: bool = False) -> None:
+        """Nobody refers to the object any more; `serve` is to be called afterwards.
+
+        ``may_come``: it was made here, and its maker may not have announced it yet.
+        """
+        self.table.free(object_id, may_come)
 
     def discard(self, process: Process, object_id: bytes) -> None:
         """A process gives up what it makes, or waits to make."""

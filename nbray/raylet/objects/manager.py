@@ -130,6 +130,7 @@ class ObjectManager:
             self._settle(object_id, "it is not in the store of its node any more")
 
     def _on_change(self, object_id: bytes) -> None:
+        self._transfers.announced(object_id)
         if object_id in self._readers:
             self._settle(object_id, "its owner freed it")
 
@@ -255,7 +256,7 @@ class ObjectManager:
         for object_id in object_ids:
             holders = set(node_ids)
             if not maker:
-                self.store.free(object_id)
+                self.store.free(object_id, self._node_id in holders or not holders)
                 holders |= self._transfers.forget(object_id)
             elif self._node_id in holders or not holders:
                 stored = self.store.table.locate(object_id)

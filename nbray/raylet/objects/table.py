@@ -14,6 +14,11 @@ A pin belongs to the process (``holder``) that asked. While an object goes to di
 last pin has gone, nobody writes it and it does not move. Places that nothing needs any more are
 collected in `dropped_places`, secondary copies that made room in `evicted`, for the caller.
 
+An object that was written into an allocation buffer is heard of when it is complete. Its owner may
+have heard of it first, and have freed it already: frees of what is not known are kept as long as
+anybody has such a buffer, and end the object when it comes. A buffer holds few enough objects that
+`_MOST_EARLY` frees are those of hundreds of them.
+
 All of it is pure: the caller sends the messages and touches the disk.
 """
 
@@ -24,6 +29,8 @@ from dataclasses import dataclass, field
 
 from nbray.object_store.allocator import Allocator, aligned
 from nbray.object_store.spilling import StoreState
+
+_MOST_EARLY = 65_536
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class ObjectTable:
         self._moving_bytes = 0
         self._spilled_bytes = 0
         self._buffers: dict[int, Hashable] = {}
+        self._freed_early: dict[bytes, None] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -219,17 +227,25 @@ class ObjectTable:
         owner_id: bytes,
         creator: Hashable,
         label: str,
+        owner_node: bytes = b"",
     ) -> bool:
         """An object was written into room that its creator had; False when it had not.
 
-        One that exists stays as it is: its readers see it, and the values are equal.
+        One that exists stays as it is: its readers see it, and the values are equal. It is
+        this creator's from now on: the other one's end does not end it.
         """
         if not self.cut_buffer(offset, size, creator):
             return False
-        if object_id in self._objects:
+        known = self._objects.get(object_id)
+        if known is not None:
             self.allocator.free(offset)
+            if known.sealed:
+                known.creator, known.secondary = creator, False
+                self._settle(object_id, known)
             return True
-        stored = Stored(size, owner_id, b"", creator, False, label, offset, sealed=True)
+        stored = Stored(size, owner_id, owner_node, creator, False, label, offset, sealed=True)
+        stored.freed = object_id in self._freed_early
+        self._freed_early.pop(object_id, None)
         self._objects[object_id] = stored
         self._settle(object_id, stored)
         return True
@@ -239,7 +255,12 @@ class ObjectTable:
         taken = self.cut_buffer(offset, size, holder)
         if taken:
             self.allocator.free(offset)
+        self._forget_frees()
         return taken
+
+    def _forget_frees(self) -> None:
+        if not self._buffers:
+            self._freed_early.clear()
 
     @property
     def buffer_holders(self) -> set[Hashable]:
@@ -323,12 +344,17 @@ class ObjectTable:
 
     # --- ends --------------------
 
-    def free(self, object_id: bytes) -> None:
-        """Nobody refers to the object any more."""
+    def free(self, object_id: bytes, may_come: bool = False) -> None:
+        """Nobody refers to the object any more; it ``may_come`` if it is not here."""
         stored = self._objects.get(object_id)
         if stored is not None:
             stored.freed = True
             self._settle(object_id, stored)
+        elif may_come and self._buffers:
+            early = self._freed_early
+            early[object_id] = None
+            if len(early) > _MOST_EARLY:
+                del early[next(iter(early))]
 
     def made_for_others(self, creator: Hashable, worker_id: bytes) -> list[tuple[bytes, Stored]]:
         """The complete objects that ``creator``, of that id, made and does not own."""
@@ -358,6 +384,7 @@ class ObjectTable:
         for offset in [offset for offset, owner in self._buffers.items() if owner == holder]:
             del self._buffers[offset]
             self.allocator.free(offset)
+        self._forget_frees()
         for object_id, stored in list(self._objects.items()):
             pinned = stored.pins.pop(holder, None)
             if not stored.sealed and stored.creator == holder:

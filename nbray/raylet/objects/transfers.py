@@ -12,6 +12,7 @@ other leaves the other cores to whoever else copies.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -99,6 +100,7 @@ class Transfers:
         self._incoming: dict[bytes, _Incoming] = {}
         self._trees: dict[bytes, tuple[Stored, Tree]] = {}
         self._copies: dict[bytes, set[bytes]] = {}
+        self._awaited: dict[bytes, asyncio.Event] = {}
 
     # --- fetched --------------------
 
@@ -216,8 +218,21 @@ class Transfers:
         if request.sent_on:
             await self._until_here(request)
         elif self._store.locate(request.object_id) is None:
-            await asyncio.sleep(_ANNOUNCE_S)  # its maker may tell others first
+            await self._until_announced(request.object_id)
         return self._known(request)
+
+    async def _until_announced(self, object_id: bytes) -> None:
+        """Wait a moment: the maker of a value may tell others of it before its raylet."""
+        announced = self._awaited.setdefault(object_id, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(announced.wait(), _ANNOUNCE_S)
+        self._awaited.pop(object_id, None)
+
+    def announced(self, object_id: bytes) -> None:
+        """An object has become readable here."""
+        waiting = self._awaited.get(object_id)
+        if waiting is not None:
+            waiting.set()
 
     def _answer_now(self, request: Request) -> Answer | None:
         """The same, unless it is worth while to wait for the object."""
