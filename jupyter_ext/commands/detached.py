@@ -77,7 +77,7 @@ def attach(workspace: Workspace, name: str) -> None:
         ]
         raise workspace.errors.rendered(error, lines, f"detached cell {name}") from None
     with workspace.router.for_itself():
-        _bring(workspace, _found(name, "%nbray attach"))
+        _bring(workspace, _still(row, "%nbray attach"))
 
 
 def follow_here(workspace: Workspace, name: str) -> None:
@@ -199,6 +199,17 @@ def _found(name: str, command: str) -> Row:
         hint = did_you_mean(name, known_names())
         raise UsageError(f"{command}: there is no detached cell {name!r}.{hint}")
     return row
+
+
+def _still(row: Row, command: str) -> Row:
+    """What is known of a cell now, which another notebook may have dropped meanwhile."""
+    now = space.find(row.name)
+    if now is None or now.id != row.id:
+        raise UsageError(
+            f"{command}: {row.name} ({row.label}) was dropped by somebody while it was shown here. "
+            "What it has shown is above, its results are gone."
+        )
+    return now
 
 
 def _results_arguments(parser: Parser) -> None:

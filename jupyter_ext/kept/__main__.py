@@ -5,12 +5,14 @@ With one word more, why the keeper has ended, it stores what became of the cells
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import sys
 import threading
 import time
 
+from nbray.exceptions import LocalRayletDiedError
 from nbray.notebook import use
 
 from . import space
@@ -23,7 +25,8 @@ def main() -> None:
     engine_name, address, namespace, door, actor_id, _log, *why = sys.argv[1:]
 
     def leave_with_the_door() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # Python cannot end while a thread reads by `sys.stdin`
+            pass
         os._exit(1)
 
     threading.Thread(target=leave_with_the_door, daemon=True).start()
@@ -32,7 +35,11 @@ def main() -> None:
     if why:
         _give_up((door, actor_id), why[0])
     else:
-        Keeper(api.get_actor(door, namespace=SPACE), door, actor_id).serve()
+        try:
+            Keeper(api.get_actor(door, namespace=SPACE), door, actor_id).serve()
+        except LocalRayletDiedError:
+            logging.getLogger(__name__).exception("The cluster is lost.")
+            sys.exit("it lost the raylet of its node")
     api.shutdown()
 
 

@@ -18,6 +18,8 @@ from nbray.notebook import engine
 SPACE = "nbray.detached"
 """The namespace in which doors have names."""
 _GIVE_UP_S = 60.0
+_MOST_OF_LOG = 4000
+_MOST_OF_LINE = 300
 
 
 class KeeperEndedError(RuntimeError):
@@ -96,7 +98,11 @@ class Door:
         """Start the keeper and wait for its end; returns why it ended, if it did not say so."""
         log, process = await self._start()
         code = await process.wait()
-        return "" if self._has_left else f"its process ended with code {code}; {log} may say why"
+        if self._has_left:
+            return ""
+        last = _last_line(log) if code > 0 else ""  # what a signal ended has said nothing of it
+        why = f": {last}" if last else ""
+        return f"its process ended with code {code}{why} ({log} may say more)"
 
     async def _give_up(self) -> None:
         """Have another process store what became of the cells: here not all of nbray need be."""
@@ -116,3 +122,13 @@ class Door:
                 stdin=asyncio.subprocess.PIPE,  # closes with this process, and the keeper leaves
                 stdout=out, stderr=out, env={**os.environ, **engine().cluster.for_programs()},
             )  # fmt: skip
+
+
+def _last_line(log: Path) -> str:
+    """What was written last, as far as that is a line of words."""
+    with contextlib.suppress(OSError):
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - _MOST_OF_LOG))
+            lines = file.read().decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_MOST_OF_LINE]
+    return ""

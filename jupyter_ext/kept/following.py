@@ -22,6 +22,7 @@ from .witness import read
 
 Publish = Callable[[str, dict[str, Any]], None]
 _AGAIN = 20
+_GONE = "it is not there any more"
 
 
 class Follower:
@@ -145,8 +146,12 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
     for name, (kind, _size, place) in row.results.items():
         what = name or kind
         if place == "gcs":
+            data = space.part(row, f"value/{name}")
+            if data is None:
+                found.missing[what] = _GONE
+                continue
             try:
-                pieces = pickle.loads(space.part(row, f"value/{name}") or b"")
+                pieces = pickle.loads(data)
                 values = [from_bytes(piece, home) for piece in pieces]
             except Exception as error:  # a value's own code, or a class that is not here
                 found.missing[what] = f"it cannot be opened here: {type(error).__name__}: {error}"
@@ -156,11 +161,13 @@ def results_of(row: Row, home: dict[str, Any]) -> Results:
             else:
                 found.values[name] = values if row.several else values[0]
         elif name not in stored:
-            found.missing[what] = lost or "it is not there any more"
+            found.missing[what] = lost or _GONE
         elif row.several:
             found.lists[name] = stored[name]
         elif name:
             found.remote[name] = RemoteValue(name, stored[name][0], run)
+        elif not summaries:
+            found.missing[what] = _GONE
         else:
             for changed in summaries[0].brought:
                 found.remote[changed] = RemoteValue(changed, stored[""][0], run, among=True)

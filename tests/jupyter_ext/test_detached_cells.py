@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from support.commands import command
+from support.detached import STEPS, attached_kernel, kill_kernel, lasting_cluster
 from support.kernel import (
     Notebook,
     fresh_notebook,
     one_kernel_for_most,
-    running_kernel,
     shared_notebook,
 )
 from support.processes import kill_gcs, running
@@ -23,12 +21,6 @@ from support.processes import kill_gcs, running
 from nbray.testing import wait_until
 
 __all__ = ["fresh_notebook", "one_kernel_for_most", "shared_notebook"]
-
-STEPS = (
-    "import os, time\nfor i in range(1000):\n    print('step', i)\n    time.sleep(0.05)\n"
-    "    if os.path.exists({0!r}):\n        break\n"
-)
-"""Prints until there is a file."""
 
 
 def test_a_detached_cell_shows_itself_and_brings_its_names(notebook: Notebook) -> None:
@@ -186,45 +178,21 @@ def test_a_thousand_detached_cells_are_listed(fresh_notebook: Notebook) -> None:
 # --- kills -----------------------------------------------------------------------
 
 
-@contextmanager
-def _lasting_cluster(options: str = "") -> Iterator[None]:
-    """A cluster that hangs on no kernel."""
-    words = ("--num-cpus=2", "--port=0", "--dashboard-port=0", *options.split())
-    started = command("start", "--head", *words)
-    assert started.returncode == 0, started.stderr
-    try:
-        yield
-    finally:
-        command("stop", "--force")
-
-
-@contextmanager
-def _attached_kernel() -> Iterator[Notebook]:
-    with running_kernel() as notebook:
-        notebook.run("%load_ext nbray")
-        assert "CPU 2" in notebook.run("%nbray attach").result
-        yield notebook
-
-
-def _kill(notebook: Notebook) -> None:
-    os.kill(notebook.manager.provisioner.pid, signal.SIGKILL)  # type: ignore[union-attr]
-
-
 @pytest.mark.slow
 def test_it_outlives_its_kernel_and_the_gcs_and_is_shown_to_two_others(
     home: Path, tmp_path: Path
 ) -> None:
     stop = tmp_path / "stop"
-    with _lasting_cluster():
-        with _attached_kernel() as first:
+    with lasting_cluster():
+        with attached_kernel() as first:
             first.run("import numpy\nbig = numpy.arange(500_000)\ndef size():\n    return big.size")
             cell = first.run(
                 f"%%remote --detach train\n{STEPS.format(str(stop))}twice = big * 2\nn = size()\nn"
             )
             first.wait(lambda: "step 3\n" in cell.printed, "its output")
             assert cell.printed.startswith("Detached as train: it goes on without this kernel.")
-            _kill(first)
-        with _attached_kernel() as second, _attached_kernel() as third:
+            kill_kernel(first)
+        with attached_kernel() as second, attached_kernel() as third:
             live = [second.start("%nbray attach train"), third.start("%nbray attach train")]
             second.wait(lambda: "step 5\n" in live[0].printed, "its output")
             kill_gcs(home)
@@ -244,20 +212,20 @@ def test_it_outlives_its_kernel_and_the_gcs_and_is_shown_to_two_others(
 
 @pytest.mark.slow
 def test_what_the_kernel_had_not_handed_over_leaves_nothing(home: Path) -> None:
-    with _lasting_cluster(), _attached_kernel() as second:
-        with _attached_kernel() as first:
+    with lasting_cluster(), attached_kernel() as second:
+        with attached_kernel() as first:
             first.run("%%remote --noblock\nimport time\ntime.sleep(1000)\nslow = 1")
             first.start("%%remote --detach never\nresult = slow")
             second.wait(lambda: "never" in second.run("%nbray results").result, "the claim")
             assert "handed over" in second.run("%nbray results").result
-            _kill(first)
+            kill_kernel(first)
         second.wait(lambda: "never" not in second.run("%nbray results").result, "its end", 60)
         wait_until(lambda: not running(home, "nbray.jupyter_ext.kept"), "the keeper's leave", 90)
 
 
 @pytest.mark.slow
 def test_a_killed_keeper_is_told_and_another_one_takes_its_place(home: Path) -> None:
-    with _lasting_cluster(), _attached_kernel() as notebook:
+    with lasting_cluster(), attached_kernel() as notebook:
         cell = notebook.run("%%remote --detach long\nimport time\nprint('begun')\ntime.sleep(1000)")
         notebook.wait(lambda: "begun" in cell.printed, "its output")
         for process in running(home, "nbray.jupyter_ext.kept"):
@@ -273,9 +241,9 @@ def test_a_killed_keeper_is_told_and_another_one_takes_its_place(home: Path) -> 
 
 @pytest.mark.slow
 def test_a_head_that_comes_back_keeps_what_is_in_the_gcs(home: Path) -> None:
-    with _lasting_cluster():
+    with lasting_cluster():
         session = max(home.glob("s*"), key=os.path.getmtime)
-        with _attached_kernel() as first:
+        with attached_kernel() as first:
             first.run("%%remote --detach small\nprint('hello')\nx = 7")
             first.run("%%remote --detach large\nbig = bytes(1_000_000)\ny = 8")
             first.run("%nbray attach small\n")
@@ -294,7 +262,7 @@ def test_a_head_that_comes_back_keeps_what_is_in_the_gcs(home: Path) -> None:
             wait_until(lambda: not running(home, "nbray.raylet"), "the end of the head")
         again = command("start", "--head", "--num-cpus=2", f"--session={session}")
         assert again.returncode == 0, again.stderr
-        with _attached_kernel() as second:
+        with attached_kernel() as second:
             assert second.run("%nbray attach small").printed.startswith("hello\nFrom small")
             assert "Without big: what kept 'large' has ended." in (
                 second.run("%nbray attach large").printed
@@ -305,12 +273,12 @@ def test_a_head_that_comes_back_keeps_what_is_in_the_gcs(home: Path) -> None:
 
 @pytest.mark.slow
 def test_a_result_that_is_larger_than_the_store_is_kept(home: Path) -> None:
-    with _lasting_cluster("--object-store-memory=100MB"):
-        with _attached_kernel() as first:
+    with lasting_cluster("--object-store-memory=100MB"):
+        with attached_kernel() as first:
             first.run("%%remote --detach huge\nimport numpy\nhuge = numpy.ones(20_000_000)", 60)
             first.run("%nbray attach huge", 60)
-            _kill(first)
-        with _attached_kernel() as second:
+            kill_kernel(first)
+        with attached_kernel() as second:
             assert "huge 160.0 MB" in second.run("%nbray results").result
             second.run("%nbray attach huge", 60)
             assert second.run("float(huge.sum())", 60).result == "20000000.0"
@@ -354,8 +322,8 @@ def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
     home: Path, tmp_path: Path
 ) -> None:
     stop = tmp_path / "stop"
-    with _lasting_cluster(), _attached_kernel() as second:
-        with _attached_kernel() as first:
+    with lasting_cluster(), attached_kernel() as second:
+        with attached_kernel() as first:
             first.run("%nbray config detachable yes")
             steps = STEPS.format(str(stop))
             loose = first.run(f"%%remote --noblock\n{steps}z = 77")
@@ -365,7 +333,7 @@ def test_a_cell_that_is_let_loose_outlives_its_kernel_and_others_do_not(
             said = first.run(f"%nbray detach {label} moved").printed
             assert said.startswith(f"{loose.label} is detached as moved")
             first.wait(lambda: "step 9\n" in loose.printed, "more of its output")
-            _kill(first)
+            kill_kernel(first)
         attached = second.start("%nbray attach moved")
         second.wait(lambda: "step 12\n" in attached.printed, "its output")
         stop.touch()
@@ -411,7 +379,7 @@ def test_a_cell_that_was_handed_over_while_it_was_taken_back_ends_and_is_forgott
 @pytest.mark.slow
 def test_leaving_the_cluster_leaves_the_cell(home: Path, tmp_path: Path) -> None:
     stop = tmp_path / "stop"
-    with _lasting_cluster(), _attached_kernel() as notebook:
+    with lasting_cluster(), attached_kernel() as notebook:
         cell = notebook.run(f"%%remote --detach long\n{STEPS.format(str(stop))}z = 5")
         notebook.wait(lambda: "step 1" in cell.printed, "its output")
         assert "it runs on" in notebook.run("%nbray stop").printed

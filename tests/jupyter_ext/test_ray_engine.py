@@ -6,6 +6,7 @@ Needs a Python with nbray and Ray, which ``RAY_NOTEBOOK_PYTHON`` names.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.kernel import Cell, Notebook
@@ -255,6 +256,33 @@ def test_a_detached_cell_runs_without_the_notebook(notebook: Notebook) -> None:
     assert "over there" in shown.printed
     assert notebook.run("from_far").result == "6"
     assert "forgotten" in notebook.run("%nbray results --drop far").printed
+
+
+def test_a_detachable_cell_is_let_loose_while_it_runs(notebook: Notebook, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    notebook.run("%nbray config detachable yes\ny = 5")
+    plain = notebook.run("%%remote\nprint('seen')\nx = y + 1\nx * 2", 200)
+    assert plain.result == "12", plain.error
+    assert _printed(notebook, plain, "seen")
+    cell = notebook.run(
+        "%%remote --noblock\nimport os, time\nprint('begun')\n"
+        f"while not os.path.exists({str(stop)!r}):\n    time.sleep(0.05)\nz = 77",
+        200,
+    )
+    assert _printed(notebook, cell, "begun")
+    label = cell.label.replace(" ", "")
+    said = notebook.run(f"%nbray detach {label} moved", 60)
+    assert "is detached as moved" in said.printed, (said.printed, said.error)
+    assert "running" in notebook.run("%nbray results", 60).result
+    stop.touch()
+    assert "From moved" in notebook.run("%nbray attach moved", 120).printed
+    assert notebook.run("z", 60).result == "77"
+    assert "forgotten" in notebook.run("%nbray results --drop moved", 60).printed
+    notebook.run("%nbray config detachable no")
+    plain = notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)", 60)
+    label = plain.label.replace(" ", "")
+    assert "hangs on this kernel" in notebook.run(f"%nbray detach {label}").printed
+    notebook.run(f"%nbray cancel {label}", 60)
 
 
 def test_captured_output_goes_to_who_captures(notebook: Notebook) -> None:

@@ -8,50 +8,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from support.places import ROOT
+from support.tutorials import FROM_DASK, FROM_IPYPARALLEL, Shown
 
 pytestmark = pytest.mark.slow
 
 FOLDER = ROOT / "notebooks"
 
-Shown = list[tuple[str, str]]
-"""What begins a cell, and what it has to show ("" for nothing)."""
-
-FROM_IPYPARALLEL: Shown = [
-    ("%load_ext", ""),
-    ("%nbray start", "1 node"),
-    ("import os", ""),
-    ("%%remote\nthere", "not the kernel: True"),
-    ("import numpy", ""),
-    ("%%remote\ntotal", ""),
-    ("print('the sum", "the sum is 499999500000.0"),
-    ("%%remote --map n", "[285, 328350, 332833500]"),
-    ("import nbray", "[285, 328350, 332833500]"),
-    ("%%remote --actor counter\ncount = 0", ""),
-    ("%%remote --actor counter\ncount +=", "count is 1"),
-    ("%%remote --actor counter\ncount +=", "count is 2"),
-    ("print('here there", "here there is no count: False"),
-    ("%%remote --actor other", ""),
-    ("%%remote --targets", ""),
-    ("doubled", "[4, 200]"),
-    ("%%remote --noblock", "<remote cell In [17]: "),
-    ("await _", "it came"),
-    ("%%remote --map x", "ZeroDivisionError: division by zero"),
-    ("%nbray stop", "nbray is stopped."),
-]
-FROM_DASK: Shown = [
-    ("%load_ext", ""),
-    ("%nbray start", "1 node"),
-    ("import time", ""),
-    ("a = inc", "5"),
-    ("level = ", "36"),
-    ("@nbray.remote\ndef nap", "[0.1, 0.6]"),
-    ("import numpy", ""),
-    ("%%remote --map part", "25011"),
-    ("means", "array([0., 1., 2., 3.])"),
-    ("%nbray objects", "values   as sent to remote cells  3.2 MB"),
-    ("%nbray objects --release", "groups   as sent to remote cells  3.2 MB"),
-    ("%nbray stop", "nbray is stopped."),
-]
 FROM_RAY: Shown = [
     ("%load_ext", ""),
     ("import nbray as ray", "True"),

@@ -76,6 +76,10 @@ class Notebook:
         self._client = client
         self._cells: dict[str, Cell] = {}
 
+    def ready(self) -> None:
+        """Wait for a kernel that was restarted."""
+        self._client.wait_for_ready(timeout=60)
+
     def start(self, code: str) -> Cell:
         message_id = self._client.execute(code, allow_stdin=False)
         cell = self._cells[message_id] = Cell(message_id)
