@@ -166,7 +166,8 @@ class Sampler:
         rss = _rss()
         if rss > self._rss:
             counts.add(counts.memory, stack, rss - self._rss)
-            self._allocations.grown(stack, rss - self._rss)
+        self._allocations.grown(stack, rss)
+        self._allocations.grown(stack, rss)
         self._rss, self._peak = rss, max(self._peak, rss)
 
     # --- the thread --------------------

@@ -53,15 +53,16 @@ def test_where_tracing_takes_too_much_it_ends_and_what_the_process_grows_by_is_a
     allocations = Allocations(most_own=1 << 20)
     allocations.start()
     kept = [bytes(100) for _ in range(20_000)]  # until then
-    allocations.grown("not counted, since it is traced", 1)
+    allocations.grown("work;traced (file.py:1)", 1)
     allocations.measure(time.monotonic())
     assert not tracemalloc.is_tracing()
-    allocations.grown("later", 7)
+    for rss in (1000, 1700, 500, 1900):  # MB that were there, and how far it grew beyond
+        allocations.grown("work;outer (file.py:1);inner (file.py:2)", rss << 20)
     allocations.measure(time.monotonic(), worth_s=60.0)
-    assert allocations.highest["later"] == 7
-    assert "not counted, since it is traced" not in allocations.highest
+    assert allocations.highest["file.py:1 (file.py:1);file.py:2 (file.py:2)"] == 900 << 20
+    assert "file.py:1 (file.py:1)" not in allocations.highest
     assert of_line(allocations, "# until then") >= 100 * len(kept)
-    assert "Too many allocations" in allocations.note
+    assert "Tracing ended there" in allocations.note
 
 
 def test_what_the_user_traces_is_not_ended() -> None:
@@ -76,3 +77,28 @@ def test_what_the_user_traces_is_not_ended() -> None:
         assert of_line(allocations, "# theirs") >= len(kept)
     finally:
         tracemalloc.stop()
+
+
+def test_what_no_look_saw_is_told() -> None:
+    allocations = Allocations()
+    allocations.start()
+    kept = bytes(1000)
+    allocations.measure(time.monotonic(), worth_s=60.0)
+    gone = bytes(1_000_000)
+    del gone
+    allocations.measure(time.monotonic(), worth_s=60.0)
+    allocations.stop()
+    assert len(kept) < sum(allocations.highest.values()) < 900_000
+    assert "At the highest it was 1.0 MB" in allocations.note
+
+
+def test_small_objects_count_also_where_the_process_does_not_grow() -> None:
+    allocations = Allocations(most_own=1 << 20)
+    allocations.start()
+    traced = [bytes(100) for _ in range(20_000)]
+    allocations.measure(time.monotonic())
+    allocations.grown("work;later (file.py:3)", 1)
+    more = [bytes(100) for _ in range(20_000)]
+    allocations.grown("work;later (file.py:3)", 1)
+    found = allocations.highest["file.py:3 (file.py:3)"]
+    assert 0.8 * 133 * len(traced) < found < 1.2 * 133 * len(more)
