@@ -268,7 +268,7 @@ class CellCache:
         assert made is not None
         if recording.overflows:
             raise NotKeptError("it shows more than 64 MB")
-        if (changed := sources_of(made.modules)[0]) != made.sources:
+        if (changed := sources_of(made.modules, made.steps)[0]) != made.sources:
             files = sorted(name for name in changed if changed[name] != made.sources.get(name))
             raise NotKeptError(f"{', '.join(files)} changed while it ran")
         names = sent.ready.cell.assigns

@@ -6,7 +6,6 @@ what it is: not where it stands, what line it has or which process compiled it.
 
 from __future__ import annotations
 
-import dis
 import functools
 import sys
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from typing import Any, Protocol
 from nbray.pickling.closures import bound_cells
 
 from ..cell.analysis import globals_of
+from .imports import said_by_code
 
 SLOTS = (
     WrapperDescriptorType, MethodDescriptorType, ClassMethodDescriptorType, GetSetDescriptorType,
@@ -59,6 +59,7 @@ class Hasher(Protocol):
     home: Any
     reads: set[str]
     modules: set[str]
+    steps: set[str]
     words: set[str]
 
     def mark(self, tag: str, *words: str | int) -> None: ...
@@ -155,22 +156,10 @@ def feed_code(hasher: Hasher, code: CodeType, path: str) -> None:
     hasher.memory(code.co_code)
     hasher.memory(getattr(code, "co_exceptiontable", b""))
     hasher.each(path, (("", constant) for constant in code.co_consts))
-    hasher.modules.update(imported_by(code))
+    said = said_by_code(code)
+    hasher.modules.update(said.modules)
+    hasher.steps.update(said.steps)
     hasher.words.update(code.co_names)
-
-
-@functools.lru_cache(maxsize=4096)
-def imported_by(code: CodeType) -> frozenset[str]:
-    """Modules that import statements in ``code`` name; what is imported of one may be one, too."""
-    found: set[str] = set()
-    module = ""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            module = str(instruction.argval)
-            found.add(module)
-        elif instruction.opname == "IMPORT_FROM" and module:
-            found.add(f"{module}.{instruction.argval}")
-    return frozenset(found)
 
 
 def importable(value: Any) -> tuple[str, str] | None:

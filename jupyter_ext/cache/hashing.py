@@ -67,6 +67,7 @@ class Hasher:
     Attributes:
         reads: globals of the home that functions among the values read.
         modules: names of modules that their code needs.
+        steps: names by which their code may reach modules of packages.
         words: names that their code uses, for hints.
     """
 
@@ -75,6 +76,7 @@ class Hasher:
         self.home = home
         self.reads: set[str] = set()
         self.modules: set[str] = set()
+        self.steps: set[str] = set()
         self.words: set[str] = set()
         self._handle = handle
         self._seen: dict[int, bytes] = {}

@@ -17,9 +17,10 @@ from nbray.common.software import own_software
 from ..cell.analysis import names_reached
 from . import modules
 from .hashing import Handle, Hasher, UnhashableError
+from .imports import said_by
 from .modules import SourceFile
 
-FORMAT = 1
+FORMAT = 2
 """Another number makes all that was kept before unknown."""
 
 
@@ -108,6 +109,7 @@ class Made:
         hints: words of its code that make an answer depend on what no key has.
         names: the names of the notebook that it reads, directly or by its functions.
         modules: the modules that it needs.
+        steps: names by which it may reach modules of packages.
         sources: of the own ones among them, and those that these import.
     """
 
@@ -115,6 +117,7 @@ class Made:
     hints: tuple[str, ...]
     names: tuple[str, ...]
     modules: frozenset[str]
+    steps: frozenset[str]
     sources: Mapping[str, SourceFile]
 
 
@@ -137,7 +140,9 @@ def key_of(
         modules.UnknownModuleError: nobody can tell what a module is.
     """
     hasher = Hasher(namespace, handle)
-    hasher.modules.update(modules.imports_of(facts.tree))
+    said = said_by(facts.tree)
+    hasher.modules.update(said.modules)
+    hasher.steps.update(said.steps)
     parts = [
         Part("code", "", _sha(ast.dump(facts.tree))),
         Part("Python", "", _sha(python := _python()), python),
@@ -155,13 +160,13 @@ def key_of(
             parts.append(Part(_kind(value), name, hasher.digest(name, value), _says(value)))
         done |= waiting
         waiting = names_reached(hasher.reads, namespace) - done
-    sources, versions = modules.facts_of(hasher.modules)
+    sources, versions = modules.facts_of(hasher.modules, hasher.steps)
     versions = {**versions, "nbray": _nbray()}
     parts += [Part("module", name, source.digest) for name, source in sources.items()]
     parts += [Part("package", name, version, version) for name, version in versions.items()]
     return Made(
         Key(tuple(parts)), hints_of(facts.tree, hasher.words), tuple(sorted(done)),
-        frozenset(hasher.modules), sources,
+        frozenset(hasher.modules), frozenset(hasher.steps), sources,
     )  # fmt: skip
 
 
@@ -223,13 +228,21 @@ _FILES = frozenset(
         "memmap",
         "system",
         "getoutput",
+        "check_output",
+        "check_call",
+        "Popen",
+        "run_path",
         "run_line_magic",
         "run_cell_magic",
     ]
 )
+_ENVIRONMENT = frozenset(["environ", "getenv", "environb"])
+_NAMES = frozenset(["exec", "globals", "locals"])
 _HINTS = (
     ("random numbers", _RANDOM), ("the time", _TIME),
     ("files or addresses, whose content does not count", _FILES),
+    ("variables of the environment, which do not count", _ENVIRONMENT),
+    ("names in texts, which do not count", _NAMES),
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Profile:
         arrived: when the last of it came.
         peaks: the most memory that each worker had, in bytes.
         how: by what it was seen.
+        notes: what of its memory is an estimate, by worker.
     """
 
     time: dict[str, int] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Profile:
     arrived: float = 0.0
     peaks: dict[tuple[bytes, int], int] = field(default_factory=dict)
     how: str = "looks from inside the workers"
+    notes: dict[tuple[bytes, int], str] = field(default_factory=dict)
     _grown: dict[str, int] = field(default_factory=dict)
     _exact: dict[tuple[bytes, int], dict[str, int]] = field(default_factory=dict)
 
@@ -46,6 +48,7 @@ class Profile:
         if seen.exact:
             if sum(seen.memory.values()) > sum(self._exact.get(worker, {}).values()):
                 self._exact[worker] = seen.memory
+                self.notes[worker] = seen.note
         else:
             _join(self._grown, seen.memory)
 

@@ -30,6 +30,7 @@ _SECONDS = 5.0
 _LAST_S = 2.0  # what short tasks of a worker were seen to do is told together, a moment later
 _LOOK_S = 0.05
 _QUIET_S = 0.2
+_NOTES = 3
 
 
 def _arguments(parser: Parser) -> None:
@@ -88,7 +89,12 @@ def flames(label: str, profile: Profile) -> Flames:
         _many(profile.ended, "task"), _many(len(profile.peaks), "worker"),
         f"at most {as_bytes(peak)} in one", profile.how,
     )  # fmt: skip
-    return Flames(label, facts, dict(profile.time), dict(profile.memory), profile.exact)
+    counts = Counter(note for note in list(profile.notes.values()) if note)
+    notes = [f"{note} ({_many(n, 'worker')})" if n > 1 else note for note, n in counts.items()]
+    if len(notes) > _NOTES:
+        notes[_NOTES:] = [f"{len(notes) - _NOTES} more workers say the same of theirs."]
+    memory = dict(profile.memory)
+    return Flames(label, facts, dict(profile.time), memory, profile.exact, tuple(notes))
 
 
 def _many(count: int, what: str) -> str:

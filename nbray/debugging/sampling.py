@@ -4,8 +4,7 @@ A thread looks a hundred times a second while such tasks run. It needs the GIL f
 that comes late counts for all the time since the one before: code that held the GIL for three
 seconds stands there for three seconds. What a task did between two looks is its own time all the
 same. Memory is what the process has grown by between two looks, by the stack that was seen then.
-With `PROFILE_MEMORY` it is what Python's allocations were at their highest, by the lines that made
-them.
+With `PROFILE_MEMORY` it is what Python's allocations were at their highest (`allocations`).
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import os
 import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 import msgspec
 
+from .allocations import Allocations
 from .marks import PROFILE, PROFILE_MEMORY
 from .stacks import DEEPEST, LOOKS, MOST_STACKS, clean, line_of
 from .taking import is_ours
@@ -34,17 +32,14 @@ _IDLE_S = 1.0
 _SHORT_US = 50_000
 _LONG_S = 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_DEEP = 12
-_SNAPSHOT_S = 0.5
-_GROWN = 1.2
-_MOST_PLACES = 1000
 
 
 class Seen(msgspec.Struct, array_like=True):
     """What was seen since the last one: microseconds and bytes by stack; ``pid``'s.
 
     ``ended``: tasks. ``peak``: of the process, in bytes. ``exact``: the bytes are those of
-    allocations at their highest, and take the place of what was told before.
+    allocations at their highest, and take the place of what was told before. ``note``: what of
+    them is an estimate.
     """
 
     pid: int
@@ -53,6 +48,7 @@ class Seen(msgspec.Struct, array_like=True):
     ended: int = 0
     peak: int = 0
     exact: bool = False
+    note: str = ""
 
 
 def encode(seen: Seen) -> bytes:
@@ -108,10 +104,7 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._woken = threading.Event()
         self._rss = self._peak = 0
-        self._high = 0
-        self._traces = False  # and not the user's code
-        self._measure_at = 0.0
-        self._highest: dict[str, int] = {}
+        self._allocations = Allocations()
 
     def enter(self, name: str, origin: int) -> None:
         """A task begins in this thread."""
@@ -120,10 +113,8 @@ class Sampler:
         with self._lock:
             mine = self._running.setdefault(threading.get_ident(), [])
             mine.append(_Running(name, origin, time.monotonic()))
-            if origin & PROFILE_MEMORY and not tracemalloc.is_tracing():
-                tracemalloc.start(_DEEP)
-                self._traces = True
-                self._high, self._highest = 0, {}
+            if origin & PROFILE_MEMORY:
+                self._allocations.start()
             if self._thread is None:
                 self._rss = _rss()
                 self._thread = threading.Thread(target=self._look, name=LOOKS, daemon=True)
@@ -152,11 +143,10 @@ class Sampler:
                 counts.add(counts.time, stack, rest)
             self._grown(counts, task.last or clean(name))
             if origin & PROFILE_MEMORY:
-                self._measure(now, ends=True)
+                self._allocations.measure(now, worth_s=now - task.began)
                 others = (t.origin for tasks in self._running.values() for t in tasks)
-                if self._traces and not any(one & PROFILE_MEMORY for one in others):
-                    self._traces = False
-                    tracemalloc.stop()
+                if not any(one & PROFILE_MEMORY for one in others):
+                    self._allocations.stop()
             self._told(origin, counts, now, always=now - task.began >= _LONG_S)
 
     # --- with the lock --------------------
@@ -167,7 +157,8 @@ class Sampler:
             return
         seen = Seen(os.getpid(), counts.time, counts.memory, counts.ended, self._peak)
         if origin & PROFILE_MEMORY:
-            seen.memory, seen.exact = dict(self._highest), True
+            seen.memory, seen.exact = dict(self._allocations.highest), True
+            seen.note = self._allocations.note
         self._counts[origin] = _Counts(told=now)
         self._tell(origin, seen)
 
@@ -175,34 +166,9 @@ class Sampler:
         rss = _rss()
         if rss > self._rss:
             counts.add(counts.memory, stack, rss - self._rss)
+        self._allocations.grown(stack, rss)
+        self._allocations.grown(stack, rss)
         self._rss, self._peak = rss, max(self._peak, rss)
-
-    def _measure(self, now: float, ends: bool = False) -> None:
-        """Keep the allocations if they are at their highest."""
-        size, _ = tracemalloc.get_traced_memory()
-        if size <= self._high * (1.0 if ends else _GROWN) or (now < self._measure_at and not ends):
-            return
-        self._high = size
-        began = time.monotonic()
-        found: dict[tuple[Any, ...], int] = {}
-        for _domain, amount, frames, *_ in tracemalloc.take_snapshot().traces._traces:  # type: ignore[attr-defined]
-            found[frames] = found.get(frames, 0) + amount
-        most = sorted(found.items(), key=lambda pair: -pair[1])[:_MOST_PLACES]
-        self._highest, ours = {}, _our_folders()
-        for frames, amount in most:
-            lines = [
-                clean(f"{file}:{line} ({file}:{line})")
-                for file, line in reversed(frames)
-                if not file.startswith(ours)
-            ]
-            if not lines or frames[0][0].startswith(ours):
-                lines.append("(nbray's own)")
-            stack = ";".join(lines)
-            self._highest[stack] = self._highest.get(stack, 0) + amount
-        # A look at many allocations takes long: the task has better things to do.
-        self._measure_at = time.monotonic() + max(
-            _SNAPSHOT_S, (time.monotonic() - began) / _OVERHEAD
-        )
 
     # --- the thread --------------------
 
@@ -246,7 +212,7 @@ class Sampler:
             counts.add(counts.time, stack, weight * 1e6)
             first = first or (counts, stack)
             if task.origin & PROFILE_MEMORY:
-                self._measure(now)
+                self._allocations.measure(now)
         for ident, frame in frames.items():
             name = names.get(ident, "")
             if newest is None or ident in self._running or _is_nbrays(name, frame):
@@ -256,13 +222,6 @@ class Sampler:
             counts.add(counts.time, stack, elapsed * 1e6)
         if first is not None:
             self._grown(*first)
-
-
-def _our_folders() -> tuple[str, ...]:
-    """Where the code lies whose allocations are no line of the user's."""
-    loaded = (sys.modules.get(name) for name in ("nbray", "nbray.jupyter_ext"))
-    folders = [os.path.dirname(str(one.__file__)) + os.sep for one in loaded if one is not None]
-    return (*folders, tracemalloc.__file__)
 
 
 def _is_nbrays(name: str, frame: FrameType | None) -> bool:

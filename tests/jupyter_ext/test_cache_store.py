@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -133,6 +134,22 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read_and_nothing_for_eve
         assert found is None or len(found.parts[0]) == 1 << 20
     store.write("b", {}, [b"x"])
     assert not [path for path in store.folder.glob(".*.new") if path.stat().st_size]
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
+    store = _store(tmp_path, 10**9)
+    store.write("a", {}, [b"x" * 1000])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        for name in "ab":
+            with pytest.raises(OSError, match="too large"):
+                store.write(name, {}, [b"y" * 100_000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = store.read("a")
+    assert found is not None and bytes(found.parts[0]) == b"x" * 1000
+    assert store.names() == ["a"] and not list(store.folder.glob(".*.new"))
 
 
 def test_kernels_that_write_the_same_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
