@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def _stat(pid: int | str) -> list[str]:
+def stat_fields(pid: int | str) -> list[str]:
     """The fields of a process from its state (3) on; none when it has gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -20,7 +20,7 @@ def _stat(pid: int | str) -> list[str]:
 
 def start_time(pid: int) -> int:
     """When a process began, in ticks since the machine did; 0 when there is none."""
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     return int(fields[19]) if fields else 0
 
 
@@ -73,7 +73,7 @@ def _members(leaders: Mapping[int, int]) -> set[int]:
     return {
         int(entry)
         for entry in os.listdir("/proc")
-        if entry.isdigit() and _is_member(_stat(entry), leaders)
+        if entry.isdigit() and _is_member(stat_fields(entry), leaders)
     }
 
 
@@ -87,7 +87,7 @@ def _kill_member(pid: int, leaders: Mapping[int, int]) -> None:
     except ProcessLookupError:
         return
     try:
-        fields = _stat(pid)
+        fields = stat_fields(pid)
         if not _is_member(fields, leaders):
             return
         leader = int(fields[3])

@@ -15,6 +15,7 @@ import logging
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -23,9 +24,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from nbray.common.pids import open_process, start_time
+
 logger = logging.getLogger(__name__)
 
 _FILES = 1 << 16
+_TOLD_S = 30.0
 
 
 class ProcessStartError(Exception):
@@ -44,13 +48,73 @@ def _close_alive_pipes() -> None:
 os.register_at_fork(after_in_child=_close_alive_pipes)
 
 
+class ForkedProcess:
+    """A process that a child of this one forked, with what is needed here of `subprocess.Popen`.
+
+    ``told`` is the pipe on which the child tells its pid.
+    """
+
+    def __init__(self, told: int) -> None:
+        self._told = told
+        self._pid: int | None = None
+        self._started = 0
+
+    @property
+    def pid(self) -> int:
+        """Its process id, as soon as there is one; 0 if the child ended before."""
+        if self._pid is None:
+            poller = select.poll()
+            poller.register(self._told, select.POLLIN)
+            text = os.read(self._told, 32) if poller.poll(_TOLD_S * 1000) else b""
+            os.close(self._told)
+            self._pid = int(text or 0)
+            self._started = start_time(self._pid) if self._pid else 0
+        return self._pid
+
+    def _opened(self) -> int | None:
+        return open_process(self.pid, self._started) if self.pid else None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end; None if it did not come. How it ended, only its parent knows."""
+        descriptor = self._opened()
+        if descriptor is None:
+            return 0
+        try:
+            poller = select.poll()
+            poller.register(descriptor, select.POLLIN)
+            return 0 if poller.poll(None if timeout is None else timeout * 1000) else None
+        finally:
+            os.close(descriptor)
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return self.wait(0.0)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        descriptor = self._opened()
+        if descriptor is not None:
+            try:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+
 class Child:
     """A process that this one started."""
 
     def __init__(
         self,
         module: str,
-        process: subprocess.Popen[bytes],
+        process: subprocess.Popen[bytes] | ForkedProcess,
         log: Path,
         ready: int,
         alive: int | None,
@@ -106,6 +170,8 @@ class Child:
     def _log_end(self) -> str:
         if os.statvfs(self._log.parent).f_bavail == 0:
             return f"No space left on the disk of {self._log.parent}, also not for its log."
+        if not self._log.exists():  # its starter failed
+            return "See the other logs beside " + str(self._log)
         lines = self._log.read_text(errors="replace").splitlines()[-12:]
         return f"The end of its log {self._log}:\n" + "\n".join(lines)
 
@@ -155,7 +221,7 @@ def spawn(
     return Child(module, process, log, ready_read, alive_write)
 
 
-def ends_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
+def ends_within(process: subprocess.Popen[bytes] | ForkedProcess, timeout_s: float) -> bool:
     """Wait for the end of a child; whether it came in ``timeout_s`` seconds.
 
     `Popen.wait` with a timeout looks every 50 ms, which is a third of the time that a cluster takes
@@ -176,6 +242,27 @@ def ends_within(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     finally:
         os.close(descriptor)
     return process.poll() is not None
+
+
+def end_fork(pid: int, timeout_s: float = 3.0) -> None:
+    """Ask a fork of this process to leave, kill it after ``timeout_s`` seconds, and reap it.
+
+    If the pid is no child's any more, nothing is done.
+    """
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        descriptor = os.pidfd_open(pid)
+    except (ChildProcessError, ProcessLookupError):
+        return
+    try:
+        os.kill(pid, signal.SIGTERM)
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        if not poller.poll(timeout_s * 1000):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    finally:
+        os.close(descriptor)
 
 
 def environment() -> dict[str, str]:

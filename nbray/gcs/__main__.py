@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -57,7 +58,7 @@ async def _main(args: argparse.Namespace) -> None:
     await store.close()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the GCS until SIGTERM or the end of its parent."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--session-dir", required=True)
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
-    uvloop.run(_main(parser.parse_args()))
+    uvloop.run(_main(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from nbray.common.config import Config
 from nbray.common.folders import absolute
 from nbray.common.limits import cpu_count, memory_free, memory_total
 from nbray.common.pids import start_time
-from nbray.common.process import Child, environment, spawn
+from nbray.common.process import Child, ForkedProcess, environment, spawn
 from nbray.common.session import Session
 from nbray.common.session_roots import sessions_root
 from nbray.launcher.client_port import ClientListeners, RemoteDrivers
@@ -127,21 +127,15 @@ def start_head(
             node.client_server = ports.clients.address
         if record is not None:
             record.keep(node.session, wanted.labels)
-        gcs = spawn(
-            "nbray.gcs",
-            ["--session-dir", str(node.session.path), "--host", host, "--port", str(port)],
-            node.session.log_path("gcs.log"), fate_shared=fate_shared, variables=wanted.variables,
-        )  # fmt: skip
-        node.children.append(gcs)
-        demand += ["--head", "--gcs-pid", str(gcs.pid), *ports.arguments(node)]
+        demand += ["--head", *ports.arguments(node)]
         if cluster.autoscaling_config is not None:
             demand += ["--autoscaling-config", str(cluster.autoscaling_config.absolute())]
         told, tells = os.pipe()
         with open(tells, "w") as tells_address:
             try:
-                raylet = _spawn_raylet(
-                    node, ["--gcs-address-fd", str(told), *demand], fate_shared, wanted.variables,
-                    [told, *ports.descriptors],
+                gcs, raylet = _spawn_both(
+                    node, port, ["--gcs-address-fd", str(told), *demand], fate_shared,
+                    wanted.variables, [told, *ports.descriptors],
                 )  # fmt: skip
             finally:
                 os.close(told)
@@ -332,6 +326,32 @@ def _spawn_raylet(
     )  # fmt: skip
     node.children.append(raylet)
     return raylet
+
+
+def _spawn_both(
+    node: RunningNode, port: int, arguments: list[str], fate_shared: bool,
+    variables: Mapping[str, str] | None, pass_fds: Sequence[int],
+) -> tuple[Child, Child]:  # fmt: skip
+    """The GCS and the raylet of a head: `nbray.head_node` is the one and forks the other."""
+    session = node.session
+    log = session.log_path("gcs.log")
+    (ready, says_ready), (told, tells) = os.pipe(), os.pipe()
+    gcs = Child("nbray.gcs", ForkedProcess(told), log, ready, None)
+    node.children.append(gcs)
+    try:
+        raylet = spawn(
+            "nbray.head_node",
+            ["nbray.raylet", str(session.path), node.node_ip, str(port), str(says_ready),
+             str(tells), str(log), "--session-dir", str(session.path), "--node-ip", node.node_ip,
+             *_short(session, arguments)],
+            session.log_path("raylet.log"), fate_shared=fate_shared,
+            pass_fds=[says_ready, tells, *pass_fds], variables=variables,
+        )  # fmt: skip
+    finally:
+        os.close(says_ready)
+        os.close(tells)
+    node.children.append(raylet)
+    return gcs, raylet
 
 
 def _raylet_ready(node: RunningNode, raylet: Child) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
@@ -15,6 +16,7 @@ import uvloop
 from nbray.common.config import Config
 from nbray.common.process import (
     allow_many_files,
+    end_fork,
     give_large_blocks_back,
     leave_in_time,
     report_ready,
@@ -89,9 +91,15 @@ async def _main(args: argparse.Namespace) -> None:
         raise SystemExit(1) from error
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    asked = asyncio.Event()
+
+    def leave() -> None:
+        asked.set()
+        stopped.set()
+
+    loop.add_signal_handler(signal.SIGTERM, leave)
     if args.parent_fd is not None:
-        watch_parent(loop, args.parent_fd, stopped.set)
+        watch_parent(loop, args.parent_fd, leave)
     try:
         first = g.Report(raylet.row())
         await gcs.call("Report", first, g.Reported, _FIRST_REPORT_S)
@@ -129,6 +137,8 @@ async def _main(args: argparse.Namespace) -> None:
         logging.info("The GCS was not told that this node leaves: %s", error)
     await gcs.close()  # nobody is to look for a GCS that ends, too
     of_gcs.stop()
+    if args.gcs_pid is not None and args.parent_fd is not None and asked.is_set():
+        end_fork(args.gcs_pid)  # it would, too, and nobody else may reap it
     unix.close()
     tcp.close()
     near.close()
@@ -167,7 +177,7 @@ def _spill_folder(args: argparse.Namespace, session: Session) -> Path:
     return Path(named) if named else session.path / "spilled"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run a raylet until SIGTERM, the end of its parent, or the loss of the GCS."""
     parser = argparse.ArgumentParser(fromfile_prefix_chars="@")  # see nbray.launcher.local
     parser.add_argument("--session-dir", required=True)
@@ -190,7 +200,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
     give_large_blocks_back()
-    uvloop.run(_main(parser.parse_args()))
+    uvloop.run(_main(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ never taken for a free one.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -57,8 +58,10 @@ class LatePort:
             self._socket.listen(_BACKLOG)
             self._socket.setblocking(False)
             self._place = self._socket.getsockname()
-        except BaseException:
+        except BaseException as error:
             self._socket.close()
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise OSError(f"port {port} of {host} is in use") from error
             raise
         self._start = start
         self._silent_s = silent_s

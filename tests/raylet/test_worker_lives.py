@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.processes import template_of
 
 import nbray
 from nbray.common.json_lines import JsonLines
@@ -25,10 +26,8 @@ from nbray.raylet.workers.templates import Template
 from nbray.testing import processes_of, wait_until
 
 
-def template_of(root: Path) -> psutil.Process:
-    raylet = current_driver().node.children[1].pid
-    (template,) = psutil.Process(raylet).children()
-    return template
+def template_here() -> psutil.Process:
+    return template_of(psutil.Process(current_driver().node.children[1].pid))
 
 
 def free_cpus() -> float:
@@ -99,7 +98,7 @@ def test_workers_that_cannot_start_give_everything_back_and_say_why(
 def test_a_dead_template_ends_no_actor_and_is_followed_by_another(cluster: Path) -> None:
     counter = Counter.remote()
     assert nbray.get(counter.add.remote()) == 1
-    template_of(cluster).kill()
+    template_here().kill()
     assert nbray.get([Counter.remote().add.remote() for _ in range(8)], timeout=60) == [1] * 8
     assert nbray.get(counter.add.remote()) == 2
     old = nbray.get(counter.pid.remote())
@@ -111,7 +110,7 @@ def test_a_dead_template_ends_no_actor_and_is_followed_by_another(cluster: Path)
 def test_a_worker_that_dies_while_its_template_stands_still_is_dead(cluster: Path) -> None:
     counter = Counter.options(num_cpus=1).remote()
     worker = nbray.get(counter.pid.remote())
-    template = template_of(cluster)
+    template = template_here()
     template.suspend()
     try:
         os.kill(worker, signal.SIGKILL)
@@ -133,7 +132,7 @@ def test_a_template_that_never_forks_is_replaced(
     nbray.init(num_cpus=1, object_store_memory=64 << 20)
     counter = Counter.remote()
     assert nbray.get(counter.add.remote()) == 1
-    template_of(session_root).suspend()
+    template_here().suspend()
     assert nbray.get([Counter.remote().add.remote() for _ in range(4)], timeout=60) == [1] * 4
     assert nbray.get(counter.add.remote()) == 2
 
@@ -194,14 +193,14 @@ def kill_the_raylet(_parent: list[nbray.actor.ActorHandle]) -> None:
 
 def kill_raylet_and_template(_parent: list[nbray.actor.ActorHandle]) -> None:
     raylet = psutil.Process(current_driver().node.children[1].pid)
-    template = raylet.children()[0]
+    template = template_of(raylet)
     raylet.suspend()
     template.kill()
     raylet.kill()
 
 
 def kill_template_then_actor(parent: list[nbray.actor.ActorHandle]) -> None:
-    psutil.Process(current_driver().node.children[1].pid).children()[0].kill()
+    template_of(psutil.Process(current_driver().node.children[1].pid)).kill()
     nbray.kill(parent.pop())
 
 
@@ -231,7 +230,7 @@ def test_the_children_of_a_worker_end_while_its_template_stands_still(cluster: P
     parent = Parent.remote()
     children = nbray.get(parent.children.remote(), timeout=30)
     raylet = psutil.Process(current_driver().node.children[1].pid)
-    template = raylet.children()[0]
+    template = template_of(raylet)
     template.suspend()
     try:
         raylet.kill()

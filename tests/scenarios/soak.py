@@ -258,8 +258,9 @@ class Meter:
             self._add(f"{name}: threads", process.num_threads(), "", 3)
         workers = []
         for name in ("head raylet", "second raylet"):
-            for template in psutil.Process(self.fixed[name]).children():
-                workers += template.children()
+            for child in psutil.Process(self.fixed[name]).children():
+                if "nbray.core_worker.run.template" in child.cmdline():
+                    workers += child.children()
         self._add("workers: number", len(workers), "", 4)
         with contextlib.suppress(psutil.NoSuchProcess):
             memory = max(own_memory(worker) for worker in workers)

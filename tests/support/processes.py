@@ -19,3 +19,9 @@ def kill_gcs(root: Path) -> None:
     wait_until(lambda: running(root, "nbray.gcs"), "a GCS to kill")
     for process in running(root, "nbray.gcs"):
         process.kill()
+
+
+def template_of(raylet: psutil.Process) -> psutil.Process:
+    """The process whose forks are the workers of a raylet."""
+    name = "nbray.core_worker.run.template"
+    return next(child for child in raylet.children() if name in child.cmdline())

@@ -1,7 +1,8 @@
 """The head node's raylet starts the GCS again when it ends.
 
-The first GCS is started before the raylet, by whoever starts the node; its successors are children
-of the raylet, with the same session folder and port, and leave with the node's starter as it does.
+The first GCS is a fork of the process that became the raylet (`nbray.head_node`), and whoever
+started the node ends it; its successors are children of the raylet, too, with the same session
+folder and port, and leave with the node's starter as it does.
 One that ends soon after its start is started again after a pause, which doubles from `_PAUSE_S` up
 to `_LONGEST_PAUSE_S`. When none comes up at all, the raylets leave for want of a GCS after
 ``gcs_rpc_server_reconnect_timeout_s``, and say so.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from contextlib import suppress
 
 from nbray.common.addresses import split
 from nbray.common.config import Config
@@ -48,6 +51,8 @@ class GcsSupervisor:
         while True:
             began = time.monotonic()
             await end_of(self._pid, self._started)
+            with suppress(ChildProcessError):  # the first one may be a fork of this process
+                os.waitpid(self._pid, os.WNOHANG)
             if self._child is not None:
                 self._child.terminate()  # it has ended, and is reaped
                 self._child = None
@@ -77,6 +82,6 @@ class GcsSupervisor:
         return True
 
     def stop(self) -> None:
-        """End the GCS if it is a child of this process; whoever started the first one ends it."""
+        """End the GCS that was started here; whoever started the first one ends it."""
         if self._child is not None:
             self._child.terminate()

@@ -1,0 +1,75 @@
+"""The first GCS of a head is a fork of what becomes the raylet, and a process like any other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from support.processes import kill_gcs, running
+
+from nbray.common.process import ForkedProcess, ProcessStartError
+from nbray.driver.driver import current_driver
+from nbray.launcher.described import NodeOptions
+from nbray.launcher.local import ClusterOptions, start_head
+from nbray.testing import processes_of, wait_until
+
+
+def test_each_shows_what_it_is_and_writes_its_own_log(cluster: Path) -> None:
+    node = current_driver().node
+    gcs, raylet = (psutil.Process(child.pid) for child in node.children)
+    assert gcs.parent() == raylet
+    words = [word for word in gcs.cmdline() if word]
+    assert words[:4] == [sys.executable, "-P", "-m", "nbray.gcs"]
+    assert words[words.index("--session-dir") + 1] == str(node.session.path)
+    assert running(cluster, "nbray.gcs") == [gcs]
+    assert running(cluster, "nbray.raylet") == [raylet]
+    assert os.getsid(gcs.pid) == gcs.pid
+    open_there = {os.readlink(f"/proc/{gcs.pid}/fd/{number}") for number in (1, 2)}
+    assert open_there == {str(node.session.log_path("gcs.log"))}
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        "raylet",
+        *(
+            pytest.param(who, marks=pytest.mark.slow)
+            for who in ("nothing", "gcs", "both", "stopped")
+        ),
+    ],
+)
+def test_a_node_ends_whole_whatever_has_ended_before(session_root: Path, killed: str) -> None:
+    node = start_head(NodeOptions(resources={"CPU": 1}))
+    gcs, raylet = (psutil.Process(child.pid) for child in node.children)
+    if killed in ("raylet", "both"):
+        raylet.kill()
+    if killed == "gcs":
+        kill_gcs(session_root)
+        wait_until(lambda: gcs not in running(session_root, "nbray.gcs"), "it to be reaped")
+    if killed == "both":
+        gcs.kill()
+    if killed == "stopped":
+        gcs.send_signal(signal.SIGSTOP)
+    node.stop()
+    wait_until(lambda: not processes_of(session_root), "all to have ended")
+    assert not node.session.path.exists()
+
+
+def test_a_process_that_was_never_forked_has_ended() -> None:
+    told, tells = os.pipe()
+    os.close(tells)
+    never = ForkedProcess(told)
+    assert (never.pid, never.poll(), never.wait(1.0)) == (0, 0, 0)
+    never.terminate()
+    never.kill()
+
+
+def test_a_gcs_that_cannot_start_says_why_and_leaves_no_raylet(session_root: Path) -> None:
+    elsewhere = ClusterOptions(storage="redis://127.0.0.1:1")
+    with pytest.raises(ProcessStartError, match="The GCS could not start"):
+        start_head(NodeOptions(resources={"CPU": 1}), elsewhere)
+    wait_until(lambda: not processes_of(session_root), "all to have ended")
