@@ -157,6 +157,12 @@ def _handlers_of_program() -> list[tuple[int, Any]]:
     return _found
 
 
+def forget_handlers() -> None:
+    """Keep no handler that was found, nor what it belongs to: the program has others now."""
+    global _seen, _found
+    _seen, _found = (), []
+
+
 def is_deep() -> bool:
     """Whether so little of the stack is left that a message's handler might not fit into it."""
     try:

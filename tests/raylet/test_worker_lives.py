@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter as Counted
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import pytest
 from support.processes import template_of
 
 import nbray
+from nbray.common.config import Config
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, open_process, start_time
 from nbray.common.session import Session
+from nbray.core_worker.current import joined_core
 from nbray.driver.driver import current_driver
 from nbray.exceptions import ActorDiedError, NbraySystemError, WorkerCrashedError
 from nbray.raylet.workers.templates import Template
@@ -90,6 +93,47 @@ def test_workers_that_cannot_start_give_everything_back_and_say_why(
         nbray.get(pid.options(num_cpus=0, resources={"place": 3}).remote(), timeout=60)
     logs.with_name("elsewhere").rename(logs)
     assert nbray.get(pid.options(num_cpus=0, resources={"place": 3}).remote(), timeout=60)
+
+
+# --- built before the fork --------------------
+
+
+def test_the_rehearsal_of_a_template_leaves_nothing_behind(cluster: Path) -> None:
+    assert nbray.get(Counter.remote().add.remote()) == 1
+    template = template_of(cluster)
+    assert template.num_threads() == 1
+    open_files = Path(f"/proc/{template.pid}/fd").iterdir()
+    kinds = Counted(os.readlink(file) for file in open_files)
+    assert (kinds["anon_inode:[eventpoll]"], kinds["anon_inode:[eventfd]"]) == (1, 1)
+    (session,) = [folder for folder in cluster.iterdir() if (folder / "sockets").is_dir()]
+    assert not list((session / "sockets").glob("r-*"))
+    assert "rehearsal" not in (session / "logs" / "template.log").read_text()
+
+
+def test_a_worker_has_the_settings_of_its_environment_and_not_of_its_template(
+    cluster: Path,
+) -> None:
+    env = {"env_vars": {"NBRAY_MAX_INLINE_BYTES": "11"}}
+    ids = {
+        nbray.get(settings.options(runtime_env=env).remote(), timeout=60),
+        nbray.get(settings.remote(), timeout=60),
+    }
+    assert {most for most, _worker_id in ids} == {11, Config().max_inline_bytes}
+    assert len({worker_id for _most, worker_id in ids}) == 2
+
+
+@nbray.remote
+def settings() -> tuple[int, str]:
+    core = joined_core()
+    return core.config.max_inline_bytes, nbray.get_runtime_context().get_worker_id()
+
+
+def test_while_actors_begin_workers_for_the_next_ones_are_started(cluster: Path) -> None:
+    counters = [Counter.remote() for _ in range(3)]
+    assert nbray.get([counter.add.remote() for counter in counters]) == [1] * 3
+    template = template_of(cluster)
+    cpus = int(nbray.cluster_resources()["CPU"])
+    wait_until(lambda: len(template.children()) >= 3 + min(4, cpus), "the next to be ready")
 
 
 # --- without a template --------------------

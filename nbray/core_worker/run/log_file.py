@@ -53,6 +53,11 @@ class LogFile:
         self._position = self._base + self._size
         self._own: deque[list[int]] = deque()
 
+    def close(self) -> None:
+        """Nothing is written or read here any more."""
+        os.close(self._writer)
+        os.close(self._reader)
+
     def end(self) -> int:
         """The place behind what was written last."""
         return self._base + os.fstat(self._reader).st_size

@@ -171,6 +171,11 @@ class WorkerOutput:
             self._read_logs()
         self._inbox.inbox.append(self._send)
 
+    def close(self) -> None:
+        """Nothing is written any more."""
+        for log in self._both:
+            log.close()
+
     # --- sources --------------------
 
     def source(self) -> OutputSource | None:
@@ -287,6 +292,14 @@ def capture_output(output: WorkerOutput) -> None:
     global _current
     _current = output
     output.install()
+
+
+def release_output() -> None:
+    """This process goes on, and is no worker any more; its streams are whoever's who calls this."""
+    global _current
+    if _current is not None:
+        _current.close()
+        _current = None
 
 
 def current_output() -> WorkerOutput | None:

@@ -34,8 +34,14 @@ from nbray.core_worker.run.actor_host import ActorHost, Host
 from nbray.core_worker.run.asides import Asides
 from nbray.core_worker.run.executor import Executor
 from nbray.core_worker.run.failures import FailureTeller
-from nbray.core_worker.run.output import WorkerOutput, capture_output, set_up_streams
+from nbray.core_worker.run.output import (
+    WorkerOutput,
+    capture_output,
+    release_output,
+    set_up_streams,
+)
 from nbray.core_worker.run.profiles import TaskProfiles
+from nbray.core_worker.run.rehearsal import OtherSide
 from nbray.core_worker.run.replies import Replies
 from nbray.core_worker.run.returned_values import Making
 from nbray.core_worker.run.run_counts import RunCounts
@@ -47,13 +53,14 @@ from nbray.core_worker.run.surroundings import Surroundings
 from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.runtime_envs import enter_variables
 from nbray.wire import messages as m
-from nbray.wire.handshake import ClientHandshake, ServerHandshake
 from nbray.wire.records import ActorSpec
 from nbray.wire.tls import Tls
+from nbray.wire.waiting import forget_handlers
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.1
+_OF_PROCESS = ("stdout", "stderr", "__stdout__", "__stderr__", "breakpointhook")
 
 
 class _Common(NamedTuple):
@@ -93,7 +100,8 @@ class _Template:
         self._woken.setblocking(False)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        _warm_up(self._common.token)
+        set_up_streams()
+        _rehearse(self._common)
         self._parts = _build(self._common)
         settle()
         gc.collect()
@@ -163,12 +171,42 @@ class _Template:
         kill_sessions(self._started)
 
 
-def _warm_up(token: bytes) -> None:
-    """Do once what each worker would do for itself: 3 ms of the processor's time for each."""
-    set_up_streams()
-    server, client = ServerHandshake(token), ClientHandshake(token)
-    proof, _ = server.feed(client.feed(server.hello)[0])
-    client.feed(proof)
+def _rehearse(common: _Common) -> None:
+    """Be a worker once, from its registration until it leaves; see `rehearsal`.
+
+    What belongs to the whole process is put back. A rehearsal that fails costs the forks time.
+    """
+    interrupt = signal.getsignal(signal.SIGINT)
+    sys_before = {name: getattr(sys, name) for name in _OF_PROCESS}
+    main, environ, path = sys.modules["__main__"], os.environ.copy(), sys.path.copy()
+    handlers = [(one, one.stream) for one in logging.getLogger("nbray").handlers
+                if isinstance(one, logging.StreamHandler)]  # fmt: skip
+    parts = _build(common)
+    core = parts.core
+    core.edge.on_raylet_lost = lambda: None
+    try:
+        with OtherSide(common.token, common.config, common.session) as other:
+            try:
+                output = _begin(common._replace(raylet_socket=other.path), parts, other.order)
+                parts.executor.run()
+                output.finish()
+            finally:
+                core.stop()
+    except Exception:
+        logger.exception("The rehearsal failed; workers start without what it would have warmed")
+    finally:
+        release_output()
+        set_core(None)
+        sys.modules["__main__"], sys.path[:] = main, path
+        for name, value in sys_before.items():
+            setattr(sys, name, value)
+        for handler, stream in handlers:
+            handler.setStream(stream)
+        signal.signal(signal.SIGINT, interrupt)
+        forget_handlers()
+        for name in os.environ.keys() - environ.keys():
+            del os.environ[name]
+        os.environ.update(environ)
 
 
 def _become_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> None:
@@ -198,10 +236,10 @@ def _become_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> Non
         os._exit(status)
 
 
-def _run_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> int:
-    """Until the worker is to leave; returns its exit status."""
+def _begin(common: _Common, parts: _Parts, order: dict[str, Any]) -> WorkerOutput:
+    """Register at the raylet, and be ready for what it says."""
     worker_id = bytes.fromhex(order["fork"])
-    core, executor, runner, surroundings = parts
+    core, _executor, runner, surroundings = parts
     core.begin(worker_id, common.session.socket_path(f"w-{worker_id.hex()[:12]}"))
     core.peers.start(common.raylet_socket, order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
@@ -223,6 +261,13 @@ def _run_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> int:
     install_breakpoints(stops)
     runner.scope.watching = TaskProfiles(asides)
     runner.on_failure = FailureTeller(core.config, asides, stops).on_failure
+    return output
+
+
+def _run_worker(common: _Common, parts: _Parts, order: dict[str, Any]) -> int:
+    """Until the worker is to leave; returns its exit status."""
+    output = _begin(common, parts, order)
+    core, executor = parts.core, parts.executor
     executor.run()
     atexit.register(_end_children)  # it runs before those that user code has registered
     executor.end()
