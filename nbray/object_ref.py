@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from itertools import repeat
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import msgspec
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
 from nbray.wire.records import Address
@@ -13,6 +17,11 @@ from nbray.wire.records import Address
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
+    from inspect import Signature
+
+    from msgspec import StructMeta
+else:
+    StructMeta = type(msgspec.Struct)
 
 _Future = TypeVar("_Future", bound="concurrent.futures.Future[Any]")
 
@@ -51,6 +60,9 @@ class RefHome(Protocol):
     def values(self) -> Any:
         """The readers of values, whose threads callbacks of futures use."""
 
+    def kin_of_cell(self, origin: int) -> Kin:
+        """That of the refs which a cell of the notebook makes."""
+
     def call_site(self, object_id: bytes) -> str:
         """The line that made a ref, if such are recorded."""
 
@@ -64,8 +76,11 @@ class RefHome(Protocol):
         """Have ``future`` set when the value is there."""
 
 
-class Kin:
+class Kin(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What refs have in common whose objects have one owner: there may be millions of refs.
+
+    The collector does not know it, and so none of its refs. It leads to the process, which leads
+    here until it has left the cluster.
 
     Attributes:
         core: the runtime of this process.
@@ -75,24 +90,15 @@ class Kin:
         origin: the number of the notebook's cell that made them; 0 for none.
     """
 
-    __slots__ = ("_other", "core", "died", "origin", "owner", "wakes")
-
-    def __init__(
-        self, core: RefHome, owner: Address, died: deque[bytes], wakes: Wakes, origin: int = 0
-    ) -> None:
-        self.core = core
-        self.owner = owner
-        self.died = died
-        self.wakes = wakes
-        self.origin = origin
-        self._other = self
+    core: RefHome
+    owner: Address
+    died: deque[bytes]
+    wakes: Wakes
+    origin: int = 0
 
     def at(self, origin: int) -> Kin:
         """Such refs that this cell of the notebook makes."""
-        other = self._other
-        if other.origin != origin:
-            other = self._other = Kin(self.core, self.owner, self.died, self.wakes, origin)
-        return other
+        return Kin(self.core, self.owner, self.died, self.wakes, origin)
 
     def of(self, owner: Address) -> Kin:
         """Such refs of objects of ``owner``."""
@@ -119,12 +125,26 @@ class _NoProcess:
         return ""
 
 
-NOBODY = Address(b"", b"", "", "", 0)
 _no_process: Any = _NoProcess()
-_UNKNOWN = Kin(_no_process, NOBODY, deque(maxlen=0), _no_process.reactor)
+UNKNOWN = Kin(_no_process, Address(b"", b"", "", "", 0), deque(maxlen=0), _no_process.reactor)
+"""Of refs that this process cannot use."""
 
 
-class ObjectRef:
+class _Checked(StructMeta):
+    """What a program makes itself is checked; nbray calls the maker behind this (`make_ref`)."""
+
+    def __call__(cls, object_id: bytes) -> ObjectRef:
+        ObjectID(object_id)  # its length is checked
+        return make_ref(object_id, UNKNOWN)
+
+    @property
+    def __signature__(cls) -> Signature:
+        from inspect import signature
+
+        return signature(_Checked.__call__.__get__(cls))
+
+
+class ObjectRef(msgspec.Struct, eq=False, weakref=True, metaclass=_Checked):
     """A future of one value. `get` it, pass it to tasks, or `await` it.
 
     Only nbray makes refs that have a value. One that is made of an id alone compares and prints
@@ -132,7 +152,6 @@ class ObjectRef:
 
     Args:
         object_id: the id, 28 bytes.
-        kin: whose it is; nbray sets it.
 
     Examples:
         >>> ref = nbray.put([1, 2])
@@ -148,15 +167,10 @@ class ObjectRef:
         [1, 2]
     """
 
-    __slots__ = ("__weakref__", "_id", "_kin")
+    _id: bytes
+    _kin: Kin = msgspec.field(default_factory=lambda: UNKNOWN)
 
-    def __init__(self, object_id: bytes, kin: Kin = _UNKNOWN) -> None:
-        self._id = object_id
-        self._kin = kin
-        if kin is _UNKNOWN:
-            ObjectID(object_id)  # its length is checked
-
-    __class_getitem__: Any = classmethod(GenericAlias)
+    __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
     """``ObjectRef[int]`` in annotations: the ref of an int."""
 
     def __del__(self) -> None:
@@ -292,3 +306,16 @@ class ObjectRef:
 
     def __repr__(self) -> str:
         return f"ObjectRef({self._id.hex()})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("object_id", self._id.hex())]
+
+
+_make: Any = StructMeta.__call__
+make_ref: Callable[[bytes, Kin], ObjectRef] = partial(_make, ObjectRef)
+"""A ref of an object; the caller counts it."""
+
+
+def make_refs(object_ids: Sequence[bytes], kin: Kin) -> list[ObjectRef]:
+    """A ref of each, made without a call of Python."""
+    return list(map(_make, repeat(ObjectRef), object_ids, repeat(kin)))

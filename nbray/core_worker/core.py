@@ -60,7 +60,7 @@ from nbray.core_worker.values.serialization import Serialized, reduce_ref, seria
 from nbray.core_worker.values.shared_errors import SharedErrors
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import NbraySystemError
-from nbray.object_ref import NOBODY, Kin, ObjectRef
+from nbray.object_ref import UNKNOWN, Kin, ObjectRef, make_ref
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
@@ -110,6 +110,7 @@ class CoreWorker:
         self.config = config
         self.devices = VisibleDevices()
         self.pickled_refs: set[ObjectRef] = set()
+        self.kin = self._cell_kin = UNKNOWN
         me = self.me = Identity(worker_id)
         reactor = self.reactor = Reactor()
         peers = self.peers = Peers(
@@ -117,7 +118,6 @@ class CoreWorker:
         )  # fmt: skip
         self.decisions: deque[Any] = deque()
         self._build_owning_side(attach)
-        self.kin = Kin(self, NOBODY, self.table.died, reactor)
         self.leasing = Leasing(me, config, self.decisions, is_retriable)
         self.calls = ActorCalls(me, self.decisions, is_retriable, _epoch())
         self.group_states = Groups(me, self.decisions)
@@ -241,7 +241,7 @@ class CoreWorker:
     def joined(self, node_id: bytes, arena_path: str, arena_size: int) -> None:
         """The raylet took this process in."""
         self.peers.joined(node_id)
-        self.kin.owner = self.me.address
+        self.kin = Kin(self, self.me.address, self.table.died, self.reactor)
         self.stored.attach(arena_path, arena_size)
         self.lineage.value_limit = self.config.max_lineage_value_bytes or arena_size
 
@@ -255,6 +255,7 @@ class CoreWorker:
         self.reactor.inbox.append(lambda: self.table.refuse_waits(stopped))
         self.peers.stop()
         self.stored.detach()
+        self.kin = self._cell_kin = UNKNOWN
 
     def forget_in_fork(self) -> None:
         """This process is a fork of the one that this belongs to: it must not touch its sockets.
@@ -303,7 +304,7 @@ class CoreWorker:
         """
         object_id = handle_id(actor_id)
         self.counting.hold_handles(object_id, arguments)
-        return ObjectRef(object_id, self.kin)
+        return make_ref(object_id, self.kin)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor; for this process it is dead at once when it does not restart."""
@@ -336,7 +337,7 @@ class CoreWorker:
                 entry.tied().contained = contained
             entry.value = stored
             origin = current_origin()
-            return ObjectRef(object_id, self.kin.at(origin) if origin else self.kin)
+            return make_ref(object_id, self.kin_of_cell(origin) if origin else self.kin)
         except BaseException:  # an interrupt, too: no ref of it leads anywhere
             self.stored.discard(object_id)
             self.released.append((object_id, -1))
@@ -357,13 +358,19 @@ class CoreWorker:
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
         self.counting.refer(object_id, owner)
-        return ObjectRef(object_id, self.kin.of(owner))
+        return make_ref(object_id, self.kin.of(owner))
 
     def adopted_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that stood in no value that nbray knows: the owner is told here."""
         self.counting.refer(object_id, owner)
         self.reactor.post(lambda: self.borrowing.adopt(object_id))
-        return ObjectRef(object_id, self.kin.of(owner))
+        return make_ref(object_id, self.kin.of(owner))
+
+    def kin_of_cell(self, origin: int) -> Kin:
+        """That of the refs which a cell of the notebook makes."""
+        if self._cell_kin.origin != origin:
+            self._cell_kin = self.kin.at(origin)
+        return self._cell_kin
 
     def reduced(self, ref: ObjectRef) -> tuple[Any, ...]:
         """How a ref pickles; see `reduce_ref`."""

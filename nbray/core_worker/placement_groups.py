@@ -16,7 +16,7 @@ from nbray.core_worker.submit.groups import Groups
 from nbray.core_worker.values.blocking import Waits
 from nbray.core_worker.values.serialization import serialize
 from nbray.exceptions import NbraySystemError, TaskPlacementGroupRemoved
-from nbray.object_ref import ObjectRef, RefHome
+from nbray.object_ref import ObjectRef, RefHome, make_ref
 from nbray.wire.group_messages import CreateGroup, GroupState
 from nbray.wire.records import GroupSpec, Value
 from nbray.wire.waiting import Waiter
@@ -96,4 +96,4 @@ class PlacementGroups:
             self._table.complete(object_id, outcome)
 
         self._turns.post(lambda: self._groups.when_decided(group_id, on_decided))
-        return ObjectRef(object_id, self._home.kin)
+        return make_ref(object_id, self._home.kin)

@@ -26,7 +26,7 @@ from nbray.core_worker.values import arguments
 from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.core_worker.values.readers import Readers
 from nbray.exceptions import PendingCallsLimitExceeded
-from nbray.object_ref import ObjectRef, RefHome
+from nbray.object_ref import ObjectRef, RefHome, make_ref
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import STREAMING, TaskSpec
 from nbray.wire.strategies import InGroup
@@ -155,10 +155,10 @@ class Submission:
     ) -> list[ObjectRef] | ObjectRefGenerator:
         kin = self._home.kin
         if origin:
-            kin = kin.at(origin)
+            kin = self._home.kin_of_cell(origin)
         if wanted == 1 and not self._sites_recorded:
             self._table.add_owned(first)
-            return [ObjectRef(first, kin)]
+            return [make_ref(first, kin)]
         task_id = first[:24]
         refs = []
         for index in range(wanted if wanted >= 0 else 1):
@@ -166,7 +166,7 @@ class Submission:
             self._table.add_owned(object_id)
             if self._sites_recorded:
                 self._counting.sites[object_id] = where_made()
-            refs.append(ObjectRef(object_id, kin))
+            refs.append(make_ref(object_id, kin))
         if wanted < 0:
             stream = self._streams.open(task_id, bool(backpressure))
             if wanted == STREAMING:

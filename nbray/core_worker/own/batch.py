@@ -10,15 +10,16 @@ from nbray.object_ref import Wakes
 class Batch:
     """The births and deaths of many refs, one of each of ``object_ids``.
 
-    A value with ten thousand refs may be read again and again, and all refs of a reading die before
-    anybody has counted them: then nothing is counted. Their births are counted for all at once, at
-    the first look; a death leaves its id, as that of any ref, and is counted by itself.
+    A value with ten thousand refs may be read again and again. As long as it holds the objects
+    itself, nothing depends on the counts: births and deaths that nobody has counted can only make
+    the count of an object greater than it seems. So they are counted when some object seems to be
+    needed no more, and not at all if all refs of the reading have died by then.
 
     Attributes:
         object_ids: whose births have not been counted.
         died: takes the id of each ref that dies.
         held: the value in which the refs stand holds the objects, until its end is counted.
-        counted: the births have been looked at.
+        counted: its births have been counted, or need not be.
         nudged: a death was told that nobody has looked at since.
     """
 

@@ -61,6 +61,7 @@ class Counting:
         self._mail = mail
         self._ending = ending
         self.sites: dict[bytes, str] = {}
+        self._uncounted: dict[Batch, None] = {}
 
     def refer(self, object_id: bytes, owner: Address) -> ObjectEntry:
         """Count one more ref of an object that came from elsewhere; from any thread."""
@@ -97,6 +98,13 @@ class Counting:
                 table.batches.append(batch)
         return unknown
 
+    def count_all(self) -> None:
+        """Count also what need not be counted as long as nothing may end."""
+        doubtful: list[bytes] = []
+        self._count_late(doubtful)
+        for object_id in doubtful:
+            self._table.release(object_id)
+
     def is_handle(self, object_id: bytes) -> bool:
         """Whether it stands for the handles of an actor."""
         return bool(actor_of(object_id))
@@ -129,6 +137,8 @@ class Counting:
             if died:
                 self._count_dead(died, doubtful)
             if doubtful:
+                if self._uncounted:
+                    self._count_late(doubtful)
                 ended: list[tuple[bytes, ObjectEntry]] = []
                 with self._ending:
                     if released or died or batches:
@@ -144,17 +154,32 @@ class Counting:
                     self._end(object_id, entry)
 
     def _count_batch(self, batch: Batch, doubtful: list[bytes]) -> None:
+        """A batch has news. One whose objects are held otherwise is counted when one may end."""
         batch.nudged = False  # before its deaths are looked at
-        if not batch.counted:
-            batch.counted = True
-            object_ids, batch.object_ids = batch.object_ids, ()
-            if batch.held and len(batch.died) == len(object_ids):
-                batch.died.clear()
-                return
-            for entry in map(self._table.get, object_ids):
-                if entry is not None:
-                    entry.local += 1
-        self._count_dead(batch.died, doubtful)
+        if batch.counted:
+            self._count_dead(batch.died, doubtful)
+        elif not batch.held:
+            self._count_births(batch)
+            self._count_dead(batch.died, doubtful)
+        elif len(batch.died) < len(batch.object_ids):
+            self._uncounted[batch] = None
+        else:  # all have come and gone
+            self._uncounted.pop(batch, None)
+            batch.counted, batch.object_ids = True, ()
+            batch.died.clear()
+
+    def _count_late(self, doubtful: list[bytes]) -> None:
+        uncounted, self._uncounted = self._uncounted, {}
+        for batch in uncounted:
+            self._count_births(batch)
+            self._count_dead(batch.died, doubtful)
+
+    def _count_births(self, batch: Batch) -> None:
+        batch.counted = True
+        object_ids, batch.object_ids = batch.object_ids, ()
+        for entry in map(self._table.get, object_ids):
+            if entry is not None:
+                entry.local += 1
 
     def _count_dead(self, died: deque[bytes], doubtful: list[bytes]) -> None:
         next_dead, find = died.popleft, self._table.get

@@ -36,6 +36,7 @@ class HeldObjects:
     def told(self, message: TellObjects) -> ObjectsTold:
         """The answer to a raylet that asks."""
         table, counting = self._table, self._counting
+        counting.count_all()
         captured, used, states = self._captured(), self._used(), self._states()
         told = ObjectsTold(message.request_id, [])
         for _object_id, entry in table.all():

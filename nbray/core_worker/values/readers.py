@@ -10,7 +10,7 @@ from nbray.core_worker.own.streams import END, Stream, Streams
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Inbox
 from nbray.core_worker.values.reading import Values
-from nbray.object_ref import ObjectRef, RefHome
+from nbray.object_ref import ObjectRef, RefHome, make_ref
 
 
 class Readers:
@@ -30,7 +30,7 @@ class Readers:
 
     def ref(self, object_id: bytes) -> ObjectRef:
         """A ref of an item, or of nothing."""
-        return ObjectRef(object_id, self._home.kin)
+        return make_ref(object_id, self._home.kin)
 
     def abandon(self, stream: Stream) -> None:
         """The reader has gone."""

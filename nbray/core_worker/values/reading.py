@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from typing import Any, Protocol, TypeVar
 
 from nbray.core_worker.own.batch import Batch
@@ -19,7 +18,7 @@ from nbray.core_worker.values.serialization import deserialize
 from nbray.core_worker.values.shared_errors import SharedError
 from nbray.core_worker.values.stored import StoredValues
 from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
-from nbray.object_ref import Kin, ObjectRef, RefHome
+from nbray.object_ref import Kin, ObjectRef, RefHome, make_ref, make_refs
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, ContainedRefs, Dependency, Value, ids_in
 from nbray.wire.waiting import Waiter
@@ -186,7 +185,7 @@ class Values:
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
         self._counting.refer(object_id, owner)
-        return ObjectRef(object_id, self._home.kin.of(owner))
+        return make_ref(object_id, self._home.kin.of(owner))
 
     def borrowed_refs(self, contained: tuple[ContainedRefs, ...]) -> list[ObjectRef]:
         """The refs that stand in something that its sender holds, like `borrowed_ref`."""
@@ -340,13 +339,11 @@ class Values:
         if len(object_ids) < _MANY_REFS:
             unknown = self._counting.refer_all(outer, contained)
             for some in contained:
-                refs += map(ObjectRef, some.object_ids, repeat(home.kin.of(some.owner)))
+                refs += make_refs(some.object_ids, home.kin.of(some.owner))
             return refs, unknown
         batch = Batch(object_ids, self._table.batches, self._reactor)
         for some in contained:
-            refs += map(
-                ObjectRef, some.object_ids, repeat(Kin(home, some.owner, batch.died, batch))
-            )
+            refs += make_refs(some.object_ids, Kin(home, some.owner, batch.died, batch))
         return refs, self._counting.refer_all(outer, contained, batch)
 
     def _with_refs(
@@ -366,6 +363,6 @@ class Values:
             entry = refer(object_id, owner)
             if entry.loan is not None and not entry.loan.registered:
                 self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
-            return ObjectRef(object_id, home.kin.of(owner))
+            return make_ref(object_id, home.kin.of(owner))
 
         return rebuild
