@@ -63,13 +63,13 @@ class ActorMethod:
         name: str,
         options: TaskOptions,
         check: CallCheck | None,
-        task_name: str = "",
+        task_name: str,
     ) -> None:
         self._handle = handle
         self._name = name
         self._options = options
         self._check = check
-        self._task_name = task_name or f"{handle._class_name}.{name}"
+        self._task_name = task_name
 
     @takes_options(Scope.CALL)
     def options(self, **options: Any) -> ActorMethod:
@@ -127,7 +127,9 @@ class ActorMethod:
         if self._check is not None:
             self._check(args, kwargs)
         handle = self._handle
-        handle._check_session()
+        ref = handle._ref
+        if ref is not None and ref._kin.core.reactor.stopped:
+            handle._check_session()
         core = current_core()
         if handle._max_pending_calls > 0:
             core.check_room(handle._id, handle._max_pending_calls)
@@ -183,7 +185,7 @@ class ActorHandle:
         self._max_task_retries = max_task_retries
         self._max_pending_calls = max_pending_calls
         self._ref = ref
-        self._known: dict[str, tuple[TaskOptions, CallCheck | None]] = {}
+        self._known: dict[str, tuple[TaskOptions, CallCheck | None, str]] = {}
 
     @property
     def _actor_id(self) -> ActorID:
@@ -199,7 +201,7 @@ class ActorHandle:
             options = self._task_options(name)
             built_in = name in _BUILT_IN_METHODS
             check = None if built_in else CallCheck(self._methods[name].parameters)
-            found = known[name] = options, check
+            found = known[name] = options, check, f"{self._class_name}.{name}"
         return ActorMethod(self, name, *found)
 
     def _check_session(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import itertools
 import os
+import struct
 from typing import Self
 
 NIL = b"\xff" * 28
@@ -218,14 +219,14 @@ class TaskIDFactory:
         self._prefix = os.urandom(12)
         self._job_id = job_id
         self._first = job_id + FIRST
-        self._counter = itertools.count(1)
+        self._numbers = map(struct.Struct("<Q").pack, itertools.count(1))
 
     def __call__(self) -> bytes:
-        return self._prefix + next(self._counter).to_bytes(8, "little") + self._job_id
+        return self._prefix + next(self._numbers) + self._job_id
 
     def first(self) -> bytes:
         """The id of the first object of a new task, which begins with the task's."""
-        return self._prefix + next(self._counter).to_bytes(8, "little") + self._first
+        return self._prefix + next(self._numbers) + self._first
 
 
 def return_id(task_id: bytes, index: int) -> bytes:

@@ -192,6 +192,7 @@ class CoreWorker:
         self.values = Values(
             self, table, self.counting, self.borrowing, self.stored, reactor, self.blocking
         )
+        self.get_one = self.values.get_one
         self.readers = Readers(me, self, table, self.streams, self.values, reactor)
 
     # --- start and stop --------------------
@@ -346,10 +347,6 @@ class CoreWorker:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None = None) -> list[Any]:
         """The values of ``refs``; see `Values.get`."""
         return self.values.get(refs, timeout)
-
-    def get_one(self, ref: ObjectRef, timeout: float | None = None) -> Any:
-        """The value of a ref; see `Values.get`."""
-        return self.values.get_one(ref, timeout)
 
     def note(self, object_ids: Iterable[bytes], change: int) -> None:
         """Count that many references more of each at the next turn."""

@@ -30,7 +30,7 @@ class PushCalls(msgspec.Struct, frozen=True):
     """Push these calls to an actor, in this order."""
 
     worker: Address
-    calls: Sequence[ActorCall]
+    calls: list[ActorCall]
 
 
 class AskLease(msgspec.Struct, frozen=True):

@@ -185,11 +185,15 @@ class Peers:
 
     def _on_peer_message(self, connection: Connection, message: m.Message) -> None:
         """A process that connected to this one sends something; raylets never connect."""
-        if type(message) in _OF_RAYLETS:
-            logger.warning("A process sent a %s, as only raylets do.", type(message).__name__)
+        kind = type(message)
+        handler = self.handlers.get(kind)
+        if handler is None:
+            self._on_message(connection, message)
+        elif kind in _OF_RAYLETS:
+            logger.warning("A process sent a %s, as only raylets do.", kind.__name__)
             connection.close("it is no raylet")
         else:
-            self._on_message(connection, message)
+            handler(connection, message)
 
     def _on_message(self, connection: Connection, message: m.Message) -> None:
         handler = self.handlers.get(type(message))

@@ -26,12 +26,14 @@ from nbray.core_worker.values import arguments
 from nbray.core_worker.values.generators import ObjectRefGenerator
 from nbray.core_worker.values.readers import Readers
 from nbray.exceptions import PendingCallsLimitExceeded
-from nbray.object_ref import ObjectRef, RefHome, make_ref
+from nbray.object_ref import Kin, ObjectRef, RefHome, make_ref
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import STREAMING, TaskSpec
 from nbray.wire.strategies import InGroup
 
 logger = logging.getLogger(__name__)
+
+_BURST = 64  # who submits without waiting makes a turn itself after so many
 
 
 class Home(RefHome, arguments.Puts, Protocol):
@@ -96,13 +98,23 @@ class Submission:
             burst = self._burst = Burst(
                 function, name, options, me.job.job_id, origin, parent_id, group
             )
-        refs = self._new_refs(first, options.num_returns, options.backpressure, origin)
+        home = self._home
+        kin = home.kin_of_cell(origin) if origin else home.kin
+        refs: list[ObjectRef] | ObjectRefGenerator
+        if options.num_returns == 1 and not self._sites_recorded:
+            self._table.add_owned(first)
+            refs = [make_ref(first, kin)]
+        else:
+            refs = self._new_refs(first, options.num_returns, options.backpressure, kin)
         task = PendingTask(
             options.retries, first=first, args=payload, burst=burst,
             dependencies=dependencies, contained=contained,
         )  # fmt: skip
         self._new_tasks.append(task)
-        self._submitted(len(self._new_tasks))
+        if len(self._new_tasks) % _BURST:
+            self._reactor.notify()
+        else:
+            self._reactor.try_turn()
         return refs
 
     def submit_call(
@@ -119,20 +131,32 @@ class Submission:
         task_id = me.new_task_id()
         payload, dependencies, contained = arguments.pack(self._home, args, kwargs)
         parent = running.get()
+        if parent is not None:
+            origin, parent_id = parent.origin, parent.task_id
+        else:
+            origin, parent_id = origin_outside_tasks(), b""
+        num_returns = options.num_returns
         spec = TaskSpec(
-            task_id, me.job.job_id, b"", name, payload, dependencies, contained,
-            options.num_returns, actor_id, method, 0, 0, options.backpressure,
-            options.concurrency_group,
-            parent.origin if parent is not None else origin_outside_tasks(),
-            parent=parent.task_id if parent is not None else b"",
+            task_id, me.job.job_id, b"", name, payload, dependencies, contained, num_returns,
+            actor_id, method, 0, 0, options.backpressure, options.concurrency_group, origin,
+            None, parent_id,
         )  # fmt: skip
         # A pending call keeps the actor alive, also when its handle has gone.
         self._table.released.append((handle_id(actor_id), 1))
-        refs = self._new_refs(
-            task_id + FIRST, options.num_returns, options.backpressure, spec.origin
-        )
+        first = task_id + FIRST
+        home = self._home
+        kin = home.kin_of_cell(origin) if origin else home.kin
+        refs: list[ObjectRef] | ObjectRefGenerator
+        if num_returns == 1 and not self._sites_recorded:
+            self._table.add_owned(first)
+            refs = [make_ref(first, kin)]
+        else:
+            refs = self._new_refs(first, num_returns, options.backpressure, kin)
         self._new_calls.append(ActorCall(options.retries, spec=spec, options=options))
-        self._submitted(len(self._new_calls))
+        if len(self._new_calls) % _BURST:
+            self._reactor.notify()
+        else:
+            self._reactor.try_turn()
         return refs
 
     def check_room(self, actor_id: bytes, limit: int) -> None:
@@ -151,14 +175,8 @@ class Submission:
             )
 
     def _new_refs(
-        self, first: bytes, wanted: int, backpressure: int, origin: int
+        self, first: bytes, wanted: int, backpressure: int, kin: Kin
     ) -> list[ObjectRef] | ObjectRefGenerator:
-        kin = self._home.kin
-        if origin:
-            kin = self._home.kin_of_cell(origin)
-        if wanted == 1 and not self._sites_recorded:
-            self._table.add_owned(first)
-            return [make_ref(first, kin)]
         task_id = first[:24]
         refs = []
         for index in range(wanted if wanted >= 0 else 1):
@@ -172,12 +190,6 @@ class Submission:
             if wanted == STREAMING:
                 return ObjectRefGenerator(self._readers, stream, refs[0])
         return refs
-
-    def _submitted(self, waiting: int) -> None:
-        if not waiting % 64:
-            self._reactor.try_turn()
-        else:
-            self._reactor.notify()
 
     # --- under the baton --------------------
 

@@ -76,15 +76,16 @@ def current_core() -> CoreWorker:
         NbraySystemError: this process is a fork of a driver or worker, and has not joined one.
     """
     core = find_core()
-    if core is None and was_forked():
+    if core is not None:
+        return core
+    if was_forked():
         raise NbraySystemError(
             "System error: this process is a fork of one that uses nbray, and no part of its "
             "cluster. Call nbray.init(address=...) in it, or make it a task or an actor."
         )
-    if core is None:
-        init()
-        core = find_core()
-        assert core is not None
+    init()
+    core = find_core()
+    assert core is not None
     return core
 
 

@@ -28,7 +28,9 @@ _EMPTY = bytes(_BODY_AT) + bytes([_ARRAY_32]) + bytes(4)
 _SPLIT_BYTES = 1 << 20
 _NUMBER = (1 << 32) - 1
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Message])
+_messages_of = msgspec.msgpack.Decoder(list[Message]).decode
+_read_header, _write_header = HEADER.unpack_from, HEADER.pack_into
+_write_count = _COUNT.pack_into
 
 
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -107,21 +109,28 @@ class FrameWriter:
             raise UnsendableError(f"A {kind} cannot be sent: {second}", kind) from second
 
     def _close(self, buffer: bytearray) -> None:
-        _COUNT.pack_into(buffer, _BODY_AT + 1, self._count)
+        _write_count(buffer, _BODY_AT + 1, self._count)
         self._closed.append(buffer)
         self._count = 0
 
     def take(self, received: int) -> list[bytearray]:
         """The frames that are complete now; their headers say how many this side has received."""
-        if self._count:
-            self._close(self._buffer)
-            self._buffer = bytearray(_EMPTY)
-        frames = self._closed
-        if frames:
+        received &= _NUMBER
+        closed = self._closed
+        if closed:
             self._closed = []
-            for frame in frames:
-                HEADER.pack_into(frame, 0, len(frame) - _BODY_AT, received & _NUMBER)
-        return frames
+            for frame in closed:
+                _write_header(frame, 0, len(frame) - _BODY_AT, received)
+        if self._count:
+            frame = self._buffer
+            self._buffer = bytearray(_EMPTY)
+            _write_count(frame, _BODY_AT + 1, self._count)
+            self._count = 0
+            _write_header(frame, 0, len(frame) - _BODY_AT, received)
+            if not closed:
+                return [frame]
+            closed.append(frame)
+        return closed
 
 
 def empty_frame(received: int) -> bytes:
@@ -140,6 +149,13 @@ def _escaped(value: Any) -> Any:
             return {_escaped(key): _escaped(item) for key, item in value.items()}
         case _:
             return value
+
+
+def _decoded(body: bytes | bytearray | memoryview) -> list[Message]:
+    try:
+        return _messages_of(body)
+    except MALFORMED as error:
+        raise FrameError(f"a malformed message: {error}") from error
 
 
 class FrameDecoder:
@@ -177,6 +193,15 @@ class FrameDecoder:
                 view.release()
             del self._buffer[:end]
             return messages
+        size = len(data)
+        if size > _BODY_AT:  # nearly always it is one frame
+            length, peer_received = _read_header(data)
+            if length == size - _BODY_AT and length <= self._max_frame_bytes:
+                messages = _decoded(data[_BODY_AT:])
+                self.peer_received = peer_received
+                self.received += 1
+                self.received_bytes += length
+                return messages
         view = memoryview(data)
         messages, end = self._decode(view)
         if end < len(view):
@@ -188,7 +213,7 @@ class FrameDecoder:
         messages: list[Message] = []
         start, size = 0, len(view)
         while size - start >= _BODY_AT:
-            length, peer_received = HEADER.unpack_from(view, start)
+            length, peer_received = _read_header(view, start)
             if length > self._max_frame_bytes:
                 raise FrameError(
                     f"a frame of {length} bytes was announced; {self._max_frame_bytes} are allowed"
@@ -198,10 +223,7 @@ class FrameDecoder:
                 break
             self.peer_received = peer_received
             if length:
-                try:
-                    batch = _decoder.decode(view[start + _BODY_AT : end])
-                except MALFORMED as error:
-                    raise FrameError(f"a malformed message: {error}") from error
+                batch = _decoded(view[start + _BODY_AT : end])
                 self.received += 1
                 self.received_bytes += length
                 if messages:

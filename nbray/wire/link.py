@@ -140,7 +140,10 @@ class Link:
         messages = self._decoder.feed(data)
         if self._kept:
             count = (self._decoder.peer_received - self._acknowledged) % _WRAP
-            if count:
+            if count == 1:  # as in a conversation
+                self._acknowledged += 1
+                self._kept.popleft()
+            elif count:
                 self._let_go(count)
         return messages
 

@@ -98,6 +98,7 @@ class Reactor:
         self._asleep = False
         self.nudged = False
         self._foreground_left = threading.Event()
+        self._left_unseen = True  # nobody waits for that event
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
         self.stopped = False
@@ -231,14 +232,17 @@ class Reactor:
     def _read(self, timeout: float, poll: Poll) -> None:
         """Wait for messages for at most ``timeout`` s (-1: any), and handle them."""
         self._unread = 0
-        if self._timers:
-            until = max(0.0, self._timers[0][0] - time.monotonic())
-            timeout = until if timeout < 0 else min(timeout, until)
+        timers = self._timers
+        if timers:
+            until = timers[0][0] - time.monotonic()
+            if until < timeout or timeout < 0:
+                timeout = until if until > 0 else 0.0
         self._polling = True
-        self._asleep = timeout < 0 or timeout > NUDGE_S
+        self._asleep = is_long = timeout < 0 or timeout > NUDGE_S
         if self.nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
             self.nudged = self._asleep = False
-            timeout = NUDGE_S if timeout < 0 else min(timeout, NUDGE_S)
+            if is_long:
+                timeout = NUDGE_S
         if self.inbox or self._notified:  # after `_work` had looked, and before `_polling` was set
             timeout = 0.0
         events = poll(timeout)
@@ -251,11 +255,10 @@ class Reactor:
                     handler(mask)
                 except Exception:
                     logger.exception("What came over a socket was not handled; the others are.")
-        if self._timers:
-            now = time.monotonic()
-            while self._timers and self._timers[0][0] <= now:
+        if timers and timers[0][0] <= (now := time.monotonic()):
+            while timers and timers[0][0] <= now:
                 try:
-                    heapq.heappop(self._timers)[2]()
+                    heapq.heappop(timers)[2]()
                 except Exception:
                     logger.exception("A timer's work failed; the process goes on.")
 
@@ -298,7 +301,8 @@ class Reactor:
                 if waiter.remaining > 0:
                     waiter.wake()
                     return
-        if not self._foreground_left.is_set():
+        if not self._left_unseen:
+            self._left_unseen = True
             self._foreground_left.set()
 
     def try_turn(self) -> None:
@@ -371,7 +375,7 @@ class Reactor:
                     waiter.sleep(left)
                 self._sleeping.remove(waiter)
                 continue
-            if self._baton.acquire(blocking=False):
+            if self._baton.acquire(False):
                 self._drive(waiter, deadline, signals)
                 return
             self._waiting.append(waiter)
@@ -420,6 +424,7 @@ class Reactor:
                 if self._uses != seen:
                     continue  # one short wait after the other: to be told of each end costs more
                 self._foreground_left.clear()
+                self._left_unseen = False
                 if self._driving:
                     self._foreground_left.wait()
                 continue

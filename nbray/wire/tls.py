@@ -256,7 +256,7 @@ class TlsSocket:
         self.close = sock.close
         self.binding = stream.binding
 
-    def send(self, data: memoryview | bytes, _flags: int = 0) -> int:
+    def send(self, data: memoryview | bytes | bytearray, _flags: int = 0) -> int:
         """How many bytes of ``data`` were sent; of none, the handshake is begun."""
         if self._unsent:
             self._push()

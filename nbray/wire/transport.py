@@ -130,7 +130,7 @@ class Transport:
         if len(parts) == 1 and not self._unsent:
             (part,) = parts
             try:
-                sent = self._sock.send(memoryview(part))
+                sent = self._sock.send(part)
             except BlockingIOError:
                 sent = 0
             except OSError as error:

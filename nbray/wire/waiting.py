@@ -21,6 +21,7 @@ _DEFERRED = sorted(
     - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS}
     if number < signal.SIGRTMIN
 )
+_getsignal, _set_signal = _signal.getsignal, _signal.signal
 Poll = Callable[[float], list[tuple[int, int]]]
 
 
@@ -37,8 +38,11 @@ class Waiter:
     def complete_one(self) -> None:
         """Count one completion and wake the thread at the last one."""
         self.remaining -= 1
-        if self.remaining <= 0:
-            self.wake()
+        if self.remaining <= 0 and self._lock.locked():
+            try:
+                self._lock.release()
+            except RuntimeError:
+                return  # another thread woke it at the same moment
 
     def wake(self) -> None:
         """Let the waiting thread look again."""
@@ -89,11 +93,11 @@ class DeferredSignals:
     def __enter__(self) -> DeferredSignals:
         if get_ident() == self._reactor.main_thread:
             try:
-                note = self._note
-                for found in _handlers_of_program():
+                handlers = tuple(map(_getsignal, _DEFERRED))
+                for found in _found if handlers == _seen else _see(handlers):
                     if found[1] is not self._harmless:
                         self._previous.append(found)
-                        _signal.signal(found[0], note)
+                        _set_signal(found[0], self._note)
             except BaseException:
                 self._restore()  # a handler raised that was not yet replaced
                 raise
@@ -111,7 +115,7 @@ class DeferredSignals:
     def _restore(self) -> None:
         try:
             while self._previous:
-                _signal.signal(*self._previous[-1])
+                _set_signal(*self._previous[-1])
                 self._previous.pop()
         except BaseException:
             self._restore()  # a handler that is back raised: the others come back all the same
@@ -140,20 +144,18 @@ _seen: tuple[Any, ...] = ()
 _found: list[tuple[int, Any]] = []
 
 
-def _handlers_of_program() -> list[tuple[int, Any]]:
+def _see(handlers: tuple[Any, ...]) -> list[tuple[int, Any]]:
     """The signals that the program handles, with their handlers; in the main thread.
 
     What was found is kept while nothing changes: a wait asks each time, and most find SIGINT alone.
     """
     global _seen, _found
-    handlers = tuple(map(_signal.getsignal, _DEFERRED))
-    if handlers != _seen:
-        _found = [
-            (signum, handler)
-            for signum, handler in zip(_DEFERRED, handlers, strict=True)
-            if callable(handler)
-        ]
-        _seen = handlers
+    _found = [
+        (signum, handler)
+        for signum, handler in zip(_DEFERRED, handlers, strict=True)
+        if callable(handler)
+    ]
+    _seen = handlers
     return _found
 
 

@@ -85,7 +85,7 @@ class Endings:
         if entry is not None:
             if entry.past is not None or entry.value is not None:
                 return False
-            self._table.complete(object_id, value)
+            self._table.complete_entry(entry, value)
             if entry.local <= 0:
                 self._table.release(object_id)
         return True

@@ -245,8 +245,11 @@ class OwnershipTable:
     def complete(self, object_id: bytes, value: Value) -> None:
         """The value is known: whoever waits for it goes on. A second value is another copy."""
         entry = self._entries.get(object_id)
-        if entry is None:
-            return
+        if entry is not None:
+            self.complete_entry(entry, value)
+
+    def complete_entry(self, entry: ObjectEntry, value: Value) -> None:
+        """Like `complete`, of an entry of this table."""
         if entry.value is not None:
             _merge(entry.value.stored, value.stored)
             return

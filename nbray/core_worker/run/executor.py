@@ -252,7 +252,8 @@ class Executor:
                 if self._leaving and not self._replies:
                     return
                 self._waiter = Waiter()
-                reactor.inbox.append(self._wake_if_work)
+                if self._queue or self._leaving or self._becoming:  # it came at this moment
+                    reactor.inbox.append(self._wake_if_work)
                 if self._direct is None:
                     reactor.wait(self._waiter, harmless=on_interrupt)
                 else:

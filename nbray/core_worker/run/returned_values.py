@@ -72,9 +72,11 @@ class ReturnedValues:
             ValueError: they are fewer, or more, than the task is to have.
         """
         wanted = self._spec.num_returns
-        if wanted == 0:
+        if wanted == 1 and type(result) in SIMPLE:
+            self._add(result)
+        elif wanted == 0:
             return
-        if wanted < 0 or (wanted == 1 and not inspect.isgenerator(result)):
+        elif wanted < 0 or (wanted == 1 and not inspect.isgenerator(result)):
             self._add(result)
         elif inspect.isgenerator(result):
             self._take(result)
@@ -132,8 +134,9 @@ class ReturnedValues:
         kind = type(item)
         if kind in SIMPLE and (kind not in _SIZED or len(item) <= _SMALL):
             data = flat(item)
-            if len(data) <= min(self._room, self._making.max_value_bytes):
-                self._room -= len(data)
+            size = len(data)
+            if size <= self._room and size <= self._making.max_value_bytes:
+                self._room -= size
                 self._done.values.append(Value(data))
                 return
         making, index = self._making, len(self._done.values)

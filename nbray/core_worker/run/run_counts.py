@@ -21,12 +21,12 @@ class RunCounts:
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
-        failed = done.failed()
         counts = self._finished
-        if failed:
+        if done.failed():
             counts = self._cancelled if done.cancelled else self._failed
-        counts[spec.name] = counts.get(spec.name, 0) + 1
-        self._urgent = self._urgent or failed
+            self._urgent = True
+        name = spec.name
+        counts[name] = counts.get(name, 0) + 1
         if not self._telling:
             self._telling = True
             self._sink.later(_PERIOD_S, self._on_time)

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import Any
 
 from nbray import cloudpickle
@@ -43,6 +43,7 @@ _TORN = (
     str(_PACKAGE.parent / "object_ref.py"),
 )  # fmt: skip
 _WAITS = {Reactor.wait.__code__, Reactor.try_turn.__code__}
+_BUILT_IN = frozenset(("__ray_ready__", "__ray_terminate__", "__ray_call__"))
 Arguments = tuple[list[Any], dict[str, Any]]
 
 
@@ -206,13 +207,17 @@ class TaskRunner:
         """What a task or call runs."""
         if not spec.actor_id:
             return self.functions.get(spec.function_id, self.waiting_functions)
-        if spec.method == "__ray_ready__":
-            return lambda: True
-        if spec.method == "__ray_terminate__":
-            return _leave
-        if spec.method == "__ray_call__":
+        method = spec.method
+        if method in _BUILT_IN:
+            if method == "__ray_ready__":
+                return lambda: True
+            if method == "__ray_terminate__":
+                return _leave
             return lambda function, *args, **kwargs: function(self.actor, *args, **kwargs)
-        return self._bound(spec.method)
+        found = type(self.actor).__dict__.get(method)
+        if type(found) is FunctionType:  # as most
+            return MethodType(found, self.actor)
+        return self._bound(method)
 
     def _bound(self, name: str) -> Callable[..., Any]:
         """A method of the actor, of its class's: an attribute of that name hides none."""

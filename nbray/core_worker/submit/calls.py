@@ -169,6 +169,15 @@ class ActorCalls:
         """Have it carried out."""
         self._decisions.append(decision)
 
+    def push(self, worker: Address, call: ActorCall) -> None:
+        """Have a call sent to its actor, together with those that were decided just before it."""
+        decisions = self._decisions
+        last = decisions[-1] if decisions else None
+        if type(last) is PushCalls and last.worker is worker:
+            last.calls.append(call)
+        else:
+            decisions.append(PushCalls(worker, [call]))
+
     def to_raylet(self, message: WatchActor | KillActor) -> None:
         """Tell the raylet of this node."""
         self._decisions.append(ToRaylet(self._me.address.node_id, message))
@@ -217,13 +226,23 @@ class ActorClient:
         if self.state is _DEAD:
             self._fail_dead(call)
             return
-        if not call.unresolved:
-            call.state = READY[call.state]
-        if self._queue and call.options.out_of_order:
-            self._may_overtake = True
         self._submitted += 1
         call.number = self._submitted
-        self._queue.append(call)
+        worker, queue = self._worker, self._queue
+        if worker is not None and not queue and not call.unresolved:  # as most
+            call.state = PUSHED[READY[call.state]]
+            worker_id = worker.worker_id
+            in_flight = self._in_flight.get(worker_id)
+            if in_flight is None:
+                in_flight = self._in_flight[worker_id] = {}
+            in_flight[call.spec.task_id] = call
+            self._calls.push(worker, call)
+        else:
+            if not call.unresolved:
+                call.state = READY[call.state]
+            if queue and call.options.out_of_order:
+                self._may_overtake = True
+            queue.append(call)
         if not self._watching:
             self._watch()
 
@@ -249,12 +268,14 @@ class ActorClient:
 
         Calls that may run out of order do not wait for others' dependencies.
         """
+        queue = self._queue
+        if not queue:
+            return
         worker = self._worker
         if worker is None:
             if self.state is _RESTARTING:
                 self._refuse()
             return
-        queue = self._queue
         pushed: list[ActorCall] = []
         while queue and queue[0].state is QUEUED:
             pushed.append(queue.popleft())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from nbray.core_worker.own.batch import Batch
@@ -105,9 +106,17 @@ class Values:
         if entry.value is None:
             if timeout is not None:
                 deadline = time.monotonic() + timeout
-            pair = [(ref._id, entry)]
-            if not self.wait_for(pair, 1, timeout):
-                raise _not_in_time(pair, timeout)
+                if not self.wait_for([(ref._id, entry)], 1, timeout):
+                    raise _not_in_time([(ref._id, entry)], timeout)
+            elif entry.loan is None and self._blocking.before is None:
+                waiter = Waiter()
+                self._reactor.inbox.append(partial(self._enlist, ref._id, entry, waiter))
+                try:
+                    self._reactor.wait(waiter)
+                finally:
+                    waiter.remaining = 0
+            else:
+                self.wait_for([(ref._id, entry)], 1, None)
         value = entry.value
         if (
             value is not None
@@ -238,12 +247,7 @@ class Values:
 
         def enlist() -> None:
             for object_id, entry in missing:
-                if entry.value is None and (entry.loan is not None or entry.past is not None):
-                    self._borrowing.fetch(object_id, entry)
-                if entry.value is not None:
-                    waiter.complete_one()
-                else:
-                    entry.add_waiter(waiter)
+                self._enlist(object_id, entry, waiter)
 
         self._reactor.inbox.append(enlist)
         if timeout is not None and timeout <= 0:
@@ -258,6 +262,17 @@ class Values:
             done = self._blocking.wait(waiter, timeout, patience)
         waiter.remaining = 0  # nobody waits any more: entries that are not complete drop it
         return done
+
+    def _enlist(self, object_id: bytes, entry: ObjectEntry, waiter: Waiter) -> None:
+        """Complete ``waiter`` by one when the object has a value; under the baton."""
+        if entry.value is None and (entry.loan is not None or entry.past is not None):
+            self._borrowing.fetch(object_id, entry)
+        if entry.value is not None:
+            waiter.complete_one()
+        elif entry.waiters is None:
+            entry.waiters = waiter
+        else:
+            entry.add_waiter(waiter)
 
     def future(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
         """A future whose callbacks may use the cluster."""
