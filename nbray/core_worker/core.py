@@ -187,8 +187,9 @@ class CoreWorker:
         self.locations, self.streams, self.endings = own.locations, own.streams, own.endings
         self.blocking = Blocking(reactor)
         self.stored = StoredValues(
-            config, me, reactor, peers, self.blocking, self.locations.find, attach
-        )
+            config, me, reactor, peers, self.blocking, self.locations.find, attach,
+            self.count_soon,
+        )  # fmt: skip
         self.values = Values(
             self, table, self.counting, self.borrowing, self.stored, reactor, self.blocking
         )

@@ -137,6 +137,17 @@ def test_a_worker_that_is_killed_leaves_what_it_had_announced_and_no_room(
     wait_until(lambda: used() == 0, "the end of all values")
 
 
+def test_a_loop_of_large_values_writes_them_all_at_one_place(cluster: Path) -> None:
+    value = np.ones(30_000_000, np.uint8)
+
+    def place(before: int) -> int:
+        for _ in range(before):
+            nbray.put(value)
+        return int(nbray.get(nbray.put(value)).__array_interface__["data"][0])
+
+    assert len({place(before) for before in range(4)}) == 1
+
+
 @pytest.mark.slow
 def test_ten_thousand_results_pass_through_a_store_that_holds_few_of_them(cluster: Path) -> None:
     for begin in range(0, 10_000, 500):

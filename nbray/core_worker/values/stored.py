@@ -72,11 +72,12 @@ class StoredValues:
 
     def __init__(
         self, config: Config, me: Identity, turns: Turns, raylet: StoreOfNode, blocking: Blocking,
-        find: Find, attach: Attach,
+        find: Find, attach: Attach, free_first: Callable[[], None],
     ) -> None:  # fmt: skip
         """``find`` asks the owner of a value where it is, under the baton (`own.locations`).
 
-        ``attach`` gives the memory of the store.
+        ``attach`` gives the memory of the store; ``free_first`` has what nobody refers to any more
+        freed before whatever is posted next.
         """
         self._config = config
         self._me = me
@@ -85,6 +86,7 @@ class StoredValues:
         self._blocking = blocking
         self._find = find
         self._attach = attach
+        self._free_first = free_first
         self._memory: StoreMemory | None = None
         self._most_ahead = 0
         self._pinned: dict[bytes, list[Asked]] = {}
@@ -140,6 +142,8 @@ class StoredValues:
                 written_for = None if own else owner
                 complete = om.ObjectWritten(object_id, offset, size, label, written_for)
             else:
+                self._free_first()  # the place of the value before is mapped, and warm
+                self._turns.inbox.append(self.send_unpins)
                 created: om.ObjectCreated = self._raylet.request(
                     ("create", object_id), om.CreateObject(object_id, size, owner, label),
                     _CREATE_TIMEOUT_S,
@@ -318,4 +322,5 @@ class StoredValues:
     def send_unpins(self) -> None:
         """Tell the raylet which mapped values have gone since the last turn."""
         unpins = [self.unpins.popleft() for _ in range(len(self.unpins))]
-        self._raylet.to_raylet(om.UnpinObjects(unpins))
+        if unpins:
+            self._raylet.to_raylet(om.UnpinObjects(unpins))
