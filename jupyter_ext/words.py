@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from IPython.core.error import UsageError
+
+_MOST = 100
 
 
 def split(line: str, prog: str) -> list[str]:
@@ -46,6 +49,22 @@ def unquoted(word: str) -> str:
     """``word`` without quotes around the whole of it."""
     whole = len(word) > 1 and word[0] == word[-1] and word[0] in "\"'"
     return word[1:-1] if whole and word[0] not in word[1:-1] else word
+
+
+def quoted(name: str) -> str:
+    """A name as messages show it: of a long one the beginning, and how long it is."""
+    return repr(name) if len(name) <= _MOST else f"{name[:40]!r}... ({len(name):,} characters)"
+
+
+def sendable(content: Any) -> Any:
+    """A message's content with escapes for what is no character, which Jupyter cannot send."""
+    if isinstance(content, str):
+        return content.encode("utf-8", "backslashreplace").decode()
+    if isinstance(content, dict):
+        return {sendable(key): sendable(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [sendable(value) for value in content]
+    return content
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -27,11 +27,12 @@ from ..kept.following import (
     state_of,
 )
 from ..kept.handing import NotKeptError, check_name, drop, is_kept, stop
+from ..kept.record import Limits
 from ..kept.space import Row
 from ..kept.tied import TiedRun, running
 from ..output.router import OutputRouter
 from ..pictures.tables import Table, as_bytes
-from ..words import did_you_mean
+from ..words import did_you_mean, quoted
 from ..worker.running import remember
 from .base import Command
 from .cells import running_labels
@@ -187,8 +188,9 @@ def _notes(row: Row) -> list[str]:
     notes = list(row.notes)
     if row.left_out:
         notes.append(
-            f"{row.left_out:,} displays of {row.name} were not kept: it has shown more than "
-            f"the {as_bytes(row.size)} that are (see kept_output in %nbray config)."
+            f"{row.left_out:,} displays of {row.name} were not kept, beside {as_bytes(row.size)} "
+            f"that are: at most {Limits().displays} displays of a cell, and kept_output bytes of "
+            "them (%nbray config)."
         )
     return notes
 
@@ -197,7 +199,7 @@ def _found(name: str, command: str) -> Row:
     row = space.find(name)
     if row is None:
         hint = did_you_mean(name, known_names())
-        raise UsageError(f"{command}: there is no detached cell {name!r}.{hint}")
+        raise UsageError(f"{command}: there is no detached cell {quoted(name)}.{hint}")
     return row
 
 
@@ -305,9 +307,9 @@ def _detach(workspace: Workspace, arguments: argparse.Namespace) -> object:
         raise UsageError(f"%nbray detach: no remote cell {arguments.cell} is running.")
     if not isinstance(run, TiedRun):
         raise UsageError(
-            f"%nbray detach: {run.label} hangs on this kernel, which a task that runs cannot be "
-            "freed of. Cells that run after `%nbray config detachable yes` can be detached; "
-            "%%remote --detach NAME detaches one from its start."
+            f"%nbray detach: {run.label} hangs on this kernel to its end, since a task that runs "
+            f"keeps its owner: `%nbray cancel {run.label.replace(' ', '')}` and run it again with "
+            "%%remote --detach NAME, or say `%nbray config detachable yes` before the next one."
         )
     name = arguments.name or f"In{number}"
     try:

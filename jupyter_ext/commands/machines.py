@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def _down(_workspace: Workspace, arguments: argparse.Namespace) -> object:
 
 def names_file(address: str) -> bool:
     """Whether what stands behind ``%nbray attach`` is a file, and no address."""
-    return address.endswith((".yaml", ".yml")) or Path(address).is_file()
+    is_yaml = address.endswith((".yaml", ".yml"))
+    return is_yaml or os.path.isfile(address)  # and not `Path`, which raises for long names
 
 
 def names_cell(address: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from nbray.exceptions import ActorError, GetTimeoutError, NbrayError, TaskError
 from nbray.notebook import ActorHandle, ObjectRef, engine
 
+from ..words import quoted
 from ..worker import keeping
 from . import space
 from .door import SPACE, Door, KeeperEndedError
@@ -34,11 +35,10 @@ def check_name(name: str) -> None:
         NotKeptError: it is one.
     """
     if not _NAME.fullmatch(name) or name in ("auto", "local") or name.endswith((".yaml", ".yml")):
-        said = repr(name) if len(name) <= 100 else f"{name[:40]!r}... ({len(name):,} characters)"
         raise NotKeptError(
-            f"{said} cannot name a detached cell: a name begins with a letter, goes on with "
-            "letters, digits and any of ._+=@#-, and has at most 100 characters; auto, local and "
-            "names of YAML files mean clusters."
+            f"{quoted(name)} cannot name a detached cell: a name begins with a letter, goes on "
+            "with letters, digits and any of ._+=@#-, and has at most 100 characters; auto, local "
+            "and names of YAML files mean clusters"
         )
 
 

@@ -135,7 +135,7 @@ def _written(row: Row) -> bytes:
 
 
 def _row_key(name: str) -> bytes:
-    return ROWS + name.encode()
+    return ROWS + name.encode("utf-8", "surrogatepass")
 
 
 def _key(cell_id: str, key: str) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from nbray.notebook import OutputDisplay, OutputLines, engine
 
+from ..words import sendable
 from .capturing import is_redirected, redirect
 from .cell_output import CellOutput, Source
 from .progress import Panel, TaskProgress
@@ -384,12 +385,19 @@ class OutputRouter:
             print(text, end="", file=sys.stderr if content.get("name") == "stderr" else sys.stdout)
             return
         sys.stdout.flush()  # what the cell itself has printed stands before it
-        self._kernel.session.send(
-            self._kernel.iopub_socket,
+        try:
+            self._send(self._kernel, kind, content, cell)
+        except UnicodeEncodeError:  # half of a character, as cut text has
+            self._send(self._kernel, kind, sendable(content), cell)
+
+    @staticmethod
+    def _send(kernel: Any, kind: str, content: dict[str, Any], cell: dict[str, Any]) -> None:
+        kernel.session.send(
+            kernel.iopub_socket,
             kind,
             content,
             parent=cell,
-            ident=f"kernel.{self._kernel.ident}.{kind}".encode(),
+            ident=f"kernel.{kernel.ident}.{kind}".encode(),
         )
 
 

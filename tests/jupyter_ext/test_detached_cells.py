@@ -164,6 +164,39 @@ def test_limits_are_said_when_they_are_met(notebook: Notebook) -> None:
 
 
 @pytest.mark.slow
+def test_odd_names_are_no_cells_and_odd_text_is_shown(notebook: Notebook) -> None:
+    refused = notebook.run(f"%%remote --detach {'x' * 10_000}\n1").printed
+    assert "(10,000 characters) cannot name a detached cell" in refused and len(refused) < 400
+    assert "'' cannot name a detached cell" in notebook.run("%%remote --detach ''\n1").printed
+    for line in ("attach a\\ud800b", "results a\\ud800b --drop", f"attach {'y' * 10_000}"):
+        said = notebook.run(f"get_ipython().run_line_magic('nbray', '{line}')")
+        assert "there is no detached cell" in said.printed, said.error
+    notebook.run(
+        "%%remote --detach größe.模型\nfrom IPython.display import HTML, display\n"
+        "print('a\\ud800b')\ndisplay(HTML('c\\ud800d'))\nodd = 'e\\ud800f'"
+    )
+    attached = notebook.run("%nbray attach größe.模型")
+    assert attached.printed.startswith("a\\ud800b\nFrom größe.模型"), attached.error
+    html = [c["data"].get("text/html") for k, c in attached.messages if k == "display_data"]
+    assert html == ["c\\ud800d"]
+    assert notebook.run("odd == 'e\\ud800f'").result == "True"
+
+
+@pytest.mark.slow
+def test_huge_output_is_bounded_and_what_is_left_out_is_said(notebook: Notebook) -> None:
+    notebook.run(
+        "%%remote --detach huge_output\nfrom IPython.display import HTML, display\nimport time\n"
+        "display(HTML('q' * 150_000_000))\nprint('z' * 5_000_000)\n"
+        "for i in range(600):\n    display(HTML(str(i)))\n    time.sleep(0.002)\nprint('last')"
+    )
+    attached = notebook.run("%nbray attach huge_output", 90)
+    assert "(too large to be shown: 150 MB)" in "".join(attached.results)
+    assert "displays of huge_output were not kept" in attached.printed
+    assert "at most 500 displays of a cell" in attached.printed
+    assert "last\n" in attached.printed and len(attached.printed) < 200_000
+
+
+@pytest.mark.slow
 def test_a_thousand_detached_cells_are_listed(fresh_notebook: Notebook) -> None:
     fresh_notebook.run(
         "from nbray.jupyter_ext.kept.space import Row, claim\n"
@@ -314,7 +347,7 @@ def test_detachable_cells_are_as_any_others(fresh_notebook: Notebook) -> None:
     notebook.run("%nbray config detachable no")
     plain = notebook.run("%%remote --noblock\nimport time\ntime.sleep(1000)")
     refused = notebook.run(f"%nbray detach {plain.label.replace(' ', '')}").printed
-    assert "hangs on this kernel" in refused and "detachable yes" in refused
+    assert "hangs on this kernel" in refused and "run it again with" in refused
 
 
 @pytest.mark.slow

@@ -8,29 +8,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from support.places import ROOT
-from support.tutorials import FROM_DASK, FROM_IPYPARALLEL, Shown
+from support.tutorials import FROM_DASK, FROM_IPYPARALLEL, FROM_RAY, Shown
 
 pytestmark = pytest.mark.slow
 
 FOLDER = ROOT / "notebooks"
 
-FROM_RAY: Shown = [
-    ("%load_ext", ""),
-    ("import nbray as ray", "True"),
-    ("@ray.remote\ndef square", "[0, 1, 4, 9]"),
-    ("import numpy", "(1000000.0, False)"),
-    ("@ray.remote\nclass Counter", "10"),
-    ("def price(n):\n    return n * 2", "21"),
-    ("def price(n):\n    return n * 3", ""),
-    ("ray.get(bill", "31"),
-    ("%%remote --actor counter", "110"),
-    ("ray.get(c.get", "110"),
-    ("%%remote --num-cpus", ""),
-    ("peak", "50"),
-    ("%nbray actors", "counter  Counter  ALIVE"),
-    ("%nbray tasks", "Counter.incr  10 "),
-    ("ray.shutdown", "False"),
-]
 WHEN_THINGS_FAIL: Shown = [
     ("%load_ext", ""),
     ("%nbray start", "1 node"),

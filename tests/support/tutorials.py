@@ -41,3 +41,20 @@ FROM_DASK: Shown = [
     ("%nbray objects --release", "groups   as sent to remote cells  3.2 MB"),
     ("%nbray stop", "nbray is stopped."),
 ]
+FROM_RAY: Shown = [
+    ("%load_ext", ""),
+    ("import nbray as ray", "True"),
+    ("@ray.remote\ndef square", "[0, 1, 4, 9]"),
+    ("import numpy", "(1000000.0, False)"),
+    ("@ray.remote\nclass Counter", "10"),
+    ("def price(n):\n    return n * 2", "21"),
+    ("def price(n):\n    return n * 3", ""),
+    ("ray.get(bill", "31"),
+    ("%%remote --actor counter", "110"),
+    ("ray.get(c.get", "110"),
+    ("%%remote --num-cpus", ""),
+    ("peak", "50"),
+    ("%nbray actors", "counter  Counter  ALIVE"),
+    ("%nbray tasks", "Counter.incr  10 "),
+    ("ray.shutdown", "False"),
+]
