@@ -32,6 +32,7 @@ class Bench:
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """What every program that measures is told."""
+        parser.add_argument("--engine", required=True)
         parser.add_argument("--rows", default="", help="measure only the rows that match this")
         parser.add_argument("--seconds", type=float, default=1.0, help="of one sample of a rate")
         parser.add_argument("--samples", type=int, default=2, help="of each rate")
@@ -39,8 +40,16 @@ class Bench:
         parser.add_argument("--output-fd", type=int, required=True)
 
     def size(self, whole: int) -> int:
-        """How much of a work that is large is to be done: ``whole``, or less in a quick run."""
+        """How much of a work that is large is to be done: ``whole``, or less in a short run."""
         return max(1, int(whole * self._scale))
+
+    def times(self, whole: int) -> int:
+        """How often what is measured by turns is done: ``whole``, or less in a short run."""
+        return whole if self._seconds >= 1 else max(3, whole // 2)
+
+    def wants(self, row: str) -> bool:
+        """Whether that row is to be measured."""
+        return bool(self._pattern.search(row))
 
     def start(self, **options: Any) -> None:
         """Start the cluster."""
@@ -59,12 +68,24 @@ class Bench:
         self.tell({"probe": name})
         sys.stdin.readline()
 
-    def rate(self, row: str, work: Callable[[], Any], count: float = 1) -> None:
-        """Measure how often per second ``work``, which does ``count`` operations, can be done."""
-        if not self._pattern.search(row):
+    def rate(
+        self, row: str, work: Callable[[], Any], count: float = 1, *, gives: Any = ...
+    ) -> None:
+        """Measure how often per second ``work``, which does ``count`` operations, can be done.
+
+        What its first call returns is compared with ``gives``, where that is told.
+
+        Raises:
+            AssertionError: it is another.
+        """
+        if not self.wants(row):
             return
-        calls, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < self._seconds / 2 or not calls:
+        begun = time.perf_counter()
+        found, calls = work(), 1
+        if gives is not ...:
+            expect(found, gives)
+        del found
+        while time.perf_counter() - begun < self._seconds / 2:
             work()
             calls += 1
         step = calls // 10 + 1
@@ -80,7 +101,7 @@ class Bench:
 
     def tail(self, row: str, work: Callable[[], Any], calls: int) -> None:
         """Measure how long single calls of ``work`` take: the middle one, and the longest."""
-        if not self._pattern.search(row):
+        if not self.wants(row):
             return
         for _ in range(calls // 10 + 1):
             work()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench import Bench, seconds_of
+from benchmarks.bench import Bench, expect, seconds_of
 from benchmarks.plain import PlainConnection
 
 
@@ -41,7 +41,7 @@ def objects_over_sockets(bench: Bench) -> None:
 def _measured(bench: Bench) -> tuple[dict[str, float], float]:
     """Medians of seconds by name, and the size of the large object in GB."""
     engine = bench.engine
-    size, nodes, rounds = 200_000_000, 3, 7
+    size, nodes, rounds = bench.size(200_000_000), 3, bench.times(7)
     common = {"num_cpus": 1, "object_store_memory": 1 << 30}
     cluster = bench.need("cluster_utils.Cluster")(
         initialize_head=True, connect=True, head_node_args=common
@@ -71,17 +71,21 @@ def _measured(bench: Bench) -> tuple[dict[str, float], float]:
         time.sleep(0.3)  # what was freed is free everywhere
 
     def push(tasks: list[Any], ref: Any) -> None:
-        engine.get([task.remote(ref) for task in tasks])
+        expect(engine.get([task.remote(ref) for task in tasks]), [size] * len(tasks))
+
+    def fetch_forty() -> None:
+        found = engine.get([makes.remote(1_000_000) for _ in range(40)])
+        expect([len(one) for one in found], [1_000_000] * 40)
 
     for _ in range(rounds):
         timed("plain", plain.seconds)
-        timed("put and push", lambda: engine.get(there[0].remote(engine.put(array))))
+        timed("put and push", lambda: push(there[:1], engine.put(array)))
         ref = engine.put(array)
         timed("one", partial(push, there[:1], ref))
         ref = engine.put(array)
         timed("three", partial(push, there, ref))
         del ref
-        timed("forty", lambda: engine.get([makes.remote(1_000_000) for _ in range(40)]))
+        timed("forty", fetch_forty)
     engine.shutdown()
     cluster.shutdown()
     return {name: float(np.median(times)) for name, times in seconds.items()}, size / 1e9

@@ -8,10 +8,10 @@ their own, where they see no other process, and never outside of one.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +20,9 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from benchmarks import engines
+from benchmarks.bench import Bench, expect
+
+_NODES_ALIVE = r"\balive\b|^ \d+ node_"
 
 
 def namespace() -> str:
@@ -44,7 +47,7 @@ def is_secluded(outside: str) -> bool:
 def free_port() -> int:
     """A free port that the kernel gives to nobody else in between."""
     while True:
-        port = random.randrange(20_000, 30_000)
+        port = random.randrange(24_001, 30_000)  # Ray looks for its own below
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port
@@ -55,34 +58,45 @@ def free_port() -> int:
 def main() -> None:
     """Time the commands of one engine."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--engine", required=True)
-    parser.add_argument("--output-fd", type=int, required=True)
+    Bench.add_arguments(parser)
     parser.add_argument("--outside", required=True, help="the PID namespace of the caller")
     args = parser.parse_args()
-    engine = engines.BY_NAME[args.engine]()
-    output = os.fdopen(args.output_fd, "w", buffering=1)
+    engine, bench = engines.BY_NAME[args.engine](), Bench(None, args)
     if engine.stops_others and not is_secluded(args.outside):
-        output.write(json.dumps({"problem": "not in a PID namespace of its own"}) + "\n")
+        bench.tell({"problem": "not in a PID namespace of its own"})
         return
-    versions = {"version": metadata.version(engine.name), "python": platform.python_version()}
-    output.write(json.dumps(versions) + "\n")
+    bench.tell({"version": metadata.version(engine.name), "python": platform.python_version()})
+    try:
+        _measure(engine, bench)
+    except subprocess.CalledProcessError as error:
+        bench.tell({"problem": f"{error}\n{(error.stdout + error.stderr)[-2000:]}"})
+        engine.command("stop")
+
+
+def _measure(engine: engines.Engine, bench: Bench) -> None:
     address = f"127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
-    rows = {
-        "start --head": ("start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}"),
-        "second node": ("start", f"--address={address}"),
-        "stop": ("stop",),
-    }
-    try:
-        for row, arguments in rows.items():
+    again = bench.times(10)
+
+    def shown(said: str) -> int:
+        return len(re.findall(_NODES_ALIVE, said, re.MULTILINE))
+
+    def timed(row: str, *arguments: str, times: int = 1) -> str:
+        for _ in range(times):
             begun = time.perf_counter()
-            engine.command(*arguments)
-            seconds = time.perf_counter() - begun
-            output.write(json.dumps({"row": row, "samples": [seconds]}) + "\n")
-    except subprocess.CalledProcessError as error:
-        said = f"{error}\n{(error.stdout + error.stderr)[-2000:]}"
-        output.write(json.dumps({"problem": said}) + "\n")
-        engine.command("stop")
+            said = engine.command(*arguments).stdout
+            bench.report(row, time.perf_counter() - begun)
+        return said
+
+    engine.command("--help")  # what it reads has been read
+    expect("Usage:" in timed("--help", "--help", times=again), True)
+    timed("start --head", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}")
+    timed("second node", "start", f"--address={address}")
+    until = time.monotonic() + 30  # Ray's shows what its monitor has looked at
+    while shown(engine.command("status", f"--address={address}").stdout) < 2:
+        expect(time.monotonic() < until, True)
+    expect(shown(timed("status", "status", f"--address={address}", times=again)), 2)
+    timed("stop", "stop")
 
 
 if __name__ == "__main__":

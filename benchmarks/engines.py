@@ -39,7 +39,7 @@ class Engine:
 
     def does(self, workload: str) -> bool:
         """Whether it can do that workload, as far as is known before."""
-        if workload in ("nodes", "objects_over_sockets"):
+        if workload in OF_NBRAY:
             return self.name == "nbray"
         return not self.workloads or workload in self.workloads
 
@@ -81,14 +81,18 @@ def ray() -> Engine:
     return Engine("ray", python, program, "RAY_TMPDIR", stops_others=True)
 
 
-OF_OTHERS = frozenset({"tasks", "queued_tasks", "init", "grid_search"})
+OF_NBRAY = frozenset({"links", "nodes", "objects_over_sockets", "thousand_actors"})
+"""Of what nothing else has, or has the room: a worker of Ray takes 60 MB and more."""
+
+OF_OTHERS = frozenset({"tasks", "queued_tasks", "init"})
 """The workloads of `benchmarks.others`, which only their own interpreter can import."""
 
 
 def other(name: str) -> Engine:
     """One of `benchmarks.others`, in the interpreter of OTHERS_PYTHON, or in .venv-others."""
     python = os.environ.get("OTHERS_PYTHON") or str(ROOT / ".venv-others" / "bin" / "python")
-    return Engine(name, python, "", "NBRAY_TMPDIR", module="benchmarks.others", workloads=OF_OTHERS)
+    can = OF_OTHERS | {"imports"} | ({"grid_search"} if name == "loky" else set())
+    return Engine(name, python, "", "NBRAY_TMPDIR", module="benchmarks.others", workloads=can)
 
 
 BY_NAME: dict[str, Callable[[], Engine]] = {

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.bench import Bench
 from benchmarks.engines import ROOT
 
 sys.path.append(str(ROOT / "tests"))
@@ -86,11 +86,16 @@ def timed(work):
     return time.perf_counter() - begun
 def push(size, numbers):
     ref = nbray.put(np.ones(size, np.uint8))
-    return timed(lambda: nbray.get([on(length, number).remote(ref) for number in numbers]))
+    def lengths():
+        found = nbray.get([on(length, number).remote(ref) for number in numbers])
+        assert found == [size] * len(numbers)
+    return timed(lengths)
 def pull(size):
     ref = on(make, 0).remote(size)
     nbray.wait([ref], fetch_local=False)
-    return timed(lambda: nbray.get(ref))
+    def whole():
+        assert len(nbray.get(ref)) == size
+    return timed(whole)
 nbray.get([on(length, number).remote([]) for number in range(len(nodes))] + [on(make, 0).remote(1)])
 size = int(sys.argv[2])
 if sys.argv[1] == "pull":
@@ -118,39 +123,37 @@ array = np.ones(size, np.uint8)
 put = [timed(lambda: nbray.put(array)) for _ in range(4)][1:]
 refs = [make.remote() for _ in range(4)]
 nbray.wait(refs, num_returns=len(refs), fetch_local=False)
-print(json.dumps([put, [timed(lambda: nbray.get(ref)) for ref in refs][1:]]))
+def whole(ref):
+    assert len(nbray.get(ref)) == size
+print(json.dumps([put, [timed(lambda: whole(ref)) for ref in refs][1:]]))
 """
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--engine", required=True)
-    parser.add_argument("--output-fd", type=int, required=True)
+    Bench.add_arguments(parser)
+    parser.add_argument("--outside")
     args = parser.parse_args()
-    output = os.fdopen(args.output_fd, "w", buffering=1)
+    bench = Bench(None, args)
     missing = why_no_networks()
     if args.engine != "nbray":
         missing = "the rows over links, which are nbray's only"
     if missing:
-        output.write(json.dumps({"missing": missing}) + "\n")
+        bench.tell({"missing": missing})
         return
-    output.write(json.dumps({"version": metadata.version("nbray")}) + "\n")
-
-    def report(row: str, sample: float) -> None:
-        output.write(json.dumps({"row": row, "samples": [sample]}) + "\n")
-
+    bench.tell({"version": metadata.version("nbray")})
     with net_hosts(_NODES + 1) as network:
         network.start_nodes("--object-store-memory", "500MB")
         network.set(Weather(delay_ms=_DELAY_MS))
         plain, pulled = _plain(network), statistics.median(_told(network, "pull", _BIG))
-        report("plain connection at 40 ms, MB/s", _BIG / _MB / plain)
-        report("100 MB at 40 ms, MB/s", _BIG / _MB / pulled)
-        report("100 MB at 40 ms as part of a plain connection", plain / pulled)
+        bench.report("plain connection at 40 ms, MB/s", _BIG / _MB / plain)
+        bench.report("100 MB at 40 ms, MB/s", _BIG / _MB / pulled)
+        bench.report("100 MB at 40 ms as part of a plain connection", plain / pulled)
         for host in network.hosts:
             network.set(Weather(uplink=_UPLINK), host.number)
         one, three = map(statistics.median, _told(network, "push", _SMALL))
-        report("40 MB behind an uplink to three nodes, as times of one", three / one)
+        bench.report("40 MB behind an uplink to three nodes, as times of one", three / one)
     with net_hosts(2) as network:
         head, far = network.hosts
         head.run(
@@ -165,8 +168,8 @@ def main() -> None:
             _FAR, f"nbray://{head.address}:{_CLIENT_PORT}", str(_BIG), timeout=200
         )
         put, got = map(statistics.median, json.loads(text.splitlines()[-1]))
-        report("from afar: put of 100 MB at 40 ms as part of a plain connection", plain / put)
-        report("from afar: get of 100 MB at 40 ms as part of a plain connection", plain / got)
+        bench.report("from afar: put of 100 MB at 40 ms as part of a plain connection", plain / put)
+        bench.report("from afar: get of 100 MB at 40 ms as part of a plain connection", plain / got)
 
 
 def _told(network: Network, what: str, size: int) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
 from importlib import metadata
 
+from benchmarks.bench import Bench
 from benchmarks.engines import ROOT
 
 _ROWS = {
@@ -22,13 +22,12 @@ _ROWS = {
 def main() -> None:
     """Run it, and report."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--output-fd", type=int, required=True)
+    Bench.add_arguments(parser)
+    parser.add_argument("--outside")
     args = parser.parse_args()
-    output = os.fdopen(args.output_fd, "w", buffering=1)
-    facts = {"version": metadata.version("nbray"), "python": platform.python_version()}
-    output.write(json.dumps(facts) + "\n")
-    count = max(10, int(1000 * args.scale))
+    bench = Bench(None, args)
+    bench.tell({"version": metadata.version("nbray"), "python": platform.python_version()})
+    count = max(10, bench.size(1000))
     seconds = 10.0 if args.scale >= 1 else 1.0
     done = subprocess.run(
         [
@@ -41,7 +40,7 @@ def main() -> None:
     if figures["false_deaths"] or figures["nodes"] != count:
         raise AssertionError(f"nodes were declared dead that lived: {figures}")
     for row, name in _ROWS.items():
-        output.write(json.dumps({"row": row, "samples": [figures[name]]}) + "\n")
+        bench.report(row, figures[name])
 
 
 if __name__ == "__main__":

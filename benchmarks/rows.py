@@ -6,6 +6,7 @@ figures of Ray compare; the others are the start-up, scale and memory that users
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -75,6 +76,12 @@ ONCE = frozenset(
 )
 """Workloads so long that one round is enough."""
 
+SHORT_SCALES: Mapping[str, float] = {
+    "million_tasks": 0.05, "queued_tasks": 0.2, "tails": 0.25, "tasks_of_many": 0.1,
+    "ten_thousand_actors": 0.2, "sort": 0.25,
+}  # fmt: skip
+"""The part at which a run of bounded time measures what takes minutes at its whole size."""
+
 
 ROWS: tuple[Row, ...] = (
     Row("get small", "small_objects"),
@@ -103,11 +110,15 @@ ROWS: tuple[Row, ...] = (
     Row("actors created and called", "actor_creation"),
     *_tail("tasks sync", "tails"),
     *_tail("actor calls sync", "tails"),
-    _seconds("first init", "init", limit=1.0),
-    _seconds("start --head", "commands", limit=1.5),
+    _seconds("first init", "init", limit=0.4),
+    _seconds("import", "imports", limit=0.12),
+    _seconds("--help", "commands", limit=0.15),
+    _seconds("start --head", "commands", limit=0.4),
     _seconds("second node", "commands"),
+    _seconds("status", "commands"),
     _seconds("stop", "commands"),
     _seconds("20 actors created and called", "twenty_actors", limit=1.5),
+    _seconds("1,000 actors created and called", "thousand_actors", limit=5.0),
     _seconds("10,000 ref arguments", "ten_thousand_arguments", times=10.0),
     _seconds("3,000 returns", "three_thousand_returns", times=10.0),
     _seconds("10,000 small arrays put", "ten_thousand_arrays", times=10.0),

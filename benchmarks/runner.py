@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks import commands
+from benchmarks import commands, kin
 from benchmarks.engines import ROOT, Engine
 from benchmarks.memory import ProcessMemory, measure_tree
+
+APART = frozenset({"commands", "from_afar", "imports", "links", "nodes"})
+"""Workloads that are modules of this package of their own."""
+OF_THIS_INTERPRETER = frozenset({"imports", "links", "nodes"})
+SECLUDED = frozenset({"commands", "from_afar"})
 
 IDLE = "idle cluster"
 _IDLE_S = 20.0  # a period of the slowest timers, of which a part of a per cent is asked
@@ -37,13 +43,25 @@ class Effort:
         seconds: of one sample of a rate.
         samples: of a rate in one round.
         scale: of the work that is large.
-        timeout_s: a workload that takes longer has failed.
+        timeout_s: a workload that takes longer is left.
+        scales: of single workloads, instead of ``scale``.
+        timeouts_s: of single workloads, instead of ``timeout_s``.
     """
 
     seconds: float = 1.0
     samples: int = 2
     scale: float = 1.0
     timeout_s: float = 1800.0
+    scales: Mapping[str, float] = field(default_factory=dict)
+    timeouts_s: Mapping[str, float] = field(default_factory=dict)
+
+    def scale_of(self, workload: str) -> float:
+        """The part of its whole size at which ``workload`` is measured."""
+        return self.scales.get(workload, self.scale)
+
+    def timeout_of(self, workload: str) -> float:
+        """After how many seconds ``workload`` is left."""
+        return self.timeouts_s.get(workload, self.timeout_s)
 
 
 @dataclass
@@ -55,6 +73,7 @@ class Outcome:
         processes: the memory of each process, where the workload had it measured.
         problem: why it failed; empty when it did not.
         missing: what the engine does not have, so that there was nothing to measure.
+        left: why it was left before its end; empty when it was not.
     """
 
     version: str = ""
@@ -62,13 +81,17 @@ class Outcome:
     processes: list[ProcessMemory] = field(default_factory=list)
     problem: str = ""
     missing: str = ""
+    left: str = ""
 
 
-def run(engine: Engine, workload: str, pattern: str, effort: Effort) -> Outcome:
-    """Run ``workload``, measuring the rows that match ``pattern``."""
+def run(
+    engine: Engine, workload: str, pattern: str, effort: Effort, at_most_s: float = math.inf
+) -> Outcome:
+    """Run ``workload``, measuring the rows that match ``pattern``; it ends, in any case."""
     folder = Path(tempfile.mkdtemp(prefix="nbb"))
+    timeout_s = min(effort.timeout_of(workload), at_most_s)
     try:
-        return _run_workload(engine, workload, pattern, effort, folder)
+        return _run_workload(engine, workload, pattern, effort, folder, timeout_s)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,26 +100,29 @@ def run(engine: Engine, workload: str, pattern: str, effort: Effort) -> Outcome:
 
 
 def _run_workload(
-    engine: Engine, workload: str, pattern: str, effort: Effort, folder: Path
+    engine: Engine, workload: str, pattern: str, effort: Effort, folder: Path, timeout_s: float
 ) -> Outcome:
     outcome = Outcome()
     read_end, write_end = os.pipe()
-    log = folder / "log"
+    log, before = folder / "log", kin.present()
     with open(log, "wb") as output:
         process = subprocess.Popen(
             _command_line(engine, workload, pattern, effort, write_end),
             cwd=ROOT, env=engine.environment(folder), stdin=subprocess.PIPE, stdout=output,
             stderr=output, pass_fds=[write_end], start_new_session=True,
+            preexec_fn=kin.end_with_parent,
         )  # fmt: skip
     os.close(write_end)
     try:
-        _collect(process, read_end, outcome, time.monotonic() + effort.timeout_s)
-    except TimeoutError:
-        outcome.problem = f"not done in {effort.timeout_s:.0f} s"
+        _collect(process, read_end, outcome, time.monotonic() + timeout_s)
+    except (TimeoutError, subprocess.TimeoutExpired):
+        outcome.left = f"over {timeout_s:.0f} s"
     finally:
         os.close(read_end)
-        _end(process)
-    if not outcome.problem and process.returncode:
+        kin.end(process, before)
+        assert process.stdin is not None
+        process.stdin.close()
+    if not outcome.problem and not outcome.left and process.returncode:
         outcome.problem = f"exit status {process.returncode}"
     if outcome.problem:
         last = log.read_text(errors="replace").strip().splitlines()[-15:]
@@ -107,35 +133,17 @@ def _run_workload(
 def _command_line(
     engine: Engine, workload: str, pattern: str, effort: Effort, write_end: int
 ) -> list[str]:
-    if workload == "commands":
-        own = [
-            engine.python, "-m", "benchmarks.commands", "--engine", engine.name,
-            "--output-fd", str(write_end), "--outside", commands.namespace(),
-        ]  # fmt: skip
-        return commands.secluded(own) if engine.stops_others else own
-    if workload == "from_afar":
-        own = [
-            engine.python, "-m", "benchmarks.from_afar", "--engine", engine.name,
-            "--rows", pattern, "--seconds", str(effort.seconds),
-            "--samples", str(effort.samples), "--output-fd", str(write_end),
-            "--outside", commands.namespace(),
-        ]  # fmt: skip
-        return commands.secluded(own) if engine.stops_others else own
-    if workload == "links":
-        return [
-            sys.executable, "-m", "benchmarks.links", "--engine", engine.name,
-            "--output-fd", str(write_end),
-        ]  # fmt: skip
-    if workload == "nodes":
-        return [
-            sys.executable, "-m", "benchmarks.nodes", "--scale", str(effort.scale),
-            "--output-fd", str(write_end),
-        ]  # fmt: skip
-    return [
-        engine.python, "-m", engine.module, workload, "--engine", engine.name,
+    module, python, extra = engine.module, engine.python, [workload]
+    if workload in APART:
+        module, extra = f"benchmarks.{workload}", ["--outside", commands.namespace()]
+    if workload in OF_THIS_INTERPRETER:
+        python = sys.executable
+    own = [
+        python, "-m", module, *extra, "--engine", engine.name,
         "--rows", pattern, "--seconds", str(effort.seconds), "--samples", str(effort.samples),
-        "--scale", str(effort.scale), "--output-fd", str(write_end),
+        "--scale", str(effort.scale_of(workload)), "--output-fd", str(write_end),
     ]  # fmt: skip
+    return commands.secluded(own) if workload in SECLUDED and engine.stops_others else own
 
 
 def _collect(
@@ -162,7 +170,11 @@ def _collect(
             return
         *lines, received = (received + part).split(b"\n")
         for line in lines:
-            _take(process, json.loads(line), outcome)
+            try:
+                _take(process, json.loads(line), outcome)
+            except (psutil.Error, OSError):
+                if process.poll() is None:  # else its exit status says what happened
+                    raise
 
 
 def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outcome) -> None:
@@ -175,8 +187,7 @@ def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outco
     elif "problem" in line:
         outcome.problem = line["problem"]
     elif "probe" in line:
-        before = measure_tree(process.pid)
-        outcome.processes = before
+        outcome.processes = before = measure_tree(process.pid)
         if line["probe"] == IDLE:
             time.sleep(_IDLE_S)
             outcome.processes = measure_tree(process.pid)
@@ -215,19 +226,3 @@ def summarize(probe: str, processes: list[ProcessMemory]) -> dict[str, list[floa
         }
     names = {"driver": "driver", "gcs": "GCS", "raylet": "raylet"}
     return {f"{probe}, peak of the {name}": [peaks.get(role, 0.0)] for role, name in names.items()}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the driver and every process of its cluster that is left."""
-    try:
-        left = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        left = []
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    _, alive = psutil.wait_procs(left, timeout=10.0)
-    for child in alive:
-        child.kill()
-    if process.stdin is not None:
-        process.stdin.close()

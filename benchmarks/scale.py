@@ -65,6 +65,26 @@ def _private_megabytes() -> float:
     return kilobytes * 1024 / 1e6
 
 
+def thousand_actors(bench: Bench) -> None:
+    """All at once; each has a process."""
+    engine, count = bench.engine, bench.size(1000)
+    bench.start()
+
+    @engine.remote(num_cpus=0)
+    class Actor:
+        def number(self, i: int) -> int:
+            return i
+
+    actors: list[Any] = []  # they live until the last has answered
+
+    def create_and_call() -> None:
+        actors.extend(Actor.remote() for _ in range(count))  # type: ignore[attr-defined]
+        answers = [actor.number.remote(i) for i, actor in enumerate(actors)]
+        expect(engine.get(answers), list(range(count)))
+
+    bench.report("1,000 actors created and called", seconds_of(create_and_call))
+
+
 def ten_thousand_actors(bench: Bench) -> None:
     """Named actors for which there is no room: what the GCS has to know, without processes."""
     engine, count = bench.engine, bench.size(10_000)
@@ -330,7 +350,7 @@ def grid_search_seconds(backend: str, fits: int) -> float:
 WORKLOADS: dict[str, Callable[[Bench], None]] = {
     work.__name__: work
     for work in (
-        million_tasks, ten_thousand_actors, thousand_groups, tree_reduction, overfull_store,
-        shuffle, sort, broadcast, grid_search,
+        million_tasks, thousand_actors, ten_thousand_actors, thousand_groups, tree_reduction,
+        overfull_store, shuffle, sort, broadcast, grid_search,
     )
 }  # fmt: skip

@@ -35,7 +35,7 @@ def small_objects(bench: Bench) -> None:
         for _ in range(100):
             engine.put(0)
 
-    bench.rate("get small", lambda: engine.get(ref))
+    bench.rate("get small", lambda: engine.get(ref), gives=0)
     bench.rate("put small", lambda: engine.put(0))
     bench.rate(
         "put small, many clients", lambda: engine.get([put_100.remote() for _ in range(10)]), 1000
@@ -45,18 +45,19 @@ def small_objects(bench: Bench) -> None:
 def large_objects(bench: Bench) -> None:
     engine = bench.engine
     bench.start()
-    array = np.zeros(100 << 20, dtype=np.int64)
+    array = np.zeros(bench.size(100 << 20), dtype=np.int64)
+    length = bench.size(10 << 20)
 
     @engine.remote
     def put_10() -> None:
         for _ in range(10):
-            engine.put(np.zeros(10 << 20, dtype=np.int64))
+            engine.put(np.zeros(length, dtype=np.int64))
 
     bench.rate("put, GB/s", lambda: engine.put(array), array.nbytes / 1e9)
     bench.rate(
         "put, many clients, GB/s",
         lambda: engine.get([put_10.remote() for _ in range(10)]),
-        100 * (80 << 20) / 1e9,
+        100 * 8 * length / 1e9,
     )
 
 
@@ -64,14 +65,16 @@ def put_beside_a_copy(bench: Bench) -> None:
     """Puts and plain copies by turns, so that both see the same machine."""
     engine = bench.engine
     bench.start(object_store_memory=2 << 30)
-    array = np.random.default_rng(0).integers(0, 255, 400_000_000, dtype=np.uint8)
+    size = bench.size(400_000_000)
+    array = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
     target = np.zeros_like(array)
     for _ in range(3):  # every page of the store that will be used is touched once
         engine.put(array)
     puts, copies = [], []
     for _ in range(9):
-        puts.append(0.4 / seconds_of(lambda: engine.put(array)))
-        copies.append(0.4 / seconds_of(lambda: np.copyto(target, array)))
+        puts.append(size / 1e9 / seconds_of(lambda: engine.put(array)))
+        copies.append(size / 1e9 / seconds_of(lambda: np.copyto(target, array)))
+    expect((bool((engine.get(engine.put(array)) == target).all()), len(target)), (True, size))
     bench.report("put of 400 MB, warm", *puts)
     bench.report("NumPy copy of 400 MB", *copies)
     # Neighbours in time: what disturbs a put disturbs the copy beside it.
@@ -94,6 +97,7 @@ def many_refs(bench: Bench) -> None:
     holder = make_refs.remote()
     engine.get(holder)
     bench.rate("get object holding 10k refs", lambda: engine.get(holder))
+    expect(engine.get(engine.get(holder)[-1]), 1)
 
     def wait_one_by_one() -> None:
         pending = [small_value.remote() for _ in range(1000)]
@@ -112,7 +116,9 @@ def ten_thousand_arrays(bench: Bench) -> None:
     refs: list[Any] = []
     put = seconds_of(lambda: refs.extend(engine.put(np.zeros(10)) for _ in range(10_000)))
     bench.report("10,000 small arrays put", put)
-    bench.report("10,000 small arrays got", seconds_of(lambda: engine.get(refs)))
+    found: list[Any] = []
+    bench.report("10,000 small arrays got", seconds_of(lambda: found.extend(engine.get(refs))))
+    expect((len(found), sum(map(len, found))), (10_000, 100_000))
 
 
 # --- tasks --------------------
@@ -126,12 +132,12 @@ def tasks(bench: Bench) -> None:
     def small_value() -> bytes:
         return b"ok"
 
-    def thousand() -> None:
-        engine.get([small_value.remote() for _ in range(1000)])
+    def thousand() -> list[bytes]:
+        return engine.get([small_value.remote() for _ in range(1000)])  # type: ignore[no-any-return]
 
-    bench.rate("1,000 tasks and get", thousand)
-    bench.rate("tasks sync", lambda: engine.get(small_value.remote()))
-    bench.rate("tasks async", thousand, 1000)
+    bench.rate("1,000 tasks and get", thousand, gives=[b"ok"] * 1000)
+    bench.rate("tasks sync", lambda: engine.get(small_value.remote()), gives=b"ok")
+    bench.rate("tasks async", thousand, 1000, gives=[b"ok"] * 1000)
 
 
 def tails(bench: Bench) -> None:
@@ -159,15 +165,16 @@ def tasks_of_many(bench: Bench) -> None:
         return b"ok"
 
     class Submitter:
-        def run(self, count: int) -> None:
-            engine.get([small_value.remote() for _ in range(count)])
+        def run(self, count: int) -> int:
+            return len(engine.get([small_value.remote() for _ in range(count)]))
 
     cls = engine.remote(num_cpus=0)(Submitter)
-    submitters = [cls.remote() for _ in range(4)]
+    submitters, count = [cls.remote() for _ in range(4)], bench.size(10_000)
     bench.rate(
         "tasks async, many clients",
-        lambda: engine.get([s.run.remote(10_000) for s in submitters]),
-        40_000,
+        lambda: engine.get([s.run.remote(count) for s in submitters]),
+        4 * count,
+        gives=[count] * 4,
     )
 
 
@@ -256,12 +263,14 @@ def _client_class(engine: Any) -> Any:
         def __init__(self, *servers: Any) -> None:
             self._servers = servers
 
-        def call(self, count: int) -> None:
-            engine.get([s.small_value.remote() for s in self._servers for _ in range(count)])
+        def call(self, count: int) -> int:
+            calls = [s.small_value.remote() for s in self._servers for _ in range(count)]
+            return engine.get(calls).count(b"ok")  # type: ignore[no-any-return]
 
-        def call_with_arg(self, count: int) -> None:
+        def call_with_arg(self, count: int) -> int:
             x = engine.put(0)
-            engine.get([s.small_value_arg.remote(x) for s in self._servers for _ in range(count)])
+            calls = [s.small_value_arg.remote(x) for s in self._servers for _ in range(count)]
+            return engine.get(calls).count(b"ok")  # type: ignore[no-any-return]
 
     return Client
 
@@ -269,11 +278,12 @@ def _client_class(engine: Any) -> Any:
 def _single_calls(bench: Bench, kind: str, cls: Any) -> None:
     engine = bench.engine
     one, two = cls.remote(), cls.remote()
-    bench.rate(f"1:1 {kind} calls sync", lambda: engine.get(one.small_value.remote()))
+    bench.rate(f"1:1 {kind} calls sync", lambda: engine.get(one.small_value.remote()), gives=b"ok")
     bench.rate(
         f"1:1 {kind} calls async",
         lambda: engine.get([two.small_value.remote() for _ in range(1000)]),
         1000,
+        gives=[b"ok"] * 1000,
     )
 
 
@@ -287,6 +297,7 @@ def actor_calls(bench: Bench) -> None:
         "1:1 actor calls concurrent",
         lambda: engine.get([wide.small_value.remote() for _ in range(1000)]),
         1000,
+        gives=[b"ok"] * 1000,
     )
 
 
@@ -300,6 +311,7 @@ def async_actor_calls(bench: Bench) -> None:
         "1:1 async-actor calls with arg",
         lambda: engine.get([actor.small_value_arg.remote(i) for i in range(1000)]),
         1000,
+        gives=[b"ok"] * 1000,
     )
 
 
@@ -308,17 +320,24 @@ def _calls_of_many(bench: Bench, kind: str, cls: Any) -> None:
     half = max(1, bench.cores // 2)
     servers = [cls.remote() for _ in range(half)]
     client = _client_class(engine).remote(*servers)
-    bench.rate(f"1:n {kind} calls async", lambda: engine.get(client.call.remote(5000)), 5000 * half)
+    bench.rate(
+        f"1:n {kind} calls async",
+        lambda: engine.get(client.call.remote(5000)),
+        5000 * half,
+        gives=5000 * half,
+    )
     others = [cls.remote() for _ in range(half)]
 
     @engine.remote
-    def work(actors: list[Any]) -> None:
-        engine.get([actors[i % half].small_value.remote() for i in range(5000)])
+    def work(actors: list[Any]) -> int:
+        calls = [actors[i % half].small_value.remote() for i in range(5000)]
+        return engine.get(calls).count(b"ok")  # type: ignore[no-any-return]
 
     bench.rate(
         f"n:n {kind} calls async",
         lambda: engine.get([work.remote(others) for _ in range(4)]),
         20_000,
+        gives=[5000] * 4,
     )
 
 
@@ -332,6 +351,7 @@ def actor_calls_of_many(bench: Bench) -> None:
         "n:n actor calls with arg",
         lambda: engine.get([c.call_with_arg.remote(1000) for c in clients]),
         1000 * len(clients),
+        gives=[1000] * len(clients),
     )
 
 
@@ -345,10 +365,10 @@ def actor_creation(bench: Bench) -> None:
     bench.start()
     cls = _actor_class(engine)
 
-    def create_and_call() -> None:
-        engine.get(cls.remote().small_value.remote())
+    def create_and_call() -> bytes:
+        return engine.get(cls.remote().small_value.remote())  # type: ignore[no-any-return]
 
-    bench.rate("actors created and called", create_and_call)
+    bench.rate("actors created and called", create_and_call, gives=b"ok")
 
 
 def twenty_actors(bench: Bench) -> None:
@@ -358,7 +378,7 @@ def twenty_actors(bench: Bench) -> None:
 
     def create_and_call() -> None:
         actors = [cls.remote() for _ in range(20)]
-        engine.get([actor.small_value.remote() for actor in actors])
+        expect(engine.get([actor.small_value.remote() for actor in actors]), [b"ok"] * 20)
 
     bench.report("20 actors created and called", seconds_of(create_and_call))
 
@@ -373,7 +393,7 @@ def placement_groups(bench: Bench) -> None:
     def create_and_remove() -> None:
         groups = [create(bundles=[{"custom": 0.001}]) for _ in range(100)]
         for group in groups:
-            group.wait(timeout_seconds=30)
+            expect(bool(group.wait(timeout_seconds=30)), True)
         for group in groups:
             remove(group)
 
@@ -416,7 +436,6 @@ def main() -> None:
     """Run one workload."""
     parser = argparse.ArgumentParser()
     parser.add_argument("workload", choices=sorted(WORKLOADS))
-    parser.add_argument("--engine", required=True)
     Bench.add_arguments(parser)
     args = parser.parse_args()
     engine = importlib.import_module(args.engine)

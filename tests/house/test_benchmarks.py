@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from benchmarks import commands, engines, memory, others, scale
-from benchmarks.bench import expect
-from benchmarks.report import row_results
+from benchmarks import commands, engines, memory, others
+from benchmarks.bench import Bench, expect
+from benchmarks.report import Results, Run, as_json, from_json, markdown, row_results
 from benchmarks.rows import ONCE, ROWS, Better, Row
-from benchmarks.runner import Effort, run
+from benchmarks.runner import APART, Effort, run
 from benchmarks.workloads import WORKLOADS
 
 
 def test_every_row_has_a_workload_and_every_workload_a_row() -> None:
-    apart = {"commands", "from_afar", "links", "nodes"}
-    assert {row.workload for row in ROWS} - apart == set(WORKLOADS)
+    assert {row.workload for row in ROWS} - APART == set(WORKLOADS)
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
@@ -36,7 +39,7 @@ def test_the_page_of_benchmarks_says_what_each_row_means() -> None:
 
 
 def test_others_do_what_is_said_of_them_and_nothing_else() -> None:
-    assert set(others.WORKLOADS) == set(engines.OF_OTHERS)
+    assert set(others.WORKLOADS) == engines.OF_OTHERS | {"grid_search"}
     assert set(others.POOLS) == set(engines.BY_NAME) - {"nbray", "ray"}
     assert set(others.WORKLOADS) <= {row.workload for row in ROWS}
     assert {row.workload for row in ROWS} >= ONCE
@@ -61,20 +64,96 @@ def test_the_work_of_others_is_done_and_reported(name: str) -> None:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workload", [*scale.WORKLOADS, "nodes"])
-def test_each_row_at_scale_measures_the_work_it_names(workload: str, session_root: Path) -> None:
-    """The work checks its own result; every row of it is reported, by nothing else."""
-    rows = {row.name for row in ROWS if row.workload == workload}
-    outcome = run(engines.nbray(), workload, "", Effort(0.1, 1, scale=0.002, timeout_s=110))
-    assert not outcome.problem and not outcome.missing
-    assert set(outcome.samples) == rows
-    assert all(figure >= 0 for figures in outcome.samples.values() for figure in figures)
-
-
 def test_work_whose_result_is_wrong_is_not_measured() -> None:
     with pytest.raises(AssertionError, match="2 came back instead of 3"):
         expect(2, 3)
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as told:
+        arguments = argparse.Namespace(
+            rows="", seconds=0.001, samples=1, scale=1.0, output_fd=write_end
+        )
+        bench = Bench(None, arguments)
+        with pytest.raises(AssertionError, match="2 came back instead of 3"):
+            bench.rate("wrong", lambda: 2, gives=3)
+        bench.rate("right", lambda: 3, gives=3)
+        del bench
+        assert [json.loads(line)["row"] for line in told] == ["right"]
+
+
+RUN = ["--engines", "nbray", "--rows", "^(import|first init)$"]
+
+
+def _program(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=engines.ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_cut_goes_on_where_it_was_and_leaves_no_process(
+    number: signal.Signals, session_root: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bench.json"
+    cut = _program(*RUN, "--minutes", "1", "--rounds", "2", "--output", str(output))
+    assert cut.stdout is not None
+    while "init, round 1" not in (line := cut.stdout.readline()):
+        assert line  # it has ended
+    below = psutil.Process(cut.pid).children(recursive=True)
+    cut.send_signal(number)
+    said, _ = cut.communicate(timeout=60)
+    assert cut.returncode == (-number if number == signal.SIGKILL else 130)
+    assert ("first init" in said) == (number != signal.SIGKILL)
+    assert psutil.wait_procs(below, timeout=30)[1] == []
+    first = json.loads(output.read_text())
+    done = [(run["workload"], run["round"]) for run in first["done"]]
+    assert done[0] == ("init", 1) and len(done) < 4
+    table = tmp_path / "table.md"
+    more = _program("--resume", str(output), "--minutes", "1", "--markdown", str(table))
+    said, _ = more.communicate(timeout=100)
+    assert more.returncode == 0, said
+    whole = json.loads(output.read_text())
+    every = [(workload, turn) for turn in (1, 2) for workload in ("init", "imports")]
+    assert [(run["workload"], run["round"]) for run in whole["done"]] == every
+    assert len(whole["machine"]["resumed"]) == 1
+    rows = {row["row"]: row["nbray"]["samples"] for row in whole["rows"]}
+    assert len(rows["first init"]) == 2 and len(rows["import"]) == 10
+    assert rows["first init"][0] == first["rows"][0]["nbray"]["samples"][0]
+    assert "| first init | s | " in table.read_text()
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_or_has_no_time_is_left_with_its_reason(
+    session_root: Path, tmp_path: Path
+) -> None:
+    outcome = run(engines.nbray(), "idle_memory", "", Effort(timeout_s=1.5))
+    assert outcome.left == "over 2 s" and not outcome.problem
+    late = _program(*RUN, "--minutes", "0.1", "--output", str(tmp_path / "bench.json"))
+    said, _ = late.communicate(timeout=60)
+    assert late.returncode == 0 and said.count("no time left") == 4, said
+
+
+def test_a_file_of_something_else_cannot_be_resumed(tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    refused = _program("--resume", str(other))
+    said, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 2 and "is no file of this program's" in said
+
+
+def test_what_is_written_is_read_back_as_it_was() -> None:
+    rows = [row for row in ROWS if row.workload in ("init", "tasks", "sort")]
+    results = Results({"cpu": "x", "cores": 2})
+    results.samples = {"first init": {"nbray": [1.0, 2.0]}, "tasks sync": {"ray": [3.0]}}
+    results.left = {"sort": {"ray": "over 90 s"}}
+    results.problems = {"tasks": {"nbray": "exit status 1"}}
+    results.scales = {"sort": 0.25}
+    results.done = [Run("init", 1, "nbray", 1.5)]
+    assert from_json(json.loads(json.dumps(as_json(rows, results)))) == results
+    table = markdown(rows, results, ["nbray", "ray"])
+    assert "| sort of 2 GB, GB/s (at 0.25 of its size) | GB/s | - | over 90 s |" in table
+    assert "| tasks sync | 1/s | failed | 3.00 |" in table
 
 
 @pytest.mark.slow
