@@ -24,9 +24,9 @@ class ValueReady(msgspec.Struct, array_like=True, tag=31):
 
 
 class AddBorrower(msgspec.Struct, array_like=True, tag=32):
-    """To an owner: that worker holds the object too. Answered by `BorrowerAdded`."""
+    """To an owner: that worker holds the objects too. Answered by `BorrowerAdded`."""
 
-    object_id: bytes
+    object_ids: list[bytes]
     borrower: Address
     request_id: int = 0
 
@@ -38,11 +38,10 @@ class BorrowerAdded(msgspec.Struct, array_like=True, tag=33):
 
 
 class RemoveBorrower(msgspec.Struct, array_like=True, tag=34):
-    """Borrower to owner: ``count`` registrations of mine are over."""
+    """Borrower to owner: a registration of mine is over, for each time that an id stands here."""
 
-    object_id: bytes
+    object_ids: list[bytes]
     borrower_id: bytes
-    count: int
 
 
 # --- objects: a process and its raylet ------------------------------------------------

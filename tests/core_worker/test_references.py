@@ -363,3 +363,28 @@ def test_a_reply_waits_until_the_owners_of_kept_refs_know_of_the_worker() -> Non
     worker.kill()
     network.settle()
     assert owner.raylet.freed == [ref]
+
+
+def test_an_owner_counts_a_ref_once_that_stands_twice_in_what_a_borrower_reads() -> None:
+    network = Network(3)
+    owner, middle, reader = network.processes
+    inner = owner.put([], stored=True)
+    task = run(network, middle, owner, [])
+    owner.finish(task, [], [inner, inner], stored=False)
+    owner.drop(inner)
+    network.settle()
+    (outer,) = middle.refs
+    middle.submit(reader, [outer], [])
+    network.settle()
+    reader.finish(reader.start(), [inner, inner], [], stored=False)
+    network.settle()
+    middle.drop(outer)
+    network.settle()
+    assert owner.table[inner].borrowers == {reader.name: 1}
+    reader.drop(inner)
+    reader.drop(inner)
+    for one in list(middle.refs):
+        middle.drop(one)
+    network.settle()
+    assert owner.raylet.freed == [inner]
+    assert not any(len(process.table) for process in network.processes)

@@ -330,7 +330,7 @@ class SimProcess:
         """Unpickle a value: the refs in it, as `Values._refs` makes them."""
         unknown = self._made(object_id, value.contained)
         if unknown:
-            self.reactor.post(lambda: self.borrowing.all_found_in(object_id, unknown))
+            self.reactor.post(lambda: self.borrowing.found_in(object_id, unknown))
         return list(ids_in(value.contained))
 
     def _made(self, outer: bytes, contained: tuple[ContainedRefs, ...]) -> list[bytes]:

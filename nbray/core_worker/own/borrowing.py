@@ -17,12 +17,13 @@ when one dies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from nbray.core_worker.identity import Identity
-from nbray.core_worker.own.counting import Counting
+from nbray.core_worker.own.counting import MOST_AT_ONCE, Counting
 from nbray.core_worker.own.errors import owner_died
 from nbray.core_worker.own.lineage import Lineage
-from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
+from nbray.core_worker.own.table import Loan, ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail
 from nbray.wire import object_messages as om
 from nbray.wire.records import ContainedRefs, TaskSpec, ids_in
@@ -40,7 +41,7 @@ class Borrowing:
         self._me = me
         self._lineage = lineage
         self._handovers: dict[bytes, list[tuple[bytes, Sequence[bytes]]]] = {}
-        self._found: dict[bytes, list[ObjectEntry]] = {}
+        self._found: dict[bytes, list[list[tuple[bytes, Loan]]]] = {}
 
     # --- this process borrows --------------------
 
@@ -60,33 +61,37 @@ class Borrowing:
         """The owner sent a value."""
         self._table.complete(message.object_id, message.value or owner_died(message.object_id))
 
-    def all_found_in(self, outer: bytes, object_ids: list[bytes]) -> None:
-        """Like `found_in`, for many."""
+    def found_in(self, outer: bytes, object_ids: Iterable[bytes]) -> None:
+        """Refs were found in the fetched value of ``outer``: hold that until the owners know."""
+        by_owner: dict[bytes, list[tuple[bytes, Loan]]] = {}
         for object_id in object_ids:
-            self.found_in(outer, object_id)
+            entry = self._table.get(object_id)
+            loan = entry.loan if entry is not None else None
+            if loan is not None and not loan.registered:
+                loan.registered = 1  # it may stand there twice
+                by_owner.setdefault(loan.owner.worker_id, []).append((object_id, loan))
+        for some in by_owner.values():
+            self._hold_until_known(outer, some)
 
-    def found_in(self, outer: bytes, object_id: bytes) -> None:
-        """A ref was found in the fetched value of ``outer``: hold that until the owner knows."""
-        entry = self._table.get(object_id)
-        if entry is None or entry.loan is None or entry.loan.registered:
-            return
+    def _hold_until_known(self, outer: bytes, loans: list[tuple[bytes, Loan]]) -> None:
         self._counting.hold(outer, 1)
         found = self._found.setdefault(outer, [])
-        found.append(entry)
+        found.append(loans)
 
         def registered() -> None:
-            found.remove(entry)
+            found.remove(loans)
             if not found:
                 del self._found[outer]
             self._counting.hold(outer, -1)
 
-        self._register(object_id, entry, registered)
+        self._register(loans, registered)
 
     def adopt(self, object_id: bytes) -> None:
         """A ref came out of band, so nothing holds the object until its owner knows."""
         entry = self._table.get(object_id)
         if entry is not None and self._counting.is_borrowed(entry):
-            self._register(object_id, entry, lambda: None)
+            assert entry.loan is not None
+            self._register_one(object_id, entry.loan, lambda: None)
 
     def take_over(self, contained: Iterable[ContainedRefs], then: Callable[[], None]) -> None:
         """Refs stand in a value of this process: refer to them, ``then`` when owners know."""
@@ -99,12 +104,22 @@ class Borrowing:
                 then()
 
         for refs in contained:
+            fresh: list[tuple[bytes, Loan]] = []
             for object_id in refs.object_ids:
                 inner = self._table.borrow(object_id, refs.owner)
                 inner.local += 1
-                if inner.loan is not None:
+                loan = inner.loan
+                if loan is None:
+                    continue
+                if loan.registering is not None:
                     pending += 1
-                    self._register(object_id, inner, registered)
+                    loan.registering.append(registered)
+                elif not loan.registered:
+                    loan.registered = 1  # it may stand there twice
+                    fresh.append((object_id, loan))
+            if fresh:
+                pending += 1
+                self._register(fresh, registered)
         registered()
 
     def keep_arguments(
@@ -127,10 +142,11 @@ class Borrowing:
         object_ids = {d.object_id for d in spec.dependencies}
         object_ids.update(ids_in(spec.contained))
         for object_id in object_ids:
-            for inner in self._found.get(object_id, ()):
-                if inner.loan is not None and inner.loan.registering is not None:
-                    pending += 1
-                    inner.loan.registering.append(registered)
+            for loans in self._found.get(object_id, ()):
+                for _, found in loans:
+                    if found.registering is not None:
+                        pending += 1
+                        found.registering.append(registered)
             entry = self._table.get(object_id)
             loan = entry.loan if entry is not None else None
             if entry is None or loan is None:
@@ -143,28 +159,41 @@ class Borrowing:
                 kept.append(object_id)
             else:
                 pending += 1
-                self._register(object_id, entry, registered)
+                self._register_one(object_id, loan, registered)
         registered()
 
-    def _register(self, object_id: bytes, entry: ObjectEntry, then: Callable[[], None]) -> None:
+    def _register_one(self, object_id: bytes, loan: Loan, then: Callable[[], None]) -> None:
         """Be a borrower in the eyes of the owner; ``then`` when it knows, or is dead."""
-        loan = entry.loan
-        assert loan is not None
         if loan.registering is not None:
             loan.registering.append(then)
-            return
-        if loan.registered:
+        elif loan.registered:
             then()
-            return
-        loan.registered = 1
-        loan.registering = [then]
+        else:
+            self._register([(object_id, loan)], then)
 
-        def answered(_reply: om.BorrowerAdded | None) -> None:
-            waiting, loan.registering = loan.registering, None
-            for callback in waiting or ():
-                callback()
+    def _register(self, loans: list[tuple[bytes, Loan]], then: Callable[[], None]) -> None:
+        """The same for objects of one owner, of which it has not been told."""
+        for _, loan in loans:
+            loan.registered = 1
+            loan.registering = []
+        unanswered = 0
 
-        self._mail.ask(loan.owner, om.AddBorrower(object_id, self._me.address, 0), answered)
+        def answered(some: list[tuple[bytes, Loan]], _reply: om.BorrowerAdded | None) -> None:
+            nonlocal unanswered
+            unanswered -= 1
+            for _, loan in some:
+                waiting, loan.registering = loan.registering, None
+                for callback in waiting or ():
+                    callback()
+            if not unanswered:
+                then()
+
+        owner = loans[0][1].owner
+        parts = [loans[i : i + MOST_AT_ONCE] for i in range(0, len(loans), MOST_AT_ONCE)]
+        unanswered = len(parts)
+        for part in parts:
+            question = om.AddBorrower([object_id for object_id, _ in part], self._me.address, 0)
+            self._mail.ask(owner, question, partial(answered, part))
 
     # --- others borrow --------------------
 
@@ -181,14 +210,16 @@ class Borrowing:
         self.fetch(object_id, entry)
 
     def on_add_borrower(self, worker: bytes, message: om.AddBorrower) -> None:
-        """A process tells its owner that it has a ref."""
-        self._table.add_borrower(message.object_id, message.borrower.worker_id, 1)
+        """A process tells the owner of refs that it has them."""
+        for object_id in message.object_ids:
+            self._table.add_borrower(object_id, message.borrower.worker_id, 1)
         self._mail.answer(worker, om.BorrowerAdded(message.request_id))
 
     def on_remove_borrower(self, message: om.RemoveBorrower) -> None:
         """A process has none any more."""
-        self._table.add_borrower(message.object_id, message.borrower_id, -message.count)
-        self._table.release(message.object_id)
+        for object_id in message.object_ids:
+            self._table.add_borrower(object_id, message.borrower_id, -1)
+            self._table.release(object_id)
 
     def kept_by(self, object_id: bytes, worker_id: bytes) -> None:
         """A worker's reply says that it keeps an argument ref, of an object of this process."""

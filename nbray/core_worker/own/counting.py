@@ -22,6 +22,8 @@ from nbray.wire import object_messages as om
 from nbray.wire.records import Address, ContainedRefs, ids_in
 
 _AT_ONCE = 256
+MOST_AT_ONCE = 10_000
+"""Of how many objects one message tells."""
 
 
 class Keeps(Protocol):
@@ -62,6 +64,7 @@ class Counting:
         self._ending = ending
         self.sites: dict[bytes, str] = {}
         self._uncounted: dict[Batch, None] = {}
+        self._given_up: dict[bytes, list[bytes]] = {}
 
     def refer(self, object_id: bytes, owner: Address) -> ObjectEntry:
         """Count one more ref of an object that came from elsewhere; from any thread."""
@@ -152,6 +155,16 @@ class Counting:
                     del doubtful[-_AT_ONCE:]
                 for object_id, entry in ended:
                     self._end(object_id, entry)
+        if self._given_up:
+            self._tell_owners()
+
+    def _tell_owners(self) -> None:
+        """What this process borrows no more."""
+        given_up, self._given_up = self._given_up, {}
+        for owner_id, object_ids in given_up.items():
+            for begin in range(0, len(object_ids), MOST_AT_ONCE):
+                some = object_ids[begin : begin + MOST_AT_ONCE]
+                self._mail.answer(owner_id, om.RemoveBorrower(some, self._me.worker_id))
 
     def _count_batch(self, batch: Batch, doubtful: list[bytes]) -> None:
         """A batch has news. One whose objects are held otherwise is counted when one may end."""
@@ -226,10 +239,8 @@ class Counting:
             loan = entry.loan
             assert loan is not None
             if loan.registered:
-                self._mail.answer(
-                    loan.owner.worker_id,
-                    om.RemoveBorrower(object_id, self._me.worker_id, loan.registered),
-                )
+                given_up = self._given_up.setdefault(loan.owner.worker_id, [])
+                given_up += [object_id] * loan.registered
             return
         self._freeing.give_back(object_id, entry)
         if past is not None and (past.made_by or past.kept_for_lineage):

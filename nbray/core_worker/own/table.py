@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 
 import msgspec
 
@@ -198,8 +199,10 @@ class OwnershipTable:
 
     def note(self, object_ids: Iterable[bytes], change: int) -> None:
         """Count that many references more of each at the next turn; from any thread."""
-        for object_id in object_ids:
-            self.released.append((object_id, change))
+        if change == -1:
+            self.died.extend(object_ids)
+        else:
+            self.released.extend(zip(object_ids, repeat(change)))
 
     def release(self, object_id: bytes) -> None:
         """End the object at the next turn, if nothing needs it any more by then."""

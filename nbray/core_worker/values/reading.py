@@ -367,7 +367,7 @@ class Values:
         """Unpickle a value in which refs stand."""
         refs, unknown = self._refs(outer, contained)
         if unknown:
-            self._reactor.post(lambda: self._borrowing.all_found_in(outer, unknown))
+            self._reactor.post(lambda: self._borrowing.found_in(outer, unknown))
         return deserialize(data, self._rebuilder(outer), refs)
 
     def _rebuilder(self, outer: bytes) -> Callable[[bytes, Address], ObjectRef]:
@@ -377,7 +377,7 @@ class Values:
         def rebuild(object_id: bytes, owner: Address) -> ObjectRef:
             entry = refer(object_id, owner)
             if entry.loan is not None and not entry.loan.registered:
-                self._reactor.post(lambda: self._borrowing.found_in(outer, object_id))
+                self._reactor.post(lambda: self._borrowing.found_in(outer, [object_id]))
             return make_ref(object_id, home.kin.of(owner))
 
         return rebuild
