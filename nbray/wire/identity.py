@@ -4,8 +4,8 @@ The token gives the key of an authority that every member derives for itself and
 signs a certificate for a key that is made here.
 
 ``cryptography`` takes 50 ms to import, and a process of the cluster has no time for that when it
-starts. So the launcher has this file run by itself beside the first of them, and it imports nothing
-of nbray, which would take longer.
+joins. So the launcher has this file run by itself beside it, and it imports nothing of nbray, which
+would take longer. A head makes it when the first of another machine comes.
 """
 
 from __future__ import annotations
