@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from nbray.core_worker.run.output import LogFile
 from nbray.core_worker.run.output_batch import Batch
 from nbray.driver import output
 from nbray.jupyter_ext.output.cell_output import LINE_LIMIT, CellOutput, Source
+from nbray.jupyter_ext.output.progress import AFTER_S
 from nbray.testing import wait_until
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay, OutputLines
@@ -290,20 +293,23 @@ def test_5_1_a_flood_leaves_the_notebook_usable(notebook: Notebook) -> None:
 
 def test_5_5_progress_appears_by_itself_and_ends_final(notebook: Notebook) -> None:
     notebook.run("import nbray, time\n@nbray.remote\ndef slow(i):\n    time.sleep(0.6); return 1/i")
+    began = time.monotonic()
     quick = notebook.run("nbray.get(slow.remote(1))")
-    assert panel(quick) == ""
+    assert panel(quick) == "" or time.monotonic() - began > AFTER_S
+    began = time.monotonic()
     cell = notebook.start(
         "refs = [slow.remote(i) for i in range(12)]\nnbray.wait(refs, num_returns=12)"
     )
-    notebook.wait(lambda: "running" in panel(cell), "a bar")
-    assert "queued" in panel(cell)
+    notebook.wait(lambda: re.search("running.*queued", panel(cell)), "a bar")
     notebook.wait(lambda: cell.idle, "the end of the cell")
+    took = time.monotonic() - began
     assert panel(cell).startswith("slow 100%|") and "12/12, 1 failed" in panel(cell)
     assert "running" not in panel(cell)
     updates = sum(name == "update_display_data" for name, _ in cell.messages)
-    assert 1 <= updates <= 4 * 5
+    assert 1 <= updates <= 4 * max(5, took)
+    began = time.monotonic()
     left = notebook.run("refs = [slow.remote(1) for _ in range(10)]")
-    assert left.idle and panel(left) == ""
+    assert left.idle and (panel(left) == "" or time.monotonic() - began > AFTER_S)
     notebook.wait(lambda: "10/10" in panel(left), "the bar of a cell that has long ended")
 
 
@@ -326,7 +332,8 @@ def test_5_5_bars_in_remote_code_are_one_for_each_name(notebook: Notebook) -> No
         "nbray.get([work.remote() for _ in range(2)])"
     )
     notebook.wait(lambda: "20/20 in 2 tasks" in panel(cell), "the sum of the bars")
-    assert panel(cell).startswith("fit: 100%|")
+    # Above it is the bar of the tasks, when they take long enough to have one.
+    assert re.search(r"^fit: 100%\|", panel(cell), re.MULTILINE)
     assert cell.printed == ""
     cell = notebook.run(
         "from nbray.experimental import tqdm_ray\n@nbray.remote\ndef rays():\n"

@@ -172,7 +172,8 @@ def test_a_worker_that_dies_while_its_template_stands_still_is_dead(cluster: Pat
 def test_a_template_that_never_forks_is_replaced(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NBRAY_WORKER_REGISTER_TIMEOUT_S", "3")
+    # The next template has as long, on a machine that may be busy.
+    monkeypatch.setenv("NBRAY_WORKER_REGISTER_TIMEOUT_S", "10")
     nbray.init(num_cpus=1, object_store_memory=64 << 20)
     counter = Counter.remote()
     assert nbray.get(counter.add.remote()) == 1
