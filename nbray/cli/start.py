@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
-import psutil
 from click.core import ParameterSource
 
 from nbray.cli.declared import declared_options
-from nbray.cli.leaving import NOTICES, children_ignore_notices, drain, was_drained
-from nbray.cli.terminal import CliError, SafeConsole, say
+from nbray.cli.terminal import CliError, SafeConsole
 from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.client_port import RemoteDrivers
@@ -41,11 +35,15 @@ def start(head: bool, block: bool, keep_session: bool, **options: Any) -> None:
     """Start a node on this machine."""
     if keep_session and not (head and block):
         raise click.UsageError("--keep-session needs --head and --block.")
-    with children_ignore_notices() if block else nullcontext():
+    if not block:
+        _tell(start_node(_record(), head=head, block=block, **options), head, block)
+        return
+    from nbray.cli.staying import children_ignore_notices, stay  # it speaks to the cluster
+
+    with children_ignore_notices():
         node = start_node(_record(), head=head, block=block, **options)
     _tell(node, head, block)
-    if block:
-        _stay(node, keep_session)
+    stay(node, keep_session)
 
 
 def start_node(
@@ -226,43 +224,3 @@ def _link(node: RunningNode) -> str:
         return f"{found.base}/  (nbray dashboard prints a link that logs you in)"
     minutes = f"{LOGIN_S / 60:.0f} minutes"
     return f"{found.login_link(time.time())}  (for {minutes}; then: nbray dashboard)"
-
-
-def _stay(node: RunningNode, keep_session: bool) -> None:
-    """Until SIGINT or SIGTERM, or until the raylet ends; it brings a GCS back itself."""
-    left = threading.Event()
-    notices: list[int] = []
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        left.set()
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        notices.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
-    for number in NOTICES:
-        signal.signal(number, note)
-    raylet = psutil.Process(node.children[-1].pid)
-    while not left.wait(0.2):
-        if notices:
-            say(drain(node, notices.pop()))
-            notices.clear()
-        if raylet.status() == psutil.STATUS_ZOMBIE:
-            _tell_end(node, raylet.pid, keep_session)
-            return
-    node.stop(keep_session=keep_session)
-
-
-def _tell_end(node: RunningNode, raylet: int, keep_session: bool) -> None:
-    """The raylet has ended by itself."""
-    reason = was_drained(node)
-    log = node.session.log_path("raylet.log").read_text(errors="replace")
-    node.stop(keep_session=keep_session)
-    if reason:
-        say(f"The node was drained, and has left: {reason}.")
-        return
-    raise CliError(
-        f"The raylet of the node ended by itself (pid {raylet}), so the node was stopped. The end "
-        f"of its log:\n{log[-2000:].strip() or '(it is empty)'}"
-    )

@@ -8,7 +8,6 @@ parent ended.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import json
 import logging
@@ -22,9 +21,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbray.common.pids import open_process, start_time
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger(__name__)
 
@@ -323,6 +325,8 @@ _LONGEST_END_S = 10.0
 
 def leave_in_time(loop: asyncio.AbstractEventLoop) -> None:
     """From now on this process ends within seconds, also when some of its work does not."""
+
+    import asyncio  # a driver, which imports this module, has none
 
     def leave() -> None:
         left = [str(task.get_coro()) for task in asyncio.all_tasks(loop)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
-from nbray.common.software import own_software
+from nbray.common.software import VERSION, own_software
 from nbray.wire.handshake import PROTOCOL_VERSION
 
 
@@ -33,7 +31,7 @@ class NbrayContext(Mapping[str, Any]):
     probe_dashboard: Callable[[], str] = field(default=lambda: "", compare=False)
     leave: Callable[[], None] = field(default=lambda: None, compare=False)
     python_version: str = field(default_factory=platform.python_version)
-    nbray_version: str = field(default_factory=lambda: version("nbray"))
+    nbray_version: str = VERSION
 
     @property
     def ray_version(self) -> str:
@@ -76,6 +74,8 @@ class NbrayContext(Mapping[str, Any]):
         )
 
     def _repr_html_(self) -> str:
+        import html  # its table of names is large, and few look
+
         rows = {
             "Cluster": html.escape(str(self.address_info["address"])),
             "Dashboard": "none",

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nbray.common import ray_settings
 from nbray.common.addresses import interface_address
 from nbray.scheduling.labels import check_node_labels
@@ -88,8 +86,12 @@ def _address_of(interface: str) -> str:
 
 
 def _labels(named: Mapping[str, str], file: Path | None) -> dict[str, str]:
+    if file is None:
+        return dict(named)
+    import yaml
+
     try:
-        of_file = {} if file is None else yaml.safe_load(file.read_bytes()) or {}
+        of_file = yaml.safe_load(file.read_bytes()) or {}
         return {**check_node_labels(of_file), **named}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise NodeOptionError(str(error), f"--labels-file {file}") from error

@@ -6,7 +6,6 @@ whoever sends them, and unpacked once per node. It travels in parts, which a GCS
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import sys
@@ -155,6 +154,8 @@ async def unpack(package: Path, folder: Path) -> int:
     Raises:
         PackageError: it is no package, or too large; or a file would lie outside of the folder.
     """
+    import asyncio  # of raylets: a driver, which packs, has none
+
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", unzip.__file__, str(package), str(folder),
         str(MOST_UNPACKED_BYTES), str(MOST_FILES), stdin=asyncio.subprocess.DEVNULL,
