@@ -39,7 +39,7 @@ class Here(NamedTuple):
 class Worker:
     """One worker process.
 
-    ``template`` is its parent, None when that has gone; ``ordered`` when it was asked for one.
+    ``template`` is its parent, None when that has gone; ``ordered`` when its start came so far.
     ``devices`` are those that it has used, if any: libraries look for them once in a process.
     ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked. ``exit`` is why it was
     ended or leaves, if anybody said so, ``status`` what its parent knows of its end.
