@@ -26,6 +26,7 @@ _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
 _TEMPLATE_IDLE_S = 60.0
+_IMPORTS_LONGER = 10
 
 
 class Starts(Protocol):
@@ -167,12 +168,17 @@ class Forks:
     def look_after(self) -> None:
         """End what does not come up: templates that do not fork, workers that do not register.
 
-        To be called every second or more often. Only the time that this process has seen counts.
+        To be called every second or more often. Only the time that this process has seen counts,
+        for each step anew; a template's imports may take longer, on a machine that others keep
+        busy, since to begin them again would help nobody.
         """
         now = self._clock.now()
         for worker in list(self.workers.values()):
-            late = now - worker.ordered >= self._register_timeout_s
-            if worker.state is not State.STARTING or not late:
+            if worker.state is not State.STARTING:
+                continue
+            imports = worker.template is not None and not worker.template.serves
+            patience_s = self._register_timeout_s * (_IMPORTS_LONGER if imports else 1)
+            if now - worker.ordered < patience_s:
                 continue
             if worker.pid:
                 logger.error("Worker pid %d was not ready in time; it is ended.", worker.pid)
@@ -223,11 +229,18 @@ class Forks:
                 self._on_end_seen(worker)
 
     def _on_report(self, template: Template, report: Report) -> None:
+        now = self._clock.now()
+        if "ready" in report:
+            for waiting in self.workers.values():
+                if waiting.template is template:
+                    waiting.ordered = now
+            return
         name = next(report[kind] for kind in ("forked", "refused", "exited") if kind in report)
         worker = self.workers.get(bytes.fromhex(name))
         if worker is None:
             return
         if "forked" in report:
+            worker.ordered = now
             worker.forked(report["pid"], report["started"], self._on_end_seen)
             if worker.state in (State.ENDING, State.LOST):
                 worker.kill()

@@ -204,8 +204,9 @@ class WorkerService:
         return await self.actors.start(request)
 
     async def _end_actor(self, request: g.EndActor) -> g.Empty:
-        workers = self.pool.workers.items()
-        await self._flush([name for name, w in workers if w.actor_id == request.actor_id])
+        if not request.graceful:  # who leaves by itself reports before
+            workers = self.pool.workers.items()
+            await self._flush([name for name, w in workers if w.actor_id == request.actor_id])
         return await self.actors.end(request)
 
     # --- ends --------------------

@@ -30,6 +30,9 @@ class Template:
     ``on_report`` gets what it says of its forks, ``on_end`` hears when it ended by itself. Neither
     side waits for the other: what the socket does not take stays in a buffer.
 
+    Attributes:
+        serves: it has said that it is ready, and forks.
+
     Raises:
         OSError: the process cannot be started.
     """
@@ -44,7 +47,7 @@ class Template:
                                     "template.log")  # fmt: skip
         self._on_report = on_report
         self._on_end = on_end
-        self._serves = False
+        self.serves = False
         mine, theirs = socket.socketpair()
         env = dict(os.environ)
         env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
@@ -94,9 +97,7 @@ class Template:
             self._on_end(self)
             return
         for report in reports:
-            if "ready" in report:
-                self._serves = True
-                continue
+            self.serves = self.serves or "ready" in report
             try:
                 self._on_report(self, report)
             except Exception:  # the next one may tell of a death for which somebody waits
@@ -118,10 +119,10 @@ class Template:
 
     def _may_have_forked(self) -> bool:
         """Whether it has said that it is ready. If it has not, it cannot any more, and leaves."""
-        if not self._serves:
+        if not self.serves:
             self._control.socket.shutdown(socket.SHUT_RD)  # what was said before is still there
-            self._serves = bool(self._control.receive())
-        return self._serves
+            self.serves = bool(self._control.receive())
+        return self.serves
 
     def kill(self) -> None:
         """End it at once; its workers live on, without a parent who tells how they end."""
