@@ -9,8 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 import nbray
 from nbray.core_worker.run.loop_selector import LoopSelector
+from nbray.exceptions import TaskCancelledError
 from nbray.testing import wait_until
 from nbray.wire.reactor import Reactor
 
@@ -50,6 +53,16 @@ class Loop:
 
     async def in_a_thread(self) -> int:
         return await asyncio.to_thread(lambda: nbray.get(nbray.put(7)))
+
+    async def within(self, seconds: float) -> bool:
+        """What only a task may do, before anything is awaited."""
+        async with asyncio.timeout(seconds):
+            return asyncio.current_task() in asyncio.all_tasks()
+
+    async def wait_for(self, path: Path) -> str:
+        while not path.exists():
+            await asyncio.sleep(0.01)
+        return path.name
 
     async def meet(self, count: int) -> int:
         """Ends when ``count`` calls have begun."""
@@ -92,6 +105,42 @@ def test_each_of_many_calls_knows_its_own_task(cluster: Path) -> None:
     loop = Loop.remote()
     refs = [loop.quick.remote() for _ in range(300)]
     assert nbray.get(refs, timeout=20.0) == [ref.task_id().hex() for ref in refs]
+
+
+def test_the_first_step_of_a_call_is_a_task_s_and_none_is_in_another_s_context(
+    cluster: Path,
+) -> None:
+    loop = Loop.remote()
+    assert nbray.get([loop.within.remote(20.0) for _ in range(20)], timeout=20.0) == [True] * 20
+
+
+def test_a_call_that_is_cancelled_as_soon_as_it_is_made_has_an_answer(
+    cluster: Path, tmp_path: Path
+) -> None:
+    loop = Loop.remote()
+    nbray.get(loop.quick.remote())
+    for _ in range(5):
+        before = [loop.quick.remote() for _ in range(3)]
+        ref = loop.wait_for.remote(tmp_path / "never")
+        nbray.cancel(ref)
+        with pytest.raises(TaskCancelledError):
+            nbray.get(ref, timeout=20.0)
+        assert len(nbray.get(before, timeout=20.0)) == 3
+
+
+def test_a_call_without_room_can_be_cancelled_and_the_others_have_their_turn(
+    cluster: Path, tmp_path: Path
+) -> None:
+    loop = Loop.options(max_concurrency=1).remote()
+    names = [tmp_path / name for name in ("first", "second", "third")]
+    refs = [loop.wait_for.remote(path) for path in names]
+    nbray.cancel(refs[1])
+    with pytest.raises(TaskCancelledError):
+        nbray.get(refs[1], timeout=20.0)
+    names[2].touch()
+    assert not nbray.wait(refs[2:], timeout=0.1)[0]
+    names[0].touch()
+    assert nbray.get([refs[0], refs[2]], timeout=20.0) == ["first", "third"]
 
 
 def test_a_program_keeps_the_event_loops_that_it_brings(session_root: Path) -> None:

@@ -89,7 +89,7 @@ class ActorHost:
         options = spec.options
         if options.is_async:
             sizes = {"": options.max_concurrency or _ASYNC_DEFAULT, **options.concurrency_groups}
-            self._loops = loops(sizes, self._host.leave, self._drives)
+            self._loops = loops(sizes, self, self._drives)
         elif options.max_concurrency > 1 or options.concurrency_groups:
             sizes = {"": max(1, options.max_concurrency), **options.concurrency_groups}
             self._pools = {name: CallPool(name, size) for name, size in sizes.items()}
@@ -181,11 +181,7 @@ class ActorHost:
         """Start a call elsewhere; False when it is to run in the main thread."""
         if self._loops:
             loop = self._loops.get(spec.concurrency_group) or self._loops[""]
-            loop.start(
-                spec.task_id,
-                lambda: self._run(loop, connection, spec),
-                lambda: spec.task_id in self._cancelling.noted,
-            )
+            loop.start(connection, spec)
             return True
         if self._pools:
             pool = self._pools.get(spec.concurrency_group) or self._pools[""]
@@ -211,22 +207,37 @@ class ActorHost:
                 self._runner.end_cancelled(spec, done)
             self._host.reply(connection, spec, done)
 
-    async def _run(self, loop: CallLoop, connection: Connection, spec: TaskSpec) -> None:
+    async def run_async(self, loop: CallLoop, connection: Connection, spec: TaskSpec) -> None:
+        """Run a call as a coroutine and reply."""
+        task_id = spec.task_id
         try:
-            async with loop.limit:
-                if self._host.is_leaving():
-                    return
-                self.running.add(spec.task_id)
-                done = await self._runner.run_async(connection, spec)
+            if self._host.is_leaving():
+                return
+            self.running.add(task_id)
+            done = await self._runner.run_async(connection, spec)
         except SystemExit as leaving:
-            self.running.discard(spec.task_id)
+            self.running.discard(task_id)
             self._host.leave(leaving)
             return
         except asyncio.CancelledError:
             done = self._runner.cancelled(spec)
-        self.running.discard(spec.task_id)
+        finally:
+            loop.ended(task_id)
+        self.running.discard(task_id)
         self._host.reply(connection, spec, done)
         loop.replied()
+
+    def is_cancelled(self, task_id: bytes) -> bool:
+        """Whether a call was cancelled before it began."""
+        return task_id in self._cancelling.noted
+
+    def refuse(self, connection: Connection, spec: TaskSpec) -> None:
+        """Reply for a call that was cancelled before it began."""
+        self._host.reply(connection, spec, self._runner.cancelled(spec))
+
+    def leave(self, leaving: SystemExit) -> None:
+        """A coroutine ends this process."""
+        self._host.leave(leaving)
 
     def cancel(self, task_id: bytes) -> None:
         """Cancel a coroutine; a call that runs in a thread cannot be stopped."""

@@ -48,20 +48,32 @@ class LoopSelector(selectors.EpollSelector):
         self._drives = drives
         self._thread = 0
         self._waiter: Waiter | None = None
+        self._news = True
         drives.watch(self.fileno(), self._has_news, lambda: None, select.EPOLLIN | select.EPOLLET)
 
     def _has_news(self, _events: int) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            waiter.complete_one()
+        self._news = True
+        self.look()
 
     def is_of_this_thread(self) -> bool:
         """Whether the loop runs in the thread that asks."""
         return self._thread == get_ident()
 
     def look(self) -> None:
-        """The loop has something to do besides; in its own thread."""
-        self._has_news(0)
+        """The loop has something to do besides."""
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.complete_one()
+
+    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready; without a look if there is no news since one that found nothing."""
+        if not self._news:
+            return []
+        self._news = False  # before the look, so that none behind it is lost
+        ready = super().select(0)
+        if ready:  # and may be so at the next look, without being announced again
+            self._news = True
+        return ready
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready; waits at most ``timeout`` seconds, None: for any time."""
@@ -70,7 +82,7 @@ class LoopSelector(selectors.EpollSelector):
         self._thread = get_ident()
         waiter = self._waiter = Waiter()
         try:
-            ready = super().select(0)
+            ready = self._ready()
             if ready:
                 return ready
             self._drives.wait(waiter, timeout)
@@ -80,4 +92,4 @@ class LoopSelector(selectors.EpollSelector):
             return super().select(timeout)
         finally:
             self._waiter = None
-        return super().select(0)
+        return self._ready()

@@ -148,7 +148,10 @@ class TaskRunner:
             if spec.num_returns < 0:
                 await self._stream_async(owner, spec, result, done)
                 result = self._collected(owner, spec, done.items)
-            await made.make_async(result)
+            if inspect.isasyncgen(result):
+                await made.make_async(result)
+            else:
+                made.make(result)
         except SystemExit:
             raise
         except BaseException as error:
