@@ -12,7 +12,7 @@ from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail, PendingWork
 from nbray.core_worker.tasks import counted
 from nbray.wire import messages as m
-from nbray.wire.records import ContainedRefs, Stored, TaskSpec, Value
+from nbray.wire.records import ContainedRefs, Stored, TaskSpec, Value, thinned
 
 
 class Endings:
@@ -45,14 +45,19 @@ class Endings:
             return
         if len(values) != (wanted if wanted >= 0 else spec.return_count()):
             values = self._one_for_each(spec, values)
+        holders = None
         if any(value.contained for value in values):
-            self._take_over(spec, values, worker_id)
+            holders = self._holders(spec, values)
+            if wanted >= 0:  # before anybody can read them
+                self._take_over(spec, holders, worker_id)
         for index, value in enumerate(values):
             object_id = return_id(spec.task_id, index)
             entry = table.get(object_id)
             if entry is None:
                 self._freeing.free(object_id, value)
                 continue
+            if value.stored is not None:
+                value.stored = thinned(value.stored)
             if entry.past is not None:
                 self._complete(object_id, entry, value)
             else:
@@ -63,17 +68,27 @@ class Endings:
                 table.release(object_id)
         if spec.num_returns < 0:
             self._streams.finish(task, done)
+            if holders is not None:  # its items are objects of this process only now
+                self._take_over(spec, holders, worker_id)
         if spec.dependencies or spec.contained or spec.actor_id:
             table.note(counted(spec), -1)
 
-    def _take_over(self, spec: TaskSpec, values: list[Value], worker_id: bytes) -> None:
-        """Hold the refs in the values, before anybody can read them."""
-        contained: list[ContainedRefs] = []
+    def _holders(self, spec: TaskSpec, values: list[Value]) -> list[tuple[ObjectEntry, Value]]:
+        """The objects that are to hold the refs in their values."""
+        found = []
         for index, value in enumerate(values):
             entry = self._table.get(return_id(spec.task_id, index)) if value.contained else None
             if entry is not None and entry.value is None:
-                self._table.contains(entry, value)
-                contained += value.contained
+                found.append((entry, value))
+        return found
+
+    def _take_over(
+        self, spec: TaskSpec, holders: list[tuple[ObjectEntry, Value]], worker_id: bytes
+    ) -> None:
+        contained: list[ContainedRefs] = []
+        for entry, value in holders:
+            self._table.contains(entry, value)
+            contained += value.contained
         self._borrowing.take_over(contained, lambda: self._handover_done(spec, worker_id))
 
     def _completed_plainly(self, spec: TaskSpec, value: Value) -> bool:

@@ -27,7 +27,7 @@ from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
 from nbray.core_worker.ports import Mail, PendingWork
 from nbray.exceptions import ObjectReconstructionFailedError
 from nbray.wire import messages as m
-from nbray.wire.records import DYNAMIC, TaskSpec, Value
+from nbray.wire.records import DYNAMIC, TaskSpec, Value, thinned
 
 Share = Callable[[TaskSpec, int, Value], Value]
 END = Value(b"")
@@ -134,6 +134,8 @@ class Streams:
             )
         elif value.contained:
             self._mail.answer(worker, m.HandoverDone(object_id))
+        if value.stored is not None:
+            value.stored = thinned(value.stored)
         self._table.complete(object_id, value)
         if entry.local <= 0:
             self._table.release(object_id)

@@ -101,9 +101,12 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
     listed: list[Any] = list(args)
     named = dict(kwargs)
 
-    def depend(place: int | str, ref: ObjectRef) -> None:
-        dependencies.append(Dependency(ref._id, ref._kin.owner, None, place))
-        (listed if isinstance(place, int) else named)[place] = None  # type: ignore[index]
+    def depend(place: Any, ref: ObjectRef) -> None:
+        kin = ref._kin
+        if kin.core.reactor.stopped:
+            ref._check()
+        dependencies.append(Dependency(ref._id, kin.owner, None, place))
+        (listed if type(place) is int else named)[place] = None
 
     def put(place: int | str, value: Any, packed: Serialized | None = None) -> None:
         ref = process.put(value, packed)
@@ -115,7 +118,6 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
             if type(value) in SIMPLE:
                 continue  # those whose pickle is large are found below
             if isinstance(value, ObjectRef):
-                value._check()
                 depend(place, value)
             elif _surely_large(value) > process.config.max_inline_bytes:
                 put(place, value)
@@ -140,7 +142,7 @@ def _pack(process: Puts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
     except TypeError as error:
         given = {**{f"argument {i}": a for i, a in enumerate(args)}, **kwargs}
         raise unpicklable(given, "the arguments", "arguments", error) from error
-    process.note((dependency.object_id for dependency in dependencies), 1)
+    process.note([dependency.object_id for dependency in dependencies], 1)
     process.note(ids_in(packed.contained), 1)
     return _PICKLED + packed.to_bytes(), tuple(dependencies), packed.contained
 
