@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nbray.exceptions import ActorDiedError, TaskError
@@ -77,8 +79,31 @@ def test_a_grid_search_of_scikit_learn_runs_on_the_cluster(cluster: Path) -> Non
         search = GridSearchCV(SVC(), {"C": [0.1, 1, 10]}, cv=3).fit(features, labels)
         with pytest.raises(ZeroDivisionError):
             Parallel()(delayed(lambda i: 1 // i)(i) for i in range(3))
+        large, small = np.arange(200_000.0), np.arange(1000.0)
+        calls = [delayed(keep)(i, large, of=small, more=large) for i in range(30)]
+        found = Parallel()(calls)
+        alone = Parallel(mmap_mode="c")(calls)
+    assert [number for number, *_ in found] == list(range(30))
+    assert {total for _, total, *_ in found + alone} == {2 * large.sum() + small.sum()}
+    assert all(len(places) == 1 for places in by_worker(found)), "a large array is sent once"
+    assert any(len(places) > 1 for places in by_worker(alone))
     assert os.getpid() not in places
     assert search.best_score_ > 0.9
+
+
+def keep(number: int, array: Any, of: Any, more: Any) -> tuple[int, float, int, int]:
+    """So that no two arrays of a worker have one address."""
+    kept = vars(sys).setdefault("kept", [])
+    kept.append(array)
+    address = array.__array_interface__["data"][0]
+    return number, float(array.sum() + of.sum() + more.sum()), os.getpid(), address
+
+
+def by_worker(found: list[tuple[int, float, int, int]]) -> list[set[int]]:
+    places: dict[int, set[int]] = {}
+    for _, _, pid, address in found:
+        places.setdefault(pid, set()).add(address)
+    return list(places.values())
 
 
 class NoArguments(Exception):
