@@ -32,6 +32,7 @@ _IDLE_S = 1.0
 _SHORT_US = 50_000
 _LONG_S = 0.05
 _IMPORTS = "<frozen importlib._bootstrap>"
+_IMPORTERS = ("importlib", "importlib._bootstrap")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -259,7 +260,10 @@ def _is_an_import_of_ours(frame: FrameType) -> bool:
     """Whether nbray imports here what it needs itself; what a task brings with it, it does not."""
     if frame.f_code.co_filename != _IMPORTS or frame.f_code.co_name != "_find_and_load":
         return False
-    if frame.f_back is None or not is_ours(frame.f_back.f_globals.get("__name__")):
+    asks = frame.f_back
+    while asks is not None and asks.f_globals.get("__name__") in _IMPORTERS:
+        asks = asks.f_back
+    if asks is None or not is_ours(asks.f_globals.get("__name__")):
         return False
     top = str(frame.f_locals.get("name", "")).partition(".")[0]
     return top == "nbray" or top in sys.stdlib_module_names

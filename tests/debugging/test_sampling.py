@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 from hypothesis import given
@@ -99,13 +100,14 @@ class _Looks:
     [("nbray.some", "nbray.not_there", False), ("nbray.some", "not_there", True),
      ("users", "nbray.not_there", True)],
 )  # fmt: skip
+@pytest.mark.parametrize("statement", ["import {}", "import_module('{}')"])
 def test_what_nbray_imports_for_itself_is_no_time_of_the_users(
-    module: str, name: str, is_shown: bool, monkeypatch: pytest.MonkeyPatch
+    module: str, name: str, is_shown: bool, statement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = _Looks()
     monkeypatch.setattr(sys, "meta_path", [looks, *sys.meta_path])
     with pytest.raises(ModuleNotFoundError):
-        exec(f"import {name}", {"__name__": module, "__builtins__": __builtins__})
+        exec(statement.format(name), {"__name__": module, "import_module": import_module})
     (stack,) = looks.seen
     assert ("_find_and_load" in stack) == is_shown
     assert stack.endswith("(in nbray)") != is_shown
