@@ -63,7 +63,8 @@ _FAINT = """
     while (walk.nextNode()) {
         const element = walk.currentNode.parentElement;
         const text = walk.currentNode.textContent.trim();
-        if (!text || ['style', 'title', 'script', 'noscript'].includes(element.tagName.toLowerCase())) continue;
+        const tag = element.tagName.toLowerCase();
+        if (!text || ['style', 'title', 'script', 'noscript'].includes(tag)) continue;
         const style = getComputedStyle(element);
         const colour = parse(element.namespaceURI.endsWith('svg') ? style.fill : style.color);
         const [a, b] = [shine(colour), shine(ground(element))].sort((x, y) => y - x);
