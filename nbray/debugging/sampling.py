@@ -245,10 +245,13 @@ def stack_of(task: str, frame: FrameType | None) -> str:
     """The user's frames of a task; where nbray waits for it, that is the innermost."""
     lines: list[str] = []
     waits = frame is not None and is_ours(frame.f_globals.get("__name__"))
+    imports = False
     while frame is not None and len(lines) < DEEPEST:
-        if _is_an_import_of_ours(frame):
-            lines, waits = [], True
-        elif not is_ours(frame.f_globals.get("__name__")) and not _starts_a_worker(frame):
+        name = frame.f_globals.get("__name__")
+        imports = imports and name in _IMPORTERS
+        if imports or _is_an_import_of_ours(frame):
+            imports, lines, waits = True, [], True
+        elif not is_ours(name) and not _starts_a_worker(frame):
             lines.append(line_of(frame))
         frame = frame.f_back
     if waits:
