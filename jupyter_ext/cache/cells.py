@@ -211,7 +211,7 @@ class CellCache:
             f"From the cache: nothing that it depends on has changed since {about['label']} ran "
             f"{_ago(about['kept'])}, which took {about['seconds']:.1f} s."
         )
-        print(f"{attempt.told} %nbray cache why tells more, --cache=refresh runs it.")
+        print(f"{attempt.told}\n%nbray cache why tells more, --cache=refresh runs it.")
         return result
 
     def _import(self, imports: Mapping[str, str], result: Result) -> None:

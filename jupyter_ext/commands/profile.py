@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _SECONDS = 5.0
-_LAST_S = 2.0  # what short tasks of a worker were seen to do is told together, a moment later
+_LAST_S = 5.0  # what short tasks of a worker were seen to do is told together, a moment later
 _LOOK_S = 0.05
 _QUIET_S = 0.2
 _NOTES = 3

@@ -31,6 +31,8 @@ _TELL_S = 0.25
 _IDLE_S = 1.0
 _SHORT_US = 50_000
 _LONG_S = 0.05
+_IMPORTS = "<frozen importlib._bootstrap>"
+_IMPORTERS = ("importlib", "importlib._bootstrap")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -243,13 +245,31 @@ def stack_of(task: str, frame: FrameType | None) -> str:
     """The user's frames of a task; where nbray waits for it, that is the innermost."""
     lines: list[str] = []
     waits = frame is not None and is_ours(frame.f_globals.get("__name__"))
+    imports = False
     while frame is not None and len(lines) < DEEPEST:
-        if not is_ours(frame.f_globals.get("__name__")) and not _starts_a_worker(frame):
+        name = frame.f_globals.get("__name__")
+        imports = imports and name in _IMPORTERS
+        if imports or _is_an_import_of_ours(frame):
+            imports, lines, waits = True, [], True
+        elif not is_ours(name) and not _starts_a_worker(frame):
             lines.append(line_of(frame))
         frame = frame.f_back
     if waits:
         lines.insert(0, "(in nbray)")
     return ";".join([clean(task), *reversed(lines)])
+
+
+def _is_an_import_of_ours(frame: FrameType) -> bool:
+    """Whether nbray imports here what it needs itself; what a task brings with it, it does not."""
+    if frame.f_code.co_filename != _IMPORTS or frame.f_code.co_name != "_find_and_load":
+        return False
+    asks = frame.f_back
+    while asks is not None and asks.f_globals.get("__name__") in _IMPORTERS:
+        asks = asks.f_back
+    if asks is None or not is_ours(asks.f_globals.get("__name__")):
+        return False
+    top = str(frame.f_locals.get("name", "")).partition(".")[0]
+    return top == "nbray" or top in sys.stdlib_module_names
 
 
 def _starts_a_worker(frame: FrameType) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from nbray.debugging.flame import laid_out, own_counts, tree
 from nbray.debugging.marks import HOLD, PROFILE, PROFILE_MEMORY, plain
-from nbray.debugging.sampling import Sampler, Seen, decode, encode
+from nbray.debugging.sampling import Sampler, Seen, decode, encode, stack_of
 from nbray.debugging.stacks import LOOKS
 from nbray.testing import wait_until
 
@@ -80,6 +82,36 @@ def test_allocations_are_those_at_the_highest(told: list[tuple[int, Seen]]) -> N
 
 def test_marks_leave_the_cells_in_their_order() -> None:
     assert plain(5 | HOLD | PROFILE | PROFILE_MEMORY) == 5
+
+
+class _Looks:
+    """Sees the stack of an import, and finds nothing."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name.endswith("not_there"):
+            self.seen.append(stack_of("task", sys._getframe()))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "is_shown"),
+    [("nbray.some", "nbray.not_there", False), ("nbray.some", "not_there", True),
+     ("users", "nbray.not_there", True)],
+)  # fmt: skip
+@pytest.mark.parametrize("statement", ["import {}", "import_module('{}')"])
+def test_what_nbray_imports_for_itself_is_no_time_of_the_users(
+    module: str, name: str, is_shown: bool, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = _Looks()
+    monkeypatch.setattr(sys, "meta_path", [looks, *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError):
+        exec(statement.format(name), {"__name__": module, "import_module": import_module})
+    (stack,) = looks.seen
+    assert ("_find_and_load" in stack) == ("importlib" in stack) == is_shown
+    assert stack.endswith("(in nbray)") != is_shown
+    assert "test_what_nbray_imports" in stack
 
 
 STACKS = st.dictionaries(

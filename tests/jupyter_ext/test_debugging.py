@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import psutil
 import pytest
-from support.kernel import Notebook, one_kernel_for_most, shared_notebook
+from support import from_afar
+from support.kernel import Notebook, one_kernel_for_most, running_notebook, shared_notebook
+
+from nbray.testing import processes_of
+from nbray.wire import tls
 
 __all__ = ["one_kernel_for_most", "shared_notebook"]
 
@@ -140,6 +145,37 @@ def test_tasks_on_another_node_are_debugged_also_when_their_worker_dies(
         "its worker has gone" in started.printed
     )
     notebook.run("%nbray scale 1", 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["with TLS", "from afar", "from afar with TLS"])
+def test_a_cluster_is_debugged_whatever_lies_between(
+    way: str, session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "TLS" in way:
+        monkeypatch.setenv("NBRAY_USE_TLS", "1")
+    if "afar" in way:
+        monkeypatch.setenv(from_afar.SWITCH, "1")
+    with running_notebook() as notebook:
+        assert ("TLS" in way) == any(session_root.glob(f"*/{tls.FOLDER}"))
+        commands = [" ".join(found.info["cmdline"]) for found in processes_of(session_root)]
+        assert ("afar" in way) == any("gateway" in command for command in commands)
+        notebook.run(TASKS)
+        assert "ZeroDivisionError" in notebook.run("nbray.get(outer.remote(4))").error
+        cell = notebook.answer("%nbray debug", ["p 'part is', part", "up", "p 'y is', y", "q"])
+        assert "('part is', 10)" in cell.printed and "('y is', 5)" in cell.printed
+        cell = notebook.answer("%nbray debug --rerun", ["p 'a is', a", "q"])
+        assert "('a is', 5)" in cell.printed
+        cell = notebook.answer("nbray.get(stops.remote(3))", ["p 'q is', q", "!q = 7", "c"])
+        assert "('q is', 30)" in cell.printed and "7" in cell.results
+        started = notebook.run("late = stops.remote(5)")
+        line = "is at a breakpoint, and waits: %nbray debug goes there."
+        notebook.wait(lambda: line in started.printed, "the line in its cell")
+        assert "('q is', 50)" in notebook.answer("%nbray debug", ["p 'q is', q", "c"]).printed
+        assert notebook.run("nbray.get(late)").result == "50"
+        stopped = notebook.answer("nbray.get(stops.remote(1))", [None])
+        assert "KeyboardInterrupt" in stopped.error
+        notebook.run("%nbray stop")
 
 
 def test_a_frontend_without_input_is_told_and_the_task_goes_on(notebook: Notebook) -> None:

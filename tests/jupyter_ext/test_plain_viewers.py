@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from support.jupyterlab import CHROMIUM, PICTURES, playwright
+from support.vscode import CODE_SERVER, opened_notebook
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,7 +63,8 @@ _FAINT = """
     while (walk.nextNode()) {
         const element = walk.currentNode.parentElement;
         const text = walk.currentNode.textContent.trim();
-        if (!text || ['style', 'title'].includes(element.tagName.toLowerCase())) continue;
+        const tag = element.tagName.toLowerCase();
+        if (!text || ['style', 'title', 'script', 'noscript'].includes(tag)) continue;
         const style = getComputedStyle(element);
         const colour = parse(element.namespaceURI.endsWith('svg') ? style.fill : style.color);
         const [a, b] = [shine(colour), shine(ground(element))].sort((x, y) => y - x);
@@ -80,8 +82,7 @@ _FIT = """
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A notebook as it is in its file after its cells have run in a kernel without widgets."""
+def saved_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("plain")
     root = tmp_path_factory.mktemp("pl")
     root.chmod(0o700)
@@ -94,7 +95,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         NotebookClient(notebook, timeout=120, resources=resources).execute()
         path = folder / "saved.ipynb"
         nbformat.write(notebook, path)
-        yield nbformat.read(path, as_version=4)
+        yield path
+
+
+@pytest.fixture
+def saved(saved_file: Path) -> Any:
+    """A notebook as it is in its file after its cells have run in a kernel without widgets."""
+    return nbformat.read(saved_file, as_version=4)
 
 
 def _outputs(saved: Any) -> Iterator[tuple[str, Any]]:
@@ -150,6 +157,36 @@ def test_it_is_read_on_either_ground_without_scripts(
             assert not faint, (source, faint)
             assert not is_wide, source
         browser.close()
+
+
+@pytest.mark.skipif(CODE_SERVER is None, reason="there is no VS Code: npm install code-server")
+@pytest.mark.parametrize("ground", ["light", "dark"])
+def test_vs_code_shows_all_of_it_without_a_kernel(
+    saved_file: Path, ground: str, tmp_path: Path
+) -> None:
+    wanted = {
+        "1 node", "12/12", "ObjectRef", "Actor Counter", "Profile of", "bytes of 1000000",
+        "the answer is kept", "Detached as train", "epoch 1", "nbray is stopped",
+    }  # fmt: skip
+    # Its frames have no ground of their own: it is that of the editor below them.
+    faint = _FAINT.replace("[255, 255, 255]", "[31, 31, 31]") if ground == "dark" else _FAINT
+    with opened_notebook(saved_file, ground, tmp_path) as page:
+        for step in range(80):
+            for frame in page.frames[1:]:
+                text = frame.evaluate("() => document.body ? document.body.innerText : ''")
+                wanted = {word for word in wanted if word not in text}
+                found, _ = frame.evaluate(faint)
+                assert not found, found
+            if PICTURES:
+                PICTURES.mkdir(parents=True, exist_ok=True)
+                page.screenshot(path=str(PICTURES / f"vscode-{ground}-{step:02d}.png"))
+            if not wanted:
+                break
+            page.mouse.move(600, 800)
+            for _ in range(5):
+                page.mouse.wheel(0, 1250)
+                page.wait_for_timeout(100)
+        assert not wanted
 
 
 def _page(saved: Any, below: str, text: str) -> str:
