@@ -41,6 +41,8 @@ class Bench:
 
     def size(self, whole: int) -> int:
         """How much of a work that is large is to be done: ``whole``, or less in a short run."""
+        if self._scale != 1:
+            self.tell({"part": self._scale})
         return max(1, int(whole * self._scale))
 
     def times(self, whole: int) -> int:

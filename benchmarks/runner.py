@@ -74,6 +74,7 @@ class Outcome:
         problem: why it failed; empty when it did not.
         missing: what the engine does not have, so that there was nothing to measure.
         left: why it was left before its end; empty when it was not.
+        part: of its whole size that was measured.
     """
 
     version: str = ""
@@ -82,6 +83,7 @@ class Outcome:
     problem: str = ""
     missing: str = ""
     left: str = ""
+    part: float = 1.0
 
 
 def run(
@@ -182,6 +184,8 @@ def _take(process: subprocess.Popen[bytes], line: dict[str, Any], outcome: Outco
         outcome.samples.setdefault(line["row"], []).extend(line["samples"])
     elif "version" in line:
         outcome.version = line["version"]
+    elif "part" in line:
+        outcome.part = line["part"]
     elif "missing" in line:
         outcome.missing = line["missing"]
     elif "problem" in line:

@@ -72,9 +72,6 @@ class Turns:
         self._deadline = deadline
         self._effort = EFFORTS[asked.size]
         self._workloads = list(dict.fromkeys(row.workload for row in rows))
-        for workload in self._workloads:
-            if (part := self._effort.scale_of(workload)) != 1:
-                results.scales[workload] = part
 
     def take(self, console: Console) -> None:
         """Take all of them that are not done yet."""
@@ -133,6 +130,8 @@ class Turns:
             reasons.get(workload, {}).pop(engine, None)
         if outcome.version:
             results.versions[engine] = outcome.version
+        if outcome.part != 1:
+            results.scales[workload] = outcome.part
         if outcome.processes:
             results.processes.setdefault(workload, {})[engine] = outcome.processes
         for reasons, reason in (

@@ -210,7 +210,7 @@ def test_a_cluster_that_nobody_looks_at_has_no_dashboard_and_keeps_the_figures_f
     session, info = find_session("auto")
     assert len(info["pids"]) == 2, "GCS and raylet"
     wait_until((session.path / "series" / "cluster.series").exists, "the series")
-    series = History(session.path / "series" / "cluster.series", COLUMNS, CLUSTER, False)
+    series = History(session.path / "series" / "cluster.series", COLUMNS, CLUSTER, writable=False)
     wait_until(lambda: len(series.rows(time.time() - 60, time.time())) > 1, "figures")
     assert f"http://{context.dashboard_url}/" in command("status").stdout
     assert fetch(f"http://{context.dashboard_url}/api/version", bearer(context))[0] == 200
