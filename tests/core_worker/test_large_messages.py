@@ -167,7 +167,7 @@ def test_what_can_never_travel_fails_its_own_call_with_its_size_and_name(narrow:
         _internal_kv_put("key", b"x" * (5 * MB))
     assert _internal_kv_put("key", b"value") is False
     assert _internal_kv_get("key") == b"value"
-    many = [nbray.put(i) for i in range(60_000)]  # the refs alone are too much for a message
+    many = [nbray.put(i) for i in range(150_000)]  # the refs alone are too much for a message
     with pytest.raises(ValueError, match="PushTask of"):
         nbray.get(size.remote(many), timeout=30)
     assert nbray.get(size.remote([1]), timeout=30) == 1

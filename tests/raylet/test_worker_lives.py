@@ -100,7 +100,7 @@ def test_workers_that_cannot_start_give_everything_back_and_say_why(
 
 def test_the_rehearsal_of_a_template_leaves_nothing_behind(cluster: Path) -> None:
     assert nbray.get(Counter.remote().add.remote()) == 1
-    template = template_of(cluster)
+    template = template_here()
     assert template.num_threads() == 1
     open_files = Path(f"/proc/{template.pid}/fd").iterdir()
     kinds = Counted(os.readlink(file) for file in open_files)
@@ -131,7 +131,7 @@ def settings() -> tuple[int, str]:
 def test_while_actors_begin_workers_for_the_next_ones_are_started(cluster: Path) -> None:
     counters = [Counter.remote() for _ in range(3)]
     assert nbray.get([counter.add.remote() for counter in counters]) == [1] * 3
-    template = template_of(cluster)
+    template = template_here()
     cpus = int(nbray.cluster_resources()["CPU"])
     wait_until(lambda: len(template.children()) >= 3 + min(4, cpus), "the next to be ready")
 

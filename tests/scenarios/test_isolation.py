@@ -33,6 +33,7 @@ import asyncio, email.utils, encodings.idna, json, os, socket, sys
 import nbray.core_worker.core, nbray.driver.joining, nbray.launcher.local, nbray.public
 from nbray.wire import gcs_messages as g
 from nbray.wire.grpc_service import GrpcClient
+import nbray.wire.grpc_calls  # it is imported by need
 from nbray.wire.handshake import ClientHandshake
 from nbray.wire.identity import make_identity
 make_identity(b"a guess")  # imports more
