@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import shutil
@@ -33,6 +34,7 @@ _ROOT = "f" * 40
 """How the id of the task begins that stands for a driver; the id of its job is behind it."""
 _WAITING = "PENDING_NODE_ASSIGNMENT"
 _HERE = ("local", None)
+_leave_ray = ray.shutdown
 
 
 class RayContext(Mapping[str, Any]):
@@ -195,15 +197,22 @@ class RayCluster:
             Path(session) / "logs" if session is not None else None, folder,
         )  # fmt: skip
         self._opened(office, _ROOT + ray.get_runtime_context().get_job_id())
+        ray.shutdown = self._shutdown_of_program
         return context
 
     def shutdown(self) -> None:
         """Leave the cluster; one that was started here ends."""
         joined, self._joined = self._joined, None
+        ray.shutdown = _leave_ray
         self._closed()
         ray.shutdown()
         if joined is not None:
             shutil.rmtree(joined.parcel, ignore_errors=True)
+
+    @functools.wraps(_leave_ray)
+    def _shutdown_of_program(self, *_args: Any, **_kwargs: Any) -> None:
+        # In the place of Ray's own meanwhile: who still asks Ray behind it would join anew.
+        self.shutdown()
 
     def is_initialized(self) -> bool:
         """Whether this kernel is in a cluster, through the notebook."""

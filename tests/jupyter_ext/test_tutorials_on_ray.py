@@ -18,7 +18,6 @@ NAMES = (
     ("import nbray as ray", "import ray"),
     ("import nbray", "import ray as nbray"),
     ("info = ray.init(num_cpus=2)", "%nbray start --num-cpus 2"),
-    ("ray.shutdown()", "%nbray stop"),
 )
 """How Ray's names are had where the notebook has nbray's."""
 
