@@ -147,7 +147,7 @@ def test_a_browser_that_never_reads_costs_the_dashboard_nothing(context: NbrayCo
     host, _, port = str(context.dashboard_url).rpartition(":")
     (child,) = [
         process for process in psutil.Process().children(recursive=True)
-        if "nbray.dashboard" in process.cmdline()
+        if process.status() != psutil.STATUS_ZOMBIE and "nbray.dashboard" in process.cmdline()
     ]  # fmt: skip
     deaf = []
     for _ in range(8):

@@ -28,6 +28,8 @@ from nbray.util.state import (
 
 CALLS = 2
 HALF = max(1, (os.cpu_count() or 1) // 2)
+WARM = 4 * (os.cpu_count() or 1)
+"""Tasks before the clock starts, so that the workers are there."""
 
 EACH_CALL: Mapping[str, Mapping[str, int]] = {
     "get small": {},
@@ -75,8 +77,8 @@ IN_ALL: Mapping[str, Mapping[str, int]] = {
     "thousand_groups": {},
     "tree_reduction": {"leaf": 120, "total": 11},
     "overfull_store": {},
-    "shuffle": {"split": 64, "join": 64},
-    "sort": {"make": 16, "sample": 16, "cut": 16, "merge": 16},
+    "shuffle": {"split": 64, "join": 64 + WARM},
+    "sort": {"make": 16, "sample": 16 + WARM, "cut": 16, "merge": 16},
     "broadcast": {"ends": 201},
 }
 """The tasks and calls of a whole workload, with what is large at a hundredth."""

@@ -59,7 +59,7 @@ def raylets(hosts: Hosts) -> set[int]:
     return {
         number
         for number in range(1, hosts.count)
-        if any("-m nbray.raylet " in line for line in hosts.processes(number))
+        if any(" nbray.raylet " in line for line in hosts.processes(number))
     }
 
 
@@ -114,7 +114,7 @@ def test_up_and_the_autoscaler_start_no_node_twice_whoever_is_killed(hosts: Host
         up()
         assert raylets(hosts) == {1, 2}
         says_nothing_failed()
-        worker = next(line for line in hosts.processes(2) if "-m nbray.raylet " in line)
+        worker = next(line for line in hosts.processes(2) if " nbray.raylet " in line)
         hosts.run(2, "kill", "-9", worker.split()[0])
         up()  # whichever of the two is quicker
         wait_until(lambda: raylets(hosts) in ({1, 2}, {1, 3}), "one worker", 60)

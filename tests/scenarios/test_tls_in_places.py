@@ -106,8 +106,8 @@ def test_past_the_end_of_a_certificate_connections_go_on_and_new_ones_are_told_w
         assert nbray.get(kept.ask.remote(), timeout=60) == 7
         wait_until(lambda: time.time() > end + 1, "the certificate's end", 30)
         assert nbray.get([kept.ask.remote() for _ in range(100)], timeout=60) == [7] * 100
-        told = command("status")
-        assert told.returncode and "certificate has expired" in told.stderr, told.stderr
+        told = command("status")  # within the machine nobody needs it
+        assert told.returncode == 0 and "has expired" in told.stdout, told.stdout + told.stderr
         address = nbray.get_runtime_context().gcs_address
         words = ("start", f"--address={address}", "--num-cpus=1", "--object-store-memory=80MB")
         joining = command(*words)

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import nbray
+from nbray.testing import wait_until
 from support import containers, ssh_hosts
 from support.kube_api import KubeApi, kubeconfig
 
@@ -318,11 +319,10 @@ class Kubelet:
     def first_process(self, name: str) -> int:
         """Of a pod, as the machine numbers it."""
         parent = self.running[name].pid
-        for _ in range(2):  # nsenter became unshare, which has one child
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-            if children:
-                return int(children[0])
-        raise ProcessLookupError(name)
+        listing = Path(f"/proc/{parent}/task/{parent}/children")
+        # nsenter becomes unshare, which has one child
+        wait_until(lambda: listing.read_text().split(), f"the first process of {name}")
+        return int(listing.read_text().split()[0])
 
     def inside(self, name: str, *command: str, user: int = 1000) -> list[str]:
         """A command line that runs a command in a pod, as `kubectl exec` would."""

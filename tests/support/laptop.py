@@ -60,7 +60,7 @@ class Laptop:
         found = {}
         for number in range(1, self.hosts.count):
             for line in self.hosts.processes(number):
-                if "-m nbray.raylet " in line:
+                if " nbray.raylet " in line:
                     found[number] = line.split()[0]
         return found
 
