@@ -355,14 +355,13 @@ class CoreWorker:
 
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
-        self.counting.refer(object_id, owner)
-        return make_ref(object_id, self.kin.of(owner))
+        return self.values.borrowed_ref(object_id, owner)
 
     def adopted_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that stood in no value that nbray knows: the owner is told here."""
-        self.counting.refer(object_id, owner)
+        ref = self.values.borrowed_ref(object_id, owner)
         self.reactor.post(lambda: self.borrowing.adopt(object_id))
-        return make_ref(object_id, self.kin.of(owner))
+        return ref
 
     def kin_of_cell(self, origin: int) -> Kin:
         """That of the refs which a cell of the notebook makes."""

@@ -154,6 +154,29 @@ def _settings(root: Path, settings: dict[str, Any]) -> None:
 
 
 @contextmanager
+def chromium() -> Iterator[Any]:
+    """Debian's browser, without a window."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def end_with_children(server: subprocess.Popen[bytes]) -> None:
+    """End a server, and what it has started and left."""
+    children = psutil.Process(server.pid).children(recursive=True)
+    server.terminate()
+    server.wait(30)
+    for child in children:
+        if child.is_running():
+            child.kill()
+
+
+@contextmanager
 def running_lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
     """JupyterLab on a free port, with nothing of the user's own."""
     _settings(tmp_path, SETTINGS)
@@ -181,19 +204,8 @@ def running_lab(session_root: Path, tmp_path: Path) -> Iterator[Lab]:
         while not (text := found.read_text()):
             assert time.monotonic() < time_left, "the server's address was never written"
         url = json.loads(text)["url"]
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-            )
-            try:
-                yield Lab(tmp_path, url, "secret", browser)
-            finally:
-                browser.close()
+        with chromium() as browser:
+            yield Lab(tmp_path, url, "secret", browser)
     finally:
-        children = psutil.Process(server.pid).children(recursive=True)
-        server.terminate()
-        server.wait(30)
-        for child in children:
-            if child.is_running():
-                child.kill()
+        end_with_children(server)
         log.close()

@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from nbray.testing import wait_until
 
-from .jupyterlab import CHROMIUM, playwright
+from .jupyterlab import chromium, end_with_children
 
 CODE_SERVER = os.environ.get("NBRAY_CODE_SERVER") or shutil.which("code-server")
 _THEMES = {"light": "Default Light Modern", "dark": "Default Dark Modern"}
@@ -58,19 +56,10 @@ def opened_notebook(path: Path, ground: str, folder: Path) -> Iterator[Any]:
         assert found is not None
         url = found[1]
         place = f"vscode-remote://{url.removeprefix('http://')}{path}"
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-            )
+        with chromium() as browser:
             page = browser.new_context(viewport={"width": 1200, "height": 1500}).new_page()
             page.goto(f'{url}/?folder={path.parent}&payload=[["openFile","{place}"]]')
             page.locator(".notebookOverlay .monaco-list-row").first.wait_for(timeout=150_000)
             yield page
-            browser.close()
     finally:
-        children = psutil.Process(server.pid).children(recursive=True)
-        server.terminate()
-        server.wait(30)
-        for child in children:
-            if child.is_running():
-                child.kill()
+        end_with_children(server)
