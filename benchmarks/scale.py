@@ -30,19 +30,23 @@ def million_tasks(bench: Bench) -> None:
         return i
 
     @engine.remote(resources={"gate": 1}, num_cpus=0)
-    def hold(path: str) -> None:
-        while not os.path.exists(path):
+    def hold(begun: str, opened: str) -> None:
+        Path(begun).touch()
+        while not os.path.exists(opened):
             time.sleep(0.02)
 
     with tempfile.TemporaryDirectory() as folder:
-        gate = os.path.join(folder, "open")
+        begun, gate = os.path.join(folder, "begun"), os.path.join(folder, "open")
         waits = number.options(resources={"gate": 1})
         engine.get(waits.remote(0))
-        first = hold.remote(gate)
+        first = hold.remote(begun, gate)
+        while not os.path.exists(begun):  # the lease of the task before it may still be kept
+            time.sleep(0.02)
         before = _private_megabytes()
         refs: list[Any] = []
         submitted = seconds_of(lambda: refs.extend(waits.remote(i) for i in range(count)))
         queued = _private_megabytes()
+        expect(engine.wait(refs[:1], timeout=0)[0], [])  # none has run
         Path(gate).touch()
         drained = seconds_of(lambda: expect(sum(engine.get(refs)), sum(range(count))))
         refs.clear()

@@ -170,6 +170,10 @@ class ObjectRef(msgspec.Struct, eq=False, weakref=True, metaclass=_Checked):
     _id: bytes
     _kin: Kin = msgspec.field(default_factory=lambda: UNKNOWN)
 
+    if TYPE_CHECKING:
+        # What the metaclass takes of it, for who reads types and the reference.
+        def __init__(self, object_id: bytes) -> None: ...
+
     __class_getitem__: ClassVar[Any] = classmethod(GenericAlias)
     """``ObjectRef[int]`` in annotations: the ref of an int."""
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from operator import call
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+_GIVE_BACK_S = 1.0
 _CALL: Callable[[Any], Any] = call
 _MADV_DONTNEED = 4
 
@@ -55,6 +56,34 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)
+
+
+class Clock(Protocol):
+    """What calls back after a while."""
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> object:
+        """Call ``action`` then."""
+
+
+class GivesBack:
+    """Has what many things took go back to the machine, at most once a second."""
+
+    def __init__(self, clock: Clock, shrink_tables: Callable[[], None]) -> None:
+        """``shrink_tables`` lets the tables have the room that they need."""
+        self._clock = clock
+        self._shrink_tables = shrink_tables
+        self._is_due = False
+
+    def soon(self) -> None:
+        """Most of many things have gone."""
+        self._shrink_tables()
+        if not self._is_due:
+            self._is_due = True
+            self._clock.call_later(_GIVE_BACK_S, self._give_back)
+
+    def _give_back(self) -> None:
+        self._is_due = False
+        give_memory_back()
 
 
 def settle() -> None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from nbray.common.accelerators import VisibleDevices
 from nbray.common.config import Config
-from nbray.common.giving_back import give_memory_back, shrink
+from nbray.common.giving_back import GivesBack, shrink
 from nbray.common.ids import handle_id
 from nbray.common.session import Session
 from nbray.core_worker.actor_creation import ActorCreations
@@ -75,7 +75,6 @@ from nbray.wire.tls import Tls
 logger = logging.getLogger(__name__)
 
 _NO_HANDLES = Cause(CauseKind.NO_HANDLES, "all its handles are gone")
-_GIVE_BACK_S = 1.0
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
 
@@ -159,7 +158,7 @@ class CoreWorker:
             text, file=sys.stderr, flush=True
         )
         self.given_up: Exception | None = None
-        self._gives_back = False
+        self._gives_back = GivesBack(reactor, self._shrink)
         self.edge = Edge(self)
         peers.handlers.update(
             {
@@ -470,20 +469,12 @@ class CoreWorker:
             emptied = table.has_emptied()
             self.counting.count_released()
             if emptied or table.has_emptied():
-                self._give_back()
+                self._gives_back.soon()
 
-    def _give_back(self) -> None:
-        """Most of many objects have gone: what they took goes back to the machine."""
+    def _shrink(self) -> None:
         self.table.shrink()
         self.calls.shrink()
         shrink(self.leasing.tasks)
-        if not self._gives_back:
-            self._gives_back = True
-            self.reactor.call_later(_GIVE_BACK_S, self._give_memory_back)
-
-    def _give_memory_back(self) -> None:
-        self._gives_back = False
-        give_memory_back()
 
     def give_up(self, error: Exception) -> None:
         """The cluster cannot be reached any more: all that waits fails, and all that comes."""
