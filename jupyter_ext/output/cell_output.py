@@ -21,6 +21,9 @@ CHARACTER_LIMIT = 200_000
 FOLD_S = 1.0
 _MAX_BARS = 20
 _MAX_LINE = 4000
+"""How much of a line is shown."""
+_CUT = re.compile(r" \.\.\. ([\d,]+) more characters$")
+"""How a worker ends a line of which it left something out."""
 _COUNT = re.compile(r"(\d+)/(\d+)")
 _DESCRIPTION = re.compile(r"[^\d%|]*")
 
@@ -87,6 +90,31 @@ def _description(text: str) -> str:
     return match[0].strip() if match else ""
 
 
+@dataclass
+class _Open:
+    """A line that has not ended: what has been kept of it, and how much was not."""
+
+    source: Source
+    text: str = ""
+    rewritten: bool = False
+    cut: int = 0
+
+    def add(self, text: str) -> None:
+        """Go on with ``text``."""
+        for number, part in enumerate(text.split("\r")):
+            if not number:
+                self.text += part
+            else:
+                self.rewritten = True
+                if part:
+                    self.text, self.cut = part, 0
+        if len(self.text) > 2 * _MAX_LINE:
+            self.cut += len(self.text) - _MAX_LINE
+            if (left_out := _CUT.search(self.text, len(self.text) - 40)) is not None:
+                self.cut += int(left_out[1].replace(",", "")) - len(left_out[0])
+            self.text = self.text[:_MAX_LINE]
+
+
 class CellOutput:
     """The output of the tasks of one cell."""
 
@@ -96,7 +124,7 @@ class CellOutput:
         self.changed = False
         self._shown = self._characters = 0
         self._ready: list[tuple[str, str]] = []
-        self._open: dict[tuple[int, bytes, str], tuple[Source, str, bool]] = {}
+        self._open: dict[tuple[int, bytes, str], _Open] = {}
         self._folds: dict[tuple[str, str, str], _Fold] = {}
         self._bars: dict[tuple[str, str], _Bar] = {}
         self._last: tuple[str, Source, str] | None = None
@@ -110,39 +138,38 @@ class CellOutput:
     def feed(self, source: Source, stream: str, text: str, dropped: int, now: float) -> None:
         """Take text and the number of lines that a worker left out; ``now`` in seconds."""
         key = (source.pid, source.task_id, stream)
-        _, held, rewritten = self._open.pop(key, (source, "", False))
-        if self._shown >= LINE_LIMIT and "\r" not in text and not rewritten:
+        line = self._open.pop(key, None) or _Open(source)
+        if self._is_full and "\r" not in text and not line.rewritten:
             # Nothing of it can be shown: counting is all that a flood may cost.
             self._hide(source, text.count("\n") + dropped)
             return
-        *lines, rest = text.split("\n")
-        for line in lines:
-            held, rewritten = _overwrite(held, rewritten, line)
-            if rewritten:
-                self._set_bar(source, held)
+        *ended, rest = text.split("\n")
+        for part in ended:
+            line.add(part)
+            if line.rewritten:
+                self._set_bar(source, line.text)
             else:
-                self._line(source, stream, held, now)
-            held, rewritten = "", False
-        if rest or held:
-            held, rewritten = _overwrite(held, rewritten, rest)
-            if rewritten:
-                self._set_bar(source, held)
-            elif source.plain and self._shown < LINE_LIMIT:
-                self._settle_repeats()
-                self._write(stream, held)
-                held = ""
-            if held:
-                self._open[key] = (source, held, rewritten)
+                self._line(line, stream, now)
+            line = _Open(source)
+        line.add(rest)
+        if line.rewritten:
+            self._set_bar(source, line.text)
+        elif line.text and source.plain and not self._is_full:
+            self._settle_repeats()
+            self._write(stream, line.text)
+            line = _Open(source)
+        if line.text:
+            self._open[key] = line
         if dropped:
             self._hide(source, dropped)
 
     def take(self, now: float, final: bool = False) -> list[tuple[str, str]]:
         """Text to show now, as pairs of stream and text; with ``final`` nothing is held back."""
         if final:
-            for key, (source, held, rewritten) in list(self._open.items()):
-                if not rewritten:
+            for key, unfinished in list(self._open.items()):
+                if not unfinished.rewritten:
                     del self._open[key]
-                    self._line(source, key[2], held, now)
+                    self._line(unfinished, key[2], now)
         self._settle_repeats()
         for name, fold in list(self._folds.items()):
             if fold.count and (final or now - fold.since >= FOLD_S):
@@ -168,7 +195,16 @@ class CellOutput:
         """Whether a later `take` may show more without further text."""
         return bool(self._ready or self._repeats or any(f.count for f in self._folds.values()))
 
-    def _line(self, source: Source, stream: str, line: str, now: float) -> None:
+    @property
+    def _is_full(self) -> bool:
+        return self._shown >= LINE_LIMIT or self._characters >= CHARACTER_LIMIT
+
+    def _line(self, ended: _Open, stream: str, now: float) -> None:
+        source, line = ended.source, ended.text
+        more = ended.cut + len(line) - _MAX_LINE
+        if more > 0:
+            line = f"{line[:_MAX_LINE]} ... {more:,} more characters"
+            self.logs[source.log] = None
         if source.plain:
             if self._last == (stream, source, line):
                 self._repeats += 1
@@ -196,13 +232,10 @@ class CellOutput:
         self._last, self._repeats = None, 0
 
     def _show_line(self, source: Source, stream: str, text: str, count: int) -> None:
-        if self._shown >= LINE_LIMIT or self._characters >= CHARACTER_LIMIT:
+        if self._is_full:
             self._hide(source, count)
             return
         self._shown += 1
-        if len(text) > _MAX_LINE:
-            text = f"{text[:_MAX_LINE]} ... {len(text) - _MAX_LINE:,} more characters\n"
-            self.logs[source.log] = None
         self._write(stream, text)
 
     def _write(self, stream: str, text: str) -> None:
@@ -226,15 +259,3 @@ class CellOutput:
         else:  # it wiped itself out
             shown.texts.pop(member, None)
         self.changed = True
-
-
-def _overwrite(held: str, rewritten: bool, text: str) -> tuple[str, bool]:
-    """What a line holds after ``text``, and whether it was rewritten."""
-    for number, part in enumerate(text.split("\r")):
-        if number:
-            rewritten = True
-            if part:
-                held = part
-        else:
-            held += part
-    return held, rewritten

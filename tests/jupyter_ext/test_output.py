@@ -57,6 +57,35 @@ def test_an_unfinished_line_waits_until_it_is_flushed() -> None:
     assert [m.text for m in batch.take() if isinstance(m, OutputLines)] == ["!\n"]
 
 
+@pytest.mark.parametrize("piece", [1000, 4096, 1 << 20])
+@pytest.mark.parametrize("flushed", [False, True])
+def test_of_a_long_line_the_beginning_is_sent_and_the_rest_counted(
+    piece: int, flushed: bool
+) -> None:
+    batch, size = Batch(10, 100_000), 3_000_000
+    for start in range(0, size, piece):
+        batch.write(SOURCE, "stdout", "x" * min(piece, size - start))
+    if flushed:
+        batch.flush(SOURCE, "stdout")
+    batch.write(SOURCE, "stdout", "\nand\n" if not flushed else "")
+    (sent,) = [m for m in batch.take() if isinstance(m, OutputLines)]
+    beginning, _, more = sent.text.partition("\n")[0].partition(" ... ")
+    assert 90_000 < len(beginning) <= 100_000 and set(beginning) == {"x"}
+    assert more == f"{size - len(beginning):,} more characters"
+    assert sent.text.endswith("\nand\n") or flushed
+
+
+def test_many_unfinished_lines_share_what_is_held() -> None:
+    batch = Batch(10, 100_000)
+    for number in range(100):
+        source = OutputSource(bytes([number]) * 24, "f", 1, b"n" * 28, 7, "/logs/w.out")
+        batch.write(source, "stdout", "x" * 200_000)
+        batch.end(source)
+    sent = [m.text for m in batch.take() if isinstance(m, OutputLines)]
+    assert len(sent) == 100 and all("more characters" in text for text in sent)
+    assert sum(map(len, sent)) < 2_000_000
+
+
 def test_of_a_progress_bar_only_the_last_state_is_sent() -> None:
     batch = Batch(10, 1000)
     for percent in range(100):
@@ -124,6 +153,30 @@ def test_what_is_not_shown_is_counted(lines: int, dropped: int) -> None:
     visible = shown(cell).count("\n")
     assert visible == min(lines, LINE_LIMIT)
     assert visible + sum(cell.hidden.values()) == lines + dropped
+
+
+def test_what_a_worker_left_out_of_a_line_is_counted_with_what_the_cell_does_not_show() -> None:
+    batch, cell = Batch(10, 100_000), CellOutput()
+    batch.write(SOURCE, "stdout", "x" * 3_000_000 + "\n")
+    for message in batch.take():
+        assert isinstance(message, OutputLines)
+        cell.feed(source(plain=True), "stdout", message.text, message.dropped, 0.0)
+    assert shown(cell) == f"{'x' * 4000} ... 2,996,000 more characters\n"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_of_a_line_that_never_ends_the_cell_keeps_and_shows_the_beginning(plain: bool) -> None:
+    cell, text = CellOutput(), ""
+    for _ in range(100):
+        cell.feed(source(plain=plain), "stdout", "x" * 50_000, 0, 0.0)
+        text += shown(cell, final=False)
+    cell.feed(source(plain=plain), "stdout", "\nnext\n", 0, 0.0)
+    text += shown(cell)
+    if plain:
+        assert text == "x" * 200_000 and cell.hidden == {"f": 2}
+    else:
+        assert text == f"(f pid=1) {'x' * 4000} ... 4,996,000 more characters\n(f pid=1) next\n"
+    assert list(cell.logs) == ["/logs/w.out"]
 
 
 def test_bars_with_one_description_are_added_up() -> None:

@@ -64,10 +64,12 @@ class LogFile:
 
     def write(self, text: str) -> None:
         """Append text that needs not be read back. A full disk loses it, but no task."""
-        self.append(text.encode("utf-8", "replace"))
+        for start in range(0, len(text), _WRITE_BYTES):  # no copy of all of a long text
+            self.append(text[start : start + _WRITE_BYTES].encode("utf-8", "replace"))
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Append bytes in the same way."""
+        data = memoryview(data)
         while data:
             try:
                 written = os.write(self._writer, data[:_WRITE_BYTES])

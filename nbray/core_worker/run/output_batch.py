@@ -5,10 +5,13 @@ time. A batch keeps the first lines up to its bounds and counts the others. An u
 held back until it is flushed; of a line that is rewritten by carriage returns (a progress
 bar) only the last state is kept. A cursor-up sequence, as nested progress bars write it, ends
 a line.
+
+Of what is beyond the bounds nothing is copied or split: it is searched for the ends of lines.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 
 from nbray.wire.records import OutputSource
@@ -16,6 +19,7 @@ from nbray.wire.watching_messages import OutputDisplay, OutputLines
 
 _UP = "\x1b[A"
 _LONGEST = 16 * 1024
+"""What an unfinished line may have where all of them together have more than a batch may."""
 _MAX_DISPLAYS = 100
 
 
@@ -29,6 +33,22 @@ class _Section:
     dropped: int = 0
 
 
+class _Line:
+    """A line whose end has not been printed: its beginning, and how much is left out."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        self.size = 0
+        self.cut = 0
+
+    def add(self, text: str, room: int) -> None:
+        """Go on with ``text``, of which no more than ``room`` characters are kept."""
+        kept = 0 if self.cut else min(len(text), max(0, room))
+        self.text.write(text if kept == len(text) else text[:kept])
+        self.size += kept
+        self.cut += len(text) - kept
+
+
 class Batch:
     """The output since the last `take`. Not for several threads at once."""
 
@@ -36,7 +56,8 @@ class Batch:
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         self._items: list[_Section | OutputDisplay] = []
-        self._open: dict[tuple[bytes, str], str] = {}
+        self._open: dict[tuple[bytes, str], _Line] = {}
+        self._held = 0
         self._flushed: dict[tuple[bytes, str], OutputSource] = {}
         self._lines = self._bytes = self._displays = 0
         self._full = False
@@ -47,24 +68,21 @@ class Batch:
     def write(self, source: OutputSource, stream: str, text: str) -> None:
         """Take text as it was printed."""
         key = (source.task_id, stream)
-        text = self._open.pop(key, "") + text
         if _UP in text:
             text = text.replace(_UP, "\n")
-        if "\n" in text:
-            lines, _, text = text.rpartition("\n")
-            section = self._section(source, stream)
-            if "\r" not in lines and self._fits(lines):
-                section.parts.append(lines + "\n")
-            else:
-                for line in lines.split("\n"):
-                    self._add(section, _collapsed(line.removesuffix("\r")) + "\n")
-        if "\r" in text:
-            text = _collapsed(text)
-        if len(text) > _LONGEST:
-            self._add(self._section(source, stream), text[:_LONGEST])
-            text = text[_LONGEST:][-_LONGEST:]
+        end = text.rfind("\n")
+        if end >= 0:
+            section, start = self._section(source, stream), 0
+            if key in self._open:
+                start = text.index("\n") + 1
+                self._hold(key, text[: start - 1].removesuffix("\r"))
+                line, cut = self._release(key)
+                self._add(section, _collapsed(line.removesuffix("\r")), cut)
+            if start <= end:
+                self._add_lines(section, text, start, end)
+            text = text[end + 1 :]
         if text:
-            self._open[key] = text
+            self._hold(key, text)
 
     def flush(self, source: OutputSource, stream: str) -> None:
         """The unfinished line of a task and stream is to be sent, too."""
@@ -103,11 +121,29 @@ class Batch:
             for item in items
         ]
 
+    def _hold(self, key: tuple[bytes, str], text: str) -> None:
+        """An unfinished line goes on with ``text``."""
+        if "\r" in text:
+            text = _collapsed(self._release(key)[0] + text)
+        line = self._open.setdefault(key, _Line())
+        before = line.size
+        line.add(text, max(_LONGEST - before, self._max_bytes - self._held))
+        self._held += line.size - before
+
+    def _release(self, key: tuple[bytes, str]) -> tuple[str, int]:
+        """What was held of an unfinished line, and how many characters were not."""
+        line = self._open.pop(key, None)
+        if line is None:
+            return "", 0
+        self._held -= line.size
+        return line.text.getvalue(), line.cut
+
     def _move_flushed(self) -> None:
         for key, source in self._flushed.items():
-            text = self._open.pop(key, "")
+            text, cut = self._release(key)
             if text:
                 # Unfinished lines are never dropped: they are one for each task and stream.
+                text += _more(cut) if cut else ""
                 self._section(source, key[1]).parts.append(text)
         self._flushed.clear()
 
@@ -120,6 +156,21 @@ class Batch:
         self._items.append(section)
         return section
 
+    def _add_lines(self, section: _Section, text: str, start: int, end: int) -> None:
+        """Take the lines from ``start`` to the line feed at ``end``."""
+        if end - start <= self._max_bytes:
+            lines = text[start:end]
+            if "\r" not in lines and self._fits(lines):
+                section.parts.append(lines + "\n")
+                return
+        while start <= end:
+            if self._full:
+                section.dropped += text.count("\n", start, end + 1)
+                return
+            stop = text.index("\n", start)
+            self._add(section, _collapsed(text[start:stop].removesuffix("\r")))
+            start = stop + 1
+
     def _fits(self, text: str) -> bool:
         lines, size = self._lines + text.count("\n") + 1, self._bytes + len(text)
         if self._full or lines > self._max_lines or size > self._max_bytes:
@@ -127,15 +178,21 @@ class Batch:
         self._lines, self._bytes = lines, size
         return True
 
-    def _add(self, section: _Section, text: str) -> None:
+    def _add(self, section: _Section, line: str, cut: int = 0) -> None:
+        """Take a whole line, of which ``cut`` characters are left out, or its beginning."""
         left = self._max_bytes - self._bytes
-        if len(text) > left and left > 200 and self._lines < self._max_lines:
-            text = f"{text[: left - 100]} ... {len(text) - left + 100:,} more characters\n"
-        if self._fits(text.removesuffix("\n")):
-            section.parts.append(text)
+        if (cut or len(line) > left) and left > 200 and self._lines < self._max_lines:
+            beginning = line[: left - 100]
+            line = beginning + _more(cut + len(line) - len(beginning))
+        if self._fits(line):
+            section.parts.append(line + "\n")
         else:
             section.dropped += 1
             self._full = True  # no later line takes the place of one that is left out
+
+
+def _more(characters: int) -> str:
+    return f" ... {characters:,} more characters"
 
 
 def _collapsed(line: str) -> str:

@@ -31,6 +31,7 @@ class Output(Protocol):
 
 _NUMBERS = {"stdout": 1, "stderr": 2}
 _ENCODING, _ERRORS = "utf-8", "replace"
+_PIECE = 1 << 20
 
 
 class _Bytes(io.BufferedIOBase):
@@ -48,13 +49,16 @@ class _Bytes(io.BufferedIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        raw = memoryview(data).tobytes()
+        view = memoryview(data)
+        raw = view.cast("B") if view.c_contiguous and view.nbytes else view.tobytes()
         if self._output.forked:
             write_all(self.fileno(), raw)
-        else:
-            with self._output.lock:
-                self._log.append(raw)
-                self._output.written(self._stream, self._decoder.decode(raw))
+            return len(raw)
+        with self._output.lock:
+            for start in range(0, len(raw), _PIECE):  # no copy of all of it
+                piece = raw[start : start + _PIECE]
+                self._log.append(piece)
+                self._output.written(self._stream, self._decoder.decode(piece))
         return len(raw)
 
     def flush(self) -> None:
@@ -143,7 +147,8 @@ def standard_stream(name: str) -> Any:
     return getattr(sys, name)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of it to a descriptor."""
-    while data:
-        data = data[os.write(descriptor, data) :]
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
