@@ -166,6 +166,7 @@ class Leasing:
     def dispatch(self) -> None:
         """Push what the windows allow and ask for leases for the rest."""
         self.dirty = False
+        cores = self._me.cores
         for queue in self._queues.values():
             tasks = queue.tasks
             if not tasks:
@@ -175,6 +176,10 @@ class Leasing:
             leases = [lease for lease in queue.leases if not lease.leaving]
             if len(leases) > 1:
                 leases.sort(key=lambda lease: len(lease.in_flight))
+            if (
+                len(leases) > cores
+            ):  # no more than are worth to be woken, those that are awake first
+                del leases[: -queue.workers(leases, cores)]
             for lease in leases:
                 in_flight = lease.in_flight
                 share = min(window, -(-len(tasks) // len(leases)) + len(in_flight))
@@ -191,7 +196,7 @@ class Leasing:
                 if pushed:
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
             if tasks:
-                self._request_leases(queue)
+                self._request_leases(queue, queue.workers(leases, cores) - len(leases))
         self._returning.settle()
 
     def unsendable(self, task: PendingTask, error: Exception) -> None:
@@ -201,8 +206,8 @@ class Leasing:
         self.refuse(task, error)
         self.dirty = True
 
-    def _request_leases(self, queue: TaskQueue) -> None:
-        wanted = min(len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
+    def _request_leases(self, queue: TaskQueue, more: int) -> None:
+        wanted = min(more, _MAX_REQUESTS) - len(queue.requests)
         for _ in range(wanted):
             backlog = 1 if queue.requests else len(queue.tasks) - wanted + 1
             self._request(
