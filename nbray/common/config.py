@@ -112,7 +112,7 @@ class Config:
     max_lineage_bytes: int = 1 << 30
     max_lineage_value_bytes: int = 0
     lease_idle_s: float = 0.2
-    lease_share_s: float = 0.5
+    lease_share_s: float = 0.1
     start_timeout_s: float = 20.0
     worker_register_timeout_s: float = 60.0
     worker_start_timeout_s: float = 30.0

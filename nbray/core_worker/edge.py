@@ -134,9 +134,7 @@ class Edge:
                 ),
                 m.LeaseSpilled: lambda _, message: leasing.spilled(message),
                 m.LeaseRefused: lambda _, message: leasing.refused(message),
-                m.ReclaimLeases: lambda c, message: leasing.reclaimed(
-                    _node_of(c), message, time.monotonic()
-                ),
+                m.ReclaimLeases: lambda c, message: leasing.reclaimed(_node_of(c), message),
                 m.WorkerDied: lambda _, message: leasing.worker_died(message),
                 m.ActorState: lambda _, message: calls.told(message, time.monotonic()),
                 m.ActorRegistered: lambda _, reply: replied(("actor", reply.actor_id), reply),

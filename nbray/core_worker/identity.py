@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nbray.common.ids import TaskIDFactory
+from nbray.common.limits import cpu_count
 from nbray.core_worker.context import TaskContext
 from nbray.wire.records import ActorSpec, Address, JobConfig
 from nbray.wire.strategies import InGroup, Strategy
@@ -12,6 +13,7 @@ class Identity:
     """What its parts need to know of it.
 
     Attributes:
+        cores: how many it may keep busy on its machine.
         address: where it listens; of no node until a raylet took it in.
         job: which it works for; there is none before `set_job`.
         actor: what it is, if it is one.
@@ -26,6 +28,7 @@ class Identity:
 
     def __init__(self, worker_id: bytes) -> None:
         self.worker_id = worker_id
+        self.cores = cpu_count()
         self.has_job = False
         self.actor: ActorSpec | None = None
         self.actor_group: InGroup | None = None

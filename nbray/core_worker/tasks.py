@@ -6,6 +6,7 @@ that of a task which went wrong is in the state API.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import StrEnum
 from typing import Protocol
 
@@ -261,7 +262,9 @@ class ActorCall(Pending, eq=False, gc=False, kw_only=True):
 class HasLeases(Protocol):
     """A queue of tasks, as its leases know it (`submit.queues.TaskQueue`)."""
 
+    tasks: deque[PendingTask]
     leases: list[Lease]
+    requests: dict[int, bytes]
     once: bool
     seconds: float
 
@@ -274,18 +277,19 @@ class Lease:
 
     Attributes:
         raylet: the node whose raylet granted it; empty once that has ended.
+        wanted: others wait for it: it is given back as soon as nothing is left for it to do.
         leaving: it gets no more tasks, and is given back when it has answered for all it got.
         worn: its process ends then.
     """
 
     __slots__ = (
         "devices", "idle_since", "in_flight", "lease_id", "leaving", "queue", "raylet", "threads",
-        "worker", "worn",
+        "wanted", "worker", "worn",
     )  # fmt: skip
 
     def __init__(
         self, lease_id: int, worker: Address, raylet: bytes, devices: dict[str, list[str]] | None,
-        threads: int, queue: HasLeases, now: float,
+        threads: int, queue: HasLeases, now: float, wanted: bool,
     ) -> None:  # fmt: skip
         self.queue = queue
         self.lease_id = lease_id
@@ -293,6 +297,7 @@ class Lease:
         self.raylet = raylet
         self.in_flight: dict[bytes, PendingTask] = {}
         self.idle_since = now
+        self.wanted = wanted
         self.leaving = False
         self.worn = False
         self.devices = devices

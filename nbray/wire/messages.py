@@ -157,13 +157,15 @@ class RequestLease(msgspec.Struct, array_like=True, tag=10):
 class LeaseGranted(msgspec.Struct, array_like=True, tag=11):
     """Raylet to submitter: this worker is yours until you return it.
 
-    ``devices``: the ids of accelerators that come with it, by resource name.
+    ``devices``: the ids of accelerators that come with it, by resource name; ``wanted``: others
+    wait for it, as `ReclaimLeases` says later.
     """
 
     request_id: int
     lease_id: int
     worker: Address
     devices: dict[str, list[str]] = {}
+    wanted: bool = False
 
 
 class LeaseSpilled(msgspec.Struct, array_like=True, tag=12):
@@ -217,7 +219,10 @@ class WorkerDied(msgspec.Struct, array_like=True, tag=149):
 
 
 class ReclaimLeases(msgspec.Struct, array_like=True, tag=16):
-    """Raylet to submitters: somebody waits; give back what is idle, and these once they are."""
+    """Raylet to submitters: others wait for what you have here.
+
+    Give back what is idle, and what will be when nothing waits for it, and these in any case.
+    """
 
     lease_ids: list[int] = []
 

@@ -46,6 +46,31 @@ def test_a_driver_with_a_long_queue_lets_another_have_its_turn(session_root: Pat
         greedy.stdout.close()
 
 
+def test_bursts_of_several_pass_the_workers_on_as_soon_as_they_are_idle(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_LEASE_IDLE_S", "600")
+    monkeypatch.setenv("NBRAY_LEASE_SHARE_S", "600")
+    nbray.init(num_cpus=2, object_store_memory=50 << 20)
+
+    @nbray.remote
+    def nothing() -> None:
+        return None
+
+    @nbray.remote(num_cpus=0)
+    class Submitter:
+        def run(self, count: int) -> int:
+            return len(nbray.get([nothing.remote() for _ in range(count)]))
+
+    submitters = [Submitter.remote() for _ in range(5)]
+    for count in (1, 30, 300):
+        runs = [submitter.run.remote(count) for submitter in submitters]
+        assert nbray.get(runs, timeout=60) == [count] * 5
+    other_shape = nbray.remote(num_cpus=2)(lambda: "both")
+    assert nbray.get(other_shape.remote(), timeout=60) == "both"
+    assert nbray.get(nothing.options(num_cpus=1.5).remote(), timeout=60) is None
+
+
 def test_a_long_queue_lets_other_shapes_and_actors_in(session_root: Path) -> None:
     nbray.init(num_cpus=1, object_store_memory=50 << 20, resources={"other": 1})
 

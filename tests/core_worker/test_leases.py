@@ -153,7 +153,7 @@ class Submitter:
             case m.LeaseRefused():
                 self.tasks.refused(message)
             case m.ReclaimLeases():
-                self.tasks.reclaimed(NODE, message, self.now)
+                self.tasks.reclaimed(NODE, message)
             case m.WorkerDied():
                 self.tasks.worker_died(message)
             case _:

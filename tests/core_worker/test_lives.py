@@ -123,7 +123,7 @@ def test_what_happens_to_a_task_is_in_its_table(state: tasks.State) -> None:
         "returned": lambda it: it.returned(m.TasksReturned([TASK]), 0.0),
         "lost": lambda it: it.returned(m.TasksReturned([TASK], {b"o" * 28: [NODE]}), 0.0),
         "bereft": lambda it: it.withdraw(lambda _spec: True),
-        "reclaimed": lambda it: it.reclaimed(NODE, m.ReclaimLeases([1]), 0.0),
+        "reclaimed": lambda it: it.reclaimed(NODE, m.ReclaimLeases([1])),
         "dispatched": lambda it: it.dispatch(),
         "idle": lambda it: it.return_idle(0.0),
     }

@@ -7,7 +7,7 @@ so that long tasks spread over all workers and short ones travel in large batche
 that finds itself busy with a long task gives those behind it back (`TasksReturned`).
 A task that may not be run again is pushed to an idle worker only: of several, nobody could say
 which had begun when the worker dies.
-A lease is kept for `lease_idle_s` after its last task, or until the raylet asks for it.
+How long a lease is kept after its last task: see `returning`.
 
 It decides and does not act: events come in as calls, with the time as an argument and peers by
 their ids, and what is to be done is appended to `decisions`. `dirty` says that tasks may be pushed.
@@ -32,7 +32,6 @@ from nbray.core_worker.decisions import (
     Failed,
     Push,
     SeekArguments,
-    ToRaylet,
     WakeAfter,
 )
 from nbray.core_worker.failures import task_error
@@ -40,6 +39,7 @@ from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.backlogs import Backlogs
 from nbray.core_worker.submit.crashes import Crashes
 from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue, node_of_arguments
+from nbray.core_worker.submit.returning import Returning
 from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.core_worker.tasks import (
     AT_WORKER,
@@ -59,7 +59,6 @@ from nbray.core_worker.tasks import (
 from nbray.exceptions import WorkerCrashedError
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.messages import (
-    CancelLeaseRequest,
     LeaseGranted,
     LeaseRefused,
     LeaseSpilled,
@@ -70,7 +69,6 @@ from nbray.wire.messages import (
     WorkerDied,
 )
 from nbray.wire.records import TaskSpec
-from nbray.wire.strategies import ANYWHERE
 
 _MAX_REQUESTS = 16
 _MAX_OOM_DELAY_S = 60.0
@@ -100,7 +98,8 @@ class Leasing:
         self._crashes = Crashes(decisions, config.worker_death_wait_s)
         self._asking: dict[int, TaskQueue] = {}
         self._next_request = 0
-        self._checking_idle = False
+        self._returning = Returning(decisions, self._queues, config.lease_idle_s, self._answered)
+        self.return_idle = self._returning.return_idle
 
     # --- tasks come --------------------
 
@@ -167,6 +166,7 @@ class Leasing:
     def dispatch(self) -> None:
         """Push what the windows allow and ask for leases for the rest."""
         self.dirty = False
+        cores = self._me.cores
         for queue in self._queues.values():
             tasks = queue.tasks
             if not tasks:
@@ -176,6 +176,10 @@ class Leasing:
             leases = [lease for lease in queue.leases if not lease.leaving]
             if len(leases) > 1:
                 leases.sort(key=lambda lease: len(lease.in_flight))
+            if (
+                len(leases) > cores
+            ):  # no more than are worth to be woken, those that are awake first
+                del leases[: -queue.workers(leases, cores)]
             for lease in leases:
                 in_flight = lease.in_flight
                 share = min(window, -(-len(tasks) // len(leases)) + len(in_flight))
@@ -192,7 +196,8 @@ class Leasing:
                 if pushed:
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
             if tasks:
-                self._request_leases(queue)
+                self._request_leases(queue, queue.workers(leases, cores) - len(leases))
+        self._returning.settle()
 
     def unsendable(self, task: PendingTask, error: Exception) -> None:
         """A task that was to be pushed cannot travel."""
@@ -201,8 +206,8 @@ class Leasing:
         self.refuse(task, error)
         self.dirty = True
 
-    def _request_leases(self, queue: TaskQueue) -> None:
-        wanted = min(len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
+    def _request_leases(self, queue: TaskQueue, more: int) -> None:
+        wanted = min(more, _MAX_REQUESTS) - len(queue.requests)
         for _ in range(wanted):
             backlog = 1 if queue.requests else len(queue.tasks) - wanted + 1
             self._request(
@@ -230,15 +235,15 @@ class Leasing:
         """A raylet grants a worker."""
         queue = self._answered(message.request_id)
         if queue is None or not queue.tasks:
-            self._give_back(node_id, ReturnLease(message.lease_id))
+            self._returning.give_back(node_id, ReturnLease(message.lease_id))
             return
         lease = Lease(
             message.lease_id, message.worker, node_id, message.devices or None, queue.threads,
-            queue, now,
+            queue, now, message.wanted,
         )  # fmt: skip
         queue.leases.append(lease)
         self._decisions.append(Connect(message.worker))
-        self._check_idle_later()
+        self._returning.check_later()
         self.dirty = True
 
     def spilled(self, message: LeaseSpilled) -> None:
@@ -276,15 +281,11 @@ class Leasing:
         queue = lease.queue
         in_flight = lease.in_flight
         in_flight.pop(task.first, None)
-        if not in_flight:
-            lease.idle_since = now
         if message.leaving:
             lease.leaving = lease.worn = True
-        if lease.leaving:
-            self._retire_if_idle(lease)
-        elif queue.once and not in_flight and lease in queue.leases:
-            queue.leases.remove(lease)
-            self._give_back(lease.raylet, ReturnLease(lease.lease_id))
+        if not in_flight:
+            lease.idle_since = now
+            self._returning.idle(lease)
         queue.ran(message.seconds)
         self.dirty = True
         if message.retry and task.retries != 0 and self._is_retriable(message, task.options):
@@ -317,8 +318,8 @@ class Leasing:
                 if not lease.leaving and not message.forgotten:
                     lease.queue.seconds = max(lease.queue.seconds, WINDOW_S)
                 self._queue_again(task)
-            if lease.leaving:
-                self._retire_if_idle(lease)
+            if not lease.in_flight:
+                self._returning.idle(lease)
 
     def _queue_again(self, task: PendingTask) -> None:
         """A worker did not begin it: it is the next for another, unless it was cancelled there."""
@@ -389,7 +390,8 @@ class Leasing:
             for lease in [each for each in queue.leases if each.worker.worker_id == worker_id]:
                 queue.leases.remove(lease)
                 self.dirty = True
-                self._give_back(lease.raylet, ReturnLease(lease.lease_id, broken=True))
+                broken = ReturnLease(lease.lease_id, broken=True)
+                self._returning.give_back(lease.raylet, broken)
                 if not established:
                     for task in lease.in_flight.values():
                         task.lease, task.state = None, RETURNED[task.state]
@@ -450,50 +452,13 @@ class Leasing:
 
     # --- workers are given back --------------------
 
-    def _give_back(self, node_id: bytes, message: ReturnLease) -> None:
-        if node_id:  # else its raylet has ended
-            self._decisions.append(ToRaylet(node_id, message))
-
-    def _retire_if_idle(self, lease: Lease) -> None:
-        """Give a worker that takes no more tasks back, once it has answered for all it got."""
-        leases = lease.queue.leases
-        if not lease.in_flight and lease in leases:
-            leases.remove(lease)
-            self._give_back(lease.raylet, ReturnLease(lease.lease_id, worn=lease.worn))
-            self.dirty = True
-
-    def reclaimed(self, node_id: bytes, message: ReclaimLeases, now: float) -> None:
-        """The raylet has other customers: return what is idle, and those leases in time."""
-        self.return_idle(now)
-        for queue in list(self._queues.values()) if message.lease_ids else ():
+    def reclaimed(self, node_id: bytes, message: ReclaimLeases) -> None:
+        """The raylet has other customers: those leases go in time, and what is idle at once."""
+        self._returning.wanted(node_id)
+        for queue in self._queues.values() if message.lease_ids else ():
             for lease in list(queue.leases):
                 if lease.raylet == node_id and lease.lease_id in message.lease_ids:
                     lease.leaving = True
-                    self._retire_if_idle(lease)
-
-    def _check_idle_later(self) -> None:
-        if not self._checking_idle:
-            self._checking_idle = True
-            self._decisions.append(WakeAfter(self._config.lease_idle_s, self._check_idle))
-
-    def _check_idle(self, now: float) -> None:
-        self._checking_idle = False
-        self.return_idle(now, self._config.lease_idle_s * 0.9)
-        if any(queue.leases or queue.requests for queue in self._queues.values()):
-            self._check_idle_later()
-
-    def return_idle(self, now: float, idle_s: float = 0.0) -> None:
-        """Give back the workers that have had nothing to do for so many seconds."""
-        until = now - idle_s
-        for queue in list(self._queues.values()):
-            if queue.tasks:
-                continue
-            for request_id, raylet in list(queue.requests.items()):
-                self._answered(request_id)
-                self._decisions.append(ToRaylet(raylet, CancelLeaseRequest(request_id)))
-            for lease in list(queue.leases):
-                if not lease.in_flight and lease.idle_since <= until:
-                    queue.leases.remove(lease)
-                    self._give_back(lease.raylet, ReturnLease(lease.lease_id))
-            if not queue.leases and queue.shape.strategy is not ANYWHERE:
-                del self._queues[queue.key]
+                    if not lease.in_flight:
+                        self._returning.idle(lease)
+        self.dirty = True

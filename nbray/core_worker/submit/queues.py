@@ -45,6 +45,17 @@ class TaskQueue:
             return 1
         return max(1, min(_MAX_WINDOW, int(WINDOW_S / max(self.seconds, 1e-6))))
 
+    def workers(self, leases: list[Lease], cores: int) -> int:
+        """For how many workers what waits, and what these leases have, is work.
+
+        Very short ones are done sooner by the cores that there are, with all they get at once, than
+        by many workers that wake for a few each: tasks without CPUs have as many as they ask for.
+        """
+        count, window = len(self.tasks), self.window()
+        for lease in leases:
+            count += len(lease.in_flight)
+        return count if window == 1 else max(min(count, cores), -(-count // window))
+
     def ran(self, seconds: float) -> None:
         """A task of it has run for so long."""
         if self.seconds < 0:

@@ -75,6 +75,7 @@ class LeaseLife:
         lease_id: its number, once it is held.
         worker_id: the worker, once it is held.
         since: when its holder got the worker, in seconds of the caller's clock.
+        wanted: its holder knows that others wait for it.
         asked: when it was asked back first.
     """
 
@@ -88,7 +89,14 @@ class LeaseLife:
     lease_id: int = 0
     worker_id: bytes = b""
     since: float = 0.0
+    wanted: bool = False
     asked: float | None = None
+
+    @property
+    def queue(self) -> object:
+        """For which queue of its holder it is; equal for those that share their leases."""
+        asked = self.request
+        return asked.resources, asked.runtime_env, asked.strategy, asked.selector, asked.near
 
     def move(self, event: Event, now: float, detail: str = "") -> None:
         """Something happens to it, at ``now`` in seconds since the epoch."""

@@ -76,6 +76,7 @@ class LeaseManager:
     Attributes:
         changed: set when the node's resources, or those of others by what was moved there, have
             changed.
+        contended: set while requests wait and leases are held: `share` is to be called.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class LeaseManager:
         self._next_lease = 1
         self._background = Background()
         self.changed = asyncio.Event()
+        self.contended = asyncio.Event()
 
     def handlers(self) -> Handlers:
         """What submitters and workers ask and say of leases."""
@@ -145,7 +147,7 @@ class LeaseManager:
         lease.pending = pending = PendingRequest(
             process, Demand(request.resources, request.strategy, request.selector),
             partial(self._granted, lease, env), partial(self._moved, lease), process.warn,
-            request.near, request.backlog, time.monotonic(),
+            request.near, request.backlog, lease.queue, time.monotonic(),
         )  # fmt: skip
         lease.give_up = partial(self._scheduler.withdraw, pending)
         lease.move(Event.QUEUED, time.time())
@@ -180,8 +182,12 @@ class LeaseManager:
         lease.since = time.monotonic()
         self._next_lease += 1
         self._scheduler.leases[lease.lease_id] = self._lease_of[worker.worker_id] = lease
+        if self._scheduler.waiting:
+            self.contended.set()
+        lease.wanted = self._scheduler.wanted(lease)
+        devices = taken.device_ids()
         lease.holder.send(
-            m.LeaseGranted(request_id, lease.lease_id, worker.address, taken.device_ids())
+            m.LeaseGranted(request_id, lease.lease_id, worker.address, devices, lease.wanted)
         )
 
     def _moved(self, lease: LeaseLife, choice: Choice) -> None:
@@ -228,6 +234,8 @@ class LeaseManager:
         """Grant a request now or later, or move it; ``placed``: somebody chose this node."""
         now = time.monotonic()
         self._carry_out(self._scheduler.submit(request, self._nodes, now, placed))
+        if self._scheduler.waiting:
+            self.contended.set()
 
     def withdraw(self, request: PendingRequest) -> bool:
         """Take a request back; False when it is granted already."""
@@ -248,11 +256,13 @@ class LeaseManager:
         self.changed.set()
         self.schedule()
         if lacking:
-            self._carry_out(self._scheduler.reclaim())
+            self._carry_out(self._scheduler.reclaim(list(self._scheduler.leases.values())))
 
     def share(self, after_s: float) -> None:
         """Ask for leases that were held for so long while others waited as long."""
         self._carry_out(self._scheduler.share(time.monotonic(), after_s))
+        if not (self._scheduler.waiting and self._lease_of):
+            self.contended.clear()
 
     def on_nodes_changed(self) -> None:
         """Move waiting requests to nodes that can serve them; called after every report."""

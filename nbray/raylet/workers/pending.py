@@ -25,6 +25,7 @@ class PendingRequest:
 
     Attributes:
         asker: who waits; the same for all requests of a submitter.
+        queue: for which of its queues; equal for those that share their leases.
         demand: what is needed.
         on_granted: gets what was taken.
         on_moved: gets the node that serves it, or why none does; without it, it stays here.
@@ -43,6 +44,7 @@ class PendingRequest:
     warn: Callable[[str], None] | None = None
     near: bytes = b""
     backlog: int = 1
+    queue: object = None
     since: float = 0.0
     overdue: bool = False
     looked_up: bool = False

@@ -9,8 +9,10 @@ free, and so is what a placement group needs that has waited for long. Where a r
 is the policy's choice (`nbray.scheduling.policy`). One that waits here moves when the policy finds
 a node where it fits now, or when it could never run here.
 
-Whoever has a worker while others wait is asked for it: for idle ones at once, and for the oldest of
-the others after a while, so that nobody has one for ever.
+Whoever has a worker for which others wait is told so once, with the grant or later: it comes back
+as soon as it is idle. The oldest are asked for after a while also if there is work for them, so
+that nobody has one for ever. What waits for something that no lease has (an actor has it) is no
+reason to give anything back.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ class Scheduler:
         if now - request.since > _OVERDUE_S:  # an actor that waited elsewhere
             self._find_overdue(now)
         decisions += self.grant()
-        if self._waiting:
-            decisions += self.reclaim()
+        if self._waiting and self._waiting[-1] is request:
+            decisions += self.reclaim([x for x in self._helpful(request) if not x.wanted])
         return decisions
 
     def looked_up(self, request: PendingRequest, nodes: Nodes, now: float) -> list[Decision]:
@@ -171,9 +173,38 @@ class Scheduler:
 
     # --- who has something makes way --------------------
 
-    def reclaim(self) -> list[Reclaim]:
-        """Ask for all idle leases, since somebody waits for resources."""
-        return [Reclaim(holder, []) for holder in {x.holder for x in self.leases.values()}]
+    def reclaim(self, leases: list[LeaseLife]) -> list[Reclaim]:
+        """Ask for these leases as soon as they are idle, since somebody waits for resources."""
+        for lease in leases:
+            lease.wanted = True
+        return [Reclaim(holder, []) for holder in {lease.holder for lease in leases}]
+
+    def wanted(self, lease: LeaseLife) -> bool:
+        """Whether a new lease has what others wait for."""
+        return any(
+            lease in self._helpful(request)
+            for request in self._waiting
+            if _competes(request, lease)
+        )
+
+    def _helpful(self, request: PendingRequest) -> list[LeaseLife]:
+        """The leases of others that have what a request lacks; none if all together do not do."""
+        demand, leases = request.demand, self.leases.values()
+        if isinstance(demand.strategy, InGroup):
+            return [x for x in leases if _same_group(demand, x) and _competes(request, x)]
+        if not self._resources.serves(demand):
+            return []
+        node = self._resources.node
+        overdue = (r.demand.resources for r in self._waiting if r.overdue and r is not request)
+        kept = total_of([self._resources.kept(), *overdue])
+        free = node.available
+        lacked = {n for n, amount in demand.resources.items() if amount + kept.get(n, 0) > free[n]}
+        held = {x: x.taken.in_use() for x in leases if x.taken and x.taken.source is node}
+        if not fits(demand.resources, total_of([free, *held.values()])):
+            return []
+        return [
+            x for x, taken in held.items() if not lacked.isdisjoint(taken) and _competes(request, x)
+        ]
 
     def share(self, now: float, after_s: float) -> list[Decision]:
         """Ask for the oldest leases while others wait.
@@ -202,8 +233,7 @@ class Scheduler:
                     if lacking[name] <= 0:
                         del lacking[name]
             for request in waiting:
-                resources = lease.request.resources
-                if request.asker is not lease.holder or request.demand.resources != resources:
+                if _competes(request, lease):
                     waiting.remove(request)
                     self._waiting.remove(request)
                     self._waiting.appendleft(request)  # it is its turn
@@ -283,6 +313,21 @@ class Scheduler:
         if choice.node is not None:
             charge(demand, choice.node)
         return choice
+
+
+def _competes(request: PendingRequest, lease: LeaseLife) -> bool:
+    """Whether a request is for other tasks than those that the lease is used for."""
+    return request.asker is not lease.holder or request.queue != lease.queue
+
+
+def _same_group(demand: Demand, lease: LeaseLife) -> bool:
+    """Whether a lease has resources of the placement group that is demanded."""
+    wanted, held = demand.strategy, lease.request.strategy
+    return (
+        isinstance(wanted, InGroup)
+        and isinstance(held, InGroup)
+        and wanted.group_id == held.group_id
+    )
 
 
 def _is_news(request: PendingRequest, choice: Choice, nodes: Nodes) -> bool:

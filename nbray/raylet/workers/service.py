@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
@@ -130,12 +131,20 @@ class WorkerService:
         self.pool.start(min(_PRESTARTED, self._cpus))
         monitor = MemoryMonitor(self._name, self._config, self._candidates, self._pids, self._end)
         self._background.start(monitor.run())
+        self._background.start(self._share())
         self._background.start(
             self._envs.keep_bounds(
                 self.pool.environments, self._config.package_kept_s,
                 self._config.unused_packages_bytes,
             )
         )  # fmt: skip
+
+    async def _share(self) -> None:
+        """Let those who wait have their turn, for as long as somebody does."""
+        while True:
+            await self.leases.contended.wait()
+            await asyncio.sleep(self._config.lease_share_s / 2)
+            self.leases.share(self._config.lease_share_s)
 
     def look_after(self) -> None:
         """Do what is to be done again and again."""
