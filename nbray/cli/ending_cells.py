@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import msgspec
 import psutil
 
 from nbray.common.detached_cells import NOTEBOOKS, ROWS, running_name
+from nbray.common.session import GCS
 from nbray.launcher.found import FoundNode
-from nbray.state.client import StateClient
 from nbray.wire import gcs_messages as g
-from nbray.wire.grpc_service import RpcError
+from nbray.wire.near_calls import NearCallError, NearCalls
 
 _ASK_S = 1.0
 _AT_ONCE = 200
+_T = TypeVar("_T")
 
 
 def running_cells(nodes: Sequence[FoundNode]) -> list[str]:
@@ -33,13 +36,22 @@ def _is_head(node: FoundNode) -> bool:
 
 
 async def _of(node: FoundNode) -> list[str]:
+    gcs = NearCalls(node.session.calls_path(GCS), node.session.token)
     try:
-        async with StateClient.of_session(node.gcs_address, node.session) as gcs:
-            keys = (await gcs.call("KvKeys", g.KvKey(NOTEBOOKS, ROWS), g.KvKeys, _ASK_S)).keys
-            rows: list[bytes | None] = []
-            for place in range(0, len(keys), _AT_ONCE):
-                many = g.KvMany(NOTEBOOKS, keys[place : place + _AT_ONCE])
-                rows += (await gcs.call("KvGetMany", many, g.KvValues, _ASK_S)).values
-    except (RpcError, OSError, ValueError):
+        keys = (await _ask(gcs, "KvKeys", g.KvKey(NOTEBOOKS, ROWS), g.KvKeys)).keys
+        rows: list[bytes | None] = []
+        for place in range(0, len(keys), _AT_ONCE):
+            many = g.KvMany(NOTEBOOKS, keys[place : place + _AT_ONCE])
+            rows += (await _ask(gcs, "KvGetMany", many, g.KvValues)).values
+    except (NearCallError, OSError, ValueError):  # also of a timeout, or a reply that is none
         return []
+    finally:
+        gcs.close()
     return [name for row in rows if row is not None and (name := running_name(row))]
+
+
+async def _ask(gcs: NearCalls, method: str, request: Any, reply: type[_T]) -> _T:
+    answer = await gcs.call(method, msgspec.msgpack.encode(request), _ASK_S)
+    if answer is None:
+        raise ConnectionError("the GCS has gone")
+    return msgspec.msgpack.decode(answer, type=reply)

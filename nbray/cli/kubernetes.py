@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from nbray.cli.terminal import CliError, SafeConsole, say
+from nbray.cli.console import SafeConsole
+from nbray.cli.terminal import CliError, say
 from nbray.machines import scripts
 from nbray.machines.board import Board, Outcome, show_outcomes
 from nbray.machines.cluster_file import ClusterFileError

@@ -13,8 +13,9 @@ import click
 from msgspec.structs import replace
 
 from nbray.autoscaler import config
+from nbray.cli.console import SafeConsole
 from nbray.cli.target import FILE, NAME, Target, clear_errors, without_effect
-from nbray.cli.terminal import CliError, SafeConsole, say
+from nbray.cli.terminal import CliError, say
 from nbray.machines import cluster_file, remote
 from nbray.machines.board import Board, Outcome, show_outcomes
 from nbray.machines.cluster import Cluster

@@ -12,8 +12,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from nbray.cli.console import SafeConsole
 from nbray.cli.declared import declared_options
-from nbray.cli.terminal import CliError, SafeConsole
+from nbray.cli.terminal import CliError
 from nbray.common.addresses import is_loopback, own_address, split
 from nbray.common.process import ProcessStartError
 from nbray.launcher.client_port import RemoteDrivers

@@ -14,7 +14,8 @@ import click
 import yaml
 from rich.table import Table
 
-from nbray.cli.terminal import CliError, SafeConsole, cell, say
+from nbray.cli.console import SafeConsole, cell
+from nbray.cli.terminal import CliError, say
 from nbray.state import asking, details, lists, summaries
 from nbray.state import queries as q
 from nbray.state.events import list_cluster_events

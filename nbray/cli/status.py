@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nbray.cli.console import SafeConsole
 from nbray.cli.scaling import show_scaling
-from nbray.cli.terminal import CliError, SafeConsole
+from nbray.cli.terminal import CliError
 from nbray.common.text import one_line
 from nbray.launcher.found import found_nodes
 from nbray.launcher.tls import ends_soon

@@ -11,7 +11,7 @@ import click
 
 from nbray.cli.terminal import CliError, say
 from nbray.common.text import one_line
-from nbray.launcher.found import FoundNode, end_unfinished_starts, found_nodes, node_of
+from nbray.launcher.found import FoundNode, end_nodes, end_unfinished_starts, found_nodes, node_of
 from nbray.launcher.record import NodeRecord
 
 
@@ -51,9 +51,8 @@ def stop(address: str | None, everything: bool, force: bool, grace_period: float
             say(f"Left alone: cluster {node.gcs_address} ends with the program holding it.")
     stopped = 0 if address is not None else end_unfinished_starts()
     ending = _detached_cells(chosen)
-    for node in chosen:
-        node.end(0.0 if force else grace_period)
-        stopped += 1
+    end_nodes(chosen, 0.0 if force else grace_period)
+    stopped += len(chosen)
     for node in dead:
         node.session.remove()
     say(f"Stopped {stopped} node(s)." if stopped else "No node to stop.")
@@ -78,7 +77,7 @@ def _stop_recorded(record: NodeRecord, grace_s: float) -> None:
 def _detached_cells(nodes: Sequence[FoundNode]) -> list[str]:
     if not nodes:
         return []
-    from nbray.cli.ending_cells import running_cells  # imports grpc
+    from nbray.cli.ending_cells import running_cells  # imports asyncio
 
     return running_cells(nodes)
 

@@ -6,23 +6,8 @@ import sys
 from typing import IO, Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
-from nbray.common.text import coloured, one_line, printable
-
-
-class SafeConsole(Console):
-    """A console that escapes what cannot be seen, in all text that it is given."""
-
-    def render_str(self, text: str, **how: Any) -> Text:
-        """Text with or without markup; see `rich.console.Console.render_str`."""
-        return super().render_str(printable(text), **how)
-
-
-def cell(value: object) -> Text:
-    """A cell of a table: one line, without markup."""
-    return Text("" if value is None else one_line(str(value)))
+from nbray.common.text import coloured, printable
 
 
 def say(text: str, *, err: bool = False) -> None:

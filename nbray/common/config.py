@@ -55,7 +55,8 @@ class Config:
         worker_death_wait_s: how long the tasks of a dead worker wait for the cause.
         graceful_exit_s: how long a worker that is to leave may run what its user wants run then.
         memory_usage_threshold: the memory monitor ends workers above this part of the memory.
-        memory_monitor_refresh_ms: how often it looks; 0 switches it off.
+        memory_monitor_refresh_ms: how often it looks, up to four times as rarely while nobody could
+            fill the memory sooner; 0 switches it off.
         node_memory_limit_bytes: what a node's processes may use together beside the store;
             0: what the machine or the cgroup has.
         task_oom_retries: how often a task is run again that was ended for its memory; -1: always.

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from nbray.common.pids import open_process, start_time
 
@@ -318,6 +318,17 @@ def report_ready(fd: int, report: dict[str, Any]) -> None:
     """Tell the starter that this process is ready, or by ``error`` why not."""
     os.write(fd, json.dumps(report).encode() + b"\n")
     os.close(fd)
+
+
+def leave(status: int = 0) -> NoReturn:
+    """End a process that has done all it has to, without taking its modules to pieces before.
+
+    That takes as long as half of their imports, and somebody waits for the end.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 _LONGEST_END_S = 10.0

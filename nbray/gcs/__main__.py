@@ -12,7 +12,7 @@ from pathlib import Path
 import uvloop
 
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files, leave_in_time, report_ready, watch_parent
+from nbray.common.process import allow_many_files, leave, leave_in_time, report_ready, watch_parent
 from nbray.common.session import GCS, Session
 from nbray.gcs.server import GcsServer
 from nbray.gcs.storage import StorageError, open_store
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
     uvloop.run(_main(parser.parse_args(arguments)))
+    leave()
 
 
 if __name__ == "__main__":

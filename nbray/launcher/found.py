@@ -6,8 +6,9 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import psutil
 
@@ -42,15 +43,7 @@ class FoundNode:
 
     def end(self, grace_s: float) -> None:
         """End it within ``grace_s`` seconds, 0: at once; a command that holds it ends with it."""
-        deadline = time.monotonic() + grace_s
-        if grace_s and self.fate_shared and self.by_command and self.processes:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
-                holder = self.processes[-1].parent()
-                if holder is not None and "--block" in holder.cmdline():
-                    holder.terminate()
-                    _has_ended(holder.pid, grace_s)
-        self.end_processes(max(0.0, deadline - time.monotonic()))
-        self.session.remove()
+        end_nodes([self], grace_s)
 
     def stop(self, force: bool = False) -> None:
         """End its processes and delete its folder; with ``force`` they are killed."""
@@ -62,11 +55,44 @@ class FoundNode:
 
         One that has not left within ``timeout_s`` seconds is killed.
         """
-        for process in reversed(self.processes):
-            try:
-                if timeout_s:
+        _end_in_turns([self], timeout_s)
+
+
+def end_nodes(nodes: Sequence[FoundNode], grace_s: float) -> None:
+    """End nodes within ``grace_s`` seconds, 0: at once; a command that holds one ends with it.
+
+    All of them at the same time: their raylets, then the GCSs, which these tell that they leave.
+    """
+    deadline = time.monotonic() + grace_s
+    for node in nodes:
+        if grace_s and node.fate_shared and node.by_command and node.processes:
+            _end_holder(node.processes[-1], max(0.0, deadline - time.monotonic()))
+    _end_in_turns(nodes, max(0.0, deadline - time.monotonic()))
+    for node in nodes:
+        node.session.remove()
+
+
+def _end_holder(process: psutil.Process, timeout_s: float) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+        holder = process.parent()
+        if holder is not None and "--block" in holder.cmdline():
+            holder.terminate()
+            _has_ended(holder.pid, timeout_s)
+
+
+def _end_in_turns(nodes: Sequence[FoundNode], timeout_s: float) -> None:
+    """End the last processes of all nodes, then those before; each turn has so many seconds."""
+    for turn in zip_longest(*(reversed(node.processes) for node in nodes)):
+        processes = [process for process in turn if process is not None]
+        if timeout_s:
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.terminate()
-                if not timeout_s or not _has_ended(process.pid, timeout_s):
+        deadline = time.monotonic() + timeout_s
+        for process in processes:
+            try:
+                left = deadline - time.monotonic()
+                if not timeout_s or not _has_ended(process.pid, max(0.0, left)):
                     process.kill()
                     _has_ended(process.pid, _KILLED_S)
             except (psutil.NoSuchProcess, ProcessLookupError):

@@ -18,6 +18,7 @@ from nbray.common.process import (
     allow_many_files,
     end_fork,
     give_large_blocks_back,
+    leave,
     leave_in_time,
     report_ready,
     watch_parent,
@@ -201,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     allow_many_files()
     give_large_blocks_back()
     uvloop.run(_main(parser.parse_args(arguments)))
+    leave()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.software import Software, own_software
 from nbray.wire.call_errors import CLOSED, RefusedError, RpcError
-from nbray.wire.credentials import member_of, proof
+from nbray.wire.credentials import Member, member_of, proof
 from nbray.wire.frames import MALFORMED
 from nbray.wire.handshake import HandshakeError
 from nbray.wire.identity import Identity
@@ -61,6 +61,8 @@ _OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
 ]
+_SHARED = ("grpc.so_reuseport", 1)
+_PASSED_ON_MS = 1000
 _REFUSED = grpc.StatusCode.FAILED_PRECONDITION
 _STRANGER = "handshake failed"  # in what gRPC says of a server without the token
 _EXPLAINED_S = 3.0
@@ -124,20 +126,58 @@ def _limits(config: Config) -> list[tuple[str, int]]:
     ]
 
 
-async def serve(
-    host: str, port: int, token: bytes, handlers: Handlers
-) -> tuple[grpc.aio.Server, int]:
-    """Serve ``{method: (request type, handler)}`` to members, at a port that another may share.
+class Service:
+    """``{method: (request type, handler)}``, served to members.
 
-    Raises:
-        OSError: the port is in use.
+    Who came before it began is passed on to it, byte by byte, at a port of its own, and told soon
+    to connect once more, in HTTP/2's own way: no call is lost by it, and no byte goes through this
+    program for longer than that.
     """
-    own = await asyncio.to_thread(member_of, token)
-    server = grpc.aio.server(
-        interceptors=[_VersionCheck(own.wires)],
-        options=[*_OPTIONS, ("grpc.so_reuseport", 1), *_limits(Config.from_env())],
-    )
-    methods = {
+
+    def __init__(self, token: bytes, own: Member, handlers: Handlers) -> None:
+        self._own = own
+        self._handler = grpc.method_handlers_generic_handler(
+            _SERVICE, _methods(token, own, handlers)
+        )
+        self._servers: list[grpc.aio.Server] = []
+
+    async def listen(self, host: str, port: int, *, passed_on: bool = False) -> int:
+        """Serve at a port, which another may share unless it is for those who are passed on.
+
+        Raises:
+            OSError: the port is in use.
+        """
+        own = self._own
+        more = ("grpc.max_connection_age_ms", _PASSED_ON_MS) if passed_on else _SHARED
+        server = grpc.aio.server(
+            interceptors=[_VersionCheck(own.wires)],
+            options=[*_OPTIONS, more, *_limits(Config.from_env())],
+        )
+        server.add_generic_rpc_handlers((self._handler,))
+        shown = own.identity
+        members_only = grpc.ssl_server_credentials(
+            [(shown.key, shown.certificate)], shown.authority, require_client_auth=True
+        )
+        try:
+            bound: int = server.add_secure_port(joined(host, port), members_only)
+        except RuntimeError as error:
+            raise OSError(f"port {port} of {host} is in use") from error
+        await server.start()
+        self._servers.append(server)
+        return bound
+
+    async def stop(self, grace: float | None) -> None:
+        """Answer no more; calls that are being answered have ``grace`` seconds."""
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+
+
+async def service(token: bytes, handlers: Handlers) -> Service:
+    """What is to listen, with this process's certificates."""
+    return Service(token, await asyncio.to_thread(member_of, token), handlers)
+
+
+def _methods(token: bytes, own: Member, handlers: Handlers) -> dict[str, Any]:
+    return {
         name: grpc.unary_unary_rpc_method_handler(
             _adapt(
                 msgspec.msgpack.Decoder(request_type), handler, token if own.proves_token else None
@@ -146,17 +186,6 @@ async def serve(
         )
         for name, (request_type, handler) in handlers.items()
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
-    shown = own.identity
-    members_only = grpc.ssl_server_credentials(
-        [(shown.key, shown.certificate)], shown.authority, require_client_auth=True
-    )
-    try:
-        bound = server.add_secure_port(joined(host, port), members_only)
-    except RuntimeError as error:
-        raise OSError(f"port {port} of {host} is in use") from error
-    await server.start()
-    return server, bound
 
 
 def _adapt(

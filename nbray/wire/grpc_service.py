@@ -28,9 +28,7 @@ from nbray.wire.near_calls import Handler as Handler
 from nbray.wire.near_calls import Handlers, NearCallError, NearCalls
 
 if TYPE_CHECKING:
-    import grpc
-
-    from nbray.wire.grpc_calls import Channel
+    from nbray.wire.grpc_calls import Channel, Service
 
 _MOST_SILENT = 4096
 _RETRY_DELAY_S = 0.05
@@ -46,7 +44,7 @@ class CallServer:
         self._host = host
         self._token = token
         self._handlers = handlers
-        self._server: grpc.aio.Server | None = None
+        self._service: Service | None = None
         # Strangers have half of the files that this process may open.
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         most = _MOST_SILENT if files < 0 else min(_MOST_SILENT, files // 2)
@@ -58,16 +56,24 @@ class CallServer:
         """Where it listens."""
         return self._port.port
 
-    async def _start(self) -> None:
+    async def _start(self, passed_on: str) -> int:
         calls = await asyncio.to_thread(_import_grpc)
-        self._port.share()
-        self._server, _ = await calls.serve(self._host, self.port, self._token, self._handlers)
+        service: Service = await calls.service(self._token, self._handlers)
+        try:
+            place = await service.listen(passed_on, 0, passed_on=True)
+            self._port.share()
+            await service.listen(self._host, self.port)
+        except BaseException:
+            await service.stop(0)
+            raise
+        self._service = service
+        return place
 
     async def stop(self, grace: float | None) -> None:
         """Answer no more; calls that are being answered have ``grace`` seconds."""
         await self._port.close()
-        if self._server is not None:
-            await self._server.stop(grace)
+        if self._service is not None:
+            await self._service.stop(grace)
 
 
 def _import_grpc() -> Any:

@@ -3,7 +3,8 @@
 gRPC costs each process 70 ms and 15 MB once it is imported, and its threads a part of a core for as
 long as it serves, and within a machine nobody calls by it (`near_calls`). So this process listens
 by itself until somebody begins to speak TLS. Then the server is started on the same port, and
-whoever came before it had it is passed on to it, byte by byte; the others are the server's own.
+whoever came before it had it is passed on to it, byte by byte, at a port for them alone, where the
+server has them connect once more soon; the others are the server's own.
 
 A server that can only listen for itself gets the port without a moment at which nobody has it: both
 sockets say that they share it. This one says so no earlier, so that the port of another cluster is
@@ -38,7 +39,8 @@ class LatePort:
     Args:
         host: an address, or a name.
         port: its port.
-        start: is called once; the server listens, with SO_REUSEPORT, when it returns.
+        start: is called once with a host for those who are passed on, and returns their port; the
+            server listens when it returns, here with SO_REUSEPORT.
         silent_s: who has said nothing for so long is disconnected.
         most: so many may be silent at once.
 
@@ -47,7 +49,12 @@ class LatePort:
     """
 
     def __init__(
-        self, host: str, port: int, start: Callable[[], Awaitable[None]], silent_s: float, most: int
+        self,
+        host: str,
+        port: int,
+        start: Callable[[str], Awaitable[int]],
+        silent_s: float,
+        most: int,
     ) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, place = found[0]
@@ -71,7 +78,8 @@ class LatePort:
         self._came: list[socket.socket] = []
         self._passed_on: set[_Half] = set()
         self._starting: asyncio.Task[None] | None = None
-        self._serves = False
+        self._loopback = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        self._passed_to = 0
         self._background = Background()
         self._loop.add_reader(self._socket, self._accept)
 
@@ -141,7 +149,7 @@ class LatePort:
         self._silent.pop(sock).cancel()
         self._loop.remove_reader(sock)
         self._came.append(sock)
-        if self._serves:
+        if self._passed_to:
             self._pass_all_on()
         elif self._starting is None:
             self._starting = self._loop.create_task(self._begin())
@@ -154,7 +162,7 @@ class LatePort:
 
     async def _begin(self) -> None:
         try:
-            await self._start()
+            passed_to = await self._start(self._loopback)
         except Exception:
             logger.exception("The server of port %d did not start.", self.port)
             came, self._came = self._came, []
@@ -164,7 +172,7 @@ class LatePort:
             return
         self._accept()  # who came here last
         self._listen_no_more()
-        self._serves = True
+        self._passed_to = passed_to
         self._pass_all_on()
 
     def _pass_all_on(self) -> None:
@@ -177,7 +185,7 @@ class LatePort:
         outer = _Half(self._passed_on)
         inner.other, outer.other = outer, inner
         try:
-            await self._loop.create_connection(lambda: inner, *self._place[:2])
+            await self._loop.create_connection(lambda: inner, self._loopback, self._passed_to)
             await self._loop.connect_accepted_socket(lambda: outer, sock)
         except OSError as error:
             _failures.warning("A connection could not be passed on: %s", error)

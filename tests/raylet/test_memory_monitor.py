@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import nbray
 from nbray.common.memory import MemoryReader, Usage
 from nbray.exceptions import ActorDiedError, OutOfMemoryError, WorkerCrashedError
-from nbray.raylet.workers.memory import Candidate, Victim, choose
+from nbray.raylet.workers.memory import Candidate, Victim, choose, pause_s
 from nbray.testing import wait_until
 
 MB = 1 << 20
@@ -51,6 +51,15 @@ def test_a_retriable_task_is_ended_before_any_other(found: list[Candidate]) -> N
         assert victim.retry == (len(alike) > 1)
     else:
         assert not victim.retry
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.floats(0.01, 10), st.integers(1, 256))
+def test_nobody_can_fill_the_memory_before_the_next_look(
+    used: int, total: int, period_s: float, cores: int
+) -> None:
+    pause = pause_s(Usage(used, total), 0.95, period_s, cores)
+    assert period_s <= pause <= 4 * period_s
+    assert pause == period_s or used + pause * cores * 4e9 <= 0.95 * total * (1 + 1e-9)
 
 
 def test_each_submitter_keeps_one_task_and_the_last_one_is_not_retried() -> None:

@@ -18,12 +18,21 @@ from nbray.driver.joining import find_session
 from nbray.testing import processes_of
 from nbray.wire.gcs_messages import Empty, KvKey, KvValue
 from nbray.wire.grpc_service import CallServer, GrpcClient, RpcError, serve
+from nbray.wire.near_calls import Handlers
 
 TOKEN = b"t" * 32
 
 
 def echo(request: KvKey) -> KvValue:
     return KvValue(request.key)
+
+
+def connections_to(port: int) -> int:
+    """How many this process has there, as who connected."""
+    return sum(
+        there.status == psutil.CONN_ESTABLISHED and bool(there.raddr) and there.raddr.port == port
+        for there in psutil.Process().net_connections("tcp")
+    )
 
 
 async def server_and_client(patience_s: float = 0.0) -> tuple[CallServer, GrpcClient]:
@@ -63,6 +72,35 @@ def test_who_comes_first_is_answered_and_so_are_those_after_him() -> None:
     asyncio.run(scene())
 
 
+def test_who_came_before_the_server_is_not_passed_on_for_long_and_loses_no_call() -> None:
+    asked: list[bytes] = []
+
+    async def slow(request: KvKey) -> KvValue:
+        asked.append(request.key)
+        await has_moved.wait()
+        return KvValue(request.key)
+
+    has_moved = asyncio.Event()
+
+    async def scene() -> None:
+        methods: Handlers = {"Echo": (KvKey, echo), "Slow": (KvKey, slow)}
+        server, port = await serve("127.0.0.1", 0, TOKEN, methods)
+        client = GrpcClient(f"127.0.0.1:{port}", TOKEN)
+        waiting = asyncio.create_task(client.call("Slow", KvKey(b"", b"slow"), KvValue, 60))
+        while not asked or connections_to(port) < 2:
+            await client.call("Echo", KvKey(b"", b"x"), KvValue)
+        assert server._port._passed_on  # as long as the old call takes
+        has_moved.set()
+        assert (await waiting).value == b"slow"
+        while server._port._passed_on:
+            await asyncio.sleep(0.01)
+        assert asked == [b"slow"]
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(scene())
+
+
 def test_a_port_that_is_taken_is_taken_before_and_after_its_server_started() -> None:
     async def scene() -> None:
         server, client = await server_and_client()
@@ -93,7 +131,7 @@ def test_who_speaks_no_tls_is_sent_away_and_starts_nothing(monkeypatch: pytest.M
             with contextlib.suppress(ConnectionResetError):  # of what nobody has read
                 assert await reader.read() == b""
             writer.close()
-        assert server._server is None
+        assert server._service is None
         await server.stop(None)
 
     asyncio.run(scene())

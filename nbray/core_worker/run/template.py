@@ -26,6 +26,7 @@ from nbray.common.config import Config
 from nbray.common.giving_back import settle
 from nbray.common.json_lines import JsonLines
 from nbray.common.pids import kill_sessions, start_time
+from nbray.common.process import leave
 from nbray.common.session import Session
 from nbray.core_worker.core import CoreWorker
 from nbray.core_worker.current import set_core
@@ -127,7 +128,7 @@ class _Template:
                 orders = self._control.receive()
                 if orders is None:
                     self._end_workers()
-                    return
+                    leave()
                 for order in orders:
                     self._fork(order)
 

@@ -18,6 +18,7 @@ from nbray.wire.state_messages import LogFiles, LogPart, LogsRequest, ReadLog
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_LONGEST_PAUSE_S = 2.0  # while nothing is written
 _REST = 100  # looking takes a hundredth of the time at most
 _WORKER = "worker-"
 _JOB = "job-driver-"
@@ -83,19 +84,25 @@ class LogFolder:
         Workers rotate their own logs when they print. Here it is done for what C code and
         subprocesses write while they cannot, and for the logs of the daemons.
         """
+        pause, before = _LOOK_S, 0
         while True:
             began = time.monotonic()
             living = self._living()
-            await asyncio.to_thread(self._look, living)
-            await asyncio.sleep(max(_LOOK_S, _REST * (time.monotonic() - began)))
+            size = await asyncio.to_thread(self._look, living)
+            pause = min(2 * pause, _LONGEST_PAUSE_S) if size == before else _LOOK_S
+            before = size
+            await asyncio.sleep(max(pause, _REST * (time.monotonic() - began)))
 
-    def _look(self, living: set[str]) -> None:
+    def _look(self, living: set[str]) -> int:
+        """Do it once; returns how long all of them are together."""
+        size = 0
         most = self._config.rotation_max_bytes
         workers: dict[str, _Found] = {}
         jobs: dict[str, _Found] = {}
         for entry in os.scandir(self._folder):
             try:
                 found = entry.stat(follow_symlinks=False)
+                size += found.st_size
                 if most and found.st_size > most * 5 // 4 and not is_piece(entry.name):
                     Log(Path(entry.path)).rotate(most, self._config.rotation_backup_count)
             except OSError as error:
@@ -111,6 +118,7 @@ class LogFolder:
         kept = self._config
         _drop(workers.values(), kept.ended_worker_logs_kept, kept.ended_worker_logs_bytes)
         _drop(jobs.values(), kept.ended_job_logs_kept, kept.ended_job_logs_bytes)
+        return size
 
 
 def _drop(ended: Iterable[_Found], most: int, most_bytes: int) -> None:

@@ -92,11 +92,12 @@ class Forks:
 
     def stop(self) -> None:
         """End the templates and the workers, with all that these have started."""
-        for template in self._templates.values():
-            template.stop()
-        for worker in self.workers.values():
+        done = {template for template in self._templates.values() if template.stop()}
+        left = [worker for worker in self.workers.values() if worker.template not in done]
+        for worker in left:
             worker.kill()
-        kill_sessions({w.pid: w.started for w in self.workers.values() if w.pid})
+        if left:
+            kill_sessions({worker.pid: worker.started for worker in left if worker.pid})
 
     # --- starts --------------------
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 10
 _PATIENCE_S = 5.0
+_FILLED_BY_CORE = 4e9
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ def choose(candidates: Sequence[Candidate]) -> Victim | None:
     return Victim(newest.worker_id, newest.retriable and len(group) > 1)
 
 
+def pause_s(usage: Usage, threshold: float, period_s: float, cores: int) -> float:
+    """How long the next look may wait: four periods as long as nobody can fill the memory sooner.
+
+    To write to memory for the first time takes a core a second for some GB.
+    """
+    left = threshold * usage.total - usage.used
+    return max(period_s, min(left / (_FILLED_BY_CORE * cores), 4 * period_s))
+
+
 class MemoryMonitor:
     """Looks at the memory of the machine again and again.
 
@@ -100,10 +110,13 @@ class MemoryMonitor:
 
     async def run(self) -> None:
         """Watch for ever; at once over when the period is 0, which switches it off."""
+        pause, cores = self._period_s, os.cpu_count() or 1
         while self._period_s:
-            await asyncio.sleep(self._period_s)
+            await asyncio.sleep(pause)
+            pause = self._period_s
             try:
                 usage = self._reader.read([os.getpid(), *self._pids().values()])
+                pause = pause_s(usage, self._threshold, self._period_s, cores)
                 if usage.used > self._threshold * usage.total:
                     await self._make_room(usage)
             except (OSError, ValueError) as error:  # no file may be open, or a cgroup has gone

@@ -103,19 +103,23 @@ class Template:
             except Exception:  # the next one may tell of a death for which somebody waits
                 logger.exception("A report of the template was not handled: %s", report)
 
-    def stop(self) -> None:
-        """End it, and its workers with it; kill it when it does not listen, or only imports yet."""
+    def stop(self) -> bool:
+        """End it, and its workers with it; kill it when it does not listen, or only imports yet.
+
+        Returns whether it has ended them, with all that they had started.
+        """
         descriptor = self._control.socket.fileno()
         if descriptor < 0:
-            return
+            return False
         self._loop.remove_reader(descriptor)
         self._loop.remove_writer(descriptor)
         may_have_forked = self._may_have_forked()
         self._control.socket.close()
         if may_have_forked and ends_within(self._process, _END_S):
-            return
+            return self._process.returncode == 0
         self.kill()
         self._process.wait()
+        return False
 
     def _may_have_forked(self) -> bool:
         """Whether it has said that it is ready. If it has not, it cannot any more, and leaves."""
