@@ -36,13 +36,15 @@ def _become_gcs(arguments: list[str], log: str, kept: set[int]) -> None:
 
 
 def main() -> None:
-    """Fork a GCS, tell its pid, and be the raylet."""
+    """Fork a GCS, which tells its pid, and be the raylet."""
     _raylet, session, host, port, ready, told, log, *others = sys.argv[1:]
     gc.collect()
     gc.freeze()
     gc.enable()
     pid = os.fork()
     if pid == 0:
+        # Said by itself: its starter ends it, also if what forked it was killed at this moment.
+        os.write(int(told), str(os.getpid()).encode())
         own = ["--session-dir", session, "--host", host, "--port", port, "--ready-fd", ready]
         kept = {int(ready)}
         if "--parent-fd" in others:
@@ -53,7 +55,6 @@ def main() -> None:
         gcs.main(own)
         return
     os.close(int(ready))
-    os.write(int(told), str(pid).encode())
     os.close(int(told))
     raylet.main([*others, "--gcs-pid", str(pid)])
 

@@ -315,9 +315,17 @@ def give_large_blocks_back() -> None:
 
 
 def report_ready(fd: int, report: dict[str, Any]) -> None:
-    """Tell the starter that this process is ready, or by ``error`` why not."""
-    os.write(fd, json.dumps(report).encode() + b"\n")
-    os.close(fd)
+    """Tell the starter that this process is ready, or by ``error`` why not.
+
+    Raises:
+        SystemExit: it has ended, and nobody else knows of this process.
+    """
+    try:
+        os.write(fd, json.dumps(report).encode() + b"\n")
+    except BrokenPipeError:
+        raise SystemExit("Who started this process has ended meanwhile.") from None
+    finally:
+        os.close(fd)
 
 
 def leave(status: int = 0) -> NoReturn:

@@ -15,7 +15,7 @@ from typing import NotRequired, TypedDict
 
 import msgspec
 
-from nbray.common.pids import start_time
+from nbray.common.pids import machine, start_time
 from nbray.common.session_roots import known_roots, sessions_root
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Session:
         try:
             for folder in (session.path, session.path / "sockets", session.path / "logs"):
                 folder.mkdir(mode=0o700)
+            session._write("starter", f"{machine()} {_self()}".encode())
             session.keep_token(token or secrets.token_bytes(32))
         except OSError as error:
             session.remove()
@@ -77,6 +78,14 @@ class Session:
                 "Make room there, or name another folder by NBRAY_TMPDIR."
             ) from error
         return session
+
+    def has_no_starter(self) -> bool:
+        """Whether the process that made the folder has ended, as far as can be seen from here."""
+        try:
+            where, pid, began = (self.path / "starter").read_text().split()
+            return where == machine() and start_time(int(pid)) != int(began)
+        except (FileNotFoundError, ValueError):  # it is being made, or is no session's
+            return False
 
     @property
     def token(self) -> bytes:
@@ -176,16 +185,22 @@ class Session:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def _self() -> str:
+    return f"{os.getpid()} {start_time(os.getpid())}"
+
+
 def unfinished_sessions(older_s: float) -> Iterator[Session]:
-    """The folders that were made so long ago by starts of which nobody has heard again."""
+    """The folders of starts that were killed, or were made so long ago and not heard of again."""
     for root in known_roots():
         for path in root.iterdir():
             try:
                 began = (path / "token").stat().st_mtime
             except OSError:
                 continue  # no session folder, or one that goes at this moment
-            if not (path / "session.json").exists() and time.time() - began > older_s:
-                yield Session(path)
+            session = Session(path)
+            overdue = session.has_no_starter() or time.time() - began > older_s
+            if overdue and not (path / "session.json").exists():
+                yield session
 
 
 def known_sessions() -> Iterator[tuple[Session, SessionInfo]]:

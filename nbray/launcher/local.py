@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,10 +117,11 @@ def start_head(
         if fate_shared:
             drop_dead_sessions()
         node = RunningNode(Session.create(cluster.token), host)
-        node.session.keep_storage(cluster.storage)
     node.dashboard_error = without
     ports = _HeadPorts(listener, resumed=session is not None)
     try:
+        if session is None:
+            node.session.keep_storage(cluster.storage)
         tls.prepare(node.session)
         if remote_drivers is not None:
             ports.clients = ClientListeners(host, remote_drivers.port, node.session)
@@ -131,7 +132,7 @@ def start_head(
         if cluster.autoscaling_config is not None:
             demand += ["--autoscaling-config", str(cluster.autoscaling_config.absolute())]
         told, tells = os.pipe()
-        with open(tells, "w") as tells_address:
+        with open(tells, "wb", buffering=0) as tells_address:
             try:
                 gcs, raylet = _spawn_both(
                     node, port, ["--gcs-address-fd", str(told), *demand], fate_shared,
@@ -142,7 +143,8 @@ def start_head(
             meanwhile()
             gcs_port = gcs.wait_ready(Config.from_env().start_timeout_s)["port"]
             node.gcs_address = joined(host, gcs_port)
-            tells_address.write(node.gcs_address)
+            with suppress(BrokenPipeError):  # why the raylet has ended is told below
+                tells_address.write(node.gcs_address.encode())
         _raylet_ready(node, raylet)
         if node.dashboard_error:
             dashboard_log(node.session).write_text(node.dashboard_error + "\n")

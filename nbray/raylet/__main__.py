@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import uvloop
@@ -62,7 +63,7 @@ def _address(args: argparse.Namespace) -> str:
     return address
 
 
-async def _main(args: argparse.Namespace) -> None:
+async def _main(args: argparse.Namespace, is_up: Callable[[], object]) -> None:
     session = Session(Path(args.session_dir))
     token = session.token
     address = _address(args)
@@ -120,6 +121,7 @@ async def _main(args: argparse.Namespace) -> None:
             "grpc_port": raylet.grpc_port,
         },
     )
+    is_up()
     reporting = loop.create_task(raylet.report())
     reporting.add_done_callback(lambda _task: stopped.set())
     if args.autoscaling_config is not None:
@@ -201,7 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
     give_large_blocks_back()
-    uvloop.run(_main(parser.parse_args(arguments)))
+    args = parser.parse_args(arguments)
+    with ExitStack() as not_up:
+        if args.gcs_pid is not None:  # who started the node may have been killed, and end nothing
+            not_up.callback(end_fork, args.gcs_pid)
+        uvloop.run(_main(args, not_up.pop_all))
     leave()
 
 

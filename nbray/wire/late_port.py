@@ -42,7 +42,8 @@ class LatePort:
         start: is called once with a host for those who are passed on, and returns their port; the
             server listens when it returns, here with SO_REUSEPORT.
         silent_s: who has said nothing for so long is disconnected.
-        most: so many may be silent at once.
+        most: so many may be silent at once, of whom the first goes when another comes, and so many
+            may be passed on.
 
     Raises:
         OSError: it cannot listen there.
@@ -118,9 +119,11 @@ class LatePort:
                 self._loop.remove_reader(self._socket)
                 self._loop.call_later(_AGAIN_S, self._accept_again)
                 return
-            if len(self._silent) >= self._most:
+            if len(self._came) + len(self._passed_on) // 2 >= self._most:
                 sock.close()
                 continue
+            if len(self._silent) >= self._most:  # who comes to say something says it at once
+                self._drop(next(iter(self._silent)))
             sock.setblocking(False)
             self._silent[sock] = self._loop.call_later(self._silent_s, self._drop, sock)
             self._loop.add_reader(sock, self._spoke, sock)

@@ -225,22 +225,23 @@ def test_an_action_that_fails_loses_none_behind_it(reactor: Reactor) -> None:
 def test_a_write_that_fails_loses_no_other_connection(reactor: Reactor) -> None:
     """What all connections of one turn have queued leaves, whatever becomes of one of them."""
     flushed = []
+    waiter = Waiter(3)
 
     class Bad(Connection):
         def flush(self) -> None:
             flushed.append("bad")
+            waiter.complete_one()
             raise RecursionError
 
     class Good(Connection):
         def flush(self) -> None:
             flushed.append("good")
+            waiter.complete_one()
 
-    waiter = Waiter()
     for kind in (Good, Bad, Good):
         reactor.dirty.append(
             kind(Connections(reactor, b"token", Config()), lambda *_: None, lambda _: None)
         )
-    reactor.post(waiter.complete_one)
+    reactor.notify()
     assert reactor.wait(waiter, timeout=20)
-    reactor.try_turn()
     assert flushed == ["good", "bad", "good"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from support.commands import command
 from support.processes import kill_gcs, running
 
 from nbray.common.process import ForkedProcess, ProcessStartError
@@ -72,4 +74,46 @@ def test_a_gcs_that_cannot_start_says_why_and_leaves_no_raylet(session_root: Pat
     elsewhere = ClusterOptions(storage="redis://127.0.0.1:1")
     with pytest.raises(ProcessStartError, match="The GCS could not start"):
         start_head(NodeOptions(resources={"CPU": 1}), elsewhere)
+    wait_until(lambda: not processes_of(session_root), "all to have ended")
+
+
+KILLED_START = """
+import os, signal, sys
+from nbray.launcher import local
+from nbray.launcher.described import NodeOptions
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+step, wanted = sys.argv[1], NodeOptions(resources={"CPU": 1})
+if step == "while they come up":
+    local.start_head(wanted, fate_shared=False, meanwhile=killed)
+setattr(local, step, killed)
+local.start_head(wanted, fate_shared=False)
+"""
+
+
+@pytest.mark.parametrize("step", ["while they come up", "_raylet_ready", "_write_info"])
+def test_of_a_start_that_is_killed_nothing_stays(home: Path, step: str) -> None:
+    """What nobody has heard of leaves by itself, and ``nbray stop`` ends the rest at once."""
+    start = subprocess.run([sys.executable, "-c", KILLED_START, step])
+    assert start.returncode == -signal.SIGKILL
+    if step != "_write_info":
+        wait_until(lambda: not processes_of(home), "all to have ended")
+    stopped = command("stop")
+    assert stopped.returncode == 0, stopped.stderr
+    wait_until(lambda: not processes_of(home), "all to have ended")
+    assert not list(home.glob("s*"))
+
+
+def test_a_gcs_tells_its_pid_itself_as_its_parent_may_be_killed(session_root: Path) -> None:
+    """Killed as soon as there is a GCS, and the node has to end it."""
+
+    def kill_raylet() -> None:
+        wait_until(lambda: running(session_root, "nbray.gcs"), "a GCS")
+        for raylet in running(session_root, "nbray.raylet"):
+            raylet.kill()
+
+    with pytest.raises(ProcessStartError, match="ended at once"):
+        start_head(NodeOptions(resources={"CPU": 1}), fate_shared=False, meanwhile=kill_raylet)
     wait_until(lambda: not processes_of(session_root), "all to have ended")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from support.commands import command
+from support.processes import running
 
 import nbray
 from nbray.common import session_roots
@@ -195,9 +197,9 @@ def test_pids_that_are_somebody_elses_by_now_are_no_cluster(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small disk")
-@pytest.mark.parametrize("room", ["none", "for a folder"])
+@pytest.mark.parametrize("files", [0, 1, 2, 3, 4])
 def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(
-    session_root: Path, monkeypatch: pytest.MonkeyPatch, room: str
+    session_root: Path, monkeypatch: pytest.MonkeyPatch, files: int
 ) -> None:
     disk = session_root / "d"
     disk.mkdir(mode=0o700)
@@ -207,8 +209,7 @@ def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(
     try:
         monkeypatch.setenv("NBRAY_TMPDIR", str(disk))
         with open(disk / "full", "wb", buffering=0) as file:
-            free = os.statvfs(disk).f_bavail * 4096 - (8192 if room == "for a folder" else 0)
-            file.write(bytes(free))
+            file.write(bytes((os.statvfs(disk).f_bavail - files) * 4096))
         with pytest.raises(Exception, match=r"No space left|disk is full|disk I/O"):
             nbray.init(num_cpus=1, object_store_memory=32 * MB)
         assert [path.name for path in disk.iterdir()] == ["full"]
@@ -217,10 +218,15 @@ def test_a_start_on_a_full_disk_says_so_and_leaves_nothing(
         disk.rmdir()
 
 
-def _start_until(seen: Callable[[], bool], what: str) -> None:
+def _start_until(seen: Callable[[], bool], what: str) -> subprocess.Popen[bytes]:
     program = "import sys; sys.argv[0] = 'nbray'; from nbray.cli import main; main()"
     start = subprocess.Popen([sys.executable, "-c", program, "start", "--head", "--port=0"])
     wait_until(seen, what)
+    return start
+
+
+def _killed_start(seen: Callable[[], bool], what: str) -> None:
+    start = _start_until(seen, what)
     start.kill()
     start.wait()
 
@@ -229,13 +235,24 @@ def test_a_start_that_was_killed_in_the_middle_can_be_stopped(
     session_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    _start_until(lambda: any(session_root.glob("*/sockets/raylet-*")), "the raylet to listen")
+    _killed_start(lambda: any(session_root.glob("*/sockets/raylet-*")), "the raylet to listen")
     (folder,) = session_root.iterdir()
     assert not (folder / "session.json").exists()
+    assert command("stop").returncode == 0
+    assert not processes_of(session_root) and not list(session_root.iterdir())
+
+
+def test_a_start_that_stands_still_is_no_start_that_was_killed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = _start_until(lambda: bool(running(home, "nbray.raylet")), "the raylet")
+    start.send_signal(signal.SIGSTOP)
     assert command("stop").stdout == "No node to stop.\n", "it may still be starting"
     monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
     assert command("stop").stdout == "Stopped 1 node(s).\n"
-    assert not processes_of(session_root) and not list(session_root.iterdir())
+    start.kill()
+    start.wait()
+    assert not processes_of(home)
 
 
 def test_a_start_that_was_killed_at_once_leaves_no_raylet(
@@ -245,9 +262,8 @@ def test_a_start_that_was_killed_at_once_leaves_no_raylet(
         return [p for p in processes_of(session_root) if "nbray.raylet" in p.info["cmdline"]]
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    _start_until(lambda: bool(raylets()), "the raylet, which waits for the GCS")
+    _killed_start(lambda: bool(raylets()), "the raylet, which waits for the GCS")
     wait_until(lambda: not raylets(), "its end")
-    monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
     assert command("stop").returncode == 0
     assert not processes_of(session_root) and not list(session_root.iterdir())
 

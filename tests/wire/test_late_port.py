@@ -16,6 +16,7 @@ import pytest
 import nbray
 from nbray.driver.joining import find_session
 from nbray.testing import processes_of
+from nbray.wire import grpc_service
 from nbray.wire.gcs_messages import Empty, KvKey, KvValue
 from nbray.wire.grpc_service import CallServer, GrpcClient, RpcError, serve
 from nbray.wire.near_calls import Handlers
@@ -135,6 +136,37 @@ def test_who_speaks_no_tls_is_sent_away_and_starts_nothing(monkeypatch: pytest.M
         await server.stop(None)
 
     asyncio.run(scene())
+
+
+def test_silent_strangers_keep_no_member_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do those who begin a handshake that they never end, a byte now and then."""
+    monkeypatch.setattr(grpc_service, "_MOST_SILENT", 8)
+
+    async def scene() -> None:
+        server, client = await server_and_client()
+        loop = asyncio.get_running_loop()
+        strangers = [await stranger(loop, server.port) for _ in range(40)]
+        slow = [await stranger(loop, server.port) for _ in range(3)]
+        for one in slow:
+            await loop.sock_sendall(one, b"\x16")
+        assert (await client.call("Echo", KvKey(b"", b"a"), KvValue)).value == b"a"
+        for one in slow:
+            await loop.sock_sendall(one, b"\x03")
+        assert (await client.call("Echo", KvKey(b"", b"b"), KvValue)).value == b"b"
+        await client.close()
+        await server.stop(None)
+        for one in (*strangers, *slow):
+            one.close()
+
+    asyncio.run(scene())
+
+
+async def stranger(loop: asyncio.AbstractEventLoop, port: int) -> socket.socket:
+    """Connected, and taken from the backlog as far as the server takes any."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    await loop.sock_connect(sock, ("127.0.0.1", port))
+    return sock
 
 
 def test_a_server_that_is_stopped_while_it_starts_leaves_nothing() -> None:
