@@ -17,9 +17,11 @@ import msgspec
 
 from nbray.core_worker.tasks import QUEUED, Burst, PendingTask
 
+_AT_ONCE_S = 0.01
+
 
 class Arrival(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """What tasks have in common that came in one turn, of one burst."""
+    """What tasks of one burst have in common that came at once, behind the one at this time."""
 
     burst: Burst
     when: float
@@ -61,10 +63,10 @@ class Line:
     def add(self, burst: Burst, first: bytes, args: bytes, now: float) -> None:
         """A new task is the last."""
         last = self._last
-        if last is None or last.burst is not burst or last.when != now:
+        if not self._firsts:
+            last, self._ordered = None, True
+        if last is None or last.burst is not burst or now - last.when > _AT_ONCE_S:
             last = self._last = Arrival(burst, now)
-            if not self._firsts:
-                self._ordered = True
         if first < self._newest:
             self._ordered = False
         self._newest = first
