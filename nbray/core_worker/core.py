@@ -421,7 +421,7 @@ class CoreWorker:
         task_id = task.spec.task_id
         if isinstance(task, ActorCall):
             return self.calls.client(task.spec.actor_id).knows(task_id)
-        return self.leasing.find(task_id) is not None
+        return isinstance(task, PendingTask) and task.first in self.leasing.tasks
 
     def run_again(self, task: PendingWork) -> None:
         """Run a finished task once more."""

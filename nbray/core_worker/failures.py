@@ -74,3 +74,12 @@ def call_error(cause: Cause, actor_id: str, call: str) -> NbrayError:
 def _made(kind: type[NbrayError], cause: Cause) -> NbrayError:
     error = kind(str(cause))
     return error.with_facts(cause) if isinstance(error, ProcessDeath) else error
+
+
+def crashed(name: str, cause: Cause) -> Exception:
+    """What a task ends with whose worker died of it, and which may not be run again."""
+    error = WorkerCrashedError(
+        "The worker died unexpectedly while executing this task, and no retry is left.\n"
+        f"Task {name}: {cause}"
+    )
+    return error.with_facts(cause)

@@ -62,7 +62,7 @@ class Submission:
         self._counts = counts
         self._taking = False
         self._burst: Burst | None = None
-        self._new_tasks: deque[PendingTask] = deque()
+        self._new_tasks: deque[PendingTask | tuple[Burst, bytes, bytes]] = deque()
         self._new_calls: deque[ActorCall] = deque()
 
     # --- submission (any thread) --------------------
@@ -106,11 +106,14 @@ class Submission:
             refs = [make_ref(first, kin)]
         else:
             refs = self._new_refs(first, options.num_returns, options.backpressure, kin)
-        task = PendingTask(
-            options.retries, first=first, args=payload, burst=burst,
-            dependencies=dependencies, contained=contained,
-        )  # fmt: skip
-        self._new_tasks.append(task)
+        if dependencies or contained:
+            task = PendingTask(
+                options.retries, first=first, args=payload, burst=burst,
+                dependencies=dependencies, contained=contained,
+            )  # fmt: skip
+            self._new_tasks.append(task)
+        else:
+            self._new_tasks.append((burst, first, payload))
         if len(self._new_tasks) % _BURST:
             self._reactor.notify()
         else:
@@ -224,7 +227,13 @@ class Submission:
         new_tasks, leasing, counts = self._new_tasks, self._leasing, self._counts
         now = time.monotonic()
         while new_tasks:
-            task = new_tasks.popleft()
+            new = new_tasks.popleft()
+            if isinstance(new, tuple):
+                burst, first, args = new
+                counts.submitted(burst.origin, burst.name)
+                leasing.add(burst, first, args, now)
+                continue
+            task = new
             task.submitted = now
             burst = task.burst
             counts.submitted(burst.origin, burst.name)

@@ -134,7 +134,8 @@ def test_what_happens_to_a_task_is_in_its_table(state: tasks.State) -> None:
         happen(one.leasing)
         assert one.task.state in legal | {state}
         seen.add(one.task.state)
-        is_queued = sum(one.task in queue.tasks for queue in one.leasing._queues.values())
+        queues = one.leasing._queues.values()
+        is_queued = sum(queue.tasks.find(one.task.first) is one.task for queue in queues)
         assert is_queued == (one.task.state is tasks.State.QUEUED)
         assert (one.leasing.find(TASK) is not None) == (one.task.state is not tasks.State.ENDED)
     if state is tasks.State.PUSHED:

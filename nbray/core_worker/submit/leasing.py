@@ -15,9 +15,9 @@ their ids, and what is to be done is appended to `decisions`. `dirty` says that 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -34,13 +34,13 @@ from nbray.core_worker.decisions import (
     SeekArguments,
     WakeAfter,
 )
-from nbray.core_worker.failures import task_error
+from nbray.core_worker.failures import crashed, task_error
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.submit.backlogs import Backlogs
 from nbray.core_worker.submit.crashes import Crashes
-from nbray.core_worker.submit.queues import WINDOW_S, TaskQueue, node_of_arguments
+from nbray.core_worker.submit.queues import WINDOW_S, Queues, TaskQueue, node_of_arguments
 from nbray.core_worker.submit.returning import Returning
-from nbray.core_worker.task_options import QueueKey, TaskOptions
+from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import (
     AT_WORKER,
     BACKED_OFF,
@@ -52,11 +52,11 @@ from nbray.core_worker.tasks import (
     QUEUED,
     READY,
     RETURNED,
+    Burst,
     Lease,
     PendingTask,
     cancelled,
 )
-from nbray.exceptions import WorkerCrashedError
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.messages import (
     LeaseGranted,
@@ -80,7 +80,8 @@ class Leasing:
 
     Attributes:
         dirty: tasks may be pushed, or workers asked for: `dispatch` is to be called.
-        tasks: those without a reply, by their first objects, about in the order of submission.
+        tasks: those without a reply, by their first objects; those that were just submitted,
+            and wait in a queue, are only there.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Leasing:
         self._is_retriable = is_retriable
         self.dirty = False
         self.tasks: dict[bytes, PendingTask] = {}
-        self._queues: dict[QueueKey, TaskQueue] = {}
+        self._queues = Queues()
         self._backlogs = Backlogs(decisions, self._queues)
         self._crashes = Crashes(decisions, config.worker_death_wait_s)
         self._asking: dict[int, TaskQueue] = {}
@@ -113,28 +114,17 @@ class Leasing:
                 task.rare = replace(task.rare, near=near)
         key = task.key if task.rare.near else task.burst.options.key
         task.state = READY[task.state]
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queue_of(task)
-        queue.tasks.append(task)
+        self._queues[key].tasks.append(task)
         self.dirty = True
 
-    def _queue_of(self, task: PendingTask) -> TaskQueue:
-        key = task.key
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = TaskQueue(key)
-        return queue
+    def add(self, burst: Burst, first: bytes, args: bytes, now: float) -> None:
+        """A new task comes that refers to no objects, and so waits for nothing but a worker."""
+        self._queues[burst.options.key].tasks.add(burst, first, args, now)
+        self.dirty = True
 
     def withdraw(self, is_bereft: Callable[[PendingTask], bool]) -> list[PendingTask]:
         """Queued tasks whose arguments are there no more leave the queue; they are returned."""
-        withdrawn: list[PendingTask] = []
-        for queue in self._queues.values():
-            bereft = [task for task in queue.tasks if is_bereft(task)]
-            if bereft:
-                gone = set(map(id, bereft))
-                queue.tasks = deque(task for task in queue.tasks if id(task) not in gone)
-                withdrawn += bereft
+        withdrawn = self._queues.withdraw(is_bereft)
         for task in withdrawn:
             task.state = BEREFT[task.state]
         return withdrawn
@@ -143,7 +133,13 @@ class Leasing:
 
     def find(self, task_id: bytes) -> PendingTask | None:
         """The task of that id, if it has no reply yet."""
-        return self.tasks.get(task_id + FIRST)
+        first = task_id + FIRST
+        task = self.tasks.get(first)
+        if task is None:
+            task = self._queues.find(first)
+            if task is not None:
+                self.tasks[first] = task
+        return task
 
     def running(self) -> Iterator[TaskSpec]:
         """The task that each leased worker runs, as far as this process knows."""
@@ -154,12 +150,13 @@ class Leasing:
                     break
 
     def unfinished(self) -> Iterator[PendingTask]:
-        """The tasks that have no reply yet, about in the order of submission."""
-        return iter(self.tasks.values())
+        """The tasks that have no reply yet, those that have just come last."""
+        new = (arrival.task(first, b"") for first, arrival in self._queues.new())
+        return chain(self.tasks.values(), new)
 
     def children(self, parent: bytes) -> list[bytes]:
         """The unfinished tasks that a task of this process submitted."""
-        return [task.task_id for task in self.tasks.values() if task.burst.parent == parent]
+        return [task.task_id for task in self.unfinished() if task.burst.parent == parent]
 
     # --- pushed --------------------
 
@@ -184,14 +181,15 @@ class Leasing:
                 in_flight = lease.in_flight
                 share = min(window, -(-len(tasks) // len(leases)) + len(in_flight))
                 pushed: list[PendingTask] = []
-                while tasks and len(in_flight) < share:
-                    task = tasks[0]
+                for _ in range(min(len(tasks), share - len(in_flight))):
+                    task = tasks.popleft()
                     if not task.retries and in_flight:
-                        break  # it must be known whether a worker that dies had begun it
-                    tasks.popleft()
+                        self.tasks[task.first] = task  # a worker may die, and had it begun it?
+                        tasks.appendleft(task)
+                        break
                     task.lease = lease
                     task.state = PUSHED[task.state]
-                    in_flight[task.first] = task
+                    in_flight[task.first] = self.tasks[task.first] = task
                     pushed.append(task)
                 if pushed:
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
@@ -261,7 +259,12 @@ class Leasing:
         """No task of the queue can ever run."""
         queue = self._answered(request_id)
         while queue is not None and queue.tasks:
-            self.refuse(queue.tasks.popleft(), error)
+            self._refuse_next(queue, error)
+
+    def _refuse_next(self, queue: TaskQueue, error: Exception) -> None:
+        task = queue.tasks.popleft()
+        self.tasks[task.first] = task
+        self.refuse(task, error)
 
     def refuse(self, task: PendingTask, error: Exception) -> None:
         """A task that waits nowhere any more cannot be run."""
@@ -300,7 +303,7 @@ class Leasing:
         """Not started: they go to the front of the queue, in their order."""
         self.dirty = True
         for task_id in reversed(message.task_ids):
-            task = self.find(task_id)
+            task = self.tasks.get(task_id + FIRST)
             if task is None or task.state is not AT_WORKER:
                 continue
             lease, task.lease = task.lease, None
@@ -328,13 +331,13 @@ class Leasing:
             self.refuse(task, cancelled(task.spec))
         else:
             task.state = RETURNED[task.state]
-            self._queue_of(task).tasks.appendleft(task)
+            self._queues[task.key].tasks.appendleft(task)
 
     def _retry(self, task: PendingTask) -> None:
         task.lease = None
         task.again()
         task.state = RETURNED[task.state]
-        self._queue_of(task).tasks.append(task)
+        self._queues[task.key].tasks.append(task)
         self.dirty = True
 
     def cancel(self, task_id: bytes, force: bool) -> bytes:
@@ -342,7 +345,8 @@ class Leasing:
 
         One that is cancelled is not run again when its worker goes.
         """
-        task = self.tasks[task_id + FIRST]
+        task = self.find(task_id)
+        assert task is not None
         task.retries = 0
         if force:
             task.rare = replace(task.rare, killed=True)
@@ -350,14 +354,15 @@ class Leasing:
             task.rare = replace(task.rare, cancelled=True)
             return task.lease.worker.worker_id
         if task.state is QUEUED:
-            self._queue_of(task).tasks.remove(task)
+            self._queues[task.key].tasks.remove(task.first)
         self.refuse(task, cancelled(task.spec))
         return b""
 
     def fail_all(self, error: Exception) -> None:
         """Give all tasks up."""
         for queue in self._queues.values():
-            queue.tasks.clear()
+            while queue.tasks:
+                self._refuse_next(queue, error)
             for lease in queue.leases:
                 lease.in_flight.clear()
         for task in list(self.tasks.values()):
@@ -429,11 +434,7 @@ class Leasing:
         elif task.rare.killed:
             self.refuse(task, cancelled(task.spec))
         else:
-            error = WorkerCrashedError(
-                "The worker died unexpectedly while executing this task, and no retry is left.\n"
-                f"Task {task.burst.name}: {cause}"
-            )
-            self.refuse(task, error.with_facts(cause))
+            self.refuse(task, crashed(task.burst.name, cause))
 
     def _retry_later(self, task: PendingTask, cause: Cause) -> bool:
         """Run a task again whose memory was missing, after a while; False if it may not be."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from nbray.common.thread_count import threads_for
+from nbray.core_worker.submit.line import Arrival, Line
 from nbray.core_worker.task_options import QueueKey
 from nbray.core_worker.tasks import Lease, PendingTask
 from nbray.wire.messages import RequestLease
@@ -34,7 +35,7 @@ class TaskQueue:
         self.shape, self.runtime_env, self.near = key
         self.threads = threads_for(dict(self.shape.resources))
         self.once = isinstance(self.shape.strategy, Spread)
-        self.tasks: deque[PendingTask] = deque()
+        self.tasks = Line()
         self.leases: list[Lease] = []
         self.requests: dict[int, bytes] = {}
         self.seconds = -1.0
@@ -67,9 +68,33 @@ class TaskQueue:
         """A lease request for its tasks; ``spilled``: another raylet has sent it on."""
         return RequestLease(
             number, job, dict(self.shape.resources), backlog, spilled,
-            bool(self.tasks) and self.tasks[0].retries != 0, self.runtime_env, self.shape.strategy,
+            self.tasks.may_repeat_next(), self.runtime_env, self.shape.strategy,
             self.shape.selector, self.near,
         )  # fmt: skip
+
+
+class Queues(dict[QueueKey, TaskQueue]):
+    """The queues of a process, each of which begins when it is looked for."""
+
+    def __missing__(self, key: QueueKey) -> TaskQueue:
+        queue = self[key] = TaskQueue(key)
+        return queue
+
+    def find(self, first: bytes) -> PendingTask | None:
+        """The task in one of them that makes this object first."""
+        for queue in self.values():
+            task = queue.tasks.find(first)
+            if task is not None:
+                return task
+        return None
+
+    def new(self) -> Iterator[tuple[bytes, Arrival]]:
+        """What stands in them by its parts alone (`Line.new`)."""
+        return chain.from_iterable(queue.tasks.new() for queue in self.values())
+
+    def withdraw(self, wanted: Callable[[PendingTask], bool]) -> list[PendingTask]:
+        """See `Line.withdraw`."""
+        return [task for queue in self.values() for task in queue.tasks.withdraw(wanted)]
 
 
 def node_of_arguments(dependencies: Iterable[Dependency], here: bytes) -> bytes:
