@@ -55,6 +55,7 @@ class Workspace:
         profiles: where the time of its cells went.
         stops: its tasks that stand in a debugger.
         cache: what cells with ``--cache`` have kept.
+        start_options: what ``%nbray start`` was told of the cluster that runs.
     """
 
     def __init__(self, shell: InteractiveShell, router: OutputRouter) -> None:
@@ -74,6 +75,7 @@ class Workspace:
         self.stops = Stops(router, lambda prompt: input(prompt))
         self.at_end: list[Callable[[], None]] = []
         self.cache = CellCache(self)
+        self.start_options: dict[str, Any] = {}
         self._cluster = ""
         self._interrupted = False
 
@@ -148,6 +150,7 @@ class Workspace:
         self.setup.clear()
         self.actors.clear()
         self.stops.clear()
+        self.start_options = {}
 
     def aside(self, message: TaskSays) -> None:
         """A task says something beside its output; on the thread that drives the sockets."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,12 +75,20 @@ def read_cell(
     leading = len(body) - len(body.lstrip("\n"))
     code = "\n" * (1 + leading) + transform(body[leading:]).rstrip("\n") + "\n"
     tree = ast.parse(code, filename)
+    _compile(tree, filename)
     if "get_ipython()" in code:
         tree = ast.fix_missing_locations(_Magics().visit(tree))
     names = analyse(tree)
     if "input" in names.needs and "input" not in namespace:
         _refuse_input(tree)
     return CellText(source, code, names, not body.rstrip().endswith(";"))
+
+
+def _compile(tree: ast.Module, filename: str) -> None:
+    """Find what the parser lets pass, as a return outside of a function, before it is sent."""
+    with warnings.catch_warnings():  # the worker gives them
+        warnings.simplefilter("ignore")
+        compile(tree, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 def _refuse_input(tree: ast.Module) -> None:

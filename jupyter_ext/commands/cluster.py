@@ -139,16 +139,30 @@ def _start(workspace: Workspace, arguments: argparse.Namespace) -> object:
     for option in ("address", "slurm"):
         if getattr(arguments, option):
             refuse(f"%nbray start --{option}")
+    said = {**given_options(arguments), **given(arguments, "address", "namespace")}
     if engine().api.is_initialized():
-        here = engine().cluster.membership()
-        ends = here is None or here.started_here
-        print(f"nbray runs already; %nbray stop {'ends' if ends else 'leaves'} it.")
+        workspace.joined()
+        print(_runs_already(said, workspace.start_options))
     else:
         _begin(arguments)
-    workspace.joined()
+        workspace.joined()
+        workspace.start_options = said
     table = status()
     table.notes += _what_next()
     return table
+
+
+def _runs_already(said: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """What a second start answers: it changes nothing, and names what it was told otherwise."""
+    here = engine().cluster.membership()
+    ends = "ends" if here is None or here.started_here else "leaves"
+    new = [f"--{name.replace('_', '-')}" for name in said if said[name] != before.get(name)]
+    if not new:
+        return f"nbray runs already; %nbray stop {ends} it."
+    return (
+        f"nbray runs already, so {', '.join(new)} had no effect: %nbray stop {ends} it, and "
+        "%nbray start begins anew."
+    )
 
 
 def _begin(arguments: argparse.Namespace) -> None:

@@ -114,6 +114,18 @@ class NbrayMagics(Magics):
         except SyntaxError as error:
             raise error.with_traceback(None) from None
 
+    @line_magic("%remote")  # type: ignore[arg-type]
+    def remote_below(self, _line: str) -> None:
+        """What IPython takes ``%%remote`` for where it is not the first line of its cell.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "%%remote has to be the first line of its cell: nothing stands above it, not even a "
+            "comment."
+        )
+
     def _look(self, options: RemoteOptions, source: str, one_line: bool) -> Attempt | None:
         """Look a cell up that may have been kept; None: it is not to be."""
         if options.cache is None:

@@ -45,7 +45,10 @@ def own_address(address: str) -> str:
     host, port = split(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, port))
+        try:
+            probe.connect((host, port))
+        except socket.gaierror as error:
+            raise OSError(f"There is no host {host!r} ({error.strerror}).") from None
         found: str = probe.getsockname()[0]
     return found
 

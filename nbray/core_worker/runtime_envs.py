@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -185,10 +186,19 @@ class RuntimeEnvs:
         return msgspec.msgpack.decode(reply, type=KvCount).count
 
 
+_UNSET = re.compile(r"\$\{\w+\}", re.ASCII)
+"""What `os.path.expandvars` leaves of a variable that is not set."""
+
+
 def enter_variables(env_vars: Mapping[str, str]) -> None:
-    """Set the variables of an environment in a worker, before it runs anything."""
-    variables = {name: os.path.expandvars(value) for name, value in env_vars.items()}
-    os.environ.update(variables)
-    for entry in reversed(variables.get("PYTHONPATH", "").split(os.pathsep)):
+    """Set the variables of an environment in a worker, before it runs anything.
+
+    One after the other: ``${NAME}`` in a value is what ``NAME`` is by then, and nothing if it is
+    not set, so that ``${PATH}:/more`` may be said of any variable.
+    """
+    for name, value in env_vars.items():
+        os.environ[name] = _UNSET.sub("", os.path.expandvars(value))
+    entries = os.environ["PYTHONPATH"] if "PYTHONPATH" in env_vars else ""
+    for entry in reversed(entries.split(os.pathsep)):
         if entry and entry not in sys.path:
             sys.path.insert(0, entry)

@@ -14,7 +14,12 @@ from nbray.common.config import Config
 from nbray.common.importing import current_folder_last
 from nbray.common.ray_settings import ray_variables
 from nbray.core_worker.current import find_core, set_core, was_forked
-from nbray.driver.init_options import HiddenOptions, hidden_options, job_options
+from nbray.driver.init_options import (
+    HiddenOptions,
+    hidden_options,
+    job_options,
+    node_resources,
+)
 from nbray.driver.logging_config import LoggingConfig, as_logging_config
 from nbray.exceptions import NbraySystemError
 
@@ -236,16 +241,10 @@ def init(
         remote = _remote(address, variables)
         session, info = remote.session, remote.info
     else:
-        wanted = dict(resources or {})
-        if num_cpus is not None:
-            wanted["CPU"] = num_cpus
-        if num_gpus is not None:
-            wanted["GPU"] = num_gpus
-        if hidden.memory is not None:
-            wanted["memory"] = hidden.memory
         node = start_head(
             NodeOptions(
-                wanted, hidden.node_ip_address, labels, variables, object_store_memory,
+                node_resources(resources, num_cpus, num_gpus, hidden.memory),
+                hidden.node_ip_address, labels, variables, object_store_memory,
                 object_spilling_directory or hidden.object_spilling_directory,
             ),
             ClusterOptions(autoscaling_config=hidden.autoscaling_config),
@@ -294,10 +293,11 @@ def _refuse(of_node: dict[str, Any], address: str | None) -> None:
 
 def _remote(address: str, variables: dict[str, str]) -> Remote:
     """The way to a cluster of which no node is here."""
-    from nbray.client.remote import connect  # what few programs need
+    from nbray.client.remote import connect, place_of  # what few programs need
     from nbray.launcher.tls import TlsOptions
     from nbray.launcher.token import load_token
 
+    place_of(address)  # a wrong one is said before a token is missed
     config = Config.from_env({**os.environ, **variables})
     tls = TlsOptions.from_environment()
     return connect(address, load_token(create=False), os.urandom(28), config, tls.prepare)

@@ -21,6 +21,10 @@ from nbray.runtime_env.spec import merge, validate
 
 _LONGEST_METADATA = 100_000
 _SUBMITTED = "NBRAY_JOB_CONFIG"
+_OWN_PARAMETERS = {
+    "CPU": "num_cpus", "GPU": "num_gpus", "memory": "_memory",
+    "object_store_memory": "object_store_memory",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,28 @@ def hidden_options(given: Mapping[str, Any]) -> HiddenOptions:
         system_config(given.get("_system_config") or {}),
         None if scaling is None else Path(scaling),
     )
+
+
+def node_resources(
+    custom: Mapping[str, float] | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    memory: float | None,
+) -> dict[str, float]:
+    """What the new node has; the machine's CPUs and memory are not named here.
+
+    Raises:
+        TypeError: ``custom`` is no mapping. ValueError: it names what has a parameter of its own.
+    """
+    if custom is None:
+        custom = {}
+    elif not isinstance(custom, Mapping):
+        raise TypeError(f"resources is a dict, as {{'name': 1}}, not {type(custom).__name__}.")
+    for name, parameter in _OWN_PARAMETERS.items():
+        if name in custom:
+            raise ValueError(f"{name!r} is no custom resource: use init({parameter}=...) instead.")
+    named = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory}
+    return {**custom, **{name: amount for name, amount in named.items() if amount is not None}}
 
 
 @dataclass(frozen=True)

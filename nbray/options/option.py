@@ -89,7 +89,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is not JSON ({error})") from None
+        raise ValueError(f"{text!r} is not JSON, as '{{\"name\": 1}}' ({error})") from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

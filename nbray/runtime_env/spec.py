@@ -73,7 +73,8 @@ class RuntimeEnv(dict[str, Any]):
 
     The fields, which are also those of ``nbray.init(runtime_env=...)``:
 
-    - ``env_vars``: environment variables, by name; ``${NAME}`` in a value is the old value.
+    - ``env_vars``: environment variables, by name; ``${NAME}`` in a value is what that variable
+      is in the worker, or nothing.
     - ``working_dir``: a folder or .zip file, in a copy of which the workers run.
     - ``py_modules``: folders, .py or .whl files that can be imported.
     - ``pip``: requirements as a list, the path of a requirements file, or a dict with "packages",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import nbray
 
@@ -119,3 +122,34 @@ def test_calls_find_their_method_and_its_group_and_values_stay_values(cluster: P
         assert "not today" in str(error)
     else:
         raise AssertionError("an actor lives whose constructor failed")
+
+
+@nbray.remote(num_cpus=0, concurrency_groups={"io": 1})
+class Pooled:
+    def get(self) -> str:
+        return "value"
+
+
+@nbray.remote(num_cpus=0)
+class Plain:
+    def get(self) -> str:
+        return "value"
+
+    def items(self) -> Iterator[str]:
+        yield "value"
+
+
+def test_a_call_in_a_group_that_the_actor_has_not_says_which_it_has(cluster: Path) -> None:
+    """In Ray, it is the end of the actor."""
+    grouped, pooled, plain = Grouped.remote(), Pooled.remote(), Plain.remote()
+    for method, groups in (
+        (grouped.default, "compute', 'io"), (pooled.get, "'io'"), (plain.get, "[]"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="group 'oi' is not defined; the groups of") as caught:
+            nbray.get(method.options(concurrency_group="oi").remote(), timeout=30)
+        assert groups in str(caught.value)
+    with pytest.raises(ValueError, match="group 'oi' is not defined"):
+        for item in plain.items.options(concurrency_group="oi").remote():
+            nbray.get(item, timeout=30)
+    assert nbray.get([pooled.get.remote(), plain.get.remote()], timeout=30) == ["value"] * 2
+    assert nbray.get(pooled.get.options(concurrency_group="io").remote(), timeout=30) == "value"

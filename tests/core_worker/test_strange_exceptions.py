@@ -217,6 +217,34 @@ def test_an_exception_is_one_of_its_class_with_its_fields(module_cluster: Path) 
         fails.remote("refuses").future().result(timeout=30)
 
 
+class Lost:
+    """It is pickled, and cannot be made again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_again, ("the key",)
+
+
+def make_again(key: str) -> object:
+    return {}[key]
+
+
+@nbray.remote(num_cpus=0)
+def reads(value: object) -> object:
+    return value
+
+
+def test_an_argument_that_cannot_be_unpickled_shows_the_line_that_raised(
+    module_cluster: Path,
+) -> None:
+    for argument in (Lost(), nbray.put(Lost())):
+        with pytest.raises(KeyError) as told:
+            nbray.get(reads.remote(argument), timeout=60)
+        head, _, trace = str(told.value).partition("could not be computed:\n")
+        assert "At least one of the input arguments" in head
+        assert "in make_again\n    return {}[key]" in trace
+        assert trace.rstrip().endswith("KeyError: 'the key'")
+
+
 def test_what_led_to_an_exception_comes_along(module_cluster: Path) -> None:
     chained = nbray.remote(_from)
     cause = got(chained.remote(NoArguments)).cause

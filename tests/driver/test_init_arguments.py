@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import nbray
+from nbray.common.addresses import own_address
 
 REFUSED = (ValueError, TypeError)
 STORES = [0, -1, float("nan"), float("inf"), 1e30, "", 1 << 70]
@@ -25,6 +26,8 @@ def one() -> int:
         *({"num_gpus": n} for n in [-1, float("nan"), 1e30, 1 << 31, 0.00001]),
         *({"object_store_memory": n} for n in STORES),
         *({"resources": r} for r in [{"": 1}, {"\udce9": 1}, {"x": float("nan")}, {1: 1}, 3]),
+        *({"resources": {r: 1}} for r in ["CPU", "GPU", "memory", "object_store_memory"]),
+        {"resources": ["x"]},
         *({"namespace": n} for n in [123, "", "\udce9", "x" * 10**6, b"x"]),
         *({"labels": n} for n in [3, {"x": "\udce9"}, {"": "x"}, {"x": 1}]),
         {"object_spilling_directory": "a\0b"},
@@ -40,6 +43,17 @@ def test_init_refuses_what_cannot_be_and_leaves_nothing(
         nbray.init(**wanted)
     assert "Errno" not in str(told.value)
     assert not nbray.is_initialized() and not list(session_root.iterdir())
+
+
+def test_an_address_that_is_none_is_told_before_a_token_is_missed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NBRAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConnectionError, match="'foo://host' is no address of a cluster"):
+        nbray.init("foo://host")
+    with pytest.raises(OSError, match="There is no host 'nobody"):
+        own_address("nobody.invalid:6379")
 
 
 def test_a_store_may_be_given_as_a_float(session_root: Path) -> None:

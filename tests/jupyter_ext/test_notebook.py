@@ -126,7 +126,8 @@ def test_an_interrupt_returns_the_prompt_and_cancels(notebook: Notebook) -> None
     [
         ("%nbray frob", "UsageError: %nbray: there is no command 'frob'."),
         ("%nbray start --cpus 3", "there is no option --cpus. Did you mean --num-cpus?"),
-        ("%%remote --resources {x\n1", "'{x' is not JSON"),
+        ("%%remote --resources {x\n1", """'{x' is not JSON, as '{"name": 1}'"""),
+        ("# it is slow\n%%remote\n1", "%%remote has to be the first line of its cell"),
         ("%nbray attach nowhere:1", "this kernel is in a cluster"),
     ],
 )
@@ -136,8 +137,18 @@ def test_wrong_lines_are_answered_in_one(notebook: Notebook, line: str, said: st
     assert "\n" not in printed
 
 
+def test_what_only_the_compiler_finds_is_not_sent(notebook: Notebook) -> None:
+    told = notebook.run("%%remote\nreturn 5").error
+    assert "SyntaxError: 'return' outside function" in told
+    assert "TaskError" not in told
+    assert notebook.run("%%remote\nawait __import__('asyncio').sleep(0, 7)").result == "7"
+
+
 def test_start_and_stop_may_be_repeated(notebook: Notebook) -> None:
-    assert "runs already" in notebook.run("%nbray start --head").printed
+    again = notebook.run("%nbray start --head").printed
+    assert again == "nbray runs already; %nbray stop ends it.\n"
+    other = notebook.run("%nbray start --head --num-cpus 9 --labels a=b").printed
+    assert "so --num-cpus, --labels had no effect: %nbray stop ends it" in other
     assert "CPU: 2 of 2 free" in notebook.run("%nbray status").result
     assert notebook.run("%nbray stop").printed == "nbray is stopped.\n"
     assert notebook.run("%nbray stop").printed == "nbray does not run.\n"

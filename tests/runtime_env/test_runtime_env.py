@@ -199,7 +199,7 @@ def test_variables_of_the_job_the_parent_and_the_task_are_merged(session_root: P
         runtime_env={"env_vars": {"FROM_JOB": "job", "BOTH": "job"}},
     )  # fmt: skip
     assert nbray.get(variables.remote("FROM_JOB", "BOTH"), timeout=30) == ["job", "job"]
-    own = {"env_vars": {"BOTH": "task", "PATHS": "/first:${HOME}"}}
+    own = {"env_vars": {"BOTH": "task", "PATHS": "/first:${HOME}${NOT_SET}:${FROM_JOB}"}}
 
     @nbray.remote(runtime_env=own)
     def parent() -> list[list[str | None]]:
@@ -210,7 +210,7 @@ def test_variables_of_the_job_the_parent_and_the_task_are_merged(session_root: P
             [variables.remote(*wanted), variables.options(runtime_env=again).remote(*wanted)]
         )
 
-    paths = f"/first:{os.environ['HOME']}"
+    paths = f"/first:{os.environ['HOME']}:job"
     assert nbray.get(parent.remote(), timeout=60) == [
         ["job", "task", paths, None],
         ["job", "task", paths, "child"],

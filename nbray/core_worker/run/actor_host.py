@@ -178,16 +178,25 @@ class ActorHost:
         return any(loop.drives() for loop in self._loops.values())
 
     def takes(self, connection: Connection, spec: TaskSpec) -> bool:
-        """Start a call elsewhere; False when it is to run in the main thread."""
+        """Start a call elsewhere, or refuse it; False when it is to run in the main thread."""
+        group = spec.concurrency_group
+        if group and group not in self._spec.options.concurrency_groups:
+            self._host.reply(connection, spec, self._runner.refused(spec, self._no_group(group)))
+            return True
         if self._loops:
-            loop = self._loops.get(spec.concurrency_group) or self._loops[""]
-            loop.start(connection, spec)
+            self._loops[group].start(connection, spec)
             return True
         if self._pools:
-            pool = self._pools.get(spec.concurrency_group) or self._pools[""]
-            pool.start(self._run_in_pool, connection, spec)
+            self._pools[group].start(self._run_in_pool, connection, spec)
             return True
         return False
+
+    def _no_group(self, group: str) -> ValueError:
+        """Only the option of a call can name such a group: methods are checked beforehand."""
+        return ValueError(
+            f"Concurrency group {group!r} is not defined; the groups of "
+            f"{self._spec.class_name} are {sorted(self._spec.options.concurrency_groups)}."
+        )
 
     def _run_in_pool(self, connection: Connection, spec: TaskSpec) -> None:
         if spec.task_id in self._cancelling.noted:

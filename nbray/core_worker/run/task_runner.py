@@ -261,7 +261,10 @@ class TaskRunner:
 
     def cancelled(self, spec: TaskSpec) -> m.TaskDone:
         """The reply of a task that was cancelled."""
-        error = TaskCancelledError.of(TaskID(spec.task_id), spec.name)
+        return self.refused(spec, TaskCancelledError.of(TaskID(spec.task_id), spec.name))
+
+    def refused(self, spec: TaskSpec, error: Exception) -> m.TaskDone:
+        """The reply of a task that is not run."""
         return m.TaskDone(spec.task_id, self.errors(spec, error), 0.0)
 
     def end_cancelled(self, spec: TaskSpec, done: m.TaskDone) -> None:
@@ -292,7 +295,11 @@ class TaskRunner:
         else:
             if isinstance(error, StopIteration | StopAsyncIteration):
                 error = _as_in_a_generator(spec, error)
-            text = user_traceback(error) if unpacked else f"{_NO_ARGUMENTS}\n{error}"
+            if unpacked:
+                text = user_traceback(error)
+            else:
+                why = str(error) if isinstance(error, TaskError) else user_traceback(error)
+                text = f"{_NO_ARGUMENTS}\n{why}"
             cause = _root_cause(spec, error)
             if type(cause) is TaskCancelledError and not isinstance(error, TaskError):
                 text = f"{text.rstrip()}\n\n{_DIRECT_CAUSE}\n\n{_full_name(cause)}: {cause}\n"
