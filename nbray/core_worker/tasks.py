@@ -6,7 +6,7 @@ that of a task which went wrong is in the state API.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sized
 from enum import StrEnum
 from typing import Protocol
 
@@ -262,11 +262,14 @@ class ActorCall(Pending, eq=False, gc=False, kw_only=True):
 class HasLeases(Protocol):
     """A queue of tasks, as its leases know it (`submit.queues.TaskQueue`)."""
 
-    tasks: deque[PendingTask]
     leases: list[Lease]
     requests: dict[int, bytes]
     once: bool
     seconds: float
+
+    @property
+    def tasks(self) -> Sized:
+        """Those that wait for a worker."""
 
     def ran(self, seconds: float) -> None:
         """A task of it has run for so long."""
