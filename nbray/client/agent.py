@@ -240,6 +240,7 @@ class Agent:
         self._config = Config.from_env()
         self._knock = Knock(os.urandom(16), False, 0, worker_id, grace_s, own_packages())
         self._connecting: asyncio.Task[None] | None = None
+        self._servers: list[asyncio.AbstractServer] = []  # uvloop ends those that nobody refers to
         self._writes = Writes()
         self.for_shortcuts: dict[str, Any] = {"tunnel": self._knock.tunnel.hex(), "gateway": ()}
         self.carrier = Carrier(Tunnel(dials=True), self._accepted, self.give_up)
@@ -375,12 +376,13 @@ class Agent:
     async def serve(self) -> int:
         """Listen for the driver, and for browsers of this machine; the port of these."""
         loop = asyncio.get_running_loop()
-        await loop.create_unix_server(
+        local = await loop.create_unix_server(
             lambda: _LocalEnd(self.carrier, self._writes),
             self._session.socket_path(AGENT_SOCKET),
             backlog=512,
         )
         browsers = await loop.create_server(lambda: _BrowserEnd(self.carrier), "127.0.0.1", 0)
+        self._servers = [local, browsers]
         port: int = browsers.sockets[0].getsockname()[1]
         return port
 

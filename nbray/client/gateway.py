@@ -225,15 +225,17 @@ async def _main(args: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     config = Config.from_env()
     gateway = Gateway(Session(Path(args.session_dir)), config)
+    servers: list[asyncio.AbstractServer] = []  # uvloop ends those that nobody refers to
     for fd in args.listen_fd:
         sock = socket.socket(fileno=fd)
         if sock.family == socket.AF_UNIX:  # from the dashboard, which ends a browser's TLS
-            await loop.create_unix_server(lambda: _Caller(gateway), sock=sock)
-            continue
-        await loop.create_server(
-            lambda: _Caller(gateway), sock=sock,
-            **accepting_with(gateway.tls, config.handshake_timeout_s),
-        )  # fmt: skip
+            server = await loop.create_unix_server(lambda: _Caller(gateway), sock=sock)
+        else:
+            server = await loop.create_server(
+                lambda: _Caller(gateway), sock=sock,
+                **accepting_with(gateway.tls, config.handshake_timeout_s),
+            )  # fmt: skip
+        servers.append(server)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     if args.parent_fd is not None:

@@ -21,11 +21,11 @@ NO_CPUS = Shape(())
 
 
 class Submitter:
-    """A `Leasing` on a machine of two cores, whose raylet grants whatever is asked for."""
+    """A `Leasing` on a machine of few cores, whose raylet grants whatever is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int = 2) -> None:
         me = Identity(b"m" * 28)
-        me.cores = 2
+        me.cores = cores
         me.address = Address(me.worker_id, NODE, "", "", 0)
         me.job = JobConfig(b"job0", "", me.address, [], "")
         self.decisions: deque[Any] = deque()
@@ -37,7 +37,7 @@ class Submitter:
         for _ in range(count):
             self.count += 1
             spec = TaskSpec(self.count.to_bytes(24, "big"), b"job0", b"f", "f", b"")
-            task = pending_task(spec, TaskOptions(NO_CPUS))
+            task = pending_task(spec, TaskOptions(NO_CPUS, retries=3))
             self.leasing.tasks[task.first] = task
             self.leasing.enqueue(task)
 
@@ -47,6 +47,7 @@ class Submitter:
             while self.decisions:
                 decision = self.decisions.popleft()
                 if isinstance(decision, d.AskLease):
+                    assert decision.request.backlog >= 1
                     self.workers += 1
                     worker = Address(self.workers.to_bytes(28, "big"), NODE, "", "", 0)
                     self.leasing.granted(
@@ -90,3 +91,17 @@ def test_longer_tasks_without_cpus_go_to_a_worker_each() -> None:
     one.submit(30)
     one.turn()
     assert one.answer(0.1) == one.workers == 30
+
+
+def test_tasks_that_turn_out_to_be_long_ask_for_a_worker_each_of_those_that_wait() -> None:
+    one = Submitter(cores=1)
+    one.submit(1)
+    one.turn()
+    one.answer(1e-5)
+    one.submit(450)
+    one.turn()
+    ((_, pushed),) = one.pushed.items()
+    assert len(pushed) == 450
+    one.leasing.returned(m.TasksReturned(pushed[-3:]), 0.0)  # the first of them takes long
+    one.turn()
+    assert one.workers == 1 + 3

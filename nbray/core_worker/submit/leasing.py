@@ -205,7 +205,7 @@ class Leasing:
         self.dirty = True
 
     def _request_leases(self, queue: TaskQueue, more: int) -> None:
-        wanted = min(more, _MAX_REQUESTS) - len(queue.requests)
+        wanted = min(more, len(queue.tasks), _MAX_REQUESTS) - len(queue.requests)
         for _ in range(wanted):
             backlog = 1 if queue.requests else len(queue.tasks) - wanted + 1
             self._request(

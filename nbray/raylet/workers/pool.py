@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _MOST_STARTING = 64
 _SHOWN_AFTER_S = 1.0
 _OWNER_STAYS_S = 5.0
+_IDLE_STAYS_S = 2.0
 _WORN_STAYS_S = 1.0
 _Kind = tuple[bytes, str, DeviceIds]
 
@@ -260,6 +261,8 @@ class WorkerPool:
                 self._drop(want)
                 self._hand_out(worker, want)
                 return
+        # Tasks that block and those of several submitters by turns want it again soon.
+        worker.stays_until = max(worker.stays_until, time.monotonic() + _IDLE_STAYS_S)
         self._keep(worker)
 
     def _keep(self, worker: Worker) -> None:
