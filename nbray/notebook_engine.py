@@ -1,15 +1,15 @@
-"""nbray as the engine behind a notebook: each part of `nbray.notebook` by what nbray has for it."""
+"""nbray as the engine behind a notebook: each part of `nbray.notebook` by what nbray has for it.
+
+Each worker that runs a cell imports this. What only a kernel asks is imported when it does:
+the cluster itself (`notebook_cluster`) is four megabytes of each worker.
+"""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,24 +18,17 @@ from nbray.calls.function_pickles import new_epoch, set_wrapper
 from nbray.common.detached_cells import NOTEBOOKS
 from nbray.common.ids import TaskID
 from nbray.core_worker.current import joined_core
-from nbray.driver import asides, interjecting, local_nodes, output, task_counts
-from nbray.driver.context import NbrayContext
-from nbray.driver.driver import current_driver
-from nbray.driver.joining import OWN_SESSION
-from nbray.driver.membership import cluster_now, membership
+from nbray.driver import asides, interjecting, output, task_counts
 from nbray.driver.own_memory import OwnMemory
 from nbray.driver.rerunning import keep_task
-from nbray.driver.scaling import scaling_now, set_bounds
 from nbray.exceptions import NbrayError
 from nbray.notebook import (
     Asides,
     Cluster,
     Code,
-    DemandState,
     Engine,
     Listener,
     Names,
-    Nodes,
     Output,
     Space,
     State,
@@ -45,16 +38,13 @@ from nbray.notebook import (
 from nbray.object_ref import ObjectRef
 from nbray.scheduling.strategies import NodeAffinitySchedulingStrategy
 from nbray.state import local_state
-from nbray.state.lists import list_demand
-from nbray.state.logs import find_worker
-from nbray.state.profiling import profile_origin
-from nbray.util import state
 from nbray.util.placement_group import PlacementGroup
 from nbray.wire import gcs_messages as g
 
+if TYPE_CHECKING:
+    from nbray.state.profiling import ProcessProfile
+
 _HEAD = "node:__internal_head__"
-_START = "from nbray.cli import main; main()"
-_ADDRESS = re.compile(r"cluster (\S+:\d+)")
 
 
 class _Output:
@@ -78,7 +68,11 @@ class _Tasks:
     interrupt = staticmethod(local_state.cancel_tasks)
     when_ended = staticmethod(local_state.when_ended)
     describe = staticmethod(local_state.describe)
-    profile = staticmethod(profile_origin)
+
+    def profile(self, cell: int, seconds: float, memory: bool) -> list[ProcessProfile]:
+        from nbray.state.profiling import profile_origin  # only the kernel asks
+
+        return profile_origin(cell, seconds, memory)
 
     def submitted(self, made: Any, name: str) -> None:
         """The core worker knows."""
@@ -107,56 +101,6 @@ class _Asides:
             interjecting.end()
         else:
             interjecting.prepare()
-
-
-class _Nodes:
-    added = staticmethod(local_nodes.added_nodes)
-    add = staticmethod(local_nodes.add_node)
-    remove = staticmethod(local_nodes.remove_node)
-
-
-class _Cluster:
-    nodes: Nodes = _Nodes()
-    context_type: type = NbrayContext
-    command = "nbray"
-    membership = staticmethod(membership)
-    now = staticmethod(cluster_now)
-    worker = staticmethod(find_worker)
-    start = staticmethod(local_nodes.start_here)
-    join = staticmethod(local_nodes.join_from_here)
-
-    scaling = staticmethod(scaling_now)
-    set_bounds = staticmethod(set_bounds)
-
-    def name(self) -> str:
-        if not nbray.is_initialized():
-            return ""
-        worker_id: str = nbray.get_runtime_context().get_worker_id()
-        return worker_id
-
-    def demand(self, timeout: int) -> list[DemandState]:
-        return list_demand(timeout=timeout)
-
-    def logs(self) -> Path:
-        return local_state.session_dir() / "logs"
-
-    def context(self) -> NbrayContext:
-        driver = current_driver()
-        assert driver is not None, "only a kernel that is in a cluster asks"
-        return driver.context
-
-    def for_programs(self) -> dict[str, str]:
-        return {OWN_SESSION: str(local_state.session_dir())}
-
-    def start_detached(self, words: Sequence[str]) -> str:
-        ended = subprocess.run(
-            [sys.executable, "-c", _START, "start", *words],
-            capture_output=True, text=True, check=False, start_new_session=True,
-        )  # fmt: skip
-        found = _ADDRESS.search(ended.stdout)
-        if ended.returncode or found is None:
-            raise RuntimeError(ended.stderr.strip() or ended.stdout.strip())
-        return found[1]
 
 
 class _Space:
@@ -193,7 +137,6 @@ def _ask_gcs(method: str, request: Any, reply_type: type[Any]) -> Any:
 class _Nbray:
     name = "nbray"
     api: Names = nbray
-    state: State = state
     memory = OwnMemory
     placement_group: type = PlacementGroup
 
@@ -231,6 +174,20 @@ class _Nbray:
         return _Space()
 
     @cached_property
+    def cluster(self) -> Cluster:
+        """See `nbray.notebook.Engine`; no worker asks, and so none has what is behind it."""
+        from nbray.notebook_cluster import CLUSTER
+
+        return CLUSTER
+
+    @cached_property
+    def state(self) -> State:
+        """See `nbray.notebook.Engine`."""
+        from nbray.util import state
+
+        return state
+
+    @cached_property
     def handles(self) -> tuple[type, ...]:
         """See `nbray.notebook.Engine`; a kernel that runs no cell does without these modules."""
         return nbray.ObjectRef, nbray.ActorHandle, nbray.ActorClass, nbray.RemoteFunction
@@ -238,7 +195,6 @@ class _Nbray:
     output: Output = _Output()
     tasks: Tasks = _Tasks()
     code: Code = _Code()
-    cluster: Cluster = _Cluster()
     asides: Asides = _Asides()
 
 

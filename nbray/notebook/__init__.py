@@ -347,8 +347,11 @@ class Engine(Protocol):
     output: Output
     tasks: Tasks
     code: Code
-    cluster: Cluster
     asides: Asides
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster, which only a kernel asks about."""
 
     @property
     def space(self) -> Space:

@@ -24,6 +24,17 @@ def test_gather_brings_the_values_here_at_once(notebook: Notebook) -> None:
     assert notebook.run("globals()['y'], globals()['x']").result == "(42, 41)"
 
 
+def test_a_worker_that_runs_cells_has_nothing_of_what_only_a_kernel_asks(
+    notebook: Notebook,
+) -> None:
+    """Each worker pays for what it imports: these were five megabytes."""
+    notebook.run("%%remote\nprint('shown', flush=True)")
+    cell = notebook.run("%%remote --gather\nimport sys\nthere = sorted(sys.modules)")
+    assert not cell.error
+    unwanted = {"psutil", "nbray.launcher", "nbray.notebook_cluster", "nbray.state.lists"}
+    assert notebook.run(f"{unwanted} & {{*there}}").result == "set()"
+
+
 def test_one_line_runs_remotely_and_has_a_value(notebook: Notebook) -> None:
     notebook.run("import os\ndef f(d):\n    return d['a'] + 1")
     assert notebook.run("%remote f({'a': 1})").result == "2"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nbray.gcs.actors.life import ActorLife
+from nbray.wire.gcs_messages import CreateActorRequest
 from nbray.wire.records import ActorSpec, JobConfig
 
 
-@dataclass
+@dataclass(slots=True)
 class Actor:
     """One actor: what it is made of, its life, and who is at work for it.
 
@@ -22,4 +23,43 @@ class Actor:
     unplaced_since: float = 0.0
     refused: bool = False
     placer: asyncio.Task[None] | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event | None = None
+
+    def changes(self) -> asyncio.Event:
+        """It is set at the next change of its state."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
+    def has_changed(self) -> None:
+        """Those that wait for a change go on."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+
+class Alike:
+    """What an actor has in common with the one before it, for all that a program makes in a row.
+
+    Each comes with a whole description, of which little is its own: ten thousand of a class have
+    its pickle, the module path of their program and their options once.
+    """
+
+    _OF_SPEC = (
+        "job_id", "class_name", "class_id", "class_pickle", "args", "methods", "options", "owner",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._last: CreateActorRequest | None = None
+
+    def share(self, request: CreateActorRequest) -> CreateActorRequest:
+        """The same, of the parts of the last one where they are equal; nobody changes those."""
+        last, self._last = self._last, request
+        if last is not None:
+            if last.job == request.job:
+                request.job = last.job
+            for part in self._OF_SPEC:
+                before = getattr(last.spec, part)
+                if before == getattr(request.spec, part):
+                    setattr(request.spec, part, before)
+        return request

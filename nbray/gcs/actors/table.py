@@ -21,7 +21,7 @@ from msgspec import structs
 
 from nbray.common.background import Background
 from nbray.gcs.actors import placer
-from nbray.gcs.actors.actor import Actor
+from nbray.gcs.actors.actor import Actor, Alike
 from nbray.gcs.actors.life import ActorLife, State
 from nbray.gcs.actors.owners import ActorOwners
 from nbray.gcs.actors.placement import ActorPlacement, shape_of
@@ -98,6 +98,7 @@ class ActorTable:
             nodes, self.placement, self._processes, store, self._lives, around, self
         )
         self._actors: dict[bytes, Actor] = {}
+        self._alike = Alike()
         self._names: dict[tuple[str, str], bytes] = {}
         self._dead: deque[bytes] = deque()
         self._owners = ActorOwners()
@@ -108,7 +109,7 @@ class ActorTable:
         specs = self._specs.all()
         lives = [life for life in self._lives.all().values() if life.actor_id in specs]
         for life in sorted(lives, key=lambda life: life.ended):
-            made = specs[life.actor_id]
+            made = self._alike.share(specs[life.actor_id])
             self._actors[life.actor_id] = Actor(made.spec, made.job, life)
             options = made.spec.options
             if life.state is State.DEAD:
@@ -177,6 +178,7 @@ class ActorTable:
             self._around.name_changed(NamedActor(options.name, options.namespace), _found(spec))
         state = State.DEPENDENCIES_UNREADY if request.waits else State.PENDING
         life = ActorLife(spec.actor_id, options.max_restarts, state)
+        self._alike.share(request)
         actor = self._actors[spec.actor_id] = Actor(spec, request.job, life)
         self._owners.add(spec, life)
         self._specs.put(spec.actor_id, request)
@@ -263,8 +265,7 @@ class ActorTable:
         self._lives.put(life.actor_id, life)
         if not life.node_id():
             self.placement.left(life.actor_id)
-        actor.changed.set()
-        actor.changed = asyncio.Event()
+        actor.has_changed()
         if life.state is not State.DEAD:
             return
         self._around.actor_lost(life.actor_id, restarts=False)
@@ -424,7 +425,7 @@ class ActorTable:
         life = actor.life
         waits = (State.DEPENDENCIES_UNREADY, State.PENDING)
         while life.version <= request.after or life.state in waits:
-            await actor.changed.wait()
+            await actor.changes().wait()
         answer = ActorState(actor_id, life.version, life.state, life.address, life.cause)
         await self._store.durable()
         return answer
