@@ -12,7 +12,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from nbray.cli.console import SafeConsole
 from nbray.cli.declared import declared_options
 from nbray.cli.terminal import CliError
 from nbray.common.addresses import is_loopback, own_address, split
@@ -98,12 +97,13 @@ def start_node(
                 dashboard=DashboardOptions(include_dashboard, dashboard_host, dashboard_port),
                 remote_drivers=RemoteDrivers(ray_client_server_port),
                 fate_shared=block, for_programs=for_programs, record=record,
+                meanwhile=_import_console,
             )  # fmt: skip
         if wanted.host is None:
             wanted = replace(wanted, host=_own_address(address))
         return join(
             address, wanted, token=load_token(create=False), fate_shared=block,
-            for_programs=for_programs, record=record,
+            for_programs=for_programs, record=record, meanwhile=_import_console,
         )  # fmt: skip
     except (ProcessStartError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
@@ -184,7 +184,13 @@ def _own_address(head: str) -> str:
         raise OSError(f"There is no way to the head node {head}: {error}") from error
 
 
+def _import_console() -> None:
+    import nbray.cli.console  # noqa: F401 - what draws takes a while to import
+
+
 def _tell(node: RunningNode, head: bool, block: bool) -> None:
+    from nbray.cli.console import SafeConsole
+
     console = SafeConsole(highlight=False, soft_wrap=True)
     console.print(f"[green]Node {node.node_id[:8]} runs[/green], cluster {node.gcs_address}.")
     console.print(f"Logs: {node.session.path / 'logs'}")

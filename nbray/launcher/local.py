@@ -44,6 +44,7 @@ from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.launcher.tls import TlsOptions
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
+from nbray.wire.knock import knock
 
 _SMALLEST_STORE = 1 << 20
 _LONGEST_COMMAND = 60_000
@@ -247,6 +248,7 @@ def join(
     fate_shared: bool = False,
     for_programs: bool | None = None,
     record: NodeRecord | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> RunningNode:
     """Start a node of the cluster whose GCS is at ``address``; arguments as for `start_head`.
 
@@ -255,6 +257,7 @@ def join(
         ValueError: an amount of a resource cannot be, the store too small, or a label malformed.
     """
     demand = _node_arguments(wanted)
+    knock(address)
     tls = TlsOptions.from_environment()
     node = RunningNode(Session.create(token), wanted.address, address)
     try:
@@ -265,6 +268,7 @@ def join(
             raylet = _spawn_raylet(
                 node, ["--gcs-address", node.gcs_address, *demand], fate_shared, wanted.variables
             )
+            meanwhile()
             _raylet_ready(node, raylet)
         _write_info(node, fate_shared, for_programs)
     except BaseException:

@@ -23,12 +23,12 @@ from typing import cast
 
 from nbray.common.background import Background
 from nbray.common.sparing_log import SparingLog
+from nbray.wire.knock import TLS_HELLO
 
 logger = logging.getLogger(__name__)
 _failures = SparingLog(logger)
 
 _BACKLOG = 1024
-_TLS_HELLO = b"\x16"
 _BUFFERED = 256 << 10
 _AGAIN_S = 0.1
 
@@ -146,7 +146,7 @@ class LatePort:
             return
         except OSError:
             first = b""
-        if first != _TLS_HELLO:
+        if first != TLS_HELLO:
             self._drop(sock)
             return
         self._silent.pop(sock).cancel()

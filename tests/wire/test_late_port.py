@@ -19,6 +19,7 @@ from nbray.testing import processes_of
 from nbray.wire import grpc_service
 from nbray.wire.gcs_messages import Empty, KvKey, KvValue
 from nbray.wire.grpc_service import CallServer, GrpcClient, RpcError, serve
+from nbray.wire.knock import knock
 from nbray.wire.near_calls import Handlers
 
 TOKEN = b"t" * 32
@@ -96,6 +97,20 @@ def test_who_came_before_the_server_is_not_passed_on_for_long_and_loses_no_call(
         while server._port._passed_on:
             await asyncio.sleep(0.01)
         assert asked == [b"slow"]
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(scene())
+
+
+def test_who_knocks_has_the_server_start_and_says_no_more() -> None:
+    async def scene() -> None:
+        server, client = await server_and_client()
+        for _ in range(2):  # also when it serves already
+            knock(client.address)
+            while server._service is None or server._port._passed_on:
+                await asyncio.sleep(0.01)
+        assert (await client.call("Echo", KvKey(b"", b"a"), KvValue)).value == b"a"
         await client.close()
         await server.stop(None)
 
