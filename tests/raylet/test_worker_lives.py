@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -338,6 +339,32 @@ print(sum(nbray.get([one.add.remote() for one in [One.remote() for _ in range(70
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=100
     )
     assert done.stdout == "70\n", done.stderr
+
+
+def test_a_node_that_can_open_no_more_files_says_so_and_serves_whom_it_has(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_WORKER_START_TIMEOUT_S", "2")
+    nbray.init(num_cpus=1, object_store_memory=64 << 20)
+    node = current_driver().node
+    raylet = psutil.Process(node.children[1].pid)
+    limits = raylet.rlimit(resource.RLIMIT_NOFILE)
+    raylet.rlimit(resource.RLIMIT_NOFILE, (raylet.num_fds() + 60, limits[1]))
+    counters = [Counter.remote() for _ in range(40)]
+    living = []
+    for counter, answer in [(one, one.add.remote()) for one in counters]:
+        try:
+            assert nbray.get(answer, timeout=60) == 1
+        except ActorDiedError as error:
+            assert "ulimit -n" in str(error)
+        else:
+            living.append(counter)
+    assert 10 <= len(living) < 40
+    assert nbray.get([one.add.remote() for one in living], timeout=60) == [2] * len(living)
+    assert "Too many open files" not in node.session.log_path("raylet.log").read_text()
+    for one in living[:10]:
+        nbray.kill(one)
+    assert nbray.get(Counter.remote().add.remote(), timeout=60) == 1
 
 
 def test_neither_side_of_a_control_socket_waits_for_the_other() -> None:

@@ -61,6 +61,7 @@ from nbray.wire.waiting import forget_handlers
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 0.1
+_FORKED_AT_ONCE = 8
 _OF_PROCESS = ("stdout", "stderr", "__stdout__", "__stderr__", "breakpointhook")
 
 
@@ -129,23 +130,32 @@ class _Template:
                 if orders is None:
                     self._end_workers()
                     leave()
-                for order in orders:
-                    self._fork(order)
+                for first in range(0, len(orders), _FORKED_AT_ONCE):
+                    self._fork_all(orders[first : first + _FORKED_AT_ONCE])
 
-    def _fork(self, order: dict[str, Any]) -> None:
-        try:
-            pid = os.fork()
-        except OSError as error:
-            self._control.send({"refused": order["fork"], "error": f"fork: {error.strerror}"})
-            return
-        if pid == 0:
-            signal.set_wakeup_fd(-1)
-            for sock in (self._control.socket, self._woken, self._wake):
-                sock.close()
-            _become_worker(self._common, self._parts, order)
-        self._workers[pid] = order["fork"]
-        started = self._started[pid] = start_time(pid)
-        self._control.send({"forked": order["fork"], "pid": pid, "started": started})
+    def _fork_all(self, orders: list[dict[str, Any]]) -> None:
+        """Fork for some orders, then tell of all: this process changes pages by telling.
+
+        Each page that it changes between two forks is copied for it.
+        """
+        forked: list[tuple[str, int]] = []
+        for order in orders:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                refusal = {"refused": order["fork"], "error": f"fork: {error.strerror}"}
+                self._control.send(refusal)
+                continue
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for sock in (self._control.socket, self._woken, self._wake):
+                    sock.close()
+                _become_worker(self._common, self._parts, order)
+            forked.append((order["fork"], pid))
+        for name, pid in forked:
+            self._workers[pid] = name
+            started = self._started[pid] = start_time(pid)
+            self._control.send({"forked": name, "pid": pid, "started": started})
 
     def _reap(self) -> None:
         """Tell of the workers that have ended, and end what they leave in their sessions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import time
 from collections import Counter
@@ -27,6 +28,8 @@ _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
 _TEMPLATE_IDLE_S = 60.0
 _IMPORTS_LONGER = 10
+_FILES_EACH = 2  # its connection, and what tells of its end
+_FILES_KEPT = 64
 
 
 class Starts(Protocol):
@@ -107,6 +110,10 @@ class Forks:
         log = str(self._session.log_path(f"worker-{worker_id.hex()[:12]}"))
         worker = self.workers[worker_id] = Worker(worker_id, log, env, ordered=self._clock.now())
         self._starting[env.text] += 1
+        limit = self._limit_of_files()
+        if limit:
+            asyncio.get_running_loop().call_soon(self._start_failed, worker, limit)
+            return
         try:
             worker.template = self._template(env.python)
         except (OSError, ValueError) as error:
@@ -120,6 +127,27 @@ class Forks:
                 "env_vars": env.env_vars, "working_dir": env.working_dir, "sys_path": env.sys_path,
             }
         )  # fmt: skip
+
+    def _limit_of_files(self) -> str:
+        """Why there can be no more workers, if this process can soon open no more files.
+
+        Without files it could neither report to the GCS nor serve the workers that it has, so some
+        are kept for that. They are counted when workers may have taken a good part of them.
+        """
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if most == resource.RLIM_INFINITY or 2 * _FILES_EACH * len(self.workers) < most:
+            return ""
+        try:
+            open_now = len(os.listdir("/proc/self/fd"))
+        except OSError:  # there are none left
+            open_now = most
+        promised = _FILES_EACH * self._starting.total()
+        if open_now + promised + min(_FILES_KEPT, most // 4) <= most:
+            return ""
+        return (
+            f"A worker was not started: the node's raylet may have {most} files open, and each of "
+            f"its {len(self.workers)} workers takes {_FILES_EACH}. Raise the limit (`ulimit -n`)."
+        )
 
     def starting(self, env: str) -> int:
         """How many workers of an environment are being started."""
