@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -150,6 +151,33 @@ def test_a_dead_template_ends_no_actor_and_is_followed_by_another(cluster: Path)
     os.kill(old, signal.SIGKILL)  # nobody is its parent any more
     with pytest.raises(ActorDiedError):
         nbray.get(counter.add.remote(), timeout=60)
+
+
+def test_a_template_that_is_killed_again_and_again_ends_no_node(cluster: Path) -> None:
+    """As the kernel kills one when memory is short; what comes up at last is used."""
+    counter = Counter.remote()
+    assert nbray.get(counter.add.remote()) == 1
+    raylet = psutil.Process(current_driver().node.children[1].pid)
+    others = [Counter.remote().add.remote() for _ in range(8)]
+    killed = template_of(raylet)
+    killed.kill()
+    for _ in range(5):
+        wait_until(lambda gone=killed.pid: next_template(raylet, gone), "another template")
+        killed = template_of(raylet)
+        killed.kill()
+    other = nbray.remote(lambda: 2).options(runtime_env={"env_vars": {"A": "1"}})
+    assert nbray.get([*others, other.remote()], timeout=60) == [1] * 8 + [2]
+    assert nbray.get(counter.add.remote()) == 2
+
+
+def next_template(raylet: psutil.Process, gone: int) -> bool:
+    """Whether another template than that has begun."""
+    name = "nbray.core_worker.run.template"
+    for child in raylet.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.pid != gone and name in child.cmdline():
+                return True
+    return False
 
 
 def test_a_worker_that_dies_while_its_template_stands_still_is_dead(cluster: Path) -> None:

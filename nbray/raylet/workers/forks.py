@@ -91,6 +91,7 @@ class Forks:
         self._troubles: dict[str, _Trouble] = {}
         self._templates: dict[str, Template] = {}
         self._template_ends = 0
+        self._ends_since = 0.0
         self._clock = OwnTime(_FAILED_START_DELAY_S)
 
     def stop(self) -> None:
@@ -237,22 +238,30 @@ class Forks:
                 template.stop()
 
     def _on_template_end(self, template: Template) -> None:
-        """A template ended by itself: another is started, and its workers live on without it."""
+        """A template ended by itself: another is started, and its workers live on without it.
+
+        One that fails each time will fail again; one that somebody kills may come up yet.
+        """
         if self._templates.get(template.python) is template:
             del self._templates[template.python]
         text = f"Its interpreter ended:\n{last_lines(str(template.log))}"
         if not template.python:
             logger.error("The worker template, pid %d, ended; see template.log.", template.pid)
-            self._template_ends += 1
-            if self._template_ends > _FAILED_STARTS:  # no worker came up in between
+            now = self._clock.now()
+            if not self._template_ends:
+                self._ends_since = now
+            self._template_ends += 1  # no worker came up in between
+            may_come = template.was_killed and now - self._ends_since <= self._start_timeout_s
+            if self._template_ends > _FAILED_STARTS and not may_come:
                 logger.error("It ends again and again: the raylet leaves.")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+        enough = 1 if template.python else 0 if template.was_killed else _FAILED_STARTS
         for worker in [w for w in self.workers.values() if w.template is template]:
             worker.template = None
             if worker.state is State.STARTING:
                 worker.kill()
-                self._start_failed(worker, text, 1 if template.python else _FAILED_STARTS)
+                self._start_failed(worker, text, enough)
             elif worker.descriptor is None:  # nobody would hear of its end
                 worker.kill()
                 self._on_end_seen(worker)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -78,6 +79,11 @@ class Template:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether somebody has killed it, as the kernel does when memory is short."""
+        return self._process.returncode == -signal.SIGKILL
 
     def fork(self, order: Report) -> None:
         """Have it fork a worker, as soon as it listens."""
