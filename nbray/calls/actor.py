@@ -207,7 +207,7 @@ class ActorClass:
         detached = core.job.detached if lifetime is None else lifetime == "detached"
         ref = None if detached else core.actor_ref(actor_id, held)
         spec = ActorSpec(
-            actor_id, core.job.job_id, as_name(self.__name__), actor_id, pickled.data, payload,
+            actor_id, core.job.job_id, as_name(self.__name__), pickled.data, payload,
             dependencies, contained, methods,
             ActorOptions(
                 resources, name, namespace, detached,

@@ -245,7 +245,8 @@ def list_jobs(client: JobSubmissionClient, form: str) -> None:
     for one in jobs:
         counts[str(one.status)] = counts.get(str(one.status), 0) + 1
     named = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    say(f"{len(jobs)} jobs" + (f": {named}." if named else "."))
+    noun = "job" if len(jobs) == 1 else "jobs"
+    say(f"{len(jobs)} {noun}" + (f": {named}." if named else "."))
 
 
 def _plain(job: JobDetails) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nbray.driver.driver import current_core
 from nbray.scheduling.labels import parse_selector
 from nbray.state.scaling import SCALING as QUERY
 from nbray.state.scaling import ScalingState
-from nbray.wire.gcs_messages import KvCount, KvKey, KvPut
+from nbray.wire.gcs_messages import KvCount, KvPut
 from nbray.wire.scaling_messages import BOUNDS, REQUESTED, SCALING, Bounds, Requested
 from nbray.wire.strategies import Selectors
 
@@ -71,12 +71,6 @@ def set_bounds(least: int, most: int, node_type: str = "") -> None:
     if not 0 <= least <= most:
         raise ValueError(f"{least}..{most} is no range")
     _keep(BOUNDS, msgspec.msgpack.encode(Bounds(least, most, node_type)))
-
-
-def forget_bounds() -> None:
-    """Those of the file are in force again."""
-    request = msgspec.msgpack.encode(KvKey(SCALING, BOUNDS))
-    msgspec.msgpack.decode(current_core().peers.gcs_call("KvDel", request), type=KvCount)
 
 
 def scaling_now() -> ScalingState | None:

@@ -185,7 +185,6 @@ class ActorSpec(msgspec.Struct, array_like=True):
     actor_id: bytes
     job_id: bytes
     class_name: str
-    class_id: bytes
     class_pickle: bytes
     args: bytes
     dependencies: tuple[Dependency, ...]

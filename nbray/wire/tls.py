@@ -144,7 +144,6 @@ class TlsStream:
         self.is_up = False
         self.ended = False
         self._own = own
-        self._accepts = accepts
         self._early = b""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()

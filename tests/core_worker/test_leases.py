@@ -469,3 +469,27 @@ TestLeases.settings = settings(
     max_examples=int(os.environ.get("NBRAY_TEST_EXAMPLES", 50)), stateful_step_count=40,
     deadline=None, suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
+
+
+def pushed_at_once(retries: list[int]) -> int:
+    """How many tasks, so often to be run again, one worker is given; a first one was short."""
+    submitter = Submitter(Cluster(), 1)
+    tasks, worker = submitter.tasks, Address(b"w" * 28, NODE, "", "", 0)
+    first = submitter.submit(SHAPES[0], 3)
+    tasks.dispatch()
+    asked = submitter.decisions.popleft()
+    tasks.granted(NODE, m.LeaseGranted(asked.request.request_id, 1, worker), 0.0)
+    tasks.dispatch()
+    submitter.done(m.TaskDone(first, [], 0.0001))
+    submitter.decisions.clear()
+    for often in retries:
+        submitter.submit(SHAPES[0], often)
+    tasks.dispatch()
+    return sum(len(x.tasks) for x in submitter.decisions if isinstance(x, d.Push))
+
+
+def test_what_may_not_be_run_again_is_never_pushed_behind_another() -> None:
+    """If its worker dies, it has to be known whether it had begun."""
+    assert pushed_at_once([3] * 8) == 8
+    assert pushed_at_once([0] * 8) == 1
+    assert pushed_at_once([3, -1, 0, 3]) == 2

@@ -56,7 +56,7 @@ def test_a_job_is_submitted_followed_listed_and_deleted(head: Path) -> None:
     (row,) = client.list_jobs()
     assert (row.submission_id, row.status, row.driver_exit_code) == ("one", "SUCCEEDED", 0)
     assert row.metadata == {"k": "v"} and row.driver_info and row.driver_info.id == row.job_id
-    assert "1 jobs: 1 SUCCEEDED." in command("job", "list").stdout
+    assert "1 job: 1 SUCCEEDED." in command("job", "list").stdout
     assert command("job", "delete", "one").stdout == "Job 'one' deleted successfully\n"
     gone = command("job", "status", "one")
     assert gone.returncode == 1 and "Job one does not exist" in gone.stderr

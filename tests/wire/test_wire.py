@@ -164,6 +164,18 @@ def test_a_link_does_not_keep_what_the_other_side_has() -> None:
         near.resume(far.received + 1)
 
 
+@pytest.mark.parametrize(("count", "size"), [(32, 1), (4, 300_000)], ids=["frames", "bytes"])
+def test_a_side_that_only_listens_tells_what_has_come(count: int, size: int) -> None:
+    near, far = Link(1 << 20), Link(1 << 20)
+    for number in range(count):
+        assert not far.acknowledgement(), number
+        near.put(HandoverDone(bytes(size)))
+        far.feed(b"".join(near.take()))
+    near.feed(far.acknowledgement())
+    with pytest.raises(FrameError, match=f"has 0 frames; {count} to {count} are possible"):
+        near.resume(0)  # they are kept no more
+
+
 def test_a_placement_group_of_an_unknown_strategy_is_no_message() -> None:
     job = JobConfig(b"job1", "", Address(b"driver", b"node", "", "", 0), [], "")
     spec = GroupSpec(b"group", [BundleSpec({"CPU": 10000})], "PACK", job)

@@ -101,7 +101,7 @@ class OtherSide:
         pickled = cloudpickle.dumps(Rehearsing)
         actor_id = os.urandom(12) + self._job.job_id
         return ActorSpec(
-            actor_id, self._job.job_id, "Rehearsing", b"", pickled, b"", (), (), {},
+            actor_id, self._job.job_id, "Rehearsing", pickled, b"", (), (), {},
             ActorOptions({}), self._address,
         )  # fmt: skip
 
