@@ -177,17 +177,18 @@ class ActorHost:
         """Whether a thread of its own drives the sockets, and all calls start from there."""
         return any(loop.drives() for loop in self._loops.values())
 
-    def takes(self, connection: Connection, spec: TaskSpec) -> bool:
-        """Start a call elsewhere; False when it is to run in the main thread."""
+    def runs_elsewhere(self) -> bool:
+        """Whether calls run in other threads than the main one."""
+        return bool(self._loops or self._pools)
+
+    def takes(self, connection: Connection, spec: TaskSpec) -> None:
+        """Start a call in another thread."""
         if self._loops:
             loop = self._loops.get(spec.concurrency_group) or self._loops[""]
             loop.start(connection, spec)
-            return True
-        if self._pools:
+        else:
             pool = self._pools.get(spec.concurrency_group) or self._pools[""]
             pool.start(self._run_in_pool, connection, spec)
-            return True
-        return False
 
     def _run_in_pool(self, connection: Connection, spec: TaskSpec) -> None:
         if spec.task_id in self._cancelling.noted:
