@@ -49,7 +49,7 @@ from nbray.core_worker.tell.held_objects import HeldObjects
 from nbray.core_worker.tell.metrics import recorded
 from nbray.core_worker.tell.stacks import StackTeller
 from nbray.core_worker.tell.task_counts import TaskCounts
-from nbray.core_worker.tell.task_events import TaskEventLog
+from nbray.core_worker.tell.task_events import TaskEventLog, epoch
 from nbray.core_worker.values import arguments
 from nbray.core_worker.values.blocking import Blocking
 from nbray.core_worker.values.memory import Attach, MappedMemory
@@ -118,7 +118,7 @@ class CoreWorker:
         self.decisions: deque[Any] = deque()
         self._build_owning_side(attach)
         self.leasing = Leasing(me, config, self.decisions, is_retriable)
-        self.calls = ActorCalls(me, self.decisions, is_retriable, _epoch())
+        self.calls = ActorCalls(me, self.decisions, is_retriable, epoch())
         self.group_states = Groups(me, self.decisions)
         self.groups = PlacementGroups(
             me, self, self.table, self.group_states, reactor, peers, peers.gcs_patience_s
@@ -171,7 +171,7 @@ class CoreWorker:
                 ),
             }
         )
-        reactor.on_turn, reactor.on_written = self._turn, self._count
+        reactor.on_turn, reactor.on_written = self._turn, self.written
 
     def _build_owning_side(self, attach: Attach) -> None:
         me, peers, reactor, config = self.me, self.peers, self.reactor, self.config
@@ -205,7 +205,7 @@ class CoreWorker:
         """
         self.me.worker_id = worker_id
         self.peers.socket_path = socket_path
-        self.calls.epoch = _epoch()
+        self.calls.epoch = epoch()
         self.events.set_clock()
         self.reactor.renew()
 
@@ -462,8 +462,13 @@ class CoreWorker:
         if self.on_executor_turn is not None:
             self.on_executor_turn()
 
+    def written(self) -> None:
+        """What nobody waits for, when all that was said is on its way."""
+        self.counts.count()
+        self._count()
+
     def _count(self) -> None:
-        """Count the refs that have come and died; a driver does when its calls are on their way."""
+        """Count the refs that have come and died."""
         table = self.table
         if table.released or table.died or table.batches:
             emptied = table.has_emptied()
@@ -493,8 +498,3 @@ class CoreWorker:
     def _on_output(self, _peer: Connection, message: wm.OutputLines | wm.OutputDisplay) -> None:
         if self.on_output is not None:
             self.on_output(message)
-
-
-def _epoch() -> float:
-    """What the time of day was when the clock that nobody sets began."""
-    return time.time() - time.monotonic()

@@ -166,7 +166,8 @@ class Edge:
 
     def _on_done(self, connection: Connection, message: m.TaskDone) -> None:
         """A reply: the hot path of tasks and calls."""
-        worker_id = connection.state.worker_id if connection.state is not None else b""
+        peer = connection.state
+        worker_id = peer.worker_id if peer is not None else b""
         task: Pending | None
         pending = self._leasing.tasks.get(message.task_id + FIRST)
         if pending is not None:

@@ -247,16 +247,16 @@ class Submission:
 
     def _pass_new_calls(self) -> None:
         touched = set()
-        now = time.monotonic()
-        while self._new_calls:
-            call = self._new_calls.popleft()
+        now, new_calls, submitted = time.monotonic(), self._new_calls, self._counts.submitted
+        while new_calls:
+            call = new_calls.popleft()
             call.submitted = now
             spec = call.spec
-            self._counts.submitted(spec.origin, spec.name)
-            client = self._calls.client(call.spec.actor_id)
-            if call.spec.dependencies:
+            submitted(spec.origin, spec.name)
+            client = self._calls.client(spec.actor_id)
+            if spec.dependencies:
                 self._dependencies.resolve(call, partial(client.resolved, call))
-            client.submit(call)
-            touched.add(client)
+            if client.submit(call):
+                touched.add(client)
         for client in touched:
             client.dispatch()

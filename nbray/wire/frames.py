@@ -24,7 +24,7 @@ _ARRAY_32 = 0xDD
 _COUNT = struct.Struct(">I")
 _BODY_AT = HEADER.size
 _FIRST_AT = _BODY_AT + 5
-_EMPTY = bytes(_BODY_AT) + bytes([_ARRAY_32]) + bytes(4)
+_EMPTY = bytes(_BODY_AT) + bytes([_ARRAY_32]) + _COUNT.pack(1)
 _SPLIT_BYTES = 1 << 20
 _NUMBER = (1 << 32) - 1
 _encoder = msgspec.msgpack.Encoder()
@@ -60,6 +60,7 @@ class FrameWriter:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max = max_frame_bytes
+        self._roomy = min(max_frame_bytes - _FIRST_AT, _SPLIT_BYTES)
         self._buffer = bytearray(_EMPTY)
         self._count = 0
         self._closed: list[bytearray] = []
@@ -77,7 +78,11 @@ class FrameWriter:
         except Exception as error:
             del buffer[start:]
             self._put_escaped(message, error)
-        size = len(buffer) - start
+        end = len(buffer)
+        if end < self._roomy:  # as most
+            self._count += 1
+            return
+        size = end - start
         if size > self._max - _FIRST_AT:
             del buffer[start:]
             kind = type(message).__name__
@@ -86,7 +91,7 @@ class FrameWriter:
                 "(NBRAY_MAX_FRAME_BYTES). Put large values with nbray.put, and pass their refs.",
                 kind, size,
             )  # fmt: skip
-        if len(buffer) > self._max and self._count:
+        if end > self._max and self._count:
             self._buffer = bytearray(_EMPTY) + buffer[start:]
             del buffer[start:]
             self._close(buffer)
@@ -109,27 +114,26 @@ class FrameWriter:
             raise UnsendableError(f"A {kind} cannot be sent: {second}", kind) from second
 
     def _close(self, buffer: bytearray) -> None:
-        _write_count(buffer, _BODY_AT + 1, self._count)
+        if self._count != 1:  # as it begins
+            _write_count(buffer, _BODY_AT + 1, self._count)
         self._closed.append(buffer)
         self._count = 0
 
     def take(self, received: int) -> list[bytearray]:
         """The frames that are complete now; their headers say how many this side has received."""
-        received &= _NUMBER
-        closed = self._closed
-        if closed:
-            self._closed = []
-            for frame in closed:
-                _write_header(frame, 0, len(frame) - _BODY_AT, received)
         if self._count:
             frame = self._buffer
             self._buffer = bytearray(_EMPTY)
-            _write_count(frame, _BODY_AT + 1, self._count)
+            if self._count != 1:
+                _write_count(frame, _BODY_AT + 1, self._count)
             self._count = 0
-            _write_header(frame, 0, len(frame) - _BODY_AT, received)
-            if not closed:
+            if not self._closed:  # as most
+                _write_header(frame, 0, len(frame) - _BODY_AT, received & _NUMBER)
                 return [frame]
-            closed.append(frame)
+            self._closed.append(frame)
+        closed, self._closed = self._closed, []
+        for frame in closed:
+            _write_header(frame, 0, len(frame) - _BODY_AT, received & _NUMBER)
         return closed
 
 
@@ -155,7 +159,11 @@ def _decoded(body: bytes | bytearray | memoryview) -> list[Message]:
     try:
         return _messages_of(body)
     except MALFORMED as error:
-        raise FrameError(f"a malformed message: {error}") from error
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> FrameError:
+    return FrameError(f"a malformed message: {error}")
 
 
 class FrameDecoder:
@@ -197,7 +205,10 @@ class FrameDecoder:
         if size > _BODY_AT:  # nearly always it is one frame
             length, peer_received = _read_header(data)
             if length == size - _BODY_AT and length <= self._max_frame_bytes:
-                messages = _decoded(data[_BODY_AT:])
+                try:
+                    messages = _messages_of(data[_BODY_AT:])
+                except MALFORMED as error:
+                    raise _malformed(error) from error
                 self.peer_received = peer_received
                 self.received += 1
                 self.received_bytes += length

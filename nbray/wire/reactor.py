@@ -7,9 +7,9 @@ a lock. A thread that waits takes the baton if it is free and drives until its `
 done; otherwise it sleeps on the waiter and is woken when it is done, or when the baton is
 free for it to take over. A background thread drives when nobody waits.
 
-The background thread never contends with a busy foreground: after a foreground use it naps
-for `TICK_S`, beside a loop of short waits for up to `_LONGEST_TICK_S`, and takes the baton only if
-there was no use since; while a foreground thread drives for long it sleeps until that one leaves.
+The background thread never contends with a busy foreground: after a foreground use it naps for
+`TICK_S`, and takes the baton only if there was no use since; a loop of short waits puts the end of
+its nap off (`wire.nap`). While a foreground thread drives for long it sleeps until that one leaves.
 A thread that only submits puts work into `inbox` and calls `notify`; the next holder of the baton
 runs it.
 
@@ -29,14 +29,15 @@ import mmap
 import os
 import select
 import threading
-import time
 import weakref
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Protocol
 
 from nbray.exceptions import NbraySystemError
+from nbray.wire.nap import Nap
 from nbray.wire.waiting import DeferredSignals, Poll, Spinner, Waiter, is_deep, is_inside
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ NESTED = (
 )
 _LONG_S = 1.0
 TICK_S = 0.002
-_LONGEST_TICK_S = 0.008
-_MANY_USES = 8
+_PUT_OFF_S = 0.008
+_USES_MASK = 3  # each fourth use puts it off, which takes 0.6 us
 NUDGE_S = 0.02
 _MOST_UNREAD = 20
 _READ_BYTES = 1 << 18
@@ -113,6 +114,7 @@ class Reactor:
         self._close_wake = weakref.finalize(self, os.close, self._wake_fd)
         self._close_wake.atexit = False
         self.watch(self._wake_fd, self._drain_wake, lambda: None)
+        self._nap = Nap()
         self._thread = threading.Thread(target=self._background, name="nbray-reactor", daemon=True)
 
     def renew(self) -> None:
@@ -122,6 +124,7 @@ class Reactor:
         """
         self._close()
         self._close_wake()
+        self._nap.close()
         self._open()
 
     def start(self) -> None:
@@ -183,7 +186,7 @@ class Reactor:
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         """Run ``action`` under the baton after ``seconds``."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_ids), action))
+        heapq.heappush(self._timers, (monotonic() + seconds, next(self._timer_ids), action))
 
     def post(self, action: Callable[[], None]) -> None:
         """Run ``action`` under the baton soon; from any thread."""
@@ -232,11 +235,13 @@ class Reactor:
     def _read(self, timeout: float, poll: Poll) -> None:
         """Wait for messages for at most ``timeout`` s (-1: any), and handle them."""
         self._unread = 0
-        timers = self._timers
+        timers, is_due = self._timers, False
         if timers:
-            until = timers[0][0] - time.monotonic()
-            if until < timeout or timeout < 0:
-                timeout = until if until > 0 else 0.0
+            until = timers[0][0] - monotonic()
+            if until <= 0:
+                timeout, is_due = 0.0, True
+            elif until < timeout or timeout < 0:
+                timeout = until  # the next look finds it due
         self._polling = True
         self._asleep = is_long = timeout < 0 or timeout > NUDGE_S
         if self.nudged:  # looked at after `_asleep` is set, so that no nudge is lost between
@@ -255,12 +260,16 @@ class Reactor:
                     handler(mask)
                 except Exception:
                     logger.exception("What came over a socket was not handled; the others are.")
-        if timers and timers[0][0] <= (now := time.monotonic()):
-            while timers and timers[0][0] <= now:
-                try:
-                    heapq.heappop(timers)[2]()
-                except Exception:
-                    logger.exception("A timer's work failed; the process goes on.")
+        if is_due:
+            self._run_timers()
+
+    def _run_timers(self) -> None:
+        timers, now = self._timers, monotonic()
+        while timers and timers[0][0] <= now:
+            try:
+                heapq.heappop(timers)[2]()
+            except Exception:
+                logger.exception("A timer's work failed; the process goes on.")
 
     def _work(self) -> None:
         """Do what is posted and write what is queued; what fails loses nothing behind it."""
@@ -294,8 +303,10 @@ class Reactor:
     def _leave(self) -> None:
         """Give the baton back and wake one waiting thread to take it."""
         self._driving = False
-        self._uses += 1
+        self._uses = uses = self._uses + 1
         self._baton.release()
+        if not uses & _USES_MASK:
+            self._nap.put_off(_PUT_OFF_S)
         if self._waiting:
             for waiter in list(self._waiting):
                 if waiter.remaining > 0:
@@ -336,11 +347,14 @@ class Reactor:
             BaseException: what a handler raised, as KeyboardInterrupt; no state is torn.
             NbraySystemError: the reactor was stopped, or this thread drives it already.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else monotonic() + timeout
         while True:
             signals = DeferredSignals(self, waiter, harmless)
             with signals:
-                self._wait(waiter, deadline, signals)
+                if not is_deep() and self._baton.acquire(False):
+                    self._drive(waiter, deadline, signals)
+                else:
+                    self._wait(waiter, deadline, signals)
             if signals.noted:
                 signals.run_handlers()
             elif self.stopped and waiter.remaining > 0:
@@ -353,6 +367,7 @@ class Reactor:
 
         Signals' handlers run meanwhile.
         """
+        waiter.arm()
         self._sleeping.append(waiter)
         try:
             self.notify()
@@ -362,10 +377,11 @@ class Reactor:
             self._sleeping.remove(waiter)
 
     def _wait(self, waiter: Waiter, deadline: float | None, signals: DeferredSignals) -> None:
-        """Wait until ``waiter`` is done, its time is over, or a signal came."""
+        """Wait until ``waiter`` is done, its time is over, or a signal came, when others drive."""
+        waiter.arm()
         deep = is_deep()
         while waiter.remaining > 0 and not signals.noted and not self.stopped:
-            left = -1.0 if deadline is None else deadline - time.monotonic()
+            left = -1.0 if deadline is None else deadline - monotonic()
             if deadline is not None and left <= 0:
                 return
             if deep:  # the background thread has room for what comes
@@ -406,7 +422,7 @@ class Reactor:
                         self._read(0.0, self.poller.poll)
                     break
                 if deadline is not None:
-                    left = deadline - time.monotonic()
+                    left = deadline - monotonic()
                     if left <= 0:
                         break
                 self._read(left, self._spinner.poll)
@@ -414,12 +430,9 @@ class Reactor:
             self._leave()
 
     def _background(self) -> None:
-        tick = TICK_S
         while not self.stopped:
             seen = self._uses
-            time.sleep(tick)
-            # Each look takes the interpreter's lock from a loop of short waits.
-            tick = min(2 * tick, _LONGEST_TICK_S) if self._uses - seen > _MANY_USES else TICK_S
+            self._nap.sleep(TICK_S)
             if self._driving:
                 if self._uses != seen:
                     continue  # one short wait after the other: to be told of each end costs more

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
 
 _EARLY_BYTES = 4096  # of a handshake; each read makes room for so many
-_WRITABLE = select.EPOLLOUT
+_READABLE, _WRITABLE = select.EPOLLIN, select.EPOLLOUT
 
 
 class Carried(Protocol):
@@ -173,6 +173,9 @@ class Transport:
 
     def handle_events(self, events: int) -> None:
         """Called when the socket can be read or written."""
+        if events == _READABLE and not self.closed:  # as most
+            self._read()
+            return
         if events & _WRITABLE and not self.closed:
             self.flush()
         if events & ~_WRITABLE and not self.closed:

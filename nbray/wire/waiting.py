@@ -6,7 +6,7 @@ import _signal
 import os
 import signal
 import sys
-from _thread import allocate_lock, get_ident
+from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable
 from time import perf_counter
 from types import CodeType, FrameType
@@ -23,30 +23,38 @@ _DEFERRED = sorted(
 )
 _getsignal, _set_signal = _signal.getsignal, _signal.signal
 Poll = Callable[[float], list[tuple[int, int]]]
+_MOST_EVENTS = 64  # of one look: room for a thousand, as it is else, takes as long as the look
 
 
 class Waiter:
-    """Something a thread waits for: done after ``remaining`` completions."""
+    """Something a thread waits for: done after ``remaining`` completions.
+
+    A thread that may sleep says so first (`arm`), and looks after that whether it has to: most
+    drive the sockets until it is done, and need no lock.
+    """
 
     __slots__ = ("_lock", "remaining")
 
     def __init__(self, remaining: int = 1) -> None:
         self.remaining = remaining
-        self._lock = allocate_lock()
-        self._lock.acquire()
+        self._lock: LockType | None = None
+
+    def arm(self) -> None:
+        """From now on, who completes or wakes it ends a `sleep`, also one that begins later."""
+        if self._lock is None:
+            lock = allocate_lock()
+            lock.acquire()
+            self._lock = lock
 
     def complete_one(self) -> None:
         """Count one completion and wake the thread at the last one."""
         self.remaining -= 1
-        if self.remaining <= 0 and self._lock.locked():
-            try:
-                self._lock.release()
-            except RuntimeError:
-                return  # another thread woke it at the same moment
+        if self.remaining <= 0 and self._lock is not None:
+            self.wake()
 
     def wake(self) -> None:
-        """Let the waiting thread look again."""
-        if self._lock.locked():
+        """Let the waiting thread look again, if it may sleep."""
+        if self._lock is not None and self._lock.locked():
             try:
                 self._lock.release()
             except RuntimeError:
@@ -54,6 +62,7 @@ class Waiter:
 
     def sleep(self, timeout: float) -> bool:
         """Sleep until woken; False after ``timeout`` seconds, negative for no limit."""
+        assert self._lock is not None
         return self._lock.acquire(timeout=timeout)
 
 
@@ -195,7 +204,8 @@ class Spinner:
 
     _MOST = 8
 
-    def __init__(self, poll: Poll) -> None:
+    def __init__(self, poll: Callable[[float, int], list[tuple[int, int]]]) -> None:
+        """``poll`` takes a time in seconds and how many events there may be."""
         self._poll = poll
         self._credit = 0  # none at first: a worker that begins would burn what others need
 
@@ -205,7 +215,7 @@ class Spinner:
         if self._credit > 0:
             until = start + SPIN_S
             while True:
-                events = self._poll(0.0)
+                events = self._poll(0.0, _MOST_EVENTS)
                 if events:
                     if self._credit < self._MOST:
                         self._credit += 1
@@ -214,8 +224,8 @@ class Spinner:
                     break
                 os.sched_yield()
             self._credit -= 1
-            return self._poll(timeout)
-        events = self._poll(timeout)
+            return self._poll(timeout, _MOST_EVENTS)
+        events = self._poll(timeout, _MOST_EVENTS)
         if perf_counter() - start < SPIN_S:
             self._credit = 2
         return events

@@ -88,7 +88,7 @@ class World:
         self.reactor._spinner = self  # type: ignore[assignment]
         self.reactor._handlers[-1] = self._drain
         self.reactor._handlers[-2] = self._receive
-        patch.setattr(reactor_module, "time", self)
+        self.reactor._nap = self  # type: ignore[assignment]
         self.run_.add(self.reactor._background)
 
     # the kernel
@@ -109,11 +109,11 @@ class World:
     def _receive(self, _events: int) -> None:
         self.arrived.pop(0)()
 
-    def monotonic(self) -> float:
-        return 0.0
-
     def sleep(self, _seconds: float) -> None:
         self.pause(None, "a nap", naps=True)
+
+    def put_off(self, _seconds: float) -> None:
+        """A nap ends at any moment in any case."""
 
 
 def run_one(choose: Choose, scene: Callable[[World], Callable[[], bool]]) -> int:

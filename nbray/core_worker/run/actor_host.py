@@ -177,19 +177,24 @@ class ActorHost:
         """Whether a thread of its own drives the sockets, and all calls start from there."""
         return any(loop.drives() for loop in self._loops.values())
 
-    def takes(self, connection: Connection, spec: TaskSpec) -> bool:
-        """Start a call elsewhere, or refuse it; False when it is to run in the main thread."""
+    def runs_elsewhere(self) -> bool:
+        """Whether calls run in other threads than the main one."""
+        return bool(self._loops or self._pools)
+
+    def refuses(self, connection: Connection, spec: TaskSpec) -> bool:
+        """Whether a call names a group that the actor does not have; it is answered so."""
         group = spec.concurrency_group
-        if group and group not in self._spec.options.concurrency_groups:
-            self._host.reply(connection, spec, self._runner.refused(spec, self._no_group(group)))
-            return True
+        if group in self._spec.options.concurrency_groups:
+            return False
+        self._host.reply(connection, spec, self._runner.refused(spec, self._no_group(group)))
+        return True
+
+    def takes(self, connection: Connection, spec: TaskSpec) -> None:
+        """Start a call in another thread."""
         if self._loops:
-            self._loops[group].start(connection, spec)
-            return True
-        if self._pools:
-            self._pools[group].start(self._run_in_pool, connection, spec)
-            return True
-        return False
+            self._loops[spec.concurrency_group].start(connection, spec)
+        else:
+            self._pools[spec.concurrency_group].start(self._run_in_pool, connection, spec)
 
     def _no_group(self, group: str) -> ValueError:
         """Only the option of a call can name such a group: methods are checked beforehand."""

@@ -87,7 +87,8 @@ class Executor:
         self._watched = False  # whether a timer looks for what stands behind a long task
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
         self._actor: ActorHost | None = None
-        self._direct: ActorHost | None = None  # the same, when calls need not pass this thread
+        self._elsewhere: ActorHost | None = None  # the same, when calls run in other threads
+        self._direct: ActorHost | None = None  # the same, when they need not pass this thread
         self.exit = ActorExit(
             me, self._reactor, peers, self._patience_s, self._is_busy, self._crash
         )
@@ -139,10 +140,13 @@ class Executor:
             return
         if self.exit.leaving is not None:
             return  # its caller hears of the end of this process
-        if self._direct is not None:
-            self._direct.takes(connection, message.spec)
+        actor, spec = self._actor, message.spec
+        if spec.concurrency_group and actor is not None and actor.refuses(connection, spec):
             return
-        self._queue.append((connection, message.spec))
+        if self._direct is not None:
+            self._direct.takes(connection, spec)
+            return
+        self._queue.append((connection, spec))
         waiter = self._waiter
         if waiter is not None:
             waiter.complete_one()
@@ -264,7 +268,8 @@ class Executor:
                 connection, spec = self._queue.popleft()
             except IndexError:
                 continue  # it was given back at this moment
-            if self._actor is not None and self._actor.takes(connection, spec):
+            if self._elsewhere is not None:
+                self._elsewhere.takes(connection, spec)
                 continue
             self.run_here(connection, spec)
             unsent += 1
@@ -390,6 +395,8 @@ class Executor:
         self._current = b""
         if self.exit.leaving is not None:
             created = self.exit.end_of_constructor()
+        if self._actor.runs_elsewhere():
+            self._elsewhere = self._actor
         if self._actor.drives():
             self._direct = self._actor
         if created is not None:

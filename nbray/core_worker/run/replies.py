@@ -1,4 +1,8 @@
-"""The replies of a worker: left by the threads that run tasks, sent in the next turn."""
+"""The replies of a worker: left by the threads that run tasks, sent in the next turn.
+
+What is recorded of a task stands behind the write of its reply, for which its caller waits. A
+failure is recorded in the turn of its reply: the process may crash next.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +40,15 @@ class Replies:
         self._counts = counts
         self._errors = errors
         self._left: deque[tuple[Connection, TaskSpec, m.TaskDone]] = deque()
+        self._unrecorded: deque[tuple[TaskSpec, m.TaskDone]] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._left)
 
     def add(self, connection: Connection, spec: TaskSpec, done: m.TaskDone) -> None:
         """A task has ended; from any thread."""
-        self._events.ran(spec, done)
+        if self._events.errors:
+            done.cancelled = self._events.is_cancelled(spec.task_id)
         self._left.append((connection, spec, done))
 
     def drop(self, spec: TaskSpec, done: m.TaskDone) -> None:
@@ -67,12 +73,26 @@ class Replies:
                 self._borrowing.keep_arguments(spec, submitter, send)
             else:
                 self._send(connection, spec, done, [])
-        self._counts.replied()
+        if self._events.errors:
+            self.record()
+            self._events.tell()
+            self._counts.tell()
+
+    def record(self) -> None:
+        """Record the tasks that have been replied to; under the baton."""
+        if not self._unrecorded:
+            return
+        unrecorded, ran, count = self._unrecorded, self._events.ran, self._counts.add
+        while unrecorded:
+            spec, done = unrecorded.popleft()
+            ran(spec, done)
+            count(spec, done)
 
     def _send(
         self, connection: Connection, spec: TaskSpec, done: m.TaskDone, kept: list[bytes]
     ) -> None:
-        done.borrowed = tuple(kept)
+        if kept:
+            done.borrowed = tuple(kept)
         held: list[bytes] = []
         for value in done.values:
             if value.contained:
@@ -88,4 +108,4 @@ class Replies:
             self._table.note(held, -1)
         elif held:
             self._borrowing.hand_over(connection.state.worker_id, spec.task_id, held)
-        self._counts.add(spec, done)
+        self._unrecorded.append((spec, done))

@@ -1,4 +1,4 @@
-"""How many tasks of each function have run in this worker: told once a second, failures at once."""
+"""How many tasks of each function have run in this worker, which is told once a second."""
 
 from __future__ import annotations
 
@@ -10,31 +10,25 @@ _PERIOD_S = 1.0
 
 
 class RunCounts:
-    """Counts replies as they leave, for the raylet's statistics. Under the baton."""
+    """Counts replies, for the raylet's statistics. Under the baton."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._finished: dict[str, int] = {}
         self._failed: dict[str, int] = {}
         self._cancelled: dict[str, int] = {}
-        self._telling = self._urgent = False
+        self._telling = False
 
     def add(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task has run."""
         counts = self._finished
         if done.failed():
             counts = self._cancelled if done.cancelled else self._failed
-            self._urgent = True
         name = spec.name
         counts[name] = counts.get(name, 0) + 1
         if not self._telling:
             self._telling = True
             self._sink.later(_PERIOD_S, self._on_time)
-
-    def replied(self) -> None:
-        """All replies of a turn are queued: failures go with them, the process may crash next."""
-        if self._urgent:
-            self.tell()
 
     def _on_time(self) -> None:
         self._telling = False
@@ -42,7 +36,6 @@ class RunCounts:
 
     def tell(self) -> None:
         """Send what was counted."""
-        self._urgent = False
         finished, self._finished = self._finished, {}
         failed, self._failed = self._failed, {}
         cancelled, self._cancelled = self._cancelled, {}

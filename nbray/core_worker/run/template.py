@@ -324,6 +324,10 @@ def _build_runner(core: CoreWorker) -> tuple[Executor, TaskRunner, Surroundings]
             core.reactor,
         )
 
+    def written() -> None:
+        replies.record()
+        core.written()
+
     def is_needed(worn: bool) -> bool:
         return core.is_needed() if worn else core.table.owns_any()
 
@@ -335,10 +339,12 @@ def _build_runner(core: CoreWorker) -> tuple[Executor, TaskRunner, Surroundings]
     core.peers.handlers[m.ItemsTaken] = lambda _owner, message: writers.on_taken(message)
     core.edge.on_closed.append(writers.closed)
     core.on_executor_turn = replies.turn
+    core.reactor.on_written = written
     core.on_exit_actor = executor.exit.asked
     core.on_forked.append(executor.forget_in_fork)
     core.blocking.before = executor.before_blocking
     core.find_function = runner.function
+    core.reports.insert(0, replies.record)
     core.reports.append(counts.tell)
     events.function_name = runner.functions.name
     return executor, runner, surroundings

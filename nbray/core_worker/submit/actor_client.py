@@ -102,15 +102,19 @@ class ActorClient:
 
     # --- calls --------------------
 
-    def submit(self, call: ActorCall) -> None:
-        """Take a call; its dependencies may still be incomplete."""
+    def submit(self, call: ActorCall) -> bool:
+        """Take a call, whose dependencies may still be incomplete; whether it is to be dispatched.
+
+        Most are not, for they are sent at once.
+        """
         if self.state is _DEAD:
             self._fail_dead(call)
-            return
+            return False
         self._submitted += 1
         call.number = self._submitted
         worker, queue = self._worker, self._queue
-        if worker is not None and not queue and not call.unresolved:  # as most
+        is_queued = worker is None or bool(queue) or call.unresolved > 0
+        if worker is not None and not is_queued:  # as most
             call.state = PUSHED[READY[call.state]]
             worker_id = worker.worker_id
             in_flight = self._in_flight.get(worker_id)
@@ -126,6 +130,7 @@ class ActorClient:
             queue.append(call)
         if not self._watching:
             self._watch()
+        return is_queued
 
     def _watch(self) -> None:
         if not self._watching and self.state is not _DEAD:

@@ -1,13 +1,15 @@
 """How many tasks of each function this process has submitted, and how many have ended.
 
-Kept by what submitted them (`TaskSpec.origin`) and name, for those who show progress: one look-up
-and one addition when a task is submitted and when it ends. What runs is not counted but read
-from the leases when somebody asks. All of it runs under the baton.
+Kept by what submitted them (`TaskSpec.origin`) and name, for those who show progress. A task that
+is submitted or ends leaves a note; notes are counted in their order, when what others wait for has
+been written. What runs is not counted but read from the leases when somebody asks. All of it runs
+under the baton.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable
 
 from nbray.wire.records import TaskSpec
@@ -47,11 +49,37 @@ class TaskCounts:
 
     def __init__(self) -> None:
         self._rows: dict[tuple[int, str], FunctionCounts] = {}
+        self._notes: deque[tuple[int, str, bool | None, bool]] = deque()
 
     def submitted(self, origin: int, name: str) -> None:
         """A task was submitted."""
-        key = (origin, name)
-        row = self._rows.get(key)
+        self._notes.append((origin, name, None, False))
+
+    def ended(self, spec: TaskSpec, failed: bool, cancelled: bool) -> None:
+        """A task's result is there, or its error, which says that it was ``cancelled``."""
+        self._notes.append((spec.origin, spec.name, failed, cancelled))
+
+    def count(self) -> None:
+        """Count what has been noted."""
+        notes, rows = self._notes, self._rows
+        while notes:
+            origin, name, failed, cancelled = notes.popleft()
+            key = (origin, name)
+            row = rows.get(key)
+            if failed is None:
+                self._begin(key, row)
+            elif row is not None and row.unfinished:
+                row.unfinished -= 1
+                if cancelled:
+                    row.cancelled += 1
+                elif failed:
+                    row.failed += 1
+                else:
+                    row.done += 1
+                if not row.unfinished:
+                    row.ended = time.monotonic()
+
+    def _begin(self, key: tuple[int, str], row: FunctionCounts | None) -> None:
         if row is None:
             row = self._rows[key] = FunctionCounts(*key)
             if len(self._rows) > _MAX_ROWS:
@@ -63,23 +91,9 @@ class TaskCounts:
         row.submitted += 1
         row.unfinished += 1
 
-    def ended(self, spec: TaskSpec, failed: bool, cancelled: bool) -> None:
-        """A task's result is there, or its error, which says that it was ``cancelled``."""
-        row = self._rows.get((spec.origin, spec.name))
-        if row is None or not row.unfinished:
-            return
-        row.unfinished -= 1
-        if cancelled:
-            row.cancelled += 1
-        elif failed:
-            row.failed += 1
-        else:
-            row.done += 1
-        if not row.unfinished:
-            row.ended = time.monotonic()
-
     def snapshot(self, running: Iterable[TaskSpec]) -> list[FunctionCounts]:
         """A copy of the counts; ``running`` are the tasks that run now."""
+        self.count()
         for row in self._rows.values():
             row.running = 0
         for spec in running:
@@ -90,6 +104,7 @@ class TaskCounts:
 
     def unfinished(self) -> dict[str, int]:
         """How many tasks of each function have not ended."""
+        self.count()
         names: dict[str, int] = {}
         for row in self._rows.values():
             if row.unfinished:

@@ -59,6 +59,11 @@ def error_type(error: BaseException) -> str:
     return "TASK_EXECUTION_EXCEPTION"
 
 
+def epoch() -> float:
+    """What the time of day was when the clock that nobody sets began."""
+    return time.time() - time.monotonic()
+
+
 class Unfinished(Protocol):
     """What this process has submitted, as `TellTasks` asks for it."""
 
@@ -78,6 +83,7 @@ class TaskEventLog:
         running: what runs here, with its start by `time.monotonic`; entered when a task begins,
             and taken out by `ran`.
         reports: send what is to be told before an answer, which may be the process's last word.
+        errors: how tasks end that run here and raised, by their ids: the kind and the text.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class TaskEventLog:
         self.reports: list[Callable[[], None]] = [self.tell]
         self._batch: deque[TaskEvent] = deque(maxlen=_MOST_IN_BATCH)
         self.log_ends: Callable[[], tuple[int, int]] = lambda: (0, 0)
-        self._errors: dict[bytes, tuple[str, str]] = {}
+        self.errors: dict[bytes, tuple[str, str]] = {}
         self._ends: dict[bytes, tuple[int, int]] = {}
         self._budget = max(1, int(events_per_s * _PERIOD_S))
         self._room = self._budget
@@ -102,21 +108,23 @@ class TaskEventLog:
 
     def set_clock(self) -> None:
         """See anew what the time of day is, which may have been set meanwhile."""
-        self._shift = time.time() - time.monotonic()
+        self._shift = epoch()
 
     # --- any thread --------------------
 
     def raised(self, task_id: bytes, error: BaseException, text: str) -> None:
         """A task that runs here is about to end with that error."""
         self._ends[task_id] = self.log_ends()
-        self._errors[task_id] = (error_type(error), text[-_LONGEST_TEXT:])
+        self.errors[task_id] = (error_type(error), text[-_LONGEST_TEXT:])
+
+    def is_cancelled(self, task_id: bytes) -> bool:
+        """Whether a task that runs here is about to end as one that was cancelled."""
+        return self.errors.get(task_id, ("",))[0] == _CANCELLED
 
     def ran(self, spec: TaskSpec, done: TaskDone) -> None:
         """A task of this worker has ended."""
         began = self.running.pop(spec.task_id, None)
-        error = self._errors.pop(spec.task_id, None) if self._errors else None
-        if error is not None:
-            done.cancelled = error[0] == _CANCELLED
+        error = self.errors.pop(spec.task_id, None) if self.errors else None
         if done.seconds < LONG_S and error is None:
             if not self._room:
                 self._dropped += 1
