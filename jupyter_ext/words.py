@@ -9,6 +9,8 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from nbray.common.text import encodable
+
 _MOST = 100
 
 
@@ -59,7 +61,7 @@ def quoted(name: str) -> str:
 def sendable(content: Any) -> Any:
     """A message's content with escapes for what is no character, which Jupyter cannot send."""
     if isinstance(content, str):
-        return content.encode("utf-8", "backslashreplace").decode()
+        return encodable(content)
     if isinstance(content, dict):
         return {sendable(key): sendable(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

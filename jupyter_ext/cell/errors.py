@@ -213,6 +213,7 @@ class ErrorDisplay:
     def rendered(self, error: BaseException, lines: list[str], title: str) -> BaseException:
         """``error``, which IPython shows by these lines."""
         self.last.keep(error, title)
+        lines = [coloured(line) for line in lines]  # of one that is no text nothing would be shown
         error.__dict__["_render_traceback_"] = lambda: lines
         return error
 

@@ -35,6 +35,11 @@ def coloured(text: str) -> str:
     return _COLOUR_OR_HIDDEN.sub(lambda found: found[1] or _escaped(found[0]), text)
 
 
+def encodable(text: str) -> str:
+    """The text with escapes for halves of surrogate pairs, which no message can have."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -92,4 +97,4 @@ def as_name(text: str, most: int = LONGEST_NAME) -> str:
     """A name that the user did not choose for this, as a function's, made fit to be one."""
     if len(text) <= most and text.isascii():
         return text
-    return text[:most].encode(errors="backslashreplace").decode()
+    return encodable(text[:most])

@@ -245,6 +245,30 @@ def test_an_argument_that_cannot_be_unpickled_shows_the_line_that_raised(
         assert trace.rstrip().endswith("KeyError: 'the key'")
 
 
+@nbray.remote
+def fails_oddly() -> None:
+    error = ValueError("said \ud800 and \udcff")
+    error.add_note("noted \ud800")
+    raise error
+
+
+@nbray.remote
+class Odd:
+    def __repr__(self) -> str:
+        return "shown \ud800"
+
+    def fails(self) -> None:
+        raise ValueError
+
+
+def test_the_text_of_an_error_is_text_whatever_was_said(module_cluster: Path) -> None:
+    error = got(fails_oddly.remote())
+    assert error.args == ("said \ud800 and \udcff",)
+    assert "ValueError: said \\ud800 and \\udcff\nnoted \\ud800\n" in str(error)
+    assert str(error).encode() and error.traceback_str.encode()
+    assert "repr=shown \\ud800" in str(got(Odd.remote().fails.remote())).encode().decode()
+
+
 def test_what_led_to_an_exception_comes_along(module_cluster: Path) -> None:
     chained = nbray.remote(_from)
     cause = got(chained.remote(NoArguments)).cause

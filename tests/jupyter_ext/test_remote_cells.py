@@ -334,3 +334,14 @@ def test_names_of_outputs_and_variables_let_objects_go(fresh_notebook: Notebook)
     assert "ndarray read in place" in shown
     fresh_notebook.run("%nbray objects --release Out[4] --release kept --release array")
     assert "keeps nothing" in fresh_notebook.run("%nbray objects").result
+
+
+def test_an_error_with_half_a_character_is_shown(notebook: Notebook) -> None:
+    for body in (
+        "raise ValueError('said ' + chr(0xd800))",
+        "raise type('Odd', (Exception,), {'__str__': lambda self: 'said ' + chr(0xd800)})",
+        "import nbray\n@nbray.remote\ndef f():\n    raise ValueError('said ' + chr(0xd800))\n"
+        "nbray.get(f.remote())",
+    ):
+        for cell in (f"%%remote\n{body}", f"%remote exec({body!r})"):
+            assert "said \\ud800" in notebook.run(cell).error

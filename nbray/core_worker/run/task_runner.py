@@ -17,6 +17,7 @@ from typing import Any
 
 from nbray import cloudpickle
 from nbray.common.ids import TaskID, return_id
+from nbray.common.text import as_name
 from nbray.core_worker.context import TaskContext
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.run.functions import Functions
@@ -355,9 +356,16 @@ class TaskRunner:
         if self.actor is None:
             return class_name
         try:
-            return repr(self.actor)
+            return as_name(repr(self.actor))
         except Exception as error:
-            return f"<{class_name}, whose __repr__ raised {error!r}>"
+            return as_name(f"<{class_name}, whose __repr__ raised {_repr(error)}>")
+
+
+def _repr(error: Exception) -> str:
+    try:
+        return repr(error)
+    except Exception:  # the code of the user's class
+        return type(error).__name__
 
 
 _TASK = {unpack.__code__, TaskRunner._call.__code__}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+from nbray.common.text import encodable
 from nbray.exceptions import TaskError
 
 _MOST_TEXT = 1 << 16
@@ -40,9 +41,9 @@ def _users(stack: traceback.StackSummary) -> traceback.StackSummary:
 
 
 def _bounded(text: str) -> str:
-    """``text`` without its middle when it is longer than anybody reads."""
+    """``text`` as any message takes it, without its middle if it is longer than anybody reads."""
     if len(text) <= _MOST_TEXT:
-        return text
+        return encodable(text)
     left_out = len(text) - _MOST_TEXT
     half = _MOST_TEXT // 2
-    return f"{text[:half]}\n... {left_out:,} characters ...\n{text[-half:]}"
+    return encodable(f"{text[:half]}\n... {left_out:,} characters ...\n{text[-half:]}")
