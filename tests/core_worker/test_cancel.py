@@ -18,9 +18,10 @@ from nbray.testing import wait_until
 @nbray.remote
 def stubborn(folder: str) -> None:
     """Leaves a file for each start, and stays."""
-    (Path(folder) / str(time.monotonic_ns())).touch()
+    start = Path(folder) / str(time.monotonic_ns())
     while True:
         try:
+            start.touch()  # an interrupt may come as soon as it is seen
             time.sleep(1)
         except BaseException:
             continue
