@@ -369,10 +369,11 @@ print(sum(nbray.get([one.add.remote() for one in [One.remote() for _ in range(70
     assert done.stdout == "70\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_node_that_can_open_no_more_files_says_so_and_serves_whom_it_has(
     session_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NBRAY_WORKER_START_TIMEOUT_S", "2")
+    monkeypatch.setenv("NBRAY_WORKER_START_TIMEOUT_S", "10")
     nbray.init(num_cpus=1, object_store_memory=64 << 20)
     node = current_driver().node
     raylet = psutil.Process(node.children[1].pid)
