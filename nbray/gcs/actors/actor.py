@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nbray.gcs.actors.life import ActorLife
 from nbray.wire.gcs_messages import CreateActorRequest
@@ -38,16 +39,19 @@ class Actor:
             self._changed = None
 
 
+_Part = TypeVar("_Part")
+
+
+def _same(former: _Part, part: _Part) -> _Part:
+    return former if former == part else part
+
+
 class Alike:
     """What an actor has in common with the one before it, for all that a program makes in a row.
 
     Each comes with a whole description, of which little is its own: ten thousand of a class have
     its pickle, the module path of their program and their options once.
     """
-
-    _OF_SPEC = (
-        "job_id", "class_name", "class_id", "class_pickle", "args", "methods", "options", "owner",
-    )  # fmt: skip
 
     def __init__(self) -> None:
         self._last: CreateActorRequest | None = None
@@ -56,10 +60,13 @@ class Alike:
         """The same, of the parts of the last one where they are equal; nobody changes those."""
         last, self._last = self._last, request
         if last is not None:
-            if last.job == request.job:
-                request.job = last.job
-            for part in self._OF_SPEC:
-                before = getattr(last.spec, part)
-                if before == getattr(request.spec, part):
-                    setattr(request.spec, part, before)
+            request.job = _same(last.job, request.job)
+            before, spec = last.spec, request.spec
+            spec.job_id = _same(before.job_id, spec.job_id)
+            spec.class_name = _same(before.class_name, spec.class_name)
+            spec.class_pickle = _same(before.class_pickle, spec.class_pickle)
+            spec.args = _same(before.args, spec.args)
+            spec.methods = _same(before.methods, spec.methods)
+            spec.options = _same(before.options, spec.options)
+            spec.owner = _same(before.owner, spec.owner)
         return request
