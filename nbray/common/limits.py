@@ -12,8 +12,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 1 << 60
@@ -124,19 +122,3 @@ def memory_groups(root: Path = CGROUP_ROOT, own: Path = _OWN_CGROUPS) -> list[Me
     """The memory cgroups of this process that may have a limit."""
     groups = Cgroups("memory", root, own)
     return [MemoryGroup(folder, groups.version) for folder in groups.folders]
-
-
-def memory_total() -> int:
-    """Bytes of memory that there are: of the machine, a cgroup or a job, whichever is least."""
-    limits = [limit for group in memory_groups() if (limit := group.limit()) is not None]
-    return min([psutil.virtual_memory().total, *limits, *slurm_memory()])
-
-
-def memory_free() -> int:
-    """Bytes of memory that this process and its children may still take."""
-    free = [psutil.virtual_memory().available, *slurm_memory()]
-    for group in memory_groups():
-        limit = group.limit()
-        if limit is not None:
-            free.append(max(0, limit - group.used()))
-    return min(free)

@@ -1,4 +1,4 @@
-"""How much memory is used, and how much there is, for the memory monitor."""
+"""How much memory is used, and how much there is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from nbray.common.limits import CGROUP_ROOT, MemoryGroup, memory_groups
+from nbray.common.limits import CGROUP_ROOT, MemoryGroup, memory_groups, slurm_memory
 
 _LIMITS_S = 5.0
 
@@ -68,3 +68,19 @@ def private_bytes(pid: int) -> int:
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
     return int(memory.rss - memory.shared)
+
+
+def memory_total() -> int:
+    """Bytes of memory that there are: of the machine, a cgroup or a job, whichever is least."""
+    limits = [limit for group in memory_groups() if (limit := group.limit()) is not None]
+    return min([psutil.virtual_memory().total, *limits, *slurm_memory()])
+
+
+def memory_free() -> int:
+    """Bytes of memory that this process and its children may still take."""
+    free = [psutil.virtual_memory().available, *slurm_memory()]
+    for group in memory_groups():
+        limit = group.limit()
+        if limit is not None:
+            free.append(max(0, limit - group.used()))
+    return min(free)

@@ -24,7 +24,8 @@ from nbray.common.accelerators import node_units
 from nbray.common.addresses import joined, split
 from nbray.common.config import Config
 from nbray.common.folders import absolute
-from nbray.common.limits import cpu_count, memory_free, memory_total
+from nbray.common.limits import cpu_count
+from nbray.common.memory import memory_free, memory_total
 from nbray.common.pids import start_time
 from nbray.common.process import Child, ForkedProcess, environment, spawn
 from nbray.common.session import Session

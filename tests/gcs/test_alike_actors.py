@@ -13,7 +13,7 @@ def registered(number: int, pickle: bytes = b"a class" * 100) -> CreateActorRequ
     """As it comes over a wire: nothing of it is shared with another."""
     driver = Address(b"d" * 28, b"n" * 28, "host", "/a/socket", 0)
     spec = ActorSpec(
-        bytes([number]) * 16, b"job0", "Counter", b"c" * 16, pickle, bytes([number]), (), (),
+        bytes([number]) * 16, b"job0", "Counter", pickle, bytes([number]), (), (),
         {"count": MethodOptions()}, ActorOptions({}), driver,
     )  # fmt: skip
     request = CreateActorRequest(spec, JobConfig(b"job0", "", driver, ["/a", "/b"], "/a"))

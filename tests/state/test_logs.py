@@ -123,7 +123,7 @@ def test_an_id_may_be_written_as_it_begins_and_must_mean_one(cluster: Path) -> N
         assert get("f" * len(full)) is None
         with pytest.raises(state.StateApiException, match="is not the id of such a thing"):
             get(full + "00")
-    wait_until(lambda: state.get_task(task_id[:32]), "the task's row")
+    wait_until(lambda: state.get_task(task_id[:40]), "the task's row")
     assert state.get_objects(value.hex()[:40])[0].object_id == value.hex()
     get = [sys.executable, "-c", "from nbray.cli import main; main()", "get"]
     shown = subprocess.run([*get, "nodes", known[0][2][:8]], capture_output=True, text=True)

@@ -11,7 +11,7 @@ import string
 import tempfile
 from typing import Any
 
-from nbray.common.limits import memory_total
+from nbray.common.memory import memory_total
 
 
 def env_integer(key: str, default: int) -> int:

@@ -6,7 +6,8 @@ import threading
 
 import psutil
 
-from nbray.common.limits import cpu_count, memory_total
+from nbray.common.limits import cpu_count
+from nbray.common.memory import memory_total
 from nbray.compat.modules._common.utils import (
     binary_to_hex,
     get_or_create_event_loop,
