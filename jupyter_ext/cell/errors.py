@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 CELL_FILE = "<remote cell"
+_SHOWN_HERE = (KeyboardInterrupt, BaseExceptionGroup)
 _FRAME = re.compile(r'  File "(?P<file>.*?)", line (?P<line>\d+)(?:, in (?P<name>.*))?')
 
 
@@ -162,7 +163,7 @@ class ErrorDisplay:
         display = self
         if not self._shell.custom_exceptions:  # there is one place, which may be the user's
             self._shell.set_custom_exc(  # type: ignore[no-untyped-call]
-                (KeyboardInterrupt,), self._interrupted
+                _SHOWN_HERE, self._show
             )
 
         def _render_traceback_(error: BaseException) -> list[str]:
@@ -176,11 +177,22 @@ class ErrorDisplay:
         for kind in {NbrayError, *engine().errors}:
             if "_render_traceback_" in vars(kind):
                 del kind._render_traceback_  # type: ignore[attr-defined]
-        if self._shell.custom_exceptions == (KeyboardInterrupt,):
+        if self._shell.custom_exceptions == _SHOWN_HERE:
             self._shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]
 
-    def _interrupted(
+    def _show(
         self, shell: InteractiveShell, kind: Any, error: Any, tb: Any, tb_offset: int | None = None
+    ) -> None:
+        if isinstance(error, BaseExceptionGroup):
+            if hasattr(error, "_render_traceback_"):  # for which IPython does not look in a group
+                shell._showtraceback(kind, error, error._render_traceback_())
+            else:
+                shell.showtraceback((kind, error, tb), tb_offset=tb_offset)
+        else:
+            self._show_interrupt(shell, kind, error, tb, tb_offset)
+
+    def _show_interrupt(
+        self, shell: InteractiveShell, kind: Any, error: Any, tb: Any, tb_offset: int | None
     ) -> None:
         """An interrupt that found the cell waiting in nbray ends at the user's own line."""
         files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(tb)]

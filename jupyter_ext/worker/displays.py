@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -26,8 +27,28 @@ def kind_of(value: Any) -> str:
     return " ".join(words)
 
 
+_MOST_PLAIN = 200_000
+_MOST_RICH = 32 << 20
+
+
 def bundle_of(value: Any) -> dict[str, Any]:
-    """The representations of ``value`` by MIME type."""
+    """The representations of ``value`` by MIME type, as much of them as a page can show."""
+    rich = _representations(value)
+    text = rich.pop("text/plain")
+    shown, left_out = {}, []
+    for mime, content in rich.items():
+        size = len(content if isinstance(content, str | bytes) else json.dumps(content))
+        if size > _MOST_RICH:
+            left_out.append(f"\n({mime} of {size / 1e6:.0f} MB: too large to be shown)")
+        else:
+            shown[mime] = content
+    if len(text) > _MOST_PLAIN:
+        text = f"{text[:_MOST_PLAIN]} ... {len(text) - _MOST_PLAIN:,} more characters"
+    return {"text/plain": "".join([text, *left_out]), **shown}
+
+
+def _representations(value: Any) -> dict[str, Any]:
+    """By MIME type; there is always plain text."""
     bundle: dict[str, Any] = {"text/plain": repr(value)}
     if isinstance(value, type):
         return bundle

@@ -345,3 +345,17 @@ def test_an_error_with_half_a_character_is_shown(notebook: Notebook) -> None:
     ):
         for cell in (f"%%remote\n{body}", f"%remote exec({body!r})"):
             assert "said \\ud800" in notebook.run(cell).error
+
+
+def test_a_group_of_errors_is_shown_as_any_error_and_within_bounds(notebook: Notebook) -> None:
+    for cell in (
+        "%%remote\nraise ExceptionGroup('some', [KeyError('a'), ValueError('x' * 50_000_000)])",
+        "import nbray\n@nbray.remote\ndef f():\n"
+        "    raise ExceptionGroup('some', [KeyError('a'), ValueError('x' * 50_000_000)])\n"
+        "nbray.get(f.remote())",
+    ):
+        shown = notebook.run(cell)
+        assert "KeyError: 'a'" in shown.error and "raise ExceptionGroup(" in shown.error
+        assert len(shown.error) < 500_000 and len(shown.printed) < 1000
+    local = notebook.run("raise ExceptionGroup('local', [ValueError(1)])")
+    assert "ExceptionGroup: local (1 sub-exception)" in local.error + local.printed
