@@ -439,7 +439,7 @@ async def _main(args: argparse.Namespace) -> None:
             {**report, **agent.for_shortcuts, "info": json.loads(welcome.info),
              "dashboard_port": port},
         )  # fmt: skip
-    except OSError:  # the driver was killed meanwhile, of which the gateway has to hear
+    except SystemExit:  # the driver has ended meanwhile, of which the gateway has to hear
         stopped.set()
     looking = loop.create_task(agent.look_after())
     gone = loop.create_task(agent.over.wait())
