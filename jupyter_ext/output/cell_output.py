@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from nbray.common.text import LEFT_OUT, left_out
+
 LINE_LIMIT = 200
 """How many lines of its tasks one cell shows."""
 CHARACTER_LIMIT = 200_000
@@ -22,8 +24,6 @@ FOLD_S = 1.0
 _MAX_BARS = 20
 _MAX_LINE = 4000
 """How much of a line is shown."""
-_CUT = re.compile(r" \.\.\. ([\d,]+) more characters$")
-"""How a worker ends a line of which it left something out."""
 _COUNT = re.compile(r"(\d+)/(\d+)")
 _DESCRIPTION = re.compile(r"[^\d%|]*")
 
@@ -110,8 +110,8 @@ class _Open:
                     self.text, self.cut = part, 0
         if len(self.text) > 2 * _MAX_LINE:
             self.cut += len(self.text) - _MAX_LINE
-            if (left_out := _CUT.search(self.text, len(self.text) - 40)) is not None:
-                self.cut += int(left_out[1].replace(",", "")) - len(left_out[0])
+            if (by_worker := LEFT_OUT.search(self.text, len(self.text) - 40)) is not None:
+                self.cut += int(by_worker[1].replace(",", "")) - len(by_worker[0])
             self.text = self.text[:_MAX_LINE]
 
 
@@ -203,7 +203,7 @@ class CellOutput:
         source, line = ended.source, ended.text
         more = ended.cut + len(line) - _MAX_LINE
         if more > 0:
-            line = f"{line[:_MAX_LINE]} ... {more:,} more characters"
+            line = line[:_MAX_LINE] + left_out(more)
             self.logs[source.log] = None
         if source.plain:
             if self._last == (stream, source, line):

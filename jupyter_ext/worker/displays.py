@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from nbray.common.text import left_out
+
 from . import display as worker_display
 
 
@@ -35,16 +37,16 @@ def bundle_of(value: Any) -> dict[str, Any]:
     """The representations of ``value`` by MIME type, as much of them as a page can show."""
     rich = _representations(value)
     text = rich.pop("text/plain")
-    shown, left_out = {}, []
+    shown, absent = {}, []
     for mime, content in rich.items():
         size = len(content if isinstance(content, str | bytes) else json.dumps(content))
         if size > _MOST_RICH:
-            left_out.append(f"\n({mime} of {size / 1e6:.0f} MB: too large to be shown)")
+            absent.append(f"\n({mime} of {size / 1e6:.0f} MB: too large to be shown)")
         else:
             shown[mime] = content
     if len(text) > _MOST_PLAIN:
-        text = f"{text[:_MOST_PLAIN]} ... {len(text) - _MOST_PLAIN:,} more characters"
-    return {"text/plain": "".join([text, *left_out]), **shown}
+        text = text[:_MOST_PLAIN] + left_out(len(text) - _MOST_PLAIN)
+    return {"text/plain": "".join([text, *absent]), **shown}
 
 
 def _representations(value: Any) -> dict[str, Any]:

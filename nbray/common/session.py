@@ -69,7 +69,8 @@ class Session:
         try:
             for folder in (session.path, session.path / "sockets", session.path / "logs"):
                 folder.mkdir(mode=0o700)
-            session._write("starter", f"{machine()} {_self()}".encode())
+            own = os.getpid()
+            session._write("starter", f"{machine()} {own} {start_time(own)}".encode())
             session.keep_token(token or secrets.token_bytes(32))
         except OSError as error:
             session.remove()
@@ -183,10 +184,6 @@ class Session:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _self() -> str:
-    return f"{os.getpid()} {start_time(os.getpid())}"
 
 
 def unfinished_sessions(older_s: float) -> Iterator[Session]:

@@ -40,6 +40,15 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+LEFT_OUT = re.compile(r" \.\.\. ([\d,]+) more characters$")
+"""How `left_out` ends a text, with the number."""
+
+
+def left_out(characters: int) -> str:
+    """The end of a text of which so many characters are not shown."""
+    return f" ... {characters:,} more characters"
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 
+from nbray.common.text import left_out
 from nbray.wire.records import OutputSource
 from nbray.wire.watching_messages import OutputDisplay, OutputLines
 
@@ -143,7 +144,7 @@ class Batch:
             text, cut = self._release(key)
             if text:
                 # Unfinished lines are never dropped: they are one for each task and stream.
-                text += _more(cut) if cut else ""
+                text += left_out(cut) if cut else ""
                 self._section(source, key[1]).parts.append(text)
         self._flushed.clear()
 
@@ -183,16 +184,12 @@ class Batch:
         left = self._max_bytes - self._bytes
         if (cut or len(line) > left) and left > 200 and self._lines < self._max_lines:
             beginning = line[: left - 100]
-            line = beginning + _more(cut + len(line) - len(beginning))
+            line = beginning + left_out(cut + len(line) - len(beginning))
         if self._fits(line):
             section.parts.append(line + "\n")
         else:
             section.dropped += 1
             self._full = True  # no later line takes the place of one that is left out
-
-
-def _more(characters: int) -> str:
-    return f" ... {characters:,} more characters"
 
 
 def _collapsed(line: str) -> str:

@@ -173,9 +173,7 @@ class Leasing:
             leases = [lease for lease in queue.leases if not lease.leaving]
             if len(leases) > 1:
                 leases.sort(key=lambda lease: len(lease.in_flight))
-            if (
-                len(leases) > cores
-            ):  # no more than are worth to be woken, those that are awake first
+            if len(leases) > cores:  # as many as are worth to be woken: those that are awake first
                 del leases[: -queue.workers(leases, cores)]
             for lease in leases:
                 in_flight = lease.in_flight

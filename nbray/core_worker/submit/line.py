@@ -96,10 +96,11 @@ class Line:
 
     def may_repeat_next(self) -> bool:
         """Whether the next task may be run again."""
-        for whose in self._whose:
-            task = whose.burst.options if isinstance(whose, Arrival) else whose
-            return task.retries != 0
-        return False
+        if not self._whose:
+            return False
+        whose = self._whose[0]
+        task = whose.burst.options if isinstance(whose, Arrival) else whose
+        return task.retries != 0
 
     def find(self, first: bytes) -> PendingTask | None:
         """The task that makes this object first, which is a `PendingTask` from now on."""

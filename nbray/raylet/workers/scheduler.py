@@ -181,17 +181,22 @@ class Scheduler:
 
     def wanted(self, lease: LeaseLife) -> bool:
         """Whether a new lease has what others wait for."""
-        return any(
-            lease in self._helpful(request)
-            for request in self._waiting
-            if _competes(request, lease)
-        )
+        seen: list[tuple[Demand, bool]] = []  # ten thousand may wait for the same
+        for request in self._waiting:
+            kind = request.demand, request.overdue
+            if not _competes(request, lease) or kind in seen:
+                continue
+            if lease in self._helpful(request):
+                return True
+            seen.append(kind)
+        return False
 
     def _helpful(self, request: PendingRequest) -> list[LeaseLife]:
         """The leases of others that have what a request lacks; none if all together do not do."""
         demand, leases = request.demand, self.leases.values()
         if isinstance(demand.strategy, InGroup):
-            return [x for x in leases if _same_group(demand, x) and _competes(request, x)]
+            group_id = demand.strategy.group_id
+            return [x for x in leases if _is_of_group(x, group_id) and _competes(request, x)]
         if not self._resources.serves(demand):
             return []
         node = self._resources.node
@@ -320,14 +325,10 @@ def _competes(request: PendingRequest, lease: LeaseLife) -> bool:
     return request.asker is not lease.holder or request.queue != lease.queue
 
 
-def _same_group(demand: Demand, lease: LeaseLife) -> bool:
-    """Whether a lease has resources of the placement group that is demanded."""
-    wanted, held = demand.strategy, lease.request.strategy
-    return (
-        isinstance(wanted, InGroup)
-        and isinstance(held, InGroup)
-        and wanted.group_id == held.group_id
-    )
+def _is_of_group(lease: LeaseLife, group_id: bytes) -> bool:
+    """Whether a lease has resources of a placement group."""
+    strategy = lease.request.strategy
+    return isinstance(strategy, InGroup) and strategy.group_id == group_id
 
 
 def _is_news(request: PendingRequest, choice: Choice, nodes: Nodes) -> bool:
