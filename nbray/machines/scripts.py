@@ -108,12 +108,16 @@ exec flock -o -w {wait_s} -E {BUSY} "$R/lock" sh -c {inner} </dev/null
 
 
 def interrupt(record: str) -> str:
-    """End what is at work there, with all that it has started but daemons."""
+    """End what is at work there, with all that it has started but daemons.
+
+    An interactive bash heeds HUP alone. A TERM that came before would end the command that it waits
+    for, and it would go on with the next one.
+    """
     return f"""R={record}
 if flock -n "$R/lock" true 2>/dev/null; then exit 0; fi
 p=$(cat "$R/leader" 2>/dev/null) || exit 0
-kill -TERM "-$p" 2>/dev/null
-kill -HUP "-$p" 2>/dev/null  # an interactive bash heeds no other
+kill -HUP "-$p" 2>/dev/null
+kill -TERM "-$p" 2>/dev/null  # those that ignore HUP
 exit 0
 """
 

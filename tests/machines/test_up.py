@@ -178,6 +178,7 @@ def test_an_interrupt_in_the_middle_is_mended_by_up_and_by_down(laptop: Laptop) 
         lambda: "sleep 120" not in laptop.hosts.run(2, "ps", "-ewwo", "args").stdout,
         "the end of the command on the host",
     )
+    assert not any((laptop.hosts.tmp(number) / "ended").exists() for number in (1, 2, 3))
     laptop.write(setup_commands=["touch /tmp/began; sleep 0.1"])
     laptop.up()
     assert set(laptop.raylets()) == {1, 2, 3}
@@ -197,7 +198,6 @@ def interrupt(laptop: Laptop) -> None:
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 1 and "Interrupted" in output, output
     assert "Traceback" not in output
-    assert not (hosts.tmp(2) / "ended").exists()
 
 
 def test_of_two_ups_at_once_one_is_refused_by_name(laptop: Laptop) -> None:
