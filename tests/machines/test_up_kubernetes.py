@@ -155,6 +155,21 @@ def test_a_head_s_pod_is_made_anew_and_the_cluster_goes_on(file: File, how: str)
     assert "ran on 3 pods" in kube.python(WHERE)
 
 
+def test_what_the_container_before_left_makes_no_pod_ready(file: File) -> None:
+    kube = file.kube
+    file.nbray("up", "-y")
+    worker = next(name for name in kube.kubelet.running if "head" not in name)
+
+    def is_ready() -> bool:
+        conditions = kube.api.store.pod(worker)["status"]["conditions"]
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    assert is_ready()
+    # As it is between a container's start and the first command in it.
+    kube.inside(worker, "sh", "-c", "echo 1 >/tmp/nbray/container")
+    wait_until(lambda: not is_ready(), "its readiness to end", 60)
+
+
 PUT = """
 import nbray, os, time
 nbray.init()

@@ -60,7 +60,7 @@ def test_a_task_that_waits_for_a_job_is_told_what_the_job_waits_for(
     said = notebook.run(ask).printed
     assert "A node of type job will come: Slurm job " in said
     slurm.run("scontrol", "release", slurm.jobs()[0].split()[0])
-    assert notebook.run("nbray.get(ref, timeout=90)").result == "7"
+    assert notebook.run("nbray.get(ref, timeout=90)", 100).result == "7"
     notebook.run("%nbray stop")
 
 

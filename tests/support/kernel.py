@@ -107,7 +107,7 @@ class Notebook:
         assert not left, f"it did not ask for {left}; it printed {cell.printed}"
         return cell
 
-    def run(self, code: str, timeout: float = 30.0) -> Cell:
+    def run(self, code: str, timeout: float = 60.0) -> Cell:
         cell = self.start(code)
         self.wait(lambda: cell.idle, f"the end of {code!r}", timeout)
         return cell
@@ -134,7 +134,7 @@ class Notebook:
                 body: dict[str, Any] = reply["content"].get("body", {})
                 return body
 
-    def wait(self, condition: Any, what: str, timeout: float = 30.0) -> None:
+    def wait(self, condition: Any, what: str, timeout: float = 60.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout} s: {what}"

@@ -8,7 +8,7 @@ only it has, and leaves.
 A head keeps its session on its volume. When its pod is made anew, the newest session that had begun
 is there, and the cluster goes on: its name is its address, so that another address of the pod
 changes nothing. What a container that was started again in its pod finds in /tmp is of the one
-before, and goes.
+before, and goes; until then it makes nobody ready, as it names another first process.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ USER = 1000
 
 _DRAIN_S = 60
 _GRACE_S = 90
-_READY = "/tmp/nbray/session/session.json"
-_COMMON = """umask 077
+_SESSION = "/tmp/nbray/session/session.json"
+_FIRST_PROCESS = "sed 's/.*) //' /proc/1/stat | cut -d ' ' -f 20"  # when it began
+_READY = f"""test -e {_SESSION} && test "$({_FIRST_PROCESS})" = "$(cat /tmp/nbray/container)"
+"""
+_COMMON = f"""umask 077
 rm -rf /tmp/nbray; mkdir -p /tmp/nbray/s
+{_FIRST_PROCESS} >/tmp/nbray/container
 cp /etc/nbray/token/token /tmp/nbray/token
 export NBRAY_NODE_RECORD=/tmp/nbray
 tail -n +1 -F /tmp/nbray/session/logs/raylet.log 2>/dev/null &
@@ -46,11 +50,11 @@ for word; do case $word in --node-ip-address=*) name=${{word#*=}};; esac; done
 for _ in $(seq 120); do getent hosts "$name" >/dev/null && break; sleep 0.5; done
 exec nbray start --head --block --keep-session "$@"
 """
-_DRAIN = f"""of() {{ sed -n "s/.*\\"$1\\": \\"\\([^\\"]*\\)\\".*/\\1/p" {_READY}; }}
+_DRAIN = f"""of() {{ sed -n "s/.*\\"$1\\": \\"\\([^\\"]*\\)\\".*/\\1/p" {_SESSION}; }}
 nbray drain-node --address="$(of gcs_address)" --node-id="$(of node_id)" \\
   --reason=DRAIN_NODE_REASON_PREEMPTION --reason-message="its pod ends" \\
   --deadline-remaining-seconds={_DRAIN_S} || exit 0
-while [ -e {_READY} ]; do sleep 0.5; done
+while [ -e {_SESSION} ]; do sleep 0.5; done
 """
 _TLS = "/etc/nbray/tls"
 _CERTIFICATE = "nbray.io/certificate"
@@ -187,7 +191,7 @@ def node_pod(
         },
         "volumeMounts": mounts,
         "readinessProbe": {
-            "exec": {"command": ["test", "-e", _READY]},
+            "exec": {"command": ["sh", "-c", _READY]},
             "periodSeconds": 2,
             "failureThreshold": 3,
         },
