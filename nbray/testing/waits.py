@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 60.0) -> None:
     """Wait for a condition; fail with ``what`` after ``timeout`` seconds.
 
     Args:
