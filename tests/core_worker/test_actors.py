@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
+import threading
 from pathlib import Path
 
 import pytest
@@ -97,19 +97,24 @@ def test_an_actor_ends_with_its_last_handle(cluster: Path) -> None:
 def test_async_and_threaded_actors_overlap(cluster: Path) -> None:
     @nbray.remote
     class Async:
-        async def nap(self) -> None:
-            await asyncio.sleep(0.3)
+        def __init__(self) -> None:
+            self.there = 0
+
+        async def meet(self) -> None:
+            self.there += 1
+            while self.there < 8:
+                await asyncio.sleep(0.01)
 
     @nbray.remote(max_concurrency=8)
     class Threaded:
-        def nap(self) -> None:
-            time.sleep(0.3)
+        def __init__(self) -> None:
+            self.all = threading.Barrier(8)
+
+        def meet(self) -> None:
+            self.all.wait(60)
 
     for actor in (Async.remote(), Threaded.remote()):
-        nbray.get(actor.__ray_ready__.remote())
-        started = time.monotonic()
-        nbray.get([actor.nap.remote() for _ in range(8)])
-        assert time.monotonic() - started < 8 * 0.3
+        nbray.get([actor.meet.remote() for _ in range(8)], timeout=60)
 
 
 def test_await_and_futures(cluster: Path) -> None:

@@ -105,7 +105,7 @@ def test_an_interrupt_of_a_plain_cell_stops_its_tasks_and_no_others(notebook: No
     started = time.monotonic()
     notebook.manager.interrupt_kernel()
     notebook.wait(lambda: cell.idle, "the prompt")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert "KeyboardInterrupt" in cell.error
     assert f"Cell {cell.label}, line 3, in <module>\n    nbray.get(refs)" in cell.error
     assert "/nbray/" not in cell.error
