@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _OUT = re.compile(r"Out\[?(\d+)\]?|_(\d+)")
 _OF_THE_SHELL = re.compile(r"_+|_i+|_i?\d+|In|Out|_[iod]h")
 _DEPTH = 3
+_LOOKED_AT = 10_000
 SHOWN = 200
 """So many rows, the largest, of a table of what a notebook keeps."""
 
@@ -57,7 +58,7 @@ def held(workspace: Workspace) -> list[Held]:
             states = sorted({fact.state for fact in facts})
             what = type(value).__name__
             if not isinstance(value, engine().api.ObjectRef | RemoteValue):
-                what += f" with {count(len(refs), 'ref')}"
+                what += f" with {counted(refs)}"
             size = sum(sizes) if sizes else None
             found.append(Held(name, what, size, ", ".join(states)))
         elif (size := _mapped_bytes(value)) is not None:
@@ -84,6 +85,11 @@ def named(workspace: Workspace) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def counted(refs: Sequence[ObjectRef]) -> str:
+    """How many `refs_in` has found: of what holds more, it looks at the first."""
+    return count(len(refs), "ref") + (" or more" if len(refs) >= _LOOKED_AT else "")
+
+
 def refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
     """The refs in a value, and in containers in it to this depth."""
     if isinstance(value, engine().api.ObjectRef):
@@ -91,10 +97,10 @@ def refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
     elif isinstance(value, RemoteValue):
         yield value.ref
     elif depth and isinstance(value, list | tuple | set | frozenset):
-        for item in list(value)[:10_000]:
+        for item in list(value)[:_LOOKED_AT]:
             yield from refs_in(item, depth - 1)
     elif depth and type(value) is dict:
-        for item in list(value.values())[:10_000]:
+        for item in list(value.values())[:_LOOKED_AT]:
             yield from refs_in(item, depth - 1)
 
 

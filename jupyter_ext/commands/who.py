@@ -14,7 +14,7 @@ from ..cell.remote_value import RemoteValue
 from ..pictures.tables import Table, as_bytes, count
 from ..words import quoted, shortened
 from .base import Command
-from .objects import SHOWN, named, refs_in
+from .objects import SHOWN, counted, named, refs_in
 from .parser import Parser
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _row(workspace: Workspace, value: Any, actors: dict[str, ActorState]) -> _Ro
     alone = isinstance(value, engine().api.ObjectRef)
     kind = f"ref of {facts[0].kind}" if alone and facts[0].kind else type(value).__name__
     if not alone:
-        kind += f" with {count(len(refs), 'ref')}"
+        kind += f" with {counted(refs)}"
     states = ", ".join(sorted({fact.state for fact in facts}))
     return kind, sum(sizes) if sizes else None, nodes, states, ", ".join(labels)
 

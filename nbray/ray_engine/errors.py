@@ -13,6 +13,7 @@ from nbray.common.text import without_middle
 from .told import TITLE, ToldError
 
 _TITLE = "Traceback (most recent call last):"
+_MARKS = re.compile(r" +[~^]+ *")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PROCESS = re.compile(r"ray::(?P<name>.*?)\(\) \(pid=(?P<pid>\d+), ip=(?P<ip>[^,)]*)")
 _ORIGINAL = "Original exception:\nray.exceptions.RayTaskError: "
@@ -53,7 +54,7 @@ def _of_a_task(error: rays.RayTaskError) -> BaseException:
     if isinstance(cause, rays.TaskCancelledError):
         return translated(cause)
     if isinstance(cause, ToldError):
-        cause = cause.cause
+        cause = cause.original()
     return _task_error(str(error), cause if isinstance(cause, BaseException) else None)
 
 
@@ -68,6 +69,10 @@ def _task_error(told: str, cause: BaseException | None) -> BaseException:
 
 
 def _as_python_writes(text: str) -> str:
-    """A traceback of Ray's, whose first line names the process."""
-    lines = text.rstrip("\n").split("\n")
-    return "\n".join(_TITLE if _PROCESS.match(line) else line for line in lines) + "\n"
+    """A traceback of Ray's: its first line names the process, and of frames that it leaves out
+    the marks of their columns stay."""
+    written: list[str] = []
+    for line in text.rstrip("\n").split("\n"):
+        if not (_MARKS.fullmatch(line) and written and _MARKS.fullmatch(written[-1])):
+            written.append(_TITLE if _PROCESS.match(line) else line)
+    return "\n".join(written) + "\n"

@@ -1,7 +1,8 @@
 """What a cell raised that Ray would not bring to the notebook, in an exception that it brings.
 
-Ray's worker dies of a text that is no Unicode, and calls an exception's class with its ``args``,
-which many classes do not take.
+Ray's worker dies of a text that is no Unicode, calls an exception's class with its ``args``, which
+many classes do not take, and makes another class of one of the notebook's, which no ``except``
+there knows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import pickle
 import traceback
 
-from nbray import causes, cloudpickle
+from nbray.causes import load, pack
+from nbray.cloudpickle import dumps
 from nbray.common.text import encodable
 
 
@@ -19,11 +21,10 @@ class ToldError(Exception):
     def __str__(self) -> str:
         return str(self.args[0])
 
-    @property
-    def cause(self) -> BaseException | None:
+    def original(self) -> BaseException | None:
         """The other one, if it can be had here."""
         try:
-            return None if self.args[1] is None else causes.load(self.args[1])
+            return None if self.args[1] is None else load(self.args[1])
         except Exception:  # the code of the user's class
             return None
 
@@ -35,13 +36,16 @@ TITLE = f"{ToldError.__module__}.{ToldError.__qualname__}: "
 def as_told(error: Exception) -> Exception:
     """``error`` as Ray can bring it: itself, or what stands for it, with its frames."""
     text = "".join(traceback.format_exception(error))
-    try:
-        pickle.loads(cloudpickle.dumps(error))
-    except Exception:  # the code of the user's class
-        travels = False
-    else:
-        travels = encodable(text) == text
-    if travels:
+    of_the_notebook = "__main__" in [cls.__module__ for cls in type(error).__mro__]
+    if not of_the_notebook and encodable(text) == text and _can_be_read(error):
         return error
     said = encodable("".join(traceback.format_exception_only(error)).rstrip("\n"))
-    return ToldError(said, causes.pack(error, in_band=True)).with_traceback(error.__traceback__)
+    return ToldError(said, pack(error, in_band=True)).with_traceback(error.__traceback__)
+
+
+def _can_be_read(error: Exception) -> bool:
+    try:
+        pickle.loads(dumps(error))
+    except Exception:  # the code of the user's class
+        return False
+    return True
