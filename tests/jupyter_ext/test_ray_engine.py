@@ -228,7 +228,7 @@ def test_odd_text_is_shown_and_huge_text_is_cut(notebook: Notebook) -> None:
     notebook.wait(
         lambda: "(too large to be shown: 50 MB)" in "".join(shown.results), "what stands for it", 60
     )
-    assert len(notebook.run("%remote 'v' * 20_000_000", 100).result) < 500_000
+    assert len(notebook.run("%%remote\n'v' * 20_000_000", 100).result) < 500_000
 
 
 def test_a_breakpoint_is_passed_over_and_said(notebook: Notebook) -> None:
