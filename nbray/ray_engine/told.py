@@ -35,11 +35,14 @@ TITLE = f"{ToldError.__module__}.{ToldError.__qualname__}: "
 
 def as_told(error: Exception) -> Exception:
     """``error`` as Ray can bring it: itself, or what stands for it, with its frames."""
-    text = "".join(traceback.format_exception(error))
+    try:
+        text = "".join(traceback.format_exception(error))
+        said = encodable("".join(traceback.format_exception_only(error)).rstrip("\n"))
+    except Exception as problem:  # the code of the user's class
+        text, said = "", f"{type(error).__qualname__}: <it cannot be shown: {problem!r}>"
     of_the_notebook = "__main__" in [cls.__module__ for cls in type(error).__mro__]
-    if not of_the_notebook and encodable(text) == text and _can_be_read(error):
+    if text and not of_the_notebook and encodable(text) == text and _can_be_read(error):
         return error
-    said = encodable("".join(traceback.format_exception_only(error)).rstrip("\n"))
     return ToldError(said, pack(error, in_band=True)).with_traceback(error.__traceback__)
 
 

@@ -24,6 +24,12 @@ class _Odd(Exception):
         return "x\ud800"
 
 
+class _Broken(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError("not these")
+
+
 def _raised(error: Exception) -> Exception:
     try:
         raise error
@@ -41,6 +47,7 @@ def test_what_ray_can_bring_stays_as_it_is() -> None:
     [
         (_Two("why", 5), "_Two: why"),
         (_Odd(), r"_Odd: x\ud800"),
+        (_Broken(), "_Broken: <it cannot be shown: RuntimeError('not these')>"),
         (ValueError("a\ud800b"), r"ValueError: a\ud800b"),
         (ValueError(threading.Lock()), "ValueError: <unlocked _thread.lock"),
     ],
