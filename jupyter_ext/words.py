@@ -53,6 +53,11 @@ def unquoted(word: str) -> str:
     return word[1:-1] if whole and word[0] not in word[1:-1] else word
 
 
+def shortened(name: str) -> str:
+    """A name as tables show it: quoted, and the beginning alone, if it is a long one."""
+    return name if len(name) <= _MOST else quoted(name)
+
+
 def quoted(name: str) -> str:
     """A name as messages show it: of a long one the beginning, and how long it is."""
     return repr(name) if len(name) <= _MOST else f"{name[:40]!r}... ({len(name):,} characters)"

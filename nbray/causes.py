@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from nbray import cloudpickle
+from nbray.cloudpickle import Pickler
 
 Packed = tuple[bytes, list[pickle.PickleBuffer]]
 """A pickle with its buffers."""
@@ -86,7 +86,7 @@ def _dump(kind: type[_Pickler], error: BaseException, in_band: bool) -> Packed:
     return stream.getvalue(), buffers
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(Pickler):
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
         if issubclass(kind, BaseException) and not self.leaves(kind):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 CELL_FILE = "<remote cell"
 _SHOWN_HERE = (KeyboardInterrupt, BaseExceptionGroup)
-_FRAME = re.compile(r'  File "(?P<file>.*?)", line (?P<line>\d+)(?:, in (?P<name>.*))?')
+_FRAME = re.compile(
+    r'(?P<margin>(?: *\| )?)  File "(?P<file>.*?)", line (?P<line>\d+)(?:, in (?P<name>.*))?'
+)
 
 
 def debug_hint() -> str:
@@ -83,26 +85,30 @@ def _with_sources(text: str) -> Iterator[str]:
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         yield line
         frame = _FRAME.match(line)
-        if frame is not None and not following.startswith("    "):
+        if frame is not None and not following.startswith(frame["margin"] + "    "):
             source = linecache.getline(frame["file"], int(frame["line"])).strip()
             if source:
-                yield f"    {source}"
+                yield f"{frame['margin']}    {source}"
 
 
 def user_lines(text: str, cells: CellNames) -> Iterator[str]:
-    """A traceback with the user's frames only, cells by number and with their source lines."""
+    """A traceback with the user's frames only, cells by number and with their source lines.
+
+    Those of a group of errors stand behind a margin.
+    """
     hidden: dict[str, int] = {}
+    margin = ""
     lines = text.rstrip("\n").split("\n")
     position = 0
     while position < len(lines):
         frame = _FRAME.match(lines[position])
         position += 1
         if frame is None:
-            yield from _hidden_note(hidden)
+            yield from _hidden_note(hidden, margin)
             yield lines[position - 1]
             continue
-        source = []
-        while position < len(lines) and lines[position].startswith("    "):
+        source, margin = [], frame["margin"]
+        while position < len(lines) and lines[position].startswith(margin + "    "):
             source.append(lines[position])
             position += 1
         file, number = frame["file"], int(frame["line"])
@@ -112,21 +118,21 @@ def user_lines(text: str, cells: CellNames) -> Iterator[str]:
                 library = library_of(file)
                 hidden[library] = hidden.get(library, 0) + 1
             continue
-        yield from _hidden_note(hidden)
+        yield from _hidden_note(hidden, margin)
         place = f"  Cell {cell}" if cell is not None else f'  File "{file}"'
-        yield f"{place}, line {number}" + (f", in {frame['name']}" if frame["name"] else "")
+        yield f"{margin}{place}, line {number}" + (f", in {frame['name']}" if frame["name"] else "")
         if not source and (line := linecache.getline(file, number).strip()):
-            source = [f"    {line}"]
+            source = [f"{margin}    {line}"]
         yield from source
 
 
-def _hidden_note(hidden: dict[str, int]) -> Iterator[str]:
+def _hidden_note(hidden: dict[str, int], margin: str) -> Iterator[str]:
     if hidden:
         calls = ", ".join(
             f"{number} call{'s' if number > 1 else ''} in {name}" for name, number in hidden.items()
         )
         hidden.clear()
-        yield f"  ... {calls} (%nbray tb shows all)"
+        yield f"{margin}  ... {calls} (%nbray tb shows all)"
 
 
 def remote_lines(error: BaseException, cells: CellNames) -> list[str]:

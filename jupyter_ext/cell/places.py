@@ -30,8 +30,11 @@ _LIBRARIES = tuple(
         key=len, reverse=True,
     )
 )  # fmt: skip
-_LIKE_OURS = re.compile(r"/(?:(?:site|dist)-packages|_ray_pkg_[0-9a-f]+)/nbray/")
-"""Where a package lies that was installed, or that Ray brought to its workers."""
+_LIKE_OURS = re.compile(
+    r"/(?:(?:site|dist)-packages|_ray_pkg_[0-9a-f]+)/nbray/|^python/ray/_raylet\.pyx$"
+)
+"""Where a package lies that was installed, or that Ray brought to its workers; and what of Ray
+stands above each task."""
 _LIKE_A_LIBRARY = re.compile(
     r".*/(?:site|dist)-packages/|.*/lib(?:64)?/python3\.\d+t?/(?:lib-dynload/)?"
 )

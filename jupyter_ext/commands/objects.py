@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from nbray.notebook import ObjectRef, engine
 
 from ..cell.remote_value import RemoteValue
 from ..pictures.tables import Table, as_bytes, count
-from ..words import did_you_mean
+from ..words import did_you_mean, shortened
 from .base import Command
 from .parser import Parser
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
 
 _OUT = re.compile(r"Out\[?(\d+)\]?|_(\d+)")
+_OF_THE_SHELL = re.compile(r"_+|_i+|_i?\d+|In|Out|_[iod]h")
 _DEPTH = 3
+_LOOKED_AT = 10_000
+SHOWN = 200
+"""So many rows, the largest, of a table of what a notebook keeps."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def held(workspace: Workspace) -> list[Held]:
             states = sorted({fact.state for fact in facts})
             what = type(value).__name__
             if not isinstance(value, engine().api.ObjectRef | RemoteValue):
-                what += f" with {count(len(refs), 'ref')}"
+                what += f" with {counted(refs)}"
             size = sum(sizes) if sizes else None
             found.append(Held(name, what, size, ", ".join(states)))
         elif (size := _mapped_bytes(value)) is not None:
@@ -65,14 +69,25 @@ def held(workspace: Workspace) -> list[Held]:
 
 
 def _places(workspace: Workspace) -> Iterator[tuple[str, Any]]:
-    namespace = workspace.namespace
-    outputs: dict[int, Any] = namespace.get("Out", {})
+    outputs: dict[int, Any] = workspace.namespace.get("Out", {})
     for number, value in list(outputs.items()):
         yield f"Out[{number}]", value
-    hidden = {"In", "Out", "_ih", "_oh", "_dh"}
-    for name, value in namespace.copy().items():
-        if name not in hidden and not re.fullmatch(r"_+|_\d+|_i+|_i\d+", name):
+    yield from named(workspace)
+
+
+def named(workspace: Workspace) -> Iterator[tuple[str, Any]]:
+    """The names of the notebook, without the shell's own, and their values.
+
+    By ``globals()[5] = ...`` it may have others, which no code can say.
+    """
+    for name, value in workspace.namespace.copy().items():
+        if isinstance(name, str) and not _OF_THE_SHELL.fullmatch(name):
             yield name, value
+
+
+def counted(refs: Sequence[ObjectRef]) -> str:
+    """How many `refs_in` has found: of what holds more, it looks at the first."""
+    return count(len(refs), "ref") + (" or more" if len(refs) >= _LOOKED_AT else "")
 
 
 def refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
@@ -82,10 +97,10 @@ def refs_in(value: Any, depth: int) -> Iterator[ObjectRef]:
     elif isinstance(value, RemoteValue):
         yield value.ref
     elif depth and isinstance(value, list | tuple | set | frozenset):
-        for item in list(value)[:10_000]:
+        for item in list(value)[:_LOOKED_AT]:
             yield from refs_in(item, depth - 1)
     elif depth and type(value) is dict:
-        for item in list(value.values())[:10_000]:
+        for item in list(value.values())[:_LOOKED_AT]:
             yield from refs_in(item, depth - 1)
 
 
@@ -121,11 +136,16 @@ def _run(workspace: Workspace, arguments: argparse.Namespace) -> object:
     if not items:
         return Table((), (), notes=["This notebook keeps nothing in the object store."])
     rows = [
-        (item.name, item.what, "?" if item.size is None else as_bytes(item.size), item.state)
-        for item in items
-    ]
-    note = "%nbray objects --release NAME lets go of one."
-    return Table(("held by", "what", "size", "state"), rows, notes=[note])
+        (
+            shortened(item.name), item.what, "?" if item.size is None else as_bytes(item.size),
+            item.state,
+        )
+        for item in items[:SHOWN]
+    ]  # fmt: skip
+    notes = ["%nbray objects --release NAME lets go of one."]
+    if len(rows) < len(items):
+        notes.insert(0, f"The largest {SHOWN} of {len(items):,} are shown.")
+    return Table(("held by", "what", "size", "state"), rows, notes=notes)
 
 
 def _release(workspace: Workspace, name: str) -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import re
+import heapq
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from nbray.notebook import ActorState, engine
 
 from ..cell.remote_value import RemoteValue
 from ..pictures.tables import Table, as_bytes, count
+from ..words import quoted, shortened
 from .base import Command
-from .objects import refs_in
+from .objects import SHOWN, counted, named, refs_in
 from .parser import Parser
 
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-_OF_THE_SHELL = re.compile(r"_+|_i+|_i?\d+|In|Out|_[iod]h")
 _DEPTH = 3
 _NODE = 8
 _ANSWER_S = 5
@@ -35,8 +36,8 @@ def _names(workspace: Workspace, _given: Sequence[str]) -> list[str]:
 def _remote(workspace: Workspace) -> Iterator[tuple[str, Any]]:
     """Names and values, of those that are in the cluster or hold what is."""
     api = engine().api
-    for name, value in sorted(workspace.namespace.copy().items()):
-        if not _OF_THE_SHELL.fullmatch(name) and (
+    for name, value in sorted(named(workspace), key=itemgetter(0)):
+        if (
             isinstance(value, (RemoteValue, api.ActorHandle))
             or next(refs_in(value, _DEPTH), None) is not None
         ):
@@ -50,22 +51,29 @@ def _who(workspace: Workspace, arguments: argparse.Namespace) -> object:
         if not arguments.name or name in arguments.name
     ]
     if not found:
-        asked = f" of {', '.join(arguments.name)}" if arguments.name else ""
+        asked = f" of {', '.join(map(quoted, arguments.name))}" if arguments.name else ""
         return Table((), (), notes=[f"No name{asked} of this notebook lives in the cluster."])
     hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in engine().api.nodes()}
     actors = _actors() if any(isinstance(v, engine().api.ActorHandle) for _, v in found) else {}
-    rows, total = [], 0
+    sized, total = list[tuple[int, tuple[str, ...]]](), 0
     for name, value in found:
         kind, size, nodes, state, label = _row(workspace, value, actors)
         total += size or 0
         places = [f"{node[:_NODE]} ({hosts[node]})" if node in hosts else node for node in nodes]
         told = "" if size is None else as_bytes(size)
-        rows.append((name, kind, told, ", ".join(places), state, label))
+        sized.append((size or 0, (shortened(name), kind, told, ", ".join(places), state, label)))
+    if len(sized) > SHOWN:
+        sized = heapq.nlargest(SHOWN, sized, key=itemgetter(0))
+    rows = [row for _, row in sized]
     columns = ("name", "what", "size", "in", "state", "from")
     notes = [
-        f"{count(len(rows), 'name')}, {as_bytes(total)}. A name is read when a cell uses it; "
+        f"{count(len(found), 'name')}, {as_bytes(total)}. A name is read when a cell uses it; "
         "%nbray objects has all that this notebook keeps there."
     ]
+    if len(rows) < len(found):
+        notes.insert(
+            0, f"The largest {SHOWN} of {len(found):,} are shown; name others to see them."
+        )
     return Table(columns, rows, notes=notes)
 
 
@@ -93,7 +101,7 @@ def _row(workspace: Workspace, value: Any, actors: dict[str, ActorState]) -> _Ro
     alone = isinstance(value, engine().api.ObjectRef)
     kind = f"ref of {facts[0].kind}" if alone and facts[0].kind else type(value).__name__
     if not alone:
-        kind += f" with {count(len(refs), 'ref')}"
+        kind += f" with {counted(refs)}"
     states = ", ".join(sorted({fact.state for fact in facts}))
     return kind, sum(sizes) if sizes else None, nodes, states, ", ".join(labels)
 

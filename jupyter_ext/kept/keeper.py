@@ -32,6 +32,7 @@ from ..messages import LAST, DriverPlace, Summary
 from ..output.router import OF_NO_CELL
 from ..worker import keeping
 from . import space
+from .errors import pickled_error
 from .orders import Drop, HandOver, Loose, Stop, TakeBack, Values, Wait, own_setup, refs_of
 from .pages import Pages, RecordingRouter
 from .record import Limits, Record
@@ -45,7 +46,6 @@ _SAVE_S = 0.5
 _LINGER_S = 0.5
 _TIES_S = 2.0
 _IDLE_S = 30.0
-_MOST_ERROR = 1_000_000
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Keeper:
         row.notes.append(f"What keeps it failed: {type(error).__name__}: {error}")
         row.state, row.ended = "failed", time.time()
         kept.order = kept.sent = kept.small_bytes = None
-        space.save(row, {"error": _pickled_error(error)})
+        space.save(row, {"error": pickled_error(error)})
 
     # --- orders --------------------
 
@@ -365,7 +365,7 @@ class Keeper:
                 kept.row.notes += sent.run.where()
             was_stopped = isinstance(outcome, TaskCancelledError)
             kept.end_state = "cancelled" if was_stopped else "failed"
-            kept.parts["error"] = _pickled_error(outcome)
+            kept.parts["error"] = pickled_error(outcome)
             return
         summaries: list[Summary] = outcome if isinstance(outcome, list) else []
         self._record_end(kept.record, sent, summaries)
@@ -477,15 +477,3 @@ class Keeper:
             del self._cells[kept.row.id]
         del self._ids[kept.row.name]
         self._busy = time.monotonic()
-
-
-def _pickled_error(error: BaseException) -> bytes:
-    try:
-        data: bytes = cloudpickle.dumps(error)
-    except Exception:  # the user's class
-        data = b""
-    if data and len(data) <= _MOST_ERROR:
-        return data
-    text = str(error)[-_MOST_ERROR // 2 :]
-    plain: bytes = cloudpickle.dumps(RuntimeError(text))
-    return plain

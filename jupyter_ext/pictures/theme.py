@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
+from nbray.common.text import encodable
+
 BORDER = "var(--jp-border-color2, rgba(128,128,128,.35))"
 MUTED = "var(--jp-ui-font-color2, rgba(128,128,128,1))"
 BRAND = "var(--jp-brand-color1, #2a7fd4)"
@@ -33,8 +35,8 @@ _ENTITIES = str.maketrans(
 
 
 def escape(text: object) -> str:
-    """``text`` as HTML."""
-    return str(text).translate(_ENTITIES)
+    """``text`` as HTML, which Jupyter can send."""
+    return encodable(str(text)).translate(_ENTITIES)
 
 
 def card(body: str, kind: str) -> str:

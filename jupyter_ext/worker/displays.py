@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from nbray.common.displays import MOST_BYTES
 from nbray.common.text import left_out
 
 from . import display as worker_display
@@ -30,7 +31,6 @@ def kind_of(value: Any) -> str:
 
 
 _MOST_PLAIN = 200_000
-_MOST_RICH = 32 << 20
 
 
 def bundle_of(value: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def bundle_of(value: Any) -> dict[str, Any]:
     shown, absent = {}, []
     for mime, content in rich.items():
         size = len(content if isinstance(content, str | bytes) else json.dumps(content))
-        if size > _MOST_RICH:
+        if size > MOST_BYTES:
             absent.append(f"\n({mime} of {size / 1e6:.0f} MB: too large to be shown)")
         else:
             shown[mime] = content

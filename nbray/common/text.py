@@ -49,6 +49,15 @@ def left_out(characters: int) -> str:
     return f" ... {characters:,} more characters"
 
 
+def without_middle(text: str, most: int = 1 << 16) -> str:
+    """``text`` as any message takes it, without its middle if it is longer than anybody reads."""
+    if len(text) <= most:
+        return encodable(text)
+    half = most // 2
+    left_out = f"\n... {len(text) - most:,} characters ...\n"
+    return encodable(text[:half] + left_out + text[-half:])
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

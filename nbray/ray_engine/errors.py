@@ -8,10 +8,15 @@ from typing import Any
 from ray import exceptions as rays
 
 from nbray import exceptions as ours
+from nbray.common.text import without_middle
+
+from .told import TITLE, ToldError
 
 _TITLE = "Traceback (most recent call last):"
+_MARKS = re.compile(r" +[~^]+ *")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PROCESS = re.compile(r"ray::(?P<name>.*?)\(\) \(pid=(?P<pid>\d+), ip=(?P<ip>[^,)]*)")
+_ORIGINAL = "Original exception:\nray.exceptions.RayTaskError: "
 _OTHERS = {"RayActorError": ours.ActorError, "RaySystemError": ours.NbrayError}
 
 
@@ -21,6 +26,8 @@ def translated(error: BaseException) -> BaseException:
         return error
     if isinstance(error, rays.RayTaskError):
         return _of_a_task(error)
+    if isinstance(error, rays.UnserializableException) and _ORIGINAL in str(error):
+        return _task_error(str(error).partition(_ORIGINAL)[2], None)
     for kind in type(error).__mro__:
         found = _OTHERS.get(kind.__name__) or getattr(ours, kind.__name__, None)
         if isinstance(found, type) and issubclass(found, ours.NbrayError):
@@ -46,17 +53,26 @@ def _of_a_task(error: rays.RayTaskError) -> BaseException:
         cause = cause.__dict__.get("cause")
     if isinstance(cause, rays.TaskCancelledError):
         return translated(cause)
-    text = _COLOUR.sub("", str(error))
+    if isinstance(cause, ToldError):
+        cause = cause.original()
+    return _task_error(str(error), cause if isinstance(cause, BaseException) else None)
+
+
+def _task_error(told: str, cause: BaseException | None) -> BaseException:
+    text = _COLOUR.sub("", without_middle(told)).replace(TITLE, "")
     found = _PROCESS.search(text)
     made = ours.TaskError(
-        found["name"] if found else "", _as_python_writes(text),
-        cause if isinstance(cause, BaseException) else None,
+        found["name"] if found else "", _as_python_writes(text), cause,
         int(found["pid"]) if found else None, found["ip"] if found else None,
     )  # fmt: skip
     return made.as_instanceof_cause()
 
 
 def _as_python_writes(text: str) -> str:
-    """A traceback of Ray's, whose first line names the process."""
-    lines = text.rstrip("\n").split("\n")
-    return "\n".join(_TITLE if _PROCESS.match(line) else line for line in lines) + "\n"
+    """A traceback of Ray's: its first line names the process, and of frames that it leaves out
+    the marks of their columns stay."""
+    written: list[str] = []
+    for line in text.rstrip("\n").split("\n"):
+        if not (_MARKS.fullmatch(line) and written and _MARKS.fullmatch(written[-1])):
+            written.append(_TITLE if _PROCESS.match(line) else line)
+    return "\n".join(written) + "\n"

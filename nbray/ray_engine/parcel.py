@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _OWN = (
-    "__init__.py", "cloudpickle.py", "notebook", "common/__init__.py", "common/folders.py",
-    "common/importing.py", "common/text.py", "pickling", "ray_engine/__init__.py",
-    "ray_engine/calls.py", "ray_engine/post.py", "ray_engine/shelf.py", "ray_engine/worker.py",
+    "__init__.py", "causes.py", "cloudpickle.py", "notebook", "common/__init__.py",
+    "common/displays.py", "common/folders.py", "common/importing.py", "common/text.py", "pickling",
+    "ray_engine/__init__.py", "ray_engine/calls.py", "ray_engine/post.py", "ray_engine/shelf.py",
+    "ray_engine/told.py", "ray_engine/worker.py",
 )  # fmt: skip
 _NOTEBOOKS = (
     "__init__.py", "messages.py", "worker", "pictures/__init__.py", "pictures/theme.py",

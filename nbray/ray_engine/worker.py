@@ -7,7 +7,6 @@ the task that writes to the notebook, a tenth of a second later or at the end of
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -22,10 +21,13 @@ import ray
 from ray.actor import ActorClass, ActorHandle
 from ray.remote_function import RemoteFunction
 
+from nbray.common.displays import as_json
+from nbray.common.text import encodable
 from nbray.notebook import use
 
 from . import calls
 from .post import Batch, Row, office
+from .told import as_told
 
 OFFICE = "NBRAY_POST_OFFICE"
 """The environment variable with the name of the notebook's post office."""
@@ -158,7 +160,8 @@ class Doubled:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """See `io.TextIOBase`."""
+        """See `io.TextIOBase`; halves of surrogate pairs are escaped: Ray's streams refuse them."""
+        text = encodable(text)
         if text.startswith(_MARKS):
             self._marked = not text.endswith("\n")
         elif self._marked and text == "\n":
@@ -218,7 +221,7 @@ class _Output:
     def display(self, kind: str, content: dict[str, Any]) -> None:
         """Send something rich."""
         if _reporter is not None:
-            _reporter.write(kind, json.dumps(content))
+            _reporter.write(kind, as_json(content))
 
 
 class _Cluster:
@@ -263,6 +266,19 @@ def install() -> None:
     calls.tell(reporter.child)
     calls.install()
     _wake_from_sleep()
+    if "RAY_DEBUG" not in os.environ:  # else somebody waits with a debugger of Ray's
+        sys.breakpointhook = _pass_over
+
+
+def _pass_over(*_args: Any, **_options: Any) -> None:
+    """What `breakpoint()` does: Ray's own would wait for a debugger that no notebook has."""
+    frame = sys._getframe(1)
+    print(
+        f"breakpoint() at {Path(frame.f_code.co_filename).name}:{frame.f_lineno} is passed over: "
+        "with Ray as the engine no cell can ask its tasks. RAY_DEBUG=1 in the environment of Ray's "
+        "workers leaves it to Ray's own debugger.",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
 
 
 def flush() -> None:
@@ -279,5 +295,10 @@ def run(pickled: Any, *arguments: Any) -> Any:
     _wake_from_sleep()
     try:
         return cloudpickle.loads(pickled)(*arguments)
+    except Exception as error:
+        told = error if isinstance(error, ray.exceptions.RayError) else as_told(error)
+        if told is error:
+            raise
     finally:
         flush()
+    raise told

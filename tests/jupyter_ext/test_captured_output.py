@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.kernel import Cell, Notebook, one_kernel_for_most, shared_notebook
+from support.kernel import Notebook, one_kernel_for_most, shared_notebook
+from support.widgets import taken_by_widgets
 
 __all__ = ["one_kernel_for_most", "shared_notebook"]
 
@@ -64,22 +65,6 @@ def test_what_another_cell_submitted_is_not_taken(notebook: Notebook) -> None:
     notebook.run("%%capture cap\nnbray.get(ref)")
     notebook.wait(lambda: "late" in first.printed, "the late line in its own cell")
     assert notebook.run("cap.stdout").result == "''"
-
-
-def taken_by_widgets(cell: Cell) -> str:
-    """What a front end puts into output widgets: what comes while one has named the cell.
-
-    NotebookClient has widgets, too, but answers each message for one over the socket where it
-    waits for the end of the cell, behind the back of the event loop: if that end has just arrived,
-    it is not woken, with or without nbray.
-    """
-    taken, is_open = "", False
-    for kind, content in cell.messages:
-        if kind == "comm_msg" and "msg_id" in content["data"].get("state", {}):
-            is_open = bool(content["data"]["state"]["msg_id"])
-        elif kind == "stream" and is_open:
-            taken += content["text"]
-    return taken
 
 
 def test_an_output_widget_takes_what_tasks_print_while_it_is_open(notebook: Notebook) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.detached import attached_kernel, kill_kernel, lasting_cluster
 from support.kernel import (
     Notebook,
     one_kernel_for_most,
@@ -144,6 +145,82 @@ def test_an_error_and_an_interrupted_cell_are_not_kept(notebook: Notebook, kept:
     notebook.wait(lambda: cell.idle, "the prompt")
     assert "KeyboardInterrupt" in cell.error
     assert "Nothing is kept" in notebook.run("%nbray cache list").result
+
+
+_SLOW_TO_KEEP = """
+import os, time
+HOME = os.getpid()
+class Slow:
+    def __init__(self, home):
+        self.home = home
+    def __getstate__(self):
+        if os.getpid() == self.home:
+            print('keeping', flush=True)
+            time.sleep(1000 if waits else 0)
+        return self.__dict__
+waits = True
+"""
+_SLOW = "%%remote --cache\nslow = Slow(HOME)\nprint('ran', flush=True)"
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_an_answer_is_kept_leaves_the_cells_names_and_no_answer(
+    notebook: Notebook, kept: Path
+) -> None:
+    notebook.run(_SLOW_TO_KEEP)
+    for interrupts in (1, 2):
+        cell = notebook.start(_SLOW)
+        notebook.wait(lambda cell=cell: "keeping\n" in cell.printed, "the keeping")
+        for _ in range(interrupts):  # the second comes while it is told, or in the next cell
+            notebook.manager.interrupt_kernel()
+        notebook.wait(lambda cell=cell: cell.idle, "the prompt")
+        assert "ran\n" in cell.printed
+        if interrupts == 1:
+            assert "The cell has run; keeping its answer was interrupted." in cell.printed
+        notebook.run("waits = False")
+        assert notebook.run("waits = False\ntype(slow).__name__").result == "'Slow'"
+        assert not list(kept.glob("*.answer")) and not list(kept.glob(".*.new"))
+        notebook.run("waits = True")
+    notebook.run("waits = False")
+    assert "the answer is kept" in notebook.run(_SLOW).printed
+    assert FROM in notebook.run(_SLOW).printed
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_killed_while_it_keeps_leaves_nothing_that_is_taken(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = f"%nbray config cache_folder {tmp_path / 'kept'}"
+    with lasting_cluster(), attached_kernel() as second:
+        with attached_kernel() as first:
+            first.run(f"{folder}\n{_SLOW_TO_KEEP}")
+            cell = first.start(_SLOW)
+            first.wait(lambda: "keeping\n" in cell.printed, "the keeping")
+            kill_kernel(first)
+        second.run(f"{folder}\n{_SLOW_TO_KEEP}waits = False")
+        ran = second.run(_SLOW)
+        assert "ran\n" in ran.printed and "the answer is kept" in ran.printed, ran.error
+        assert FROM in second.run(_SLOW).printed
+
+
+@pytest.mark.slow
+def test_a_full_disk_and_a_limit_of_files_are_said_and_the_cell_has_run(
+    notebook: Notebook, kept: Path, small_disk: Path
+) -> None:
+    makes = "%%remote --cache\nimport os\nbig = os.urandom({})\nlen(big)"
+    notebook.run(f"%nbray config cache_folder {small_disk / 'kept'}")
+    cell = notebook.run(makes.format(40_000_000))
+    assert cell.result == "40000000" and notebook.run("len(big)").result == "40000000"
+    assert "its answer is not kept: [Errno 28] No space left on device." in cell.printed
+    assert "the answer is kept" in notebook.run(makes.format(2_000)).printed
+    notebook.run(f"%nbray config cache_folder {kept}")
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({}, -1))"
+    notebook.run(limit.format(100_000))
+    cell = notebook.run(makes.format(3_000_000))
+    assert cell.result == "3000000"
+    assert "its answer is not kept: [Errno 27] File too large." in cell.printed
+    notebook.run(limit.format(-1))
+    assert "the answer is kept" in notebook.run(makes.format(3_000_000)).printed
 
 
 _DEFINED = """

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import from_afar
+from support.cutting import cut_between
 from support.kernel import Notebook, one_kernel_for_most, running_notebook, shared_notebook
 
 from nbray.testing import processes_of
@@ -175,6 +176,29 @@ def test_a_cluster_is_debugged_whatever_lies_between(
         assert notebook.run("nbray.get(late)").result == "50"
         stopped = notebook.answer("nbray.get(stops.remote(1))", [None])
         assert "KeyboardInterrupt" in stopped.error
+        notebook.run("%nbray stop")
+
+
+@pytest.mark.slow
+def test_a_tunnel_that_is_cut_at_a_breakpoint_loses_no_command(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(from_afar.SWITCH, "1")
+    with running_notebook() as notebook:
+        notebook.run(TASKS)
+        started = notebook.run("late = stops.remote(5)")
+        line = "is at a breakpoint, and waits: %nbray debug goes there."
+        notebook.wait(lambda: line in started.printed, "the line in its cell")
+        parts = {
+            part: [p.pid for p in processes_of(session_root) if part in " ".join(p.info["cmdline"])]
+            for part in ("nbray.client.agent", "nbray.client.gateway")
+        }
+        (agent,), (gateway,) = parts.values()
+        worker = int(re.findall(r"pid (\d+)", started.printed)[0])
+        assert cut_between(agent, gateway) > 0
+        cut_between(agent, worker)  # a call from afar may have a socket of its own
+        assert "('q is', 50)" in notebook.answer("%nbray debug", ["p 'q is', q", "c"], 90).printed
+        assert notebook.run("nbray.get(late)", 90).result == "50"
         notebook.run("%nbray stop")
 
 

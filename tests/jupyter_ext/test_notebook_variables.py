@@ -47,6 +47,30 @@ def test_who_tells_what_lives_in_the_cluster_and_where(notebook: Notebook) -> No
 
 
 @pytest.mark.slow
+def test_odd_long_and_many_names_are_told_within_bounds(notebook: Notebook) -> None:
+    notebook.run(
+        "import nbray\nnames = globals()\nnames[5] = nbray.put(1)\n"
+        "names['a b\\n<b>&\\ud800'] = names['g' * 3000] = nbray.put(bytes(500_000))\n"
+        "for i in range(1000):\n    names[f'many{i}'] = nbray.put(i)\n"
+        "lots = [nbray.put(i) for i in range(10_001)]"
+    )
+    for command in ("who", "objects"):
+        cell = notebook.run(f"%nbray {command}", 60)
+        shown = cell.result
+        assert r"a b\n<b>&\ud800" in shown, cell.error
+        assert "'gggggggggg" in shown and "(3,000 characters)" in shown
+        assert "with 10000 refs or more" in shown
+        assert "The largest 200 of 1," in shown and len(shown) < 50_000
+        html = next(c["data"]["text/html"] for k, c in cell.messages if k == "display_data")
+        assert "&lt;b&gt;" in html and len(html) < 300_000
+    assert "many999" in notebook.run("%nbray who many999").result
+    nothing = notebook.run(f"%nbray who {'q' * 5000}").result
+    assert "(5,000 characters) of this notebook lives in the cluster" in nothing
+    assert len(nothing) < 300
+    notebook.run("for i in range(1000):\n    del names[f'many{i}']\ndel names[5], lots")
+
+
+@pytest.mark.slow
 def test_inspectors_see_names_and_fetch_nothing_though_the_cluster_stands_still(
     session_root: Path,
 ) -> None:

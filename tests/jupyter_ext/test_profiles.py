@@ -104,3 +104,30 @@ def test_thousands_of_short_tasks_and_a_killed_worker_are_in_it(notebook: Notebo
     assert "tiny" in picture["text/html"]
     assert "busy" in picture["text/html"]
     assert len(picture["text/html"]) < 1 << 20
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_interrupted_has_its_profile(notebook: Notebook) -> None:
+    cell = notebook.start("%%remote --profile\nprint('begun')\nwhile True:\n    sum(range(1000))")
+    notebook.wait(lambda: "begun" in cell.printed, "its output")
+    notebook.manager.interrupt_kernel()
+    notebook.wait(lambda: cell.idle and pictures(cell), "its end")
+    assert "was cancelled" in cell.error
+    assert pictures(cell)[0]["text/plain"].startswith(f"Profile of {cell.label}: 1 task")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["--profile", "--profile=memory"])
+def test_a_cell_that_forks_has_the_profile_of_its_own_process(
+    notebook: Notebook, kind: str
+) -> None:
+    cell = notebook.run(
+        f"%%remote {kind}\nimport os, time\nchild = os.fork()\n"
+        "until = time.monotonic() + 0.3\nwhile time.monotonic() < until:\n    sum(range(1000))\n"
+        "if child == 0:\n    os._exit(0)\nos.waitpid(child, 0)[1]",
+        60,
+    )
+    assert not cell.error and cell.results[0] == "0"
+    (picture,) = pictures(cell)
+    assert picture["text/plain"].startswith(f"Profile of {cell.label}: 1 task, 1 worker")
+    assert notebook.run("%remote 6 * 7").result == "42"

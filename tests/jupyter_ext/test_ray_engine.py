@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.kernel import Cell, Notebook
 from support.ray_kernel import ray_notebook
+from support.widgets import taken_by_widgets
 
 # On a busy machine Ray takes half a minute to start, and each new worker some seconds.
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
@@ -180,6 +181,81 @@ def test_an_error_shows_the_users_own_frames(notebook: Notebook) -> None:
         ).result
         == "'caught'"
     )
+
+
+def test_an_exception_of_the_notebooks_own_class_comes_back_as_that(notebook: Notebook) -> None:
+    notebook.run(
+        "class Two(Exception):\n    def __init__(self, text, other):\n"
+        "        super().__init__(text)\n        self.other = other"
+    )
+    caught = notebook.run(
+        "try:\n    get_ipython().run_cell_magic('remote', '', 'raise Two(1, 5)')\n"
+        "except Two as error:\n    print('caught', error.other)",
+        60,
+    )
+    assert caught.printed == "caught 5\n", caught.error
+    failed = notebook.run("%%remote\nraise Two('why', 5)", 60)
+    assert failed.error.startswith("TaskError(Two)") and "Two: why" in failed.error
+    assert ".py" not in failed.error and not failed.printed
+    plain = notebook.run(
+        "import ray\n@ray.remote\ndef fails():\n    raise Two('why', 5)\nray.get(fails.remote())",
+        60,
+    )
+    assert "in fails" in plain.error and "Two: why" in plain.error and ".py" not in plain.error
+
+
+def test_a_group_of_errors_has_the_users_frames_alone(notebook: Notebook) -> None:
+    raised = "ExceptionGroup('some', [KeyError('a'), ExceptionGroup('more', [TypeError('b')])])"
+    shown = notebook.run(f"%%remote\nraise {raised}", 60)
+    assert shown.error.startswith("TaskError(ExceptionGroup)")
+    assert f"|   Cell {shown.label}, line 2" in shown.error
+    assert "KeyError: 'a'" in shown.error and "TypeError: b" in shown.error
+    assert ".py" not in shown.error, shown.error
+
+
+def test_odd_text_is_shown_and_huge_text_is_cut(notebook: Notebook) -> None:
+    cell = notebook.run("%%remote\nprint('a\\ud800b')\nodd = 'c\\ud800d'", 60)
+    assert _printed(notebook, cell, "\n") == "a\\ud800b\n"
+    assert notebook.run("odd == 'c\\ud800d'").result == "True"
+    assert (
+        "ValueError: a\\ud800b" in notebook.run("%%remote\nraise ValueError('a\\ud800b')", 60).error
+    )
+    failed = notebook.run("%%remote\nraise KeyError('e' * 20_000_000)", 200)
+    assert failed.error.startswith("TaskError(KeyError)") and len(failed.error) < 500_000
+    shown = notebook.run(
+        "%%remote\nfrom IPython.display import HTML, display\ndisplay(HTML('q' * 50_000_000))", 200
+    )
+    notebook.wait(
+        lambda: "(too large to be shown: 50 MB)" in "".join(shown.results), "what stands for it", 60
+    )
+    assert len(notebook.run("%%remote\n'v' * 20_000_000", 100).result) < 500_000
+
+
+def test_a_breakpoint_is_passed_over_and_said(notebook: Notebook) -> None:
+    cell = notebook.run("%%remote\nbreakpoint()\nbehind = 7", 60)
+    assert "is passed over: with Ray as the engine no cell" in _printed(notebook, cell, "\n")
+    assert notebook.run("behind").result == "7"
+
+
+def test_an_output_widget_takes_what_a_cell_prints_in_it(notebook: Notebook) -> None:
+    notebook.run("import ipywidgets\nout = ipywidgets.Output()")
+    cell = notebook.run(
+        "with out:\n    get_ipython().run_line_magic('remote', 'print(\"inside\")')", 60
+    )
+    assert not cell.error
+    assert "inside" in taken_by_widgets(cell)
+
+
+def test_who_tells_the_names_that_live_in_the_cluster(notebook: Notebook) -> None:
+    notebook.run("%%remote\nremote_name = 5", 60)
+    notebook.run(
+        "import ray\nnames = globals()\nnames[5] = names['a b<i>\\ud800'] = ray.put(1)\n"
+        "for i in range(300):\n    names[f'many{i}'] = ray.put(i)"
+    )
+    assert "remote_name" in notebook.run("%nbray who remote_name", 60).result
+    cell = notebook.run("%nbray who", 60)
+    assert "The largest 200 of 30" in cell.result and not cell.error
+    notebook.run("for i in range(300):\n    del names[f'many{i}']\ndel names[5], i")
 
 
 def test_progress_appears_by_itself_and_ends_final(notebook: Notebook) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,21 @@ def test_the_modules_that_travel_import_only_each_other() -> None:
                 if gone and not set(gone) <= _BEHIND:
                     missing[module] = gone
         assert not missing
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_what_needs_no_ray_is_imported_with_nothing_but_what_travels() -> None:
+    folder, _ = parcel.make()
+    code = (
+        f"import sys; sys.path.insert(0, {str(folder)!r}); import nbray.ray_engine.told, "
+        "nbray.jupyter_ext.worker.running, nbray.jupyter_ext.worker.displays"
+    )
+    try:  # without site-packages
+        ran = subprocess.run(
+            [sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
     finally:
         shutil.rmtree(folder)
 

@@ -356,6 +356,7 @@ def test_a_group_of_errors_is_shown_as_any_error_and_within_bounds(notebook: Not
     ):
         shown = notebook.run(cell)
         assert "KeyError: 'a'" in shown.error and "raise ExceptionGroup(" in shown.error
+        assert f"  |   Cell {shown.label}, line " in shown.error and ".py" not in shown.error
         assert len(shown.error) < 500_000 and len(shown.printed) < 1000
     local = notebook.run("raise ExceptionGroup('local', [ValueError(1)])")
     assert "ExceptionGroup: local (1 sub-exception)" in local.error + local.printed

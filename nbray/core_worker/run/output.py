@@ -14,7 +14,6 @@ is counted.
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ import threading
 from typing import Any
 
 from nbray.common.config import Config
+from nbray.common.displays import as_json
 from nbray.core_worker.context import running, set_origin_finder
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.peers import Peers
@@ -35,8 +35,6 @@ from nbray.wire.watching_messages import OutputDisplay
 
 logger = logging.getLogger(__name__)
 
-_MAX_DISPLAY_BYTES = 32 << 20
-_MAX_PLAIN = 10_000
 _MAX_SOURCES = 1000
 _QUIET_LOOKS = 4
 _CHILDREN_LOOK_S = 0.5
@@ -117,11 +115,7 @@ class WorkerOutput:
         if self.forked:
             print(content["data"].get("text/plain", ""))
             return
-        encoded = json.dumps(content).encode()
-        if len(encoded) > _MAX_DISPLAY_BYTES:
-            shown = str(content["data"].get("text/plain", ""))[:_MAX_PLAIN]
-            note = f"{shown}\n(too large to be shown: {len(encoded) / 1e6:.0f} MB)"
-            encoded = json.dumps({"data": {"text/plain": note}, "metadata": {}}).encode()
+        encoded = as_json(content).encode()
         with self.lock:
             source = self._source()
             if source is not None:

@@ -1,0 +1,65 @@
+"""What a cell on Ray raised, as it travels; needs no Ray."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+
+import pytest
+
+from nbray import cloudpickle
+from nbray.ray_engine.told import TITLE, ToldError, as_told
+
+
+class _Two(Exception):
+    """Does not take its ``args`` back."""
+
+    def __init__(self, text: str, other: int) -> None:
+        super().__init__(text)
+        self.other = other
+
+
+class _Odd(Exception):
+    def __str__(self) -> str:
+        return "x\ud800"
+
+
+class _Broken(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError("not these")
+
+
+def _raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as found:
+        return found
+
+
+def test_what_ray_can_bring_stays_as_it_is() -> None:
+    error = _raised(ValueError("plain"))
+    assert as_told(error) is error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (_Two("why", 5), "_Two: why"),
+        (_Odd(), r"_Odd: x\ud800"),
+        (_Broken(), "_Broken: <it cannot be shown: RuntimeError('not these')>"),
+        (ValueError("a\ud800b"), r"ValueError: a\ud800b"),
+        (ValueError(threading.Lock()), "ValueError: <unlocked _thread.lock"),
+    ],
+)
+def test_another_stands_for_what_it_cannot_with_its_text_class_and_frames(
+    error: Exception, said: str
+) -> None:
+    told = as_told(_raised(error))
+    assert isinstance(told, ToldError) and told.__traceback__ is error.__traceback__
+    assert said in str(told) and str(told).isprintable()
+    there = pickle.loads(cloudpickle.dumps(told))
+    assert str(there) == str(told)
+    original = there.original()
+    assert type(original) is type(error) and vars(original) == vars(error)
+    assert TITLE.endswith("ToldError: ")
