@@ -137,10 +137,10 @@ class ObjectEntry(msgspec.Struct, eq=False, gc=False):
         come by a thousand times before the value does.
         """
         waiters = self.waiters
-        if waiters is None:
-            self.waiters = waiter
-            return
         if not isinstance(waiters, list):
+            if waiters is None or waiters.remaining <= 0:
+                self.waiters = waiter
+                return
             waiters = self.waiters = [waiters]
         elif len(waiters) >= _WAITERS_KEPT:
             waiters = self.waiters = [one for one in waiters if one.remaining > 0]
