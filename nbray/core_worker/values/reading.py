@@ -40,7 +40,7 @@ def _is_shared(value: Value) -> bool:
 
 def _not_in_time(entries: Sequence[ObjectEntry], timeout: float | None) -> GetTimeoutError:
     missing = [entry for entry in entries if entry.value is None]
-    lost = sum(bool(entry.made_by()) for entry in missing)
+    lost = sum(entry.was_made() for entry in missing)
     again = f" {lost} of them were there, were lost and are to be made again." if lost else ""
     return GetTimeoutError(
         f"Get timed out: some object(s) not ready. {len(missing)} of {len(entries)} were "
@@ -180,9 +180,7 @@ class Values:
         rest += refs[begin:]
         return [refs[index] for index in ready], rest
 
-    def _look(
-        self, refs: Sequence[ObjectRef | Peeks]
-    ) -> tuple[list[bytes], list[ObjectEntry]]:
+    def _look(self, refs: Sequence[ObjectRef | Peeks]) -> tuple[list[bytes], list[ObjectEntry]]:
         """The objects of ``refs`` and their entries.
 
         A loop that waits for one of many refs at a time passes here for every ref of each round. So
@@ -261,7 +259,7 @@ class Values:
             for object_id, entry in zip(
                 compress(object_ids, missing), compress(entries, missing), strict=True
             ):
-                if entry.value is None and entry.loan is None and entry.past is None:
+                if entry.value is None and entry.loan is None and entry.ties is None:
                     if entry.waiters is None:  # as of most
                         entry.waiters = waiter
                     else:
@@ -285,7 +283,7 @@ class Values:
 
     def _enlist(self, object_id: bytes, entry: ObjectEntry, waiter: Waiter) -> None:
         """Complete ``waiter`` by one when the object has a value; under the baton."""
-        if entry.value is None and (entry.loan is not None or entry.past is not None):
+        if entry.value is None and (entry.loan is not None or entry.ties is not None):
             self._borrowing.fetch(object_id, entry)
         if entry.value is not None:
             waiter.complete_one()
