@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from nbray.common.giving_back import shrink
 from nbray.common.ids import FIRST
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.freeing import Freeing
@@ -118,7 +119,7 @@ class Lineage:
             kept = self._kept[first] = _Kept(task)
             self._oldest.append(first)
             if len(self._oldest) > 2 * len(self._kept) + _FEW:
-                self._oldest = deque(filter(self._kept.__contains__, self._oldest))
+                self._drop_gone()
             self._bytes += kept.size
             self._hold_arguments(kept)
         task.rest()
@@ -128,6 +129,14 @@ class Lineage:
             oldest = self._oldest.popleft()
             if oldest in self._kept:
                 self._forget(oldest)
+
+    def shrink(self) -> None:
+        """Give the room of tasks back that are kept no more."""
+        shrink(self._kept)
+        self._drop_gone()
+
+    def _drop_gone(self) -> None:
+        self._oldest = deque(filter(self._kept.__contains__, self._oldest))
 
     def _hold_arguments(self, kept: _Kept) -> None:
         spec, table = kept.task.spec, self._table
