@@ -226,12 +226,12 @@ class Counting:
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Nothing needs the object any more; with lineage, only its value ends, if it may."""
-        past = entry.past
+        past = entry.ties.past if entry.ties is not None else None
         if past is not None and past.lineage:
             if entry.value is not None and self._lineage.may_go(object_id, entry):
                 self._freeing.drop_value(object_id, entry)
             return
-        is_borrowed = self.is_borrowed(entry)
+        is_borrowed = entry.loan is not None and self.is_borrowed(entry)
         actor_id = actor_of(object_id)
         if actor_id:
             self._actors.no_handles(actor_id, not is_borrowed)
