@@ -477,8 +477,8 @@ class CoreWorker:
                 self._gives_back.soon()
 
     def _shrink(self) -> None:
-        self.table.shrink()
-        self.calls.shrink()
+        for part in (self.table, self.calls, self.lineage):
+            part.shrink()
         shrink(self.leasing.tasks)
 
     def give_up(self, error: Exception) -> None:

@@ -221,7 +221,7 @@ class Edge:
             return  # it has ended, which is told next
         known, devices, threads = connection.known_functions, push.devices, push.threads
         for task in push.tasks:
-            task.built = spec = task.spec
+            task.built = spec = task.built or task.build()
             function_id = spec.function_id
             function = None if function_id in known else task.burst.function.data
             try:

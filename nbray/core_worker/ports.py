@@ -99,6 +99,10 @@ class PendingWork(Protocol):
     submitted: float
 
     @property
+    def first(self) -> bytes:
+        """Its first object."""
+
+    @property
     def options(self) -> TaskOptions:
         """What the options of the call came to."""
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from nbray.common.ids import TaskID, handle_id
+from nbray.common.ids import FIRST, TaskID, handle_id
 from nbray.common.life import Transitions
 from nbray.core_worker.task_options import QueueKey, TaskOptions
 from nbray.exceptions import TaskCancelledError
@@ -243,6 +243,11 @@ class ActorCall(Pending, eq=False, gc=False, kw_only=True):
     spec: TaskSpec
     options: TaskOptions
     number: int = 0
+
+    @property
+    def first(self) -> bytes:
+        """Its first object."""
+        return self.spec.task_id + FIRST
 
     @property
     def dependencies(self) -> tuple[Dependency, ...]:

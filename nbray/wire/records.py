@@ -62,7 +62,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     size: Size
-    node_ids: list[bytes]
+    node_ids: tuple[bytes, ...]
     kind: str = ""
 
 
@@ -70,9 +70,14 @@ _known: Any = lru_cache(1024)(lambda made: made)
 """What equals it and came first."""
 
 
-def thinned(stored: Stored) -> Stored:
-    """The same for keeping: what it says as others do stands once in this process."""
-    return Stored(stored.size, [_known(node) for node in stored.node_ids], _known(stored.kind))
+def thinned(stored: Stored, node_ids: tuple[bytes, ...] | None = None) -> Stored:
+    """The same for keeping, perhaps on other nodes: what says the same stands once in this process.
+
+    Of many results of one function, most have the same size, and all do on a few nodes.
+    """
+    nodes = tuple(map(_known, stored.node_ids if node_ids is None else node_ids))
+    made: Stored = _known(Stored(stored.size, _known(nodes), _known(stored.kind)))
+    return made
 
 
 class Value(msgspec.Struct, array_like=True, gc=False):

@@ -38,7 +38,7 @@ REQUESTS: list[tuple[m.Message, Any]] = [
     (m.GcsRequest(7, "ListNodes", b""), lambda a: (a.request_id, a.error)),
     (m.RegisterDriver(ADDRESS, 1, "", [], "", ""), lambda a: (7, a.error)),
     (om.CreateObject(b"o", 1, ADDRESS), lambda a: (7, a.cause.text)),
-    (om.GetObject(b"o", Stored(1, []), ADDRESS), lambda a: (7, a.cause.text)),
+    (om.GetObject(b"o", Stored(1, ()), ADDRESS), lambda a: (7, a.cause.text)),
     (gm.CreateGroup(GroupSpec(b"g", [], "PACK", JOB)), lambda a: (7, a.error)),
 ]
 

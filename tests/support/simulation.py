@@ -275,7 +275,7 @@ class SimProcess:
 
     def _value(self, contained: list[bytes], stored: bool) -> Value:
         inner = self._inside(contained)
-        return Value(None if stored else b"", Stored(1, [NODE]) if stored else None, False, inner)
+        return Value(None if stored else b"", Stored(1, (NODE,)) if stored else None, False, inner)
 
     def _inside(self, object_ids: list[bytes]) -> tuple[ContainedRefs, ...]:
         return tuple(

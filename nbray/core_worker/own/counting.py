@@ -150,7 +150,8 @@ class Counting:
                         entry = table.unneeded(object_id)
                         if entry is not None:
                             ended.append((object_id, entry))
-                            if entry.past is None or not entry.past.lineage:
+                            past = entry.past if entry.ties is not None else None
+                            if past is None or not past.lineage:
                                 table.remove(object_id)
                     del doubtful[-_AT_ONCE:]
                 for object_id, entry in ended:
@@ -225,12 +226,12 @@ class Counting:
 
     def _end(self, object_id: bytes, entry: ObjectEntry) -> None:
         """Nothing needs the object any more; with lineage, only its value ends, if it may."""
-        past = entry.past
+        past = entry.ties.past if entry.ties is not None else None
         if past is not None and past.lineage:
             if entry.value is not None and self._lineage.may_go(object_id, entry):
                 self._freeing.drop_value(object_id, entry)
             return
-        is_borrowed = self.is_borrowed(entry)
+        is_borrowed = entry.loan is not None and self.is_borrowed(entry)
         actor_id = actor_of(object_id)
         if actor_id:
             self._actors.no_handles(actor_id, not is_borrowed)
@@ -243,5 +244,5 @@ class Counting:
                 given_up += [object_id] * loan.registered
             return
         self._freeing.give_back(object_id, entry)
-        if past is not None and (past.made_by or past.kept_for_lineage):
+        if past is not None and (past.was_made or past.kept_for_lineage):
             self._lineage.ended(object_id, entry)

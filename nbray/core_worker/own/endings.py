@@ -98,7 +98,7 @@ class Endings:
         object_id = spec.task_id + FIRST
         entry = self._table.get(object_id)
         if entry is not None:
-            if entry.past is not None or entry.value is not None:
+            if entry.value is not None or (entry.ties is not None and entry.ties.past is not None):
                 return False
             self._table.complete_entry(entry, value)
             if entry.local <= 0:
@@ -133,7 +133,7 @@ class Endings:
                 self._freeing.free(object_id, value)
             else:
                 past = entry.history()
-                past.stale_nodes = [*(past.stale_nodes or ()), *value.stored.node_ids]
+                past.stale_nodes = (*past.stale_nodes, *value.stored.node_ids)
         if any(value.contained for value in done.values):
             self._handover_done(spec, worker_id)
 

@@ -20,7 +20,7 @@ class Freeing:
     def free(self, object_id: bytes, value: Value) -> None:
         """Give back what a value of this process takes in arenas."""
         if value.stored is not None:
-            self._free([object_id], value.stored.node_ids, b"")
+            self._free([object_id], list(value.stored.node_ids), b"")
 
     def free_copies(self, object_ids: list[bytes], node_id: bytes, maker: bytes = b"") -> None:
         """Copies on that node are of no use; of what nobody knows of, ``maker`` made them."""

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from nbray.common.giving_back import shrink
+from nbray.common.ids import FIRST
 from nbray.core_worker.own.errors import error_value
 from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.table import ObjectEntry, OwnershipTable
@@ -38,10 +40,10 @@ from nbray.wire.records import Value
 logger = logging.getLogger(__name__)
 
 _TASK_BYTES = 1000
-_GIVEN_UP = b"given up"
+_FEW = 64
 
 
-class _Kept(msgspec.Struct, eq=False):
+class _Kept(msgspec.Struct, eq=False, gc=False):
     """A finished task that could be run again.
 
     Attributes:
@@ -100,7 +102,8 @@ class Lineage:
         self._runs = runs
         self._max_bytes = max_bytes
         self.value_limit = 0
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept: dict[bytes, _Kept] = {}  # by the first objects
+        self._oldest: deque[bytes] = deque()  # of them, and of some that have gone
         self._bytes = 0
         self._values: OrderedDict[bytes, int] = OrderedDict()
         self._value_bytes = 0
@@ -110,17 +113,30 @@ class Lineage:
         """The task has made an object that lies in an arena."""
         if not task.retries or entry.loan is not None:
             return
-        spec = task.spec
-        kept = self._kept.get(spec.task_id)
+        first = task.first
+        kept = self._kept.get(first)
         if kept is None:
-            kept = self._kept[spec.task_id] = _Kept(task)
+            kept = self._kept[first] = _Kept(task)
+            self._oldest.append(first)
+            if len(self._oldest) > 2 * len(self._kept) + _FEW:
+                self._drop_gone()
             self._bytes += kept.size
             self._hold_arguments(kept)
         task.rest()
-        kept.add(object_id)
-        entry.history().made_by = spec.task_id
+        kept.add(first if object_id == first else object_id)  # so that it is there once
+        entry.can_be_made()
         while self._bytes > self._max_bytes:
-            self._forget(next(iter(self._kept)))
+            oldest = self._oldest.popleft()
+            if oldest in self._kept:
+                self._forget(oldest)
+
+    def shrink(self) -> None:
+        """Give the room of tasks back that are kept no more."""
+        shrink(self._kept)
+        self._drop_gone()
+
+    def _drop_gone(self) -> None:
+        self._oldest = deque(filter(self._kept.__contains__, self._oldest))
 
     def _hold_arguments(self, kept: _Kept) -> None:
         spec, table = kept.task.spec, self._table
@@ -146,12 +162,16 @@ class Lineage:
     def ended(self, object_id: bytes, entry: ObjectEntry) -> None:
         """An object has no entry any more."""
         self._value_bytes -= self._values.pop(object_id, 0)
-        kept = self._kept.get(entry.made_by())
+        kept = self._maker(object_id, entry)
         if kept is not None and kept.discard(object_id):
-            self._forget(entry.made_by())
+            self._forget(kept.task.first)
 
-    def _forget(self, task_id: bytes) -> None:
-        kept = self._kept.pop(task_id)
+    def _maker(self, object_id: bytes, entry: ObjectEntry) -> _Kept | None:
+        """The task that could make it again."""
+        return self._kept.get(object_id[:24] + FIRST) if entry.was_made() else None
+
+    def _forget(self, first: bytes) -> None:
+        kept = self._kept.pop(first)
         self._bytes -= kept.size
         table = self._table
         for argument in kept.arguments:
@@ -163,14 +183,14 @@ class Lineage:
 
     def outputs(self, task_id: bytes) -> list[bytes]:
         """The objects of a kept task that still have an entry."""
-        kept = self._kept.get(task_id)
+        kept = self._kept.get(task_id + FIRST)
         return [] if kept is None else kept.outputs()
 
     # --- values that only lineage needs --------------------
 
     def may_go(self, object_id: bytes, entry: ObjectEntry) -> bool:
         """Whether a value that nothing else needs can be made again; it is kept otherwise."""
-        kept = self._kept.get(entry.made_by())
+        kept = self._maker(object_id, entry)
         value = entry.value
         assert value is not None
         if value.stored is not None and kept is not None and kept.task.retries:
@@ -191,8 +211,7 @@ class Lineage:
         entry = table.get(object_id)
         if entry is None or table.unneeded(object_id) is None:
             return  # a task that is run again has it; afterwards it comes back here
-        past = entry.history()
-        past.made_by = past.made_by or _GIVEN_UP
+        entry.history().was_made = True  # as far as anybody is to know
         if entry.value is not None:
             self._freeing.drop_value(object_id, entry)
 
@@ -212,11 +231,11 @@ class Lineage:
 
     def recover_freed(self, object_id: bytes, entry: ObjectEntry) -> None:
         """The value is not there: make it again, or complete it with the reason."""
-        if entry.past is not None:
-            entry.past.freed = False
+        if entry.is_freed():
+            entry.history().freed = False
         if self._runs.streams_still(object_id[:24]):
             return  # the stream makes it again, or says at its end why not
-        kept = self._kept.get(entry.made_by())
+        kept = self._maker(object_id, entry)
         if kept is not None and (kept.again or self._runs.is_unfinished(kept.task)):
             return
         if kept is None or not kept.task.retries:
@@ -253,7 +272,7 @@ def _failed(object_id: bytes, entry: ObjectEntry, kept: _Kept | None) -> Value:
             f"{name}the maximum number of task retries has been exceeded: "
             f"{kept.task.spec.name} has used up its retries. Raise max_retries."
         )
-    elif entry.made_by():
+    elif entry.was_made():
         error = ObjectReconstructionFailedLineageEvictedError(
             f"{name}its lineage has been evicted: the tasks that this process keeps for that took "
             "more than NBRAY_MAX_LINEAGE_BYTES, or their arguments more than "

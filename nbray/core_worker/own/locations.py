@@ -17,7 +17,7 @@ from nbray.core_worker.own.borrowing import Borrowing
 from nbray.core_worker.own.errors import owner_died
 from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.lineage import Lineage
-from nbray.core_worker.own.table import OwnershipTable
+from nbray.core_worker.own.table import OwnershipTable, add_copies, drop_copy
 from nbray.core_worker.ports import Mail
 from nbray.wire import object_messages as om
 from nbray.wire.records import Address, Stored, Value
@@ -57,13 +57,14 @@ class Locations:
             return
         freed = []
         for object_id in message.object_ids:
-            stored = self._stored(object_id)
-            if stored is None:
+            entry = self._table.get(object_id)
+            value = None if entry is None else entry.value
+            if value is None or value.stored is None:
                 freed.append(object_id)
-            elif message.added and message.node_id not in stored.node_ids:
-                stored.node_ids.append(message.node_id)
-            elif not message.added and message.node_id in stored.node_ids:
-                stored.node_ids.remove(message.node_id)
+            elif message.added:
+                add_copies(value, [message.node_id])
+            else:
+                drop_copy(value, message.node_id)
         if freed and message.added:  # the copy was made while the object ended
             self._freeing.free_copies(freed, message.node_id)
 
@@ -111,16 +112,16 @@ class Locations:
         """
         new_primaries: dict[bytes, list[bytes]] = {}
         any_lost = False
-        for object_id, stored in self._table.in_arenas():
+        for object_id, value, stored in self._table.in_arenas():
             if node_id not in stored.node_ids:
                 continue
-            was_primary = stored.node_ids[0] == node_id
-            stored.node_ids.remove(node_id)
-            if not stored.node_ids:
+            drop_copy(value, node_id)
+            left = [other for other in stored.node_ids if other != node_id]
+            if not left:
                 self._lineage.lose(self._table[object_id])
                 any_lost = True
-            elif was_primary:
-                new_primaries.setdefault(stored.node_ids[0], []).append(object_id)
+            elif stored.node_ids[0] == node_id:
+                new_primaries.setdefault(left[0], []).append(object_id)
         return any_lost, new_primaries
 
     # --- whoever needs the value --------------------

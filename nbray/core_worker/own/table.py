@@ -15,19 +15,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
+from typing import ClassVar
 
 import msgspec
 
 from nbray.common.giving_back import shrink
 from nbray.core_worker.own.batch import Batch
 from nbray.core_worker.ports import Waiting
-from nbray.wire.records import Address, Stored, Value, ids_in
+from nbray.wire.records import Address, Stored, Value, ids_in, thinned
 
 _WAITERS_KEPT = 16
 _MANY = 50_000
 
 
-class Loan(msgspec.Struct, eq=False):
+class Loan(msgspec.Struct, eq=False, gc=False):
     """An object of another process.
 
     Attributes:
@@ -43,8 +44,26 @@ class Loan(msgspec.Struct, eq=False):
     requested: bool = False
 
 
-class Ties(msgspec.Struct, eq=False):
-    """What else an object has to do with others.
+class Past(msgspec.Struct, eq=False, gc=False):
+    """What is known of an object that was lost, or could be.
+
+    Attributes:
+        lineage: how many finished tasks may need it to be run again; see `lineage`.
+        was_made: by a task that was kept, so that it could be made again.
+        freed: its value was given back; it is made again when somebody needs it.
+        kept_for_lineage: its value was kept when only lineage needed it any more.
+        stale_nodes: where copies of a value may be that was taken for lost.
+    """
+
+    lineage: int = 0
+    was_made: bool = False
+    freed: bool = False
+    kept_for_lineage: bool = False
+    stale_nodes: tuple[bytes, ...] = ()
+
+
+class Ties(msgspec.Struct, eq=False, gc=False):
+    """What few objects have.
 
     Attributes:
         pins: by pending tasks, enclosing values and handovers.
@@ -57,24 +76,11 @@ class Ties(msgspec.Struct, eq=False):
     borrowers: dict[bytes, int] | None = None
     contained: Sequence[bytes] | None = None
     callbacks: list[Callable[[], None]] | None = None
+    past: Past | None = None
 
 
-class Past(msgspec.Struct, eq=False):
-    """What is known of an object that was lost, or could be.
-
-    Attributes:
-        lineage: how many finished tasks may need it to be run again; see `lineage`.
-        made_by: the task that could make it again.
-        freed: its value was given back; it is made again when somebody needs it.
-        kept_for_lineage: its value was kept when only lineage needed it any more.
-        stale_nodes: where copies of a value may be that was taken for lost.
-    """
-
-    lineage: int = 0
-    made_by: bytes = b""
-    freed: bool = False
-    kept_for_lineage: bool = False
-    stale_nodes: list[bytes] | None = None
+_MADE = Ties(past=Past(was_made=True))
+"""Of what kept tasks have made, if nothing else is to be said of it: one for all."""
 
 
 class ObjectEntry(msgspec.Struct, eq=False, gc=False):
@@ -85,15 +91,16 @@ class ObjectEntry(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         waiters: who waits for the value, or a list of them.
-        loan: whose it is, if it is not of this process.
+        ties: changed by way of `tied` and `history` alone, since many may share them.
+        loan: whose it is, if it is not of this process (`BorrowedEntry`).
     """
 
     local: int = 0
     value: Value | None = None
     waiters: Waiting | list[Waiting] | None = None
-    loan: Loan | None = None
     ties: Ties | None = None
-    past: Past | None = None
+
+    loan: ClassVar[Loan | None] = None
 
     @property
     def owner(self) -> Address | None:
@@ -106,29 +113,47 @@ class ObjectEntry(msgspec.Struct, eq=False, gc=False):
         return self.ties.borrowers or {} if self.ties is not None else {}
 
     @property
+    def past(self) -> Past | None:
+        """Its past, to be read."""
+        return self.ties.past if self.ties is not None else None
+
+    @property
     def contained(self) -> Sequence[bytes]:
         """The objects whose refs stand in its value."""
         return self.ties.contained or () if self.ties is not None else ()
 
     def tied(self) -> Ties:
         """Its ties, begun when there are none."""
-        if self.ties is None:
-            self.ties = Ties()
-        return self.ties
+        ties = self.ties
+        if ties is None:
+            ties = self.ties = Ties()
+        elif ties is _MADE:
+            ties = self.ties = Ties(past=Past(was_made=True))
+        return ties
 
     def history(self) -> Past:
         """Its past, begun when there is none."""
-        if self.past is None:
-            self.past = Past()
-        return self.past
+        ties = self.tied()
+        if ties.past is None:
+            ties.past = Past()
+        return ties.past
+
+    def can_be_made(self) -> None:
+        """The task that made it is kept."""
+        if self.ties is None:
+            self.ties = _MADE
+        elif self.ties is not _MADE:
+            self.history().was_made = True
 
     def is_freed(self) -> bool:
         """Whether its value was given back, so that it is made again when somebody needs it."""
-        return self.past is not None and self.past.freed
+        past = self.past
+        return past is not None and past.freed
 
-    def made_by(self) -> bytes:
-        """The task that could make it again; empty for none."""
-        return self.past.made_by if self.past is not None else b""
+    def was_made(self) -> bool:
+        """Whether a task that was kept has made it."""
+        past = self.past
+        return past is not None and past.was_made
 
     def add_waiter(self, waiter: Waiting) -> None:
         """Count one completion for ``waiter`` when the value is known.
@@ -137,10 +162,10 @@ class ObjectEntry(msgspec.Struct, eq=False, gc=False):
         come by a thousand times before the value does.
         """
         waiters = self.waiters
-        if waiters is None:
-            self.waiters = waiter
-            return
         if not isinstance(waiters, list):
+            if waiters is None or waiters.remaining <= 0:
+                self.waiters = waiter
+                return
             waiters = self.waiters = [waiters]
         elif len(waiters) >= _WAITERS_KEPT:
             waiters = self.waiters = [one for one in waiters if one.remaining > 0]
@@ -156,6 +181,12 @@ class ObjectEntry(msgspec.Struct, eq=False, gc=False):
             ties.callbacks = [callback]
         else:
             ties.callbacks.append(callback)
+
+
+class BorrowedEntry(ObjectEntry, eq=False, gc=False, kw_only=True):
+    """What is known of an object that came from elsewhere."""
+
+    loan: Loan  # type: ignore[misc]  # there it is the class's, which costs no entry anything
 
 
 class OwnershipTable:
@@ -242,7 +273,7 @@ class OwnershipTable:
         """The entry of a ref that came from elsewhere, made when it is new here."""
         entry = self._entries.get(object_id)
         if entry is None:
-            entry = self._entries[object_id] = ObjectEntry(loan=Loan(owner))
+            entry = self._entries[object_id] = BorrowedEntry(loan=Loan(owner))
         return entry
 
     def complete(self, object_id: bytes, value: Value) -> None:
@@ -254,15 +285,16 @@ class OwnershipTable:
     def complete_entry(self, entry: ObjectEntry, value: Value) -> None:
         """Like `complete`, of an entry of this table."""
         if entry.value is not None:
-            _merge(entry.value.stored, value.stored)
+            if value.stored is not None:
+                add_copies(entry.value, value.stored.node_ids)
             return
         entry.value = value
-        past = entry.past
-        if past is not None:
+        ties = entry.ties
+        if ties is not None and ties is not _MADE and ties.past is not None:
+            past = ties.past
             past.freed = False
-            if past.stale_nodes is not None:
-                _merge(value.stored, Stored(0, past.stale_nodes))
-                past.stale_nodes = None
+            add_copies(value, past.stale_nodes)
+            past.stale_nodes = ()
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None
@@ -271,7 +303,6 @@ class OwnershipTable:
                     waiter.complete_one()
             else:
                 waiters.complete_one()
-        ties = entry.ties
         if ties is not None and ties.callbacks is not None:
             callbacks, ties.callbacks = ties.callbacks, None
             for callback in callbacks:
@@ -292,10 +323,10 @@ class OwnershipTable:
         """Whether another process holds an object of this one."""
         return any(entry.loan is None and entry.borrowers for _, entry in self.all())
 
-    def in_arenas(self) -> list[tuple[bytes, Stored]]:
+    def in_arenas(self) -> list[tuple[bytes, Value, Stored]]:
         """The values of this process that lie in arenas."""
         return [
-            (object_id, entry.value.stored)
+            (object_id, entry.value, entry.value.stored)
             for object_id, entry in self.all()
             if entry.loan is None and entry.value is not None and entry.value.stored is not None
         ]
@@ -374,7 +405,17 @@ class OwnershipTable:
         del self._entries[object_id]
 
 
-def _merge(stored: Stored | None, other: Stored | None) -> None:
-    """The copies of ``other`` are copies of the same value: they are freed with it."""
-    if stored is not None and other is not None:
-        stored.node_ids.extend(n for n in other.node_ids if n not in stored.node_ids)
+def add_copies(value: Value, node_ids: Iterable[bytes]) -> None:
+    """There are copies of the value on these nodes, too: they are freed with it."""
+    stored = value.stored
+    if stored is not None:
+        new = [node_id for node_id in node_ids if node_id not in stored.node_ids]
+        if new:
+            value.stored = thinned(stored, (*stored.node_ids, *new))
+
+
+def drop_copy(value: Value, node_id: bytes) -> None:
+    """There is no copy of the value on that node any more."""
+    stored = value.stored
+    if stored is not None and node_id in stored.node_ids:
+        value.stored = thinned(stored, tuple([n for n in stored.node_ids if n != node_id]))

@@ -166,7 +166,8 @@ class Leasing:
         cores = self._me.cores
         for queue in self._queues.values():
             tasks = queue.tasks
-            if not tasks:
+            waiting = len(tasks)
+            if not waiting:
                 continue
             window = queue.window()
             # Level by level, so that the last tasks of a burst are spread over the workers.
@@ -177,9 +178,9 @@ class Leasing:
                 del leases[: -queue.workers(leases, cores)]
             for lease in leases:
                 in_flight = lease.in_flight
-                share = min(window, -(-len(tasks) // len(leases)) + len(in_flight))
+                share = min(window, -(-waiting // len(leases)) + len(in_flight))
                 pushed: list[PendingTask] = []
-                for _ in range(min(len(tasks), share - len(in_flight))):
+                for _ in range(min(waiting, share - len(in_flight))):
                     task = tasks.popleft()
                     if not task.retries and in_flight:
                         self.tasks[task.first] = task  # a worker may die, and had it begun it?
@@ -190,8 +191,9 @@ class Leasing:
                     in_flight[task.first] = self.tasks[task.first] = task
                     pushed.append(task)
                 if pushed:
+                    waiting -= len(pushed)
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
-            if tasks:
+            if waiting:
                 self._request_leases(queue, queue.workers(leases, cores) - len(leases))
         self._returning.settle()
 

@@ -76,6 +76,8 @@ class Returning:
 
     def settle(self) -> None:
         """Give back what others wait for and nothing here needs; all was pushed that waited."""
+        if not self._settling:
+            return
         settling, self._settling = self._settling, set()
         for queue in settling:
             if not queue.tasks:

@@ -74,7 +74,7 @@ class HeldObjects:
         return ObjectRow(
             object_id, not counting.is_borrowed(entry), _size(entry), kind,
             self._status(object_id, entry, states), counting.sites.get(object_id, ""), local,
-            len(entry.borrowers), stored.node_ids if stored is not None else [],
+            len(entry.borrowers), list(stored.node_ids) if stored is not None else [],
             stored.kind if stored is not None else "",
         )  # fmt: skip
 

@@ -62,7 +62,7 @@ class ObjectRefGenerator:
         while True:
             object_id, entry = self._peek_or(StopIteration)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._readers.values.wait_for([(object_id, entry)], 1, left):
+            if not self._readers.values.wait_for([object_id], [entry], 1, left):
                 return self._readers.ref(NIL)
             if ref := self._readers.take(self._stream, object_id, entry):
                 return ref

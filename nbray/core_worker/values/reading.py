@@ -6,6 +6,7 @@ import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, Protocol, TypeVar
 
 from nbray.core_worker.own.batch import Batch
@@ -29,6 +30,7 @@ _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
 _ANSWER_S = 0.01
 _MANY_REFS = 32
+_PART = 64
 
 
 def _is_shared(value: Value) -> bool:
@@ -36,11 +38,9 @@ def _is_shared(value: Value) -> bool:
     return value.is_error and bool(value.contained)
 
 
-def _not_in_time(
-    entries: Sequence[tuple[bytes, ObjectEntry]], timeout: float | None
-) -> GetTimeoutError:
-    missing = [entry for _, entry in entries if entry.value is None]
-    lost = sum(bool(entry.made_by()) for entry in missing)
+def _not_in_time(entries: Sequence[ObjectEntry], timeout: float | None) -> GetTimeoutError:
+    missing = [entry for entry in entries if entry.value is None]
+    lost = sum(entry.was_made() for entry in missing)
     again = f" {lost} of them were there, were lost and are to be made again." if lost else ""
     return GetTimeoutError(
         f"Get timed out: some object(s) not ready. {len(missing)} of {len(entries)} were "
@@ -82,8 +82,9 @@ class Values:
             TaskError: a task failed; also an instance of the user's exception class.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        object_ids = [ref._id for ref in refs]
         entries = self._entries(refs)
-        if not self.wait_for(entries, len(entries), timeout):
+        if not self.wait_for(object_ids, entries, len(entries), timeout):
             raise _not_in_time(entries, timeout)
         ahead = self._ahead(refs, entries) if len(refs) > 1 else None
         return [
@@ -94,7 +95,7 @@ class Values:
             and not value.is_error
             and not value.contained
             else self._open(ref, entry, deadline, ahead)
-            for ref, (_, entry) in zip(refs, entries, strict=True)
+            for ref, entry in zip(refs, entries, strict=True)
         ]
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
@@ -106,8 +107,8 @@ class Values:
         if entry.value is None:
             if timeout is not None:
                 deadline = time.monotonic() + timeout
-                if not self.wait_for([(ref._id, entry)], 1, timeout):
-                    raise _not_in_time([(ref._id, entry)], timeout)
+                if not self.wait_for([ref._id], [entry], 1, timeout):
+                    raise _not_in_time([entry], timeout)
             elif entry.loan is None and self._blocking.before is None:
                 waiter = Waiter()
                 self._reactor.inbox.append(partial(self._enlist, ref._id, entry, waiter))
@@ -116,7 +117,7 @@ class Values:
                 finally:
                     waiter.remaining = 0
             else:
-                self.wait_for([(ref._id, entry)], 1, None)
+                self.wait_for([ref._id], [entry], 1, None)
         value = entry.value
         if (
             value is not None
@@ -129,18 +130,16 @@ class Values:
             deadline = time.monotonic() + timeout
         return self._open(ref, entry, deadline)
 
-    def _entries(self, refs: Sequence[ObjectRef]) -> list[tuple[bytes, ObjectEntry]]:
+    def _entries(self, refs: Sequence[ObjectRef]) -> list[ObjectEntry]:
         if self._reactor.stopped:
-            return [(ref._id, self._entry(ref)) for ref in refs]
+            return [self._entry(ref) for ref in refs]
         entry_of = self._table.get
-        return [(ref._id, entry_of(ref._id) or self._entry(ref)) for ref in refs]
+        return [entry_of(ref._id) or self._entry(ref) for ref in refs]
 
-    def _ahead(
-        self, refs: Sequence[ObjectRef], entries: list[tuple[bytes, ObjectEntry]]
-    ) -> Ahead | None:
+    def _ahead(self, refs: Sequence[ObjectRef], entries: list[ObjectEntry]) -> Ahead | None:
         large = [
             Asked(ref._id, ref._kin.owner, value.stored)
-            for ref, (_, entry) in zip(refs, entries, strict=True)
+            for ref, entry in zip(refs, entries, strict=True)
             if (value := entry.value) is not None and value.stored is not None
         ]
         return self._stored.ahead(large) if len(large) > 1 else None
@@ -155,41 +154,51 @@ class Values:
 
         A generator is ready when its next item is, or when it has ended.
         """
-        first = self._first_ready(refs, num_returns)
-        if len(first) < num_returns:
-            entries = [
-                (ref._id, self._entry(ref)) if isinstance(ref, ObjectRef) else ref.peek()
-                for ref in refs
-            ]
-            self.wait_for(entries, num_returns, timeout)
-            first = self._first_ready(refs, num_returns)
+        object_ids: list[bytes] = []
+        entries: list[ObjectEntry] = []
+        ready: list[int] = []
+        for begin in range(0, len(refs), _PART):  # most loops find one among the first
+            some_ids, some = self._look(refs[begin : begin + _PART])
+            ready += [index for index, entry in enumerate(some, begin) if entry.value is not None]
+            if len(ready) >= num_returns:
+                break
+            object_ids += some_ids
+            entries += some
+        else:
+            if self._reactor.stopped:
+                self._entries([ref for ref in refs if isinstance(ref, ObjectRef)])  # says so
+            self.wait_for(object_ids, entries, num_returns, timeout)
+            if set(map(type, refs)) != {ObjectRef}:  # what a stream has next may be another now
+                _, entries = self._look(refs)
+            ready = [index for index, entry in enumerate(entries) if entry.value is not None]
+        del ready[num_returns:]
         rest: list[Any] = []
         begin = 0
-        for index in first:
+        for index in ready:
             rest += refs[begin:index]
             begin = index + 1
         rest += refs[begin:]
-        return [refs[index] for index in first], rest
+        return [refs[index] for index in ready], rest
 
-    def _first_ready(self, refs: Sequence[ObjectRef | Peeks], count: int) -> list[int]:
-        """Where the first ``count`` that are ready stand; the rest is not looked at.
+    def _look(self, refs: Sequence[ObjectRef | Peeks]) -> tuple[list[bytes], list[ObjectEntry]]:
+        """The objects of ``refs`` and their entries.
 
-        A loop that waits for one of many refs at a time passes here for every ref of each round.
+        A loop that waits for one of many refs at a time passes here for every ref of each round. So
+        nothing is made for a ref that the collector would look at.
         """
         entry_of = self._table.get
-        found: list[int] = []
-        for index, ref in enumerate(refs):
-            if isinstance(ref, ObjectRef):
-                entry = entry_of(ref._id)
-                if entry is None:
-                    entry = self._entry(ref)
-            else:
-                entry = ref.peek()[1]
-            if entry.value is not None:
-                found.append(index)
-                if len(found) == count:
-                    break
-        return found
+        if set(map(type, refs)) == {ObjectRef}:
+            object_ids = [ref._id for ref in refs]  # type: ignore[union-attr]
+            entries = list(map(entry_of, object_ids))
+            if all(entries):
+                return object_ids, entries  # type: ignore[return-value]
+        pairs = [
+            (ref._id, entry_of(ref._id) or self._entry(ref))
+            if isinstance(ref, ObjectRef)
+            else ref.peek()
+            for ref in refs
+        ]
+        return [object_id for object_id, _ in pairs], [entry for _, entry in pairs]
 
     def borrowed_ref(self, object_id: bytes, owner: Address) -> ObjectRef:
         """A ref that came from elsewhere, counted here; its owner is still to be told."""
@@ -222,7 +231,7 @@ class Values:
     def _ask_owner(self, object_id: bytes, owner: Address) -> Value:
         entry = self._counting.refer(object_id, owner)
         try:
-            self.wait_for([(object_id, entry)], 1, None)
+            self.wait_for([object_id], [entry], 1, None)
             assert entry.value is not None
             return entry.value
         finally:
@@ -236,18 +245,27 @@ class Values:
         return entry
 
     def wait_for(
-        self, entries: Sequence[tuple[bytes, ObjectEntry]], count: int, timeout: float | None
-    ) -> bool:
-        """Wait until ``count`` of the entries have values; False after ``timeout`` seconds."""
-        missing = [pair for pair in entries if pair[1].value is None]
-        needed = count - (len(entries) - len(missing))
+        self, object_ids: Sequence[bytes], entries: Sequence[ObjectEntry], count: int,
+        timeout: float | None,
+    ) -> bool:  # fmt: skip
+        """Wait until ``count`` of these objects have values; False after ``timeout`` seconds."""
+        missing = [entry.value is None for entry in entries]
+        needed = count - missing.count(False)
         if needed <= 0:
             return True
         waiter = Waiter(needed)
 
         def enlist() -> None:
-            for object_id, entry in missing:
-                self._enlist(object_id, entry, waiter)
+            for object_id, entry in zip(
+                compress(object_ids, missing), compress(entries, missing), strict=True
+            ):
+                if entry.value is None and entry.loan is None and entry.ties is None:
+                    if entry.waiters is None:  # as of most
+                        entry.waiters = waiter
+                    else:
+                        entry.add_waiter(waiter)
+                else:
+                    self._enlist(object_id, entry, waiter)
 
         self._reactor.inbox.append(enlist)
         if timeout is not None and timeout <= 0:
@@ -256,7 +274,7 @@ class Values:
         else:
             patience = 0.0
             if self._blocking.before is not None and all(
-                self._counting.is_borrowed(entry) for _, entry in missing
+                self._counting.is_borrowed(entry) for entry in compress(entries, missing)
             ):
                 patience = _ANSWER_S  # what others own may be there already: they are asked first
             done = self._blocking.wait(waiter, timeout, patience)
@@ -265,7 +283,7 @@ class Values:
 
     def _enlist(self, object_id: bytes, entry: ObjectEntry, waiter: Waiter) -> None:
         """Complete ``waiter`` by one when the object has a value; under the baton."""
-        if entry.value is None and (entry.loan is not None or entry.past is not None):
+        if entry.value is None and (entry.loan is not None or entry.ties is not None):
             self._borrowing.fetch(object_id, entry)
         if entry.value is not None:
             waiter.complete_one()
@@ -312,7 +330,7 @@ class Values:
     ) -> Any:
         while (value := entry.value) is None:  # it was lost meanwhile, and is made again
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self.wait_for([(ref._id, entry)], 1, left):
+            if not self.wait_for([ref._id], [entry], 1, left):
                 raise GetTimeoutError(f"Get timed out while {ref!r} was made again.")
         return self.open(ref._id, ref._kin.owner, value, deadline, True, ahead)
 

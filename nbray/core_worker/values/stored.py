@@ -154,7 +154,7 @@ class StoredValues:
                 complete = om.SealObject(object_id)
             memory.write(packed, path, offset)
             self._send_soon(complete)
-            stored = Stored(size, [self._me.address.node_id], kind_of(packed.value))
+            stored = Stored(size, (self._me.address.node_id,), kind_of(packed.value))
             return Value(None, stored, False, packed.contained)
         except BaseException:
             self.discard(object_id)

@@ -159,7 +159,7 @@ class ObjectManager:
             if pull is None:
                 if table.is_written(object_id):
                     return False
-                wanted = om.GetObject(object_id, StoredValue(size, [source]), owner)
+                wanted = om.GetObject(object_id, StoredValue(size, (source,)), owner)
                 fetching = self._pull(wanted, [source], for_itself=True)
                 pull = asyncio.get_running_loop().create_task(fetching)
                 self._pulls[object_id] = pull
