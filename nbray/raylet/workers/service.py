@@ -26,8 +26,8 @@ from nbray.raylet.workers.memory import Candidate, MemoryMonitor
 from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.scheduler import Scheduler
-from nbray.raylet.workers.worker import Here, Worker
 from nbray.raylet.workers.templates import ForkedTemplate
+from nbray.raylet.workers.worker import Here, Worker
 from nbray.raylet.workers.worker_life import State
 from nbray.runtime_env.setup import PLAIN, EnvManager
 from nbray.wire import gcs_messages as g
