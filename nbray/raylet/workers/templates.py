@@ -36,9 +36,7 @@ class ForkedTemplate(NamedTuple):
 
 def log_of(session: Session, python: str = "") -> Path:
     """Where the template of this interpreter, by default the raylet's own, writes its log."""
-    return session.log_path(
-        f"template-{os.urandom(4).hex()}.log" if python else "template.log"
-    )
+    return session.log_path(f"template-{os.urandom(4).hex()}.log" if python else "template.log")
 
 
 def arguments_of(session: Session, control: int) -> list[str]:
@@ -57,8 +55,9 @@ def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
 class Template:
     """One template, started by the command ``python`` (empty: the raylet's own interpreter).
 
-    It may have been ``forked`` already. ``on_report`` gets what it says of its forks, ``on_end`` hears when it ended by itself. Neither
-    side waits for the other: what the socket does not take stays in a buffer.
+    It may have been ``forked`` already. ``on_report`` gets what it says of its forks, ``on_end``
+    hears when it ended by itself. Neither side waits for the other: what the socket does not take
+    stays in a buffer.
 
     Attributes:
         serves: it has said that it is ready, and forks.
