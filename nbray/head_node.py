@@ -42,7 +42,10 @@ def _become(module: str, arguments: Sequence[str], log: str | Path, kept: set[in
 
 
 def _fork_template(session: Session) -> list[str]:
-    """Fork a template; returns what the raylet is to know of it."""
+    """Fork a template; returns what the raylet is to know of it.
+
+    It goes on with its imports, and has what it needs of the collector begin when they are done.
+    """
     mine, theirs = socket.socketpair()
     pid = os.fork()
     if pid:
@@ -56,8 +59,9 @@ def _fork_template(session: Session) -> list[str]:
     os.environ.update(variables)
     from nbray.core_worker.run import template  # with NumPy, which reads those variables
 
+    sys.argv = [template.__file__, *arguments]
     template.main(arguments)
-    os._exit(0)
+    raise SystemExit
 
 
 def main() -> None:
@@ -65,8 +69,8 @@ def main() -> None:
     _raylet, session, host, port, ready, told, log, *others = sys.argv[1:]
     gc.collect()
     gc.freeze()
-    gc.enable()
     others += _fork_template(Session(Path(session)))
+    gc.enable()
     pid = os.fork()
     if pid == 0:
         # Said by itself: its starter ends it, also if what forked it was killed at this moment.

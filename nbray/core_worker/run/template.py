@@ -108,6 +108,7 @@ class _Template:
         settle()
         gc.collect()
         gc.freeze()
+        gc.enable()  # it is off in a fork of what the head begins with
         control = self._control.socket
         try:
             control.sendall(b'{"ready": true}\n')
