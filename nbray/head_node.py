@@ -20,6 +20,7 @@ from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from nbray.common.command_line import show_command_line  # noqa: E402
+from nbray.common.giving_back import give_memory_back  # noqa: E402
 from nbray.common.session import Session  # noqa: E402
 from nbray.gcs import __main__ as gcs  # noqa: E402
 from nbray.raylet import __main__ as raylet  # noqa: E402
@@ -69,6 +70,7 @@ def main() -> None:
     _raylet, session, host, port, ready, told, log, *others = sys.argv[1:]
     gc.collect()
     gc.freeze()
+    give_memory_back()  # what lies between blocks in use would be copied for each of the three
     others += _fork_template(Session(Path(session)))
     gc.enable()
     pid = os.fork()
