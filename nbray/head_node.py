@@ -1,9 +1,10 @@
-"""``python -m nbray.head_node nbray.raylet ...``: the GCS and the raylet of a head, in one start.
+"""``python -m nbray.head_node nbray.raylet ...``: GCS, raylet and template of a head, in one start.
 
-Both import much the same: this process imports it once and forks the GCS, so that half of their
-memory is shared and the second start is saved. Then it is the raylet, as its command line says; the
-fork puts what a GCS is started by in the place of its own. Nothing runs before the fork: no thread,
-no event loop, no connection. A GCS that ends is started anew by the raylet, in the usual way.
+All three import much the same: this process imports it once and forks the template of the workers
+and the GCS, so that much of their memory is shared and two starts are saved. Then it is the raylet,
+as its command line says; each fork puts what it would be started by in the place of its own.
+Nothing runs before the forks: no thread, no event loop, no connection. A GCS or a template that
+ends is started anew by the raylet, in the usual way.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ import gc
 gc.disable()  # of what is imported, nothing is garbage
 
 import os  # noqa: E402
+import socket  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from nbray.common.command_line import show_command_line  # noqa: E402
+from nbray.common.giving_back import give_memory_back  # noqa: E402
+from nbray.common.session import Session  # noqa: E402
 from nbray.gcs import __main__ as gcs  # noqa: E402
 from nbray.raylet import __main__ as raylet  # noqa: E402
+from nbray.raylet.workers import templates  # noqa: E402
 
 
-def _become_gcs(arguments: list[str], log: str, kept: set[int]) -> None:
-    """Let nothing of the raylet's be held here: its starter waits for the ends of its pipes."""
+def _become(module: str, arguments: Sequence[str], log: str | Path, kept: set[int]) -> None:
+    """Let nothing of the raylet's be held here: others wait for the ends of its pipes."""
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for standard in (1, 2):
@@ -32,14 +39,39 @@ def _become_gcs(arguments: list[str], log: str, kept: set[int]) -> None:
                 os.close(descriptor)
             except OSError:  # that of the listing
                 continue
-    show_command_line([sys.executable, "-P", "-m", "nbray.gcs", *arguments])
+    show_command_line([sys.executable, "-P", "-m", module, *arguments])
+
+
+def _fork_template(session: Session) -> list[str]:
+    """Fork a template; returns what the raylet is to know of it.
+
+    It goes on with its imports, and has what it needs of the collector begin when they are done.
+    """
+    mine, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return ["--template-pid", str(pid), "--template-fd", str(mine.detach())]
+    control = theirs.detach()
+    arguments = templates.arguments_of(session, control)
+    _become(templates.MODULE, arguments, templates.log_of(session), {control})
+    variables = templates.environment_of(os.environ)
+    os.environ.clear()
+    os.environ.update(variables)
+    from nbray.core_worker.run import template  # with NumPy, which reads those variables
+
+    sys.argv = [template.__file__, *arguments]
+    template.main(arguments)
+    raise SystemExit
 
 
 def main() -> None:
-    """Fork a GCS, which tells its pid, and be the raylet."""
+    """Fork a template, and a GCS, which tells its pid, and be the raylet."""
     _raylet, session, host, port, ready, told, log, *others = sys.argv[1:]
     gc.collect()
     gc.freeze()
+    give_memory_back()  # what lies between blocks in use would be copied for each of the three
+    others += _fork_template(Session(Path(session)))
     gc.enable()
     pid = os.fork()
     if pid == 0:
@@ -51,7 +83,7 @@ def main() -> None:
             parent = others[others.index("--parent-fd") + 1]
             kept.add(int(parent))
             own += ["--parent-fd", parent]
-        _become_gcs(own, log, kept)
+        _become("nbray.gcs", own, log, kept)
         gcs.main(own)
         return
     os.close(int(ready))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-import psutil
-
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches ``host``."""
@@ -59,6 +57,8 @@ def interface_address(name: str) -> str:
     Raises:
         ValueError: there is no such interface, or it has no address.
     """
+    import psutil  # a driver on one machine asks for none
+
     known = psutil.net_if_addrs()
     for family in (socket.AF_INET, socket.AF_INET6):
         for entry in known.get(name, ()):
@@ -76,5 +76,7 @@ def is_of_this_machine(host: str) -> bool:
     Raises:
         OSError: nobody knows the name.
     """
+    import psutil
+
     there = {info[4][0] for info in socket.getaddrinfo(host.strip("[]"), None)}
     return any(e.address in there for entries in psutil.net_if_addrs().values() for e in entries)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from nbray.common.limits import CGROUP_ROOT, MemoryGroup, memory_groups, slurm_memory
 
 _LIMITS_S = 5.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,23 @@ def _kilobytes(text: bytes, name: bytes) -> int:
 def private_bytes(pid: int) -> int:
     """What would be free if the process ended; the shared arena is not counted."""
     try:
-        memory = psutil.Process(pid).memory_info()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return 0
-    return int(memory.rss - memory.shared)
+    return (resident - shared) * _PAGE
 
 
 def memory_total() -> int:
     """Bytes of memory that there are: of the machine, a cgroup or a job, whichever is least."""
     limits = [limit for group in memory_groups() if (limit := group.limit()) is not None]
-    return min([psutil.virtual_memory().total, *limits, *slurm_memory()])
+    return min([_of_machine().total, *limits, *slurm_memory()])
 
 
 def memory_free() -> int:
     """Bytes of memory that this process and its children may still take."""
-    free = [psutil.virtual_memory().available, *slurm_memory()]
+    machine = _of_machine()
+    free = [machine.total - machine.used, *slurm_memory()]
     for group in memory_groups():
         limit = group.limit()
         if limit is not None:

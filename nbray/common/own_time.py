@@ -10,11 +10,12 @@ class OwnTime:
     """A clock that stands still while this process does: stopped, swapped out, without a CPU.
 
     It is read often. Of what passes between two readings it counts at most ``longest_s``, so
-    nobody is taken for silent whom this process could not have heard.
+    nobody is taken for silent whom this process could not have heard. Who reads it less often for a
+    while sets that.
     """
 
     def __init__(self, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._longest_s = longest_s
+        self.longest_s = longest_s
         self._clock = clock
         self._read = clock()
         self._seconds = 0.0
@@ -22,6 +23,6 @@ class OwnTime:
     def now(self) -> float:
         """Seconds since some moment."""
         read = self._clock()
-        self._seconds += min(read - self._read, self._longest_s)
+        self._seconds += min(read - self._read, self.longest_s)
         self._read = read
         return self._seconds

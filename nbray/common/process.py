@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _FILES = 1 << 16
 _TOLD_S = 30.0
+_LOOK_S = 0.05
 
 
 class ProcessStartError(Exception):
@@ -108,6 +109,51 @@ class ForkedProcess:
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
+
+
+class OwnFork:
+    """A child that this process forked, with what is needed of `subprocess.Popen`.
+
+    Attributes:
+        pid: its process id.
+        returncode: as `Popen` has it, None until somebody has seen its end.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """How it ended, None while it runs."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end; None if it did not come."""
+        if timeout is None:
+            return self._reap(0)
+        until = time.monotonic() + timeout
+        while self.poll() is None and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        return self.returncode
+
+    def _reap(self, how: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, how)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:  # until it is reaped, nobody else has its pid
+            os.kill(self.pid, number)
 
 
 class Child:
@@ -223,7 +269,9 @@ def spawn(
     return Child(module, process, log, ready_read, alive_write)
 
 
-def ends_within(process: subprocess.Popen[bytes] | ForkedProcess, timeout_s: float) -> bool:
+def ends_within(
+    process: subprocess.Popen[bytes] | ForkedProcess | OwnFork, timeout_s: float
+) -> bool:
     """Wait for the end of a child; whether it came in ``timeout_s`` seconds.
 
     `Popen.wait` with a timeout looks every 50 ms, which is a third of the time that a cluster takes

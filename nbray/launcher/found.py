@@ -1,4 +1,7 @@
-"""The nodes of this user on this machine, whoever started them, and how they are ended."""
+"""The nodes of this user on this machine, whoever started them, and how they are ended.
+
+A driver starts without psutil, which comes with the first process that is found.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-
-import psutil
+from typing import TYPE_CHECKING
 
 from nbray.common.config import Config
 from nbray.common.pids import start_time
 from nbray.common.session import Session, SessionInfo, known_sessions, unfinished_sessions
+
+if TYPE_CHECKING:
+    import psutil
 
 _KILLED_S = 5.0
 
@@ -73,6 +78,8 @@ def end_nodes(nodes: Sequence[FoundNode], grace_s: float) -> None:
 
 
 def _end_holder(process: psutil.Process, timeout_s: float) -> None:
+    import psutil
+
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
         holder = process.parent()
         if holder is not None and "--block" in holder.cmdline():
@@ -82,6 +89,8 @@ def _end_holder(process: psutil.Process, timeout_s: float) -> None:
 
 def _end_in_turns(nodes: Sequence[FoundNode], timeout_s: float) -> None:
     """End the last processes of all nodes, then those before; each turn has so many seconds."""
+    import psutil
+
     for turn in zip_longest(*(reversed(node.processes) for node in nodes)):
         processes = [process for process in turn if process is not None]
         if timeout_s:
@@ -150,6 +159,8 @@ def _processes_of(session: Session, info: SessionInfo, first: int) -> list[psuti
     for pid, began in list(zip(info["pids"], info["start_ticks"], strict=True))[:first]:
         if not began or start_time(pid) != began:
             continue  # it has ended, and the pid may have a new owner
+        import psutil
+
         try:
             process = psutil.Process(pid)
             if str(session.path) in process.cmdline():
@@ -172,6 +183,8 @@ def end_unfinished_starts() -> int:
 
 def _processes_naming(session: Session) -> list[psutil.Process]:
     """Those whose command lines name a session folder, in the order of their start."""
+    import psutil
+
     found = [
         process for process in psutil.process_iter(["cmdline", "create_time"])
         if str(session.path) in (process.info["cmdline"] or ())

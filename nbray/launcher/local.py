@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from nbray.common.accelerators import node_units
 from nbray.common.addresses import joined, split
@@ -46,6 +45,9 @@ from nbray.launcher.tls import TlsOptions
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 from nbray.wire.knock import knock
+
+if TYPE_CHECKING:
+    import psutil
 
 _SMALLEST_STORE = 1 << 20
 _LONGEST_COMMAND = 60_000
@@ -212,6 +214,8 @@ def _take_token(session: Session, token: bytes) -> None:
 
 
 def _is_raylet(process: psutil.Process) -> bool:
+    import psutil
+
     try:
         return "nbray.raylet" in process.cmdline()
     except psutil.NoSuchProcess:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-
-import psutil
+from typing import TYPE_CHECKING
 
 from nbray.common.process import Child
 from nbray.common.session import Session
+
+if TYPE_CHECKING:
+    import psutil
 
 
 @dataclass(eq=False)
@@ -82,6 +84,8 @@ class RunningNode:
 
     def kill_raylet(self) -> None:
         """SIGKILL the raylet; the processes of its node leave with it."""
+        import psutil  # which a driver does not need to start
+
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.children[-1].pid)
             process.kill()
@@ -89,6 +93,8 @@ class RunningNode:
 
     def kill_gcs_server(self) -> None:
         """SIGKILL the GCS of this head node. Its raylet starts another at once."""
+        import psutil
+
         for process in list(self._gcs_processes()):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -97,6 +103,8 @@ class RunningNode:
         """Nothing is left to do: the raylet has another GCS started, for which all calls wait."""
 
     def _gcs_processes(self) -> Iterator[psutil.Process]:
+        import psutil
+
         for process in psutil.process_iter(["cmdline"]):
             command = process.info["cmdline"] or ()
             if "nbray.gcs" in command and str(self.session.path) in command:
@@ -104,6 +112,8 @@ class RunningNode:
 
     def remaining_processes_alive(self) -> bool:
         """Whether all processes that were started here live."""
+        import psutil
+
         return all(
             psutil.pid_exists(child.pid)
             and psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE

@@ -32,6 +32,7 @@ from nbray.raylet.beside.dashboard import DashboardSupervisor
 from nbray.raylet.beside.gcs import GcsSupervisor
 from nbray.raylet.beside.supervisors import Supervisors
 from nbray.raylet.server import Raylet
+from nbray.raylet.workers.templates import ForkedTemplate
 from nbray.wire import gcs_messages as g
 from nbray.wire.aio import serve_tcp, serve_unix
 from nbray.wire.credentials import read_identity
@@ -76,7 +77,7 @@ async def _main(args: argparse.Namespace, is_up: Callable[[], object]) -> None:
         session, args.node_ip, gcs, _resources(args), args.object_store_memory,
         args.head, config, _spill_folder(args, session), json.loads(args.labels), tls,
     )  # fmt: skip
-    raylet.start_workers()
+    raylet.start_workers(_forked_template(args))
     unix = await serve_unix(raylet.socket_path, token, raylet)
     try:
         tcp = await serve_tcp(
@@ -148,6 +149,10 @@ async def _main(args: argparse.Namespace, is_up: Callable[[], object]) -> None:
     await server.stop(None)
 
 
+def _forked_template(args: argparse.Namespace) -> ForkedTemplate | None:
+    return args.template_pid and ForkedTemplate(args.template_pid, args.template_fd)
+
+
 def _supervisors(
     args: argparse.Namespace, session: Session, address: str, config: Config, gcs: GrpcClient
 ) -> tuple[Supervisors, Supervisors]:
@@ -192,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--object-spilling-directory")
     parser.add_argument("--head", action="store_true")
     parser.add_argument("--gcs-pid", type=int, help="Start the GCS again when this process ends.")
+    parser.add_argument("--template-pid", type=int, help="It was forked before.")
+    parser.add_argument("--template-fd", type=int, help="This side of its control socket.")
     parser.add_argument("--dashboard-fd", type=int, help="The socket on which it listens.")
     parser.add_argument("--dashboard-url", default="")
     parser.add_argument("--dashboard-at-once", action="store_true", help="Before anybody looks.")
@@ -205,8 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     give_large_blocks_back()
     args = parser.parse_args(arguments)
     with ExitStack() as not_up:
-        if args.gcs_pid is not None:  # who started the node may have been killed, and end nothing
-            not_up.callback(end_fork, args.gcs_pid)
+        for pid in (args.gcs_pid, args.template_pid):
+            if pid is not None:  # who started the node may have been killed, and end nothing
+                not_up.callback(end_fork, pid)
         uvloop.run(_main(args, not_up.pop_all))
     leave()
 

@@ -26,6 +26,7 @@ from nbray.raylet.watch.reporting import Reporter
 from nbray.raylet.watch.service import WatchService
 from nbray.raylet.workers.liveness import Liveness
 from nbray.raylet.workers.service import WorkerService
+from nbray.raylet.workers.templates import ForkedTemplate
 from nbray.scheduling.labels import NODE_ID
 from nbray.wire import gcs_messages as g
 from nbray.wire import messages as m
@@ -115,9 +116,9 @@ class Raylet:
 
     # --- life --------------------
 
-    def start_workers(self) -> None:
-        """Start the template and the first workers."""
-        self._workers.start()
+    def start_workers(self, forked: ForkedTemplate | None = None) -> None:
+        """Start the template, if it was not ``forked`` before, and the first workers."""
+        self._workers.start(forked)
         self._store.start()
         self._watch.start()
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from nbray.runtime_env import unzip
 from nbray.runtime_env.folders import MOST_FILES, Look, PackageError, files_of
 from nbray.runtime_env.spec import URI_PREFIX
 
@@ -24,6 +22,7 @@ _SHOWN = 1000
 PART_BYTES = 4 << 20
 MOST_HOOK_BYTES = 95 << 20  # as a function of a task
 _BLOCK = 1 << 20
+_UNZIP = Path(__file__).with_name("unzip.py")
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
 
@@ -56,6 +55,8 @@ def write_package(
     Raises:
         PackageError: the files are too large together, too many, or one cannot be packed.
     """
+    import zipfile  # few programs pack anything
+
     look = look or Look()
     digest = hashlib.sha256()
     if path.suffix in (".zip", ".whl") and path.is_file():
@@ -116,6 +117,8 @@ def _check_name(name: str) -> None:
 
 def _check_contents(path: Path) -> None:
     """What its table says is in a .zip file; nodes count it again."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -157,7 +160,7 @@ async def unpack(package: Path, folder: Path) -> int:
     import asyncio  # of raylets: a driver, which packs, has none
 
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", unzip.__file__, str(package), str(folder),
+        sys.executable, "-I", "-S", str(_UNZIP), str(package), str(folder),
         str(MOST_UNPACKED_BYTES), str(MOST_FILES), stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip

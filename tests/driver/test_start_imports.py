@@ -10,7 +10,8 @@ STARTS = """
 import sys
 import nbray
 nbray.init(num_cpus=1, object_store_memory=64 << 20)
-rare = ("asyncio", "grpc", "cryptography", "yaml", "email", "html", "importlib.metadata", "uvloop")
+rare = ("asyncio", "grpc", "cryptography", "yaml", "email", "html", "importlib.metadata", "uvloop",
+        "psutil", "tarfile", "zipfile")
 print([name for name in rare if name in sys.modules])
 nbray.shutdown()
 """

@@ -1,18 +1,22 @@
-"""The first GCS of a head is a fork of what becomes the raylet, and a process like any other."""
+"""The first GCS and template of a head are forks of what becomes the raylet, and like any other."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from support.commands import command
-from support.processes import kill_gcs, running
+from support.processes import kill_gcs, running, template_of
 
+import nbray
 from nbray.common.process import ForkedProcess, ProcessStartError
 from nbray.driver.driver import current_driver
 from nbray.launcher.described import NodeOptions
@@ -117,3 +121,61 @@ def test_a_gcs_tells_its_pid_itself_as_its_parent_may_be_killed(session_root: Pa
     with pytest.raises(ProcessStartError, match="ended at once"):
         start_head(NodeOptions(resources={"CPU": 1}), fate_shared=False, meanwhile=kill_raylet)
     wait_until(lambda: not processes_of(session_root), "all to have ended")
+
+
+# --- the template of its workers --------------------
+
+
+def test_the_template_is_a_fork_with_nothing_of_the_raylets(cluster: Path) -> None:
+    node = current_driver().node
+    raylet = psutil.Process(node.children[-1].pid)
+    template = template_of(raylet)
+    words = [word for word in template.cmdline() if word]
+    assert words[:4] == [sys.executable, "-P", "-m", "nbray.core_worker.run.template"]
+    assert template.parent() == raylet
+    assert os.getsid(template.pid) == template.pid
+    own = {os.readlink(f"/proc/{template.pid}/fd/{number}") for number in (1, 2)}
+    assert own == {str(node.session.log_path("template.log"))}
+    assert not {*files_of(template)} & {*files_of(raylet)}
+
+
+def files_of(process: psutil.Process) -> Iterator[str]:
+    """The sockets, pipes and files that a process has open, but its standard streams."""
+    folder = Path(f"/proc/{process.pid}/fd")
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):
+            place = os.readlink(folder / name)
+            if int(name) > 2 and "anon_inode" not in place and not place.startswith("/"):
+                yield place
+
+
+def test_workers_have_what_those_of_a_started_template_have(
+    session_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBRAY_STORAGE", "memory")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    @nbray.remote
+    def about() -> dict[str, object]:
+        return {
+            "environment": {name: os.environ.get(name) for name in ("NBRAY_STORAGE", "HOME")},
+            "argv": [Path(sys.argv[0]).name, *sys.argv[1:2]],
+            "collects": gc.isenabled(),
+            "cwd": os.getcwd(),
+            "signals": [str(signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGCHLD)],
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        }
+
+    with nbray.init(num_cpus=1):
+        raylet = psutil.Process(current_driver().node.children[-1].pid)
+        forked = template_of(raylet)
+        before = nbray.get(about.remote())
+        forked.kill()
+        wait_until(lambda: not forked.is_running(), "it to be reaped")
+        another = about.options(runtime_env={"env_vars": {"OF": "another template"}})
+        after = nbray.get(another.remote())
+        assert template_of(raylet) != forked
+    assert after == before
+    assert before["environment"] == {"NBRAY_STORAGE": None, "HOME": os.environ.get("HOME")}
+    assert before["collects"] is True
+    assert before["threads"] == "1"

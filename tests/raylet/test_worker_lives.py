@@ -450,10 +450,13 @@ def order_and_stop(monkeypatch: pytest.MonkeyPatch, root: Path, pause: float) ->
     monkeypatch.setenv("NBRAY_TMPDIR", str(root))
     session = Session.create()
     log = str(session.log_path("worker-0"))
-    order = {"env": "", "env_vars": {}, "working_dir": "", "sys_path": [], "host": "127.0.0.1"}
+    order = {
+        "raylet": "/none", "host": "127.0.0.1", "env": "", "env_vars": {}, "working_dir": "",
+        "sys_path": [],
+    }  # fmt: skip
 
     async def run() -> psutil.Process:
-        template = Template(session, "/none", "", lambda *_: None, lambda *_: None)
+        template = Template(session, "", lambda *_: None, lambda *_: None)
         process = psutil.Process(template.pid)
         template.fork(order | {"fork": "00" * 28, "log": log})
         await asyncio.sleep(pause)

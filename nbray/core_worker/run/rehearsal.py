@@ -39,15 +39,14 @@ class OtherSide:
 
     Attributes:
         order: what the worker is ordered to be, as a raylet orders its template.
-        path: where the worker is to find its raylet; its logs stand beside that.
     """
 
     def __init__(self, token: bytes, config: Config, session: Session) -> None:
         worker = os.urandom(28).hex()
-        self.path = session.socket_path(f"r-{worker[:12]}")
+        self._path = session.socket_path(f"r-{worker[:12]}")
         self.order = {
-            "fork": worker, "log": self.path, "host": _HOST, "env": "", "env_vars": {},
-            "working_dir": "", "sys_path": [],
+            "fork": worker, "log": self._path, "raylet": self._path, "host": _HOST, "env": "",
+            "env_vars": {}, "working_dir": "", "sys_path": [],
         }  # fmt: skip
         self._address = Address(os.urandom(28), _NODE, "", _HOST, 0)
         self._job = JobConfig(JobID.from_int(0).binary(), "", self._address, [], "")
@@ -60,7 +59,7 @@ class OtherSide:
     def __enter__(self) -> Self:
         os.ftruncate(self._arena, _ARENA_BYTES)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(self.path)
+        sock.bind(self._path)
         sock.listen()
         self._connections.listen(sock, self._on_message, self._ended, self._ended)
         self._reactor.call_later(_LONGEST_S, self._have_it_leave)
@@ -73,7 +72,7 @@ class OtherSide:
     ) -> None:  # fmt: skip
         self._reactor.stop()
         os.close(self._arena)
-        for left in (self.path, f"{self.path}.out", f"{self.path}.err"):
+        for left in (self._path, f"{self._path}.out", f"{self._path}.err"):
             with suppress(FileNotFoundError):
                 os.unlink(left)
 

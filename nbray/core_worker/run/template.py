@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,6 @@ class _Common(NamedTuple):
     token: bytes
     config: Config
     tls: Tls | None
-    raylet_socket: str
 
 
 class _Parts(NamedTuple):
@@ -108,6 +108,7 @@ class _Template:
         settle()
         gc.collect()
         gc.freeze()
+        gc.enable()  # it is off in a fork of what the head begins with
         control = self._control.socket
         try:
             control.sendall(b'{"ready": true}\n')
@@ -198,7 +199,7 @@ def _rehearse(common: _Common) -> None:
     try:
         with OtherSide(common.token, common.config, common.session) as other:
             try:
-                output = _begin(common._replace(raylet_socket=other.path), parts, other.order)
+                output = _begin(common, parts, other.order)
                 parts.executor.run()
                 output.finish()
             finally:
@@ -252,7 +253,7 @@ def _begin(common: _Common, parts: _Parts, order: dict[str, Any]) -> WorkerOutpu
     worker_id = bytes.fromhex(order["fork"])
     core, _executor, runner, surroundings = parts
     core.begin(worker_id, common.session.socket_path(f"w-{worker_id.hex()[:12]}"))
-    core.peers.start(common.raylet_socket, order["host"])
+    core.peers.start(order["raylet"], order["host"])
     core.runtime_envs.enter(order["env"], order["working_dir"], order["sys_path"])
     surroundings.begin(order["env_vars"].keys())
     set_core(core)
@@ -367,24 +368,19 @@ def _leave_at_once() -> None:
     os._exit(0)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the template until its raylet closes the control socket."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--session-dir", required=True)
-    parser.add_argument("--raylet-socket", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--preload", required=True, help="what the code of tasks will import")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     import_module(args.preload)
     control = socket.socket(fileno=args.control_fd)
     session = Session(Path(args.session_dir))
-    _Template(
-        _Common(
-            session, session.token, Config.from_env(), Tls.of(session.path), args.raylet_socket
-        ),
-        control,
-    ).serve()
+    common = _Common(session, session.token, Config.from_env(), Tls.of(session.path))
+    _Template(common, control).serve()
 
 
 if __name__ == "__main__":

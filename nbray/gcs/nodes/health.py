@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ from nbray.wire.records import NodeInfo
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
+_CALM_LOOK_S = 1.0
 _KNOCK_AFTER_S = 1.0
 _KNOCKS = 2
 
@@ -114,6 +116,11 @@ class NodeHealth:
             asyncio.get_running_loop().remove_reader(watch.descriptor)
             os.close(watch.descriptor)
 
+    def sees_end(self, node_id: bytes) -> bool:
+        """Whether the end of a node's raylet is seen at once, since the kernel tells of it."""
+        watch = self._watches.get(node_id)
+        return watch is not None and watch.descriptor is not None
+
     def silence_s(self, node_id: bytes) -> float:
         """For how long a node has not been heard of; 0 for one that is not watched."""
         watch = self._watches.get(node_id)
@@ -133,7 +140,9 @@ class NodeHealth:
     async def run(self) -> None:
         """Look after those that are silent, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_S)
+            pause = self._pause_s()
+            self._clock.longest_s = pause + _LOOK_S
+            await asyncio.sleep(pause)
             now = self._clock.now()
             for watch in list(self._watches.values()):
                 if watch.asking or now - watch.heard < _KNOCK_AFTER_S:
@@ -145,6 +154,14 @@ class NodeHealth:
                 elif watch.descriptor is None:
                     watch.asking = True
                     self._background.start(self._knock(watch))
+
+    def _pause_s(self) -> float:
+        """How long the next look may wait: nobody is to be asked or knocked at before."""
+        if any(watch.descriptor is None for watch in self._watches.values()):
+            return _LOOK_S
+        silent_since = min((watch.heard for watch in self._watches.values()), default=math.inf)
+        asked_in = silent_since + self._config.health_check_period_s - self._clock.now()
+        return _CALM_LOOK_S if asked_in > _CALM_LOOK_S else _LOOK_S
 
     async def _knock(self, watch: _Watch) -> None:
         """Look whether anything still listens where the raylet does."""

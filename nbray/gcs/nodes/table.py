@@ -21,7 +21,7 @@ from nbray.common.pids import machine
 from nbray.gcs.nodes.health import NodeHealth
 from nbray.gcs.nodes.life import NodeLife
 from nbray.gcs.nodes.news import NodeNews
-from nbray.gcs.nodes.pace import report_period_s, soonest_report_s
+from nbray.gcs.nodes.pace import near_report_period_s, report_period_s, soonest_report_s
 from nbray.gcs.storage import Store, Table
 from nbray.wire import gcs_messages as g
 from nbray.wire import scaling_messages as sm
@@ -149,7 +149,7 @@ class NodeTable:
         node, node_id = request.node, request.node.node_id
         known = self._alive.get(node_id)
         if known is None and node_id in self._ended_ids:
-            return self._reported(rejected=True)
+            return self._reported(node_id, rejected=True)
         self._listener.node_reported(request)
         if known is None:
             return await self._joined(node)
@@ -157,7 +157,7 @@ class NodeTable:
             known.leave(node, time.time())
             await self._end(known, "its node has left the cluster")
             await self._store.durable()
-            return self._reported()
+            return self._reported(node_id)
         available = known.row.available
         is_back = known.report(node, time.time())
         self._news.reported(node)
@@ -166,7 +166,7 @@ class NodeTable:
         self.health.heard(node, self._period_s())
         if is_back:
             self._listener.node_back(node)
-        return self._reported()
+        return self._reported(node_id)
 
     async def _joined(self, node: NodeInfo) -> g.Reported:
         """A node is new, or has left before it was known."""
@@ -185,15 +185,17 @@ class NodeTable:
             # When its starter hears that the node is there, every raylet knows it.
             await self._news.all_know(node_id)
         await self._store.durable()
-        return self._reported()
+        return self._reported(node_id)
 
     def _keep(self, life: NodeLife) -> None:
         row = structs.replace(life.row, stats={}, kept_by=[], idle_s=0.0, received_from={})
         self._table.put(row.node_id, NodeLife(row, life.state, life.story))
 
-    def _reported(self, rejected: bool = False) -> g.Reported:
-        soonest_s = soonest_report_s(len(self._alive))
-        return g.Reported(self._period_s(), soonest_s, rejected, self._listener.grows())
+    def _reported(self, node_id: bytes, rejected: bool = False) -> g.Reported:
+        grows, period_s = self._listener.grows(), self._period_s()
+        if self.health.sees_end(node_id) and not grows:
+            period_s = max(period_s, near_report_period_s(self._config.raylet_report_period_s))
+        return g.Reported(period_s, soonest_report_s(len(self._alive)), rejected, grows)
 
     def _period_s(self) -> float:
         return report_period_s(len(self._alive), self._config.raylet_report_period_s)

@@ -57,7 +57,6 @@ class Reporter:
 
     async def run(self) -> None:
         """Report for ever; returns when this node has to leave."""
-        look_s = self._config.raylet_report_period_s
         while True:
             try:
                 if not await self._report():
@@ -65,29 +64,32 @@ class Reporter:
             except Exception:  # of the machine, such as files that cannot be opened
                 logger.exception("A report to the GCS was not made")
             reported = time.monotonic()
-            while True:
+            while not self._is_due(time.monotonic() - reported):
                 try:
                     self._look_after()
                 except Exception:
                     logger.exception("The node was not looked after")
-                passed = time.monotonic() - reported
-                if passed >= self._period_s - _LATE_S:
-                    break
-                if self._changed.is_set() and passed >= self._soonest_s:
-                    break
-                await self._change(min(look_s, self._period_s - passed), self._soonest_s - passed)
+                await self._wait(reported)
             self._changed.clear()
 
-    async def _change(self, seconds: float, soonest: float) -> None:
-        """Wait for a change, for so many seconds at most and for ``soonest`` at least."""
-        if soonest > 0:
-            await asyncio.sleep(min(soonest, seconds))
-            return
+    def _is_due(self, passed: float) -> bool:
+        """Whether the next report is, so long after the last one."""
+        if passed >= self._period_s - _LATE_S:
+            return True
+        return self._changed.is_set() and passed >= self._soonest_s
+
+    async def _wait(self, reported: float) -> None:
+        """Wait for a change that may be reported, or until the node is to be looked after."""
+        look_s = self._config.raylet_report_period_s
+        passed = time.monotonic() - reported
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(min(look_s, self._period_s - passed)):
                 await self._changed.wait()
         except TimeoutError:
             return
+        soonest = self._soonest_s - (time.monotonic() - reported)
+        if soonest > 0:
+            await asyncio.sleep(min(look_s, soonest))
 
     async def _report(self) -> bool:
         """Make one report; False if this node has to leave."""

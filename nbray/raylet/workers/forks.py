@@ -15,7 +15,7 @@ from typing import Protocol
 from nbray.common.own_time import OwnTime
 from nbray.common.pids import kill_sessions
 from nbray.common.session import Session
-from nbray.raylet.workers.templates import Report, Template
+from nbray.raylet.workers.templates import ForkedTemplate, Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
 from nbray.raylet.workers.worker_life import State
 from nbray.runtime_env.setup import Prepared
@@ -124,8 +124,9 @@ class Forks:
             return
         worker.template.fork(
             {
-                "fork": worker_id.hex(), "log": log, "host": self._host, "env": env.text,
-                "env_vars": env.env_vars, "working_dir": env.working_dir, "sys_path": env.sys_path,
+                "fork": worker_id.hex(), "log": log, "raylet": self._socket_path,
+                "host": self._host, "env": env.text, "env_vars": env.env_vars,
+                "working_dir": env.working_dir, "sys_path": env.sys_path,
             }
         )  # fmt: skip
 
@@ -222,10 +223,15 @@ class Forks:
     def _template(self, python: str) -> Template:
         template = self._templates.get(python)
         if template is None:
-            template = self._templates[python] = Template(
-                self._session, self._socket_path, python, self._on_report, self._on_template_end
-            )
+            template = Template(self._session, python, self._on_report, self._on_template_end)
+            self._templates[python] = template
         return template
+
+    def adopt(self, forked: ForkedTemplate) -> None:
+        """Take a template that this process has forked before it was a raylet."""
+        self._templates[""] = Template(
+            self._session, "", self._on_report, self._on_template_end, forked
+        )
 
     def trim(self) -> None:
         """End the templates of interpreters that had no worker for a while."""

@@ -26,6 +26,7 @@ from nbray.raylet.workers.memory import Candidate, MemoryMonitor
 from nbray.raylet.workers.node_resources import NodeResources
 from nbray.raylet.workers.pool import WorkerPool
 from nbray.raylet.workers.scheduler import Scheduler
+from nbray.raylet.workers.templates import ForkedTemplate
 from nbray.raylet.workers.worker import Here, Worker
 from nbray.raylet.workers.worker_life import State
 from nbray.runtime_env.setup import PLAIN, EnvManager
@@ -126,8 +127,10 @@ class WorkerService:
         )  # fmt: skip
         return self._forks
 
-    def start(self) -> None:
-        """Start the template and the first workers."""
+    def start(self, forked: ForkedTemplate | None) -> None:
+        """Start the template, if it was not ``forked`` before, and the first workers."""
+        if forked is not None:
+            self._forks.adopt(forked)
         self.pool.start(min(_PRESTARTED, self._cpus))
         monitor = MemoryMonitor(self._name, self._config, self._candidates, self._pids, self._end)
         self._background.start(monitor.run())

@@ -11,25 +11,53 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from nbray.common.json_lines import JsonLines
-from nbray.common.process import ends_within
+from nbray.common.process import OwnFork, ends_within
 from nbray.common.session import Session
 from nbray.common.thread_count import own_thread_variables
 
 logger = logging.getLogger(__name__)
 
+MODULE = "nbray.core_worker.run.template"
 _END_S = 2.0
 Report = dict[str, Any]
+
+
+class ForkedTemplate(NamedTuple):
+    """A template that was forked instead of started, with this side's end of its control socket."""
+
+    pid: int
+    control: int
+
+
+def log_of(session: Session, python: str = "") -> Path:
+    """Where the template of this interpreter, by default the raylet's own, writes its log."""
+    return session.log_path(f"template-{os.urandom(4).hex()}.log" if python else "template.log")
+
+
+def arguments_of(session: Session, control: int) -> list[str]:
+    """What a template is called with, whose end of the control socket is ``control``."""
+    own = ["--session-dir", str(session.path), "--control-fd", str(control)]
+    return [*own, "--preload", "nbray.public"]
+
+
+def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a template whose raylet has these."""
+    variables = dict(environment)
+    variables.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
+    return variables | own_thread_variables(variables)
 
 
 class Template:
     """One template, started by the command ``python`` (empty: the raylet's own interpreter).
 
-    ``on_report`` gets what it says of its forks, ``on_end`` hears when it ended by itself. Neither
-    side waits for the other: what the socket does not take stays in a buffer.
+    It may have been ``forked`` already. ``on_report`` gets what it says of its forks, ``on_end``
+    hears when it ended by itself. Neither side waits for the other: what the socket does not take
+    stays in a buffer.
 
     Attributes:
         serves: it has said that it is ready, and forks.
@@ -39,41 +67,24 @@ class Template:
     """
 
     def __init__(
-        self, session: Session, socket_path: str, python: str,
+        self, session: Session, python: str,
         on_report: Callable[[Template, Report], None], on_end: Callable[[Template], None],
+        forked: ForkedTemplate | None = None,
     ) -> None:  # fmt: skip
         self.python = python
         self.used = time.monotonic()
-        self.log = session.log_path(f"template-{os.urandom(4).hex()}.log" if python else
-                                    "template.log")  # fmt: skip
+        self.log = log_of(session, python)
         self._on_report = on_report
         self._on_end = on_end
         self.serves = False
-        mine, theirs = socket.socketpair()
-        env = dict(os.environ)
-        env.pop("NBRAY_STORAGE", None)  # it may hold a password, which is no matter of tasks
-        env.update(own_thread_variables(env))
-        try:
-            with open(self.log, "ab") as log:
-                self._process = subprocess.Popen(
-                    [
-                        *(shlex.split(python) or [sys.executable]),
-                        "-P", "-m", "nbray.core_worker.run.template",
-                        "--session-dir", str(session.path),
-                        "--raylet-socket", socket_path,
-                        "--control-fd", str(theirs.fileno()), "--preload", "nbray.public",
-                    ],
-                    pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True, env=env,
-                )  # fmt: skip
-        except OSError:
-            mine.close()
-            raise
-        finally:
-            theirs.close()
-        self._control = JsonLines(mine)
+        self._process: subprocess.Popen[bytes] | OwnFork
+        if forked is None:
+            self._process, control = _started(session, python, self.log)
+        else:
+            self._process, control = OwnFork(forked.pid), socket.socket(fileno=forked.control)
+        self._control = JsonLines(control)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(mine.fileno(), self._read)
+        self._loop.add_reader(control.fileno(), self._read)
 
     @property
     def pid(self) -> int:
@@ -137,3 +148,25 @@ class Template:
     def kill(self) -> None:
         """End it at once; its workers live on, without a parent who tells how they end."""
         self._process.kill()
+
+
+def _started(
+    session: Session, python: str, log: Path
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    mine, theirs = socket.socketpair()
+    try:
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                [
+                    *(shlex.split(python) or [sys.executable]), "-P", "-m", MODULE,
+                    *arguments_of(session, theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, env=environment_of(os.environ),
+            )  # fmt: skip
+    except OSError:
+        mine.close()
+        raise
+    finally:
+        theirs.close()
+    return process, mine
