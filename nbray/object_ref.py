@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import msgspec
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
+from nbray.common.interrupts import interrupt_again
 from nbray.wire.records import Address
 
 if TYPE_CHECKING:
@@ -180,11 +181,14 @@ class ObjectRef(msgspec.Struct, eq=False, weakref=True, metaclass=_Checked):
     """``ObjectRef[int]`` in annotations: the ref of an int."""
 
     def __del__(self) -> None:
-        kin = self._kin
-        kin.died.append(self._id)
-        wakes = kin.wakes
-        if not wakes.nudged:
-            wakes.nudge()
+        try:
+            kin = self._kin
+            kin.died.append(self._id)
+            wakes = kin.wakes
+            if not wakes.nudged:
+                wakes.nudge()
+        except KeyboardInterrupt:
+            interrupt_again()
 
     @classmethod
     def nil(cls) -> ObjectRef:
