@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from pathlib import Path
 
 from nbray.common.session import Session
 from nbray.raylet.workers.forks import Forks
 from nbray.raylet.workers.worker import Worker
+from nbray.raylet.workers.worker_life import Event
 from nbray.runtime_env.setup import Prepared
 from nbray.wire.causes import Cause
 
@@ -20,9 +22,10 @@ class Pool:
 
     def __init__(self) -> None:
         self.refused: list[str] = []
+        self.ended: list[Worker] = []
 
     def worker_ended(self, worker: Worker) -> None:
-        raise AssertionError("none was ready")
+        self.ended.append(worker)
 
     def not_started(self, env: str, cause: Cause) -> None:
         self.refused.append(cause.text)
@@ -84,6 +87,36 @@ def test_what_fails_for_long_is_refused_with_the_reason(tmp_path: Path) -> None:
         await scene.fail(3)
         (text,) = scene.pool.refused
         assert "/nowhere/python" in text
+        scene.forks.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_worker_that_was_up_before_its_template_could_tell_of_it_outlives_it(
+    tmp_path: Path,
+) -> None:
+    """Templates fork several in a row, and tell of them then."""
+
+    async def scene() -> None:
+        scene = Scene(tmp_path, start_timeout_s=0.0)
+        scene.forks.start(SLOW)
+        (worker,) = scene.forks.workers.values()
+        process = subprocess.Popen(["sleep", "1000"])
+        try:
+            worker.pid = process.pid
+            worker.move(Event.READY)
+            scene.forks.ready(worker)
+            assert worker.template is not None
+            worker.template.kill()
+            while worker.template is not None:
+                await asyncio.sleep(0.01)
+            assert scene.forks.workers and worker.descriptor is not None
+        finally:
+            process.kill()
+            process.wait()
+        while scene.forks.workers:
+            await asyncio.sleep(0.01)
+        assert scene.pool.ended == [worker]
         scene.forks.stop()
 
     asyncio.run(scene())

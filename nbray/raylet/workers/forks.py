@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nbray.common.own_time import OwnTime
-from nbray.common.pids import kill_sessions
+from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
 from nbray.raylet.workers.templates import Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
@@ -278,9 +278,11 @@ class Forks:
             if worker.state is State.STARTING:
                 worker.kill()
                 self._start_failed(worker, text, enough)
-            elif worker.descriptor is None:  # nobody would hear of its end
-                worker.kill()
-                self._on_end_seen(worker)
+            elif worker.descriptor is None:  # it was up before its template could tell of it
+                worker.forked(worker.pid, start_time(worker.pid), self._on_end_seen)
+                if worker.descriptor is None:  # nobody would hear of its end
+                    worker.kill()
+                    self._on_end_seen(worker)
 
     def _on_report(self, template: Template, report: Report) -> None:
         now = self._clock.now()
