@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import msgspec
 
 from nbray.common.ids import NIL, JobID, ObjectID, TaskID
+from nbray.common.interrupts import interrupt_again
 from nbray.wire.records import Address
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class _Counts(Wakes, Protocol):
     """The same for a whole process."""
 
     stopped: bool
+    abandoned: bool
 
 
 class RefHome(Protocol):
@@ -109,6 +111,7 @@ class Kin(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 class _NoReactor:
     stopped = True
+    abandoned = False
     nudged = True
 
     def nudge(self) -> None:
@@ -178,11 +181,14 @@ class ObjectRef(msgspec.Struct, eq=False, weakref=True, metaclass=_Checked):
     """``ObjectRef[int]`` in annotations: the ref of an int."""
 
     def __del__(self) -> None:
-        kin = self._kin
-        kin.died.append(self._id)
-        wakes = kin.wakes
-        if not wakes.nudged:
-            wakes.nudge()
+        try:
+            kin = self._kin
+            kin.died.append(self._id)
+            wakes = kin.wakes
+            if not wakes.nudged:
+                wakes.nudge()
+        except KeyboardInterrupt:
+            interrupt_again()
 
     @classmethod
     def nil(cls) -> ObjectRef:
@@ -277,16 +283,22 @@ class ObjectRef(msgspec.Struct, eq=False, weakref=True, metaclass=_Checked):
         return asyncio.wrap_future(self._kin.core.settle(self, future))
 
     def _check(self) -> None:
-        """Refuse it when this process has kept it from before a `shutdown`.
+        """Refuse it when this process has kept it from before a `shutdown`, or a fork.
 
         Raises:
             ValueError: it has; the text begins as Ray's.
         """
-        if self._kin.core.reactor.stopped:
+        reactor = self._kin.core.reactor
+        if reactor.stopped:
+            why = (
+                "The ref is of the process that this one is a fork of, and no part of it."
+                if reactor.abandoned
+                else "The ref is of an earlier session, whose objects went with nbray.shutdown(), "
+                "or it was made from an id, which does not tell the owner."
+            )
             raise ValueError(
                 "An application is trying to access an object whose owner is unknown "
-                f"({self.hex()}). The ref is of an earlier session, whose objects went with "
-                "nbray.shutdown(), or it was made from an id, which does not tell the owner."
+                f"({self.hex()}). {why}"
             )
 
     def __await__(self) -> Generator[Any, None, Any]:

@@ -205,16 +205,22 @@ class ActorHandle:
         return ActorMethod(self, name, *found)
 
     def _check_session(self) -> None:
-        """Refuse to be used after the session that made it.
+        """Refuse to be used after the session that made it, and in a fork of the process.
 
         Raises:
-            ActorHandleNotFoundError: `shutdown` was called since.
+            ActorHandleNotFoundError: `shutdown` was called since, or this process is a fork.
         """
         ref = self._ref
         if ref is not None and ref._kin.core.reactor.stopped:
+            made = (
+                "is of the process that this one is a fork of; call nbray.init(address=...), and "
+                "nbray.get_actor if the actor has a name."
+                if ref._kin.core.reactor.abandoned
+                else "was made before nbray.shutdown(); make a new actor."
+            )
             raise ActorHandleNotFoundError(
                 "ActorHandle objects are not valid across nbray sessions. The handle of "
-                f"{self._class_name} was made before nbray.shutdown(); make a new actor."
+                f"{self._class_name} {made}"
             )
 
     def __dir__(self) -> list[str]:

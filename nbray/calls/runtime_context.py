@@ -143,7 +143,7 @@ class RuntimeContext:
         Raises:
             AssertionError: this is no worker.
         """
-        from nbray.wire.messages import AskAssigned, Assigned
+        from nbray.wire.lease_messages import AskAssigned, Assigned
 
         self._worker_task()
         if self._core.actor is not None:

@@ -32,6 +32,8 @@ class Config:
             node's object store has.
         lease_idle_s: how long a submitter keeps an idle worker.
         lease_share_s: how long one keeps a worker that it has work for while others wait.
+        lease_silence_s: a worker that others wait for and that its submitter leaves idle for so
+            long is taken from it: its process stands still.
         start_timeout_s: a process of the cluster must be ready by then.
         worker_register_timeout_s: a worker that is not ready so long after it was ordered is ended,
             and so is a template that has not forked it.
@@ -114,6 +116,7 @@ class Config:
     max_lineage_value_bytes: int = 0
     lease_idle_s: float = 0.2
     lease_share_s: float = 0.1
+    lease_silence_s: float = 2.0
     start_timeout_s: float = 20.0
     worker_register_timeout_s: float = 60.0
     worker_start_timeout_s: float = 30.0

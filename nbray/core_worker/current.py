@@ -16,6 +16,10 @@ from nbray.exceptions import NbraySystemError
 if TYPE_CHECKING:
     from nbray.core_worker.core import CoreWorker
 
+NO_MEMBER = (
+    "System error: this process is a fork of one that uses nbray, and no part of its cluster. "
+    "Call nbray.init(address=...) in it, or make it a task or an actor."
+)
 _current: CoreWorker | None = None
 _forked = False
 
@@ -29,10 +33,12 @@ def joined_core() -> CoreWorker:
     """The runtime.
 
     Raises:
-        NbraySystemError: this program has not joined a cluster.
+        NbraySystemError: this program has not joined a cluster, or is a fork of one that has.
     """
     core = find_core()
     if core is None:
+        if _forked:
+            raise NbraySystemError(NO_MEMBER)
         raise NbraySystemError(
             "System error: nbray has not been started yet. You can start it with 'nbray.init()'."
         )

@@ -50,6 +50,7 @@ from nbray.wire import object_messages as om
 from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
 from nbray.wire.frames import UnsendableError
+from nbray.wire.lease_messages import Assigned
 from nbray.wire.records import Address, TaskSpec
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class Edge:
                 m.HandoverDone: lambda _, message: borrowing.on_handover_done(message.task_id),
                 m.CancelObject: lambda _, message: parts.cancelling.asked(message),
                 m.GcsReply: lambda _, reply: replied(("gcs", reply.request_id), reply),
-                m.Assigned: lambda _, reply: replied(("assigned", reply.request_id), reply),
+                Assigned: lambda _, reply: replied(("assigned", reply.request_id), reply),
                 m.DriverRegistered: lambda _, reply: replied("registered", reply),
                 m.WorkerRegistered: lambda _, reply: replied("registered", reply),
                 om.RequestValue: lambda c, message: borrowing.serve_value(_process(c), message),

@@ -26,6 +26,7 @@ from nbray.wire import watching_messages as wm
 from nbray.wire.connection import Connection
 from nbray.wire.connections import Connections
 from nbray.wire.frames import UnsendableError
+from nbray.wire.lease_messages import AskIdle, Assigned
 from nbray.wire.records import Address
 from nbray.wire.tcp import listen
 from nbray.wire.waiting import Waiter
@@ -39,7 +40,7 @@ _OF_RAYLETS: frozenset[type[m.Message]] = frozenset((
     m.ExitWorker, m.GcsReply, m.NodeDied, wm.SchedulingWarning, wm.TellTasks, wm.TellStacks,
     om.TellObjects,
     gm.GroupState,
-    m.Assigned, m.ProcessState,
+    Assigned, AskIdle, m.ProcessState,
 ))  # fmt: skip
 _ANSWER_S = 30.0
 Handler = Callable[[Connection, Any], None]

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from nbray.common.config import Config
 from nbray.common.importing import current_folder_last
 from nbray.common.ray_settings import ray_variables
-from nbray.core_worker.current import find_core, set_core, was_forked
+from nbray.core_worker.current import NO_MEMBER, find_core, set_core, was_forked
 from nbray.driver.init_options import (
     HiddenOptions,
     hidden_options,
@@ -84,10 +84,7 @@ def current_core() -> CoreWorker:
     if core is not None:
         return core
     if was_forked():
-        raise NbraySystemError(
-            "System error: this process is a fork of one that uses nbray, and no part of its "
-            "cluster. Call nbray.init(address=...) in it, or make it a task or an actor."
-        )
+        raise NbraySystemError(NO_MEMBER)
     init()
     core = find_core()
     assert core is not None

@@ -81,7 +81,10 @@ class GcsServer:
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods of all rooms, for the gRPC server."""
         return {
-            "FinishJob": (g.JobId, self._finish_job),
+            "FinishJob": (
+                g.JobId,
+                lambda request: self._background.whole(self._finish_job(request)),
+            ),
             **self._jobs.services(),
             **self._submissions.services(),
             **self._kv.services(),

@@ -19,6 +19,7 @@ import struct
 import weakref
 from collections.abc import Callable
 
+from nbray.common.interrupts import interrupt_again
 from nbray.object_store.private_pages import PrivatePages, address_of
 
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
@@ -29,6 +30,13 @@ _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE
 
 _libc = ctypes.CDLL(None)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def _released(on_release: Callable[[], None]) -> None:
+    try:
+        on_release()
+    except KeyboardInterrupt:
+        interrupt_again()
 
 
 class Arena:
@@ -104,7 +112,7 @@ class Arena:
         It is kept until then, and so may belong to something that ends with it.
         """
         block = (ctypes.c_char * size).from_buffer(self._map, offset)
-        weakref.finalize(block, on_release).atexit = False
+        weakref.finalize(block, _released, on_release).atexit = False
         return memoryview(block).cast("B").toreadonly()
 
     def private(self, view: memoryview) -> PrivatePages | None:

@@ -9,6 +9,7 @@ from nbray.wire import group_messages as gm
 from nbray.wire import messages as m
 from nbray.wire import object_messages as om
 from nbray.wire.causes import Cause, CauseKind
+from nbray.wire.lease_messages import AskAssigned, Assigned
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ def _answer(message: m.Message, text: str, cause: Cause) -> m.Message | None:
             return gm.GroupState(message.spec.group_id, "REMOVED", text)
         case m.GcsRequest():
             return m.GcsReply(message.request_id, b"", text)
-        case m.AskAssigned():
-            return m.Assigned(message.request_id, {})
+        case AskAssigned():
+            return Assigned(message.request_id, {})
         case om.CreateObject():
             return om.ObjectCreated(message.object_id, 0, cause)
         case om.GetObject():

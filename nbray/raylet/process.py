@@ -21,7 +21,8 @@ _MOST_WARNINGS = 100
 class Process:
     """A worker or driver of this node, or a submitter of another one.
 
-    A submitter of another node never registers: it has leases here, and no ``worker_id``.
+    A submitter of another node never registers: it has leases here, and no ``worker_id``. It is
+    ``silent`` while it does not answer, and others have got what it had.
     """
 
     connection: FrameConnection
@@ -30,6 +31,7 @@ class Process:
     is_driver: bool = False
     closed: bool = False
     pid: int = 0
+    silent: bool = False
     source: TaskSource | None = None
     _warned: set[str] = field(default_factory=set)
 

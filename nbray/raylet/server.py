@@ -238,6 +238,8 @@ class Raylet:
             self._processes.add(conn.state)
         process: Process = conn.state
         try:
+            if process.silent:
+                self._workers.leases.speaks(process)
             self._handle(process, message)
         except Exception as error:
             fail(process, message, error)

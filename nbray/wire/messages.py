@@ -2,8 +2,8 @@
 
 A frame is a batch: a MessagePack list of these structs (see :mod:`nbray.wire.frames`).
 They are grouped by conversation; each docstring says who sends it, when, and what
-comes back. Those about objects, about groups and those for watchers have modules of their
-own, and what several messages carry is in :mod:`nbray.wire.records`.
+comes back. Those about objects, about groups, about the lease of a worker and those for
+watchers have modules of their own, and what several messages carry is in :mod:`nbray.wire.records`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from nbray.wire.causes import Cause
 from nbray.wire.group_messages import CreateGroup, GroupState, RemoveGroup, WatchGroup
+from nbray.wire.lease_messages import AskAssigned, AskIdle, Assigned, WorkerIdle
 from nbray.wire.object_messages import (
     AddBorrower,
     BorrowerAdded,
@@ -416,19 +417,6 @@ class ExitWorker(msgspec.Struct, array_like=True, tag=57):
     actor_ended: bool = False
 
 
-class AskAssigned(msgspec.Struct, array_like=True, tag=165):
-    """Worker to raylet. Answered by `Assigned`."""
-
-    request_id: int
-
-
-class Assigned(msgspec.Struct, array_like=True, tag=166):
-    """Raylet to worker: the resources of its lease, in units of 1/10000."""
-
-    request_id: int
-    resources: dict[str, int]
-
-
 class WorkerStays(msgspec.Struct, array_like=True, tag=154):
     """Worker to raylet, after `ExitWorker`: others still need values that this process owns."""
 
@@ -475,7 +463,7 @@ Message = Union[  # noqa: UP007 - a union type, built once, not an annotation
     CreateActor, ActorRegistered, WatchActor, ActorState, KillActor, BecomeActor, ActorCreated,
     ActorWaits, ActorReady,
     ExitWorker, GcsRequest, GcsReply, OutputLines, NodeDied, TasksRan, WorkerStays,
-    AskAssigned, Assigned, AskProcess, ProcessState,
+    AskIdle, WorkerIdle, AskAssigned, Assigned, AskProcess, ProcessState,
     DiscardObject, RequestBuffer, BufferLent, ObjectWritten, ReturnBuffer, ReclaimBuffer,
     GeneratorItem, ItemsTaken, CancelObject,
     CopiesChanged, RequestLocations, Locations, KeepCopies, WorkerDied,

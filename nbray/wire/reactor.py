@@ -74,6 +74,8 @@ class Reactor:
         on_written: called behind that: for what a peer need not wait for.
         buffer: room for one read, for whoever handles a socket's events.
         nudged: `nudge` was called since it was looked at last.
+        stopped: nothing is done any more.
+        abandoned: for this process is a fork of the one that it belongs to.
     """
 
     def __init__(self) -> None:
@@ -102,7 +104,7 @@ class Reactor:
         self._left_unseen = True  # nobody waits for that event
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_ids = itertools.count()
-        self.stopped = False
+        self.stopped = self.abandoned = False
         self._open()
 
     def _open(self) -> None:
@@ -151,7 +153,7 @@ class Reactor:
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets of its parent, which goes on with its own."""
-        self.stopped = True
+        self.stopped = self.abandoned = True
         self._asleep = self._polling = False
         self._close()
 

@@ -60,6 +60,7 @@ class Wire:
         self.closed = False
         self.established = True
         self.known_functions: set[bytes] = set()
+        self.peer = "a submitter"
 
     def send(self, message: m.Message) -> None:
         if not self.closed:
@@ -229,12 +230,15 @@ class Cluster:
             cast(Any, None),
             lambda _id: None,
             lambda: False,
+            2.0,
         )
         self.submitters = [Submitter(self, number) for number in (1, 2)]
         self.at: dict[bytes, deque[tuple[Submitter, TaskSpec]]] = {}
         self.blocked: dict[bytes, Process] = {}
 
     def at_raylet(self, sender: Submitter, message: m.Message) -> None:
+        if sender.process.silent:
+            self.leases.speaks(sender.process)
         match message:
             case m.RequestLease():
                 self.leases.request(sender.process, message)
@@ -381,6 +385,17 @@ class Leases(RuleBasedStateMachine):
         self.cluster.leases.share(0.0)
 
     @rule(data=st.data())
+    def stands_still(self, data: st.DataObject) -> None:
+        """A submitter leaves a worker idle for so long that it is taken from it."""
+        unused = [
+            lease
+            for lease in self.cluster.scheduler.leases.values()
+            if not self.cluster.at.get(lease.worker_id)
+        ]
+        if unused:
+            self.cluster.leases.take_from_silent(data.draw(st.sampled_from(unused), label="lease"))
+
+    @rule(data=st.data())
     def worker_dies(self, data: st.DataObject) -> None:
         workers = [w for w in self.cluster.pool.workers.values() if w.address is not None]
         if workers:
@@ -456,7 +471,7 @@ class Leases(RuleBasedStateMachine):
         leases = self.cluster.leases
         assert self.cluster.resources.node.available == TOTAL
         assert not self.cluster.scheduler.leases and not leases._lease_of and not leases._requested
-        assert not self.cluster.scheduler.waiting
+        assert not self.cluster.scheduler.waiting and not self.cluster.scheduler._aside
         for submitter in self.living():
             assert not submitter.tasks.tasks and not submitter.tasks._asking
 

@@ -86,6 +86,33 @@ def test_a_time_limit_that_raises_tears_nothing(
     assert limited_rounds(echo, 100) == 100
 
 
+def test_no_interrupt_is_lost_in_a_loop_that_drops_refs(cluster: Path) -> None:
+    """Python drops what is raised while an object is deleted."""
+    rounds = 200
+    begun = threading.Event()
+
+    def interrupt() -> None:
+        for _ in range(rounds):
+            begun.wait()
+            begun.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def comes() -> bool:
+        end = time.monotonic() + 20
+        try:
+            begun.set()
+            while time.monotonic() < end:
+                for _ in range(1000):
+                    nbray.ObjectRef.from_random()
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert all(comes() for _ in range(rounds))
+    assert nbray.get(echo.remote(1), timeout=30) == 1
+
+
 def test_a_time_limit_in_a_task_tears_nothing(cluster: Path) -> None:
     @nbray.remote(max_retries=0)
     def nested() -> tuple[int, int]:

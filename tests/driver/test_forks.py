@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,14 +128,14 @@ def test_a_fork_that_comes_back_from_its_task_runs_nothing_more(cluster: Path) -
         path.unlink(missing_ok=True)
 
 
-def in_fork(action: str) -> str:
+def in_fork(action: str, use: Any = None) -> str:
     """What it says in a fork of this process."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         said = "nothing"
         try:
-            said = str(eval(action))
+            said = str(eval(action, None, {"use": use}))
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
         finally:
@@ -150,6 +152,26 @@ def test_a_fork_of_a_driver_is_told_that_it_is_none(cluster: Path) -> None:
     expected = f"{NbraySystemError.__name__}: System error: this process is a fork"
     assert in_fork("nbray.get(nbray.put(1))").startswith(expected)
     assert in_fork("nbray.is_initialized()") == "False"
+    assert in_fork("nbray.nodes()").startswith(expected)
+    assert in_fork("nbray.available_resources()").startswith(expected)
+
+
+def test_what_a_fork_has_of_its_driver_says_that_it_is_of_no_use_there(cluster: Path) -> None:
+    @nbray.remote
+    class Actor:
+        def answer(self) -> int:
+            return 42
+
+    ref, actor = nbray.put(1), Actor.remote()
+    assert nbray.get([ref, actor.answer.remote()]) == [1, 42]
+    for use in (
+        ref.future,
+        lambda: pickle.dumps(ref),
+        actor.answer.remote,
+        lambda: nbray.kill(actor),
+    ):
+        assert "of the process that this one is a fork of" in in_fork("use()", use=use)
+    assert nbray.get([ref, actor.answer.remote()]) == [1, 42]
 
 
 def test_what_a_fork_of_a_driver_does_at_its_end_leaves_the_driver_alone(cluster: Path) -> None:

@@ -28,6 +28,7 @@ from nbray.wire.aio import serve_unix
 from nbray.wire.gcs_messages import Empty
 from nbray.wire.grpc_service import GrpcClient, RpcError, serve
 from nbray.wire.handshake import ClientHandshake
+from nbray.wire.lease_messages import AskAssigned, Assigned
 from nbray.wire.link import Answer, Link, Opening
 from nbray.wire.records import Address, GroupSpec, JobConfig, Stored
 
@@ -59,7 +60,7 @@ class _Broken(Raylet):
     """Cannot say what is assigned to whoever asks with an odd number."""
 
     def _handle(self, process: Process, message: m.Message) -> None:
-        if isinstance(message, m.AskAssigned) and message.request_id % 2:
+        if isinstance(message, AskAssigned) and message.request_id % 2:
             raise RuntimeError(f"it does not like {message.request_id}")
         super()._handle(process, message)
 
@@ -83,7 +84,7 @@ def test_a_handler_that_raises_breaks_neither_its_connection_nor_the_rest_of_the
         answers: list[m.Message] = []
         for batch in ([1, 2, 3, 4], [5, 6]):
             for number in batch:
-                link.put(m.AskAssigned(number))
+                link.put(AskAssigned(number))
             sock.sendall(b"".join(link.take()))
             while len(answers) < batch[-1]:
                 answers += link.feed(sock.recv(65536))
@@ -113,7 +114,7 @@ def test_a_handler_that_raises_breaks_neither_its_connection_nor_the_rest_of_the
 
     answers = asyncio.run(scenario())
     session.remove()
-    assert [cast(m.Assigned, answer).request_id for answer in answers] == [1, 2, 3, 4, 5, 6]
+    assert [cast(Assigned, answer).request_id for answer in answers] == [1, 2, 3, 4, 5, 6]
     assert "AskAssigned of" in caplog.text and "it does not like 3" in caplog.text
 
 

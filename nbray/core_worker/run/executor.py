@@ -33,6 +33,7 @@ from nbray.core_worker.run.task_runner import TaskRunner
 from nbray.core_worker.values.arguments import ArgumentsLost
 from nbray.wire import messages as m
 from nbray.wire.connection import Connection
+from nbray.wire.lease_messages import AskIdle, WorkerIdle
 from nbray.wire.records import ActorSpec, TaskSpec
 from nbray.wire.waiting import Waiter
 from nbray.wire.watching_messages import ProcessLeaves
@@ -95,6 +96,7 @@ class Executor:
         self.exit_status: int | None = None
         self._runner.waiting_functions = lambda: [spec.function_id for _, spec in list(self._queue)]
         peers.handlers[m.PushTask] = self._on_push
+        peers.handlers[AskIdle] = self._on_ask_idle
         for kind in (m.CancelTask, m.BecomeActor, m.ExitWorker):
             peers.handlers[kind] = self._on_message
 
@@ -126,6 +128,10 @@ class Executor:
                 raise AssertionError(f"not a message for an executor: {message!r}")
         if self._waiter is not None:
             self._waiter.complete_one()
+
+    def _on_ask_idle(self, raylet: Connection, message: AskIdle) -> None:
+        idle = self._waiter is not None and not self._queue
+        raylet.send(WorkerIdle(message.lease_id, idle, self._started))
 
     def _on_push(self, connection: Connection, message: m.PushTask) -> None:
         if self._actor is None:

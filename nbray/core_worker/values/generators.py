@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nbray.common.ids import NIL
+from nbray.common.interrupts import interrupt_again
 from nbray.object_ref import ObjectRef
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ class ObjectRefGenerator:
         return self._completion.task_id()
 
     def __del__(self) -> None:
-        self._readers.abandon(self._stream)
+        try:
+            self._readers.abandon(self._stream)
+        except KeyboardInterrupt:
+            interrupt_again()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(

@@ -124,7 +124,10 @@ class ActorTable:
         return {
             "CreateActor": (CreateActorRequest, self._create),
             "WaitActor": (WaitActor, self._wait),
-            "KillActor": (KillActorRequest, self._kill_on_request),
+            "KillActor": (
+                KillActorRequest,
+                lambda request: self._background.whole(self._kill_on_request(request)),
+            ),
             "ActorReady": (ActorReadyRequest, self._ready),
             "FindActor": (NamedActor, self._find),
             "WorkerDied": (WorkerDied, self._worker_died),

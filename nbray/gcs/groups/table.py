@@ -75,7 +75,10 @@ class GroupTable:
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
         return {
-            "ChangeGroups": (g.ChangeGroups, self._change),
+            "ChangeGroups": (
+                g.ChangeGroups,
+                lambda request: self._background.whole(self._change(request)),
+            ),
             "WaitGroups": (g.WaitGroups, self._wait),
             "FindGroups": (g.NamedGroup, self._find),
         }

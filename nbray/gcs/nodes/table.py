@@ -93,7 +93,10 @@ class NodeTable:
             "Report": (g.Report, self._report),
             "WatchNodes": (g.WatchNodes, self._news.watch),
             "ListNodes": (g.Empty, self._list),
-            "DrainNode": (sm.DrainNode, self._drain),
+            "DrainNode": (
+                sm.DrainNode,
+                lambda request: self._background.whole(self._drain(request)),
+            ),
         }
 
     # --- rows --------------------
@@ -155,7 +158,7 @@ class NodeTable:
             return await self._joined(node)
         if not node.alive:
             known.leave(node, time.time())
-            await self._end(known, "its node has left the cluster")
+            await self._background.whole(self._end(known, "its node has left the cluster"))
             await self._store.durable()
             return self._reported(node_id)
         available = known.row.available
@@ -176,7 +179,7 @@ class NodeTable:
         logger.info("Node %s joined from %s.", node_id.hex()[:8], node.host)
         if not node.alive:
             life.leave(node, node.started)
-            await self._end(life, "its node has left the cluster")
+            await self._background.whole(self._end(life, "its node has left the cluster"))
         else:
             self._keep(life)
             self._news.joined(node)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nbray.common.own_time import OwnTime
-from nbray.common.pids import kill_sessions
+from nbray.common.pids import kill_sessions, start_time
 from nbray.common.session import Session
 from nbray.raylet.workers.templates import ForkedTemplate, Report, Template
 from nbray.raylet.workers.worker import Worker, last_lines
@@ -47,9 +47,13 @@ class Starts(Protocol):
 
 @dataclass
 class _Trouble:
-    """The last starts of an environment's workers failed: so many, since when, and why."""
+    """The last starts of an environment's workers failed: so many, since when, and why.
+
+    ``last``: when one failed the last time. A start that began long after that is none of these.
+    """
 
     since: float
+    last: float
     text: str = ""
     count: int = 0
 
@@ -109,7 +113,8 @@ class Forks:
         """Have a worker started; why it does not is kept with the environment."""
         worker_id = os.urandom(28)
         log = str(self._session.log_path(f"worker-{worker_id.hex()[:12]}"))
-        worker = self.workers[worker_id] = Worker(worker_id, log, env, ordered=self._clock.now())
+        worker = self.workers[worker_id] = Worker(worker_id, log, env)
+        worker.begun = worker.ordered = self._clock.now()
         self._starting[env.text] += 1
         limit = self._limit_of_files()
         if limit:
@@ -177,7 +182,8 @@ class Forks:
         """Try again after a while, unless it is in vain: then whoever waits for it is told why.
 
         It is in vain after ``start_timeout_s`` without a worker, and after ``enough`` failures
-        where the fault may be the runtime environment's.
+        where the fault may be the runtime environment's; not while one is under way that was
+        ordered earlier and may come up yet.
         """
         if self.workers.pop(worker.worker_id, None) is None:
             return
@@ -185,16 +191,26 @@ class Forks:
         env = worker.env.text
         self._started(env)
         now = self._clock.now()
-        trouble = self._troubles.setdefault(env, _Trouble(now))
-        trouble.text = text
+        trouble = self._troubles.get(env)
+        if trouble is None or worker.begun - trouble.last > self._start_timeout_s:
+            trouble = self._troubles[env] = _Trouble(now, now)
+        trouble.text, trouble.last = text, now
         trouble.count += 1
         too_often = bool(env) and 0 < enough <= trouble.count
-        if too_often or (
-            trouble.count >= _FAILED_STARTS and now - trouble.since > self._start_timeout_s
-        ):
+        too_long = trouble.count >= _FAILED_STARTS and now - trouble.since > self._start_timeout_s
+        if too_often or (too_long and not self._is_older_under_way(worker)):
             del self._troubles[env]
             self._starts.not_started(env, _in_vain(env, text))
         asyncio.get_running_loop().call_later(_FAILED_START_DELAY_S, self._starts.start_again)
+
+    def _is_older_under_way(self, failed: Worker) -> bool:
+        """Whether a worker of the same environment is being started that was ordered earlier."""
+        return any(
+            worker.state is State.STARTING
+            and worker.env.text == failed.env.text
+            and worker.begun < failed.begun
+            for worker in self.workers.values()
+        )
 
     def look_after(self) -> None:
         """End what does not come up: templates that do not fork, workers that do not register.
@@ -268,9 +284,11 @@ class Forks:
             if worker.state is State.STARTING:
                 worker.kill()
                 self._start_failed(worker, text, enough)
-            elif worker.descriptor is None:  # nobody would hear of its end
-                worker.kill()
-                self._on_end_seen(worker)
+            elif worker.descriptor is None:  # it was up before its template could tell of it
+                worker.forked(worker.pid, start_time(worker.pid), self._on_end_seen)
+                if worker.descriptor is None:  # nobody would hear of its end
+                    worker.kill()
+                    self._on_end_seen(worker)
 
     def _on_report(self, template: Template, report: Report) -> None:
         now = self._clock.now()

@@ -33,6 +33,7 @@ class Event(StrEnum):
     RETURNED = "returned"
     MOVED = "sent to another node"
     REFUSED = "refused"
+    TAKEN_BACK = "taken back"  # its holder does not answer
     WITHDRAWN = "withdrawn"  # by its holder, or its holder has gone
     LOST = "lost"  # its worker or its holder has gone
 
@@ -52,9 +53,11 @@ TRANSITIONS = Transitions(
         (State.STARTING, Event.WITHDRAWN): State.ENDED,
         (State.HELD, Event.RECLAIMED): State.RECLAIMED,
         (State.HELD, Event.RETURNED): State.ENDED,
+        (State.HELD, Event.TAKEN_BACK): State.ENDED,
         (State.HELD, Event.LOST): State.ENDED,
         (State.RECLAIMED, Event.RECLAIMED): State.RECLAIMED,
         (State.RECLAIMED, Event.RETURNED): State.ENDED,
+        (State.RECLAIMED, Event.TAKEN_BACK): State.ENDED,
         (State.RECLAIMED, Event.LOST): State.ENDED,
     },
     begins={State.PREPARING},
@@ -77,6 +80,9 @@ class LeaseLife:
         since: when its holder got the worker, in seconds of the caller's clock.
         wanted: its holder knows that others wait for it.
         asked: when it was asked back first.
+        inquired: when its worker was asked last whether it is idle.
+        idle: when that worker had begun its last task, by its clock, and since when it is known to
+            be idle.
     """
 
     holder: Holder
@@ -91,6 +97,8 @@ class LeaseLife:
     since: float = 0.0
     wanted: bool = False
     asked: float | None = None
+    inquired: float = 0.0
+    idle: tuple[float, float] | None = None
 
     @property
     def queue(self) -> object:

@@ -26,12 +26,14 @@ from nbray.raylet.workers.pending import (
 )
 from nbray.raylet.workers.resource_set import Allocation, ResourceSet
 from nbray.raylet.workers.scheduler import GROUP_GONE, Nodes, Scheduler
+from nbray.raylet.workers.silence import UnusedLeases
 from nbray.raylet.workers.worker import Worker
 from nbray.runtime_env.setup import PLAIN, EnvError, EnvManager, Prepared
 from nbray.scheduling.explain import infeasible_text
 from nbray.scheduling.policy import Choice, Demand
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
+from nbray.wire.lease_messages import AskAssigned, AskIdle, Assigned, WorkerIdle
 from nbray.wire.records import NodeInfo
 from nbray.wire.state_messages import WaitingShape
 from nbray.wire.strategies import InGroup
@@ -59,6 +61,8 @@ class Workers(Protocol):
 
     def lives(self, worker_id: bytes) -> bool: ...
 
+    def tell(self, worker_id: bytes, message: m.Message) -> None: ...
+
 
 class LeaseManager:
     """Grants, spills, lends and takes back. Resources are given back exactly once.
@@ -72,6 +76,7 @@ class LeaseManager:
         refresh: asks the GCS for all nodes anew.
         look_for_group: is told of a placement group that no known node has.
         grows: whether an autoscaler may start nodes.
+        silence_s: how long a submitter may leave a worker idle for which others wait.
 
     Attributes:
         changed: set when the node's resources, or those of others by what was moved there, have
@@ -89,6 +94,7 @@ class LeaseManager:
         refresh: Callable[[], Awaitable[None]],
         look_for_group: Callable[[bytes], None],
         grows: Callable[[], bool],
+        silence_s: float,
     ) -> None:
         self._row = row
         self._grows = grows
@@ -102,6 +108,7 @@ class LeaseManager:
         self._lease_of: dict[bytes, LeaseLife] = {}
         self._death_watchers: dict[bytes, Process] = {}
         self._next_lease = 1
+        self._unused = UnusedLeases(silence_s)
         self._background = Background()
         self.changed = asyncio.Event()
         self.contended = asyncio.Event()
@@ -115,7 +122,8 @@ class LeaseManager:
             m.CancelLeaseRequest: self.cancel,
             m.WorkerBlocked: self.lend,
             m.WorkerUnblocked: self.take_back,
-            m.AskAssigned: self.assigned,
+            AskAssigned: self.assigned,
+            WorkerIdle: self.worker_answers,
         }
 
     # --- from a request to a lease --------------------
@@ -260,7 +268,11 @@ class LeaseManager:
 
     def share(self, after_s: float) -> None:
         """Ask for leases that were held for so long while others waited as long."""
-        self._carry_out(self._scheduler.share(time.monotonic(), after_s))
+        now = time.monotonic()
+        self._carry_out(self._scheduler.share(now, after_s))
+        if self._scheduler.waiting or self._scheduler.lacking():
+            for lease in self._unused.due(self._lease_of.values(), now):
+                self._workers.tell(lease.worker_id, AskIdle(lease.lease_id))
         if not (self._scheduler.waiting and self._lease_of):
             self.contended.clear()
 
@@ -339,6 +351,32 @@ class LeaseManager:
         assert lease.taken is not None
         self.give_back(lease.taken)
 
+    def worker_answers(self, process: Process, message: WorkerIdle) -> None:
+        """A worker that others wait for runs something, or its holder leaves it idle."""
+        lease = self._lease_of.get(process.worker_id)
+        if lease is None or lease.lease_id != message.lease_id:
+            return
+        if not self._unused.answered(lease, message.idle, message.begun, time.monotonic()):
+            return
+        self.take_from_silent(lease)
+
+    def take_from_silent(self, lease: LeaseLife) -> None:
+        """The holder of a lease does not answer: others get what it leaves idle."""
+        holder = cast(Process, lease.holder)
+        logger.warning("%s does not answer: others get its workers.", holder.connection.peer)
+        holder.silent = True
+        holder.send(m.ReclaimLeases([lease.lease_id]))  # it pushes no more when it goes on
+        self._scheduler.set_aside(holder)
+        back = partial(self._workers.give_back, lease.worker_id)
+        self._end(lease, Event.TAKEN_BACK, back, "its holder does not answer")
+
+    def speaks(self, process: Process) -> None:
+        """A submitter that did not answer does so again: what it waits for is served as before."""
+        process.silent = False
+        self._carry_out(self._scheduler.bring_back(process))
+        if self._scheduler.waiting:
+            self.contended.set()
+
     def end_in(self, bundles: list[ResourceSet]) -> None:
         """End what runs in bundles that were released."""
         for lease in list(self._lease_of.values()):
@@ -350,6 +388,7 @@ class LeaseManager:
         for lease in [x for x in self._requested.values() if x.holder is process]:
             lease.give_up()
             self._over(lease, Event.WITHDRAWN, "its submitter has gone")
+        self._carry_out(self._scheduler.bring_back(process))  # of which nothing is left
         for lease in [x for x in self._lease_of.values() if x.holder is process]:
             end = partial(self._workers.end, lease.worker_id, OWNER_GONE)
             self._end(lease, Event.LOST, end, "its submitter has gone")
@@ -404,11 +443,11 @@ class LeaseManager:
         lease = self._lease_of.get(process.worker_id)
         return None if lease is None else lease.taken
 
-    def assigned(self, process: Process, message: m.AskAssigned) -> None:
+    def assigned(self, process: Process, message: AskAssigned) -> None:
         """A worker asks what its lease holds, in units of 1/10000; nothing when it has none."""
         lease = self._lease_of.get(process.worker_id)
         resources = {} if lease is None else lease.request.resources
-        process.send(m.Assigned(message.request_id, resources))
+        process.send(Assigned(message.request_id, resources))
 
     def lend(self, process: Process, _message: m.WorkerBlocked) -> None:
         """The worker's task blocks: its CPUs may be used by others meanwhile."""

@@ -12,7 +12,13 @@ from nbray.wire.messages import Message
 
 
 class Holder(Protocol):
-    """Who asked for a lease, and is told what becomes of it."""
+    """Who asked for a lease, and is told what becomes of it.
+
+    Attributes:
+        silent: it does not answer, and is served no more until it does.
+    """
+
+    silent: bool
 
     def send(self, message: Message) -> None: ...
 

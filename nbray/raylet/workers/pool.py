@@ -18,7 +18,7 @@ from nbray.raylet.workers.worker import Worker
 from nbray.raylet.workers.worker_life import Event, State
 from nbray.runtime_env.setup import PLAIN, Prepared
 from nbray.wire.causes import Cause
-from nbray.wire.messages import ExitWorker
+from nbray.wire.messages import ExitWorker, Message
 from nbray.wire.state_messages import WaitingShape
 
 logger = logging.getLogger(__name__)
@@ -292,6 +292,12 @@ class WorkerPool:
         worker.stays_until = time.monotonic() + _OWNER_STAYS_S
         worker.given_back()
         self._reuse(worker)
+
+    def tell(self, worker_id: bytes, message: Message) -> None:
+        """Say something to a worker, unless it has ended."""
+        worker = self.workers.get(worker_id)
+        if worker is not None and worker.connection is not None:
+            worker.connection.send(message)
 
     def lives(self, worker_id: bytes) -> bool:
         """Whether it has not ended yet."""

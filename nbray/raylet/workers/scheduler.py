@@ -63,6 +63,7 @@ class Scheduler:
         self._generator = generator
         self._waiting: deque[PendingRequest] = deque()
         self._looked_up: set[PendingRequest] = set()
+        self._aside: dict[object, list[PendingRequest]] = {}
         self._turn = 0
 
     # --- requests come and go --------------------
@@ -118,9 +119,23 @@ class Scheduler:
             self._looked_up.discard(request)
         elif request in self._waiting:
             self._waiting.remove(request)
+        elif request in self._aside.get(request.asker, ()):
+            self._aside[request.asker].remove(request)
         else:
             return False
         return True
+
+    def set_aside(self, asker: object) -> None:
+        """Who asked for these does not answer: nothing is granted to it, or kept for it."""
+        aside = [request for request in self._waiting if request.asker is asker]
+        self._aside.setdefault(asker, []).extend(aside)
+        for request in aside:
+            self._waiting.remove(request)
+
+    def bring_back(self, asker: object) -> list[Granted]:
+        """It answers again, or has gone."""
+        self._waiting.extend(self._aside.pop(asker, ()))
+        return self.grant()
 
     # --- something is free, or has become so elsewhere --------------------
 

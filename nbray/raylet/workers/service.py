@@ -92,6 +92,7 @@ class WorkerService:
         self.leases = LeaseManager(
             row, self._scheduler, self.pool, self._envs, nodes, refresh,
             look_for_group=lambda group_id: self.groups.look_for(group_id), grows=grows,
+            silence_s=config.lease_silence_s,
         )  # fmt: skip
         self.actors = ActorManager(
             gcs, self.leases, self.pool, self._envs, self.pool.workers.get,

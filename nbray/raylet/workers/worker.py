@@ -39,7 +39,8 @@ class Here(NamedTuple):
 class Worker:
     """One worker process.
 
-    ``template`` is its parent, None when that has gone; ``ordered`` when its start came so far.
+    ``template`` is its parent, None when that has gone; ``begun`` when it was ordered, ``ordered``
+    when its start came so far.
     ``devices`` are those that it has used, if any: libraries look for them once in a process.
     ``pid`` and ``started`` (as `start_time` tells) are 0 until it is forked. ``exit`` is why it was
     ended or leaves, if anybody said so, ``status`` what its parent knows of its end.
@@ -51,6 +52,7 @@ class Worker:
     state: State = State.STARTING
     story: list[str] = field(default_factory=list)
     template: Template | None = None
+    begun: float = 0.0
     ordered: float = 0.0
     pid: int = 0
     started: int = 0
