@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from IPython.core.error import UsageError
 
+from nbray.common.extras import how_to_install
 from nbray.notebook import engine, use
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _use(name: str) -> None:
     except ImportError as error:
         raise UsageError(
             f"nbray: the engine {name} cannot be imported: {error}. Ray and nbray must be "
-            "installed for the Python of this kernel: pip install 'nbray[ray]'."
+            f"installed for the Python of this kernel: {how_to_install('ray')}."
         ) from error
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 from urllib.response import addinfourl
 
+from nbray.common.extras import how_to_install
+
 TEMPLATE = "NBRAY_DASHBOARD_LINK"
 _HUB = "JUPYTERHUB_SERVICE_PREFIX"
 _PROBE_S = 3.0
@@ -75,7 +77,7 @@ def _behind_hub(prefix: str, port: str, path: str, servers: list[str], page: str
             return f"{prefix}/proxy/{port}/{path}"
         raise NotThereError(
             "the Jupyter server of this notebook shows no ports of its machine. Install nbray "
-            "where the server runs (pip install 'nbray[notebook]') and start it anew; or "
+            f"where the server runs ({how_to_install('notebook')}) and start it anew; or "
             f"jupyter-server-proxy; or set dashboard_link by %nbray config, or {TEMPLATE}."
         )
     return f"{prefix}/nbray/{port}/{page}"

@@ -103,6 +103,11 @@ def _checked(option: Option, value: Any) -> Any:
     match name:
         case "num_cpus" | "num_gpus" | "memory":
             check_amount(name, value)
+            if name == "num_gpus" and value > 1 and value % 1:  # a share is one of a single GPU
+                raise ValueError(
+                    "GPU resource quantities >1 must be whole numbers. The specified quantity "
+                    f"{value} is invalid."
+                )
         case "resources":
             _check_resources(value)
         case "num_returns":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Any
 
 
 def is_loopback(host: str) -> bool:
@@ -34,6 +35,23 @@ def split(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
+def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """The family of a TCP socket, and what it binds or connects to.
+
+    A link-local address is one on an interface, as fe80::1%eth0, which sockets take as a number
+    beside it: a pair of host and port has none.
+
+    Raises:
+        OSError: ``host`` is no address of IPv6, or of an interface that is not here.
+    """
+    if ":" not in host:
+        return socket.AF_INET, (host, port)
+    found = socket.getaddrinfo(
+        host, port, socket.AF_INET6, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+    return socket.AF_INET6, found[0][4]
+
+
 def own_address(address: str) -> str:
     """The address of this machine from which HOST:PORT is reached; nothing is sent.
 
@@ -41,14 +59,15 @@ def own_address(address: str) -> str:
         ValueError: ``address`` is not HOST:PORT. OSError: there is no such host, or no way to it.
     """
     host, port = split(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, port))
-        except socket.gaierror as error:
-            raise OSError(f"There is no host {host!r} ({error.strerror}).") from None
-        found: str = probe.getsockname()[0]
-    return found
+    try:
+        family, place = socket_address(host, port)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)
+            found: tuple[Any, ...] = probe.getsockname()
+    except socket.gaierror as error:
+        raise OSError(f"There is no host {host!r} ({error.strerror}).") from None
+    scope = found[3] if family == socket.AF_INET6 else 0
+    return f"{found[0]}%{socket.if_indextoname(scope)}" if scope else str(found[0])
 
 
 def interface_address(name: str) -> str:

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
+from nbray.common.extras import how_to_install
+
 LOOKS = "nbray-profile"
 """The name of a thread that looks, which no look shows."""
 MOST_STACKS = 5000
@@ -79,7 +81,12 @@ def allocated(seconds: float, _per_s: float) -> Counter[str]:
     Raises:
         ImportError: memray is not installed where this process runs.
     """
-    import memray
+    try:
+        import memray
+    except ImportError as error:
+        raise ImportError(
+            f"memray is not installed where this process runs: {how_to_install('profile')}"
+        ) from error
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "memory")

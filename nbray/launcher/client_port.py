@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbray.common.addresses import is_loopback, joined
+from nbray.common.addresses import is_loopback, joined, socket_address
 from nbray.common.session import CLIENT_SOCKET, Session
 
 DEFAULT_PORT = 10001
@@ -79,8 +79,8 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sockets = [socket.create_server((host, port), family=family, backlog=128)]
+    family, place = socket_address(host, port)
+    sockets = [socket.create_server(place, family=family, backlog=128)]
     if not is_loopback(host):
         try:
             port = sockets[0].getsockname()[1]

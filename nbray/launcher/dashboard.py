@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbray.common.addresses import is_loopback, joined
+from nbray.common.addresses import is_loopback, joined, socket_address
 from nbray.common.session import Session
 from nbray.wire.tls import FOLDER
 
@@ -61,10 +61,10 @@ def bind(options: DashboardOptions) -> socket.socket:
         ports = [*range(first, first + _PORTS_TRIED + 1), 0]
     elif not 0 <= first < 1 << 16:
         raise ValueError(f"dashboard_port={first} is no port: they go from 0 to 65535.")
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     for port in ports:
         try:
-            return socket.create_server((options.host, port), family=family, backlog=128)
+            family, place = socket_address(options.host, port)
+            return socket.create_server(place, family=family, backlog=128)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise OSError(

@@ -62,16 +62,20 @@ def _able(demand: Demand, node: NodeInfo) -> bool:
 def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo], *, grows: bool = False) -> str:
     """A sentence on a wish that no node could ever serve, with the node that lacks least.
 
+    Nodes that leave are none. One that has come since it was decided so is named as what it is.
+
     ``grows``: an autoscaler may start a node that does.
     """
-    rows = list(nodes)
+    known = list(nodes)
+    rows = [n for n in known if n.takes_work]
     if grows:
         return (
             f"No node that is there can serve {_wish(demand)}. The autoscaler starts one, if its "
             "file has a node type for it: `nbray status` says what comes, and what does not."
         )
     if not rows:
-        return f"No node is alive to serve {_wish(demand)}."
+        what = "takes work any more" if any(n.alive for n in known) else "is alive"
+        return f"No node {what} to serve {_wish(demand)}."
 
     def distance(node: NodeInfo) -> tuple[int, float]:
         missing = _missing(demand.resources, node.total)
@@ -83,6 +87,8 @@ def infeasible_text(demand: Demand, nodes: Iterable[NodeInfo], *, grows: bool = 
     missing = _missing(demand.resources, nearest.total)
     if missing:
         lacks.insert(0, _amounts(missing))
+    if not lacks:
+        return f"{_name(nearest)} can serve {_wish(demand)}: the request waits until it does."
     return (
         f"No node of the cluster can ever serve {_wish(demand)}. Nearest is node "
         f"{nearest.node_id.hex()[:8]} on {nearest.host}, which lacks {' and '.join(lacks)}. "

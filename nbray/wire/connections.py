@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+from nbray.common.addresses import socket_address
 from nbray.common.config import Config
 from nbray.wire import tcp
 from nbray.wire.connection import Connection, Ways
@@ -104,10 +105,10 @@ class Direct:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             failed = sock.connect_ex(unix_path)
         else:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            family, place = socket_address(host, port)
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             tcp.set_up(sock)
-            failed = sock.connect_ex((host, port))
+            failed = sock.connect_ex(place)
         failed = 0 if failed == errno.EINPROGRESS else failed
         if unix_path or self._tls is None:
             return sock, failed

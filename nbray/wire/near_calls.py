@@ -357,6 +357,7 @@ class NearCalls:
         self._token = token
         self._caller: _Caller | None = None
         self._connecting: asyncio.Task[_Caller | None] | None = None
+        self._opening: _Caller | None = None
         self._pause_s = _LOOK_AGAIN_S
         self._look_at = 0.0
         self._closed = False
@@ -416,14 +417,15 @@ class NearCalls:
                 _, caller = await loop.create_unix_connection(
                     lambda: _Caller(self._token, lambda *told: self.on_told(*told)), self._path
                 )
+                self._opening = caller
                 if await caller.opened and not self._closed:
-                    self._caller, self._pause_s = caller, _LOOK_AGAIN_S
+                    self._opening, self._caller, self._pause_s = None, caller, _LOOK_AGAIN_S
                     return caller
-                caller.close()
         except (OSError, TimeoutError) as error:
             logger.debug("Nobody answers at %s: %s", self._path, error)
-        finally:
+        finally:  # also of who stands still, and would keep one for each look
             self._connecting = None
+            self._close_opening()
         self._look_at = loop.time() + self._pause_s
         if not self.may_come_back:
             self._pause_s = min(2 * self._pause_s, _LONGEST_LOOK_S)
@@ -432,5 +434,11 @@ class NearCalls:
     def close(self) -> None:
         """End the connection; calls that are on their way have no answer."""
         self._closed = True
+        self._close_opening()
         if self._caller is not None:
             self._caller.close()
+
+    def _close_opening(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.close()

@@ -7,6 +7,8 @@ import random
 import socket
 from typing import Any
 
+from nbray.common.addresses import socket_address
+
 _SILENT_S = 15
 _PROBE_S = 5
 _PROBES = 3
@@ -39,14 +41,13 @@ def listen(host: str, first: int, last: int) -> socket.socket:
     Raises:
         OSError: none of them is free, or ``host`` is no address of this machine.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if not first:
-        return socket.create_server((host, 0), family=family, backlog=512)
+        return _listen(host, 0)
     ports = range(first, max(first, last) + 1)
     begin = random.randrange(len(ports))  # those that start together try different ones
     for port in [*ports[begin:], *ports[:begin]]:
         try:
-            return socket.create_server((host, port), family=family, backlog=512)
+            return _listen(host, port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -55,3 +56,8 @@ def listen(host: str, first: int, last: int) -> socket.socket:
         f"No port from {first} to {ports[-1]} is free for one more worker or driver: widen the "
         "range (nbray start --min-worker-port --max-worker-port)",
     )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, place = socket_address(host, port)
+    return socket.create_server(place, family=family, backlog=512)

@@ -189,6 +189,7 @@ COUNT, COUNT_OR_ALWAYS = (
         ({"memory": float("inf")}, ValueError, "memory must be a number, not inf"),
         ({"num_cpus": -1}, ValueError, "The quantity of resource num_cpus cannot be negative"),
         ({"num_gpus": -1}, ValueError, "The quantity of resource num_gpus cannot be negative"),
+        ({"num_gpus": 1.5}, ValueError, "GPU resource quantities >1 must be whole numbers"),
         ({"memory": -1}, ValueError, "The quantity of resource memory cannot be negative"),
         ({"resources": {"R": -1}}, ValueError, "The quantity of resource R cannot be negative"),
         ({"num_cpus": 1e-5}, ValueError, "num_cpus cannot go beyond 0.0001"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from support.places import ROOT
@@ -13,6 +15,7 @@ from support.places import ROOT
 import nbray
 import nbray.dashboard
 import nbray.jupyter_ext
+from nbray.common.extras import Extra
 from nbray.jupyter_ext.cell import places
 
 PACKAGES = {
@@ -78,3 +81,9 @@ def test_a_file_is_nbrays_wherever_nbray_lies() -> None:
         assert places.is_library(file) and places.library_of(file) == library
     for file in ("/home/me/nbray/mine.py", "/home/me/lib/python/mine.py", __file__, "mine.py"):
         assert places.is_users(file)
+
+
+def test_what_messages_say_to_install_is_what_can_be_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        offered = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(get_args(Extra)) <= set(offered)

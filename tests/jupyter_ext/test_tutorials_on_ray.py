@@ -10,6 +10,8 @@ from support.places import ROOT
 from support.ray_kernel import PYTHON, has_both
 from support.tutorials import FROM_DASK, FROM_IPYPARALLEL, FROM_RAY, Shown
 
+from nbray.common.extras import how_to_install
+
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
 
 ON_RAY = {"nbray is stopped.": "ray is stopped.", "Counter.incr  10 ": "square"}
@@ -30,7 +32,7 @@ def test_a_tutorial_runs_on_ray_and_shows_what_its_text_says(
     monkeypatch: pytest.MonkeyPatch, name: str, shown: Shown
 ) -> None:
     if not has_both():
-        pytest.skip(f"{PYTHON} has not both nbray and Ray: pip install 'nbray[ray]'")
+        pytest.skip(f"{PYTHON} has not both nbray and Ray: {how_to_install('ray')}")
     monkeypatch.setenv("NBRAY_ENGINE", "ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -273,6 +274,17 @@ def test_an_infeasible_request_names_the_nearest_node_and_what_it_lacks() -> Non
     text = infeasible_text(labelled, [node("near", {"CPU": 2}, labels={"zone": "x"})])
     assert "{'CPU': 1.0} with labels zone!=x" in text
     assert "lacks labels zone!=x" in text
+
+
+def test_only_a_node_that_lacks_something_is_said_to_lack_it() -> None:
+    wish, small, fits = demand({"CPU": 4}), node("small", {"CPU": 1}), node("fits", {"CPU": 4})
+    leaving = msgspec.structs.replace(fits, draining=True)
+    assert "on small, which lacks {'CPU': 3.0}." in infeasible_text(wish, [leaving, small])
+    assert infeasible_text(wish, [leaving]) == "No node takes work any more to serve {'CPU': 4.0}."
+    dead = msgspec.structs.replace(fits, alive=False)
+    assert infeasible_text(wish, [dead]) == "No node is alive to serve {'CPU': 4.0}."
+    text = infeasible_text(wish, [small, fits])
+    assert "on fits can serve {'CPU': 4.0}" in text and "lacks" not in text
 
 
 def test_a_pending_request_says_which_nodes_could_serve_it_and_what_they_lack_now() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nbray.common.extras import how_to_install
 from nbray.testing import wait_until
 from support.kernel import Notebook, running_kernel
 
@@ -58,7 +59,7 @@ def _far_is_open() -> bool:
 def ray_notebook(far: bool = False) -> Iterator[Notebook]:
     """A kernel that is in such a cluster, as a driver of it, or from afar by Ray's client."""
     if not has_both():
-        pytest.skip(f"{PYTHON} has not both nbray and Ray: pip install 'nbray[ray]'")
+        pytest.skip(f"{PYTHON} has not both nbray and Ray: {how_to_install('ray')}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_DEDUP_LOGS", "0")

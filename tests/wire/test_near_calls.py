@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from nbray.wire import near_calls
 from nbray.wire.gcs_messages import KvKey, KvValue
 from nbray.wire.near_calls import (
     MOST_BYTES,
@@ -38,7 +39,8 @@ def run(
     """Run ``what`` with a server at ``path`` that answers so, and a client."""
 
     async def both() -> None:
-        server = await serve_near(str(path), TOKEN, {"Ask": (KvKey, answer)})
+        handlers = {"Ask": (KvKey, answer), "Echo": (KvKey, echo)}
+        server = await serve_near(str(path), TOKEN, handlers)
         calls = NearCalls(str(path), TOKEN)
         try:
             await what(server, calls)
@@ -52,6 +54,18 @@ def run(
 def value_of(reply: bytes | None) -> bytes | None:
     assert reply is not None
     return msgspec.msgpack.decode(reply, type=KvValue).value
+
+
+async def given_up(calls: NearCalls, begun: asyncio.Queue[bytes]) -> None:
+    """A call that the other side has begun lasts longer than it may."""
+    await calls.call("Echo", ASK, 30.0)
+    allowed = 0.05
+    while begun.empty():
+        with pytest.raises(TimeoutError):
+            await calls.call("Ask", ASK, allowed)
+        await calls.call("Echo", ASK, 30.0)  # what was asked before has begun now, or never will
+        allowed *= 2
+    begun.get_nowait()
 
 
 def test_many_calls_at_once_have_their_own_answers_however_large(tmp_path: Path) -> None:
@@ -99,15 +113,17 @@ def test_who_does_not_wait_hears_once_of_each_answer_and_of_the_end(tmp_path: Pa
 
     run(tmp_path / "s", at_once, lambda request: KvValue(request.key))
 
-    async def wait(_request: KvKey) -> KvValue:
+    begun = asyncio.Queue[bytes]()
+
+    async def wait(request: KvKey) -> KvValue:
+        begun.put_nowait(request.key)
         await asyncio.Event().wait()
         raise AssertionError
 
     async def broken_off(server: NearServer, calls: NearCalls) -> None:
         nonlocal heard
         heard = asyncio.Queue()
-        with pytest.raises(TimeoutError):
-            await calls.call("Ask", ASK, 0.01)
+        await given_up(calls, begun)
         assert calls.ask("Ask", ASK, then)
         server.close()
         assert await heard.get() == (None, "")
@@ -163,6 +179,29 @@ def test_a_server_that_stands_still_takes_no_longer_than_the_caller_allows(tmp_p
             calls = NearCalls(str(tmp_path / "s"), TOKEN)
             with pytest.raises(TimeoutError):
                 await calls.call("Ask", ASK, 0.05)
+            accepted = await asyncio.to_thread(lambda: silent.accept()[0])
+            calls.close()
+            with accepted:  # is not kept open for who may never answer
+                accepted.settimeout(30)
+                assert await asyncio.to_thread(accepted.recv, 1) == b""
+
+        asyncio.run(ask())
+
+
+def test_who_looked_in_vain_at_a_server_that_stands_still_keeps_no_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_calls, "_HANDSHAKE_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+
+        async def ask() -> None:
+            calls = NearCalls(str(tmp_path / "s"), TOKEN)
+            assert await calls.call("Ask", ASK, 30.0) is None
+            with silent.accept()[0] as accepted:
+                accepted.settimeout(30)
+                assert await asyncio.to_thread(accepted.recv, 1) == b""
             calls.close()
 
         asyncio.run(ask())
@@ -180,9 +219,8 @@ def test_a_call_that_is_given_up_ends_there_too(tmp_path: Path) -> None:
         raise AssertionError
 
     async def give_up(_server: NearServer, calls: NearCalls) -> None:
-        with pytest.raises(TimeoutError):
-            await calls.call("Ask", ASK, 0.05)
-        assert await ended.get() == await begun.get() == b"key"
+        await given_up(calls, begun)
+        assert await ended.get() == b"key"
         waiting = asyncio.create_task(calls.call("Ask", ASK, 30.0))
         await begun.get()
         waiting.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from nbray.common.extras import how_to_install
 from nbray.gcs.storage.backend import Batch, StorageError
 
 _TIMEOUT_S = 5.0
@@ -22,7 +23,7 @@ class RedisBackend:
             import redis
         except ImportError as error:
             raise StorageError(
-                "--storage redis:// needs the package redis: pip install 'nbray[redis]'."
+                f"--storage redis:// needs the package redis: {how_to_install('redis')}."
             ) from error
         try:
             self._where = f"{urlsplit(url).hostname}:{urlsplit(url).port or 6379}"
