@@ -343,7 +343,10 @@ def allow_many_files() -> None:
 
 _M_MMAP_THRESHOLD = -3
 _M_TRIM_THRESHOLD = -1
+_M_ARENA_MAX = -8
 _LARGE_BLOCK = 1 << 20
+_LARGE_ANSWER = 64 << 10
+_FEW_HEAPS = 2
 _KEPT_FREE = 4 << 20
 
 
@@ -354,10 +357,29 @@ def give_large_blocks_back() -> None:
     its heap, of which fragments are kept for good. A little of the heap's end is kept free, or each
     chunk that passes by would have the system clear its pages anew.
     """
+    _set_malloc((_M_MMAP_THRESHOLD, _LARGE_BLOCK), (_M_TRIM_THRESHOLD, _KEPT_FREE))
+
+
+def give_answers_back() -> None:
+    """Have the C library return to the system what answers to many took, in a process with gRPC.
+
+    A thousand nodes that are told of each other at once have a copy each of a large answer until
+    they have read it. Each of gRPC's threads, of which there are more the busier the machine is,
+    has a heap of its own otherwise, and each heap keeps the most that it ever held: a GCS that
+    such nodes joined slowly had 1.4 GB for good, of 280 MB that it used.
+    """
+    _set_malloc(
+        (_M_ARENA_MAX, _FEW_HEAPS),
+        (_M_MMAP_THRESHOLD, _LARGE_ANSWER),
+        (_M_TRIM_THRESHOLD, _KEPT_FREE),
+    )
+
+
+def _set_malloc(*options: tuple[int, int]) -> None:
     try:
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
+        for option, value in options:
+            libc.mallopt(option, value)
     except (AttributeError, OSError) as error:  # another C library than glibc
         logger.info("The C library has no mallopt: %s", error)
 

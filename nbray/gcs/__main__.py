@@ -12,7 +12,14 @@ from pathlib import Path
 import uvloop
 
 from nbray.common.config import Config
-from nbray.common.process import allow_many_files, leave, leave_in_time, report_ready, watch_parent
+from nbray.common.process import (
+    allow_many_files,
+    give_answers_back,
+    leave,
+    leave_in_time,
+    report_ready,
+    watch_parent,
+)
 from nbray.common.session import GCS, Session
 from nbray.gcs.server import GcsServer
 from nbray.gcs.storage import StorageError, open_store
@@ -68,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parent-fd", type=int)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     allow_many_files()
+    give_answers_back()
     uvloop.run(_main(parser.parse_args(arguments)))
     leave()
 
