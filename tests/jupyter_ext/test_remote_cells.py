@@ -31,7 +31,7 @@ def test_a_worker_that_runs_cells_has_nothing_of_what_only_a_kernel_asks(
     notebook.run("%%remote\nprint('shown', flush=True)")
     cell = notebook.run("%%remote --gather\nimport sys\nthere = sorted(sys.modules)")
     assert not cell.error
-    unwanted = {"psutil", "nbray.launcher", "nbray.notebook_cluster", "nbray.state.lists"}
+    unwanted = {"nbray.launcher", "nbray.notebook_cluster", "nbray.state.lists"}
     assert notebook.run(f"{unwanted} & {{*there}}").result == "set()"
 
 
