@@ -24,15 +24,22 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for ``work``, which is done to its end also if who waits for it is cancelled.
+    def whole(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Begin ``work``, which is done to its end also if who waits for it is cancelled.
 
         So it is for a call whose caller has gone: what has begun to change something would
-        leave half of it, and who asks a second time is told that it is done.
+        leave half of it, and who asks a second time is told that it is done. It begins before
+        anything that is asked for after it.
+
+        Returns:
+            what waits for it.
         """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return self._wait(task)
+
+    async def _wait(self, task: asyncio.Task[T]) -> T:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

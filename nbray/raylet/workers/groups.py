@@ -132,7 +132,8 @@ class GroupManager:
         self._pass_soon()
 
     async def watch(self, process: Process, message: gm.WatchGroup) -> None:
-        """Tell a process when a group is created or removed."""
+        """Tell a process when a group is created or removed, also by what was asked before."""
+        await self.settled()
         await self._watch({message.group_id: [process]})
 
     @property
