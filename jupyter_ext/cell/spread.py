@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from .target import Order, Submitted
 from .task import cell_runner
 
 _TICK_S = 0.1
+_first = threading.Lock()
 
 
 class SpreadRun(RemoteRun):
@@ -86,10 +88,14 @@ class SpreadRun(RemoteRun):
                 )
 
     def _has_failed(self, place: int) -> bool:
-        """An element failed; False when another one did before it, and so ended this one."""
-        if self.failed_at is not None:
-            return False
-        self.failed_at = place
+        """An element failed; whether it is the first one that did, which ends the others.
+
+        Who waits for them sees it, and who watches them in another thread, in any order.
+        """
+        with _first:
+            if self.failed_at is not None:
+                return self.failed_at == place
+            self.failed_at = place
         for ref in self.refs:
             engine().api.cancel(ref)
         return True

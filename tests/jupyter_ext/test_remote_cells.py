@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.kernel import Notebook, fresh_notebook, one_kernel_for_most, shared_notebook
 
+from nbray.testing import wait_until
+
 __all__ = ["fresh_notebook", "one_kernel_for_most", "shared_notebook"]
 
 
@@ -266,6 +268,19 @@ def test_a_spread_goes_on_in_the_background(notebook: Notebook) -> None:
     assert "ValueError: one is bad" in raised
     notebook.wait(lambda: "one is bad" in bad.printed, "the error in its own cell")
     assert bad.printed.count("Traceback") <= 1 and "Cancelled" not in bad.printed
+
+
+def test_the_cell_tells_its_error_also_when_who_waits_for_it_saw_it_first(
+    notebook: Notebook,
+) -> None:
+    notebook.run(
+        "%%remote --map x=range(3) --noblock\nif x == 1:\n    raise ValueError('one is bad')"
+    )
+    notebook.run("run, told = _, []")
+    assert "ValueError: one is bad" in notebook.run("run.result(timeout=60)").error
+    notebook.run("run.watch(told.append)")
+    errors = "sum(isinstance(one.exception(), ValueError) for one in told)"
+    wait_until(lambda: notebook.run(errors).result == "1", "the error to be told")
 
 
 def test_a_cell_runs_once_in_each_of_the_workers(notebook: Notebook) -> None:
