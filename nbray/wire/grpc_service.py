@@ -145,11 +145,18 @@ class GrpcClient:
     async def _call_near(
         self, near: NearCalls, method: str, body: bytes, deadline: float
     ) -> bytes | None:
-        """The answer of who serves on this machine; None if it is to be asked by gRPC."""
+        """The answer of who serves on this machine; None if it is to be asked by gRPC.
+
+        Raises:
+            NearCallError: who serves could not do it.
+            TimeoutError: there was none by the deadline.
+        """
         while True:
             answer = await near.call(method, body, max(deadline - time.monotonic(), 0.001))
             if answer is not None or not self._patience_s or not near.may_come_back:
                 return answer
+            if time.monotonic() > deadline:
+                raise TimeoutError
             await asyncio.sleep(_RETRY_DELAY_S)
 
     async def call(

@@ -13,7 +13,9 @@ import msgspec
 import pytest
 
 from nbray.wire import near_calls
+from nbray.wire.call_errors import RpcError
 from nbray.wire.gcs_messages import KvKey, KvValue
+from nbray.wire.grpc_service import GrpcClient
 from nbray.wire.near_calls import (
     MOST_BYTES,
     Handler,
@@ -275,3 +277,20 @@ def say(path: Path, said: bytes) -> None:
         sock.connect(str(path))
         sock.sendall(said)
         sock.recv(16)
+
+
+def test_a_patient_client_of_a_server_that_has_gone_waits_no_longer_than_the_call_may(
+    tmp_path: Path,
+) -> None:
+    async def leave() -> None:
+        server = await serve_near(str(tmp_path / "s"), TOKEN, {"Echo": (KvKey, echo)})
+        client = GrpcClient("127.0.0.1:9", TOKEN, patience_s=60.0, near=str(tmp_path / "s"))
+        await client.call_raw("Echo", ASK)
+        server.close()
+        async with asyncio.timeout(near_calls._BACK_IN_S - 0.5):
+            with pytest.raises(RpcError, match="no answer in 0"):
+                await client.call_raw("Echo", ASK, 0.3)
+        await client.close()
+
+    for _ in range(3):  # a look that is over before a millisecond is goes on to the next one
+        asyncio.run(leave())
