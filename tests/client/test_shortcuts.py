@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
+from support.stopping import stand_still
 
 import nbray
 from nbray.common.addresses import split
@@ -100,7 +101,7 @@ def test_a_worker_that_stands_still_or_dies_does_so_for_a_driver_from_afar_too(
     counter = Counter.options(max_restarts=1, max_task_retries=-1).remote()
     pid = nbray.get(counter.pid.remote())
     wait_until(lambda: has_shortcut(pid, head), "the shortcut")
-    os.kill(pid, signal.SIGSTOP)
+    stand_still(pid)
     refs = [counter.add.remote() for _ in range(10)]
     assert not nbray.wait(refs, timeout=2)[0]
     os.kill(pid, signal.SIGCONT)

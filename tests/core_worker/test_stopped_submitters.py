@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.stopping import stand_still
 
 import nbray
 from nbray.testing import wait_until
@@ -70,7 +71,7 @@ def program(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def stop(driver: subprocess.Popen[str]) -> None:
-    driver.send_signal(signal.SIGSTOP)
+    stand_still(driver.pid)
     wait_until(lambda: psutil.Process(driver.pid).status() == psutil.STATUS_STOPPED, "its stop")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.commands import command
 from support.processes import processes_of, running
+from support.stopping import stand_still
 
 import nbray
 from nbray.common.addresses import is_loopback, own_address
@@ -128,7 +129,7 @@ def test_a_manager_that_stands_still_loses_no_job(root: Path, tmp_path: Path) ->
     first = client.submit_job(entrypoint=f"echo first >> {marks}; sleep 3")
     wait_until(marks.exists, "the first job to begin", 60)
     (manager,) = running(root, "nbray.jobs")
-    manager.send_signal(signal.SIGSTOP)
+    stand_still(manager.pid)
     try:
         names = [client.submit_job(entrypoint=f"echo {n} >> {marks}") for n in range(5)]
         stopped = client.submit_job(entrypoint=f"echo never >> {marks}")

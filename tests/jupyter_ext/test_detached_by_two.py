@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.detached import STEPS, attached_kernel, lasting_cluster, steps_of
 from support.kernel import Notebook
+from support.stopping import stand_still
 
 from nbray.testing import own_sessions
 
@@ -66,7 +67,7 @@ def test_it_is_dropped_by_one_while_the_other_looks(two: Two, tmp_path: Path) ->
     live = first.start("%nbray attach short")
     first.wait(lambda: "step 2\n" in live.printed, "its output")
     pid = first.manager.provisioner.pid  # type: ignore[union-attr]
-    os.kill(pid, signal.SIGSTOP)
+    stand_still(pid)
     try:
         (tmp_path / "stop").touch()
         second.run("%nbray attach short")

@@ -20,6 +20,7 @@ from support.cutting import cut_between
 from support.detached import STEPS, attached_kernel, lasting_cluster, steps_of
 from support.kernel import Cell, Notebook
 from support.processes import running
+from support.stopping import stand_still
 
 from nbray.testing import own_sessions
 
@@ -157,7 +158,7 @@ def test_parts_that_stand_still_delay_it_and_lose_nothing(
         began = time.monotonic()
         try:
             for pid, _ in stopped:
-                os.kill(pid, signal.SIGSTOP)
+                stand_still(pid)
             for pid, seconds in sorted(stopped, key=lambda known: known[1]):
                 threading.Event().wait(began + seconds - time.monotonic())
                 os.kill(pid, signal.SIGCONT)

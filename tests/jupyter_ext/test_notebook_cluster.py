@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.commands import command
 from support.kernel import Notebook, running_kernel
+from support.stopping import stand_still
 
 from nbray.testing import processes_of, wait_until
 
@@ -64,7 +65,7 @@ def test_a_notebook_says_whose_cluster_it_leaves_and_begins_anew_after_a_loss(
         notebook.run("%%remote\nmine.append(2)\nother = 5\nlarge = list(range(60_000))")
 
         gcs, raylet = _pid_of(session_root, "nbray.gcs"), _pid_of(session_root, "nbray.raylet")
-        os.kill(gcs, signal.SIGSTOP)
+        stand_still(gcs)
         try:
             asked = notebook.run("%nbray status").printed
             assert "%nbray status: the cluster has not answered within 5 s" in asked

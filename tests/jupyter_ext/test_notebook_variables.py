@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.kernel import Notebook, one_kernel_for_most, running_notebook, shared_notebook
+from support.stopping import stand_still
 
 from nbray.testing import processes_of
 
@@ -81,7 +82,7 @@ def test_inspectors_see_names_and_fetch_nothing_though_the_cluster_stands_still(
         assert notebook.debug("initialize", clientID="t", adapterID="") is not None
         raylets = [p.pid for p in processes_of(session_root) if "nbray.raylet" in p.info["cmdline"]]
         for pid in raylets:
-            os.kill(pid, signal.SIGSTOP)
+            stand_still(pid)
         try:
             assert _FAR in notebook.run("%whos").printed.replace("<...>", "") or (
                 "RemoteValue    <RemoteValue far" in notebook.run("%whos").printed

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from support.commands import command
 from support.processes import kill_gcs, running, template_of
+from support.stopping import stand_still
 
 import nbray
 from nbray.common.process import ForkedProcess, ProcessStartError
@@ -59,7 +60,7 @@ def test_a_node_ends_whole_whatever_has_ended_before(session_root: Path, killed:
     if killed == "both":
         gcs.kill()
     if killed == "stopped":
-        gcs.send_signal(signal.SIGSTOP)
+        stand_still(gcs.pid)
     node.stop()
     wait_until(lambda: not processes_of(session_root), "all to have ended")
     assert not node.session.path.exists()

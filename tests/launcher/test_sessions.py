@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import psutil
 import pytest
 from support.commands import command
 from support.processes import running
+from support.stopping import stand_still
 
 import nbray
 from nbray.common import session_roots
@@ -246,7 +246,7 @@ def test_a_start_that_stands_still_is_no_start_that_was_killed(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = _start_until(lambda: bool(running(home, "nbray.raylet")), "the raylet")
-    start.send_signal(signal.SIGSTOP)
+    stand_still(start.pid)
     assert command("stop").stdout == "No node to stop.\n", "it may still be starting"
     monkeypatch.setenv("NBRAY_START_TIMEOUT_S", "0.01")
     assert command("stop").stdout == "Stopped 1 node(s).\n"

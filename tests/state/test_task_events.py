@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import command
+from support.stopping import stand_still
 
 import nbray
 from nbray.driver import output
@@ -324,7 +325,7 @@ def test_a_process_that_does_not_answer_is_warned_of_and_its_task_is_listed(clus
     wait_until(lambda: task().state == "RUNNING", "it to run")
     pid = task().worker_pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    stand_still(pid)
     try:
         with pytest.warns(UserWarning, match=r"1 process\(es\) did not answer"):
             assert task().state == "SUBMITTED_TO_WORKER"
