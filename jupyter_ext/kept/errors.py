@@ -14,7 +14,6 @@ from nbray.common.text import without_middle
 from nbray.exceptions import TaskError
 
 _MOST_BYTES = 1_000_000
-_MOST_TEXT = 1 << 16
 _MOST_MEMBERS = 10
 
 
@@ -27,7 +26,7 @@ def pickled_error(error: BaseException) -> bytes:
             continue
         if len(data) <= _MOST_BYTES:
             return data
-    plain: bytes = cloudpickle.dumps(RuntimeError(without_middle(str(error), _MOST_TEXT)))
+    plain: bytes = cloudpickle.dumps(RuntimeError(without_middle(str(error))))
     return plain
 
 
@@ -41,7 +40,7 @@ def _candidates(error: BaseException) -> Iterator[BaseException]:
     causes = [None] if told.cause is None else [_cut(told.cause), None]
     for cause in causes:
         made = TaskError(
-            told.function_name, without_middle(told.traceback_str, _MOST_TEXT), cause,
+            told.function_name, without_middle(told.traceback_str), cause,
             told.pid, told.ip, told.actor_repr, told.actor_id,
         )  # fmt: skip
         made.tasks = told.tasks
@@ -54,7 +53,7 @@ def _cut(error: BaseException) -> BaseException | None:
         if isinstance(error, BaseExceptionGroup):
             members = [_cut(member) for member in error.exceptions[:_MOST_MEMBERS]]
             found = [member for member in members if member is not None]
-            return type(error)(without_middle(error.message, _MOST_TEXT), found)
+            return type(error)(without_middle(error.message), found)
         made = type(error).__new__(type(error), *map(_short, error.args))
         made.__dict__.update({name: _short(value) for name, value in vars(error).items()})
         str(made)
@@ -64,4 +63,4 @@ def _cut(error: BaseException) -> BaseException | None:
 
 
 def _short(value: Any) -> Any:
-    return without_middle(value, _MOST_TEXT) if isinstance(value, str) else value
+    return without_middle(value) if isinstance(value, str) else value

@@ -282,7 +282,7 @@ class _Head:
     def _wait_for_others(self, cluster: _Cluster) -> None:
         wanted, told = self._place.nodes, 0
         deadline = time.monotonic() + self._place.patience_s
-        while len(there := cluster.nodes(_ASK_S)) < wanted:
+        while len(there := cluster.nodes()) < wanted:
             if self._signals.end.wait(_LOOK_S):
                 raise self._signals.interrupted("the other nodes")
             if time.monotonic() > deadline:
@@ -420,24 +420,20 @@ class _Cluster:
     async def _connect(self) -> GrpcClient:
         return GrpcClient(self.address, self._token, near=self._near)
 
-    def nodes(self, timeout_s: float) -> list[NodeState]:
-        """Those that live; none if the GCS does not answer in time."""
+    def nodes(self) -> list[NodeState]:
+        """Those that live; none while the GCS does not answer."""
         try:
             query = queries.NODES
-            body = self._runner.run(self._client.call_raw(query.method, query.body, timeout_s))
+            body = self._runner.run(self._client.call_raw(query.method, query.body, _TELL_S))
         except RpcError:
             return []
         return [node for node in query.read(body) if node.state == "ALIVE"]
 
     def is_over(self) -> bool:
-        """Whether the head has said so.
-
-        A job that is cancelled takes the head along, perhaps while it is asked: what is left of the
-        time until Slurm kills is then needed for the end of this node.
-        """
+        """Whether the head has said so."""
         key = KvKey(_SPACE, _OVER)
         with suppress(RpcError):  # the raylet leaves when the GCS stays away
-            return bool(self._runner.run(self._client.call("KvExists", key, KvCount, _ASK_S)).count)
+            return bool(self._runner.run(self._client.call("KvExists", key, KvCount, 5.0)).count)
         return False
 
     def end(self, head: str) -> None:
@@ -450,6 +446,6 @@ class _Cluster:
             return
         deadline = time.monotonic() + _OTHERS_LEAVE_S
         while time.monotonic() < deadline:
-            if not [node for node in self.nodes(_TELL_S) if node.node_id != head]:
+            if not [node for node in self.nodes() if node.node_id != head]:
                 return
             time.sleep(_LOOK_S)

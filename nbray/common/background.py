@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Request = TypeVar("Request")
 
 
 class Background:
@@ -38,6 +39,12 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return self._wait(task)
+
+    def wholly(
+        self, handler: Callable[[Request], Coroutine[Any, Any, T]]
+    ) -> Callable[[Request], Coroutine[Any, Any, T]]:
+        """The handler of a call, each of which is done `whole`."""
+        return lambda request: self.whole(handler(request))
 
     async def _wait(self, task: asyncio.Task[T]) -> T:
         try:

@@ -143,17 +143,10 @@ class OwnFork:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def terminate(self) -> None:
-        """SIGTERM."""
-        self._send(signal.SIGTERM)
-
     def kill(self) -> None:
         """SIGKILL."""
-        self._send(signal.SIGKILL)
-
-    def _send(self, number: signal.Signals) -> None:
         if self.poll() is None:  # until it is reaped, nobody else has its pid
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Child:

@@ -54,8 +54,8 @@ def without_middle(text: str, most: int = 1 << 16) -> str:
     if len(text) <= most:
         return encodable(text)
     half = most // 2
-    left_out = f"\n... {len(text) - most:,} characters ...\n"
-    return encodable(text[:half] + left_out + text[-half:])
+    middle = f"\n... {len(text) - most:,} characters ...\n"
+    return encodable(text[:half] + middle + text[-half:])
 
 
 def _escaped(character: str) -> str:

@@ -81,10 +81,7 @@ class GcsServer:
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods of all rooms, for the gRPC server."""
         return {
-            "FinishJob": (
-                g.JobId,
-                lambda request: self._background.whole(self._finish_job(request)),
-            ),
+            "FinishJob": (g.JobId, self._background.wholly(self._finish_job)),
             **self._jobs.services(),
             **self._submissions.services(),
             **self._kv.services(),

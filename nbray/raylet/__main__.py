@@ -150,7 +150,9 @@ async def _main(args: argparse.Namespace, is_up: Callable[[], object]) -> None:
 
 
 def _forked_template(args: argparse.Namespace) -> ForkedTemplate | None:
-    return args.template_pid and ForkedTemplate(args.template_pid, args.template_fd)
+    if args.template_pid is None:
+        return None
+    return ForkedTemplate(args.template_pid, args.template_fd)
 
 
 def _supervisors(

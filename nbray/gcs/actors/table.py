@@ -124,10 +124,7 @@ class ActorTable:
         return {
             "CreateActor": (CreateActorRequest, self._create),
             "WaitActor": (WaitActor, self._wait),
-            "KillActor": (
-                KillActorRequest,
-                lambda request: self._background.whole(self._kill_on_request(request)),
-            ),
+            "KillActor": (KillActorRequest, self._background.wholly(self._kill_on_request)),
             "ActorReady": (ActorReadyRequest, self._ready),
             "FindActor": (NamedActor, self._find),
             "WorkerDied": (WorkerDied, self._worker_died),

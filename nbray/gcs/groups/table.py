@@ -75,10 +75,7 @@ class GroupTable:
     def services(self) -> dict[str, tuple[Any, Handler]]:
         """The methods, for the gRPC server."""
         return {
-            "ChangeGroups": (
-                g.ChangeGroups,
-                lambda request: self._background.whole(self._change(request)),
-            ),
+            "ChangeGroups": (g.ChangeGroups, self._background.wholly(self._change)),
             "WaitGroups": (g.WaitGroups, self._wait),
             "FindGroups": (g.NamedGroup, self._find),
         }

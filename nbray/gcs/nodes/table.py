@@ -93,10 +93,7 @@ class NodeTable:
             "Report": (g.Report, self._report),
             "WatchNodes": (g.WatchNodes, self._news.watch),
             "ListNodes": (g.Empty, self._list),
-            "DrainNode": (
-                sm.DrainNode,
-                lambda request: self._background.whole(self._drain(request)),
-            ),
+            "DrainNode": (sm.DrainNode, self._background.wholly(self._drain)),
         }
 
     # --- rows --------------------

@@ -127,10 +127,10 @@ class Scheduler:
 
     def set_aside(self, asker: object) -> None:
         """Who asked for these does not answer: nothing is granted to it, or kept for it."""
-        aside = [request for request in self._waiting if request.asker is asker]
-        self._aside.setdefault(asker, []).extend(aside)
-        for request in aside:
-            self._waiting.remove(request)
+        waiting, self._waiting = self._waiting, deque()
+        aside = self._aside.setdefault(asker, [])
+        for request in waiting:
+            (aside if request.asker is asker else self._waiting).append(request)
 
     def bring_back(self, asker: object) -> list[Granted]:
         """It answers again, or has gone."""
