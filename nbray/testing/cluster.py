@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbray.driver.driver import init, shutdown
-from nbray.testing.processes import processes_of
+from nbray.testing.processes import kill_all, processes_of
 from nbray.testing.waits import wait_until
 
 
@@ -49,8 +49,7 @@ def own_sessions() -> Iterator[Path]:
         wait_until(lambda: not list(root.iterdir()), "the end of the test's session folders")
     finally:
         shutdown()
-        for process in processes_of(root):
-            process.kill()
+        kill_all(processes_of(root))
         shutil.rmtree(root, ignore_errors=True)
         for name, value in before.items():
             if value is None:

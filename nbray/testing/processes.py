@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -57,6 +58,21 @@ def kill_node(raylet: psutil.Process) -> None:
                 print("the node is gone")
         ```
     """
-    for process in [raylet, *raylet.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # a worker leaves when its raylet has
+    kill_all([raylet, *raylet.children(recursive=True)])
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL processes, of which some leave when others have.
+
+    Args:
+        processes: what is to be killed, in this order.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from nbray.testing import processes_of
+        >>> from nbray.testing.processes import kill_all
+        >>> kill_all(processes_of(Path("/there/is/no/session")))
+    """
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

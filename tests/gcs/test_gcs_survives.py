@@ -22,6 +22,7 @@ from nbray.common.config import Config
 from nbray.exceptions import ActorDiedError
 from nbray.experimental import internal_kv as kv
 from nbray.testing import processes_of, wait_until
+from nbray.testing.processes import kill_all
 from nbray.util.state import list_actors, list_jobs
 
 
@@ -106,8 +107,7 @@ def test_a_head_that_comes_back_with_another_token_takes_it_and_refuses_the_old_
     detached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = json.loads((detached / "session.json").read_text())["gcs_address"]
-    for process in processes_of(detached):
-        process.kill()
+    kill_all(processes_of(detached))
     wait_until(lambda: not processes_of(detached), "the end of the node", 30)
     monkeypatch.setenv("NBRAY_AUTH_TOKEN", "another token, of twice sixteen characters")
     back = command("start", "--head", "--num-cpus=2", f"--session={detached}")

@@ -18,6 +18,7 @@ import nbray
 from nbray.common.addresses import is_loopback, own_address
 from nbray.job_submission import JobDetails, JobSubmissionClient
 from nbray.testing import own_sessions, wait_until
+from nbray.testing.processes import kill_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -85,8 +86,7 @@ def test_jobs_outlive_a_head_that_lost_its_power_and_none_runs_twice(
     )
     session = _session(root)
     for _ in range(5):  # what one of them starts again meanwhile is killed as well
-        for process in processes_of(session):
-            process.kill()
+        kill_all(processes_of(session))
     wait_until(lambda: not processes_of(session), "all to have gone", 60)
     back = command("start", "--head", "--num-cpus=2", f"--session={session}", "--resources",
                    '{"x": 1}', "--include-dashboard=true", "--dashboard-port=0")  # fmt: skip

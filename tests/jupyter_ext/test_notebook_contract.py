@@ -203,8 +203,9 @@ def test_a_task_that_can_never_run_says_so_in_its_cell_and_in_the_widget(
 ) -> None:
     notebook.run("import nbray\n@nbray.remote(resources={'gold': 1})\ndef never(): pass")
     cell = notebook.run("refs = [never.remote()]")
-    other = notebook.run("1")
+    # It stands in the cell that ran last when it comes, which is this one.
     notebook.wait(lambda: "No node of the cluster can ever serve" in cell.printed, "the warning")
+    other = notebook.run("1")
     assert "which lacks {'gold': 1.0}" in cell.printed and "ever serve" not in other.printed
     notebook.run(
         "from nbray.jupyter_ext.widgets.cluster_view import work_html\n"
