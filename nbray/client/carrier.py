@@ -24,6 +24,8 @@ PING_S = 3.0
 """How often a side asks for a sign of life; one that is silent for three of them has gone."""
 
 SILENT_S = 3 * PING_S
+LAST_WORDS_S = 2.0
+"""How long a side that ends a tunnel waits for the other to hear of it."""
 
 
 class StreamEnd(Protocol):
@@ -131,6 +133,20 @@ class Carrier:
         self.tunnel.goodbye(reason)
         self._soon()
 
+    def part(self, reason: str) -> None:
+        """End the tunnel, of which the peer is told if it takes it soon: it closes the wire then.
+
+        To close it here could cost the peer these words: what it has sent and nobody reads any
+        more resets the connection.
+        """
+        wire = self.wire
+        self.tunnel.goodbye(reason)
+        self._flush()
+        self.wire = None
+        if wire is not None:
+            self._loop.call_later(LAST_WORDS_S, wire.close)
+        self.end(reason)
+
     # --- the wire --------------------
 
     def take(self, wire: Wire, peer_received: int) -> None:
@@ -215,4 +231,13 @@ class Carrier:
                     self._on_left(reason)
 
 
-__all__ = ["PING_S", "SILENT_S", "Carrier", "StreamEnd", "TransportWire", "TunnelError", "Wire"]
+__all__ = [
+    "LAST_WORDS_S",
+    "PING_S",
+    "SILENT_S",
+    "Carrier",
+    "StreamEnd",
+    "TransportWire",
+    "TunnelError",
+    "Wire",
+]

@@ -15,12 +15,13 @@ import os
 import signal
 import socket
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import uvloop
 
-from nbray.client.carrier import PING_S, TransportWire, TunnelError
+from nbray.client.carrier import LAST_WORDS_S, PING_S, TransportWire, TunnelError
 from nbray.client.entrance import Admitting
 from nbray.client.packages import different, own_packages
 from nbray.client.remote_driver import RemoteDriver
@@ -57,6 +58,8 @@ class Gateway:
         self._packages = own_packages()
         self._drivers: dict[bytes, RemoteDriver] = {}
         self._half_open: OrderedDict[_Caller, None] = OrderedDict()
+        self._connected: set[_Caller] = set()
+        self._all_gone = asyncio.Event()
         self.last_use = asyncio.get_running_loop().time()
 
     @property
@@ -66,6 +69,7 @@ class Gateway:
 
     def came(self, caller: _Caller) -> None:
         """Somebody has connected; with too many that have proved nothing the oldest goes."""
+        self._connected.add(caller)
         if len(self._half_open) >= MOST_HALF_OPEN:
             oldest, _ = self._half_open.popitem(last=False)
             oldest.end("too many have no handshake yet")
@@ -74,6 +78,13 @@ class Gateway:
     def settled(self, caller: _Caller) -> None:
         """That one has proved itself, or has gone."""
         self._half_open.pop(caller, None)
+
+    def went(self, caller: _Caller) -> None:
+        """The connection of that one is closed."""
+        self.settled(caller)
+        self._connected.discard(caller)
+        if not self._connected:
+            self._all_gone.set()
 
     def admit(self, knock: Knock) -> tuple[RemoteDriver | None, Welcome]:
         """The driver that knocks, and what it is told."""
@@ -122,10 +133,16 @@ class Gateway:
         for driver in list(self._drivers.values()):
             driver.look_after()
 
-    def stop(self, reason: str) -> None:
-        """All drivers have to go."""
+    async def stop(self, reason: str) -> None:
+        """All drivers have to go, and hear why: those that listen within `LAST_WORDS_S`."""
+        for caller in list(self._half_open):
+            caller.end(reason)
         for driver in list(self._drivers.values()):
             driver.end(reason)
+        self._all_gone.clear()
+        if self._connected:
+            with suppress(TimeoutError):  # one that stands still, or can be reached no more
+                await asyncio.wait_for(self._all_gone.wait(), LAST_WORDS_S)
 
 
 class _Caller(asyncio.Protocol):
@@ -178,6 +195,7 @@ class _Caller(asyncio.Protocol):
         self._admitting = None
         if isinstance(visit, Shortcut):
             self._gateway.shorten(visit, self._transport)
+            self._gateway.went(self)  # from here on it is the other process's
             return b""
         knock = visit
         driver, welcome = self._gateway.admit(knock)
@@ -209,6 +227,7 @@ class _Caller(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection has gone."""
         self._settle()
+        self._gateway.went(self)
         self._transport = None
         if self._driver is not None and self._driver.carrier.wire is self._wire:
             self._driver.lost()
@@ -249,7 +268,7 @@ async def _main(args: argparse.Namespace) -> None:
             gateway.look_after()
             if gateway.is_idle and loop.time() - gateway.last_use > idle_s:
                 break
-    gateway.stop("the head node has ended")
+    await gateway.stop("the head node has ended")
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ class RemoteDriver:
         self.tls = Tls.of(session.path)
         self.config = config
         self.name = worker_id.hex()[:12]
-        self.carrier = Carrier(Tunnel(dials=False), self._opened, self.end)
+        self.carrier = Carrier(Tunnel(dials=False), self._opened, self._left)
         self._store = Store(worker_id)
         self.info = info
         self._on_end = on_end
@@ -129,6 +129,11 @@ class RemoteDriver:
             self._grace.cancel()
             self._grace = None
 
+    def _left(self, reason: str) -> None:
+        """It has ended the tunnel itself, and is told nothing."""
+        self.carrier.lose()
+        self.end(reason)
+
     def end(self, reason: str) -> None:
         """It is dead for the cluster."""
         if self._ended:
@@ -141,7 +146,7 @@ class RemoteDriver:
         self._store.close()
         for handed in list(self._handed):
             handed.cancel()
-        self.carrier.end(reason)
+        self.carrier.part(reason)
         for half_open in list(self._half_open):
             half_open.fail(reason)
         try:
@@ -153,6 +158,8 @@ class RemoteDriver:
     # --- streams that it opens --------------------
 
     def _opened(self, number: int, header: bytes) -> StreamEnd:
+        if self._ended:
+            return self._refused(number, "the driver has gone")
         try:
             purpose = purpose_of(header)
         except ValueError as error:

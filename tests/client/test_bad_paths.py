@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from support.far_driver import TOKEN, gateway_of, my_remote, start_far_head
 from support.net_hosts import Weather, net_hosts, why_no_networks
+from support.stopping import stand_still
 
 import nbray
 from nbray.common.addresses import split
@@ -186,13 +188,21 @@ def test_what_stands_still_for_a_while_loses_nothing(head: RunningNode, address:
     assert nbray.get(counter.add.remote()) == 102
 
 
-def test_the_end_of_the_heads_raylet_is_said(head: RunningNode, address: str) -> None:
+@pytest.mark.parametrize("end", [RunningNode.kill_raylet, RunningNode.stop])
+@pytest.mark.parametrize("agent_stands_still", [False, True])
+def test_the_end_of_the_head_is_said_also_to_one_who_hears_it_late(
+    head: RunningNode, address: str, end: Callable[[RunningNode], None], agent_stands_still: bool
+) -> None:
     nbray.init(address)
     ref = nbray.remote(time.sleep).remote(1000)
     nbray.get(nbray.remote(os.getpid).remote())
-    head.kill_raylet()
-    with pytest.raises(LocalRayletDiedError):
-        nbray.get(ref)
+    agent = psutil.Process(my_remote().agent_pid)
+    if agent_stands_still:
+        stand_still(agent.pid)
+    end(head)
+    agent.resume()
+    with pytest.raises(LocalRayletDiedError, match=r"lost (the|its) cluster"):
+        nbray.get(ref, timeout=30)
 
 
 def test_a_gigabyte_passes_in_bounded_memory(
