@@ -29,10 +29,12 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.{name}")
     if name == "__all__":
         return _public().__all__
-    if (not name.startswith("_") or name == "__version__") and name in _public().__all__:
-        public = _public()
-        globals().update({one: getattr(public, one) for one in public.__all__})
-        return globals()[name]
+    if not name.startswith("_") or name == "__version__":
+        public = vars(_public())
+        names = public.get("__all__", ())  # none yet while it is imported, and asks for a module
+        if name in names:
+            globals().update({one: public[one] for one in names})
+            return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

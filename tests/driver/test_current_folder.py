@@ -96,6 +96,9 @@ nbray.shutdown()
 """
 
 
+@pytest.mark.skipif(
+    sys.version_info[:3] == (3, 13, 0), reason="Python 3.13.0 imports no socket in such a folder"
+)
 def test_a_program_whose_folder_was_removed_runs_and_a_path_relative_to_it_is_refused(
     session_root: Path, tmp_path: Path
 ) -> None:

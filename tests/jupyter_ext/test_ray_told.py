@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -24,10 +25,13 @@ class _Odd(Exception):
         return "x\ud800"
 
 
-class _Broken(Exception):
-    @property
-    def __notes__(self) -> list[str]:
+class _NoNotes(list[str]):
+    def __iter__(self) -> Iterator[str]:
         raise RuntimeError("not these")
+
+
+class _Broken(Exception):
+    __notes__ = _NoNotes()
 
 
 def _raised(error: Exception) -> Exception:
