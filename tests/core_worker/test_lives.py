@@ -302,6 +302,7 @@ def test_a_call_that_was_cancelled_is_not_made_again_when_its_actor_comes_back()
     one.told("RESTARTING")
     one.told("ALIVE", OTHER)
     assert call.state is tasks.State.ENDED
+    assert one.errors() == ["TaskCancelledError"]
 
 
 def test_a_task_that_was_cancelled_on_its_way_to_a_worker_that_is_not_there_ends() -> None:

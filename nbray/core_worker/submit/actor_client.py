@@ -232,7 +232,7 @@ class ActorClient:
         for worker_id, calls in self._in_flight.items():
             sent = calls.get(task_id)
             if sent is not None:
-                sent.retries = 0
+                sent.cancelled = True
                 return worker_id
         for call in self._queue:
             if call.spec.task_id == task_id:
@@ -338,6 +338,8 @@ class ActorClient:
         for call in self._in_flight.pop(worker_id, {}).values():
             if self.state is _DEAD:
                 self._fail_dead(call)
+            elif call.cancelled:
+                self._fail(call, cancelled(call.spec))
             elif call.retries != 0:
                 call.again()
                 again.append(call)
