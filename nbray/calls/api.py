@@ -94,7 +94,8 @@ def get(
 
     Raises:
         GetTimeoutError: not all were ready in time.
-        TaskError: a task failed; also an instance of the user's exception class.
+        TaskError: a task failed, and the others are not waited for; also an instance of the user's
+            exception class.
         ValueError: neither a ref nor a list was given, or the timeout is NaN. TypeError: a list of
             something else was given, or a timeout that is no number.
 

@@ -7,8 +7,8 @@ was cancelled, since the word may come before the task does.
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable
+from typing import Protocol
 
 from nbray.core_worker.decisions import Decisions, ToWorker
 from nbray.core_worker.own.counting import Counting
@@ -16,9 +16,15 @@ from nbray.core_worker.own.table import OwnershipTable
 from nbray.core_worker.ports import Inbox, Mail
 from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
+from nbray.core_worker.values.blocking import Waits
 from nbray.wire import messages as m
+from nbray.wire.waiting import Waiter
 
 _NOTED = 1000
+
+
+class Turns(Inbox, Waits, Protocol):
+    """Work for the holder of the baton, and waits for it."""
 
 
 class Cancelling:
@@ -29,12 +35,12 @@ class Cancelling:
     """
 
     def __init__(
-        self, inbox: Inbox, mail: Mail, table: OwnershipTable, counting: Counting, leasing: Leasing,
+        self, turns: Turns, mail: Mail, table: OwnershipTable, counting: Counting, leasing: Leasing,
         calls: ActorCalls, decisions: Decisions, take_new: Callable[[], None],
     ) -> None:  # fmt: skip
         """``take_new`` takes over what was submitted since the last turn."""
         self.noted: dict[bytes, None] = {}
-        self._inbox = inbox
+        self._turns = turns
         self._mail = mail
         self._table = table
         self._counting = counting
@@ -56,22 +62,24 @@ class Cancelling:
             else:
                 self._cancel(object_id[:24], force, recursive)
 
-        self._inbox.post(act)
+        self._turns.post(act)
 
     def interrupt(self, task_id: bytes, force: bool) -> None:
         """Stop a task of this process and its children; a call of an actor never by force."""
-        self._inbox.post(lambda: self._cancel(task_id, force, True, interrupt=True))
+        self._turns.post(lambda: self._cancel(task_id, force, True, interrupt=True))
 
     def is_actor_call(self, object_id: bytes) -> bool:
         """Whether an unfinished call of this process makes that object."""
-        known: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        waiter, known = Waiter(), list[bool]()
 
         def look() -> None:
             self._take_new()
-            known.set_result(self._calls.knows(object_id[:24]))
+            known.append(self._calls.knows(object_id[:24]))
+            waiter.complete_one()
 
-        self._inbox.post(look)
-        return known.result()
+        self._turns.post(look)
+        self._turns.wait(waiter)
+        return known[0]
 
     # --- under the baton --------------------
 

@@ -23,6 +23,9 @@ class Waiting(Protocol):
     def complete_one(self) -> None:
         """One of them is there."""
 
+    def failed(self) -> None:
+        """One of them is there, and is an error."""
+
 
 class Inbox(Protocol):
     """Work for the holder of the baton, from any thread (`nbray.wire.reactor.Reactor`)."""

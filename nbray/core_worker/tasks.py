@@ -238,11 +238,17 @@ class PendingTask(Pending, eq=False, gc=False, kw_only=True):
 
 
 class ActorCall(Pending, eq=False, gc=False, kw_only=True):
-    """A call of an actor; ``number`` tells in which order the calls of this process are."""
+    """A call of an actor.
+
+    Attributes:
+        number: tells in which order the calls of this process are.
+        cancelled: it was cancelled when the actor had it; it is not made again.
+    """
 
     spec: TaskSpec
     options: TaskOptions
     number: int = 0
+    cancelled: bool = False
 
     @property
     def first(self) -> bytes:

@@ -172,15 +172,21 @@ class Connection:
         """Connect to the peer; what comes of it shows itself later."""
         if self.closed or self._transport is not None or self._dial is None:
             return
-        sock, failed = self._dial()
+        try:
+            sock, failed = self._dial()
+        except OSError as error:  # no descriptor is left, for example: there may be one later
+            self._break_soon(str(error))
+            return
         if failed:
             sock.close()
-            reason = os.strerror(failed)
-            self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
+            self._break_soon(os.strerror(failed))
             return
         self._transport = Transport(self._home.reactor, sock, self._client(sock), self)
         home = self._home
         self._transport.start(home.config.handshake_timeout_s + home.ways.patience_s)
+
+    def _break_soon(self, reason: str) -> None:
+        self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
 
     def move(self, transport: Transport) -> bool:
         """Go on over another open socket to the same peer, which waits for this side's greeting.

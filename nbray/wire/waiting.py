@@ -52,6 +52,10 @@ class Waiter:
         if self.remaining <= 0 and self._lock is not None:
             self.wake()
 
+    def failed(self) -> None:
+        """Count one completion, by a failure."""
+        self.complete_one()
+
     def wake(self) -> None:
         """Let the waiting thread look again, if it may sleep."""
         if self._lock is not None and self._lock.locked():
@@ -64,6 +68,17 @@ class Waiter:
         """Sleep until woken; False after ``timeout`` seconds, negative for no limit."""
         assert self._lock is not None
         return self._lock.acquire(timeout=timeout)
+
+
+class UntilFailure(Waiter):
+    """Done at the first failure, too: for who needs all of several."""
+
+    __slots__ = ()
+
+    def failed(self) -> None:
+        """One has failed: the others are not waited for."""
+        self.remaining = 1
+        self.complete_one()
 
 
 class Woken(Protocol):

@@ -274,3 +274,23 @@ def test_a_cancel_that_crosses_the_return_of_its_task_is_not_lost(
                 nbray.get(ref)
         nbray.get(first)
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_a_call_behind_one_that_was_cancelled_is_made(cluster: Path) -> None:
+    """In its order it stood behind one that waited for its argument, and for nothing itself."""
+
+    @nbray.remote(num_cpus=0)
+    class Echo:
+        def say(self, word: object) -> object:
+            return word
+
+    echo = Echo.remote()
+    assert nbray.get(echo.say.remote("up"), timeout=30) == "up"
+    never = nbray.remote(num_cpus=0)(time.sleep).remote(600)
+    waits, behind = echo.say.remote(never), echo.say.remote("behind")
+    assert not nbray.wait([behind], timeout=0.2)[0]
+    nbray.cancel(waits)
+    assert nbray.get(behind, timeout=30) == "behind"
+    with pytest.raises(TaskCancelledError):
+        nbray.get(waits, timeout=30)
+    nbray.cancel(never)

@@ -246,3 +246,29 @@ def test_what_is_kept_from_before_a_shutdown_says_so(session_root: Path) -> None
         with pytest.raises(ActorHandleNotFoundError, match="not valid across nbray sessions"):
             old()
     assert nbray.get(identity.remote(3), timeout=30) == 3
+
+
+def test_get_raises_as_soon_as_one_of_several_has_failed(cluster: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    @nbray.remote(num_cpus=0)
+    def stays() -> str:
+        wait_until(go.exists, "the word to go on", 60)
+        return "stayed"
+
+    @nbray.remote(num_cpus=0)
+    def reads(refs: list[Any]) -> Any:
+        return nbray.get(refs, timeout=30)
+
+    def fails() -> Any:
+        return boom.options(num_cpus=0).remote(ValueError("early"))
+
+    staying, failed = stays.remote(), fails()
+    assert nbray.wait([staying, failed], timeout=30) == ([failed], [staying])
+    for refs in ([staying, fails()], [fails(), staying], [staying, failed]):
+        for read in (nbray.get, lambda refs, timeout: nbray.get(reads.remote(refs), timeout=30)):
+            with pytest.raises(ValueError, match="early"):
+                read(refs, timeout=30)
+    assert nbray.wait([staying, failed], num_returns=2, timeout=0.1) == ([failed], [staying])
+    go.touch()
+    assert nbray.get([staying, staying], timeout=30) == ["stayed", "stayed"]

@@ -201,3 +201,81 @@ def test_what_came_at_once_with_a_long_task_does_not_stand_behind_it(
         assert nbray.get([long, other], timeout=30) == [first, first]
         os.remove(first)
         os.remove(second)
+
+
+def test_what_has_ended_is_not_failed_by_a_crash_behind_it(session_root: Path) -> None:
+    """A worker keeps small replies for a moment: that of a task that may not be run again, too."""
+    nbray.init(num_cpus=1, object_store_memory=50 << 20)
+
+    @nbray.remote(max_retries=0)
+    def once() -> str:
+        return "ended"
+
+    @nbray.remote(max_retries=1)
+    def crashes() -> None:
+        os._exit(1)
+
+    nbray.get([once.remote() for _ in range(30)], timeout=30)  # they are known to be short
+    refs = [ref for _ in range(5) for ref in (once.remote(), crashes.remote())]
+    assert nbray.get(refs[::2], timeout=60) == ["ended"] * 5
+
+
+def test_what_has_ended_is_not_run_again_for_one_behind_it_that_exits(
+    session_root: Path, tmp_path: Path
+) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 << 20)
+
+    @nbray.remote
+    def nothing() -> None:
+        return None
+
+    @nbray.remote(max_retries=1)
+    def step(i: int) -> int:
+        with open(tmp_path / f"{i}", "a+") as file:
+            file.write("x")
+            file.seek(0)
+            if i == 20 and file.read() == "x":
+                sys.exit(1)
+        return i
+
+    nbray.get([nothing.remote() for _ in range(200)], timeout=30)  # they are known to be short
+    assert nbray.get([step.remote(i) for i in range(40)], timeout=60) == list(range(40))
+    runs = [len((tmp_path / f"{i}").read_text()) for i in range(40)]
+    assert runs == [1 + (i == 20) for i in range(40)]
+
+
+def test_threads_of_a_task_that_wait_keep_its_cpus_free_until_the_last(session_root: Path) -> None:
+    nbray.init(num_cpus=1, object_store_memory=50 << 20)
+
+    @nbray.remote
+    def whole() -> str:
+        time.sleep(0.3)  # both threads wait by then
+        return "whole"
+
+    @nbray.remote(num_cpus=0.5)
+    def half() -> str:
+        return "half"
+
+    @nbray.remote(num_cpus=0.7)
+    def more(_first: str) -> str:
+        return "more"
+
+    @nbray.remote
+    def parent() -> list[str]:
+        got: list[str] = []
+
+        def one() -> None:
+            got.append(nbray.get(whole.remote()))
+
+        def other() -> None:
+            first = half.remote()
+            got.extend([nbray.get(first), nbray.get(more.remote(first))])
+
+        threads = [threading.Thread(target=action) for action in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sorted(got)
+
+    assert nbray.get(parent.remote(), timeout=20) == ["half", "more", "whole"]

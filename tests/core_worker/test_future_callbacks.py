@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import nbray
+from nbray.core_worker.current import joined_core
+from nbray.core_worker.values.callbacks import HelperThreads
 from nbray.exceptions import NbraySystemError
 from nbray.util.executor import NbrayExecutor
 
@@ -119,13 +121,36 @@ class AsksWhenUnpickled:
         self.value = nbray.get(state["ref"])
 
 
-def test_what_cannot_wait_where_it_runs_is_told_so(cluster: Path) -> None:
+class CancelsWhenUnpickled(AsksWhenUnpickled):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nbray.cancel(state["ref"], force=True)  # it asks whether a call is meant
+
+
+@pytest.mark.parametrize("kind", [AsksWhenUnpickled, CancelsWhenUnpickled])
+def test_what_cannot_wait_where_it_runs_is_told_so(cluster: Path, kind: Any) -> None:
     @nbray.remote
     def slow() -> int:
         threading.Event().wait(3)
         return 1
 
-    future = nbray.put(AsksWhenUnpickled(slow.remote())).future()
+    future = nbray.put(kind(slow.remote())).future()
     with pytest.raises(NbraySystemError, match="Do it in a thread"):
         future.result(timeout=30)
     assert nbray.get(inc.remote(1), timeout=30) == 2
+
+
+def test_callbacks_are_called_although_there_was_no_thread_for_them_at_first(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refusals = threading.Thread.start, iter([1, 2])
+
+    def refuses(thread: threading.Thread) -> None:
+        if thread.name == "test-callbacks" and next(refusals, None):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuses)
+    helpers = HelperThreads(joined_core().reactor, "test-callbacks")
+    called = threading.Event()
+    helpers.run(called.set)
+    assert called.wait(30)

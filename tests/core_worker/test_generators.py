@@ -346,3 +346,23 @@ def test_each_item_has_one_of_many_readers(module_cluster: Path, tmp_path: Path)
     for thread in threads:
         thread.join(60)
     assert sorted(got) == list(range(200))
+
+
+def test_coroutines_that_wait_for_their_readers_hold_up_nobody(module_cluster: Path) -> None:
+    @nbray.remote(num_cpus=0)
+    class Yields:
+        async def up_to(self, n: int) -> AsyncIterator[int]:
+            for i in range(n):
+                yield i
+
+        async def in_a_thread(self) -> str:
+            return await asyncio.to_thread(lambda: "done")
+
+    actor = Yields.remote()
+    method = actor.up_to.options(num_returns="streaming", _generator_backpressure_num_objects=1)
+    streams = [method.remote(3) for _ in range(40)]
+    assert nbray.get(actor.in_a_thread.remote(), timeout=30) == "done"
+    for stream in reversed(streams):
+        refs = [stream._next_sync(30) for _ in range(3)]
+        assert not any(ref.is_nil() for ref in refs)
+        assert nbray.get(refs, timeout=30) == [0, 1, 2]

@@ -508,3 +508,8 @@ def test_what_may_not_be_run_again_is_never_pushed_behind_another() -> None:
     assert pushed_at_once([3] * 8) == 8
     assert pushed_at_once([0] * 8) == 1
     assert pushed_at_once([3, -1, 0, 3]) == 2
+
+
+def test_nothing_is_pushed_behind_what_may_not_be_run_again() -> None:
+    """If its worker dies of the one behind, its reply may be lost."""
+    assert pushed_at_once([0, 3, 3]) == 1

@@ -109,3 +109,14 @@ def test_any_of_many_tasks_is_found_at_once() -> None:
     assert all(line.find(missing) is None for _ in range(1000))
     assert time.process_time() - began < 2
     assert len(line) == 99_000
+
+
+def test_a_task_is_found_behind_a_later_one_that_came_back_to_an_empty_line() -> None:
+    new_id = TaskIDFactory(JOB)
+    before, late, first = new_id.first(), new_id.first(), new_id.first()
+    line = Line()
+    line.add(burst(3), before, b"", 0.0)
+    line.popleft()
+    line.appendleft(kept(first))
+    line.add(burst(3), late, b"", 0.0)
+    assert line.find(late) is not None

@@ -18,6 +18,7 @@ from nbray.core_worker.submit.calls import ActorCalls
 from nbray.core_worker.submit.leasing import Leasing
 from nbray.core_worker.task_options import TaskOptions
 from nbray.core_worker.tasks import ActorCall
+from nbray.exceptions import TaskCancelledError
 from nbray.wire import messages as m
 from nbray.wire.causes import Cause, CauseKind
 from nbray.wire.records import Address, JobConfig, TaskSpec
@@ -263,3 +264,51 @@ def test_a_call_that_may_be_repeated_goes_in_front_of_later_ones() -> None:
     pushes = [push for push in one.decisions if isinstance(push, d.PushCalls)]
     assert [call for push in pushes for call in push.calls] == [first, first, second]
     assert pushes[-1].worker == OTHER
+
+
+def test_calls_behind_one_that_waits_for_an_argument_are_sent_when_it_is_cancelled() -> None:
+    one = OneActor().reach(c.State.ALIVE)
+    waits, ready = (
+        pending_call(
+            TaskSpec(task_id * 24, b"job0", b"", "A.f", b"", actor_id=ACTOR, method="f"),
+            TaskOptions(),
+        )
+        for task_id in (b"1", b"2")
+    )
+    waits.unresolved = 1
+    for call in (waits, ready):
+        one.client.submit(call)
+        one.client.dispatch()
+    assert ready.state is tasks.State.QUEUED
+    assert one.calls.cancel(waits.spec.task_id) == b""
+    assert (waits.state, ready.state) == (tasks.State.ENDED, tasks.State.PUSHED)
+
+
+def test_a_call_that_raised_is_not_made_again_by_an_actor_that_has_died() -> None:
+    """News of a death may overtake the last replies."""
+    one = OneActor().reach(c.State.ALIVE)
+    call = one.call(retries=1)
+    one.told("DEAD")
+    answer = m.TaskDone(call.spec.task_id, [], 0.0, retry=True)
+    assert one.calls.done(WORKER.worker_id, answer) is call
+    assert call.state is tasks.State.ENDED
+
+
+def test_a_call_that_was_cancelled_is_not_made_again_when_its_actor_comes_back() -> None:
+    one = OneActor().reach(c.State.ALIVE)
+    call = one.call(retries=1)
+    assert one.calls.cancel(call.spec.task_id) == WORKER.worker_id
+    one.cut()
+    one.told("RESTARTING")
+    one.told("ALIVE", OTHER)
+    assert call.state is tasks.State.ENDED
+    assert one.errors() == ["TaskCancelledError"]
+
+
+def test_a_task_that_was_cancelled_on_its_way_to_a_worker_that_is_not_there_ends() -> None:
+    one = OneTask().reach(tasks.State.PUSHED)
+    assert one.leasing.cancel(TASK, force=False) == WORKER.worker_id
+    one.leasing.worker_gone(WORKER.worker_id, False)
+    assert one.task.state is tasks.State.ENDED
+    (failed,) = one.decided(d.Failed)
+    assert isinstance(failed.error, TaskCancelledError)

@@ -8,6 +8,7 @@ from typing import Any
 from support.simulation import Network, SimProcess
 
 from nbray.common.ids import return_id
+from nbray.wire.waiting import Waiter
 
 ORDER = [
     "Borrowing.process_gone", "Locations.process_gone", "Leasing.worker_gone",
@@ -90,3 +91,24 @@ def test_a_push_that_was_decided_does_not_follow_the_end_of_its_worker() -> None
     value = driver.table[return_id(object_id[:24], 0)].value
     assert value is not None and value.is_error
     assert len(network.ends) == 0, "nobody connects to a dead worker again"
+
+
+def test_who_waits_for_a_value_gets_it_also_when_another_thread_asked_where_it_is() -> None:
+    """The value was lost: a call found no copy of its argument, and another one waits for it."""
+    network = Network(2)
+    owner, borrower = network.processes
+    object_id = owner.put([], stored=True)
+    lost, owner.table[object_id].value = owner.table[object_id].value, None  # it is made again
+    assert lost is not None
+    entry = borrower.table.borrow(object_id, owner.me.address)
+    found: list[Any] = []
+    borrower.locations.find(object_id, owner.me.address, [], found.append)
+    network.settle()
+    waiter = Waiter()
+    entry.add_waiter(waiter)
+    borrower.fetch(object_id)
+    network.settle()
+    owner.table.complete(object_id, lost)
+    network.settle()
+    assert found == [entry.value]
+    assert waiter.remaining == 0

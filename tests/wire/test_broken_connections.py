@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import struct
@@ -353,3 +354,28 @@ def test_a_process_that_may_be_away_for_longer_is_not_given_up_with_the_others()
         world.links.broken(cast(Any, connection))
         world.pass_time()
     assert not connection.closed
+
+
+def test_who_has_no_descriptor_left_connects_when_there_is_one(cluster: Path) -> None:
+    @nbray.remote(num_cpus=0)
+    class Pinged:
+        def ping(self) -> int:
+            return 1
+
+    first, second = Pinged.remote(), Pinged.remote()
+    assert nbray.get(first.ping.remote(), timeout=30) == 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    held: list[int] = []
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        ref = second.ping.remote()
+        assert not nbray.wait([ref], timeout=0.5)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+    assert nbray.get(ref, timeout=30) == 1

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from nbray.core_worker.identity import Identity
 from nbray.core_worker.own.borrowing import Borrowing
-from nbray.core_worker.own.errors import owner_died
+from nbray.core_worker.own.errors import lost, owner_died
 from nbray.core_worker.own.freeing import Freeing
 from nbray.core_worker.own.lineage import Lineage
 from nbray.core_worker.own.table import OwnershipTable, add_copies, drop_copy
@@ -136,7 +136,11 @@ class Locations:
         def on_value(value: Value | None) -> None:
             entry = self._table.get(object_id)
             if entry is not None and entry.owner is not None:
-                entry.value = value
+                now = value or lost(object_id)
+                if entry.value is None:  # others may wait for it, too
+                    self._table.complete(object_id, now)
+                else:
+                    entry.value = now
             then(value)
 
         def on_reply(reply: om.Locations | None) -> None:

@@ -298,7 +298,10 @@ class OwnershipTable:
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None
-            if isinstance(waiters, list):
+            if value.is_error:
+                for waiter in waiters if isinstance(waiters, list) else [waiters]:
+                    waiter.failed()
+            elif isinstance(waiters, list):
                 for waiter in waiters:
                     waiter.complete_one()
             else:

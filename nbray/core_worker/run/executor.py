@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 
@@ -84,6 +85,7 @@ class Executor:
         self._leaving = False
         self._is_new = True
         self._calls: dict[bytes, int] = {}
+        self._blocked: dict[bytes, int] = {}  # how many threads of a task wait
         self._worn_out = False
         self._watched = False  # whether a timer looks for what stands behind a long task
         self._becoming: tuple[Connection, m.BecomeActor] | None = None
@@ -207,9 +209,10 @@ class Executor:
 
     def _return_queue(self) -> None:
         back: dict[Connection, list[bytes]] = {}
-        while self._queue:
-            connection, spec = self._queue.popleft()
-            back.setdefault(connection, []).append(spec.task_id)
+        with suppress(IndexError):  # none is left: the main thread may have taken the last one
+            while True:
+                connection, spec = self._queue.popleft()
+                back.setdefault(connection, []).append(spec.task_id)
         for connection, task_ids in back.items():
             connection.send(m.TasksReturned(task_ids))
 
@@ -219,17 +222,24 @@ class Executor:
         if self._actor is not None or not self._current:
             return lambda: None
         waits, told = True, False
+        task_id, blocked_threads = self._current, self._blocked
 
         def blocked() -> None:
             nonlocal told
             if waits:
                 told = True
                 self._return_queue()
-                peers.to_raylet(m.WorkerBlocked())
+                blocked_threads[task_id] = count = blocked_threads.get(task_id, 0) + 1
+                if count == 1:
+                    peers.to_raylet(m.WorkerBlocked())
 
         def goes_on() -> None:
             if told:
-                peers.to_raylet(m.WorkerUnblocked())
+                left = blocked_threads.pop(task_id) - 1
+                if left:  # others of its threads wait still
+                    blocked_threads[task_id] = left
+                else:
+                    peers.to_raylet(m.WorkerUnblocked())
 
         def resume() -> None:
             nonlocal waits
@@ -372,6 +382,7 @@ class Executor:
     def leave(self, leaving: SystemExit) -> None:
         """User code ends this process: see `ActorExit`; a task's worker as if it crashed."""
         if self._actor is None:
+            self._reactor.try_turn()  # what has ended before is told, and not run again for this
             os._exit(exit_status(leaving))
         self._queue.clear()
         self.exit.begin(leaving)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from typing import Protocol
 
 from nbray.common.ids import return_id
 from nbray.core_worker.own.borrowing import Borrowing
@@ -18,6 +20,29 @@ from nbray.wire.records import TaskSpec, ids_in
 from nbray.wire.waiting import Waiter
 
 
+class _Waits(Protocol):
+    """Whoever waits for a reader, a thread or a coroutine."""
+
+    def complete_one(self) -> None:
+        """There is news, or nobody reads any more. Any thread."""
+
+
+class _Coroutine:
+    """A coroutine that waits: no thread of its loop's pool does, which has few."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.woken = self._loop.create_future()
+
+    def complete_one(self) -> None:
+        """Let it look again. Any thread."""
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)
+
+
 class StreamWriters:
     """The generators that run in this worker, in whatever threads."""
 
@@ -31,7 +56,7 @@ class StreamWriters:
         self._stored = stored
         self._blocking = blocking
         self._taken: dict[bytes, int] = {}
-        self._waiting: dict[bytes, tuple[Connection, Waiter]] = {}
+        self._waiting: dict[bytes, tuple[Connection, _Waits]] = {}
         self._lock = threading.Lock()
 
     def on_taken(self, message: m.ItemsTaken) -> None:
@@ -51,8 +76,7 @@ class StreamWriters:
         for _, waiter in waiting:
             waiter.complete_one()
 
-    def is_behind(self, spec: TaskSpec, sent: int) -> bool:
-        """Whether the reader has to take items before more are sent."""
+    def _is_behind(self, spec: TaskSpec, sent: int) -> bool:
         return bool(spec.backpressure) and (
             sent - self._taken.get(spec.task_id, 0) >= spec.backpressure
         )
@@ -63,14 +87,26 @@ class StreamWriters:
         Raises:
             OwnerDiedError: nobody reads any more.
         """
-        while not owner.closed:
-            with self._lock:
-                if not self.is_behind(spec, sent):
-                    return
-                waiter = Waiter()
-                self._waiting[spec.task_id] = (owner, waiter)
+        waiter = Waiter()
+        while self._has_to_wait(owner, spec, sent, waiter):
             self._blocking.wait(waiter, None)
-        raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
+            waiter = Waiter()
+
+    async def wait_in_loop(self, owner: Connection, spec: TaskSpec, sent: int) -> None:
+        """The same in a coroutine."""
+        while owner.closed or self._is_behind(spec, sent):  # most need not wait
+            if self._has_to_wait(owner, spec, sent, waiter := _Coroutine()):
+                await waiter.woken
+
+    def _has_to_wait(self, owner: Connection, spec: TaskSpec, sent: int, waiter: _Waits) -> bool:
+        """Whether the reader is too far behind; ``waiter`` is told of news then."""
+        with self._lock:  # an owner that is lost behind the look is told of to whoever waits
+            if owner.closed:
+                raise OwnerDiedError(f"The process that reads the items of {spec.name} has ended.")
+            if not self._is_behind(spec, sent):
+                return False
+            self._waiting[spec.task_id] = (owner, waiter)
+            return True
 
     def send(self, owner: Connection, spec: TaskSpec, index: int, packed: Serialized) -> None:
         """Store and send one item; from the thread that runs the task."""
@@ -94,3 +130,4 @@ class StreamWriters:
         """It yields no more."""
         with self._lock:
             self._taken.pop(spec.task_id, None)
+            self._waiting.pop(spec.task_id, None)

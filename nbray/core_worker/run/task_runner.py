@@ -173,13 +173,8 @@ class TaskRunner:
     async def _stream_async(
         self, owner: Connection, spec: TaskSpec, result: Any, done: m.TaskDone
     ) -> None:
-        loop = asyncio.get_running_loop()
-
         async def send(item: Any) -> None:
-            if self._writers.is_behind(spec, done.items):
-                await loop.run_in_executor(
-                    None, self._writers.wait_for_reader, owner, spec, done.items
-                )
+            await self._writers.wait_in_loop(owner, spec, done.items)
             self._writers.send(owner, spec, done.items, serialize(item))
             done.items += 1
 

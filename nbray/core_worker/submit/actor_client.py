@@ -225,14 +225,20 @@ class ActorClient:
         )
 
     def cancel(self, task_id: bytes) -> bytes:
-        """Fail a call that still waits; the process of the actor for one that was sent."""
+        """Fail a call that still waits; the process of the actor for one that was sent.
+
+        That one is not made again when the process goes.
+        """
         for worker_id, calls in self._in_flight.items():
-            if task_id in calls:
+            sent = calls.get(task_id)
+            if sent is not None:
+                sent.cancelled = True
                 return worker_id
         for call in self._queue:
             if call.spec.task_id == task_id:
                 self._queue.remove(call)
                 self._fail(call, cancelled(call.spec))
+                self.dispatch()  # those behind it may have waited for its arguments alone
                 break
         return b""
 
@@ -299,7 +305,8 @@ class ActorClient:
         call = in_flight.pop(message.task_id, None) if in_flight else None
         if call is None:
             return None
-        if message.retry and self._calls.may_retry(call, message):
+        # A dead actor runs nothing again: what the call raised is its end.
+        if message.retry and self.state is not _DEAD and self._calls.may_retry(call, message):
             self._calls.decide(AttemptRaised(call.spec, worker_id, message))
             call.again()
             self._go_first([call])
@@ -331,6 +338,8 @@ class ActorClient:
         for call in self._in_flight.pop(worker_id, {}).values():
             if self.state is _DEAD:
                 self._fail_dead(call)
+            elif call.cancelled:
+                self._fail(call, cancelled(call.spec))
             elif call.retries != 0:
                 call.again()
                 again.append(call)

@@ -149,4 +149,6 @@ class ActorCalls:
 
     def may_retry(self, call: ActorCall, done: TaskDone) -> bool:
         """Whether a call that was answered so is to be made again."""
-        return done.retry and call.retries != 0 and self._is_retriable(done, call.options)
+        if not done.retry or not call.retries or call.cancelled:
+            return False
+        return self._is_retriable(done, call.options)

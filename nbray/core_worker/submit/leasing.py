@@ -5,8 +5,8 @@ leases; a SPREAD task has its lease for itself. A worker gets more
 tasks at once the shorter they are: the window aims at `WINDOW_S` of work and starts at one,
 so that long tasks spread over all workers and short ones travel in large batches. A worker
 that finds itself busy with a long task gives those behind it back (`TasksReturned`).
-A task that may not be run again is pushed to an idle worker only: of several, nobody could say
-which had begun when the worker dies.
+A task that may not be run again is pushed to an idle worker only, and nothing is pushed behind it:
+of several, nobody could say which had begun, or had ended, when the worker dies.
 How long a lease is kept after its last task: see `returning`.
 
 It decides and does not act: events come in as calls, with the time as an argument and peers by
@@ -179,6 +179,8 @@ class Leasing:
             for lease in leases:
                 in_flight = lease.in_flight
                 share = min(window, -(-waiting // len(leases)) + len(in_flight))
+                if in_flight and not next(iter(in_flight.values())).retries:
+                    continue  # its reply may wait for a moment, and the next one crash meanwhile
                 pushed: list[PendingTask] = []
                 for _ in range(min(waiting, share - len(in_flight))):
                     task = tasks.popleft()
@@ -190,6 +192,8 @@ class Leasing:
                     task.state = PUSHED[task.state]
                     in_flight[task.first] = self.tasks[task.first] = task
                     pushed.append(task)
+                    if not task.retries:
+                        break
                 if pushed:
                     waiting -= len(pushed)
                     self._decisions.append(Push(lease.worker, pushed, lease.devices, lease.threads))
@@ -398,9 +402,8 @@ class Leasing:
                 broken = ReturnLease(lease.lease_id, broken=True)
                 self._returning.give_back(lease.raylet, broken)
                 if not established:
-                    for task in lease.in_flight.values():
-                        task.lease, task.state = None, RETURNED[task.state]
-                        queue.tasks.append(task)
+                    for task in reversed(lease.in_flight.values()):
+                        self._queue_again(task)
                 elif lease.in_flight:
                     for task in lease.in_flight.values():
                         task.state = DOUBTED[task.state]

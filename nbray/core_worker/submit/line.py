@@ -83,7 +83,7 @@ class Line:
 
     def appendleft(self, task: PendingTask) -> None:
         """A task is the next."""
-        if self._firsts and task.first > self._firsts[0]:
+        if not self._firsts or task.first > self._firsts[0]:
             self._ordered = False
         self._firsts.appendleft(task.first)
         self._args.appendleft(b"")

@@ -71,8 +71,13 @@ class HelperThreads:
         self._look_later(begun)
 
     def _start(self) -> None:
-        self._threads += 1
-        threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there may be one later: as long as jobs wait, it is tried
+            logger.warning("A thread for callbacks of futures could not be started: %s", error)
+        else:
+            self._threads += 1
 
     def _serve(self) -> None:
         while True:

@@ -38,8 +38,9 @@ class Readers:
 
     def peek(self, stream: Stream) -> tuple[bytes, ObjectEntry]:
         """The next object, which may be the end."""
-        object_id = stream.item_id(stream.taken)
-        entry = self._table.ensure_owned(object_id)
+        with self._taking:  # one that is taken meanwhile may have ended, and must not begin anew
+            object_id = stream.item_id(stream.taken)
+            entry = self._table.ensure_owned(object_id)
         # Again after the entry exists: the end may have come in between.
         if stream.length is not None and stream.taken >= stream.length:
             self._table.complete(object_id, END)

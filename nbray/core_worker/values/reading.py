@@ -23,7 +23,7 @@ from nbray.exceptions import GetTimeoutError, ObjectLostError, TaskError
 from nbray.object_ref import Kin, ObjectRef, RefHome, make_ref, make_refs
 from nbray.wire.reactor import Reactor
 from nbray.wire.records import Address, ContainedRefs, Dependency, Value, ids_in
-from nbray.wire.waiting import Waiter
+from nbray.wire.waiting import UntilFailure, Waiter
 
 _Future = TypeVar("_Future", bound=concurrent.futures.Future[Any])
 
@@ -36,6 +36,12 @@ _PART = 64
 def _is_shared(value: Value) -> bool:
     """Whether it may be an error that another object has."""
     return value.is_error and bool(value.contained)
+
+
+def _is_failure(entry: ObjectEntry) -> bool:
+    """Whether its value is there, and is an error."""
+    value = entry.value
+    return value is not None and value.is_error
 
 
 def _not_in_time(entries: Sequence[ObjectEntry], timeout: float | None) -> GetTimeoutError:
@@ -77,6 +83,8 @@ class Values:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
         """The values of ``refs``; waits at most ``timeout`` seconds in all.
 
+        When one is an error, the others are not waited for.
+
         Raises:
             GetTimeoutError: not all were there in time.
             TaskError: a task failed; also an instance of the user's exception class.
@@ -84,7 +92,7 @@ class Values:
         deadline = None if timeout is None else time.monotonic() + timeout
         object_ids = [ref._id for ref in refs]
         entries = self._entries(refs)
-        if not self.wait_for(object_ids, entries, len(entries), timeout):
+        if not self.wait_for(object_ids, entries, len(entries), timeout, until_failure=True):
             raise _not_in_time(entries, timeout)
         ahead = self._ahead(refs, entries) if len(refs) > 1 else None
         return [
@@ -94,9 +102,20 @@ class Values:
             and value.inline is not None
             and not value.is_error
             and not value.contained
-            else self._open(ref, entry, deadline, ahead)
+            else self._open_next(ref, entry, deadline, ahead, refs, entries)
             for ref, entry in zip(refs, entries, strict=True)
         ]
+
+    def _open_next(
+        self, ref: ObjectRef, entry: ObjectEntry, deadline: float | None, ahead: Ahead | None,
+        refs: Sequence[ObjectRef], entries: Sequence[ObjectEntry],
+    ) -> Any:  # fmt: skip
+        """Open one of several; if it is not there, since another has failed, raise that."""
+        if entry.value is None:
+            for other, failed in zip(refs, entries, strict=True):
+                if _is_failure(failed):
+                    self._open(other, failed, deadline)  # which raises it
+        return self._open(ref, entry, deadline, ahead)
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """The value of one ref; like `get`, with less on the way of a call that is waited for."""
@@ -246,14 +265,19 @@ class Values:
 
     def wait_for(
         self, object_ids: Sequence[bytes], entries: Sequence[ObjectEntry], count: int,
-        timeout: float | None,
+        timeout: float | None, until_failure: bool = False,
     ) -> bool:  # fmt: skip
-        """Wait until ``count`` of these objects have values; False after ``timeout`` seconds."""
+        """Wait until ``count`` of these objects have values; False after ``timeout`` seconds.
+
+        ``until_failure``: or until one of them is an error.
+        """
         missing = [entry.value is None for entry in entries]
         needed = count - missing.count(False)
         if needed <= 0:
             return True
-        waiter = Waiter(needed)
+        if until_failure and needed < count and any(map(_is_failure, entries)):
+            return True
+        waiter = UntilFailure(needed) if until_failure else Waiter(needed)
 
         def enlist() -> None:
             for object_id, entry in zip(
@@ -286,7 +310,10 @@ class Values:
         if entry.value is None and (entry.loan is not None or entry.ties is not None):
             self._borrowing.fetch(object_id, entry)
         if entry.value is not None:
-            waiter.complete_one()
+            if entry.value.is_error:
+                waiter.failed()
+            else:
+                waiter.complete_one()
         elif entry.waiters is None:
             entry.waiters = waiter
         else:
