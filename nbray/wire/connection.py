@@ -172,11 +172,14 @@ class Connection:
         """Connect to the peer; what comes of it shows itself later."""
         if self.closed or self._transport is not None or self._dial is None:
             return
-        sock, failed = self._dial()
+        try:
+            sock, failed = self._dial()
+        except OSError as error:  # no descriptor is left
+            self._broke_soon(str(error))
+            return
         if failed:
             sock.close()
-            reason = os.strerror(failed)
-            self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
+            self._broke_soon(os.strerror(failed))
             return
         self._transport = Transport(self._home.reactor, sock, self._client(sock), self)
         home = self._home
@@ -265,6 +268,9 @@ class Connection:
         if self._transport is transport:
             self._transport = None
             self._broke(reason, for_good)
+
+    def _broke_soon(self, reason: str) -> None:
+        self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
 
     def _broke(self, reason: str, for_good: bool) -> None:
         if self.closed:
