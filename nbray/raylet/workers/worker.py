@@ -110,7 +110,10 @@ class Worker:
         """
         if self.exit is not None and not _size(self.log + ".err"):
             return
-        self.last_lines = last_lines(self.log + ".err", self.written)
+        try:
+            self.last_lines = last_lines(self.log + ".err", self.written)
+        except OSError as error:  # no descriptor is left: its end is told all the same
+            logger.warning("What worker pid %d wrote last is not read: %s", self.pid, error)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
         """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""
