@@ -261,7 +261,12 @@ class _Socket(asyncio.Protocol):
         assert self._transport is not None
         if rest:
             raise FrameError("a request before the answer")
-        sock = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        try:
+            descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
+        except OSError as error:  # none is left
+            self.end(f"its socket cannot be handed over: {error}")
+            return
+        sock = socket.socket(fileno=descriptor)
         self._transport.abort()  # ends its own descriptor, and not the connection
         sock.setblocking(True)
         carrier = sock if self._tls is None else TlsSocket(sock, self._tls)

@@ -25,8 +25,10 @@ from nbray.raylet.objects.local_store import LocalStore
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import Answer, Elsewhere, Nearby, ObjectSender, Part
 from nbray.wire.aio import serve_tcp
-from nbray.wire.bulk import NO_MACHINE, Request
+from nbray.wire.bulk import LINK_ID, NO_MACHINE, Request
 from nbray.wire.certificates import Authority
+from nbray.wire.handshake import ClientHandshake
+from nbray.wire.link import Opening
 from nbray.wire.tls import Tls
 
 MB = 1 << 20
@@ -200,6 +202,33 @@ def test_who_asks_does_not_wait_for_what_failed_there(at_once: bool) -> None:
         assert target == store.data[:MB]
 
     run(case)
+
+
+def test_a_socket_that_cannot_be_handed_over_now_is_closed_and_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if TLS[0] is not None:
+        return  # what is done is the same
+
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        loop, limits = asyncio.get_running_loop(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, receiver()._place)
+            member = ClientHandshake(TOKEN, sock.getpeername)
+            hello = await loop.sock_recv(sock, member.hello_bytes)
+            await loop.sock_sendall(sock, member.answer(hello))
+            member.check(await loop.sock_recv(sock, member.proof_bytes))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                await loop.sock_sendall(sock, Opening(LINK_ID).pack())
+                assert await loop.sock_recv(sock, 1) == b""
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await receiver().fetch(request(0, MB), memoryview(bytearray(MB)))
+
+    run(case)
+    assert "cannot be handed over: [Errno 24]" in caplog.text
 
 
 def test_a_value_on_disk_that_cannot_be_mapped_now_is_held_for_nobody(tmp_path: Path) -> None:
