@@ -33,6 +33,12 @@ def log_has(text: str) -> bool:
     return text in session.log_path("raylet.log").read_text()
 
 
+@nbray.remote(num_cpus=0)
+class Pid:
+    def get(self) -> int:
+        return os.getpid()
+
+
 @contextmanager
 def no_file_left(raylet: psutil.Process) -> Iterator[None]:
     """It can open none, as at its limit; a process cannot be started without one either."""
@@ -59,10 +65,23 @@ def test_an_actor_whose_process_ended_meanwhile_has_another(cluster: Path, paren
         stand_still(template.pid)
     with no_file_left(raylet):
         os.kill(pid, signal.SIGKILL)
-        wanted = f"worker pid {pid} wrote last" if parent == "tells" else "left is not ended yet"
+        wanted = ".err is not read" if parent == "tells" else "left is not ended yet"
         wait_until(lambda: log_has(wanted), "the raylet to look in vain")
     template.resume()
     assert nbray.get(actor.pid.remote(), timeout=60) != pid
+
+
+def test_who_waits_for_a_template_that_was_killed_meanwhile_gets_a_worker(cluster: Path) -> None:
+    raylet = raylet_here()
+    template = template_of(raylet)
+    stand_still(template.pid)
+    actors = [Pid.remote() for _ in range(6)]  # more than there are workers for
+    answers = [actor.get.remote() for actor in actors]
+    nbray.wait(answers, num_returns=2, timeout=60)  # the workers that were there are used up
+    with no_file_left(raylet):
+        template.kill()
+        wait_until(lambda: log_has("template.log is not read"), "its end to be heard")
+    assert len(set(nbray.get(answers, timeout=60))) == 6
 
 
 def test_a_gcs_that_was_killed_meanwhile_comes_back(cluster: Path) -> None:

@@ -110,10 +110,7 @@ class Worker:
         """
         if self.exit is not None and not _size(self.log + ".err"):
             return
-        try:
-            self.last_lines = last_lines(self.log + ".err", self.written)
-        except OSError as error:  # no descriptor is left: its end is told all the same
-            logger.warning("What worker pid %d wrote last is not read: %s", self.pid, error)
+        self.last_lines = last_lines(self.log + ".err", self.written)
 
     def forked(self, pid: int, started: int, on_end: Callable[[Worker], None]) -> None:
         """It runs; ``on_end`` hears of its end from the kernel, whatever became of its parent."""
@@ -162,7 +159,11 @@ def _size(path: str) -> int:
 
 def last_lines(path: str, since: int = 0, most: int = 20) -> str:
     """The end of a log; nothing if there is none, or nothing but its first ``since`` bytes."""
-    data = Log(Path(path)).tail(_LOG_TAIL_BYTES)
+    try:
+        data = Log(Path(path)).tail(_LOG_TAIL_BYTES)
+    except OSError as error:  # no descriptor is left: what ended is told of all the same
+        logger.warning("The log %s is not read: %s", path, error)
+        return ""
     new = _size(path) - since
     if since and new >= 0:  # else it was rotated meanwhile
         data = data[max(0, len(data) - new) :]
