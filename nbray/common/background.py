@@ -9,8 +9,25 @@ from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
+_AGAIN_S = 1.0
+
 T = TypeVar("T")
 Request = TypeVar("Request")
+
+
+async def keep_on(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run what goes on for ever: after an error it begins anew a moment later.
+
+    What is done again and again fails now and then, as while the machine has no descriptor, no
+    process or no room on its disk left, and nobody would miss it before it is needed.
+    """
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            logger.exception("%r was ended by an error, and begins anew.", work)
+        await asyncio.sleep(_AGAIN_S)
 
 
 class Background:
@@ -24,6 +41,10 @@ class Background:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+
+    def forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what goes on for ever from the next turn on, also after errors (`keep_on`)."""
+        self.start(keep_on(work))
 
     def whole(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """Begin ``work``, which is done to its end also if who waits for it is cancelled.

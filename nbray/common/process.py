@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -238,27 +238,31 @@ def spawn(
     With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
     ``variables`` come on top of this process's.
     """
-    ready_read, ready_write = os.pipe()
-    inherited = [ready_write, *pass_fds]
-    command = [sys.executable, "-P", "-m", module, *args, "--ready-fd", str(ready_write)]
-    alive_write = None
-    if fate_shared:
-        alive_read, alive_write = os.pipe()
-        _alive_pipes.add(alive_write)
-        inherited.append(alive_read)
-        command += ["--parent-fd", str(alive_read)]
-    elif parent_fd is not None:
-        inherited.append(parent_fd)
-        command += ["--parent-fd", str(parent_fd)]
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=inherited,
-            env=environment() | dict(variables or {}),
-        )  # fmt: skip
-    os.close(ready_write)
-    if fate_shared:
-        os.close(alive_read)
+    with ExitStack() as own_ends, ExitStack() as its_ends:  # of the pipes
+        ready_read, ready_write = os.pipe()
+        own_ends.callback(os.close, ready_read)
+        its_ends.callback(os.close, ready_write)
+        inherited = [ready_write, *pass_fds]
+        command = [sys.executable, "-P", "-m", module, *args, "--ready-fd", str(ready_write)]
+        alive_write = None
+        if fate_shared:
+            alive_read, alive_write = os.pipe()
+            own_ends.callback(os.close, alive_write)
+            its_ends.callback(os.close, alive_read)
+            own_ends.callback(_alive_pipes.discard, alive_write)
+            _alive_pipes.add(alive_write)
+            inherited.append(alive_read)
+            command += ["--parent-fd", str(alive_read)]
+        elif parent_fd is not None:
+            inherited.append(parent_fd)
+            command += ["--parent-fd", str(parent_fd)]
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, pass_fds=inherited,
+                env=environment() | dict(variables or {}),
+            )  # fmt: skip
+        own_ends.pop_all()  # which are closed here if it did not start
     return Child(module, process, log, ready_read, alive_write)
 
 

@@ -28,7 +28,7 @@ from nbray.wire.connections import Connections
 from nbray.wire.frames import UnsendableError
 from nbray.wire.lease_messages import AskIdle, Assigned
 from nbray.wire.records import Address
-from nbray.wire.tcp import listen
+from nbray.wire.tcp import BACKLOG, listen
 from nbray.wire.waiting import Waiter
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Peers:
         """
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         unix.bind(self.socket_path)
-        unix.listen(512)
+        unix.listen(BACKLOG)
         listening = [unix]
         if outside is None:
             tcp = listen(host, *self._ports)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvloop
 
+from nbray.common.background import keep_on
 from nbray.common.config import Config
 from nbray.common.process import (
     allow_many_files,
@@ -51,11 +52,12 @@ async def _main(args: argparse.Namespace) -> None:
         watch_parent(loop, args.parent_fd, stopped.set)
     await gcs.resume()
     report_ready(args.ready_fd, {"port": port})
-    watching = [loop.create_task(gcs.nodes.health.run()), loop.create_task(gcs.packages.watch())]
+    endless = [gcs.nodes.health.run, gcs.packages.watch]
     try:
-        watching.append(loop.create_task(gcs.series(session.path / "series").run()))
+        endless.append(gcs.series(session.path / "series").run)
     except OSError as error:
         logger.warning("There are no figures over time for the dashboard: %s", error)
+    watching = [loop.create_task(keep_on(work)) for work in endless]
     await stopped.wait()
     leave_in_time(loop)
     for task in watching:

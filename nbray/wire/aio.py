@@ -59,8 +59,11 @@ class FrameServer:
         self._half_open: OrderedDict[_Socket, None] = OrderedDict()
 
     def came(self, sock: _Socket) -> None:
-        """A peer has connected; with too many that have not proved themselves the oldest goes."""
-        if len(self._half_open) >= MOST_HALF_OPEN:
+        """A peer has connected; with too many that have not proved themselves the oldest goes.
+
+        On a Unix socket all are of this user, and as many as waited may come in one turn.
+        """
+        if len(self._half_open) >= (MOST_HALF_OPEN if self.resumable else tcp.BACKLOG):
             oldest, _ = self._half_open.popitem(last=False)
             oldest.end("too many have no handshake yet")
         self._half_open[sock] = None
@@ -258,7 +261,12 @@ class _Socket(asyncio.Protocol):
         assert self._transport is not None
         if rest:
             raise FrameError("a request before the answer")
-        sock = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
+        try:
+            descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
+        except OSError as error:  # none is left
+            self.end(f"its socket cannot be handed over: {error}")
+            return
+        sock = socket.socket(fileno=descriptor)
         self._transport.abort()  # ends its own descriptor, and not the connection
         sock.setblocking(True)
         carrier = sock if self._tls is None else TlsSocket(sock, self._tls)
@@ -313,7 +321,7 @@ async def serve_unix(path: str, token: bytes, handler: FrameHandler) -> asyncio.
     """
     server = FrameServer(token, handler, Config.from_env(), resumable=False)
     loop = asyncio.get_running_loop()
-    return await loop.create_unix_server(lambda: _Socket(server), path)
+    return await loop.create_unix_server(lambda: _Socket(server), path, backlog=tcp.BACKLOG)
 
 
 async def serve_tcp(
@@ -326,4 +334,4 @@ async def serve_tcp(
     """
     server = FrameServer(token, handler, Config.from_env(), True, on_bulk, tls)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Socket(server), host, port)
+    return await loop.create_server(lambda: _Socket(server), host, port, backlog=tcp.BACKLOG)

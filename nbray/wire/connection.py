@@ -174,19 +174,16 @@ class Connection:
             return
         try:
             sock, failed = self._dial()
-        except OSError as error:  # no descriptor is left, for example: there may be one later
-            self._break_soon(str(error))
+        except OSError as error:  # no descriptor is left
+            self._broke_soon(str(error))
             return
         if failed:
             sock.close()
-            self._break_soon(os.strerror(failed))
+            self._broke_soon(os.strerror(failed))
             return
         self._transport = Transport(self._home.reactor, sock, self._client(sock), self)
         home = self._home
         self._transport.start(home.config.handshake_timeout_s + home.ways.patience_s)
-
-    def _break_soon(self, reason: str) -> None:
-        self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
 
     def move(self, transport: Transport) -> bool:
         """Go on over another open socket to the same peer, which waits for this side's greeting.
@@ -271,6 +268,9 @@ class Connection:
         if self._transport is transport:
             self._transport = None
             self._broke(reason, for_good)
+
+    def _broke_soon(self, reason: str) -> None:
+        self._home.reactor.inbox.append(lambda: self._broke(reason, for_good=False))
 
     def _broke(self, reason: str, for_good: bool) -> None:
         if self.closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -15,6 +16,8 @@ from nbray.wire.listener import Listener
 from nbray.wire.messages import Message
 from nbray.wire.reactor import Reactor
 from nbray.wire.tls import Tls, TlsSocket
+
+_AGAIN_S = 0.02
 
 
 class Connections:
@@ -121,9 +124,17 @@ class Direct:
         """A connected Unix socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(timeout_s)
+        deadline = time.monotonic() + timeout_s
         try:
-            sock.connect(unix_path)
+            while True:
+                try:
+                    sock.connect(unix_path)
+                except BlockingIOError:  # more than may wait there do already
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_AGAIN_S)
+                else:
+                    return sock
         except BaseException:
             sock.close()
             raise
-        return sock

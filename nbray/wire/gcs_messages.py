@@ -148,6 +148,7 @@ class WaitActor(msgspec.Struct, array_like=True):
 class KillActorRequest(msgspec.Struct, array_like=True):
     """Raylet to GCS. Answered by `Empty`. A request that is repeated is done once.
 
+    ``request_id``: eight random bytes, by which it is known again; none: it is not repeated.
     ``graceful``: the process may run what its user wants run at the end.
     """
 

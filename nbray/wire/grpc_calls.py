@@ -22,9 +22,10 @@ if "GRPC_VERBOSITY" in os.environ:
     import grpc
 else:
     os.environ["GRPC_VERBOSITY"] = "ERROR"
-    import grpc
-
-    del os.environ["GRPC_VERBOSITY"]
+    try:
+        import grpc
+    finally:
+        del os.environ["GRPC_VERBOSITY"]
 import grpc.aio
 import msgspec
 

@@ -121,19 +121,32 @@ class GrpcClient:
         """
         allowed = timeout or self._patience_s or _TIMEOUT_S
         deadline = time.monotonic() + allowed
-        if self.near is not None:
+        while True:
+            if self.near is not None:
+                try:
+                    answer = await self._call_near(self.near, method, body, deadline)
+                except NearCallError as error:
+                    raise RpcError(f"{method} at {self.address}: {error}") from error
+                except TimeoutError:
+                    text = f"{method} at {self.address}: no answer in {allowed:.1f} s"
+                    raise RpcError(text) from None
+                if answer is not None:
+                    return answer
             try:
-                answer = await self._call_near(self.near, method, body, deadline)
-            except NearCallError as error:
-                raise RpcError(f"{method} at {self.address}: {error}") from error
-            except TimeoutError:
-                text = f"{method} at {self.address}: no answer in {allowed:.1f} s"
-                raise RpcError(text) from None
-            if answer is not None:
-                return answer
-        return await self._far(method).call(method, body, deadline)
+                far = self._far(method)
+            except (OSError, ImportError) as error:  # no file can be opened, by neither way
+                if not self._patience_s or time.monotonic() > deadline:
+                    raise RpcError(f"{method} at {self.address}: {error}") from error
+                await asyncio.sleep(_RETRY_DELAY_S)
+            else:
+                return await far.call(method, body, deadline)
 
     def _far(self, method: str) -> Channel:
+        """The way by gRPC.
+
+        Raises:
+            RpcError: this client is closed. OSError, ImportError: gRPC cannot be imported.
+        """
         if self._closed:
             raise RpcError(f"{method} at {self.address}: {CLOSED}")
         if self._channel is None:

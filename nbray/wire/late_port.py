@@ -24,11 +24,11 @@ from typing import cast
 from nbray.common.background import Background
 from nbray.common.sparing_log import SparingLog
 from nbray.wire.knock import TLS_HELLO
+from nbray.wire.tcp import BACKLOG
 
 logger = logging.getLogger(__name__)
 _failures = SparingLog(logger)
 
-_BACKLOG = 1024
 _BUFFERED = 256 << 10
 _AGAIN_S = 0.1
 
@@ -63,7 +63,7 @@ class LatePort:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(place)
-            self._socket.listen(_BACKLOG)
+            self._socket.listen(BACKLOG)
             self._socket.setblocking(False)
             self._place = self._socket.getsockname()
         except BaseException as error:

@@ -28,6 +28,7 @@ import msgspec
 from nbray.common.sparing_log import SparingLog
 from nbray.wire.frames import MALFORMED
 from nbray.wire.handshake import ClientHandshake, HandshakeError, ServerHandshake
+from nbray.wire.tcp import BACKLOG
 
 logger = logging.getLogger(__name__)
 _strangers = SparingLog(logger)
@@ -220,7 +221,9 @@ class NearServer:
     async def listen(self, path: str, token: bytes) -> None:
         """Listen at ``path``; what is left there of a process that has ended is replaced."""
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_unix_server(lambda: _Served(self, token), path)
+        self._listening = await loop.create_unix_server(
+            lambda: _Served(self, token), path, backlog=BACKLOG
+        )
 
     def call(self, method: str, body: bytes) -> Any:
         """The answer to an encoded request, or a coroutine of it.

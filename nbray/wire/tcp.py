@@ -9,6 +9,9 @@ from typing import Any
 
 from nbray.common.addresses import socket_address
 
+BACKLOG = 1024
+"""So many, of Unix sockets too, may wait to be accepted by a process that has no time just now."""
+
 _SILENT_S = 15
 _PROBE_S = 5
 _PROBES = 3
@@ -60,4 +63,4 @@ def listen(host: str, first: int, last: int) -> socket.socket:
 
 def _listen(host: str, port: int) -> socket.socket:
     family, place = socket_address(host, port)
-    return socket.create_server(place, family=family, backlog=512)
+    return socket.create_server(place, family=family, backlog=BACKLOG)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from nbray.common import background
 from nbray.common.background import Background
 
 
@@ -58,3 +59,26 @@ async def _failing() -> None:
     may_end.set()
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def test_what_goes_on_for_ever_begins_anew_after_an_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_AGAIN_S", 0.0)
+    asyncio.run(_for_ever())
+    assert caplog.text.count("begins anew") == caplog.text.count("OSError: no room for now") == 2
+
+
+async def _for_ever() -> None:
+    begun, goes_on = list[int](), asyncio.Event()
+
+    async def look() -> None:
+        begun.append(len(begun))
+        if len(begun) < 3:
+            raise OSError("no room for now")
+        goes_on.set()
+        await asyncio.Event().wait()
+
+    Background().forever(look)
+    await goes_on.wait()
+    assert begun == [0, 1, 2]

@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nbray.common.config import Config
 from nbray.launcher.tls import TlsFiles
 from nbray.object_store.arena import Arena
 from nbray.object_store.neighbour import machine_id, place_of
 from nbray.raylet.objects.admission import Admission
+from nbray.raylet.objects.local_store import LocalStore
 from nbray.raylet.objects.receiver import ObjectReceiver, TransferError
 from nbray.raylet.objects.sender import Answer, Elsewhere, Nearby, ObjectSender, Part
 from nbray.wire.aio import serve_tcp
-from nbray.wire.bulk import NO_MACHINE, Request
+from nbray.wire.bulk import LINK_ID, NO_MACHINE, Request
 from nbray.wire.certificates import Authority
+from nbray.wire.handshake import ClientHandshake
+from nbray.wire.link import Opening
 from nbray.wire.tls import Tls
 
 MB = 1 << 20
@@ -176,6 +182,76 @@ def test_what_is_not_there_is_told_and_the_socket_goes_on() -> None:
             assert target == store.data[MB : 2 * MB]
 
     run(case)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_who_asks_does_not_wait_for_what_failed_there(at_once: bool) -> None:
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        async def fail(_request: Request) -> Answer:
+            if not at_once:
+                await asyncio.sleep(0)
+            raise RuntimeError("it has no thread")
+
+        store.answer, good = fail, store.answer
+        one = receiver(stall_s=60.0)
+        async with asyncio.timeout(20):
+            with pytest.raises(TransferError, match="the connection to its node 0"):
+                await one.fetch(request(0, MB), memoryview(bytearray(MB)))
+        store.answer, target = good, bytearray(MB)
+        await one.fetch(request(0, MB), memoryview(target))
+        assert target == store.data[:MB]
+
+    run(case)
+
+
+def test_a_socket_that_cannot_be_handed_over_now_is_closed_and_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if TLS[0] is not None:
+        return  # what is done is the same
+
+    async def case(store: Store, receiver: Callable[..., ObjectReceiver]) -> None:
+        loop, limits = asyncio.get_running_loop(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, receiver()._place)
+            member = ClientHandshake(TOKEN, sock.getpeername)
+            hello = await loop.sock_recv(sock, member.hello_bytes)
+            await loop.sock_sendall(sock, member.answer(hello))
+            member.check(await loop.sock_recv(sock, member.proof_bytes))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                await loop.sock_sendall(sock, Opening(LINK_ID).pack())
+                assert await loop.sock_recv(sock, 1) == b""
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        await receiver().fetch(request(0, MB), memoryview(bytearray(MB)))
+
+    run(case)
+    assert "cannot be handed over: [Errno 24]" in caplog.text
+
+
+def test_a_value_on_disk_that_cannot_be_mapped_now_is_held_for_nobody(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = LocalStore(b"n" * 28, 16 * MB, tmp_path, Config())
+        place = await store.files.new_value(MB, 8 * MB)
+        store.table.create_on_disk(b"o" * 28, MB, b"w" * 28, b"n" * 28, place)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            why = store.lend(b"o" * 28, 0, MB)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert isinstance(why, str) and "Too many open files" in why
+        stored = store.locate(b"o" * 28)
+        assert stored is not None and not stored.pins
+        part = store.lend(b"o" * 28, 0, MB)
+        assert isinstance(part, Part)
+        part.end(True)
+        assert not stored.pins
+        store.stop()
+
+    asyncio.run(scene())
 
 
 def test_a_part_whose_connection_is_cut_comes_again() -> None:

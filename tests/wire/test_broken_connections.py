@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +23,12 @@ from support.nodes import join_here
 import nbray
 from nbray.common.config import Config
 from nbray.core_worker.broken_links import BrokenLinks
+from nbray.core_worker.current import joined_core
 from nbray.launcher.local import RunningNode
 from nbray.testing import cut, wait_until
 from nbray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nbray.wire import messages as m
+from nbray.wire.connections import Direct
 from nbray.wire.records import Address
 
 
@@ -90,6 +94,34 @@ def test_a_cut_connection_loses_no_call_and_makes_none_twice(
         ref = counter.add.remote()
         cut(port)
         assert nbray.get(ref, timeout=30) == expected
+
+
+def test_who_has_no_descriptor_to_connect_with_does_so_later(cluster: Path) -> None:
+    counter = Counter.options(resources={}).remote()
+    core = joined_core()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        answers = [counter.add.remote(), nbray.remote(lambda: 1).remote()]
+        wait_until(lambda: len(core.peers._broken._cases) == 2, "both to find none")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert nbray.get(answers, timeout=30) == [1, 1]
+
+
+def test_who_connects_where_many_wait_already_waits_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as stack:
+        server.bind(path)
+        server.listen(0)
+        stack.enter_context(Direct().dial_now(path, 30.0))
+        with pytest.raises(BlockingIOError):
+            Direct().dial_now(path, 0.01)
+        with ThreadPoolExecutor() as threads:
+            late = threads.submit(Direct().dial_now, path, 30.0)
+            for _ in range(2):
+                stack.enter_context(server.accept()[0])
+            stack.enter_context(late.result(30.0))
 
 
 def test_two_actors_whose_connection_is_cut_go_on(far: RunningNode) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +49,35 @@ def test_a_call_that_is_cancelled_is_cancelled() -> None:
         await client.close()
 
     asyncio.run(scene())
+
+
+def test_a_call_while_no_file_can_be_opened_fails_as_calls_do_or_waits(tmp_path: Path) -> None:
+    code = """
+import asyncio, resource, sys
+from nbray.wire.gcs_messages import KvKey, KvValue
+from nbray.wire.grpc_service import GrpcClient, RpcError, serve
+
+async def scene():
+    token, path = b"t" * 32, sys.argv[1]
+    handlers = {"Echo": (KvKey, lambda asked: KvValue(b"a"))}
+    server, port = await serve("127.0.0.1", 0, token, handlers)
+    patient, other = (
+        GrpcClient(f"127.0.0.1:{port}", token, patience_s, path) for patience_s in (60.0, 0.0)
+    )
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    call = asyncio.create_task(patient.call("Echo", KvKey(b"", b""), KvValue))
+    try:
+        await other.call("Echo", KvKey(b"", b""), KvValue)
+    except RpcError as error:
+        print("Too many open files" in str(error), call.done())
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    print((await call).value)
+    await patient.close()
+    await server.stop(None)
+
+asyncio.run(scene())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "nobody")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True False\nb'a'\n", done.stderr

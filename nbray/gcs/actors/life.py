@@ -15,6 +15,8 @@ from nbray.common.life import Transitions
 from nbray.wire.causes import Cause
 from nbray.wire.records import Address
 
+_KILLS_KEPT = 8
+
 
 class State(StrEnum):
     """Where an actor is; the names are those of the messages."""
@@ -63,7 +65,7 @@ class ActorLife(msgspec.Struct, array_like=True):
         address: where it lives, when it is alive.
         placing: the node that was asked to start this attempt.
         restarts: the number of the attempt.
-        last_kill: the request of the last kill, which may be repeated.
+        last_kills: the requests of the last kills, which may be repeated, one behind the other.
         story: the last events, the newest last.
         shown: what its own ``__repr__`` says.
     """
@@ -79,7 +81,7 @@ class ActorLife(msgspec.Struct, array_like=True):
     started: float = 0.0
     ended: float = 0.0
     placing: bytes = b""
-    last_kill: bytes = b""
+    last_kills: bytes = b""
     story: list[str] = []
     shown: str = ""
 
@@ -91,6 +93,17 @@ class ActorLife(msgspec.Struct, array_like=True):
     def node_id(self) -> bytes:
         """The node where its process is, or is being made."""
         return self.address.node_id if self.address is not None else self.placing
+
+    def note_kill(self, request_id: bytes) -> bool:
+        """A kill is asked for; whether it is for the first time.
+
+        ``request_id`` has eight bytes, or none if nobody repeats it.
+        """
+        kept = self.last_kills
+        if request_id and request_id in (kept[at : at + 8] for at in range(0, len(kept), 8)):
+            return False
+        self.last_kills = (kept + request_id)[-8 * _KILLS_KEPT :]
+        return True
 
     def ready(self, now: float) -> None:
         """The arguments of its constructor are there. ``now`` in seconds since the epoch."""

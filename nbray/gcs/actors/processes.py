@@ -85,9 +85,12 @@ class ActorProcesses:
         return True
 
     async def on(self, node: NodeInfo) -> ActorsHere | None:
-        """The attempts that a node has; None when it does not answer."""
-        try:
-            return await self._raylet(node).call("ActorsHere", Empty(), ActorsHere)
-        except RpcError as error:
-            logger.warning("Node %s did not list its actors: %s", node.node_id.hex()[:8], error)
-            return None
+        """The attempts that a node has, whenever it answers; None when it is dead."""
+        name = node.node_id.hex()[:8]
+        while any(row.alive and row.node_id == node.node_id for row in self._nodes()):
+            try:
+                return await self._raylet(node).call("ActorsHere", Empty(), ActorsHere)
+            except RpcError as error:
+                logger.warning("Node %s did not list its actors yet: %s", name, error)
+                await asyncio.sleep(_RETRY_S)
+        return None

@@ -346,10 +346,9 @@ class ActorTable:
         if actor is None or actor.life.state is State.DEAD:
             return
         life = actor.life
-        if request.request_id and life.last_kill == request.request_id:
+        if not life.note_kill(request.request_id):
             await self._store.durable()
             return
-        life.last_kill = request.request_id
         node_id, attempt = life.node_id(), life.restarts
         if request.no_restart:
             self.end(actor, request.cause)

@@ -39,7 +39,7 @@ class GcsSupervisor:
         self._session = session
         self._host, port = split(address)
         self._port = str(port)
-        self._pid = pid
+        self._pid = self._noted = pid
         self._started = start_time(pid)
         self._parent_fd = parent_fd
         self._config = config
@@ -77,8 +77,12 @@ class GcsSupervisor:
             self._child = None
             return False
         logger.info("The GCS is back in %.2f s, pid %d.", time.monotonic() - before, child.pid)
-        self._session.note_pid(self._pid, child.pid)
         self._pid, self._started = child.pid, start_time(child.pid)
+        try:
+            self._session.note_pid(self._noted, child.pid)
+            self._noted = child.pid
+        except (OSError, ValueError) as error:  # the disk is full: no reason to end it again
+            logger.error("The session folder does not tell of this GCS: %s", error)
         return True
 
     def stop(self) -> None:

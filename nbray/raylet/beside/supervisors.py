@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from nbray.common.background import keep_on
+
 
 class Supervisor(Protocol):
     """Keeps one process."""
@@ -24,9 +26,17 @@ class Supervisors:
         self._running: list[asyncio.Task[None]] = []
 
     def start(self, supervisor: Supervisor) -> None:
-        """Have one run, too."""
+        """Have one run, too; after an error, as where no process can be started, anew."""
+
+        async def run() -> None:
+            try:
+                await supervisor.run()
+            except Exception:
+                await asyncio.to_thread(supervisor.stop)  # it begins with no process
+                raise
+
         self._all.append(supervisor)
-        self._running.append(asyncio.get_running_loop().create_task(supervisor.run()))
+        self._running.append(asyncio.get_running_loop().create_task(keep_on(run)))
 
     def look_away(self) -> None:
         """Start nothing any more."""

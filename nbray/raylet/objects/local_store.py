@@ -358,7 +358,11 @@ class LocalStore:
             place = place_of(self.arena, stored.block + offset)
         else:
             assert stored.place is not None
-            view = map_file(self.files.path(stored.place), stored.place.offset, stored.size)
+            try:
+                view = map_file(self.files.path(stored.place), stored.place.offset, stored.size)
+            except OSError as error:  # no descriptor is left
+                self._take_back(object_id)
+                return f"its file cannot be mapped: {error}"
         part = view[offset : offset + length]
         return Part(part, lambda _came: self._take_back(object_id), place)
 

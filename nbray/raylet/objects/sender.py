@@ -143,7 +143,11 @@ class ObjectSender:
 
     def _answer(self, reader: _Reader) -> None:
         assert reader.request is not None
-        answer = self._find_now(reader.request)
+        try:
+            answer = self._find_now(reader.request)
+        except Exception:
+            self._fail(reader)
+            return
         if answer is None or isinstance(answer, Part):
             asyncio.get_running_loop().remove_reader(reader.sock.fileno())
             self._background.start(self._serve(reader, reader.request, answer))
@@ -159,7 +163,11 @@ class ObjectSender:
         reader.end = end
 
     async def _serve(self, reader: _Reader, request: Request, known: Part | None) -> None:
-        answer = known or await self._find(request)
+        try:
+            answer = known or await self._find(request)
+        except Exception:
+            self._fail(reader)
+            return
         end = _end_of(answer)
         try:
             if isinstance(answer, Part):
@@ -177,6 +185,11 @@ class ObjectSender:
             return
         reader.end = end
         self._listen(reader)
+
+    def _fail(self, reader: _Reader) -> None:
+        """What is asked for was not found by an error of ours: nobody is to wait for it."""
+        logger.exception("An object was not looked for.")
+        self._end(reader)
 
     def _end(self, reader: _Reader) -> None:
         if reader not in self._readers:

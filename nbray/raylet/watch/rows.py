@@ -38,6 +38,7 @@ _ENDED_KEPT = 1000
 _MOST_NAMES = 1000
 _OTHERS = "(other functions)"
 _TICKS = os.sysconf("SC_CLK_TCK")
+_BOOTED = psutil.boot_time()
 _LOST_DRIVER = Exit("SYSTEM_ERROR", "The driver's connection ended without a word: it was killed.")
 
 
@@ -229,4 +230,4 @@ class NodeRows:
 
 def _began(ticks: int) -> float:
     """Seconds since the epoch for what `start_time` tells."""
-    return psutil.boot_time() + ticks / _TICKS
+    return _BOOTED + ticks / _TICKS

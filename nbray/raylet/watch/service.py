@@ -93,8 +93,8 @@ class WatchService:
 
     def start(self) -> None:
         """Keep the bounds of the logs, and look at the GPUs, from now on."""
-        self._background.start(self._logs.keep_bounds())
-        self._background.start(self.gpus.run())
+        self._background.forever(self._logs.keep_bounds)
+        self._background.forever(self.gpus.run)
 
     def process_gone(self, process: Process) -> None:
         """A connection ended: nothing more is to be expected of it."""

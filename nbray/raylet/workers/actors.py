@@ -175,11 +175,14 @@ class ActorManager:
         Whatever fails, somebody hears why: the answer to an attempt is the same for ever.
         """
         try:
-            return await self._create_in_turn(attempt, request)
+            started = await self._create_in_turn(attempt, request)
         except Exception as error:
             logger.exception("Actor %s was not created", request.spec.class_name)
             cause = Cause(CauseKind.FAULT, f"Its raylet could not create it: {error!r}")
-            return g.ActorStarted(None, cause)
+            started = g.ActorStarted(None, cause)
+        if started.cause is not None:
+            self._keep_ended(attempt)
+        return started
 
     async def _create_in_turn(self, attempt: _Attempt, request: g.StartActor) -> g.ActorStarted:
         spec = request.spec
@@ -236,8 +239,6 @@ class ActorManager:
         try:
             result = await created
         except _NotCreated as error:
-            if error.cause.again:
-                self._keep_ended(attempt)
             return g.ActorStarted(None, error.cause)
         except asyncio.CancelledError:
             for worker in given:
@@ -255,7 +256,6 @@ class ActorManager:
             why = of_constructor(result.cause)
             self._workers.ask_to_leave(given[0], why, actor_ended=True)
             attempt.worker = None  # the end of its process is no news
-            self._keep_ended(attempt)
             return g.ActorStarted(None, result.cause)
         return g.ActorStarted(given[0].address, pid=given[0].pid, shown=result.shown)
 

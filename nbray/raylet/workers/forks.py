@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _FAILED_START_DELAY_S = 0.5
 _FAILED_STARTS = 3
 _CAUSE_KNOWN_IN_S = 1.0
+_LOOK_AGAIN_S = 0.2
 _TEMPLATE_IDLE_S = 60.0
 _IMPORTS_LONGER = 10
 _FILES_EACH = 2  # its connection, and what tells of its end
@@ -94,6 +95,7 @@ class Forks:
         self._starting: Counter[str] = Counter()
         self._troubles: dict[str, _Trouble] = {}
         self._templates: dict[str, Template] = {}
+        self._orphans: list[Worker] = []
         self._template_ends = 0
         self._ends_since = 0.0
         self._clock = OwnTime(_FAILED_START_DELAY_S)
@@ -316,14 +318,30 @@ class Forks:
 
     def _on_end_seen(self, worker: Worker) -> None:
         """The kernel says that a worker has ended; its parent, if it can, says how."""
-
-        def overdue() -> None:
-            if worker.worker_id in self.workers:
-                kill_sessions({worker.pid: worker.started})
-                self._ended(worker)
-
         wait = 0.0 if worker.template is None else _CAUSE_KNOWN_IN_S
-        asyncio.get_running_loop().call_later(wait, overdue)
+        asyncio.get_running_loop().call_later(wait, self._overdue, worker)
+
+    def _overdue(self, worker: Worker) -> None:
+        if worker.worker_id in self.workers:
+            if not self._orphans:
+                asyncio.get_running_loop().call_soon(self._end_orphans)
+            self._orphans.append(worker)
+
+    def _end_orphans(self) -> None:
+        """Workers of whose ends no parent tells have ended, with what is left of their sessions.
+
+        That is looked for among all processes of the machine: once for all who ended together.
+        """
+        orphans = [worker for worker in self._orphans if worker.worker_id in self.workers]
+        try:
+            kill_sessions({worker.pid: worker.started for worker in orphans})
+        except OSError as error:  # no descriptor is left
+            logger.warning("What %d dead workers left is not ended yet: %s", len(orphans), error)
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._end_orphans)
+            return
+        self._orphans = []
+        for worker in orphans:
+            self._ended(worker)
 
     def _ended(self, worker: Worker) -> None:
         worker.read_last_lines()

@@ -134,10 +134,10 @@ class WorkerService:
             self._forks.adopt(forked)
         self.pool.start(min(_PRESTARTED, self._cpus))
         monitor = MemoryMonitor(self._name, self._config, self._candidates, self._pids, self._end)
-        self._background.start(monitor.run())
-        self._background.start(self._share())
-        self._background.start(
-            self._envs.keep_bounds(
+        self._background.forever(monitor.run)
+        self._background.forever(self._share)
+        self._background.forever(
+            lambda: self._envs.keep_bounds(
                 self.pool.environments, self._config.package_kept_s,
                 self._config.unused_packages_bytes,
             )

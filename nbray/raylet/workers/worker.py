@@ -159,7 +159,11 @@ def _size(path: str) -> int:
 
 def last_lines(path: str, since: int = 0, most: int = 20) -> str:
     """The end of a log; nothing if there is none, or nothing but its first ``since`` bytes."""
-    data = Log(Path(path)).tail(_LOG_TAIL_BYTES)
+    try:
+        data = Log(Path(path)).tail(_LOG_TAIL_BYTES)
+    except OSError as error:  # no descriptor is left: what ended is told of all the same
+        logger.warning("The log %s is not read: %s", path, error)
+        return ""
     new = _size(path) - since
     if since and new >= 0:  # else it was rotated meanwhile
         data = data[max(0, len(data) - new) :]
