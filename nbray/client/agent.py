@@ -180,7 +180,7 @@ class _GatewayWire(asyncio.Protocol):
                 if not welcome.refused:
                     self._agent.carrier.take(self._wire, welcome.received)
                 self.welcome.set_result(welcome)
-            if data:
+            if data and self._carries:  # a WebSocket that was given up brings some for a while
                 self._agent.carrier.received(data)
         except (HandshakeError, TunnelError) as error:
             self._fail(error)

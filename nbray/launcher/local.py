@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nbray.common.accelerators import node_units
 from nbray.common.addresses import joined, split
@@ -38,16 +37,13 @@ from nbray.launcher.dashboard import (
     url_of,
 )
 from nbray.launcher.described import NodeOptions
-from nbray.launcher.found import drop_dead_sessions, found_nodes
+from nbray.launcher.found import drop_dead_sessions, found_nodes, is_raylet
 from nbray.launcher.record import NodeRecord
 from nbray.launcher.running_node import RunningNode as RunningNode
 from nbray.launcher.tls import TlsOptions
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire import identity
 from nbray.wire.knock import knock
-
-if TYPE_CHECKING:
-    import psutil
 
 _SMALLEST_STORE = 1 << 20
 _LONGEST_COMMAND = 60_000
@@ -199,7 +195,7 @@ def _crashed_head(folder: Path) -> str:
         if node.session.path.resolve() != folder.resolve():
             continue
         for process in node.processes:
-            if _is_raylet(process):
+            if is_raylet(process):
                 raise ValueError(f"The node of {folder} runs: its raylet is pid {process.pid}.")
         node.end_processes()
         return node.gcs_address
@@ -211,15 +207,6 @@ def _take_token(session: Session, token: bytes) -> None:
     if token != session.token:
         (session.path / identity.IDENTITY_FILE).unlink(missing_ok=True)  # the old token signed it
         session.keep_token(token)
-
-
-def _is_raylet(process: psutil.Process) -> bool:
-    import psutil
-
-    try:
-        return "nbray.raylet" in process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _dashboard_listener(options: DashboardOptions) -> tuple[socket.socket | None, str]:
