@@ -134,6 +134,4 @@ def _drop(ended: Iterable[_Found], most: int, most_bytes: int) -> None:
 def _read(log: Log, request: ReadLog) -> LogPart:
     place = request.offset if request.offset >= 0 else log.last_lines(request.lines)
     data, behind = log.read(place, request.most_bytes)
-    if not log.path.exists():
-        raise FileNotFoundError(log.path)
-    return LogPart(data, behind)
+    return LogPart(data, behind, end=log.end())
