@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 
 from nbray.autoscaler.model import Rules, TypeRules
 from nbray.autoscaler.providers.base import INSTANCE_LABEL, TYPE_LABEL, NodeType
 from nbray.common.limits import cpu_count
 from nbray.common.resources import to_units
+from nbray.common.yaml_file import read_yaml
 from nbray.scheduling.labels import check_node_labels
 from nbray.wire.scaling_messages import Bounds, Hold
 
@@ -141,8 +141,8 @@ def read(path: Path) -> ScalingConfig:
         ScalingConfigError: it cannot be read, or is not one.
     """
     try:
-        given = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+        given = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise ScalingConfigError(f"{path} cannot be read: {error}") from error
     try:
         return check(given)

@@ -237,28 +237,38 @@ def spawn(
 
     With ``parent_fd``, the pipe of this process's own parent, the child leaves as this one does.
     ``variables`` come on top of this process's.
+
+    Raises:
+        OSError: this machine, or this process, has no room for another; nothing is left open.
     """
     ready_read, ready_write = os.pipe()
-    inherited = [ready_write, *pass_fds]
     command = [sys.executable, "-P", "-m", module, *args, "--ready-fd", str(ready_write)]
-    alive_write = None
-    if fate_shared:
-        alive_read, alive_write = os.pipe()
-        _alive_pipes.add(alive_write)
-        inherited.append(alive_read)
-        command += ["--parent-fd", str(alive_read)]
-    elif parent_fd is not None:
-        inherited.append(parent_fd)
-        command += ["--parent-fd", str(parent_fd)]
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True, pass_fds=inherited,
-            env=environment() | dict(variables or {}),
-        )  # fmt: skip
-    os.close(ready_write)
-    if fate_shared:
-        os.close(alive_read)
+    mine, theirs, alive_write = [ready_read], [ready_write], None
+    try:
+        if fate_shared:
+            alive_read, alive_write = os.pipe()
+            mine.append(alive_write)
+            theirs.append(alive_read)
+            _alive_pipes.add(alive_write)
+            parent_fd = alive_read
+        inherited = [*theirs, *pass_fds]
+        if parent_fd is not None:
+            inherited.append(parent_fd)
+            command += ["--parent-fd", str(parent_fd)]
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True, pass_fds=inherited,
+                env=environment() | dict(variables or {}),
+            )  # fmt: skip
+    except BaseException:
+        _alive_pipes.difference_update(mine)
+        for descriptor in mine:
+            os.close(descriptor)
+        raise
+    finally:
+        for descriptor in theirs:
+            os.close(descriptor)
     return Child(module, process, log, ready_read, alive_write)
 
 

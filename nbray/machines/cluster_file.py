@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import yaml
 
+from nbray.common.yaml_file import read_yaml
 from nbray.machines import certificates, slurm_file
 
 _Checked = TypeVar("_Checked")
@@ -127,8 +127,8 @@ def read_by(
         ClusterFileError: it cannot be read, or ``check`` refuses it.
     """
     try:
-        given = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+        given = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise ClusterFileError(f"{path} cannot be read: {error}") from error
     try:
         return check(given, cluster_name)

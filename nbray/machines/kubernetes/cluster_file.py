@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 
+from nbray.common.yaml_file import read_yaml
 from nbray.machines import certificates
 from nbray.machines.cluster_file import ClusterFileError, read_by
 
@@ -95,9 +95,9 @@ class KubernetesFile(msgspec.Struct, frozen=True, kw_only=True):
 def is_kubernetes(path: Path) -> bool:
     """Whether a file names this provider; one that cannot be read is for others to tell about."""
     try:
-        given = yaml.safe_load(path.read_bytes())
+        given = read_yaml(path)
         return bool(given["provider"]["type"] == "kubernetes")
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

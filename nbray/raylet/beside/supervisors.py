@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_S = 1.0
 
 
 class Supervisor(Protocol):
@@ -26,7 +31,7 @@ class Supervisors:
     def start(self, supervisor: Supervisor) -> None:
         """Have one run, too."""
         self._all.append(supervisor)
-        self._running.append(asyncio.get_running_loop().create_task(supervisor.run()))
+        self._running.append(asyncio.get_running_loop().create_task(_keep(supervisor)))
 
     def look_away(self) -> None:
         """Start nothing any more."""
@@ -37,3 +42,17 @@ class Supervisors:
         """End the processes, the last started first."""
         for supervisor in reversed(self._all):
             supervisor.stop()
+
+
+async def _keep(supervisor: Supervisor) -> None:
+    """Run one, and again where nothing could be started: for want of descriptors, or memory.
+
+    That passes, and nobody else would look after its process then.
+    """
+    while True:
+        try:
+            await supervisor.run()
+        except OSError as error:
+            name = type(supervisor).__name__
+            logger.error("%s could not start a process, and tries again: %s", name, error)
+            await asyncio.sleep(_AGAIN_S)
