@@ -232,10 +232,12 @@ def test_a_gateway_for_which_there_was_no_descriptor_is_started_later(
     log = head.session.log_path("raylet.log")
     joining = threading.Thread(target=nbray.init, args=(address,))
     joining.start()
-    wait_until(lambda: "Too many open files" in log.read_text(), "the want of a descriptor")
+    wait_until(lambda: "ClientPort could not start" in log.read_text(), "the want of one", 20)
     raylet.rlimit(psutil.RLIMIT_NOFILE, before)
     joining.join(60)
+    assert my_remote().state.state == "connected"
     assert nbray.get(double.remote(5), timeout=30) == 10
+    assert "was ended by an error" not in log.read_text(), "what goes on for ever does so"
 
 
 @pytest.mark.slow
