@@ -169,7 +169,7 @@ def check(given: object, cluster_name: str | None = None) -> ClusterFile:
     _refuse_unknown(given)
     try:
         wanted = msgspec.convert(given, ClusterFile)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and of half of a surrogate pair
         raise ClusterFileError(f"{error}") from None
     _check_provider(wanted.provider)
     if not _NAME.fullmatch(wanted.cluster_name):

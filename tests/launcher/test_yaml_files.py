@@ -15,7 +15,18 @@ from nbray.machines.kubernetes import cluster_file as kubernetes
 
 
 @pytest.mark.parametrize(
-    "text", [b"a: 2001-99-99", b"a: !!int x", b"[" * 3000, b"a: \xff", b"a: [", b"? [1]: 2"]
+    "text",
+    [
+        b"a: 2001-99-99",
+        b"a: !!int x",
+        b"[" * 3000,
+        b"a: \xff",
+        b"a: [",
+        b"? [1]: 2",
+        b"cluster_name: &a [*a]",
+        b'provider: "\\ud800"',
+        b"available_node_types: 5",
+    ],
 )
 def test_whatever_is_no_yaml_is_said_with_its_file(text: bytes, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"

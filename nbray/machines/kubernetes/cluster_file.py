@@ -134,7 +134,7 @@ def check(given: object, cluster_name: str | None = None) -> KubernetesFile:
             raise ClusterFileError(f"{key} is no key of a cluster on Kubernetes. {hint}")
     try:
         wanted = msgspec.convert(given, KubernetesFile)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's own, and of half of a surrogate pair
         raise ClusterFileError(f"{error}") from None
     if not _NAME.fullmatch(wanted.cluster_name):
         raise ClusterFileError(
