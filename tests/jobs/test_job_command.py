@@ -69,6 +69,15 @@ def test_a_file_that_is_no_yaml_is_named(head: Path) -> None:
     assert done.returncode == 2 and "environment.yaml: while parsing" in done.stderr, done.stderr
 
 
+def test_what_a_terminal_has_no_letters_for_is_escaped(
+    head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    done = command("job", "submit", "--", "printf", "\N{CHECK MARK} \\377 done")
+    assert done.returncode == 0, done.stderr
+    assert "\\u2713 \\ufffd done" in done.stdout
+
+
 def test_a_failing_job_ends_the_command_with_one_and_says_its_last_lines(head: Path) -> None:
     script = "echo out; exit 7"
     failed = command("job", "submit", "--submission-id", "bad", "--", "sh", "-c", script)
